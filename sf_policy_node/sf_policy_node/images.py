@@ -1,0 +1,118 @@
+"""Image bytes into arrays: the one decoder of the live policy and of the bag reader, so that both see the same pixels.
+
+It takes the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and knows neither rclpy nor a bag.
+Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units follow REP 118.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+
+# encoding -> (bytes per pixel, OpenCV conversion to RGB; None when it is RGB already).
+# 8UC3 and 8UC4 say nothing about the order of colours; drivers that use them hand over OpenCV's BGR.
+_COLOUR = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "8UC3": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "8UC4": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, cv2.COLOR_GRAY2RGB),
+    # OpenCV names a Bayer pattern by its second row: rggb is its "BG".
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
+}
+_DEPTH = {"32FC1": np.dtype(np.float32), "16UC1": np.dtype(np.uint16), "mono16": np.dtype(np.uint16)}
+
+
+class ImageError(ValueError):
+    """An image cannot be decoded; the message names the topic, the encoding and the cure."""
+
+
+def decode_image(encoding: str, height: int, width: int, step: int, data, *, source: str = "image") -> np.ndarray:
+    """Pixels of a ``sensor_msgs/Image`` as RGB.
+
+    Args:
+        encoding: one of ``sensor_msgs/image_encodings.hpp``.
+        height, width: in pixels.
+        step: bytes per row, padding included.
+        data: the bytes, any buffer.
+        source: topic or camera, for the error message.
+
+    Returns:
+        (height, width, 3) uint8; for rgb8 without padding a view on ``data``, so copy it before ``data`` changes.
+
+    Raises:
+        ImageError: unknown encoding, or fewer bytes than the size says.
+    """
+    try:
+        channels, conversion = _COLOUR[encoding]
+    except KeyError:
+        cure = "use it as a depth_topic" if encoding in _DEPTH else f"set the driver to one of {', '.join(_COLOUR)}"
+        raise ImageError(f"{source}: encoding {encoding!r} is not a colour image that can be read; {cure}") from None
+    rows = _rows(encoding, height, width, step, data, channels, source)
+    pixels = rows.reshape(height, width) if channels == 1 else rows.reshape(height, width, channels)
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+def decode_depth(
+    encoding: str, height: int, width: int, step: int, data, *, is_bigendian: bool = False, source: str = "depth"
+) -> np.ndarray:
+    """Depth along the optical axis of a ``sensor_msgs/Image``, 32FC1 in metres or 16UC1 in millimetres.
+
+    Returns:
+        (height, width) float32 [m]; NaN where 16UC1 says "no measurement" (0). 32FC1 passes as it is.
+
+    Raises:
+        ImageError: unknown encoding, or fewer bytes than the size says.
+    """
+    try:
+        dtype = _DEPTH[encoding]
+    except KeyError:
+        raise ImageError(f"{source}: encoding {encoding!r} is not depth; publish 32FC1 (metres) or 16UC1 (millimetres)") from None
+    rows = _rows(encoding, height, width, step, data, dtype.itemsize, source)
+    values = np.ascontiguousarray(rows).view(dtype)
+    if bool(is_bigendian) != (sys.byteorder == "big"):
+        values = values.byteswap()
+    if dtype == np.float32:
+        return values
+    metres = values.astype(np.float32) * np.float32(0.001)
+    metres[values == 0] = np.nan
+    return metres
+
+
+def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray:
+    """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG) as (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: depth transports, or bytes that are no image.
+    """
+    if "compressedDepth" in format:
+        raise ImageError(f"{source}: format {format!r} is compressed depth, which is not read; record the raw depth topic")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    if pixels is None:
+        raise ImageError(f"{source}: {len(data)} bytes of format {format!r} are no JPEG or PNG image; check the camera driver")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _rows(encoding: str, height: int, width: int, step: int, data, bytes_per_pixel: int, source: str) -> np.ndarray:
+    """The image's bytes (height, width * bytes_per_pixel) without padding at the row ends."""
+    used = width * bytes_per_pixel
+    flat = np.frombuffer(data, np.uint8)
+    if height <= 0 or width <= 0 or step < used or flat.size < step * (height - 1) + used:
+        raise ImageError(
+            f"{source}: {flat.size} bytes do not hold {width}x{height} {encoding} with step {step}; check width, height and step in the driver"
+        )
+    if step == used:
+        return flat[: height * used].reshape(height, used)
+    return np.lib.stride_tricks.as_strided(flat, (height, used), (step, 1), writeable=False)
