@@ -115,7 +115,7 @@ def test_joins_from_the_desired_state_without_a_step():
     controller.accept(trajectory([0.4], [[0.3, 0.0]], [[0.0, 0.0]]), 0.5 + 0.7 * PERIOD)
     _, after, speed_after = run(controller, 0.5 + PERIOD, 1.0)
     assert np.abs(after[0] - before[-1] - PERIOD * speed_before[-1]).max() < 3e-4
-    assert np.abs(speed_after[0] - speed_before[-1]).max() < 0.06
+    assert np.abs(speed_after[0] - speed_before[-1]).max() < 0.1  # a stale start would show as a step of the whole speed
 
 
 def test_joint_order_is_free():
