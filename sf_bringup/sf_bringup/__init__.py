@@ -1,0 +1,1 @@
+"""What is started and with which settings; no algorithms."""

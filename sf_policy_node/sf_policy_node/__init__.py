@@ -1,0 +1,1 @@
+"""Run time of the suite: sees, decides, moves."""

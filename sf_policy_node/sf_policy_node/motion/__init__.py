@@ -1,0 +1,1 @@
+"""Chunks into commands. NumPy only: no ROS, no torch."""

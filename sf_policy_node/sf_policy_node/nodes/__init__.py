@@ -1,0 +1,1 @@
+"""The ROS edge: messages in, messages out; it decides nothing itself."""

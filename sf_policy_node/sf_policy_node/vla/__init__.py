@@ -1,0 +1,1 @@
+"""The vision-language-action model. torch only: no ROS."""

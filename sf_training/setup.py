@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="sf_training",
+    version="0.1.0",
+    description="From demonstrations to a checkpoint",
+    license="Apache-2.0",
+    maintainer="The sf_ros maintainers",
+    maintainer_email="maintainers@sf-ros.example.org",
+    packages=find_packages(include=["sf_training", "sf_training.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/sf_training"]),
+        ("share/sf_training", ["package.xml"]),
+    ],
+    entry_points={
+        "console_scripts": [
+            "train = sf_training.training.train:main",
+            "demonstrations = sf_training.simulation.demonstrations:main",
+            "evaluate = sf_training.simulation.evaluate:main",
+            "recorder = sf_training.recording.recorder_node:main",
+            "report = sf_training.training.report:main",
+        ],
+    },
+)

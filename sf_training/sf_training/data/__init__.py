@@ -1,0 +1,1 @@
+"""Bags into frames, frames into batches."""

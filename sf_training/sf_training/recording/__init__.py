@@ -1,0 +1,1 @@
+"""Episodes into rosbags, and their health."""

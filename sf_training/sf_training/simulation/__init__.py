@@ -1,0 +1,1 @@
+"""The simulated arm, its task and its expert: plain Python, no ROS."""

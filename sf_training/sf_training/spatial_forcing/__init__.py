@@ -1,0 +1,1 @@
+"""Teachers, projector and the alignment loss of Spatial Forcing."""
