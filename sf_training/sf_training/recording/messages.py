@@ -1,0 +1,229 @@
+"""ROS messages as bytes, without rclpy: what the simulator writes into a bag and what the bag reader takes out of it.
+
+The bytes are CDR, as a publisher would send them; message definitions and hashes are those of the installed interfaces.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from sf_policy_node.contract import ActionSpace
+from sf_policy_node.motion.types import Chunk
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+JOINT_STATE = "sensor_msgs/msg/JointState"
+POSE = "geometry_msgs/msg/PoseStamped"
+STRING = "std_msgs/msg/String"
+BOOL = "std_msgs/msg/Bool"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+ACTION_CHUNK = "sf_msgs/msg/ActionChunk"
+POLICY_STATUS = "sf_msgs/msg/PolicyStatus"
+EXECUTOR_STATUS = "sf_msgs/msg/ExecutorStatus"
+
+# sf_msgs/ActionChunk.action_space, in the order of its constants
+ACTION_SPACES = (ActionSpace.JOINT_POSITION, ActionSpace.JOINT_DELTA, ActionSpace.EE_DELTA, ActionSpace.EE_POSE)
+
+
+@functools.cache
+def typestore() -> Typestore:
+    """All message types of the common interfaces and of ``sf_msgs``.
+
+    Raises:
+        FileNotFoundError: when ``sf_msgs`` is neither installed nor beside this package.
+    """
+    store = get_typestore(Stores.LATEST)
+    folder = _interface_folder("sf_msgs")
+    for path in sorted(folder.glob("*.msg")):
+        _register(store, f"sf_msgs/msg/{path.stem}", folder)
+    return store
+
+
+@functools.cache
+def definition(type_name: str) -> tuple[str, str]:
+    """Message definition text, with all types it holds, and RIHS01 type hash; KeyError for an unknown type."""
+    store = typestore()
+    if type_name not in store.types:
+        raise KeyError(type_name)
+    return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
+
+
+def deserialize(data: bytes | memoryview, type_name: str):
+    """A message from its CDR bytes; numeric arrays are views on ``data``."""
+    return typestore().deserialize_cdr(data, type_name)
+
+
+def nanoseconds(stamp_s: float) -> int:
+    """Seconds as the nearest nanosecond, so that equal stamps stay equal."""
+    return round(stamp_s * 1e9)
+
+
+def image(stamp_s: float, frame: str, rgb: np.ndarray) -> memoryview:
+    """``sensor_msgs/Image`` rgb8 from (H, W, 3) uint8."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"image {frame}: got {rgb.shape} {rgb.dtype}, needs (H, W, 3) uint8")
+    return _image(stamp_s, frame, "rgb8", rgb)
+
+
+def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
+    """``sensor_msgs/Image`` 32FC1 from (H, W) depth along the optical axis [m]."""
+    if depth.ndim != 2:
+        raise ValueError(f"depth {frame}: got shape {depth.shape}, needs (H, W)")
+    return _image(stamp_s, frame, "32FC1", np.asarray(depth, np.float32))
+
+
+def camera_info(stamp_s: float, frame: str, width: int, height: int, camera_matrix: np.ndarray) -> memoryview:
+    """``sensor_msgs/CameraInfo`` of a pinhole camera without distortion, from K (3, 3) [pixels]."""
+    types = typestore().types
+    region = types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    matrix = np.asarray(camera_matrix, float)
+    message = types[CAMERA_INFO](
+        header=_header(stamp_s, frame),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=matrix.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.column_stack([matrix, np.zeros(3)]).ravel(),
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
+    return typestore().serialize_cdr(message, CAMERA_INFO)
+
+
+def joint_state(stamp_s: float, names: list[str], positions: np.ndarray, velocities: np.ndarray | None = None) -> memoryview:
+    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s]."""
+    message = typestore().types[JOINT_STATE](
+        header=_header(stamp_s, ""),
+        name=list(names),
+        position=_doubles(positions),
+        velocity=_doubles(() if velocities is None else velocities),
+        effort=np.zeros(0),
+    )
+    return typestore().serialize_cdr(message, JOINT_STATE)
+
+
+def pose(stamp_s: float, frame: str, rotation: np.ndarray, position: np.ndarray) -> memoryview:
+    """``geometry_msgs/PoseStamped`` in ``frame`` from a rotation (3, 3) and a position (3,) [m]."""
+    types = typestore().types
+    x, y, z, w = _quaternion(np.asarray(rotation, float))
+    place = (float(value) for value in position)
+    message = types[POSE](
+        header=_header(stamp_s, frame),
+        pose=types["geometry_msgs/msg/Pose"](
+            position=types["geometry_msgs/msg/Point"](*place), orientation=types["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
+        ),
+    )
+    return typestore().serialize_cdr(message, POSE)
+
+
+def string(text: str) -> memoryview:
+    """``std_msgs/String``."""
+    return typestore().serialize_cdr(typestore().types[STRING](data=text), STRING)
+
+
+def action_chunk(chunk: Chunk) -> memoryview:
+    """``sf_msgs/ActionChunk``."""
+    rows, columns = chunk.data.shape
+    message = typestore().types[ACTION_CHUNK](
+        header=_header(chunk.stamp, chunk.frame),
+        policy_id=chunk.policy_id,
+        contract_hash=chunk.contract_hash,
+        instruction=chunk.instruction,
+        epoch=chunk.epoch,
+        sequence=chunk.sequence,
+        action_space=ACTION_SPACES.index(chunk.space),
+        names=list(chunk.names),
+        step_s=chunk.step_s,
+        rows=rows,
+        columns=columns,
+        data=_doubles(chunk.data),
+        reference_names=list(chunk.reference_names),
+        reference=_doubles(chunk.reference),
+        inference_latency_s=chunk.inference_latency_s,
+    )
+    return typestore().serialize_cdr(message, ACTION_CHUNK)
+
+
+def to_chunk(message) -> Chunk:
+    """The reverse of :func:`action_chunk`, from a deserialized message.
+
+    Raises:
+        ValueError: when sizes or the action space do not fit.
+    """
+    if message.data.size != message.rows * message.columns or message.action_space >= len(ACTION_SPACES):
+        raise ValueError(f"ActionChunk: {message.data.size} values for {message.rows}x{message.columns}, space {message.action_space}")
+    return Chunk(
+        stamp=message.header.stamp.sec + message.header.stamp.nanosec * 1e-9,
+        frame=message.header.frame_id,
+        policy_id=message.policy_id,
+        contract_hash=message.contract_hash,
+        instruction=message.instruction,
+        epoch=message.epoch,
+        sequence=message.sequence,
+        space=ACTION_SPACES[message.action_space],
+        names=tuple(message.names),
+        step_s=message.step_s,
+        data=message.data.reshape(message.rows, message.columns),
+        reference_names=tuple(message.reference_names),
+        reference=message.reference,
+        inference_latency_s=message.inference_latency_s,
+    )
+
+
+def _image(stamp_s: float, frame: str, encoding: str, pixels: np.ndarray) -> memoryview:
+    height, width = pixels.shape[:2]
+    data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+    message = typestore().types[IMAGE](_header(stamp_s, frame), height, width, encoding, 0, data.size // height, data)
+    return typestore().serialize_cdr(message, IMAGE)
+
+
+def _header(stamp_s: float, frame: str):
+    types = typestore().types
+    seconds, nanosec = divmod(nanoseconds(stamp_s), 1_000_000_000)
+    return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](seconds, nanosec), frame)
+
+
+def _doubles(values) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype=np.float64).reshape(-1)
+
+
+def _quaternion(rotation: np.ndarray) -> tuple[float, ...]:
+    import pinocchio  # only poses need it
+
+    return tuple(float(value) for value in pinocchio.Quaternion(rotation).normalized().coeffs())
+
+
+def _interface_folder(package: str) -> Path:
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        return Path(get_package_share_directory(package)) / "msg"
+    except (ImportError, LookupError, OSError):  # a source tree that is not built yet
+        folder = Path(__file__).resolve().parents[3] / package / "msg"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{package}: its messages are not installed and not in {folder}; build the workspace and source it")
+    return folder
+
+
+def _register(store: Typestore, type_name: str, folder: Path) -> None:
+    """Add a type and, before it, those of the same package that it holds."""
+    if type_name in store.types:
+        return
+    types = get_types_from_msg((folder / f"{type_name.split('/')[-1]}.msg").read_text(), type_name)
+    for _, fields in types.values():
+        for _, field in fields:
+            while field[0] in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+                field = field[1][0]
+            if field[0] == Nodetype.NAME and field[1].startswith("sf_msgs/"):
+                _register(store, field[1], folder)
+    store.register(types)

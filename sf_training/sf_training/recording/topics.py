@@ -1,0 +1,63 @@
+"""Which topics of a contract belong into an episode, and with which types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sf_policy_node.contract import Contract
+from sf_training.recording import messages
+
+
+class Delivery(StrEnum):
+    """How a topic is published, and so how it must be subscribed."""
+
+    SENSOR = "sensor"  # best effort: a lost image is better than a late one
+    RELIABLE = "reliable"
+    LATCHED = "latched"  # reliable and transient local: a late joiner gets the last message
+
+
+@dataclass(frozen=True)
+class RecordedTopic:
+    """One topic of an episode. ``required`` ones must be in a bag that is to be trained on."""
+
+    name: str
+    type_name: str
+    delivery: Delivery
+    required: bool = False
+
+
+def absolute(topic: str) -> str:
+    """A topic name as it stands in a bag."""
+    return "/" + topic.lstrip("/")
+
+
+def camera_pose_topic(camera: str) -> str:
+    """Where the pose of a camera's optical frame in the base frame is recorded, when it is known."""
+    return f"/{camera}_camera/pose"
+
+
+def episode_topics(contract: Contract) -> list[RecordedTopic]:
+    """All topics of an episode, cameras first."""
+    topics = []
+    for camera in contract.cameras:
+        colour = messages.IMAGE if camera.transport == "raw" else messages.COMPRESSED_IMAGE
+        topics.append(RecordedTopic(absolute(camera.topic), colour, Delivery.SENSOR, required=True))
+        if camera.info_topic:
+            topics.append(RecordedTopic(absolute(camera.info_topic), messages.CAMERA_INFO, Delivery.SENSOR))
+        if camera.depth_topic:
+            topics.append(RecordedTopic(absolute(camera.depth_topic), messages.IMAGE, Delivery.SENSOR))
+        topics.append(RecordedTopic(camera_pose_topic(camera.name), messages.POSE, Delivery.SENSOR))
+    names = contract.topics
+    topics += [
+        RecordedTopic(absolute(names.joint_states), messages.JOINT_STATE, Delivery.SENSOR, required=True),
+        RecordedTopic(absolute(names.instruction), messages.STRING, Delivery.LATCHED),
+        RecordedTopic(absolute(names.teleop_command), messages.JOINT_STATE, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.expert_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.action_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.policy_status), messages.POLICY_STATUS, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.executor_status), messages.EXECUTOR_STATUS, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.emergency_stop), messages.BOOL, Delivery.RELIABLE),
+        RecordedTopic(absolute(contract.command.topic), messages.JOINT_TRAJECTORY, Delivery.RELIABLE),
+    ]
+    return topics
