@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
     """All files below the folders, each with its place under share/sf_bringup."""
-    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file())
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
     return [(f"share/sf_bringup/{path.parent}", [str(path)]) for path in files]
 
 

