@@ -59,7 +59,7 @@ watch_log() { # a line of progress: every second on a terminal, every half minut
     done
 }
 
-step() { # name, title, key, stamp file, command...
+step() { # name, title, key ("... again": run it whatever the stamp says), stamp file, command...
     local name=$1 title=$2 key=$3 stamp=$4 begin=$SECONDS code=0 watcher
     shift 4
     if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then return; fi
@@ -89,7 +89,7 @@ step() { # name, title, key, stamp file, command...
         stop "the step failed: $title (exit status $code after $((SECONDS - begin)) s). The lines above end its log, $log."
     fi
     mkdir -p "$(dirname "$stamp")"
-    echo "$key" >"$stamp"
+    echo "${key% again}" >"$stamp"
     worked=yes
     say "$title: $((SECONDS - begin)) s"
 }
@@ -169,7 +169,7 @@ PYTHON
 install_packages() {
     local as_root=
     [ "$(id -u)" -eq 0 ] || as_root=sudo
-    $as_root apt-get update -q
+    $as_root apt-get update -q || return
     DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -q --no-install-recommends "$@"
 }
 
@@ -186,7 +186,7 @@ system_packages() {
     step apt "system packages: ${packages% }" "$packages$SECONDS" "$venv/.stamps/apt" install_packages $packages
 }
 
-# --- the steps ----------------------------------------------------------------------------------------------------------
+# --- the steps (each command with its own `|| return`: in a function whose status is tested, bash ignores set -e) ---
 
 enough_disk() {
     local free
@@ -195,13 +195,13 @@ enough_disk() {
 }
 
 make_venv() {
-    [ -x "$venv/bin/pip" ] || "$python" -m venv ${ros:+--system-site-packages} "$venv"
+    [ -x "$venv/bin/pip" ] || "$python" -m venv ${ros:+--system-site-packages} "$venv" || return
     touch "$venv/COLCON_IGNORE"
     mkdir -p "$stamps"
     echo "$kind" >"$stamps/kind"
 }
 
-pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -c "$here/constraints.txt" "$@"; }
+pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off -c "$here/constraints.txt" "$@"; }
 
 install_torch() {
     # Alone and first: what follows then finds it installed and cannot choose another build of it.
@@ -209,8 +209,8 @@ install_torch() {
 }
 
 install_requirements() {
-    pip_install -r "$here/requirements.txt" -r "$here/requirements-colcon.txt"
-    pip_install --no-deps -r "$here/requirements-no-deps.txt"
+    pip_install -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
+    pip_install --no-deps -r "$here/requirements-no-deps.txt" || return
     local name
     for name in torchvision timm; do
         if "$venv/bin/python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$name') is None)"; then
@@ -222,7 +222,7 @@ install_requirements() {
 }
 
 install_ros_wheels() {
-    pip_install -r "$here/requirements-ros.txt"
+    pip_install -r "$here/requirements-ros.txt" || return
     "$venv/bin/python" "$here/fix_ros_wheels.py"
 }
 
@@ -240,9 +240,9 @@ build() {
 
 build_inputs() { # what a build depends on: the interfaces and manifests, and the names of the files that are linked
     cd "$root"
-    find sf_msgs -type f -print0 | sort -z | xargs -0 cat
+    find sf_msgs -type f -print0 | sort -z | xargs -0 sha256sum
     cat colcon.meta sf_*/package.xml sf_*/setup.py sf_*/setup.cfg
-    find sf_bringup/launch sf_bringup/config -type f ! -path '*/__pycache__/*' | sort
+    find sf_bringup/launch sf_bringup/config -type f ! -path '*/__pycache__/*' 2>/dev/null | sort || true
 }
 
 if [ $check = no ] && [ ! -e "$stamps/packages" ]; then enough_disk; fi
@@ -258,7 +258,7 @@ if [ -z "$ros" ]; then
     step ros "$kind" "$key" "$stamps/ros" install_ros_wheels
 fi
 key=$({ echo "$key"; build_inputs; declare -f build; } | hash_of -)
-[ -f "$root/install/local_setup.bash" ] || rm -f "$root/build/.stamp"
+[ -f "$root/install/local_setup.bash" ] || key+=" again"
 step build "colcon build of the four packages" "$key" "$root/build/.stamp" build
 
 [ $missing -eq 0 ] || exit 1

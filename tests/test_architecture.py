@@ -1,0 +1,145 @@
+"""The shape of the house (design: imports run one way, the model and the motion know no ROS), held by reading the sources."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("sf_msgs", "sf_policy_node", "sf_training", "sf_bringup")  # each may import those before it
+LINES_MAX = 400
+NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "tools"}
+
+# Prefix of a module -> what it must not import, also not through a function body.
+FORBIDDEN = {
+    "sf_policy_node.vla": ("ros",),
+    "sf_policy_node.motion": ("ros", "torch", "transformers"),
+    "sf_policy_node.contract": ("ros", "torch"),
+    "sf_policy_node.nodes": ("torch", "transformers"),
+    "sf_training.simulation": ("ros",),
+    "sf_training.spatial_forcing": ("ros",),
+    "sf_training.training": ("ros",),
+    "sf_training.data": ("ros",),
+}
+
+
+def sources() -> dict[str, Path]:
+    """Module name -> file, for every module of the Python packages."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package / package).rglob("*.py")):
+            parts = path.relative_to(ROOT / package).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(path: Path, module: str) -> frozenset[str]:
+    """Full names of all modules that a file imports, anywhere in it; relative names are resolved."""
+    names = set()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base]).rstrip(".")
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(names)
+
+
+def is_ros(name: str) -> bool:
+    """Whether a module belongs to a running ROS 2 or holds messages. The lookup of share folders (ament_index) may be used anywhere."""
+    top = name.partition(".")[0]
+    return top.startswith(("rclpy", "rosidl", "launch", "tf2", "builtin_interfaces", "std_srvs")) or top.endswith(("_msgs", "_interfaces"))
+
+
+def breaks(name: str, rule: str) -> bool:
+    """Whether an imported name is what a rule forbids."""
+    return is_ros(name) if rule == "ros" else name.partition(".")[0] == rule
+
+
+MODULES = sources()
+
+
+def test_there_are_sources():
+    assert {name.partition(".")[0] for name in MODULES} == set(PACKAGES) - {"sf_msgs"}
+
+
+@pytest.mark.parametrize("package", PACKAGES[1:])
+def test_packages_import_one_way(package):
+    later = PACKAGES[PACKAGES.index(package) + 1 :]
+    wrong = {
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if module.partition(".")[0] == package
+        for name in imports(path, module)
+        if name.partition(".")[0] in later
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("prefix", FORBIDDEN)
+def test_forbidden_imports(prefix):
+    """Also through modules of our own: a module that must not know ROS must not import one that does."""
+    for module in (name for name in MODULES if name == prefix or name.startswith(prefix + ".")):
+        seen, open_ends = set(), [(module,)]
+        while open_ends:
+            chain = open_ends.pop()
+            for name in imports(MODULES[chain[-1]], chain[-1]):
+                for rule in FORBIDDEN[prefix]:
+                    # A node holds a policy, and the policy is torch: only what a node imports itself counts there.
+                    if breaks(name, rule) and (rule == "ros" or len(chain) == 1):
+                        pytest.fail(f"{' imports '.join(chain)} imports {name}: {prefix} must stay free of {rule}")
+                if name in MODULES and name not in seen:
+                    seen.add(name)
+                    open_ends.append((*chain, name))
+
+
+def test_manifests_name_what_is_imported():
+    """package.xml names every ROS package that the sources of its package import."""
+    for package in PACKAGES[1:]:
+        manifest = (ROOT / package / "package.xml").read_text(encoding="utf-8")
+        used = {
+            name.partition(".")[0]
+            for module, path in MODULES.items()
+            if module.partition(".")[0] == package
+            for name in imports(path, module)
+            if is_ros(name) or name.partition(".")[0] in (*PACKAGES, "ament_index_python")
+        }
+        missing = {name for name in used - {package} if f">{name}</" not in manifest}
+        assert not missing, f"{package}/package.xml lacks {sorted(missing)}"
+
+
+def test_files_stay_short():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for folder in (*PACKAGES, "docker", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".sh"}
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES_MAX
+    }
+    assert not long, f"more than {LINES_MAX} lines: {long}"
+
+
+def test_names_say_something():
+    assert not {name for name in MODULES if name.rpartition(".")[2] in NAMES_THAT_SAY_NOTHING}
+
+
+def test_test_files_have_names_of_their_own():
+    """pytest imports test files by their base name, across all packages."""
+    names = [path.name for package in (*PACKAGES, ".") for path in (ROOT / package).glob("test*/test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_installed_scripts_exist():
+    """Every console script names a module that is there (the function is checked where the module is tested)."""
+    for package in PACKAGES[1:]:
+        for node in ast.walk(ast.parse((ROOT / package / "setup.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " = " in node.value:
+                module = node.value.partition(" = ")[2].partition(":")[0]
+                assert module in MODULES, f"{package}/setup.py starts {module}, which is not there"
