@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,20 @@ from sf_policy_node.contract import Contract, ContractError, parse_contract
 from sf_policy_node.images import ImageError, decode_compressed, decode_depth, decode_image
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
-from sf_training.recording.topics import episode_topics
+from sf_training.recording.topics import absolute, episode_topics
 
 _UNSTAMPED = {messages.STRING, messages.BOOL}
+_IMAGES = {messages.IMAGE, messages.COMPRESSED_IMAGE}
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
 _DAMAGE = (McapError, EOFError, struct.error, zstandard.ZstdError, UnicodeDecodeError, IndexError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One topic: ``stamps`` (N,) int64 [ns], header stamp or, where that is zero, log time; ``messages`` in recorded order."""
+
+    stamps: np.ndarray
+    messages: list
 
 
 class BagError(ValueError):
@@ -81,36 +92,35 @@ class EpisodeReader:
         """True when the bag holds at least one message of a topic."""
         return bool(self.counts.get(topic))
 
-    def stamps(self, topics: Collection[str]) -> dict[str, np.ndarray]:
-        """Times (N,) int64 [ns] of every message per topic, in recorded order: header stamp, or log time where that is zero."""
-        found: dict[str, list[int]] = {topic: [] for topic in topics}
+    def read(self, topics: Collection[str]) -> dict[str, Stream]:
+        """Everything on some topics, in one pass; of images only the times (see :meth:`frames`). Absent topics are empty."""
+        times: dict[str, list[int]] = {topic: [] for topic in topics}
+        contents: dict[str, list] = {topic: [] for topic in topics}
         for topic, log_time, data in self._raw(topics):
-            found[topic].append(self._stamp(topic, log_time, data))
-        return {topic: np.array(values, np.int64) for topic, values in found.items()}
+            times[topic].append(self._stamp(topic, log_time, data))
+            if self.topics[topic] not in _IMAGES:
+                contents[topic].append(self._deserialize(topic, data))
+        return {topic: Stream(np.array(times[topic], np.int64), contents[topic]) for topic in topics}
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, int, object]]:
-        """Topic, time [ns] and deserialized message, in recorded order."""
-        for topic, log_time, data in self._raw(topics):
-            yield topic, self._stamp(topic, log_time, data), self._deserialize(topic, data)
-
-    def images(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Some colour images: topic, index among the topic's messages, (H, W, 3) uint8 RGB.
+    def frames(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Some images, decoded, in one pass: topic, index among the topic's messages, and pixels.
 
         Args:
             wanted: topic to the indices to decode; the others are skipped undecoded.
+
+        Yields:
+            Colour as (H, W, 3) uint8 RGB, depth topics of the contract as (H, W) float32 [m].
         """
+        depth_topics = {absolute(camera.depth_topic) for camera in self.contract.cameras if camera.depth_topic}
         for topic, index, message in self._selected(wanted):
             if self.topics[topic] == messages.COMPRESSED_IMAGE:
                 yield topic, index, self._decoded(decode_compressed, message.format, message.data, source=topic)
-            else:
-                fields = (message.encoding, message.height, message.width, message.step, message.data)
-                yield topic, index, self._decoded(decode_image, *fields, source=topic)
-
-    def depths(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Some depth images: topic, index among the topic's messages, (H, W) float32 [m]."""
-        for topic, index, message in self._selected(wanted):
+                continue
             fields = (message.encoding, message.height, message.width, message.step, message.data)
-            yield topic, index, self._decoded(decode_depth, *fields, is_bigendian=bool(message.is_bigendian), source=topic)
+            if topic in depth_topics:
+                yield topic, index, self._decoded(decode_depth, *fields, is_bigendian=bool(message.is_bigendian), source=topic)
+            else:
+                yield topic, index, self._decoded(decode_image, *fields, source=topic)
 
     def _selected(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, object]]:
         sets = {topic: set(map(int, indices)) for topic, indices in wanted.items()}
@@ -152,8 +162,7 @@ class EpisodeReader:
     def _parse_contract(self, attachments: dict[str, str]) -> Contract:
         text, source = attachments[CONTRACT_ATTACHMENT], f"{self._file}: {CONTRACT_ATTACHMENT}"
         try:
-            urdf = parse_contract(text, "", source).urdf
-            return parse_contract(text, attachments.get(urdf, ""), source)
+            return parse_contract(text, next((entry for name, entry in attachments.items() if name != CONTRACT_ATTACHMENT), ""), source)
         except ContractError as error:
             first = str(error).split(f"; {source}")[0]
             raise BagError(f"{first}; the bag is of another version of this suite, record it again") from None
@@ -213,7 +222,7 @@ def _custom_data(path: Path) -> dict[str, str]:
         return {}
     metadata = path / "metadata.yaml"
     try:
-        information = yaml.safe_load(metadata.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        information = yaml.load(metadata.read_text(encoding="utf-8"), Loader=_Loader)["rosbag2_bagfile_information"]
     except OSError:
         if list(path.glob("*.db3")):
             raise BagError(_sqlite(path)) from None

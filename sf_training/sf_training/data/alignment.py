@@ -1,0 +1,146 @@
+"""Streams of different rates onto one time line, without a look into the future. Times are int64 nanoseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+
+SAME_STAMP_NS = 500_000  # stamps that went through float seconds or microseconds still count as equal
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a policy could have seen, N times.
+
+    ``indices`` (N, V): newest image of each camera; ``stamps`` (N,): the oldest of them, which is the observation's time;
+    ``complete`` (N,): the newest of them, when the observation could first be used.
+    """
+
+    indices: np.ndarray
+    stamps: np.ndarray
+    complete: np.ndarray
+
+
+def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None) -> Observations:
+    """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest to the grid.
+
+    At each such moment every camera contributes its newest image at or before it. A moment is left out when the images
+    are further apart than ``camera_skew_s`` or the oldest is older than ``observation_age_s``. The grid starts at the first
+    usable moment; between two moments in one cell of the grid, the smaller sum of distance and skew wins.
+
+    Args:
+        cameras: stamps (N_v,) of each camera's images in recorded order.
+        only_stamps: when given, only observations with one of these times are used (there are labels for these only).
+    """
+    orders = [np.argsort(stamps, kind="stable") for stamps in cameras]
+    ordered = [stamps[order] for stamps, order in zip(cameras, orders, strict=True)]
+    moments = np.unique(np.concatenate(ordered)) if ordered else np.empty(0, np.int64)
+    newest = np.stack([np.searchsorted(stamps, moments, side="right") - 1 for stamps in ordered], axis=1)
+    seen = (newest >= 0).all(axis=1)
+    moments, newest = moments[seen], newest[seen]
+    chosen = np.stack([stamps[column] for stamps, column in zip(ordered, newest.T, strict=True)], axis=1)
+    oldest = chosen.min(axis=1)
+    skew = chosen.max(axis=1) - oldest
+    usable = (skew <= round(contract.budgets.camera_skew_s * 1e9)) & (moments - oldest <= round(contract.budgets.observation_age_s * 1e9))
+    if only_stamps is not None:
+        usable &= _contains(np.sort(only_stamps), oldest)
+    moments, newest, oldest, skew = moments[usable], newest[usable], oldest[usable], skew[usable]
+    picked = _nearest_to_grid(moments, skew, round(contract.action.step_s * 1e9))
+    indices = np.stack([order[column] for order, column in zip(orders, newest[picked].T, strict=True)], axis=1)
+    return Observations(indices, oldest[picked], moments[picked])
+
+
+class JointStream:
+    """Joint positions over time, from messages that may name the joints in any order, or some of them only.
+
+    Args:
+        stamps: (N,) of the messages.
+        joint_messages: ``sensor_msgs/JointState``.
+        names: wanted joints.
+
+    Raises:
+        ValueError: when a joint is never named.
+    """
+
+    def __init__(self, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str]) -> None:
+        times: dict[str, list[int]] = {name: [] for name in names}
+        values: dict[str, list[float]] = {name: [] for name in names}
+        for stamp, message in zip(stamps, joint_messages, strict=True):
+            for name, position in zip(message.name, message.position, strict=False):
+                if name in times:
+                    times[name].append(stamp)
+                    values[name].append(position)
+        missing = [name for name in names if not times[name]]
+        if missing:
+            raise ValueError(f"joint {', '.join(missing)} is never named in the messages")
+        self._joints = []
+        for name in names:
+            stamped = np.array(times[name], np.int64)
+            order = np.argsort(stamped, kind="stable")
+            self._joints.append((stamped[order], np.array(values[name])[order]))
+
+    @property
+    def first(self) -> int:
+        """From this time on every joint is known."""
+        return int(max(stamps[0] for stamps, _ in self._joints))
+
+    @property
+    def last(self) -> int:
+        """Time of the last message."""
+        return int(max(stamps[-1] for stamps, _ in self._joints))
+
+    def held(self, times: np.ndarray) -> np.ndarray:
+        """The newest value at or before each time, (N, J); NaN before the first."""
+        columns = []
+        for stamps, values in self._joints:
+            index = np.searchsorted(stamps, times + SAME_STAMP_NS, side="right") - 1
+            columns.append(np.where(index >= 0, values[index], np.nan))
+        return np.stack(columns, axis=-1)
+
+    def measured(self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int) -> np.ndarray:
+        """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
+
+        Where no later sample is known yet the newest one holds. NaN where that is older than ``max_age_ns``.
+        """
+        columns = []
+        for stamps, values in self._joints:
+            before = np.searchsorted(stamps, times, side="right") - 1
+            usable = (before >= 0) & (times - stamps[before] <= max_age_ns)
+            after = np.minimum(before + 1, len(stamps) - 1)
+            known = (after > before) & (stamps[after] <= known_until)
+            gap = np.maximum(stamps[after] - stamps[before], 1)
+            share = np.where(known, (times - stamps[before]) / gap, 0.0)
+            columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
+        return np.stack(columns, axis=-1)
+
+
+def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Index (N,) of the stamp nearest to each time, for ``stamps`` in any order; there must be one."""
+    order = np.argsort(stamps, kind="stable")
+    ordered = stamps[order]
+    right = np.clip(np.searchsorted(ordered, times), 0, len(ordered) - 1)
+    left = np.maximum(right - 1, 0)
+    closer = np.abs(ordered[left] - times) <= np.abs(ordered[right] - times)
+    return order[np.where(closer, left, right)]
+
+
+def _contains(ordered: np.ndarray, times: np.ndarray) -> np.ndarray:
+    if not len(ordered):
+        return np.zeros(len(times), bool)
+    return np.abs(ordered[nearest(ordered, times)] - times) <= SAME_STAMP_NS
+
+
+def _nearest_to_grid(moments: np.ndarray, skew: np.ndarray, step: int) -> np.ndarray:
+    """For every cell of the grid the best moment's index."""
+    if not len(moments):
+        return np.empty(0, int)
+    since = moments - moments[0]
+    cells = (since + step // 2) // step
+    cost = np.abs(since - cells * step) + skew
+    order = np.lexsort((cost, cells))
+    _, first = np.unique(cells[order], return_index=True)
+    return order[first]

@@ -1,0 +1,96 @@
+"""What a policy should have answered at an observation: the expert's chunks, or what the operator commanded next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.types import Chunk
+from sf_training.data.alignment import SAME_STAMP_NS, JointStream, nearest
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P, H, A) float32."""
+
+    frame: np.ndarray
+    instructions: list[str]
+    targets: np.ndarray
+
+
+def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk], chunk_stamps: np.ndarray) -> Pairs:
+    """One pair for every chunk that has the time of an observation; several per observation are contrastive labels.
+
+    Args:
+        stamps: observation times (N,) [ns].
+        chunk_stamps: times of the chunks (C,) [ns].
+
+    Raises:
+        ValueError: when a chunk is in another action space, or of another size, than the contract says.
+    """
+    action = contract.action
+    frame = nearest(stamps, chunk_stamps) if len(stamps) else np.empty(0, int)
+    same = np.abs(stamps[frame] - chunk_stamps) <= SAME_STAMP_NS if len(stamps) else np.empty(0, bool)
+    kept = np.flatnonzero(same)
+    for index in kept:
+        chunk = chunks[index]
+        if chunk.space != action.space or list(chunk.names) != action.names or chunk.data.shape != (action.horizon, len(action.names)):
+            raise ValueError(
+                f"expert chunk is {chunk.space} {'x'.join(map(str, chunk.data.shape))} ({', '.join(chunk.names)}), "
+                f"the contract says {action.space} {action.horizon}x{len(action.names)} ({', '.join(action.names)})"
+            )
+    targets = np.array([chunks[index].data for index in kept], np.float32).reshape(-1, action.horizon, len(action.names))
+    return Pairs(frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets)
+
+
+def operator_pairs(contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instruction: str) -> Pairs:
+    """One pair per observation, from the joint positions that the operator commanded after it.
+
+    Row k is the command in force at ``stamp + (k + 1) * step_s`` (the newest at or before it), in the contract's action
+    space and relative to the joints measured at the observation. After the last command that one holds. Observations
+    before the first command or after the last have no pair.
+
+    Args:
+        stamps: observation times (N,) [ns].
+        measured: joint positions (N, J) at these times, in the order of ``contract.command_joints``.
+        commands: of the same joints.
+    """
+    action = contract.action
+    steps = np.arange(1, action.horizon + 1) * round(action.step_s * 1e9)
+    labelled = np.flatnonzero((stamps + steps[0] >= commands.first) & (stamps < commands.last))
+    commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, -1)
+    kinematics = Kinematics(contract) if action.space.is_tool else None
+    targets = np.array(
+        [_in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32
+    )
+    targets = targets.reshape(-1, action.horizon, len(action.names))
+    return Pairs(labelled.astype(np.int32), [instruction] * len(labelled), targets)
+
+
+def _in_action_space(contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A)."""
+    space, arm = contract.action.space, len(contract.joints)
+    if kinematics:
+        columns = _tool_columns(kinematics, space, commanded[:, :arm], measured[:arm])
+    else:
+        origin = measured[:arm] if space == ActionSpace.JOINT_DELTA else 0.0
+        columns = dict(zip(contract.arm_joints, (commanded[:, :arm] - origin).T, strict=True))
+    if GRIPPER_COLUMN in contract.action.names:
+        columns[GRIPPER_COLUMN] = np.clip(contract.gripper.to_opening(commanded[:, -1]), 0.0, 1.0)
+    return np.stack([columns[name] for name in contract.action.names], axis=-1)
+
+
+def _tool_columns(kinematics: Kinematics, space: ActionSpace, commanded: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
+    """Displacement from the measured tool pose, or the pose itself; rotations as vectors in the base frame."""
+    start = kinematics.forward(measured)
+    poses = [kinematics.forward(row) for row in commanded]
+    if space == ActionSpace.EE_DELTA:
+        rows = [np.append(pose.position - start.position, pinocchio.log3(pose.rotation @ start.rotation.T)) for pose in poses]
+    else:
+        rows = [np.append(pose.position, pinocchio.log3(pose.rotation)) for pose in poses]
+    return dict(zip(("x", "y", "z", "rx", "ry", "rz"), np.array(rows).T, strict=True))
