@@ -1,0 +1,48 @@
+"""What flows through ``motion``: a chunk in, a joint trajectory out. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import ActionSpace
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A policy's prediction; the plain-Python form of ``sf_msgs/ActionChunk``.
+
+    ``data`` is (rows, columns); row k is the target for ``stamp + (k + 1) * step_s``.
+    ``reference`` (J,) holds the joint positions measured at ``stamp``, named by ``reference_names``.
+    Times are seconds on the clock of the node (ROS time, so simulated time where that is used).
+    """
+
+    stamp: float
+    frame: str
+    policy_id: str
+    contract_hash: str
+    instruction: str
+    epoch: int
+    sequence: int
+    space: ActionSpace
+    names: tuple[str, ...]
+    step_s: float
+    data: np.ndarray
+    reference_names: tuple[str, ...]
+    reference: np.ndarray
+    inference_latency_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Joint motion: ``positions`` and ``velocities`` (N, J) at ``stamp + times`` (N,), times strictly rising and > 0.
+
+    Always ends at rest, so that a receiver that hears nothing more stands still inside the limits.
+    """
+
+    stamp: float
+    joint_names: tuple[str, ...]
+    times: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray

@@ -1,0 +1,143 @@
+"""``nano``: a vision-language-action model small enough to train on a laptop's processor.
+
+A plain VLA: visual, text, state and action tokens in one transformer with full attention. Text also scales
+and shifts all visual tokens alike (FiLM, Perez et al. 2018); there is no hand-made spatial attention, so that
+what Spatial Forcing adds can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Sizes of the model."""
+
+    cameras: int
+    state_size: int
+    action_size: int
+    horizon: int
+    image_size: int = 96  # pixels, square
+    patch: int = 16  # pixels, square
+    stem_stride: int = 4
+    stem_width: int = 64
+    text_size: int = 384
+    text_tokens: int = 4
+    width: int = 96
+    layers: int = 4
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch or self.patch % self.stem_stride:
+            raise ValueError(f"image_size {self.image_size}, patch {self.patch} and stem_stride {self.stem_stride} must divide each other")
+        if self.width % (4 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 4 * heads ({4 * self.heads})")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of an image."""
+        return self.image_size // self.patch
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values for ``config.json``."""
+        return asdict(self)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with full attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        nn.init.zeros_(self.out.bias)
+        nn.init.normal_(self.down.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to the same shape."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, tokens, width))
+        # ReLU: its backward is much cheaper than GELU's on a processor.
+        return x + self.down(functional.relu(self.up(self.mlp_norm(x))))
+
+
+class Nano(nn.Module):
+    """Images, instruction and robot state in; a chunk of normalised actions out."""
+
+    def __init__(self, config: NanoConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.stem = nn.Conv2d(3, config.stem_width, config.stem_stride, config.stem_stride)
+        ratio = config.patch // config.stem_stride
+        self.patch = nn.Conv2d(config.stem_width, width, ratio, ratio)
+        self.place = nn.Parameter(0.5 * sin_cos_grid(config.grid, width).repeat(config.cameras, 1, 1))
+        self.camera = nn.Parameter(torch.randn(config.cameras, 1, width) * 0.3)
+        self.text = nn.Linear(config.text_size, width * config.text_tokens)
+        self.text_summary = nn.Linear(config.text_size, width)
+        self.film = nn.Linear(width, 2 * width)
+        self.state = nn.Linear(config.state_size, width)
+        self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.5)
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.action_size)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Number of visual tokens: cameras in order, patches row by row. They come first in the sequence."""
+        return self.config.cameras * self.config.grid**2
+
+    def forward(self, images: Tensor, state: Tensor, text: Tensor, tap: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Predict chunks.
+
+        Args:
+            images: (F, V, 3, S, S) uint8 or float in [0, 255]. F may be a divisor of B: each image then serves
+                B / F consecutive rows of ``state`` and ``text``, and the stem runs once for them.
+            state: (B, state_size), normalised.
+            text: (B, text_size), normalised sentence embedding.
+            tap: number of blocks after which to read the visual tokens, 0 to layers; None reads none.
+
+        Returns:
+            Normalised actions (B, horizon, action_size) and the tapped visual tokens (B, V * grid^2, width) or None.
+        """
+        batch = state.shape[0]
+        pixels = images.flatten(0, 1).float().div(127.5).sub(1.0)
+        patches = self.patch(functional.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last))))
+        visual = patches.flatten(2).transpose(1, 2).reshape(images.shape[0], self.config.cameras, -1, self.config.width)
+        visual = visual.repeat_interleave(batch // images.shape[0], 0)
+
+        summary = self.text_summary(text)
+        scale, shift = self.film(summary)[:, None, None].chunk(2, -1)
+        visual = (visual * (1 + scale) + shift + self.place + self.camera).flatten(1, 2)
+        words = self.text(text).view(batch, self.config.text_tokens, -1)
+        state_token = self.state(state)[:, None]
+        query = self.query + summary[:, None] + state_token
+        x = torch.cat([visual, words, state_token, query], 1)
+
+        tapped = x[:, : self.visual_tokens] if tap == 0 else None
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if tap == number:
+                tapped = x[:, : self.visual_tokens]
+        return self.head(self.norm(x[:, -self.config.horizon :])), tapped
+
+
+def sin_cos_grid(grid: int, width: int, octaves: float = 5.0) -> Tensor:
+    """Fixed two-dimensional position code (grid * grid, width), rows first; width must be a multiple of 4."""
+    place = (torch.arange(grid) + 0.5) / grid
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    frequency = torch.pi * 2 ** (torch.arange(width // 4) / (width // 4) * octaves)
+    return torch.cat([wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)], 1)

@@ -1,0 +1,103 @@
+"""A trained policy behind one call: images, joints and an instruction in, a chunk of actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.state import robot_state
+from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from sf_policy_node.vla.nano import Nano
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.preprocessing import prepare
+from sf_policy_node.vla.text import TextEncoder, text_encoder
+
+__all__ = ["CheckpointError", "Policy"]
+
+
+class Policy:
+    """Runs a model for the robot of its contract. One caller at a time."""
+
+    def __init__(
+        self,
+        model: Nano,
+        contract: Contract,
+        normalisation: Normalisation,
+        *,
+        policy_id: str = "untrained",
+        device: str = "auto",
+        encoder: TextEncoder | None = None,
+    ) -> None:
+        self.contract = contract
+        self.policy_id = policy_id
+        self._device = torch.device(_choose_device(device))
+        self._model = model.to(self._device).eval()
+        self._normalisation = normalisation
+        self._kinematics = Kinematics(contract)
+        self._encoder = encoder or text_encoder()
+
+    @classmethod
+    def load(cls, path: str | Path, *, contract: Contract | None = None, device: str = "auto") -> Policy:
+        """Load a checkpoint directory.
+
+        Args:
+            contract: the robot's; a checkpoint that was trained for another one is refused.
+            device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+        Raises:
+            CheckpointError: one sentence with the file and the cure.
+        """
+        checkpoint: Checkpoint = load_checkpoint(path, contract)
+        return cls(checkpoint.model, checkpoint.contract, checkpoint.normalisation, policy_id=checkpoint.identity, device=device)
+
+    @property
+    def device(self) -> str:
+        """``cpu``, or the GPU's index and name."""
+        if self._device.type == "cpu":
+            return "cpu"
+        return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
+
+    def warm_up(self) -> None:
+        """One prediction on zeros, so that the first real one takes its normal time."""
+        images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in self.contract.cameras}
+        self.predict(images, np.zeros(len(self.contract.command_joints)), "warm up")
+
+    def predict(self, images: Mapping[str, np.ndarray], joint_positions: np.ndarray, instruction: str) -> np.ndarray:
+        """Predict the next chunk.
+
+        Args:
+            images: camera name to (H, W, 3) uint8 RGB.
+            joint_positions: measured, in the order of ``contract.command_joints`` [rad, m].
+            instruction: free text.
+
+        Returns:
+            (horizon, len(action.names)) float64 in the contract's action space: for ``ee_delta`` the tool's
+            displacement in the base frame from its pose at ``joint_positions`` [m], and the gripper's
+            opening (0 to 1).
+
+        Raises:
+            ValueError: a camera is missing, or a shape or value is wrong.
+        """
+        state = robot_state(self.contract, self._kinematics, joint_positions)
+        pixels = prepare(images, self.contract.camera_names, self._model.config.image_size)
+        text = self._encoder.encode([instruction])
+        with torch.inference_mode():
+            actions, _ = self._model(
+                torch.from_numpy(pixels)[None].to(self._device),
+                torch.from_numpy(self._normalisation.state.normalise(state))[None].to(self._device),
+                torch.from_numpy(self._normalisation.text.normalise(text)).to(self._device),
+            )
+        return self._normalisation.action.restore(actions[0].float().cpu().numpy())
+
+
+def _choose_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device}: PyTorch finds no GPU; take device cpu or auto, or check the driver")
+    return device

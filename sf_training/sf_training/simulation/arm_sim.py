@@ -1,0 +1,277 @@
+"""The simulated arm in plain Python: physics, controller, cameras and the state of the task. No ROS.
+
+Training, evaluation and the ROS node ``sf_bringup/sim_arm.py`` all use this one class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_training.simulation.rendering import RenderingError, choose_gl
+from sf_training.simulation.scene import (
+    CAMERAS,
+    CUBE_COLOURS,
+    CUBE_HALF,
+    DAMPING,
+    FINGER_DAMPING,
+    FINGER_STIFFNESS,
+    MAX_CUBES,
+    PEDESTAL_DEPTH,
+    PEDESTAL_HEIGHT_MAX,
+    STIFFNESS,
+    TIMESTEP,
+    build_mjcf,
+)
+from sf_training.simulation.trajectory_controller import JointTrajectoryController
+
+TOOL_DOWN = np.diag([-1.0, 1.0, -1.0])  # rotation of a tool that points at the table
+LIFT_HEIGHT = 0.05  # m above its support: a cube counts as lifted
+HELD_DISTANCE = 0.035  # m between tool and cube centre: it counts as held
+_START = np.array([0.30, 0.0, 0.20])  # m, tool
+_START_SPREAD = np.array([0.06, 0.10, 0.03])
+_IK_SEED = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0])
+_CUBE_AREA = (np.array([0.22, -0.18]), np.array([0.42, 0.18]))
+_CUBE_SPACING = 0.105  # m between centres
+_AWAY = np.array([-0.1, 0.46, CUBE_HALF])  # where unused cubes stand, transparent
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a reset produced: the cubes' colours, and an instruction that names one of them."""
+
+    seed: int
+    instruction: str
+    target: str
+    colours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """One cube: centre ``position`` (3,) in the base frame [m]; ``touched`` by a finger since the reset."""
+
+    colour: str
+    position: np.ndarray
+    lifted: bool
+    touched: bool
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """Ground truth of the task; see ``sf_msgs/TaskState``."""
+
+    seed: int
+    episode: int
+    instruction: str
+    target: str
+    objects: tuple[ObjectState, ...]
+    tool: np.ndarray
+
+
+class ArmSim:
+    """Six joints, a gripper, a scene camera and a wrist camera, one to three cubes on pedestals of random height.
+
+    Args:
+        contract: joints, limits, camera sizes; cameras must be ``scene`` and ``wrist``.
+        render: False spares the GL context where no images are wanted.
+        camera_jitter_m: standard deviation of the scene camera's position, drawn anew at each reset.
+
+    Raises:
+        RenderingError: when ``render`` is asked for and no GL library works.
+    """
+
+    TIMESTEP = TIMESTEP
+
+    def __init__(self, contract: Contract, *, render: bool = True, camera_jitter_m: float = 0.06) -> None:
+        if render:
+            choose_gl()
+        import mujoco  # after choose_gl: it loads the GL library on import
+
+        self._mujoco = mujoco
+        self._contract = contract
+        sizes = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
+        unknown = set(sizes) - set(CAMERAS)
+        if unknown:
+            raise ValueError(f"cameras: {', '.join(sorted(unknown))}: the simulated arm has {' and '.join(CAMERAS)}")
+        self._model = mujoco.MjModel.from_xml_string(build_mjcf(*(max(size) for size in zip(*sizes.values(), strict=True))))
+        self._data = mujoco.MjData(self._model)
+        self._renderers = {size: self._make_renderer(size) for size in set(sizes.values())} if render else {}
+        self._sizes = sizes
+        self._jitter = camera_jitter_m
+        self._kinematics = Kinematics(contract)
+
+        names = contract.command_joints
+        joints = [*contract.joints, contract.gripper]
+        self._qpos = np.array([self._model.joint(name).qposadr[0] for name in names])
+        self._dof = np.array([self._model.joint(name).dofadr[0] for name in names])
+        closed_open = sorted((contract.gripper.closed, contract.gripper.open))
+        self.controller = JointTrajectoryController(
+            names,
+            np.array([joint.lower for joint in contract.joints] + closed_open[:1]),
+            np.array([joint.upper for joint in contract.joints] + closed_open[1:]),
+            np.array([joint.velocity for joint in joints]),
+        )
+        stiffness = np.array([STIFFNESS] * 6 + [FINGER_STIFFNESS])
+        self._feed_forward = np.array([DAMPING] * 6 + [FINGER_DAMPING]) / stiffness
+        self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
+        self._cube_geom = {self._model.geom(f"cube{n}").id: n for n in range(MAX_CUBES)}
+        self._fingers = {self._model.geom(name).id for name in ("left_finger", "right_finger")}
+        self._tool_site = self._model.site("tool0").id
+        self._scene_camera = self._model.camera("scene").id
+        self._scene_position = self._model.cam_pos[self._scene_camera].copy()
+        self._clock_offset = 0.0
+        self._episode = 0
+        self.reset(0)
+
+    @property
+    def time(self) -> float:
+        """Simulated time [s] since construction; it does not go back on a reset."""
+        return self._clock_offset + self._data.time
+
+    def reset(self, seed: int, cubes: int = 0) -> Scene:
+        """A new scene, the same for the same seed. ``cubes`` 1 to 3, or 0 for 2 or 3 by the seed."""
+        if seed < 0 or not 0 <= cubes <= MAX_CUBES:
+            raise ValueError(f"reset: seed must be >= 0 and cubes 0 to {MAX_CUBES}, got seed {seed} and cubes {cubes}")
+        rng = np.random.default_rng(seed)
+        count = cubes or int(rng.integers(2, MAX_CUBES + 1))
+        self._clock_offset += self._data.time
+        self._mujoco.mj_resetData(self._model, self._data)
+
+        colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
+        places = _scatter(rng)
+        heights = rng.uniform(0.0, PEDESTAL_HEIGHT_MAX, MAX_CUBES)
+        for n in range(MAX_CUBES):
+            used = n < count
+            geom = self._model.geom(f"cube{n}").id
+            self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[n]], float(used)]
+            self._data.mocap_pos[n] = [*places[n], heights[n] - PEDESTAL_DEPTH if used else -1.0]
+            centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else _AWAY
+            self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
+        target = int(rng.integers(count))
+
+        self._model.cam_pos[self._scene_camera] = self._scene_position + rng.normal(0.0, 1.0, 3) * self._jitter
+        start = ToolPose(_START + rng.uniform(-_START_SPREAD, _START_SPREAD), TOOL_DOWN)
+        arm = self._kinematics.inverse(start, _IK_SEED).positions
+        joints = np.append(arm, self._contract.gripper.open)
+        self._data.qpos[self._qpos] = joints
+        self._data.qpos[self._model.joint("right_finger_joint").qposadr[0]] = joints[-1]
+        self.controller.hold(joints)
+        self._mujoco.mj_forward(self._model, self._data)
+
+        self._colours = tuple(colours[:count])
+        self._supports = heights[:count]
+        self._touched = [False] * count
+        self._episode += 1
+        self.scene = Scene(seed, f"pick the {colours[target]} cube", colours[target], self._colours)
+        return self.scene
+
+    def step(self, steps: int = 1) -> None:
+        """Advance physics by ``steps`` of :attr:`TIMESTEP`, following the controller."""
+        data = self._data
+        for _ in range(steps):
+            position, velocity = self.controller.sample(self.time)
+            # The servo damps towards rest; this makes it damp towards the wanted velocity, as a good drive does.
+            control = position + self._feed_forward * velocity
+            data.ctrl[:7] = control
+            data.ctrl[7] = control[6]
+            self._mujoco.mj_step(self._model, data)
+            if data.ncon:
+                self._note_touches()
+
+    def joint_positions(self) -> np.ndarray:
+        """Measured positions (J,) in the order of ``contract.command_joints`` [rad, m]."""
+        return self._data.qpos[self._qpos].copy()
+
+    def joint_velocities(self) -> np.ndarray:
+        """Measured velocities (J,), same order [rad/s, m/s]."""
+        return self._data.qvel[self._dof].copy()
+
+    def tool_position(self) -> np.ndarray:
+        """Tool position (3,) in the base frame [m]."""
+        return self._data.site_xpos[self._tool_site].copy()
+
+    def render(self, camera: str) -> np.ndarray:
+        """Colour image (H, W, 3) uint8 RGB."""
+        renderer = self._renderer(camera)
+        renderer.disable_depth_rendering()
+        renderer.update_scene(self._data, camera)
+        return renderer.render()
+
+    def depth(self, camera: str) -> np.ndarray:
+        """Depth along the optical axis (H, W) float32 [m]."""
+        renderer = self._renderer(camera)
+        renderer.enable_depth_rendering()
+        renderer.update_scene(self._data, camera)
+        return renderer.render()
+
+    def intrinsics(self, camera: str) -> np.ndarray:
+        """Camera matrix K (3, 3) [pixels]."""
+        width, height = self._sizes[camera]
+        focal = 0.5 * height / np.tan(0.5 * np.deg2rad(self._model.camera(camera).fovy[0]))
+        return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+
+    def camera_pose(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        """Rotation (3, 3) and position (3,) of the optical frame (z forward, y down, REP 103) in the base frame."""
+        index = self._model.camera(camera).id
+        rotation = self._data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        return rotation, self._data.cam_xpos[index].copy()
+
+    def cube_position(self, colour: str) -> np.ndarray:
+        """Centre (3,) of a cube of the scene in the base frame [m]."""
+        return self._cube_centre(self._colours.index(colour))
+
+    def support_height(self, colour: str) -> float:
+        """Height of the pedestal under a cube at the reset [m]."""
+        return float(self._supports[self._colours.index(colour)])
+
+    def task_state(self) -> TaskState:
+        """Ground truth now."""
+        tool = self.tool_position()
+        objects = []
+        for n, colour in enumerate(self._colours):
+            centre = self._cube_centre(n)
+            raised = centre[2] > self._supports[n] + CUBE_HALF + LIFT_HEIGHT
+            objects.append(ObjectState(colour, centre, bool(raised and np.linalg.norm(centre - tool) < HELD_DISTANCE), self._touched[n]))
+        return TaskState(self.scene.seed, self._episode, self.scene.instruction, self.scene.target, tuple(objects), tool)
+
+    def close(self) -> None:
+        """Free the GL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
+
+    def _make_renderer(self, size: tuple[int, int]):
+        try:
+            renderer = self._mujoco.Renderer(self._model, size[1], size[0])
+        except Exception as error:  # GL back ends raise their own types
+            raise RenderingError(f"rendering does not start ({error}); install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL") from None
+        for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+        return renderer
+
+    def _renderer(self, camera: str):
+        if not self._renderers:
+            raise RenderingError("this ArmSim was made with render=False")
+        return self._renderers[self._sizes[camera]]
+
+    def _cube_centre(self, index: int) -> np.ndarray:
+        start = self._cube_qpos[index]
+        return self._data.qpos[start : start + 3].copy()
+
+    def _note_touches(self) -> None:
+        for first, second in self._data.contact.geom:
+            for cube, other in ((first, second), (second, first)):
+                index = self._cube_geom.get(cube, MAX_CUBES)
+                if index < len(self._touched) and other in self._fingers:
+                    self._touched[index] = True
+
+
+def _scatter(rng: np.random.Generator) -> np.ndarray:
+    while True:
+        places = rng.uniform(*_CUBE_AREA, (MAX_CUBES, 2))
+        distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(MAX_CUBES)
+        if distances.min() > _CUBE_SPACING:
+            return places

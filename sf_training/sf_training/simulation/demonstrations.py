@@ -1,0 +1,151 @@
+"""``ros2 run sf_training demonstrations``: the scripted expert records episodes as rosbag2 MCAP, with the recorder's own writer."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.types import Chunk
+from sf_training.recording import messages
+from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.instructions import Phrasing
+from sf_training.simulation.operator import Frame, demonstrate
+from sf_training.simulation.rendering import RenderingError
+
+OPERATOR = "scripted expert"
+_START = 1.0  # s: stamp 0 would mean "no stamp"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Record demonstrations of the simulated arm."""
+
+    out: Path
+    """Directory for the episodes; those already there are kept."""
+    contract: Path
+    """Contract of the simulated arm, config/robots/sim_arm.yaml."""
+    episodes: int = 200
+    """How many, seeds from --seed on."""
+    seed: int = 0
+    """Of the first episode."""
+    workers: int = 2
+    """Processes."""
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    try:
+        record(arguments, Console())
+    except (ContractError, EpisodeWriteError, RenderingError, ValueError) as error:
+        sys.exit(f"demonstrations: {error}")
+    except KeyboardInterrupt:
+        sys.exit("demonstrations: interrupted; start the same command again for the rest")
+
+
+def record(arguments: Arguments, console: Console) -> None:
+    """Record the episodes that are missing, several at a time."""
+    contract = load_contract(arguments.contract)
+    seeds = [seed for seed in range(arguments.seed, arguments.seed + arguments.episodes) if not (arguments.out / _name(seed)).exists()]
+    if not seeds:
+        console.print(f"{arguments.out}: all {arguments.episodes} episodes are there")
+        return
+    columns = (TextColumn("demonstrations"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    outcomes: dict[str, int] = {}
+    # spawn: a GL context must not be inherited
+    with multiprocessing.get_context("spawn").Pool(
+        min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)
+    ) as pool, Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=len(seeds))
+        for outcome in pool.imap_unordered(_record_seed, seeds):
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            bar.advance(task)
+    console.print(f"{arguments.out}: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True)))
+
+
+def record_episode(sim: ArmSim, contract: Contract, kinematics: Kinematics, directory: Path, seed: int) -> str:
+    """One episode into ``directory``; returns its outcome."""
+    rng = np.random.default_rng(seed)
+    scene = sim.reset(seed)
+    instruction = Phrasing.draw(rng).say(scene.target, rng)
+    started = sim.time - _START
+    with EpisodeWriter(directory, contract, instruction=instruction, operator=OPERATOR, name=_name(seed)) as writer:
+        for topic in episode_topics(contract):
+            writer.add_topic(topic.name, topic.type_name)
+        stamp = messages.nanoseconds(_START)
+        writer.write(absolute(contract.topics.instruction), messages.string(instruction), stamp)
+        for camera in contract.cameras:
+            if camera.info_topic:
+                info = messages.camera_info(_START, camera.frame, camera.width, camera.height, sim.intrinsics(camera.name))
+                writer.write(absolute(camera.info_topic), info, stamp)
+        for sequence, frame in enumerate(demonstrate(sim, contract, kinematics, rng)):
+            _write_frame(writer, contract, frame, started, sequence)
+        state = sim.task_state()
+        lifted = any(cube.lifted for cube in state.objects if cube.colour == scene.target)
+        touched = [cube.colour for cube in state.objects if cube.touched and cube.colour != scene.target]
+        outcome = "success" if lifted and not touched else "failure"
+        note = "" if outcome == "success" else (f"touched {', '.join(touched)}" if touched else "not lifted")
+        writer.finish(outcome, note=note)
+    return outcome
+
+
+def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, started: float, sequence: int) -> None:
+    stamp = frame.stamp - started
+    at = messages.nanoseconds(stamp)
+    for camera in contract.cameras:
+        writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, frame.images[camera.name]), at)
+        if camera.depth_topic:
+            writer.write(absolute(camera.depth_topic), messages.depth_image(stamp, camera.frame, frame.depth[camera.name]), at)
+        pose = messages.pose(stamp, contract.base_frame, *frame.camera_poses[camera.name])
+        writer.write(camera_pose_topic(camera.name), pose, at)
+    names, topics = contract.command_joints, contract.topics
+    writer.write(absolute(topics.joint_states), messages.joint_state(stamp, names, frame.reference, frame.reference_velocities), at)
+    writer.write(absolute(topics.teleop_command), messages.joint_state(stamp, names, frame.command), at)
+    for instruction, data in frame.answers:
+        chunk = Chunk(
+            stamp=stamp,
+            frame=contract.base_frame,
+            policy_id=OPERATOR,
+            contract_hash=contract.hash,
+            instruction=instruction,
+            epoch=1,
+            sequence=sequence,
+            space=contract.action.space,
+            names=tuple(contract.action.names),
+            step_s=contract.action.step_s,
+            data=data,
+            reference_names=tuple(names),
+            reference=frame.reference,
+        )
+        writer.write(absolute(topics.expert_chunk), messages.action_chunk(chunk), at)
+    for sample in frame.motion[:-1]:  # the last one is the next frame's reference
+        moment = sample.stamp - started
+        writer.write(absolute(topics.joint_states), messages.joint_state(moment, names, sample.positions, sample.velocities), messages.nanoseconds(moment))
+
+
+def _name(seed: int) -> str:
+    return f"demo_{seed:06d}"
+
+
+def _start_worker(contract: Contract, directory: Path) -> None:
+    global _worker  # one simulator per process
+    _worker = (ArmSim(contract), contract, Kinematics(contract), directory)
+
+
+def _record_seed(seed: int) -> str:
+    return record_episode(*_worker, seed)
+
+
+if __name__ == "__main__":
+    main()

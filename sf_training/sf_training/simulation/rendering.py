@@ -1,0 +1,25 @@
+"""Offscreen rendering for MuJoCo: picks the GL library before mujoco is imported, and says what to install when none is there."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+
+
+class RenderingError(RuntimeError):
+    """No usable GL library; the message names the packages to install."""
+
+
+def choose_gl() -> str:
+    """Set ``MUJOCO_GL`` (EGL, else OSMesa) unless the user has set it, and return it. Call before ``import mujoco``.
+
+    Raises:
+        RenderingError: when neither library is installed.
+    """
+    if chosen := os.environ.get("MUJOCO_GL"):
+        return chosen
+    for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    raise RenderingError("no GL library for rendering: install libegl1 and libgl1-mesa-dri (EGL), or libosmesa6 (OSMesa)")

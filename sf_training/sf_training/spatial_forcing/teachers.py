@@ -1,0 +1,118 @@
+"""Where alignment targets come from: the ``pointmap`` teacher and its controls.
+
+A result about Spatial Forcing is reported only beside its controls:
+
+* ``pointmap``: points in the robot's base frame, from depth and camera pose. Depends on the image, holds geometry.
+* ``rgb``: patch colours through the same code and projection. Depends on the image, holds no geometry.
+* ``mean``: the pointmap features averaged over the data, patch by patch. Layout of the view, no image.
+* ``random``: a fixed random code per patch. Neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+TeacherName = Literal["none", "pointmap", "mean", "random", "rgb"]
+TEACHERS = get_args(TeacherName)
+FEATURE_SIZE = 96
+_SUB_CELLS = 2  # along one side of a patch: where inside the patch things are
+_OCTAVES = 4
+_POINT_CENTRE = np.array([0.3, 0.0, 0.1], np.float32)  # m: the middle of what the cameras see
+_POINT_SCALE = 0.5  # m
+_POINT_BOX = (np.array([-0.4, -0.7, -0.4], np.float32), np.array([1.0, 0.7, 0.6], np.float32))
+_DEPTH_MAX = 1.6  # m
+_PROJECTION_SEED = 1234
+_CODE_SEED = 7
+
+
+@dataclass(frozen=True)
+class View:
+    """Geometry of the prepared images of one camera, frame by frame.
+
+    ``intrinsics`` (F, 3, 3) [pixels of the prepared image]; ``rotation`` (F, 3, 3) and ``position`` (F, 3) [m]
+    of the optical frame in the base frame.
+    """
+
+    intrinsics: np.ndarray
+    rotation: np.ndarray
+    position: np.ndarray
+
+
+def points_from_depth(depth: np.ndarray, view: View) -> np.ndarray:
+    """Points (F, S, S, 3) in the base frame [m] from depth (F, S, S) [m]; pixels without depth lie at the camera."""
+    side = depth.shape[1]
+    pixels = np.arange(side, dtype=np.float32) + 0.5
+    focal, centre = view.intrinsics[:, [0, 1], [0, 1]], view.intrinsics[:, :2, 2]
+    x = (pixels[None, None, :] - centre[:, 0, None, None]) / focal[:, 0, None, None] * depth
+    y = (pixels[None, :, None] - centre[:, 1, None, None]) / focal[:, 1, None, None] * depth
+    camera = np.stack([np.broadcast_to(x, depth.shape), np.broadcast_to(y, depth.shape), depth], -1).astype(np.float32)
+    return np.einsum("fhwc,fdc->fhwd", camera, view.rotation.astype(np.float32)) + view.position[:, None, None].astype(np.float32)
+
+
+def pointmap_features(depth: np.ndarray, view: View, patch: int) -> np.ndarray:
+    """Features (F, g, g, C) of one camera from its depth (F, S, S) [m]; patch is in pixels."""
+    depth = np.clip(np.nan_to_num(depth.astype(np.float32)), 0.0, _DEPTH_MAX)
+    points = np.clip(points_from_depth(depth, view), *_POINT_BOX)
+    return _encode((points - _POINT_CENTRE) / _POINT_SCALE, patch)
+
+
+def rgb_features(images: np.ndarray, patch: int) -> np.ndarray:
+    """Features (F, g, g, C) of one camera from its colours (F, 3, S, S) uint8, coded exactly as points are."""
+    return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch)
+
+
+def standardise(features: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance per channel over all frames, views and patches. Cosine needs it: else all targets look alike."""
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    return ((features - flat.mean(0)) / (flat.std(0) + 1e-4)).astype(np.float16)
+
+
+def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | None, views: list[View], patch: int) -> np.ndarray:
+    """Targets (F, V, g, g, C) float16 for a whole data set.
+
+    Args:
+        images: (F, V, 3, S, S) uint8; depth: (F, V, S, S) [m].
+
+    Raises:
+        ValueError: for a teacher that needs depth when there is none.
+    """
+    frames, cameras = images.shape[:2]
+    grid = images.shape[-1] // patch
+    if teacher == "random":
+        code = np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, grid, grid, FEATURE_SIZE)).astype(np.float16)
+        return np.broadcast_to(code, (frames, *code.shape[1:]))
+    if teacher == "rgb":
+        parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part, v], patch)) for v in range(cameras)]
+        return standardise(np.stack(parts, 1))
+    if depth is None:
+        raise ValueError(f"teacher {teacher}: the data hold no depth; record depth, or take teacher none or rgb")
+    parts = [_in_parts(frames, lambda part, v=v: pointmap_features(depth[part, v], _slice(views[v], part), patch)) for v in range(cameras)]
+    targets = standardise(np.stack(parts, 1))
+    if teacher == "mean":
+        mean = targets.mean(0, keepdims=True, dtype=np.float32).astype(np.float16)
+        return np.broadcast_to(mean, targets.shape)
+    return targets
+
+
+def _encode(values: np.ndarray, patch: int) -> np.ndarray:
+    """Average over sub-cells, Fourier features, fixed random projection: (F, S, S, 3) to (F, g, g, FEATURE_SIZE)."""
+    frames, side = values.shape[:2]
+    grid, cell = side // patch, patch // _SUB_CELLS
+    cells = values.reshape(frames, grid, _SUB_CELLS, cell, grid, _SUB_CELLS, cell, 3).mean((3, 6))
+    cells = cells.transpose(0, 1, 3, 2, 4, 5).reshape(frames, grid, grid, -1)
+    waves = [wave(cells * np.float32(np.pi * 2**octave)) for octave in range(_OCTAVES) for wave in (np.sin, np.cos)]
+    code = np.concatenate([cells, *waves], -1)
+    width = code.shape[-1]
+    projection = np.random.default_rng(_PROJECTION_SEED).normal(0.0, width**-0.5, (width, FEATURE_SIZE)).astype(np.float32)
+    return code @ projection
+
+
+def _slice(view: View, part: slice) -> View:
+    return View(view.intrinsics[part], view.rotation[part], view.position[part])
+
+
+def _in_parts(frames: int, compute, size: int = 512) -> np.ndarray:
+    return np.concatenate([compute(slice(start, min(start + size, frames))) for start in range(0, frames, size)])

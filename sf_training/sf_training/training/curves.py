@@ -1,0 +1,105 @@
+"""The record of one run: a CSV that survives a kill, tensorboard beside it, and a plot."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``curves.csv``; empty where a value was not measured at that step."""
+
+    step: int
+    cpu_s: float
+    """Processor time spent in training steps."""
+    wall_s: float
+    """Since the run (or its resumption) began."""
+    action_loss: float | None = None
+    cosine: float | None = None
+    """Between projected student tokens and targets, on training batches."""
+    validation_error: float | None = None
+    """Mean absolute error on held-out episodes [m or rad]."""
+    validation_choice: float | None = None
+    """Share of held-out labels for which the chunk of the right instruction is the nearest."""
+    success: float | None = None
+    """Closed-loop success rate in the simulator."""
+    episodes: int | None = None
+    wrong_object: int | None = None
+
+
+class Curves:
+    """Appends rows to ``report/curves.csv`` and to tensorboard under ``report/tensorboard``."""
+
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "curves.csv"
+        self.rows = [row for row in read_curves(self._path) if row.step <= resume_step] if resume_step else []
+        self._write()
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
+
+    def add(self, row: Row) -> None:
+        """Record one row at once."""
+        self.rows.append(row)
+        self._write()
+        for name, value in asdict(row).items():
+            if value is not None and name != "step":
+                self._board.add_scalar(name, value, row.step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Finish tensorboard's file."""
+        self._board.close()
+
+    def _write(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        with fresh.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows({name: "" if value is None else value for name, value in asdict(row).items()} for row in self.rows)
+        os.replace(fresh, self._path)
+
+
+def read_curves(path: Path) -> list[Row]:
+    """Rows of a ``curves.csv``; none when it does not exist."""
+    if not path.exists():
+        return []
+    whole = {"step", "episodes", "wrong_object"}
+    with path.open(newline="") as file:
+        return [Row(**{name: None if text == "" else (int if name in whole else float)(text) for name, text in line.items()}) for line in csv.DictReader(file)]
+
+
+def plot_curves(rows: list[Row], path: Path, title: str) -> None:
+    """PNG with losses, validation and success over steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {
+        "action loss (normalised)": ("action_loss",),
+        "cosine with the teacher": ("cosine",),
+        "validation error [m]": ("validation_error",),
+        "share": ("validation_choice", "success"),
+    }
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
+    for axis, (label, names) in zip(axes.flat, panels.items(), strict=True):
+        for name in names:
+            points = [(row.step, getattr(row, name)) for row in rows if getattr(row, name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend()
+            axis.set_ylim(0, 1.02)
+        if not axis.lines:
+            axis.text(0.5, 0.5, "not used", ha="center", va="center", transform=axis.transAxes, color="grey")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

@@ -1,0 +1,194 @@
+"""The training loop: action loss plus alignment loss, resumable after a kill, with the same result as an uninterrupted run."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.vla.nano import Nano, NanoConfig
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_training.spatial_forcing.alignment import Projector, alignment_loss, prepare_target
+from sf_training.training.optimizer import Optimizers, update_average
+from sf_training.training.settings import Settings
+from sf_training.training.training_set import ContrastiveSampler, TrainingSet
+
+_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
+_WARM_UP = 60
+
+
+@dataclass
+class Progress:
+    """Where a run stands, averaged since the last report."""
+
+    step: int
+    cpu_s: float  # spent in training steps by this process, evaluations excluded
+    action_loss: float
+    alignment_loss: float | None
+
+
+class TrainingRun:
+    """Model, projector, optimiser and data of one run.
+
+    Args:
+        embeddings: (T, E) sentence embeddings of ``data.texts``.
+        targets: teacher features (F, V, g, g, C), or None without a teacher.
+        labels: indices of the labels to train on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        contract: Contract,
+        data: TrainingSet,
+        labels: np.ndarray,
+        normalisation: Normalisation,
+        embeddings: np.ndarray,
+        targets: np.ndarray | None,
+    ) -> None:
+        torch.set_num_threads(settings.threads)
+        torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
+        torch.manual_seed(settings.seed)
+        self.settings, self.data = settings, data
+        self.normalisation = normalisation
+        config = NanoConfig(
+            cameras=data.images.shape[1],
+            state_size=data.states.shape[1],
+            action_size=data.label_chunk.shape[2],
+            horizon=data.label_chunk.shape[1],
+            image_size=data.images.shape[-1],
+            text_size=embeddings.shape[1],
+            width=settings.width,
+            layers=settings.layers,
+        )
+        self.model = Nano(config)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.projector = Projector(config.width, targets.shape[-1], settings.alignment.norm) if targets is not None else None
+        modules = [self.model] + ([self.projector] if self.projector else [])
+        self._optimizers = Optimizers(modules, settings.learning_rate, _WARM_UP, settings.steps, settings.decay_share)
+        self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.frames, settings.labels_per_frame, settings.seed)
+        self._targets = targets
+        self._states = torch.from_numpy(normalisation.state.normalise(data.states))
+        self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
+        self._texts = torch.from_numpy(normalisation.text.normalise(embeddings))
+        self._weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
+        self.step = 0
+        self.cpu_s = 0.0
+        self._sums: list[tuple[float, float | None]] = []
+
+    def train_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        started = time.process_time()
+        self.step += 1
+        frames, labels = self._sampler.draw()
+        self.model.train()
+        tap = self.settings.alignment.layer if self.projector else None
+        label_frames = self.data.label_frame[labels]
+        images = torch.from_numpy(self.data.images[frames])
+        actions, tokens = self.model(images, self._states[label_frames], self._texts[self.data.label_text[labels]], tap)
+        action_loss = ((actions - self._chunks[labels]).abs() * self._weight).mean()
+        loss, aligned = action_loss, None
+        if self.projector is not None and tokens is not None:
+            aligned = self._alignment(tokens, frames)
+            loss = action_loss + self.settings.alignment.coefficient * aligned
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.learning_rate})")
+        loss.backward()
+        self._optimizers.step(self.step)
+        update_average(self.average, self.model, self.step)
+        self._sums.append((float(action_loss.detach()), None if aligned is None else float(aligned.detach())))
+        self.cpu_s += time.process_time() - started
+
+    def progress(self) -> Progress:
+        """Averages since the last call."""
+        recent, self._sums = self._sums, []
+        aligned = [value for _, value in recent if value is not None]
+        action = float(np.mean([value for value, _ in recent])) if recent else float("nan")
+        return Progress(self.step, self.cpu_s, action, float(np.mean(aligned)) if aligned else None)
+
+    @torch.inference_mode()
+    def validate(self, labels: np.ndarray) -> tuple[float, float]:
+        """Mean tool or joint error on held-out labels in the contract's units, and how often language chooses right.
+
+        The second figure: among frames with several labels, the share of predictions that lie closer to
+        the chunk of their own instruction than to any other chunk of the frame.
+        """
+        predicted = np.concatenate([self._predict(labels[start : start + 128]) for start in range(0, len(labels), 128)])
+        truth = self.data.label_chunk[labels]
+        motion = slice(0, -1) if self._weight[-1] != 1.0 else slice(None)
+        error = float(np.abs(predicted - truth)[..., motion].mean())
+        right = []
+        frames = self.data.label_frame[labels]
+        for frame in np.unique(frames):
+            rows = np.flatnonzero(frames == frame)
+            if len(rows) < 2:
+                continue
+            distance = np.abs(predicted[rows][:, None] - truth[rows][None])[..., motion].mean((2, 3))
+            right.extend(distance.argmin(1) == np.arange(len(rows)))
+        return error, float(np.mean(right)) if right else float("nan")
+
+    def save_state(self, path: Path) -> None:
+        """All that a resumed run needs, written beside ``path`` and moved into place."""
+        state = {
+            "settings": repr(self.settings),
+            "step": self.step,
+            "cpu_s": self.cpu_s,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "projector": self.projector.state_dict() if self.projector else {},
+            "optimizers": self._optimizers.state_dict(),
+            "sampler": self._sampler.state,
+            "sums": self._sums,
+        }
+        fresh = path.with_suffix(".new")
+        torch.save(state, fresh)
+        os.replace(fresh, path)
+
+    def load_state(self, path: Path) -> bool:
+        """Resume from :meth:`save_state`; False when there is none.
+
+        Raises:
+            ValueError: it belongs to a run with other settings.
+        """
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=True)  # tensors and plain values only: no code is unpickled
+        if state["settings"] != repr(self.settings):
+            raise ValueError(f"{path}: belongs to a run with other settings; choose another --out, or delete it to start anew")
+        self.step, self.cpu_s, self._sums = state["step"], state["cpu_s"], state["sums"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        if self.projector:
+            self.projector.load_state_dict(state["projector"])
+        self._optimizers.load_state_dict(state["optimizers"])
+        self._sampler.state = state["sampler"]
+        return True
+
+    def _alignment(self, tokens: Tensor, frames: np.ndarray) -> Tensor:
+        features = torch.from_numpy(np.ascontiguousarray(self._targets[frames])).float()
+        target = prepare_target(features, self.model.config.grid, self.settings.alignment.position_scale)
+        return alignment_loss(self.projector(tokens), target.repeat_interleave(self.settings.labels_per_frame, 0))
+
+    def _predict(self, labels: np.ndarray) -> np.ndarray:
+        frames = self.data.label_frame[labels]
+        images = torch.from_numpy(self.data.images[frames])
+        actions, _ = self.average(images, self._states[frames], self._texts[self.data.label_text[labels]])
+        return self.normalisation.action.restore(actions.numpy())
+
+
+def every(count: int, action: Callable[[], None], step: int, last: int) -> None:
+    """Run ``action`` every ``count`` steps and at the last one; never when ``count`` is 0."""
+    if count and (step % count == 0 or step == last):
+        action()

@@ -1,0 +1,164 @@
+"""``ros2 run sf_training report``: Spatial Forcing beside its controls, over steps and over processor time, with the spread over seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sf_training.spatial_forcing.teachers import TEACHERS
+from sf_training.training.curves import Row, read_curves
+
+_COLOURS = {"none": "tab:grey", "pointmap": "tab:blue", "rgb": "tab:orange", "mean": "tab:green", "random": "tab:red"}
+_LABELS = {"none": "no SF", "pointmap": "SF (pointmap)", "rgb": "control rgb", "mean": "control mean", "random": "control random"}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare finished or running training runs that were evaluated in closed loop."""
+
+    runs: Path
+    """Directory of checkpoint directories, each with a report."""
+    out: Path
+    """Directory for study.csv, study.json and study.png."""
+    threshold: float = 0.85
+    """Success rate of the steps-to-reach table."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Closed-loop results of one run."""
+
+    teacher: str
+    seed: int
+    rows: tuple[Row, ...]
+
+    def reached(self, threshold: float) -> Row | None:
+        """First evaluation at or above ``threshold``."""
+        return next((row for row in self.rows if row.success is not None and row.success >= threshold), None)
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    curves = read_runs(arguments.runs)
+    if not curves:
+        sys.exit(f"report: {arguments.runs}: no run with a closed-loop evaluation; train with --evaluate-every")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    _write_csv(curves, arguments.out / "study.csv")
+    summary = summarise(curves, arguments.threshold)
+    (arguments.out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")
+    _plot(curves, arguments.threshold, arguments.out / "study.png")
+    _print(summary, arguments.threshold)
+
+
+def read_runs(folder: Path) -> list[Curve]:
+    """All runs below ``folder`` that hold closed-loop evaluations."""
+    curves = []
+    for path in sorted(folder.glob("*/report/training.json")):
+        settings = json.loads(path.read_text())["settings"]
+        rows = tuple(row for row in read_curves(path.with_name("curves.csv")) if row.success is not None)
+        if rows:
+            curves.append(Curve(settings["teacher"], settings["seed"], rows))
+    return curves
+
+
+def summarise(curves: list[Curve], threshold: float) -> dict:
+    """By teacher: seeds, success at every evaluated step, success at equal processor time, steps to reach ``threshold``."""
+    budget = min(curve.rows[-1].cpu_s for curve in curves)
+    summary = {"architecture": "nano: plain VLA, FiLM by text, no spatial attention", "threshold": threshold, "equal_cpu_s": budget, "teachers": {}}
+    for teacher, group in _by_teacher(curves).items():
+        steps = sorted({row.step for curve in group for row in curve.rows})
+        reached = [curve.reached(threshold) for curve in group]
+        summary["teachers"][teacher] = {
+            "seeds": [curve.seed for curve in group],
+            "episodes_per_evaluation": group[0].rows[0].episodes,
+            "success_by_step": {
+                str(step): [next((row.success for row in curve.rows if row.step == step), None) for curve in group] for step in steps
+            },
+            "success_at_equal_cpu": [_at_cpu(curve, budget) for curve in group],
+            "steps_to_threshold": [row.step if row else None for row in reached],
+            "cpu_s_to_threshold": [row.cpu_s if row else None for row in reached],
+            "cosine_at_end": [curve.rows[-1].cosine for curve in group],
+        }
+    return summary
+
+
+def _by_teacher(curves: list[Curve]) -> dict[str, list[Curve]]:
+    groups = defaultdict(list)
+    for curve in curves:
+        groups[curve.teacher].append(curve)
+    return {teacher: groups[teacher] for teacher in TEACHERS if teacher in groups}
+
+
+def _at_cpu(curve: Curve, budget: float) -> float:
+    return float(np.interp(budget, [0.0] + [row.cpu_s for row in curve.rows], [0.0] + [row.success for row in curve.rows]))
+
+
+def _write_csv(curves: list[Curve], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["teacher", "seed", "step", "cpu_s", "success", "episodes", "wrong_object", "validation_error", "validation_choice", "cosine"])
+        for curve in curves:
+            for row in curve.rows:
+                measured = (row.step, row.cpu_s, row.success, row.episodes, row.wrong_object, row.validation_error, row.validation_choice, row.cosine)
+                writer.writerow([curve.teacher, curve.seed, *measured])
+
+
+def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, constrained_layout=True)
+    for axis, name, label in ((axes[0], "step", "training steps"), (axes[1], "cpu_s", "processor time in training [s]")):
+        for teacher, group in _by_teacher(curves).items():
+            common = min(getattr(curve.rows[-1], name) for curve in group)
+            grid = np.array([row.step for row in group[0].rows]) if name == "step" else np.linspace(0, common, 40)
+            grid = np.concatenate([[0.0], grid[(grid <= common) & (grid > 0)]])
+            values = np.array([_interpolate(curve, name, grid) for curve in group])
+            axis.plot(grid, values.mean(0), color=_COLOURS[teacher], label=f"{_LABELS[teacher]} (n={len(group)})", linewidth=2)
+            axis.fill_between(grid, values.min(0), values.max(0), color=_COLOURS[teacher], alpha=0.15)
+        axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("closed-loop success")
+    axes[0].set_ylim(-0.02, 1.02)
+    axes[0].legend(loc="upper left", fontsize=8)
+    figure.suptitle("nano, plain VLA with FiLM: mean over seeds, band from worst to best seed")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
+    return np.interp(grid, [0.0] + [getattr(row, name) for row in curve.rows], [0.0] + [row.success for row in curve.rows])
+
+
+def _print(summary: dict, threshold: float) -> None:
+    table = Table(title="Spatial Forcing beside its controls (nano)")
+    for column in ("teacher", "seeds", "success at the last common step", f"at {summary['equal_cpu_s']:.0f} CPU-s", f"steps to {threshold:.0%}"):
+        table.add_column(column)
+    last = min(max(int(step) for step in entry["success_by_step"]) for entry in summary["teachers"].values())
+    for teacher, entry in summary["teachers"].items():
+        at_last = entry["success_by_step"].get(str(last), [])
+        table.add_row(
+            _LABELS[teacher],
+            ", ".join(map(str, entry["seeds"])),
+            "  ".join("-" if value is None else f"{value:.0%}" for value in at_last) + f"  (step {last})",
+            "  ".join(f"{value:.0%}" for value in entry["success_at_equal_cpu"]),
+            "  ".join("not reached" if step is None else str(step) for step in entry["steps_to_threshold"]),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
