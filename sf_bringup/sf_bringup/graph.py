@@ -1,0 +1,155 @@
+"""Which nodes make a journey, as plain data. ``launch/arm.launch.py`` and ``up.py`` both start what stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+
+from sf_policy_node.contract import ContractError, load_contract
+
+SIM_ROBOT = "sim_arm"  # the robot whose arm and cameras are a node of ours
+NO_POLICY = "none"
+
+Value = bool | int | float | str
+
+
+class GraphError(ValueError):
+    """An argument cannot be used; the message is one sentence with the values that can."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One ``name:=value`` argument of a starter. ``default`` gives the type too."""
+
+    name: str
+    default: Value
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node to start, as ``ros2 run package executable`` would."""
+
+    package: str
+    executable: str
+    name: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    lifecycle: bool = False  # a managed node; ours configure and activate themselves (parameter autostart)
+
+
+ARM_ARGUMENTS = (
+    Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
+    Argument("policy", "nano", "a policy of config/policies, the path of a checkpoint directory, or none"),
+    Argument("instruction", "", "what to do from the start; empty waits for one"),
+    Argument("seed", 0, "scene of the simulated arm"),
+    Argument("record", "", "directory for bags of what happens; empty records nothing"),
+    Argument("shadow", False, "predict, but send no commands to the arm", ("true", "false")),
+    Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible"),
+)
+
+
+def arm_graph(
+    robot: str = SIM_ROBOT,
+    policy: str = "nano",
+    instruction: str = "",
+    seed: int = 0,
+    record: str = "",
+    shadow: bool = False,
+    real_time_factor: float = 1.0,
+) -> list[NodeSpec]:
+    """Nodes of the run journey: the arm (when it is simulated), the policy, the executor and the recorder.
+
+    Raises:
+        GraphError: unknown robot or policy, a contract that does not load, or arguments that exclude each other.
+    """
+    contract_path = find_robot(robot)
+    checkpoint = find_policy(policy)
+    try:
+        contract = load_contract(contract_path)
+    except ContractError as error:
+        raise GraphError(str(error)) from None
+    simulated = contract.robot == SIM_ROBOT
+    if seed < 0:
+        raise GraphError(f"seed: {seed} is negative; give 0 or more")
+    if real_time_factor < 0:
+        raise GraphError(f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as fast as possible")
+    if instruction and checkpoint is None:
+        raise GraphError("instruction: policy:=none follows no instruction; name a policy or leave the instruction out")
+
+    common: dict[str, Value] = {"contract": str(contract_path), "use_sim_time": simulated}
+    nodes = []
+    if simulated:
+        arm = {"contract": str(contract_path), "seed": seed, "real_time_factor": float(real_time_factor), "depth": bool(record)}
+        nodes.append(NodeSpec("sf_bringup", "sim_arm", "sim_arm", arm))
+    nodes.append(NodeSpec("sf_policy_node", "chunk_executor", "chunk_executor", {**common, "shadow": shadow}, lifecycle=True))
+    if checkpoint is not None:
+        policy_parameters = {**common, "checkpoint": str(checkpoint), "instruction": instruction}
+        nodes.append(NodeSpec("sf_policy_node", "policy_node", "policy_node", policy_parameters, lifecycle=True))
+    if record:
+        nodes.append(NodeSpec("sf_training", "recorder", "recorder", {**common, "directory": str(Path(record).absolute())}))
+    return nodes
+
+
+def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS) -> dict[str, Value]:
+    """Values for every argument from words such as ``robot:=sim_arm``.
+
+    Raises:
+        GraphError: an unknown name, or a value of another type.
+    """
+    known = {argument.name: argument for argument in arguments}
+    values: dict[str, Value] = {argument.name: argument.default for argument in arguments}
+    for word in words:
+        name, assigned, text = word.partition(":=")
+        if not assigned or name not in known:
+            raise GraphError(f"{word!r} is not an argument; write name:=value with one of {', '.join(known)}")
+        values[name] = _parse_value(known[name], text)
+    return values
+
+
+def find_robot(robot: str) -> Path:
+    """Path of a contract from a robot's name or a path."""
+    return _find(robot, "robot", _config("robots"), {path.stem: path for path in sorted(_config("robots").glob("*.yaml"))}, Path.is_file)
+
+
+def find_policy(policy: str) -> Path | None:
+    """Checkpoint directory from a policy's name or a path; None for ``none``."""
+    if policy == NO_POLICY:
+        return None
+    shipped = {path.parent.name: path.parent for path in sorted(_config("policies").glob("*/config.json"))}
+    path = _find(policy, "policy", _config("policies"), shipped, Path.is_dir, (NO_POLICY,))
+    if not (path / "config.json").is_file():
+        raise GraphError(f"policy: {path} has no config.json, so it is not a checkpoint; give a directory that `train --out` has written")
+    return path
+
+
+def _find(given: str, what: str, folder: Path, shipped: dict[str, Path], exists, also: tuple[str, ...] = ()) -> Path:
+    if given in shipped:
+        return shipped[given]
+    path = Path(given).expanduser()
+    if "/" in given or path.suffix in (".yaml", ".yml"):
+        if exists(path):
+            return path.absolute()
+        raise GraphError(f"{what}: {path} does not exist; check the path")
+    known = ", ".join((*shipped, *also)) or "none yet"
+    raise GraphError(f"{what}: {given!r} is unknown; known are {known} (in {folder}), or give a path")
+
+
+def _config(kind: str) -> Path:
+    return Path(get_package_share_directory("sf_bringup")) / "config" / kind
+
+
+def _parse_value(argument: Argument, text: str) -> Value:
+    expected = type(argument.default)
+    if argument.choices and text.lower() not in argument.choices:
+        raise GraphError(f"{argument.name}: {text!r} is not one of {', '.join(argument.choices)}")
+    if expected is bool:
+        return text.lower() == "true"
+    try:
+        return expected(text)
+    except ValueError:
+        raise GraphError(f"{argument.name}: {text!r} is not a number like {argument.default}") from None

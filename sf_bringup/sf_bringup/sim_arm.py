@@ -1,0 +1,235 @@
+"""The simulated arm as a ROS node: what an arm under ros2_control and its camera drivers would offer.
+
+One thread does everything in turn (physics, rendering, messages), because the GL context belongs to a thread and
+so that the same inputs give the same simulation. Images are rendered only while somebody subscribes to them.
+Everything is stamped with simulated time, which it also publishes as /clock.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from sf_msgs.msg import TaskState
+from sf_msgs.srv import ResetScene
+from std_srvs.srv import SetBool
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_bringup import sim_messages
+from sf_bringup.pacing import FACTOR_WANTED, Pacer
+from sf_policy_node.contract import Camera, ContractError, load_contract
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.rendering import RenderingError
+from sf_training.simulation.trajectory_controller import TrajectoryRejected
+
+JOINT_STATE_PERIOD = 0.01  # s; also of /clock
+TASK_STATE_PERIOD = 0.1
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
+_CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class SimArm(Node):
+    """Parameters are declared in the constructor, each with its meaning.
+
+    Raises:
+        ContractError: the contract does not load.
+        RenderingError: no GL library works.
+        ValueError: a parameter or the contract asks for what the simulated arm does not have.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("sim_arm")
+        declare = self._declare
+        contract = load_contract(declare("contract", "", "path of the robot contract"))
+        seed = declare("seed", 0, "scene at the start", IntegerRange(from_value=0, to_value=2**62, step=1))
+        cubes = declare("cubes", 0, "1 to 3; 0 lets the seed choose", IntegerRange(from_value=0, to_value=3, step=1))
+        jitter = declare("camera_jitter_m", 0.06, "standard deviation of the scene camera's place", _span(0.0, 1.0))
+        self._with_depth = declare("depth", False, "publish 32FC1 depth images")
+        factor = declare("real_time_factor", 1.0, "simulated seconds per second; 0 is as fast as possible", _span(0.0, 1000.0))
+        self._contract = contract
+        self._sim = ArmSim(contract, camera_jitter_m=jitter)
+        self._sim.reset(seed, cubes)
+        self._pacer = Pacer(factor)
+        self._paused = False
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+
+        self._clock_publisher = self.create_publisher(Clock, "/clock", _CLOCK)
+        self._joint_publisher = self.create_publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
+        self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
+        self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]
+        self.create_subscription(JointTrajectory, contract.command.topic, self._on_trajectory, 10)
+        self.create_service(ResetScene, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/pause", self._on_pause)
+        self.get_logger().info(f"simulated arm ready: {', '.join(self._sim.scene.colours)} cubes; try {self._sim.scene.instruction!r}")
+
+    def run(self) -> None:
+        """Simulate until the context is shut down."""
+        steps = round(JOINT_STATE_PERIOD / ArmSim.TIMESTEP)
+        frame_period = 1.0 / max(camera.rate_hz for camera in self._contract.cameras)
+        next_frame = next_task = 0.0
+        self._pacer.restart(self._sim.time)
+        try:
+            while rclpy.ok():
+                if self._paused:
+                    self._executor.spin_once(timeout_sec=0.1)
+                    continue
+                self._receive_until(self._sim.time + JOINT_STATE_PERIOD)
+                if self._paused:
+                    continue
+                self._sim.step(steps)
+                now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
+                self._publish_state()
+                if now >= next_task:
+                    self._publish_task()
+                    next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
+                if now >= next_frame:
+                    self._publish_images(late=-self._pacer.wait_s(self._sim.time) > frame_period)
+                    next_frame = (now // frame_period + 1) * frame_period
+                self._watch_speed()
+        except (ExternalShutdownException, KeyboardInterrupt):
+            pass
+
+    def summary(self) -> str:
+        """One sentence on the speed that was reached."""
+        return f"real-time factor {self._pacer.total(self._sim.time):.3f}, {self._pacer.frames_dropped} frames dropped"
+
+    def close(self) -> None:
+        """Free the GL contexts and the node."""
+        self._executor.shutdown()
+        self._sim.close()
+        self.destroy_node()
+
+    def _declare(self, name: str, default, description: str, span=None):
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        if isinstance(span, IntegerRange):
+            descriptor.integer_range = [span]
+        elif span is not None:
+            descriptor.floating_point_range = [span]
+        return self.declare_parameter(name, default, descriptor).value
+
+    def _receive_until(self, simulated: float) -> None:
+        """Answer messages until ``simulated`` is due; at least once, so that a slow machine still listens."""
+        while True:
+            wait = self._pacer.wait_s(simulated)
+            self._executor.spin_once(timeout_sec=max(wait, 0.0))
+            if self._paused or self._pacer.wait_s(simulated) <= 0:
+                return
+
+    def _publish_state(self) -> None:
+        stamp = sim_messages.to_stamp(self._sim.time)
+        self._clock_publisher.publish(Clock(clock=stamp))
+        positions, velocities = self._sim.joint_positions(), self._sim.joint_velocities()
+        self._joint_publisher.publish(sim_messages.joint_state(stamp, self._contract.command_joints, positions, velocities))
+
+    def _publish_task(self) -> None:
+        self._task_publisher.publish(sim_messages.task_state(self._sim.time, self._contract.base_frame, self._sim.task_state()))
+
+    def _publish_images(self, late: bool) -> None:
+        wanted = [camera for camera in self._cameras if camera.wanted()]
+        if late and wanted:  # time goes on for the arm; a camera driver under load loses frames too
+            self._pacer.frames_dropped += 1
+            return
+        stamp = sim_messages.to_stamp(self._sim.time)
+        for camera in wanted:
+            camera.publish(self._sim, stamp)
+
+    def _watch_speed(self) -> None:
+        self._pacer.give_up_lag(self._sim.time)
+        reached = self._pacer.reached(self._sim.time)
+        if reached is not None and reached < FACTOR_WANTED * self._pacer.factor:
+            dropped = self._pacer.frames_dropped
+            self.get_logger().warning(
+                f"real-time factor {reached:.2f} of {self._pacer.factor:g}, {dropped} frames dropped: the machine is busy"
+            )
+
+    def _on_trajectory(self, message: JointTrajectory) -> None:
+        try:
+            self._sim.controller.accept(sim_messages.to_trajectory(message), self._sim.time)
+        except TrajectoryRejected as error:
+            self.get_logger().warning(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        try:
+            scene = self._sim.reset(request.seed, request.cubes)
+        except ValueError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.instruction, response.target, response.colours = (
+            True,
+            scene.instruction,
+            scene.target,
+            list(scene.colours),
+        )
+        self._publish_state()
+        self._publish_task()
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if request.data and not self._paused:
+            self._pacer.pause(self._sim.time)
+        elif self._paused and not request.data:
+            self._pacer.restart(self._sim.time)
+        self._paused = request.data
+        response.success, response.message = True, "paused" if request.data else "running"
+        return response
+
+
+class _CameraPublishers:
+    """The topics of one camera."""
+
+    def __init__(self, node: Node, camera: Camera, with_depth: bool) -> None:
+        if camera.transport != "raw":
+            raise ValueError(f"cameras.{camera.name}.transport: the simulated arm publishes raw images only, set it to raw")
+        self._camera = camera
+        self._image = node.create_publisher(Image, camera.topic, qos_profile_sensor_data)
+        info, depth = camera.info_topic, camera.depth_topic if with_depth else None
+        self._info = node.create_publisher(CameraInfo, info, qos_profile_sensor_data) if info else None
+        self._depth = node.create_publisher(Image, depth, qos_profile_sensor_data) if depth else None
+
+    def wanted(self) -> bool:
+        """True when anybody subscribes to this camera."""
+        return any(publisher is not None and publisher.get_subscription_count() for publisher in (self._image, self._info, self._depth))
+
+    def publish(self, sim: ArmSim, stamp) -> None:
+        """Render what is subscribed to and publish it."""
+        name, frame = self._camera.name, self._camera.frame
+        if self._image.get_subscription_count():
+            self._image.publish(sim_messages.image(stamp, frame, "rgb8", sim.render(name)))
+        if self._depth is not None and self._depth.get_subscription_count():
+            self._depth.publish(sim_messages.image(stamp, frame, "32FC1", sim.depth(name)))
+        if self._info is not None:
+            self._info.publish(sim_messages.camera_info(stamp, frame, self._camera.width, self._camera.height, sim.intrinsics(name)))
+
+
+def _span(low: float, high: float) -> FloatingPointRange:
+    return FloatingPointRange(from_value=low, to_value=high, step=0.0)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``ros2 run sf_bringup sim_arm``; returns the exit code."""
+    rclpy.init(args=args)
+    try:
+        node = SimArm()
+    except (ContractError, RenderingError, ValueError, rclpy.exceptions.ParameterException) as error:
+        print(f"sim_arm: {error}", file=sys.stderr)
+        return 1
+    except (ExternalShutdownException, KeyboardInterrupt):
+        return 0
+    try:
+        node.run()
+        print(f"sim_arm: {node.summary()}")
+    finally:
+        node.close()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Starts the graph of a journey as processes: ``python3 -m sf_bringup.up robot:=sim_arm policy:=nano``.
+
+The twin of ``launch/arm.launch.py`` for machines without ``launch``: same graph, same arguments. Ctrl-C stops all
+nodes; a node that ends by itself stops the others and gives a non-zero exit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from honcho.manager import Manager
+from honcho.printer import Message, Printer
+
+from sf_bringup.graph import ARM_ARGUMENTS, Argument, GraphError, NodeSpec, arm_graph, parse_arguments
+
+LAST_LINES = 8
+_STOPPING = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))  # signal, seconds until the next one
+
+
+class UpError(RuntimeError):
+    """The graph cannot be started; one sentence."""
+
+
+def command_line(spec: NodeSpec) -> list[str]:
+    """What ``ros2 run`` would execute for this node.
+
+    Raises:
+        UpError: the package or the executable is not installed.
+    """
+    try:
+        executable = Path(get_package_prefix(spec.package)) / "lib" / spec.package / spec.executable
+    except PackageNotFoundError:
+        raise UpError(f"package {spec.package} is not on AMENT_PREFIX_PATH; source install/setup.bash") from None
+    if not executable.is_file():
+        raise UpError(f"{spec.package} has no executable {spec.executable}; build the workspace with colcon")
+    words = [str(executable), "--ros-args", "-r", f"__node:={spec.name}"]
+    for name, value in spec.parameters.items():
+        words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
+    for old, new in spec.remappings:
+        words += ["-r", f"{old}:={new}"]
+    return words
+
+
+class NodeManager(Manager):
+    """honcho's process manager, stopping nodes with the signals they know and remembering who ended first.
+
+    Args:
+        output: where the nodes' lines go, each with its node's name.
+    """
+
+    def __init__(self, output=sys.stdout) -> None:
+        self._printer_with_tails = _TailPrinter(output)
+        super().__init__(self._printer_with_tails)
+        self.ended: str | None = None  # the node that ended by itself
+        self.killed: list[str] = []  # nodes that had to be killed
+
+    def add_node(self, spec: NodeSpec, environment: Mapping[str, str]) -> None:
+        """Register a node; :meth:`loop` starts it."""
+        # exec: the shell becomes the node, so the process id that is printed and signalled is the node's own.
+        self.add_process(spec.name, f"exec {shlex.join(command_line(spec))}", env=dict(environment))
+
+    def run(self) -> int:
+        """Start all nodes and block until all have ended. 0 when asked to stop by SIGINT, SIGTERM or SIGHUP, else 1."""
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # a closed terminal leaves no orphans
+        self.loop()
+        if self.ended is not None:
+            code = self._processes[self.ended]["returncode"]
+            self._system_print(f"{self.ended} {_describe_end(code)}, so everything was stopped; its last lines:\n")
+            for line in self._printer_with_tails.tails[self.ended]:
+                self._system_print(f"  {line}\n")
+            return 1
+        if self.killed:
+            self._system_print(f"{', '.join(self.killed)} did not stop when asked and had to be killed\n")
+            return 1
+        return 0
+
+    def terminate(self) -> None:
+        """Stop all nodes: SIGINT, then SIGTERM, then SIGKILL for those that are left."""
+        if self._terminating:
+            return
+        self._terminating = True
+        self.ended = next((name for name, process in self._processes.items() if "returncode" in process), None)
+        threading.Thread(target=self._stop_all, daemon=True).start()
+
+    def kill(self) -> None:
+        """Nothing: honcho calls this five seconds after the first node ended; :meth:`terminate` has its own patience."""
+
+    def _stop_all(self) -> None:
+        pause = threading.Event()
+        for number, patience in _STOPPING:
+            waited, signalled = 0.0, set()
+            while waited < patience:
+                left = [(name, process.get("pid")) for name, process in self._processes.items() if "returncode" not in process]
+                if not left:
+                    return
+                for name, pid in left:
+                    if pid is not None and name not in signalled:  # without a pid it is just being started
+                        signalled.add(name)
+                        if number == signal.SIGKILL:
+                            self.killed.append(name)
+                        _signal_group(pid, number)
+                pause.wait(0.05)
+                waited += 0.05
+
+
+class _TailPrinter(Printer):
+    """honcho's printer, keeping the last lines of each node."""
+
+    def __init__(self, output) -> None:
+        super().__init__(output)
+        self.tails: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
+
+    def write(self, message: Message) -> None:
+        text = message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else message.data
+        self.tails[message.name].extend(text.splitlines())
+        super().write(message)
+
+
+def start_environment() -> dict[str, str]:
+    """Environment of the nodes: this one's, with output that appears line by line."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if sys.stdout.isatty():
+        environment.setdefault("RCUTILS_COLORIZED_OUTPUT", "1")
+    return environment
+
+
+def usage(program: str, arguments: Sequence[Argument]) -> str:
+    """Help text with all arguments."""
+    lines = [f"usage: {program} [name:=value ...]", "", "arguments:"]
+    for argument in arguments:
+        default = str(argument.default).lower() if isinstance(argument.default, bool) else repr(argument.default)
+        lines.append(f"  {argument.name:<18}{argument.description} (default {default})")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Start the arm's graph; returns the exit code."""
+    words = sys.argv[1:] if words is None else list(words)
+    if {"--help", "-h"} & set(words):
+        print(usage("python3 -m sf_bringup.up", ARM_ARGUMENTS))
+        return 0
+    manager, environment = NodeManager(), start_environment()
+    try:
+        for spec in arm_graph(**parse_arguments(words)):
+            manager.add_node(spec, environment)
+    except (GraphError, UpError) as error:
+        print(f"up: {error}", file=sys.stderr)
+        if isinstance(error, GraphError) and "is not an argument" in str(error):
+            print(usage("python3 -m sf_bringup.up", ARM_ARGUMENTS), file=sys.stderr)
+        return 2
+    return manager.run()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)  # each node leads its own session, so that its children get the signal too
+    except ProcessLookupError:
+        pass
+
+
+def _describe_end(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
