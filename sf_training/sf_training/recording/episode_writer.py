@@ -65,7 +65,8 @@ class EpisodeWriter:
             free = shutil.disk_usage(directory).free
             if free < MIN_FREE_BYTES:
                 raise EpisodeWriteError(
-                    f"{self._final}: only {free / 1e6:.0f} MB free, an episode needs at least {MIN_FREE_BYTES / 1e6:.0f} MB; free some disk space"
+                    f"{self._final}: only {free / 1e6:.0f} MB are free, an episode needs at least {MIN_FREE_BYTES / 1e6:.0f} MB; "
+                    "free some disk space"
                 )
             if self._final.exists():
                 raise EpisodeWriteError(f"{self._final}: exists already; choose another name or directory")
