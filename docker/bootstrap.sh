@@ -201,15 +201,16 @@ make_venv() {
     echo "$kind" >"$stamps/kind"
 }
 
-pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off -c "$here/constraints.txt" "$@"; }
+pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
 
 install_torch() {
     # Alone and first: what follows then finds it installed and cannot choose another build of it.
-    pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' "$here/constraints.txt")"
+    # Without its own constraint, or pip calls a version that it cannot find a conflict.
+    pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c <(grep -v '^torch==' "$here/constraints.txt") "$torch"
 }
 
 install_requirements() {
-    pip_install -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
+    pip_install -c "$here/constraints.txt" -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
     pip_install --no-deps -r "$here/requirements-no-deps.txt" || return
     local name
     for name in torchvision timm; do
@@ -222,7 +223,7 @@ install_requirements() {
 }
 
 install_ros_wheels() {
-    pip_install -r "$here/requirements-ros.txt" || return
+    pip_install -c "$here/constraints.txt" -r "$here/requirements-ros.txt" || return
     "$venv/bin/python" "$here/fix_ros_wheels.py"
 }
 
@@ -249,8 +250,9 @@ if [ $check = no ] && [ ! -e "$stamps/packages" ]; then enough_disk; fi
 system_packages
 key_venv=$(echo "$kind $root" | hash_of)
 step venv "virtual environment with Python $(version_of "$python")" "$key_venv" "$stamps/venv" make_venv
-key=$(echo "$key_venv ${TORCH_INDEX_URL:-} $(grep '^torch==' "$here/constraints.txt")" | hash_of)
-step torch "PyTorch, $(grep '^torch==' "$here/constraints.txt")" "$key" "$stamps/torch" install_torch
+torch=$(grep '^torch==' "$here/constraints.txt")
+key=$(echo "$key_venv ${TORCH_INDEX_URL:-} $torch" | hash_of)
+step torch "PyTorch, $torch" "$key" "$stamps/torch" install_torch
 key=$(echo "$key" | hash_of - "$here/constraints.txt" "$here/requirements.txt" "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt")
 step packages "packages of docker/requirements.txt" "$key" "$stamps/packages" install_requirements
 if [ -z "$ros" ]; then
