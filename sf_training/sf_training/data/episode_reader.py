@@ -142,16 +142,21 @@ class EpisodeReader:
         if self.topics[topic] in _UNSTAMPED:
             return log_time
         # All other types of an episode begin with a std_msgs/Header, and that with its stamp.
-        seconds, nanosec = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
+        try:
+            seconds, nanosec = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
+        except struct.error as error:
+            raise self._unreadable(topic, error) from None
         return seconds * 1_000_000_000 + nanosec or log_time
 
     def _deserialize(self, topic: str, data: bytes) -> object:
         try:
             return messages.deserialize(data, self.topics[topic])
         except (SerdeError, KeyError) as error:
-            raise BagError(
-                f"{self._file}: {topic}: a {self.topics[topic]} cannot be read ({error}); it was recorded with other message definitions"
-            ) from None
+            raise self._unreadable(topic, error) from None
+
+    def _unreadable(self, topic: str, error: Exception) -> BagError:
+        what = f"{self._file}: {topic}: a {self.topics[topic]} cannot be read ({error})"
+        return BagError(f"{what}; it was recorded with other message definitions: install those that the recorder had, or record again")
 
     def _decoded(self, decode, *fields, **options) -> np.ndarray:
         try:
