@@ -1,0 +1,153 @@
+"""The time line: newest image at or before, budgets, the grid, and nothing from the future."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_episodes import tiny_contract
+
+from sf_training.data.alignment import JointStream, align_cameras, nearest
+
+CONTRACT = tiny_contract()  # step 100 ms, skew 50 ms, age 250 ms
+MS = 1_000_000
+
+
+def ms(*times):
+    return np.array(times, np.int64) * MS
+
+
+def joint_stream(stamps, rows, names=("a", "b"), wanted=("a", "b")):
+    return JointStream(stamps, [SimpleNamespace(name=list(names), position=list(row)) for row in rows], wanted)
+
+
+def test_equal_rates_give_every_frame():
+    seen = align_cameras([ms(0, 100, 200), ms(0, 100, 200)], CONTRACT)
+    assert seen.indices.tolist() == [[0, 0], [1, 1], [2, 2]] and seen.stamps.tolist() == ms(0, 100, 200).tolist()
+
+
+def test_rounding_of_stamps_does_not_shift_the_grid():
+    jitter = np.array([0, 1, -1, 1, 0], np.int64)
+    stamps = ms(0, 100, 200, 300, 400) + jitter
+    assert align_cameras([stamps, stamps], CONTRACT).indices[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_thirty_hertz_is_thinned_to_the_step():
+    stamps = np.round(np.arange(31) * 1e9 / 30).astype(np.int64)
+    seen = align_cameras([stamps, stamps], CONTRACT)
+    assert seen.indices[:, 0].tolist() == list(range(0, 31, 3))
+
+
+def test_a_later_camera_is_waited_for_rather_than_taken_stale():
+    """The second camera stamps 1 ms later: the pair of one exposure is used, not one new and one old image."""
+    first = ms(0, 100, 200, 300)
+    seen = align_cameras([first, first + MS], CONTRACT)
+    assert seen.indices.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert seen.stamps.tolist() == first.tolist() and seen.complete.tolist() == (first + MS).tolist()
+
+
+def test_skew_beyond_the_budget_is_not_used():
+    seen = align_cameras([ms(0, 100, 200, 300), ms(0, 151, 300)], CONTRACT)
+    # at 100 the newest of the second camera is of 0; at 151 it is 51 ms after the first's; at 200 it is 49 ms before
+    assert seen.indices.tolist() == [[0, 0], [2, 1], [3, 2]]
+
+
+def test_a_camera_that_stops_ends_the_observations():
+    seen = align_cameras([ms(*range(0, 1000, 100)), ms(0, 100, 200)], CONTRACT)
+    assert seen.stamps.tolist() == ms(0, 100, 200).tolist()
+
+
+def test_messages_out_of_order_and_twice():
+    seen = align_cameras([ms(100, 0, 0, 200), ms(0, 200, 100)], CONTRACT)
+    assert seen.indices[:, 1].tolist() == [0, 2, 1] and seen.indices[1:, 0].tolist() == [0, 3]
+
+
+def test_only_labelled_observations_are_used():
+    stamps = ms(*range(0, 300, 33))
+    seen = align_cameras([stamps, stamps], CONTRACT, only_stamps=ms(33, 132, 231))
+    assert seen.stamps.tolist() == ms(33, 132, 231).tolist()
+    assert len(align_cameras([stamps, stamps], CONTRACT, only_stamps=ms(10_000)).stamps) == 0
+
+
+def test_no_image_of_one_camera():
+    assert len(align_cameras([ms(0, 100), ms()], CONTRACT).stamps) == 0
+
+
+def test_joints_are_interpolated_at_the_image():
+    stream = joint_stream(ms(0, 10, 20), [[0, 0], [1, 10], [2, 20]])
+    np.testing.assert_allclose(stream.measured(ms(5, 15), ms(50, 50), 100 * MS), [[0.5, 5], [1.5, 15]])
+
+
+def test_joints_use_nothing_that_was_not_known_yet():
+    stream = joint_stream(ms(0, 10), [[0, 0], [1, 10]])
+    np.testing.assert_allclose(stream.measured(ms(5), ms(9), 100 * MS), [[0, 0]])
+    np.testing.assert_allclose(stream.measured(ms(5), ms(10), 100 * MS), [[0.5, 5]])
+
+
+def test_stale_joints_are_unknown():
+    stream = joint_stream(ms(0, 1000), [[0, 0], [1, 1]])
+    assert np.isnan(stream.measured(ms(-1, 101), ms(200, 200), 100 * MS)).all()
+    assert np.isfinite(stream.measured(ms(100), ms(200), 100 * MS)).all()
+
+
+def test_joints_in_any_order_and_in_parts():
+    messages = [SimpleNamespace(name=["b", "x", "a"], position=[2.0, 9.0, 1.0]), SimpleNamespace(name=["b"], position=[4.0])]
+    stream = JointStream(ms(0, 10), messages, ("a", "b"))
+    np.testing.assert_allclose(stream.held(ms(0, 10)), [[1, 2], [1, 4]])
+    with pytest.raises(ValueError, match="joint c, d is never named"):
+        JointStream(ms(0, 10), messages, ("a", "c", "d"))
+
+
+def test_a_command_holds_until_the_next():
+    stream = joint_stream(ms(100, 200), [[1, 1], [2, 2]])
+    assert stream.held(ms(100, 199, 200, 900))[:, 0].tolist() == [1, 1, 2, 2]
+    assert np.isnan(stream.held(ms(99))).all()
+
+
+def test_nearest_in_any_order():
+    assert nearest(ms(200, 0, 100), ms(-5, 60, 149, 151, 900)).tolist() == [1, 2, 2, 0, 0]
+
+
+def stream_stamps(low=1, high=80):
+    """Rising stamps with gaps of ``low`` to ``high`` ms."""
+    return st.lists(st.integers(low, high), min_size=1, max_size=40).map(lambda gaps: ms(*np.cumsum(gaps)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(stream_stamps(), min_size=1, max_size=3))
+def test_every_observation_is_what_a_robot_could_have_seen(cameras):
+    seen = align_cameras(cameras, CONTRACT)
+    assert (np.diff(seen.complete) > 0).all()
+    for row, stamp, complete in zip(seen.indices, seen.stamps, seen.complete, strict=True):
+        images = [stamps[index] for stamps, index in zip(cameras, row, strict=True)]
+        assert min(images) == stamp and max(images) == complete and complete - stamp <= 50 * MS
+        for stamps, image in zip(cameras, images, strict=True):
+            assert image == stamps[stamps <= complete].max(), "a newer image was there"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(stream_stamps(), min_size=1, max_size=3), stream_stamps(1, 10), st.integers(0, 3000), st.data())
+def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, data):
+    """Replace everything after ``now`` by something else: observations of the past stay, with their joints."""
+    now = now_ms * MS
+    others = [np.concatenate([stamps[stamps <= now], now + data.draw(stream_stamps())]) for stamps in cameras]
+    values = np.arange(len(joints), dtype=float)[:, None]
+    later = now + data.draw(stream_stamps(1, 10))
+    stream = joint_stream(joints, values, ("a",), ("a",))
+    other_joints = np.concatenate([joints[joints <= now], later])
+    other_values = np.concatenate([values[joints <= now], np.full((len(later), 1), 777.0)])
+    other_stream = joint_stream(other_joints, other_values, ("a",), ("a",))
+
+    def past(cameras, stream):
+        seen = align_cameras(cameras, CONTRACT)
+        measured = stream.measured(seen.stamps, seen.complete, 100 * MS)
+        start = seen.complete[0] if len(seen.complete) else 0
+        closed = start + ((seen.complete - start + 50 * MS) // (100 * MS)) * 100 * MS + 50 * MS <= now  # its cell of the grid has ended
+        return [
+            (tuple(row), stamp, tuple(joint))
+            for row, stamp, joint, done in zip(seen.indices, seen.stamps, measured, closed, strict=True)
+            if done
+        ]
+
+    np.testing.assert_equal(past(others, other_stream), past(cameras, stream))

@@ -1,0 +1,234 @@
+"""Bags to training arrays: values, labels in every action space, cache, and the errors."""
+
+import numpy as np
+import pinocchio
+import pytest
+from synthetic_episodes import (
+    HEIGHT,
+    START,
+    STEP,
+    WIDTH,
+    expert_answer,
+    joints_at,
+    open_writer,
+    picture,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
+
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
+from sf_training.data.dataset import BagError, load_dataset
+from sf_training.data.split import split_episodes
+from sf_training.data.statistics import STD_FLOOR, ColumnStatistics
+from sf_training.recording import messages
+
+SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def contract():
+    return tiny_contract()
+
+
+def load(bags, contract, **options):
+    return load_dataset(bags, contract, **{"size": SIZE, "workers": 1, "progress": False} | options)
+
+
+def test_arrays_hold_what_was_recorded(tmp_path, contract):
+    bags = [write_episode(tmp_path, contract, name, frames=frames) for name, frames in (("a", 3), ("b", 2))]
+    data = load(bags, contract)
+    assert data.images.shape == (5, 2, 3, SIZE, SIZE) and data.depth.shape == (5, 2, SIZE, SIZE)
+    assert data.images.dtype == np.uint8 and data.depth.dtype == np.float16
+    for row, frame in enumerate([0, 1, 2, 0, 1]):
+        images = {camera.name: picture(frame, index) for index, camera in enumerate(contract.cameras)}
+        np.testing.assert_array_equal(data.images[row], prepare(images, contract.camera_names, SIZE))
+        np.testing.assert_array_equal(data.depth[row, 1], prepare_depth(np.full((HEIGHT, WIDTH), 1.0 + frame), SIZE))
+        np.testing.assert_allclose(data.joint_positions[row], joints_at(START + frame * STEP), atol=1e-6)
+        np.testing.assert_allclose(data.camera_poses[row, 1, :3, 3], [1.0, 0.0, frame])
+        np.testing.assert_allclose(data.camera_poses[row, 1, :3, :3], np.diag([-1.0, 1.0, -1.0]), atol=1e-6)
+    np.testing.assert_allclose(data.stamps, START + np.array([0, 1, 2, 0, 1]) * STEP)
+    matrix = np.array([[20.0, 0, WIDTH / 2], [0, 20.0, HEIGHT / 2], [0, 0, 1]])
+    np.testing.assert_allclose(data.intrinsics[4, 0], prepare_intrinsics(matrix, WIDTH, HEIGHT, SIZE))
+    assert data.episode.tolist() == [0, 0, 0, 1, 1]
+    assert [(entry.name, entry.frames, entry.outcome) for entry in data.episodes] == [("a", 3, "success"), ("b", 2, "success")]
+
+
+def test_expert_answers_become_contrastive_pairs(tmp_path, contract):
+    data = load([write_episode(tmp_path, contract, name, frames=2) for name in "ab"], contract)
+    assert data.pair_frame.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert data.instructions == ["pick the red cube", "pick the green cube"]
+    assert data.pair_instruction.tolist() == [0, 1] * 4
+    assert data.pair_target.shape == (8, 8, 4) and data.pair_target[:, 0, 0].tolist() == [0, 10, 1, 11, 0, 10, 1, 11]
+    assert data.pairs_of([1]).tolist() == [4, 5, 6, 7] and data.frames_of([1]).tolist() == [2, 3]
+
+
+def test_frames_without_an_answer_are_left_out(tmp_path, contract):
+    with open_writer(tmp_path, contract) as writer:
+        for frame in range(9):  # 30 Hz, answers at 10 Hz, between the frames that the grid would choose
+            stamp = START + frame / 30
+            write_cameras(writer, contract, frame, stamp)
+            write_joints(writer, contract, "joint_states", stamp, joints_at(stamp))
+            if frame % 3 == 1:
+                chunk = expert_answer(contract, stamp, "pick", frame)
+                writer.write("/expert/action_chunk", messages.action_chunk(chunk), messages.nanoseconds(stamp))
+        data = load([writer.finish("success")], contract)
+    assert data.pair_target[:, 0, 0].tolist() == [1, 4, 7] and data.depth[:, 0, 0, 0].tolist() == [2, 5, 8]
+
+
+ROTATION = {"names": ["x", "y", "z", "rx", "ry", "rz", "gripper"], "tool_orientation": None}
+ARM = [f"joint{n}" for n in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("space", "changes"),
+    [
+        ("ee_delta", {}),
+        ("ee_delta", ROTATION),
+        ("ee_pose", ROTATION),
+        ("joint_position", {"names": [*ARM, "gripper"]}),
+        ("joint_delta", {"names": ["gripper", *ARM]}),
+    ],
+)
+def test_operator_commands_become_targets(tmp_path, space, changes):
+    contract = tiny_contract(action={"space": space, "horizon": 3} | changes)
+    data = load([write_episode(tmp_path, contract, frames=5, labels="operator")], contract)
+    kinematics = Kinematics(contract)
+    last = START + 4 * STEP + 4 * STEP / 5  # the last command
+    assert data.pair_frame.tolist() == [0, 1, 2, 3, 4] and data.instructions == ["pick the red cube"]
+    for frame in range(5):
+        stamp = START + frame * STEP
+        measured = joints_at(stamp)
+        start = kinematics.forward(measured[:6])
+        for row in range(3):
+            commanded = joints_at(min(stamp + (row + 1) * STEP, last) + 0.05)
+            pose = kinematics.forward(commanded[:6])
+            place, turn = {
+                "ee_delta": (pose.position - start.position, pose.rotation @ start.rotation.T),
+                "ee_pose": (pose.position, pose.rotation),
+            }.get(space, (None, None))
+            columns = dict(zip(ARM, commanded[:6] - (measured[:6] if space == "joint_delta" else 0), strict=True))
+            if place is not None:
+                columns = dict(zip(("x", "y", "z", "rx", "ry", "rz"), [*place, *pinocchio.log3(turn)], strict=True))
+            columns["gripper"] = commanded[6] / 0.035
+            expected = [columns[name] for name in contract.action.names]
+            np.testing.assert_allclose(data.pair_target[frame, row], expected, atol=1e-5)
+
+
+def test_without_depth_poses_and_camera_info(tmp_path, contract):
+    with open_writer(tmp_path, contract) as writer:
+        for camera in contract.cameras:
+            writer.write(camera.topic, messages.image(START, "c", picture(0, 0)), 1)
+        write_joints(writer, contract, "joint_states", START, joints_at(START))
+        write_joints(writer, contract, "/teleop/joint_command", START, joints_at(START))
+        write_joints(writer, contract, "/teleop/joint_command", START + 0.1, joints_at(START))
+        bag = writer.finish("success")
+    data = load([bag], contract)
+    assert np.isnan(data.depth).all() and np.isnan(data.camera_poses).all() and np.isnan(data.intrinsics).all()
+    assert load([bag], contract, depth=False).depth is None
+
+
+def test_only_wanted_outcomes_are_read(tmp_path, contract):
+    bags = [write_episode(tmp_path, contract, outcome, frames=1, outcome=outcome) for outcome in ("success", "failure", "discarded")]
+    assert [entry.name for entry in load(bags, contract).episodes] == ["success"]
+    assert [entry.name for entry in load(bags, contract, outcomes=("success", "failure")).episodes] == ["success", "failure"]
+    with pytest.raises(BagError, match="none of 1 episodes has the outcome success; record some, or ask for other outcomes"):
+        load(bags[1:2], contract)
+
+
+def test_the_cache_gives_the_same_arrays_and_is_not_built_twice(tmp_path, contract, monkeypatch):
+    bags = [write_episode(tmp_path / "bags", contract, name, frames=3) for name in "ab"]
+    in_memory, first = load(bags, contract), load(bags, contract, cache=tmp_path / "cache")
+    monkeypatch.setattr("sf_training.data.dataset.load_episode", lambda *_, **__: pytest.fail("decoded again"))
+    second = load(bags, contract, cache=tmp_path / "cache")
+    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
+    for field in ("images", "depth", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode", "pair_frame", "pair_target"):
+        np.testing.assert_array_equal(getattr(in_memory, field), getattr(first, field))
+        np.testing.assert_array_equal(getattr(in_memory, field), getattr(second, field))
+    assert second.instructions == in_memory.instructions and second.episodes == in_memory.episodes
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_the_cache_is_rebuilt_when_what_it_depends_on_changes(tmp_path, contract):
+    bag = write_episode(tmp_path / "bags", contract, "a", frames=1)
+    load([bag], contract, cache=tmp_path / "cache")
+    load([bag], contract, cache=tmp_path / "cache", size=SIZE + 1)
+    load([bag], contract, cache=tmp_path / "cache", depth=False)
+    load([write_episode(tmp_path / "bags", contract, "b", frames=2)], contract, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    for folder in (tmp_path / "cache").iterdir():
+        (folder / "images.npy").write_bytes(b"junk")
+    with pytest.raises(BagError, match=r"cache cannot be read .*; delete this folder"):
+        load([bag], contract, cache=tmp_path / "cache")
+
+
+def test_an_error_leaves_no_half_built_cache(tmp_path, contract):
+    bags = [write_episode(tmp_path, contract, "good"), write_episode(tmp_path, contract, "bad", labels="none")]
+    with pytest.raises(BagError, match=r"bad: holds nothing to learn: no message on /expert/action_chunk or /teleop/joint_command"):
+        load(bags, contract, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_arrays(tmp_path, contract):
+    bags = [write_episode(tmp_path, contract, f"e{n}", frames=n % 3 + 1) for n in range(9)]
+    alone, together = load(bags, contract), load(bags, contract, workers=2)
+    np.testing.assert_array_equal(alone.images, together.images)
+    np.testing.assert_array_equal(alone.pair_target, together.pair_target)
+    write_episode(tmp_path, contract, "wrong", labels="none")
+    with pytest.raises(BagError, match="wrong: holds nothing to learn"):
+        load([*bags, tmp_path / "wrong"], contract, workers=2)
+
+
+def test_bad_episodes_are_named(tmp_path, contract):
+    with open_writer(tmp_path, contract, "stale") as writer:
+        write_cameras(writer, contract, 0, START)
+        write_joints(writer, contract, "joint_states", START + 5, joints_at(START))
+        stale = writer.finish("success")
+    with pytest.raises(BagError, match=r"stale: holds no usable observation: 1 with all cameras within 0.05 s"):
+        load([stale], contract)
+    with open_writer(tmp_path, contract, "shape") as writer:
+        for index, camera in enumerate(contract.cameras):
+            writer.write(camera.topic, messages.image(START, "c", np.zeros((10 + index, 20, 3), np.uint8)), 1)
+        write_joints(writer, contract, "joint_states", START, joints_at(START))
+        writer.write("/expert/action_chunk", messages.action_chunk(expert_answer(contract, START, "pick", 0.0)), 1)
+        shape = writer.finish("success")
+    with pytest.raises(BagError, match=r"shape: /scene_camera/image_raw: image is 20x10, the contract says 32x24"):
+        load([shape], contract)
+    longer = tiny_contract(action={"horizon": 9})
+    with open_writer(tmp_path, contract, "horizon") as writer:
+        write_cameras(writer, contract, 0, START)
+        write_joints(writer, contract, "joint_states", START, joints_at(START))
+        writer.write("/expert/action_chunk", messages.action_chunk(expert_answer(longer, START, "pick", 0.0)), 1)
+        horizon = writer.finish("success")
+    with pytest.raises(BagError, match=r"horizon: expert chunk is ee_delta 9x4 \(x, y, z, gripper\), the contract says ee_delta 8x4"):
+        load([horizon], contract)
+
+
+def test_episodes_are_split_whole_and_always_the_same_way():
+    train, validation = split_episodes(20, validation=0.2, seed=3)
+    assert len(validation) == 4 and sorted([*train, *validation]) == list(range(20))
+    assert split_episodes(20, 0.2, 3)[1].tolist() == validation.tolist() != split_episodes(20, 0.2, 4)[1].tolist()
+    assert [len(part) for part in split_episodes(1)] == [1, 0] and [len(part) for part in split_episodes(2, 0.01)] == [1, 1]
+    assert [len(part) for part in split_episodes(5, 0.0)] == [5, 0]
+    with pytest.raises(ValueError, match="at least 1 episode"):
+        split_episodes(0)
+
+
+def test_statistics_survive_json_and_dead_columns():
+    values = np.random.default_rng(0).normal([1.0, 5.0], [2.0, 0.0], (1000, 3, 2))
+    statistics = ColumnStatistics.from_values(values, ["moves", "still"])
+    np.testing.assert_allclose(statistics.mean, [1.0, 5.0], atol=0.2)
+    assert statistics.std[1] == STD_FLOOR and statistics.dead.tolist() == [False, True]
+    assert statistics.q01[0] == pytest.approx(-3.65, abs=0.3) and statistics.q99[1] == 5.0
+    again = ColumnStatistics.from_json(statistics.to_json())
+    for name, value in vars(statistics).items():
+        np.testing.assert_array_equal(value, getattr(again, name))
+    with pytest.raises(ValueError, match="column still holds values that are not finite"):
+        ColumnStatistics.from_values(np.array([[1.0, np.nan]]), ["moves", "still"])
+    with pytest.raises(ValueError, match="every entry needs 2 values"):
+        ColumnStatistics.from_json(statistics.to_json().replace("true", "true, true"))
+    with pytest.raises(ValueError, match="'mean' is missing"):
+        ColumnStatistics.from_json("{}")
