@@ -1,0 +1,87 @@
+"""What a chunk must satisfy before anything of it is used. A chunk that fails is refused whole, with one sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.types import Chunk
+
+FUTURE_S = 0.05  # how far the clocks of two hosts may differ
+
+
+class ChunkRefused(ValueError):
+    """The chunk is not followed; the message says why."""
+
+
+def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
+    """The chunk is of this contract (``contract_hash``: its hash, which takes a while to compute), complete and finite.
+
+    Raises:
+        ChunkRefused: on the first thing that is wrong.
+    """
+    action = contract.action
+    _require(
+        chunk.contract_hash == contract_hash,
+        f"it was made for contract {chunk.contract_hash or '(none)'} and this is {contract_hash}; use a checkpoint of this contract",
+    )
+    _require(chunk.space == action.space, f"its action space is {chunk.space}, the contract says {action.space}")
+    _require(chunk.frame == contract.base_frame, f"its frame is {chunk.frame!r}, the contract's base_frame is {contract.base_frame!r}")
+    _require(
+        tuple(chunk.names) == tuple(action.names),
+        f"its columns are {', '.join(chunk.names) or 'none'}, the contract says {', '.join(action.names)}",
+    )
+    data = np.asarray(chunk.data)
+    _require(data.size > 0, "it is empty")
+    expected = (action.horizon, len(action.names))
+    _require(data.shape == expected, f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}")
+    _require(
+        abs(chunk.step_s - action.step_s) <= 1e-6, f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s"
+    )
+    finite = np.isfinite(data)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ChunkRefused(f"row {row}, column {chunk.names[column]} is {data[row, column]}")
+    joints = tuple(contract.command_joints)
+    _require(
+        tuple(chunk.reference_names) == joints, f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of {', '.join(joints)}"
+    )
+    reference = np.asarray(chunk.reference)
+    _require(reference.shape == (len(joints),), f"its reference has size {_size(reference)} for {len(joints)} joints")
+    _require(bool(np.isfinite(reference).all()), "its reference has a joint position that is not finite")
+
+
+def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
+    """The chunk's observation is neither too old nor from the future.
+
+    Raises:
+        ChunkRefused: with the age.
+    """
+    _require(bool(np.isfinite(chunk.stamp)), "its stamp is not finite")
+    age = now - chunk.stamp
+    budget = contract.budgets.chunk_age_s
+    _require(age <= budget, f"its observation is {age:.3f} s old, budgets.chunk_age_s allows {budget:g} s")
+    _require(age >= -FUTURE_S, f"its observation is stamped {-age:.3f} s in the future; synchronise the clocks")
+
+
+def check_order(chunk: Chunk, last: Chunk | None) -> None:
+    """The chunk is newer than the one accepted before it.
+
+    Raises:
+        ChunkRefused: an older epoch, or not newer within the epoch.
+    """
+    if last is None:
+        return
+    _require(chunk.epoch >= last.epoch, f"it follows an earlier instruction (epoch {chunk.epoch}, in force is {last.epoch})")
+    if chunk.epoch == last.epoch:
+        _require(chunk.sequence > last.sequence, f"it comes late: sequence {chunk.sequence} after {last.sequence}")
+    _require(chunk.stamp >= last.stamp, f"its observation is {last.stamp - chunk.stamp:.3f} s older than that of the chunk in use")
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ChunkRefused(sentence)
+
+
+def _size(array: np.ndarray) -> str:
+    return " x ".join(str(length) for length in array.shape) or "a single number"

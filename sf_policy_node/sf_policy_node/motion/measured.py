@@ -1,0 +1,50 @@
+"""The measured joints of the last moments."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+
+class JointHistory:
+    """Joint states by their stamp, rising; older ones than ``length_s`` are forgotten."""
+
+    def __init__(self, length_s: float) -> None:
+        self._length = length_s
+        self._samples: deque[tuple[float, np.ndarray, np.ndarray]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._samples)
+
+    def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> bool:
+        """Remember a joint state (J,); False when it is not newer than the last one and was dropped."""
+        if self._samples and stamp <= self._samples[-1][0]:
+            return False
+        self._samples.append((stamp, positions, velocities))
+        while self._samples[0][0] < stamp - self._length:
+            self._samples.popleft()
+        return True
+
+    def clear(self) -> None:
+        """Forget everything, as after a jump of the clock."""
+        self._samples.clear()
+
+    @property
+    def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Stamp [s], positions and velocities (J,)."""
+        return self._samples[-1]
+
+    def at(self, stamp: float) -> np.ndarray | None:
+        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest."""
+        if not self._samples or stamp < self._samples[0][0]:
+            return None
+        after = self._samples[-1]
+        if stamp >= after[0]:
+            return after[1]
+        for before in reversed(self._samples):
+            if before[0] <= stamp:
+                share = (stamp - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
+                return before[1] + share * (after[1] - before[1])
+            after = before
+        return None

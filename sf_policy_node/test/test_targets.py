@@ -1,0 +1,112 @@
+"""Rows of a chunk into joint targets, for each action space, and what happens to rows that cannot be followed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motion_cases import HOME, contract_for, kinematics, make_chunk, sim_arm, straight
+
+from sf_policy_node.contract import ActionSpace
+from sf_policy_node.motion.kinematics import ToolPose
+from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.targets import TargetMaker
+
+H = sim_arm().action.horizon
+
+
+def make(contract, data, **changes):
+    return TargetMaker(contract).make(make_chunk(contract, data, **changes))
+
+
+def tools(targets):
+    return np.array([kinematics().forward(row[:6]).position for row in targets.positions])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6))
+def test_inverse_kinematics_undoes_forward_kinematics(shares):
+    limits = JointLimits.of(sim_arm())
+    joints = HOME[:6] + 0.3 * np.array(shares)
+    joints = np.clip(joints, limits.lower[:6], limits.upper[:6])
+    pose = kinematics().forward(joints)
+    solution = kinematics().inverse(pose, HOME[:6])
+    again = kinematics().forward(solution.positions)
+    assert solution.reached
+    assert np.allclose(again.position, pose.position, atol=1e-3) and np.allclose(again.rotation, pose.rotation, atol=1e-2)
+
+
+def test_inverse_kinematics_says_when_a_target_is_out_of_reach():
+    solution = kinematics().inverse(ToolPose(np.array([3.0, 0.0, 0.2]), np.eye(3)), HOME[:6])
+    assert not solution.reached and solution.position_error > 1.0
+
+
+def test_ee_delta_rows_refer_to_the_tool_at_the_reference():
+    targets = make(sim_arm(), straight(sim_arm(), (0.01, -0.01, 0.005)))
+    start = kinematics().forward(HOME[:6]).position
+    assert np.allclose(tools(targets), start + np.outer(np.arange(1, H + 1), [0.01, -0.01, 0.005]), atol=1e-3)
+
+
+def test_ee_delta_turns_about_the_axes_of_the_base_frame():
+    contract = contract_for(ActionSpace.EE_DELTA, rotation=True)
+    data = np.zeros((H, 7))
+    data[:, 5] = 0.02 * np.arange(1, H + 1)
+    rotation = kinematics().forward(make(contract, data).positions[-1][:6]).rotation
+    turn = rotation @ kinematics().forward(HOME[:6]).rotation.T
+    angle = 0.02 * H
+    assert np.allclose(turn, [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]], atol=0.02)
+
+
+def test_ee_pose_rows_are_places_in_the_base_frame():
+    contract = contract_for(ActionSpace.EE_POSE)
+    start = kinematics().forward(HOME[:6]).position
+    data = np.hstack([start + 0.005 * np.arange(1, H + 1)[:, None], np.ones((H, 1))])
+    assert np.allclose(tools(make(contract, data)), data[:, :3], atol=1e-3)
+
+
+def test_joint_delta_rows_are_added_to_the_reference():
+    contract = contract_for(ActionSpace.JOINT_DELTA)
+    data = np.zeros((H, 7))
+    data[:, 0] = 0.02 * np.arange(H)
+    targets = make(contract, data)
+    assert np.allclose(targets.positions[:, 0], HOME[0] + data[:, 0])
+    assert np.allclose(targets.positions[:, 1:6], HOME[1:6])
+
+
+def test_joint_position_rows_are_cut_at_the_limits_and_counted():
+    contract = contract_for(ActionSpace.JOINT_POSITION)
+    data = np.tile(np.append(HOME[:6], 1.0), (H, 1))
+    data[:3, 5] = 99.0
+    targets = make(contract, data)
+    assert (targets.positions[:3, 5] == 3.0).all()
+    assert targets.position_clips.tolist() == [0, 0, 0, 0, 0, 3, 0]
+
+
+def test_joint_rows_that_take_the_tool_out_of_the_box_are_dropped():
+    contract = contract_for(ActionSpace.JOINT_POSITION)
+    data = np.tile(np.append(HOME[:6], 1.0), (H, 1))
+    data[4:, 0] = 1.5  # sideways, out of the box
+    targets = make(contract, data)
+    assert len(targets.positions) == 4
+    assert targets.workspace_clips == H - 4
+    assert "out of the workspace box" in targets.note
+
+
+def test_tool_targets_outside_the_box_are_moved_to_its_wall_and_counted():
+    targets = make(sim_arm(), straight(sim_arm(), (0.0, 0.0, -0.04)))
+    assert targets.workspace_clips == 3
+    assert tools(targets)[:, 2].min() == pytest.approx(sim_arm().workspace.lower[2], abs=1e-3)
+
+
+def test_rows_from_the_first_unreachable_one_are_dropped():
+    data = straight(sim_arm(), (0.0, 0.0, 0.0))
+    data[5:, :3] = [0.13, 0.29, 0.17]  # a far corner, out of reach with the tool pointing down
+    targets = make(sim_arm(), data)
+    assert len(targets.positions) == 5
+    assert targets.ik_failures == H - 5
+    assert targets.note.startswith("rows from 5 on")
+
+
+def test_the_gripper_snaps_to_open_or_closed_and_is_never_averaged():
+    data = straight(sim_arm(), (0.0, 0.0, 0.0))
+    data[:, 3] = [0.0, 0.2, 0.49, 0.5, 0.51, 0.9, 1.0, 7.0]
+    assert make(sim_arm(), data).positions[:, 6].tolist() == [0.0] * 3 + [0.035] * 5
