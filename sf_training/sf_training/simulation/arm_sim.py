@@ -11,7 +11,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics, ToolPose
-from sf_training.simulation.rendering import RenderingError, choose_gl
+from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
 from sf_training.simulation.scene import (
     CAMERAS,
     CUBE_COLOURS,
@@ -88,7 +88,10 @@ class ArmSim:
     def __init__(self, contract: Contract, *, render: bool = True, camera_jitter_m: float = 0.06) -> None:
         if render:
             choose_gl()
-        import mujoco  # after choose_gl: it loads the GL library on import
+        try:
+            import mujoco  # after choose_gl: it loads the GL library on import
+        except (ImportError, AttributeError) as error:  # PyOpenGL raises either for a library that is not there
+            raise RenderingError(no_library(error)) from None
 
         self._mujoco = mujoco
         self._contract = contract
