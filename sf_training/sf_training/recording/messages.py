@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rosbags.interfaces import Nodetype
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -56,8 +57,14 @@ def definition(type_name: str) -> tuple[str, str]:
 
 
 def deserialize(data: bytes | memoryview, type_name: str):
-    """A message from its CDR bytes; numeric arrays are views on ``data``."""
-    return typestore().deserialize_cdr(data, type_name)
+    """A message from its CDR bytes; numeric arrays are views on ``data``. SerdeError when they do not fit the type."""
+    try:
+        return typestore().deserialize_cdr(data, type_name)
+    except SerdeError:
+        if len(data) < 12:
+            raise
+        # rclpy's serialize_message aligns behind an empty array at the end, four bytes more than rosbags lets pass.
+        return typestore().deserialize_cdr(data[:-4], type_name)
 
 
 def nanoseconds(stamp_s: float) -> int:

@@ -61,3 +61,17 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         RecordedTopic(absolute(contract.command.topic), messages.JOINT_TRAJECTORY, Delivery.RELIABLE),
     ]
     return topics
+
+
+_UNLIMITED = "{sec: 9223372036, nsec: 854775807}"  # how rosbag2 writes an infinite duration
+
+
+def offered_qos(delivery: Delivery) -> str:
+    """QoS of a recorded topic as rosbag2 writes it, so that ``ros2 bag play`` publishes it the same way."""
+    reliability = "best_effort" if delivery == Delivery.SENSOR else "reliable"
+    durability = "transient_local" if delivery == Delivery.LATCHED else "volatile"
+    depth = 1 if delivery == Delivery.LATCHED else 10
+    return (
+        f"- {{history: keep_last, depth: {depth}, reliability: {reliability}, durability: {durability}, deadline: {_UNLIMITED}, "
+        f"lifespan: {_UNLIMITED}, liveliness: automatic, liveliness_lease_duration: {_UNLIMITED}, avoid_ros_namespace_conventions: false}}"
+    )

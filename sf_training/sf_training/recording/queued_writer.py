@@ -1,0 +1,94 @@
+"""A thread between the callbacks and the disk: a slow disk costs messages, which are counted, and never blocks a callback."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
+
+_FLUSH_PERIOD = 0.5  # s: what a power cut may cost
+
+
+class QueuedWriter:
+    """Takes messages from one thread and writes them from another.
+
+    Args:
+        writer: with its topics announced; belongs to this object from now on.
+        capacity: bytes that may wait; a message beyond is dropped and counted.
+    """
+
+    def __init__(self, writer: EpisodeWriter, capacity: int = 256 << 20) -> None:
+        self._writer = writer
+        self._capacity = capacity
+        self._queue: deque[tuple[str, bytes, int, int | None]] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self.error: EpisodeWriteError | None = None
+        self.drops: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._work, name="episode writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Messages that wait."""
+        return len(self._queue)
+
+    def put(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None) -> None:
+        """Queue a message; returns at once. The times are those at which it was received and sent."""
+        with self._changed:
+            if self._bytes + len(data) > self._capacity or self.error:
+                self.drops[topic] += 1
+                return
+            self.received[topic] += 1
+            self._queue.append((topic, data, log_time_ns, publish_time_ns))
+            self._bytes += len(data)
+            self._changed.notify()
+
+    def finish(self, outcome: Outcome, note: str = "") -> Path:
+        """Write what waits, and complete the episode.
+
+        Raises:
+            EpisodeWriteError: now or earlier, the disk refused.
+        """
+        self._stop()
+        if self.error:
+            raise self.error
+        return self._writer.finish(outcome, note=note, drops=self.drops)
+
+    def abort(self) -> None:
+        """Drop the episode."""
+        with self._changed:
+            self._queue.clear()
+        self._stop()
+        self._writer.abort()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        flushed = time.monotonic()
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._queue or self._closing, timeout=_FLUSH_PERIOD)
+                    if not self._queue and self._closing:
+                        return
+                    message = self._queue.popleft() if self._queue else None
+                if message:
+                    self._writer.write(*message)
+                    with self._changed:
+                        self._bytes -= len(message[1])
+                if time.monotonic() - flushed > _FLUSH_PERIOD:
+                    self._writer.flush()
+                    flushed = time.monotonic()
+        except EpisodeWriteError as error:
+            with self._changed:
+                self.error = error
