@@ -16,13 +16,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from sf_msgs.msg import TaskState
-from sf_msgs.srv import ResetScene
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup import sim_messages
 from sf_bringup.pacing import FACTOR_WANTED, Pacer
+from sf_msgs.msg import TaskState
+from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Camera, ContractError, load_contract
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rendering import RenderingError

@@ -10,10 +10,10 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from sf_msgs.msg import ObjectState
-from sf_msgs.msg import TaskState as TaskStateMessage
 from trajectory_msgs.msg import JointTrajectory
 
+from sf_msgs.msg import ObjectState
+from sf_msgs.msg import TaskState as TaskStateMessage
 from sf_training.simulation.arm_sim import TaskState
 from sf_training.simulation.trajectory_controller import TrajectoryRejected
 

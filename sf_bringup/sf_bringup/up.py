@@ -6,6 +6,7 @@ nodes; a node that ends by itself stops the others and gives a non-zero exit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -137,8 +138,10 @@ def usage(program: str, arguments: Sequence[Argument]) -> str:
     """Help text with all arguments."""
     lines = [f"usage: {program} [name:=value ...]", "", "arguments:"]
     for argument in arguments:
-        default = str(argument.default).lower() if isinstance(argument.default, bool) else repr(argument.default)
-        lines.append(f"  {argument.name:<18}{argument.description} (default {default})")
+        default = (
+            str(argument.default).lower() if isinstance(argument.default, bool) else argument.default if argument.default != "" else "empty"
+        )
+        lines.append(f"  {argument.name:<18}{argument.description}" + (f" (default {default})" if default != "" else ""))
     return "\n".join(lines)
 
 
@@ -161,10 +164,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)  # each node leads its own session, so that its children get the signal too
-    except ProcessLookupError:
-        pass
 
 
 def _describe_end(code: int) -> str:

@@ -1,0 +1,171 @@
+"""A client of the running graph: resets the simulated arm, gives instructions, watches what happens. Blocks until conditions hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import rclpy
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from sf_msgs.action import RunInstruction
+from sf_msgs.msg import ExecutorStatus, PolicyStatus, TaskState
+from sf_msgs.srv import ResetScene
+from sf_policy_node.contract import Contract
+from sf_policy_node.images import decode_image
+
+ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
+
+
+class ArmClientError(RuntimeError):
+    """The graph did not do what was asked; one sentence that names the node or topic."""
+
+
+class ArmClient:
+    """Everything a person or a score needs to know of a running arm.
+
+    Args:
+        contract: the robot's; names the topics.
+        images: keep the newest image of each camera.
+        alive: asked while waiting; raises when there is nothing left to wait for.
+    """
+
+    def __init__(self, contract: Contract, *, images: bool = False, alive: Callable[[], None] = lambda: None) -> None:
+        self.task: TaskState | None = None
+        self.policy: PolicyStatus | None = None
+        self.executor: ExecutorStatus | None = None
+        self._images: dict[str, Image] = {}
+        self._camera_names = contract.camera_names
+        self._alive = alive
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self._node = Node("arm_client", context=self._context)
+        self._spinner = SingleThreadedExecutor(context=self._context)
+        self._spinner.add_node(self._node)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        subscribe = self._node.create_subscription
+        subscribe(TaskState, "/sim_arm/task_state", self._on_task, latched)
+        subscribe(PolicyStatus, contract.topics.policy_status, self._on_policy, 10)
+        subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor, 10)
+        if images:
+            for camera in contract.cameras:
+                subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
+        self._reset = self._node.create_client(ResetScene, "/sim_arm/reset")
+        self._run = ActionClient(self._node, RunInstruction, "/run_instruction")
+        self.feedback: RunInstruction.Feedback | None = None
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
+        """Answer messages until ``condition`` is true.
+
+        Raises:
+            ArmClientError: ``what`` did not happen within ``timeout_s`` of wall time.
+        """
+        end = time.monotonic() + timeout_s
+        while not condition():
+            self._alive()
+            if time.monotonic() > end:
+                raise ArmClientError(f"{what} within {timeout_s:g} s")
+            self._spinner.spin_once(timeout_sec=0.1)
+
+    def wait_for_arm(self, timeout_s: float) -> None:
+        """Until the simulated arm reports and offers its reset."""
+        self.wait_until(lambda: self.task and self._reset.service_is_ready(), timeout_s, "/sim_arm did not answer")
+
+    def wait_for_executor(self, timeout_s: float) -> None:
+        """Until the executor is active."""
+        self.wait_until(self._executor_active, timeout_s, "/chunk_executor did not become active")
+
+    def wait_for_policy(self, timeout_s: float) -> None:
+        """Until the policy is loaded, the executor is active and the action server answers."""
+        self.wait_for_executor(timeout_s)
+        self.wait_until(self._policy_ready, timeout_s, "/policy_node did not become active")
+        self.wait_until(self._run.server_is_ready, timeout_s, "/run_instruction did not answer")
+
+    def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
+        """A new scene; returns after its first task state has arrived."""
+        answer = self._answer(self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "/sim_arm/reset")
+        if not answer.success:
+            raise ArmClientError(f"/sim_arm/reset: {answer.message}")
+        self.wait_until(lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects), ANSWER_S, "no new scene")
+        return answer
+
+    def start(self, instruction: str, timeout_s: float) -> ClientGoalHandle:
+        """Send an instruction; returns when it is accepted.
+
+        Raises:
+            ArmClientError: it was refused.
+        """
+        self.feedback = None
+        goal = RunInstruction.Goal(instruction=instruction, timeout_s=float(timeout_s))
+        handle = self._answer(self._run.send_goal_async(goal, feedback_callback=self._on_feedback), "/run_instruction")
+        if not handle.accepted:
+            raise ArmClientError("/run_instruction refused the instruction: give 1 to 500 characters")
+        return handle
+
+    def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
+        """The result, after cancelling when it still runs."""
+        result = handle.get_result_async()
+        if cancel and handle.status in (GoalStatus.STATUS_UNKNOWN, GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING):
+            self._answer(handle.cancel_goal_async(), "/run_instruction (cancel)")
+        return self._answer(result, "/run_instruction (result)").result
+
+    def finished(self, handle: ClientGoalHandle) -> bool:
+        """True when the server has ended the goal by itself."""
+        return handle.status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED)
+
+    def image(self, camera: str) -> np.ndarray | None:
+        """The newest image (H, W, 3) uint8 RGB of a camera; None before the first."""
+        message = self._images.get(camera)
+        if message is None:
+            return None
+        return decode_image(message.encoding, message.height, message.width, message.step, message.data, source=camera)
+
+    def newest_images(self) -> list[np.ndarray | None]:
+        """The newest image of every camera, in the contract's order."""
+        return [self.image(name) for name in self._camera_names]
+
+    @property
+    def simulated_time(self) -> float:
+        """Stamp of the newest task state [s]."""
+        return self.task.header.stamp.sec + 1e-9 * self.task.header.stamp.nanosec if self.task else 0.0
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._run.destroy()
+        self._spinner.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _answer(self, future, what: str):
+        self.wait_until(future.done, ANSWER_S, f"{what} did not answer")
+        return future.result()
+
+    def _executor_active(self) -> bool:
+        return self.executor is not None and self.executor.state != ExecutorStatus.INACTIVE
+
+    def _policy_ready(self) -> bool:
+        if self.policy is not None and self.policy.state == PolicyStatus.ERROR:
+            raise ArmClientError(f"/policy_node: {self.policy.reason}")
+        return self.policy is not None and self.policy.state in (PolicyStatus.IDLE, PolicyStatus.RUNNING, PolicyStatus.WAITING)
+
+    def _on_task(self, message: TaskState) -> None:
+        self.task = message
+
+    def _on_policy(self, message: PolicyStatus) -> None:
+        self.policy = message
+
+    def _on_executor(self, message: ExecutorStatus) -> None:
+        self.executor = message
+
+    def _on_image(self, name: str, message: Image) -> None:
+        self._images[name] = message
+
+    def _on_feedback(self, message) -> None:
+        self.feedback = message.feedback

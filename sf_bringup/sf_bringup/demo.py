@@ -1,0 +1,127 @@
+"""``make demo``: five instructions in free words to the simulated arm, over ROS, with figures and pictures of what happened."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sf_bringup.arm_client import ArmClient, ArmClientError
+from sf_bringup.contact_sheet import ContactSheet
+from sf_bringup.episodes import Order, Outcome, carry_out, summarise
+from sf_bringup.graph import GraphError
+from sf_bringup.running_graph import running_graph
+from sf_training.simulation.instructions import Phrasing
+
+SUCCESSES_WANTED = 4
+_FRAME_SECONDS = 0.3  # between two moments kept for the contact sheet
+_PHRASINGS = (
+    Phrasing("{verb} the {colour} {noun}", "pick", "cube"),
+    Phrasing("{verb} the {colour} {noun}", "grab", "block"),
+    Phrasing("please {verb} the {colour} {noun}", "lift", "one"),
+    Phrasing("{verb} that {colour} {noun}", "take", "box"),
+    Phrasing("please {verb} the {colour} {noun}", "fetch", "cube"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Five instructions to the simulated arm over ROS."""
+
+    policy: str = "nano"
+    """A policy of config/policies, or the path of a checkpoint directory."""
+    seed: int = 980_000
+    """Scene of the first instruction; the others follow. Demonstrations and evaluations use other seeds."""
+    out: Path = Path("out/demo")
+    """Directory for summary.json, contact_sheet.png and graph.log."""
+
+
+def main() -> int:
+    """Command line; returns the exit code: 0 when all instructions ran and at least four succeeded."""
+    arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
+    try:
+        outcomes = run(arguments, console)
+    except (ArmClientError, GraphError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
+    return 0 if sum(outcome.success for outcome in outcomes) >= SUCCESSES_WANTED else 1
+
+
+def run(arguments: Arguments, console: Console) -> list[Outcome]:
+    """Start the graph, give the instructions, write the files."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sheet, outcomes = ContactSheet(), []
+    with running_graph(arguments.policy, arguments.out / "graph.log", console, images=True) as client:
+        for index, phrasing in enumerate(_PHRASINGS):
+            outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
+            outcomes.append(outcome)
+            console.print(_line(outcome))
+    summary, picture = arguments.out / "summary.json", arguments.out / "contact_sheet.png"
+    summary.write_text(json.dumps(summarise(outcomes), indent=1) + "\n")
+    sheet.write(picture)
+    console.print(_table(outcomes))
+    console.print(f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}")
+    return outcomes
+
+
+def _episode(client: ArmClient, phrasing: Phrasing, seed: int, sheet: ContactSheet, console: Console) -> Outcome:
+    target = client.reset(seed).target
+    order = Order(seed, phrasing.say(target, np.random.default_rng(seed)), target)
+    kept = -_FRAME_SECONDS
+    with console.status(f"“{order.instruction}”") as status:
+
+        def on_frame(seconds: float) -> None:
+            nonlocal kept
+            status.update(f"“{order.instruction}” {seconds:.1f} s")
+            if seconds - kept >= _FRAME_SECONDS:
+                kept = seconds
+                sheet.add(seconds, client.newest_images())
+
+        outcome = carry_out(client, order, on_frame)
+    sheet.add(outcome.seconds, client.newest_images())
+    verdict = "picked" if outcome.success else f"not picked: {outcome.reason}"
+    sheet.finish_row(f'"{outcome.instruction}"  ({", ".join(outcome.colours)})  {verdict}', outcome.success)
+    return outcome
+
+
+def _line(outcome: Outcome) -> str:
+    verdict = "[green]picked[/]" if outcome.success else f"[red]not picked[/] ({outcome.reason})"
+    wrong = ", [red]touched another cube[/]" if outcome.wrong_object else ""
+    latency = outcome.chunk_latency_ms
+    return (
+        f"“{outcome.instruction}” among {', '.join(outcome.colours)}: {verdict} in {outcome.seconds:.1f} s{wrong}; "
+        f"camera to chunk p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms"
+    )
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table(title="five instructions over ROS, in real time")
+    for column in ("instruction", "cubes", "picked", "time", "other cube touched", "chunks", "p50 / p95"):
+        table.add_column(column)
+    for outcome in outcomes:
+        latency = outcome.chunk_latency_ms
+        table.add_row(
+            outcome.instruction,
+            ", ".join(outcome.colours),
+            "yes" if outcome.success else "no",
+            f"{outcome.seconds:.1f} s",
+            "yes" if outcome.wrong_object else "no",
+            str(outcome.chunks),
+            f"{latency['p50']:.0f} / {latency['p95']:.0f} ms",
+        )
+    summary = summarise(outcomes)
+    table.caption = f"{summary['successes']} of {summary['n']} picked, {summary['wrong_object']} touched another cube"
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

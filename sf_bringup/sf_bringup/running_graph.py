@@ -1,0 +1,61 @@
+"""A started graph with a client, ready for instructions; what demo and evaluation share before the first episode."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from sf_bringup.arm_client import ArmClient, ArmClientError
+from sf_bringup.graph import SIM_ROBOT, arm_graph, find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_policy_node.contract import load_contract
+
+START_S = 180.0  # reading the checkpoint on a busy machine
+_LOOK_AROUND_S = 1.5  # discovery on one host takes less
+
+
+@contextmanager
+def running_graph(policy: str, log: Path, console: Console, *, images: bool = False) -> Iterator[ArmClient]:
+    """Start the simulated arm with a policy, wait until both are ready, and stop everything at the end.
+
+    Raises:
+        GraphError: unknown policy.
+        ArmClientError: another arm runs in this ROS domain, or the graph does not get ready.
+    """
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so that no node is left
+    arm_graph(robot=SIM_ROBOT, policy=policy)  # says what is wrong before anything starts
+    contract = load_contract(find_robot(SIM_ROBOT))
+    _refuse_company(contract)
+    with GraphProcess([f"robot:={SIM_ROBOT}", f"policy:={policy}"], log) as graph:
+        client = ArmClient(contract, images=images, alive=graph.check)
+        try:
+            begin = time.monotonic()
+            with console.status("starting the simulated arm"):
+                client.wait_for_arm(START_S)
+            with console.status("loading the policy"):
+                client.wait_for_policy(START_S)
+            console.print(f"ready after {time.monotonic() - begin:.1f} s: {client.policy.policy_id} on {client.policy.device}")
+            yield client
+        finally:
+            client.close()
+
+
+def _refuse_company(contract) -> None:
+    client = ArmClient(contract)
+    try:
+        client.wait_until(lambda: client.task is not None, _LOOK_AROUND_S, "nobody")
+    except ArmClientError:
+        return
+    finally:
+        client.close()
+    raise ArmClientError(
+        f"a simulated arm already runs in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: stop it, or set another ROS_DOMAIN_ID"
+    )

@@ -1,0 +1,86 @@
+"""Gives one instruction to a running graph and shows how it goes: ``python3 -m sf_bringup.say "pick the red cube"``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from sf_bringup.arm_client import ArmClient, ArmClientError
+from sf_bringup.episodes import REASONS
+from sf_bringup.graph import SIM_ROBOT, GraphError, find_robot
+from sf_policy_node.contract import ContractError, load_contract
+
+_FIND_S = 10.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Give one instruction to a running graph. Ctrl-C cancels it."""
+
+    instruction: Annotated[str, tyro.conf.Positional]
+    """What the arm should do, 1 to 500 characters."""
+    seconds: float = 12.0
+    """How long the arm may try."""
+    robot: str = SIM_ROBOT
+    """The robot of the running graph: its name or the path of its contract."""
+    seed: int | None = None
+    """First put the simulated arm into the scene of this seed."""
+
+
+def main() -> int:
+    """Command line; 0 when the simulated cube was lifted, or when a real arm followed until the time was over."""
+    arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    try:
+        client = ArmClient(load_contract(find_robot(arguments.robot)))
+    except (GraphError, ContractError) as error:
+        print(f"say: {error}", file=sys.stderr)
+        return 1
+    try:
+        return run(client, arguments, console)
+    except ArmClientError as error:
+        print(f"say: {error}; is the graph running (python3 -m sf_bringup.up)?", file=sys.stderr)
+        return 1
+    finally:
+        client.close()
+
+
+def run(client: ArmClient, arguments: Arguments, console: Console) -> int:
+    """Send, follow, report."""
+    client.wait_for_policy(_FIND_S)
+    if arguments.seed is not None:
+        client.wait_for_arm(_FIND_S)
+        console.print(f"cubes: {', '.join(client.reset(arguments.seed).colours)}")
+    before = _lifted(client)
+    handle = client.start(arguments.instruction, arguments.seconds)
+    result = handle.get_result_async()
+    try:
+        with console.status("sent") as status:
+
+            def over() -> bool:
+                if client.feedback is not None:
+                    status.update(f"{client.feedback.elapsed_s:.1f} s, {client.feedback.chunks} chunks, {client.feedback.state}")
+                return result.done() or _lifted(client) != before
+
+            client.wait_until(over, 20 * arguments.seconds, "the instruction did not end")
+    except KeyboardInterrupt:
+        console.print("cancelling")
+    lifted = [name for name in _lifted(client) if name not in before]
+    ended = client.finish(handle)
+    what = f"lifted: {', '.join(lifted)}" if lifted else ended.message or REASONS[ended.termination_reason]
+    console.print(f"{what} ({ended.duration_s:.1f} s, {ended.chunks} chunks, camera to chunk p50 {1e3 * ended.chunk_latency_p50_s:.0f} ms)")
+    simulated = client.task is not None
+    return 0 if lifted or (not simulated and ended.termination_reason == ended.TIMEOUT) else 1
+
+
+def _lifted(client: ArmClient) -> list[str]:
+    return [each.name for each in client.task.objects if each.lifted] if client.task else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

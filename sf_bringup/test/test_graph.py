@@ -1,0 +1,104 @@
+"""The graph as data: which nodes, with which parameters, and what an unknown argument says."""
+
+import pytest
+
+from sf_bringup.graph import ARM_ARGUMENTS, GraphError, arm_graph, find_policy, find_robot, parse_arguments
+from sf_bringup.up import command_line, main
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A directory that looks like a checkpoint from the outside."""
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def named(nodes):
+    return {node.name: node for node in nodes}
+
+
+def test_without_a_policy_the_arm_and_the_executor_run():
+    nodes = named(arm_graph(policy="none", seed=7))
+    assert list(nodes) == ["sim_arm", "chunk_executor"]
+    assert nodes["sim_arm"].parameters["seed"] == 7
+    assert "use_sim_time" not in nodes["sim_arm"].parameters  # it makes the time
+    assert nodes["chunk_executor"].parameters["use_sim_time"] is True
+
+
+def test_all_arguments_reach_their_node(checkpoint, tmp_path):
+    bags = str(tmp_path / "bags")
+    nodes = named(arm_graph(policy=str(checkpoint), instruction="go", seed=3, record=bags, shadow=True, real_time_factor=0))
+    assert list(nodes) == ["sim_arm", "chunk_executor", "policy_node", "recorder"]
+    assert nodes["policy_node"].parameters["instruction"] == "go"
+    assert nodes["policy_node"].parameters["checkpoint"] == str(checkpoint)
+    assert nodes["chunk_executor"].parameters["shadow"] is True
+    assert nodes["recorder"].parameters["directory"] == bags
+    assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["real_time_factor"] == 0.0
+    assert {node.parameters["contract"] for node in nodes.values()} == {str(find_robot("sim_arm"))}
+
+
+def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
+    shipped = find_robot("sim_arm")
+    contract = tmp_path / "my_arm.yaml"
+    contract.write_text(shipped.read_text().replace("robot: sim_arm", "robot: my_arm"))
+    (tmp_path / "sim_arm.urdf").write_text(shipped.with_name("sim_arm.urdf").read_text())
+    nodes = named(arm_graph(robot=str(contract), policy="none"))
+    assert list(nodes) == ["chunk_executor"]
+    assert nodes["chunk_executor"].parameters["use_sim_time"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"robot": "ur55"}, r"robot: 'ur55' is unknown; known are .*sim_arm"),
+        ({"robot": "/nowhere/arm.yaml"}, "robot: /nowhere/arm.yaml does not exist"),
+        ({"policy": "gpt"}, r"policy: 'gpt' is unknown; known are .*none"),
+        ({"policy": "/nowhere/checkpoint"}, "policy: /nowhere/checkpoint does not exist"),
+        ({"policy": "none", "instruction": "go"}, "policy:=none follows no instruction"),
+        ({"policy": "none", "seed": -1}, "seed: -1 is negative"),
+        ({"policy": "none", "real_time_factor": -1.0}, "real_time_factor: -1.0 is negative"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments, says):
+    with pytest.raises(GraphError, match=says) as error:
+        arm_graph(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(GraphError, match=r"has no config\.json"):
+        find_policy(str(tmp_path))
+
+
+def test_a_broken_contract_names_the_key(tmp_path):
+    contract = tmp_path / "arm.yaml"
+    contract.write_text(find_robot("sim_arm").read_text().replace("lower: -2.8, ", ""))
+    with pytest.raises(GraphError, match="lower: is missing"):
+        arm_graph(robot=str(contract), policy="none")
+
+
+def test_words_become_values_of_the_right_type():
+    values = parse_arguments(["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"])
+    assert values["seed"] == 5 and values["shadow"] is True and values["instruction"] == "put a:=b down"
+    assert values["robot"] == "sim_arm" and values["real_time_factor"] == 2.0
+    assert set(values) == {argument.name for argument in ARM_ARGUMENTS}
+
+
+@pytest.mark.parametrize("word", ["robots:=sim_arm", "robot=sim_arm", "seed:=soon", "shadow:=maybe"])
+def test_bad_words_are_refused(word):
+    with pytest.raises(GraphError, match=word.split(":=")[0]):
+        parse_arguments([word])
+
+
+def test_command_lines_keep_strings_strings(checkpoint):
+    (policy,) = (node for node in arm_graph(policy=str(checkpoint), instruction="1") if node.name == "policy_node")
+    words = command_line(policy)
+    assert 'instruction:="1"' in words and "use_sim_time:=true" in words and "__node:=policy_node" in words
+
+
+def test_up_prints_the_arguments_for_help_and_for_an_unknown_one(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(argument.name in text and argument.description in text for argument in ARM_ARGUMENTS)
+    assert main(["robt:=sim_arm"]) == 2
+    assert "'robt:=sim_arm' is not an argument" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""The simulated arm over DDS: rates, commands, resets and the pause, counted in simulated time."""
+
+import signal
+import subprocess
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import SetBool
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sf_bringup.arm_client import ArmClient, ArmClientError
+from sf_bringup.graph import NodeSpec, find_robot
+from sf_bringup.up import command_line
+from sf_policy_node.contract import load_contract
+
+pytestmark = pytest.mark.ros
+CONTRACT = load_contract(find_robot("sim_arm"))
+
+
+def seconds(stamp) -> float:
+    return stamp.sec + 1e-9 * stamp.nanosec
+
+
+class Arm(ArmClient):
+    """A client that also counts stamps and sends trajectories."""
+
+    def __init__(self):
+        super().__init__(CONTRACT)
+        self.stamps, self.last = defaultdict(list), {}
+        self.trajectories = self._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 10)
+        self.pause = self._node.create_client(SetBool, "/sim_arm/pause")
+        self.listen(JointState, "/joint_states")
+
+    def listen(self, kind, topic):
+        def note(message):
+            self.stamps[topic].append(seconds(message.clock if kind is Clock else message.header.stamp))
+            self.last[topic] = message
+
+        self._node.create_subscription(kind, topic, note, qos_profile_sensor_data)
+
+    def call(self, client, request):
+        self.wait_until(client.service_is_ready, 10, "no service")
+        return self._answer(client.call_async(request), "service")
+
+    def joints(self):
+        message = self.last["/joint_states"]
+        return np.array([message.position[message.name.index(name)] for name in CONTRACT.command_joints])
+
+    def later(self, duration, timeout_s=60):
+        """Until ``duration`` seconds of simulated time have passed."""
+        end = self.simulated_time + duration
+        self.wait_until(lambda: self.simulated_time >= end, timeout_s, f"{duration} simulated seconds did not pass")
+
+    def move(self, target, duration, names=CONTRACT.command_joints):
+        self.wait_until(self.trajectories.get_subscription_count, 10, "nobody takes trajectories")
+        point = JointTrajectoryPoint(positions=list(target), velocities=[0.0] * len(target))
+        point.time_from_start.sec = int(duration)
+        point.time_from_start.nanosec = int(duration % 1 * 1e9)
+        self.trajectories.publish(JointTrajectory(joint_names=list(names), points=[point]))
+
+
+@pytest.fixture
+def start(ros_domain):
+    """Starts the node with parameters and gives a client and the process."""
+    started = []
+
+    def begin(**parameters):
+        spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters})
+        process = subprocess.Popen(command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        arm = Arm()
+        started.append((process, arm))
+        arm.wait_for_arm(60)
+        return arm, process
+
+    yield begin
+    for process, arm in started:
+        arm.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        process.stdout.close()
+
+
+def rate(stamps):
+    return (len(stamps) - 1) / (stamps[-1] - stamps[0])
+
+
+def test_topics_and_rates(start):
+    arm, process = start(depth=True)
+    scene, wrist = CONTRACT.cameras
+    arm.listen(Clock, "/clock")
+    for camera in (scene, wrist):
+        arm.listen(Image, camera.topic)
+    arm.listen(CameraInfo, wrist.info_topic)
+    arm.listen(Image, wrist.depth_topic)
+    arm.wait_until(lambda: len(arm.stamps[wrist.depth_topic]) > 20 and len(arm.stamps[scene.topic]) > 20, 60, "no images came")
+    arm.later(2.0)
+
+    # Stamps tell the simulated period whatever this machine is busy with, and however many images it drops.
+    for topic, period in (("/joint_states", 0.01), ("/clock", 0.01)):
+        assert np.median(np.diff(arm.stamps[topic])) == pytest.approx(period, abs=1e-6)
+    for topic in (scene.topic, wrist.topic, wrist.depth_topic):
+        gaps = np.diff(arm.stamps[topic])
+        assert gaps.min() >= 0.0299 and np.percentile(gaps, 25) <= 0.0401
+    assert set(arm.stamps[wrist.topic]) & set(arm.stamps[scene.topic])  # both cameras see the same moment
+
+    image, depth, info = (arm.last[topic] for topic in (wrist.topic, wrist.depth_topic, wrist.info_topic))
+    assert (image.encoding, image.width, image.height, image.step, len(image.data)) == ("rgb8", 320, 240, 960, 230400)
+    assert image.header.frame_id == wrist.frame and np.frombuffer(image.data, np.uint8).std() > 5
+    metres = np.frombuffer(depth.data, np.float32).reshape(240, 320)
+    assert depth.encoding == "32FC1" and 0.01 < np.median(metres) < 1.0
+    assert (info.width, info.height) == (320, 240) and info.k[0] == info.k[4] > 0 and info.k[2] == 160.0
+
+    state = arm.last["/joint_states"]
+    assert list(state.name) == CONTRACT.command_joints and len(state.velocity) == len(state.position) == 7
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "real-time factor" in output and "frames dropped" in output
+
+
+def test_a_trajectory_moves_the_arm_to_the_commanded_joints(start):
+    arm, _ = start(seed=1)
+    arm.wait_until(lambda: "/joint_states" in arm.last, 10, "no joint states")
+    target = arm.joints() + np.array([0.2, -0.1, 0.1, 0.1, 0.1, -0.3, -0.015])
+    arm.move(target, 1.0)
+    arm.later(1.8)
+    np.testing.assert_allclose(arm.joints(), target, atol=0.01)
+
+
+def test_a_bad_trajectory_is_refused_with_a_sentence_and_the_node_lives(start):
+    arm, process = start()
+    before = arm.simulated_time
+    arm.move([0.0] * 7, 1.0, names=["a", "b", "c", "d", "e", "f", "g"])
+    arm.move([0.0] * 7, 1.0, names=CONTRACT.command_joints[:6])
+    arm.later(0.5)
+    assert arm.simulated_time > before
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert "trajectory rejected: joint_names must be joint1, joint2" in output and "Traceback" not in output
+
+
+def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
+    arm, _ = start(real_time_factor=4.0)
+    scenes = []
+    for seed in (11, 12, 11):
+        arm.reset(seed)
+        arm.later(0.3)
+        scenes.append([(each.name, each.position.x, each.position.y) for each in arm.task.objects])
+    assert [name for name, *_ in scenes[0]] == [name for name, *_ in scenes[2]]
+    np.testing.assert_allclose([place for _, *place in scenes[0]], [place for _, *place in scenes[2]], atol=1e-3)
+    assert scenes[0] != scenes[1]
+    assert len(arm.reset(5, cubes=1).colours) == 1
+    assert (np.diff(arm.stamps["/joint_states"]) >= 0).all()
+    with pytest.raises(ArmClientError, match="seed must be >= 0"):
+        arm.reset(-1)
+
+
+def test_the_pause_stops_the_clock_and_lets_it_go_on(start):
+    arm, _ = start()
+    assert arm.call(arm.pause, SetBool.Request(data=True)).success
+    for _ in range(20):  # what was still on its way
+        arm._spinner.spin_once(timeout_sec=0.05)
+    count, stood = len(arm.stamps["/joint_states"]), arm.stamps["/joint_states"][-1]
+    with pytest.raises(ArmClientError, match="time stood"):
+        arm.wait_until(lambda: len(arm.stamps["/joint_states"]) > count, 0.5, "time stood")
+    assert arm.call(arm.pause, SetBool.Request(data=False)).success
+    arm.wait_until(lambda: len(arm.stamps["/joint_states"]) > count, 10, "time did not go on")
+    assert arm.stamps["/joint_states"][count] - stood < 0.05  # no jump over the pause
+
+
+def test_as_fast_as_possible_is_faster_than_real_time(start):
+    arm, process = start(real_time_factor=0.0)
+    arm.later(5.0)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert float(output.split("real-time factor ")[-1].split(",")[0]) > 1.2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"contract": "/nowhere.yaml"}, "sim_arm: /nowhere.yaml: cannot be read"),
+        ({"cubes": 9}, "sim_arm: "),
+    ],
+)
+def test_bad_parameters_are_one_sentence(ros_domain, parameters, says):
+    spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters})
+    done = subprocess.run(command_line(spec), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_gl_library_is_one_sentence(ros_domain, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
+    spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm"))})
+    done = subprocess.Popen(command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = done.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        done.send_signal(signal.SIGINT)
+        done.communicate(timeout=20)
+        pytest.skip("OSMesa is installed here")
+    assert done.returncode == 1
+    assert "sim_arm: " in errors and "MUJOCO_GL" in errors and "Traceback" not in errors
+
+
+@pytest.fixture(autouse=True)
+def _no_default_context():
+    yield
+    assert not rclpy.ok()

@@ -1,0 +1,93 @@
+"""The graph as processes (``up``): it answers over ROS, ends in order, and says who broke it. Twin of ``test_arm_launch.py``."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.graph import find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_policy_node.contract import load_contract
+
+pytestmark = pytest.mark.ros
+NODES = ("sim_arm", "chunk_executor")
+
+
+@pytest.fixture
+def graph(ros_domain, tmp_path):
+    """The arm and the executor, without a policy, once both answer."""
+    with GraphProcess(["robot:=sim_arm", "policy:=none"], tmp_path / "graph.log") as graph:
+        client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
+        try:
+            client.wait_for_arm(60)
+            client.wait_for_executor(60)
+            yield graph
+        finally:
+            client.close()
+
+
+def pids(graph):
+    """Process id of each node, from what ``up`` prints."""
+    return {name: int(pid) for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", graph.log.read_text())}
+
+
+def wait_gone(processes):
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive, f"still running: {[process.cmdline() for process in alive]}"
+
+
+def test_ctrl_c_ends_all_nodes_in_order(graph):
+    nodes = pids(graph)
+    assert set(nodes) == set(NODES)
+    family = psutil.Process(graph.pid).children(recursive=True)
+    assert {process.pid for process in family} >= set(nodes.values())
+    assert graph.stop() == 0
+    wait_gone(family)
+    text = graph.log.read_text()
+    assert "real-time factor" in text and "Traceback" not in text
+
+
+def test_sigterm_ends_all_nodes_too(graph):
+    family = psutil.Process(graph.pid).children(recursive=True)
+    os.kill(graph.pid, signal.SIGTERM)
+    assert graph.wait(30) == 0
+    wait_gone(family)
+
+
+@pytest.mark.parametrize("victim", NODES)
+def test_a_node_that_dies_stops_the_rest_and_is_named(graph, victim):
+    family = psutil.Process(graph.pid).children(recursive=True)
+    os.kill(pids(graph)[victim], signal.SIGKILL)
+    assert graph.wait(30) == 1
+    wait_gone(family)
+    text = graph.log.read_text()
+    assert f"{victim} was ended by SIGKILL, so everything was stopped; its last lines:" in text
+
+
+def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, tmp_path):
+    contract = tmp_path / "arm.yaml"
+    contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
+    (tmp_path / "sim_arm.urdf").write_text(find_robot("sim_arm").with_name("sim_arm.urdf").read_text())
+    with GraphProcess([f"robot:={contract}", "policy:=none"], tmp_path / "graph.log") as graph:
+        assert graph.wait(60) == 1
+    text = graph.log.read_text()
+    assert "sim_arm ended with exit code 1" in text and "elbow: the simulated arm has scene and wrist" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("robot:=ur55", "up: robot: 'ur55' is unknown; known are sim_arm"),
+        ("policy:=gpt", "up: policy: 'gpt' is unknown; known are"),
+        ("speed:=2", "up: 'speed:=2' is not an argument"),
+    ],
+)
+def test_unknown_names_are_one_sentence_and_start_nothing(word, says):
+    done = subprocess.run([sys.executable, "-m", "sf_bringup.up", word], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(says) and "Traceback" not in done.stderr and "started" not in done.stdout
