@@ -73,54 +73,75 @@ class Observer:
     where it is to the first one left.
     """
 
-    def __init__(self, contract: Contract, position: np.ndarray) -> None:
+    def __init__(self, contract: Contract, position: np.ndarray, start: float = 0.0) -> None:
         self.limits = JointLimits.of(contract)
-        self._times = np.array([-1.0])
+        self._times = np.array([start - 1.0])
         self._positions, self._velocities = position[None].copy(), np.zeros((1, len(position)))
-        self.violations: list[str] = []
+        self._seen = start
+        self._violations: list[str] = []
         self.sent: list[Trajectory] = []
 
     def receive(self, trajectory: Trajectory | None, now: float) -> None:
         if trajectory is None:
             return
+        self.watch(now)
         self.sent.append(trajectory)
         times = trajectory.stamp + trajectory.times
         ahead = times > now + 1e-9
         assert ahead.any(), "a trajectory arrived that had passed as a whole"
-        position, velocity, _ = self.state(now)
+        position, velocity = self.state(now)
         self._times = np.append(now, times[ahead])
         self._positions = np.vstack([position, trajectory.positions[ahead]])
         self._velocities = np.vstack([velocity, trajectory.velocities[ahead]])
 
-    def state(self, now: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Position, velocity and acceleration at a time, on cubics between the points."""
-        if now >= self._times[-1]:
-            still = np.zeros_like(self._positions[-1])
-            return self._positions[-1], still, still
-        k = int(np.searchsorted(self._times, now, side="right")) - 1
-        h = self._times[k + 1] - self._times[k]
-        s = (now - self._times[k]) / h
-        p0, p1 = self._positions[k], self._positions[k + 1]
-        m0, m1 = self._velocities[k] * h, self._velocities[k + 1] * h
-        c2, c3 = 3 * (p1 - p0) - 2 * m0 - m1, m0 + m1 - 2 * (p1 - p0)
-        return p0 + s * (m0 + s * (c2 + s * c3)), (m0 + s * (2 * c2 + 3 * s * c3)) / h, (2 * c2 + 6 * s * c3) / h**2
+    def state(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+        """Position and velocity at a time."""
+        position, velocity, _ = self._evaluate(np.array([now]))
+        return position[0], velocity[0]
 
-    def watch(self, now: float) -> None:
-        """Look at one moment."""
-        position, velocity, acceleration = self.state(now)
+    def watch(self, until: float) -> None:
+        """Look at all that was commanded up to a time, every 2 ms."""
+        times = np.arange(self._seen, until, 0.002)
+        self._seen = max(self._seen, until)
+        if not len(times):
+            return
+        position, velocity, acceleration = self._evaluate(times)
         limits = self.limits
+        # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone looks like an acceleration.
+        k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2))
+        piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
+        blur = 12.0 * np.abs(velocity) * np.spacing(until) / piece**2
         for what, broken in (
             ("position", (position < limits.lower - 1e-9) | (position > limits.upper + 1e-9)),
-            ("velocity", np.abs(velocity) > limits.velocity * (1 + 1e-6)),
-            ("acceleration", np.abs(acceleration) > limits.acceleration),
+            ("velocity", np.abs(velocity) > limits.velocity),
+            ("acceleration", np.abs(acceleration) > limits.acceleration + blur),
         ):
-            if broken.any():
-                names = [limits.names[n] for n in np.flatnonzero(broken)]
-                self.violations.append(f"{now:.4f}: {what} of {', '.join(names)}: {position} {velocity} {acceleration}")
+            for row, joint in np.argwhere(broken)[:3]:
+                value = {"position": position, "velocity": velocity, "acceleration": acceleration}[what][row, joint]
+                self._violations.append(f"{times[row]:.4f}: {what} of {limits.names[joint]} is {value}")
+
+    def violations(self, until: float) -> list[str]:
+        self.watch(until)
+        return self._violations
 
     @property
     def at_rest_after(self) -> float:
         return float(self._times[-1])
+
+    def _evaluate(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, velocities and accelerations on cubics between the points."""
+        if len(self._times) == 1:
+            still = np.zeros((len(times), self._positions.shape[1]))
+            return np.tile(self._positions[-1], (len(times), 1)), still, still
+        k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, len(self._times) - 2)
+        h = (self._times[k + 1] - self._times[k])[:, None]
+        s = np.minimum((times - self._times[k])[:, None] / h, 1.0)
+        p0, p1 = self._positions[k], self._positions[k + 1]
+        m0, m1 = self._velocities[k] * h, self._velocities[k + 1] * h
+        c2, c3 = 3 * (p1 - p0) - 2 * m0 - m1, m0 + m1 - 2 * (p1 - p0)
+        moving = (times < self._times[-1])[:, None]
+        velocity, acceleration = (m0 + s * (2 * c2 + 3 * s * c3)) / h, (2 * c2 + 6 * s * c3) / h**2
+        return p0 + s * (m0 + s * (c2 + s * c3)), velocity * moving, acceleration * moving
 
 
 class Bench:
@@ -131,16 +152,16 @@ class Bench:
     def __init__(self, contract: Contract, position: np.ndarray = HOME, *, shadow: bool = False, start: float = 0.0) -> None:
         self.contract, self.now = contract, start
         self.executor = ChunkExecutor(contract, shadow=shadow)
-        self.observer = Observer(contract, position)
-        self.observer._times[0] = start - 1.0
+        self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
         self.offset = np.zeros(len(position))  # measured minus commanded
+        self._mail: list[tuple[float, Trajectory | None]] = []
         self.measured: list[tuple[float, np.ndarray]] = []
         self.measure()
         self.executor.activate(self.now)
 
     def measure(self) -> None:
-        position, velocity, _ = self.observer.state(self.now)
+        position, velocity = self.observer.state(self.now)
         self.measured.append((self.now, position + self.offset))
         if self.joint_states:
             self.executor.on_joint_state(self.now, position + self.offset, velocity)
@@ -148,10 +169,19 @@ class Bench:
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / self.STEP)):
             self.now += self.STEP
+            while self._mail and self._mail[0][0] <= self.now:
+                arrival, trajectory = self._mail.pop(0)
+                self.observer.receive(trajectory, arrival)
             self.measure()
-            self.observer.watch(self.now - self.STEP / 2)
-            self.observer.watch(self.now)
-            self.observer.receive(self.executor.tick(self.now), self.now)
+            self.post(self.executor.tick(self.now))
+
+    def post(self, trajectory: Trajectory | None, transit: float = 0.0) -> None:
+        """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent earlier."""
+        arrival = max([self.now + transit, *(time for time, _ in self._mail)])
+        if arrival <= self.now:
+            self.observer.receive(trajectory, arrival)
+        else:
+            self._mail.append((arrival, trajectory))
 
     def chunk(self, data: np.ndarray, age: float = 0.0, **changes) -> Chunk:
         """The next chunk, right in all but ``changes``, observed ``age`` seconds ago where the arm was then."""
@@ -161,8 +191,11 @@ class Bench:
 
     def send(self, chunk: Chunk, transit: float = 0.0) -> Trajectory:
         trajectory = self.executor.on_chunk(chunk, self.now)
-        self.observer.receive(trajectory, self.now + transit)
+        self.post(trajectory, transit)
         return trajectory
+
+    def violations(self) -> list[str]:
+        return self.observer.violations(self.now)
 
     def tool(self) -> np.ndarray:
         return kinematics().forward(self.observer.state(self.now)[0][:6]).position

@@ -34,7 +34,12 @@ def assert_within_limits(position, velocity, positions, velocities, period):
 
 
 @settings(max_examples=150, deadline=None)
-@given(start=st.lists(unit, min_size=J, max_size=J), seed=st.integers(0, 2**31), rate=st.sampled_from([10.0, 50.0, 125.0]), wild=st.floats(0.1, 30.0))
+@given(
+    start=st.lists(unit, min_size=J, max_size=J),
+    seed=st.integers(0, 2**31),
+    rate=st.sampled_from([10.0, 50.0, 125.0]),
+    wild=st.floats(0.1, 30.0),
+)
 def test_any_reference_becomes_a_motion_inside_the_limits(start, seed, rate, wild):
     rng, period = np.random.default_rng(seed), 1.0 / rate
     reference = rng.normal(0.0, wild, (int(rate), J))

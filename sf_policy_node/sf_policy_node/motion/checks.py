@@ -35,16 +35,15 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     _require(data.size > 0, "it is empty")
     expected = (action.horizon, len(action.names))
     _require(data.shape == expected, f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}")
-    _require(
-        abs(chunk.step_s - action.step_s) <= 1e-6, f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s"
-    )
+    _require(abs(chunk.step_s - action.step_s) <= 1e-6, f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s")
     finite = np.isfinite(data)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise ChunkRefused(f"row {row}, column {chunk.names[column]} is {data[row, column]}")
     joints = tuple(contract.command_joints)
     _require(
-        tuple(chunk.reference_names) == joints, f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of {', '.join(joints)}"
+        tuple(chunk.reference_names) == joints,
+        f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of {', '.join(joints)}",
     )
     reference = np.asarray(chunk.reference)
     _require(reference.shape == (len(joints),), f"its reference has size {_size(reference)} for {len(joints)} joints")

@@ -77,9 +77,7 @@ class ChunkPlanner:
             leaves = self._leaves_workspace(positions, allowed)
             if leaves is None:
                 clips[0] += targets.position_clips
-                return Plan(
-                    positions, velocities, due[:rows], skipped, jump, *clips, workspace_clips, targets.ik_failures, note
-                )
+                return Plan(positions, velocities, due[:rows], skipped, jump, *clips, workspace_clips, targets.ik_failures, note)
             reached = int((due < start + (leaves + 1) * self._period).sum())
             workspace_clips += rows - min(rows - 1, reached)
             rows = min(rows - 1, reached)

@@ -13,8 +13,9 @@ import numpy as np
 
 from sf_policy_node.motion.limits import JointLimits
 
-# Share of the acceleration limit that is used: the rest covers the rounding of time stamps.
+# Shares of the limits that are used: the rest covers the rounding of time stamps.
 ACCELERATION_USED = 0.98
+VELOCITY_USED = 0.995
 # Share of that which the approach to a target plans with; the rest is left to follow the target while it moves.
 _APPROACH_SHARE = 0.7
 # The largest gain that brings an error to zero without overshoot is 0.34 per period.
@@ -61,7 +62,7 @@ def follow(
         for arguments in zip(
             reference_positions.T.tolist(),
             reference_velocities.T.tolist(),
-            *(each.tolist() for each in (position, velocity, lower, upper, limits.velocity, accel, gain)),
+            *(each.tolist() for each in (position, velocity, lower, upper, limits.velocity * VELOCITY_USED, accel, gain)),
             strict=True,
         )
     ]

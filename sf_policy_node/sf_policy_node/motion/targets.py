@@ -102,7 +102,8 @@ class TargetMaker:
             step = np.abs(solution.positions - seed)
             note = ""
             if not solution.reached:
-                note = f"rows from {k} on cannot be reached: {1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad are left"
+                left = f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad are left"
+                note = f"rows from {k} on cannot be reached: {left}"
             elif (step > furthest).any():
                 joint = int((step / furthest).argmax())
                 name = self._contract.arm_joints[joint]
