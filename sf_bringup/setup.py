@@ -27,6 +27,8 @@ setup(
             "sim_arm = sf_bringup.sim_arm:main",
             "up = sf_bringup.up:main",
             "demo = sf_bringup.demo:main",
+            "say = sf_bringup.say:main",
+            "evaluate_over_ros = sf_bringup.evaluate_over_ros:main",
         ],
     },
 )
