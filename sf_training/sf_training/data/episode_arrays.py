@@ -34,6 +34,11 @@ def load_episode(reader: EpisodeReader, size: int, *, depth: bool) -> EpisodeArr
     Raises:
         BagError: no usable observation, no labels, wrong joints, or an image that cannot be decoded.
     """
+    with reader.kept_in_memory():
+        return _load(reader, size, depth)
+
+
+def _load(reader: EpisodeReader, size: int, depth: bool) -> EpisodeArrays:
     contract = reader.contract
     streams = reader.read(_topics(contract))
     chunks = streams[absolute(contract.topics.expert_chunk)]

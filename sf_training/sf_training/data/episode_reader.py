@@ -5,6 +5,7 @@ Images are decoded by ``sf_policy_node.images``, as on the robot, so that traini
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -59,6 +60,7 @@ class EpisodeReader:
 
     def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
         self.path = Path(path)
+        self._kept: list[tuple[str, int, bytes]] | None = None
         self.name = self.path.stem.removesuffix("_0") if self.path.is_file() else self.path.name
         custom = {} if self.path.is_file() else _custom_data(self.path)
         self._file = _find_mcap(self.path)
@@ -91,6 +93,17 @@ class EpisodeReader:
     def has(self, topic: str) -> bool:
         """True when the bag holds at least one message of a topic."""
         return bool(self.counts.get(topic))
+
+    @contextmanager
+    def kept_in_memory(self, limit: int = 256 << 20) -> Iterator[None]:
+        """Within this context a bag of at most ``limit`` bytes uncompressed is read once, however many passes follow."""
+        with self._open() as reader:
+            fits = sum(chunk.uncompressed_size for chunk in reader.get_summary().chunk_indexes) <= limit
+        self._kept = list(self._raw(self.topics)) if fits else None
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def read(self, topics: Collection[str]) -> dict[str, Stream]:
         """Everything on some topics, in one pass; of images only the times (see :meth:`frames`). Absent topics are empty."""
@@ -131,7 +144,10 @@ class EpisodeReader:
                 yield topic, index, self._deserialize(topic, data)
 
     def _raw(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
-        present = [topic for topic in topics if self.has(topic)]
+        present = {topic for topic in topics if self.has(topic)}
+        if self._kept is not None:
+            yield from (entry for entry in self._kept if entry[0] in present)
+            return
         if not present:
             return
         with self._open() as reader:
@@ -165,12 +181,12 @@ class EpisodeReader:
             raise BagError(f"{self._file}: {error}") from None
 
     def _parse_contract(self, attachments: dict[str, str]) -> Contract:
-        text, source = attachments[CONTRACT_ATTACHMENT], f"{self._file}: {CONTRACT_ATTACHMENT}"
+        urdf = next((text for name, text in attachments.items() if name != CONTRACT_ATTACHMENT), "")
         try:
-            return parse_contract(text, next((entry for name, entry in attachments.items() if name != CONTRACT_ATTACHMENT), ""), source)
+            return _contract(attachments[CONTRACT_ATTACHMENT], urdf)
         except ContractError as error:
-            first = str(error).split(f"; {source}")[0]
-            raise BagError(f"{first}; the bag is of another version of this suite, record it again") from None
+            first = str(error).split(f"; {CONTRACT_ATTACHMENT}")[0]
+            raise BagError(f"{self._file}: {first}; the bag is of another version of this suite, record it again") from None
 
     @contextmanager
     def _open(self):
@@ -202,6 +218,11 @@ def find_episodes(root: str | Path) -> list[Path]:
     if not found:
         raise BagError(f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder")
     return found
+
+
+@functools.lru_cache(maxsize=8)  # most bags of a set carry the same contract
+def _contract(text: str, urdf_xml: str) -> Contract:
+    return parse_contract(text, urdf_xml, CONTRACT_ATTACHMENT)
 
 
 def _find_mcap(path: Path) -> Path:
