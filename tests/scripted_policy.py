@@ -12,6 +12,7 @@ import rclpy
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
@@ -85,7 +86,7 @@ class ScriptedPolicy(Node):
     def predict(self, instruction, sequence):
         state, (cube,) = self.joints, [each for each in self.task.objects if each.name in instruction]
         joints = np.array([state.position[state.name.index(name)] for name in self.contract.command_joints])
-        tool = self.kinematics.forward(joints).position
+        tool = self.kinematics.forward(joints[:-1]).position
         place = np.array([cube.position.x, cube.position.y, cube.position.z])
         opening = self.contract.gripper.to_opening(joints[-1])
         data = expert_chunk(tool, opening, place, self.supports[cube.name], self.contract.action.horizon)
@@ -112,7 +113,7 @@ def main():
     rclpy.init()
     executor = MultiThreadedExecutor(3)
     executor.add_node(ScriptedPolicy())
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError):
         executor.spin()
 
 

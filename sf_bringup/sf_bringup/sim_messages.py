@@ -57,10 +57,11 @@ def joint_state(stamp: Time, names: Sequence[str], positions: np.ndarray, veloci
 
 def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
     """``pixels`` (H, W, 3) uint8 for rgb8, or (H, W) float32 for 32FC1."""
+    pixels = np.ascontiguousarray(pixels)
     message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0])
     message.header.stamp, message.header.frame_id = stamp, frame
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast("B"))
+    data.frombytes(memoryview(pixels).cast("B"))
     message.data = data  # an array.array is taken as it is; an ndarray would be copied value by value, in 100 ms
     return message
 
