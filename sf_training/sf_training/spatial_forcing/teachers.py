@@ -28,6 +28,10 @@ _PROJECTION_SEED = 1234
 _CODE_SEED = 7
 
 
+class TeacherError(ValueError):
+    """A teacher lacks what it needs; the message says what."""
+
+
 @dataclass(frozen=True)
 class View:
     """Geometry of the prepared images of one camera, frame by frame.
@@ -77,7 +81,7 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
         images: (F, V, 3, S, S) uint8; depth: (F, V, S, S) [m].
 
     Raises:
-        ValueError: for a teacher that needs depth when there is none.
+        TeacherError: for a teacher that needs depth when there is none.
     """
     frames, cameras = images.shape[:2]
     grid = images.shape[-1] // patch
@@ -88,7 +92,7 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
         parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part, v], patch)) for v in range(cameras)]
         return standardise(np.stack(parts, 1))
     if depth is None:
-        raise ValueError(f"teacher {teacher}: the data hold no depth; record depth, or take teacher none or rgb")
+        raise TeacherError(f"teacher {teacher}: the data hold no depth; record depth, or take teacher none or rgb")
     parts = [_in_parts(frames, lambda part, v=v: pointmap_features(depth[part, v], _slice(views[v], part), patch)) for v in range(cameras)]
     targets = standardise(np.stack(parts, 1))
     if teacher == "mean":

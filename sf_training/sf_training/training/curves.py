@@ -70,7 +70,10 @@ def read_curves(path: Path) -> list[Row]:
         return []
     whole = {"step", "episodes", "wrong_object"}
     with path.open(newline="") as file:
-        return [Row(**{name: None if text == "" else (int if name in whole else float)(text) for name, text in line.items()}) for line in csv.DictReader(file)]
+        return [
+            Row(**{name: None if text == "" else (int if name in whole else float)(text) for name, text in line.items()})
+            for line in csv.DictReader(file)
+        ]
 
 
 def plot_curves(rows: list[Row], path: Path, title: str) -> None:

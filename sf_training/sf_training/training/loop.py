@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.spatial_forcing.alignment import Projector, alignment_loss, prepare_target
 from sf_training.training.optimizer import Optimizers, update_average
-from sf_training.training.settings import Settings
+from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 _GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
@@ -74,7 +73,7 @@ class TrainingRun:
         self.projector = Projector(config.width, targets.shape[-1], settings.alignment.norm) if targets is not None else None
         modules = [self.model] + ([self.projector] if self.projector else [])
         self._optimizers = Optimizers(modules, settings.learning_rate, _WARM_UP, settings.steps, settings.decay_share)
-        self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.frames, settings.labels_per_frame, settings.seed)
+        self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
         self._targets = targets
         self._states = torch.from_numpy(normalisation.state.normalise(data.states))
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
@@ -92,16 +91,17 @@ class TrainingRun:
         """
         started = time.process_time()
         self.step += 1
-        frames, labels = self._sampler.draw()
+        frames, rows, labels = self._sampler.draw()
         self.model.train()
         tap = self.settings.alignment.layer if self.projector else None
         label_frames = self.data.label_frame[labels]
         images = torch.from_numpy(self.data.images[frames])
-        actions, tokens = self.model(images, self._states[label_frames], self._texts[self.data.label_text[labels]], tap)
+        texts = self._texts[self.data.label_text[labels]]
+        actions, tokens = self.model(images, self._states[label_frames], texts, rows=torch.from_numpy(rows), tap=tap)
         action_loss = ((actions - self._chunks[labels]).abs() * self._weight).mean()
         loss, aligned = action_loss, None
         if self.projector is not None and tokens is not None:
-            aligned = self._alignment(tokens, frames)
+            aligned = self._alignment(tokens, frames, rows)
             loss = action_loss + self.settings.alignment.coefficient * aligned
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.learning_rate})")
@@ -160,13 +160,13 @@ class TrainingRun:
         """Resume from :meth:`save_state`; False when there is none.
 
         Raises:
-            ValueError: it belongs to a run with other settings.
+            TrainingError: it belongs to a run with other settings.
         """
         if not path.exists():
             return False
         state = torch.load(path, weights_only=True)  # tensors and plain values only: no code is unpickled
         if state["settings"] != repr(self.settings):
-            raise ValueError(f"{path}: belongs to a run with other settings; choose another --out, or delete it to start anew")
+            raise TrainingError(f"{path}: belongs to a run with other settings; choose another --out, or delete it to start anew")
         self.step, self.cpu_s, self._sums = state["step"], state["cpu_s"], state["sums"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -176,19 +176,13 @@ class TrainingRun:
         self._sampler.state = state["sampler"]
         return True
 
-    def _alignment(self, tokens: Tensor, frames: np.ndarray) -> Tensor:
+    def _alignment(self, tokens: Tensor, frames: np.ndarray, rows: np.ndarray) -> Tensor:
         features = torch.from_numpy(np.ascontiguousarray(self._targets[frames])).float()
         target = prepare_target(features, self.model.config.grid, self.settings.alignment.position_scale)
-        return alignment_loss(self.projector(tokens), target.repeat_interleave(self.settings.labels_per_frame, 0))
+        return alignment_loss(self.projector(tokens), target[torch.from_numpy(rows)])
 
     def _predict(self, labels: np.ndarray) -> np.ndarray:
         frames = self.data.label_frame[labels]
         images = torch.from_numpy(self.data.images[frames])
         actions, _ = self.average(images, self._states[frames], self._texts[self.data.label_text[labels]])
         return self.normalisation.action.restore(actions.numpy())
-
-
-def every(count: int, action: Callable[[], None], step: int, last: int) -> None:
-    """Run ``action`` every ``count`` steps and at the last one; never when ``count`` is 0."""
-    if count and (step % count == 0 or step == last):
-        action()

@@ -74,7 +74,8 @@ def read_runs(folder: Path) -> list[Curve]:
 def summarise(curves: list[Curve], threshold: float) -> dict:
     """By teacher: seeds, success at every evaluated step, success at equal processor time, steps to reach ``threshold``."""
     budget = min(curve.rows[-1].cpu_s for curve in curves)
-    summary = {"architecture": "nano: plain VLA, FiLM by text, no spatial attention", "threshold": threshold, "equal_cpu_s": budget, "teachers": {}}
+    architecture = "nano: plain VLA, FiLM by text, no spatial attention"
+    summary = {"architecture": architecture, "threshold": threshold, "equal_cpu_s": budget, "teachers": {}}
     for teacher, group in _by_teacher(curves).items():
         steps = sorted({row.step for curve in group for row in curve.rows})
         reached = [curve.reached(threshold) for curve in group]
@@ -106,11 +107,10 @@ def _at_cpu(curve: Curve, budget: float) -> float:
 def _write_csv(curves: list[Curve], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["teacher", "seed", "step", "cpu_s", "success", "episodes", "wrong_object", "validation_error", "validation_choice", "cosine"])
+        names = ("step", "cpu_s", "success", "episodes", "wrong_object", "validation_error", "validation_choice", "cosine")
+        writer.writerow(["teacher", "seed", *names])
         for curve in curves:
-            for row in curve.rows:
-                measured = (row.step, row.cpu_s, row.success, row.episodes, row.wrong_object, row.validation_error, row.validation_choice, row.cosine)
-                writer.writerow([curve.teacher, curve.seed, *measured])
+            writer.writerows([curve.teacher, curve.seed, *(getattr(row, name) for name in names)] for row in curve.rows)
 
 
 def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
@@ -145,7 +145,13 @@ def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
 
 def _print(summary: dict, threshold: float) -> None:
     table = Table(title="Spatial Forcing beside its controls (nano)")
-    for column in ("teacher", "seeds", "success at the last common step", f"at {summary['equal_cpu_s']:.0f} CPU-s", f"steps to {threshold:.0%}"):
+    for column in (
+        "teacher",
+        "seeds",
+        "success at the last common step",
+        f"at {summary['equal_cpu_s']:.0f} CPU-s",
+        f"steps to {threshold:.0%}",
+    ):
         table.add_column(column)
     last = min(max(int(step) for step in entry["success_by_step"]) for entry in summary["teachers"].values())
     for teacher, entry in summary["teachers"].items():

@@ -9,6 +9,10 @@ from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.teachers import TeacherName
 
 
+class TrainingError(ValueError):
+    """A setting or the data cannot be used; the message names it and the cure."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Fine-tune the nano model on recorded episodes, with Spatial Forcing or a control."""
@@ -25,10 +29,10 @@ class Settings:
     """Of the weights and of the order of the data."""
     steps: int = 3000
     """Optimiser steps."""
-    frames: int = 8
-    """Camera frames in a batch."""
-    labels_per_frame: int = 2
-    """Instructions for each frame, different ones where the data have them (contrastive relabelling)."""
+    pairs: int = 6
+    """Frames in a batch that carry two different instructions (contrastive relabelling)."""
+    singles: int = 4
+    """Frames in a batch with one instruction, from those that have only one."""
     learning_rate: float = 2e-3
     """Peak, after 60 steps of warm-up."""
     decay_share: float = 0.3
@@ -53,12 +57,14 @@ class Settings:
     """Threads of PyTorch. One is the most thrifty; results are the same only for the same number."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "frames", "labels_per_frame", "validate_every", "save_every", "threads", "evaluation_episodes"):
+        for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+                raise TrainingError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+        if self.pairs < 0 or self.singles < 0 or not self.pairs + self.singles:
+            raise TrainingError(f"--pairs, --singles: must not be negative, and one above zero, got {self.pairs} and {self.singles}")
         if not 0 < self.validation_share < 1:
-            raise ValueError(f"--validation-share: must lie between 0 and 1, got {self.validation_share}")
+            raise TrainingError(f"--validation-share: must lie between 0 and 1, got {self.validation_share}")
         if not 0 <= self.decay_share <= 1:
-            raise ValueError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
+            raise TrainingError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
         if self.teacher != "none" and not 0 <= self.alignment.layer <= self.layers:
-            raise ValueError(f"--alignment.layer: the model has {self.layers} blocks, got {self.alignment.layer}")
+            raise TrainingError(f"--alignment.layer: the model has {self.layers} blocks, got {self.alignment.layer}")

@@ -24,10 +24,10 @@ from sf_policy_node.vla.policy import Policy
 from sf_policy_node.vla.text import text_encoder
 from sf_training.data.episode_reader import BagError
 from sf_training.data.split import split_episodes
-from sf_training.spatial_forcing.teachers import build_targets
+from sf_training.spatial_forcing.teachers import TeacherError, build_targets
 from sf_training.training.curves import Curves, Row, plot_curves
-from sf_training.training.loop import TrainingRun, every
-from sf_training.training.settings import Settings
+from sf_training.training.loop import TrainingRun
+from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.training_set import TrainingSet, load_training_set
 
 _EVALUATION_SEED = 900_000
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         settings = tyro.cli(Settings, description=Settings.__doc__)
         train(settings, Console())
-    except (BagError, CheckpointError, ContractError, FloatingPointError, ValueError, OSError) as error:
+    except (BagError, CheckpointError, ContractError, FloatingPointError, TeacherError, TrainingError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
@@ -50,11 +50,12 @@ def train(settings: Settings, console: Console) -> None:
     """Train, or resume, one run. Raises the errors that :func:`main` turns into one sentence."""
     console.print(f"[bold]settings[/] {settings}", highlight=False, soft_wrap=True)
     contract, data = load_training_set(settings.data, _IMAGE_SIZE, console)
-    train_episodes, validation_episodes = split_episodes(np.unique(data.episodes), settings.validation_share, seed=0)
+    train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
     console.print(
         f"{len(np.unique(data.episodes))} episodes, {len(data.images)} frames, {len(labels)} labels to train on, "
-        f"{len(held_out)} held out, {len(data.texts)} different instructions"
+        f"{len(held_out)} held out, {len(data.texts)} different instructions",
+        soft_wrap=True,
     )
     embeddings = text_encoder().encode(list(data.texts))
     normalisation = Normalisation.from_data(data.states, data.label_chunk[labels], embeddings, contract.action.names)
@@ -89,7 +90,14 @@ class _Session:
         self._sim = None
 
     def go(self) -> None:
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         steps, settings = self.settings.steps, self.settings
         try:
             with Progress(*columns, console=self.console) as bar:
@@ -97,9 +105,10 @@ class _Session:
                 while self.run.step < steps and not self.reached:
                     self.run.train_step()
                     bar.update(task, completed=self.run.step)
-                    evaluating = settings.evaluate_every and (self.run.step % settings.evaluate_every == 0 or self.run.step == steps)
-                    every(settings.validate_every, lambda: self._report(bool(evaluating)), self.run.step, steps)
-                    every(settings.save_every, lambda: self.run.save_state(self.state), self.run.step, steps)
+                    if _due(settings.validate_every, self.run.step, steps):
+                        self._report(evaluating=_due(settings.evaluate_every, self.run.step, steps))
+                    if _due(settings.save_every, self.run.step, steps):
+                        self.run.save_state(self.state)
             self._save()
         finally:
             self.curves.close()
@@ -108,7 +117,7 @@ class _Session:
         self.state.unlink(missing_ok=True)
         self.console.print(f"checkpoint: {settings.out}   report: {self.report / 'curves.png'}")
 
-    def _report(self, evaluating: bool) -> None:
+    def _report(self, *, evaluating: bool) -> None:
         progress = self.run.progress()
         error, choice = self.run.validate(self.held_out)
         success = episodes = wrong = None
@@ -135,7 +144,7 @@ class _Session:
         parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
         parts += [f"validation {1000 * error:.1f} mm", f"right cube {choice:.0%}"]
         parts += [f"success {success:.0%} of {episodes}"] if success is not None else []
-        self.console.print("  ".join(parts), highlight=False)
+        self.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def _evaluate(self) -> list:
         from sf_training.simulation.arm_sim import ArmSim
@@ -156,9 +165,18 @@ class _Session:
             "torch": torch.__version__,
             "processor": platform.machine(),
         }
-        plot_curves(self.curves.rows, self.report / "curves.png", f"{self.settings.out.name}: teacher {self.settings.teacher}, seed {self.settings.seed}")
+        plot_curves(
+            self.curves.rows,
+            self.report / "curves.png",
+            f"{self.settings.out.name}: teacher {self.settings.teacher}, seed {self.settings.seed}",
+        )
         (self.report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
         save_checkpoint(self.settings.out, self.run.average, self.contract, self.run.normalisation, facts)
+
+
+def _due(count: int, step: int, last: int) -> bool:
+    """Every ``count`` steps and at the last one; never when ``count`` is 0."""
+    return bool(count) and (step % count == 0 or step == last)
 
 
 def _data_hash(data: TrainingSet) -> str:

@@ -14,6 +14,7 @@ from sf_policy_node.state import robot_state
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.spatial_forcing.teachers import View
+from sf_training.training.settings import TrainingError
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         if not len(self.label_frame):
-            raise ValueError("the data hold no labelled frame: record successful episodes, or check their topics with `lint`")
+            raise TrainingError("the data hold no labelled frame: record successful episodes, or check their topics with `lint`")
         if not np.isfinite(self.label_chunk).all() or not np.isfinite(self.states).all():
-            raise ValueError("the data hold a state or an action that is not finite: remove that episode")
+            raise TrainingError("the data hold a state or an action that is not finite: remove that episode")
 
     def part(self, episodes: np.ndarray) -> np.ndarray:
         """Indices of the labels that belong to the given episodes."""
@@ -46,31 +47,38 @@ class TrainingSet:
 
 
 class ContrastiveSampler:
-    """Draws frames, and for each frame ``per_frame`` labels, different ones where the frame has them.
+    """Draws frames with two different instructions each, and frames that have only one.
+
+    Where the data lack one of the two kinds, all of a batch comes from the other.
 
     Args:
         label_frame: (L,) frame of each label that may be drawn.
         labels: (L,) index of each such label in the training set.
-        frames: frames in a batch.
+        pairs: frames in a batch that bring two labels.
+        singles: frames in a batch that bring their only label.
         seed: of the draw; ``state`` makes it resumable.
     """
 
-    def __init__(self, label_frame: np.ndarray, labels: np.ndarray, frames: int, per_frame: int, seed: int) -> None:
+    def __init__(self, label_frame: np.ndarray, labels: np.ndarray, pairs: int, singles: int, seed: int) -> None:
         order = np.argsort(label_frame, kind="stable")
         self._labels = labels[order]
         self._frames, self._starts, self._counts = np.unique(label_frame[order], return_index=True, return_counts=True)
-        self._batch, self._per_frame = frames, per_frame
+        self._several, self._one = np.flatnonzero(self._counts > 1), np.flatnonzero(self._counts == 1)
+        if not len(self._several):
+            pairs, singles = 0, 2 * pairs + singles
+        elif not len(self._one):
+            pairs, singles = pairs + (singles + 1) // 2, 0
+        self._pairs, self._singles = pairs, singles
         self._rng = np.random.default_rng(seed)
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (B,) and labels (B * per_frame,), grouped by frame."""
-        chosen = self._rng.integers(0, len(self._frames), self._batch)
-        labels = []
-        for index in chosen:
-            count = self._counts[index]
-            picks = self._rng.permutation(count) if count >= self._per_frame else self._rng.integers(0, count, self._per_frame)
-            labels.append(self._labels[self._starts[index] + picks[: self._per_frame]])
-        return self._frames[chosen], np.concatenate(labels)
+    def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Frames (F,), for each of B rows its index into them (B,), and the rows' labels (B,); B = 2 * pairs + singles."""
+        several = self._several[self._rng.integers(0, len(self._several), self._pairs)] if self._pairs else np.empty(0, int)
+        one = self._one[self._rng.integers(0, len(self._one), self._singles)] if self._singles else np.empty(0, int)
+        two = [self._starts[index] + self._rng.permutation(self._counts[index])[:2] for index in several]
+        rows = np.concatenate([np.repeat(np.arange(self._pairs), 2), self._pairs + np.arange(self._singles)])
+        labels = np.concatenate([*two, self._starts[one]]).astype(int)
+        return self._frames[np.concatenate([several, one])], rows, self._labels[labels]
 
     @property
     def state(self) -> dict:
@@ -86,19 +94,18 @@ def load_training_set(folder: Path, size: int, console: Console) -> tuple[Contra
     """All successful episodes below ``folder``, decoded once and cached beside them, with the contract that they share.
 
     Raises:
-        BagError: a bag is damaged or the bags belong to different contracts.
-        ValueError: there are no episodes, or they hold nothing to learn from.
+        BagError: there are no bags, one is damaged, or they belong to different contracts.
+        TrainingError: they hold nothing to learn from.
     """
     episodes = find_episodes(folder)
-    if not episodes:
-        raise ValueError(f"{folder}: no episode bags; record some with `ros2 run sf_training demonstrations`, or check --data")
     contract = EpisodeReader(episodes[0]).contract
     dataset = load_dataset(episodes, contract, size=size, cache=folder / ".cache", depth=True, outcomes=("success",))
     kinematics = Kinematics(contract)
     states = np.stack([robot_state(contract, kinematics, joints) for joints in dataset.joint_positions])
     known = np.isfinite(dataset.camera_poses).all() and np.isfinite(dataset.intrinsics).all()
     views = tuple(
-        View(dataset.intrinsics[:, v], dataset.camera_poses[:, v, :3, :3], dataset.camera_poses[:, v, :3, 3]) for v in range(len(contract.cameras))
+        View(dataset.intrinsics[:, v], dataset.camera_poses[:, v, :3, :3], dataset.camera_poses[:, v, :3, 3])
+        for v in range(len(contract.cameras))
     )
     usable = dataset.depth is not None and known
     if not usable:

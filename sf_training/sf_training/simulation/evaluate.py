@@ -1,0 +1,166 @@
+"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, with Wilson intervals, into ``summary.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sf_policy_node.vla.checkpoint import CheckpointError
+from sf_policy_node.vla.policy import Policy
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.instructions import canonical, held_out_phrase
+from sf_training.simulation.rendering import RenderingError
+from sf_training.simulation.rollout import EpisodeResult, run_episode
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a checkpoint in the simulator, the camera moved anew in every episode."""
+
+    checkpoint: Path
+    """Checkpoint directory."""
+    out: Path = Path("out/eval/summary.json")
+    """Figures go here; entries of other evaluations in it are kept."""
+    episodes: int = 100
+    """With the instruction "pick the <colour> cube"; 2 cubes and 3 cubes in turn."""
+    paraphrases: int = 40
+    """More episodes with sentences that no demonstration holds: half with known colour words, half with new ones."""
+    seed: int = 950_000
+    """First seed; demonstrations use seeds from 0, evaluation while training from 900000."""
+    workers: int = 2
+    """Processes."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    seed: int
+    cubes: int
+    wording: str  # canonical, known or new
+
+
+def main() -> None:
+    """Command line."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    try:
+        evaluate(arguments, Console())
+    except (CheckpointError, RenderingError, OSError) as error:
+        sys.exit(f"evaluate: {error}")
+
+
+def evaluate(arguments: Arguments, console: Console) -> dict:
+    """Run all episodes, print a table, write and return the summary."""
+    Policy.load(arguments.checkpoint)  # fails here, in one sentence, and not in a worker
+    jobs = [_Job(arguments.seed + number, 2 + number % 2, "canonical") for number in range(arguments.episodes)]
+    jobs += [
+        _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2]) for number in range(arguments.paraphrases)
+    ]
+    results: dict[str, list[EpisodeResult]] = {"canonical": [], "known": [], "new": []}
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    # spawn: a GL context must not be inherited
+    with (
+        multiprocessing.get_context("spawn").Pool(
+            max(1, min(arguments.workers, len(jobs))), _start_worker, (arguments.checkpoint,)
+        ) as pool,
+        Progress(*columns, console=console) as bar,
+    ):
+        task = bar.add_task("", total=len(jobs))
+        for wording, result in pool.imap(_run, jobs):
+            results[wording].append(result)
+            bar.advance(task)
+    summary = _summary(results, Policy.load(arguments.checkpoint).policy_id)
+    merge_summary(arguments.out, summary)
+    _print(results, console)
+    console.print(f"figures: {arguments.out}")
+    return summary
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of 95 % for a rate (Wilson 1927)."""
+    if n == 0:
+        return 0.0, 1.0
+    rate, spread = successes / n, z * z / n
+    centre = (rate + spread / 2) / (1 + spread)
+    half = z * math.sqrt(rate * (1 - rate) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def merge_summary(path: Path, entries: dict) -> None:
+    """Put entries into a JSON file, keeping its others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    path.write_text(json.dumps({**known, **entries}, indent=1) + "\n")
+
+
+def _summary(results: dict[str, list[EpisodeResult]], policy: str) -> dict:
+    main_results = results["canonical"]
+    summary = {"policy": policy, **_counts(main_results), "seeds": [result.seed for result in main_results]}
+    for cubes in (2, 3):
+        summary[f"with_{cubes}_cubes"] = _counts([result for result in main_results if result.cubes == cubes])
+    summary["paraphrases"] = {wording: _counts(results[wording]) for wording in ("known", "new")}
+    summary["episodes"] = [dataclasses.asdict(result) for part in results.values() for result in part]
+    return summary
+
+
+def _counts(results: Iterable[EpisodeResult]) -> dict:
+    results = list(results)
+    successes = sum(result.success for result in results)
+    times = [result.seconds for result in results if result.success]
+    return {
+        "n": len(results),
+        "successes": successes,
+        "interval_95": [round(bound, 3) for bound in wilson(successes, len(results))],
+        "wrong_object": sum(result.wrong_object for result in results),
+        "seconds_median": round(float(np.median(times)), 2) if times else None,
+    }
+
+
+def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
+    table = Table(title="closed loop in the simulator, without ROS")
+    for column in ("instruction", "n", "picked", "95 % interval", "wrong cube touched", "median time"):
+        table.add_column(column)
+    names = {"canonical": "pick the <colour> cube", "known": "new sentence, known colour word", "new": "new sentence, new colour word"}
+    for wording, part in results.items():
+        if part:
+            counts = _counts(part)
+            low, high = counts["interval_95"]
+            time = "-" if counts["seconds_median"] is None else f"{counts['seconds_median']:.1f} s"
+            table.add_row(
+                names[wording], str(counts["n"]), str(counts["successes"]), f"{low:.0%} to {high:.0%}", str(counts["wrong_object"]), time
+            )
+    console.print(table)
+
+
+def _start_worker(checkpoint: Path) -> None:
+    import torch
+
+    global _worker  # one policy and one simulator per process
+    torch.set_num_threads(1)
+    policy = Policy.load(checkpoint)
+    _worker = (ArmSim(policy.contract), policy)
+
+
+def _run(job: _Job) -> tuple[str, EpisodeResult]:
+    sim, policy = _worker
+    target = sim.reset(job.seed, job.cubes).target
+    rng = np.random.default_rng(job.seed)
+    instruction = canonical(target) if job.wording == "canonical" else held_out_phrase(target, rng, new_colour_word=job.wording == "new")
+    return job.wording, run_episode(sim, policy, job.seed, cubes=job.cubes, instruction=instruction)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The simulated arm: kinematics, seeds, scoring, and the expert on it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_training.simulation import rendering
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.expert import can_approach, expert_chunk
+from sf_training.simulation.instructions import Phrasing, canonical, held_out_phrase
+from sf_training.simulation.operator import demonstrate
+from sf_training.spatial_forcing.teachers import View, points_from_depth
+
+CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
+KINEMATICS = Kinematics(CONTRACT)
+SEEDS = range(3)
+
+
+@pytest.fixture(scope="module")
+def sim():
+    simulated = ArmSim(CONTRACT)
+    yield simulated
+    simulated.close()
+
+
+def test_the_urdf_and_the_simulator_agree_on_the_tool(sim):
+    for seed in SEEDS:
+        sim.reset(seed)
+        pose = KINEMATICS.forward(sim.joint_positions()[:-1])
+        np.testing.assert_allclose(pose.position, sim.tool_position(), atol=1e-9)
+        np.testing.assert_allclose(pose.rotation, np.diag([-1, 1, -1]), atol=2e-2)
+
+
+def test_a_seed_gives_the_same_scene_and_images_and_another_seed_does_not(sim):
+    first = sim.reset(7)
+    image, joints = sim.render("scene"), sim.joint_positions()
+    other = sim.reset(8)
+    assert not np.array_equal(image, sim.render("scene"))
+    assert sim.reset(7) == first != other
+    np.testing.assert_array_equal(image, sim.render("scene"))
+    np.testing.assert_array_equal(joints, sim.joint_positions())
+
+
+def test_time_never_goes_back(sim):
+    sim.step(10)
+    before = sim.time
+    sim.reset(1)
+    assert sim.time >= before
+
+
+def test_an_arm_without_commands_stands_still(sim):
+    sim.reset(0)
+    before = sim.joint_positions()
+    sim.step(200)
+    np.testing.assert_allclose(sim.joint_positions(), before, atol=1e-3)
+
+
+def test_depth_and_camera_pose_put_the_cubes_where_they_are(sim):
+    scene = sim.reset(0)
+    rotation, position = sim.camera_pose("scene")
+    depth = sim.depth("scene")
+    pad = np.full((320, 320), 5.0, np.float32)  # square, as points_from_depth expects
+    pad[:240] = depth
+    points = points_from_depth(pad[None], View(sim.intrinsics("scene")[None], rotation[None], position[None]))[0, :240]
+    for colour in scene.colours:
+        nearest = np.linalg.norm(points - sim.cube_position(colour), axis=-1).min()
+        assert 0.014 < nearest < 0.02  # the visible face, half a cube from the centre
+
+
+@pytest.mark.parametrize("cubes", [1, 2, 3])
+def test_the_number_of_cubes_is_as_asked(sim, cubes):
+    assert len(sim.reset(3, cubes).colours) == cubes == len(sim.task_state().objects)
+
+
+@pytest.mark.parametrize(("seed", "cubes"), [(-1, 0), (0, 4)])
+def test_a_bad_reset_is_refused(sim, seed, cubes):
+    with pytest.raises(ValueError, match="seed must be >= 0 and cubes 0 to 3"):
+        sim.reset(seed, cubes)
+
+
+def test_the_expert_picks_the_named_cube_and_touches_no_other(sim):
+    for seed in SEEDS:
+        scene = sim.reset(seed)
+        frames = list(demonstrate(sim, CONTRACT, KINEMATICS, np.random.default_rng(seed)))
+        cubes = {cube.colour: cube for cube in sim.task_state().objects}
+        assert cubes[scene.target].lifted
+        assert not any(cube.touched for colour, cube in cubes.items() if colour != scene.target)
+        # Contrastive labels: the first frame answers for every cube, and the answers differ.
+        answers = [chunk for _, chunk in frames[0].answers]
+        assert len(answers) == len(scene.colours)
+        assert all(np.abs(answers[0] - other).max() > 0.03 for other in answers[1:])
+
+
+def test_expert_opens_after_closing_on_nothing():
+    chunk = expert_chunk(np.array([0.3, 0.0, 0.2]), 0.0, np.array([0.3, 0.1, 0.05]), 0.03, 8)
+    np.testing.assert_array_equal(chunk[:, 3], 1.0)
+    np.testing.assert_array_equal(chunk[:, :3], 0.0)
+
+
+def test_another_cube_is_approachable_only_from_above():
+    cube = np.array([0.3, 0.0, 0.05])
+    assert can_approach(np.array([0.3, 0.1, 0.2]), 1.0, cube)
+    assert not can_approach(np.array([0.3, 0.1, 0.06]), 1.0, cube)
+    assert not can_approach(np.array([0.3, 0.1, 0.2]), 0.4, cube)
+
+
+def test_held_out_sentences_are_never_used_in_demonstrations():
+    rng = np.random.default_rng(0)
+    for colour in ("red", "green", "blue", "yellow"):
+        shown = {Phrasing.draw(rng).say(colour, rng) for _ in range(2000)}
+        assert not shown & {held_out_phrase(colour, rng) for _ in range(200)}
+        assert not shown & {held_out_phrase(colour, rng, new_colour_word=False) for _ in range(200)}
+        assert canonical(colour) in shown
+
+
+def test_no_gl_library_is_one_sentence_with_the_packages(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(rendering.RenderingError, match=r"install libegl1 .* or libosmesa6"):
+        rendering.choose_gl()

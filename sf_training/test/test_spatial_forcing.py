@@ -1,0 +1,126 @@
+"""The alignment loss, its targets and its controls."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sf_training.spatial_forcing.alignment import Projector, alignment_loss, position_embedding, prepare_target
+from sf_training.spatial_forcing.teachers import FEATURE_SIZE, TeacherError, View, build_targets, points_from_depth
+
+PATCH = 16
+SIDE = 96
+
+
+def camera(frames: int, height: float = 1.0) -> View:
+    """A camera that looks straight down from ``height``."""
+    intrinsics = np.tile(np.array([[SIDE, 0.0, SIDE / 2], [0.0, SIDE, SIDE / 2], [0.0, 0.0, 1.0]]), (frames, 1, 1))
+    rotation = np.tile(np.diag([1.0, -1.0, -1.0]), (frames, 1, 1))
+    return View(intrinsics, rotation, np.tile([0.0, 0.0, height], (frames, 1)))
+
+
+def data(frames: int = 4) -> tuple[np.ndarray, np.ndarray, list[View]]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (frames, 2, 3, SIDE, SIDE), dtype=np.uint8)
+    depth = rng.uniform(0.3, 1.2, (frames, 2, SIDE, SIDE)).astype(np.float32)
+    return images, depth, [camera(frames), camera(frames, 0.8)]
+
+
+def test_loss_is_zero_for_parallel_and_two_for_opposite_tokens():
+    target = torch.randn(2, 5, 8)
+    assert alignment_loss(3.0 * target, target).item() == pytest.approx(0.0, abs=1e-6)
+    assert alignment_loss(-target, target).item() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_gradient_equals_that_of_minus_cosine_and_spares_the_teacher():
+    student, target = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 5, 8, requires_grad=True)
+    (ours,) = torch.autograd.grad(alignment_loss(student, target), student)
+    (minus_cosine,) = torch.autograd.grad(-torch.nn.functional.cosine_similarity(student, target.detach(), dim=-1).mean(), student)
+    torch.testing.assert_close(ours, minus_cosine)
+    assert torch.autograd.grad(alignment_loss(student, target), target, allow_unused=True) == (None,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), batch=st.integers(1, 4), tokens=st.integers(1, 6))
+def test_masked_tokens_do_not_count_and_an_empty_sample_gives_zero(seed, batch, tokens):
+    generator = torch.Generator().manual_seed(seed)
+    student, target = (torch.randn(batch, tokens, 8, generator=generator) for _ in range(2))
+    mask = torch.rand(batch, tokens, generator=generator) > 0.5
+    loss = alignment_loss(student, target, mask)
+    changed = torch.where(mask[..., None], student, torch.randn(batch, tokens, 8, generator=generator))
+    torch.testing.assert_close(alignment_loss(changed, target, mask), loss)
+    empty = alignment_loss(student.requires_grad_(), target, torch.zeros_like(mask))
+    empty.backward()
+    assert empty.item() == 0.0
+    assert torch.isfinite(student.grad).all()
+
+
+def test_position_embedding_matches_hand_computed_values():
+    code = position_embedding(2, 3, 8)
+    # Two columns of one octave pair: frequencies 1 and 100^(-1/2); the middle column lies at x = 0.
+    x, y = (2 / 3) / 2**0.5, (1 / 2) / 2**0.5
+    expected = [np.sin(x), np.sin(0.1 * x), np.cos(x), np.cos(0.1 * x), np.sin(y), np.sin(0.1 * y), np.cos(y), np.cos(0.1 * y)]
+    np.testing.assert_allclose(code[1, 2].numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(code[0, 1, :4].numpy(), [0, 0, 1, 1], atol=1e-6)
+
+
+def test_target_resizing_keeps_corners_and_adds_the_position_first():
+    features = torch.randn(1, 2, 5, 5, 8)
+    target = prepare_target(features, 3, 0.1).view(1, 2, 3, 3, 8)
+    whole = features + 0.1 * position_embedding(5, 5, 8)
+    torch.testing.assert_close(target[:, :, ::2, ::2], whole[:, :, ::4, ::4])
+
+
+def test_projector_starts_as_the_paper_says():
+    projector = Projector(12, 8)
+    assert torch.count_nonzero(projector.hidden.bias) == 0
+    assert projector.hidden.weight.abs().max() <= (6 / (12 + 8)) ** 0.5
+    assert projector(torch.randn(2, 7, 12)).shape == (2, 7, 8)
+
+
+def test_points_lie_where_the_camera_saw_them():
+    depth = np.full((1, SIDE, SIDE), 1.0, np.float32)
+    points = points_from_depth(depth, camera(1))
+    np.testing.assert_allclose(points[..., 2], 0.0, atol=1e-6)
+    np.testing.assert_allclose(points[0, 0, 0, :2], [-0.5 + 0.5 / SIDE, 0.5 - 0.5 / SIDE], atol=1e-6)
+
+
+def test_pointmap_targets_follow_the_depth_and_ignore_the_colours():
+    images, depth, views = data()
+    targets = build_targets("pointmap", images, depth, views, PATCH)
+    assert targets.shape == (4, 2, 6, 6, FEATURE_SIZE)
+    np.testing.assert_array_equal(targets, build_targets("pointmap", 255 - images, depth, views, PATCH))
+    assert not np.array_equal(targets, build_targets("pointmap", images, depth[::-1].copy(), views, PATCH))
+
+
+def test_rgb_targets_follow_the_colours_and_hold_no_geometry():
+    images, depth, views = data()
+    targets = build_targets("rgb", images, depth, views, PATCH)
+    np.testing.assert_array_equal(targets, build_targets("rgb", images, depth * 0.5, views[::-1], PATCH))
+    assert not np.array_equal(targets, build_targets("rgb", 255 - images, depth, views, PATCH))
+
+
+@pytest.mark.parametrize("teacher", ["mean", "random"])
+def test_mean_and_random_targets_are_the_same_for_every_frame(teacher):
+    targets = build_targets(teacher, *data(), PATCH)
+    np.testing.assert_array_equal(targets, np.broadcast_to(targets[:1], targets.shape))
+    assert np.unique(targets[0].reshape(-1, FEATURE_SIZE), axis=0).shape[0] == 2 * 36
+
+
+def test_mean_is_the_average_of_the_pointmap():
+    pointmap, mean = (build_targets(teacher, *data(), PATCH).astype(np.float32) for teacher in ("pointmap", "mean"))
+    np.testing.assert_allclose(mean[0], pointmap.mean(0), atol=2e-3)
+
+
+def test_targets_are_standardised():
+    for teacher in ("pointmap", "rgb"):
+        flat = build_targets(teacher, *data(), PATCH).reshape(-1, FEATURE_SIZE).astype(np.float32)
+        np.testing.assert_allclose(flat.mean(0), 0.0, atol=5e-3)
+        np.testing.assert_allclose(flat.std(0), 1.0, atol=2e-2)
+
+
+def test_a_teacher_without_depth_says_what_to_do():
+    images, _, views = data()
+    with pytest.raises(TeacherError, match="no depth; record depth, or take teacher none or rgb"):
+        build_targets("pointmap", images, None, views, PATCH)
