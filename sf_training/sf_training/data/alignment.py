@@ -16,8 +16,8 @@ SAME_STAMP_NS = 500_000  # stamps that went through float seconds or microsecond
 class Observations:
     """What a policy could have seen, N times.
 
-    ``indices`` (N, V): newest image of each camera; ``stamps`` (N,): the oldest of them, which is the observation's time;
-    ``complete`` (N,): the newest of them, when the observation could first be used.
+    ``indices`` (N, V): one image of each camera; ``stamps`` (N,): the oldest of them, which is the observation's time;
+    ``complete`` (N,): when the last of them had arrived, the first moment at which the observation could be used.
     """
 
     indices: np.ndarray
@@ -28,9 +28,10 @@ class Observations:
 def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None) -> Observations:
     """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest to the grid.
 
-    At each such moment every camera contributes its newest image at or before it. A moment is left out when the images
-    are further apart than ``camera_skew_s`` or the oldest is older than ``observation_age_s``. The grid starts at the first
-    usable moment; between two moments in one cell of the grid, the smaller sum of distance and skew wins.
+    What belongs together at a moment is decided as on the robot (``sf_policy_node.observation``): the slowest camera
+    gives its newest image, every other camera the image nearest to that one, of those that have arrived. Images further
+    apart than ``camera_skew_s``, or older than ``observation_age_s``, are not used. The grid starts at the first usable
+    moment; between two moments in one cell of the grid, the smaller sum of distance and skew wins.
 
     Args:
         cameras: stamps (N_v,) of each camera's images in recorded order.
@@ -38,19 +39,24 @@ def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps
     """
     orders = [np.argsort(stamps, kind="stable") for stamps in cameras]
     ordered = [stamps[order] for stamps, order in zip(cameras, orders, strict=True)]
-    moments = np.unique(np.concatenate(ordered)) if ordered else np.empty(0, np.int64)
+    moments = np.unique(np.concatenate(ordered))
     newest = np.stack([np.searchsorted(stamps, moments, side="right") - 1 for stamps in ordered], axis=1)
     seen = (newest >= 0).all(axis=1)
     moments, newest = moments[seen], newest[seen]
-    chosen = np.stack([stamps[column] for stamps, column in zip(ordered, newest.T, strict=True)], axis=1)
-    oldest = chosen.min(axis=1)
-    skew = chosen.max(axis=1) - oldest
+    slowest = np.min([stamps[column] for stamps, column in zip(ordered, newest.T, strict=True)], axis=0)
+    chosen = np.stack([_nearest_arrived(stamps, slowest, column) for stamps, column in zip(ordered, newest.T, strict=True)], axis=1)
+    if len(chosen):  # a moment that changes nothing is not another observation
+        fresh = np.append(True, (np.diff(chosen, axis=0) != 0).any(axis=1))
+        moments, chosen = moments[fresh], chosen[fresh]
+    times = np.stack([stamps[column] for stamps, column in zip(ordered, chosen.T, strict=True)], axis=1)
+    oldest = times.min(axis=1)
+    skew = times.max(axis=1) - oldest
     usable = (skew <= round(contract.budgets.camera_skew_s * 1e9)) & (moments - oldest <= round(contract.budgets.observation_age_s * 1e9))
     if only_stamps is not None:
         usable &= _contains(np.sort(only_stamps), oldest)
-    moments, newest, oldest, skew = moments[usable], newest[usable], oldest[usable], skew[usable]
+    moments, chosen, oldest, skew = moments[usable], chosen[usable], oldest[usable], skew[usable]
     picked = _nearest_to_grid(moments, skew, round(contract.action.step_s * 1e9))
-    indices = np.stack([order[column] for order, column in zip(orders, newest[picked].T, strict=True)], axis=1)
+    indices = np.stack([order[column] for order, column in zip(orders, chosen[picked].T, strict=True)], axis=1)
     return Observations(indices, oldest[picked], moments[picked])
 
 
@@ -104,16 +110,17 @@ class JointStream:
     def measured(self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int) -> np.ndarray:
         """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
 
-        Where no later sample is known yet the newest one holds. NaN where that is older than ``max_age_ns``.
+        Where no later sample is known yet the newest one holds. NaN where there was none yet, or where the newest one
+        known is older than ``max_age_ns`` at ``known_until``.
         """
         columns = []
         for stamps, values in self._joints:
-            before = np.searchsorted(stamps, times, side="right") - 1
-            usable = (before >= 0) & (times - stamps[before] <= max_age_ns)
-            after = np.minimum(before + 1, len(stamps) - 1)
-            known = (after > before) & (stamps[after] <= known_until)
-            gap = np.maximum(stamps[after] - stamps[before], 1)
-            share = np.where(known, (times - stamps[before]) / gap, 0.0)
+            newest = np.searchsorted(stamps, known_until, side="right") - 1
+            before = np.minimum(np.searchsorted(stamps, times, side="right") - 1, newest)
+            after = np.minimum(before + 1, newest)
+            gap = stamps[after] - stamps[before]
+            share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
+            usable = (before >= 0) & (known_until - stamps[newest] <= max_age_ns)
             columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
         return np.stack(columns, axis=-1)
 
@@ -126,6 +133,13 @@ def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
     left = np.maximum(right - 1, 0)
     closer = np.abs(ordered[left] - times) <= np.abs(ordered[right] - times)
     return order[np.where(closer, left, right)]
+
+
+def _nearest_arrived(stamps: np.ndarray, times: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Index (N,) of the stamp nearest to each time among the first ``newest + 1``; the earlier one of two."""
+    left = np.maximum(np.searchsorted(stamps, times, side="right") - 1, 0)
+    right = np.minimum(left + 1, newest)
+    return np.where(np.abs(stamps[right] - times) < np.abs(times - stamps[left]), right, left)
 
 
 def _contains(ordered: np.ndarray, times: np.ndarray) -> np.ndarray:
