@@ -102,9 +102,9 @@ def test_without_a_gripper_column_the_gripper_is_left_alone():
 def test_rows_whose_time_has_passed_are_skipped_while_moving(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(0.5)
-    bench.send(bench.chunk(FORWARD, age=0.25))
+    bench.send(bench.chunk(FORWARD, age=0.15))
     assert bench.executor.status.steps_skipped == 2
-    assert bench.executor.status.queue_depth == 6
+    assert bench.executor.status.queue_depth == 7  # the second of them is due just before the new motion joins
 
 
 def test_nothing_is_skipped_that_was_not_consumed_an_arm_at_rest_starts_at_the_first_row(bench):
@@ -297,9 +297,9 @@ def test_when_chunks_stop_the_arm_comes_to_rest_by_itself_and_the_status_says_so
 
 
 def test_when_joint_states_stop_the_arm_brakes_within_the_limits(bench):
-    keep_moving(bench, 0.6, straight(sim_arm(), (0.02, 0.02, 0.0)))
+    keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.02, 0.0)))
     bench.joint_states = False
-    bench.send(bench.chunk(straight(sim_arm(), (0.02, 0.02, 0.0)), age=0.05))
+    bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.02, 0.0)), age=0.05))
     bench.run(0.105)
     assert bench.executor.status.reason.startswith("stopped: the newest joint state is")
     assert bench.observer.at_rest_after - bench.now < 0.25
@@ -357,6 +357,11 @@ def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
     bench.executor.withdraw("too late to be sent")
     assert bench.executor.path is path
     assert bench.executor.status.chunks_accepted == 1 and bench.executor.status.chunks_refused == 1
+
+
+def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
+    bench.send(bench.chunk(FORWARD))
+    assert bench.now + 0.03 < bench.executor.joins_at < bench.now + 0.1
 
 
 # ---- emergency stop ----

@@ -1,14 +1,13 @@
 """Shaping: whatever the reference asks for, the samples stay inside every limit and can stop."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import sim_arm
 
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.reference import ReferenceCurve
-from sf_policy_node.motion.shaping import brake, follow, give_way
+from sf_policy_node.motion.shaping import brake, follow
 
 LIMITS = JointLimits.of(sim_arm())
 J = len(LIMITS.names)
@@ -67,7 +66,7 @@ def test_a_far_target_is_reached_at_top_speed_without_overshoot():
     shaped = follow(reference, np.zeros_like(reference), inside(np.full(J, -0.9)), np.zeros(J), LIMITS, 0.02, np.full(J, 8.0))
     assert (shaped.positions <= target + 1e-9).all()
     assert np.allclose(shaped.positions[-1], target, atol=1e-6)
-    assert np.allclose(shaped.velocities.max(axis=0)[:6], LIMITS.velocity[:6])
+    assert np.allclose(shaped.velocities.max(axis=0)[:6], 0.995 * LIMITS.velocity[:6])
     assert (shaped.velocity_clips[:6] > 0).all()
 
 
@@ -89,16 +88,6 @@ def test_braking_is_the_shortest_stop_of_each_joint(speed, rate):
     assert (velocities[-1] == 0.0).all()
     assert (np.abs(np.diff(vs, axis=0)) / period <= LIMITS.acceleration).all()
     assert len(positions) <= np.ceil((np.abs(velocity) / (0.98 * LIMITS.acceleration)).max() / period + 1)
-
-
-def test_giving_way_returns_at_most_one_tracking_error_and_leaves_the_gripper():
-    start = inside(np.zeros(J))
-    place = start - 1.0
-    positions, velocities = give_way(start, np.zeros(J), place, LIMITS, 0.02)
-    assert (velocities[-1] == 0.0).all()
-    assert (positions[-1][:6] >= start[:6] - LIMITS.tracking_error[:6] - 1e-9).all()
-    assert (positions[-1][:6] < start[:6] - 0.2).all()
-    assert positions[-1][6] == pytest.approx(start[6])
 
 
 @settings(max_examples=60, deadline=None)

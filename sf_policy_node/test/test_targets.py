@@ -10,12 +10,13 @@ from sf_policy_node.contract import ActionSpace
 from sf_policy_node.motion.kinematics import ToolPose
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.targets import TargetMaker
+from sf_policy_node.motion.workspace import WorkspaceBox
 
 H = sim_arm().action.horizon
 
 
 def make(contract, data, **changes):
-    return TargetMaker(contract).make(make_chunk(contract, data, **changes))
+    return TargetMaker(contract, kinematics(), WorkspaceBox(contract, kinematics())).make(make_chunk(contract, data, **changes))
 
 
 def tools(targets):

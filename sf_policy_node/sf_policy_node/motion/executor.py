@@ -15,15 +15,20 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.checks import ChunkRefused, check_age, check_form, check_order
 from sf_policy_node.motion.commanded import CommandedPath
+from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.monitor import ArmMonitor
 from sf_policy_node.motion.planning import ChunkPlanner, Plan
-from sf_policy_node.motion.shaping import brake, give_way
+from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.status import ExecutorState, ExecutorStatus
+from sf_policy_node.motion.stopping import give_way, stop
 from sf_policy_node.motion.types import Chunk, Trajectory
+from sf_policy_node.motion.workspace import WorkspaceBox
 
 CLOCK_BACK_S = 0.05  # a clock that goes back by more has jumped
-_LEAD_S = 0.02  # the old motion is kept for this long, so that a command in flight still joins it
+# The old motion is kept for this long, so that a command that takes its time still joins it.
+_LEAD_S = 0.04
+_STOP_LEAD_S = 0.02
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
 
 
@@ -43,7 +48,10 @@ class ChunkExecutor:
         self._limits = JointLimits.of(contract)
         self._period = 1.0 / contract.command.rate_hz
         self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
-        self._planner = ChunkPlanner(contract)
+        self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
+        kinematics = Kinematics(contract)
+        self._box = WorkspaceBox(contract, kinematics)
+        self._planner = ChunkPlanner(contract, kinematics, self._box)
         self._monitor = ArmMonitor(contract)
         self._shadow = shadow
         self._status = ExecutorStatus(self._limits.names)
@@ -70,10 +78,10 @@ class ChunkExecutor:
     def deactivate(self, now: float | None = None) -> Trajectory | None:
         """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays latched."""
         self._active = False
-        stop = self._brake(self._now if now is None else self._advance(now))
+        trajectory = self._brake(self._now if now is None else self._advance(now))
         if self._status.state is not ExecutorState.STOPPED:
             self._rest(ExecutorState.INACTIVE, "not active")
-        return stop
+        return trajectory
 
     def on_emergency_stop(self, pressed: bool, now: float) -> Trajectory | None:
         """The state of the button. Pressing latches; releasing does not reset."""
@@ -86,9 +94,9 @@ class ChunkExecutor:
         if self._status.state is ExecutorState.STOPPED:
             under_way = self._path is not None and now < self._path.end
             return self._path.trajectory(now, self._limits.names) if under_way else None
-        stop = self._brake(now)
+        trajectory = self._brake(now)
         self._rest(ExecutorState.STOPPED, "emergency stop: release it, call reset_emergency_stop, then send a new chunk")
-        return stop
+        return trajectory
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
         """Clear the latch. The arm stays where it is until a chunk arrives that was observed afterwards.
@@ -130,6 +138,11 @@ class ChunkExecutor:
             if self._active and self._status.state is not ExecutorState.STOPPED:
                 self._status.reason = f"refused chunk {chunk.sequence}: {refusal}"
             raise
+
+    @property
+    def joins_at(self) -> float:
+        """When the motion of the last :meth:`on_chunk` leaves the one before it [s]: too late to send it after that."""
+        return self._joins_at
 
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: what was sent before it is in force."""
@@ -192,7 +205,7 @@ class ChunkExecutor:
             raise ChunkRefused(plan.refused)
 
         self._path = path.spliced(join, plan.positions, plan.velocities)
-        self._row_times = plan.row_times
+        self._row_times, self._joins_at = plan.row_times, start
         self._note_motion(start, self._path.end)
         self._last, self._blocked_epoch = chunk, None
         status = self._status
@@ -232,25 +245,24 @@ class ChunkExecutor:
         """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
         if self._path is None or now >= self._path.end:
             return None
-        join = self._path.index(now) + 1 + self._lead
-        start = self._path.at(join)
+        join = self._path.index(now) + 1 + self._stop_lead
         if give_way_to is None:
-            stop = brake(*start, self._limits, self._period)
+            samples = stop(self._path, join, self._limits, self._box)
         else:
-            stop = give_way(*start, give_way_to, self._limits, self._period)
-        self._path = self._path.spliced(join, *stop)
+            samples = give_way(self._path, join, give_way_to, self._limits)
+        self._path = self._path.spliced(join, *samples)
         if self._motion:
             self._motion[-1] = (self._motion[-1][0], self._path.end)
         return self._path.trajectory(now, self._limits.names)
 
     def _after_clock_jump(self, now: float) -> Trajectory | None:
         """The clock went back, and everything remembered has the wrong time: brake, in the new time."""
-        stop, old = None, self._now
+        trajectory, old = None, self._now
         if self._path is not None and old < self._path.end:
             position, velocity = self._path.state(old)
             path = CommandedPath(now, self._period, position[None], velocity[None])
             self._path = path.spliced(0, *brake(position, velocity, self._limits, self._period))
-            stop = self._path.trajectory(now, self._limits.names)
+            trajectory = self._path.trajectory(now, self._limits.names)
         else:
             self._path = None
         self._now = self._accept_from = now
@@ -259,7 +271,7 @@ class ChunkExecutor:
         self._monitor.forget()
         if self._active and self._status.state is not ExecutorState.STOPPED:
             self._hold(f"stopped: the clock went back by {old - now:.3f} s")
-        return stop
+        return trajectory
 
     def _advance(self, now: float) -> float:
         self._now = max(self._now, now)
@@ -273,7 +285,7 @@ class ChunkExecutor:
 
     def _forget_motion(self) -> None:
         self._path: CommandedPath | None = None
-        self._row_times = np.zeros(0)
+        self._row_times, self._joins_at = np.zeros(0), -math.inf
         self._motion: deque[tuple[float, float]] = deque(maxlen=64)  # when chunks were followed: (start, end)
 
     def _note_motion(self, start: float, end: float) -> None:

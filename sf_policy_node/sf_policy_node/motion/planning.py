@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.reference import ReferenceCurve
 from sf_policy_node.motion.shaping import brake, follow
-from sf_policy_node.motion.targets import OUTSIDE_TOLERANCE, TargetMaker, Targets
+from sf_policy_node.motion.targets import TargetMaker, Targets
 from sf_policy_node.motion.types import Chunk
+from sf_policy_node.motion.workspace import WorkspaceBox
 
 CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way there
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
@@ -43,16 +45,13 @@ class Plan:
 
 
 class ChunkPlanner:
-    """Plans chunks of one contract.
+    """Plans chunks of one contract."""
 
-    Raises:
-        ContractError: when the URDF does not fit the contract.
-    """
-
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, kinematics: Kinematics, box: WorkspaceBox) -> None:
+        self._box = box
         self._limits = JointLimits.of(contract)
         self._period = 1.0 / contract.command.rate_hz
-        self._targets = TargetMaker(contract)
+        self._targets = TargetMaker(contract, kinematics, box)
         joints = len(self._limits.names)
         self._steps, self._gain = np.zeros(joints, dtype=bool), np.full(joints, _GAIN)
         if contract.gripper:
@@ -68,13 +67,12 @@ class ChunkPlanner:
             return self._refuse(targets, skipped, f"all its rows have passed: the last one was due {start - due[-1]:.3f} s ago")
         rows = len(targets.positions)
         workspace_clips, note = targets.workspace_clips, targets.note
-        allowed = self._targets.outside(position)
         while rows > skipped:
             curve = self._curve(chunk, targets, base, due, rows, position)
             at_start, _ = curve.sample(np.array([start]))
             jump = float(np.abs(at_start[0] - position)[~self._steps].max())
             positions, velocities, clips = self._shape(curve, start, due[rows - 1], position, velocity)
-            leaves = self._leaves_workspace(positions, allowed)
+            leaves = self._box.leaves(position, positions)
             if leaves is None:
                 clips[0] += targets.position_clips
                 return Plan(positions, velocities, due[:rows], skipped, jump, *clips, workspace_clips, targets.ik_failures, note)
@@ -105,15 +103,6 @@ class ChunkPlanner:
         rest, zero = brake(shaped.positions[end - 1], shaped.velocities[end - 1], limits, period)
         clips = np.array([shaped.position_clips, shaped.velocity_clips, shaped.acceleration_clips])
         return np.vstack([shaped.positions[:end], rest]), np.vstack([shaped.velocities[:end], zero]), clips
-
-    def _leaves_workspace(self, positions: np.ndarray, allowed: float) -> int | None:
-        """The first sample with the tool outside the box; an arm that starts outside may only come closer."""
-        for k, joints in enumerate(positions):
-            outside = self._targets.outside(joints)
-            if outside > allowed + OUTSIDE_TOLERANCE:
-                return k
-            allowed = min(allowed, outside)
-        return None
 
     def _refuse(self, targets: Targets, skipped: int, reason: str, workspace_clips: int | None = None) -> Plan:
         joints = len(self._limits.names)

@@ -20,8 +20,6 @@ VELOCITY_USED = 0.995
 _APPROACH_SHARE = 0.7
 # The largest gain that brings an error to zero without overshoot is 0.34 per period.
 _GAIN_PER_PERIOD = 0.3
-_GIVE_WAY_S = 0.5  # time to move back from what is in the way
-_GIVE_WAY_GAIN = 8.0  # 1/s
 
 
 @dataclass(frozen=True)
@@ -124,19 +122,3 @@ def brake(position: np.ndarray, velocity: np.ndarray, limits: JointLimits, perio
 def stopping_distance(speed: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
     """An upper bound of how far :func:`brake` goes on from ``speed`` >= 0 (J,)."""
     return speed**2 / (2.0 * acceleration) + 0.5 * speed * period
-
-
-def give_way(
-    position: np.ndarray, velocity: np.ndarray, place: np.ndarray, limits: JointLimits, period: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stop and move back to ``place`` (J,), by one tracking error at most: positions and velocities (N, J), the last at rest.
-
-    A joint without a tracking error (the gripper) only stops.
-    """
-    halt, _ = brake(position, velocity, limits, period)
-    allowed = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, 0.0)
-    target = np.clip(halt[-1] + np.clip(place - halt[-1], -allowed, allowed), limits.lower, limits.upper)
-    reference = np.tile(target, (math.ceil(_GIVE_WAY_S / period) + 1, 1))
-    back = follow(reference, np.zeros_like(reference), position, velocity, limits, period, np.full(len(target), _GIVE_WAY_GAIN))
-    rest, zero = brake(back.positions[-1], back.velocities[-1], limits, period)
-    return np.vstack([back.positions, rest]), np.vstack([back.velocities, zero])

@@ -11,11 +11,11 @@ from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
 from sf_policy_node.motion.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.types import Chunk
+from sf_policy_node.motion.workspace import WorkspaceBox
 
 # A tool target one step on that needs a joint to go this many times its top speed is a jump to
 # another branch of the inverse kinematics, or a singularity.
 _JUMP = 2.0
-OUTSIDE_TOLERANCE = 1e-3  # m that the tool may be outside the workspace box
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,16 @@ class Targets:
 
 
 class TargetMaker:
-    """Makes :class:`Targets` for one contract.
+    """Makes :class:`Targets` for one contract."""
 
-    Raises:
-        ContractError: when the URDF does not fit the contract.
-    """
-
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
+    def __init__(self, contract: Contract, kinematics: Kinematics, box: WorkspaceBox) -> None:
+        self._contract, self._kinematics, self._box = contract, kinematics, box
         self._limits = JointLimits.of(contract)
-        self._kinematics = Kinematics(contract)
         self._arm = len(contract.joints)
-        self._low, self._high = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
         self._gripper_column = contract.action.names.index(GRIPPER_COLUMN) if GRIPPER_COLUMN in contract.action.names else None
         self._arm_columns = [n for n in range(len(contract.action.names)) if n != self._gripper_column]
         orientation = contract.action.tool_orientation
         self._orientation = None if orientation is None else pinocchio.Quaternion(np.array(orientation, dtype=float)).normalized().matrix()
-
-    def outside(self, joints: np.ndarray) -> float:
-        """How far the tool is outside the workspace box at joint positions (J,) [m]; 0 inside."""
-        place = self._kinematics.forward(joints[: self._arm]).position
-        return float(max(0.0, (self._low - place).max(), (place - self._high).max()))
 
     def make(self, chunk: Chunk) -> Targets:
         """Joint targets for a chunk that has passed ``checks``."""
@@ -81,12 +70,10 @@ class TargetMaker:
         wanted = rows + reference[: self._arm] if space is ActionSpace.JOINT_DELTA else rows
         positions = np.clip(wanted, self._limits.lower[: self._arm], self._limits.upper[: self._arm])
         clips = (positions != wanted).sum(axis=0)
-        allowed = self.outside(reference)
-        for k, row in enumerate(positions):
-            if (outside := self.outside(row)) > allowed + OUTSIDE_TOLERANCE:
-                note = f"rows from {k} on would bring the tool {1e3 * outside:.0f} mm out of the workspace box"
-                return positions[:k], clips, len(positions) - k, 0, note
-            allowed = min(allowed, outside)
+        left = self._box.leaves(reference, positions)
+        if left is not None:
+            note = f"rows from {left} on would bring the tool out of the workspace box"
+            return positions[:left], clips, len(positions) - left, 0, note
         return positions, clips, 0, 0, ""
 
     def _tool_rows(self, space: ActionSpace, rows: np.ndarray, reference: np.ndarray) -> tuple:
@@ -96,7 +83,7 @@ class TargetMaker:
         positions, clips, workspace_clips = [], np.zeros(self._arm, dtype=np.int64), 0
         for k, row in enumerate(rows):
             target = self._tool_target(space, row, start)
-            place = np.clip(target.position, self._low, self._high)
+            place = np.clip(target.position, self._box.lower, self._box.upper)
             workspace_clips += bool((place != target.position).any())
             solution = self._kinematics.inverse(ToolPose(place, target.rotation), seed)
             step = np.abs(solution.positions - seed)

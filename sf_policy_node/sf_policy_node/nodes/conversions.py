@@ -1,0 +1,132 @@
+"""Messages to plain Python and back. Array fields are filled with ``array.array``: any other type is copied element by element."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sf_msgs.msg import ActionChunk
+from sf_msgs.msg import ExecutorStatus as ExecutorStatusMessage
+from sf_policy_node.contract import ActionSpace, Camera
+from sf_policy_node.images import ImageError, decode_compressed, decode_image
+from sf_policy_node.motion.status import ExecutorStatus
+from sf_policy_node.motion.types import Chunk, Trajectory
+
+_SPACES = {
+    ActionChunk.JOINT_POSITION: ActionSpace.JOINT_POSITION,
+    ActionChunk.JOINT_DELTA: ActionSpace.JOINT_DELTA,
+    ActionChunk.EE_DELTA: ActionSpace.EE_DELTA,
+    ActionChunk.EE_POSE: ActionSpace.EE_POSE,
+}
+_SPACE_NUMBERS = {space: number for number, space in _SPACES.items()}
+_COUNTERS = ("chunks_accepted", "chunks_refused", "steps_skipped", "queue_depth", "workspace_clips", "ik_failures", "epoch")
+_PER_JOINT = ("position_clips", "velocity_clips", "acceleration_clips")
+
+
+def to_seconds(stamp: Time) -> float:
+    """A stamp in seconds."""
+    return stamp.sec + 1e-9 * stamp.nanosec
+
+
+def to_stamp(seconds: float) -> Time:
+    """Seconds as a stamp; times before 0 become 0."""
+    nanoseconds = max(0, round(seconds * 1e9))
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def chunk_from_message(message: ActionChunk) -> Chunk:
+    """The chunk as it came, right or wrong: ``motion.checks`` judges it."""
+    data = np.array(message.data, dtype=float)
+    if message.rows * message.columns == data.size:
+        data = data.reshape(message.rows, message.columns)
+    return Chunk(
+        stamp=to_seconds(message.header.stamp),
+        frame=message.header.frame_id,
+        policy_id=message.policy_id,
+        contract_hash=message.contract_hash,
+        instruction=message.instruction,
+        epoch=message.epoch,
+        sequence=message.sequence,
+        space=_SPACES.get(message.action_space, f"number {message.action_space}"),
+        names=tuple(message.names),
+        step_s=message.step_s,
+        data=data,
+        reference_names=tuple(message.reference_names),
+        reference=np.array(message.reference, dtype=float),
+        inference_latency_s=message.inference_latency_s,
+    )
+
+
+def chunk_to_message(chunk: Chunk) -> ActionChunk:
+    """The message that carries a chunk."""
+    rows, columns = chunk.data.shape
+    return ActionChunk(
+        header=Header(stamp=to_stamp(chunk.stamp), frame_id=chunk.frame),
+        policy_id=chunk.policy_id,
+        contract_hash=chunk.contract_hash,
+        instruction=chunk.instruction,
+        epoch=chunk.epoch,
+        sequence=chunk.sequence,
+        action_space=_SPACE_NUMBERS[chunk.space],
+        names=list(chunk.names),
+        step_s=chunk.step_s,
+        rows=rows,
+        columns=columns,
+        data=_doubles(chunk.data),
+        reference_names=list(chunk.reference_names),
+        reference=_doubles(chunk.reference),
+        inference_latency_s=float(chunk.inference_latency_s),
+    )
+
+
+def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
+    """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes it."""
+    points = []
+    for time, positions, velocities in zip(trajectory.times, trajectory.positions, trajectory.velocities, strict=True):
+        nanoseconds = round(float(time) * 1e9)
+        point = JointTrajectoryPoint(positions=_doubles(positions), velocities=_doubles(velocities))
+        point.time_from_start = Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+        points.append(point)
+    return JointTrajectory(header=Header(stamp=to_stamp(trajectory.stamp)), joint_names=list(trajectory.joint_names), points=points)
+
+
+def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float, float, float]) -> ExecutorStatusMessage:
+    """The executor's status with the latencies p50, p95, p99 [s] that its node measured."""
+    message = ExecutorStatusMessage(header=Header(stamp=to_stamp(now)), state=int(status.state), reason=status.reason)
+    message.instruction, message.joint_names = status.instruction, list(status.joint_names)
+    for name in _COUNTERS:
+        setattr(message, name, int(getattr(status, name)))
+    for name in _PER_JOINT:
+        setattr(message, name, array("Q", getattr(status, name).tolist()))
+    message.chunk_age_s, message.joint_state_age_s = float(status.chunk_age_s), float(status.joint_state_age_s)
+    message.border_jump_max = float(status.border_jump_max)
+    message.executor_latency_p50_s, message.executor_latency_p95_s, message.executor_latency_p99_s = latencies
+    return message
+
+
+def image_to_array(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 RGB of a camera of the contract.
+
+    Raises:
+        ImageError: an encoding that cannot be read, or another size than the contract says.
+    """
+    if isinstance(message, CompressedImage):
+        pixels = decode_compressed(message.format, message.data, source=camera.topic)
+    else:
+        pixels = decode_image(message.encoding, message.height, message.width, message.step, message.data, source=camera.topic)
+    height, width = pixels.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        expected = f"{camera.width}x{camera.height}"
+        raise ImageError(f"{camera.topic}: the image is {width}x{height}, the contract says {expected}; correct cameras.{camera.name}")
+    return pixels
+
+
+def _doubles(values: np.ndarray) -> array:
+    result = array("d")
+    result.frombytes(np.ascontiguousarray(values, dtype=np.float64).tobytes())
+    return result

@@ -1,0 +1,166 @@
+"""A lifecycle node that fails loudly and cleans up in one place, and the main function of such nodes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from sf_policy_node.contract import Contract, ContractError, load_contract
+
+_SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
+
+
+class ManagedNode(LifecycleNode):
+    """Subclasses fill in :meth:`set_up`, :meth:`start` and :meth:`stop`.
+
+    What ``set_up`` creates it hands to :attr:`resources` for release; whatever it raises ends in one
+    logged sentence, a clean node and a failed transition.
+    """
+
+    def __init__(self, name: str, **options) -> None:
+        super().__init__(name, **options)
+        self.failure = ""
+        self.resources = ExitStack()
+        self._running = False
+        self.parameter("contract", "", "path of the robot's contract (YAML)")
+        self.parameter("autostart", True, "configure and activate without waiting for lifecycle calls")
+
+    def parameter(self, name: str, default, description: str, **constraints) -> None:
+        """Declare a parameter that is read when the node is configured."""
+        self.declare_parameter(name, default, ParameterDescriptor(description=description, **constraints))
+
+    def value(self, name: str):
+        """The value of a declared parameter."""
+        return self.get_parameter(name).value
+
+    def now(self) -> float:
+        """The node's time [s]: simulated where ``use_sim_time`` is set."""
+        return 1e-9 * self.get_clock().now().nanoseconds
+
+    @property
+    def running(self) -> bool:
+        """The node is active."""
+        return self._running
+
+    def set_up(self, contract: Contract) -> None:
+        """Create everything for a contract; raise ValueError or OSError with one sentence when that cannot be."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Become active."""
+
+    def stop(self) -> None:
+        """Stop being active; also called when the node is shut down while active."""
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self.set_up(self._load_contract())
+        except Exception as error:
+            self._fail(error)
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self.failure = ""
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self.start()
+        except Exception as error:
+            self._fail(error)
+            return TransitionCallbackReturn.FAILURE
+        self._running = True
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._halt()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_error(state)
+
+    def destroy_node(self) -> None:
+        self._release()
+        super().destroy_node()
+
+    def _halt(self) -> None:
+        if self._running:
+            self._running = False
+            self.stop()
+
+    def _release(self) -> None:
+        self._halt()
+        self.resources.close()
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, (ValueError, OSError)):
+            self.failure = " ".join(str(error).split())
+        else:  # a mistake of ours: the place is worth more than a fine sentence
+            self.failure = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        self.get_logger().fatal(self.failure)
+
+    def _load_contract(self) -> Contract:
+        path = self.value("contract")
+        if not path:
+            raise ContractError("contract: no robot given; start with --ros-args -p contract:=/path/to/robot.yaml")
+        return load_contract(path)
+
+
+def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM; returns the exit code: 0, or 1 when ``autostart`` failed.
+
+    Signals are handled here and not by rclpy, which would close the context before the node could send a last command.
+    """
+    stopping = False
+
+    def on_signal(number: int, frame) -> None:
+        nonlocal stopping
+        if not spinning:
+            raise SystemExit(0)
+        stopping = True
+
+    spinning = False
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        node = make_node()
+        if node.value("autostart") and not _autostart(node):
+            print(f"{node.get_name()}: {node.failure or 'could not be started'}", file=sys.stderr)
+            return 1
+        spinner = SingleThreadedExecutor()
+        spinner.add_node(node)
+        spinning = True
+        while not stopping:
+            spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
+        spinner.shutdown()
+        return 0
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _autostart(node: ManagedNode) -> bool:
+    success = TransitionCallbackReturn.SUCCESS
+    return node.trigger_configure() == success and node.trigger_activate() == success
