@@ -100,7 +100,6 @@ class Robot:
         self.wait(lambda: episode.received[topic] >= count, f"message {count} of {topic} at the recorder")
 
     def close(self):
-        self.recorder.close("test ends")
         self.recorder.destroy_node()
         self.node.destroy_node()
         rclpy.try_shutdown()
@@ -202,8 +201,12 @@ def test_services_say_what_is_wrong(robot, tmp_path):
     robot.start_up()
     assert robot.call("stop").message == "no episode is being recorded; start one first"
     assert robot.call("start").message == "there is no instruction; publish one on /instruction or set the parameter instruction"
-    robot.instruction.publish(String(data="pick"))
+    robot.instruction.publish(String(data="x" * 10_000))
     robot.wait(lambda: robot.recorder._instruction, "instruction")
+    assert robot.call("start").message == "the instruction has 10000 characters, at most 500 are read; shorten it"
+    assert not (tmp_path / "episodes").exists()
+    robot.instruction.publish(String(data="pick"))
+    robot.wait(lambda: robot.recorder._instruction == "pick", "instruction")
     assert robot.call("start").success
     assert robot.call("start").message == "an episode is being recorded; stop or discard it first"
     answer = robot.call("stop")  # nothing was published
@@ -221,7 +224,7 @@ def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_p
     robot.publish_frame(0, 6.0)
     robot.recorder.trigger_deactivate()
     outcomes = [(EpisodeReader(bag).outcome, EpisodeReader(bag).metadata["note"]) for bag in sorted((tmp_path / "episodes").iterdir())]
-    assert outcomes == [("discarded", ""), ("discarded", "the recorder was deactivated")]
+    assert outcomes == [("discarded", ""), ("discarded", "the recorder was stopped")]
 
 
 def test_messages_that_never_arrived_are_counted(robot):

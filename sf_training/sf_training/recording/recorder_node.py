@@ -11,15 +11,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import rclpy
-from rclpy.executors import ExternalShutdownException
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.lifecycle import ManagedNode, run
+from sf_policy_node.observation import validate_instruction
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 from sf_training.recording.queued_writer import QueuedWriter
@@ -33,60 +33,44 @@ _QOS = {
 _CHECK_PERIOD = 0.5  # s
 
 
-class Recorder(LifecycleNode):
+class Recorder(ManagedNode):
     """Active: listens. Between ``~/start`` and ``~/stop`` it records; ``~/discard`` ends an episode that is not to be used."""
 
-    def __init__(self) -> None:
-        super().__init__("recorder")
-        self.declare_parameter("contract", "")
-        self.declare_parameter("directory", "out/episodes")
-        self.declare_parameter("operator", "")
-        self.declare_parameter("instruction", "")
-        self.declare_parameter("autostart", True)
+    def __init__(self, **options) -> None:
+        super().__init__("recorder", **options)
+        self.parameter("directory", "out/episodes", "where episodes are written")
+        self.parameter("operator", "", "who moves the arm; goes into every episode")
+        self.parameter("instruction", "", "what is asked for, as long as nobody publishes an instruction")
         self._contract: Contract | None = None
         self._episode: QueuedWriter | None = None
         self._instruction = ""
         self._lost: Counter[str] = Counter()
         self._sequences: dict[tuple[str, bytes], int] = {}
-        self._entities: list = []
+        self._subscriptions_made: list = []
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", functools.partial(self._on_end, "success"))
         self.create_service(Trigger, "~/discard", functools.partial(self._on_end, "discarded"))
-        self.create_timer(_CHECK_PERIOD, self._check)
+        self.create_timer(_CHECK_PERIOD, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read the contract."""
-        path = self._text("contract")
-        try:
-            if not path:
-                raise ContractError("parameter contract: is empty; give the path of the robot's contract")
-            self._contract = load_contract(path)
-        except ContractError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
-        self._instruction = self._text("instruction").strip()
-        return TransitionCallbackReturn.SUCCESS
+    def set_up(self, contract: Contract) -> None:
+        """Take the contract; nothing is subscribed yet."""
+        self._contract = contract
+        self._instruction = self.value("instruction").strip()
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe, so that a later start finds all publishers known."""
+    def start(self) -> None:
+        """Subscribe, so that an episode finds all publishers known when it starts."""
         for topic in episode_topics(self._contract):
             message_type = _message_class(topic.type_name)
-            callback = functools.partial(self._on_message, topic.name)
-            self._entities.append(self.create_subscription(message_type, topic.name, _with_info(callback), _QOS[topic.delivery], raw=True))
-        return super().on_activate(state)
+            callback = _with_info(functools.partial(self._on_message, topic.name))
+            self._subscriptions_made.append(self.create_subscription(message_type, topic.name, callback, _QOS[topic.delivery], raw=True))
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def stop(self) -> None:
         """Unsubscribe. An episode in progress is kept, but marked as discarded."""
-        self.close("the recorder was deactivated")
-        for subscription in self._entities:
-            self.destroy_subscription(subscription)
-        self._entities.clear()
-        return super().on_deactivate(state)
-
-    def close(self, why: str) -> None:
-        """End an episode that nobody ended."""
         if self._episode:
-            self._end("discarded", why)
+            self._end("discarded", "the recorder was stopped")
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made.clear()
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
         received = self.get_clock().now().nanoseconds
@@ -113,18 +97,19 @@ class Recorder(LifecycleNode):
         return response
 
     def _start(self) -> tuple[bool, str]:
-        if not self._entities:
+        if not self.running:
             return False, "recorder is not active; configure and activate it first"
         if self._episode:
             return False, "an episode is being recorded; stop or discard it first"
         if not self._instruction:
             return False, f"there is no instruction; publish one on {self._contract.topics.instruction} or set the parameter instruction"
-        directory = Path(self._text("directory"))
+        directory = Path(self.value("directory"))
         try:
-            writer = EpisodeWriter(directory, self._contract, instruction=self._instruction, operator=self._text("operator"))
+            validate_instruction(self._instruction)
+            writer = EpisodeWriter(directory, self._contract, instruction=self._instruction, operator=self.value("operator"))
             for topic in episode_topics(self._contract):
                 writer.add_topic(topic.name, topic.type_name, offered_qos(topic.delivery))
-        except EpisodeWriteError as error:
+        except (EpisodeWriteError, ValueError) as error:
             return False, str(error)
         self._lost.clear()
         self._sequences.clear()
@@ -171,9 +156,6 @@ class Recorder(LifecycleNode):
     def _required(self) -> list[RecordedTopic]:
         return [topic for topic in episode_topics(self._contract) if topic.required]
 
-    def _text(self, name: str) -> str:
-        return self.get_parameter(name).get_parameter_value().string_value
-
 
 def _with_info(callback):
     """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is not."""
@@ -191,20 +173,7 @@ def _message_class(type_name: str) -> type:
 
 def main() -> None:
     """Run the node until it is interrupted."""
-    rclpy.init()
-    node = Recorder()
-    try:
-        if node.get_parameter("autostart").value:
-            if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
-                sys.exit("recorder: cannot be configured, see above")
-            node.trigger_activate()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.close("the recorder was stopped")
-        node.destroy_node()
-        rclpy.try_shutdown()
+    sys.exit(run(Recorder))
 
 
 if __name__ == "__main__":
