@@ -2,12 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint eval train bench report bootstrap clean distclean
+.PHONY: help demo up test lint eval train bench study report bootstrap clean distclean
 
 # More arguments for the command of a target:  make train ARGS="--alpha 0"
 ARGS ?=
 
 IN_ENV := source docker/env.sh &&
+ROBOT := sf_bringup/config/robots/sim_arm.yaml
+NANO := sf_bringup/config/policies/nano
+TRAIN_NANO := --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
+TRAIN_STUDY := --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -25,17 +29,24 @@ lint: bootstrap  ## ruff alone
 	$(IN_ENV) exec ruff check .
 
 eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/eval/summary.json
-	$(IN_ENV) python3 -m sf_training.simulation.evaluate $(ARGS)
+	$(IN_ENV) python3 -m sf_training.simulation.evaluate --checkpoint $(NANO) $(ARGS)
 	$(IN_ENV) exec python3 -m sf_bringup.evaluate_over_ros
 
 train: bootstrap  ## demonstrations if there are none, then the training that made the shipped checkpoint
-	$(IN_ENV) exec python3 -m sf_training.training.train $(ARGS)
+	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500
+	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos --out out/nano $(TRAIN_NANO) $(ARGS)
 
 bench: bootstrap  ## latencies, simulation and training speed; writes out/bench.json
 	$(IN_ENV) exec python3 tests/bench/run.py $(ARGS)
 
-report: bootstrap  ## Spatial Forcing beside its controls, as curves; writes report/
-	$(IN_ENV) exec python3 -m sf_training.training.report $(ARGS)
+study: bootstrap  ## Spatial Forcing beside its controls, 3 seeds each (two hours on 2 cores); then make report
+	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500
+	$(IN_ENV) for seed in 0 1 2; do for teacher in pointmap none rgb mean random; do echo $$teacher $$seed; done; done \
+	  | OMP_NUM_THREADS=1 xargs -P2 -L1 bash -c 'exec python3 -m sf_training.training.train --data out/demos \
+	    --out out/study/$${0}_s$$1 --teacher $$0 --seed $$1 $(TRAIN_STUDY) > out/study_$${0}_s$$1.log'
+
+report: bootstrap  ## curves and table of the study; writes out/report/
+	$(IN_ENV) exec python3 -m sf_training.training.report --runs out/study --out out/report $(ARGS)
 
 bootstrap:  ## virtual environment, ROS 2, packages, colcon build
 	@docker/bootstrap.sh
