@@ -2,11 +2,17 @@
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from sf_bringup.graph import ARM_ARGUMENTS, NodeSpec, arm_graph, parse_arguments
+
+
+def _stop_the_rest(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
+    # Not while shutting down already: launch_ros reports a second shutdown as an error.
+    return None if context.is_shutdown else Shutdown(reason=f"{event.process_name} ended with exit code {event.returncode}")
 
 
 def _action(spec: NodeSpec) -> Node:
@@ -20,7 +26,7 @@ def _action(spec: NodeSpec) -> Node:
         parameters=[parameters],
         remappings=list(spec.remappings),
         output="screen",
-        on_exit=Shutdown(reason=f"{spec.name} stopped"),
+        on_exit=_stop_the_rest,
     )
 
 
@@ -36,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
             argument.name,
             default_value=str(argument.default).lower() if isinstance(argument.default, bool) else str(argument.default),
             description=argument.description,
-            choices=argument.choices or None,
+            choices=list(argument.choices) or None,
         )
         for argument in ARM_ARGUMENTS
     ]
