@@ -112,7 +112,6 @@ def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, starte
         writer.write(camera_pose_topic(camera.name), pose, at)
     names, topics = contract.command_joints, contract.topics
     writer.write(absolute(topics.joint_states), messages.joint_state(stamp, names, frame.reference, frame.reference_velocities), at)
-    writer.write(absolute(topics.teleop_command), messages.joint_state(stamp, names, frame.command), at)
     for instruction, data in frame.answers:
         chunk = Chunk(
             stamp=stamp,
@@ -134,6 +133,8 @@ def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, starte
         moment = sample.stamp - started
         state = messages.joint_state(moment, names, sample.positions, sample.velocities)
         writer.write(absolute(topics.joint_states), state, messages.nanoseconds(moment))
+    due = stamp + contract.action.step_s  # a leader arm would stand there when the follower should
+    writer.write(absolute(topics.teleop_command), messages.joint_state(due, names, frame.command), messages.nanoseconds(due))
 
 
 def _name(seed: int) -> str:
