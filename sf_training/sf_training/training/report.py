@@ -28,7 +28,7 @@ class Arguments:
     runs: Path
     """Directory of checkpoint directories, each with a report."""
     out: Path
-    """Directory for study.csv, study.json and study.png."""
+    """Directory for study.csv, study.json, study.md and study.png."""
     threshold: float = 0.85
     """Success rate of the steps-to-reach table."""
 
@@ -57,7 +57,8 @@ def main() -> None:
     summary = summarise(curves, arguments.threshold)
     (arguments.out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")
     _plot(curves, arguments.threshold, arguments.out / "study.png")
-    _print(summary, arguments.threshold)
+    (arguments.out / "study.md").write_text(_markdown(summary))
+    _print(summary)
 
 
 def read_runs(folder: Path) -> list[Curve]:
@@ -143,26 +144,48 @@ def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
     return np.interp(grid, [0.0] + [getattr(row, name) for row in curve.rows], [0.0] + [row.success for row in curve.rows])
 
 
-def _print(summary: dict, threshold: float) -> None:
-    table = Table(title="Spatial Forcing beside its controls (nano)")
-    for column in (
-        "teacher",
-        "seeds",
-        "success at the last common step",
-        f"at {summary['equal_cpu_s']:.0f} CPU-s",
-        f"steps to {threshold:.0%}",
-    ):
-        table.add_column(column)
-    last = min(max(int(step) for step in entry["success_by_step"]) for entry in summary["teachers"].values())
+def _rows(summary: dict) -> list[tuple[str, ...]]:
+    """One line of text cells for each teacher: seeds side by side."""
+    last = _last_step(summary)
+    rows = []
     for teacher, entry in summary["teachers"].items():
         at_last = entry["success_by_step"].get(str(last), [])
-        table.add_row(
-            _LABELS[teacher],
-            ", ".join(map(str, entry["seeds"])),
-            "  ".join("-" if value is None else f"{value:.0%}" for value in at_last) + f"  (step {last})",
-            "  ".join(f"{value:.0%}" for value in entry["success_at_equal_cpu"]),
-            "  ".join("not reached" if step is None else str(step) for step in entry["steps_to_threshold"]),
+        rows.append(
+            (
+                _LABELS[teacher],
+                ", ".join(map(str, entry["seeds"])),
+                " / ".join("-" if value is None else f"{value:.0%}" for value in at_last),
+                " / ".join(f"{value:.0%}" for value in entry["success_at_equal_cpu"]),
+                " / ".join("not reached" if step is None else str(step) for step in entry["steps_to_threshold"]),
+                " / ".join("-" if value is None else f"{value:.2f}" for value in entry["cosine_at_end"]),
+            )
         )
+    return rows
+
+
+def _columns(summary: dict) -> tuple[str, ...]:
+    at_last, at_cpu = f"success at step {_last_step(summary)}", f"success at {summary['equal_cpu_s']:.0f} CPU-s"
+    return ("teacher", "seeds", at_last, at_cpu, f"steps to {summary['threshold']:.0%}", "cosine at the end")
+
+
+def _last_step(summary: dict) -> int:
+    """Last step at which every teacher was evaluated."""
+    return min(max(int(step) for step in entry["success_by_step"]) for entry in summary["teachers"].values())
+
+
+def _markdown(summary: dict) -> str:
+    columns = _columns(summary)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in _rows(summary)]
+    return "\n".join(lines) + "\n"
+
+
+def _print(summary: dict) -> None:
+    table = Table(title="Spatial Forcing beside its controls (nano)")
+    for column in _columns(summary):
+        table.add_column(column)
+    for row in _rows(summary):
+        table.add_row(*row)
     Console().print(table)
 
 
