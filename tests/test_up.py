@@ -52,6 +52,24 @@ def test_ctrl_c_ends_all_nodes_in_order(graph):
     assert "real-time factor" in text and "Traceback" not in text
 
 
+@pytest.mark.slow
+def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_domain, tmp_path):
+    with GraphProcess(["robot:=sim_arm", "policy:=nano", "seed:=7", "instruction:=pick the red cube"], tmp_path / "graph.log") as graph:
+        client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
+        try:
+            client.wait_for_arm(60)
+            client.wait_for_policy(90)
+            assert client.task.seed == 7 and client.policy.instruction == "pick the red cube"
+            client.wait_until(lambda: client.executor.chunks_accepted > 0, 30, "no chunk was followed")
+        finally:
+            client.close()
+        family = psutil.Process(graph.pid).children(recursive=True)
+        assert set(pids(graph)) == {*NODES, "policy_node"}
+        assert graph.stop() == 0
+        wait_gone(family)
+    assert "Traceback" not in graph.log.read_text()
+
+
 def test_sigterm_ends_all_nodes_too(graph):
     family = psutil.Process(graph.pid).children(recursive=True)
     os.kill(graph.pid, signal.SIGTERM)

@@ -1,0 +1,71 @@
+"""The demo's own promises: exit code, files, and what it refuses. Whether the policy is good is for ``make eval``."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from sf_bringup import demo
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.episodes import Outcome, summarise
+from sf_bringup.graph import find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_policy_node.contract import load_contract
+
+
+def run_demo(out, *options, timeout=60):
+    command = [sys.executable, "-m", "sf_bringup.demo", "--out", str(out), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def outcome(success, p50, p95, wrong=False, chunks=9):
+    return Outcome(1, "pick", "red", ("red", "blue"), success, wrong, 4.0, chunks, {"p50": p50, "p95": p95}, "success")
+
+
+def test_the_summary_counts_and_takes_latencies_of_episodes_with_chunks():
+    summary = summarise([outcome(True, 40.0, 60.0), outcome(False, 50.0, 90.0, wrong=True), outcome(False, 0.0, 0.0, chunks=0)])
+    assert (summary["n"], summary["successes"], summary["wrong_object"]) == (3, 1, 1)
+    assert summary["chunk_latency_ms"] == {"p50": 45.0, "p95": 90.0}
+    assert summarise([])["chunk_latency_ms"] == {"p50": None, "p95": None}
+
+
+@pytest.mark.parametrize(("successes", "code"), [(5, 0), (4, 0), (3, 1)])
+def test_four_of_five_are_wanted(monkeypatch, successes, code):
+    monkeypatch.setattr(demo, "run", lambda *_: [outcome(index < successes, 1.0, 1.0) for index in range(5)])
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    assert demo.main() == code
+
+
+def test_an_unknown_policy_is_one_sentence(tmp_path):
+    done = run_demo(tmp_path, "--policy", "gpt")
+    assert done.returncode == 1
+    assert done.stderr.startswith("demo: policy: 'gpt' is unknown") and "Traceback" not in done.stderr
+
+
+@pytest.mark.ros
+def test_it_does_not_start_beside_another_arm(ros_domain, tmp_path):
+    with GraphProcess(["policy:=none"], tmp_path / "graph.log") as graph:
+        client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
+        try:
+            client.wait_for_arm(60)
+        finally:
+            client.close()
+        done = run_demo(tmp_path / "demo")
+    assert done.returncode == 1
+    assert f"a simulated arm already runs in ROS domain {ros_domain}" in done.stderr
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_it_runs_five_instructions_and_writes_its_files(ros_domain, tmp_path):
+    done = run_demo(tmp_path, timeout=380)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["n"] == 5 and summary["successes"] >= demo.SUCCESSES_WANTED
+    assert len({episode["instruction"] for episode in summary["episodes"]}) == 5
+    assert 0 < summary["chunk_latency_ms"]["p50"] <= summary["chunk_latency_ms"]["p95"] < 1000
+    assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[0] > 5 * 240
+    assert all(episode["instruction"] in done.stdout for episode in summary["episodes"])
