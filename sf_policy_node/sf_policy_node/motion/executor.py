@@ -190,6 +190,8 @@ class ChunkExecutor:
         check_form(chunk, self.contract, self._contract_hash)
         check_age(chunk, self.contract, now)
         check_order(chunk, self._last)
+        if chunk.stamp < self._accept_from:
+            raise ChunkRefused("it was observed before the executor was activated or its emergency stop reset")
         if not self._shadow:
             self._monitor.check_reference(chunk)
 
@@ -221,8 +223,6 @@ class ChunkExecutor:
             raise ChunkRefused("the emergency stop is latched")
         if problem := self._monitor.problem(now):
             raise ChunkRefused(problem)
-        if chunk.stamp < self._accept_from:
-            raise ChunkRefused("it was observed before the executor was activated or its emergency stop reset")
         if self._blocked_epoch is not None and chunk.epoch <= self._blocked_epoch:
             raise ChunkRefused("the arm was blocked while following this instruction; clear its way and give an instruction again")
 

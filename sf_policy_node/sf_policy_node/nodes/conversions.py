@@ -10,12 +10,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from sf_msgs.msg import ActionChunk
+from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_msgs.msg import ExecutorStatus as ExecutorStatusMessage
 from sf_policy_node.contract import ActionSpace, Camera
 from sf_policy_node.images import ImageError, decode_compressed, decode_image
 from sf_policy_node.motion.status import ExecutorStatus
 from sf_policy_node.motion.types import Chunk, Trajectory
+from sf_policy_node.session import SessionStatus
 
 _SPACES = {
     ActionChunk.JOINT_POSITION: ActionSpace.JOINT_POSITION,
@@ -106,6 +107,17 @@ def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float
     message.chunk_age_s, message.joint_state_age_s = float(status.chunk_age_s), float(status.joint_state_age_s)
     message.border_jump_max = float(status.border_jump_max)
     message.executor_latency_p50_s, message.executor_latency_p95_s, message.executor_latency_p99_s = latencies
+    return message
+
+
+def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
+    """A session's status; the caller adds header, policy, device and camera names."""
+    message = PolicyStatus(state=int(status.state), reason=status.reason, instruction=status.instruction, epoch=status.epoch)
+    message.chunks, message.observations_refused = status.chunks, status.observations_refused
+    message.camera_age_s = array("f", status.camera_ages)
+    message.camera_skew_s, message.joint_state_age_s = status.skew, status.joint_state_age
+    message.inference_latency_p50_s, message.inference_latency_p95_s, message.inference_latency_p99_s = status.inference
+    message.chunk_latency_p50_s, message.chunk_latency_p95_s, message.chunk_latency_p99_s = status.chunk_latency
     return message
 
 

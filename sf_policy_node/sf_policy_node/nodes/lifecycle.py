@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
 
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
 _SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
 
 
@@ -41,6 +46,25 @@ class ManagedNode(LifecycleNode):
     def value(self, name: str):
         """The value of a declared parameter."""
         return self.get_parameter(name).value
+
+    def publisher(self, kind, topic: str, qos: QoSProfile):
+        """A publisher that lives until the node is cleaned up."""
+        publisher = self.create_publisher(kind, topic, qos)
+        self.resources.callback(self.destroy_publisher, publisher)
+        return publisher
+
+    def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
+        """A subscription that lives until the node is cleaned up."""
+        self.resources.callback(self.destroy_subscription, self.create_subscription(kind, topic, callback, qos, **options))
+
+    def subscribe_also_late(self, kind, topic: str, callback: Callable) -> None:
+        """Hear every publisher, and what a latched one said before this node came up.
+
+        That takes two subscriptions: a latched one does not match publishers that are not. Of latched
+        publishers ``callback`` hears everything twice.
+        """
+        self.subscribe(kind, topic, callback, QoSProfile(depth=5))
+        self.subscribe(kind, topic, callback, LATCHED, event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
 
     def now(self) -> float:
         """The node's time [s]: simulated where ``use_sim_time`` is set."""
@@ -81,7 +105,7 @@ class ManagedNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._halt()
+        self.halt()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -100,13 +124,14 @@ class ManagedNode(LifecycleNode):
         self._release()
         super().destroy_node()
 
-    def _halt(self) -> None:
+    def halt(self) -> None:
+        """Stop being active, without a lifecycle transition."""
         if self._running:
             self._running = False
             self.stop()
 
     def _release(self) -> None:
-        self._halt()
+        self.halt()
         self.resources.close()
 
     def _fail(self, error: Exception) -> None:
@@ -151,6 +176,10 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         spinning = True
         while not stopping:
             spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
+        node.halt()
+        until = time.monotonic() + _LAST_ANSWERS_S
+        while time.monotonic() < until:
+            spinner.spin_once(timeout_sec=_LAST_ANSWERS_S)
         spinner.shutdown()
         return 0
     finally:

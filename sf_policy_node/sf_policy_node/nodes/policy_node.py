@@ -1,0 +1,254 @@
+"""The policy as a ROS node: cameras, joint states and an instruction in, action chunks out. ``session`` decides; this is its edge.
+
+Image callbacks only store the message; one worker thread of the session predicts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool, Header, String
+from std_srvs.srv import Trigger
+
+from sf_msgs.action import RunInstruction
+from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.conversions import chunk_to_message, image_to_array, policy_status_to_message, to_seconds, to_stamp
+from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_policy_node.observation import JointStates
+from sf_policy_node.session import ActionPolicy, InstructionRun, PolicySession, PolicyState, Termination
+
+PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
+_HOUSEKEEPING_S = 0.1
+_REPORT_EVERY = 5  # housekeepings: 2 Hz
+
+
+def load_policy(checkpoint: str, contract: Contract, device: str) -> ActionPolicy:
+    """A checkpoint of ``vla``, which brings torch along: not imported before it is needed."""
+    if not checkpoint:
+        raise ValueError("checkpoint: no policy given; start with --ros-args -p checkpoint:=/path/to/checkpoint")
+    from sf_policy_node.vla.policy import Policy
+
+    return Policy.load(checkpoint, contract=contract, device=device)
+
+
+class PolicyNode(ManagedNode):
+    """Topics, services, the action and parameters: ``doc/run.md``."""
+
+    def __init__(self, policy_factory: PolicyFactory = load_policy, **options) -> None:
+        super().__init__("policy_node", **options)
+        self._factory = policy_factory
+        self.parameter("checkpoint", "", "directory of the trained policy")
+        self.parameter("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+        self.parameter("instruction", "", "followed from activation on; empty: wait for one")
+        self.parameter("replan_steps", 3, "rows of a chunk until the next one is predicted; a slower model: as often as it can")
+        self.parameter("instruction_timeout_s", 60.0, "for action goals that name none")
+        self.parameter("observation_timeout_s", 5.0, "an instruction is dropped after this long without a usable observation")
+
+    def set_up(self, contract: Contract) -> None:
+        steps = self.value("replan_steps")
+        if not 1 <= steps <= contract.action.horizon:
+            raise ValueError(f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got {steps}")
+        self._contract = contract
+        self._cameras = {camera.name: camera for camera in contract.cameras}
+        self._joint_states = JointStates(contract)
+        self._goals: dict[int, ServerGoalHandle] = {}  # by epoch
+        self._emergency, self._housekeepings, self._problem = False, 0, ""
+        self._session: PolicySession | None = None
+        self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
+        self._publish_status(PolicyState.LOADING)
+
+        self._policy = self._factory(self.value("checkpoint"), contract, self.value("device"))
+        self._policy.warm_up()
+        self._chunks = self.publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2))
+        self._events = self.create_guard_condition(self._on_event)
+        self.resources.callback(self.destroy_guard_condition, self._events)
+        self._session = PolicySession(
+            contract,
+            self._policy,
+            decode=lambda camera, message: image_to_array(message, self._cameras[camera]),
+            publish=lambda chunk: self._chunks.publish(chunk_to_message(chunk)),
+            notify=self._events.trigger,
+            clock=self.now,
+            replan_s=steps * contract.action.step_s,
+            observation_timeout_s=self.value("observation_timeout_s"),
+        )
+        self.resources.callback(self._close_session)
+        self._listen(contract)
+        self._publish_status()
+
+    def _listen(self, contract: Contract) -> None:
+        for camera in contract.cameras:
+            kind = CompressedImage if camera.transport == "compressed" else Image
+            self.subscribe(kind, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
+        self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        self.subscribe_also_late(String, contract.topics.instruction, self._on_instruction)
+        self.subscribe_also_late(Bool, contract.topics.emergency_stop, self._on_emergency_stop)
+        self.resources.callback(self.destroy_service, self.create_service(Trigger, "~/stop", self._on_stop))
+        timer = self.create_timer(_HOUSEKEEPING_S, self._housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.resources.callback(self.destroy_timer, timer)
+        server = ActionServer(
+            self,
+            RunInstruction,
+            "run_instruction",
+            execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),  # never used: see _on_goal
+            goal_callback=lambda goal: GoalResponse.ACCEPT if self.running else GoalResponse.REJECT,
+            handle_accepted_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+        )
+        self.resources.callback(server.destroy)
+
+    def start(self) -> None:
+        if instruction := self.value("instruction"):
+            self._session.begin(instruction)
+        self.get_logger().info(f"active with {self._policy.policy_id} on {self._policy.device}")
+
+    def stop(self) -> None:
+        self._session.end(Termination.STOPPED, "the policy node was deactivated")
+        self._on_event()
+
+    def _close_session(self) -> None:
+        self._session.close()
+        self._session = None
+
+    # ---- what arrives ----
+
+    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+        self._session.add_image(camera, to_seconds(message.header.stamp), message)
+
+    def _on_joint_state(self, message: JointState) -> None:
+        joints = self._joint_states.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        if joints is not None:
+            self._session.add_joints(joints[0], joints[1])
+        else:
+            self.get_logger().warning(f"joint states lack {', '.join(self._joint_states.missing)}", throttle_duration_sec=5.0)
+
+    def _on_instruction(self, message: String) -> None:
+        current = self._session.run
+        if not self.running or (current is not None and current.instruction == message.data.strip()):
+            return  # `ros2 topic pub` repeats itself once a second
+        try:
+            self._begin(message.data)
+        except ValueError as error:
+            self.get_logger().warning(f"instruction refused: {error}")
+            self._session.refuse(f"instruction refused: {error}")
+            self._publish_status()
+
+    def _begin(self, text: str, timeout_s: float | None = None) -> InstructionRun:
+        if self._emergency:
+            raise ValueError("the emergency stop is pressed; release it and reset it first")
+        return self._session.begin(text, timeout_s)
+
+    def _on_emergency_stop(self, message: Bool) -> None:
+        self._emergency = message.data
+        if message.data:
+            self._session.end(Termination.STOPPED, "emergency stop")
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        current = self._session.run
+        self._session.end(Termination.STOPPED, "stopped by the stop service")
+        response.success = current is not None
+        response.message = f"no longer following {current.instruction!r}" if current else "there was no instruction"
+        return response
+
+    # ---- the action ----
+
+    def _on_goal(self, handle: ServerGoalHandle) -> None:
+        """Start, and leave the goal open until the session ends it.
+
+        A coroutine that waits keeps rclpy's executor spinning at full speed, and a blocking one would need
+        a multi-threaded executor, which loses images. So the goal is executed when its result is known.
+        """
+        timeout_s = handle.request.timeout_s or self.value("instruction_timeout_s")
+        try:
+            accepted = self._begin(handle.request.instruction, timeout_s)
+        except ValueError as error:
+            result = RunInstruction.Result(termination_reason=RunInstruction.Result.REFUSED, message=str(error))
+            handle.execute(lambda goal: goal.abort() or result)
+            return
+        self._goals[accepted.epoch] = handle
+
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        current = self._session.run
+        if current is not None and self._goals.get(current.epoch) is handle:
+            self._session.end(Termination.CANCELLED, "cancelled by the client", current)
+        return CancelResponse.ACCEPT
+
+    def _finish_goal(self, handle: ServerGoalHandle, ended: InstructionRun) -> None:
+        p50, p95, _ = ended.latencies.percentiles()
+        result = RunInstruction.Result(
+            termination_reason=int(ended.termination),
+            message=ended.message,
+            chunks=ended.chunks,
+            duration_s=ended.duration_s,
+            chunk_latency_p50_s=p50,
+            chunk_latency_p95_s=p95,
+        )
+
+        def execute(goal: ServerGoalHandle) -> RunInstruction.Result:
+            if goal.is_cancel_requested:
+                goal.canceled()
+            elif ended.termination is Termination.TIMEOUT:
+                goal.succeed()
+            else:
+                goal.abort()
+            return result
+
+        handle.execute(execute)
+
+    # ---- what it says ----
+
+    def _on_event(self) -> None:
+        if self._session is None:
+            return
+        for ended in self._session.take_ended():
+            handle = self._goals.pop(ended.epoch, None)
+            if handle is not None:
+                self._finish_goal(handle, ended)
+            self.get_logger().info(f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks} chunks: {ended.message}")
+        self._publish_status()
+
+    def _housekeep(self) -> None:
+        self._session.check_time()
+        self._housekeepings += 1
+        if self._housekeepings % _REPORT_EVERY:
+            return
+        self._publish_status()
+        current = self._session.run
+        handle = self._goals.get(current.epoch) if current else None
+        if handle is not None:
+            status = self._session.status()
+            feedback = RunInstruction.Feedback(elapsed_s=self.now() - current.started, chunks=current.chunks)
+            feedback.chunk_latency_p50_s = current.latencies.percentiles()[0]
+            feedback.state = status.reason or status.state.name.lower()
+            handle.publish_feedback(feedback)
+
+    def _publish_status(self, state: PolicyState | None = None) -> None:
+        if self._session is None:
+            message = PolicyStatus(state=int(state), camera_names=self._contract.camera_names, camera_skew_s=-1.0, joint_state_age_s=-1.0)
+            message.camera_age_s = [-1.0] * len(self._contract.cameras)
+        else:
+            status = self._session.status()
+            message = policy_status_to_message(status)
+            message.policy_id, message.device = self._policy.policy_id, self._policy.device
+            message.camera_names = self._contract.camera_names
+            if status.state in (PolicyState.WAITING, PolicyState.ERROR) and status.reason != self._problem:
+                self.get_logger().warning(status.reason, throttle_duration_sec=1.0)
+            self._problem = status.reason
+        message.header = Header(stamp=to_stamp(self.now()))
+        self._status.publish(message)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``ros2 run sf_policy_node policy_node``."""
+    sys.exit(run(PolicyNode, args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A graph of nodes in this process, over real DDS, that tests wait on instead of sleeping."""
+
+import time
+from array import array
+
+import numpy as np
+import rclpy
+from motion_cases import CONTRACT_PATH, HOME, sim_arm
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
+
+from sf_policy_node.nodes.conversions import to_stamp
+
+CONTRACT_PARAMETER = Parameter("contract", value=str(CONTRACT_PATH))
+
+
+class Graph:
+    """Nodes and a peer node for the test; closed at the end of the test."""
+
+    def __init__(self) -> None:
+        rclpy.init()
+        self._executor = SingleThreadedExecutor()
+        self.peer = rclpy.create_node("test_peer")
+        self._nodes = [self.peer]
+        self._executor.add_node(self.peer)
+        self.heard: dict[str, list] = {}
+
+    def add(self, node, *, activate: bool = True):
+        self._nodes.append(node)
+        self._executor.add_node(node)
+        if activate:
+            assert node.trigger_configure().name == "SUCCESS", node.failure
+            assert node.trigger_activate().name == "SUCCESS", node.failure
+        return node
+
+    def now(self) -> float:
+        return 1e-9 * self.peer.get_clock().now().nanoseconds
+
+    def listen(self, kind, topic: str, qos=10) -> list:
+        heard = self.heard[topic] = []
+        self.peer.create_subscription(kind, topic, heard.append, qos)
+        return heard
+
+    def publisher(self, kind, topic: str, qos=10):
+        """A publisher; returns once somebody listens."""
+        publisher = self.peer.create_publisher(kind, topic, qos)
+        self.until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
+        return publisher
+
+    def until(self, condition, what: str, timeout_s: float = 20.0, each=lambda: None):
+        """Spin until a condition is true; ``each`` runs between callbacks, every 20 ms or sooner."""
+        end = time.monotonic() + timeout_s
+        while not (result := condition()):
+            assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
+            each()
+            self._executor.spin_once(timeout_sec=0.02)
+        return result
+
+    def close(self) -> None:
+        for node in self._nodes[1:]:
+            node.halt()
+        for _ in range(3):  # lets goals that ended with their node answer
+            self._executor.spin_once(timeout_sec=0.01)
+        for node in self._nodes:
+            node.destroy_node()
+        self._executor.shutdown()
+        rclpy.try_shutdown()
+
+
+class FakeArm:
+    """Publishes joint states and images of an arm that stands still; call it between callbacks."""
+
+    def __init__(self, graph: Graph, *, images: bool = True) -> None:
+        self._graph = graph
+        contract = sim_arm()
+        self.joints, self.encoding = HOME.copy(), "rgb8"
+        self._joint_states = graph.publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
+        cameras = contract.cameras if images else []
+        self._images = {camera.name: graph.publisher(Image, camera.topic, qos_profile_sensor_data) for camera in cameras}
+        self._bytes = array("B", bytes(320 * 240 * 3))
+        self._next = 0.0
+        self.stamps: set[int] = set()
+        self.silent: set[str] = set()
+
+    def __call__(self) -> None:
+        now = self._graph.now()
+        if now < self._next:
+            return
+        self._next = now + 0.02
+        stamp = to_stamp(now)
+        names = sim_arm().command_joints
+        self._joint_states.publish(
+            JointState(header=Header(stamp=stamp), name=names, position=self.joints.tolist(), velocity=[0.0] * len(names))
+        )
+        for name, publisher in self._images.items():
+            if name not in self.silent:
+                image = Image(header=Header(stamp=stamp), height=240, width=320, encoding=self.encoding, step=960)
+                image.data = self._bytes
+                publisher.publish(image)
+        self.stamps.add(stamp.sec * 10**9 + stamp.nanosec)
+
+
+class ScriptedPolicy:
+    """Moves the tool steadily along x; ``delay_s`` and ``fail`` make it slow or broken."""
+
+    policy_id, device = "scripted", "cpu"
+
+    def __init__(self) -> None:
+        self.calls, self.warm_ups, self.delay_s, self.result = [], 0, 0.0, None
+
+    def warm_up(self) -> None:
+        self.warm_ups += 1
+
+    def predict(self, images, joint_positions, instruction):
+        self.calls.append((images, np.array(joint_positions), instruction))
+        time.sleep(self.delay_s)
+        if isinstance(self.result, Exception):
+            raise self.result
+        if self.result is not None:
+            return self.result
+        contract = sim_arm()
+        data = np.zeros((contract.action.horizon, len(contract.action.names)))
+        data[:, 0] = 0.005 * np.arange(1, len(data) + 1)
+        data[:, -1] = 1.0
+        return data

@@ -1,0 +1,117 @@
+"""Observations that fit together, and what is said when none can be had."""
+
+import numpy as np
+import pytest
+from motion_cases import HOME, sim_arm
+
+from sf_policy_node.observation import MAX_INSTRUCTION, JointStates, NoObservation, ObservationBuffer, validate_instruction
+
+NAMES = sim_arm().command_joints
+
+
+@pytest.fixture
+def buffer():
+    buffer = ObservationBuffer(sim_arm())
+    for stamp in np.arange(9.5, 10.01, 0.01):
+        buffer.add_joints(stamp, HOME + stamp)
+    return buffer
+
+
+def test_the_newest_matching_images_are_picked_with_the_joints_of_that_time(buffer):
+    for stamp, image in ((9.90, "s0"), (9.93, "s1"), (9.97, "s2")):
+        buffer.add_image("scene", stamp, image)
+    for stamp, image in ((9.90, "w0"), (9.935, "w1")):
+        buffer.add_image("wrist", stamp, image)
+    observation = buffer.pick(10.0)
+    assert observation.images == {"scene": "s1", "wrist": "w1"}
+    assert observation.stamp == 9.93
+    assert np.allclose(observation.joints, HOME + 9.93)
+
+
+def test_joints_are_interpolated_between_two_joint_states():
+    buffer = ObservationBuffer(sim_arm())
+    buffer.add_joints(9.90, np.zeros(7))
+    buffer.add_joints(9.98, np.ones(7))
+    for camera in ("scene", "wrist"):
+        buffer.add_image(camera, 9.92, camera)
+    assert np.allclose(buffer.pick(10.0).joints, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("scene", "wrist", "now", "reason"),
+    [
+        (None, 9.9, 10.0, "camera scene: no image on /scene_camera/image_raw"),
+        (9.9, None, 10.0, "camera wrist: no image on /wrist_camera/image_raw"),
+        (9.9, 9.0, 10.0, r"camera wrist: the newest image is 1\.000 s old, budgets\.observation_age_s allows 0\.25 s"),
+        (9.99, 9.93, 10.0, r"cameras wrist and scene are 0\.060 s apart, budgets\.camera_skew_s allows 0\.05 s"),
+        (12.0, 9.9, 10.0, r"camera scene: the newest image is stamped 2\.000 s in the future"),
+        (0.0, 9.9, 10.0, "camera scene: images on /scene_camera/image_raw have no time stamp"),
+        (10.15, 10.15, 10.2, r"the newest joint state is 0\.200 s old, budgets\.joint_state_age_s allows 0\.1 s"),
+    ],
+)
+def test_what_is_missing_or_too_old_is_said_with_how_much(buffer, scene, wrist, now, reason):
+    for camera, stamp in (("scene", scene), ("wrist", wrist)):
+        if stamp is not None:
+            buffer.add_image(camera, stamp, camera)
+    with pytest.raises(NoObservation, match=reason):
+        buffer.pick(now)
+
+
+def test_without_joint_states_there_is_no_observation():
+    buffer = ObservationBuffer(sim_arm())
+    for camera in ("scene", "wrist"):
+        buffer.add_image(camera, 9.92, camera)
+    with pytest.raises(NoObservation, match="no joint states on /joint_states"):
+        buffer.pick(10.0)
+    buffer.add_joints(9.95, np.full(7, np.nan))
+    with pytest.raises(NoObservation, match="no joint states on /joint_states"):
+        buffer.pick(10.0)
+    buffer.add_joints(9.95, HOME)
+    with pytest.raises(NoObservation, match="no joint state yet when the images were taken"):
+        buffer.pick(10.0)
+
+
+def test_a_clock_that_was_set_back_starts_anew(buffer):
+    for camera in ("scene", "wrist"):
+        buffer.add_image(camera, 9.99, "old")
+        buffer.add_image(camera, 1.0, "new")
+    buffer.add_joints(1.0, HOME)
+    assert buffer.pick(1.01).images == {"scene": "new", "wrist": "new"}
+
+
+def test_ages_and_skew_are_reported(buffer):
+    assert buffer.camera_ages(10.0) == [-1.0, -1.0] and buffer.skew == -1.0
+    buffer.add_image("scene", 9.9, None)
+    buffer.add_image("wrist", 9.8, None)
+    assert buffer.camera_ages(10.0) == pytest.approx([0.1, 0.2]) and buffer.skew == pytest.approx(0.1)
+    assert buffer.joint_state_age(10.1) == pytest.approx(0.1)
+
+
+def test_joint_states_are_put_in_the_order_of_the_contract():
+    states = JointStates(sim_arm())
+    names = ["extra", *reversed(NAMES)]
+    stamp, positions, velocities = states.read(1.0, names, list(range(8)), [0.1 * n for n in range(8)])
+    assert stamp == 1.0 and positions.tolist() == [7, 6, 5, 4, 3, 2, 1]
+    assert np.allclose(velocities, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_joint_states_of_arm_and_gripper_may_come_apart():
+    states = JointStates(sim_arm())
+    assert states.read(1.0, NAMES[:6], [1.0] * 6, []) is None
+    assert states.missing == ["gripper"]
+    assert states.read(1.1, ["gripper"], [0.02], [])[0] == 1.0
+    stamp, positions, velocities = states.read(1.2, NAMES[:6], [1.1] * 6, [])
+    assert stamp == 1.1 and positions[0] == 1.1 and velocities[0] == pytest.approx(0.5)
+
+
+def test_a_joint_state_without_positions_is_ignored():
+    assert JointStates(sim_arm()).read(1.0, NAMES, [], []) is None
+
+
+def test_instructions_are_stripped_and_bounded():
+    assert validate_instruction("  pick the red cube\n") == "pick the red cube"
+    assert validate_instruction("x" * MAX_INSTRUCTION)
+    with pytest.raises(ValueError, match="the instruction is empty"):
+        validate_instruction(" \t\n")
+    with pytest.raises(ValueError, match="has 10000 characters, at most 500"):
+        validate_instruction("x" * 10_000)

@@ -1,0 +1,220 @@
+"""The policy node over DDS, with a scripted policy: observations in, chunks out, and the instruction interfaces."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from motion_cases import CONTRACT_PATH, HOME, sim_arm
+from node_cases import CONTRACT_PARAMETER, FakeArm, ScriptedPolicy
+from rclpy.action import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from sf_msgs.action import RunInstruction
+from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_policy_node.nodes.policy_node import PolicyNode
+
+pytestmark = pytest.mark.ros
+TOPICS = sim_arm().topics
+Result = RunInstruction.Result
+
+
+class Policy:
+    """The node under test, an arm, and what was heard."""
+
+    def __init__(self, graph):
+        self.graph, self.policy = graph, ScriptedPolicy()
+        self.chunks = graph.listen(ActionChunk, TOPICS.action_chunk)
+        self.statuses = graph.listen(PolicyStatus, TOPICS.policy_status, 50)
+        self.node = graph.add(PolicyNode(lambda *_: self.policy, parameter_overrides=[CONTRACT_PARAMETER]))
+        self.arm = FakeArm(graph)
+        self.until(lambda: self.statuses and min(self.status.camera_age_s) >= 0, "images")
+
+    @property
+    def status(self):
+        return self.statuses[-1]
+
+    def until(self, condition, what):
+        return self.graph.until(condition, what, each=self.arm)
+
+    def say(self, text, **qos):
+        publisher = self.graph.publisher(String, TOPICS.instruction, QoSProfile(depth=1, **qos))
+        publisher.publish(String(data=text))
+
+    def start(self, instruction, timeout_s=0.0):
+        """Send a goal; the handle and the feedback that arrives."""
+        client, feedback = ActionClient(self.graph.peer, RunInstruction, "run_instruction"), []
+        self.until(client.server_is_ready, "the action server")
+        goal = RunInstruction.Goal(instruction=instruction, timeout_s=timeout_s)
+        future = client.send_goal_async(goal, feedback_callback=lambda message: feedback.append(message.feedback))
+        self.until(future.done, "the answer")
+        return future.result(), feedback
+
+    def result(self, handle):
+        future = handle.get_result_async()
+        self.until(future.done, "the result")
+        return future.result()
+
+
+@pytest.fixture
+def policy(graph):
+    return Policy(graph)
+
+
+def test_an_instruction_on_the_topic_becomes_chunks_stamped_with_the_observation(policy):
+    assert policy.policy.warm_ups == 1 and policy.status.state == PolicyStatus.IDLE
+    policy.say("pick the red cube")
+    chunk = policy.until(lambda: policy.chunks, "a chunk")[0]
+    assert chunk.header.stamp.sec * 10**9 + chunk.header.stamp.nanosec in policy.arm.stamps
+    assert chunk.header.frame_id == "base_link" and chunk.instruction == "pick the red cube"
+    assert (chunk.rows, chunk.columns, list(chunk.names)) == (8, 4, ["x", "y", "z", "gripper"])
+    assert np.allclose(np.array(chunk.data).reshape(8, 4)[:, 0], 0.005 * np.arange(1, 9))
+    assert np.allclose(chunk.reference, HOME) and list(chunk.reference_names) == sim_arm().command_joints
+    assert chunk.action_space == ActionChunk.EE_DELTA and chunk.contract_hash == sim_arm().hash
+    images, joints, _ = policy.policy.calls[0]
+    assert images["scene"].shape == images["wrist"].shape == (240, 320, 3) and joints.shape == (7,)
+    policy.until(lambda: policy.status.state == PolicyStatus.RUNNING and policy.status.chunks > 2, "the status")
+    assert policy.status.chunk_latency_p50_s > 0 and policy.status.policy_id == "scripted"
+
+
+def test_a_latched_instruction_from_before_the_node_came_up_is_not_lost(graph):
+    publisher = graph.peer.create_publisher(String, TOPICS.instruction, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    publisher.publish(String(data="pick the red cube"))
+    policy = Policy(graph)
+    policy.until(lambda: policy.chunks, "a chunk")
+
+
+def test_the_same_text_again_goes_on_with_the_same_epoch(policy):
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+    policy.say("pick the red cube")
+    policy.until(lambda: len(policy.chunks) > 4, "more chunks")
+    assert len({chunk.epoch for chunk in policy.chunks}) == 1
+    policy.say("pick the blue cube")
+    policy.until(lambda: policy.chunks[-1].instruction == "pick the blue cube", "the new instruction")
+    assert policy.chunks[-1].epoch > policy.chunks[0].epoch
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "the instruction is empty"), ("x" * 10_000, "has 10000 characters, at most 500")])
+def test_an_unusable_instruction_is_refused_with_one_sentence(policy, text, reason):
+    policy.say(text)
+    policy.until(lambda: reason in policy.status.reason, "the refusal")
+    handle, _ = policy.start(text)
+    answer = policy.result(handle)
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert answer.result.termination_reason == Result.REFUSED and reason in answer.result.message
+    assert not policy.chunks
+
+
+def test_a_wrong_encoding_is_named_with_its_topic(policy):
+    policy.arm.encoding = "32FC1"
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.status.state == PolicyStatus.WAITING, "waiting")
+    assert "/scene_camera/image_raw: encoding '32FC1' is not a colour image" in policy.status.reason
+    policy.arm.encoding = "bgr8"
+    policy.until(lambda: policy.chunks, "a chunk")
+
+
+def test_a_silent_camera_is_named(policy):
+    policy.arm.silent.add("wrist")
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.status.reason.startswith("camera wrist: the newest image is"), "the reason")
+    assert policy.status.state == PolicyStatus.WAITING
+
+
+def test_an_action_reports_and_ends_with_its_timeout(policy):
+    handle, feedback = policy.start("pick the red cube", timeout_s=1.5)
+    assert handle.accepted
+    answer = policy.result(handle)
+    assert answer.status == GoalStatus.STATUS_SUCCEEDED
+    assert answer.result.termination_reason == Result.TIMEOUT
+    assert answer.result.chunks >= 3 and 1.4 < answer.result.duration_s < 3.0
+    assert answer.result.chunk_latency_p95_s >= answer.result.chunk_latency_p50_s > 0
+    assert len(feedback) >= 2 and feedback[-1].state == "running" and feedback[-1].chunks > 0
+
+
+def test_an_action_can_be_cancelled(policy):
+    handle, _ = policy.start("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+    future = handle.cancel_goal_async()
+    policy.until(future.done, "the cancellation")
+    answer = policy.result(handle)
+    assert answer.status == GoalStatus.STATUS_CANCELED and answer.result.termination_reason == Result.CANCELLED
+    policy.until(lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle")
+
+
+def test_another_instruction_replaces_an_action(policy):
+    first, _ = policy.start("pick the red cube")
+    second, _ = policy.start("pick the blue cube")
+    assert policy.result(first).result.termination_reason == Result.REPLACED
+    policy.until(lambda: policy.status.instruction == "pick the blue cube", "the new one")
+    assert second.accepted
+
+
+def test_the_stop_service_and_the_emergency_stop_end_an_action(policy):
+    stop = policy.graph.peer.create_client(Trigger, "/policy_node/stop")
+    policy.until(stop.service_is_ready, "the stop service")
+    handle, _ = policy.start("pick the red cube")
+    future = stop.call_async(Trigger.Request())
+    policy.until(future.done, "the stop")
+    assert future.result().success
+    assert policy.result(handle).result.termination_reason == Result.STOPPED
+    handle, _ = policy.start("pick the red cube")
+    policy.graph.publisher(Bool, TOPICS.emergency_stop).publish(Bool(data=True))
+    assert policy.result(handle).result.message == "emergency stop"
+    handle, _ = policy.start("pick the red cube")
+    assert "emergency stop is pressed" in policy.result(handle).result.message
+
+
+def test_a_failing_policy_ends_the_action_with_its_reason(policy):
+    policy.policy.result = RuntimeError("out of memory")
+    handle, _ = policy.start("pick the red cube")
+    answer = policy.result(handle).result
+    assert answer.termination_reason == Result.ERROR and "out of memory" in answer.message
+    policy.until(lambda: policy.status.state == PolicyStatus.ERROR, "the status")
+
+
+def test_deactivation_ends_the_action_and_refuses_new_ones(policy):
+    handle, _ = policy.start("pick the red cube")
+    policy.node.trigger_deactivate()
+    assert policy.result(handle).result.termination_reason == Result.STOPPED
+    handle, _ = policy.start("pick the red cube")
+    assert not handle.accepted
+
+
+def test_it_can_be_cleaned_up_and_configured_again(policy):
+    policy.node.trigger_deactivate()
+    policy.node.trigger_cleanup()
+    assert policy.node.trigger_configure().name == "SUCCESS" and policy.node.trigger_activate().name == "SUCCESS"
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+
+
+def test_a_policy_that_cannot_be_loaded_fails_the_transition_with_one_sentence(graph):
+    def broken(checkpoint, contract, device):
+        raise ValueError("/nowhere: no such checkpoint")
+
+    node = graph.add(PolicyNode(broken, parameter_overrides=[CONTRACT_PARAMETER]), activate=False)
+    assert node.trigger_configure().name == "FAILURE"
+    assert node.failure == "/nowhere: no such checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (["contract:=/nowhere/robot.yaml"], "/nowhere/robot.yaml: cannot be read"),
+        ([f"contract:={CONTRACT_PATH}"], "checkpoint: no policy given"),
+        ([f"contract:={CONTRACT_PATH}", "replan_steps:=9"], "replan_steps: give 1 to 8"),
+        ([f"contract:={CONTRACT_PATH}", "checkpoint:=/nowhere/policy"], "/nowhere/policy"),
+    ],
+)
+def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(ros_domain, parameters, sentence):
+    options = [word for parameter in parameters for word in ("-p", parameter)]
+    command = [sys.executable, "-m", "sf_policy_node.nodes.policy_node", "--ros-args", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ)
+    assert done.returncode == 1
+    assert sentence in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

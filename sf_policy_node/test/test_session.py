@@ -1,0 +1,224 @@
+"""When a policy predicts, for which instruction, and when it gives up. With a real worker thread and a clock of the test's own."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from motion_cases import HOME, sim_arm
+from node_cases import ScriptedPolicy
+
+from sf_policy_node.session import PolicySession, PolicyState, Termination
+
+
+class Stage:
+    def __init__(self):
+        self.now, self.policy, self.chunks, self.notified = 100.0, ScriptedPolicy(), [], threading.Event()
+        self.decode = lambda camera, image: image
+        self.session = PolicySession(
+            sim_arm(),
+            self.policy,
+            decode=lambda camera, image: self.decode(camera, image),
+            publish=self.chunks.append,
+            notify=self.notified.set,
+            clock=lambda: self.now,
+            replan_s=0.3,
+            observation_timeout_s=5.0,
+        )
+
+    def see(self, stamp=None, cameras=("scene", "wrist")):
+        stamp = self.now if stamp is None else stamp
+        self.session.add_joints(stamp, HOME)
+        for camera in cameras:
+            self.session.add_image(camera, stamp, np.zeros((240, 320, 3), np.uint8))
+
+    def until(self, condition, what):
+        end = time.monotonic() + 10.0
+        while not condition():
+            assert time.monotonic() < end, what
+            time.sleep(0.002)
+
+    def advance(self, seconds, step=0.05):
+        """Time passes, with images."""
+        for _ in range(round(seconds / step)):
+            self.now += step
+            self.see()
+            self.settle()
+
+    def settle(self):
+        """Until the worker has looked at everything."""
+        for _ in range(2):
+            self.until(lambda: not self.session._wake.is_set(), "the worker")
+            with self.session._lock:
+                pass
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def stage():
+    stage = Stage()
+    yield stage
+    stage.session.close()
+
+
+def test_no_instruction_no_prediction(stage):
+    stage.advance(0.5)
+    assert not stage.policy.calls and stage.session.status().state is PolicyState.IDLE
+
+
+def test_a_chunk_carries_the_stamp_the_joints_and_the_instruction_of_its_observation(stage):
+    run = stage.session.begin(" pick the red cube ")
+    stage.see(100.01)
+    stage.now = 100.08
+    stage.session.add_joints(100.03, HOME + 1.0)
+    stage.until(lambda: stage.chunks, "a chunk")
+    chunk = stage.chunks[0]
+    assert chunk.stamp == 100.01 and np.allclose(chunk.reference, HOME)
+    assert chunk.instruction == "pick the red cube" == stage.policy.calls[0][2]
+    assert (chunk.epoch, chunk.sequence, chunk.contract_hash) == (run.epoch, 1, sim_arm().hash)
+    assert stage.session.status().state is PolicyState.RUNNING
+
+
+def test_images_from_before_the_instruction_are_not_used(stage):
+    stage.see(99.9)
+    stage.session.begin("pick the red cube")
+    stage.settle()
+    assert not stage.policy.calls
+
+
+def test_predictions_keep_the_replan_interval(stage):
+    stage.session.begin("pick the red cube")
+    stage.advance(3.0)
+    stamps = [chunk.stamp for chunk in stage.chunks]
+    assert 8 <= len(stamps) <= 11
+    assert np.diff(stamps) == pytest.approx(0.3, abs=0.051)
+    assert [chunk.sequence for chunk in stage.chunks] == list(range(1, len(stamps) + 1))
+
+
+def test_a_new_instruction_replaces_the_old_and_a_late_chunk_does_not_leak(stage):
+    entered, leave = threading.Event(), threading.Event()
+    predict = stage.policy.predict
+
+    def slow(images, joints, instruction):
+        entered.set()
+        leave.wait(10.0)
+        return predict(images, joints, instruction)
+
+    stage.policy.predict = slow
+    first = stage.session.begin("pick the red cube")
+    stage.see()
+    assert entered.wait(10.0)
+    second = stage.session.begin("pick the blue cube")
+    leave.set()
+    stage.until(lambda: stage.policy.calls, "the first prediction")
+    stage.settle()
+    assert first.termination is Termination.REPLACED and second.epoch > first.epoch
+    stage.advance(0.5)
+    assert {chunk.instruction for chunk in stage.chunks} == {"pick the blue cube"}
+    assert stage.session.take_ended() == [first]
+
+
+def test_an_old_camera_makes_it_wait_and_say_which(stage):
+    stage.session.begin("pick the red cube")
+    stage.see()
+    stage.until(lambda: stage.chunks, "a chunk")
+    for _ in range(10):
+        stage.now += 0.05
+        stage.see(cameras=("scene",))
+    stage.until(lambda: stage.session.status().state is PolicyState.WAITING, "waiting")
+    status = stage.session.status()
+    assert "camera wrist: the newest image is" in status.reason and status.observations_refused > 0
+    stage.advance(0.5)
+    assert stage.session.status().state is PolicyState.RUNNING
+
+
+def test_an_instruction_that_sees_nothing_is_dropped(stage):
+    run = stage.session.begin("pick the red cube")
+    stage.see(cameras=("scene",))
+    stage.settle()
+    stage.now += 4.0
+    stage.session.check_time()
+    assert run.termination is None
+    stage.now += 1.5
+    stage.session.check_time()
+    assert run.termination is Termination.NO_OBSERVATION and "nothing usable for 5 s" in run.message
+
+
+def test_a_slow_model_is_not_mistaken_for_a_missing_camera(stage):
+    leave = threading.Event()
+    stage.policy.predict = lambda *_: leave.wait(10.0) and np.zeros((8, 4))
+    run = stage.session.begin("pick the red cube")
+    stage.see()
+    stage.settle()
+    stage.until(lambda: run.waiting_since is None, "the prediction")
+    stage.now += 20.0
+    stage.session.check_time()
+    assert run.termination is None
+    leave.set()
+
+
+def test_a_timeout_ends_it(stage):
+    run = stage.session.begin("pick the red cube", timeout_s=2.0)
+    stage.advance(1.9)
+    stage.session.check_time()
+    assert run.termination is None and run.chunks > 3
+    stage.advance(0.3)
+    stage.session.check_time()
+    assert run.termination is Termination.TIMEOUT and run.duration_s == pytest.approx(2.2)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (ValueError("no wrist camera"), "the policy failed: no wrist camera"),
+        (RuntimeError("out of memory"), "the policy failed: RuntimeError: out of memory"),
+        (np.zeros((3, 4)), "the policy failed: it returned a chunk of shape (3, 4), the contract says (8, 4)"),
+        (np.full((8, 4), np.nan), "the policy failed: it returned nan in column x"),
+    ],
+)
+def test_a_failing_policy_ends_the_instruction_and_says_so_and_a_new_one_may_work(stage, result, message):
+    stage.policy.result = result
+    run = stage.session.begin("pick the red cube")
+    stage.see()
+    stage.until(lambda: run.termination is not None, "the end")
+    assert run.termination is Termination.ERROR and run.message == message and not stage.chunks
+    assert stage.session.status().state is PolicyState.ERROR
+    stage.policy.result = None
+    stage.session.begin("pick the red cube")
+    stage.advance(0.2)
+    assert stage.chunks
+
+
+def test_an_image_that_cannot_be_read_makes_it_wait_with_the_sentence(stage):
+    def decode(camera, image):
+        raise ValueError("/scene_camera/image_raw: encoding 'x' cannot be read")
+
+    stage.decode = decode
+    stage.session.begin("pick the red cube")
+    stage.see()
+    stage.until(lambda: "encoding 'x' cannot be read" in stage.session.status().reason, "the sentence")
+    assert stage.session.status().state is PolicyState.WAITING and not stage.chunks
+
+
+def test_a_refused_instruction_leaves_the_one_in_force(stage):
+    run = stage.session.begin("pick the red cube")
+    for text in ("", "x" * 10_000):
+        with pytest.raises(ValueError):
+            stage.session.begin(text)
+    assert stage.session.run is run
+
+
+def test_epochs_rise_from_one_start_to_the_next(stage):
+    first = stage.session.begin("pick the red cube").epoch
+    other = Stage()
+    time.sleep(0.002)
+    assert other.session.begin("pick the red cube").epoch > first
+    other.session.close()
+
+
+def test_a_clock_that_goes_back_ends_the_instruction(stage):
+    run = stage.session.begin("pick the red cube")
+    stage.advance(0.5)
+    stage.now = 3.0
+    stage.session.check_time()
+    assert run.termination is Termination.STOPPED and "clock" in run.message
