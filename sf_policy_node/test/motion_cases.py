@@ -66,6 +66,10 @@ def straight(contract: Contract, per_step=(0.01, 0.0, 0.0), opening: float = 1.0
     return np.hstack([steps * np.array(per_step), np.full((len(steps), 1), opening)])
 
 
+FORWARD = straight(sim_arm())
+STAY = straight(sim_arm(), (0.0, 0.0, 0.0))
+
+
 class Observer:
     """A trajectory controller that moves perfectly, and the limits it saw broken.
 
@@ -199,3 +203,10 @@ class Bench:
 
     def tool(self) -> np.ndarray:
         return kinematics().forward(self.observer.state(self.now)[0][:6]).position
+
+
+def keep_moving(bench: Bench, seconds: float, data: np.ndarray = FORWARD, every: float = 0.3, age: float = 0.1) -> None:
+    """Chunk after chunk."""
+    for _ in range(round(seconds / every)):
+        bench.send(bench.chunk(data, age=age))
+        bench.run(every)

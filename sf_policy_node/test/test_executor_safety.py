@@ -1,0 +1,216 @@
+"""When the chunk executor does not move, stops, and starts again. Times are simulated; the observer is a perfect controller."""
+
+import numpy as np
+import pytest
+from motion_cases import FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
+
+from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.status import ExecutorState
+
+# ---- nothing moves unless ----
+
+
+def test_nothing_moves_before_activation():
+    executor = ChunkExecutor(sim_arm())
+    executor.on_joint_state(0.0, HOME, np.zeros(7))
+    with pytest.raises(ChunkRefused, match="not active"):
+        executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.01)
+    assert executor.status.state is ExecutorState.INACTIVE
+
+
+def test_nothing_moves_without_joint_states():
+    executor = ChunkExecutor(sim_arm())
+    executor.activate()
+    with pytest.raises(ChunkRefused, match="no joint states on /joint_states"):
+        executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.01)
+
+
+def test_nothing_moves_on_old_or_broken_joint_states(bench):
+    bench.joint_states = False
+    bench.run(0.2)
+    bench.executor.on_joint_state(bench.now, np.full(7, np.nan), np.zeros(7))
+    with pytest.raises(ChunkRefused, match=r"newest joint state is 0\.200 s old"):
+        bench.send(bench.chunk(FORWARD))
+
+
+def test_a_chunk_observed_before_activation_is_refused(bench):
+    bench.run(0.2)
+    old = bench.chunk(FORWARD)
+    bench.run(0.05)
+    bench.executor.deactivate(bench.now)
+    bench.executor.activate(bench.now)
+    with pytest.raises(ChunkRefused, match="before the executor was activated"):
+        bench.send(old)
+
+
+def test_an_arm_that_somebody_else_moves_is_not_taken_over(bench):
+    bench.executor.on_joint_state(bench.now + 0.001, HOME, np.full(7, 0.5))
+    with pytest.raises(ChunkRefused, match="is moving and not by this executor"):
+        bench.send(bench.chunk(FORWARD))
+
+
+def test_an_arm_outside_its_limits_is_not_moved():
+    with pytest.raises(ChunkRefused, match="joint5 is measured outside its limits"):
+        bench = Bench(sim_arm(), HOME + [0, 0, 0, 0, 1.7, 0, 0])
+        bench.send(bench.chunk(FORWARD))
+
+
+# ---- holds ----
+
+
+def test_when_chunks_stop_the_arm_comes_to_rest_by_itself_and_the_status_says_so(bench):
+    keep_moving(bench, 0.9)
+    sent = len(bench.observer.sent)
+    horizon = sim_arm().action.horizon * sim_arm().action.step_s
+    bench.run(horizon + 0.7)
+    assert len(bench.observer.sent) == sent, "the last trajectory ends at rest on its own"
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    status = bench.executor.status
+    assert status.state is ExecutorState.HOLDING and status.reason.startswith("no new chunk for")
+    assert status.chunk_age_s == -1.0 and status.queue_depth == 0
+    assert not bench.violations()
+
+
+def test_when_joint_states_stop_the_arm_brakes_within_the_limits(bench):
+    keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.02, 0.0)))
+    bench.joint_states = False
+    bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.02, 0.0)), age=0.05))
+    bench.run(0.105)
+    assert bench.executor.status.reason.startswith("stopped: the newest joint state is")
+    assert bench.observer.at_rest_after - bench.now < 0.25
+    bench.run(0.5)
+    assert not bench.violations()
+
+
+def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
+    keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.03, 0.0)))
+    bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.03, 0.0)), age=0.05))
+    bench.offset = np.array([-0.26, 0, 0, 0, 0, 0, 0])
+    bench.run(0.01)
+    commanded = bench.observer.state(bench.now)[0][0]
+    status = bench.executor.status
+    assert status.state is ExecutorState.HOLDING and "something is in its way" in status.reason and "joint1" in status.reason
+    bench.run(1.0)
+    assert bench.observer.state(bench.now)[0][0] < commanded, "it still pushes"
+    assert not bench.violations()
+    bench.offset[:] = 0.0
+    bench.run(0.1)
+    with pytest.raises(ChunkRefused, match="give an instruction again"):
+        bench.send(bench.chunk(FORWARD))
+    bench.send(bench.chunk(FORWARD, epoch=2))
+
+
+def test_an_arm_that_is_suddenly_elsewhere_is_not_pulled_back(bench):
+    keep_moving(bench, 0.6)
+    bench.offset = np.array([1.0, 0, 0, 0, 0, 0, 0])
+    bench.now += 0.01
+    bench.measure()
+    trajectory = bench.executor.tick(bench.now)
+    assert np.allclose(trajectory.positions, bench.measured[-1][1], atol=1e-9)
+    assert "find out who moved it" in bench.executor.status.reason
+
+
+def test_a_clock_that_goes_back_stops_the_arm(bench):
+    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
+    velocity = bench.observer.state(bench.now)[1]
+    stop = bench.executor.tick(0.1)
+    assert bench.executor.status.state is ExecutorState.HOLDING and "clock went back" in bench.executor.status.reason
+    assert stop.stamp == 0.1 and (stop.velocities[-1] == 0.0).all()
+    assert np.abs(stop.positions[-1] - stop.positions[0]).max() < 0.5 * np.abs(velocity).max()
+
+
+def test_a_clock_that_leaps_forward_leaves_the_arm_at_rest(bench):
+    keep_moving(bench, 0.6)
+    assert bench.executor.tick(bench.now + 100.0) is None
+    assert bench.executor.status.state is ExecutorState.HOLDING
+
+
+def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
+    keep_moving(bench, 0.3)
+    path = bench.executor.path
+    bench.executor.on_chunk(bench.chunk(FORWARD), bench.now)
+    bench.executor.withdraw("too late to be sent")
+    assert bench.executor.path is path
+    assert bench.executor.status.chunks_accepted == 1 and bench.executor.status.chunks_refused == 1
+
+
+def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
+    bench.send(bench.chunk(FORWARD))
+    assert bench.now + 0.03 < bench.executor.joins_at < bench.now + 0.1
+
+
+# ---- emergency stop ----
+
+
+def test_the_emergency_stop_brakes_at_once_and_stays_latched(bench):
+    keep_moving(bench, 0.6, straight(sim_arm(), (0.03, 0.02, 0.0)))
+    bench.observer.receive(bench.executor.on_emergency_stop(True, bench.now), bench.now)
+    assert bench.observer.at_rest_after - bench.now < 0.3
+    assert bench.executor.status.state is ExecutorState.STOPPED
+    bench.run(0.5)
+    assert bench.executor.on_emergency_stop(False, bench.now) is None
+    for _ in range(3):
+        with pytest.raises(ChunkRefused, match="emergency stop is latched"):
+            bench.send(bench.chunk(FORWARD, epoch=9))
+    assert bench.executor.status.state is ExecutorState.STOPPED
+    assert not bench.violations()
+
+
+def test_the_latch_cannot_be_reset_while_the_button_is_pressed(bench):
+    bench.executor.on_emergency_stop(True, bench.now)
+    with pytest.raises(ValueError, match="still pressed"):
+        bench.executor.reset_emergency_stop(bench.now)
+    bench.executor.on_emergency_stop(False, bench.now)
+    bench.executor.reset_emergency_stop(bench.now)
+    assert bench.executor.status.state is ExecutorState.HOLDING
+
+
+def test_after_a_reset_only_a_chunk_observed_afterwards_moves_the_arm(bench):
+    keep_moving(bench, 0.6)
+    before = bench.chunk(FORWARD)
+    bench.observer.receive(bench.executor.emergency_stop(bench.now), bench.now)
+    bench.run(0.3)
+    bench.executor.reset_emergency_stop(bench.now)
+    bench.run(0.1)
+    with pytest.raises(ChunkRefused, match="emergency stop reset"):
+        bench.send(before)
+    bench.send(bench.chunk(FORWARD))
+    assert bench.executor.status.state is ExecutorState.EXECUTING
+    assert not bench.violations()
+
+
+def test_a_stop_that_may_have_been_lost_is_sent_again_when_the_button_repeats(bench):
+    keep_moving(bench, 0.6, straight(sim_arm(), (0.03, 0.02, 0.0)))
+    first = bench.executor.on_emergency_stop(True, bench.now)
+    again = bench.executor.on_emergency_stop(True, bench.now + 0.02)
+    assert np.allclose(first.positions[-1], again.positions[-1])
+
+
+@pytest.mark.parametrize("latch_first", [True, False])
+def test_activation_and_deactivation_keep_the_latch(bench, latch_first):
+    if latch_first:
+        bench.executor.emergency_stop(bench.now)
+    bench.executor.deactivate(bench.now)
+    bench.executor.emergency_stop(bench.now)
+    bench.executor.activate(bench.now)
+    assert bench.executor.status.state is ExecutorState.STOPPED
+    bench.executor.reset_emergency_stop(bench.now)
+    assert bench.executor.status.state is ExecutorState.HOLDING
+
+
+def test_deactivation_stops_a_moving_arm(bench):
+    keep_moving(bench, 0.6)
+    stop = bench.executor.deactivate(bench.now)
+    assert (stop.velocities[-1] == 0.0).all() and stop.times[-1] < 0.3
+    assert bench.executor.status.state is ExecutorState.INACTIVE
+
+
+def test_shadow_follows_chunks_although_the_arm_does_something_else():
+    bench = Bench(sim_arm(), shadow=True)
+    for _ in range(4):
+        bench.executor.on_chunk(bench.chunk(FORWARD), bench.now)
+        bench.offset[0] += 0.2
+        bench.run(0.3)
+    assert bench.executor.status.state is ExecutorState.SHADOW
+    assert bench.executor.status.chunks_accepted == 4
