@@ -43,7 +43,9 @@ _sf_environment() {
     # Nothing leaves this host unless the operator says so: arms on one network must not hear each other.
     export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
     export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$_sf_root/docker/fastdds.xml}
-    export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE}  # its name before Kilted
+    case "${ROS_DISTRO:-}" in  # the variable's name before Kilted, which warns about it
+        humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
+    esac
 
     if [ -f "$_sf_root/install/local_setup.bash" ]; then
         # shellcheck disable=SC1091
