@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.contact_sheet import ContactSheet
-from sf_bringup.episodes import Order, Outcome, carry_out, summarise
+from sf_bringup.episodes import LATENCY_NOTE, Order, Outcome, carry_out, summarise
 from sf_bringup.graph import GraphError
 from sf_bringup.running_graph import running_graph
 from sf_training.simulation.instructions import Phrasing
@@ -64,12 +64,12 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
         for index, phrasing in enumerate(_PHRASINGS):
             outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
             outcomes.append(outcome)
-            console.print(_line(outcome))
+            console.print(_line(outcome), soft_wrap=True)
     summary, picture = arguments.out / "summary.json", arguments.out / "contact_sheet.png"
     summary.write_text(json.dumps(summarise(outcomes), indent=1) + "\n")
     sheet.write(picture)
     console.print(_table(outcomes))
-    console.print(f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}")
+    console.print(f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}", soft_wrap=True)
     return outcomes
 
 
@@ -98,28 +98,26 @@ def _line(outcome: Outcome) -> str:
     wrong = ", [red]touched another cube[/]" if outcome.wrong_object else ""
     latency = outcome.chunk_latency_ms
     return (
-        f"“{outcome.instruction}” among {', '.join(outcome.colours)}: {verdict} in {outcome.seconds:.1f} s{wrong}; "
+        f"“{outcome.instruction}” ({', '.join(outcome.colours)}): {verdict} in {outcome.seconds:.1f} s{wrong}, "
         f"camera to chunk p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms"
     )
 
 
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(title="five instructions over ROS, in real time")
-    for column in ("instruction", "cubes", "picked", "time", "other cube touched", "chunks", "p50 / p95"):
-        table.add_column(column)
+    for column in ("instruction", "picked", "other touched", "time", "p50 / p95"):
+        table.add_column(column, no_wrap=True)
     for outcome in outcomes:
         latency = outcome.chunk_latency_ms
         table.add_row(
             outcome.instruction,
-            ", ".join(outcome.colours),
             "yes" if outcome.success else "no",
-            f"{outcome.seconds:.1f} s",
             "yes" if outcome.wrong_object else "no",
-            str(outcome.chunks),
+            f"{outcome.seconds:.1f} s",
             f"{latency['p50']:.0f} / {latency['p95']:.0f} ms",
         )
     summary = summarise(outcomes)
-    table.caption = f"{summary['successes']} of {summary['n']} picked, {summary['wrong_object']} touched another cube"
+    table.caption = f"{summary['successes']} of {summary['n']} picked, {summary['wrong_object']} touched another cube\n{LATENCY_NOTE}"
     return table
 
 

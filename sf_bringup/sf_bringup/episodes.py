@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sf_bringup.arm_client import ArmClient
+from sf_msgs.msg import ExecutorStatus
 from sf_training.simulation.rollout import EPISODE_SECONDS
 
 SETTLE_SECONDS = 0.4  # after a reset: older images than this are outside every observation budget
+STOP_S = 10.0  # wall time; the executor itself needs about one second
+LATENCY_NOTE = "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
 REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "refused", "error")
 
 
@@ -68,6 +71,8 @@ def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None]
     success, seconds = _lifted(client, order.target), client.simulated_time - begin
     wrong = any(each.touched for each in client.task.objects if each.name != order.target)
     result = client.finish(handle)
+    # Before the next reset moves it by force, the arm has to stop by itself.
+    client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, STOP_S, "the arm did not stop after the instruction ended")
     return Outcome(
         seed=order.seed,
         instruction=order.instruction,
@@ -93,6 +98,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict:
             "p50": float(np.median([each["p50"] for each in latencies])) if latencies else None,
             "p95": max((each["p95"] for each in latencies), default=None),
         },
+        "note": LATENCY_NOTE,
         "episodes": [asdict(outcome) for outcome in outcomes],
     }
 
