@@ -86,8 +86,9 @@ def test_when_joint_states_stop_the_arm_brakes_within_the_limits(bench):
 def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
     keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.03, 0.0)))
     bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.03, 0.0)), age=0.05))
-    bench.offset = np.array([-0.26, 0, 0, 0, 0, 0, 0])
-    bench.run(0.01)
+    for _ in range(30):  # held back more and more
+        bench.offset[0] -= 0.01
+        bench.run(0.01)
     commanded = bench.observer.state(bench.now)[0][0]
     status = bench.executor.status
     assert status.state is ExecutorState.HOLDING and "something is in its way" in status.reason and "joint1" in status.reason
@@ -101,14 +102,26 @@ def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
     bench.send(bench.chunk(FORWARD, epoch=2))
 
 
-def test_an_arm_that_is_suddenly_elsewhere_is_not_pulled_back(bench):
+@pytest.mark.parametrize("leap", [0.3, 1.0])
+def test_an_arm_that_is_suddenly_elsewhere_is_not_pulled_back(bench, leap):
     keep_moving(bench, 0.6)
-    bench.offset = np.array([1.0, 0, 0, 0, 0, 0, 0])
-    bench.now += 0.01
-    bench.measure()
-    trajectory = bench.executor.tick(bench.now)
+    bench.offset = np.array([leap, 0, 0, 0, 0, 0, 0])
+    sent = len(bench.observer.sent)
+    for _ in range(2):
+        bench.now += 0.01
+        bench.measure()
+        assert len(bench.observer.sent) == sent
+        trajectory = bench.executor.tick(bench.now)
     assert np.allclose(trajectory.positions, bench.measured[-1][1], atol=1e-9)
     assert "find out who moved it" in bench.executor.status.reason
+
+
+def test_one_bad_reading_stops_nothing(bench):
+    keep_moving(bench, 0.6)
+    position = bench.observer.state(bench.now)[0]
+    bench.executor.on_joint_state(bench.now + 0.001, position + [0.4, 0, 0, 0, 0, 0, 0], np.zeros(7))
+    bench.run(0.1)
+    assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
 def test_a_clock_that_goes_back_stops_the_arm(bench):

@@ -35,6 +35,10 @@ class JointHistory:
         """Stamp [s], positions and velocities (J,)."""
         return self._samples[-1]
 
+    def last(self, count: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """The newest ``count`` joint states, oldest first; fewer when there are not that many."""
+        return [self._samples[n] for n in range(max(0, len(self._samples) - count), len(self._samples))]
+
     def at(self, stamp: float) -> np.ndarray | None:
         """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest."""
         if not self._samples or stamp < self._samples[0][0]:

@@ -16,6 +16,9 @@ from sf_policy_node.motion.types import Chunk
 _AT_COMMAND = 0.1  # share of the tracking error within which an arm at rest stands where it was sent
 _STILL = 0.1  # share of the top speed below which a joint counts as standing
 _ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere else
+_IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing pushes an arm that fast
+_CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
+_LOOK_BACK = 10  # joint states in which a leap is looked for
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,19 @@ class ArmMonitor:
 
     def deviation(self, path: CommandedPath) -> Deviation | None:
         """The joint that is further than its tracking error from where ``path`` had it at that time."""
-        stamp, measured, _ = self._history.newest
-        error = np.abs(measured - path.state(stamp)[0])
-        share = error / self._limits.tracking_error
+        shares = [
+            np.abs(measured - path.state(stamp)[0]) / self._limits.tracking_error for stamp, measured, _ in self._history.last(_CONFIRMED)
+        ]
+        share = np.min(shares, axis=0)
         worst = int(share.argmax())
-        if share[worst] <= 1.0:
+        if len(shares) < _CONFIRMED or share[worst] <= 1.0:
             return None
-        return Deviation(self._limits.names[worst], float(error[worst]), measured, bool(share[worst] > _ELSEWHERE))
+        distance = float(share[worst] * self._limits.tracking_error[worst])
+        elsewhere = bool(share[worst] > _ELSEWHERE) or self._leapt(worst)
+        return Deviation(self._limits.names[worst], distance, self._history.newest[1], elsewhere)
+
+    def _leapt(self, joint: int) -> bool:
+        recent = self._history.last(_LOOK_BACK)
+        way = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
+        reach = _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
+        return bool((way > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
