@@ -111,7 +111,8 @@ def _rows(encoding: str, height: int, width: int, step: int, data, bytes_per_pix
     flat = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0 or step < used or flat.size < step * (height - 1) + used:
         raise ImageError(
-            f"{source}: {flat.size} bytes do not hold {width}x{height} {encoding} with step {step}; check width, height and step in the driver"
+            f"{source}: {flat.size} bytes do not hold {width}x{height} {encoding} with step {step}; "
+            "check width, height and step in the driver"
         )
     if step == used:
         return flat[: height * used].reshape(height, used)

@@ -80,7 +80,7 @@ def test_a_past_stamp_drops_the_points_that_have_passed():
 def test_a_trajectory_of_the_past_is_rejected_and_the_old_one_goes_on():
     controller = make()
     controller.accept(trajectory([1.0], [[0.5, 0.5]]), 10.0)
-    with pytest.raises(TrajectoryRejected, match="all points have passed: the last one was due 0.500 s ago"):
+    with pytest.raises(TrajectoryRejected, match=r"all points have passed: the last one was due 0\.500 s ago"):
         controller.accept(trajectory([0.5], [[-1.0, -1.0]], stamp=9.0), 10.0)
     assert run(controller, 10.0, 11.0)[1][-1].tolist() == pytest.approx([0.5, 0.5])
     assert (controller.accepted, controller.rejected) == (1, 1)
