@@ -54,7 +54,10 @@ class ScriptedPolicy(Node):
         )
 
     def report(self):
-        return PolicyStatus(state=PolicyStatus.IDLE, policy_id="scripted", device="none", epoch=self.epoch)
+        ready = self.task is not None and self.joints is not None
+        return PolicyStatus(
+            state=PolicyStatus.IDLE if ready else PolicyStatus.LOADING, policy_id="scripted", device="none", epoch=self.epoch
+        )
 
     def on_task(self, message):
         if self.task is None or message.episode != self.task.episode:

@@ -59,7 +59,8 @@ def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_
         try:
             client.wait_for_arm(60)
             client.wait_for_policy(90)
-            assert client.task.seed == 7 and client.policy.instruction == "pick the red cube"
+            client.wait_until(lambda: client.policy.instruction == "pick the red cube", 30, "the instruction did not arrive")
+            assert client.task.seed == 7
             client.wait_until(lambda: client.executor.chunks_accepted > 0, 30, "no chunk was followed")
         finally:
             client.close()
