@@ -124,7 +124,8 @@ class ObservationBuffer:
                 raise NoObservation(f"camera {name}: images on {self._topics[name]} have no time stamp; set it in the driver")
             self._check_age(f"camera {name}: the newest image", now - kept[-1][0], "observation_age_s", budgets.observation_age_s)
         latest = min(kept[-1][0] for kept in self._images.values())
-        chosen = {name: min(kept, key=lambda item: abs(item[0] - latest)) for name, kept in self._images.items()}
+        # Rounded, so that of two images equally far the earlier one is taken, as in recorded data.
+        chosen = {name: min(kept, key=lambda item: round(abs(item[0] - latest), 6)) for name, kept in self._images.items()}
         oldest = min(chosen, key=lambda name: chosen[name][0])
         newest = max(chosen, key=lambda name: chosen[name][0])
         stamp, skew = chosen[oldest][0], chosen[newest][0] - chosen[oldest][0]
