@@ -7,7 +7,7 @@ import sys
 import cv2
 import pytest
 
-from sf_bringup import demo
+from sf_bringup import demo, evaluate_over_ros
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.episodes import Outcome, summarise
 from sf_bringup.graph import find_robot
@@ -69,3 +69,23 @@ def test_it_runs_five_instructions_and_writes_its_files(ros_domain, tmp_path):
     assert 0 < summary["chunk_latency_ms"]["p50"] <= summary["chunk_latency_ms"]["p95"] < 1000
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[0] > 5 * 240
     assert all(episode["instruction"] in done.stdout for episode in summary["episodes"])
+
+
+def test_the_evaluation_keeps_the_other_entries_of_its_file(monkeypatch, tmp_path):
+    path = tmp_path / "summary.json"
+    path.write_text('{"n": 100}')
+    monkeypatch.setattr(evaluate_over_ros, "run", lambda *_: [outcome(True, 1.0, 2.0)] * 3)
+    monkeypatch.setattr(sys, "argv", ["evaluate_over_ros", "--out", str(path)])
+    assert evaluate_over_ros.main() == 0
+    summary = json.loads(path.read_text())
+    over_ros = summary["over_ros"]
+    assert summary["n"] == 100 and (over_ros["n"], over_ros["successes"], over_ros["wrong_object"]) == (3, 3, 0)
+    assert over_ros["seeds"] == [1, 1, 1] and 0 < over_ros["interval_95"][0] < over_ros["interval_95"][1] <= 1
+
+
+@pytest.mark.ros
+def test_say_without_a_graph_is_one_sentence(ros_domain):
+    done = subprocess.run([sys.executable, "-m", "sf_bringup.say", "pick the red cube"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("say: /chunk_executor did not become active within 10 s; is the graph running")
+    assert "Traceback" not in done.stderr

@@ -47,7 +47,7 @@ ARM_ARGUMENTS = (
     Argument("policy", "nano", "a policy of config/policies, the path of a checkpoint directory, or none"),
     Argument("instruction", "", "what to do from the start; empty waits for one"),
     Argument("seed", 0, "scene of the simulated arm"),
-    Argument("record", "", "directory for bags of what happens; empty records nothing"),
+    Argument("record", "", "directory for episodes, begun by /recorder/start and ended by /recorder/stop; empty: no recorder"),
     Argument("shadow", False, "predict, but send no commands to the arm", ("true", "false")),
     Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible"),
 )
@@ -91,7 +91,8 @@ def arm_graph(
         policy_parameters = {**common, "checkpoint": str(checkpoint), "instruction": instruction}
         nodes.append(NodeSpec("sf_policy_node", "policy_node", "policy_node", policy_parameters, lifecycle=True))
     if record:
-        nodes.append(NodeSpec("sf_training", "recorder", "recorder", {**common, "directory": str(Path(record).absolute())}))
+        episodes = {**common, "directory": str(Path(record).expanduser().absolute()), "instruction": instruction}
+        nodes.append(NodeSpec("sf_training", "recorder", "recorder", episodes, lifecycle=True))
     return nodes
 
 

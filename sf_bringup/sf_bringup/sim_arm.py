@@ -7,13 +7,16 @@ Everything is stamped with simulated time, which it also publishes as /clock.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool
@@ -56,7 +59,7 @@ class SimArm(Node):
         self._sim = ArmSim(contract, camera_jitter_m=jitter)
         self._sim.reset(seed, cubes)
         self._pacer = Pacer(factor)
-        self._paused = False
+        self._paused = self._stopping = False
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
 
@@ -70,31 +73,32 @@ class SimArm(Node):
         self.get_logger().info(f"simulated arm ready: {', '.join(self._sim.scene.colours)} cubes; try {self._sim.scene.instruction!r}")
 
     def run(self) -> None:
-        """Simulate until the context is shut down."""
+        """Simulate until :meth:`stop`."""
         steps = round(JOINT_STATE_PERIOD / ArmSim.TIMESTEP)
         frame_period = 1.0 / max(camera.rate_hz for camera in self._contract.cameras)
         next_frame = next_task = 0.0
         self._pacer.restart(self._sim.time)
-        try:
-            while rclpy.ok():
-                if self._paused:
-                    self._executor.spin_once(timeout_sec=0.1)
-                    continue
-                self._receive_until(self._sim.time + JOINT_STATE_PERIOD)
-                if self._paused:
-                    continue
-                self._sim.step(steps)
-                now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
-                self._publish_state()
-                if now >= next_task:
-                    self._publish_task()
-                    next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
-                if now >= next_frame:
-                    self._publish_images(late=-self._pacer.wait_s(self._sim.time) > frame_period)
-                    next_frame = (now // frame_period + 1) * frame_period
-                self._watch_speed()
-        except (ExternalShutdownException, KeyboardInterrupt):
-            pass
+        while not self._stopping:
+            if self._paused:
+                self._executor.spin_once(timeout_sec=0.1)
+                continue
+            self._receive_until(self._sim.time + JOINT_STATE_PERIOD)
+            if self._paused:
+                continue
+            self._sim.step(steps)
+            now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
+            self._publish_state()
+            if now >= next_task:
+                self._publish_task()
+                next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
+            if now >= next_frame:
+                self._publish_images(late=-self._pacer.wait_s(self._sim.time) > frame_period)
+                next_frame = (now // frame_period + 1) * frame_period
+            self._watch_speed()
+
+    def stop(self) -> None:
+        """End :meth:`run` after the step it is in; may be called from a signal handler."""
+        self._stopping = True
 
     def summary(self) -> str:
         """One sentence on the speed that was reached."""
@@ -119,7 +123,7 @@ class SimArm(Node):
         while True:
             wait = self._pacer.wait_s(simulated)
             self._executor.spin_once(timeout_sec=max(wait, 0.0))
-            if self._paused or self._pacer.wait_s(simulated) <= 0:
+            if self._paused or self._stopping or self._pacer.wait_s(simulated) <= 0:
                 return
 
     def _publish_state(self) -> None:
@@ -214,14 +218,17 @@ def _span(low: float, high: float) -> FloatingPointRange:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_bringup sim_arm``; returns the exit code."""
-    rclpy.init(args=args)
+    # rclpy's own handlers would close the context in the middle of a step.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         node = SimArm()
-    except (ContractError, RenderingError, ValueError, rclpy.exceptions.ParameterException) as error:
+    except (ContractError, RenderingError, ValueError, ParameterException) as error:
         print(f"sim_arm: {error}", file=sys.stderr)
         return 1
-    except (ExternalShutdownException, KeyboardInterrupt):
-        return 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: node.stop())
     try:
         node.run()
         print(f"sim_arm: {node.summary()}")

@@ -32,7 +32,7 @@ def test_all_arguments_reach_their_node(checkpoint, tmp_path):
     assert nodes["policy_node"].parameters["instruction"] == "go"
     assert nodes["policy_node"].parameters["checkpoint"] == str(checkpoint)
     assert nodes["chunk_executor"].parameters["shadow"] is True
-    assert nodes["recorder"].parameters["directory"] == bags
+    assert nodes["recorder"].parameters["directory"] == bags and nodes["recorder"].parameters["instruction"] == "go"
     assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["real_time_factor"] == 0.0
     assert {node.parameters["contract"] for node in nodes.values()} == {str(find_robot("sim_arm"))}
 
