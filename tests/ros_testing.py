@@ -1,6 +1,6 @@
 """A ROS 2 domain for each test, so that no test hears another one, a demo or another arm.
 
-pytest loads this file for the tests of every package (pyproject.toml). Use the fixture `ros_domain` in each test that
+The conftest.py of every test folder imports the fixture. Use `ros_domain` in each test that
 starts nodes; nodes in this process and in its children then talk in that domain, on this host only.
 """
 

@@ -1,4 +1,5 @@
 import pytest
+from ros_testing import ros_domain  # noqa: F401  (tests/ros_testing.py: a fixture for the tests of this folder)
 
 
 @pytest.fixture
@@ -10,7 +11,7 @@ def bench():
 
 
 @pytest.fixture
-def graph(ros_domain):
+def graph(ros_domain):  # noqa: F811
     """Nodes of this test in a domain of their own."""
     from node_cases import Graph
 

@@ -21,7 +21,7 @@ from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.conversions import chunk_to_message, image_to_array, policy_status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_policy_node.observation import JointStates
+from sf_policy_node.observation import JointStates, validate_instruction
 from sf_policy_node.session import ActionPolicy, InstructionRun, PolicySession, PolicyState, Termination
 
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
@@ -60,6 +60,7 @@ class PolicyNode(ManagedNode):
         self._joint_states = JointStates(contract)
         self._goals: dict[int, ServerGoalHandle] = {}  # by epoch
         self._emergency, self._housekeepings, self._problem = False, 0, ""
+        self._first_instruction = ""
         self._session: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
@@ -105,8 +106,8 @@ class PolicyNode(ManagedNode):
         self.resources.callback(server.destroy)
 
     def start(self) -> None:
-        if instruction := self.value("instruction"):
-            self._session.begin(instruction)
+        if first := self.value("instruction"):
+            self._first_instruction = validate_instruction(first)
         self.get_logger().info(f"active with {self._policy.policy_id} on {self._policy.device}")
 
     def stop(self) -> None:
@@ -215,6 +216,9 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _housekeep(self) -> None:
+        if self.running and self._first_instruction and self.now() > 0.0:  # simulated time has begun: before, nothing can be timed
+            self._session.begin(self._first_instruction)
+            self._first_instruction = ""
         self._session.check_time()
         self._housekeepings += 1
         if self._housekeepings % _REPORT_EVERY:

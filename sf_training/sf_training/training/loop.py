@@ -54,7 +54,6 @@ class TrainingRun:
         targets: np.ndarray | None,
     ) -> None:
         torch.set_num_threads(settings.threads)
-        torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
         torch.manual_seed(settings.seed)
         self.settings, self.data = settings, data
         self.normalisation = normalisation

@@ -49,6 +49,7 @@ def main() -> None:
 def train(settings: Settings, console: Console) -> None:
     """Train, or resume, one run. Raises the errors that :func:`main` turns into one sentence."""
     console.print(f"[bold]settings[/] {settings}", highlight=False, soft_wrap=True)
+    torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
     contract, data = load_training_set(settings.data, _IMAGE_SIZE, console)
     train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
