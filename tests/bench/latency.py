@@ -20,6 +20,7 @@ from sf_policy_node.contract import Contract, load_contract
 
 INSTRUCTIONS = 6
 SECONDS = 8.0
+REFUSED_AFTER_S = 0.1
 
 
 class Observer:
@@ -77,10 +78,10 @@ def measure_latency(figures, console: Console) -> None:
     note = "image at the observer to chunk at the observer, minus the model's time; wall time, sim in real time"
     figures.spread("camera_to_chunk_without_model", 1e3 * np.array([latency for _, latency in known]), "ms", note)
     commands = np.array(observer.commands)
-    first = [commands[commands >= seen].min() - seen for seen, _ in known if (commands >= seen).any()]
-    figures.spread(
-        "chunk_to_first_command", 1e3 * np.array([delay for delay in first if delay < 0.1]), "ms", "both at the observer; wall time"
-    )
+    first = np.array([commands[commands >= seen].min() - seen for seen, _ in known if (commands >= seen).any()])
+    soon = first < REFUSED_AFTER_S
+    figures.spread("chunk_to_first_command", 1e3 * first[soon], "ms", "both at the observer; wall time")
+    figures.add("chunks_without_command", len(known) - soon.sum(), "chunks", len(known), f"none within {REFUSED_AFTER_S:g} s: refused")
     figures.add(
         "model_time_p50",
         1e3 * np.median([model for _, _, model in observer.chunks]),
