@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -218,7 +219,7 @@ class Contract(_Strict):
         """The robot description that belongs to this contract."""
         return self._urdf_xml
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Sixteen hex digits over what policies and recorded data depend on; the same for every key order.
 

@@ -119,7 +119,7 @@ class PolicySession:
         replan_s: float,
         observation_timeout_s: float,
     ) -> None:
-        self._contract, self._contract_hash, self._policy = contract, contract.hash, policy
+        self._contract, self._policy = contract, policy
         self._decode, self._publish, self._notify, self._clock = decode, publish, notify, clock
         self._replan_s, self._observation_timeout_s = replan_s, observation_timeout_s
         self._early_s = _STAMP_JITTER / max(camera.rate_hz for camera in contract.cameras)
@@ -310,20 +310,15 @@ class PolicySession:
             raise ValueError(f"it returned {data[~np.isfinite(data)][0]} in column {action.names[np.argwhere(~np.isfinite(data))[0][1]]}")
 
     def _chunk(self, run: InstructionRun, observation: Observation, data: np.ndarray, inference_s: float) -> Chunk:
-        return Chunk(
+        return Chunk.of(
+            self._contract,
+            data,
             stamp=observation.stamp,
-            frame=self._contract.base_frame,
+            reference=observation.joints,
             policy_id=self._policy.policy_id,
-            contract_hash=self._contract_hash,
             instruction=run.instruction,
             epoch=run.epoch,
             sequence=run.chunks,
-            space=self._contract.action.space,
-            names=tuple(self._contract.action.names),
-            step_s=self._contract.action.step_s,
-            data=data,
-            reference_names=tuple(self._contract.command_joints),
-            reference=observation.joints,
             inference_latency_s=inference_s,
         )
 

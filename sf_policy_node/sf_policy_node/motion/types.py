@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import ActionSpace
+from sf_policy_node.contract import ActionSpace, Contract
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,38 @@ class Chunk:
     reference_names: tuple[str, ...]
     reference: np.ndarray
     inference_latency_s: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        contract: Contract,
+        data: np.ndarray,
+        *,
+        stamp: float,
+        reference: np.ndarray,
+        policy_id: str,
+        instruction: str,
+        epoch: int,
+        sequence: int,
+        inference_latency_s: float = 0.0,
+    ) -> Chunk:
+        """A chunk for the robot of ``contract``: names, space, step and frame come from there."""
+        return cls(
+            stamp=stamp,
+            frame=contract.base_frame,
+            policy_id=policy_id,
+            contract_hash=contract.hash,
+            instruction=instruction,
+            epoch=epoch,
+            sequence=sequence,
+            space=contract.action.space,
+            names=tuple(contract.action.names),
+            step_s=contract.action.step_s,
+            data=data,
+            reference_names=tuple(contract.command_joints),
+            reference=reference,
+            inference_latency_s=inference_latency_s,
+        )
 
 
 @dataclass(frozen=True)

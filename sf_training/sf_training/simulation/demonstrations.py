@@ -113,21 +113,8 @@ def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, starte
     names, topics = contract.command_joints, contract.topics
     writer.write(absolute(topics.joint_states), messages.joint_state(stamp, names, frame.reference, frame.reference_velocities), at)
     for instruction, data in frame.answers:
-        chunk = Chunk(
-            stamp=stamp,
-            frame=contract.base_frame,
-            policy_id=OPERATOR,
-            contract_hash=contract.hash,
-            instruction=instruction,
-            epoch=1,
-            sequence=sequence,
-            space=contract.action.space,
-            names=tuple(contract.action.names),
-            step_s=contract.action.step_s,
-            data=data,
-            reference_names=tuple(names),
-            reference=frame.reference,
-        )
+        identity = {"policy_id": OPERATOR, "instruction": instruction, "epoch": 1, "sequence": sequence}
+        chunk = Chunk.of(contract, data, stamp=stamp, reference=frame.reference, **identity)
         writer.write(absolute(topics.expert_chunk), messages.action_chunk(chunk), at)
     for sample in frame.motion[:-1]:  # the last one is the next frame's reference
         moment = sample.stamp - started

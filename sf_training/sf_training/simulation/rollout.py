@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sf_policy_node.motion.executor import ChunkExecutor, ChunkRefused
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.vla.policy import Policy
@@ -63,8 +61,10 @@ def run_episode(
         data = policy.predict(images, joints, instruction)
         _advance(sim, latency_s)
         executor.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
+        identity = {"policy_id": policy.policy_id, "instruction": instruction, "epoch": 1, "sequence": sequence}
+        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, **identity)
         try:
-            sim.controller.accept(executor.on_chunk(_chunk(policy, data, stamp, joints, instruction, sequence), sim.time), sim.time)
+            sim.controller.accept(executor.on_chunk(chunk, sim.time), sim.time)
         except ChunkRefused:
             refused += 1
         sequence += 1
@@ -80,22 +80,3 @@ def _advance(sim: ArmSim, seconds: float) -> None:
     steps = round(seconds / sim.TIMESTEP)
     if steps:
         sim.step(steps)
-
-
-def _chunk(policy: Policy, data: np.ndarray, stamp: float, joints: np.ndarray, instruction: str, sequence: int) -> Chunk:
-    contract = policy.contract
-    return Chunk(
-        stamp=stamp,
-        frame=contract.base_frame,
-        policy_id=policy.policy_id,
-        contract_hash=contract.hash,
-        instruction=instruction,
-        epoch=1,
-        sequence=sequence,
-        space=contract.action.space,
-        names=tuple(contract.action.names),
-        step_s=contract.action.step_s,
-        data=data,
-        reference_names=tuple(contract.command_joints),
-        reference=joints,
-    )
