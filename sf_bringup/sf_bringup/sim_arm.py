@@ -36,6 +36,8 @@ TASK_STATE_PERIOD = 0.1
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 _CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class SimArm(Node):
     """Parameters are declared in the constructor, each with its meaning.
@@ -218,22 +220,29 @@ def _span(low: float, high: float) -> FloatingPointRange:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_bringup sim_arm``; returns the exit code."""
+    node: SimArm | None = None
+
+    def on_signal(*_) -> None:
+        if node is None:
+            raise SystemExit(0)
+        node.stop()
+
     # rclpy's own handlers would close the context in the middle of a step.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
     try:
         node = SimArm()
+        node.run()
+        print(f"sim_arm: {node.summary()}")
     except (ContractError, RenderingError, ValueError, ParameterException) as error:
         print(f"sim_arm: {error}", file=sys.stderr)
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: node.stop())
-    try:
-        node.run()
-        print(f"sim_arm: {node.summary()}")
     finally:
-        node.close()
+        for number in _STOP_SIGNALS:  # the terminal and `ros2 launch` both send one: the second must not kill what is ending
+            signal.signal(number, signal.SIG_IGN)
+        if node is not None:
+            node.close()
         rclpy.try_shutdown()
     return 0
 

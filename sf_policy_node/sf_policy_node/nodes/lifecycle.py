@@ -21,6 +21,7 @@ from sf_policy_node.contract import Contract, ContractError, load_contract
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
 
 
@@ -150,7 +151,7 @@ class ManagedNode(LifecycleNode):
 
 
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; returns the exit code: 0, or 1 when ``autostart`` failed.
+    """Run one node until SIGINT or SIGTERM; returns the exit code: 0, or 1 when ``autostart`` failed. The process should then end.
 
     Signals are handled here and not by rclpy, which would close the context before the node could send a last command.
     """
@@ -163,7 +164,8 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         stopping = True
 
     spinning = False
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
@@ -183,11 +185,11 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         spinner.shutdown()
         return 0
     finally:
+        for number in _STOP_SIGNALS:  # the terminal and `ros2 launch` both send one: the second must not kill what is ending
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _autostart(node: ManagedNode) -> bool:

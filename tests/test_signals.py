@@ -1,0 +1,31 @@
+"""The terminal and ``ros2 launch`` both pass a Ctrl-C on: a node hears it twice, and still ends in order."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from sf_bringup.graph import arm_graph
+from sf_bringup.up import command_line
+
+pytestmark = pytest.mark.ros
+READY = {"sim_arm": "simulated arm ready", "chunk_executor": "active"}
+SPECS = {spec.name: spec for spec in arm_graph(robot="sim_arm", policy="none")}
+
+
+@pytest.mark.parametrize("name", sorted(READY))
+def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
+    process = subprocess.Popen(command_line(SPECS[name]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for line in process.stdout:
+            if READY[name] in line:
+                break
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        assert process.returncode == 0, process.stdout.read()
+    finally:
+        process.kill()
+        process.communicate()
