@@ -16,6 +16,7 @@ from sf_policy_node.motion.checks import FUTURE_S
 from sf_policy_node.motion.measured import JointHistory
 
 MAX_INSTRUCTION = 500  # characters
+_ROUNDING_S = 1e-6  # of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
 _IMAGES_KEPT = 4  # per camera: enough to match cameras that deliver in turn
 
 
@@ -125,11 +126,11 @@ class ObservationBuffer:
             self._check_age(f"camera {name}: the newest image", now - kept[-1][0], "observation_age_s", budgets.observation_age_s)
         latest = min(kept[-1][0] for kept in self._images.values())
         # Rounded, so that of two images equally far the earlier one is taken, as in recorded data.
-        chosen = {name: min(kept, key=lambda item: round(abs(item[0] - latest), 6)) for name, kept in self._images.items()}
+        chosen = {name: min(kept, key=lambda item: round(abs(item[0] - latest) / _ROUNDING_S)) for name, kept in self._images.items()}
         oldest = min(chosen, key=lambda name: chosen[name][0])
         newest = max(chosen, key=lambda name: chosen[name][0])
         stamp, skew = chosen[oldest][0], chosen[newest][0] - chosen[oldest][0]
-        if skew > budgets.camera_skew_s:
+        if skew > budgets.camera_skew_s + _ROUNDING_S:
             raise NoObservation(
                 f"cameras {oldest} and {newest} are {skew:.3f} s apart, budgets.camera_skew_s allows {budgets.camera_skew_s:g} s"
             )
@@ -161,7 +162,7 @@ class ObservationBuffer:
         return joints
 
     def _check_age(self, what: str, age: float, key: str, budget: float) -> None:
-        if age > budget:
+        if age > budget + _ROUNDING_S:
             raise NoObservation(f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s")
         if age < -FUTURE_S:
             raise NoObservation(f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks")

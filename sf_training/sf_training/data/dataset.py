@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla import preprocessing
-from sf_training.data import alignment, episode_arrays, targets
+from sf_training.data import episode_arrays, synchronisation, targets
 from sf_training.data.cache import ArrayStore
 from sf_training.data.episode_arrays import EpisodeArrays, load_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
@@ -28,7 +28,7 @@ from sf_training.data.episode_reader import BagError, EpisodeReader, find_episod
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
 
 _POOL_FROM = 8  # episodes: below, starting processes costs more than it saves
-_RULES = (preprocessing, alignment, targets, episode_arrays)  # a change in these makes cached arrays stale
+_RULES = (preprocessing, synchronisation, targets, episode_arrays)  # a change in these makes cached arrays stale
 
 
 @dataclass(frozen=True)

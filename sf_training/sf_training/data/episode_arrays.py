@@ -8,7 +8,7 @@ import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
 from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
-from sf_training.data.alignment import SAME_STAMP_NS, JointStream, Observations, align_cameras, nearest
+from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, Observations, align_cameras, nearest
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.targets import Pairs, expert_pairs, operator_pairs
 from sf_training.recording.messages import to_chunk

@@ -11,7 +11,7 @@ import pinocchio
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
-from sf_training.data.alignment import SAME_STAMP_NS, JointStream, nearest
+from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
 
 @dataclass(frozen=True)
