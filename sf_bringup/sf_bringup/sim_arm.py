@@ -239,8 +239,9 @@ def main(args: list[str] | None = None) -> int:
         print(f"sim_arm: {error}", file=sys.stderr)
         return 1
     finally:
-        for number in _STOP_SIGNALS:  # the terminal and `ros2 launch` both send one: the second must not kill what is ending
-            signal.signal(number, signal.SIG_IGN)
+        # The terminal and `ros2 launch` both send a SIGINT: the second must not kill what is ending. SIGTERM still may.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if node is not None:
             node.close()
         rclpy.try_shutdown()
