@@ -7,8 +7,10 @@ Everything is stamped with simulated time, which it also publishes as /clock.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -218,6 +220,13 @@ def _span(low: float, high: float) -> FloatingPointRange:
     return FloatingPointRange(from_value=low, to_value=high, step=0.0)
 
 
+def _end_within(seconds: float, code: int) -> None:
+    """End the process even when the teardown of rclpy or GL blocks, as it did in two of some three hundred runs."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+
+
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_bringup sim_arm``; returns the exit code."""
     node: SimArm | None = None
@@ -234,9 +243,11 @@ def main(args: list[str] | None = None) -> int:
     try:
         node = SimArm()
         node.run()
-        print(f"sim_arm: {node.summary()}")
+        print(f"sim_arm: {node.summary()}", flush=True)
+        _end_within(3.0, 0)
     except (ContractError, RenderingError, ValueError, ParameterException) as error:
-        print(f"sim_arm: {error}", file=sys.stderr)
+        print(f"sim_arm: {error}", file=sys.stderr, flush=True)
+        _end_within(3.0, 1)
         return 1
     finally:
         # The terminal and `ros2 launch` both send a SIGINT: the second must not kill what is ending. SIGTERM still may.
