@@ -29,6 +29,7 @@ from sf_bringup.pacing import FACTOR_WANTED, Pacer
 from sf_msgs.msg import TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Camera, ContractError, load_contract
+from sf_policy_node.nodes.lifecycle import let_end
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rendering import RenderingError
 from sf_training.simulation.trajectory_controller import TrajectoryRejected
@@ -250,9 +251,7 @@ def main(args: list[str] | None = None) -> int:
         _end_within(3.0, 1)
         return 1
     finally:
-        # The terminal and `ros2 launch` both send a SIGINT: the second must not kill what is ending. SIGTERM still may.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_end()
         if node is not None:
             node.close()
         rclpy.try_shutdown()

@@ -185,12 +185,19 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         spinner.shutdown()
         return 0
     finally:
-        # The terminal and `ros2 launch` both send a SIGINT: the second must not kill what is ending. SIGTERM still may.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_end()
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def let_end() -> None:
+    """Ignore SIGINT from now on: the terminal and `ros2 launch` both send one, and the second must not kill what is ending.
+
+    SIGTERM still may.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _autostart(node: ManagedNode) -> bool:

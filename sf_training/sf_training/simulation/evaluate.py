@@ -61,7 +61,7 @@ def main() -> None:
 
 def evaluate(arguments: Arguments, console: Console) -> dict:
     """Run all episodes, print a table, write and return the summary."""
-    Policy.load(arguments.checkpoint)  # fails here, in one sentence, and not in a worker
+    policy_id = Policy.load(arguments.checkpoint).policy_id  # fails here, in one sentence, and not in a worker
     jobs = [_Job(arguments.seed + number, 2 + number % 2, "canonical") for number in range(arguments.episodes)]
     jobs += [
         _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2]) for number in range(arguments.paraphrases)
@@ -79,7 +79,7 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
         for wording, result in pool.imap(_run, jobs):
             results[wording].append(result)
             bar.advance(task)
-    summary = _summary(results, Policy.load(arguments.checkpoint).policy_id)
+    summary = _summary(results, policy_id)
     merge_summary(arguments.out, summary)
     _print(results, console)
     console.print(f"figures: {arguments.out}")
