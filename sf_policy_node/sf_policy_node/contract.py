@@ -58,6 +58,7 @@ class Joint(_Strict):
     velocity: Positive = Field(description="highest speed [unit/s]")
     acceleration: Positive = Field(description="highest acceleration [unit/s^2]")
     tracking_error: Positive = Field(description="measured this far from commanded: something is in the way, stop [unit]")
+    step: Positive | None = Field(None, description="furthest target from one row of a chunk to the next [unit]; an executor needs it")
     unit: Literal["rad", "m"] = "rad"
 
     @model_validator(mode="after")
@@ -126,6 +127,8 @@ class Budgets(_Strict):
     camera_skew_s: Positive = Field(description="between the cameras of one observation")
     joint_state_age_s: Positive
     chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
+    hold_s: Positive | None = Field(None, description="at rest this long after the last usable chunk, at the latest; an executor needs it")
+    teleop_age_s: Positive | None = Field(None, description="teleoperation silent for longer has let go; an executor needs it")
 
 
 class Workspace(_Strict):
@@ -133,6 +136,7 @@ class Workspace(_Strict):
 
     lower: Vector3
     upper: Vector3
+    tool_speed: Positive | None = Field(None, description="highest speed of the tool [m/s]; an executor needs it")
 
     @model_validator(mode="after")
     def _ordered(self) -> Workspace:
@@ -142,12 +146,26 @@ class Workspace(_Strict):
         return self
 
 
+class GripperCommand(_Strict):
+    """A gripper with a controller of its own."""
+
+    output: Literal["forward_command", "parallel_gripper"]
+    topic: Topic = Field(description="topic of the commands, or name of the control_msgs/ParallelGripperCommand action")
+    max_effort: Positive | None = Field(None, description="with parallel_gripper [N]; none: as the controller is set")
+
+
 class Command(_Strict):
     """Where and how motion leaves the executor."""
 
-    output: Literal["joint_trajectory"] = "joint_trajectory"
+    output: Literal["joint_trajectory", "forward_command", "servo_twist", "servo_pose"] = "joint_trajectory"
     topic: Topic
-    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(description="points per second of the trajectories sent")
+    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(description="points per second of a trajectory, or commands per second")
+    gripper: GripperCommand | None = Field(None, description="none: the gripper is the last joint of the arm's command")
+
+    @property
+    def carries_joints(self) -> bool:
+        """The command has a value for every joint (and not a pose or twist of the tool)."""
+        return self.output in ("joint_trajectory", "forward_command")
 
 
 class Topics(_Strict):
@@ -161,6 +179,7 @@ class Topics(_Strict):
     emergency_stop: Topic = "emergency_stop"
     teleop_command: Topic = "teleop/joint_command"
     expert_chunk: Topic = "expert/action_chunk"
+    control_source: Topic = "control_source"
 
 
 class Contract(_Strict):
@@ -197,6 +216,10 @@ class Contract(_Strict):
                 raise ValueError("action.tool_orientation: give the fixed tool orientation, or add the columns rx ry rz")
         elif columns != [joint.name for joint in self.joints]:
             raise ValueError(f"action.names: {self.action.space} needs all joints in order, got {columns}")
+        if self.command.gripper and not self.gripper:
+            raise ValueError("command.gripper: there is no gripper; add a gripper section or remove command.gripper")
+        if self.gripper and not self.command.carries_joints and not self.command.gripper:
+            raise ValueError(f"command.gripper: {self.command.output} cannot carry the gripper; say where its commands go")
         return self
 
     @property

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
 from sf_policy_node.contract import ActionSpace, Contract
+
+
+class Join(IntEnum):
+    """How a chunk becomes one with the motion under way; same numbers as the constants of ``sf_msgs/ActionChunk``."""
+
+    BLEND = 0
+    ENSEMBLE = 1
+    RTC = 2
+
+
+class ControlSource(IntEnum):
+    """Who moves the arm; same numbers as the constants of ``sf_msgs/ControlSource``."""
+
+    NOBODY = 0
+    POLICY = 1
+    TELEOPERATION = 2
+    REPLAY = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,7 @@ class Chunk:
     reference_names: tuple[str, ...]
     reference: np.ndarray
     inference_latency_s: float = 0.0
+    join: Join = Join.BLEND
 
     @classmethod
     def of(
@@ -46,6 +65,7 @@ class Chunk:
         epoch: int,
         sequence: int,
         inference_latency_s: float = 0.0,
+        join: Join = Join.BLEND,
     ) -> Chunk:
         """A chunk for the robot of ``contract``: names, space, step and frame come from there."""
         return cls(
@@ -63,6 +83,7 @@ class Chunk:
             reference_names=tuple(contract.command_joints),
             reference=reference,
             inference_latency_s=inference_latency_s,
+            join=join,
         )
 
 
@@ -76,5 +97,15 @@ class Trajectory:
     stamp: float
     joint_names: tuple[str, ...]
     times: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Setpoint:
+    """Where the joints (J,) are to be at one moment, and how fast they move then; for outputs that send one command after another."""
+
+    stamp: float
+    joint_names: tuple[str, ...]
     positions: np.ndarray
     velocities: np.ndarray

@@ -60,6 +60,7 @@ def chunk_from_message(message: ActionChunk) -> Chunk:
         reference_names=tuple(message.reference_names),
         reference=np.array(message.reference, dtype=float),
         inference_latency_s=message.inference_latency_s,
+        join=message.join,
     )
 
 
@@ -82,6 +83,7 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
         reference_names=list(chunk.reference_names),
         reference=_doubles(chunk.reference),
         inference_latency_s=float(chunk.inference_latency_s),
+        join=int(chunk.join),
     )
 
 

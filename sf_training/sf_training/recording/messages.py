@@ -15,7 +15,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from sf_policy_node.contract import ActionSpace
-from sf_policy_node.motion.types import Chunk
+from sf_policy_node.motion.types import Chunk, Join
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -157,6 +157,7 @@ def action_chunk(chunk: Chunk) -> memoryview:
         reference_names=list(chunk.reference_names),
         reference=_doubles(chunk.reference),
         inference_latency_s=chunk.inference_latency_s,
+        join=int(chunk.join),
     )
     return typestore().serialize_cdr(message, ACTION_CHUNK)
 
@@ -184,6 +185,7 @@ def to_chunk(message) -> Chunk:
         reference_names=tuple(message.reference_names),
         reference=message.reference,
         inference_latency_s=message.inference_latency_s,
+        join=Join(getattr(message, "join", Join.BLEND)),  # bags of version 0.1 have no such field
     )
 
 
