@@ -1,4 +1,4 @@
-"""How motion leaves the executor: one class for each ``command.output`` of the contract. Which one for which controller: ``doc/outputs.md``."""
+"""How motion leaves the executor: a class for each ``command.output`` of the contract. Which one suits what: ``doc/outputs.md``."""
 
 from __future__ import annotations
 
