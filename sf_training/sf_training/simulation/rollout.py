@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from sf_policy_node.motion.executor import ChunkExecutor, ChunkRefused
-from sf_policy_node.motion.types import Chunk
+from sf_policy_node.motion.types import Chunk, Trajectory
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical
@@ -13,6 +16,23 @@ from sf_training.simulation.instructions import canonical
 REPLAN_STEPS = 3  # action steps between two observations
 EPISODE_SECONDS = 8.0
 _CHECK_SECONDS = 0.1
+_TICK_SECONDS = 0.01  # joint states and watchdog, as often as over ROS
+
+
+class Motion(Protocol):
+    """Makes commands of chunks, as :class:`ChunkExecutor` does. Times in seconds of simulated time, joints (J,) as in the contract."""
+
+    def activate(self, now: float) -> None:
+        """Chunks may come."""
+
+    def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Measured joints."""
+
+    def on_chunk(self, chunk: Chunk, now: float) -> Trajectory | None:
+        """What to send for a chunk, if anything at once; raises :class:`ChunkRefused`."""
+
+    def tick(self, now: float) -> Trajectory | None:
+        """Called every 10 ms: what else to send."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ def run_episode(
     instruction: str | None = None,
     target: str | None = None,
     latency_s: float = 0.0,
+    motion: Motion | None = None,
 ) -> EpisodeResult:
     """Reset to ``seed``, follow one instruction until its cube is lifted or :data:`EPISODE_SECONDS` have passed.
 
@@ -46,37 +67,50 @@ def run_episode(
         cubes: 1 to 3, or 0 for 2 or 3 by the seed.
         instruction: default "pick the <colour> cube" for ``target``.
         target: colour that counts as success, default the scene's own.
-        latency_s: from the observation to the chunk's arrival, in simulated time.
+        latency_s: from the observation to the chunk's arrival, in simulated time; the next observation waits for it.
+        motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of the policy's contract.
     """
     contract = policy.contract
     scene = sim.reset(seed, cubes)
     target = target or scene.target
     instruction = instruction or canonical(target)
-    executor = ChunkExecutor(contract)
-    executor.activate()
+    motion = motion or ChunkExecutor(contract)
+    motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
+    motion.activate(sim.time)
     begin, sequence, refused, success = sim.time, 0, 0, False
     while not success and sim.time - begin < EPISODE_SECONDS:
         stamp, joints = sim.time, sim.joint_positions()
         images = {camera: sim.render(camera) for camera in contract.camera_names}
         data = policy.predict(images, joints, instruction)
-        _advance(sim, latency_s)
-        executor.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
+        _advance(sim, motion, latency_s)
         identity = {"policy_id": policy.policy_id, "instruction": instruction, "epoch": 1, "sequence": sequence}
-        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, **identity)
+        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, inference_latency_s=latency_s, **identity)
         try:
-            sim.controller.accept(executor.on_chunk(chunk, sim.time), sim.time)
+            _send(sim, motion.on_chunk(chunk, sim.time))
         except ChunkRefused:
             refused += 1
         sequence += 1
         due = stamp + REPLAN_STEPS * contract.action.step_s
+        success = _lifted(sim, target)  # while the chunk was waited for
         while not success and sim.time < due - 1e-9:
-            _advance(sim, min(_CHECK_SECONDS, due - sim.time))
-            success = any(cube.lifted for cube in sim.task_state().objects if cube.colour == target)
+            _advance(sim, motion, min(_CHECK_SECONDS, due - sim.time))
+            success = _lifted(sim, target)
     wrong = any(cube.touched for cube in sim.task_state().objects if cube.colour != target)
     return EpisodeResult(seed, len(scene.colours), instruction, target, success, wrong, round(sim.time - begin, 3), sequence, refused)
 
 
-def _advance(sim: ArmSim, seconds: float) -> None:
-    steps = round(seconds / sim.TIMESTEP)
-    if steps:
-        sim.step(steps)
+def _lifted(sim: ArmSim, colour: str) -> bool:
+    return any(cube.lifted for cube in sim.task_state().objects if cube.colour == colour)
+
+
+def _advance(sim: ArmSim, motion: Motion, seconds: float) -> None:
+    end = sim.time + seconds
+    while sim.time < end - 1e-9:
+        _send(sim, motion.tick(sim.time))
+        sim.step(max(1, round(min(_TICK_SECONDS, end - sim.time) / sim.TIMESTEP)))
+        motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
+
+
+def _send(sim: ArmSim, trajectory: Trajectory | None) -> None:
+    if trajectory is not None:
+        sim.controller.accept(trajectory, sim.time)
