@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup import sim_messages
+from sf_bringup.motion_truth import MotionTruthPublisher
 from sf_bringup.pacing import FACTOR_WANTED, Pacer
 from sf_msgs.msg import TaskState
 from sf_msgs.srv import ResetScene
@@ -71,6 +72,7 @@ class SimArm(Node):
         self._clock_publisher = self.create_publisher(Clock, "/clock", _CLOCK)
         self._joint_publisher = self.create_publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
         self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
+        self._truth = MotionTruthPublisher(self, contract, self._sim)
         self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]
         self.create_subscription(JointTrajectory, contract.command.topic, self._on_trajectory, 10)
         self.create_service(ResetScene, "~/reset", self._on_reset)
@@ -93,6 +95,7 @@ class SimArm(Node):
             self._sim.step(steps)
             now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
             self._publish_state()
+            self._truth.publish()
             if now >= next_task:
                 self._publish_task()
                 next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
@@ -176,6 +179,7 @@ class SimArm(Node):
             scene.target,
             list(scene.colours),
         )
+        self._truth.publish(moved_by_reset=True)
         self._publish_state()
         self._publish_task()
         return response

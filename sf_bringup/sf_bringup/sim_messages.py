@@ -83,9 +83,9 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
         episode=state.episode,
         suggested_instruction=state.instruction,
         suggested_target=state.target,
-        tool=_point(state.tool),
+        tool=point(state.tool),
         objects=[
-            ObjectState(name=each.colour, position=_point(each.position), lifted=each.lifted, touched=each.touched)
+            ObjectState(name=each.colour, position=point(each.position), lifted=each.lifted, touched=each.touched)
             for each in state.objects
         ],
     )
@@ -93,6 +93,7 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
     return message
 
 
-def _point(values: np.ndarray) -> Point:
+def point(values: np.ndarray) -> Point:
+    """A place (3,) [m]."""
     x, y, z = values.tolist()
     return Point(x=x, y=y, z=z)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import NodeSpec, find_robot
 from sf_bringup.up import command_line
+from sf_msgs.msg import MotionTruth
 from sf_policy_node.contract import load_contract
 
 pytestmark = pytest.mark.ros
@@ -159,6 +161,25 @@ def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
     assert (np.diff(arm.stamps["/joint_states"]) >= 0).all()
     with pytest.raises(ArmClientError, match="seed must be >= 0"):
         arm.reset(-1)
+
+
+def test_the_truth_about_the_motion_has_every_step_and_tells_of_a_reset(start):
+    arm, _ = start(seed=1)
+    truth = []
+    arm._node.create_subscription(MotionTruth, "/sim_arm/motion_truth", truth.append, 200)
+    arm.wait_until(lambda: truth, 10, "no truth")
+    arm.move(np.zeros(7), 2.0)
+    arm.later(0.5)
+    arm.reset(9)
+    arm.later(0.5)
+    begins = [seconds(message.header.stamp) - (message.steps - 1) * message.step_s for message in truth]
+    ends = [seconds(message.header.stamp) for message in truth]
+    np.testing.assert_allclose(np.array(begins[1:]) - ends[:-1], 0.005, atol=1e-5)
+    assert all(len(message.position) == message.steps * len(message.names) == 7 * len(message.tool) for message in truth)
+    assert [message.controlled for message in truth].count(False) == 1
+    moved = next(index for index, message in enumerate(truth) if not message.controlled)
+    leaps = [np.abs(np.array(now.position[:6]) - before.position[-7:-1]).max() for before, now in pairwise(truth)]
+    assert np.argmax(leaps) == moved - 1 and leaps[moved - 1] > 0.05
 
 
 def test_the_pause_stops_the_clock_and_lets_it_go_on(start):

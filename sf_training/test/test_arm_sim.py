@@ -1,6 +1,7 @@
 """The simulated arm: kinematics, seeds, scoring, and the expert on it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sf_training.simulation import rendering
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk
 from sf_training.simulation.instructions import Phrasing, canonical, held_out_phrase
+from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.operator import demonstrate
 from sf_training.spatial_forcing.teachers import View, points_from_depth
 
@@ -121,3 +123,28 @@ def test_no_gl_library_is_one_sentence_with_the_packages(monkeypatch):
     monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(rendering.RenderingError, match=r"install libegl1 .* or libosmesa6"):
         rendering.choose_gl()
+
+
+def test_the_trace_of_the_motion_agrees_with_itself_and_leaves_the_motion_as_it_was(sim):
+    def move(trace):
+        sim.trace = trace
+        sim.reset(3)
+        start = sim.joint_positions()
+        target = start + np.array([0.3, -0.1, 0.1, 0.1, 0.1, -0.3, -0.02])
+        times = np.array([0.0, 0.5])
+        positions = np.array([start, target])
+        command = SimpleNamespace(stamp=sim.time, joint_names=CONTRACT.command_joints, times=times, positions=positions, velocities=None)
+        sim.controller.accept(command, sim.time)
+        sim.step(100)
+        sim.trace = None
+        return sim.joint_positions()
+
+    trace = MotionTrace()
+    moved = move(trace)
+    motion = trace.take()
+    np.testing.assert_allclose(move(None), moved, atol=1e-12)  # the clock is another one
+    assert len(motion.positions) == 100
+    np.testing.assert_allclose(np.diff(motion.positions, axis=0) / sim.TIMESTEP, motion.velocities[1:], atol=1e-6)
+    for joints, tool in zip(motion.positions, motion.tool, strict=True):
+        np.testing.assert_allclose(KINEMATICS.forward(joints[:-1]).position, tool, atol=1e-9)
+    assert np.abs(motion.setpoints - motion.positions)[:, :6].max() < 0.1

@@ -11,6 +11,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
 from sf_training.simulation.scene import (
     CAMERAS,
@@ -127,6 +128,7 @@ class ArmSim:
         self._scene_position = self._model.cam_pos[self._scene_camera].copy()
         self._clock_offset = 0.0
         self._episode = 0
+        self.trace: MotionTrace | None = None  # gets every step while somebody watches
         self.reset(0)
 
     @property
@@ -180,7 +182,10 @@ class ArmSim:
             control = position + self._feed_forward * velocity
             data.ctrl[:7] = control
             data.ctrl[7] = control[6]
+            before = None if self.trace is None else (self.time, self.joint_positions(), self.joint_velocities())
             self._mujoco.mj_step(self._model, data)
+            if before is not None:  # places of bodies are those at the beginning of a step
+                self.trace.add(*before, position, self.tool_position())
             if data.ncon:
                 self._note_touches()
 

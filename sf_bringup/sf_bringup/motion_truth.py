@@ -1,0 +1,51 @@
+"""Publishes every physics step of the simulated arm as ``~/motion_truth``, for tests that trust nothing else."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from sf_bringup import sim_messages
+from sf_msgs.msg import MotionTruth
+from sf_policy_node.contract import Contract
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.motion_trace import MotionTrace
+
+_STEPS = 10  # per message: 20 messages per simulated second
+_RELIABLE = QoSProfile(depth=200)  # ten seconds: an observer that was busy misses nothing
+
+
+class MotionTruthPublisher:
+    """Records and publishes only while somebody subscribes."""
+
+    def __init__(self, node: Node, contract: Contract, sim: ArmSim) -> None:
+        self._publisher = node.create_publisher(MotionTruth, "~/motion_truth", _RELIABLE)
+        self._names = contract.command_joints
+        self._sim = sim
+        self._controlled = True
+
+    def publish(self, *, moved_by_reset: bool = False) -> None:
+        """To be called after every few steps, and with ``moved_by_reset`` after a reset: it ends a message early."""
+        if not self._publisher.get_subscription_count():
+            self._sim.trace = None
+            return
+        if self._sim.trace is None:
+            self._sim.trace = MotionTrace()
+        if len(self._sim.trace) >= (1 if moved_by_reset else _STEPS):
+            self._publisher.publish(self._message())
+            self._controlled = True
+        if moved_by_reset:
+            self._controlled = False
+
+    def _message(self) -> MotionTruth:
+        motion = self._sim.trace.take()
+        message = MotionTruth(names=self._names, step_s=ArmSim.TIMESTEP, steps=len(motion.positions), controlled=self._controlled)
+        message.header.stamp = sim_messages.to_stamp(motion.time)
+        message.position, message.velocity, message.setpoint = (
+            array("d", np.ascontiguousarray(part).tobytes()) for part in (motion.positions, motion.velocities, motion.setpoints)
+        )
+        message.tool = [sim_messages.point(place) for place in motion.tool]
+        return message
