@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import pinocchio
 
@@ -11,6 +13,7 @@ from sf_policy_node.contract import Contract, ContractError
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
+_CLOSE = 2e-5  # m, and ten times as many rad: a solution is not sought any closer
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,34 @@ class Kinematics:
         self._tool = self._model.getFrameId(contract.tool_frame)
         self._base = self._model.getFrameId(contract.base_frame)
         self._columns = np.array([self._model.joints[self._model.getJointId(name)].idx_q for name in contract.arm_joints])
+        self._in_order = bool((self._columns == np.arange(self._model.nq)).all())
         self._lower = np.array([joint.lower for joint in contract.joints])
         self._upper = np.array([joint.upper for joint in contract.joints])
+        self._placement(self._lower)
+        base = self._model.frames[self._base]
+        if base.parentJoint != 0:
+            raise ContractError(f"base_frame: {contract.base_frame!r} moves with {self._model.names[base.parentJoint]}; name a frame before it")
+        self._to_base = self._data.oMf[self._base].inverse()
+        self._from_base = self._data.oMf[self._base].copy()
 
     def forward(self, positions: np.ndarray) -> ToolPose:
         """Tool pose for arm joint positions (J,), in the order of the contract."""
-        self._update(np.asarray(positions, dtype=float))
-        pose = self._data.oMf[self._base].actInv(self._data.oMf[self._tool])
+        pose = self._to_base.act(self._placement(np.asarray(positions, dtype=float)))
         return ToolPose(pose.translation.copy(), pose.rotation.copy())
+
+    def tool_positions(self, positions: np.ndarray) -> np.ndarray:
+        """Tool positions (N, 3) [m] in the base frame for arm joint positions (N, J)."""
+        places = np.empty((len(positions), 3))
+        for k, joints in enumerate(np.ascontiguousarray(positions, dtype=float)):
+            places[k] = self._placement(joints).translation
+        return places @ self._to_base.rotation.T + self._to_base.translation
+
+    def jacobian(self, positions: np.ndarray) -> np.ndarray:
+        """(6, J): velocity [m/s] and angular velocity [rad/s] of the tool, both in the base frame, per joint velocity."""
+        q = self._ordered(np.asarray(positions, dtype=float))
+        jacobian = pinocchio.computeFrameJacobian(self._model, self._data, q, self._tool, pinocchio.LOCAL_WORLD_ALIGNED)[:, self._columns]
+        rotation = self._to_base.rotation
+        return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])
 
     def inverse(self, target: ToolPose, seed: np.ndarray) -> InverseSolution:
         """Joint positions that bring the tool to ``target``, by damped least squares from ``seed`` (J,).
@@ -74,27 +97,60 @@ class Kinematics:
         Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped Least
         Squares Methods", 2004. Always returns positions inside the limits; check ``reached``.
         """
-        q = np.clip(np.asarray(seed, dtype=float), self._lower, self._upper)
-        self._update(q)
-        goal = self._data.oMf[self._base].act(pinocchio.SE3(target.rotation, target.position))
-        for _ in range(_MAX_ITERATIONS):
-            error = pinocchio.log6(self._data.oMf[self._tool].actInv(goal)).vector
-            if np.linalg.norm(error[:3]) < 1e-5 and np.linalg.norm(error[3:]) < 1e-4:
+        q = np.minimum(np.maximum(np.asarray(seed, dtype=float), self._lower), self._upper)
+        goal = self._from_base.act(pinocchio.SE3(target.rotation, target.position))
+        for iteration in range(_MAX_ITERATIONS + 1):
+            error = pinocchio.log6(self._placement(q).actInv(goal)).vector
+            place, turn = math.sqrt(error[:3] @ error[:3]), math.sqrt(error[3:] @ error[3:])
+            if (place < _CLOSE and turn < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
                 break
-            jacobian = pinocchio.computeFrameJacobian(self._model, self._data, self._ordered(q), self._tool)[:, self._columns]
+            jacobian = pinocchio.computeFrameJacobian(self._model, self._data, self._ordered(q), self._tool)
+            if not self._in_order:
+                jacobian = jacobian[:, self._columns]
             # Damping falls with the error: safe near singularities, quick at the end.
-            damping = 1e-6 + 1e-2 * float(error @ error)
-            step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + damping * np.eye(6), error)
-            step *= min(1.0, _MAX_STEP / max(np.abs(step).max(), 1e-12))
-            q = np.clip(q + step, self._lower, self._upper)
-            self._update(q)
-        error = pinocchio.log6(self._data.oMf[self._tool].actInv(goal)).vector
-        return InverseSolution(q, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:])))
+            step = _damped_least_squares(np.ascontiguousarray(jacobian), error, 1e-6 + 1e-2 * (place * place + turn * turn))
+            furthest = max(float(step.max()), -float(step.min()))
+            if furthest > _MAX_STEP:
+                step *= _MAX_STEP / furthest
+            q = np.minimum(np.maximum(q + step, self._lower), self._upper)
+        return InverseSolution(q, place, turn)
 
     def _ordered(self, positions: np.ndarray) -> np.ndarray:
+        if self._in_order:
+            return positions
         q = np.zeros(self._model.nq)
         q[self._columns] = positions
         return q
 
-    def _update(self, positions: np.ndarray) -> None:
-        pinocchio.framesForwardKinematics(self._model, self._data, self._ordered(positions))
+    def _placement(self, positions: np.ndarray) -> pinocchio.SE3:
+        """The tool in the frame of the URDF's root. Valid until the next call."""
+        pinocchio.forwardKinematics(self._model, self._data, self._ordered(positions))
+        return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
+
+
+@numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)
+def _damped_least_squares(jacobian, error, damping):  # pragma: no cover - compiled
+    """J^T (J J^T + damping I)^-1 error, by Cholesky: the matrix is symmetric and positive definite."""
+    size, joints = jacobian.shape
+    lower = np.zeros((size, size))
+    x = error.copy()
+    for i in range(size):
+        for j in range(i + 1):
+            total = damping if i == j else 0.0
+            for k in range(joints):
+                total += jacobian[i, k] * jacobian[j, k]
+            for k in range(j):
+                total -= lower[i, k] * lower[j, k]
+            lower[i, j] = math.sqrt(total) if i == j else total / lower[j, j]
+        for k in range(i):
+            x[i] -= lower[i, k] * x[k]
+        x[i] /= lower[i, i]
+    for i in range(size - 1, -1, -1):
+        for k in range(i + 1, size):
+            x[i] -= lower[k, i] * x[k]
+        x[i] /= lower[i, i]
+    step = np.zeros(joints)
+    for i in range(size):
+        for k in range(joints):
+            step[k] += jacobian[i, k] * x[i]
+    return step
