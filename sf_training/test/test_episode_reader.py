@@ -6,10 +6,24 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from synthetic_episodes import HEIGHT, START, STEP, WIDTH, open_writer, picture, tiny_contract, write_cameras, write_episode, write_joints
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from synthetic_episodes import (
+    HEIGHT,
+    START,
+    STEP,
+    WIDTH,
+    expert_answer,
+    open_writer,
+    picture,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
 
+from sf_policy_node.motion.types import Join
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.recording import messages
+from sf_training.recording import episode_writer, messages
 
 SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"
 
@@ -177,6 +191,31 @@ def test_a_missing_topic(tmp_path, contract):
         bag = writer.finish("success")
     with pytest.raises(BagError, match=r"no message on /joint_states, which the contract needs"):
         EpisodeReader(bag, contract)
+
+
+def test_a_bag_of_older_message_definitions_is_read_with_its_own(tmp_path, contract, monkeypatch):
+    def without_join(type_name: str) -> tuple[str, str]:
+        text, type_hash = messages.definition(type_name)
+        lines = text.splitlines()
+        return "\n".join(line for line in lines if type_name != messages.ACTION_CHUNK or line != "uint8 join"), type_hash
+
+    old = get_typestore(Stores.EMPTY)
+    old.register(get_types_from_msg(without_join(messages.ACTION_CHUNK)[0], messages.ACTION_CHUNK))
+    new = messages.typestore().deserialize_cdr(
+        messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0)), messages.ACTION_CHUNK
+    )
+    fields = {name: value for name, value in vars(new).items() if name != "join"}
+    monkeypatch.setattr(episode_writer, "definition", without_join)
+    with open_writer(tmp_path, contract) as writer:
+        write_cameras(writer, contract, 0, START)
+        write_joints(writer, contract, "joint_states", START, np.zeros(7))
+        data = old.serialize_cdr(old.types[messages.ACTION_CHUNK](**fields), messages.ACTION_CHUNK)
+        assert len(data) < len(messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0)))
+        writer.write("/expert/action_chunk", data, messages.nanoseconds(START))
+        reader = EpisodeReader(writer.finish("success"), contract)
+    (message,) = reader.read(["/expert/action_chunk"])["/expert/action_chunk"].messages
+    chunk = messages.to_chunk(message)
+    assert (chunk.data == 2.0).all() and chunk.join is Join.BLEND and chunk.instruction == "pick the red cube"
 
 
 @pytest.mark.parametrize("length", [3, 20, 400])

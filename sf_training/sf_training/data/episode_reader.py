@@ -70,7 +70,10 @@ class EpisodeReader:
                 raise BagError(f"{self._file}: has no summary, so it was not finished; {_recover(self._file)}")
             attachments = {entry.name: entry.data.decode() for entry in reader.iter_attachments()}
             records = [record.metadata for record in reader.iter_metadata() if record.name == EPISODE_RECORD]
-        self.topics = {channel.topic: summary.schemas[channel.schema_id].name for channel in summary.channels.values()}
+            schemas = {channel.topic: summary.schemas[channel.schema_id] for channel in summary.channels.values()}
+            # As the recorder had them: the installed ones may be newer.
+            self._definitions = {topic: schema.data.decode() for topic, schema in schemas.items() if schema.encoding == "ros2msg"}
+        self.topics = {topic: schema.name for topic, schema in schemas.items()}
         counts = summary.statistics.channel_message_counts
         self.counts = {channel.topic: counts.get(channel.id, 0) for channel in summary.channels.values()}
         if not records or CONTRACT_ATTACHMENT not in attachments:
@@ -166,7 +169,7 @@ class EpisodeReader:
 
     def _deserialize(self, topic: str, data: bytes) -> object:
         try:
-            return messages.deserialize(data, self.topics[topic])
+            return messages.deserialize(data, self.topics[topic], self._definitions.get(topic))
         except (SerdeError, KeyError) as error:
             raise self._unreadable(topic, error) from None
 

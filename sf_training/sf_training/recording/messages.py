@@ -1,17 +1,19 @@
 """ROS messages as bytes, without rclpy: what the simulator writes into a bag and what the bag reader takes out of it.
 
 The bytes are CDR, as a publisher would send them; message definitions and hashes are those of the installed interfaces.
+A bag carries the definitions that its recorder had, and is read with these: it may be older than the installed ones.
 """
 
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from sf_policy_node.contract import ActionSpace
@@ -56,15 +58,24 @@ def definition(type_name: str) -> tuple[str, str]:
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
 
 
-def deserialize(data: bytes | memoryview, type_name: str):
-    """A message from its CDR bytes; numeric arrays are views on ``data``. SerdeError when they do not fit the type."""
+def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None = None):
+    """A message from its CDR bytes; numeric arrays are views on ``data``.
+
+    Args:
+        recorded: definition text that its recorder had; None takes the installed one.
+
+    Raises:
+        SerdeError: the bytes do not fit the type.
+        KeyError: there is no such type.
+    """
+    store = typestore() if recorded is None else _recorded_typestore(type_name, recorded)
     try:
-        return typestore().deserialize_cdr(data, type_name)
+        return store.deserialize_cdr(data, type_name)
     except SerdeError:
         if len(data) < 12:
             raise
         # rclpy's serialize_message aligns behind an empty array at the end, four bytes more than rosbags lets pass.
-        return typestore().deserialize_cdr(data[:-4], type_name)
+        return store.deserialize_cdr(data[:-4], type_name)
 
 
 def nanoseconds(stamp_s: float) -> int:
@@ -222,6 +233,20 @@ def _interface_folder(package: str) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{package}: its messages are not installed and not in {folder}; build the workspace and source it")
     return folder
+
+
+@functools.lru_cache(maxsize=64)  # by type and definition: a set of bags holds few
+def _recorded_typestore(type_name: str, recorded: str) -> Typestore:
+    with suppress(KeyError):
+        if definition(type_name)[0] == recorded:
+            return typestore()
+    try:
+        types = get_types_from_msg(recorded, type_name)
+        store = get_typestore(Stores.EMPTY)
+        store.register(types)
+    except TypesysError as error:
+        raise SerdeError(f"its definition in the bag cannot be parsed: {error}") from None
+    return store
 
 
 def _register(store: Typestore, type_name: str, folder: Path) -> None:
