@@ -65,12 +65,11 @@ class Kinematics:
         self._in_order = bool((self._columns == np.arange(self._model.nq)).all())
         self._lower = np.array([joint.lower for joint in contract.joints])
         self._upper = np.array([joint.upper for joint in contract.joints])
-        self._placement(self._lower)
         base = self._model.frames[self._base]
         if base.parentJoint != 0:
             raise ContractError(f"base_frame: {contract.base_frame!r} moves with {self._model.names[base.parentJoint]}; name a frame before it")
-        self._to_base = self._data.oMf[self._base].inverse()
-        self._from_base = self._data.oMf[self._base].copy()
+        self._from_base = base.placement.copy()
+        self._to_base = self._from_base.inverse()
 
     def forward(self, positions: np.ndarray) -> ToolPose:
         """Tool pose for arm joint positions (J,), in the order of the contract."""
