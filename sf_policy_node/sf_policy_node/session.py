@@ -9,90 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Protocol
 
 import numpy as np
 
+from sf_policy_node.cadence import Cadence
 from sf_policy_node.contract import Contract
+from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.observation import NoObservation, Observation, ObservationBuffer, validate_instruction
+from sf_policy_node.predictor import ActionPolicy, Predictor
+from sf_policy_node.session_status import PolicyState, SessionStatus
 
 _LOOK_S = 0.1  # the worker looks again this often when nothing arrives
 _STAMP_JITTER = 0.5  # of a camera period: an image this much early still counts for the next prediction
 _CLOCK_BACK_S = 1.0
-
-
-class ActionPolicy(Protocol):
-    """What a session needs of a policy; ``vla.policy.Policy`` is one."""
-
-    policy_id: str
-    device: str
-
-    def warm_up(self) -> None:
-        """Run once, so that the first real prediction is not slow."""
-
-    def predict(self, images: dict[str, np.ndarray], joint_positions: np.ndarray, instruction: str) -> np.ndarray:
-        """A chunk (horizon, columns) for images (H, W, 3) uint8 RGB by camera and joints (J,)."""
-
-
-class PolicyState(IntEnum):
-    """Same numbers as the constants of ``sf_msgs/PolicyStatus``."""
-
-    UNCONFIGURED = 0
-    LOADING = 1
-    IDLE = 2
-    RUNNING = 3
-    WAITING = 4
-    ERROR = 5
-
-
-class Termination(IntEnum):
-    """Why an instruction ended; same numbers as the constants of ``sf_msgs/RunInstruction``."""
-
-    TIMEOUT = 0
-    CANCELLED = 1
-    REPLACED = 2
-    STOPPED = 3
-    NO_OBSERVATION = 4
-    REFUSED = 5
-    ERROR = 6
-
-
-@dataclass
-class InstructionRun:
-    """One instruction from its start to its end; times on the node's clock [s]."""
-
-    instruction: str
-    epoch: int
-    started: float
-    timeout_s: float | None = None
-    chunks: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
-    last_observation: float | None = None  # stamp
-    waiting_since: float | None = None
-    duration_s: float = 0.0
-    termination: Termination | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class SessionStatus:
-    """A snapshot; latencies are (p50, p95, p99) [s]."""
-
-    state: PolicyState
-    reason: str
-    instruction: str
-    epoch: int
-    chunks: int
-    observations_refused: int
-    camera_ages: list[float]
-    skew: float
-    joint_state_age: float
-    inference: tuple[float, float, float]
-    chunk_latency: tuple[float, float, float]
 
 
 class PolicySession:
@@ -119,18 +50,22 @@ class PolicySession:
         replan_s: float,
         observation_timeout_s: float,
     ) -> None:
-        self._contract, self._policy = contract, policy
-        self._decode, self._publish, self._notify, self._clock = decode, publish, notify, clock
+        self._predictor = Predictor(contract, policy, decode)
+        self._publish, self._notify, self._clock = publish, notify, clock
         self._replan_s, self._observation_timeout_s = replan_s, observation_timeout_s
         self._early_s = _STAMP_JITTER / max(camera.rate_hz for camera in contract.cameras)
+        # Predictions wait for the next picture: one picture late is as regular as the cameras allow.
+        self._cadence_tolerance_s = 1.0 / min(camera.rate_hz for camera in contract.cameras)
         self._buffer = ObservationBuffer(contract)
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closing = False
         self._run: InstructionRun | None = None
+        self._last_run: InstructionRun | None = None
         self._ended: list[InstructionRun] = []
         self._epoch = 0
         self._chunks = self._observations_refused = 0
+        self._clips: int | None = None
         self._inference, self._chunk_latency = Latencies(), Latencies()
         self._state, self._reason = PolicyState.IDLE, ""
         self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -156,10 +91,18 @@ class PolicySession:
         with self._lock:
             self._buffer.add_joints(stamp, positions)
 
+    def note_clips(self, total: int) -> None:
+        """How many commands the executor has cut since it was started."""
+        with self._lock:
+            before = 0 if self._clips is not None and total < self._clips else self._clips  # less: it was started again
+            if self._run is not None and before is not None:
+                self._run.clips += total - before
+            self._clips = total
+
     # ---- instructions ----
 
     def begin(self, text: str, timeout_s: float | None = None) -> InstructionRun:
-        """Follow an instruction from now on; one in force is replaced.
+        """Follow an instruction from now on; one in force is replaced, also when it is paused.
 
         Raises:
             ValueError: it is empty or too long; the one in force goes on.
@@ -167,13 +110,29 @@ class PolicySession:
         text = validate_instruction(text)
         with self._lock:
             self.end(Termination.REPLACED, "another instruction arrived")
-            # The wall clock, so that epochs also rise from one start of this node to the next.
-            self._epoch = max(self._epoch + 1, int(1e3 * time.time()))
-            now = self._clock()
-            self._run = InstructionRun(text, self._epoch, now, timeout_s, waiting_since=now)
+            cadence = Cadence(self._replan_s, self._cadence_tolerance_s)
+            self._run = self._last_run = InstructionRun(text, self._next_epoch(), self._clock(), cadence, timeout_s)
             self._set_state(PolicyState.RUNNING, "")
             self._wake.set()
             return self._run
+
+    def pause(self, paused: bool) -> InstructionRun:
+        """Keep the instruction in force without following it, or go on with it; its time stands still meanwhile.
+
+        Raises:
+            ValueError: there is no instruction.
+        """
+        with self._lock:
+            if (run := self._run) is None:
+                raise ValueError(f"there is no instruction to {'pause' if paused else 'resume'}; give one first")
+            if paused and not run.paused:
+                run.pause(self._clock())
+                self._set_state(PolicyState.PAUSED, "")
+            elif run.paused and not paused:
+                run.resume(self._clock(), self._next_epoch())
+                self._set_state(PolicyState.RUNNING, "")
+                self._wake.set()
+            return run
 
     def end(self, termination: Termination, message: str, run: InstructionRun | None = None) -> None:
         """End the instruction in force, or only ``run`` if that is it."""
@@ -181,8 +140,7 @@ class PolicySession:
             if self._run is None or (run is not None and run is not self._run):
                 return
             ended, self._run = self._run, None
-            ended.termination, ended.message = termination, message
-            ended.duration_s = self._clock() - ended.started
+            ended.end(self._clock(), termination, message)
             self._ended.append(ended)
             failed = termination is Termination.ERROR
             self._set_state(PolicyState.ERROR if failed else PolicyState.IDLE, "" if termination is Termination.CANCELLED else message)
@@ -201,8 +159,13 @@ class PolicySession:
 
     @property
     def run(self) -> InstructionRun | None:
-        """The instruction in force."""
+        """The instruction in force, followed or paused."""
         return self._run
+
+    @property
+    def last_run(self) -> InstructionRun | None:
+        """The instruction in force, or the last one that was."""
+        return self._last_run
 
     def check_time(self) -> None:
         """End an instruction whose time is over, or that has seen nothing for too long; to be called regularly."""
@@ -210,9 +173,11 @@ class PolicySession:
             if (run := self._run) is None:
                 return
             now = self._clock()
-            if now < max(run.started, run.last_observation or 0.0) - _CLOCK_BACK_S:
+            if now < max(run.look_from, run.last_observation or 0.0, run.paused_at or 0.0) - _CLOCK_BACK_S:
                 self.end(Termination.STOPPED, "the clock went back")
-            elif run.timeout_s is not None and now - run.started > run.timeout_s:
+            elif run.paused:
+                return
+            elif run.timeout_s is not None and run.elapsed_s(now) > run.timeout_s:
                 self.end(Termination.TIMEOUT, f"ran for {run.timeout_s:g} s")
             elif run.waiting_since is not None and now - run.waiting_since > self._observation_timeout_s:
                 what = self._reason or "no observation"
@@ -234,6 +199,7 @@ class PolicySession:
                 joint_state_age=self._buffer.joint_state_age(now),
                 inference=self._inference.percentiles(),
                 chunk_latency=self._chunk_latency.percentiles(),
+                cadence=self._last_run.cadence_report(now) if self._last_run else Cadence(self._replan_s).report(now),
             )
 
     # ---- the worker ----
@@ -252,75 +218,59 @@ class PolicySession:
                 self.end(Termination.ERROR, f"the policy failed: {kind}{' '.join(str(error).split())}", run)
 
     def _predict_once(self, run: InstructionRun) -> None:
+        epoch = run.epoch
         observation = self._observe(run)
         if observation is None:
             return
         try:
-            images = {name: self._decode(name, image) for name, image in observation.images.items()}
+            images = self._predictor.images(observation)
         except ValueError as error:
             self._wait(run, str(error))
             return
-        begin = time.perf_counter()
-        data = np.asarray(self._policy.predict(images, observation.joints, run.instruction), dtype=float)
-        inference_s = time.perf_counter() - begin
-        self._check_prediction(data)
+        run.waiting_since = None
+        chunk = self._predictor.chunk(observation, images, run.instruction, epoch, run.chunks + 1)
         with self._lock:
-            if run is not self._run:
-                return  # the instruction has changed meanwhile: this chunk must not leak into the next one
+            if run is not self._run or run.paused or run.epoch != epoch:
+                return  # the instruction has changed or paused meanwhile: this chunk must not leak into what comes next
             run.last_observation = observation.stamp
             run.chunks += 1
-            self._publish(self._chunk(run, observation, data, inference_s))
-            latency = self._clock() - observation.stamp
+            self._publish(chunk)
+            now = self._clock()
+            latency = now - observation.stamp
+            self._predictor.published(chunk, latency)
             self._chunks += 1
-            self._inference.add(inference_s)
-            self._chunk_latency.add(latency)
+            run.cadence.add(now)
             run.latencies.add(latency)
+            self._chunk_latency.add(latency)
+            self._inference.add(chunk.inference_latency_s)
             self._set_state(PolicyState.RUNNING, "")
 
     def _observe(self, run: InstructionRun) -> Observation | None:
-        """The next observation to predict from; None when it is too early or there is none."""
+        """The next observation to predict from; None when it is too early, there is none, or none is wanted."""
         with self._lock:
-            if run is not self._run:
+            if run is not self._run or run.paused:
                 return None
             try:
                 observation = self._buffer.pick(self._clock())
             except NoObservation as problem:
-                self._observations_refused += 1
                 self._wait(run, str(problem))
                 return None
-            run.waiting_since = None
             last = run.last_observation
-            # Not before the instruction either: the scene may have been another one.
-            early = observation.stamp < run.started if last is None else observation.stamp < last + self._replan_s - self._early_s
+            early = observation.stamp < run.look_from if last is None else observation.stamp < last + self._replan_s - self._early_s
             return None if early else observation
 
     def _wait(self, run: InstructionRun, reason: str) -> None:
         with self._lock:
-            if run is self._run:
+            self._observations_refused += 1
+            if run is self._run and not run.paused:
                 if run.waiting_since is None:
                     run.waiting_since = self._clock()
                 self._set_state(PolicyState.WAITING, reason)
 
-    def _check_prediction(self, data: np.ndarray) -> None:
-        action = self._contract.action
-        expected = (action.horizon, len(action.names))
-        if data.shape != expected:
-            raise ValueError(f"it returned a chunk of shape {data.shape}, the contract says {expected}")
-        if not np.isfinite(data).all():
-            raise ValueError(f"it returned {data[~np.isfinite(data)][0]} in column {action.names[np.argwhere(~np.isfinite(data))[0][1]]}")
-
-    def _chunk(self, run: InstructionRun, observation: Observation, data: np.ndarray, inference_s: float) -> Chunk:
-        return Chunk.of(
-            self._contract,
-            data,
-            stamp=observation.stamp,
-            reference=observation.joints,
-            policy_id=self._policy.policy_id,
-            instruction=run.instruction,
-            epoch=run.epoch,
-            sequence=run.chunks,
-            inference_latency_s=inference_s,
-        )
+    def _next_epoch(self) -> int:
+        # The wall clock, so that epochs also rise from one start of this node to the next.
+        self._epoch = max(self._epoch + 1, int(1e3 * time.time()))
+        return self._epoch
 
     def _set_state(self, state: PolicyState, reason: str) -> None:
         changed = state is not self._state

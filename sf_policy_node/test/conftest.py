@@ -18,3 +18,13 @@ def graph(ros_domain):  # noqa: F811
     graph = Graph()
     yield graph
     graph.close()
+
+
+@pytest.fixture
+def stage():
+    """A policy session with a scripted policy, and a clock that the test turns."""
+    from session_cases import Stage
+
+    stage = Stage()
+    yield stage
+    stage.session.close()

@@ -6,59 +6,10 @@ import time
 import numpy as np
 import pytest
 from motion_cases import HOME, sim_arm
-from node_cases import ScriptedPolicy
+from session_cases import Stage
 
-from sf_policy_node.session import PolicySession, PolicyState, Termination
-
-
-class Stage:
-    def __init__(self):
-        self.now, self.policy, self.chunks, self.notified = 100.0, ScriptedPolicy(), [], threading.Event()
-        self.decode = lambda camera, image: image
-        self.session = PolicySession(
-            sim_arm(),
-            self.policy,
-            decode=lambda camera, image: self.decode(camera, image),
-            publish=self.chunks.append,
-            notify=self.notified.set,
-            clock=lambda: self.now,
-            replan_s=0.3,
-            observation_timeout_s=5.0,
-        )
-
-    def see(self, stamp=None, cameras=("scene", "wrist")):
-        stamp = self.now if stamp is None else stamp
-        self.session.add_joints(stamp, HOME)
-        for camera in cameras:
-            self.session.add_image(camera, stamp, np.zeros((240, 320, 3), np.uint8))
-
-    def until(self, condition, what):
-        end = time.monotonic() + 10.0
-        while not condition():
-            assert time.monotonic() < end, what
-            time.sleep(0.002)
-
-    def advance(self, seconds, step=0.05):
-        """Time passes, with images."""
-        for _ in range(round(seconds / step)):
-            self.now += step
-            self.see()
-            self.settle()
-
-    def settle(self):
-        """Until the worker has looked at everything."""
-        for _ in range(2):
-            self.until(lambda: not self.session._wake.is_set(), "the worker")
-            with self.session._lock:
-                pass
-            time.sleep(0.001)
-
-
-@pytest.fixture
-def stage():
-    stage = Stage()
-    yield stage
-    stage.session.close()
+from sf_policy_node.instruction_run import Termination
+from sf_policy_node.session_status import PolicyState
 
 
 def test_no_instruction_no_prediction(stage):

@@ -16,7 +16,7 @@ from sf_policy_node.contract import ActionSpace, Camera
 from sf_policy_node.images import ImageError, decode_compressed, decode_image
 from sf_policy_node.motion.status import ExecutorStatus
 from sf_policy_node.motion.types import Chunk, Trajectory
-from sf_policy_node.session import SessionStatus
+from sf_policy_node.session_status import SessionStatus
 
 _SPACES = {
     ActionChunk.JOINT_POSITION: ActionSpace.JOINT_POSITION,
@@ -27,6 +27,7 @@ _SPACES = {
 _SPACE_NUMBERS = {space: number for number, space in _SPACES.items()}
 _COUNTERS = ("chunks_accepted", "chunks_refused", "steps_skipped", "queue_depth", "workspace_clips", "ik_failures", "epoch")
 _PER_JOINT = ("position_clips", "velocity_clips", "acceleration_clips")
+_CLIPS_PER_JOINT = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
 
 
 def to_seconds(stamp: Time) -> float:
@@ -120,7 +121,15 @@ def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
     message.camera_skew_s, message.joint_state_age_s = status.skew, status.joint_state_age
     message.inference_latency_p50_s, message.inference_latency_p95_s, message.inference_latency_p99_s = status.inference
     message.chunk_latency_p50_s, message.chunk_latency_p95_s, message.chunk_latency_p99_s = status.chunk_latency
+    message.rate_hz, message.rate_wanted_hz = status.cadence.rate_hz, status.cadence.rate_wanted_hz
+    message.cycles_over_budget, message.worst_cycle_s = status.cadence.over_budget, status.cadence.worst_s
     return message
+
+
+def clips_of(message: ExecutorStatusMessage) -> int:
+    """How many commands the executor has cut since it was started, of any cause."""
+    per_joint = sum(sum(getattr(message, name)) for name in _CLIPS_PER_JOINT)
+    return int(per_joint) + message.workspace_clips + message.tool_speed_clips
 
 
 def image_to_array(message: Image | CompressedImage, camera: Camera) -> np.ndarray:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
-from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Header, String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
-from sf_msgs.action import RunInstruction
-from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
-from sf_policy_node.nodes.conversions import chunk_to_message, image_to_array, policy_status_to_message, to_seconds, to_stamp
+from sf_policy_node.instruction_run import InstructionRun, Termination
+from sf_policy_node.nodes.conversions import chunk_to_message, clips_of, image_to_array, policy_status_to_message, to_seconds, to_stamp
+from sf_policy_node.nodes.diagnostics import Diagnostics, policy_diagnostics
+from sf_policy_node.nodes.instruction_action import InstructionAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.observation import JointStates, validate_instruction
-from sf_policy_node.session import ActionPolicy, InstructionRun, PolicySession, PolicyState, Termination
+from sf_policy_node.predictor import ActionPolicy
+from sf_policy_node.session import PolicySession
+from sf_policy_node.session_status import PolicyState
 
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1
@@ -46,7 +48,7 @@ class PolicyNode(ManagedNode):
         self._factory = policy_factory
         self.parameter("checkpoint", "", "directory of the trained policy")
         self.parameter("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
-        self.parameter("instruction", "", "followed from activation on; empty: wait for one")
+        self.parameter("instruction", "", "followed from activation on, and by ~/start until there has been another; empty: wait for one")
         self.parameter("replan_steps", 3, "rows of a chunk until the next one is predicted; a slower model: as often as it can")
         self.parameter("instruction_timeout_s", 60.0, "for action goals that name none")
         self.parameter("observation_timeout_s", 5.0, "an instruction is dropped after this long without a usable observation")
@@ -58,7 +60,6 @@ class PolicyNode(ManagedNode):
         self._contract = contract
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._joint_states = JointStates(contract)
-        self._goals: dict[int, ServerGoalHandle] = {}  # by epoch
         self._emergency, self._housekeepings, self._problem = False, 0, ""
         self._first_instruction = ""
         self._session: PolicySession | None = None
@@ -82,7 +83,9 @@ class PolicyNode(ManagedNode):
         )
         self.resources.callback(self._close_session)
         self._listen(contract)
+        self._serve()
         self._publish_status()
+        Diagnostics(self, lambda: policy_diagnostics(self._reported, contract))
 
     def _listen(self, contract: Contract) -> None:
         for camera in contract.cameras:
@@ -91,19 +94,19 @@ class PolicyNode(ManagedNode):
         self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
         self.subscribe_also_late(String, contract.topics.instruction, self._on_instruction)
         self.subscribe_also_late(Bool, contract.topics.emergency_stop, self._on_emergency_stop)
-        self.resources.callback(self.destroy_service, self.create_service(Trigger, "~/stop", self._on_stop))
+        self.subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED)
+
+    def _serve(self) -> None:
+        services = {"start": (Trigger, self._on_start), "stop": (Trigger, self._on_stop), "pause": (SetBool, self._on_pause)}
+        for name, (kind, answer) in services.items():
+            self.resources.callback(self.destroy_service, self.create_service(kind, f"~/{name}", answer))
+        self._action = InstructionAction(
+            self,
+            begin=lambda text, timeout_s: self._begin(text, timeout_s or self.value("instruction_timeout_s")),
+            cancel=lambda each: self._session.end(Termination.CANCELLED, "cancelled by the client", each),
+        )
         timer = self.create_timer(_HOUSEKEEPING_S, self._housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.resources.callback(self.destroy_timer, timer)
-        server = ActionServer(
-            self,
-            RunInstruction,
-            "run_instruction",
-            execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),  # never used: see _on_goal
-            goal_callback=lambda goal: GoalResponse.ACCEPT if self.running else GoalResponse.REJECT,
-            handle_accepted_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
-        )
-        self.resources.callback(server.destroy)
 
     def start(self) -> None:
         if first := self.value("instruction"):
@@ -134,8 +137,11 @@ class PolicyNode(ManagedNode):
         current = self._session.run
         if not self.running or (current is not None and current.instruction == message.data.strip()):
             return  # `ros2 topic pub` repeats itself once a second
+        self._follow(message.data)
+
+    def _follow(self, text: str) -> None:
         try:
-            self._begin(message.data)
+            self._begin(text)
         except ValueError as error:
             self.get_logger().warning(f"instruction refused: {error}")
             self._session.refuse(f"instruction refused: {error}")
@@ -151,6 +157,28 @@ class PolicyNode(ManagedNode):
         if message.data:
             self._session.end(Termination.STOPPED, "emergency stop")
 
+    def _on_executor_status(self, message: ExecutorStatus) -> None:
+        self._session.note_clips(clips_of(message))
+
+    # ---- services ----
+
+    def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        current, last = self._session.run, self._session.last_run
+        text = last.instruction if last else self.value("instruction")
+        try:
+            if not self.running:
+                raise ValueError("the policy node is not active; activate it first")
+            if not text:
+                raise ValueError("there is no instruction to start; publish one, or set the parameter instruction")
+            if current is None:
+                self._begin(text)
+            else:
+                self._session.pause(False)
+            response.success, response.message = True, f"follows {text!r}"
+        except ValueError as error:
+            response.success, response.message = False, str(error)
+        return response
+
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         current = self._session.run
         self._session.end(Termination.STOPPED, "stopped by the stop service")
@@ -158,50 +186,13 @@ class PolicyNode(ManagedNode):
         response.message = f"no longer following {current.instruction!r}" if current else "there was no instruction"
         return response
 
-    # ---- the action ----
-
-    def _on_goal(self, handle: ServerGoalHandle) -> None:
-        """Start, and leave the goal open until the session ends it.
-
-        A coroutine that waits keeps rclpy's executor spinning at full speed, and a blocking one would need
-        a multi-threaded executor, which loses images. So the goal is executed when its result is known.
-        """
-        timeout_s = handle.request.timeout_s or self.value("instruction_timeout_s")
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         try:
-            accepted = self._begin(handle.request.instruction, timeout_s)
+            current = self._session.pause(request.data)
+            response.success, response.message = True, f"{'paused' if request.data else 'follows'} {current.instruction!r}"
         except ValueError as error:
-            result = RunInstruction.Result(termination_reason=RunInstruction.Result.REFUSED, message=str(error))
-            handle.execute(lambda goal: goal.abort() or result)
-            return
-        self._goals[accepted.epoch] = handle
-
-    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        current = self._session.run
-        if current is not None and self._goals.get(current.epoch) is handle:
-            self._session.end(Termination.CANCELLED, "cancelled by the client", current)
-        return CancelResponse.ACCEPT
-
-    def _finish_goal(self, handle: ServerGoalHandle, ended: InstructionRun) -> None:
-        p50, p95, _ = ended.latencies.percentiles()
-        result = RunInstruction.Result(
-            termination_reason=int(ended.termination),
-            message=ended.message,
-            chunks=ended.chunks,
-            duration_s=ended.duration_s,
-            chunk_latency_p50_s=p50,
-            chunk_latency_p95_s=p95,
-        )
-
-        def execute(goal: ServerGoalHandle) -> RunInstruction.Result:
-            if goal.is_cancel_requested:
-                goal.canceled()
-            elif ended.termination is Termination.TIMEOUT:
-                goal.succeed()
-            else:
-                goal.abort()
-            return result
-
-        handle.execute(execute)
+            response.success, response.message = False, str(error)
+        return response
 
     # ---- what it says ----
 
@@ -209,29 +200,22 @@ class PolicyNode(ManagedNode):
         if self._session is None:
             return
         for ended in self._session.take_ended():
-            handle = self._goals.pop(ended.epoch, None)
-            if handle is not None:
-                self._finish_goal(handle, ended)
-            self.get_logger().info(f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks} chunks: {ended.message}")
+            self._action.finish(ended)
+            took = f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks} chunks: {ended.message}"
+            self.get_logger().info(f"{took}; {ended.cadence_report(ended.ended)}; {ended.clips} clips")
         self._publish_status()
 
     def _housekeep(self) -> None:
         if self.running and self._first_instruction and self.now() > 0.0:  # simulated time has begun: before, nothing can be timed
-            self._session.begin(self._first_instruction)
-            self._first_instruction = ""
+            first, self._first_instruction = self._first_instruction, ""
+            self._follow(first)
         self._session.check_time()
         self._housekeepings += 1
         if self._housekeepings % _REPORT_EVERY:
             return
         self._publish_status()
-        current = self._session.run
-        handle = self._goals.get(current.epoch) if current else None
-        if handle is not None:
-            status = self._session.status()
-            feedback = RunInstruction.Feedback(elapsed_s=self.now() - current.started, chunks=current.chunks)
-            feedback.chunk_latency_p50_s = current.latencies.percentiles()[0]
-            feedback.state = status.reason or status.state.name.lower()
-            handle.publish_feedback(feedback)
+        if (current := self._session.run) is not None:
+            self._action.report(current, self.now(), self._reported.reason or PolicyState(self._reported.state).name.lower())
 
     def _publish_status(self, state: PolicyState | None = None) -> None:
         if self._session is None:
@@ -246,6 +230,7 @@ class PolicyNode(ManagedNode):
                 self.get_logger().warning(status.reason, throttle_duration_sec=1.0)
             self._problem = status.reason
         message.header = Header(stamp=to_stamp(self.now()))
+        self._reported = message
         self._status.publish(message)
 
 

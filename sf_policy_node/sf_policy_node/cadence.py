@@ -1,0 +1,61 @@
+"""How regularly something happens that is wanted at a rate: rate reached, cycles over budget, worst case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CadenceReport:
+    """A snapshot; rates [Hz], 0 before the first cycle is complete, times [s]."""
+
+    rate_hz: float
+    rate_wanted_hz: float
+    cycles: int
+    over_budget: int
+    worst_s: float
+
+    def __str__(self) -> str:
+        if not self.cycles:
+            return f"no second chunk, {self.rate_wanted_hz:.2f} per second wanted"
+        share = 100.0 * self.over_budget / self.cycles
+        return (
+            f"{self.rate_hz:.2f} of {self.rate_wanted_hz:.2f} chunks per second, "
+            f"{self.over_budget} of {self.cycles} cycles ({share:.1f} %) over budget, worst {self.worst_s:.3f} s"
+        )
+
+
+class Cadence:
+    """Cycles between one event and the next.
+
+    Args:
+        wanted_s: time between two events [s].
+        tolerance_s: a cycle is over budget when it takes this much longer [s].
+    """
+
+    def __init__(self, wanted_s: float, tolerance_s: float = 0.0) -> None:
+        self._wanted_s, self._budget_s = wanted_s, wanted_s + tolerance_s
+        self._last: float | None = None
+        self._cycles = self._over_budget = 0
+        self._total_s = self._worst_s = 0.0
+
+    def add(self, now: float) -> None:
+        """It happened at ``now`` [s]; a clock that went back starts a new first cycle."""
+        if self._last is not None and now > self._last:
+            took = now - self._last
+            self._cycles += 1
+            self._over_budget += took > self._budget_s
+            self._total_s += took
+            self._worst_s = max(self._worst_s, took)
+        self._last = now
+
+    def interrupt(self) -> None:
+        """What comes next ends no cycle: it was not wanted meanwhile, as after a pause."""
+        self._last = None
+
+    def report(self, now: float) -> CadenceReport:
+        """Until ``now``; a cycle that is not complete counts once it is over budget, so that a silent end is not left out."""
+        cycles, over, total, worst = self._cycles, self._over_budget, self._total_s, self._worst_s
+        if self._last is not None and (open_s := now - self._last) > self._budget_s:
+            cycles, over, total, worst = cycles + 1, over + 1, total + open_s, max(worst, open_s)
+        return CadenceReport(cycles / total if cycles else 0.0, 1.0 / self._wanted_s, cycles, over, worst)

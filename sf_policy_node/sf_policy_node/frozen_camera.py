@@ -1,0 +1,58 @@
+"""Finds a camera that repeats one picture with fresh stamps: the driver lives, the sensor or the cable does not."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.observation import NoObservation
+
+_MOVED = 0.02  # sum over the arm's joints [rad or m]: every camera that sees the arm or rides on it sees this
+
+
+@dataclass
+class _Picture:
+    checksum: int
+    since: float  # stamp of its first appearance
+    joints: np.ndarray  # arm joints then
+    still: float  # latest stamp at which the arm was where it was then
+
+
+class FrozenCameras:
+    """Remembers the last picture of every camera and where the arm was when it first came.
+
+    A picture may stay the same for as long as the arm stands still: a simulated camera has no noise.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._budget_s = contract.budgets.observation_age_s
+        self._arm = len(contract.arm_joints)
+        self._pictures: dict[str, _Picture] = {}
+
+    def check(self, stamp: float, pictures: dict[str, np.ndarray], joints: np.ndarray) -> None:
+        """Look at pictures (H, W, 3) by camera, taken at ``stamp`` with the joints (J,).
+
+        Raises:
+            NoObservation: a picture has stayed the same to the last bit for longer than ``budgets.observation_age_s`` while the arm moved.
+        """
+        frozen = [name for name, pixels in pictures.items() if self._is_frozen(name, stamp, pixels, joints[: self._arm])]
+        if frozen:
+            name = max(frozen, key=lambda each: stamp - self._pictures[each].since)
+            raise NoObservation(
+                f"camera {name}: the picture has not changed for {stamp - self._pictures[name].since:.1f} s although the arm moved; "
+                "restart the camera's driver"
+            )
+
+    def _is_frozen(self, name: str, stamp: float, pixels: np.ndarray, joints: np.ndarray) -> bool:
+        checksum = zlib.crc32(np.ascontiguousarray(pixels))
+        known = self._pictures.get(name)
+        if known is None or known.checksum != checksum or stamp < known.since:
+            self._pictures[name] = _Picture(checksum, stamp, joints.copy(), stamp)
+            return False
+        if np.abs(joints - known.joints).sum() <= _MOVED:
+            known.still = stamp
+        # Counted from when the arm left: a camera that is a little late after a long rest is not frozen.
+        return stamp - known.still > self._budget_s

@@ -1,0 +1,87 @@
+"""One instruction from its start to its end: what it may cost, what it has done, how it ended. No ROS here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from sf_policy_node.cadence import Cadence, CadenceReport
+from sf_policy_node.latency import Latencies
+
+
+class Termination(IntEnum):
+    """Why an instruction ended; same numbers as the constants of ``sf_msgs/RunInstruction``."""
+
+    TIMEOUT = 0
+    CANCELLED = 1
+    REPLACED = 2
+    STOPPED = 3
+    NO_OBSERVATION = 4
+    REFUSED = 5
+    ERROR = 6
+
+
+@dataclass(eq=False)
+class InstructionRun:
+    """Times are on the node's clock [s].
+
+    ``epoch`` changes with every resume: what was predicted before a pause must not be followed after it.
+    ``look_from``: what was observed earlier is not used, the scene may have been another one.
+    """
+
+    instruction: str
+    epoch: int
+    started: float
+    cadence: Cadence
+    timeout_s: float | None = None
+    chunks: int = 0
+    clips: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+    last_observation: float | None = None  # stamp, of this epoch
+    waiting_since: float | None = None
+    paused_at: float | None = None
+    paused_s: float = 0.0
+    ended: float | None = None
+    termination: Termination | None = None
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        self.look_from = self.waiting_since = self.started
+
+    @property
+    def paused(self) -> bool:
+        """It is kept, but not followed."""
+        return self.paused_at is not None
+
+    def pause(self, now: float) -> None:
+        """Time stands still from now on."""
+        self.paused_at = now
+        self.cadence.interrupt()
+
+    def resume(self, now: float, epoch: int) -> None:
+        """Go on as if no time had passed, with fresh observations."""
+        self.paused_s += max(0.0, now - self.paused_at)
+        self.paused_at, self.epoch = None, epoch
+        self.last_observation, self.look_from, self.waiting_since = None, now, now
+
+    def end(self, now: float, termination: Termination, message: str) -> None:
+        """It is over."""
+        self.ended, self.termination, self.message = now, termination, message
+
+    def elapsed_s(self, now: float) -> float:
+        """Time in which it was followed, pauses left out; after its end: until then [s]."""
+        now = now if self.ended is None else self.ended
+        return max(0.0, (now if self.paused_at is None else self.paused_at) - self.started - self.paused_s)
+
+    @property
+    def duration_s(self) -> float:
+        """What an instruction that has ended took, pauses left out [s]."""
+        return self.elapsed_s(self.ended)
+
+    def progress(self, now: float) -> float:
+        """Share of the time limit that has passed, 0 to 1; 0 without a limit."""
+        return min(1.0, self.elapsed_s(now) / self.timeout_s) if self.timeout_s else 0.0
+
+    def cadence_report(self, now: float) -> CadenceReport:
+        """How regularly chunks came; after its end: until then."""
+        return self.cadence.report(now if self.ended is None else self.ended)

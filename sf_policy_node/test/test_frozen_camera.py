@@ -1,0 +1,87 @@
+"""A camera that repeats one picture with fresh stamps is found when the arm moves, and only then."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motion_cases import HOME, sim_arm
+
+from sf_policy_node.frozen_camera import FrozenCameras
+from sf_policy_node.observation import NoObservation
+
+STILL = {"scene": np.zeros((240, 320, 3), np.uint8), "wrist": np.zeros((240, 320, 3), np.uint8)}
+
+
+def picture(number):
+    pixels = np.zeros((240, 320, 3), np.uint8)
+    pixels[120, 160, number % 3] = 1 + number % 255  # one pixel, as little as can change
+    return pixels
+
+
+def moved(amount):
+    """The joints (J,) after each arm joint went its share of ``amount`` [rad in all]."""
+    joints = HOME.copy()
+    joints[:6] += amount / 6
+    return joints
+
+
+def test_a_repeated_picture_of_a_moving_arm_is_refused_with_camera_time_and_cure():
+    cameras = FrozenCameras(sim_arm())
+    cameras.check(10.0, {"scene": picture(1), "wrist": picture(1)}, moved(0.0))
+    with pytest.raises(NoObservation, match=r"^camera scene: the picture has not changed for 0\.6 s although the arm moved; restart the"):
+        cameras.check(10.6, {"scene": picture(1), "wrist": picture(2)}, moved(0.03))
+    cameras.check(10.7, {"scene": picture(2), "wrist": picture(2)}, moved(0.03))
+
+
+def test_it_stays_refused_when_the_arm_has_stopped_because_of_it():
+    cameras = FrozenCameras(sim_arm())
+    cameras.check(10.0, STILL, moved(0.0))
+    for stamp in (10.3, 11.0, 60.0):
+        with pytest.raises(NoObservation, match=f"{stamp - 10.0:.1f} s"):
+            cameras.check(stamp, STILL, moved(0.05))
+
+
+def test_the_camera_that_has_been_frozen_for_longest_is_named():
+    cameras = FrozenCameras(sim_arm())
+    cameras.check(10.0, {"scene": picture(0), "wrist": picture(1)}, moved(0.0))
+    cameras.check(10.3, {"scene": picture(2), "wrist": picture(1)}, moved(0.01))
+    with pytest.raises(NoObservation, match=r"camera wrist: the picture has not changed for 1\.0 s"):
+        cameras.check(11.0, {"scene": picture(2), "wrist": picture(1)}, moved(0.1))
+
+
+def test_an_arm_at_rest_may_see_the_same_for_ever():
+    cameras = FrozenCameras(sim_arm())
+    for stamp in np.arange(10.0, 40.0, 0.3):
+        cameras.check(stamp, STILL, moved(0.009 * np.sin(stamp)))
+
+
+def test_a_picture_that_is_a_little_late_after_a_long_rest_is_not_frozen():
+    cameras = FrozenCameras(sim_arm())
+    for stamp in (10.0, 20.0, 30.0):
+        cameras.check(stamp, STILL, moved(0.0))
+    cameras.check(30.2, STILL, moved(0.03))
+    cameras.check(30.3, {"scene": picture(1), "wrist": picture(1)}, moved(0.06))
+
+
+def test_the_gripper_alone_is_no_motion_of_the_arm():
+    cameras = FrozenCameras(sim_arm())
+    joints = HOME.copy()
+    cameras.check(10.0, STILL, joints)
+    joints[6] += 0.03
+    cameras.check(12.0, STILL, joints)
+
+
+def test_a_clock_that_was_set_back_starts_anew():
+    cameras = FrozenCameras(sim_arm())
+    cameras.check(10.0, STILL, moved(0.0))
+    cameras.check(2.0, STILL, moved(0.5))
+    cameras.check(2.1, STILL, moved(0.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 2.0), st.floats(-0.5, 0.5)), max_size=30))
+def test_cameras_that_change_are_never_refused(steps):
+    cameras, stamp, where = FrozenCameras(sim_arm()), 10.0, 0.0
+    for number, (later, step) in enumerate(steps):
+        stamp, where = stamp + later, where + step
+        cameras.check(stamp, {"scene": picture(number), "wrist": picture(number + 1)}, moved(where))
