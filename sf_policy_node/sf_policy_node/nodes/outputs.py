@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from array import array
 from typing import Protocol, TypeVar
 
 import numpy as np
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TwistStamped
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
-from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
-from sf_policy_node.nodes.conversions import trajectory_to_message
+from sf_policy_node.nodes.conversions import to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
+from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
 
 # Reliable, which every controller can subscribe to; a command that a newer one has replaced is not repeated.
 NEWEST = QoSProfile(depth=1)
 _LAST_WORDS = Duration(nanoseconds=200_000_000)  # for the last command to arrive before the node ends
+_ZERO_TWISTS = 4
+_LAST_POSE_S = 0.2
 
 Motion = TypeVar("Motion", Trajectory, Setpoint)
 
@@ -46,13 +52,22 @@ def make_output(node: ManagedNode, contract: Contract) -> Output:
     Raises:
         ContractError: the output needs what this machine does not have.
     """
-    kind = _ARM_OUTPUTS.get(contract.command.output)
-    if kind is None:
-        raise ContractError(f"command.output: {contract.command.output} is not known; use one of {', '.join(_ARM_OUTPUTS)}")
-    arm = kind(node, contract.command.topic)
-    if contract.command.gripper is None:
+    command = contract.command
+    arm: Output
+    match command.output:
+        case "joint_trajectory":
+            arm = JointTrajectoryOutput(node, command.topic)
+        case "forward_command":
+            arm = ForwardCommandOutput(node, command.topic)
+        case "servo_twist":
+            arm = ServoTwistOutput(node, contract)
+        case "servo_pose":
+            arm = ServoPoseOutput(node, contract)
+    if command.gripper is None:
         return arm
-    return ArmAndGripper(node, arm, ForwardCommandOutput(node, contract.command.gripper.topic))
+    if command.gripper.output == "parallel_gripper":
+        return ArmAndGripper(node, arm, ParallelGripperOutput(node, contract))
+    return ArmAndGripper(node, arm, ForwardCommandOutput(node, command.gripper.topic))
 
 
 class JointTrajectoryOutput:
@@ -119,6 +134,67 @@ class ForwardCommandOutput(StreamingOutput):
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
 
+class ServoTwistOutput(StreamingOutput):
+    """``geometry_msgs/TwistStamped`` of the tool in the base frame [m/s, rad/s], as MoveIt Servo takes it in ``speed_units``.
+
+    When the motion ends it says zero a few times and then nothing, as Servo expects of a source that lets go.
+    """
+
+    def __init__(self, node: ManagedNode, contract: Contract) -> None:
+        super().__init__(node)
+        self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
+        self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
+        self._zeros_left = 0
+
+    def stream(self, setpoint: Setpoint | None) -> None:
+        if setpoint is not None:
+            twist = self._tool.twist(setpoint.positions[: self._joints], setpoint.velocities[: self._joints])
+            self._zeros_left = _ZERO_TWISTS
+        elif self._zeros_left:
+            twist = np.zeros(6)
+            self._zeros_left -= 1
+        else:
+            return
+        message = TwistStamped(header=Header(stamp=to_stamp(self._now()), frame_id=self._frame))
+        linear, angular = message.twist.linear, message.twist.angular
+        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = twist.tolist()
+        self._publisher.publish(message)
+
+    def flush(self) -> None:
+        super().flush()
+        self._publisher.wait_for_all_acked(_LAST_WORDS)
+
+
+class ServoPoseOutput(StreamingOutput):
+    """``geometry_msgs/PoseStamped`` of the tool in the base frame, as MoveIt Servo tracks it.
+
+    When the motion ends its last pose is repeated for a moment, so that Servo gets there before it times out.
+    """
+
+    def __init__(self, node: ManagedNode, contract: Contract) -> None:
+        super().__init__(node)
+        self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
+        self._publisher = node.publisher(PoseStamped, contract.command.topic, NEWEST)
+        self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.command.rate_hz), 0
+        self._pose = Pose()
+
+    def stream(self, setpoint: Setpoint | None) -> None:
+        if setpoint is not None:
+            place = self._tool.pose(setpoint.positions[: self._joints])
+            (px, py, pz), (x, y, z, w) = place.position.tolist(), place.quaternion.tolist()
+            self._pose = Pose(position=Point(x=px, y=py, z=pz), orientation=Quaternion(x=x, y=y, z=z, w=w))
+            self._repeats_left = self._repeats
+        elif self._repeats_left:
+            self._repeats_left -= 1
+        else:
+            return
+        self._publisher.publish(PoseStamped(header=Header(stamp=to_stamp(self._now()), frame_id=self._frame), pose=self._pose))
+
+    def flush(self) -> None:
+        super().flush()
+        self._publisher.wait_for_all_acked(_LAST_WORDS)
+
+
 class ArmAndGripper(StreamingOutput):
     """The arm's output, and another one for the gripper, which is the last joint."""
 
@@ -139,9 +215,6 @@ class ArmAndGripper(StreamingOutput):
         super().flush()
         self._arm.flush()
         self._gripper.flush()
-
-
-_ARM_OUTPUTS = {"joint_trajectory": JointTrajectoryOutput, "forward_command": ForwardCommandOutput}
 
 
 def _joints(motion: Motion, part: slice) -> Motion:

@@ -1,0 +1,182 @@
+"""What each output of the executor puts on its topics, over DDS, for motion that is handed to it by hand."""
+
+import time
+
+import numpy as np
+import pytest
+import yaml
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from motion_cases import CONTRACT_PATH, HOME, sim_arm
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_policy_node.contract import ContractError, parse_contract
+from sf_policy_node.motion.tool_motion import ToolMotion
+from sf_policy_node.motion.types import Setpoint, Trajectory
+from sf_policy_node.nodes import parallel_gripper
+from sf_policy_node.nodes.conversions import to_seconds
+from sf_policy_node.nodes.lifecycle import ManagedNode
+from sf_policy_node.nodes.outputs import make_output
+
+pytestmark = pytest.mark.ros
+RATE = 100.0
+NAMES = tuple(sim_arm().command_joints)
+FORWARD_GRIPPER = {"output": "forward_command", "topic": "/gripper/commands"}
+MOVING = np.array([0.3, -0.2, 0.1, 0.4, -0.5, 0.6, 0.0])  # velocities
+
+
+def variant(output, gripper=None, topic="/arm/commands"):
+    """The simulated arm's contract with another output."""
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["command"] = {"output": output, "topic": topic, "rate_hz": RATE, "gripper": gripper}
+    return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
+
+
+def setpoint(stamp=0.0, positions=HOME, velocities=MOVING):
+    return Setpoint(stamp, NAMES, np.array(positions), np.array(velocities))
+
+
+def motion(stamp, seconds=0.3):
+    """From HOME along MOVING, slowing down to rest."""
+    times = np.arange(1, round(seconds * RATE) + 1) / RATE
+    rate = 1.0 - times / seconds
+    return Trajectory(stamp, NAMES, times, HOME + MOVING * (times - 0.5 * times**2 / seconds)[:, None], MOVING * rate[:, None])
+
+
+class Rig:
+    """A node with an output, and ears on its topics."""
+
+    def __init__(self, graph, contract, **topics):
+        self.graph = graph
+        self.node = graph.add(ManagedNode("executor"), activate=False)
+        self.output = make_output(self.node, contract)
+        for topic, kind in {"/arm/commands": topics["arm"], **topics.get("more", {})}.items():
+            graph.listen(kind, topic, 200)
+            graph.until(lambda topic=topic: self.node.count_subscribers(topic) and graph.peer.count_publishers(topic), topic)
+
+    def heard(self, topic="/arm/commands", count=1):
+        self.graph.until(lambda: len(self.graph.heard[topic]) >= count, f"{count} messages on {topic}")
+        return self.graph.heard[topic]
+
+    def stream(self, setpoint, count, topic="/arm/commands"):
+        """Streams once, and waits until ``count`` messages in all have come."""
+        self.output.stream(setpoint)
+        return self.heard(topic, count)[-1]
+
+
+def test_a_trajectory_leaves_whole_and_needs_no_stream(graph):
+    rig = Rig(graph, variant("joint_trajectory"), arm=JointTrajectory)
+    assert not rig.output.streams
+    sent = motion(rig.node.now())
+    rig.output.send(sent)
+    rig.output.flush()
+    (message,) = rig.heard()
+    assert tuple(message.joint_names) == NAMES and to_seconds(message.header.stamp) == pytest.approx(sent.stamp, abs=1e-6)
+    np.testing.assert_array_equal([point.positions for point in message.points], sent.positions)
+    np.testing.assert_array_equal([point.velocities for point in message.points], sent.velocities)
+
+
+def test_joint_positions_are_streamed_in_the_order_of_the_contract_and_a_hold_says_nothing(graph):
+    rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
+    assert rig.output.streams
+    rig.output.send(motion(rig.node.now()))
+    assert list(rig.stream(setpoint(), 1).data) == HOME.tolist()
+    rig.output.stream(None)
+    assert list(rig.stream(setpoint(positions=HOME + 0.01), 2).data) == (HOME + 0.01).tolist()
+    assert len(rig.heard()) == 2
+
+
+@pytest.mark.parametrize("gripper", [None, FORWARD_GRIPPER], ids=["in the arm's command", "apart"])
+def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper):
+    more = {"/gripper/commands": Float64MultiArray} if gripper else {}
+    rig = Rig(graph, variant("forward_command", gripper), arm=Float64MultiArray, more=more)
+    stop = motion(rig.node.now() - 0.1)  # a third of it has passed
+    rig.output.send(stop)
+    begin = time.monotonic()
+    rig.output.flush()
+    assert 0.18 < time.monotonic() - begin < 1.0
+    width = 6 if gripper else 7
+    end = stop.positions[-1][:width].tolist()
+    graph.until(lambda: graph.heard["/arm/commands"] and list(graph.heard["/arm/commands"][-1].data) == end, "the end of the stop")
+    played = np.array([message.data for message in rig.heard()])
+    assert np.abs(np.diff(played, axis=0)).max() < 0.0065  # at most what the fastest joint moves in one period: no jump
+    if gripper:
+        assert list(rig.heard("/gripper/commands")[-1].data) == [HOME[-1]]
+
+
+def test_an_arm_that_has_stood_still_is_not_pulled_back_by_the_end_of_the_node(graph):
+    rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
+    rig.output.send(motion(rig.node.now() - 5.0))
+    rig.output.flush()
+    rig.stream(setpoint(positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
+    assert len(rig.heard()) == 1
+
+
+def test_a_gripper_with_a_controller_of_its_own_is_left_out_of_the_arms_trajectory(graph):
+    more = {"/gripper/commands": Float64MultiArray}
+    rig = Rig(graph, variant("joint_trajectory", FORWARD_GRIPPER), arm=JointTrajectory, more=more)
+    assert rig.output.streams
+    rig.output.send(motion(rig.node.now()))
+    message = rig.heard()[0]
+    assert tuple(message.joint_names) == NAMES[:-1]
+    assert {len(point.positions) for point in message.points} == {len(point.velocities) for point in message.points} == {6}
+    assert list(rig.stream(setpoint(), 1, "/gripper/commands").data) == [HOME[-1]]
+
+
+def test_the_twist_is_the_tools_in_the_base_frame_and_ends_with_zeros_then_silence(graph):
+    contract = variant("servo_twist", FORWARD_GRIPPER)
+    rig = Rig(graph, contract, arm=TwistStamped)
+    message = rig.stream(setpoint(), 1)
+    linear, angular = message.twist.linear, message.twist.angular
+    said = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+    np.testing.assert_allclose(said, ToolMotion(contract).twist(HOME[:6], MOVING[:6]), atol=1e-12)
+    assert message.header.frame_id == "base_link"
+    assert abs(graph.now() - to_seconds(message.header.stamp)) < 1.0  # Servo drops what is older than 0.1 s, and stamps of 0
+    for _ in range(10):
+        rig.output.stream(None)
+    last = rig.stream(setpoint(), 6)
+    assert last.twist.linear.x == linear.x
+    zeros = rig.heard()[1:5]
+    assert all(zero.twist.linear.x == zero.twist.linear.y == zero.twist.angular.z == 0.0 for zero in zeros)
+    assert len(rig.heard()) == 6
+
+
+def test_the_last_pose_is_repeated_until_servo_is_there_then_silence(graph):
+    contract = variant("servo_pose", FORWARD_GRIPPER)
+    rig = Rig(graph, contract, arm=PoseStamped)
+    message = rig.stream(setpoint(), 1)
+    tool = ToolMotion(contract).pose(HOME[:6])
+    place, turn = message.pose.position, message.pose.orientation
+    np.testing.assert_allclose([place.x, place.y, place.z], tool.position, atol=1e-12)
+    np.testing.assert_allclose([turn.x, turn.y, turn.z, turn.w], tool.quaternion, atol=1e-12)
+    assert message.header.frame_id == "base_link"
+    for count in range(20):  # 0.2 s
+        assert rig.stream(None, count + 2).pose == message.pose
+    assert to_seconds(rig.heard()[-1].header.stamp) > to_seconds(message.header.stamp)
+    for _ in range(20):
+        rig.output.stream(None)
+    rig.stream(setpoint(positions=HOME + 0.1), 22)
+    assert len(rig.heard()) == 22
+
+
+def test_nothing_is_said_before_the_first_motion(graph):
+    rig = Rig(graph, variant("servo_twist", FORWARD_GRIPPER), arm=TwistStamped)
+    rig.output.stream(None)
+    rig.output.flush()
+    rig.stream(setpoint(), 1)
+    assert len(rig.heard()) == 1
+
+
+def test_an_action_that_is_not_installed_is_refused_with_the_cure(graph, monkeypatch):
+    monkeypatch.setattr(parallel_gripper, "ParallelGripperCommand", None)
+    node = graph.add(ManagedNode("executor"), activate=False)
+    gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd"}
+    with pytest.raises(ContractError, match=r"command\.gripper\.output: parallel_gripper needs the ROS package control_msgs"):
+        make_output(node, variant("joint_trajectory", gripper))
+
+
+def test_what_an_output_made_is_gone_after_cleanup(graph):
+    rig = Rig(graph, variant("servo_pose", FORWARD_GRIPPER), arm=PoseStamped)
+    rig.node.resources.close()
+    topics = {name for name, _ in rig.node.get_publisher_names_and_types_by_node("executor", "/")}
+    assert not topics & {"/arm/commands", "/gripper/commands"}

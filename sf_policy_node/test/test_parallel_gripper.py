@@ -1,0 +1,185 @@
+"""Which goals the motion of a gripper becomes, and the same against a real action server where control_msgs is installed."""
+
+import numpy as np
+import pytest
+from motion_cases import HOME, sim_arm
+
+from sf_policy_node.nodes.parallel_gripper import STOP, GripperGoals
+
+GRIPPER = sim_arm().gripper
+OPEN, CLOSED = GRIPPER.open, GRIPPER.closed
+PERIOD = 0.01
+
+
+def ramp(begin, end, speed=0.3):
+    """Positions and velocities of a move, one each period, at rest at both ends."""
+    count = max(2, round(abs(end - begin) / speed / PERIOD))
+    moving = np.full(count - 1, np.copysign(speed, end - begin))
+    return list(zip(np.linspace(begin, end, count + 1), [0.0, *moving, 0.0], strict=True))
+
+
+def goals_of(samples, gripper=GRIPPER, goals=None, start=0.0):
+    goals = goals or GripperGoals(gripper)
+    said = [goals.next(position, velocity, start + index * PERIOD) for index, (position, velocity) in enumerate(samples)]
+    return [goal for goal in said if goal is not None]
+
+
+def test_a_binary_gripper_gets_one_goal_for_each_change():
+    there, back = ramp(OPEN, CLOSED), ramp(CLOSED, OPEN)
+    assert goals_of([(OPEN, 0.0)] * 20 + there + [(CLOSED, 0.0)] * 20 + back) == [CLOSED, OPEN]
+
+
+def test_the_goal_is_sent_when_the_move_begins_and_not_when_it_ends():
+    goals = GripperGoals(GRIPPER)
+    assert goals.next(OPEN, 0.0, 0.0) is None
+    assert goals.next(OPEN - 0.001, -0.1, 0.01) == CLOSED
+
+
+@pytest.mark.parametrize("place", [OPEN, CLOSED, 0.012])
+def test_a_gripper_that_is_where_it_is_to_be_gets_no_goal(place):
+    assert goals_of([(place, 0.0)] * 50) == []
+
+
+def test_a_gripper_that_holds_something_is_told_to_close_again():
+    assert goals_of(ramp(0.012, CLOSED)) == [CLOSED]
+
+
+def test_a_stop_on_the_way_stops_the_gripper_where_it_is_and_it_can_go_on():
+    goals = GripperGoals(GRIPPER)
+    halt = 0.02
+    assert goals_of(ramp(OPEN, halt), goals=goals) == [CLOSED, STOP]
+    assert goals_of([(halt, 0.0)] * 10, goals=goals) == []
+    assert goals_of(ramp(halt, CLOSED), goals=goals) == [CLOSED]
+
+
+def test_open_may_be_the_smaller_position():
+    gripper = GRIPPER.model_copy(update={"open": 0.0, "closed": 0.8})
+    assert goals_of(ramp(0.0, 0.8), gripper) == [0.8]
+
+
+def test_a_gripper_with_many_widths_is_followed_with_few_goals_and_reaches_the_last():
+    gripper = GRIPPER.model_copy(update={"binary": False})
+    slow = ramp(OPEN, 0.01, speed=0.025)  # a second
+    goals = goals_of(slow + [(0.01, 0.0)] * 5, gripper)
+    assert 5 <= len(goals) <= 12 and goals == sorted(goals, reverse=True)
+    assert goals[-1] == pytest.approx(0.01, abs=0.02 * OPEN)
+
+
+def test_a_forgotten_goal_is_sent_again():
+    goals = GripperGoals(GRIPPER)
+    assert goals_of(ramp(OPEN, CLOSED), goals=goals) == [CLOSED]
+    goals.forget()
+    assert goals_of(ramp(OPEN, CLOSED), goals=goals) == [CLOSED]
+
+
+# ---- against an action server ----
+
+
+class Server:
+    """What parallel_gripper_action_controller does with goals: the newest one wins, and a cancelled one ends where it is."""
+
+    def __init__(self, node, action, kind):
+        from rclpy.action import ActionServer, CancelResponse, GoalResponse
+        from rclpy.task import Future
+
+        self.goals, self.cancelled, self.accepts = [], [], True
+        self._future, self._accept, self._reject = Future, GoalResponse.ACCEPT, GoalResponse.REJECT
+        self._kind, self._running = kind, None
+        self.server = ActionServer(
+            node,
+            kind,
+            action,
+            self._follow,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda handle: self._on_cancel(handle, CancelResponse),
+        )
+
+    def _on_goal(self, request):
+        self.goals.append(request.command)
+        return self._accept if self.accepts else self._reject
+
+    def _on_cancel(self, handle, answers):
+        self.cancelled.append(handle.request.command)
+        self._running.set_result("cancelled")
+        return answers.ACCEPT
+
+    async def _follow(self, handle):
+        if self._running is not None and not self._running.done():
+            self._running.set_result("replaced")
+        self._running = running = self._future()
+        how = await running
+        (handle.canceled if how == "cancelled" else handle.abort)()
+        return self._kind.Result()
+
+
+@pytest.fixture
+def rig(graph):
+    action = pytest.importorskip("control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2")
+    from std_msgs.msg import Float64MultiArray
+    from test_outputs import Rig, variant
+
+    gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd", "max_effort": 15.0}
+    rig = Rig(graph, variant("forward_command", gripper), arm=Float64MultiArray)
+    rig.serve = lambda: Server(graph.peer, "/gripper/gripper_cmd", action.ParallelGripperCommand)
+    rig.clock = 0.0
+
+    def play(samples):
+        from test_outputs import setpoint
+
+        for position, velocity in samples:
+            rig.clock += PERIOD
+            rig.output.stream(setpoint(rig.clock, [*HOME[:6], position], [0.0] * 6 + [velocity]))
+
+    rig.play = play
+    return rig
+
+
+@pytest.mark.ros
+def test_goals_arrive_with_joint_position_and_effort(graph, rig):
+    server = rig.serve()
+    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    rig.play(ramp(OPEN, CLOSED))
+    graph.until(lambda: len(server.goals) == 1, "the goal to close")
+    rig.play([(CLOSED, 0.0)] * 20 + ramp(CLOSED, OPEN))
+    graph.until(lambda: len(server.goals) == 2, "the goal to open")
+    assert [list(goal.position) for goal in server.goals] == [[CLOSED], [OPEN]]
+    assert {tuple(goal.name) for goal in server.goals} == {("gripper",)} and list(server.goals[0].effort) == [15.0]
+    assert not server.cancelled
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("answered", [True, False], ids=["after the answer", "before the answer"])
+def test_a_stop_cancels_the_goal(graph, rig, answered):
+    server = rig.serve()
+    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    way = ramp(OPEN, 0.02)
+    rig.play(way[:-1])
+    if answered:
+        graph.until(lambda: rig.output._gripper._answer.done(), "the answer")
+    rig.play(way[-1:])
+    graph.until(lambda: server.cancelled, "the cancel")
+    assert [list(goal.position) for goal in server.cancelled] == [[CLOSED]]
+
+
+@pytest.mark.ros
+def test_a_refused_goal_is_sent_again_with_the_next_motion(graph, rig):
+    server = rig.serve()
+    server.accepts = False
+    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    rig.play(ramp(OPEN, CLOSED)[:-1])
+    graph.until(lambda: rig.output._gripper._goals._goal is None, "the refusal")
+    server.accepts = True
+    rig.play(ramp(OPEN, CLOSED)[1:-1])
+    graph.until(lambda: len(server.goals) == 2, "the goal again")
+
+
+@pytest.mark.ros
+def test_a_gripper_that_comes_up_after_the_motion_does_not_move(graph, rig):
+    rig.play(ramp(OPEN, CLOSED))  # nobody there
+    rig.output.stream(None)
+    server = rig.serve()
+    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    rig.output.stream(None)
+    rig.play(ramp(CLOSED, OPEN))
+    graph.until(lambda: server.goals, "a goal")
+    assert [list(goal.position) for goal in server.goals] == [[OPEN]]
