@@ -28,3 +28,11 @@ def stage():
     stage = Stage()
     yield stage
     stage.session.close()
+
+
+@pytest.fixture
+def policy(graph):
+    """An active policy node with a scripted policy and an arm that stands still."""
+    from policy_node_cases import Policy
+
+    return Policy(graph)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
-from node_cases import CONTRACT_PARAMETER, FakeArm, ScriptedPolicy
-from rclpy.action import ActionClient
+from node_cases import CONTRACT_PARAMETER
+from policy_node_cases import TOPICS, Policy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -19,50 +19,7 @@ from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_policy_node.nodes.policy_node import PolicyNode
 
 pytestmark = pytest.mark.ros
-TOPICS = sim_arm().topics
 Result = RunInstruction.Result
-
-
-class Policy:
-    """The node under test, an arm, and what was heard."""
-
-    def __init__(self, graph):
-        self.graph, self.policy = graph, ScriptedPolicy()
-        self.chunks = graph.listen(ActionChunk, TOPICS.action_chunk)
-        self.statuses = graph.listen(PolicyStatus, TOPICS.policy_status, 50)
-        self.node = graph.add(PolicyNode(lambda *_: self.policy, parameter_overrides=[CONTRACT_PARAMETER]))
-        self.arm = FakeArm(graph)
-        self.until(lambda: self.statuses and min(self.status.camera_age_s) >= 0, "images")
-
-    @property
-    def status(self):
-        return self.statuses[-1]
-
-    def until(self, condition, what):
-        return self.graph.until(condition, what, each=self.arm)
-
-    def say(self, text, **qos):
-        publisher = self.graph.publisher(String, TOPICS.instruction, QoSProfile(depth=1, **qos))
-        publisher.publish(String(data=text))
-
-    def start(self, instruction, timeout_s=0.0):
-        """Send a goal; the handle and the feedback that arrives."""
-        client, feedback = ActionClient(self.graph.peer, RunInstruction, "run_instruction"), []
-        self.until(client.server_is_ready, "the action server")
-        goal = RunInstruction.Goal(instruction=instruction, timeout_s=timeout_s)
-        future = client.send_goal_async(goal, feedback_callback=lambda message: feedback.append(message.feedback))
-        self.until(future.done, "the answer")
-        return future.result(), feedback
-
-    def result(self, handle):
-        future = handle.get_result_async()
-        self.until(future.done, "the result")
-        return future.result()
-
-
-@pytest.fixture
-def policy(graph):
-    return Policy(graph)
 
 
 def test_an_instruction_on_the_topic_becomes_chunks_stamped_with_the_observation(policy):

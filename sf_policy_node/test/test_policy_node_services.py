@@ -1,0 +1,154 @@
+"""Start, stop and pause over services, what an action tells its client, cameras that freeze, and /diagnostics; over DDS."""
+
+import time
+from array import array
+
+import pytest
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from motion_cases import sim_arm
+from node_cases import ScriptedPolicy
+from policy_node_cases import TOPICS, Policy
+from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from sf_msgs.action import RunInstruction
+from sf_msgs.msg import ExecutorStatus, PolicyStatus
+from sf_policy_node.nodes.lifecycle import LATCHED
+
+pytestmark = pytest.mark.ros
+Result = RunInstruction.Result
+
+
+def test_a_pause_keeps_the_instruction_and_a_resume_starts_a_new_epoch(policy):
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+    answer = policy.call(SetBool, "pause", data=True)
+    assert answer.success and answer.message == "paused 'pick the red cube'"
+    policy.until(lambda: policy.status.state == PolicyStatus.PAUSED, "the status")
+    first, heard = policy.chunks[0].epoch, len(policy.chunks)
+    assert (policy.status.instruction, policy.status.epoch) == ("pick the red cube", first)
+    policy.say("pick the red cube")  # as `ros2 topic pub` does once a second: that is no resume
+    seen = len(policy.arm.stamps)
+    policy.until(lambda: len(policy.arm.stamps) > seen + 40, "0.8 s of pictures")
+    assert len(policy.chunks) == heard and policy.status.state == PolicyStatus.PAUSED
+    assert policy.call(SetBool, "pause", data=False).success
+    policy.until(lambda: len(policy.chunks) > heard + 1, "chunks again")
+    assert {chunk.epoch for chunk in policy.chunks[heard:]} == {policy.status.epoch} and policy.status.epoch > first
+    assert policy.chunks[-1].instruction == "pick the red cube"
+
+
+def test_an_action_goes_on_through_a_pause_that_does_not_cost_its_time(policy):
+    handle, feedback = policy.start("pick the red cube", timeout_s=1.5)
+    policy.until(lambda: feedback and feedback[-1].chunks > 0, "feedback")
+    policy.call(SetBool, "pause", data=True)
+    policy.until(lambda: feedback[-1].state == "paused", "the feedback")
+    paused = feedback[-1]
+    until = policy.graph.now() + 2.0
+    policy.until(lambda: policy.graph.now() > until, "2 s")
+    assert handle.status == GoalStatus.STATUS_ACCEPTED
+    assert feedback[-1].progress == pytest.approx(paused.progress) and 0.0 < paused.progress < 1.0
+    policy.call(Trigger, "start")
+    result = policy.result(handle).result
+    assert result.termination_reason == Result.TIMEOUT and result.duration_s == pytest.approx(1.5, abs=0.4)
+    assert result.worst_cycle_s < 1.5, "the pause is no cycle"
+
+
+def test_without_an_instruction_start_and_pause_say_what_is_missing(policy):
+    for kind, name, request in ((Trigger, "start", {}), (SetBool, "pause", {"data": True}), (SetBool, "pause", {"data": False})):
+        answer = policy.call(kind, name, **request)
+        assert not answer.success and "there is no instruction to" in answer.message
+    assert not policy.call(Trigger, "stop").success
+
+
+def test_start_follows_the_last_instruction_again_and_not_while_the_emergency_stop_is_pressed(policy):
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+    assert policy.call(Trigger, "stop").success
+    policy.until(lambda: policy.status.state == PolicyStatus.IDLE, "idle")
+    assert policy.call(Trigger, "start").message == "follows 'pick the red cube'"
+    policy.until(lambda: policy.chunks[-1].epoch > policy.chunks[0].epoch, "a chunk of the new start")
+    button = policy.graph.publisher(Bool, TOPICS.emergency_stop)
+    button.publish(Bool(data=True))
+    policy.until(lambda: policy.status.reason == "emergency stop", "the stop")
+    answer = policy.call(Trigger, "start")
+    assert not answer.success and "emergency stop is pressed" in answer.message
+    policy.node.trigger_deactivate()
+    assert "not active" in policy.call(Trigger, "start").message
+
+
+def test_the_emergency_stop_ends_a_paused_instruction(policy):
+    policy.say("pick the red cube")
+    policy.until(lambda: policy.chunks, "a chunk")
+    policy.call(SetBool, "pause", data=True)
+    policy.graph.publisher(Bool, TOPICS.emergency_stop).publish(Bool(data=True))
+    policy.until(lambda: policy.status.state == PolicyStatus.IDLE, "idle")
+    assert not policy.call(SetBool, "pause", data=False).success
+
+
+def test_start_takes_the_parameter_when_there_has_been_no_instruction(graph):
+    policy = Policy(graph, None, Parameter("instruction", value="pick the red cube"))
+    policy.until(lambda: policy.chunks, "a chunk: the parameter is followed from activation on")
+    policy.call(Trigger, "stop")
+    assert policy.call(Trigger, "start").success
+
+
+def test_an_action_tells_progress_clips_latency_and_cadence(policy):
+    executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
+    executor.publish(ExecutorStatus(workspace_clips=100))
+    handle, feedback = policy.start("pick the red cube", timeout_s=2.0)
+    policy.until(lambda: feedback and feedback[-1].chunks > 0, "feedback")
+    assert feedback[-1].clips == 0, "what was cut before is not of this instruction"
+    executor.publish(ExecutorStatus(workspace_clips=101, velocity_clips=array("Q", [2, 0, 0, 0, 0, 0, 1]), tool_speed_clips=3))
+    result = policy.result(handle).result
+    shares = [each.progress for each in feedback]
+    assert shares == sorted(shares) and 0.0 < shares[0] < shares[-1] <= 1.0
+    assert shares[-1] == pytest.approx(feedback[-1].elapsed_s / 2.0, abs=0.01)
+    assert feedback[-1].chunk_latency_p95_s >= feedback[-1].chunk_latency_p50_s > 0
+    assert feedback[-1].clips == 7 == result.clips
+    assert result.rate_wanted_hz == pytest.approx(1 / 0.3) and 1.0 < result.rate_hz < 4.0
+    assert result.worst_cycle_s > 0.25 and result.cycles_over_budget < result.chunks
+    policy.until(lambda: policy.status.state == PolicyStatus.IDLE, "idle")
+    status = policy.status
+    assert (status.rate_hz, status.cycles_over_budget) == (pytest.approx(result.rate_hz), result.cycles_over_budget)
+
+
+def test_a_policy_that_is_too_slow_is_counted_and_the_warm_up_is_not(graph):
+    class Slow(ScriptedPolicy):
+        def warm_up(self):
+            time.sleep(1.0)
+
+    policy = Policy(graph, Slow())
+    policy.policy.delay_s = 0.5
+    handle, _ = policy.start("pick the red cube", timeout_s=3.0)
+    result = policy.result(handle).result
+    assert result.cycles_over_budget >= 3 and result.rate_hz < 2.1 and result.worst_cycle_s > 0.49
+    policy.until(lambda: policy.status.inference_latency_p99_s > 0, "the latency")
+    assert 0.5 <= policy.status.inference_latency_p99_s < 1.0
+
+
+def test_a_camera_that_repeats_its_picture_while_the_arm_moves_is_refused(policy):
+    move = policy.arm
+
+    def moving():
+        move.joints[:6] += 0.0005
+        move()
+
+    policy.arm = moving
+    policy.say("pick the red cube")
+    policy.until(lambda: "the picture has not changed for" in policy.status.reason, "the refusal")
+    assert policy.status.state == PolicyStatus.WAITING and policy.status.reason.startswith("camera ")
+    assert "restart the camera's driver" in policy.status.reason
+
+
+def test_the_node_speaks_on_diagnostics(policy):
+    heard = policy.graph.listen(DiagnosticArray, "/diagnostics")
+    policy.say("pick the red cube")
+    policy.until(lambda: heard and heard[-1].status[0].message == "follows: pick the red cube", "the diagnostics")
+    status = heard[-1].status[0]
+    assert (status.name, status.hardware_id, status.level) == ("policy_node: policy", sim_arm().robot, DiagnosticStatus.OK)
+    assert {"camera to chunk p50 / p95 / p99", "camera scene age", "camera skew"} <= {item.key for item in status.values}
+    policy.arm.silent.add("wrist")
+    policy.until(lambda: heard[-1].status[0].level == DiagnosticStatus.WARN, "the warning")
+    assert heard[-1].status[0].message.startswith("camera wrist: the newest image is")
