@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.types import Join
+from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
 from sf_training.training.curves import read_curves
@@ -74,8 +76,9 @@ def test_pairs_are_two_different_labels_of_one_frame(counts, pairs, singles, see
         assert len(set(drawn)) == len(drawn) == min(2, counts[frames[frame]])
 
 
-def test_loss_and_alignment_fall():
-    run = start()
+@pytest.mark.parametrize("head", ["regression", "flow"])
+def test_loss_and_alignment_fall(head):
+    run = start(replace(SETTINGS, head=head))
     run.train_step()
     first = run.progress()
     for _ in range(39):
@@ -85,14 +88,16 @@ def test_loss_and_alignment_fall():
     assert last.alignment_loss < first.alignment_loss
 
 
-def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path):
-    whole, first = start(), start()
+@pytest.mark.parametrize("head", ["regression", "flow"])
+def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path, head):
+    chosen = replace(SETTINGS, head=head)
+    whole, first = start(chosen), start(chosen)
     for _ in range(10):
         whole.train_step()
     for _ in range(6):
         first.train_step()
     first.save_state(tmp_path / "resume.pt")
-    resumed = start()
+    resumed = start(chosen)
     assert resumed.load_state(tmp_path / "resume.pt")
     for _ in range(4):
         resumed.train_step()
@@ -100,6 +105,18 @@ def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path):
         for one, other in zip(getattr(whole, model).parameters(), getattr(resumed, model).parameters(), strict=True):
             assert torch.equal(one, other)
     assert whole.progress().action_loss == resumed.progress().action_loss
+
+
+def test_a_flow_run_validates_and_leaves_a_policy_for_real_time_chunking(tmp_path):
+    run = start(replace(SETTINGS, head="flow", steps=5))
+    for _ in range(5):
+        run.train_step()
+    labels = np.arange(10)
+    assert run.validate(labels) == run.validate(labels)
+    save_checkpoint(tmp_path / "flow", run.average, CONTRACT, run.normalisation, {})
+    loaded = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
+    assert loaded.join is Join.RTC
+    assert not any("readout" in name for name in run.average.state_dict())
 
 
 def test_a_run_does_not_resume_from_other_settings(tmp_path):

@@ -8,10 +8,14 @@ what Spatial Forcing adds can be seen.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sf_policy_node.vla.flow import FlowHead
+from sf_policy_node.vla.transformer import Block
 
 
 @dataclass(frozen=True)
@@ -31,47 +35,25 @@ class NanoConfig:
     width: int = 96
     layers: int = 4
     heads: int = 4
+    head: Literal["regression", "flow"] = "regression"
+    head_layers: int = 2  # of a flow head
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch or self.patch % self.stem_stride:
             raise ValueError(f"image_size {self.image_size}, patch {self.patch} and stem_stride {self.stem_stride} must divide each other")
         if self.width % (4 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 4 * heads ({4 * self.heads})")
+        if self.head not in ("regression", "flow"):
+            raise ValueError(f"head {self.head!r} is not known; it is regression or flow")
 
     @property
     def grid(self) -> int:
         """Patches along one side of an image."""
         return self.image_size // self.patch
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int | str]:
         """Plain values for ``config.json``."""
         return asdict(self)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block with full attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-        nn.init.zeros_(self.out.bias)
-        nn.init.normal_(self.down.weight, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) to the same shape."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, tokens, width))
-        # ReLU: its backward is much cheaper than GELU's on a processor.
-        return x + self.down(functional.relu(self.up(self.mlp_norm(x))))
 
 
 class Nano(nn.Module):
@@ -93,7 +75,10 @@ class Nano(nn.Module):
         self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, config.action_size)
+        if config.head == "flow":
+            self.head = FlowHead(width, config.heads, config.head_layers, config.horizon, config.action_size)
+        else:
+            self.head = nn.Linear(width, config.action_size)
 
     @property
     def visual_tokens(self) -> int:
@@ -103,7 +88,18 @@ class Nano(nn.Module):
     def forward(
         self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Predict chunks.
+        """Predict chunks with a regression head; arguments as for :meth:`encode`.
+
+        Returns:
+            Normalised actions (B, horizon, action_size) and the tapped visual tokens or None.
+        """
+        tokens, tapped = self.encode(images, state, text, rows=rows, tap=tap)
+        return self.head(tokens), tapped
+
+    def encode(
+        self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All of the model but its head.
 
         Args:
             images: (F, V, 3, S, S) uint8 or float in [0, 255].
@@ -114,7 +110,7 @@ class Nano(nn.Module):
             tap: number of blocks after which to read the visual tokens, 0 to layers; None reads none.
 
         Returns:
-            Normalised actions (B, horizon, action_size) and the tapped visual tokens (B, V * grid^2, width) or None.
+            Action tokens (B, horizon, width) for the head, and the tapped visual tokens (B, V * grid^2, width) or None.
         """
         batch = state.shape[0]
         pixels = images.flatten(0, 1).float().div(127.5).sub(1.0)
@@ -136,7 +132,7 @@ class Nano(nn.Module):
             x = block(x)
             if tap == number:
                 tapped = x[:, : self.visual_tokens]
-        return self.head(self.norm(x[:, -self.config.horizon :])), tapped
+        return self.norm(x[:, -self.config.horizon :]), tapped
 
 
 def sin_cos_grid(grid: int, width: int, octaves: float = 5.0) -> Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.types import Join
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from sf_policy_node.vla.nano import Nano
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.preprocessing import prepare
+from sf_policy_node.vla.real_time_chunking import Guidance, sample, soft_mask
 from sf_policy_node.vla.text import TextEncoder, text_encoder
 
 __all__ = ["CheckpointError", "Policy"]
@@ -39,6 +43,8 @@ class Policy:
         self._model = model.to(self._device).eval()
         self._normalisation = normalisation
         self._kinematics = Kinematics(contract)
+        self._flow = model.config.head == "flow"
+        self._noise = torch.Generator().manual_seed(0)
         self._encoder = encoder or text_encoder()
 
     @classmethod
@@ -67,13 +73,26 @@ class Policy:
         images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in self.contract.cameras}
         self.predict(images, np.zeros(len(self.contract.command_joints)), "warm up")
 
-    def predict(self, images: Mapping[str, np.ndarray], joint_positions: np.ndarray, instruction: str) -> np.ndarray:
+    @property
+    def join(self) -> Join:
+        """How its chunks want to be joined: a flow head continues the chunk before (real-time chunking)."""
+        return Join.RTC if self._flow else Join.BLEND
+
+    def predict(
+        self,
+        images: Mapping[str, np.ndarray],
+        joint_positions: np.ndarray,
+        instruction: str,
+        *,
+        continuation: Continuation | None = None,
+    ) -> np.ndarray:
         """Predict the next chunk.
 
         Args:
             images: camera name to (H, W, 3) uint8 RGB.
             joint_positions: measured, in the order of ``contract.command_joints`` [rad, m].
             instruction: free text.
+            continuation: what of the last chunk is still ahead; only a flow head can go on from there, others ignore it.
 
         Returns:
             (horizon, len(action.names)) float64 in the contract's action space: for ``ee_delta`` the tool's
@@ -86,13 +105,28 @@ class Policy:
         state = robot_state(self.contract, self._kinematics, joint_positions)
         pixels = prepare(images, self.contract.camera_names, self._model.config.image_size)
         text = self._encoder.encode([instruction])
-        with torch.inference_mode():
-            actions, _ = self._model(
+        with torch.no_grad():  # not inference_mode: guidance needs gradients through the head
+            tokens, _ = self._model.encode(
                 torch.from_numpy(pixels)[None].to(self._device),
                 torch.from_numpy(self._normalisation.state.normalise(state))[None].to(self._device),
                 torch.from_numpy(self._normalisation.text.normalise(text)).to(self._device),
             )
+            actions = self._sample(tokens, continuation) if self._flow else self._model.head(tokens)
         return self._normalisation.action.restore(actions[0].float().cpu().numpy())
+
+    def _sample(self, tokens: torch.Tensor, continuation: Continuation | None) -> torch.Tensor:
+        horizon, columns = self._model.config.horizon, self._model.config.action_size
+        noise = torch.randn(1, horizon, columns, generator=self._noise).to(self._device)
+        if continuation is None or not len(continuation.rows):
+            return sample(partial(self._model.head.velocity, tokens), noise)
+        known, delay = len(continuation.rows), continuation.delay_rows
+        rows = torch.zeros(horizon, columns)
+        rows[:known] = torch.from_numpy(self._normalisation.action.normalise(continuation.rows))
+        rows = rows.to(self._device)
+        # Rows that will have been executed are given, as in training; those after them are pulled.
+        noise[:, :delay] = rows[:delay]
+        guidance = Guidance(rows, soft_mask(horizon, delay, known).to(self._device))
+        return sample(partial(self._model.head.velocity, tokens, given=delay), noise, guidance=guidance)
 
 
 def _choose_device(device: str) -> str:

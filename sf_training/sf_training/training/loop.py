@@ -6,15 +6,18 @@ import copy
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.vla.flow import flow_loss
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.real_time_chunking import sample
 from sf_training.spatial_forcing.alignment import Projector, alignment_loss, prepare_target
 from sf_training.training.optimizer import Optimizers, update_average
 from sf_training.training.settings import Settings, TrainingError
@@ -22,6 +25,7 @@ from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 _GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
 _WARM_UP = 60
+_FLOW_DRAWS = 4  # noises and times for each label in a step
 
 
 @dataclass
@@ -66,11 +70,15 @@ class TrainingRun:
             text_size=embeddings.shape[1],
             width=settings.width,
             layers=settings.layers,
+            head=settings.head,
         )
         self.model = Nano(config)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.projector = Projector(config.width, targets.shape[-1], settings.alignment.norm) if targets is not None else None
-        modules = [self.model] + ([self.projector] if self.projector else [])
+        # Noise hides for long which object is meant. A linear readout of the head's input, in training only, teaches the trunk that
+        # as quickly as a regression head does.
+        self.readout = nn.Linear(config.width, config.action_size) if settings.head == "flow" else None
+        modules = [module for module in (self.model, self.projector, self.readout) if module is not None]
         self._optimizers = Optimizers(modules, settings.learning_rate, _WARM_UP, settings.steps, settings.decay_share)
         self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
         self._targets = targets
@@ -78,6 +86,7 @@ class TrainingRun:
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
         self._texts = torch.from_numpy(normalisation.text.normalise(embeddings))
         self._weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
+        self._noise = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.cpu_s = 0.0
         self._sums: list[tuple[float, float | None]] = []
@@ -96,8 +105,8 @@ class TrainingRun:
         label_frames = self.data.label_frame[labels]
         images = torch.from_numpy(self.data.images[frames])
         texts = self._texts[self.data.label_text[labels]]
-        actions, tokens = self.model(images, self._states[label_frames], texts, rows=torch.from_numpy(rows), tap=tap)
-        action_loss = ((actions - self._chunks[labels]).abs() * self._weight).mean()
+        features, tokens = self.model.encode(images, self._states[label_frames], texts, rows=torch.from_numpy(rows), tap=tap)
+        action_loss = self._action_loss(features, self._chunks[labels])
         loss, aligned = action_loss, None
         if self.projector is not None and tokens is not None:
             aligned = self._alignment(tokens, frames, rows)
@@ -147,8 +156,10 @@ class TrainingRun:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "projector": self.projector.state_dict() if self.projector else {},
+            "readout": self.readout.state_dict() if self.readout else {},
             "optimizers": self._optimizers.state_dict(),
             "sampler": self._sampler.state,
+            "noise": self._noise.get_state(),
             "sums": self._sums,
         }
         fresh = path.with_suffix(".new")
@@ -171,9 +182,21 @@ class TrainingRun:
         self.average.load_state_dict(state["average"])
         if self.projector:
             self.projector.load_state_dict(state["projector"])
+        if self.readout:
+            self.readout.load_state_dict(state["readout"])
         self._optimizers.load_state_dict(state["optimizers"])
         self._sampler.state = state["sampler"]
+        self._noise.set_state(state["noise"])
         return True
+
+    def _action_loss(self, features: Tensor, chunks: Tensor) -> Tensor:
+        if self.settings.head == "flow":
+            flow = flow_loss(self.model.head, features, chunks, self._weight, _FLOW_DRAWS, self._noise)
+            return flow + self._distance(self.readout(features), chunks)
+        return self._distance(self.model.head(features), chunks)
+
+    def _distance(self, actions: Tensor, chunks: Tensor) -> Tensor:
+        return ((actions - chunks).abs() * self._weight).mean()
 
     def _alignment(self, tokens: Tensor, frames: np.ndarray, rows: np.ndarray) -> Tensor:
         features = torch.from_numpy(np.ascontiguousarray(self._targets[frames])).float()
@@ -183,5 +206,10 @@ class TrainingRun:
     def _predict(self, labels: np.ndarray) -> np.ndarray:
         frames = self.data.label_frame[labels]
         images = torch.from_numpy(self.data.images[frames])
-        actions, _ = self.average(images, self._states[frames], self._texts[self.data.label_text[labels]])
+        features, _ = self.average.encode(images, self._states[frames], self._texts[self.data.label_text[labels]])
+        if self.settings.head == "flow":
+            noise = torch.randn(len(labels), *self._chunks.shape[1:], generator=torch.Generator().manual_seed(0))
+            actions = sample(partial(self.average.head.velocity, features), noise)
+        else:
+            actions = self.average.head(features)
         return self.normalisation.action.restore(actions.numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.teachers import TeacherName
@@ -41,6 +42,8 @@ class Settings:
     """Width of the transformer."""
     layers: int = 4
     """Blocks of the transformer."""
+    head: Literal["regression", "flow"] = "regression"
+    """How actions are made: directly, or from noise by flow matching, which real-time chunking needs."""
     validation_share: float = 0.08
     """Share of the episodes kept for validation."""
     validate_every: int = 200
