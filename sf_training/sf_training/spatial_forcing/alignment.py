@@ -5,6 +5,7 @@ Used in training only. The policy that runs on the robot holds neither projector
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,29 +13,61 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Norm = Literal["layer", "batch", "none"]
+
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Settings of the loss, named as in the paper's code."""
+    """Settings of the loss; see ``presets.py`` for those of the paper's models."""
 
     layer: int = 2
     """Blocks after which the student's visual tokens are read; 0 reads the embeddings."""
+    layers: tuple[int, ...] = ()
+    """Several such layers; replaces ``layer``. Each has its teacher layer, or all share one."""
+    teacher_layers: tuple[int, ...] = (-1,)
+    """Layers of the teacher, from 0 or from the end; one for each student layer, or one for all."""
+    combine: Literal["each", "gate"] = "each"
+    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the layers is."""
     coefficient: float = 0.5
     """alpha: weight of the alignment loss beside the action loss."""
-    norm: Literal["layer", "batch", "none"] = "layer"
+    norm: Norm = "layer"
     """On the student's tokens, before the projector: the paper writes batch, its code has layer."""
+    projector_width: int = 0
+    """Hidden width of the projector; 0 takes the teacher's."""
     position_scale: float = 0.1
     """Size of the positional embedding added to the teacher's features; 0 adds none."""
+    position: Literal["before", "after"] = "before"
+    """When it is added: before the features are resized to the student's grid, as in the paper's code, or after."""
+    resize: Literal["bilinear", "area"] = "bilinear"
+    """bilinear takes samples, corners on corners, as the paper's code; area averages."""
+    token_shift: Literal[0, 1] = 0
+    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0 pairs equal places."""
+    mask: bool = True
+    """Leave out missing cameras and letterbox bars."""
+
+    def __post_init__(self) -> None:
+        if len(self.teacher_layers) not in (1, len(self.student_layers)):
+            count = len(self.student_layers)
+            raise ValueError(f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give {count}, or one for all")
+        if self.combine == "gate" and len(self.teacher_layers) != 1:
+            raise ValueError("teacher_layers: a gated mixture of student layers is aligned with one teacher layer, give one")
+        if min(self.student_layers) < 0:
+            raise ValueError(f"layers: must not be negative, got {min(self.student_layers)}")
+
+    @property
+    def student_layers(self) -> tuple[int, ...]:
+        """All layers of the student that are read."""
+        return self.layers or (self.layer,)
 
 
 class Projector(nn.Module):
     """Norm, Linear, GELU, Linear: student width to teacher width, Xavier-uniform with zero bias."""
 
-    def __init__(self, student: int, teacher: int, norm: Literal["layer", "batch", "none"] = "layer") -> None:
+    def __init__(self, student: int, teacher: int, norm: Norm = "layer", hidden: int = 0) -> None:
         super().__init__()
         self.norm = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d, "none": nn.Identity}[norm](student)
-        self.hidden = nn.Linear(student, teacher)
-        self.out = nn.Linear(teacher, teacher)
+        self.hidden = nn.Linear(student, hidden or teacher)
+        self.out = nn.Linear(hidden or teacher, teacher)
         for linear in (self.hidden, self.out):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -43,6 +76,50 @@ class Projector(nn.Module):
         """(B, N, student) to (B, N, teacher)."""
         flat = self.norm(tokens.flatten(0, 1))
         return self.out(functional.gelu(self.hidden(flat))).unflatten(0, tokens.shape[:2])
+
+
+class Alignment(nn.Module):
+    """The trainable part of Spatial Forcing: one projector, shared by all layers, and the gate where there is one.
+
+    Args:
+        config: settings; ``coefficient`` is left to the trainer.
+        student: width of the student's tokens.
+        teacher: channels of the teacher's features.
+    """
+
+    def __init__(self, config: AlignmentConfig, student: int, teacher: int) -> None:
+        super().__init__()
+        self.config = config
+        self.projector = Projector(student, teacher, config.norm, config.projector_width)
+        self.gate = nn.Parameter(torch.zeros(len(config.student_layers))) if config.combine == "gate" else None
+
+    def forward(self, tokens: Mapping[int, Tensor], targets: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Mean of the layers' losses, or the loss of their mixture.
+
+        Args:
+            tokens: visual tokens (B, N, student) of each layer in ``config.student_layers``.
+            targets: prepared features (B, N, teacher) for each of ``config.teacher_layers``.
+            mask: (B, N), True where a token counts; see :func:`token_mask`. Ignored when ``config.mask`` is off.
+        """
+        layers = [tokens[layer] for layer in self.config.student_layers]
+        mask = mask if self.config.mask else None
+        if self.gate is not None:
+            return alignment_loss(self.projector(self._mixture(layers)), targets[0], mask)
+        paired = list(targets) * (len(layers) if len(targets) == 1 else 1)
+        losses = [alignment_loss(self.projector(layer), target, mask) for layer, target in zip(layers, paired, strict=True)]
+        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of each student layer in the gated mixture; equal ones without a gate."""
+        layers = self.config.student_layers
+        shares = [1 / len(layers)] * len(layers) if self.gate is None else self.gate.detach().softmax(0).tolist()
+        return dict(zip(layers, shares, strict=True))
+
+    def _mixture(self, layers: list[Tensor]) -> Tensor:
+        # The residual stream grows with depth: without a norm of its own the deepest layer would drown the others.
+        normed = torch.stack([functional.layer_norm(layer, layer.shape[-1:]) for layer in layers])
+        return (self.gate.softmax(0).to(normed)[:, None, None, None] * normed).sum(0)
 
 
 def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -56,8 +133,8 @@ def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) 
     distance = 1.0 - functional.cosine_similarity(student.float(), target.detach().float(), dim=-1)
     if mask is None:
         return distance.mean()
-    weight = mask.to(distance.dtype)
-    return ((distance * weight).sum(1) / weight.sum(1).clamp(min=1.0)).mean()
+    distance = distance.masked_fill(~mask, 0.0)  # not a product: a token that does not count may be NaN
+    return (distance.sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0) -> Tensor:
@@ -87,21 +164,56 @@ def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0)
     return torch.cat([code(grid_x), code(grid_y)], -1).float()
 
 
-def prepare_target(features: Tensor, grid: int, position_scale: float) -> Tensor:
-    """Teacher features as alignment targets: positional embedding added, then resized to the student's grid.
+def prepare_target(
+    features: Tensor,
+    grid: int | tuple[int, int],
+    position_scale: float,
+    *,
+    position: Literal["before", "after"] = "before",
+    resize: Literal["bilinear", "area"] = "bilinear",
+    aspect: float | None = None,
+) -> Tensor:
+    """Teacher features as alignment targets: positional embedding added and resized to the student's grid.
 
     Args:
         features: (B, V, gh, gw, C).
-        grid: patches along one side of the student's images.
+        grid: patches along one side of the student's images, or (rows, columns).
+        position_scale: factor of the embedding; 0 adds none.
+        position: whether it is added before or after resizing.
+        resize: see :class:`AlignmentConfig`.
+        aspect: width over height of the teacher's images; None takes that of its grid.
 
     Returns:
-        (B, V * grid^2, C), cameras in order, patches row by row.
+        (B, V * rows * columns, C), cameras in order, patches row by row.
     """
-    batch, views, rows, columns, width = features.shape
-    if position_scale:
-        features = features + position_scale * position_embedding(rows, columns, width).to(features)
-    if (rows, columns) != (grid, grid):
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    aspect = features.shape[3] / features.shape[2] if aspect is None else aspect
+
+    def placed(values: Tensor) -> Tensor:
+        if not position_scale:
+            return values
+        return values + position_scale * position_embedding(*values.shape[2:], aspect).to(values)
+
+    features = placed(features) if position == "before" else features
+    if features.shape[2:4] != (rows, columns):
         flat = features.flatten(0, 1).permute(0, 3, 1, 2)
-        flat = functional.interpolate(flat, (grid, grid), mode="bilinear", align_corners=True)
-        features = flat.permute(0, 2, 3, 1).unflatten(0, (batch, views))
-    return features.reshape(batch, views * grid * grid, width)
+        corners = {"align_corners": True} if resize == "bilinear" else {}
+        flat = functional.interpolate(flat, (rows, columns), mode=resize, **corners)
+        features = flat.permute(0, 2, 3, 1).unflatten(0, features.shape[:2])
+    features = placed(features) if position == "after" else features
+    return features.flatten(1, 3)
+
+
+def token_mask(present: Tensor, grid: int | tuple[int, int], valid: Tensor | None = None) -> Tensor:
+    """Tokens that count, (B, V * rows * columns): those of cameras that are there, outside letterbox bars.
+
+    Args:
+        present: (B, V), False where a camera is missing.
+        grid: as for :func:`prepare_target`.
+        valid: (B, V, H, W), False in the bars; each token takes the pixel at its upper left corner, as in the paper's code.
+    """
+    size = (grid, grid) if isinstance(grid, int) else grid
+    mask = present[..., None, None].expand(*present.shape, *size)
+    if valid is not None:
+        mask = mask & functional.interpolate(valid.float(), size, mode="nearest").bool()
+    return mask.flatten(1)

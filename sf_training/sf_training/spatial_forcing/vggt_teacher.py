@@ -1,0 +1,132 @@
+"""VGGT as a teacher: official weights into our aggregator, and features of several views, a missing camera left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
+from sf_training.spatial_forcing.vision import resize
+from sf_training.spatial_forcing.weights import Weights
+
+_PREFIXES = ("aggregator.", "module.aggregator.", "")
+_UNUSED = {"patch_embed.mask_token"}
+SIDE = 518  # pixels: what VGGT was trained with
+
+
+class VggtTeacher:
+    """VGGT's aggregator; a feature is that of the frame block beside that of the global block.
+
+    Args:
+        weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
+        layers: 0 to 23, or from the end; -1 is the paper's.
+        size: longer side of the images that it sees [pixels], the other in proportion; rounded to whole patches.
+        device: where it runs.
+        dtype: of its matrices. In bfloat16 all else stays in float32, as under autocast.
+
+    Raises:
+        TeacherError: the weights are not those of a VGGT aggregator, or have no such layer.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        layers: Sequence[int] = (-1,),
+        size: int = SIDE,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network = load_aggregator(weights, layers, dtype).to(device)
+        self.feature_size = self.network.feature_size
+        self.licence = weights.licence
+        config = self.network.config
+        self._size, self._dtype = size, dtype
+        self.description = (
+            f"VGGT, {config.pairs} layers of width {config.width}, {sum(p.numel() for p in self.network.parameters()) / 1e6:.0f} M"
+        )
+        self.identity = f"vggt {weights.identity} layers {self.network.layers} size {size} {dtype}"
+
+    def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
+        """See :class:`~sf_training.spatial_forcing.vision.Teacher`.
+
+        Samples with the same cameras run together, so that a missing camera is left out instead of seen as a black view.
+        """
+        images = resize(images, self._size, self.network.config.patch)
+        if present is None or bool(present.all()):
+            return self._run(images)
+        rows, columns = (side // self.network.config.patch for side in images.shape[-2:])
+        shape = (*images.shape[:2], rows, columns, self.feature_size)
+        found = tuple(images.new_zeros(shape, dtype=torch.float32, device=self._device) for _ in self.network.layers)
+        for pattern in present.unique(dim=0):
+            if not pattern.any():
+                continue
+            samples = (present == pattern).all(1).nonzero()[:, 0]
+            views = pattern.nonzero()[:, 0]
+            for whole, part in zip(found, self._run(images[samples][:, views]), strict=True):
+                whole[samples[:, None], views] = part
+        return found
+
+    @torch.no_grad()
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            found = self.network(images.to(self._device, torch.float32))
+        return tuple(layer.float() for layer in found)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.camera_token.device
+
+
+def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torch.dtype = torch.float32) -> VggtAggregator:
+    """The aggregator with a checkpoint's weights, frozen; blocks above the deepest layer asked for are not read.
+
+    Raises:
+        TeacherError: tensors are missing, left over or of another size, or there is no such layer.
+    """
+    prefix = next((prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None)
+    if prefix is None:
+        some = ", ".join(sorted(weights.shapes)[:3]) or "none"
+        raise TeacherError(
+            f"{weights.source}: not a VGGT checkpoint: no aggregator.camera_token among its {len(weights.shapes)} tensors ({some} ...)"
+        )
+    shapes = {name[len(prefix) :]: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+    try:
+        config = VggtConfig.from_shapes(shapes)
+        with torch.device("meta"):
+            network = VggtAggregator(config, layers)
+            whole = network if len(network.frame_blocks) == config.pairs else VggtAggregator(config)
+    except KeyError as missing:
+        raise TeacherError(f"{weights.source}: tensor {prefix}{missing.args[0]} is missing; download the weights again") from None
+    except ValueError as error:
+        raise TeacherError(f"{weights.source}: {error}") from None
+    _check(weights.source, prefix, shapes, {name: tuple(value.shape) for name, value in whole.state_dict().items()}, prefix != "")
+    network.load_state_dict({name: weights[prefix + name] for name in network.state_dict()}, assign=True)
+    for module in network.modules():
+        # Norms and scales stay in float32: autocast computes them so, and they are small.
+        module_dtype = dtype if isinstance(module, nn.Linear | nn.Conv2d) else torch.float32
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(module_dtype)
+    return network.eval().requires_grad_(False)
+
+
+def _check(source: str, prefix: str, shapes: dict, wanted: dict, strict: bool) -> None:
+    missing = sorted(set(wanted) - set(shapes))
+    if missing:
+        raise TeacherError(
+            f"{source}: {len(missing)} tensors of the aggregator are missing, {prefix}{missing[0]} among them; download it again"
+        )
+    surplus = sorted(set(shapes) - set(wanted) - _UNUSED)
+    if surplus and strict:
+        raise TeacherError(f"{source}: another architecture than VGGT: {len(surplus)} unknown tensors, {prefix}{surplus[0]} among them")
+    for name, shape in wanted.items():
+        if tuple(shapes[name]) != shape:
+            raise TeacherError(
+                f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the others want {_by(shape)}; another architecture"
+            )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
