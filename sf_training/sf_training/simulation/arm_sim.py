@@ -11,6 +11,9 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.limits import JointLimits
+from sf_training.simulation.controller_base import Controller
+from sf_training.simulation.controllers import ArmAndGripper
 from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
 from sf_training.simulation.scene import (
@@ -79,6 +82,7 @@ class ArmSim:
         contract: joints, limits, camera sizes; cameras must be ``scene`` and ``wrist``.
         render: False spares the GL context where no images are wanted.
         camera_jitter_m: standard deviation of the scene camera's position, drawn anew at each reset.
+        controller: what commands go to; default a joint trajectory controller for all joints.
 
     Raises:
         RenderingError: when ``render`` is asked for and no GL library works.
@@ -86,9 +90,19 @@ class ArmSim:
 
     TIMESTEP = TIMESTEP
 
-    def __init__(self, contract: Contract, *, render: bool = True, camera_jitter_m: float = 0.06) -> None:
-        if render:
-            choose_gl()
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        render: bool = True,
+        camera_jitter_m: float = 0.06,
+        controller: Controller | ArmAndGripper | None = None,
+    ) -> None:
+        try:
+            choose_gl()  # also where nothing is rendered: mujoco is loaded once, and a later ArmSim may want to
+        except RenderingError:
+            if render:
+                raise
         try:
             import mujoco  # after choose_gl: it loads the GL library on import
         except (ImportError, AttributeError) as error:  # PyOpenGL raises either for a library that is not there
@@ -108,16 +122,10 @@ class ArmSim:
         self._kinematics = Kinematics(contract)
 
         names = contract.command_joints
-        joints = [*contract.joints, contract.gripper]
         self._qpos = np.array([self._model.joint(name).qposadr[0] for name in names])
         self._dof = np.array([self._model.joint(name).dofadr[0] for name in names])
-        closed_open = sorted((contract.gripper.closed, contract.gripper.open))
-        self.controller = JointTrajectoryController(
-            names,
-            np.array([joint.lower for joint in contract.joints] + closed_open[:1]),
-            np.array([joint.upper for joint in contract.joints] + closed_open[1:]),
-            np.array([joint.velocity for joint in joints]),
-        )
+        limits = JointLimits.of(contract)
+        self.controller = controller or JointTrajectoryController(limits.names, limits.lower, limits.upper, limits.velocity)
         stiffness = np.array([STIFFNESS] * 6 + [FINGER_STIFFNESS])
         self._feed_forward = np.array([DAMPING] * 6 + [FINGER_DAMPING]) / stiffness
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]

@@ -12,11 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
+from sf_training.simulation.controller_base import CommandRejected, JointLimiter
+
 _REST = 1e-6  # speed that counts as standing still, as in joint_trajectory_controller
 
 
-class TrajectoryRejected(ValueError):
-    """The trajectory cannot be followed; the old motion goes on. The message says why and what would be accepted."""
+class TrajectoryRejected(CommandRejected):
+    """The trajectory cannot be followed."""
 
 
 class TrajectoryLike(Protocol):
@@ -49,24 +51,21 @@ class JointTrajectoryController:
         allow_moving_end: bool = False,
     ) -> None:
         self.joint_names = tuple(joint_names)
-        count = len(self.joint_names)
-        self._lower, self._upper, self._velocity = (np.asarray(limit, float).reshape(count) for limit in (lower, upper, velocity))
+        self._limiter = JointLimiter(lower, upper, velocity)
+        self.position_clips, self.velocity_clips = self._limiter.position_clips, self._limiter.velocity_clips
         self._allow_moving_end = allow_moving_end
-        self.position_clips = np.zeros(count, dtype=np.int64)  # samples cut at a position limit, per joint
-        self.velocity_clips = np.zeros(count, dtype=np.int64)  # samples slowed by the velocity limit, per joint
         self.accepted = 0
         self.rejected = 0
         self._powers = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])  # time powers of position and velocity
-        self.hold(np.clip(np.zeros(count), self._lower, self._upper))
+        self.hold(np.zeros(len(self.joint_names)))
 
     def hold(self, positions: np.ndarray) -> None:
         """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
-        self._position = np.clip(np.asarray(positions, float), self._lower, self._upper)
-        self._speed = np.zeros_like(self._position)
-        self._time: float | None = None
+        self._limiter.hold(positions)
+        self._speed = np.zeros_like(self._limiter.position)
         # The plan: cubic polynomials (4, J) in the time since their start; the last one stands still for ever.
         self._starts = [-np.inf]
-        self._cubics = [_still(self._position)]
+        self._cubics = [_still(self._limiter.position)]
         self._index = 0
 
     def accept(self, trajectory: TrajectoryLike, now: float) -> None:
@@ -84,8 +83,8 @@ class JointTrajectoryController:
         if begin > now:
             position, speed = self._planned(begin)
         else:  # join where the last command left off, so that no step comes from the time since then
-            begin = now if self._time is None else self._time
-            position, speed = self._position, self._speed
+            begin = now if self._limiter.time is None else self._limiter.time
+            position, speed = self._limiter.position, self._speed
         keep = sum(start < begin for start in self._starts)
         if times[0] > begin:
             times = np.append(begin, times)
@@ -94,31 +93,14 @@ class JointTrajectoryController:
         self._starts = [*self._starts[:keep], *times.tolist()]
         self._cubics = [*self._cubics[:keep], *_cubics(times, positions, velocities), _still(positions[-1])]
         self._index = min(self._index, len(self._starts) - 1)
-        if self._time is None:
-            self._time = now
+        if self._limiter.time is None:
+            self._limiter.time = now
         self.accepted += 1
 
     def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions and velocities (J,) at ``now`` [s], inside the limits. ``now`` must not go back."""
-        planned, speed = self._planned(now)
-        period = 0.0 if self._time is None or now <= self._time else now - self._time
-        reach = self._velocity * period
-        low = np.maximum(self._lower, self._position - reach)
-        high = np.minimum(self._upper, self._position + reach)
-        position = np.minimum(np.maximum(planned, low), high)
-        if period and (position != planned).any():
-            speed = self._limited(planned, position, speed, period)
-        self._time, self._position, self._speed = now, position, speed
-        return position, speed
-
-    def _limited(self, planned: np.ndarray, position: np.ndarray, speed: np.ndarray, period: float) -> np.ndarray:
-        """Count the clips, and the velocity that was really commanded."""
-        cut = np.abs(position - planned) > 1e-9
-        outside = (planned < self._lower) | (planned > self._upper)
-        at_limit = (position <= self._lower) | (position >= self._upper)
-        self.position_clips += cut & outside
-        self.velocity_clips += cut & ~(outside & at_limit)
-        return np.where(cut, (position - self._position) / period, speed)
+        position, self._speed = self._limiter.limit(*self._planned(now), now)
+        return position, self._speed
 
     def _planned(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         starts, index = self._starts, self._index
@@ -126,7 +108,7 @@ class JointTrajectoryController:
             index -= 1
         while index + 1 < len(starts) and starts[index + 1] <= now:
             index += 1
-        if self._time is None or now >= self._time:
+        if self._limiter.time is None or now >= self._limiter.time:
             self._index = index
         elapsed = now - starts[index]
         if elapsed == np.inf:

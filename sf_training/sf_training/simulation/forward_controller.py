@@ -1,0 +1,45 @@
+"""What ``forward_command_controller`` does with joint positions, as a NumPy class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sf_training.simulation.controller_base import CommandRejected, JointLimiter
+
+
+class ForwardCommandController:
+    """Holds each command until the next one: no interpolation, no velocities, no watchdog. A joint limiter cuts what comes out.
+
+    Args:
+        lower, upper, velocity: limits (J,) [rad or m, per s].
+    """
+
+    def __init__(self, lower: np.ndarray, upper: np.ndarray, velocity: np.ndarray) -> None:
+        self._limiter = JointLimiter(lower, upper, velocity)
+        self.position_clips, self.velocity_clips = self._limiter.position_clips, self._limiter.velocity_clips
+        self._still = np.zeros(len(self._limiter.lower))
+        self.hold(self._still)
+
+    def hold(self, positions: np.ndarray) -> None:
+        """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
+        self._limiter.hold(positions)
+        self._command = self._limiter.position
+
+    def accept(self, command: np.ndarray, now: float) -> None:
+        """Joint positions (J,) to be at from the next sample on.
+
+        Raises:
+            CommandRejected: a wrong number of values, or one that is not finite.
+        """
+        command = np.array(command, dtype=float)
+        if command.shape != self._still.shape:
+            raise CommandRejected(f"data must be {len(self._still)} joint positions, got {command.size}")
+        if not np.isfinite(command).all():
+            raise CommandRejected("data has a value that is not finite")
+        if self._limiter.time is None:
+            self._limiter.time = now
+        self._command = command
+
+    def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+        """Commanded positions (J,) at ``now`` [s], inside the limits, and zero velocities: this controller knows none."""
+        return self._limiter.limit(self._command, self._still, now)[0], self._still
