@@ -10,7 +10,11 @@ from sf_policy_node.motion.types import Chunk
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 
 
-class ChunkRefused(ValueError):
+class MotionRefused(ValueError):
+    """A motion is not sent; the message says why, and what was sent before stays in force."""
+
+
+class ChunkRefused(MotionRefused):
     """The chunk is not followed; the message says why."""
 
 

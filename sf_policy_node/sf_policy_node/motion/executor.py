@@ -1,102 +1,120 @@
-"""Decides what the arm is told: chunks in, joint trajectories out, and a stop when anything is wrong.
+"""Decides what the arm is told: a policy's chunks and a person's commands in, joint trajectories out.
 
 Every time is in seconds on one clock that the caller passes in, so it works in simulated time as well.
-The rules in words are in ``doc/motion.md``.
+The rules in words are in ``doc/motion.md``. ``planning`` and ``teleoperation`` make motions, ``guard`` lets them
+through and stops the arm; what stands here is who may move it and what is said about it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import ChunkRefused, check_age, check_form, check_order
+from sf_policy_node.motion.checks import ChunkRefused, MotionRefused, check_age, check_form, check_order
 from sf_policy_node.motion.commanded import CommandedPath
+from sf_policy_node.motion.consumed import ConsumedTime
+from sf_policy_node.motion.ensemble import Ensemble
+from sf_policy_node.motion.guard import Guard
 from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.monitor import ArmMonitor
-from sf_policy_node.motion.planning import ChunkPlanner, Plan
-from sf_policy_node.motion.shaping import brake
-from sf_policy_node.motion.status import ExecutorState, ExecutorStatus
-from sf_policy_node.motion.stopping import give_way, stop
-from sf_policy_node.motion.types import Chunk, Trajectory
-from sf_policy_node.motion.workspace import WorkspaceBox
+from sf_policy_node.motion.planning import ChunkPlanner
+from sf_policy_node.motion.shadow import ShadowScore
+from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
+from sf_policy_node.motion.streaming import Stream
+from sf_policy_node.motion.teleoperation import TeleoperationPlanner
+from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
+from sf_policy_node.motion.workspace import Workspace
 
-CLOCK_BACK_S = 0.05  # a clock that goes back by more has jumped
-# The old motion is kept for this long, so that a command that takes its time still joins it.
-_LEAD_S = 0.04
-_STOP_LEAD_S = 0.02
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
 
 
 class ChunkExecutor:
-    """Follows chunks of one contract. Calls must not overlap.
+    """Moves one arm. Calls must not overlap.
 
     Args:
         shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
+        join: how chunks are joined; None: as each policy says.
+        stopwatch, fastest_clock: see :class:`~sf_policy_node.motion.clock.ClockWatch`.
 
     Raises:
-        ContractError: when the URDF does not fit the contract.
+        ContractError: a limit is missing, or the URDF does not fit the contract.
     """
 
-    def __init__(self, contract: Contract, *, shadow: bool = False) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        shadow: bool = False,
+        join: Join | None = None,
+        stopwatch: Callable[[], float] | None = None,
+        fastest_clock: float = 1.1,
+    ) -> None:
         self.contract = contract
         self._contract_hash = contract.hash
-        self._limits = JointLimits.of(contract)
-        self._period = 1.0 / contract.command.rate_hz
-        self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
-        self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         kinematics = Kinematics(contract)
-        self._box = WorkspaceBox(contract, kinematics)
-        self._planner = ChunkPlanner(contract, kinematics, self._box)
-        self._monitor = ArmMonitor(contract)
-        self._shadow = shadow
-        self._status = ExecutorStatus(self._limits.names)
-        self._now = -math.inf
-        self._active = False
-        self._pressed = False
+        workspace = Workspace(contract, kinematics)
+        self._guard = Guard(contract, workspace, stopwatch=stopwatch, fastest_clock=fastest_clock)
+        self._planner = ChunkPlanner(contract, kinematics, workspace)
+        self._teleoperation = TeleoperationPlanner(contract, workspace)
+        self._ensemble, self._consumed = Ensemble(), ConsumedTime()
+        self._stream = Stream(contract.command.rate_hz, self._guard.limits.names)
+        self._score = ShadowScore(len(self._guard.limits.names)) if shadow else None
+        self._shadow, self._join = shadow, join
+        self._log = StatusLog(self._guard.limits.names)
+        self._paused = False
         self._last: Chunk | None = None
+        self._person_until = -math.inf  # a person is in charge until then, unless heard again
         self._accept_from = -math.inf  # chunks observed earlier are not followed
-        self._blocked_epoch: int | None = None  # after a collision: chunks up to this epoch are not followed
+        self._blocked: tuple[int, str] | None = None  # chunks up to this epoch are not followed, and why
         self._forget_motion()
-        self._rest(ExecutorState.INACTIVE, "not active")
+        self._log.rest(ExecutorState.INACTIVE, "not active")
 
-    # ---- lifecycle and emergency stop ----
+    # ---- lifecycle, pause and emergency stop ----
 
     def activate(self, now: float | None = None) -> None:
         """Allow motion, for chunks observed from ``now`` on (None: the latest time that was passed in)."""
-        self._active = True
-        self._last = self._blocked_epoch = None
-        self._accept_from = self._now if now is None else now
+        self._guard.active, self._paused = True, False
+        self._last = self._blocked = None
+        self._accept_from = self._guard.clock.now if now is None else now
         self._forget_motion()
-        if self._status.state is not ExecutorState.STOPPED:
-            self._rest(ExecutorState.HOLDING, "waiting for the first chunk")
+        self._rest("waiting for the first chunk")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
         """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays latched."""
-        self._active = False
-        trajectory = self._brake(self._now if now is None else self._advance(now))
-        if self._status.state is not ExecutorState.STOPPED:
-            self._rest(ExecutorState.INACTIVE, "not active")
+        self._guard.active = False
+        trajectory = self._stop(self._guard.clock.now if now is None else self._guard.clock.advance(now))
+        self._rest("")
         return trajectory
+
+    def pause(self, paused: bool, now: float) -> Trajectory | None:
+        """Stand still until resumed; a stop to send when the arm was moving. A person may still move the arm.
+
+        Raises:
+            ValueError: the executor is not active.
+        """
+        if not self._guard.active:
+            raise ValueError("the executor is not active; activate it first")
+        now = self._guard.clock.advance(now)
+        self._paused, self._accept_from = paused, now
+        if self._log.status.state is ExecutorState.TELEOPERATION:
+            return None
+        self._rest("resumed; waiting for a new chunk")
+        return self._stop(now)
 
     def on_emergency_stop(self, pressed: bool, now: float) -> Trajectory | None:
         """The state of the button. Pressing latches; releasing does not reset."""
-        self._pressed = pressed
-        return self.emergency_stop(now) if pressed else None
+        latched = self._guard.stopped
+        self._guard.press(pressed)
+        return self._emergency_stop(now, latched) if pressed else None
 
     def emergency_stop(self, now: float) -> Trajectory | None:
         """Latch, and stop at once inside the limits; the rest of that stop when called again. None when the arm stands."""
-        now = self._advance(now)
-        if self._status.state is ExecutorState.STOPPED:
-            under_way = self._path is not None and now < self._path.end
-            return self._path.trajectory(now, self._limits.names) if under_way else None
-        trajectory = self._brake(now)
-        self._rest(ExecutorState.STOPPED, "emergency stop: release it, call reset_emergency_stop, then send a new chunk")
-        return trajectory
+        latched = self._guard.stopped
+        self._guard.latch()
+        return self._emergency_stop(now, latched)
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
         """Clear the latch. The arm stays where it is until a chunk arrives that was observed afterwards.
@@ -104,21 +122,20 @@ class ChunkExecutor:
         Raises:
             ValueError: while the button is still pressed.
         """
-        if self._pressed:
-            raise ValueError("the emergency stop is still pressed; release it first")
-        if self._status.state is not ExecutorState.STOPPED:
-            return
-        self._accept_from = self._now if now is None else now
-        if self._active:
-            self._rest(ExecutorState.HOLDING, "the emergency stop was reset; waiting for a new chunk")
-        else:
-            self._rest(ExecutorState.INACTIVE, "not active")
+        latched = self._guard.stopped
+        self._guard.reset()
+        if latched:
+            self._accept_from = self._guard.clock.now if now is None else now
+            self._person_until = -math.inf
+            self._rest("the emergency stop was reset; waiting for a new chunk")
 
     # ---- inputs ----
 
     def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
         """Measured joints (J,) in the order of ``contract.command_joints``; values that are not finite count as lost."""
-        self._monitor.add(stamp, positions, velocities)
+        self._guard.monitor.add(stamp, positions, velocities)
+        if self._score is not None:
+            self._score.measured(stamp, np.asarray(positions, dtype=float))
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         """Join a chunk to the motion under way.
@@ -129,15 +146,57 @@ class ChunkExecutor:
         Raises:
             ChunkRefused: the motion under way goes on to its end.
         """
-        now = self._advance(now)
-        self._before = (self._path, self._row_times, self._motion.copy(), self._status.state)
+        self._before = (self._row_times, self._consumed.copy(), dataclasses.replace(self._log.status))
         try:
-            return self._follow_chunk(chunk, now)
-        except ChunkRefused as refusal:
-            self._status.chunks_refused += 1
-            if self._active and self._status.state is not ExecutorState.STOPPED:
-                self._status.reason = f"refused chunk {chunk.sequence}: {refusal}"
-            raise
+            if jump := self._guard.clock.jump(now):
+                raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
+            now = self._guard.clock.advance(now)
+            self._check_acceptable(chunk, now)
+            return self._follow(chunk, now)
+        except MotionRefused as refusal:
+            self._log.refused(chunk, refusal, say=self._log.status.state in (*_FOLLOWING, ExecutorState.HOLDING))
+            raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
+
+    def on_policy_state(self, following: bool, epoch: int, reason: str, now: float) -> Trajectory | None:
+        """The policy says whether it still follows the instruction of ``epoch``; a stop to send when it does not."""
+        if following or self._last is None or epoch < self._last.epoch:
+            return None
+        self._blocked = (max(epoch, self._last.epoch), "its instruction has ended")
+        if self._log.status.state not in _FOLLOWING:
+            return None
+        self._rest(reason)
+        return self._stop(self._guard.clock.advance(now))
+
+    def on_teleoperation(self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float) -> Trajectory:
+        """A person wants the joints (J,) there, moving at ``velocities``: outranks the policy until silent for ``budgets.teleop_age_s``.
+
+        Raises:
+            MotionRefused: the motion under way goes on to its end.
+        """
+        if jump := self._guard.clock.jump(now):
+            raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
+        now = self._guard.clock.advance(now)
+        target, speed = np.asarray(positions, dtype=float), np.asarray(velocities, dtype=float)
+        names = self._guard.limits.names
+        if target.shape != (len(names),) or speed.shape != target.shape or not (np.isfinite(target).all() and np.isfinite(speed).all()):
+            raise MotionRefused(f"a teleoperation command needs {len(names)} finite positions and velocities ({', '.join(names)})")
+        age, budget = now - stamp, self.contract.budgets.teleop_age_s
+        if not -budget <= age <= budget:
+            raise MotionRefused(f"a teleoperation command is {age:.3f} s old, budgets.teleop_age_s allows {budget:g} s")
+        start = self._guard.start(now)
+        if self._log.status.state is not ExecutorState.TELEOPERATION:
+            self._teleoperation.take_over()
+        self._person_until = now + budget
+        self._log.status.state, self._log.status.reason = ExecutorState.TELEOPERATION, "a person moves the arm"
+        plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
+        if plan is None:
+            self._log.status.workspace_clips += 1
+            raise MotionRefused("the teleoperation command leads the tool out of the workspace box")
+        self._log.clipped(position=plan.position_clips, velocity=plan.velocity_clips, acceleration=plan.acceleration_clips)
+        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
+        self._row_times = np.zeros(0)
+        self._ensemble.clear()
+        return trajectory
 
     @property
     def joins_at(self) -> float:
@@ -146,162 +205,156 @@ class ChunkExecutor:
 
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: what was sent before it is in force."""
-        self._path, self._row_times, self._motion, self._status.state = self._before
-        self._status.reason = reason
-        self._status.chunks_accepted -= 1
-        self._status.chunks_refused += 1
+        self._guard.withdraw()
+        self._row_times, self._consumed, before = self._before
+        self._log.withdrawn(before, reason)
 
     def tick(self, now: float) -> Trajectory | None:
         """The watchdog, to be called regularly: a stop to send when the motion under way must not go on."""
-        if now < self._now - CLOCK_BACK_S:
-            return self._after_clock_jump(now)
-        now = self._advance(now)
-        if self._status.state not in _FOLLOWING:
+        if jump := self._guard.clock.jump(now):
+            return self._after_clock_jump(now, jump)
+        now, state = self._guard.clock.advance(now), self._log.status.state
+        if state is ExecutorState.TELEOPERATION:
+            return self._watch_person(now)
+        if state not in _FOLLOWING:
             return None
-        if now >= self._path.end:
-            self._hold(f"no new chunk for {now - self._last.stamp:.2f} s: stands at the end of the last one")
-        elif problem := self._monitor.problem(now):
-            self._hold(f"stopped: {problem}")
-            return self._brake(now)
-        elif not self._shadow:
-            return self._check_tracking(now)
-        return None
+        if not self._guard.moving(now):
+            self._rest(f"no new chunk for {now - self._last.stamp:.2f} s: stands at the end of the last one")
+            return None
+        return self._watch_arm(now)
+
+    def setpoint(self, now: float) -> Setpoint | None:
+        """For outputs that send one command after another: where the joints are to be now; None when the arm is to stay."""
+        if self._shadow or self._guard.path is None or self._guard.clock.jump(now):
+            return None
+        setpoint, lost = self._stream.at(self._guard.path, now)
+        if lost:
+            self._guard.stay(now, setpoint.positions)
+            self._rest(f"stopped: this process stood still for {lost:.2f} s in the middle of a motion")
+            self._accept_from = now
+        return setpoint
 
     # ---- what it says ----
 
     @property
     def path(self) -> CommandedPath | None:
         """What the controller was told last; None before the first motion."""
-        return self._path
+        return self._guard.path
 
     @property
     def status(self) -> ExecutorStatus:
         """A snapshot, as of the latest time that was passed in."""
-        status = dataclasses.replace(self._status, joint_state_age_s=self._monitor.age(self._now))
+        now = self._guard.clock.now
+        status = self._log.snapshot(guard_refusals=self._guard.refusals, joint_state_age_s=self._guard.monitor.age(now))
         if status.state in _FOLLOWING:
-            status.chunk_age_s = self._now - self._last.stamp
-            status.queue_depth = int((self._row_times > self._now).sum())
+            status.chunk_age_s = now - self._last.stamp
+            status.queue_depth = int((self._row_times > now).sum())
+        if self._score is not None:
+            status.shadow_error_rms, status.shadow_error_max = self._score.rms, self._score.largest
+            status.shadow_rows = self._score.rows
         return status
 
     # ---- how ----
 
-    def _follow_chunk(self, chunk: Chunk, now: float) -> Trajectory:
-        self._check_readiness(chunk, now)
+    def _check_acceptable(self, chunk: Chunk, now: float) -> None:
+        if problem := self._guard.problem(now):
+            raise ChunkRefused(problem)
+        if self._log.status.state is ExecutorState.TELEOPERATION:
+            raise ChunkRefused("a person moves the arm")
+        if self._paused:
+            raise ChunkRefused("the executor is paused")
+        if self._blocked is not None and chunk.epoch <= self._blocked[0]:
+            raise ChunkRefused(self._blocked[1])
         check_form(chunk, self.contract, self._contract_hash)
         check_age(chunk, self.contract, now)
         check_order(chunk, self._last)
         if chunk.stamp < self._accept_from:
-            raise ChunkRefused("it was observed before the executor was activated or its emergency stop reset")
+            raise ChunkRefused("it was observed before the executor was activated, resumed, reset or handed back by a person")
         if not self._shadow:
-            self._monitor.check_reference(chunk)
+            self._guard.monitor.check_reference(chunk)
 
-        moving = self._path is not None and now < self._path.end
-        path = self._path if moving else CommandedPath.resting(now, self._period, self._monitor.standing_position(self._path))
-        join = path.index(now) + 1 + self._lead
-        start = path.time(join)
+    def _follow(self, chunk: Chunk, now: float) -> Trajectory:
+        start = self._guard.start(now)
+        if not start.moving or (self._last is not None and self._last.epoch != chunk.epoch):
+            self._ensemble.clear()
+        join = Join(chunk.join if self._join is None else self._join)
+        others = self._ensemble if join is Join.ENSEMBLE else None
         # Rows that passed while the arm stood still were not consumed: they are moved, not skipped.
-        base = start - self._time_in_motion(chunk.stamp, start)
-        plan = self._planner.plan(chunk, base, start, *path.at(join))
-        self._count(plan, moving)
+        base = start.time - self._consumed.between(chunk.stamp, start.time)
+        plan = self._planner.plan(chunk, base, now, start.time, start.position, start.velocity, others)
+        self._log.planned(plan, start.moving)
         if plan.refused:
             raise ChunkRefused(plan.refused)
-
-        self._path = path.spliced(join, plan.positions, plan.velocities)
-        self._row_times, self._joins_at = plan.row_times, start
-        self._note_motion(start, self._path.end)
-        self._last, self._blocked_epoch = chunk, None
-        status = self._status
-        status.state = ExecutorState.SHADOW if self._shadow else ExecutorState.EXECUTING
-        status.reason, status.instruction, status.epoch = plan.note, chunk.instruction, chunk.epoch
-        status.chunks_accepted += 1
-        return self._path.trajectory(now, self._limits.names)
-
-    def _check_readiness(self, chunk: Chunk, now: float) -> None:
-        if not self._active:
-            raise ChunkRefused("the executor is not active")
-        if self._status.state is ExecutorState.STOPPED:
-            raise ChunkRefused("the emergency stop is latched")
-        if problem := self._monitor.problem(now):
-            raise ChunkRefused(problem)
-        if self._blocked_epoch is not None and chunk.epoch <= self._blocked_epoch:
-            raise ChunkRefused("the arm was blocked while following this instruction; clear its way and give an instruction again")
-
-    def _check_tracking(self, now: float) -> Trajectory | None:
-        deviation = self._monitor.deviation(self._path)
-        if deviation is None:
-            return None
-        self._blocked_epoch = self._last.epoch
-        what = f"{deviation.joint} is {deviation.distance:.2f} from where it was sent"
-        if deviation.elsewhere:  # the controller follows somebody else, or the arm was reset: do not pull it back
-            self._hold(f"stopped: {what}; find out who moved it and give an instruction again")
-            place = np.clip(deviation.measured, self._limits.lower, self._limits.upper)[None]
-            self._path = CommandedPath.resting(now, self._period, place[0]).spliced(self._lead, place, np.zeros_like(place))
-            self._motion.clear()
-            return self._path.trajectory(now, self._limits.names)
-        self._hold(f"stopped: {what}, something is in its way; clear it and give an instruction again")
-        return self._brake(now, give_way_to=deviation.measured)
-
-    def _brake(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
-        """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
-        if self._path is None or now >= self._path.end:
-            return None
-        join = self._path.index(now) + 1 + self._stop_lead
-        if give_way_to is None:
-            samples = stop(self._path, join, self._limits, self._box)
-        else:
-            samples = give_way(self._path, join, give_way_to, self._limits)
-        self._path = self._path.spliced(join, *samples)
-        if self._motion:
-            self._motion[-1] = (self._motion[-1][0], self._path.end)
-        return self._path.trajectory(now, self._limits.names)
-
-    def _after_clock_jump(self, now: float) -> Trajectory | None:
-        """The clock went back, and everything remembered has the wrong time: brake, in the new time."""
-        trajectory, old = None, self._now
-        if self._path is not None and old < self._path.end:
-            position, velocity = self._path.state(old)
-            path = CommandedPath(now, self._period, position[None], velocity[None])
-            self._path = path.spliced(0, *brake(position, velocity, self._limits, self._period))
-            trajectory = self._path.trajectory(now, self._limits.names)
-        else:
-            self._path = None
-        self._now = self._accept_from = now
-        self._last = None
-        self._motion.clear()
-        self._monitor.forget()
-        if self._active and self._status.state is not ExecutorState.STOPPED:
-            self._hold(f"stopped: the clock went back by {old - now:.3f} s")
+        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
+        self._ensemble.add(plan.rows)
+        self._row_times, self._joins_at = plan.row_times, start.time
+        self._consumed.follow(start.time, self._guard.path.end)
+        self._last, self._blocked = chunk, None
+        if self._score is not None:
+            due = chunk.stamp + chunk.step_s * np.arange(1, len(plan.targets.positions) + 1)
+            self._score.expect(due, plan.targets.positions)
+        self._log.followed(chunk, plan, join, ExecutorState.SHADOW if self._shadow else ExecutorState.EXECUTING)
         return trajectory
 
-    def _advance(self, now: float) -> float:
-        self._now = max(self._now, now)
-        return self._now
+    def _watch_person(self, now: float) -> Trajectory | None:
+        if now > self._person_until:
+            self._accept_from = now
+            self._rest("a person let go of the arm; waiting for a new chunk")
+            return self._stop(now)
+        return self._watch_arm(now) if self._guard.moving(now) else None
 
-    def _hold(self, reason: str) -> None:
-        self._rest(ExecutorState.HOLDING, reason)
+    def _watch_arm(self, now: float) -> Trajectory | None:
+        if problem := self._guard.problem(now):
+            self._rest(f"stopped: {problem}")
+            return self._stop(now)
+        deviation = None if self._shadow else self._guard.monitor.deviation(self._guard.path)
+        if deviation is None:
+            return None
+        if self._last is not None:
+            self._blocked = (self._last.epoch, "the arm was blocked while following this instruction; clear its way and give an instruction again")
+        what = f"{deviation.joint} is {deviation.distance:.2f} from where it was sent"
+        if deviation.elsewhere:  # the controller follows somebody else, or the arm was reset: do not pull it back
+            self._rest(f"stopped: {what}; find out who moved it and give an instruction again")
+            self._consumed.clear()
+            return self._guard.stay(now, deviation.measured)
+        self._rest(f"stopped: {what}, something is in its way; clear it and give an instruction again")
+        return self._stop(now, give_way_to=deviation.measured)
 
-    def _rest(self, state: ExecutorState, reason: str) -> None:
-        self._status.state, self._status.reason = state, reason
+    def _emergency_stop(self, now: float, latched: bool) -> Trajectory | None:
+        if self._guard.clock.jump(now):
+            trajectory = self._guard.after_clock_jump(now)
+        else:
+            now = self._guard.clock.advance(now)
+            trajectory = self._guard.rest_of_stop(now) if latched else self._stop(now)
+        self._rest("")
+        return trajectory
+
+    def _stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
+        trajectory = self._guard.stop(now, give_way_to)
+        if trajectory is not None:
+            self._consumed.end(self._guard.path.end)
+        return trajectory
+
+    def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
+        trajectory = self._guard.after_clock_jump(now)
+        self._accept_from, self._last, self._person_until = now, None, -math.inf
+        self._consumed.clear()
+        self._ensemble.clear()
+        self._rest(f"stopped: the clock went {'back' if jump < 0 else 'forward'} by {abs(jump):.3f} s")
+        return trajectory
+
+    def _rest(self, reason: str) -> None:
+        if self._guard.stopped:
+            self._log.rest(ExecutorState.STOPPED, "emergency stop: release it, call reset_emergency_stop, then send a new chunk")
+        elif not self._guard.active:
+            self._log.rest(ExecutorState.INACTIVE, "not active")
+        elif self._paused:
+            self._log.rest(ExecutorState.PAUSED, "paused; call the pause service with false to go on")
+        else:
+            self._log.rest(ExecutorState.HOLDING, reason)
 
     def _forget_motion(self) -> None:
-        self._path: CommandedPath | None = None
+        self._guard.path = None
         self._row_times, self._joins_at = np.zeros(0), -math.inf
-        self._motion: deque[tuple[float, float]] = deque(maxlen=64)  # when chunks were followed: (start, end)
-
-    def _note_motion(self, start: float, end: float) -> None:
-        if self._motion and start <= self._motion[-1][1]:
-            start = self._motion.pop()[0]
-        self._motion.append((start, end))
-
-    def _time_in_motion(self, since: float, until: float) -> float:
-        return sum(max(0.0, min(end, until) - max(start, since)) for start, end in self._motion)
-
-    def _count(self, plan: Plan, moving: bool) -> None:
-        status = self._status
-        for name in ("position_clips", "velocity_clips", "acceleration_clips"):
-            setattr(status, name, getattr(status, name) + getattr(plan, name))
-        status.workspace_clips += plan.workspace_clips
-        status.ik_failures += plan.ik_failures
-        status.steps_skipped += plan.skipped
-        if moving:
-            status.border_jump_max = max(status.border_jump_max, plan.border_jump)
+        self._consumed.clear()
+        self._ensemble.clear()

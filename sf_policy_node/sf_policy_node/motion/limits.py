@@ -1,4 +1,4 @@
-"""Joint limits of a contract as arrays, in the order of ``contract.command_joints``."""
+"""Limits of a contract as arrays, in the order of ``contract.command_joints``; motion is refused where one is missing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, ContractError
 
 
 @dataclass(frozen=True)
 class JointLimits:
     """Limits (J,) of the arm joints and, last, of the gripper where there is one [rad or m, per s, per s^2].
 
-    ``tracking_error`` is infinite for the gripper: its fingers are meant to be stopped by what they hold.
+    ``tracking_error`` and ``step`` are infinite for the gripper: its fingers are meant to be stopped by what
+    they hold, and it may be told to open at once.
     """
 
     names: tuple[str, ...]
@@ -22,12 +23,37 @@ class JointLimits:
     velocity: np.ndarray
     acceleration: np.ndarray
     tracking_error: np.ndarray
+    step: np.ndarray
 
     @classmethod
     def of(cls, contract: Contract) -> JointLimits:
         """The limits that a contract names; it has no default for any of them."""
-        rows = [(joint.lower, joint.upper, joint.velocity, joint.acceleration, joint.tracking_error) for joint in contract.joints]
+        rows = [
+            (joint.lower, joint.upper, joint.velocity, joint.acceleration, joint.tracking_error, joint.step or np.inf)
+            for joint in contract.joints
+        ]
         if contract.gripper:
             low, high = sorted((contract.gripper.closed, contract.gripper.open))
-            rows.append((low, high, contract.gripper.velocity, contract.gripper.acceleration, np.inf))
+            rows.append((low, high, contract.gripper.velocity, contract.gripper.acceleration, np.inf, np.inf))
         return cls(tuple(contract.command_joints), *np.array(rows, dtype=float).T)
+
+    @property
+    def braking_s(self) -> float:
+        """Time that the slowest joint needs to stop from its top speed [s]."""
+        return float((self.velocity / self.acceleration).max())
+
+
+def require_limits(contract: Contract) -> None:
+    """Everything that bounds motion is written down: contracts inside bags and checkpoints may lack some of it.
+
+    Raises:
+        ContractError: with every key that is missing or too small.
+    """
+    missing = [f"joints.{joint.name}.step" for joint in contract.joints if joint.step is None]
+    missing += [f"budgets.{key}" for key in ("hold_s", "teleop_age_s") if getattr(contract.budgets, key) is None]
+    missing += ["workspace.tool_speed"] if contract.workspace.tool_speed is None else []
+    if missing:
+        raise ContractError(f"{', '.join(missing)}: missing; nothing moves without explicit limits, and there is no default: add them")
+    needed = JointLimits.of(contract).braking_s + 0.1 + 3.0 / contract.command.rate_hz
+    if contract.budgets.hold_s < needed:
+        raise ContractError(f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed; give {needed:.2f} or more")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import FUTURE_S, ChunkRefused
+from sf_policy_node.motion.checks import FUTURE_S, ChunkRefused, MotionRefused
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.measured import JointHistory
@@ -92,7 +92,7 @@ class ArmMonitor:
         the servo's error along, and a gripper keeps its grip. Else somebody moved the arm, and it is the measured one.
 
         Raises:
-            ChunkRefused: when somebody else moves the arm, or it stands outside its limits.
+            MotionRefused: when somebody else moves the arm, or it stands outside its limits.
         """
         _, measured, speed = self._history.newest
         if path is not None:
@@ -102,11 +102,11 @@ class ArmMonitor:
         arm, names = len(self._contract.joints), self._limits.names
         fast = np.abs(speed[:arm]) / self._limits.velocity[:arm]
         if fast.max() > _STILL:
-            raise ChunkRefused(f"{names[int(fast.argmax())]} is moving and not by this executor, which takes over only an arm that stands")
+            raise MotionRefused(f"{names[int(fast.argmax())]} is moving and not by this executor, which takes over only an arm that stands")
         inside = np.clip(measured, self._limits.lower, self._limits.upper)
         excess = np.abs(inside - measured) / self._limits.tracking_error
         if excess.max() > _AT_COMMAND:
-            raise ChunkRefused(f"{names[int(excess.argmax())]} is measured outside its limits in the contract; move it back first")
+            raise MotionRefused(f"{names[int(excess.argmax())]} is measured outside its limits in the contract; move it back first")
         return inside
 
     def deviation(self, path: CommandedPath) -> Deviation | None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+
+from sf_policy_node.motion.checks import MotionRefused
+from sf_policy_node.motion.planning import Plan
+from sf_policy_node.motion.types import Chunk, ControlSource, Join
+
+PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
+_RECENT = 100  # accepted chunks of the clip rate
 
 
 class ExecutorState(IntEnum):
@@ -16,6 +25,8 @@ class ExecutorState(IntEnum):
     EXECUTING = 2
     STOPPED = 3
     SHADOW = 4
+    TELEOPERATION = 5
+    PAUSED = 6
 
 
 @dataclass
@@ -33,15 +44,80 @@ class ExecutorStatus:
     queue_depth: int = 0
     chunk_age_s: float = -1.0
     joint_state_age_s: float = -1.0
+    border_jump: float = 0.0
     border_jump_max: float = 0.0
+    clip_rate: float = 0.0
+    join: str = ""
+    source: ControlSource = ControlSource.NOBODY
     position_clips: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     velocity_clips: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     acceleration_clips: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    step_clips: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     workspace_clips: int = 0
+    tool_speed_clips: int = 0
     ik_failures: int = 0
+    singular_rows: int = 0
+    guard_refusals: int = 0
+    shadow_error_rms: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    shadow_error_max: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    shadow_rows: int = 0
 
     def __post_init__(self) -> None:
         joints = len(self.joint_names)
-        for name in ("position_clips", "velocity_clips", "acceleration_clips"):
+        for name in PER_JOINT_CLIPS:
             if not len(getattr(self, name)):
                 setattr(self, name, np.zeros(joints, dtype=np.int64))
+
+
+class StatusLog:
+    """Keeps a status up to date. Arrays are replaced and never changed, so a shallow copy is a snapshot."""
+
+    def __init__(self, joint_names: tuple[str, ...]) -> None:
+        self.status = ExecutorStatus(joint_names)
+        self._clipped: deque[bool] = deque(maxlen=_RECENT)
+
+    def rest(self, state: ExecutorState, reason: str) -> None:
+        """The arm is told to stand still."""
+        self.status.state, self.status.reason = state, reason
+
+    def planned(self, plan: Plan, moving: bool) -> None:
+        """Count what a plan cut, whether it is followed or not; ``moving``: it joins a motion."""
+        status = self.status
+        self.clipped(**plan.clips)
+        status.workspace_clips += plan.workspace_clips
+        status.tool_speed_clips += plan.tool_speed_clips
+        status.ik_failures += plan.targets.ik_failures
+        status.singular_rows += plan.targets.singular_rows
+        status.steps_skipped += plan.skipped
+        if moving and not plan.refused:
+            status.border_jump = plan.border_jump
+            status.border_jump_max = max(status.border_jump_max, plan.border_jump)
+
+    def clipped(self, **counts: np.ndarray) -> None:
+        """Clips per joint (J,) by cause."""
+        for cause, clips in counts.items():
+            setattr(self.status, f"{cause}_clips", getattr(self.status, f"{cause}_clips") + clips)
+
+    def followed(self, chunk: Chunk, plan: Plan, join: Join, state: ExecutorState) -> None:
+        """A chunk was joined."""
+        status = self.status
+        self._clipped.append(plan.clipped)
+        status.clip_rate = sum(self._clipped) / len(self._clipped)
+        status.state, status.reason, status.join = state, plan.note, join.name.lower()
+        status.instruction, status.epoch = chunk.instruction, chunk.epoch
+        status.chunks_accepted += 1
+
+    def refused(self, chunk: Chunk, refusal: MotionRefused, say: bool) -> None:
+        """A chunk was not joined; ``say``: there is nothing more important to tell."""
+        self.status.chunks_refused += 1
+        if say:
+            self.status.reason = f"refused chunk {chunk.sequence}: {refusal}"
+
+    def withdrawn(self, before: ExecutorStatus, reason: str) -> None:
+        """The chunk followed last was not sent after all."""
+        self.status = dataclasses.replace(before, reason=reason, chunks_refused=before.chunks_refused + 1)
+
+    def snapshot(self, **changes) -> ExecutorStatus:
+        """A copy, with what only others know."""
+        sources = {ExecutorState.EXECUTING: ControlSource.POLICY, ExecutorState.TELEOPERATION: ControlSource.TELEOPERATION}
+        return dataclasses.replace(self.status, source=sources.get(self.status.state, ControlSource.NOBODY), **changes)

@@ -9,7 +9,7 @@ import numpy as np
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.shaping import brake, follow
-from sf_policy_node.motion.workspace import WorkspaceBox
+from sf_policy_node.motion.workspace import Workspace
 
 _LONGER = (1.5, 2.5, 4.0)  # times the shortest stop, tried in turn when that one leaves the box
 _FOLLOW_GAIN = 15.0  # 1/s
@@ -19,7 +19,7 @@ _GIVE_WAY_GAIN = 8.0  # 1/s
 Samples = tuple[np.ndarray, np.ndarray]  # positions and velocities (N, J), the last at rest
 
 
-def stop(path: CommandedPath, join: int, limits: JointLimits, box: WorkspaceBox) -> Samples:
+def stop(path: CommandedPath, join: int, limits: JointLimits, workspace: Workspace) -> Samples:
     """Stop from grid point ``join`` on.
 
     Every joint brakes as hard as it may. Where that takes the tool out of the box, because the joints do not
@@ -27,11 +27,11 @@ def stop(path: CommandedPath, join: int, limits: JointLimits, box: WorkspaceBox)
     """
     position, velocity = path.at(join)
     shortest = brake(position, velocity, limits, path.period)
-    if box.leaves(position, shortest[0]) is None:
+    if workspace.leaves(position, shortest[0]) is None:
         return shortest
     for factor in _LONGER:
         slower = _slow_down(path, join, factor * len(shortest[0]) * path.period, limits)
-        if box.leaves(position, slower[0]) is None:
+        if workspace.leaves(position, slower[0]) is None:
             return slower
     return shortest
 
@@ -48,8 +48,8 @@ def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLim
     return _then_brake(shaped.positions, shaped.velocities, limits, path.period)
 
 
-def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLimits) -> Samples:
-    """Stop and move back to ``place`` (J,), by one tracking error at most.
+def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLimits, workspace: Workspace) -> Samples:
+    """Stop and move back to ``place`` (J,), by one tracking error at most; only stop where that would leave the workspace box.
 
     A joint without a tracking error (the gripper) only stops.
     """
@@ -60,7 +60,8 @@ def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLim
     reference = np.tile(target, (math.ceil(_GIVE_WAY_S / path.period) + 1, 1))
     gain = np.full(len(target), _GIVE_WAY_GAIN)
     back = follow(reference, np.zeros_like(reference), position, velocity, limits, path.period, gain)
-    return _then_brake(back.positions, back.velocities, limits, path.period)
+    samples = _then_brake(back.positions, back.velocities, limits, path.period)
+    return samples if workspace.leaves(position, samples[0]) is None else stop(path, join, limits, workspace)
 
 
 def _then_brake(positions: np.ndarray, velocities: np.ndarray, limits: JointLimits, period: float) -> Samples:

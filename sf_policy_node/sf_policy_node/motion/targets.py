@@ -8,14 +8,15 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
+from sf_policy_node.motion.ensemble import Rows
 from sf_policy_node.motion.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.motion.workspace import WorkspaceBox
+from sf_policy_node.motion.workspace import Workspace
 
-# A tool target one step on that needs a joint to go this many times its top speed is a jump to
-# another branch of the inverse kinematics, or a singularity.
-_JUMP = 2.0
+# Condition number of the Jacobian (m and rad mixed, as MoveIt Servo does it): from the first on the arm is slowed, at the second by most.
+_SINGULAR = (60.0, 200.0)
+_SLOWEST = 0.2  # share of the joints' speed that is left at a singularity
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,26 @@ class Targets:
     """Joint targets (R, J) of the first R rows of a chunk; R falls short where a row cannot be followed.
 
     ``positions`` are in the order of ``contract.command_joints`` and inside the position limits.
-    ``moves`` (J,) is False for a joint that the chunk has no column for. ``note`` says why rows were dropped.
+    ``moves`` (J,) is False for a joint that the chunk has no column for. ``speed`` is the share of the joints'
+    top speed that may be used near singularities. ``note`` says why rows were dropped.
     """
 
     positions: np.ndarray
     moves: np.ndarray
     position_clips: np.ndarray
+    step_clips: np.ndarray
     workspace_clips: int = 0
     ik_failures: int = 0
+    singular_rows: int = 0
+    speed: float = 1.0
     note: str = ""
 
 
 class TargetMaker:
     """Makes :class:`Targets` for one contract."""
 
-    def __init__(self, contract: Contract, kinematics: Kinematics, box: WorkspaceBox) -> None:
-        self._contract, self._kinematics, self._box = contract, kinematics, box
+    def __init__(self, contract: Contract, kinematics: Kinematics, workspace: Workspace) -> None:
+        self._contract, self._kinematics, self._workspace = contract, kinematics, workspace
         self._limits = JointLimits.of(contract)
         self._arm = len(contract.joints)
         self._gripper_column = contract.action.names.index(GRIPPER_COLUMN) if GRIPPER_COLUMN in contract.action.names else None
@@ -46,63 +51,101 @@ class TargetMaker:
         orientation = contract.action.tool_orientation
         self._orientation = None if orientation is None else pinocchio.Quaternion(np.array(orientation, dtype=float)).normalized().matrix()
 
-    def make(self, chunk: Chunk) -> Targets:
-        """Joint targets for a chunk that has passed ``checks``."""
-        data = np.asarray(chunk.data, dtype=float)
+    def rows(self, chunk: Chunk, due: np.ndarray) -> Rows:
+        """What a checked chunk asks of the arm, absolute: joint positions, or tool places and rotations in the base frame."""
+        data = np.asarray(chunk.data, dtype=float)[:, self._arm_columns]
+        reference = np.asarray(chunk.reference, dtype=float)[: self._arm]
+        if not chunk.space.is_tool:
+            return Rows(due, data + reference if chunk.space is ActionSpace.JOINT_DELTA else data)
+        start = self._kinematics.forward(reference)
+        relative = chunk.space is ActionSpace.EE_DELTA
+        places = data[:, :3] + start.position if relative else data[:, :3].copy()
+        if data.shape[1] == 3:
+            return Rows(due, places, np.tile(self._orientation, (len(data), 1, 1)))
+        turns = np.array([pinocchio.exp3(row) for row in data[:, 3:6]])
+        return Rows(due, places, turns @ start.rotation if relative else turns)
+
+    def make(self, chunk: Chunk, rows: Rows) -> Targets:
+        """Joint targets for the rows of a checked chunk, which may have been averaged with others."""
         reference = np.asarray(chunk.reference, dtype=float)
-        arm = self._tool_rows if chunk.space.is_tool else self._joint_rows
-        positions, clips, workspace_clips, ik_failures, note = arm(chunk.space, data[:, self._arm_columns], reference)
-        moves = np.ones(len(reference), dtype=bool)
-        if self._contract.gripper:
-            column = np.full((len(positions), 1), reference[-1])
-            if self._gripper_column is None:
-                moves[-1] = False
-            else:
-                column[:, 0] = [self._gripper_target(opening) for opening in data[: len(positions), self._gripper_column]]
-            positions, clips = np.hstack([positions, column]), np.append(clips, 0)
-        return Targets(positions, moves, clips, workspace_clips, ik_failures, note)
+        targets = self._from_tool(rows, reference) if rows.rotations is not None else self._from_joints(rows, reference)
+        return self._with_gripper(chunk, targets) if self._contract.gripper else targets
+
+    def _with_gripper(self, chunk: Chunk, arm: Targets) -> Targets:
+        count, closed_loop = len(arm.positions), self._gripper_column is not None
+        column = np.full((count, 1), float(chunk.reference[-1]))
+        if closed_loop:  # only the newest chunk decides: half open is not the mean of open and closed
+            column[:, 0] = [self._gripper_target(opening) for opening in np.asarray(chunk.data)[:count, self._gripper_column]]
+        return Targets(
+            np.hstack([arm.positions, column]),
+            np.append(arm.moves, closed_loop),
+            np.append(arm.position_clips, 0),
+            np.append(arm.step_clips, 0),
+            arm.workspace_clips,
+            arm.ik_failures,
+            arm.singular_rows,
+            arm.speed,
+            arm.note,
+        )
 
     def _gripper_target(self, opening: float) -> float:
         gripper = self._contract.gripper
-        return gripper.to_joint(float(opening >= 0.5) if gripper.binary else opening)
+        return gripper.to_joint(float(opening >= 0.5) if gripper.binary else float(opening))
 
-    def _joint_rows(self, space: ActionSpace, rows: np.ndarray, reference: np.ndarray) -> tuple:
-        wanted = rows + reference[: self._arm] if space is ActionSpace.JOINT_DELTA else rows
-        positions = np.clip(wanted, self._limits.lower[: self._arm], self._limits.upper[: self._arm])
-        clips = (positions != wanted).sum(axis=0)
-        left = self._box.leaves(reference, positions)
+    def _from_joints(self, rows: Rows, reference: np.ndarray) -> Targets:
+        lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
+        positions = np.minimum(np.maximum(rows.places, lower), upper)
+        clips = (positions != rows.places).sum(axis=0)
+        positions, step_clips, note = self._cut_at_jump(positions, reference[: self._arm])
+        left, workspace_clips = self._workspace.leaves(reference, positions), 0
         if left is not None:
-            note = f"rows from {left} on would bring the tool out of the workspace box"
-            return positions[:left], clips, len(positions) - left, 0, note
-        return positions, clips, 0, 0, ""
+            note, workspace_clips = f"rows from {left} on would bring the tool out of the workspace box", len(positions) - left
+            positions = positions[:left]
+        return Targets(positions, np.ones(self._arm, dtype=bool), clips, step_clips, workspace_clips, note=note)
 
-    def _tool_rows(self, space: ActionSpace, rows: np.ndarray, reference: np.ndarray) -> tuple:
-        start = self._kinematics.forward(reference[: self._arm])
-        seed = np.clip(reference[: self._arm], self._limits.lower[: self._arm], self._limits.upper[: self._arm])
-        furthest = _JUMP * self._limits.velocity[: self._arm] * self._contract.action.step_s
-        positions, clips, workspace_clips = [], np.zeros(self._arm, dtype=np.int64), 0
-        for k, row in enumerate(rows):
-            target = self._tool_target(space, row, start)
-            place = np.clip(target.position, self._box.lower, self._box.upper)
-            workspace_clips += bool((place != target.position).any())
-            solution = self._kinematics.inverse(ToolPose(place, target.rotation), seed)
-            step = np.abs(solution.positions - seed)
-            note = ""
+    def _cut_at_jump(self, positions: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        """Rows (R, A) up to the first that is further from the one before than ``joints[].step`` allows."""
+        clips = np.zeros(self._arm, dtype=np.int64)
+        ways = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._limits.step[: self._arm]
+        jumps = np.flatnonzero((ways > 1.0).any(axis=1))
+        if not len(jumps):
+            return positions, clips, ""
+        row = int(jumps[0])
+        joint = int(ways[row].argmax())
+        clips[joint] = len(positions) - row
+        spec = self._contract.joints[joint]
+        way = float(ways[row, joint] * spec.step)
+        note = f"rows from {row} on need {spec.name} to jump by {way:.2f} {spec.unit}, joints[].step allows {spec.step:g}"
+        return positions[:row], clips, note
+
+    def _from_tool(self, rows: Rows, reference: np.ndarray) -> Targets:
+        limits, arm = self._limits, self._arm
+        places = np.minimum(np.maximum(rows.places, self._workspace.lower), self._workspace.upper)
+        workspace_clips = int((places != rows.places).any(axis=1).sum())
+        seed = np.minimum(np.maximum(reference[:arm], limits.lower[:arm]), limits.upper[:arm])
+        positions, before, note = [], seed, ""
+        for k, (place, rotation) in enumerate(zip(places, rows.rotations, strict=True)):
+            # On a straight line the next solution is about as far again as the last one was.
+            solution = self._kinematics.inverse(ToolPose(place, rotation), 2.0 * seed - before if k > 1 else seed)
             if not solution.reached:
                 left = f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad are left"
                 note = f"rows from {k} on cannot be reached: {left}"
-            elif (step > furthest).any():
-                joint = int((step / furthest).argmax())
-                name = self._contract.arm_joints[joint]
-                note = f"rows from {k} on need {name} to jump by {step[joint]:.2f} {self._contract.joints[joint].unit} in one step"
-            if note:
-                return np.array(positions).reshape(-1, self._arm), clips, workspace_clips, len(rows) - k, note
-            seed = solution.positions
+                break
+            before, seed = seed, solution.positions
             positions.append(seed)
-        return np.array(positions), clips, workspace_clips, 0, ""
+        failures = len(places) - len(positions)
+        joints, step_clips, jump = self._cut_at_jump(np.array(positions).reshape(-1, arm), reference[:arm])
+        singular, speed = self._near_singularity(joints)
+        no_clips = np.zeros(arm, dtype=np.int64)
+        moves = np.ones(arm, dtype=bool)
+        return Targets(joints, moves, no_clips, step_clips, workspace_clips, failures, singular, speed, jump or note)
 
-    def _tool_target(self, space: ActionSpace, row: np.ndarray, start: ToolPose) -> ToolPose:
-        turn = pinocchio.exp3(row[3:6]) if len(row) == 6 else None
-        if space is ActionSpace.EE_POSE:
-            return ToolPose(row[:3], self._orientation if turn is None else turn)
-        return ToolPose(start.position + row[:3], self._orientation if turn is None else turn @ start.rotation)
+    def _near_singularity(self, positions: np.ndarray) -> tuple[int, float]:
+        """How many rows are near one, and the share of the joints' top speed that may be used."""
+        if not len(positions):
+            return 0, 1.0
+        values = np.linalg.svd(np.array([self._kinematics.jacobian(row) for row in positions]), compute_uv=False)
+        condition = values[:, 0] / np.maximum(values[:, -1], 1e-9)
+        soft, hard = _SINGULAR
+        near = (min(float(condition.max()), hard) - soft) / (hard - soft)
+        return int((condition > soft).sum()), 1.0 - (1.0 - _SLOWEST) * max(0.0, near)

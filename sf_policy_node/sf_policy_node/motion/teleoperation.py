@@ -1,0 +1,57 @@
+"""A person's commands, one after another, into motion with the same limits as a policy's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.planning import brought_to_rest
+from sf_policy_node.motion.shaping import Shaped, follow
+from sf_policy_node.motion.workspace import Workspace, top_speed
+
+_GAIN = 12.0  # 1/s: a follower lags by 1/12 s where the leader gives no velocities
+_LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its message
+_FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
+_TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
+_CAUGHT_UP = 0.2  # share of the tracking error
+_SLOWER = 0.9
+
+
+class TeleoperationPlanner:
+    """Follows joint targets (J,) in the order of ``contract.command_joints``. Every plan ends at rest."""
+
+    def __init__(self, contract: Contract, workspace: Workspace) -> None:
+        self._limits, self._workspace = JointLimits.of(contract), workspace
+        self._period = 1.0 / contract.command.rate_hz
+        self._caught_up = False
+
+    def take_over(self) -> None:
+        """The next target may be far away: go there slowly."""
+        self._caught_up = False
+
+    def plan(self, target: np.ndarray, target_velocity: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> Shaped | None:
+        """Motion from a commanded state towards a target that moves; None when it would leave the workspace box."""
+        limits, period = self._limits, self._period
+        place = np.minimum(np.maximum(target, limits.lower), limits.upper)
+        finite = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)
+        self._caught_up = self._caught_up or bool((np.abs(place - position) <= _CAUGHT_UP * finite).all())
+        if not self._caught_up:
+            limits = dataclasses.replace(limits, velocity=limits.velocity * _TAKING_OVER)
+        speed = np.minimum(np.maximum(target_velocity, -limits.velocity), limits.velocity)
+        count = math.ceil(_FURTHEST_S / period)
+        moving = np.minimum(period * np.arange(count + 1), _LOOK_AHEAD_S)[:, None]
+        positions = np.minimum(np.maximum(place + speed * moving, self._limits.lower), self._limits.upper)
+        velocities = np.where(period * np.arange(count + 1)[:, None] < _LOOK_AHEAD_S, speed, 0.0)
+        for _ in range(3):
+            shaped = follow(positions, velocities, position, velocity, limits, period, np.full(len(position), _GAIN))
+            shaped = brought_to_rest(shaped, count, self._limits, period)
+            places = self._workspace.places(np.vstack([position, shaped.positions]))
+            share = self._workspace.tool_speed / max(top_speed(places, period), 1e-9)
+            if share >= 1.0:
+                break
+            limits = dataclasses.replace(limits, velocity=limits.velocity * share * _SLOWER)
+        return None if self._workspace.leaves_at(places) is not None else shaped
