@@ -8,7 +8,7 @@ from motion_cases import HOME, Bench, contract_for, kinematics, sim_arm
 
 from sf_policy_node.contract import ActionSpace
 from sf_policy_node.motion.checks import ChunkRefused
-from sf_policy_node.motion.workspace import WorkspaceBox
+from sf_policy_node.motion.workspace import Workspace
 
 CONTRACTS = [
     sim_arm(),
@@ -30,7 +30,7 @@ def random_rows(contract, rng, size):
 
 def outside_box(bench):
     """How far the tool ever was outside the box, seen every 5 ms [m]."""
-    box = WorkspaceBox(bench.contract, kinematics())
+    box = Workspace(bench.contract, kinematics())
     return max(box.outside(position) for _, position in bench.measured)
 
 

@@ -75,7 +75,7 @@ def test_a_chunk_that_cannot_be_reached_from_its_first_row_is_refused_and_counte
     data[:, :3] = [-0.2, 0.29, 0.2]
     with pytest.raises(ChunkRefused, match="rows from 0 on"):
         bench.send(bench.chunk(data))
-    assert bench.executor.status.ik_failures == 8
+    assert bench.executor.status.step_clips.max() == 8
 
 
 def test_reachable_rows_are_followed_and_the_status_says_which_are_not(bench):

@@ -10,13 +10,15 @@ from sf_policy_node.contract import ActionSpace
 from sf_policy_node.motion.kinematics import ToolPose
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.targets import TargetMaker
-from sf_policy_node.motion.workspace import WorkspaceBox
+from sf_policy_node.motion.workspace import Workspace
 
 H = sim_arm().action.horizon
 
 
 def make(contract, data, **changes):
-    return TargetMaker(contract, kinematics(), WorkspaceBox(contract, kinematics())).make(make_chunk(contract, data, **changes))
+    maker = TargetMaker(contract, kinematics(), Workspace(contract, kinematics()))
+    chunk = make_chunk(contract, data, **changes)
+    return maker.make(chunk, maker.rows(chunk, chunk.step_s * np.arange(1, len(data) + 1)))
 
 
 def tools(targets):
@@ -75,9 +77,11 @@ def test_joint_delta_rows_are_added_to_the_reference():
 
 def test_joint_position_rows_are_cut_at_the_limits_and_counted():
     contract = contract_for(ActionSpace.JOINT_POSITION)
-    data = np.tile(np.append(HOME[:6], 1.0), (H, 1))
+    near = HOME.copy()
+    near[5] = 2.9
+    data = np.tile(np.append(near[:6], 1.0), (H, 1))
     data[:3, 5] = 99.0
-    targets = make(contract, data)
+    targets = make(contract, data, reference=near)
     assert (targets.positions[:3, 5] == 3.0).all()
     assert targets.position_clips.tolist() == [0, 0, 0, 0, 0, 3, 0]
 
@@ -85,11 +89,33 @@ def test_joint_position_rows_are_cut_at_the_limits_and_counted():
 def test_joint_rows_that_take_the_tool_out_of_the_box_are_dropped():
     contract = contract_for(ActionSpace.JOINT_POSITION)
     data = np.tile(np.append(HOME[:6], 1.0), (H, 1))
-    data[4:, 0] = 1.5  # sideways, out of the box
+    data[:, 0] = 0.25 * np.arange(1, H + 1)  # sideways, out of the box
     targets = make(contract, data)
-    assert len(targets.positions) == 4
-    assert targets.workspace_clips == H - 4
+    assert 2 < len(targets.positions) < H
+    assert targets.workspace_clips == H - len(targets.positions)
     assert "out of the workspace box" in targets.note
+
+
+@pytest.mark.parametrize("space", [ActionSpace.JOINT_POSITION, ActionSpace.JOINT_DELTA])
+def test_rows_from_a_jump_on_are_dropped_and_counted_for_the_joint_that_jumps(space):
+    contract = contract_for(space)
+    start = HOME[:6] if space is ActionSpace.JOINT_POSITION else np.zeros(6)
+    data = np.tile(np.append(start, 1.0), (H, 1))
+    data[3:, 2] += sim_arm().joints[2].step + 0.01
+    targets = make(contract, data)
+    assert len(targets.positions) == 3
+    assert targets.step_clips.tolist() == [0, 0, H - 3, 0, 0, 0, 0]
+    assert "joint3" in targets.note and "joints[].step" in targets.note
+
+
+def test_near_a_singularity_the_arm_is_slowed_and_rows_are_counted():
+    stretched = HOME.copy()  # the elbow is almost straight
+    far = ToolPose(np.array([0.4516, -0.2753, 0.1293]), kinematics().forward(HOME[:6]).rotation)
+    stretched[:6] = kinematics().inverse(far, HOME[:6]).positions
+    targets = make(sim_arm(), straight(sim_arm(), (0.0, 0.0, 0.0)), reference=stretched)
+    assert targets.singular_rows == len(targets.positions) > 0
+    assert targets.speed < 0.5
+    assert make(sim_arm(), straight(sim_arm())).speed == 1.0
 
 
 def test_tool_targets_outside_the_box_are_moved_to_its_wall_and_counted():

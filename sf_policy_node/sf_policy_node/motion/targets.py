@@ -97,7 +97,7 @@ class TargetMaker:
         positions = np.minimum(np.maximum(rows.places, lower), upper)
         clips = (positions != rows.places).sum(axis=0)
         positions, step_clips, note = self._cut_at_jump(positions, reference[: self._arm])
-        left, workspace_clips = self._workspace.leaves(reference, positions), 0
+        left, workspace_clips = self._workspace.leaves(reference[: self._arm], positions), 0
         if left is not None:
             note, workspace_clips = f"rows from {left} on would bring the tool out of the workspace box", len(positions) - left
             positions = positions[:left]

@@ -6,27 +6,28 @@ import sys
 import time
 
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
-from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
+from std_msgs.msg import Bool, Header
+from std_srvs.srv import SetBool, Trigger
 
-from sf_msgs.msg import ActionChunk, ExecutorStatus
+from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.latency import Latencies
-from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
+from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.status import ExecutorState
-from sf_policy_node.motion.types import Trajectory
-from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, trajectory_to_message
+from sf_policy_node.motion.types import Join, Trajectory
+from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.observation import JointStates
 
 _STATUS_S = 0.1
 _TICK_S_MIN = 0.01
-_LAST_WORDS = Duration(nanoseconds=200_000_000)  # for the last stop to arrive before the node ends
+_SIMULATED_FASTEST = 50.0  # simulated time may run this many times faster than the wall's before it counts as a jump
+_JOINS = ("policy", "blend", "ensemble", "rtc")
 
 
 class ChunkExecutorNode(ManagedNode):
@@ -35,39 +36,54 @@ class ChunkExecutorNode(ManagedNode):
     def __init__(self, **options) -> None:
         super().__init__("chunk_executor", **options)
         self.parameter("shadow", False, "do everything, send nothing")
+        self.parameter("join", "policy", f"how chunks are joined: {', '.join(_JOINS)}; policy: as the checkpoint says")
 
     def set_up(self, contract: Contract) -> None:
-        self._shadow = self.value("shadow")
-        self._motion = ChunkExecutor(contract, shadow=self._shadow)
-        self._joint_states = JointStates(contract)
+        self._shadow, join = self.value("shadow"), self.value("join")
+        if join not in _JOINS:
+            raise ValueError(f"join: {join!r} is not one of {', '.join(_JOINS)}")
+        simulated = self.value("use_sim_time")
+        self._motion = ChunkExecutor(
+            contract,
+            shadow=self._shadow,
+            join=None if join == "policy" else Join[join.upper()],
+            stopwatch=time.monotonic,
+            **({"fastest_clock": _SIMULATED_FASTEST} if simulated else {}),
+        )
+        self._joint_states, self._teleoperation = JointStates(contract), JointStates(contract)
         self._latencies = Latencies()
-        self._reported: ExecutorState | None = None
+        self._reported: tuple | None = None
+        self._output = make_output(self, contract)
 
         topics = contract.topics
-        self._commands = self.publisher(JointTrajectory, contract.command.topic, QoSProfile(depth=1))
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
+        self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
         self.subscribe(ActionChunk, topics.action_chunk, self._on_chunk, QoSProfile(depth=5))
+        self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5))
         self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        self.subscribe(JointState, topics.teleop_command, self._on_teleoperation, QoSProfile(depth=1))
         self.subscribe_also_late(Bool, topics.emergency_stop, self._on_emergency_stop)
-        service = self.create_service(Trigger, "~/reset_emergency_stop", self._on_reset)
-        self.resources.callback(self.destroy_service, service)
+        for kind, name, callback in ((Trigger, "~/reset_emergency_stop", self._on_reset), (SetBool, "~/pause", self._on_pause)):
+            self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
         # The watchdog runs on real time: it must not stand still together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
-        for period, callback in ((max(1.0 / contract.command.rate_hz, _TICK_S_MIN), self._on_tick), (_STATUS_S, self._publish_status)):
-            self.resources.callback(self.destroy_timer, self.create_timer(period, callback, clock=real_time))
-        self._publish_status()
+        period = 1.0 / contract.command.rate_hz if self._output.streams else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
+        self._cycles = Cycles(period)
+        for seconds, callback in ((period, self._on_tick), (_STATUS_S, self._publish_status)):
+            self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
+        self._report_change()
 
     def start(self) -> None:
         self._motion.activate(self.now())
         self.get_logger().info("active" + (", in shadow mode: nothing is sent" if self._shadow else ""))
-        self._publish_status()
+        self._report_change()
 
     def stop(self) -> None:
         stop = self._motion.deactivate(self.now())
         self._send(stop)
-        self._publish_status()
+        self._report_change()
         if stop is not None and not self._shadow:
-            self._commands.wait_for_all_acked(_LAST_WORDS)
+            self._output.flush()
 
     def _on_chunk(self, message: ActionChunk) -> None:
         received = time.perf_counter()
@@ -82,6 +98,24 @@ class ChunkExecutorNode(ManagedNode):
             return
         self._send(trajectory)
         self._latencies.add(time.perf_counter() - received)
+        self._report_change()
+
+    def _on_policy_status(self, message: PolicyStatus) -> None:
+        following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
+        reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(message.state, "the policy follows no instruction")
+        self._send(self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now()))
+        self._report_change()
+
+    def _on_teleoperation(self, message: JointState) -> None:
+        command = self._teleoperation.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        if command is None:
+            names = ", ".join(self._teleoperation.missing)
+            self.get_logger().warning(f"teleoperation commands lack {names}", throttle_duration_sec=5.0)
+            return
+        try:
+            self._send(self._motion.on_teleoperation(*command, self.now()))
+        except MotionRefused as refusal:
+            self.get_logger().warning(f"refused a teleoperation command: {refusal}", throttle_duration_sec=1.0)
         self._report_change()
 
     def _on_joint_state(self, message: JointState) -> None:
@@ -105,24 +139,41 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
         return response
 
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        try:
+            self._send(self._motion.pause(request.data, self.now()))
+            response.success, response.message = True, self._motion.status.reason
+        except ValueError as error:
+            response.success, response.message = False, str(error)
+        self._report_change()
+        return response
+
     def _on_tick(self) -> None:
+        self._cycles.note(time.monotonic())
         self._send(self._motion.tick(self.now()))
+        if self._output.streams:
+            self._output.stream(self._motion.setpoint(self.now()))
         self._report_change()
 
     def _send(self, trajectory: Trajectory | None) -> None:
         if trajectory is not None and not self._shadow:
-            self._commands.publish(trajectory_to_message(trajectory))
+            self._output.send(trajectory)
 
     def _report_change(self) -> None:
         status = self._motion.status
-        if status.state is not self._reported:
+        if (status.state, status.source) == self._reported:
+            return
+        before, self._reported = self._reported, (status.state, status.source)
+        if before is None or before[0] is not status.state:
             self.get_logger().info(f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}")
-            self._publish_status()
+        if before is None or before[1] is not status.source:
+            header = Header(stamp=to_stamp(self.now()))
+            self._source.publish(ControlSource(header=header, source=int(status.source), reason=status.reason))
+        self._publish_status()
 
     def _publish_status(self) -> None:
         status = self._motion.status
-        self._reported = status.state
-        self._status.publish(status_to_message(status, self.now(), self._latencies.percentiles()))
+        self._status.publish(status_to_message(status, self.now(), self._latencies.percentiles(), self._cycles))
 
 
 def main(args: list[str] | None = None) -> None:

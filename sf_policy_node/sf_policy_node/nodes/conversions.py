@@ -14,7 +14,8 @@ from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_msgs.msg import ExecutorStatus as ExecutorStatusMessage
 from sf_policy_node.contract import ActionSpace, Camera
 from sf_policy_node.images import ImageError, decode_compressed, decode_image
-from sf_policy_node.motion.status import ExecutorStatus
+from sf_policy_node.motion.cycles import Cycles
+from sf_policy_node.motion.status import PER_JOINT_CLIPS, ExecutorStatus
 from sf_policy_node.motion.types import Chunk, Trajectory
 from sf_policy_node.session_status import SessionStatus
 
@@ -25,9 +26,20 @@ _SPACES = {
     ActionChunk.EE_POSE: ActionSpace.EE_POSE,
 }
 _SPACE_NUMBERS = {space: number for number, space in _SPACES.items()}
-_COUNTERS = ("chunks_accepted", "chunks_refused", "steps_skipped", "queue_depth", "workspace_clips", "ik_failures", "epoch")
-_PER_JOINT = ("position_clips", "velocity_clips", "acceleration_clips")
-_CLIPS_PER_JOINT = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
+_COUNTERS = (
+    "chunks_accepted",
+    "chunks_refused",
+    "steps_skipped",
+    "queue_depth",
+    "workspace_clips",
+    "tool_speed_clips",
+    "ik_failures",
+    "singular_rows",
+    "guard_refusals",
+    "shadow_rows",
+    "epoch",
+)
+_NUMBERS = ("chunk_age_s", "joint_state_age_s", "border_jump", "border_jump_max", "clip_rate")
 
 
 def to_seconds(stamp: Time) -> float:
@@ -99,17 +111,21 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
     return JointTrajectory(header=Header(stamp=to_stamp(trajectory.stamp)), joint_names=list(trajectory.joint_names), points=points)
 
 
-def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float, float, float]) -> ExecutorStatusMessage:
-    """The executor's status with the latencies p50, p95, p99 [s] that its node measured."""
-    message = ExecutorStatusMessage(header=Header(stamp=to_stamp(now)), state=int(status.state), reason=status.reason)
+def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float, float, float], cycles: Cycles) -> ExecutorStatusMessage:
+    """The executor's status with the latencies p50, p95, p99 [s] and the punctuality that its node measured."""
+    message = ExecutorStatusMessage(header=Header(stamp=to_stamp(now)), state=int(status.state), reason=status.reason, join=status.join)
     message.instruction, message.joint_names = status.instruction, list(status.joint_names)
+    message.control_source = int(status.source)
     for name in _COUNTERS:
         setattr(message, name, int(getattr(status, name)))
-    for name in _PER_JOINT:
+    for name in _NUMBERS:
+        setattr(message, name, float(getattr(status, name)))
+    for name in PER_JOINT_CLIPS:
         setattr(message, name, array("Q", getattr(status, name).tolist()))
-    message.chunk_age_s, message.joint_state_age_s = float(status.chunk_age_s), float(status.joint_state_age_s)
-    message.border_jump_max = float(status.border_jump_max)
+    message.shadow_error_rms = array("f", status.shadow_error_rms.tolist())
+    message.shadow_error_max = array("f", status.shadow_error_max.tolist())
     message.executor_latency_p50_s, message.executor_latency_p95_s, message.executor_latency_p99_s = latencies
+    message.cycles, message.missed_deadlines, message.cycle_late_max_s = cycles.count, cycles.missed, cycles.late_max_s
     return message
 
 
@@ -128,7 +144,7 @@ def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
 
 def clips_of(message: ExecutorStatusMessage) -> int:
     """How many commands the executor has cut since it was started, of any cause."""
-    per_joint = sum(sum(getattr(message, name)) for name in _CLIPS_PER_JOINT)
+    per_joint = sum(sum(getattr(message, name)) for name in PER_JOINT_CLIPS)
     return int(per_joint) + message.workspace_clips + message.tool_speed_clips
 
 
