@@ -25,7 +25,7 @@ from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
-from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
+from sf_policy_node.motion.types import Chunk, Join, Setpoint, Trajectory
 from sf_policy_node.motion.workspace import Workspace
 
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
@@ -311,7 +311,10 @@ class ChunkExecutor:
         if deviation is None:
             return None
         if self._last is not None:
-            self._blocked = (self._last.epoch, "the arm was blocked while following this instruction; clear its way and give an instruction again")
+            self._blocked = (
+                self._last.epoch,
+                "the arm was blocked while following this instruction; clear its way and give an instruction again",
+            )
         what = f"{deviation.joint} is {deviation.distance:.2f} from where it was sent"
         if deviation.elsewhere:  # the controller follows somebody else, or the arm was reset: do not pull it back
             self._rest(f"stopped: {what}; find out who moved it and give an instruction again")

@@ -67,7 +67,9 @@ class Kinematics:
         self._upper = np.array([joint.upper for joint in contract.joints])
         base = self._model.frames[self._base]
         if base.parentJoint != 0:
-            raise ContractError(f"base_frame: {contract.base_frame!r} moves with {self._model.names[base.parentJoint]}; name a frame before it")
+            raise ContractError(
+                f"base_frame: {contract.base_frame!r} moves with {self._model.names[base.parentJoint]}; name a frame before it"
+            )
         self._from_base = base.placement.copy()
         self._to_base = self._from_base.inverse()
 

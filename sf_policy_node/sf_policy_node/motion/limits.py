@@ -56,4 +56,6 @@ def require_limits(contract: Contract) -> None:
         raise ContractError(f"{', '.join(missing)}: missing; nothing moves without explicit limits, and there is no default: add them")
     needed = JointLimits.of(contract).braking_s + 0.1 + 3.0 / contract.command.rate_hz
     if contract.budgets.hold_s < needed:
-        raise ContractError(f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed; give {needed:.2f} or more")
+        raise ContractError(
+            f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed; give {needed:.2f} or more"
+        )

@@ -71,7 +71,14 @@ class ChunkPlanner:
             self._gain[-1] = _GRIPPER_GAIN
 
     def plan(
-        self, chunk: Chunk, base: float, now: float, start: float, position: np.ndarray, velocity: np.ndarray, others: Ensemble | None = None
+        self,
+        chunk: Chunk,
+        base: float,
+        now: float,
+        start: float,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        others: Ensemble | None = None,
     ) -> Plan:
         """Motion from a commanded state (J,) at ``start`` along a checked chunk whose row k is due at ``base + (k + 1) * step_s``.
 
@@ -91,7 +98,15 @@ class ChunkPlanner:
         return self._inside(plan, chunk, base, now, start, position, velocity, limits)
 
     def _inside(
-        self, plan: Plan, chunk: Chunk, base: float, now: float, start: float, position: np.ndarray, velocity: np.ndarray, limits: JointLimits
+        self,
+        plan: Plan,
+        chunk: Chunk,
+        base: float,
+        now: float,
+        start: float,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        limits: JointLimits,
     ) -> Plan:
         """As many rows as can be followed inside the workspace, no faster than the tool may go."""
         due, targets = plan.row_times, plan.targets
@@ -160,5 +175,3 @@ def brought_to_rest(shaped: Shaped, end: int, limits: JointLimits, period: float
     rest, zero = brake(shaped.positions[end - 1], shaped.velocities[end - 1], limits, period)
     positions, velocities = np.vstack([shaped.positions[:end], rest]), np.vstack([shaped.velocities[:end], zero])
     return dataclasses.replace(shaped, positions=positions, velocities=velocities)
-
-

@@ -17,7 +17,6 @@ from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
-from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
