@@ -22,18 +22,18 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool
-from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup import sim_messages
 from sf_bringup.motion_truth import MotionTruthPublisher
 from sf_bringup.pacing import FACTOR_WANTED, Pacer
+from sf_bringup.sim_commands import listen_for_commands, takes_single_commands
 from sf_msgs.msg import TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Camera, ContractError, load_contract
 from sf_policy_node.nodes.lifecycle import let_end
 from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.controllers import make_controller
 from sf_training.simulation.rendering import RenderingError
-from sf_training.simulation.trajectory_controller import TrajectoryRejected
 
 JOINT_STATE_PERIOD = 0.01  # s; also of /clock
 TASK_STATE_PERIOD = 0.1
@@ -62,7 +62,7 @@ class SimArm(Node):
         self._with_depth = declare("depth", False, "publish 32FC1 depth images")
         factor = declare("real_time_factor", 1.0, "simulated seconds per second; 0 is as fast as possible", _span(0.0, 1000.0))
         self._contract = contract
-        self._sim = ArmSim(contract, camera_jitter_m=jitter)
+        self._sim = ArmSim(contract, camera_jitter_m=jitter, controller=make_controller(contract))
         self._sim.reset(seed, cubes)
         self._pacer = Pacer(factor)
         self._paused = self._stopping = False
@@ -74,27 +74,32 @@ class SimArm(Node):
         self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
         self._truth = MotionTruthPublisher(self, contract, self._sim)
         self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]
-        self.create_subscription(JointTrajectory, contract.command.topic, self._on_trajectory, 10)
+        listen_for_commands(self, contract, self._sim)
+        # Commands that come one by one are taken at every physics step: two of them in one step would be felt as a jerk.
+        self._cycle = ArmSim.TIMESTEP if takes_single_commands(contract) else JOINT_STATE_PERIOD
         self.create_service(ResetScene, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.get_logger().info(f"simulated arm ready: {', '.join(self._sim.scene.colours)} cubes; try {self._sim.scene.instruction!r}")
 
     def run(self) -> None:
         """Simulate until :meth:`stop`."""
-        steps = round(JOINT_STATE_PERIOD / ArmSim.TIMESTEP)
+        steps = round(self._cycle / ArmSim.TIMESTEP)
         frame_period = 1.0 / max(camera.rate_hz for camera in self._contract.cameras)
-        next_frame = next_task = 0.0
+        next_state = next_frame = next_task = 0.0
         self._pacer.restart(self._sim.time)
         while not self._stopping:
             if self._paused:
                 self._executor.spin_once(timeout_sec=0.1)
                 continue
-            self._receive_until(self._sim.time + JOINT_STATE_PERIOD)
+            self._receive_until(self._sim.time + self._cycle)
             if self._paused:
                 continue
             self._sim.step(steps)
             now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
-            self._publish_state()
+            self._publish_clock()
+            if now >= next_state:
+                self._publish_state()
+                next_state = (now // JOINT_STATE_PERIOD + 1) * JOINT_STATE_PERIOD
             self._truth.publish()
             if now >= next_task:
                 self._publish_task()
@@ -134,10 +139,11 @@ class SimArm(Node):
             if self._paused or self._stopping or self._pacer.wait_s(simulated) <= 0:
                 return
 
+    def _publish_clock(self) -> None:
+        self._clock_publisher.publish(Clock(clock=sim_messages.to_stamp(self._sim.time)))
+
     def _publish_state(self) -> None:
-        stamp = sim_messages.to_stamp(self._sim.time)
-        self._clock_publisher.publish(Clock(clock=stamp))
-        positions, velocities = self._sim.joint_positions(), self._sim.joint_velocities()
+        stamp, positions, velocities = sim_messages.to_stamp(self._sim.time), self._sim.joint_positions(), self._sim.joint_velocities()
         self._joint_publisher.publish(sim_messages.joint_state(stamp, self._contract.command_joints, positions, velocities))
 
     def _publish_task(self) -> None:
@@ -160,12 +166,6 @@ class SimArm(Node):
             self.get_logger().warning(
                 f"real-time factor {reached:.2f} of {self._pacer.factor:g}, {dropped} frames dropped: the machine is busy"
             )
-
-    def _on_trajectory(self, message: JointTrajectory) -> None:
-        try:
-            self._sim.controller.accept(sim_messages.to_trajectory(message), self._sim.time)
-        except TrajectoryRejected as error:
-            self.get_logger().warning(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:

@@ -1,0 +1,87 @@
+"""The gripper of the simulated arm as a ``control_msgs/ParallelGripperCommand`` action, like ``parallel_gripper_action_controller``."""
+
+from __future__ import annotations
+
+import numpy as np
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.controller_base import CommandRejected, Controller
+
+try:  # not on PyPI: comes with ROS 2, or from source
+    from control_msgs.action import ParallelGripperCommand
+except ImportError:
+    ParallelGripperCommand = None
+
+_CHECK_S = 0.05
+_REACHED = 0.001  # m
+_STALL_SPEED = 0.001  # m/s: slower for _STALL_S counts as stalled
+_STALL_S = 0.3
+
+
+def serve_gripper(node: Node, action: str, controller: Controller, sim: ArmSim) -> None:
+    """Offer the action; the newest goal wins, and a cancelled one leaves the gripper where it is.
+
+    Raises:
+        ValueError: control_msgs is not installed.
+    """
+    if ParallelGripperCommand is None:
+        raise ValueError(
+            "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which is not installed; "
+            "install ros-$ROS_DISTRO-control-msgs or use forward_command"
+        )
+    _GripperServer(node, action, controller, sim)
+
+
+class _GripperServer:
+    def __init__(self, node: Node, action: str, controller: Controller, sim: ArmSim) -> None:
+        self._node, self._controller, self._sim = node, controller, sim
+        self._goal: ServerGoalHandle | None = None
+        self._done: Future | None = None  # becomes how the goal ended
+        self._moved_at = 0.0
+        self._server = ActionServer(
+            node, ParallelGripperCommand, action, self._follow, goal_callback=self._on_goal, cancel_callback=self._on_cancel
+        )
+        node.create_timer(_CHECK_S, self._check)
+
+    def _on_goal(self, request) -> GoalResponse:
+        try:
+            self._controller.accept(request.command.position, self._sim.time)
+        except CommandRejected as error:
+            self._node.get_logger().warning(f"gripper goal rejected: {error}", throttle_duration_sec=1.0)
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        if handle is self._goal:
+            self._controller.accept(self._sim.joint_positions()[-1:], self._sim.time)
+            self._end("cancelled")
+        return CancelResponse.ACCEPT
+
+    async def _follow(self, handle: ServerGoalHandle):
+        self._end("replaced")
+        self._goal, self._done, self._moved_at = handle, Future(), self._sim.time
+        how = await self._done
+        {"cancelled": handle.canceled, "replaced": handle.abort}.get(how, handle.succeed)()
+        position, speed = float(self._sim.joint_positions()[-1]), float(self._sim.joint_velocities()[-1])
+        state = JointState(name=list(handle.request.command.name), position=[position], velocity=[speed])
+        return ParallelGripperCommand.Result(state=state, stalled=how == "stalled", reached_goal=how == "reached")
+
+    def _check(self) -> None:
+        if self._goal is None:
+            return
+        if abs(self._sim.joint_velocities()[-1]) > _STALL_SPEED:
+            self._moved_at = self._sim.time
+        if np.abs(self._sim.joint_positions()[-1] - self._goal.request.command.position[0]) < _REACHED:
+            self._end("reached")
+        elif self._sim.time - self._moved_at > _STALL_S:
+            self._end("stalled")
+
+    def _end(self, how: str) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(how)
+        self._goal = None
