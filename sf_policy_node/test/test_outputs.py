@@ -104,11 +104,23 @@ def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper)
         assert list(rig.heard("/gripper/commands")[-1].data) == [HOME[-1]]
 
 
+def test_a_clock_that_runs_late_after_the_end_does_not_repeat_the_past(graph):
+    rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
+    stop = motion(rig.node.now())
+    rig.output.send(stop)
+    rig.output.flush()
+    rig.output.stream(setpoint(stop.stamp + 0.1, positions=HOME))  # as a simulated clock that stood still meanwhile would ask for
+    rig.output.send(motion(stop.stamp + 0.1))
+    graph.until(lambda: list(rig.heard()[-1].data) == stop.positions[-1].tolist(), "the end of the stop")
+    count = len(rig.heard())
+    assert list(rig.stream(setpoint(stop.stamp + 0.2, positions=HOME + 0.1), count + 1).data) == (HOME + 0.1).tolist()  # a new motion
+
+
 def test_an_arm_that_has_stood_still_is_not_pulled_back_by_the_end_of_the_node(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     rig.output.send(motion(rig.node.now() - 5.0))
     rig.output.flush()
-    rig.stream(setpoint(positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
+    rig.stream(setpoint(rig.node.now(), positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
     assert len(rig.heard()) == 1
 
 

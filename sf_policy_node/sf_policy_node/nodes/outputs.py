@@ -89,33 +89,40 @@ class JointTrajectoryOutput:
 
 
 class StreamingOutput:
-    """What outputs have in common whose controller knows only the newest command."""
+    """What outputs have in common whose controller knows only the newest command. Subclasses fill in :meth:`say`."""
 
     streams = True
 
     def __init__(self, node: ManagedNode) -> None:
         self._now = node.now
         self._motion: Trajectory | None = None
+        self._played_until = -math.inf
 
     def send(self, trajectory: Trajectory) -> None:
-        self._motion = trajectory
+        self._motion, self._played_until = trajectory, -math.inf
+
+    def say(self, setpoint: Setpoint | None) -> None:
+        """Publish a setpoint, or what there is to say when there is none."""
+        raise NotImplementedError
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        raise NotImplementedError
+        if setpoint is None or setpoint.stamp > self._played_until:
+            self.say(setpoint)
 
     def flush(self) -> None:
         """Play what is left of the last motion: nobody else will bring this arm to rest."""
         motion, self._motion = self._motion, None
         if motion is not None:
-            # Played on real time: a simulated clock stands still while its node is busy here.
+            # Played on real time: a simulated clock stands still while its node is busy here, and runs late afterwards.
             begin, started = max(self._now(), motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
+            self._played_until = due[-1]
             ahead = due > begin
             ahead[-1] |= due[-1] > begin - motion.times[0]  # the end at rest falls between two cycles
             for index in np.flatnonzero(ahead):
                 time.sleep(max(0.0, started + (due[index] - begin) - time.monotonic()))
-                self.stream(Setpoint(float(due[index]), motion.joint_names, motion.positions[index], motion.velocities[index]))
-        self.stream(None)
+                self.say(Setpoint(float(due[index]), motion.joint_names, motion.positions[index], motion.velocities[index]))
+        self.say(None)
 
 
 class ForwardCommandOutput(StreamingOutput):
@@ -125,7 +132,7 @@ class ForwardCommandOutput(StreamingOutput):
         super().__init__(node)
         self._publisher = node.publisher(Float64MultiArray, topic, NEWEST)
 
-    def stream(self, setpoint: Setpoint | None) -> None:
+    def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:  # the controller holds the last command
             self._publisher.publish(Float64MultiArray(data=array("d", setpoint.positions.tolist())))
 
@@ -146,7 +153,7 @@ class ServoTwistOutput(StreamingOutput):
         self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
         self._zeros_left = 0
 
-    def stream(self, setpoint: Setpoint | None) -> None:
+    def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
             twist = self._tool.twist(setpoint.positions[: self._joints], setpoint.velocities[: self._joints])
             self._zeros_left = _ZERO_TWISTS
@@ -178,7 +185,7 @@ class ServoPoseOutput(StreamingOutput):
         self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.command.rate_hz), 0
         self._pose = Pose()
 
-    def stream(self, setpoint: Setpoint | None) -> None:
+    def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
             place = self._tool.pose(setpoint.positions[: self._joints])
             (px, py, pz), (x, y, z, w) = place.position.tolist(), place.quaternion.tolist()
@@ -207,7 +214,7 @@ class ArmAndGripper(StreamingOutput):
         if not self._arm.streams:  # what streams is played from here
             self._arm.send(_joints(trajectory, slice(None, -1)))
 
-    def stream(self, setpoint: Setpoint | None) -> None:
+    def say(self, setpoint: Setpoint | None) -> None:
         self._arm.stream(None if setpoint is None else _joints(setpoint, slice(None, -1)))
         self._gripper.stream(None if setpoint is None else _joints(setpoint, slice(-1, None)))
 
