@@ -101,7 +101,7 @@ def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path, he
     assert resumed.load_state(tmp_path / "resume.pt")
     for _ in range(4):
         resumed.train_step()
-    for model in ("model", "average", "projector"):
+    for model in ("model", "average", "alignment"):
         for one, other in zip(getattr(whole, model).parameters(), getattr(resumed, model).parameters(), strict=True):
             assert torch.equal(one, other)
     assert whole.progress().action_loss == resumed.progress().action_loss

@@ -16,6 +16,10 @@ from torch.nn import functional
 Norm = Literal["layer", "batch", "none"]
 
 
+class AlignmentError(ValueError):
+    """Settings of the alignment do not fit together; the message names the setting."""
+
+
 @dataclass(frozen=True)
 class AlignmentConfig:
     """Settings of the loss; see ``presets.py`` for those of the paper's models."""
@@ -48,11 +52,11 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         if len(self.teacher_layers) not in (1, len(self.student_layers)):
             count = len(self.student_layers)
-            raise ValueError(f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give {count}, or one for all")
+            raise AlignmentError(f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give {count}, or one for all")
         if self.combine == "gate" and len(self.teacher_layers) != 1:
-            raise ValueError("teacher_layers: a gated mixture of student layers is aligned with one teacher layer, give one")
+            raise AlignmentError("teacher_layers: a gated mixture of student layers is aligned with one teacher layer, give one")
         if min(self.student_layers) < 0:
-            raise ValueError(f"layers: must not be negative, got {min(self.student_layers)}")
+            raise AlignmentError(f"layers: must not be negative, got {min(self.student_layers)}")
 
     @property
     def student_layers(self) -> tuple[int, ...]:

@@ -61,6 +61,7 @@ class HfTeacher:
         self._patch = vision.patch_size
         self._special = 0 if kind.startswith("siglip") else 1 + getattr(vision, "num_register_tokens", 0)
         self._size = size or vision.image_size
+        self.pixels = self._size**2
         self._interpolate = {"interpolate_pos_encoding": True} if kind.startswith("siglip") else {}
         self._mean, self._std = _normalisation(str(source), kind)
         self.feature_size = vision.hidden_size

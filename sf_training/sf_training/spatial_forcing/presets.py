@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentError
 
 PresetName = Literal["paper_openvla", "paper_pi0", "multilayer", "adaptive"]
 PRESETS = get_args(PresetName)
@@ -25,10 +25,10 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
         changes: settings that differ from the preset.
 
     Raises:
-        ValueError: there is no such preset, or a change does not fit it.
+        AlignmentError: there is no such preset, or a change does not fit it.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset {name}: there are {', '.join(PRESETS)}")
+        raise AlignmentError(f"preset {name}: there are {', '.join(PRESETS)}")
     if name == "paper_openvla":
         chosen = AlignmentConfig(layer=round(blocks * 24 / 32), token_shift=1, mask=False)
     elif name == "paper_pi0":

@@ -137,20 +137,22 @@ def visual_positions(mask: Tensor) -> Tensor:
     return mask.nonzero()[:, 1].view(len(mask), -1)
 
 
-def visual_tokens(hidden: Tensor, positions: Tensor, shift: int = 0) -> Tensor:
+def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> Tensor:
     """Hidden states of the visual tokens (B, N, D), or of those ``shift`` places after them.
 
     Args:
         hidden: (B, T, D).
-        positions: (B, N), or (N,) for all samples alike.
+        positions: (B, N), or a slice for all samples alike.
 
     Raises:
         StudentTokensError: the sequence ends before the shifted places.
     """
-    places = (positions + shift).expand(len(hidden), -1)
-    if int(places.max()) >= hidden.shape[1]:
+    last = positions.stop - 1 if isinstance(positions, slice) else int(positions.max())
+    if last + shift >= hidden.shape[1]:
         raise StudentTokensError(f"token shift {shift}: the visual tokens are the last of the sequence; take shift 0")
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+    if isinstance(positions, slice):
+        return hidden[:, positions.start + shift : positions.stop + shift]
+    return hidden.gather(1, (positions + shift)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def _named_blocks(model: nn.Module, wanted: Sequence[nn.Module] | str | None) -> tuple[str, Sequence[nn.Module]]:
@@ -158,6 +160,7 @@ def _named_blocks(model: nn.Module, wanted: Sequence[nn.Module] | str | None) ->
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
     if isinstance(wanted, str):
         found = {name: module for name, module in lists.items() if f".{name}".endswith(f".{wanted}")}
+        found = {wanted: found[wanted]} if wanted in found else found
         if len(found) != 1:
             raise StudentTokensError(
                 f"blocks {wanted}: {len(found) or 'no'} lists of modules have this name; the model has {_listed(lists)}"

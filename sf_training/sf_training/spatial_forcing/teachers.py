@@ -6,6 +6,8 @@ A result about Spatial Forcing is reported only beside its controls:
 * ``rgb``: patch colours through the same code and projection. Depends on the image, holds no geometry.
 * ``mean``: the pointmap features averaged over the data, patch by patch. Layout of the view, no image.
 * ``random``: a fixed random code per patch. Neither.
+
+The frozen vision models ``vggt`` and ``hf`` and their controls are in ``vision_targets.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-TeacherName = Literal["none", "pointmap", "mean", "random", "rgb"]
+TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "hf"]
 TEACHERS = get_args(TeacherName)
 FEATURE_SIZE = 96
 _SUB_CELLS = 2  # along one side of a patch: where inside the patch things are
@@ -63,9 +65,14 @@ def pointmap_features(depth: np.ndarray, view: View, patch: int) -> np.ndarray:
     return _encode((points - _POINT_CENTRE) / _POINT_SCALE, patch)
 
 
-def rgb_features(images: np.ndarray, patch: int) -> np.ndarray:
-    """Features (F, g, g, C) of one camera from its colours (F, 3, S, S) uint8, coded exactly as points are."""
-    return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch)
+def rgb_features(images: np.ndarray, patch: int, width: int = FEATURE_SIZE) -> np.ndarray:
+    """Features (F, g, g, width) of one camera from its colours (F, 3, S, S) uint8, coded exactly as points are."""
+    return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch, width)
+
+
+def random_code(cameras: int, grid: int, width: int = FEATURE_SIZE) -> np.ndarray:
+    """A fixed code for each patch, (1, V, grid, grid, width) float16."""
+    return np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, grid, grid, width)).astype(np.float16)
 
 
 def standardise(features: np.ndarray) -> np.ndarray:
@@ -86,7 +93,7 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
     frames, cameras = images.shape[:2]
     grid = images.shape[-1] // patch
     if teacher == "random":
-        code = np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, grid, grid, FEATURE_SIZE)).astype(np.float16)
+        code = random_code(cameras, grid)
         return np.broadcast_to(code, (frames, *code.shape[1:]))
     if teacher == "rgb":
         parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part, v], patch)) for v in range(cameras)]
@@ -101,8 +108,8 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
     return targets
 
 
-def _encode(values: np.ndarray, patch: int) -> np.ndarray:
-    """Average over sub-cells, Fourier features, fixed random projection: (F, S, S, 3) to (F, g, g, FEATURE_SIZE)."""
+def _encode(values: np.ndarray, patch: int, size: int = FEATURE_SIZE) -> np.ndarray:
+    """Average over sub-cells, Fourier features, fixed random projection: (F, S, S, 3) to (F, g, g, size)."""
     frames, side = values.shape[:2]
     grid, cell = side // patch, patch // _SUB_CELLS
     cells = values.reshape(frames, grid, _SUB_CELLS, cell, grid, _SUB_CELLS, cell, 3).mean((3, 6))
@@ -110,7 +117,7 @@ def _encode(values: np.ndarray, patch: int) -> np.ndarray:
     waves = [wave(cells * np.float32(np.pi * 2**octave)) for octave in range(_OCTAVES) for wave in (np.sin, np.cos)]
     code = np.concatenate([cells, *waves], -1)
     width = code.shape[-1]
-    projection = np.random.default_rng(_PROJECTION_SEED).normal(0.0, width**-0.5, (width, FEATURE_SIZE)).astype(np.float32)
+    projection = np.random.default_rng(_PROJECTION_SEED).normal(0.0, width**-0.5, (width, size)).astype(np.float32)
     return code @ projection
 
 

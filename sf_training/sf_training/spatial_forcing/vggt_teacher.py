@@ -44,6 +44,7 @@ class VggtTeacher:
         self.licence = weights.licence
         config = self.network.config
         self._size, self._dtype = size, dtype
+        self.pixels = self._size**2
         self.description = (
             f"VGGT, {config.pairs} layers of width {config.width}, {sum(p.numel() for p in self.network.parameters()) / 1e6:.0f} M"
         )

@@ -16,12 +16,14 @@ class Teacher(Protocol):
         licence: of its weights, one line.
         identity: changes with everything that its features depend on.
         feature_size: channels C of a feature.
+        pixels: of an image as the model sees it, at most.
     """
 
     description: str
     licence: str
     identity: str
     feature_size: int
+    pixels: int
 
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
         """Features of each layer asked for, float32, without gradient.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,9 @@ from sf_policy_node.vla.flow import flow_loss
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.real_time_chunking import sample
-from sf_training.spatial_forcing.alignment import Projector, alignment_loss, prepare_target
+from sf_training.spatial_forcing.alignment import Alignment, prepare_target
+from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
+from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.optimizer import Optimizers, update_average
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
@@ -43,7 +46,7 @@ class TrainingRun:
 
     Args:
         embeddings: (T, E) sentence embeddings of ``data.texts``.
-        targets: teacher features (F, V, g, g, C), or None without a teacher.
+        targets: prepared ones, or teacher features (F, V, g, g, C), or None without a teacher.
         labels: indices of the labels to train on.
     """
 
@@ -55,7 +58,7 @@ class TrainingRun:
         labels: np.ndarray,
         normalisation: Normalisation,
         embeddings: np.ndarray,
-        targets: np.ndarray | None,
+        targets: Targets | np.ndarray | None,
     ) -> None:
         torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
@@ -74,14 +77,17 @@ class TrainingRun:
         )
         self.model = Nano(config)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.projector = Projector(config.width, targets.shape[-1], settings.alignment.norm) if targets is not None else None
+        self._targets = Targets((targets,)) if isinstance(targets, np.ndarray) else targets
+        self.alignment = self._tokens = None
+        if self._targets is not None:
+            self.alignment = Alignment(settings.alignment, config.width, self._targets.layers[0].shape[-1])
+            self._tokens = StudentTokens(self.model, settings.alignment.student_layers, "blocks")
         # Noise hides for long which object is meant. A linear readout of the head's input, in training only, teaches the trunk that
         # as quickly as a regression head does.
         self.readout = nn.Linear(config.width, config.action_size) if settings.head == "flow" else None
-        modules = [module for module in (self.model, self.projector, self.readout) if module is not None]
+        modules = [module for module in (self.model, self.alignment, self.readout) if module is not None]
         self._optimizers = Optimizers(modules, settings.learning_rate, _WARM_UP, settings.steps, settings.decay_share)
         self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
-        self._targets = targets
         self._states = torch.from_numpy(normalisation.state.normalise(data.states))
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
         self._texts = torch.from_numpy(normalisation.text.normalise(embeddings))
@@ -101,15 +107,15 @@ class TrainingRun:
         self.step += 1
         frames, rows, labels = self._sampler.draw()
         self.model.train()
-        tap = self.settings.alignment.layer if self.projector else None
         label_frames = self.data.label_frame[labels]
         images = torch.from_numpy(self.data.images[frames])
         texts = self._texts[self.data.label_text[labels]]
-        features, tokens = self.model.encode(images, self._states[label_frames], texts, rows=torch.from_numpy(rows), tap=tap)
+        with self._tokens.recording() if self._tokens else nullcontext():
+            features, _ = self.model.encode(images, self._states[label_frames], texts, rows=torch.from_numpy(rows))
         action_loss = self._action_loss(features, self._chunks[labels])
         loss, aligned = action_loss, None
-        if self.projector is not None and tokens is not None:
-            aligned = self._alignment(tokens, frames, rows)
+        if self.alignment is not None:
+            aligned = self._alignment_loss(frames, rows)
             loss = action_loss + self.settings.alignment.coefficient * aligned
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.learning_rate})")
@@ -155,7 +161,7 @@ class TrainingRun:
             "cpu_s": self.cpu_s,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "projector": self.projector.state_dict() if self.projector else {},
+            "alignment": self.alignment.state_dict() if self.alignment else {},
             "readout": self.readout.state_dict() if self.readout else {},
             "optimizers": self._optimizers.state_dict(),
             "sampler": self._sampler.state,
@@ -180,8 +186,8 @@ class TrainingRun:
         self.step, self.cpu_s, self._sums = state["step"], state["cpu_s"], state["sums"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        if self.projector:
-            self.projector.load_state_dict(state["projector"])
+        if self.alignment:
+            self.alignment.load_state_dict(state["alignment"])
         if self.readout:
             self.readout.load_state_dict(state["readout"])
         self._optimizers.load_state_dict(state["optimizers"])
@@ -198,10 +204,21 @@ class TrainingRun:
     def _distance(self, actions: Tensor, chunks: Tensor) -> Tensor:
         return ((actions - chunks).abs() * self._weight).mean()
 
-    def _alignment(self, tokens: Tensor, frames: np.ndarray, rows: np.ndarray) -> Tensor:
-        features = torch.from_numpy(np.ascontiguousarray(self._targets[frames])).float()
-        target = prepare_target(features, self.model.config.grid, self.settings.alignment.position_scale)
-        return alignment_loss(self.projector(tokens), target[torch.from_numpy(rows)])
+    def _alignment_loss(self, frames: np.ndarray, rows: np.ndarray) -> Tensor:
+        config = self.settings.alignment
+        places = slice(0, self.model.visual_tokens)
+        tokens = {layer: visual_tokens(self._tokens[layer], places, config.token_shift) for layer in config.student_layers}
+        self._tokens.clear()
+        chosen = torch.from_numpy(rows)
+        return self.alignment(tokens, [self._target(layer, frames)[chosen] for layer in self._targets.layers])
+
+    def _target(self, layer: np.ndarray, frames: np.ndarray) -> Tensor:
+        """Targets (F, N, C) of a batch's frames."""
+        config = self.settings.alignment
+        features = torch.from_numpy(np.ascontiguousarray(layer[frames])).float()
+        if self._targets.prepared:
+            return features.flatten(1, 3)
+        return prepare_target(features, self.model.config.grid, config.position_scale, position=config.position, resize=config.resize)
 
     def _predict(self, labels: np.ndarray) -> np.ndarray:
         frames = self.data.label_frame[labels]

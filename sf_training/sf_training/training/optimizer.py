@@ -22,7 +22,7 @@ class Optimizers:
         matrices, others = [], []
         for module in modules:
             for name, parameter in module.named_parameters():
-                hidden = parameter.ndim == 2 and name.startswith(("blocks.", "head.blocks.", "hidden.", "out."))
+                hidden = parameter.ndim == 2 and name.startswith(("blocks.", "head.blocks.", "projector."))
                 (matrices if hidden else others).append(parameter)
         self.parameters = matrices + others
         self._all = [

@@ -17,8 +17,8 @@ from rich.table import Table
 from sf_training.spatial_forcing.teachers import TEACHERS
 from sf_training.training.curves import Row, read_curves
 
-_COLOURS = {"none": "tab:grey", "pointmap": "tab:blue", "rgb": "tab:orange", "mean": "tab:green", "random": "tab:red"}
-_LABELS = {"none": "no SF", "pointmap": "SF (pointmap)", "rgb": "control rgb", "mean": "control mean", "random": "control random"}
+_COLOURS = {"none": "tab:grey", "rgb": "tab:orange", "mean": "tab:green", "random": "tab:red"}
+_CONTROLS = ("mean", "random", "rgb")
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,22 @@ def read_runs(folder: Path) -> list[Curve]:
         settings = json.loads(path.read_text())["settings"]
         rows = tuple(row for row in read_curves(path.with_name("curves.csv")) if row.success is not None)
         if rows:
-            curves.append(Curve(settings["teacher"], settings["seed"], rows))
+            curves.append(Curve(_name(settings), settings["seed"], rows))
     return curves
+
+
+def _name(settings: dict) -> str:
+    """Teacher of a run, or the control that stood for it: ``rgb`` for that of the pointmap, ``vggt rgb`` for others."""
+    teacher, control = settings["teacher"], settings.get("control", "none")
+    if control == "none":
+        return teacher
+    return control if teacher == "pointmap" else f"{teacher} {control}"
+
+
+def _label(name: str) -> str:
+    if name == "none":
+        return "no SF"
+    return f"control {name}" if name.split()[-1] in _CONTROLS else f"SF ({name})"
 
 
 def summarise(curves: list[Curve], threshold: float) -> dict:
@@ -98,7 +112,7 @@ def _by_teacher(curves: list[Curve]) -> dict[str, list[Curve]]:
     groups = defaultdict(list)
     for curve in curves:
         groups[curve.teacher].append(curve)
-    return {teacher: groups[teacher] for teacher in TEACHERS if teacher in groups}
+    return {name: groups[name] for name in sorted(groups, key=lambda name: TEACHERS.index(name.split()[0]))}
 
 
 def _at_cpu(curve: Curve, budget: float) -> float:
@@ -123,12 +137,13 @@ def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, constrained_layout=True)
     for axis, name, label in ((axes[0], "step", "training steps"), (axes[1], "cpu_s", "processor time in training [s]")):
         for teacher, group in _by_teacher(curves).items():
+            colour = _COLOURS.get(teacher.split()[-1], "tab:blue" if teacher == "pointmap" else "tab:purple")
             common = min(getattr(curve.rows[-1], name) for curve in group)
             grid = np.array([row.step for row in group[0].rows]) if name == "step" else np.linspace(0, common, 40)
             grid = np.concatenate([[0.0], grid[(grid <= common) & (grid > 0)]])
             values = np.array([_interpolate(curve, name, grid) for curve in group])
-            axis.plot(grid, values.mean(0), color=_COLOURS[teacher], label=f"{_LABELS[teacher]} (n={len(group)})", linewidth=2)
-            axis.fill_between(grid, values.min(0), values.max(0), color=_COLOURS[teacher], alpha=0.15)
+            axis.plot(grid, values.mean(0), color=colour, label=f"{_label(teacher)} (n={len(group)})", linewidth=2)
+            axis.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.15)
         axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
@@ -152,7 +167,7 @@ def _rows(summary: dict) -> list[tuple[str, ...]]:
         at_last = entry["success_by_step"].get(str(last), [])
         rows.append(
             (
-                _LABELS[teacher],
+                _label(teacher),
                 ", ".join(map(str, entry["seeds"])),
                 " / ".join("-" if value is None else f"{value:.0%}" for value in at_last),
                 " / ".join(f"{value:.0%}" for value in entry["success_at_equal_cpu"]),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
+from sf_training.spatial_forcing.vision_targets import Control
+
+_VISION = ("vggt", "hf")
 
 
 class TrainingError(ValueError):
@@ -26,6 +30,18 @@ class Settings:
     """Where alignment targets come from; none trains with the action loss alone."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """The alignment loss; ignored with teacher none."""
+    preset: PresetName | None = None
+    """Named settings of the alignment, in proportion to --layers; what is given with --alignment... differs from it."""
+    teacher_weights: str = ""
+    """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
+    teacher_size: int = 0
+    """Longer side of the images that vggt or hf sees [pixels]; 0 takes what it was trained with."""
+    teacher_device: str = "auto"
+    """Where vggt or hf runs; auto takes the GPU where there is one."""
+    teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of vggt or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
+    control: Control = "none"
+    """Replace the teacher by a control of the same width that holds no geometry."""
     seed: int = 0
     """Of the weights and of the order of the data."""
     steps: int = 3000
@@ -69,5 +85,40 @@ class Settings:
             raise TrainingError(f"--validation-share: must lie between 0 and 1, got {self.validation_share}")
         if not 0 <= self.decay_share <= 1:
             raise TrainingError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
-        if self.teacher != "none" and not 0 <= self.alignment.layer <= self.layers:
-            raise TrainingError(f"--alignment.layer: the model has {self.layers} blocks, got {self.alignment.layer}")
+        if self.preset:
+            object.__setattr__(self, "alignment", self._from_preset())
+        self._check_teacher()
+
+    @property
+    def uses_vision_teacher(self) -> bool:
+        """Whether the teacher is a vision model with weights."""
+        return self.teacher in _VISION
+
+    def _from_preset(self) -> AlignmentConfig:
+        default = AlignmentConfig()
+        changes = {
+            each.name: getattr(self.alignment, each.name)
+            for each in fields(AlignmentConfig)
+            if getattr(self.alignment, each.name) != getattr(default, each.name)
+        }
+        if not self.uses_vision_teacher:
+            changes["teacher_layers"] = (-1,)
+        return preset(self.preset, self.layers, **changes)
+
+    def _check_teacher(self) -> None:
+        if self.teacher == "none":
+            if self.control != "none":
+                raise TrainingError(f"--control {self.control}: a control stands for a teacher; give --teacher")
+            return
+        deepest = max(self.alignment.student_layers)
+        if deepest > self.layers:
+            name = "layers" if self.alignment.layers else "layer"
+            raise TrainingError(f"--alignment.{name}: the model has {self.layers} blocks, got {deepest}")
+        if self.uses_vision_teacher and not self.teacher_weights:
+            raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
+        if not self.uses_vision_teacher and self.teacher_weights:
+            raise TrainingError(f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf")
+        if not self.uses_vision_teacher and self.alignment.teacher_layers != (-1,):
+            raise TrainingError(f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1")
+        if self.control != "none" and self.teacher not in ("pointmap", *_VISION):
+            raise TrainingError(f"--control {self.control}: teacher {self.teacher} is a control itself")

@@ -24,7 +24,9 @@ from sf_policy_node.vla.policy import Policy
 from sf_policy_node.vla.text import text_encoder
 from sf_training.data.episode_reader import BagError
 from sf_training.data.split import split_episodes
+from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.teachers import TeacherError, build_targets
+from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
 from sf_training.training.curves import Curves, Row, plot_curves
 from sf_training.training.loop import TrainingRun
 from sf_training.training.settings import Settings, TrainingError
@@ -40,7 +42,7 @@ def main() -> None:
     try:
         settings = tyro.cli(Settings, description=Settings.__doc__)
         train(settings, Console())
-    except (BagError, CheckpointError, ContractError, FloatingPointError, TeacherError, TrainingError, OSError) as error:
+    except (AlignmentError, BagError, CheckpointError, ContractError, FloatingPointError, TeacherError, TrainingError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
@@ -60,17 +62,34 @@ def train(settings: Settings, console: Console) -> None:
     )
     embeddings = text_encoder().encode(list(data.texts))
     normalisation = Normalisation.from_data(data.states, data.label_chunk[labels], embeddings, contract.action.names)
-    targets = None
-    if settings.teacher != "none":
-        with console.status(f"teacher features ({settings.teacher})"):
-            targets = build_targets(settings.teacher, data.images, data.depth, list(data.views or ()), _PATCH)
-    run = TrainingRun(settings, contract, data, labels, normalisation, embeddings, targets)
+    run = TrainingRun(settings, contract, data, labels, normalisation, embeddings, _targets(settings, data, console))
     report = settings.out / "report"
     report.mkdir(parents=True, exist_ok=True)
     state = report / "resume.pt"
     if run.load_state(state):
         console.print(f"resuming at step {run.step}")
     _Session(settings, contract, data, run, held_out, report, state, console).go()
+
+
+def _targets(settings: Settings, data: TrainingSet, console: Console) -> Targets | None:
+    """Alignment targets of all frames; those of a vision model are kept beside the data."""
+    if settings.teacher == "none":
+        return None
+    if not settings.uses_vision_teacher:
+        name = settings.teacher if settings.control == "none" else settings.control
+        with console.status(f"teacher features ({name})"):
+            return Targets((build_targets(name, data.images, data.depth, list(data.views or ()), _PATCH),))
+    teacher = open_teacher(
+        settings.teacher,
+        settings.teacher_weights,
+        settings.alignment.teacher_layers,
+        size=settings.teacher_size,
+        device=settings.teacher_device,
+        dtype=settings.teacher_dtype,
+    )
+    console.print(f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}", highlight=False, soft_wrap=True)
+    grid, cache = data.images.shape[-1] // _PATCH, settings.data / ".cache"
+    return vision_targets(teacher, data.images, grid, settings.alignment, control=settings.control, cache=cache, console=console)
 
 
 class _Session:

@@ -1,0 +1,198 @@
+"""Alignment targets of a data set from a frozen vision model, or from one of its controls."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
+from sf_training.spatial_forcing.feature_cache import FeatureCache
+from sf_training.spatial_forcing.hf_teacher import HfTeacher
+from sf_training.spatial_forcing.teachers import TeacherError, random_code, rgb_features
+from sf_training.spatial_forcing.vggt_teacher import SIDE, VggtTeacher
+from sf_training.spatial_forcing.vision import Teacher
+from sf_training.spatial_forcing.weights import open_weights
+
+Control = Literal["none", "mean", "random", "rgb"]
+_SAMPLE = 1024  # frames from which the statistics of the rgb control are taken
+_PIXELS = 4 * 518 * 518  # that a teacher sees in one batch
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Alignment targets of F frames.
+
+    Attributes:
+        layers: for each teacher layer (F, V, rows, columns, C); may be mapped from disk or repeat one frame.
+        prepared: whether they are resized to the student's grid and hold the positional embedding already.
+    """
+
+    layers: tuple[np.ndarray, ...]
+    prepared: bool = False
+
+
+def open_teacher(
+    name: Literal["vggt", "hf"],
+    weights: str,
+    layers: tuple[int, ...],
+    *,
+    size: int = 0,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> Teacher:
+    """A vision teacher with its weights.
+
+    Args:
+        weights: file, directory or hub id.
+        layers: of the teacher, from 0 or from the end.
+        size: longer side of the images that it sees [pixels]; 0 takes what it was trained with.
+        device: auto takes the GPU where there is one.
+        dtype: auto takes bfloat16 on a GPU, float32 elsewhere.
+
+    Raises:
+        TeacherError: the weights are missing or of another architecture, or there is no such layer.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    number = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.bfloat16 if device != "cpu" else torch.float32)
+    if name == "vggt":
+        return VggtTeacher(open_weights(weights), layers, size or SIDE, device, number)
+    return HfTeacher(weights, layers, size, device, number)
+
+
+def vision_targets(
+    teacher: Teacher,
+    images: np.ndarray,
+    grid: int,
+    config: AlignmentConfig,
+    *,
+    control: Control = "none",
+    cache: Path | None = None,
+    console: Console | None = None,
+) -> Targets:
+    """Targets of a whole data set, resized to the student's grid with the positional embedding in.
+
+    Each target is scaled to the size of a unit variance token: the loss looks at directions only, and float16 stays in range.
+
+    Args:
+        images: (F, V, 3, S, S) uint8.
+        grid: patches along one side of the student's images.
+        control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have its width and do not run it.
+        cache: folder of caches; None keeps everything in memory.
+        console: shows progress.
+
+    Raises:
+        TeacherError: a feature is not finite, or the cache cannot be used.
+    """
+    layers = len(config.teacher_layers)
+    shape = (*images.shape[:2], grid, grid, teacher.feature_size)
+    if control == "random":
+        code = torch.from_numpy(random_code(images.shape[1], grid, teacher.feature_size)).float()
+        return Targets(tuple(_repeated(_prepared(code, grid, config), shape) for _ in range(layers)), prepared=True)
+    source = _Colours(images, grid, teacher.feature_size, layers) if control == "rgb" else teacher
+
+    def compute(part: slice) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.ascontiguousarray(images[part])).float() / 255
+        found = [_prepared(layer, grid, config) for layer in source.features(pixels)]
+        if not all(np.isfinite(layer).all() for layer in found):
+            raise TeacherError(
+                f"teacher: a feature of frames {part.start} to {part.stop - 1} is not finite; use float32, or check the weights"
+            )
+        return [layer.reshape(len(layer), *shape[1:]) for layer in found]
+
+    store = _Memory(shape, layers) if cache is None else FeatureCache(cache, _key(source, images, grid, config), shape, layers)
+    if store.done < len(images):
+        seen = source.pixels * images.shape[1]
+        columns = (
+            TextColumn("teacher features"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, disable=console is None) as bar:
+            task = bar.add_task("", total=len(images), completed=store.done)
+            store.fill(compute, max(1, _PIXELS // seen), lambda done: bar.update(task, completed=done))
+    found = store.load()
+    if control == "mean":
+        found = tuple(_repeated(_mean(layer), shape) for layer in found)
+    return Targets(found, prepared=True)
+
+
+def _prepared(features: torch.Tensor, grid: int, config: AlignmentConfig) -> np.ndarray:
+    """(B, V, gh, gw, C) to unit variance targets (B, V * grid^2, C), float16."""
+    target = prepare_target(features, grid, config.position_scale, position=config.position, resize=config.resize)
+    return (target / target.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)).to(torch.float16).cpu().numpy()
+
+
+def _repeated(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(frame.reshape(1, *shape[1:]), shape)
+
+
+def _mean(layer: np.ndarray) -> np.ndarray:
+    total = np.zeros(layer.shape[1:])
+    for start in range(0, len(layer), 256):
+        total += layer[start : start + 256].sum(0, dtype=np.float64)
+    return (total / len(layer)).astype(np.float16)
+
+
+def _key(source: Teacher, images: np.ndarray, grid: int, config: AlignmentConfig) -> dict:
+    digest = hashlib.sha256()
+    for start in range(0, len(images), 256):
+        digest.update(np.ascontiguousarray(images[start : start + 256]).data)
+    return {
+        "images": digest.hexdigest(),
+        "shape": images.shape,
+        "teacher": source.identity,
+        "grid": grid,
+        "position": [config.position_scale, config.position],
+        "resize": config.resize,
+    }
+
+
+class _Memory:
+    """Stands for a cache where none is wanted."""
+
+    done = 0
+
+    def __init__(self, shape: tuple[int, ...], layers: int) -> None:
+        self._frames = shape[0]
+        self._layers = tuple(np.empty(shape, np.float16) for _ in range(layers))
+
+    def fill(self, compute, batch: int, progress) -> None:
+        for start in range(0, self._frames, batch):
+            part = slice(start, min(start + batch, self._frames))
+            for array, values in zip(self._layers, compute(part), strict=True):
+                array[part] = values
+            progress(part.stop)
+
+    def load(self) -> tuple[np.ndarray, ...]:
+        return self._layers
+
+
+class _Colours:
+    """The control rgb as a teacher: colours of patches in the teacher's width, standardised over a sample of the data."""
+
+    description, licence = "patch colours", "none"
+
+    def __init__(self, images: np.ndarray, grid: int, width: int, layers: int) -> None:
+        self._patch, self._layers = images.shape[-1] // grid, layers
+        self.feature_size, self.pixels = width, images.shape[-1] ** 2
+        self.identity = f"rgb {width} of {layers}"
+        sample = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)]
+        values = rgb_features(sample.reshape(-1, *images.shape[2:]), self._patch, width).reshape(-1, width)
+        self._centre, self._spread = values.mean(0), values.std(0) + 1e-4
+
+    def features(self, images: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; the data set's cameras are all there."""
+        values = rgb_features((images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(), self._patch, self.feature_size)
+        found = torch.from_numpy((values - self._centre) / self._spread).unflatten(0, images.shape[:2])
+        return (found,) * self._layers
