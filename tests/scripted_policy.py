@@ -36,7 +36,7 @@ class ScriptedPolicy(Node):
         self.contract = load_contract(find_robot("sim_arm"))
         self.kinematics = Kinematics(self.contract)
         self.task = self.joints = None
-        self.supports, self.epoch, self.latencies = {}, 0, []
+        self.supports, self.epoch, self.following = {}, 0, False
         group = ReentrantCallbackGroup()
         topics, latched = self.contract.topics, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(TaskState, "/sim_arm/task_state", self.on_task, latched, callback_group=group)
@@ -55,9 +55,8 @@ class ScriptedPolicy(Node):
 
     def report(self):
         ready = self.task is not None and self.joints is not None
-        return PolicyStatus(
-            state=PolicyStatus.IDLE if ready else PolicyStatus.LOADING, policy_id="scripted", device="none", epoch=self.epoch
-        )
+        state = PolicyStatus.RUNNING if self.following else PolicyStatus.IDLE if ready else PolicyStatus.LOADING
+        return PolicyStatus(state=state, policy_id="scripted", device="none", epoch=self.epoch)
 
     def on_task(self, message):
         if self.task is None or message.episode != self.task.episode:
@@ -69,6 +68,8 @@ class ScriptedPolicy(Node):
 
     def follow(self, goal):
         self.epoch += 1
+        self.following = True
+        self.status.publish(self.report())
         instruction, begin, sequence = goal.request.instruction, time.monotonic(), 0
         result = RunInstruction.Result(termination_reason=RunInstruction.Result.TIMEOUT)
         while time.monotonic() - begin < (goal.request.timeout_s or 10.0):
@@ -82,6 +83,8 @@ class ScriptedPolicy(Node):
             time.sleep(REPLAN_SECONDS)
         else:
             goal.succeed()
+        self.following = False
+        self.status.publish(self.report())
         result.chunks, result.duration_s = sequence, time.monotonic() - begin
         result.chunk_latency_p50_s = result.chunk_latency_p95_s = 0.001
         return result
