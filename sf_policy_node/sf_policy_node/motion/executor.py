@@ -14,13 +14,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import ChunkRefused, MotionRefused, check_age, check_form, check_order
+from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
+from sf_policy_node.motion.chunk_follower import ChunkFollower
 from sf_policy_node.motion.commanded import CommandedPath
-from sf_policy_node.motion.consumed import ConsumedTime
-from sf_policy_node.motion.ensemble import Ensemble
 from sf_policy_node.motion.guard import Guard
 from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.planning import ChunkPlanner
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
@@ -53,23 +51,17 @@ class ChunkExecutor:
         fastest_clock: float = 1.1,
     ) -> None:
         self.contract = contract
-        self._contract_hash = contract.hash
         kinematics = Kinematics(contract)
         workspace = Workspace(contract, kinematics)
         self._guard = Guard(contract, workspace, stopwatch=stopwatch, fastest_clock=fastest_clock)
-        self._planner = ChunkPlanner(contract, kinematics, workspace)
+        names = self._guard.limits.names
+        self._log = StatusLog(names)
+        self._score = ShadowScore(len(names)) if shadow else None
+        self._policy = ChunkFollower(contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score)
         self._teleoperation = TeleoperationPlanner(contract, workspace)
-        self._ensemble, self._consumed = Ensemble(), ConsumedTime()
-        self._stream = Stream(contract.command.rate_hz, self._guard.limits.names)
-        self._score = ShadowScore(len(self._guard.limits.names)) if shadow else None
-        self._shadow, self._join = shadow, join
-        self._log = StatusLog(self._guard.limits.names)
+        self._stream = Stream(contract.command.rate_hz, names)
         self._paused = False
-        self._last: Chunk | None = None
         self._person_until = -math.inf  # a person is in charge until then, unless heard again
-        self._accept_from = -math.inf  # chunks observed earlier are not followed
-        self._blocked: tuple[int, str] | None = None  # chunks up to this epoch are not followed, and why
-        self._forget_motion()
         self._log.rest(ExecutorState.INACTIVE, "not active")
 
     # ---- lifecycle, pause and emergency stop ----
@@ -77,9 +69,10 @@ class ChunkExecutor:
     def activate(self, now: float | None = None) -> None:
         """Allow motion, for chunks observed from ``now`` on (None: the latest time that was passed in)."""
         self._guard.active, self._paused = True, False
-        self._last = self._blocked = None
-        self._accept_from = self._guard.clock.now if now is None else now
-        self._forget_motion()
+        self._policy.accept_from = self._guard.clock.now if now is None else now
+        self._policy.forget_order()
+        self._policy.forget_motion()
+        self._guard.path = None
         self._rest("waiting for the first chunk")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
@@ -98,7 +91,7 @@ class ChunkExecutor:
         if not self._guard.active:
             raise ValueError("the executor is not active; activate it first")
         now = self._guard.clock.advance(now)
-        self._paused, self._accept_from = paused, now
+        self._paused, self._policy.accept_from = paused, now
         if self._log.status.state is ExecutorState.TELEOPERATION:
             return None
         self._rest("resumed; waiting for a new chunk")
@@ -125,7 +118,7 @@ class ChunkExecutor:
         latched = self._guard.stopped
         self._guard.reset()
         if latched:
-            self._accept_from = self._guard.clock.now if now is None else now
+            self._policy.accept_from = self._guard.clock.now if now is None else now
             self._person_until = -math.inf
             self._rest("the emergency stop was reset; waiting for a new chunk")
 
@@ -146,22 +139,24 @@ class ChunkExecutor:
         Raises:
             ChunkRefused: the motion under way goes on to its end.
         """
-        self._before = (self._row_times, self._consumed.copy(), dataclasses.replace(self._log.status))
+        self._before = dataclasses.replace(self._log.status)
         try:
             if jump := self._guard.clock.jump(now):
                 raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
             now = self._guard.clock.advance(now)
-            self._check_acceptable(chunk, now)
-            return self._follow(chunk, now)
+            self._check_in_charge(now)
+            self._policy.check(chunk, now)
+            return self._policy.follow(chunk, now)
         except MotionRefused as refusal:
             self._log.refused(chunk, refusal, say=self._log.status.state in (*_FOLLOWING, ExecutorState.HOLDING))
             raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
 
     def on_policy_state(self, following: bool, epoch: int, reason: str, now: float) -> Trajectory | None:
         """The policy says whether it still follows the instruction of ``epoch``; a stop to send when it does not."""
-        if following or self._last is None or epoch < self._last.epoch:
+        last = self._policy.last
+        if following or last is None or epoch < last.epoch:
             return None
-        self._blocked = (max(epoch, self._last.epoch), "its instruction has ended")
+        self._policy.block("its instruction has ended", epoch)
         if self._log.status.state not in _FOLLOWING:
             return None
         self._rest(reason)
@@ -176,38 +171,29 @@ class ChunkExecutor:
         if jump := self._guard.clock.jump(now):
             raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
         now = self._guard.clock.advance(now)
-        target, speed = np.asarray(positions, dtype=float), np.asarray(velocities, dtype=float)
-        names = self._guard.limits.names
-        if target.shape != (len(names),) or speed.shape != target.shape or not (np.isfinite(target).all() and np.isfinite(speed).all()):
-            raise MotionRefused(f"a teleoperation command needs {len(names)} finite positions and velocities ({', '.join(names)})")
-        age, budget = now - stamp, self.contract.budgets.teleop_age_s
-        if not -budget <= age <= budget:
-            raise MotionRefused(f"a teleoperation command is {age:.3f} s old, budgets.teleop_age_s allows {budget:g} s")
+        target, speed = self._teleoperation.check(stamp, positions, velocities, now)
         start = self._guard.start(now)
         if self._log.status.state is not ExecutorState.TELEOPERATION:
             self._teleoperation.take_over()
-        self._person_until = now + budget
+        self._person_until = now + self.contract.budgets.teleop_age_s
         self._log.status.state, self._log.status.reason = ExecutorState.TELEOPERATION, "a person moves the arm"
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         if plan is None:
             self._log.status.workspace_clips += 1
             raise MotionRefused("the teleoperation command leads the tool out of the workspace box")
         self._log.clipped(position=plan.position_clips, velocity=plan.velocity_clips, acceleration=plan.acceleration_clips)
-        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
-        self._row_times = np.zeros(0)
-        self._ensemble.clear()
-        return trajectory
+        self._policy.forget_motion()
+        return self._guard.admit(start, plan.positions, plan.velocities, now)
 
     @property
     def joins_at(self) -> float:
         """When the motion of the last :meth:`on_chunk` leaves the one before it [s]: too late to send it after that."""
-        return self._joins_at
+        return self._policy.joins_at
 
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: what was sent before it is in force."""
-        self._guard.withdraw()
-        self._row_times, self._consumed, before = self._before
-        self._log.withdrawn(before, reason)
+        self._policy.withdraw()
+        self._log.withdrawn(self._before, reason)
 
     def tick(self, now: float) -> Trajectory | None:
         """The watchdog, to be called regularly: a stop to send when the motion under way must not go on."""
@@ -219,19 +205,20 @@ class ChunkExecutor:
         if state not in _FOLLOWING:
             return None
         if not self._guard.moving(now):
-            self._rest(f"no new chunk for {now - self._last.stamp:.2f} s: stands at the end of the last one")
+            self._rest(f"no new chunk for {now - self._policy.last.stamp:.2f} s: stands at the end of the last one")
             return None
         return self._watch_arm(now)
 
     def setpoint(self, now: float) -> Setpoint | None:
         """For outputs that send one command after another: where the joints are to be now; None when the arm is to stay."""
-        if self._shadow or self._guard.path is None or self._guard.clock.jump(now):
+        if self._score is not None or self._guard.path is None or self._guard.clock.jump(now):
             return None
         setpoint, lost = self._stream.at(self._guard.path, now)
         if lost:
             self._guard.stay(now, setpoint.positions)
             self._rest(f"stopped: this process stood still for {lost:.2f} s in the middle of a motion")
-            self._accept_from = now
+            self._policy.accept_from = now
+            self._policy.forget_motion()
         return setpoint
 
     # ---- what it says ----
@@ -247,8 +234,8 @@ class ChunkExecutor:
         now = self._guard.clock.now
         status = self._log.snapshot(guard_refusals=self._guard.refusals, joint_state_age_s=self._guard.monitor.age(now))
         if status.state in _FOLLOWING:
-            status.chunk_age_s = now - self._last.stamp
-            status.queue_depth = int((self._row_times > now).sum())
+            status.chunk_age_s = now - self._policy.last.stamp
+            status.queue_depth = self._policy.rows_ahead(now)
         if self._score is not None:
             status.shadow_error_rms, status.shadow_error_max = self._score.rms, self._score.largest
             status.shadow_rows = self._score.rows
@@ -256,49 +243,17 @@ class ChunkExecutor:
 
     # ---- how ----
 
-    def _check_acceptable(self, chunk: Chunk, now: float) -> None:
+    def _check_in_charge(self, now: float) -> None:
         if problem := self._guard.problem(now):
             raise ChunkRefused(problem)
         if self._log.status.state is ExecutorState.TELEOPERATION:
             raise ChunkRefused("a person moves the arm")
         if self._paused:
             raise ChunkRefused("the executor is paused")
-        if self._blocked is not None and chunk.epoch <= self._blocked[0]:
-            raise ChunkRefused(self._blocked[1])
-        check_form(chunk, self.contract, self._contract_hash)
-        check_age(chunk, self.contract, now)
-        check_order(chunk, self._last)
-        if chunk.stamp < self._accept_from:
-            raise ChunkRefused("it was observed before the executor was activated, resumed, reset or handed back by a person")
-        if not self._shadow:
-            self._guard.monitor.check_reference(chunk)
-
-    def _follow(self, chunk: Chunk, now: float) -> Trajectory:
-        start = self._guard.start(now)
-        if not start.moving or (self._last is not None and self._last.epoch != chunk.epoch):
-            self._ensemble.clear()
-        join = Join(chunk.join if self._join is None else self._join)
-        others = self._ensemble if join is Join.ENSEMBLE else None
-        # Rows that passed while the arm stood still were not consumed: they are moved, not skipped.
-        base = start.time - self._consumed.between(chunk.stamp, start.time)
-        plan = self._planner.plan(chunk, base, now, start.time, start.position, start.velocity, others)
-        self._log.planned(plan, start.moving)
-        if plan.refused:
-            raise ChunkRefused(plan.refused)
-        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
-        self._ensemble.add(plan.rows)
-        self._row_times, self._joins_at = plan.row_times, start.time
-        self._consumed.follow(start.time, self._guard.path.end)
-        self._last, self._blocked = chunk, None
-        if self._score is not None:
-            due = chunk.stamp + chunk.step_s * np.arange(1, len(plan.targets.positions) + 1)
-            self._score.expect(due, plan.targets.positions)
-        self._log.followed(chunk, plan, join, ExecutorState.SHADOW if self._shadow else ExecutorState.EXECUTING)
-        return trajectory
 
     def _watch_person(self, now: float) -> Trajectory | None:
         if now > self._person_until:
-            self._accept_from = now
+            self._policy.accept_from = now
             self._rest("a person let go of the arm; waiting for a new chunk")
             return self._stop(now)
         return self._watch_arm(now) if self._guard.moving(now) else None
@@ -307,18 +262,14 @@ class ChunkExecutor:
         if problem := self._guard.problem(now):
             self._rest(f"stopped: {problem}")
             return self._stop(now)
-        deviation = None if self._shadow else self._guard.monitor.deviation(self._guard.path)
+        deviation = None if self._score is not None else self._guard.monitor.deviation(self._guard.path)
         if deviation is None:
             return None
-        if self._last is not None:
-            self._blocked = (
-                self._last.epoch,
-                "the arm was blocked while following this instruction; clear its way and give an instruction again",
-            )
+        self._policy.block("the arm was blocked while following this instruction; clear its way and give an instruction again")
         what = f"{deviation.joint} is {deviation.distance:.2f} from where it was sent"
         if deviation.elsewhere:  # the controller follows somebody else, or the arm was reset: do not pull it back
             self._rest(f"stopped: {what}; find out who moved it and give an instruction again")
-            self._consumed.clear()
+            self._policy.forget_motion()
             return self._guard.stay(now, deviation.measured)
         self._rest(f"stopped: {what}, something is in its way; clear it and give an instruction again")
         return self._stop(now, give_way_to=deviation.measured)
@@ -335,14 +286,14 @@ class ChunkExecutor:
     def _stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
         trajectory = self._guard.stop(now, give_way_to)
         if trajectory is not None:
-            self._consumed.end(self._guard.path.end)
+            self._policy.stopped(self._guard.path.end)
         return trajectory
 
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         trajectory = self._guard.after_clock_jump(now)
-        self._accept_from, self._last, self._person_until = now, None, -math.inf
-        self._consumed.clear()
-        self._ensemble.clear()
+        self._policy.accept_from, self._person_until = now, -math.inf
+        self._policy.forget_order()
+        self._policy.forget_motion()
         self._rest(f"stopped: the clock went {'back' if jump < 0 else 'forward'} by {abs(jump):.3f} s")
         return trajectory
 
@@ -355,9 +306,3 @@ class ChunkExecutor:
             self._log.rest(ExecutorState.PAUSED, "paused; call the pause service with false to go on")
         else:
             self._log.rest(ExecutorState.HOLDING, reason)
-
-    def _forget_motion(self) -> None:
-        self._guard.path = None
-        self._row_times, self._joins_at = np.zeros(0), -math.inf
-        self._consumed.clear()
-        self._ensemble.clear()

@@ -25,6 +25,9 @@ class ShadowScore:
     def measured(self, stamp: float, positions: np.ndarray) -> None:
         """Where the operator has the arm; rows that were due since the last call are compared."""
         before, self._before = self._before, (stamp, positions)
+        if not np.isfinite(positions).all():
+            self._before = before
+            return
         if before is None or stamp <= before[0]:
             return
         waiting: deque[tuple[float, np.ndarray]] = deque(maxlen=_PENDING)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.checks import MotionRefused
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.planning import brought_to_rest
 from sf_policy_node.motion.shaping import Shaped, follow
@@ -27,7 +28,21 @@ class TeleoperationPlanner:
     def __init__(self, contract: Contract, workspace: Workspace) -> None:
         self._limits, self._workspace = JointLimits.of(contract), workspace
         self._period = 1.0 / contract.command.rate_hz
+        self._age = contract.budgets.teleop_age_s
         self._caught_up = False
+
+    def check(self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float) -> tuple[np.ndarray, np.ndarray]:
+        """Target positions and velocities (J,) of a command that is complete, finite and fresh.
+
+        Raises:
+            MotionRefused: it is not.
+        """
+        target, speed, names = np.asarray(positions, dtype=float), np.asarray(velocities, dtype=float), self._limits.names
+        if target.shape != (len(names),) or speed.shape != target.shape or not (np.isfinite(target).all() and np.isfinite(speed).all()):
+            raise MotionRefused(f"a teleoperation command needs {len(names)} finite positions and velocities ({', '.join(names)})")
+        if not -self._age <= now - stamp <= self._age:
+            raise MotionRefused(f"a teleoperation command is {now - stamp:.3f} s old, budgets.teleop_age_s allows {self._age:g} s")
+        return target, speed
 
     def take_over(self) -> None:
         """The next target may be far away: go there slowly."""

@@ -19,6 +19,7 @@ from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
+from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.observation import JointStates
@@ -70,6 +71,7 @@ class ChunkExecutorNode(ManagedNode):
         self._cycles = Cycles(period)
         for seconds, callback in ((period, self._on_tick), (_STATUS_S, self._publish_status)):
             self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
+        Diagnostics(self, lambda: executor_diagnostics(self._status_message(), contract))
         self._report_change()
 
     def start(self) -> None:
@@ -171,8 +173,10 @@ class ChunkExecutorNode(ManagedNode):
         self._publish_status()
 
     def _publish_status(self) -> None:
-        status = self._motion.status
-        self._status.publish(status_to_message(status, self.now(), self._latencies.percentiles(), self._cycles))
+        self._status.publish(self._status_message())
+
+    def _status_message(self) -> ExecutorStatus:
+        return status_to_message(self._motion.status, self.now(), self._latencies.percentiles(), self._cycles)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -23,6 +23,8 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 JOINT_STATE = "sensor_msgs/msg/JointState"
+TWIST = "geometry_msgs/msg/TwistStamped"
+NUMBERS = "std_msgs/msg/Float64MultiArray"
 POSE = "geometry_msgs/msg/PoseStamped"
 STRING = "std_msgs/msg/String"
 BOOL = "std_msgs/msg/Bool"
@@ -30,6 +32,7 @@ JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ACTION_CHUNK = "sf_msgs/msg/ActionChunk"
 POLICY_STATUS = "sf_msgs/msg/PolicyStatus"
 EXECUTOR_STATUS = "sf_msgs/msg/ExecutorStatus"
+CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 
 # sf_msgs/ActionChunk.action_space, in the order of its constants
 ACTION_SPACES = (ActionSpace.JOINT_POSITION, ActionSpace.JOINT_DELTA, ActionSpace.EE_DELTA, ActionSpace.EE_POSE)

@@ -27,6 +27,14 @@ class RecordedTopic:
     required: bool = False
 
 
+_COMMANDS = {
+    "joint_trajectory": messages.JOINT_TRAJECTORY,
+    "forward_command": messages.NUMBERS,
+    "servo_twist": messages.TWIST,
+    "servo_pose": messages.POSE,
+}
+
+
 def absolute(topic: str) -> str:
     """A topic name as it stands in a bag."""
     return "/" + topic.lstrip("/")
@@ -57,8 +65,9 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         RecordedTopic(absolute(names.action_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
         RecordedTopic(absolute(names.policy_status), messages.POLICY_STATUS, Delivery.RELIABLE),
         RecordedTopic(absolute(names.executor_status), messages.EXECUTOR_STATUS, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.control_source), messages.CONTROL_SOURCE, Delivery.LATCHED),
         RecordedTopic(absolute(names.emergency_stop), messages.BOOL, Delivery.RELIABLE),
-        RecordedTopic(absolute(contract.command.topic), messages.JOINT_TRAJECTORY, Delivery.RELIABLE),
+        RecordedTopic(absolute(contract.command.topic), _COMMANDS[contract.command.output], Delivery.RELIABLE),
     ]
     return topics
 

@@ -1,0 +1,118 @@
+"""Follows a policy: which chunks are acceptable, and how each becomes one with the motion under way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.checks import ChunkRefused, check_age, check_form, check_order
+from sf_policy_node.motion.consumed import ConsumedTime
+from sf_policy_node.motion.ensemble import Ensemble
+from sf_policy_node.motion.guard import Guard
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.planning import ChunkPlanner
+from sf_policy_node.motion.shadow import ShadowScore
+from sf_policy_node.motion.status import ExecutorState, StatusLog
+from sf_policy_node.motion.types import Chunk, Join, Trajectory
+from sf_policy_node.motion.workspace import Workspace
+
+
+class ChunkFollower:
+    """Chunks of one contract into motions that the guard admits.
+
+    Args:
+        join: how chunks are joined; None: as each policy says.
+        score: shadow mode: compares chunks with what the operator does, and the arm is somebody else's.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        kinematics: Kinematics,
+        workspace: Workspace,
+        guard: Guard,
+        log: StatusLog,
+        *,
+        join: Join | None,
+        score: ShadowScore | None,
+    ) -> None:
+        self._contract, self._contract_hash = contract, contract.hash
+        self._guard, self._log, self._join, self._score = guard, log, join, score
+        self._planner = ChunkPlanner(contract, kinematics, workspace)
+        self._ensemble, self._consumed = Ensemble(), ConsumedTime()
+        self.last: Chunk | None = None
+        self.accept_from = -math.inf  # chunks observed earlier are not followed [s]
+        self.joins_at = -math.inf  # when the motion of the last chunk leaves the one before it [s]
+        self._blocked: tuple[int, str] | None = None  # chunks up to this epoch are not followed, and why
+        self._row_times = np.zeros(0)
+
+    def check(self, chunk: Chunk, now: float) -> None:
+        """Raises :class:`ChunkRefused` when a chunk must not be followed."""
+        if self._blocked is not None and chunk.epoch <= self._blocked[0]:
+            raise ChunkRefused(self._blocked[1])
+        check_form(chunk, self._contract, self._contract_hash)
+        check_age(chunk, self._contract, now)
+        check_order(chunk, self.last)
+        if chunk.stamp < self.accept_from:
+            raise ChunkRefused("it was observed before the executor was activated, resumed, reset or handed back by a person")
+        if self._score is None:
+            self._guard.monitor.check_reference(chunk)
+
+    def follow(self, chunk: Chunk, now: float) -> Trajectory:
+        """The motion that joins a checked chunk to the one under way.
+
+        Raises:
+            MotionRefused: none of it can be followed now.
+        """
+        self._before = (self._row_times, self._consumed.copy())
+        start = self._guard.start(now)
+        if not start.moving or (self.last is not None and self.last.epoch != chunk.epoch):
+            self._ensemble.clear()
+        join = Join(chunk.join if self._join is None else self._join)
+        others = self._ensemble if join is Join.ENSEMBLE else None
+        # Rows that passed while the arm stood still were not consumed: they are moved, not skipped.
+        base = start.time - self._consumed.between(chunk.stamp, start.time)
+        plan = self._planner.plan(chunk, base, now, start.time, start.position, start.velocity, others)
+        self._log.planned(plan, start.moving)
+        if plan.refused:
+            raise ChunkRefused(plan.refused)
+        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
+        self._ensemble.add(plan.rows)
+        self._row_times, self.joins_at = plan.row_times, start.time
+        self._consumed.follow(start.time, self._guard.path.end)
+        self.last, self._blocked = chunk, None
+        if self._score is not None:
+            due = chunk.stamp + chunk.step_s * np.arange(1, len(plan.targets.positions) + 1)
+            self._score.expect(due, plan.targets.positions)
+        self._log.followed(chunk, plan, join, ExecutorState.EXECUTING if self._score is None else ExecutorState.SHADOW)
+        return trajectory
+
+    def withdraw(self) -> None:
+        """The motion of the last :meth:`follow` was not sent."""
+        self._guard.withdraw()
+        self._row_times, self._consumed = self._before
+
+    def rows_ahead(self, now: float) -> int:
+        """Rows of the last chunk whose time has not come."""
+        return int((self._row_times > now).sum())
+
+    def block(self, reason: str, epoch: int = 0) -> None:
+        """Follow no more chunks of the instruction in force, or of ``epoch`` where that is later."""
+        if self.last is not None:
+            self._blocked = (max(epoch, self.last.epoch), reason)
+
+    def stopped(self, end: float) -> None:
+        """The motion was stopped, and ends at a time [s]."""
+        self._consumed.end(end)
+
+    def forget_motion(self) -> None:
+        """The arm is not where chunks have led it, or stands for another reason."""
+        self._row_times, self.joins_at = np.zeros(0), -math.inf
+        self._consumed.clear()
+        self._ensemble.clear()
+
+    def forget_order(self) -> None:
+        """Accept any epoch and sequence again."""
+        self.last = self._blocked = None
