@@ -1,0 +1,206 @@
+"""Stands between the arm and the suite and spoils what passes: a node that the suite does not know about.
+
+Everything is forwarded as serialised bytes. The graph is told by topic remappings only (``remappings`` below): what the
+arm and the policy publish goes to ``/behind_faults/...``, and from here to the topics of the contract. Faults are the
+node's parameters:   ros2 param set /fault_injector chunk_delay_s 0.4
+Started as a process:   python tests/faults/injector.py --ros-args -p contract:=/path/to/robot.yaml
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import random
+import struct
+
+import numpy as np
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.serialization import deserialize_message, serialize_message
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_msgs.msg import ActionChunk
+from sf_policy_node.contract import Contract, load_contract
+
+BEHIND = "/behind_faults"
+CLOCK = "/clock"
+_REPEAT_S = 0.1
+_CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_STAMP = struct.Struct("<iI")
+_STAMP_AT = 4  # behind the four bytes that tell the encoding: every message here begins with its stamp
+
+FAULTS = {
+    "chunk_delay_s": (0.0, "chunks arrive this much later [simulated s]"),
+    "chunk_jitter_s": (0.0, "and up to this much more, each differently [simulated s]"),
+    "chunk_loss": (0.0, "share of chunks that never arrive"),
+    "chunk_reorder": (False, "every second chunk arrives after the one that followed it"),
+    "chunk_corrupt": ("", "nan, inf, size (a row is missing) or names (two columns swapped)"),
+    "chunk_repeat": (False, "the last chunk again and again with new stamps and sequence numbers, as from a policy that does not listen"),
+    "frozen_camera": ("", "this camera repeats its last picture with new stamps"),
+    "stuck_camera": ("", "this camera repeats its last picture, stamp and all"),
+    "lost_camera": ("", "this camera is silent"),
+    "camera_skew_s": (0.0, "the first camera's stamps are half of this early, the others' half of it late [s]"),
+    "joint_states_lost": (False, "joint states are not passed on"),
+    "clock_shift_s": (0.0, "this much is added to all stamps that come from the arm and taken off its commands' [s]"),
+}
+
+
+def remappings(contract: Contract, node: str) -> tuple[tuple[str, str], ...]:
+    """What ``NodeSpec.remappings`` of the arm (``sim_arm``) and of ``policy_node`` have to be."""
+    topics = {
+        "sim_arm": [CLOCK, contract.topics.joint_states, contract.command.topic, *(camera.topic for camera in contract.cameras)],
+        "policy_node": [contract.topics.action_chunk],
+    }
+    return tuple((topic, BEHIND + topic) for topic in topics.get(node, ()))
+
+
+def stamp_of(message: bytes) -> int:
+    """Stamp at the beginning of a serialised message [ns]."""
+    seconds, nanoseconds = _STAMP.unpack_from(message, _STAMP_AT)
+    return seconds * 10**9 + nanoseconds
+
+
+def with_stamp(message: bytes, nanoseconds: int) -> bytes:
+    """The message with another stamp; never 0, which would mean "now" or "not known"."""
+    return message[:_STAMP_AT] + _STAMP.pack(*divmod(max(1, nanoseconds), 10**9)) + message[_STAMP_AT + _STAMP.size :]
+
+
+def corrupted(message: bytes, how: str) -> bytes:
+    """A chunk spoiled in one way of ``chunk_corrupt``."""
+    chunk = deserialize_message(message, ActionChunk)
+    data = np.array(chunk.data)
+    if how in ("nan", "inf"):
+        data[len(data) // 2] = float(how)
+    elif how == "size":
+        data = data[: -chunk.columns]
+    elif how == "names":
+        chunk.names = [chunk.names[1], chunk.names[0], *chunk.names[2:]]
+    chunk.data = data.tolist()
+    return serialize_message(chunk)
+
+
+class FaultInjector(Node):
+    """Passes everything on unchanged until a parameter says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__("fault_injector")
+        declare = self._declare
+        contract = load_contract(declare("contract", "", "path of the robot contract"))
+        self._cameras = {camera.topic: camera.name for camera in contract.cameras}
+        self._faults = {name: declare(name, default, description) for name, (default, description) in FAULTS.items()}
+        self._dice = random.Random(declare("seed", 0, "of losses and jitter"))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._now = 0  # ns, of the arm
+        self._waiting: list[tuple[int, int, bytes]] = []  # chunks: due [ns], number, message
+        self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
+        self._pictures: dict[str, bytes] = {}
+        self._outputs = {}
+        self._pass(Clock, CLOCK, self._on_clock, _CLOCK_QOS)
+        self._pass(JointState, contract.topics.joint_states, self._on_joint_states, qos_profile_sensor_data)
+        self._pass(ActionChunk, contract.topics.action_chunk, self._on_chunk, QoSProfile(depth=10))
+        for topic in self._cameras:
+            self._pass(Image, topic, lambda message, topic=topic: self._on_image(topic, message), qos_profile_sensor_data)
+        command = contract.command.topic
+        self._outputs[command] = self.create_publisher(JointTrajectory, BEHIND + command, 10)
+        self.create_subscription(JointTrajectory, command, lambda message: self._on_command(command, message), 10, raw=True)
+        self._topics = contract.topics
+
+    def _declare(self, name: str, default, description: str):
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+
+    def _pass(self, kind, topic: str, callback, qos) -> None:
+        self._outputs[topic] = self.create_publisher(kind, topic, qos)
+        self.create_subscription(kind, BEHIND + topic, callback, qos, raw=True)
+
+    def _on_parameters(self, parameters) -> SetParametersResult:
+        known = ("", *self._cameras.values())
+        for parameter in parameters:
+            if parameter.name.endswith("_camera") and parameter.value not in known:
+                return SetParametersResult(successful=False, reason=f"{parameter.name}: {parameter.value!r} is no camera of the contract")
+            if parameter.name == "chunk_corrupt" and parameter.value not in ("", "nan", "inf", "size", "names"):
+                return SetParametersResult(successful=False, reason=f"chunk_corrupt: {parameter.value!r} is not nan, inf, size or names")
+        self._faults.update({each.name: each.value for each in parameters if each.name in self._faults})
+        return SetParametersResult(successful=True)
+
+    def _shift(self) -> int:
+        return round(1e9 * self._faults["clock_shift_s"])
+
+    def _on_clock(self, message: bytes) -> None:
+        self._now = stamp_of(message)
+        self._outputs[CLOCK].publish(with_stamp(message, self._now + self._shift()))
+        while self._waiting and self._waiting[0][0] <= self._now:
+            self._send_chunk(heapq.heappop(self._waiting)[2])
+        if self._faults["chunk_repeat"] and self._last_chunk is not None and self._now >= self._next_repeat:
+            self._next_repeat = self._now + round(1e9 * _REPEAT_S)
+            chunk = deserialize_message(self._last_chunk, ActionChunk)
+            chunk.sequence += 1
+            self._send_chunk(with_stamp(serialize_message(chunk), self._now + self._shift()))
+
+    def _on_joint_states(self, message: bytes) -> None:
+        if not self._faults["joint_states_lost"]:
+            self._outputs[self._topics.joint_states].publish(with_stamp(message, stamp_of(message) + self._shift()))
+
+    def _on_image(self, topic: str, message: bytes) -> None:
+        faults, name, stamp = self._faults, self._cameras[topic], stamp_of(message)
+        if name == faults["lost_camera"]:
+            return
+        if name in (faults["frozen_camera"], faults["stuck_camera"]):
+            message = self._pictures.setdefault(name, message)
+            stamp = stamp if name == faults["frozen_camera"] else stamp_of(message)
+        else:
+            self._pictures.pop(name, None)
+        if skew := faults["camera_skew_s"]:
+            stamp += round(0.5e9 * skew) * (-1 if topic == next(iter(self._cameras)) else 1)
+        self._outputs[topic].publish(with_stamp(message, stamp + self._shift()))
+
+    def _on_chunk(self, message: bytes) -> None:
+        faults = self._faults
+        if self._dice.random() < faults["chunk_loss"]:
+            return
+        delay = faults["chunk_delay_s"] + self._dice.random() * faults["chunk_jitter_s"]
+        if faults["chunk_reorder"]:
+            if self._held is None:
+                self._held = message
+                return
+            self._wait(message, delay)
+            message, self._held = self._held, None
+        elif self._held is not None:
+            self._wait(self._held, delay)
+            self._held = None
+        self._wait(message, delay)
+
+    def _wait(self, message: bytes, delay_s: float) -> None:
+        if delay_s <= 0 and not self._waiting:
+            self._send_chunk(message)
+            return
+        self._number += 1
+        heapq.heappush(self._waiting, (self._now + round(1e9 * delay_s), self._number, message))
+
+    def _send_chunk(self, message: bytes) -> None:
+        if how := self._faults["chunk_corrupt"]:
+            message = corrupted(message, how)
+        self._last_chunk = message
+        self._outputs[self._topics.action_chunk].publish(message)
+
+    def _on_command(self, topic: str, message: bytes) -> None:
+        stamp = stamp_of(message)
+        self._outputs[topic].publish(with_stamp(message, stamp - self._shift()) if stamp else message)
+
+
+def main() -> None:
+    """Run until a signal."""
+    rclpy.init()
+    executor = SingleThreadedExecutor()
+    executor.add_node(FaultInjector())
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError):
+        executor.spin()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The suite's own processes with the injector between them: like ``up``, but each can be killed, stopped and started again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from faults import injector
+
+from sf_bringup.arm_client import ArmClientError
+from sf_bringup.graph import SIM_ROBOT, arm_graph, find_robot
+from sf_bringup.up import command_line, start_environment
+from sf_policy_node.contract import Contract
+
+INJECTOR = "fault_injector"
+_PATIENCE = ((signal.SIGINT, 12.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))
+_TAIL = 12
+
+
+class Processes:
+    """A context manager that leaves no process behind.
+
+    Args:
+        logs: folder for the output of every process, ``<name>.log``.
+        policy: as for ``up``; ``none`` starts the arm and the executor only.
+        faulty: with the injector between arm and suite.
+    """
+
+    def __init__(self, contract: Contract, logs: Path, *, policy: str = "nano", faulty: bool = True) -> None:
+        self._logs = logs
+        self._commands: dict[str, list[str]] = {}
+        for spec in arm_graph(robot=SIM_ROBOT, policy=policy):
+            changed = injector.remappings(contract, spec.name) if faulty else ()
+            self._commands[spec.name] = command_line(dataclasses.replace(spec, remappings=spec.remappings + changed))
+        if faulty:
+            contract_path = f"contract:={find_robot(SIM_ROBOT)}"
+            self._commands[INJECTOR] = [sys.executable, injector.__file__, "--ros-args", "-p", contract_path]
+        self._running: dict[str, subprocess.Popen] = {}
+        self.crashes: list[str] = []
+        """Processes that ended by themselves, one sentence each."""
+
+    def __enter__(self) -> Processes:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name in self._commands:
+            (self._logs / f"{name}.log").unlink(missing_ok=True)
+            self.start(name)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name in self._running:
+            self.signal(name, signal.SIGCONT)
+        for number, patience in _PATIENCE:
+            for name in self._running:
+                self.signal(name, number)
+            for process in self._running.values():
+                try:
+                    process.wait(patience)
+                except subprocess.TimeoutExpired:
+                    continue
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id by name."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    def start(self, name: str) -> None:
+        """Start one process, again if it has ended."""
+        with open(self._logs / f"{name}.log", "ab") as output:
+            # A session of its own: Ctrl-C reaches this program, which then stops the others in order.
+            self._running[name] = subprocess.Popen(
+                self._commands[name], stdout=output, stderr=subprocess.STDOUT, env=start_environment(), start_new_session=True
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait for the end."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process, if it is still there."""
+        if self._running[name].poll() is None:
+            os.kill(self._running[name].pid, number)
+
+    def check(self) -> None:
+        """Nothing while all run.
+
+        Raises:
+            ArmClientError: one has ended; with its last lines.
+        """
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                log = self._logs / f"{name}.log"
+                lines = log.read_text(errors="replace").splitlines()[-_TAIL:]
+                sentence = f"{name} ended with exit code {process.returncode}; the end of {log}:\n  " + "\n  ".join(lines)
+                if sentence not in self.crashes:
+                    self.crashes.append(sentence)
+                raise ArmClientError(sentence)

@@ -1,0 +1,102 @@
+"""``make faults``: every case in turn with real processes over DDS; prints a table and writes ``out/faults.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+from faults.cases import Case, all_cases
+from faults.faulty_arm import faulty_arm
+from faults.trial import Outcome, carry_out
+from rich.console import Console
+from rich.table import Table
+from ros_testing import free_domain
+
+from sf_bringup.arm_client import ArmClientError
+from sf_bringup.graph import SIM_ROBOT, find_robot
+from sf_policy_node.contract import load_contract
+
+FIRST_SEED = 980_000  # no scene of training or evaluation
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fault injection over real DDS with real processes."""
+
+    out: Path = Path("out/faults.json")
+    """Where the outcomes go; the processes' logs go into a folder beside it."""
+    only: str = ""
+    """Run the cases whose name contains this."""
+    repeat: int = 1
+    """Run every case this many times, each in another scene."""
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so that no process is left
+    console, outcomes = Console(), []
+    cases = [case for case in cases_of_the_robot() if arguments.only in case.name]
+    if not cases:
+        print(f"faults: --only {arguments.only!r} names no case; there are: {', '.join(case.name for case in cases_of_the_robot())}")
+        return 2
+    begin = time.monotonic()
+    try:
+        with own_domain(), faulty_arm(arguments.out.with_suffix("")) as arm:
+            for number, case in enumerate(cases * arguments.repeat):
+                with console.status(f"{number + 1} of {len(cases) * arguments.repeat}: {case.name}"):
+                    outcomes.append(carry_out(arm, case, FIRST_SEED + number))
+                arm.processes.check()  # a crash ends the run
+    except ArmClientError as error:
+        console.print(f"faults: {error}", style="red", markup=False)
+    write(arguments.out, outcomes, seconds=time.monotonic() - begin)
+    console.print(table_of(outcomes))
+    console.print(f"outcomes: {arguments.out}")
+    return 0 if len(outcomes) == len(cases) * arguments.repeat and all(outcome.good for outcome in outcomes) else 1
+
+
+def cases_of_the_robot() -> list[Case]:
+    """All cases with the budgets of the simulated arm."""
+    budgets = load_contract(find_robot(SIM_ROBOT)).budgets
+    return all_cases(budgets.chunk_age_s, budgets.observation_age_s)
+
+
+@contextmanager
+def own_domain() -> Iterator[None]:
+    """A ROS domain that nobody else uses, set in the environment."""
+    with free_domain() as domain:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        yield
+
+
+def write(path: Path, outcomes: list[Outcome], **more) -> None:
+    """``{cases: [{name, held, hold_time_s, violations, reason, ...}]}``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"cases": [asdict(outcome) for outcome in outcomes], "good": sum(outcome.good for outcome in outcomes), **more}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def table_of(outcomes: list[Outcome]) -> Table:
+    """What a person looks at."""
+    table = Table(title="faults while the arm moves")
+    for column in ("case", "ended", "rest after", "violations", "reason"):
+        table.add_column(column)
+    for outcome in outcomes:
+        broken = "; ".join(f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}" for each in outcome.violations)
+        rest = "" if outcome.hold_time_s is None else f"{outcome.hold_time_s:.2f} s"
+        words = outcome.problem or outcome.reason
+        table.add_row(outcome.name, outcome.ended, rest, broken or "none", words, style="" if outcome.good else "red")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
