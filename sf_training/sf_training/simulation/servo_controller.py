@@ -18,6 +18,7 @@ from sf_policy_node.motion.limits import JointLimits
 from sf_training.simulation.controller_base import CommandRejected, JointLimiter
 
 COMMAND_TIMEOUT = 0.1  # s, Servo's default
+PUBLISH_PERIOD = 0.01  # s, Servo's default: so often it makes a new joint velocity of the newest command
 TURN_SPEED = 3.0  # rad/s, of the tool
 _DAMPING = 1e-4  # of the inverse of the Jacobian
 
@@ -58,6 +59,7 @@ class ServoController:
         """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
         self._limiter.hold(positions)
         self._speed = np.zeros_like(self._limiter.position)
+        self._next_update = -np.inf
         self._command: ToolTwist | ToolTarget | None = None
 
     def accept(self, command: ToolTwist | ToolTarget, now: float) -> None:
@@ -78,29 +80,30 @@ class ServoController:
     def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
         position, period = self._limiter.position, 0.0 if self._limiter.time is None else now - self._limiter.time
-        if period > 0.0:
-            self._speed = self._wanted_speed(position, now, period)
+        if now >= self._next_update - 1e-9:
+            self._next_update = now + PUBLISH_PERIOD
+            self._speed = self._wanted_speed(position, now)
         position, self._speed = self._limiter.limit(position + period * self._speed, self._speed, now)
         return position, self._speed
 
-    def _wanted_speed(self, position: np.ndarray, now: float, period: float) -> np.ndarray:
+    def _wanted_speed(self, position: np.ndarray, now: float) -> np.ndarray:
         command = self._command
         if command is not None and now - command.stamp >= COMMAND_TIMEOUT:
             self._command = command = None
         if command is None:
-            slower = np.maximum(np.abs(self._speed) - self._acceleration * period, 0.0)
+            slower = np.maximum(np.abs(self._speed) - self._acceleration * PUBLISH_PERIOD, 0.0)
             return np.copysign(slower, self._speed)
-        twist = command.twist if isinstance(command, ToolTwist) else self._towards(command, position, period)
+        twist = command.twist if isinstance(command, ToolTwist) else self._towards(command, position)
         jacobian = self._kinematics.jacobian(position)
         speed = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING * np.eye(6), twist)
         return speed / max(1.0, float((np.abs(speed) / self._limiter.velocity).max()))
 
-    def _towards(self, target: ToolTarget, position: np.ndarray, period: float) -> np.ndarray:
+    def _towards(self, target: ToolTarget, position: np.ndarray) -> np.ndarray:
         """The twist (6,) that reaches a pose within a period, or comes nearer at the highest speed."""
         tool: ToolPose = self._kinematics.forward(position)
         wanted = pinocchio.Quaternion(*np.roll(target.quaternion / np.linalg.norm(target.quaternion), 1)).toRotationMatrix()
-        linear = (target.position - tool.position) / period
-        angular = pinocchio.log3(wanted @ tool.rotation.T) / period
+        linear = (target.position - tool.position) / PUBLISH_PERIOD
+        angular = pinocchio.log3(wanted @ tool.rotation.T) / PUBLISH_PERIOD
         linear /= max(1.0, float(np.linalg.norm(linear)) / self._tool_speed)
         angular /= max(1.0, float(np.linalg.norm(angular)) / TURN_SPEED)
         return np.append(linear, angular)

@@ -1,0 +1,118 @@
+"""Every output of the executor with real processes: the arm goes where the chunks lead, through the controller that the contract names."""
+
+import numpy as np
+import pytest
+import yaml
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.graph import find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_msgs.msg import ActionChunk, ExecutorStatus
+from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.types import Chunk
+from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
+
+pytestmark = pytest.mark.ros
+GRIPPER = {"output": "forward_command", "topic": "/gripper_controller/commands"}
+ACTION = {"output": "parallel_gripper", "topic": "/gripper_controller/gripper_cmd", "max_effort": 12.0}
+COMMANDS = {
+    "joint_trajectory": {"topic": "/arm_controller/joint_trajectory", "gripper": GRIPPER},
+    "forward_command": {"topic": "/arm_controller/commands"},
+    "servo_twist": {"topic": "/servo_node/delta_twist_cmds", "gripper": GRIPPER},
+    "servo_pose": {"topic": "/servo_node/pose_target_cmds", "gripper": GRIPPER},
+}
+REPLAN_S = 0.3
+PATH_S = 4.0  # of motion, chunk after chunk
+SWING = np.array([0.03, 0.05, 0.03])  # m, of the path
+WITHIN = 0.004  # m
+
+
+class Guide(ArmClient):
+    """Leads the tool along a path with chunks, as a policy does that sees where the arm is."""
+
+    def __init__(self, contract, alive):
+        super().__init__(contract, alive=alive)
+        self.contract, self.kinematics, self.joints, self.sequence = contract, Kinematics(contract), None, 0
+        self._node.create_subscription(JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data)
+        self._chunks = self._node.create_publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=5))
+
+    def _on_joints(self, message):
+        self.joints = (to_seconds(message.header.stamp), np.array(message.position))
+
+    @property
+    def tool(self):
+        return self.kinematics.forward(self.joints[1][:6]).position
+
+    def send(self, place, opening):
+        """One chunk from here on: ``place(seconds)`` (3,) is where the tool is to be [m], ``opening`` that of the gripper."""
+        (stamp, joints), action = self.joints, self.contract.action
+        times = action.step_s * np.arange(1, action.horizon + 1)
+        data = np.array([[*(place(stamp + ahead) - self.tool), opening] for ahead in times])
+        self.sequence += 1
+        identity = {"policy_id": "guide", "instruction": "follow me", "epoch": 1, "sequence": self.sequence}
+        self._chunks.publish(chunk_to_message(Chunk.of(self.contract, data, stamp=stamp, reference=joints, **identity)))
+
+    def lead(self, place, seconds, opening):
+        """Chunk after chunk for a time, then wait until the executor holds and the arm stands."""
+        end = self.joints[0] + seconds
+        while self.joints[0] < end:
+            self.send(place, opening)
+            due = self.joints[0] + REPLAN_S
+            self.wait_until(lambda due=due: self.joints[0] >= due, 20, "time stands still")
+        self.wait_until(lambda: self.executor.state == ExecutorStatus.HOLDING, 20, "the executor did not hold")
+        stood = [self.joints]
+
+        def stands():
+            if np.abs(self.joints[1] - stood[0][1]).max() > 1e-4:
+                stood[0] = self.joints
+            return self.joints[0] - stood[0][0] > 0.3
+
+        self.wait_until(stands, 20, "the arm did not come to rest")
+
+
+@pytest.fixture
+def begin(ros_domain, tmp_path):
+    """Starts arm and executor with an output; gives a guide."""
+    running = []
+
+    def start(output, **command):
+        data = yaml.safe_load(find_robot("sim_arm").read_text())
+        data["command"] = {"output": output, "rate_hz": 100, **command}
+        path = tmp_path / "arm.yaml"
+        path.write_text(yaml.safe_dump(data))
+        path.with_name(data["urdf"]).write_text(find_robot("sim_arm").with_name(data["urdf"]).read_text())
+        graph = GraphProcess([f"robot:={path}", "policy:=none", "seed:=4"], tmp_path / "graph.log").__enter__()
+        running.append(graph)
+        guide = Guide(load_contract(path), graph.check)
+        running.append(guide)
+        guide.wait_for_arm(60)
+        guide.wait_for_executor(60)
+        guide.wait_until(lambda: guide.joints and guide._chunks.get_subscription_count(), 20, "no joint states")
+        guide.log = graph.log
+        return guide
+
+    yield start
+    for each in reversed(running):
+        (each.close if isinstance(each, Guide) else each.stop)()
+
+
+@pytest.mark.parametrize("output", COMMANDS)
+def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, output):
+    guide = begin(output, **COMMANDS[output])
+    start, beginning = guide.tool, guide.joints[0]
+
+    def place(now):
+        phase = min((now - beginning) / PATH_S, 1.0)
+        return start + SWING * [np.sin(2 * np.pi * phase), 1 - np.cos(3 * np.pi * phase), np.sin(np.pi * phase)]
+
+    guide.lead(place, PATH_S + 0.6, opening=0.0)
+    end = place(beginning + 2 * PATH_S)
+    assert np.linalg.norm(end - start) > 0.05
+    error = np.linalg.norm(guide.tool - end)
+    print(f"{output}: {1e3 * error:.2f} mm from the end of the path; {guide.executor.chunks_accepted} chunks")
+    assert error < WITHIN
+    assert guide.joints[1][-1] < 0.002  # closed
+    assert guide.executor.chunks_refused == 0 and guide.executor.chunks_accepted > 10
