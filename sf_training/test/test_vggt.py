@@ -1,0 +1,216 @@
+"""The VGGT aggregator: upstream's figures, official keys, only what is asked for, and what bad weights say."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from seeded_weights import TINY_VGGT, seeded_images, vggt_weights
+
+from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
+from sf_training.spatial_forcing.vggt_teacher import VggtTeacher, load_aggregator
+from sf_training.spatial_forcing.weights import open_weights
+
+SHAPES = {"square": (2, 3, 3, 56, 56), "wide": (1, 2, 3, 42, 70)}
+# Of upstream's own aggregator (facebookresearch/vggt 44b3afb) with these weights and images: norm of a layer's patch features,
+# then four single values: [view 0, patch 0, channel 0], [view 1, patch 5, last], [last view, last patch, width], [last, 7, last].
+UPSTREAM = {
+    ("square", 0): (96.979332, 1.185621, -0.062666, -0.752547, 2.1406),
+    ("square", 1): (103.891434, 0.745911, 0.104557, -0.39265, 1.643791),
+    ("square", 2): (111.944061, 0.868825, -0.046377, -0.320527, 1.398146),
+    ("wide", 0): (55.370815, -0.369183, 1.477204, 1.440185, 0.075707),
+    ("wide", 1): (60.226044, -0.052157, 1.651813, 2.026905, -0.68289),
+    ("wide", 2): (64.999092, 0.278821, 1.143595, 3.328655, -1.137259),
+}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """The tiny aggregator beside a head that is not needed, as in the official checkpoint."""
+    save_file(vggt_weights() | {"camera_head.token": torch.zeros(3)}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def teacher(source, *layers, size=56, **options) -> VggtTeacher:
+    return VggtTeacher(open_weights(source), layers or (-1,), size, **options)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_features_are_those_of_upstream(directory, name):
+    found = load_aggregator(open_weights(directory), (0, 1, 2))(seeded_images(100, *SHAPES[name]))
+    for layer, features in enumerate(found):
+        patches = features.flatten(2, 3)
+        wide = TINY_VGGT.width
+        values = (
+            patches.norm(),
+            patches[0, 0, 0, 0],
+            patches[0, 1, 5, wide - 1],
+            patches[-1, -1, -1, wide],
+            patches[-1, -1, 7, -1],
+        )
+        assert [float(value) for value in values] == pytest.approx(UPSTREAM[name, layer], rel=1e-4, abs=1e-5)
+
+
+def test_layers_come_in_the_order_asked_for_and_deeper_blocks_are_not_there(directory):
+    images = seeded_images(100, *SHAPES["square"])
+    whole = load_aggregator(open_weights(directory), (0, 1, 2))
+    some = load_aggregator(open_weights(directory), (1, 0))
+    every, found = whole(images), some(images)
+    assert torch.equal(found[0], every[1])
+    assert torch.equal(found[1], every[0])
+    assert len(some.frame_blocks) == len(some.global_blocks) == 2
+    assert torch.equal(load_aggregator(open_weights(directory), (-2,))(images)[0], every[1])
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations([1, 2, 3]), seed=st.integers(0, 99))
+def test_the_first_view_is_the_reference_and_the_others_are_equals(order, seed):
+    network = VggtAggregator(TINY_VGGT)
+    weights = vggt_weights(prefix="")
+    weights.pop("patch_embed.mask_token")
+    network.load_state_dict(weights)
+    images = seeded_images(seed, 1, 4, 3, 28, 28)
+    with torch.no_grad():
+        (features,), (reordered,) = network(images), network(images[:, [0, *order]])
+        (swapped,) = network(images[:, [1, 0, 2, 3]])
+    torch.testing.assert_close(reordered, features[:, [0, *order]], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(swapped[:, 1], features[:, 0], atol=1e-2)
+
+
+def test_sizes_are_read_off_the_official_shapes():
+    with torch.device("meta"):
+        official = VggtAggregator(VggtConfig())
+    shapes = {name: tuple(value.shape) for name, value in official.state_dict().items()}
+    assert VggtConfig.from_shapes(shapes) == VggtConfig()
+    assert sum(parameter.numel() for parameter in official.parameters()) == 909_112_320 - 1024  # less the unused mask token
+    assert shapes["frame_blocks.23.attn.q_norm.weight"] == (64,)
+    assert shapes["patch_embed.pos_embed"] == (1, 1370, 1024)
+
+
+def test_weights_load_from_every_place_they_come_in(directory, tmp_path):
+    images = seeded_images(100, 1, 2, 3, 56, 56)
+    (expected,) = teacher(directory).features(images)
+    torch.save(vggt_weights(), tmp_path / "whole.pt")
+    torch.save({"model": vggt_weights(), "epoch": 3}, tmp_path / "trained.pt")
+    save_file(vggt_weights(prefix=""), tmp_path / "aggregator.safetensors")
+    for source in ("model.safetensors", "whole.pt", "trained.pt", "aggregator.safetensors"):
+        assert torch.equal(teacher(tmp_path / source).features(images)[0], expected)
+
+
+def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_path):
+    snapshot = tmp_path / "hub/models--someone--vggt/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    save_file(vggt_weights(), snapshot / "model.safetensors")
+    (snapshot / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    program = (
+        "import sys; from sf_training.spatial_forcing.weights import open_weights\n"
+        "try: print(open_weights(sys.argv[1]).licence)\n"
+        "except ValueError as error: print(error)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    told = [
+        subprocess.run([sys.executable, "-c", program, source], env=environment, capture_output=True, text=True, timeout=60).stdout
+        for source in ("someone/vggt", "facebook/VGGT-1B")
+    ]
+    assert told[0] == "cc-by-nc-4.0\n"
+    assert "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download it elsewhere" in told[1]
+
+
+def test_the_licence_is_the_one_beside_the_weights(directory):
+    assert "ask where they came from" in teacher(directory).licence
+    (directory / "LICENSE.txt").write_text("\nVGGT License\nv1\n")
+    assert teacher(directory).licence.startswith("VGGT License (")
+    (directory / "README.md").write_text("---\nlicense: other\nlicense_name: vggt-license\n---\n# VGGT\n")
+    assert teacher(directory).licence == "other, vggt-license"
+
+
+def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The tiny weights with some replaced or, with None, removed; ``__`` stands for a dot."""
+    weights = vggt_weights()
+    for name, value in tensors.items():
+        weights.pop("aggregator." + name.replace("__", "."), None)
+        if value is not None:
+            weights["aggregator." + name.replace("__", ".")] = value
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (changed(frame_blocks__1__attn__qkv__weight=None), "1 tensors of the aggregator are missing, aggregator.frame_blocks.1.attn.qkv"),
+        (changed(camera_token=None), "not a VGGT checkpoint: no aggregator.camera_token among its"),
+        (changed(register_token=None), "tensor aggregator.register_token is missing; download the weights again"),
+        (changed(frame_blocks__1__mlp__fc1__bias=torch.zeros(5)), "aggregator.frame_blocks.1.mlp.fc1.bias is 5, the others want 128"),
+        (changed(scale_head=torch.zeros(1)), "another architecture than VGGT: 1 unknown tensors, aggregator.scale_head among them"),
+        (changed(patch_embed__pos_embed=torch.zeros(1, 13, 32)), "holds 12 places, which is not a square"),
+        ({"weight": torch.zeros(2)}, "not a VGGT checkpoint"),
+    ],
+)
+def test_weights_of_another_model_are_named(tmp_path, weights, message):
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(TeacherError, match=message):
+        teacher(tmp_path)
+
+
+def test_a_layer_that_is_not_there_is_named(directory):
+    with pytest.raises(TeacherError, match="layer 24: this aggregator has 3 layers, -3 to 2"):
+        teacher(directory, 24)
+
+
+def test_files_that_are_not_weights_are_named(directory, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.system, ("true",))
+
+    torch.save({"aggregator.camera_token": Trap()}, tmp_path / "trap.pt")
+    (tmp_path / "text.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "empty").mkdir()
+    for source, message in {
+        "trap.pt": "holds more than tensors, which is not read; convert it to safetensors",
+        "text.safetensors": "not a readable safetensors file",
+        "text.pt": "text.pt: ",
+        "empty": "no model.safetensors, model.safetensors.index.json, model.pt in this directory",
+        "nothing": "no such file or directory, and not a hub id such as facebook/VGGT-1B",
+    }.items():
+        with pytest.raises(TeacherError, match=message):
+            open_weights(tmp_path / source)
+
+
+def test_a_missing_camera_is_left_out_and_its_features_are_zero(directory):
+    vggt = teacher(directory, 1, 2)
+    images = seeded_images(7, 4, 3, 3, 56, 56)
+    present = torch.tensor([[True, True, True], [True, False, True], [False, False, False], [True, False, True]])
+    for found, whole, two in zip(vggt.features(images, present), vggt.features(images), vggt.features(images[:, [0, 2]]), strict=True):
+        torch.testing.assert_close(found[0], whole[0])
+        torch.testing.assert_close(found[1, [0, 2]], two[1])
+        torch.testing.assert_close(found[3, [0, 2]], two[3])
+        assert torch.count_nonzero(found[1, 1]) == torch.count_nonzero(found[2]) == 0
+
+
+def test_images_of_any_size_are_resized_to_whole_patches(directory):
+    assert teacher(directory).features(torch.rand(1, 2, 3, 48, 96))[0].shape == (1, 2, 2, 4, 64)
+    with pytest.raises(ValueError, match="images are 3x48x50, wanted 3 channels and multiples of 14 pixels"):
+        teacher(directory).network(torch.rand(1, 2, 3, 48, 50))
+
+
+def test_bfloat16_stays_close_and_no_gradient_is_kept(directory):
+    images = seeded_images(3, 2, 2, 3, 56, 56).requires_grad_()
+    (exact,), (rounded,) = teacher(directory).features(images), teacher(directory, dtype=torch.bfloat16).features(images)
+    assert rounded.dtype == torch.float32
+    assert not exact.requires_grad
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.999
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="width 36 must be a multiple of head_size 8"):
+        replace(TINY_VGGT, width=36)
