@@ -7,14 +7,16 @@ import pytest
 import yaml
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
-from std_msgs.msg import Float64MultiArray
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import ContractError, parse_contract
 from sf_policy_node.motion.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes import parallel_gripper
-from sf_policy_node.nodes.conversions import to_seconds
+from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.outputs import make_output
 
@@ -151,6 +153,27 @@ def test_the_twist_is_the_tools_in_the_base_frame_and_ends_with_zeros_then_silen
     zeros = rig.heard()[1:5]
     assert all(zero.twist.linear.x == zero.twist.linear.y == zero.twist.angular.z == 0.0 for zero in zeros)
     assert len(rig.heard()) == 6
+
+
+def test_a_tool_beside_its_path_is_led_back_by_the_twist(graph):
+    rig = Rig(graph, variant("servo_twist", FORWARD_GRIPPER), arm=TwistStamped)
+    states = graph.publisher(JointState, sim_arm().topics.joint_states, qos_profile_sensor_data)
+    tool = ToolMotion(sim_arm())
+    straight = rig.stream(setpoint(rig.node.now()), 1).twist.linear
+    away = HOME - [0.03, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    def says_so():
+        stamp = to_stamp(rig.node.now())
+        states.publish(JointState(header=Header(stamp=stamp), name=list(NAMES), position=away.tolist(), velocity=[0.0] * 7))
+        rig.output.stream(setpoint(rig.node.now()))
+        return rig.heard()[-1].twist.linear != straight
+
+    graph.until(says_so, "a correction")
+    said = rig.heard()[-1].twist.linear
+    back = np.array([said.x - straight.x, said.y - straight.y, said.z - straight.z])
+    offset = tool.pose(HOME[:6]).position - tool.pose(away[:6]).position
+    assert back @ offset > 0.99 * np.linalg.norm(back) * np.linalg.norm(offset)  # towards the path
+    assert np.linalg.norm(back) <= 0.1 + 1e-9
 
 
 def test_the_last_pose_is_repeated_until_servo_is_there_then_silence(graph):

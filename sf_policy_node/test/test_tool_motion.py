@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, kinematics, sim_arm
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.motion.tool_motion import ToolMotion
+from sf_policy_node.motion.tool_motion import Drift, ToolMotion, ToolPlace
 
 STEP = 1e-5  # s
 BASES = ("base_link", "cell")
@@ -75,3 +75,65 @@ def test_the_pose_is_that_of_the_kinematics(positions):
 
 def test_joints_that_stand_still_have_no_twist():
     assert not tool_motion("base_link").twist(np.full(6, 0.3), np.zeros(6)).any()
+
+
+# ---- drift ----
+
+LATE = 8  # samples of 10 ms by which the arm of these tests follows
+UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
+
+
+def follow(loss, seconds, *, corrected):
+    """How far (N,) a tool is beside the circle of 5 cm along which twists lead it; a share of those towards +x is lost."""
+    times = 0.01 * np.arange(round(seconds / 0.01))
+    circle = 0.05 * np.stack([np.cos(times), np.sin(times), np.zeros_like(times)], axis=1)
+    drift, place, sent, beside = Drift(), circle[0].copy(), [np.zeros(3)] * LATE, []
+    for index, now in enumerate(times[:-1]):
+        drift.note(now, ToolPlace(circle[index], UPRIGHT))
+        drift.measure(now, ToolPlace(place, UPRIGHT))
+        sent.append((circle[index + 1] - circle[index]) / 0.01 + drift.twist[:3] * corrected)
+        arrived = sent[-1 - LATE] * ([1.0 - loss, 1.0, 1.0] if sent[-1 - LATE][0] > 0 else 1.0)
+        place = place + 0.01 * arrived
+        beside.append(abs(np.linalg.norm(place) - 0.05))
+    return np.array(beside)
+
+
+def test_what_a_receiver_loses_adds_up_and_is_taken_back():
+    assert follow(0.1, 40.0, corrected=False)[-700:].max() > 0.04
+    assert follow(0.1, 40.0, corrected=True).max() < 0.006
+
+
+def test_an_arm_that_only_follows_late_is_left_alone():
+    late, plain = follow(0.0, 10.0, corrected=True), follow(0.0, 10.0, corrected=False)
+    assert np.abs(late - plain).max() < 5e-4
+
+
+def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
+    drift = Drift()
+    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.measure(0.0, ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)])))  # 0.02 rad about z
+    np.testing.assert_allclose(drift.twist, [0, 0, 0, 0, 0, -0.04], atol=1e-6)
+    drift.measure(0.0, ToolPlace(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
+    np.testing.assert_allclose(drift.twist, [0.1, 0, 0, 0, 0, 0], atol=1e-9)
+
+
+def test_the_drift_of_one_motion_does_not_lead_the_next():
+    drift = Drift()
+    drift.measure(0.0, ToolPlace(np.ones(3), UPRIGHT))
+    assert not drift.twist.any()  # no motion yet
+    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.measure(0.0, ToolPlace(np.ones(3), UPRIGHT))
+    assert drift.twist.any()
+    drift.note(5.0, ToolPlace(np.ones(3), UPRIGHT))
+    assert not drift.twist.any()
+
+
+def test_without_fresh_measurements_nothing_is_taken_back():
+    drift = Drift()
+    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.measure(0.0, ToolPlace(np.full(3, 0.01), UPRIGHT))
+    for now in (0.05, 0.09):
+        drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
+        assert drift.twist.any()
+    drift.note(0.13, ToolPlace(np.zeros(3), UPRIGHT))
+    assert not drift.twist.any()

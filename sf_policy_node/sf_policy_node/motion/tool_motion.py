@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,11 @@ import pinocchio
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
+
+_GAIN = 2.0  # 1/s: a drift is taken back with a time constant of half a second
+_LAG_S = 0.3  # the arm may follow this late: only what is beside its path counts as drift
+_FRESH_S = 0.1  # without a newer measurement nobody knows where back is
+_FURTHEST = 0.05  # m and rad that are taken back at once
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,51 @@ class ToolMotion:
         This is what MoveIt Servo takes in ``speed_units``: it turns about the tool, not about the base.
         """
         return self._kinematics.jacobian(positions) @ np.asarray(velocities, dtype=float)
+
+
+class Drift:
+    """How far the tool has strayed from the path it was led along.
+
+    Twists add up: whatever the receiver loses of them (a late cycle, a slowed step) is lost for good unless somebody
+    looks where the arm is. A late arm is not a drifted one, so the nearest place of the last moments counts.
+    """
+
+    def __init__(self) -> None:
+        self._path: deque[tuple[float, ToolPlace]] = deque()
+        self.forget()
+
+    def note(self, now: float, wanted: ToolPlace) -> None:
+        """Where the tool is to be at ``now`` [s]."""
+        if self._path and now - self._path[-1][0] > _LAG_S:
+            self.forget()
+        if now - self._measured > _FRESH_S:
+            self.twist = np.zeros(6)
+        self._path.append((now, wanted))
+        while now - self._path[0][0] > _LAG_S:
+            self._path.popleft()
+
+    def forget(self) -> None:
+        """The motion has ended."""
+        self._path.clear()
+        self._measured = -np.inf
+        self.twist = np.zeros(6)
+
+    def measure(self, stamp: float, place: ToolPlace) -> None:
+        """Where the tool is at ``stamp`` [s]: :attr:`twist` (6,) in the base frame [m/s, rad/s] leads it back."""
+        self._measured = stamp
+        if not self._path:
+            return
+        gaps = np.array([wanted.position for _, wanted in self._path]) - place.position
+        index = int(np.einsum("ij,ij->i", gaps, gaps).argmin())
+        away, nearest = gaps[index], self._path[index][1]
+        turned = pinocchio.log3(_matrix(nearest.quaternion) @ _matrix(place.quaternion).T)
+        self.twist = _GAIN * np.append(_shortened(away), _shortened(turned))
+
+
+def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    x, y, z, w = quaternion
+    return pinocchio.Quaternion(w, x, y, z).toRotationMatrix()
+
+
+def _shortened(vector: np.ndarray) -> np.ndarray:
+    return vector * min(1.0, _FURTHEST / max(float(np.linalg.norm(vector)), 1e-12))

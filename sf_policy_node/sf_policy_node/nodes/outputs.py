@@ -11,16 +11,18 @@ from typing import Protocol, TypeVar
 import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TwistStamped
 from rclpy.duration import Duration
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.tool_motion import ToolMotion
+from sf_policy_node.motion.tool_motion import Drift, ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
-from sf_policy_node.nodes.conversions import to_stamp, trajectory_to_message
+from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
+from sf_policy_node.observation import JointStates
 
 # Reliable, which every controller can subscribe to; a command that a newer one has replaced is not repeated.
 NEWEST = QoSProfile(depth=1)
@@ -144,6 +146,7 @@ class ForwardCommandOutput(StreamingOutput):
 class ServoTwistOutput(StreamingOutput):
     """``geometry_msgs/TwistStamped`` of the tool in the base frame [m/s, rad/s], as MoveIt Servo takes it in ``speed_units``.
 
+    Twists add up, and Servo loses some of them; so measured joints lead the tool back to its path, slowly.
     When the motion ends it says zero a few times and then nothing, as Servo expects of a source that lets go.
     """
 
@@ -151,13 +154,23 @@ class ServoTwistOutput(StreamingOutput):
         super().__init__(node)
         self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
         self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
+        self._measured, self._drift = JointStates(contract), Drift()
+        node.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
         self._zeros_left = 0
+
+    def _on_joint_state(self, message: JointState) -> None:
+        joints = self._measured.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        if joints is not None and self._zeros_left and np.isfinite(joints[1]).all():
+            self._drift.measure(joints[0], self._tool.pose(joints[1][: self._joints]))
 
     def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
-            twist = self._tool.twist(setpoint.positions[: self._joints], setpoint.velocities[: self._joints])
+            positions, velocities = setpoint.positions[: self._joints], setpoint.velocities[: self._joints]
+            self._drift.note(setpoint.stamp, self._tool.pose(positions))
+            twist = self._tool.twist(positions, velocities) + self._drift.twist
             self._zeros_left = _ZERO_TWISTS
         elif self._zeros_left:
+            self._drift.forget()
             twist = np.zeros(6)
             self._zeros_left -= 1
         else:
