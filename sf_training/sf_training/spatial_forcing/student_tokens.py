@@ -171,23 +171,10 @@ def _named_blocks(model: nn.Module, wanted: Sequence[nn.Module] | str | None) ->
             raise StudentTokensError("blocks: the list is empty")
         return next((name for name, module in lists.items() if module is wanted), ""), wanted
     found = {name: module for name, module in lists.items() if all(hasattr(block, _NORM) for block in module)}
-    decoder = _decoder_layers(model)
-    if len(found) > 1 and decoder is not None:
-        found = {name: module for name, module in found.items() if module is decoder}
     if len(found) != 1:
         many = "several lists of decoder blocks" if found else f"no list of blocks with {_NORM}"
         raise StudentTokensError(f"{many}: name the blocks; the model has {_listed(found or lists)}")
     return next(iter(found.items()))
-
-
-def _decoder_layers(model: nn.Module) -> nn.ModuleList | None:
-    """Blocks of what transformers calls the decoder of a model, through its wrappers."""
-    for module in model.modules():
-        if hasattr(module, "get_decoder"):
-            layers = getattr(module.get_decoder(), "layers", None)
-            if isinstance(layers, nn.ModuleList):
-                return layers
-    return None
 
 
 def _listed(lists: dict) -> str:
