@@ -36,8 +36,8 @@ train: bootstrap  ## demonstrations if there are none, then the training that ma
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500
 	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos --out out/nano $(TRAIN_NANO) $(ARGS)
 
-bench: bootstrap  ## latencies, simulation and training speed; writes out/bench.json
-	$(IN_ENV) exec python3 tests/bench/run.py $(ARGS)
+bench: bootstrap  ## motion, latencies, simulation and training speed; writes out/bench.json and out/bench/
+	$(IN_ENV) PYTHONPATH=tests:$$PYTHONPATH exec python3 -m bench.run $(ARGS)
 
 study: bootstrap  ## Spatial Forcing beside its controls, 3 seeds each (two hours on 2 cores); then make report
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500

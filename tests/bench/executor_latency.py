@@ -1,0 +1,74 @@
+"""The executor's own time: a serialised chunk in, a serialised trajectory out, in one process and without DDS."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+
+import numpy as np
+from bench.figures import Figures
+from bench.recording import Recording, record
+from rclpy.serialization import deserialize_message, serialize_message
+
+from sf_bringup.graph import find_policy, find_robot
+from sf_msgs.msg import ActionChunk
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.nodes.conversions import chunk_from_message, chunk_to_message, trajectory_to_message
+from sf_policy_node.vla.policy import Policy
+from sf_training.simulation.arm_sim import ArmSim
+
+RATES = (50, 100, 250)
+DELAYS = (0.0, 0.1)  # s
+
+
+def bench_executor(figures: Figures, chunks: int) -> None:
+    """At each rate ``chunks`` chunks of real rollouts, at the times at which they came, with the joints measured then."""
+    contract = load_contract(find_robot("sim_arm"))
+    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
+    recordings: list[Recording] = []
+    while sum(len(recording.chunks) for recording in recordings) < chunks:
+        number = len(recordings)
+        recordings.append(record(sim, policy, ChunkExecutor(contract), number, DELAYS[number % len(DELAYS)]))
+    sim.close()
+    for rate in RATES:
+        fast = contract.model_copy(update={"command": contract.command.model_copy(update={"rate_hz": float(rate)})})
+        _replay(fast, recordings[:3])  # compiles and fills caches
+        gc.collect()
+        wall, processor, refused = _replay(fast, recordings)
+        note = f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one process, no DDS; {refused} refused"
+        figures.spread(f"executor_{rate}hz", 1e3 * wall, "ms", note, (50, 99, 100))
+        figures.spread(
+            f"executor_{rate}hz_cpu", 1e3 * processor, "CPU-ms", "the same in processor time: what a busy machine leaves alone", (50, 99)
+        )
+
+
+def _replay(contract: Contract, recordings: list[Recording]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Seconds and processor seconds for every chunk that was followed, and the number of those that were refused."""
+    wall, processor, refused = [], [], 0
+    for recording in recordings:
+        motion = ChunkExecutor(contract)
+        begin = 100.0  # any time but 0, which means "now" to a controller
+        joints = iter(recording.joints)
+        stamp, positions, velocities = next(joints)
+        motion.on_joint_state(begin + stamp, positions, velocities)
+        motion.activate(begin)
+        for arrival, chunk in recording.chunks:
+            for stamp, positions, velocities in joints:
+                motion.on_joint_state(begin + stamp, positions, velocities)
+                motion.tick(begin + stamp)
+                if stamp >= arrival - 1e-9:
+                    break
+            data = serialize_message(chunk_to_message(dataclasses.replace(chunk, stamp=begin + chunk.stamp)))
+            started, started_cpu = time.perf_counter(), time.thread_time()
+            try:
+                trajectory = motion.on_chunk(chunk_from_message(deserialize_message(data, ActionChunk)), begin + arrival)
+            except ChunkRefused:
+                refused += 1
+                continue
+            serialize_message(trajectory_to_message(trajectory))
+            wall.append(time.perf_counter() - started)
+            processor.append(time.thread_time() - started_cpu)
+    return np.array(wall), np.array(processor), refused

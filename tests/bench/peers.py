@@ -1,0 +1,108 @@
+"""How others execute chunks, behind the interface of ``rollout.Motion``, to compare with.
+
+Joint targets are computed here and not by our executor. None of these knows limits, budgets or a workspace: the
+controller behind them clips at the joints' positions and speeds, as a joint limiter of ros2_control does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import ActionSpace, Contract
+from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.types import Chunk, Trajectory
+
+
+class OnePoint:
+    """A timer at the policy's rate sends one row of the newest chunk as a trajectory of one point, at ``time_from_start`` 0.
+
+    It is the row whose turn it is: rows that passed while the policy was thinking are skipped, as LeRobot's queue of
+    actions with time steps does. An arm that stood still does not matter to it.
+
+    Args:
+        when_due: send a row at the time for which it was predicted; else one step before, so that the first row is
+            sent with the observation and the arm has a step's time to get there.
+    """
+
+    def __init__(self, contract: Contract, *, when_due: bool = False) -> None:
+        self._targets = RowTargets(contract)
+        self._names, self._step = tuple(contract.command_joints), contract.action.step_s
+        self._later = self._step if when_due else 0.0
+        self._rows: tuple[float, np.ndarray] | None = None
+
+    def activate(self, now: float) -> None:
+        self._next = now
+
+    def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        pass
+
+    def on_chunk(self, chunk: Chunk, now: float) -> None:
+        self._rows = (chunk.stamp, self._targets.of(chunk))
+
+    def tick(self, now: float) -> Trajectory | None:
+        if now < self._next - 1e-9:
+            return None
+        self._next += self._step
+        if self._rows is None:
+            return None
+        stamp, positions = self._rows
+        row = math.floor((now - stamp - self._later) / self._step + 1e-6)
+        if not 0 <= row < len(positions):
+            return None
+        return Trajectory(0.0, self._names, np.zeros(1), positions[row : row + 1], None)
+
+
+class LatestChunk:
+    """The newest chunk wins: all of it is sent as it is, positions only, and replaces the one before.
+
+    Args:
+        skip_passed: leave out rows whose time has passed and keep the others' times; else row 0 comes first whenever
+            the chunk arrives, as in clients that know no stamps.
+    """
+
+    def __init__(self, contract: Contract, *, skip_passed: bool = True) -> None:
+        self._targets = RowTargets(contract)
+        self._names, self._skip_passed = tuple(contract.command_joints), skip_passed
+
+    def activate(self, now: float) -> None:
+        pass
+
+    def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        pass
+
+    def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
+        times = chunk.step_s * np.arange(1, len(chunk.data) + 1)
+        if self._skip_passed:
+            times = times + chunk.stamp - now
+        ahead = times > 1e-6
+        if not ahead.any():
+            raise ChunkRefused("all its rows have passed")
+        return Trajectory(0.0, self._names, times[ahead], self._targets.of(chunk)[ahead], None)
+
+    def tick(self, now: float) -> None:
+        pass
+
+
+class RowTargets:
+    """Joint positions for the rows of ``ee_delta`` chunks with a fixed tool orientation, as the simulated arm's policies speak."""
+
+    def __init__(self, contract: Contract) -> None:
+        if contract.action.space is not ActionSpace.EE_DELTA or len(contract.action.names) != 4:
+            raise ValueError(f"action: needs ee_delta with x y z gripper, the contract has {contract.action.space}")
+        self._contract, self._kinematics = contract, Kinematics(contract)
+        self._rotation = pinocchio.Quaternion(np.array(contract.action.tool_orientation)).matrix()
+
+    def of(self, chunk: Chunk) -> np.ndarray:
+        """Positions (rows, J) in the order of ``contract.command_joints`` [rad, m]."""
+        arm = chunk.reference[:-1]
+        tool = self._kinematics.forward(arm).position
+        rows = []
+        for *displacement, opening in chunk.data:
+            arm = self._kinematics.inverse(ToolPose(tool + displacement, self._rotation), arm).positions
+            opening = round(min(max(opening, 0.0), 1.0)) if self._contract.gripper.binary else opening
+            rows.append(np.append(arm, self._contract.gripper.to_joint(opening)))
+        return np.array(rows)

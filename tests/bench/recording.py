@@ -1,0 +1,57 @@
+"""Chunks of closed-loop rollouts with the times at which they arrived, to be executed again in other ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sf_policy_node.motion.types import Chunk, Trajectory
+from sf_policy_node.vla.policy import Policy
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.rollout import Motion, run_episode
+
+FIRST_SEED = 970_000
+
+
+@dataclass
+class Recording:
+    """Times are seconds since the reset; the scene comes again with ``seed`` and ``cubes``."""
+
+    seed: int
+    cubes: int
+    chunks: list[tuple[float, Chunk]] = field(default_factory=list)
+    """Arrival, and the chunk with its own stamp."""
+    joints: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+    """Stamp, measured positions and velocities."""
+
+
+class Recorder:
+    """A ``rollout.Motion`` that notes what another one is given."""
+
+    def __init__(self, motion: Motion, recording: Recording) -> None:
+        self._motion, self._recording = motion, recording
+        self._begin: float | None = None
+
+    def activate(self, now: float) -> None:
+        self._motion.activate(now)
+
+    def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        self._begin = stamp if self._begin is None else self._begin
+        self._recording.joints.append((stamp - self._begin, positions, velocities))
+        self._motion.on_joint_state(stamp, positions, velocities)
+
+    def on_chunk(self, chunk: Chunk, now: float) -> Trajectory | None:
+        self._recording.chunks.append((now - self._begin, dataclasses.replace(chunk, stamp=chunk.stamp - self._begin)))
+        return self._motion.on_chunk(chunk, now)
+
+    def tick(self, now: float) -> Trajectory | None:
+        return self._motion.tick(now)
+
+
+def record(sim: ArmSim, policy: Policy, motion: Motion, number: int, latency_s: float) -> Recording:
+    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn."""
+    recording = Recording(FIRST_SEED + number, 2 + number % 2)
+    run_episode(sim, policy, recording.seed, cubes=recording.cubes, latency_s=latency_s, motion=Recorder(motion, recording))
+    return recording
