@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from seeded_weights import vggt_weights
 
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.types import Join
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
+from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.presets import PRESETS
+from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.curves import read_curves
 from sf_training.training.loop import TrainingRun
 from sf_training.training.report import read_runs, summarise
@@ -50,12 +56,11 @@ def synthetic(frames: int = 12) -> TrainingSet:
     )
 
 
-def start(chosen: Settings = SETTINGS, data: TrainingSet | None = None) -> TrainingRun:
+def start(chosen: Settings = SETTINGS, data: TrainingSet | None = None, targets: Targets | None = None) -> TrainingRun:
     data = data or synthetic()
     embeddings = np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
     normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, CONTRACT.action.names)
-    targets = None
-    if chosen.teacher != "none":
+    if chosen.teacher != "none" and targets is None:
         targets = np.random.default_rng(2).normal(size=(len(data.images), 2, 2, 2, 16)).astype(np.float16)
     return TrainingRun(chosen, CONTRACT, data, np.arange(len(data.label_frame)), normalisation, embeddings, targets)
 
@@ -142,6 +147,38 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         run.train_step()
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_nano(name):
+    run = start(replace(SETTINGS, preset=name))
+    config = run.settings.alignment
+    assert max(config.student_layers) <= SETTINGS.layers
+    assert config.token_shift == (name == "paper_openvla")
+    run.train_step()
+    first = run.progress()
+    for _ in range(39):
+        run.train_step()
+    assert run.progress().alignment_loss < first.alignment_loss
+    if name == "adaptive":
+        assert run.alignment.gate.grad is None and run.alignment.gate.abs().sum() > 0  # it has learned
+
+
+def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
+    chosen = replace(SETTINGS, preset="paper_openvla", alignment=AlignmentConfig(coefficient=0.1, token_shift=1)).alignment
+    assert (chosen.coefficient, chosen.token_shift, chosen.mask) == (0.1, 1, False)
+    assert replace(SETTINGS, preset="paper_pi0").alignment == replace(replace(SETTINGS, preset="paper_pi0"), seed=1).alignment
+
+
+def test_several_teacher_layers_are_paired_with_those_of_the_student():
+    chosen = replace(SETTINGS, teacher="vggt", teacher_weights="weights", preset="multilayer", layers=4)
+    assert (chosen.alignment.student_layers, chosen.alignment.teacher_layers) == ((2, 4), (1, -1))
+    rng = np.random.default_rng(2)
+    layers = tuple(rng.normal(size=(12, 2, 2, 2, 16)).astype(np.float16) for _ in range(2))
+    run = start(chosen, targets=Targets(layers, prepared=True))
+    for _ in range(3):
+        run.train_step()
+    assert np.isfinite(run.progress().alignment_loss)
+
+
 def test_data_that_are_not_finite_are_refused():
     data = synthetic()
     data.label_chunk[3, 0, 0] = np.nan
@@ -156,6 +193,12 @@ def test_data_that_are_not_finite_are_refused():
         ({"validation_share": 1.0}, "--validation-share"),
         ({"pairs": 0, "singles": 0}, "--pairs, --singles"),
         ({"layers": 1}, "--alignment.layer: the model has 1 blocks, got 2"),
+        ({"alignment": AlignmentConfig(layers=(1, 3))}, "--alignment.layers: the model has 2 blocks, got 3"),
+        ({"alignment": AlignmentConfig(teacher_layers=(3,))}, "--alignment.teacher-layers: teacher pointmap has one layer, -1"),
+        ({"teacher": "vggt"}, "--teacher-weights: teacher vggt needs a file, a directory or a hub id"),
+        ({"teacher_weights": "facebook/VGGT-1B"}, "--teacher-weights: teacher pointmap has none; take --teacher vggt or hf"),
+        ({"teacher": "rgb", "control": "mean"}, "--control mean: teacher rgb is a control itself"),
+        ({"teacher": "none", "control": "mean"}, "--control mean: a control stands for a teacher; give --teacher"),
     ],
 )
 def test_bad_settings_name_the_option(change, message):
@@ -200,6 +243,24 @@ def test_training_from_bags_survives_a_kill_and_leaves_a_checkpoint_with_a_repor
     assert Policy.load(out, contract=CONTRACT, device="cpu").policy_id.startswith("nano@")
 
 
+@pytest.mark.slow
+def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, tmp_path):
+    save_file(vggt_weights(), tmp_path / "model.safetensors")
+    (tmp_path / "LICENSE").write_text("Somebody's licence\n")
+    train = command("sf_training.training.train", "--data", demos, "--out", tmp_path / "nano", "--steps", 6, "--width", 32, "--layers", 2)
+    train += ["--validation-share", "0.34", "--teacher", "vggt", "--teacher-weights", tmp_path, "--teacher-size", "56"]
+    done = [
+        subprocess.run([*train, "--control", control], capture_output=True, text=True, timeout=180)
+        for control in ("none", "mean", "random")
+    ]
+    assert [each.returncode for each in done] == [0, 0, 0], done[0].stderr
+    assert "licence of its weights: Somebody's licence" in done[0].stdout
+    assert "teacher features" in done[0].stdout
+    assert not any("teacher features" in each.stdout for each in done[1:])
+    assert len(list(demos.glob(".cache/features-*"))) == 1
+    assert Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu").policy_id.startswith("nano@")
+
+
 def test_training_without_episodes_says_how_to_record_some(tmp_path):
     train = command("sf_training.training.train", "--data", tmp_path, "--out", tmp_path / "nano")
     done = subprocess.run(train, capture_output=True, text=True, timeout=100)
@@ -230,7 +291,11 @@ def test_report_counts_steps_to_the_threshold_and_says_when_it_was_not_reached(t
         rows = [f"{100 * n},{10 * n},{10 * n},0.1,,0.01,0.5,{rate},40,0\n" for n, rate in enumerate(rates, 1)]
         (folder / "curves.csv").write_text(header + "".join(rows))
         (folder / "training.json").write_text(json.dumps({"settings": {"teacher": teacher, "seed": 0}}))
+    shutil.copytree(tmp_path / "pointmap_s0", tmp_path / "other_s0")
+    other = {"settings": {"teacher": "vggt", "control": "mean", "seed": 0}}
+    (tmp_path / "other_s0/report/training.json").write_text(json.dumps(other))
     summary = summarise(read_runs(tmp_path), 0.85)["teachers"]
+    assert list(summary) == ["none", "pointmap", "vggt mean"]
     assert summary["pointmap"]["steps_to_threshold"] == [200]
     assert summary["none"]["steps_to_threshold"] == [None]
     assert summary["pointmap"]["success_by_step"] == {"100": [0.5], "200": [0.9]}
