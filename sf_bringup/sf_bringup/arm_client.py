@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
 
 from sf_msgs.action import RunInstruction
 from sf_msgs.msg import ExecutorStatus, PolicyStatus, TaskState
@@ -22,6 +23,8 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.images import decode_image
 
 ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
+_SETTLE_S = 0.4  # after a reset: images and joint states from before it are outside every budget
+_PASS_S = 60.0  # wall time in which a moment of simulated time passes also on a busy machine
 
 
 class ArmClientError(RuntimeError):
@@ -58,6 +61,7 @@ class ArmClient:
             for camera in contract.cameras:
                 subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
         self._reset = self._node.create_client(ResetScene, "/sim_arm/reset")
+        self._pause = self._node.create_client(SetBool, "/policy_node/pause")
         self._run = ActionClient(self._node, RunInstruction, "/run_instruction")
         self.feedback: RunInstruction.Feedback | None = None
 
@@ -89,12 +93,18 @@ class ArmClient:
         self.wait_until(self._run.server_is_ready, timeout_s, "/run_instruction did not answer")
 
     def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
-        """A new scene; returns after its first task state has arrived."""
+        """A new scene; returns when nobody takes anything from before it for new any more."""
         answer = self._answer(self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "/sim_arm/reset")
         if not answer.success:
             raise ArmClientError(f"/sim_arm/reset: {answer.message}")
         self.wait_until(lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects), ANSWER_S, "no new scene")
+        self.let_pass(_SETTLE_S)
         return answer
+
+    def let_pass(self, seconds: float) -> None:
+        """Wait for simulated time."""
+        end = self.simulated_time + seconds
+        self.wait_until(lambda: self.simulated_time >= end, _PASS_S, "simulated time stands still")
 
     def start(self, instruction: str, timeout_s: float) -> ClientGoalHandle:
         """Send an instruction; returns when it is accepted.
@@ -108,6 +118,16 @@ class ArmClient:
         if not handle.accepted:
             raise ArmClientError("/run_instruction refused the instruction: give 1 to 500 characters")
         return handle
+
+    def pause(self, paused: bool) -> None:
+        """Keep the instruction in force without following it, or go on with it.
+
+        Raises:
+            ArmClientError: there is no instruction.
+        """
+        answer = self._answer(self._pause.call_async(SetBool.Request(data=paused)), "/policy_node/pause")
+        if not answer.success:
+            raise ArmClientError(f"/policy_node/pause: {answer.message}")
 
     def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
         """The result, after cancelling when it still runs."""
@@ -153,7 +173,7 @@ class ArmClient:
     def _policy_ready(self) -> bool:
         if self.policy is not None and self.policy.state == PolicyStatus.ERROR:
             raise ArmClientError(f"/policy_node: {self.policy.reason}")
-        return self.policy is not None and self.policy.state in (PolicyStatus.IDLE, PolicyStatus.RUNNING, PolicyStatus.WAITING)
+        return self.policy is not None and self.policy.state not in (PolicyStatus.UNCONFIGURED, PolicyStatus.LOADING)
 
     def _on_task(self, message: TaskState) -> None:
         self.task = message

@@ -11,8 +11,8 @@ from sf_bringup.arm_client import ArmClient
 from sf_msgs.msg import ExecutorStatus
 from sf_training.simulation.rollout import EPISODE_SECONDS
 
-SETTLE_SECONDS = 0.4  # after a reset: older images than this are outside every observation budget
-STOP_S = 10.0  # wall time; the executor itself needs about one second
+STOP_S = 10.0  # wall time; the executor itself needs a few milliseconds
+BRAKING_SECONDS = 0.4  # of any arm from its top speed, with the join ahead of it
 LATENCY_NOTE = "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
 REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "refused", "error")
 
@@ -53,7 +53,6 @@ def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None]
         ArmClientError: the graph does not answer, or stops.
     """
     scene = client.reset(order.seed, order.cubes)
-    _let_pass(client, SETTLE_SECONDS)
     handle = client.start(order.instruction, EPISODE_SECONDS)
     begin = client.simulated_time
     shown = -1.0
@@ -73,6 +72,7 @@ def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None]
     result = client.finish(handle)
     # Before the next reset moves it by force, the arm has to stop by itself.
     client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, STOP_S, "the arm did not stop after the instruction ended")
+    client.let_pass(BRAKING_SECONDS)
     return Outcome(
         seed=order.seed,
         instruction=order.instruction,
@@ -110,8 +110,3 @@ def seeds_of(outcomes: Iterable[Outcome]) -> list[int]:
 
 def _lifted(client: ArmClient, colour: str) -> bool:
     return any(each.lifted for each in client.task.objects if each.name == colour)
-
-
-def _let_pass(client: ArmClient, seconds: float) -> None:
-    end = client.simulated_time + seconds
-    client.wait_until(lambda: client.simulated_time >= end, 60.0, "simulated time stands still")

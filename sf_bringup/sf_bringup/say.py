@@ -13,6 +13,7 @@ from rich.console import Console
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.episodes import REASONS
 from sf_bringup.graph import SIM_ROBOT, GraphError, find_robot
+from sf_msgs.action import RunInstruction
 from sf_policy_node.contract import ContractError, load_contract
 
 _FIND_S = 10.0
@@ -64,7 +65,7 @@ def run(client: ArmClient, arguments: Arguments, console: Console) -> int:
 
             def over() -> bool:
                 if client.feedback is not None:
-                    status.update(f"{client.feedback.elapsed_s:.1f} s, {client.feedback.chunks} chunks, {client.feedback.state}")
+                    status.update(_progress(client.feedback))
                 return result.done() or _lifted(client) != before
 
             client.wait_until(over, 20 * arguments.seconds, "the instruction did not end")
@@ -73,9 +74,20 @@ def run(client: ArmClient, arguments: Arguments, console: Console) -> int:
     lifted = [name for name in _lifted(client) if name not in before]
     ended = client.finish(handle)
     what = f"lifted: {', '.join(lifted)}" if lifted else ended.message or REASONS[ended.termination_reason]
-    console.print(f"{what} ({ended.duration_s:.1f} s, {ended.chunks} chunks, camera to chunk p50 {1e3 * ended.chunk_latency_p50_s:.0f} ms)")
+    console.print(f"{what} ({ended.duration_s:.1f} s, {ended.chunks} chunks, {ended.clips} clips)")
+    console.print(
+        f"{ended.rate_hz:.2f} of {ended.rate_wanted_hz:.2f} chunks per second, {ended.cycles_over_budget} late, "
+        f"worst cycle {ended.worst_cycle_s:.3f} s; "
+        f"camera to chunk p50 {1e3 * ended.chunk_latency_p50_s:.0f} ms, p95 {1e3 * ended.chunk_latency_p95_s:.0f} ms"
+    )
     simulated = client.task is not None
     return 0 if lifted or (not simulated and ended.termination_reason == ended.TIMEOUT) else 1
+
+
+def _progress(feedback: RunInstruction.Feedback) -> str:
+    latency = f"camera to chunk p95 {1e3 * feedback.chunk_latency_p95_s:.0f} ms"
+    counts = f"{feedback.chunks} chunks, {feedback.clips} clips"
+    return f"{100 * feedback.progress:.0f} % of the time, {counts}, {latency}, {feedback.state}"
 
 
 def _lifted(client: ArmClient) -> list[str]:

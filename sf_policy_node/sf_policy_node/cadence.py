@@ -17,7 +17,7 @@ class CadenceReport:
 
     def __str__(self) -> str:
         if not self.cycles:
-            return f"no second chunk, {self.rate_wanted_hz:.2f} per second wanted"
+            return f"too short for a rate, {self.rate_wanted_hz:.2f} chunks per second wanted"
         share = 100.0 * self.over_budget / self.cycles
         return (
             f"{self.rate_hz:.2f} of {self.rate_wanted_hz:.2f} chunks per second, "

@@ -48,6 +48,11 @@ class InstructionRun:
     def __post_init__(self) -> None:
         self.look_from = self.waiting_since = self.started
 
+    def keep_time(self, now: float) -> None:
+        """Begin when time does: a simulated clock is at 0 until it is first heard."""
+        if self.started <= 0.0 < now:
+            self.started = self.look_from = self.waiting_since = now
+
     @property
     def paused(self) -> bool:
         """It is kept, but not followed."""

@@ -173,6 +173,7 @@ class PolicySession:
             if (run := self._run) is None:
                 return
             now = self._clock()
+            run.keep_time(now)
             if now < max(run.look_from, run.last_observation or 0.0, run.paused_at or 0.0) - _CLOCK_BACK_S:
                 self.end(Termination.STOPPED, "the clock went back")
             elif run.paused:
@@ -250,8 +251,10 @@ class PolicySession:
         with self._lock:
             if run is not self._run or run.paused:
                 return None
+            now = self._clock()
+            run.keep_time(now)
             try:
-                observation = self._buffer.pick(self._clock())
+                observation = self._buffer.pick(now)
             except NoObservation as problem:
                 self._wait(run, str(problem))
                 return None

@@ -173,3 +173,14 @@ def test_a_clock_that_goes_back_ends_the_instruction(stage):
     stage.now = 3.0
     stage.session.check_time()
     assert run.termination is Termination.STOPPED and "clock" in run.message
+
+
+def test_an_instruction_from_before_the_first_clock_message_begins_with_the_clock(stage):
+    stage.now = 0.0
+    run = stage.session.begin("pick the red cube", timeout_s=2.0)
+    stage.settle()
+    stage.now = 1000.0
+    stage.session.check_time()
+    assert run.termination is None and run.progress(stage.now) == 0.0
+    stage.advance(1.0)
+    assert stage.chunks and run.elapsed_s(stage.now) == pytest.approx(1.0)

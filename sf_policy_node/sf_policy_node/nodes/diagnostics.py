@@ -24,7 +24,7 @@ from sf_policy_node.session_status import PolicyState
 
 _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted
-_OFTEN_CUT = 0.5  # share of chunks
+_NEEDS_A_PERSON = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
 _OFTEN_LATE = 0.01  # share of control cycles
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
@@ -136,16 +136,13 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
         return ERROR, f"no joint states on {contract.topics.joint_states}"
     if message.joint_state_age_s > budget:
         return ERROR, f"the newest joint state is {message.joint_state_age_s:.3f} s old, budgets.joint_state_age_s allows {budget:g} s"
+    if _NEEDS_A_PERSON in message.reason:
+        return WARN, message.reason
     if message.guard_refusals:
         return WARN, f"the last check before the arm refused {message.guard_refusals} motions: please report this"
     if message.missed_deadlines > _OFTEN_LATE * message.cycles:
         late = f"{message.missed_deadlines} of {message.cycles} control cycles were late, one by {message.cycle_late_max_s:.3f} s"
         return WARN, f"{late}: this host is too busy"
-    if message.clip_rate > _OFTEN_CUT:
-        return WARN, f"{100.0 * message.clip_rate:.0f} % of the last chunks were cut: the policy asks for more than the limits allow"
-    if message.state == ExecutorStatus.HOLDING:
-        stopped = message.reason.startswith("stopped")
-        return WARN if stopped else OK, message.reason or "stands still"
     return OK, message.reason or _word(ExecutorState, message.state)
 
 

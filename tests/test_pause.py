@@ -1,0 +1,66 @@
+"""Pause and resume with the shipped policy and real processes: the arm stands, keeps its task, and finishes it."""
+
+import re
+
+import numpy as np
+import pytest
+
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.graph import find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_msgs.msg import ExecutorStatus, PolicyStatus
+from sf_policy_node.contract import load_contract
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+SEED = 990_001
+MOVING, STILL = 0.02, 0.001  # of the tool between two reports of the simulator, 0.1 s apart [m]
+
+
+class Arm:
+    """What the arm does, by the simulator's ground truth."""
+
+    def __init__(self, client):
+        self.client = client
+
+    @property
+    def tool(self):
+        return np.array([self.client.task.tool.x, self.client.task.tool.y, self.client.task.tool.z])
+
+    def moves(self, seconds):
+        """How far the tool gets in simulated seconds [m]."""
+        start = self.tool
+        self.client.let_pass(seconds)
+        return float(np.linalg.norm(self.tool - start))
+
+
+def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domain, tmp_path):
+    contract = load_contract(find_robot("sim_arm"))
+    with GraphProcess(["robot:=sim_arm", "policy:=nano"], tmp_path / "graph.log") as graph:
+        client = ArmClient(contract, alive=graph.check)
+        try:
+            arm = Arm(client)
+            client.wait_for_arm(60)
+            client.wait_for_policy(90)
+            target = client.reset(SEED).target
+            handle = client.start(f"pick the {target} cube", 30.0)
+            start = arm.tool
+            client.wait_until(lambda: np.linalg.norm(arm.tool - start) > MOVING, 30, "the arm did not move")
+
+            client.pause(True)
+            asked = client.simulated_time
+            client.wait_until(lambda: client.policy.state == PolicyStatus.PAUSED, 10, "the policy did not pause")
+            client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, 10, "the executor did not stop")
+            while arm.moves(0.2) > STILL:
+                assert client.simulated_time < asked + contract.budgets.hold_s, "the arm still moves"
+            epoch, chunks = client.executor.epoch, client.executor.chunks_accepted
+            assert arm.moves(2.0) < STILL and client.executor.chunks_accepted == chunks
+            assert client.feedback.state == "paused" and not client.finished(handle)
+
+            client.pause(False)
+            client.wait_until(lambda: any(each.lifted for each in client.task.objects), 60, "nothing was lifted")
+            assert client.executor.epoch > epoch
+            result = client.finish(handle)
+            assert result.worst_cycle_s < 2.0, "the pause is no cycle"
+        finally:
+            client.close()
+    assert re.search(r"cube' ended after .* chunks: cancelled by the client; .* chunks per second", (tmp_path / "graph.log").read_text())
