@@ -1,12 +1,16 @@
 """Every output of the executor with real processes: the arm goes where the chunks lead, through the controller that the contract names."""
 
+import os
+import re
+import signal
+
 import numpy as np
 import pytest
 import yaml
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
-from sf_bringup.arm_client import ArmClient
+from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ActionChunk, ExecutorStatus
@@ -91,6 +95,7 @@ def begin(ros_domain, tmp_path):
         guide.wait_for_arm(60)
         guide.wait_for_executor(60)
         guide.wait_until(lambda: guide.joints and guide._chunks.get_subscription_count(), 20, "no joint states")
+        guide.wait_until(lambda: 0.0 <= guide.executor.joint_state_age_s < 0.1, 20, "the executor sees no joint states")
         guide.log = graph.log
         return guide
 
@@ -116,3 +121,37 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
     assert error < WITHIN
     assert guide.joints[1][-1] < 0.002  # closed
     assert guide.executor.chunks_refused == 0 and guide.executor.chunks_accepted > 10
+
+
+def test_a_gripper_with_an_action_closes_and_opens(begin):
+    pytest.importorskip("control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2")
+    guide = begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
+    place = guide.tool
+    for opening, position in ((0.0, 0.0), (1.0, 0.035), (0.0, 0.0)):
+        guide.lead(lambda _: place, 0.6, opening)
+        assert guide.joints[1][-1] == pytest.approx(position, abs=0.002)
+    assert "Traceback" not in guide.log.read_text()
+
+
+@pytest.mark.parametrize("output", ["forward_command", "servo_pose"])
+def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_ends(begin, output):
+    guide = begin(output, **COMMANDS[output])
+    start, beginning = guide.tool, guide.joints[0]
+
+    def place(now):
+        return start + [0.0, 0.12 * (now - beginning), 0.0]
+
+    guide.send(place, 1.0)
+    guide.wait_until(lambda: np.linalg.norm(guide.tool - start) > 0.01, 20, "the arm did not move")
+    (executor,) = re.findall(r"chunk_executor started \(pid=(\d+)\)", guide.log.read_text())
+    trace = []
+    guide._node.create_subscription(
+        JointState, guide.contract.topics.joint_states, lambda message: trace.append(message.velocity[:6]), qos_profile_sensor_data
+    )
+    os.kill(int(executor), signal.SIGINT)
+    with pytest.raises(ArmClientError, match="the graph ended"):  # a node that ends stops the rest: the arm's process too
+        guide.wait_until(lambda: False, 20, "the executor goes on")
+    limits = np.array([joint.acceleration for joint in guide.contract.joints])
+    slowing = np.abs(np.diff(np.array(trace)[::5], axis=0)) / 0.05
+    assert np.abs(trace[0]).max() > 0.05 and np.abs(trace[-1]).max() < 0.02
+    assert (slowing < 1.2 * limits).all()

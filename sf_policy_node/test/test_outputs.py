@@ -106,23 +106,24 @@ def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper)
         assert list(rig.heard("/gripper/commands")[-1].data) == [HOME[-1]]
 
 
-def test_a_clock_that_runs_late_after_the_end_does_not_repeat_the_past(graph):
+def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     stop = motion(rig.node.now())
     rig.output.send(stop)
     rig.output.flush()
-    rig.output.stream(setpoint(stop.stamp + 0.1, positions=HOME))  # as a simulated clock that stood still meanwhile would ask for
-    rig.output.send(motion(stop.stamp + 0.1))
+    rig.output.stream(setpoint(rig.node.now(), positions=HOME))  # where it was before the stop
     graph.until(lambda: list(rig.heard()[-1].data) == stop.positions[-1].tolist(), "the end of the stop")
     count = len(rig.heard())
-    assert list(rig.stream(setpoint(stop.stamp + 0.2, positions=HOME + 0.1), count + 1).data) == (HOME + 0.1).tolist()  # a new motion
+    rig.output.send(motion(rig.node.now()))
+    assert list(rig.stream(setpoint(positions=HOME + 0.1), count + 1).data) == (HOME + 0.1).tolist()
 
 
 def test_an_arm_that_has_stood_still_is_not_pulled_back_by_the_end_of_the_node(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     rig.output.send(motion(rig.node.now() - 5.0))
     rig.output.flush()
-    rig.stream(setpoint(rig.node.now(), positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
+    rig.output.send(motion(rig.node.now()))
+    rig.stream(setpoint(positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
     assert len(rig.heard()) == 1
 
 
@@ -198,6 +199,7 @@ def test_nothing_is_said_before_the_first_motion(graph):
     rig = Rig(graph, variant("servo_twist", FORWARD_GRIPPER), arm=TwistStamped)
     rig.output.stream(None)
     rig.output.flush()
+    rig.output.send(motion(rig.node.now()))
     rig.stream(setpoint(), 1)
     assert len(rig.heard()) == 1
 

@@ -152,7 +152,7 @@ class ChunkExecutorNode(ManagedNode):
     def _on_tick(self) -> None:
         self._cycles.note(time.monotonic())
         self._send(self._motion.tick(self.now()))
-        if self._output.streams:
+        if self._output.streams and self.running:  # a last stop is played by the output itself
             self._output.stream(self._motion.setpoint(self.now()))
         self._report_change()
 

@@ -44,6 +44,9 @@ class Output(Protocol):
     def stream(self, setpoint: Setpoint | None) -> None:
         """One cycle: where the arm is to be now; None while it stands still and nothing is to be said."""
 
+    def wait(self) -> None:
+        """Until what was said has arrived, or a moment has passed."""
+
     def flush(self) -> None:
         """Before the node ends: bring the last motion (a stop) to its end, and wait until it has arrived. May block that long."""
 
@@ -86,8 +89,11 @@ class JointTrajectoryOutput:
     def stream(self, setpoint: Setpoint | None) -> None:
         """Nothing: the controller follows the trajectory by itself."""
 
-    def flush(self) -> None:
+    def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
+
+    def flush(self) -> None:
+        self.wait()
 
 
 class StreamingOutput:
@@ -98,33 +104,38 @@ class StreamingOutput:
     def __init__(self, node: ManagedNode) -> None:
         self._now = node.now
         self._motion: Trajectory | None = None
-        self._played_until = -math.inf
+        self._quiet = False
 
     def send(self, trajectory: Trajectory) -> None:
-        self._motion, self._played_until = trajectory, -math.inf
+        self._motion, self._quiet = trajectory, False
 
     def say(self, setpoint: Setpoint | None) -> None:
         """Publish a setpoint, or what there is to say when there is none."""
         raise NotImplementedError
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        if setpoint is None or setpoint.stamp > self._played_until:
-            self.say(setpoint)
+        self.say(None if self._quiet else setpoint)
+
+    def wait(self) -> None:
+        raise NotImplementedError
 
     def flush(self) -> None:
-        """Play what is left of the last motion: nobody else will bring this arm to rest."""
-        motion, self._motion = self._motion, None
+        """Play what is left of the last motion: nobody else will bring this arm to rest.
+
+        Until the next motion is sent, nothing is streamed then: whoever streams does not know what was played.
+        """
+        motion, self._motion, self._quiet = self._motion, None, True
         if motion is not None:
-            # Played on real time: a simulated clock stands still while its node is busy here, and runs late afterwards.
+            # Played on real time: a simulated clock stands still while its node is busy here.
             begin, started = max(self._now(), motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
-            self._played_until = due[-1]
             ahead = due > begin
             ahead[-1] |= due[-1] > begin - motion.times[0]  # the end at rest falls between two cycles
             for index in np.flatnonzero(ahead):
                 time.sleep(max(0.0, started + (due[index] - begin) - time.monotonic()))
                 self.say(Setpoint(float(due[index]), motion.joint_names, motion.positions[index], motion.velocities[index]))
         self.say(None)
+        self.wait()
 
 
 class ForwardCommandOutput(StreamingOutput):
@@ -138,8 +149,7 @@ class ForwardCommandOutput(StreamingOutput):
         if setpoint is not None:  # the controller holds the last command
             self._publisher.publish(Float64MultiArray(data=array("d", setpoint.positions.tolist())))
 
-    def flush(self) -> None:
-        super().flush()
+    def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
 
@@ -180,8 +190,7 @@ class ServoTwistOutput(StreamingOutput):
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = twist.tolist()
         self._publisher.publish(message)
 
-    def flush(self) -> None:
-        super().flush()
+    def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
 
@@ -210,8 +219,7 @@ class ServoPoseOutput(StreamingOutput):
             return
         self._publisher.publish(PoseStamped(header=Header(stamp=to_stamp(self._now()), frame_id=self._frame), pose=self._pose))
 
-    def flush(self) -> None:
-        super().flush()
+    def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
 
@@ -231,10 +239,9 @@ class ArmAndGripper(StreamingOutput):
         self._arm.stream(None if setpoint is None else _joints(setpoint, slice(None, -1)))
         self._gripper.stream(None if setpoint is None else _joints(setpoint, slice(-1, None)))
 
-    def flush(self) -> None:
-        super().flush()
-        self._arm.flush()
-        self._gripper.flush()
+    def wait(self) -> None:
+        self._arm.wait()
+        self._gripper.wait()
 
 
 def _joints(motion: Motion, part: slice) -> Motion:

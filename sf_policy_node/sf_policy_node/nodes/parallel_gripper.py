@@ -103,8 +103,11 @@ class ParallelGripperOutput:
         if self._waiting is not None:
             self._send_goal()
 
-    def flush(self) -> None:
+    def wait(self) -> None:
         """Nothing: a goal that was sent is the action server's to end."""
+
+    def flush(self) -> None:
+        """Nothing, as above."""
 
     def _send_goal(self) -> None:
         if not self._client.server_is_ready():

@@ -2,7 +2,8 @@
 
 From moveit_servo: the newest command is followed until it is older than ``incoming_command_timeout``, then the arm
 comes to rest; a twist turns about the tool; a pose is approached as fast as the speed limits allow; joints that would be
-too fast slow all of them down. Not copied: collision checks, slowing near singularities, and the smoothing filter.
+too fast slow all of them down. Poses go through its default smoothing filter; twists do not, as with ``use_smoothing:
+false``. Not copied: collision checks, and slowing near singularities.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ COMMAND_TIMEOUT = 0.1  # s, Servo's default
 PUBLISH_PERIOD = 0.01  # s, Servo's default: so often it makes a new joint velocity of the newest command
 TURN_SPEED = 3.0  # rad/s, of the tool
 _DAMPING = 1e-4  # of the inverse of the Jacobian
+_FILTER = 1.5  # butterworth_filter_coeff, Servo's default
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ServoController:
         """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
         self._limiter.hold(positions)
         self._speed = np.zeros_like(self._limiter.position)
-        self._next_update = -np.inf
+        self._next_update, self._goal = -np.inf, self._limiter.position
         self._command: ToolTwist | ToolTarget | None = None
 
     def accept(self, command: ToolTwist | ToolTarget, now: float) -> None:
@@ -91,12 +93,18 @@ class ServoController:
         if command is not None and now - command.stamp >= COMMAND_TIMEOUT:
             self._command = command = None
         if command is None:
+            self._goal = position
             slower = np.maximum(np.abs(self._speed) - self._acceleration * PUBLISH_PERIOD, 0.0)
             return np.copysign(slower, self._speed)
         twist = command.twist if isinstance(command, ToolTwist) else self._towards(command, position)
         jacobian = self._kinematics.jacobian(position)
         speed = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING * np.eye(6), twist)
-        return speed / max(1.0, float((np.abs(speed) / self._limiter.velocity).max()))
+        speed /= max(1.0, float((np.abs(speed) / self._limiter.velocity).max()))
+        before, self._goal = self._goal, position + PUBLISH_PERIOD * speed
+        if isinstance(command, ToolTwist):
+            return speed
+        # The Butterworth filter, which works on positions.
+        return (self._goal + before - 2.0 * position) / (1.0 + _FILTER) / PUBLISH_PERIOD
 
     def _towards(self, target: ToolTarget, position: np.ndarray) -> np.ndarray:
         """The twist (6,) that reaches a pose within a period, or comes nearer at the highest speed."""
