@@ -41,7 +41,7 @@ def bench_executor(figures: Figures, chunks: int) -> None:
         note = f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one process, no DDS; {refused} refused"
         figures.spread(f"executor_{rate}hz", 1e3 * wall, "ms", note, (50, 99, 100))
         figures.spread(
-            f"executor_{rate}hz_cpu", 1e3 * processor, "CPU-ms", "the same in processor time: what a busy machine leaves alone", (50, 99)
+            f"executor_{rate}hz_cpu", 1e3 * processor, "CPU-ms", "the same in processor time, which others' load hardly changes", (50, 99)
         )
 
 

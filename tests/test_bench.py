@@ -1,0 +1,128 @@
+"""The benchmarks measure what they say: jerk and jumps of known motion, periods with known gaps, the peers' ways row by row."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from bench.command_jitter import moving_periods
+from bench.figures import Figures
+from bench.peers import LatestChunk, OnePoint, RowTargets
+from bench.recording import record
+from bench.replay import border_jerk, border_jump, replay
+from bench.ways import make_motion
+
+from sf_bringup.graph import find_policy, find_robot
+from sf_msgs.msg import ExecutorStatus
+from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.types import Chunk
+from sf_policy_node.vla.policy import Policy
+from sf_training.simulation.arm_sim import ArmSim
+
+CONTRACT = load_contract(find_robot("sim_arm"))
+HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
+STAMP = 100.0
+
+
+@pytest.fixture(scope="module")
+def chunk():
+    """A straight motion of 1 cm per row along x; the gripper closes with the fifth row."""
+    data = np.zeros((CONTRACT.action.horizon, 4))
+    data[:, 0] = 0.01 * np.arange(1, len(data) + 1)
+    data[:4, 3] = 1.0
+    return Chunk.of(CONTRACT, data, stamp=STAMP, reference=HOME, policy_id="test", instruction="go", epoch=1, sequence=0)
+
+
+def test_jerk_of_a_cubic_is_its_third_derivative():
+    time = np.arange(0.0, 1.0, 0.001)[:, None]
+    positions = np.hstack([5.0 * time**3 / 6.0, 2.0 * time**2])
+    for step in (0.001, 0.01):
+        jerk = border_jerk(positions, 0.001, (0.2, 0.5), step)
+        assert len(jerk) == 2 * 200
+        np.testing.assert_allclose(jerk, np.tile([5.0, 0.0], (400, 1)), atol=1e-3)
+
+
+def test_a_jump_counts_and_going_on_does_not():
+    time = np.arange(0.0, 1.0, 0.001)[:, None]
+    steady = 0.7 * time
+    stepped = steady + 0.03 * (time > 0.55)
+    np.testing.assert_allclose(border_jump(steady, 0.001, (0.2, 0.5)), 0.0, atol=1e-9)
+    np.testing.assert_allclose(border_jump(stepped, 0.001, (0.2, 0.5)), [0.0, 0.03], atol=1e-9)
+
+
+def test_rows_become_the_joints_that_bring_the_tool_there(chunk):
+    kinematics, targets = Kinematics(CONTRACT), RowTargets(CONTRACT).of(chunk)
+    begin = kinematics.forward(HOME[:-1]).position
+    for row, joints in zip(chunk.data, targets, strict=True):
+        np.testing.assert_allclose(kinematics.forward(joints[:-1]).position, begin + row[:3], atol=2e-3)
+    assert targets[3, -1] == CONTRACT.gripper.open and targets[4, -1] == CONTRACT.gripper.closed
+
+
+@pytest.mark.parametrize(("when_due", "first"), [(False, 2), (True, 1)])
+def test_one_point_sends_one_row_per_step_and_skips_what_has_passed(chunk, when_due, first):
+    motion, targets = OnePoint(CONTRACT, when_due=when_due), RowTargets(CONTRACT).of(chunk)
+    motion.activate(STAMP)
+    assert [motion.tick(STAMP + 0.01 * n) for n in range(15)] == [None] * 15  # no chunk yet
+    motion.on_chunk(chunk, STAMP + 0.15)
+    sent = [trajectory for n in range(15, 200) if (trajectory := motion.tick(STAMP + 0.01 * n)) is not None]
+    assert len(sent) == CONTRACT.action.horizon - first
+    for trajectory, target in zip(sent, targets[first:], strict=True):
+        assert trajectory.stamp == 0.0 and trajectory.times.tolist() == [0.0] and trajectory.velocities is None
+        np.testing.assert_array_equal(trajectory.positions[0], target)
+
+
+def test_the_latest_chunk_is_sent_whole_from_where_its_time_is(chunk):
+    rows = RowTargets(CONTRACT).of(chunk)
+    timely = LatestChunk(CONTRACT).on_chunk(chunk, STAMP + 0.25)
+    np.testing.assert_allclose(timely.times, 0.05 + 0.1 * np.arange(6))
+    np.testing.assert_array_equal(timely.positions, rows[2:])
+    careless = LatestChunk(CONTRACT, skip_passed=False).on_chunk(chunk, STAMP + 0.25)
+    np.testing.assert_allclose(careless.times, 0.1 * np.arange(1, 9))
+    np.testing.assert_array_equal(careless.positions, rows)
+    with pytest.raises(ChunkRefused, match="passed"):
+        LatestChunk(CONTRACT).on_chunk(chunk, STAMP + 1.0)
+
+
+def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():
+    ms = 1_000_000
+    commands = np.array([0, 10, 20, 50, 60, 500, 510]) * ms  # one stall of 30 ms, and 440 ms between two instructions
+    statuses = np.array([-5, 25, 65, 495]) * ms
+    states = np.array([ExecutorStatus.EXECUTING, ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING, ExecutorStatus.EXECUTING])
+    periods, others = moving_periods(commands, statuses, states)
+    np.testing.assert_allclose(periods, [0.01, 0.01, 0.03, 0.01, 0.01])
+    assert others == 1
+
+
+def test_a_rate_carries_its_interval():
+    figures = Figures()
+    figures.rate("picked", 95, 100)
+    entry = figures.entries["picked"]
+    assert entry["value"] == 0.95 and entry["n"] == 100
+    np.testing.assert_allclose(entry["interval_95"], [0.8882, 0.9785], atol=1e-3)
+
+
+def test_the_same_chunks_are_replayed_in_every_way():
+    """What a way commands from a recording of itself is what it commanded then, and others are told the same chunks."""
+    sim, policy = ArmSim(CONTRACT), Policy.load(find_policy("nano"), device="cpu")
+    recording = record(sim, policy, make_motion("blend", CONTRACT), 0, 0.1)
+    again = replay(recording, make_motion("blend", CONTRACT), sim)
+    count = min(len(again.true) // 2, len(recording.joints))
+    then = np.array([positions[:-1] for _, positions, _ in recording.joints[:count]])
+    np.testing.assert_allclose(again.true[::2][:count], then, atol=1e-3)
+    assert again.refused == 0 and len(again.borders) == len(recording.chunks) - 1
+
+    point = replay(recording, make_motion("one_point", CONTRACT), sim)
+    assert point.borders == again.borders
+    ours, theirs = (np.abs(border_jerk(each.true, each.true_s, each.borders)).max() for each in (again, point))
+    assert ours < theirs / 5
+    sim.close()
+
+
+def test_recordings_keep_stamps_relative_to_the_reset():
+    sim, policy = ArmSim(CONTRACT), Policy.load(find_policy("nano"), device="cpu")
+    recording = record(sim, policy, make_motion("blend", CONTRACT), 1, 0.2)
+    (arrival, first), *_ = recording.chunks
+    assert first.stamp == pytest.approx(0.0) and arrival == pytest.approx(0.2)
+    assert dataclasses.replace(first, stamp=0.0).data.shape == (CONTRACT.action.horizon, 4)
+    sim.close()
