@@ -12,6 +12,7 @@ from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.types import Chunk, Trajectory
+from sf_policy_node.motion.workspace import Workspace
 
 CONTRACT_PATH = Path(__file__).resolve().parents[2] / "sf_bringup" / "config" / "robots" / "sim_arm.yaml"
 HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])  # tool points down, in the middle of the workspace
@@ -83,6 +84,8 @@ class Observer:
         self._positions, self._velocities = position[None].copy(), np.zeros((1, len(position)))
         self._seen = start
         self._violations: list[str] = []
+        self._workspace = Workspace(contract, kinematics())
+        self.top_tool_speed = self.outside_box = 0.0
         self.sent: list[Trajectory] = []
 
     def receive(self, trajectory: Trajectory | None, now: float) -> None:
@@ -111,6 +114,8 @@ class Observer:
             return
         position, velocity, acceleration = self._evaluate(times)
         limits = self.limits
+        self.top_tool_speed = max(self.top_tool_speed, self._workspace.top_speed(position, velocity))
+        self.outside_box = max(self.outside_box, max(self._workspace.outside(joints) for joints in position[::5]))
         # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone looks like an acceleration.
         k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2))
         piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
@@ -126,7 +131,12 @@ class Observer:
 
     def violations(self, until: float) -> list[str]:
         self.watch(until)
-        return self._violations
+        found = list(self._violations)
+        if self.outside_box > 5e-3:
+            found.append(f"the tool was {self.outside_box:.4f} m outside its box")
+        if self.top_tool_speed > 1.06 * self._workspace.tool_speed:
+            found.append(f"the tool moved at {self.top_tool_speed:.3f} m/s")
+        return found
 
     @property
     def at_rest_after(self) -> float:
@@ -153,9 +163,10 @@ class Bench:
 
     STEP = 0.005
 
-    def __init__(self, contract: Contract, position: np.ndarray = HOME, *, shadow: bool = False, start: float = 0.0) -> None:
+    def __init__(self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options) -> None:
         self.contract, self.now = contract, start
-        self.executor = ChunkExecutor(contract, shadow=shadow)
+        self.stopwatch = 0.0  # runs with the clock, and is not stepped with it
+        self.executor = ChunkExecutor(contract, stopwatch=lambda: self.stopwatch, **options)
         self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
         self.offset = np.zeros(len(position))  # measured minus commanded
@@ -173,6 +184,7 @@ class Bench:
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / self.STEP)):
             self.now += self.STEP
+            self.stopwatch += self.STEP
             while self._mail and self._mail[0][0] <= self.now:
                 arrival, trajectory = self._mail.pop(0)
                 self.observer.receive(trajectory, arrival)

@@ -133,10 +133,32 @@ def test_a_clock_that_goes_back_stops_the_arm(bench):
     assert np.abs(stop.positions[-1] - stop.positions[0]).max() < 0.5 * np.abs(velocity).max()
 
 
-def test_a_clock_that_leaps_forward_leaves_the_arm_at_rest(bench):
+def test_a_clock_that_leaps_forward_stops_the_arm_where_it_really_is(bench):
+    """The controller runs on another clock, so the arm is still in the middle of its motion."""
     keep_moving(bench, 0.6)
-    assert bench.executor.tick(bench.now + 100.0) is None
+    place, speed = bench.observer.state(bench.now)
+    late = bench.chunk(FORWARD, age=0.1)
+    stop = bench.executor.tick(bench.now + 100.0)
+    assert stop.stamp == pytest.approx(bench.now + 100.0)
+    assert np.abs(stop.positions - place).max() < 0.5 * np.abs(speed).max()
+    assert (stop.velocities[-1] == 0.0).all() and stop.times[-1] < 0.4
     assert bench.executor.status.state is ExecutorState.HOLDING
+    assert "the clock went forward by 100.0" in bench.executor.status.reason
+    with pytest.raises(ChunkRefused):
+        bench.executor.on_chunk(late, bench.now + 100.1)
+
+
+def test_a_chunk_that_brings_the_news_of_a_clock_step_is_refused(bench):
+    keep_moving(bench, 0.6)
+    with pytest.raises(ChunkRefused, match="the clock jumped by"):
+        bench.executor.on_chunk(bench.chunk(FORWARD), bench.now + 5.0)
+
+
+def test_a_process_that_stood_still_has_not_seen_a_clock_step(bench):
+    keep_moving(bench, 0.6)
+    bench.stopwatch += 2.0
+    assert bench.executor.tick(bench.now + 2.0) is None
+    assert "no new chunk" in bench.executor.status.reason
 
 
 def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):

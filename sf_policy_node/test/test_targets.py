@@ -38,6 +38,17 @@ def test_inverse_kinematics_undoes_forward_kinematics(shares):
     assert np.allclose(again.position, pose.position, atol=1e-3) and np.allclose(again.rotation, pose.rotation, atol=1e-2)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31))
+def test_the_chain_of_a_whole_motion_agrees_with_pinocchio(seed):
+    rng = np.random.default_rng(seed)
+    joints, speeds = rng.uniform(-1.0, 1.0, (5, 6)), rng.normal(size=(5, 6))
+    places, velocities = kinematics().tool_motion(joints, speeds)
+    for n in range(5):
+        assert np.allclose(places[n], kinematics().forward(joints[n]).position, atol=1e-12)
+        assert np.allclose(velocities[n], kinematics().jacobian(joints[n])[:3] @ speeds[n], atol=1e-12)
+
+
 def test_inverse_kinematics_says_when_a_target_is_out_of_reach():
     solution = kinematics().inverse(ToolPose(np.array([3.0, 0.0, 0.2]), np.eye(3)), HOME[:6])
     assert not solution.reached and solution.position_error > 1.0

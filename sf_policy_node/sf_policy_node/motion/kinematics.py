@@ -10,6 +10,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.motion.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
@@ -72,18 +73,19 @@ class Kinematics:
             )
         self._from_base = base.placement.copy()
         self._to_base = self._from_base.inverse()
+        try:
+            self._chain = ToolChain(self._model, self._tool, self._from_base, self._columns)
+        except ValueError as error:
+            raise ContractError(f"{contract.urdf}: {error}; an arm joint must be revolute (with limits) or prismatic") from None
 
     def forward(self, positions: np.ndarray) -> ToolPose:
         """Tool pose for arm joint positions (J,), in the order of the contract."""
         pose = self._to_base.act(self._placement(np.asarray(positions, dtype=float)))
         return ToolPose(pose.translation.copy(), pose.rotation.copy())
 
-    def tool_positions(self, positions: np.ndarray) -> np.ndarray:
-        """Tool positions (N, 3) [m] in the base frame for arm joint positions (N, J)."""
-        places = np.empty((len(positions), 3))
-        for k, joints in enumerate(np.ascontiguousarray(positions, dtype=float)):
-            places[k] = self._placement(joints).translation
-        return places @ self._to_base.rotation.T + self._to_base.translation
+    def tool_motion(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints (N, J)."""
+        return self._chain.move(positions, velocities)
 
     def jacobian(self, positions: np.ndarray) -> np.ndarray:
         """(6, J): velocity [m/s] and angular velocity [rad/s] of the tool, both in the base frame, per joint velocity."""

@@ -16,14 +16,13 @@ from sf_policy_node.motion.reference import ReferenceCurve
 from sf_policy_node.motion.shaping import Shaped, brake, follow
 from sf_policy_node.motion.targets import TargetMaker, Targets
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.motion.workspace import Workspace, top_speed
+from sf_policy_node.motion.workspace import TOOL_SPEED_USED, Workspace
 
 CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way there
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
 _GRIPPER_GAIN = 25.0  # a gripper steps; nobody wants it smooth
 _ARRIVED_S = 1e-3  # closer than this at top speed counts as arrived
-_SLOWER_TRIES = 4
-_SLOWER = 0.95  # a motion that was too fast for the tool is planned this much below the tool's limit
+_SLOWER, _SLOWER_TRIES = 0.97, 6  # a motion that was too fast for the tool is planned again with slower joints
 
 
 @dataclass(frozen=True)
@@ -114,15 +113,14 @@ class ChunkPlanner:
         while rows > plan.skipped:
             curve = self._curve(chunk, targets, base, due, rows, position)
             shaped = self._shape(curve, now, start, due[rows - 1], position, velocity, limits)
-            places = self._workspace.places(np.vstack([position, shaped.positions]))
-            leaves = self._workspace.leaves_at(places)
+            leaves = self._workspace.leaves(position, shaped.positions)
             if leaves is not None:
                 reached = int((due < start + (leaves + 1) * self._period).sum())
                 cuts += rows - min(rows - 1, reached)
                 rows = min(rows - 1, reached)
                 note = f"rows from {rows} on would take the tool out of the workspace box"
                 continue
-            share = self._workspace.tool_speed / max(top_speed(places, self._period), 1e-9)
+            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(self._workspace.top_speed(shaped.positions, shaped.velocities), 1e-9)
             if share < 1.0 and slower < _SLOWER_TRIES:
                 limits = dataclasses.replace(limits, velocity=limits.velocity * max(share * _SLOWER, 0.1))
                 slower += 1

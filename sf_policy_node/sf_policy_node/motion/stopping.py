@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,25 +16,42 @@ _LONGER = (1.5, 2.5, 4.0)  # times the shortest stop, tried in turn when that on
 _FOLLOW_GAIN = 15.0  # 1/s
 _GIVE_WAY_S = 0.5  # time to move back from what is in the way
 _GIVE_WAY_GAIN = 8.0  # 1/s
+_SLOWER = (1.0, 0.5, 0.25, 0.12)  # shares of the joints' speed, until the tool keeps its own limit
 
 Samples = tuple[np.ndarray, np.ndarray]  # positions and velocities (N, J), the last at rest
 
 
 def stop(path: CommandedPath, join: int, limits: JointLimits, workspace: Workspace) -> Samples:
-    """Stop from grid point ``join`` on.
+    """Stop from grid point ``join`` on, as soon as the slowest joint can.
 
-    Every joint brakes as hard as it may. Where that takes the tool out of the box, because the joints do not
-    come to rest together, the arm slows down along the motion that was planned, which stays inside.
+    All joints come to rest together, so that the tool goes on in its direction. Where there is no room for that,
+    every joint brakes as hard as it may; where this takes the tool out of the box or makes it faster, the arm
+    slows down along the motion that was planned, which stays inside.
     """
     position, velocity = path.at(join)
     shortest = brake(position, velocity, limits, path.period)
-    if workspace.leaves(position, shortest[0]) is None:
-        return shortest
+    ways = [_together(position, velocity, len(shortest[0]), path.period), shortest]
+    for way in ways:
+        if _keeps(workspace, position, velocity, way, limits):
+            return way
     for factor in _LONGER:
         slower = _slow_down(path, join, factor * len(shortest[0]) * path.period, limits)
-        if workspace.leaves(position, slower[0]) is None:
+        if _keeps(workspace, position, velocity, slower, limits):
             return slower
     return shortest
+
+
+def _together(position: np.ndarray, velocity: np.ndarray, steps: int, period: float) -> Samples:
+    done = np.arange(1, steps + 1)[:, None] / steps
+    return position + velocity * period * steps * (done - 0.5 * done**2), velocity * (1.0 - done)
+
+
+def _keeps(workspace: Workspace, position: np.ndarray, velocity: np.ndarray, way: Samples, limits: JointLimits) -> bool:
+    """A stop that stays inside position limits and box, and does not make the tool faster."""
+    positions, velocities = np.vstack([position, way[0]]), np.vstack([velocity, way[1]])
+    lower, upper = np.minimum(limits.lower, position), np.maximum(limits.upper, position)
+    inside = bool((positions >= lower).all() and (positions <= upper).all())
+    return inside and workspace.leaves(position, way[0]) is None and not workspace.too_fast(positions, velocities)
 
 
 def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLimits) -> Samples:
@@ -59,9 +77,13 @@ def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLim
     target = np.clip(halt + np.clip(place - halt, -allowed, allowed), limits.lower, limits.upper)
     reference = np.tile(target, (math.ceil(_GIVE_WAY_S / path.period) + 1, 1))
     gain = np.full(len(target), _GIVE_WAY_GAIN)
-    back = follow(reference, np.zeros_like(reference), position, velocity, limits, path.period, gain)
-    samples = _then_brake(back.positions, back.velocities, limits, path.period)
-    return samples if workspace.leaves(position, samples[0]) is None else stop(path, join, limits, workspace)
+    for share in _SLOWER:
+        slowed = dataclasses.replace(limits, velocity=limits.velocity * share)
+        back = follow(reference, np.zeros_like(reference), position, velocity, slowed, path.period, gain)
+        samples = _then_brake(back.positions, back.velocities, limits, path.period)
+        if _keeps(workspace, position, velocity, samples, limits):
+            return samples
+    return stop(path, join, limits, workspace)
 
 
 def _then_brake(positions: np.ndarray, velocities: np.ndarray, limits: JointLimits, period: float) -> Samples:

@@ -12,14 +12,14 @@ from sf_policy_node.motion.checks import MotionRefused
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.planning import brought_to_rest
 from sf_policy_node.motion.shaping import Shaped, follow
-from sf_policy_node.motion.workspace import Workspace, top_speed
+from sf_policy_node.motion.workspace import TOOL_SPEED_USED, Workspace
 
 _GAIN = 12.0  # 1/s: a follower lags by 1/12 s where the leader gives no velocities
 _LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its message
 _FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
 _TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
 _CAUGHT_UP = 0.2  # share of the tracking error
-_SLOWER = 0.9
+_SLOWER, _SLOWER_TRIES = 0.97, 6  # a motion that was too fast for the tool is planned again with slower joints
 
 
 class TeleoperationPlanner:
@@ -61,12 +61,11 @@ class TeleoperationPlanner:
         moving = np.minimum(period * np.arange(count + 1), _LOOK_AHEAD_S)[:, None]
         positions = np.minimum(np.maximum(place + speed * moving, self._limits.lower), self._limits.upper)
         velocities = np.where(period * np.arange(count + 1)[:, None] < _LOOK_AHEAD_S, speed, 0.0)
-        for _ in range(3):
+        for _ in range(_SLOWER_TRIES):
             shaped = follow(positions, velocities, position, velocity, limits, period, np.full(len(position), _GAIN))
             shaped = brought_to_rest(shaped, count, self._limits, period)
-            places = self._workspace.places(np.vstack([position, shaped.positions]))
-            share = self._workspace.tool_speed / max(top_speed(places, period), 1e-9)
+            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(self._workspace.top_speed(shaped.positions, shaped.velocities), 1e-9)
             if share >= 1.0:
                 break
             limits = dataclasses.replace(limits, velocity=limits.velocity * share * _SLOWER)
-        return None if self._workspace.leaves_at(places) is not None else shaped
+        return None if self._workspace.leaves(position, shaped.positions) is not None else shaped

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.workspace import Workspace, top_speed
+from sf_policy_node.motion.workspace import Workspace
 
 _ROUNDING = 1e-3  # share of a limit
-_TOOL_SPEED_OVER = 1.05  # the tool is slowed through its joints, which does not hit its limit exactly
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,10 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
         return f"{_worst(over.max(axis=0), limits)} would accelerate more than its limit"
     if workspace is None:
         return ""
-    places = workspace.places(positions)
-    if workspace.leaves_at(places) is not None:
+    if workspace.leaves(positions[0], positions[1:]) is not None:
         return "the tool would leave the workspace box"
-    start = float(np.linalg.norm(places[1] - places[0])) / h  # braking may have to start too fast
-    if top_speed(places, h) > _TOOL_SPEED_OVER * max(workspace.tool_speed, start):
-        return f"the tool would move at {top_speed(places, h):.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
+    if speed := workspace.too_fast(positions, velocities):
+        return f"the tool would move at {speed:.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
     return ""
 
 

@@ -1,0 +1,126 @@
+"""Where the tool is, for many joint positions at once: a whole motion is looked at in the time pinocchio needs for a few samples.
+
+Pinocchio stays the authority: the chain is read from its model, and compared with it when it is built.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pinocchio
+
+
+class ToolChain:
+    """The joints from base to tool of a reduced pinocchio model.
+
+    Args:
+        base: (R (3, 3), p (3,)) of the base frame in the model's root.
+        columns: (J,) index into pinocchio's positions for each arm joint.
+
+    Raises:
+        ValueError: a joint turns or slides in a way this does not know.
+    """
+
+    def __init__(self, model: pinocchio.Model, tool: int, base: pinocchio.SE3, columns: np.ndarray) -> None:
+        frame = model.frames[tool]
+        joints = [index for index in model.supports[frame.parentJoint] if index != 0]
+        self._rotations = np.array([model.jointPlacements[j].rotation for j in joints]).reshape(-1, 3, 3)
+        self._offsets = np.array([model.jointPlacements[j].translation for j in joints]).reshape(-1, 3)
+        motions = np.array([_axis(model.joints[j]) for j in joints]).reshape(-1, 6)
+        self._slides = np.abs(motions[:, :3]).sum(axis=1) > 0.0
+        self._axes = np.where(self._slides[:, None], motions[:, :3], motions[:, 3:])
+        order = {int(index): n for n, index in enumerate(columns)}
+        self._order = np.array([order[model.joints[j].idx_q] for j in joints], dtype=np.int64)
+        self._tool = frame.placement.translation.copy()
+        to_base = base.inverse()
+        self._base = (np.ascontiguousarray(to_base.rotation), to_base.translation.copy())
+
+    def move(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints (N, J)."""
+        q = np.ascontiguousarray(positions, dtype=float)
+        dq = np.zeros_like(q) if velocities is None else np.ascontiguousarray(velocities, dtype=float)
+        places, speeds = _move(q, dq, self._rotations, self._offsets, self._axes, self._slides, self._order, self._tool)
+        rotation, offset = self._base
+        return places @ rotation.T + offset, speeds @ rotation.T
+
+
+def _axis(joint: pinocchio.JointModel) -> np.ndarray:
+    """Linear, then angular motion (6,) per unit of a joint."""
+    if joint.nq != 1 or joint.nv != 1:
+        raise ValueError(f"{joint.shortname()} has {joint.nq} coordinates")
+    data = joint.createData()
+    joint.calc(data, np.zeros(joint.idx_q + 1), np.zeros(joint.idx_v + 1))
+    return np.asarray(data.S, dtype=float).reshape(6)
+
+
+# The helpers write into arrays that are made once: making small arrays would take most of the time.
+
+
+@numba.njit("void(f8[:, ::1], f8[::1], f8[::1])", cache=True, inline="always")
+def _turn(rotation, vector, out):  # pragma: no cover - compiled
+    for i in range(3):
+        out[i] = rotation[i, 0] * vector[0] + rotation[i, 1] * vector[1] + rotation[i, 2] * vector[2]
+
+
+@numba.njit("void(f8[:, ::1], f8[:, ::1], f8[:, ::1])", cache=True, inline="always")
+def _then(first, second, work):  # pragma: no cover - compiled
+    """first = first @ second."""
+    for i in range(3):
+        for j in range(3):
+            work[i, j] = first[i, 0] * second[0, j] + first[i, 1] * second[1, j] + first[i, 2] * second[2, j]
+    first[:] = work
+
+
+@numba.njit("void(f8[::1], f8[::1], f8[::1])", cache=True, inline="always")
+def _add_cross(a, b, out):  # pragma: no cover - compiled
+    """out += a x b."""
+    out[0] += a[1] * b[2] - a[2] * b[1]
+    out[1] += a[2] * b[0] - a[0] * b[2]
+    out[2] += a[0] * b[1] - a[1] * b[0]
+
+
+@numba.njit("void(f8[::1], f8, f8[:, ::1])", cache=True, inline="always")
+def _about(axis, angle, out):  # pragma: no cover - compiled
+    """Rodrigues' formula."""
+    s, c = np.sin(angle), np.cos(angle)
+    x, y, z, t = axis[0], axis[1], axis[2], 1.0 - c
+    out[0, 0], out[0, 1], out[0, 2] = c + x * x * t, x * y * t - z * s, x * z * t + y * s
+    out[1, 0], out[1, 1], out[1, 2] = y * x * t + z * s, c + y * y * t, y * z * t - x * s
+    out[2, 0], out[2, 1], out[2, 2] = z * x * t - y * s, z * y * t + x * s, c + z * z * t
+
+
+@numba.njit(
+    "Tuple((f8[:, ::1], f8[:, ::1]))(f8[:, ::1], f8[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], b1[::1], i8[::1], f8[::1])", cache=True
+)
+def _move(positions, velocities, rotations, offsets, axes, slides, order, tool):  # pragma: no cover - compiled
+    count = positions.shape[0]
+    places, speeds = np.zeros((count, 3)), np.zeros((count, 3))
+    turn, about, work = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    angular, way, along = np.empty(3), np.empty(3), np.empty(3)
+    for n in range(count):
+        place, linear = places[n], speeds[n]  # of the joint's frame in the root, and its velocity there
+        turn[:] = 0.0
+        turn[0, 0] = turn[1, 1] = turn[2, 2] = 1.0
+        angular[:] = 0.0
+        for j in range(len(order)):
+            q, dq = positions[n, order[j]], velocities[n, order[j]]
+            _turn(turn, offsets[j], way)
+            _then(turn, rotations[j], work)
+            _turn(turn, axes[j], along)
+            if slides[j]:
+                for i in range(3):
+                    way[i] += along[i] * q
+                    linear[i] += along[i] * dq
+            _add_cross(angular, way, linear)
+            for i in range(3):
+                place[i] += way[i]
+            if not slides[j]:
+                for i in range(3):
+                    angular[i] += along[i] * dq
+                _about(axes[j], q, about)
+                _then(turn, about, work)
+        _turn(turn, tool, way)
+        for i in range(3):
+            place[i] += way[i]
+        _add_cross(angular, way, linear)
+    return places, speeds

@@ -1,0 +1,136 @@
+"""A person outranks the policy, takes over and hands back without a bump, and is held to the same limits."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motion_cases import FORWARD, HOME, Bench, keep_moving, sim_arm
+
+from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
+from sf_policy_node.motion.status import ExecutorState
+from sf_policy_node.motion.types import ControlSource
+
+PERIOD = 0.02
+
+
+@pytest.fixture
+def bench():
+    return Bench(sim_arm())
+
+
+def lead(bench, target, seconds, velocity=None):
+    """A leader arm that sends ``target(t)`` 50 times a second."""
+    velocity = np.zeros(7) if velocity is None else velocity
+    for _ in range(round(seconds / PERIOD)):
+        place = target(bench.now) if callable(target) else target
+        bench.post(bench.executor.on_teleoperation(bench.now, place, velocity, bench.now))
+        bench.run(PERIOD)
+
+
+def turned(angle):
+    target = HOME.copy()
+    target[0] += angle
+    return target
+
+
+def test_the_arm_follows_a_person_and_says_so(bench):
+    lead(bench, turned(0.2), 1.5)
+    assert bench.observer.state(bench.now)[0][0] == pytest.approx(0.2, abs=0.01)
+    status = bench.executor.status
+    assert (status.state, status.source) == (ExecutorState.TELEOPERATION, ControlSource.TELEOPERATION)
+    assert not bench.violations()
+
+
+def test_a_person_takes_over_from_the_policy_without_a_bump_and_chunks_are_refused_meanwhile(bench):
+    keep_moving(bench, 0.9)
+    assert bench.executor.status.source is ControlSource.POLICY
+    before, speed = bench.observer.state(bench.now)
+    lead(bench, before + 0.05, 0.04)
+    after, _ = bench.observer.state(bench.now)
+    assert np.abs(after - before)[:6].max() <= 0.04 * np.abs(speed).max() + 0.01
+    with pytest.raises(ChunkRefused, match="a person moves the arm"):
+        bench.send(bench.chunk(FORWARD, age=0.1))
+    lead(bench, before, 1.0)
+    assert not bench.violations()
+
+
+def test_a_leader_that_is_far_away_is_approached_slowly(bench):
+    lead(bench, turned(0.25), 0.3)
+    assert np.abs(bench.observer.state(bench.now)[1][0]) <= 0.25 * sim_arm().joints[0].velocity + 1e-9
+
+
+def test_when_the_person_lets_go_the_arm_stops_and_the_policy_goes_on_with_a_fresh_chunk(bench):
+    lead(bench, lambda now: turned(0.5 * now), 0.6, velocity=np.array([0.5, 0, 0, 0, 0, 0, 0]))
+    old = bench.chunk(FORWARD, age=0.1)
+    bench.run(sim_arm().budgets.teleop_age_s + 0.4)
+    assert bench.executor.status.state is ExecutorState.HOLDING
+    assert "let go" in bench.executor.status.reason
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    with pytest.raises(ChunkRefused):
+        bench.send(old)
+    bench.send(bench.chunk(FORWARD))
+    bench.run(0.5)
+    assert bench.executor.status.source is ControlSource.POLICY
+    assert not bench.violations()
+
+
+def test_the_tool_stays_in_the_box_and_the_person_is_told(bench):
+    with pytest.raises(MotionRefused, match="out of the workspace box"):
+        lead(bench, turned(1.5), 4.0)
+    bench.run(1.5)
+    assert not bench.violations()
+    assert bench.executor.status.workspace_clips > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"positions": np.full(7, np.nan)}, "finite"),
+        ({"positions": HOME[:6]}, "7 finite positions"),
+        ({"stamp": -1.0}, "budgets.teleop_age_s"),
+    ],
+)
+def test_a_broken_command_is_refused_and_does_not_take_over(bench, changes, sentence):
+    command = {"stamp": bench.now, "positions": HOME, "velocities": np.zeros(7), "now": bench.now, **changes}
+    with pytest.raises(MotionRefused, match=sentence):
+        bench.executor.on_teleoperation(**command)
+    assert bench.executor.status.state is ExecutorState.HOLDING
+
+
+def test_an_emergency_stop_outranks_a_person(bench):
+    lead(bench, turned(0.2), 0.3)
+    bench.post(bench.executor.emergency_stop(bench.now))
+    with pytest.raises(MotionRefused, match="emergency stop"):
+        bench.executor.on_teleoperation(bench.now, HOME, np.zeros(7), bench.now)
+    bench.run(0.5)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    assert not bench.violations()
+
+
+def test_lost_joint_states_stop_a_person_too(bench):
+    lead(bench, turned(0.2), 0.2)
+    bench.joint_states = False
+    with pytest.raises(MotionRefused, match="joint state"):
+        lead(bench, turned(0.3), 0.5)
+    bench.run(0.6)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    assert not bench.violations()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), size=st.sampled_from([0.05, 0.3, 2.0]), jump=st.booleans())
+def test_no_leader_breaks_a_limit(seed, size, jump):
+    """Leaders that wander or leap, lie about their velocity and let go now and then."""
+    rng = np.random.default_rng(seed)
+    bench = Bench(sim_arm())
+    target = HOME.copy()
+    for _ in range(60):
+        target = HOME + rng.normal(0.0, size, 7) if jump else target + rng.normal(0.0, 0.2 * size, 7)
+        with contextlib.suppress(MotionRefused):
+            bench.post(bench.executor.on_teleoperation(bench.now, target, rng.normal(0.0, 1.0, 7), bench.now), rng.uniform(0.0, 0.015))
+        bench.run(float(rng.choice([0.02, 0.02, 0.035, 0.3])))
+    bench.run(1.5)
+    assert not bench.violations()
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
