@@ -7,8 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.motion.executor import ChunkExecutor, ChunkRefused
-from sf_policy_node.motion.types import Chunk, Trajectory
+from sf_policy_node.motion.types import Chunk, Join, Trajectory
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical
@@ -60,6 +61,7 @@ def run_episode(
     target: str | None = None,
     latency_s: float = 0.0,
     motion: Motion | None = None,
+    continued: bool = True,
 ) -> EpisodeResult:
     """Reset to ``seed``, follow one instruction until its cube is lifted or :data:`EPISODE_SECONDS` have passed.
 
@@ -69,6 +71,7 @@ def run_episode(
         target: colour that counts as success, default the scene's own.
         latency_s: from the observation to the chunk's arrival, in simulated time; the next observation waits for it.
         motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of the policy's contract.
+        continued: a policy that asks for real-time chunking gets what of its last chunk is still ahead; False keeps it from it.
     """
     contract = policy.contract
     scene = sim.reset(seed, cubes)
@@ -77,14 +80,19 @@ def run_episode(
     motion = motion or ChunkExecutor(contract)
     motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
     motion.activate(sim.time)
+    join = getattr(policy, "join", Join.BLEND) if continued else Join.BLEND
+    history = ChunkHistory(contract) if join is Join.RTC else None
     begin, sequence, refused, success = sim.time, 0, 0, False
     while not success and sim.time - begin < EPISODE_SECONDS:
         stamp, joints = sim.time, sim.joint_positions()
         images = {camera: sim.render(camera) for camera in contract.camera_names}
-        data = policy.predict(images, joints, instruction)
+        more = {"continuation": history.continuation(stamp, joints)} if history else {}
+        data = policy.predict(images, joints, instruction, **more)
         _advance(sim, motion, latency_s)
         identity = {"policy_id": policy.policy_id, "instruction": instruction, "epoch": 1, "sequence": sequence}
-        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, inference_latency_s=latency_s, **identity)
+        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, inference_latency_s=latency_s, join=join, **identity)
+        if history:
+            history.note(chunk, sim.time - stamp)
         try:
             _send(sim, motion.on_chunk(chunk, sim.time))
         except ChunkRefused:
