@@ -29,7 +29,7 @@ COMMANDS = {
     "servo_pose": {"topic": "/servo_node/pose_target_cmds", "gripper": GRIPPER},
 }
 REPLAN_S = 0.3
-PATH_S = 4.0  # of motion, chunk after chunk
+PATH_S = 3.0  # of motion, chunk after chunk
 SWING = np.array([0.03, 0.05, 0.03])  # m, of the path
 WITHIN = 0.004  # m
 
@@ -104,6 +104,7 @@ def begin(ros_domain, tmp_path):
         (each.close if isinstance(each, Guide) else each.stop)()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", COMMANDS)
 def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, output):
     guide = begin(output, **COMMANDS[output])
@@ -123,6 +124,7 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
     assert guide.executor.chunks_refused == 0 and guide.executor.chunks_accepted > 10
 
 
+@pytest.mark.slow
 def test_a_gripper_with_an_action_closes_and_opens(begin):
     pytest.importorskip("control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2")
     guide = begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
@@ -133,16 +135,22 @@ def test_a_gripper_with_an_action_closes_and_opens(begin):
     assert "Traceback" not in guide.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["forward_command", "servo_pose"])
 def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_ends(begin, output):
     guide = begin(output, **COMMANDS[output])
-    start, beginning = guide.tool, guide.joints[0]
+    start = guide.tool
 
-    def place(now):
-        return start + [0.0, 0.12 * (now - beginning), 0.0]
+    def moves():
+        return np.linalg.norm(guide.tool - start) > 0.01
 
-    guide.send(place, 1.0)
-    guide.wait_until(lambda: np.linalg.norm(guide.tool - start) > 0.01, 20, "the arm did not move")
+    def try_to_move():  # as a policy would, again and again: a busy machine may miss a chunk
+        place, now = guide.tool, guide.joints[0]
+        guide.send(lambda later: place + [0.0, 0.12 * (later - now), 0.0], 1.0)
+        guide.wait_until(lambda: guide.joints[0] > now + REPLAN_S or moves(), 20, "time stands still")
+        return moves()
+
+    assert any(try_to_move() for _ in range(20)), guide.executor.reason
     (executor,) = re.findall(r"chunk_executor started \(pid=(\d+)\)", guide.log.read_text())
     trace = []
     guide._node.create_subscription(
