@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint eval train bench study report bootstrap clean distclean
+.PHONY: help demo up test lint eval train bench faults soak study report bootstrap clean distclean
 
 # More arguments for the command of a target:  make train ARGS="--alpha 0"
 ARGS ?=
@@ -29,7 +29,7 @@ lint: bootstrap  ## ruff alone
 	$(IN_ENV) exec ruff check .
 
 eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/eval/summary.json
-	$(IN_ENV) python3 -m sf_training.simulation.evaluate --checkpoint $(NANO) $(ARGS)
+	$(IN_ENV) python3 -m sf_training.simulation.evaluate --checkpoint $(NANO) --contract $(ROBOT) $(ARGS)
 	$(IN_ENV) exec python3 -m sf_bringup.evaluate_over_ros
 
 train: bootstrap  ## demonstrations if there are none, then the training that made the shipped checkpoint
@@ -38,6 +38,12 @@ train: bootstrap  ## demonstrations if there are none, then the training that ma
 
 bench: bootstrap  ## motion, latencies, simulation and training speed; writes out/bench.json and out/bench/
 	$(IN_ENV) PYTHONPATH=tests:$$PYTHONPATH exec python3 -m bench.run $(ARGS)
+
+faults: bootstrap  ## every fault in turn while the arm moves, an independent observer watching; writes out/faults.json
+	$(IN_ENV) PYTHONPATH=tests:$${PYTHONPATH:-} OMP_NUM_THREADS=1 exec python3 -m faults.run $(ARGS)
+
+soak: bootstrap  ## random faults for an hour (ARGS="--minutes 5" for less); writes out/soak.json and a plot of the memory
+	$(IN_ENV) PYTHONPATH=tests:$${PYTHONPATH:-} OMP_NUM_THREADS=1 exec python3 -m faults.soak $(ARGS)
 
 study: bootstrap  ## Spatial Forcing beside its controls, 3 seeds each (two hours on 2 cores); then make report
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500

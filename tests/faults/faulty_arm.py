@@ -60,15 +60,19 @@ class FaultyArm(ArmClient):
 
     # ---- orders ----
 
-    def new_scene(self, seed: int) -> None:
-        """A scene without faults, an arm that stands, and nobody who wants anything."""
+    def new_scene(self, seed: int, cubes: int = 0) -> None:
+        """No faults, no emergency stop, no instruction, and an arm that stands in a new scene."""
         self.clear_faults()
-        self.stop_instruction()
         self.emergency_stop(False)
-        self.until(lambda: self.executor.state != ExecutorStatus.EXECUTING, "the arm did not stop between two cases")
+        self.next_scene(seed, cubes)
+
+    def next_scene(self, seed: int, cubes: int = 0) -> None:
+        """An arm that stands in a new scene and has no instruction; faults stay in force."""
+        self.stop_instruction()
+        self.until(lambda: self.executor.state != ExecutorStatus.EXECUTING, "the arm did not stop between two scenes")
         if self.executor.state == ExecutorStatus.STOPPED:
             self.reset_emergency_stop()
-        self.reset(seed)
+        self.reset(seed, cubes)
         self.pass_time(_SETTLE_S)
         self.until(lambda: self.still_for > 0.2, "the arm did not stand after the reset")
 

@@ -1,0 +1,216 @@
+"""Faults between arm and suite, with real processes; and that the observer who judges them can see what it is there to see.
+
+All cases: ``make faults``. Here a selection, in one graph.
+"""
+
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Duration
+from faults.faulty_arm import FaultyArm, faulty_arm
+from faults.injector import corrupted, remappings, stamp_of, with_stamp
+from faults.memory import BASELINE_S, MemoryWatch
+from faults.motion_check import MotionCheck
+from faults.observer import MotionObserver
+from faults.processes import Processes
+from faults.run import cases_of_the_robot
+from faults.trial import Outcome, carry_out
+from rclpy.serialization import deserialize_message, serialize_message
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.graph import find_robot
+from sf_msgs.msg import ActionChunk
+from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
+from sf_training.simulation.motion_trace import Motion, MotionTrace
+
+CONTRACT = load_contract(find_robot("sim_arm"))
+KINEMATICS = Kinematics(CONTRACT)
+STEP = ArmSim.TIMESTEP
+VELOCITY = np.array([joint.velocity for joint in CONTRACT.joints])
+ACCELERATION = np.array([joint.acceleration for joint in CONTRACT.joints])
+HOME = np.append(KINEMATICS.inverse(ToolPose(np.array([0.3, 0.0, 0.2]), TOOL_DOWN), np.array([0, 0.4, 1.4, 1.3, 0, 0])).positions, 0.02)
+
+
+def motion(positions, begin=0.0):
+    """A motion through these joints (N, J), followed exactly."""
+    tool = np.array([KINEMATICS.forward(joints[:6]).position for joints in positions])
+    return Motion(begin + STEP * (len(positions) - 1), positions, np.gradient(positions, STEP, axis=0), positions, tool)
+
+
+def moved(joint, way, seconds=1.0):
+    """From HOME by ``way`` along a smooth curve of a joint, and rest."""
+    share = np.clip(np.arange(0, seconds + 0.2, STEP) / seconds, 0, 1)
+    positions = np.tile(HOME, (len(share), 1))
+    positions[:, joint] += way * (10 * share**3 - 15 * share**4 + 6 * share**5)
+    return positions
+
+
+def found(*pieces, **options):
+    check = MotionCheck(CONTRACT)
+    for piece in pieces:
+        check.add(piece, STEP, **options)
+    last = pieces[-1]  # it judges a little behind: let it rest there
+    rest = [np.tile(part[-1], (20, 1)) for part in (last.positions, 0 * last.velocities, last.setpoints, last.tool)]
+    check.add(Motion(last.time + 20 * STEP, *rest), STEP)
+    return {(violation.quantity, violation.what) for violation in check.violations}
+
+
+def test_a_motion_inside_the_limits_is_no_violation():
+    assert not found(motion(moved(0, 0.2)), motion(moved(0, 0.2)[::-1], 1.2))
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        (moved(0, 0.6, 0.45), ("velocity", "joint1")),
+        (moved(5, 0.4, 0.22), ("acceleration", "joint6")),
+        (moved(0, 0.6, 0.45), ("commanded velocity", "joint1")),
+        (moved(5, 0.4, 0.22), ("commanded acceleration", "joint6")),
+        (moved(5, 3.5 - HOME[5], 3.0), ("position", "joint6")),
+        (moved(1, 0.8, 1.5), ("workspace", "the tool")),
+        (moved(0, 0.8, 0.8), ("speed", "the tool")),
+        (moved(0, 0.8, 0.8), ("commanded speed", "the tool")),
+        (moved(6, -0.015, 0.05), ("commanded acceleration", "gripper")),
+    ],
+)
+def test_the_check_sees_every_kind_of_violation(positions, expected):
+    assert expected in found(motion(positions))
+
+
+def test_a_leap_between_two_messages_and_a_lost_message_are_seen_and_a_reset_is_not():
+    first, second = moved(0, 0.1), moved(0, 0.1) + 0.1 * (np.arange(7) < 6)
+    assert ("commanded acceleration", "joint2") in found(motion(first), motion(second, 1.2))
+    assert ("hole", "the truth") in found(motion(first), motion(first[::-1], 1.3))
+    assert not found(motion(first), motion(second, 1.2), follows_on=False)
+
+
+def test_an_arm_that_slips_off_an_obstacle_broke_no_limit_but_one_that_was_sent_there_did():
+    calm, slip = moved(0, 0.1), moved(0, 0.1)
+    slip[100:, 5] += 0.05
+    true = motion(slip)
+    pushed = Motion(true.time, true.positions, true.velocities, calm, motion(calm).tool)
+    assert not found(pushed)
+    assert ("commanded acceleration", "joint6") in found(true)
+
+
+def test_motion_at_the_full_limits_stays_inside_the_tolerances():
+    sim = ArmSim(CONTRACT, render=False)
+    sim.reset(1, 1)
+    sim.trace = MotionTrace()
+    start = sim.joint_positions()
+    times = np.arange(0.0, 0.62, 0.02)
+    share = np.clip(times / 0.2, 0, 1) - np.clip((times - 0.4) / 0.2, 0, 1)  # up to a speed, on, and down again
+    signs = np.array([0.5, -1, 1, -1, 1, 1, 0])
+    velocities = share[:, None] * signs * np.append(np.minimum(VELOCITY, 0.2 * ACCELERATION), 0.0)
+    way = np.cumsum(0.5 * (velocities[1:] + velocities[:-1]) * 0.02, axis=0)
+    positions = start + np.vstack([np.zeros(7), way])
+    command = SimpleNamespace(stamp=sim.time, joint_names=CONTRACT.command_joints, times=times, positions=positions, velocities=velocities)
+    sim.controller.accept(command, sim.time)
+    sim.step(200)
+    broken = found(sim.trace.take())
+    assert {quantity for quantity, _ in broken} <= {"speed", "commanded speed"}  # of the tool: the joints' limits allow more
+    sim.close()
+
+
+def test_a_serialised_message_gets_another_stamp_and_is_else_the_same():
+    chunk = ActionChunk(policy_id="nano", rows=2, columns=2, names=["x", "y"], data=[1.0, 2.0, 3.0, 4.0])
+    chunk.header.stamp.sec, chunk.header.stamp.nanosec = 5, 900_000_000
+    message = serialize_message(chunk)
+    assert stamp_of(message) == 5_900_000_000
+    later = deserialize_message(with_stamp(message, stamp_of(message) + 200_000_000), ActionChunk)
+    assert (later.header.stamp.sec, later.header.stamp.nanosec) == (6, 100_000_000)
+    later.header.stamp = chunk.header.stamp
+    assert later == chunk
+    assert np.isnan(deserialize_message(corrupted(message, "nan"), ActionChunk).data[2])
+    assert list(deserialize_message(corrupted(message, "size"), ActionChunk).data) == [1.0, 2.0]
+    assert list(deserialize_message(corrupted(message, "names"), ActionChunk).names) == ["y", "x"]
+
+
+def test_every_topic_between_arm_and_suite_passes_the_injector():
+    renamed = {old for node in ("sim_arm", "policy_node") for old, _ in remappings(CONTRACT, node)}
+    topics = CONTRACT.topics
+    assert renamed == {
+        "/clock",
+        topics.joint_states,
+        topics.action_chunk,
+        CONTRACT.command.topic,
+        *(each.topic for each in CONTRACT.cameras),
+    }
+
+
+def test_a_case_is_good_only_if_it_held_broke_nothing_and_somebody_said_why():
+    good = Outcome("a", held=True, reason="because")
+    assert good.good
+    assert not any(
+        outcome.good
+        for outcome in (Outcome("a", reason="because"), Outcome("a", held=True), Outcome("a", held=True, reason="b", violations=[{}]))
+    )
+
+
+def test_growing_memory_is_reported():
+    watch = MemoryWatch(dict)
+    watch.close()
+    watch.samples = {"leaky": [(at, 100.0 + 0.01 * at) for at in np.arange(0.0, 1320.0, 10.0)], "young": [(0.0, 5.0)]}
+    report = watch.growth()
+    assert set(report) == {"leaky"} and report["leaky"]["first_mb"] == pytest.approx(100 + 0.01 * BASELINE_S, abs=0.5)
+    assert report["leaky"]["growth_percent"] == pytest.approx(11.3, abs=0.5)
+
+
+@pytest.mark.ros
+def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
+    with Processes(CONTRACT, tmp_path, policy="none", faulty=False) as processes:
+        client, observer = ArmClient(CONTRACT, alive=processes.check), MotionObserver(CONTRACT)
+        try:
+            client.wait_for_arm(60)
+            client.reset(3, 1)
+            client.wait_until(lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3, 20, "the arm did not stand")
+            observer.begin()
+            client.wait_until(lambda: observer.steps > 100, 20, "nothing was seen")
+            assert not observer.violations
+            publisher = client._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
+            client.wait_until(publisher.get_subscription_count, 20, "nobody takes commands")
+            leap = JointTrajectoryPoint(positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000))
+            publisher.publish(JointTrajectory(joint_names=CONTRACT.command_joints, points=[leap]))
+            client.wait_until(lambda: observer.speed > 0.5, 20, "it did not move")
+            client.wait_until(lambda: observer.now - observer.moved_at > 0.3, 20, "it did not come to rest")
+            assert ("acceleration", "joint1") in {(each.quantity, each.what) for each in observer.violations}
+        finally:
+            observer.close()
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory) -> FaultyArm:
+    """The graph with the shipped policy and the injector."""
+    from faults.run import own_domain
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+            patch.setenv(name, "")  # so that they are put back
+        with own_domain(), faulty_arm(tmp_path_factory.mktemp("faults")) as arm:
+            yield arm
+
+
+SELECTION = ("chunks with NaN", "a camera is gone", "joint states lost", "emergency stop while chunks arrive")
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SELECTION)
+def test_a_fault_while_the_arm_moves_ends_in_a_hold_inside_the_limits_with_a_reason(arm, name):
+    (case,) = [case for case in cases_of_the_robot() if case.name == name]
+    outcome = carry_out(arm, case, 982_000 + SELECTION.index(name))
+    arm.processes.check()
+    assert outcome.good, outcome
+    assert outcome.speed_at_fault > 0.1 and outcome.hold_time_s > 0.0
+
+
+def test_an_unknown_case_is_one_sentence():
+    command = ["python3", "-m", "faults.run", "--only", "earthquake"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="tests")
+    assert done.returncode == 2 and "'earthquake' names no case" in done.stdout and "Traceback" not in done.stderr
