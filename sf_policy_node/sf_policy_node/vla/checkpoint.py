@@ -32,7 +32,10 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. ``identity`` is its folder's name and the first digits of the weights' hash."""
+    """A loaded checkpoint. ``identity`` is its folder's name and the first digits of the weights' hash.
+
+    ``contract`` is the robot's where one was given: limits are the robot's own, whatever the training was told.
+    """
 
     model: Nano
     contract: Contract
@@ -111,7 +114,7 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     if sizes != wanted:
         raise CheckpointError(f"{path}: the model has (cameras, horizon, actions, state) {sizes}, its contract {wanted}; train it again")
     digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()[:8]
-    return Checkpoint(model.eval(), trained_for, normalisation, f"{path.name}@{digest}")
+    return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
 
 
 def _read_config(path: Path) -> dict:

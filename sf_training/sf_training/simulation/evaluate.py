@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sf_policy_node.contract import ContractError, load_contract
+from sf_policy_node.motion.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
@@ -31,6 +33,8 @@ class Arguments:
 
     checkpoint: Path
     """Checkpoint directory."""
+    contract: Path | None = None
+    """The robot's contract, with its limits; default the one in the checkpoint, if that has them all."""
     out: Path = Path("out/eval/summary.json")
     """Figures go here; entries of other evaluations in it are kept."""
     episodes: int = 100
@@ -55,13 +59,15 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     try:
         evaluate(arguments, Console())
-    except (CheckpointError, RenderingError, OSError) as error:
+    except (CheckpointError, ContractError, RenderingError, OSError) as error:
         sys.exit(f"evaluate: {error}")
 
 
 def evaluate(arguments: Arguments, console: Console) -> dict:
     """Run all episodes, print a table, write and return the summary."""
-    policy_id = Policy.load(arguments.checkpoint).policy_id  # fails here, in one sentence, and not in a worker
+    # Fails here, in one sentence, and not in a worker.
+    policy = _load(arguments.checkpoint, arguments.contract)
+    require_limits(policy.contract)
     jobs = [_Job(arguments.seed + number, 2 + number % 2, "canonical") for number in range(arguments.episodes)]
     jobs += [
         _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2]) for number in range(arguments.paraphrases)
@@ -71,7 +77,7 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
     # spawn: a GL context must not be inherited
     with (
         multiprocessing.get_context("spawn").Pool(
-            max(1, min(arguments.workers, len(jobs))), _start_worker, (arguments.checkpoint,)
+            max(1, min(arguments.workers, len(jobs))), _start_worker, (arguments.checkpoint, arguments.contract)
         ) as pool,
         Progress(*columns, console=console) as bar,
     ):
@@ -79,7 +85,7 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
         for wording, result in pool.imap(_run, jobs):
             results[wording].append(result)
             bar.advance(task)
-    summary = _summary(results, policy_id)
+    summary = _summary(results, policy.policy_id)
     merge_summary(arguments.out, summary)
     _print(results, console)
     console.print(f"figures: {arguments.out}")
@@ -145,12 +151,16 @@ def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
     console.print(table)
 
 
-def _start_worker(checkpoint: Path) -> None:
+def _load(checkpoint: Path, contract: Path | None) -> Policy:
+    return Policy.load(checkpoint, contract=load_contract(contract) if contract else None)
+
+
+def _start_worker(checkpoint: Path, contract: Path | None) -> None:
     import torch
 
     global _worker  # one policy and one simulator per process
     torch.set_num_threads(1)
-    policy = Policy.load(checkpoint)
+    policy = _load(checkpoint, contract)
     _worker = (ArmSim(policy.contract), policy)
 
 
