@@ -1,5 +1,6 @@
 """Every output of the executor with real processes: the arm goes where the chunks lead, through the controller that the contract names."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -135,10 +136,8 @@ def test_a_gripper_with_an_action_closes_and_opens(begin):
     assert "Traceback" not in guide.log.read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("output", ["forward_command", "servo_pose"])
-def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_ends(begin, output):
-    guide = begin(output, **COMMANDS[output])
+def set_moving(guide):
+    """Until the arm moves along y, at 0.12 m/s."""
     start = guide.tool
 
     def moves():
@@ -151,15 +150,55 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
         return moves()
 
     assert any(try_to_move() for _ in range(20)), guide.executor.reason
-    (executor,) = re.findall(r"chunk_executor started \(pid=(\d+)\)", guide.log.read_text())
+
+
+def executor_of(guide):
+    return int(re.findall(r"chunk_executor started \(pid=(\d+)\)", guide.log.read_text())[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["forward_command", "servo_twist"])
+def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, output):
+    guide = begin(output, **COMMANDS[output])
+    set_moving(guide)
+    pid = executor_of(guide)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        frozen = guide.joints[0]
+        guide.wait_until(lambda: guide.joints[0] > frozen + 1.0, 20, "time stands still")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    stood, way = guide.tool, []
+    guide.wait_until(lambda: guide.executor.state == ExecutorStatus.HOLDING, 20, "the executor did not hold")
+    woke = guide.joints[0]
+    guide.wait_until(lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0, 20, "time stands still")
+    assert max(way) < 0.004
+    print(guide.executor.reason)
+    assert "this process stood still" in guide.executor.reason
+    guide.lead(lambda _: stood + [0.0, 0.0, 0.03], 1.2, 1.0)  # and it can go on
+    np.testing.assert_allclose(guide.tool, stood + [0.0, 0.0, 0.03], atol=WITHIN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["forward_command", "servo_pose"])
+def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_ends(begin, output):
+    guide = begin(output, **COMMANDS[output])
+    set_moving(guide)
     trace = []
     guide._node.create_subscription(
         JointState, guide.contract.topics.joint_states, lambda message: trace.append(message.velocity[:6]), qos_profile_sensor_data
     )
-    os.kill(int(executor), signal.SIGINT)
+    os.kill(executor_of(guide), signal.SIGINT)
     with pytest.raises(ArmClientError, match="the graph ended"):  # a node that ends stops the rest: the arm's process too
         guide.wait_until(lambda: False, 20, "the executor goes on")
     limits = np.array([joint.acceleration for joint in guide.contract.joints])
     slowing = np.abs(np.diff(np.array(trace)[::5], axis=0)) / 0.05
     assert np.abs(trace[0]).max() > 0.05 and np.abs(trace[-1]).max() < 0.02
     assert (slowing < 1.2 * limits).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("control_msgs") is not None, reason="control_msgs is installed")
+def test_a_gripper_action_that_is_not_installed_ends_the_graph_with_one_sentence(begin):
+    with pytest.raises(ArmClientError, match="the graph ended with exit code 1") as ended:
+        begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
+    assert "parallel_gripper needs the ROS package control_msgs" in str(ended.value) and "Traceback" not in str(ended.value)
