@@ -8,6 +8,7 @@ from motion_cases import HOME, Bench, contract_for, kinematics, sim_arm
 
 from sf_policy_node.contract import ActionSpace
 from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.motion.workspace import Workspace
 
 CONTRACTS = [
@@ -34,6 +35,19 @@ def outside_box(bench):
     return max(box.outside(position) for _, position in bench.measured)
 
 
+def check_stop_after_a_clock_step(bench, step):
+    """The arm goes on by its own clock: the stop must join where it is, and end soon."""
+    before = bench.executor.path
+    if before is None or bench.now >= before.end:
+        return
+    position, velocity = before.state(bench.now)
+    stop = bench.executor.tick(bench.now + step)
+    shifted = Trajectory(stop.stamp - step, stop.joint_names, stop.times, stop.positions, stop.velocities)
+    assert np.abs(stop.positions[0] - position).max() <= 2.0 * np.abs(velocity).max() / bench.contract.command.rate_hz + 0.01
+    bench.post(shifted, 0.01)
+    bench.executor.deactivate()
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     contract=st.sampled_from(CONTRACTS),
@@ -41,12 +55,13 @@ def outside_box(bench):
     size=st.sampled_from([0.3, 1.0, 4.0]),
     lost=st.floats(0.0, 0.5),
     delay=st.floats(0.0, 0.5),
-    stop=st.sampled_from(["none", "emergency stop", "joint states"]),
+    join=st.sampled_from(list(Join)),
+    stop=st.sampled_from(["none", "emergency stop", "joint states", "pause", "policy ended", "clock step"]),
 )
 @pytest.mark.slow
-def test_no_sequence_of_chunks_breaks_a_limit(contract, seed, size, lost, delay, stop):
+def test_no_sequence_of_chunks_breaks_a_limit(contract, seed, size, lost, delay, join, stop):
     rng = np.random.default_rng(seed)
-    bench = Bench(contract, start=rng.choice([0.0, 1.7e9]))
+    bench = Bench(contract, start=rng.choice([0.0, 1.7e9]), join=join)
     waiting = []  # (arrival, chunk)
     for _ in range(12):
         if rng.random() >= lost:
@@ -62,6 +77,12 @@ def test_no_sequence_of_chunks_breaks_a_limit(contract, seed, size, lost, delay,
                     continue
     if stop == "emergency stop":
         bench.post(bench.executor.emergency_stop(bench.now), 0.005)
+    elif stop == "pause":
+        bench.post(bench.executor.pause(True, bench.now), 0.005)
+    elif stop == "policy ended":
+        bench.post(bench.executor.on_policy_state(False, 1, "stopped", bench.now), 0.005)
+    elif stop == "clock step":
+        check_stop_after_a_clock_step(bench, rng.choice([-30.0, 30.0]))
     bench.joint_states = stop != "joint states"
     bench.run(2.5)
     assert not bench.violations()

@@ -23,15 +23,15 @@ class ClockWatch:
         self._seen = 0.0  # on the stopwatch
 
     def jump(self, now: float) -> float:
-        """How far the clock has jumped at ``now`` [s]: negative back, positive forward, 0 not at all. Does not advance it."""
+        """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward, 0 not at all. Does not advance it."""
         if self.now == -math.inf:
             return 0.0
         ahead = now - self.now
+        passed = 0.0 if self._stopwatch is None else self._stopwatch() - self._seen
         if ahead < -BACK_S:
-            return ahead
-        if self._stopwatch is not None and ahead > FORWARD_S:
-            allowed = FORWARD_S + self._fastest * (self._stopwatch() - self._seen)
-            return ahead if ahead > allowed else 0.0
+            return ahead - passed
+        if self._stopwatch is not None and ahead > FORWARD_S + self._fastest * passed:
+            return ahead - passed
         return 0.0
 
     def advance(self, now: float) -> float:

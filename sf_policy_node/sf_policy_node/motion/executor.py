@@ -275,8 +275,8 @@ class ChunkExecutor:
         return self._stop(now, give_way_to=deviation.measured)
 
     def _emergency_stop(self, now: float, latched: bool) -> Trajectory | None:
-        if self._guard.clock.jump(now):
-            trajectory = self._guard.after_clock_jump(now)
+        if jump := self._guard.clock.jump(now):
+            trajectory = self._guard.after_clock_jump(now, jump)
         else:
             now = self._guard.clock.advance(now)
             trajectory = self._guard.rest_of_stop(now) if latched else self._stop(now)
@@ -290,7 +290,7 @@ class ChunkExecutor:
         return trajectory
 
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        trajectory = self._guard.after_clock_jump(now)
+        trajectory = self._guard.after_clock_jump(now, jump)
         self._policy.accept_from, self._person_until = now, -math.inf
         self._policy.forget_order()
         self._policy.forget_motion()

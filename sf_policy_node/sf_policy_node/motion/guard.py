@@ -6,6 +6,7 @@ can always stop the arm by itself. It works the same for a policy, a person and 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from sf_policy_node.motion.clock import ClockWatch
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.limits import JointLimits, require_limits
 from sf_policy_node.motion.monitor import ArmMonitor
-from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.stopping import give_way, stop
 from sf_policy_node.motion.types import Trajectory
 from sf_policy_node.motion.verification import Motion, find_violation
@@ -154,16 +154,10 @@ class Guard:
         self.path = CommandedPath.resting(now, self._period, place[0]).spliced(self._lead, place, np.zeros_like(place))
         return self.path.trajectory(now, self.limits.names)
 
-    def after_clock_jump(self, now: float) -> Trajectory | None:
-        """The clock was stepped, and everything remembered has the wrong time: brake, in the new time."""
-        trajectory, old = None, self.clock.now
-        if self.moving(old):
-            position, velocity = self.path.state(old)
-            path = CommandedPath(now, self._period, position[None], velocity[None])
-            self.path = path.spliced(0, *brake(position, velocity, self.limits, self._period))
-            trajectory = self.path.trajectory(now, self.limits.names)
-        else:
-            self.path = None
+    def after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
+        """The clock was set by ``jump`` [s] and shows ``now``: what was told had the old time. Brake, in the new one."""
+        if self.path is not None:
+            self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
         self.clock.reset(now)
         self.monitor.forget()
-        return trajectory
+        return self.stop(now)
