@@ -197,6 +197,7 @@ def test_data_that_are_not_finite_are_refused():
         ({"alignment": AlignmentConfig(teacher_layers=(3,))}, "--alignment.teacher-layers: teacher pointmap has one layer, -1"),
         ({"teacher": "vggt"}, "--teacher-weights: teacher vggt needs a file, a directory or a hub id"),
         ({"teacher_weights": "facebook/VGGT-1B"}, "--teacher-weights: teacher pointmap has none; take --teacher vggt or hf"),
+        ({"teacher_channels": 90}, "--teacher-channels: must be a multiple of 4, or 0 for all, got 90"),
         ({"teacher": "rgb", "control": "mean"}, "--control mean: teacher rgb is a control itself"),
         ({"teacher": "none", "control": "mean"}, "--control mean: a control stands for a teacher; give --teacher"),
     ],
@@ -248,7 +249,18 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     (tmp_path / "LICENSE").write_text("Somebody's licence\n")
     train = command("sf_training.training.train", "--data", demos, "--out", tmp_path / "nano", "--steps", 6, "--width", 32, "--layers", 2)
-    train += ["--validation-share", "0.34", "--teacher", "vggt", "--teacher-weights", tmp_path, "--teacher-size", "56"]
+    train += [
+        "--validation-share",
+        "0.34",
+        "--teacher",
+        "vggt",
+        "--teacher-weights",
+        tmp_path,
+        "--teacher-size",
+        "56",
+        "--teacher-channels",
+        "16",
+    ]
     done = [
         subprocess.run([*train, "--control", control], capture_output=True, text=True, timeout=180)
         for control in ("none", "mean", "random")
@@ -256,9 +268,26 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
     assert [each.returncode for each in done] == [0, 0, 0], done[0].stderr
     assert "licence of its weights: Somebody's licence" in done[0].stdout
     assert "teacher features" in done[0].stdout
+    assert "16 of 64 channels kept: mean cosine with the whole targets 0." in done[1].stdout
     assert not any("teacher features" in each.stdout for each in done[1:])
     assert len(list(demos.glob(".cache/features-*"))) == 1
     assert Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu").policy_id.startswith("nano@")
+
+
+@pytest.mark.slow
+def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tmp_path):
+    robots = {}
+    for name, change in {"faster": ("velocity: 2.0", "velocity: 2.1"), "longer": ("horizon: 8", "horizon: 9")}.items():
+        robots[name] = tmp_path / f"{name}.yaml"
+        robots[name].write_text(CONTRACT_FILE.read_text().replace(*change))
+    (tmp_path / "sim_arm.urdf").write_bytes(CONTRACT_FILE.with_name("sim_arm.urdf").read_bytes())
+    train = command("sf_training.training.train", "--data", demos, "--out", tmp_path / "nano", "--steps", 2, "--width", 32, "--layers", 2)
+    train += ["--validation-share", "0.34", "--teacher", "none", "--contract"]
+    done = subprocess.run([*train, robots["longer"]], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 1
+    assert "recorded with another one than" in done.stderr and "action.horizon: 9 here, 8 there" in done.stderr
+    assert subprocess.run([*train, robots["faster"]], timeout=180).returncode == 0
+    assert Policy.load(tmp_path / "nano", device="cpu").contract.joints[0].velocity == 2.1
 
 
 def test_training_without_episodes_says_how_to_record_some(tmp_path):

@@ -216,7 +216,7 @@ def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
 def test_features_that_are_not_finite_are_refused(vggt):
     with torch.no_grad():
         vggt.network.camera_token.fill_(float("nan"))
-    with pytest.raises(TeacherError, match="a feature of frames 0 to 4 is not finite; use float32, or check the weights"):
+    with pytest.raises(TeacherError, match="a feature is not finite; take float32, or check the weights"):
         vision_targets(vggt, pictures(), GRID, CONFIG)
 
 
@@ -227,6 +227,25 @@ def test_several_layers_are_kept_side_by_side(tmp_path):
     first, last = vision_targets(teacher, pictures(), GRID, config, cache=tmp_path / "cache").layers
     assert first.shape == last.shape
     assert not np.array_equal(first, last)
+
+
+def test_fewer_channels_keep_the_angles_and_say_what_is_lost(vggt, tmp_path):
+    images = pictures(frames=40)
+    (whole,) = vision_targets(vggt, images, GRID, CONFIG).layers
+    teacher = Counting(vggt)
+    few = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
+    assert few.layers[0].shape == (40, 2, GRID, GRID, 16)
+    assert teacher.seen == 2 * 40  # once to find the channels, once for all
+    whole, kept = (layer.reshape(-1, layer.shape[-1]).astype(np.float32) for layer in (whole, few.layers[0]))
+    left = np.linalg.norm(kept, axis=1) / np.linalg.norm(whole, axis=1)
+    assert 0.9 < few.cosine < 1.0
+    assert left.mean() == pytest.approx(few.cosine, abs=0.02)
+    normed = [layer / np.linalg.norm(layer, axis=1, keepdims=True) for layer in (whole[::20], kept[::20])]
+    assert np.abs(normed[0] @ normed[0].T - normed[1] @ normed[1].T).max() < 0.2
+    again = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
+    assert (teacher.seen, again.cosine) == (2 * 40, few.cosine)
+    assert vision_targets(vggt, images, GRID, CONFIG, channels=4).cosine < few.cosine
+    assert vision_targets(vggt, images, GRID, CONFIG, channels=16, control="random").layers[0].shape[-1] == 16
 
 
 @pytest.mark.parametrize("control", ["mean", "random"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
+from sf_training.spatial_forcing.compression import Compression
 from sf_training.spatial_forcing.feature_cache import FeatureCache
 from sf_training.spatial_forcing.hf_teacher import HfTeacher
 from sf_training.spatial_forcing.teachers import TeacherError, random_code, rgb_features
@@ -32,10 +34,12 @@ class Targets:
     Attributes:
         layers: for each teacher layer (F, V, rows, columns, C); may be mapped from disk or repeat one frame.
         prepared: whether they are resized to the student's grid and hold the positional embedding already.
+        cosine: mean one between the whole targets and these; below 1 where channels were left out.
     """
 
     layers: tuple[np.ndarray, ...]
     prepared: bool = False
+    cosine: float = 1.0
 
 
 def open_teacher(
@@ -73,6 +77,7 @@ def vision_targets(
     grid: int,
     config: AlignmentConfig,
     *,
+    channels: int = 0,
     control: Control = "none",
     cache: Path | None = None,
     console: Console | None = None,
@@ -84,6 +89,7 @@ def vision_targets(
     Args:
         images: (F, V, 3, S, S) uint8.
         grid: patches along one side of the student's images.
+        channels: of a target at most; the others are left out by :class:`Compression`. 0 keeps all.
         control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have its width and do not run it.
         cache: folder of caches; None keeps everything in memory.
         console: shows progress.
@@ -92,39 +98,42 @@ def vision_targets(
         TeacherError: a feature is not finite, or the cache cannot be used.
     """
     layers = len(config.teacher_layers)
-    shape = (*images.shape[:2], grid, grid, teacher.feature_size)
+    width = min(channels or teacher.feature_size, teacher.feature_size)
+    shape = (*images.shape[:2], grid, grid, width)
     if control == "random":
-        code = torch.from_numpy(random_code(images.shape[1], grid, teacher.feature_size)).float()
+        code = torch.from_numpy(random_code(images.shape[1], grid, width)).float()
         return Targets(tuple(_repeated(_prepared(code, grid, config), shape) for _ in range(layers)), prepared=True)
-    source = _Colours(images, grid, teacher.feature_size, layers) if control == "rgb" else teacher
+    source = _Colours(images, grid, width, layers) if control == "rgb" else teacher
+    batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
-    def compute(part: slice) -> list[np.ndarray]:
+    def whole(part: slice | np.ndarray) -> list[np.ndarray]:
         pixels = torch.from_numpy(np.ascontiguousarray(images[part])).float() / 255
         found = [_prepared(layer, grid, config) for layer in source.features(pixels)]
         if not all(np.isfinite(layer).all() for layer in found):
-            raise TeacherError(
-                f"teacher: a feature of frames {part.start} to {part.stop - 1} is not finite; use float32, or check the weights"
-            )
-        return [layer.reshape(len(layer), *shape[1:]) for layer in found]
+            raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
+        return [layer.reshape(*pixels.shape[:2], grid, grid, -1) for layer in found]
 
-    store = _Memory(shape, layers) if cache is None else FeatureCache(cache, _key(source, images, grid, config), shape, layers)
+    def sample(chosen: np.ndarray) -> list[np.ndarray]:
+        parts = [whole(chosen[start : start + batch]) for start in range(0, len(chosen), batch)]
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+
+    key = _key(source, images, grid, config) | {"channels": width}
+    store = _Memory(shape, layers) if cache is None else FeatureCache(cache, key, shape, layers)
+    compression = None
+    if width < source.feature_size:
+        file = None if cache is None else store.folder / "basis.npz"
+        with console.status("teacher features: which channels to keep") if console else nullcontext():
+            compression = Compression.fit(sample, len(images), width, file)
     if store.done < len(images):
-        seen = source.pixels * images.shape[1]
-        columns = (
-            TextColumn("teacher features"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, disable=console is None) as bar:
+        columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+        with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
             task = bar.add_task("", total=len(images), completed=store.done)
-            store.fill(compute, max(1, _PIXELS // seen), lambda done: bar.update(task, completed=done))
+            compute = (lambda part: compression(whole(part))) if compression else whole
+            store.fill(compute, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
-    return Targets(found, prepared=True)
+    return Targets(found, prepared=True, cosine=compression.cosine if compression else 1.0)
 
 
 def _prepared(features: torch.Tensor, grid: int, config: AlignmentConfig) -> np.ndarray:

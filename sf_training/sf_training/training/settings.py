@@ -26,6 +26,8 @@ class Settings:
     """Directory of episode bags."""
     out: Path
     """Checkpoint directory to write."""
+    contract: Path | None = None
+    """The robot's contract: closed-loop evaluations and the checkpoint take its limits; default the one in the bags."""
     teacher: TeacherName = "pointmap"
     """Where alignment targets come from; none trains with the action loss alone."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
@@ -40,6 +42,9 @@ class Settings:
     """Where vggt or hf runs; auto takes the GPU where there is one."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of vggt or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
+    teacher_channels: int = 128
+    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all: with VGGT's 2048
+    a step of this small model takes 15 times as long."""
     control: Control = "none"
     """Replace the teacher by a control of the same width that holds no geometry."""
     seed: int = 0
@@ -79,6 +84,8 @@ class Settings:
         for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+        if self.teacher_channels < 0 or self.teacher_channels % 4:
+            raise TrainingError(f"--teacher-channels: must be a multiple of 4, or 0 for all, got {self.teacher_channels}")
         if self.pairs < 0 or self.singles < 0 or not self.pairs + self.singles:
             raise TrainingError(f"--pairs, --singles: must not be negative, and one above zero, got {self.pairs} and {self.singles}")
         if not 0 < self.validation_share < 1:

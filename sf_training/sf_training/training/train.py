@@ -17,7 +17,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.motion.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError, save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
@@ -52,7 +53,8 @@ def train(settings: Settings, console: Console) -> None:
     """Train, or resume, one run. Raises the errors that :func:`main` turns into one sentence."""
     console.print(f"[bold]settings[/] {settings}", highlight=False, soft_wrap=True)
     torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
-    contract, data = load_training_set(settings.data, _IMAGE_SIZE, console)
+    recorded, data = load_training_set(settings.data, _IMAGE_SIZE, console)
+    contract = _robot_contract(settings, recorded)
     train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
     console.print(
@@ -89,7 +91,26 @@ def _targets(settings: Settings, data: TrainingSet, console: Console) -> Targets
     )
     console.print(f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}", highlight=False, soft_wrap=True)
     grid, cache = data.images.shape[-1] // _PATCH, settings.data / ".cache"
-    return vision_targets(teacher, data.images, grid, settings.alignment, control=settings.control, cache=cache, console=console)
+    options = {"channels": settings.teacher_channels, "control": settings.control, "cache": cache, "console": console}
+    targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
+    if targets.cosine < 1:
+        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"
+        console.print(f"{kept}: mean cosine with the whole targets {targets.cosine:.4f}", highlight=False, soft_wrap=True)
+    return targets
+
+
+def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
+    """The robot's, whose limits may be newer than those in the bags."""
+    contract = load_contract(settings.contract) if settings.contract else recorded
+    if contract.hash != recorded.hash:
+        difference = "; ".join(contract.difference(recorded)[:5])
+        raise TrainingError(f"--contract: the bags were recorded with another one than {settings.contract} ({difference}); record again")
+    if settings.evaluate_every:
+        try:
+            require_limits(contract)
+        except ContractError as error:
+            raise TrainingError(f"--evaluate-every: the simulated arm cannot move: {error}, or name the robot's --contract") from None
+    return contract
 
 
 class _Session:
