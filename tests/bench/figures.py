@@ -30,9 +30,11 @@ class Figures:
 
     def table(self, title: str) -> Table:
         """For a terminal."""
+        rows = [(name, f"{entry['value']:g}", entry["unit"], str(entry["n"]), entry["note"]) for name, entry in self.entries.items()]
         table = Table(title=title)
-        for column in ("figure", "value", "unit", "n", "note"):
-            table.add_column(column, no_wrap=True, min_width=None if column == "note" else 7)
-        for name, entry in self.entries.items():
-            table.add_row(name, f"{entry['value']:g}", entry["unit"], str(entry["n"]), entry["note"])
+        for column, heading in enumerate(("figure", "value", "unit", "n", "note")):
+            width = None if heading == "note" else max(len(row[column]) for row in rows)  # notes give way on a narrow terminal
+            table.add_column(heading, no_wrap=True, min_width=width)
+        for row in rows:
+            table.add_row(*row)
         return table

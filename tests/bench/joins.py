@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from sf_training.simulation.arm_sim import ArmSim
 DELAYS = (0.05, 0.1, 0.2)  # s, in turn
 RECORDED_WITH = ("blend", "one_point")  # in turn, so that no way is favoured by having led the arm
 BASE = "one_point"
+ONE_POINT = ("one_point", "one_point_when_due")
+_OWN = "with the chunks of its own closed loop"
 
 
 def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
@@ -27,29 +30,33 @@ def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
     recordings = [_record(sim, policy, contract, number) for number in range(rollouts)]
-    figures_of: dict[str, dict[str, float]] = {}
-    examples = {}
-    for way in (*OURS, *PEERS):
-        motions = [replay(recording, make_motion(way, contract), sim) for recording in recordings]
-        examples[way] = motions[_example(recordings)]
-        own = [_record(sim, policy, contract, number, way) for number in range(rollouts)]
-        own_motions = [replay(recording, make_motion(way, contract), sim) for recording in own]
-        figures_of[way] = {**_measure(motions), "own_border_jerk_rms_true": _jerk_rms(own_motions)}
-        borders, refused = sum(len(each.borders) for each in motions), sum(each.refused for each in motions)
-        delays = ", ".join(f"{1e3 * delay:g}" for delay in DELAYS)
-        note = f"all joints, {AFTER_BORDER_S:g} s after {borders} borders of {rollouts} rollouts, delays {delays} ms; {refused} refused"
-        for name, value in figures_of[way].items():
-            if name.startswith("own_"):
-                n = sum(len(each.borders) for each in own_motions)
-                figures.add(f"joins_{name}_{way}", value, _unit(name), n, f"the chunks of its own closed loop, {rollouts} rollouts")
-            else:
-                figures.add(f"joins_{name}_{way}", value, _unit(name), borders, note)
+    ways = (*OURS, *PEERS)
+    motions = {way: [replay(recording, make_motion(way, contract), sim) for recording in recordings] for way in ways}
+    own = {way: _own_loops(sim, policy, contract, way, rollouts) for way in ways}
     sim.close()
-    for way in (*OURS, *(peer for peer in PEERS if peer != BASE)):
+    compared = {way: _at_common_borders(motions, way) for way in ways}
+    borders = sum(len(each.borders) for each in compared[BASE])
+    delays = ", ".join(f"{1e3 * delay:g}" for delay in DELAYS)
+    note = (
+        f"all joints, {AFTER_BORDER_S:g} s after borders of {rollouts} rollouts at which every way followed the chunk, delays {delays} ms"
+    )
+    figures_of = {way: {**_measure(compared[way]), "own_border_jerk_rms_true": _jerk_rms(own[way])} for way in ways}
+    counts = {way: sum(len(each.borders) for each in own[way]) for way in ways}
+    for way in ways:
         for name, value in figures_of[way].items():
-            figures.add(f"joins_{name}_{way}_over_{BASE}", value / figures_of[BASE][name], "ratio", borders, _ratio_note(name))
+            n, how = (counts[way], _OWN) if name.startswith("own_") else (borders, note)
+            figures.add(f"joins_{name}_{way}", value, "rad" if "jump" in name else "rad/s^3", n, how)
+        figures.add(
+            f"joins_refused_{way}", sum(each.refused for each in motions[way]), "chunks", sum(len(each.chunks) for each in recordings)
+        )
+    for way in ways:
+        for name, value in figures_of[way].items():
+            if way not in ONE_POINT and name != "border_jump_p99":
+                n = min(counts[way], counts[BASE]) if name.startswith("own_") else borders
+                figures.add(f"joins_{name}_{way}_over_{BASE}", value / figures_of[BASE][name], "ratio", n, _ratio_note(name))
     plot_joins(folder / "joins.png", figures_of, borders)
-    plot_example(folder / "joins_example.png", examples, contract.arm_joints)
+    example = next(number for number, each in enumerate(compared[BASE]) if number % len(DELAYS) == 1 and len(each.borders) > 1)
+    plot_example(folder / "joins_example.png", {way: motions[way][example] for way in ways}, contract.arm_joints)
 
 
 def _record(sim: ArmSim, policy: Policy, contract: Contract, number: int, way: str | None = None) -> Recording:
@@ -57,9 +64,16 @@ def _record(sim: ArmSim, policy: Policy, contract: Contract, number: int, way: s
     return record(sim, policy, make_motion(led_by, contract), number, DELAYS[number % len(DELAYS)])
 
 
-def _example(recordings: list[Recording]) -> int:
-    """The first one with 100 ms."""
-    return next(number for number, each in enumerate(recordings) if number % len(DELAYS) == 1 and len(each.chunks) > 2)
+def _own_loops(sim: ArmSim, policy: Policy, contract: Contract, way: str, rollouts: int) -> list[Motions]:
+    """What a way does with the chunks of a closed loop that it leads itself."""
+    recordings = [_record(sim, policy, contract, number, way) for number in range(rollouts)]
+    return [replay(recording, make_motion(way, contract), sim) for recording in recordings]
+
+
+def _at_common_borders(motions: dict[str, list[Motions]], way: str) -> list[Motions]:
+    """A chunk that one way refuses is no border to compare: that way only goes on as before."""
+    common = [set.intersection(*(set(each.borders) for each in same)) for same in zip(*motions.values(), strict=True)]
+    return [dataclasses.replace(each, borders=tuple(sorted(borders))) for each, borders in zip(motions[way], common, strict=True)]
 
 
 def _measure(motions: Sequence[Motions]) -> dict[str, float]:
@@ -87,12 +101,8 @@ def _rms(parts: Sequence[np.ndarray]) -> float:
     return float(np.sqrt(np.mean(np.concatenate(parts) ** 2)))
 
 
-def _unit(name: str) -> str:
-    return "rad" if "jump" in name else "rad/s^3"
-
-
 def _ratio_note(name: str) -> str:
     if name.startswith("own_"):
-        return "same scenes and delays, each with the chunks of its own closed loop"
+        return f"same scenes and delays, each {_OWN}"
     step_s = COMMAND_S if name.endswith("1ms") else JERK_S
     return "same chunks, same delays" + ("" if "jump" in name else f"; third differences over {1e3 * step_s:g} ms")

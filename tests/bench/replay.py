@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ _TAIL_S = 0.3
 class Motions:
     """Arm joints (T, J) without the gripper [rad] since the reset: commanded every ms, true every physics step.
 
-    ``borders`` are the arrivals of all chunks but the first, which starts from rest.
+    ``borders`` are the arrivals of all chunks that were followed but the first, which starts from rest.
     """
 
     commanded: np.ndarray
@@ -46,7 +47,7 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
     motion.activate(begin)
     arrivals = [arrival for arrival, _ in recording.chunks]
     fine, every = round(sim.TIMESTEP / COMMAND_S), round(_TICK_S / sim.TIMESTEP)
-    commanded, true, refused, coming = [], [], 0, 0
+    commanded, true, followed, coming = [], [], [], 0
 
     def send(trajectory: Trajectory | None) -> None:
         if trajectory is not None:
@@ -55,12 +56,11 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
 
     for step in range(round((arrivals[-1] + _TAIL_S) / sim.TIMESTEP)):
         while coming < len(arrivals) and begin + arrivals[coming] <= sim.time + 1e-9:
-            chunk = recording.chunks[coming][1]
+            arrival, chunk = recording.chunks[coming]
             coming += 1
-            try:
+            with contextlib.suppress(ChunkRefused):
                 send(motion.on_chunk(dataclasses.replace(chunk, stamp=begin + chunk.stamp), sim.time))
-            except ChunkRefused:
-                refused += 1
+                followed.append(arrival)
         if step % every == 0:
             send(motion.tick(sim.time))
         commanded += [listener.sample(sim.time + n * COMMAND_S)[0][arm] for n in range(fine)]
@@ -68,7 +68,8 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
         sim.step()
         if (step + 1) % every == 0:
             motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
-    return Motions(np.array(commanded), np.array(true), sim.TIMESTEP, tuple(arrivals[1:]), refused)
+    borders = tuple(arrival for arrival in followed if arrival != arrivals[0])
+    return Motions(np.array(commanded), np.array(true), sim.TIMESTEP, borders, len(arrivals) - len(followed))
 
 
 def border_jerk(positions: np.ndarray, period: float, borders: tuple[float, ...], step_s: float = JERK_S) -> np.ndarray:
