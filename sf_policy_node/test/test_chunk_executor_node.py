@@ -1,6 +1,5 @@
 """The chunk executor over DDS: what it sends, refuses and reports."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -8,48 +7,18 @@ import sys
 
 import numpy as np
 import pytest
+from executor_cases import COMMANDS, TOPICS, Executor
 from motion_cases import CONTRACT_PATH, HOME, make_chunk, sim_arm, straight
-from node_cases import CONTRACT_PARAMETER, FakeArm
-from rclpy.parameter import Parameter
+from node_cases import FakeArm
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus
-from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
 
 pytestmark = pytest.mark.ros
-TOPICS, COMMANDS = sim_arm().topics, sim_arm().command.topic
-
-
-class Executor:
-    """The node under test, an arm, and what was heard."""
-
-    def __init__(self, graph, *, shadow=False):
-        self.graph = graph
-        self.node = graph.add(ChunkExecutorNode(parameter_overrides=[CONTRACT_PARAMETER, Parameter("shadow", value=shadow)]))
-        self.commands = graph.listen(JointTrajectory, COMMANDS)
-        self.statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
-        self.chunks = graph.publisher(ActionChunk, TOPICS.action_chunk)
-        self.arm = FakeArm(graph, images=False)
-        self.sequence = 0
-        self.until(lambda: self.statuses and 0.0 <= self.status.joint_state_age_s < 0.1, "joint states")
-
-    @property
-    def status(self):
-        return self.statuses[-1]
-
-    def until(self, condition, what):
-        return self.graph.until(condition, what, each=self.arm)
-
-    def send(self, data=None, **changes):
-        self.sequence += 1
-        data = straight(sim_arm()) if data is None else data
-        chunk = make_chunk(sim_arm(), data, stamp=self.graph.now(), sequence=self.sequence)
-        self.chunks.publish(chunk_to_message(dataclasses.replace(chunk, **changes)))
-
 
 @pytest.fixture
 def executor(graph):
