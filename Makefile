@@ -10,8 +10,8 @@ ARGS ?=
 IN_ENV := source docker/env.sh &&
 ROBOT := sf_bringup/config/robots/sim_arm.yaml
 NANO := sf_bringup/config/policies/nano
-TRAIN_NANO := --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
-TRAIN_STUDY := --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
+TRAIN_NANO := --contract $(ROBOT) --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
+TRAIN_STUDY := --contract $(ROBOT) --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
