@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -123,6 +125,24 @@ def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_pa
     ]
     assert told[0] == "cc-by-nc-4.0\n"
     assert "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download it elsewhere" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.GatedRepoError, r"gated; accept its licence at https://huggingface.co/facebook/VGGT-1B, then `hf auth login`"),
+        (errors.RepositoryNotFoundError, "neither a local path nor a repository of the hub"),
+        (errors.RemoteEntryNotFoundError, "holds none of model.safetensors"),
+        (errors.HfHubHTTPError, r"the hub does not answer \(503"),
+    ],
+)
+def test_what_the_hub_refuses_is_a_sentence(monkeypatch, error, message):
+    def refuse(*_, **__):
+        raise error("503 from the hub", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(TeacherError, match="facebook/VGGT-1B: " + message):
+        open_weights("facebook/VGGT-1B")
 
 
 def test_the_licence_is_the_one_beside_the_weights(directory):
