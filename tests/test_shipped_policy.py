@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.types import Join
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rollout import run_episode
@@ -38,6 +39,14 @@ def test_it_is_small_and_says_how_it_was_made():
 
 def test_it_picks_the_named_cube(policy, sim):
     results = [run_episode(sim, policy, seed, cubes=2 + seed % 2) for seed in range(960_000, 960_006)]
+    assert sum(result.success for result in results) >= 5
+    assert not any(result.wrong_object for result in results)
+
+
+def test_the_flow_policy_picks_the_named_cube_continuing_its_chunks_late(sim):
+    flow = Policy.load(CONFIG / "policies/nano_flow", contract=CONTRACT, device="cpu")
+    assert flow.join is Join.RTC
+    results = [run_episode(sim, flow, seed, cubes=2 + seed % 2, latency_s=0.1) for seed in range(960_000, 960_006)]
     assert sum(result.success for result in results) >= 5
     assert not any(result.wrong_object for result in results)
 

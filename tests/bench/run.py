@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import tyro
 from bench.command_jitter import measure_jitter
+from bench.continued_chunks import bench_continuation
 from bench.delays import bench_delays
 from bench.executor_latency import bench_executor
 from bench.figures import Figures
@@ -27,7 +28,7 @@ from bench.simulation_speed import bench_policy, bench_simulation
 from bench.training_speed import bench_training
 from rich.console import Console
 
-Subject = Literal["simulation", "policy", "training", "executor", "joins", "delays", "latency", "jitter"]
+Subject = Literal["simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter"]
 OVER_ROS = ("latency", "jitter")
 
 
@@ -46,7 +47,7 @@ class Arguments:
     chunks: int = 600
     """Chunks for the executor's own latency."""
     rollouts: int = 60
-    """Recorded rollouts for the joins."""
+    """Recorded rollouts for the joins, and for real-time chunking."""
     episodes: int = 100
     """Episodes for each way and each delay."""
     seconds: float = 60.0
@@ -62,6 +63,7 @@ def main() -> None:
         "policy": lambda: bench_policy(figures),
         "executor": lambda: bench_executor(figures, arguments.chunks),
         "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.pictures),
+        "continuation": lambda: bench_continuation(figures, arguments.rollouts),
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),
         "latency": lambda: measure_latency(figures, console),
         "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.pictures, console),
