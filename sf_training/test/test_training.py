@@ -261,15 +261,12 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
         "--teacher-channels",
         "16",
     ]
-    done = [
-        subprocess.run([*train, "--control", control], capture_output=True, text=True, timeout=180)
-        for control in ("none", "mean", "random")
-    ]
-    assert [each.returncode for each in done] == [0, 0, 0], done[0].stderr
+    done = [subprocess.run([*train, "--control", control], capture_output=True, text=True, timeout=180) for control in ("none", "mean")]
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr
     assert "licence of its weights: Somebody's licence" in done[0].stdout
     assert "teacher features" in done[0].stdout
     assert "16 of 64 channels kept: mean cosine with the whole targets 0." in done[1].stdout
-    assert not any("teacher features" in each.stdout for each in done[1:])
+    assert "teacher features" not in done[1].stdout
     assert len(list(demos.glob(".cache/features-*"))) == 1
     assert Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu").policy_id.startswith("nano@")
 

@@ -74,10 +74,10 @@ class HfTeacher:
     @torch.no_grad()
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
         """See :class:`~sf_training.spatial_forcing.vision.Teacher`."""
-        images = resize(images, self._size, self._patch)
         parameter = next(self._network.parameters())
+        images = resize(images.to(parameter.device), self._size, self._patch)
         mean, std = (torch.tensor(values, device=parameter.device).view(3, 1, 1) for values in (self._mean, self._std))
-        pixels = (images.flatten(0, 1).to(parameter.device) - mean) / std
+        pixels = (images.flatten(0, 1) - mean) / std
         found = self._network(pixel_values=pixels.to(parameter.dtype), output_hidden_states=True, **self._interpolate)
         grid = (images.shape[-2] // self._patch, images.shape[-1] // self._patch)
         result = []

@@ -55,12 +55,12 @@ class VggtTeacher:
 
         Samples with the same cameras run together, so that a missing camera is left out instead of seen as a black view.
         """
-        images = resize(images, self._size, self.network.config.patch)
+        images = resize(images.to(self._device, torch.float32), self._size, self.network.config.patch)
         if present is None or bool(present.all()):
             return self._run(images)
         rows, columns = (side // self.network.config.patch for side in images.shape[-2:])
         shape = (*images.shape[:2], rows, columns, self.feature_size)
-        found = tuple(images.new_zeros(shape, dtype=torch.float32, device=self._device) for _ in self.network.layers)
+        found = tuple(images.new_zeros(shape) for _ in self.network.layers)
         for pattern in present.unique(dim=0):
             if not pattern.any():
                 continue
@@ -73,7 +73,7 @@ class VggtTeacher:
     @torch.no_grad()
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            found = self.network(images.to(self._device, torch.float32))
+            found = self.network(images)
         return tuple(layer.float() for layer in found)
 
     @property
