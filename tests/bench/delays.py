@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from bench.figures import Figures
 from bench.plots import plot_success
-from bench.ways import OURS, PEERS, SAID, make_motion
+from bench.ways import FLOW, OURS, PEERS, SAID, flow_policy, make_motion
 from rich.console import Console
 from rich.progress import Progress
 
-from sf_bringup.graph import GraphError, find_policy, find_robot
+from sf_bringup.graph import find_policy, find_robot
 from sf_policy_node.contract import load_contract
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
@@ -22,8 +22,6 @@ from sf_training.simulation.rollout import EpisodeResult, run_episode
 
 DELAYS = (0.0, 0.1, 0.2, 0.4)  # s, from the observation to the use of its chunk; the next observation waits for it
 FIRST_SEED = 980_000
-FLOW = ("flow_blend", "rtc")  # with the flow policy; the others with the shipped regression policy
-FLOW_POLICY = "nano_flow"
 BUDGET_S = 1.0  # for chunk_age_s: the comparison is of ways, not of how old a chunk is let in
 
 
@@ -36,7 +34,7 @@ class _Job:
 
 def bench_delays(figures: Figures, episodes: int, folder: Path, console: Console) -> None:
     """``episodes`` seeds, the same for every way and delay."""
-    ways = (*OURS, *PEERS, *(FLOW if _flow_policy() else ()))
+    ways = (*OURS, *PEERS, *(FLOW if flow_policy() else ()))
     jobs = [_Job(way, delay, number) for number in range(episodes) for way in ways for delay in DELAYS]
     results: dict[tuple[str, float], list[EpisodeResult]] = defaultdict(list)
     # spawn: a GL context must not be inherited
@@ -58,13 +56,6 @@ def bench_delays(figures: Figures, episodes: int, folder: Path, console: Console
     plot_success(folder / "delays.png", shares, episodes)
 
 
-def _flow_policy() -> Path | None:
-    try:
-        return find_policy(FLOW_POLICY)
-    except GraphError:
-        return None
-
-
 def _start_worker() -> None:
     import torch
 
@@ -72,7 +63,7 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
     contract = load_contract(find_robot("sim_arm"))
     contract = contract.model_copy(update={"budgets": contract.budgets.model_copy(update={"chunk_age_s": BUDGET_S})})
-    flow = _flow_policy()
+    flow = flow_policy()
     _worker = contract, ArmSim(contract), Policy.load(find_policy("nano"), device="cpu"), flow and Policy.load(flow, device="cpu")
 
 

@@ -11,7 +11,7 @@ from bench.figures import Figures
 from bench.plots import plot_example, plot_joins
 from bench.recording import Recording, record
 from bench.replay import AFTER_BORDER_S, COMMAND_S, JERK_S, Motions, border_jerk, border_jump, replay
-from bench.ways import OURS, PEERS, make_motion
+from bench.ways import FLOW, OURS, PEERS, flow_policy, make_motion
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_policy_node.contract import Contract, load_contract
@@ -33,35 +33,39 @@ def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
     ways = (*OURS, *PEERS)
     motions = {way: [replay(recording, make_motion(way, contract), sim) for recording in recordings] for way in ways}
     own = {way: _own_loops(sim, policy, contract, way, rollouts) for way in ways}
+    if flow := flow_policy():  # its chunks depend on how the arm was led: it has no part in the others' recordings
+        continuing = Policy.load(flow, device="cpu")
+        own |= {way: _own_loops(sim, continuing, contract, way, rollouts) for way in FLOW}
     sim.close()
     compared = {way: _at_common_borders(motions, way) for way in ways}
     borders = sum(len(each.borders) for each in compared[BASE])
     delays = ", ".join(f"{1e3 * delay:g}" for delay in DELAYS)
-    note = (
-        f"all joints, {AFTER_BORDER_S:g} s after borders of {rollouts} rollouts at which every way followed the chunk, delays {delays} ms"
-    )
-    figures_of = {way: {**_measure(compared[way]), "own_border_jerk_rms_true": _jerk_rms(own[way])} for way in ways}
-    counts = {way: sum(len(each.borders) for each in own[way]) for way in ways}
-    for way in ways:
+    note = f"all joints, {AFTER_BORDER_S:g} s after borders that every way followed, {rollouts} rollouts, delays {delays} ms"
+    figures_of = {way: _measure(compared[way]) if way in compared else {} for way in own}
+    for way, loops in own.items():
+        figures_of[way]["own_border_jerk_rms_true"] = _jerk_rms(loops)
+    counts = {way: sum(len(each.borders) for each in loops) for way, loops in own.items()}
+    for way in own:
         for name, value in figures_of[way].items():
             n, how = (counts[way], _OWN) if name.startswith("own_") else (borders, note)
             figures.add(f"joins_{name}_{way}", value, "rad" if "jump" in name else "rad/s^3", n, how)
-        figures.add(
-            f"joins_refused_{way}", sum(each.refused for each in motions[way]), "chunks", sum(len(each.chunks) for each in recordings)
-        )
+    chunks = sum(len(each.chunks) for each in recordings)
     for way in ways:
+        refused = sum(each.refused for each in motions[way])
+        figures.add(f"joins_refused_{way}", refused, "chunks", chunks, "what another way has led may start where this way's arm is not")
+    for way in own:
         for name, value in figures_of[way].items():
             if way not in ONE_POINT and name != "border_jump_p99":
                 n = min(counts[way], counts[BASE]) if name.startswith("own_") else borders
                 figures.add(f"joins_{name}_{way}_over_{BASE}", value / figures_of[BASE][name], "ratio", n, _ratio_note(name))
-    plot_joins(folder / "joins.png", figures_of, borders)
+    plot_joins(folder / "joins.png", {way: figures_of[way] for way in ways}, borders)
     example = next(number for number, each in enumerate(compared[BASE]) if number % len(DELAYS) == 1 and len(each.borders) > 1)
     plot_example(folder / "joins_example.png", {way: motions[way][example] for way in ways}, contract.arm_joints)
 
 
 def _record(sim: ArmSim, policy: Policy, contract: Contract, number: int, way: str | None = None) -> Recording:
     led_by = way or RECORDED_WITH[number // len(DELAYS) % len(RECORDED_WITH)]
-    return record(sim, policy, make_motion(led_by, contract), number, DELAYS[number % len(DELAYS)])
+    return record(sim, policy, make_motion(led_by, contract), number, DELAYS[number % len(DELAYS)], continued=led_by == "rtc")
 
 
 def _own_loops(sim: ArmSim, policy: Policy, contract: Contract, way: str, rollouts: int) -> list[Motions]:

@@ -50,8 +50,10 @@ class Recorder:
         return self._motion.tick(now)
 
 
-def record(sim: ArmSim, policy: Policy, motion: Motion, number: int, latency_s: float) -> Recording:
-    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn."""
+def record(sim: ArmSim, policy: Policy, motion: Motion, number: int, latency_s: float, *, continued: bool = True) -> Recording:
+    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn; ``continued`` as in :func:`run_episode`."""
     recording = Recording(FIRST_SEED + number, 2 + number % 2)
-    run_episode(sim, policy, recording.seed, cubes=recording.cubes, latency_s=latency_s, motion=Recorder(motion, recording))
+    run_episode(
+        sim, policy, recording.seed, cubes=recording.cubes, latency_s=latency_s, motion=Recorder(motion, recording), continued=continued
+    )
     return recording

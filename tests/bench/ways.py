@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from bench.peers import LatestChunk, OnePoint
 
+from sf_bringup.graph import GraphError, find_policy
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Join
@@ -13,6 +15,7 @@ from sf_training.simulation.rollout import Motion
 
 OURS = ("blend", "ensemble")
 PEERS = ("one_point", "one_point_when_due", "latest_chunk", "latest_chunk_from_row_0")
+FLOW = ("flow_blend", "rtc")  # with the flow policy; the others with the shipped regression policy
 SAID = {
     "blend": "our executor, blending",
     "ensemble": "our executor, temporal ensembling",
@@ -38,3 +41,11 @@ _MAKE: dict[str, Callable[[Contract], Motion]] = {
 def make_motion(way: str, contract: Contract) -> Motion:
     """A fresh motion that executes chunks in one of the ways."""
     return _MAKE[way](contract)
+
+
+def flow_policy() -> Path | None:
+    """The flow policy's checkpoint, where there is one."""
+    try:
+        return find_policy("nano_flow")
+    except GraphError:
+        return None
