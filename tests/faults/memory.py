@@ -61,7 +61,7 @@ class MemoryWatch:
             axes.plot(at / 60, megabytes, label=name)
         axes.axvline(BASELINE_S / 60, color="grey", linestyle=":", label="growth counts from here")
         axes.set(xlabel="minutes", ylabel="resident memory [MB]", ylim=(0, None), title="memory under random faults")
-        axes.legend(loc="center right")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=5, frameon=False)
         axes.grid(alpha=0.3)
         figure.savefig(path, dpi=110)
 

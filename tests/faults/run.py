@@ -37,12 +37,15 @@ class Arguments:
     """Run the cases whose name contains this."""
     repeat: int = 1
     """Run every case this many times, each in another scene."""
+    niceness: int = 0
+    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is busy with other things."""
 
 
 def main() -> int:
     """Command line; returns the exit code."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so that no process is left
+    os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     console, outcomes = Console(), []
     cases = [case for case in cases_of_the_robot() if arguments.only in case.name]
     if not cases:
@@ -57,7 +60,7 @@ def main() -> int:
                 arm.processes.check()  # a crash ends the run
     except ArmClientError as error:
         console.print(f"faults: {error}", style="red", markup=False)
-    write(arguments.out, outcomes, seconds=time.monotonic() - begin)
+    write(arguments.out, outcomes, seconds=round(time.monotonic() - begin, 1), load=os.getloadavg()[1], niceness=arguments.niceness)
     console.print(table_of(outcomes))
     console.print(f"outcomes: {arguments.out}")
     return 0 if len(outcomes) == len(cases) * arguments.repeat and all(outcome.good for outcome in outcomes) else 1
@@ -91,10 +94,9 @@ def table_of(outcomes: list[Outcome]) -> Table:
     for column in ("case", "ended", "rest after", "violations", "reason"):
         table.add_column(column)
     for outcome in outcomes:
-        broken = "; ".join(f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}" for each in outcome.violations)
         rest = "" if outcome.hold_time_s is None else f"{outcome.hold_time_s:.2f} s"
         words = outcome.problem or outcome.reason
-        table.add_row(outcome.name, outcome.ended, rest, broken or "none", words, style="" if outcome.good else "red")
+        table.add_row(outcome.name, outcome.ended, rest, outcome.broken or "none", words, style="" if outcome.good else "red")
     return table
 
 

@@ -6,6 +6,7 @@ Processes are killed in the first two minutes only, so that the memory of each c
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
@@ -34,6 +35,8 @@ class Arguments:
     """How long."""
     seed: int = 0
     """Of the order of the faults."""
+    niceness: int = 0
+    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is busy with other things."""
     out: Path = Path("out/soak.json")
     """Where the report goes; the plot and the processes' logs go beside it."""
 
@@ -42,6 +45,7 @@ def main() -> int:
     """Command line; returns the exit code."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     console, outcomes, crashes = Console(), [], []
     memory = None
     begin = time.monotonic()
@@ -64,7 +68,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("stopped early; the report says how long it ran")
     report = _write(arguments, begin, outcomes, crashes, memory)
-    console.print_json(json.dumps({key: value for key, value in report.items() if key != "trials"}))
+    console.print_json(json.dumps({key: len(value) if isinstance(value, list) else value for key, value in report.items()}))
     console.print(f"report: {arguments.out}, {arguments.out.with_suffix('.png')}")
     return 0 if report["ok"] else 1
 
@@ -84,7 +88,7 @@ def _trials(arm, arguments: Arguments, begin: float):
 
 def _tell(console: Console, begin: float, outcome: Outcome) -> None:
     minutes = (time.monotonic() - begin) / 60
-    words = "" if outcome.good else f": {outcome.problem} {outcome.violations or ''}"
+    words = "" if outcome.good else f": {outcome.problem} {outcome.broken}"
     console.print(f"{minutes:6.1f} min  {outcome.name}: {outcome.ended}{words}", style="" if outcome.good else "red", markup=False)
 
 
@@ -100,6 +104,7 @@ def _write(arguments: Arguments, begin: float, outcomes: list[Outcome], crashes:
         "crashes": crashes,
         "problems": problems,
         "rss": rss,
+        "load": round(os.getloadavg()[2], 1),
         "ok": bool(outcomes) and bool(rss) and flat and not (violations or crashes or problems),
         "trials": [{"fault": each.name, "ended": each.ended, "hold_time_s": each.hold_time_s, "reason": each.reason} for each in outcomes],
     }

@@ -39,6 +39,11 @@ class Outcome:
         """It held in time, broke no limit, and somebody said why."""
         return self.held and not self.violations and bool(self.reason) and not self.problem
 
+    @property
+    def broken(self) -> str:
+        """The violations in words, worst of each kind."""
+        return "; ".join(f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}" for each in self.violations)
+
 
 def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
     """Bring the fault about while the arm moves, watch, take it away, and see that the arm can be used again."""
