@@ -94,6 +94,14 @@ class Kinematics:
         rotation = self._to_base.rotation
         return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])
 
+    def condition(self, positions: np.ndarray) -> np.ndarray:
+        """Condition number (N,) of the Jacobian (m and rad mixed) at arm joints (N, J): large near a singularity."""
+        jacobians = np.empty((len(positions), 6, len(self._columns)))
+        for n, joints in enumerate(positions):  # in the tool's own frame: turning it changes no singular value
+            jacobians[n] = pinocchio.computeFrameJacobian(self._model, self._data, self._ordered(joints), self._tool)[:, self._columns]
+        values = np.linalg.svd(jacobians, compute_uv=False)
+        return values[:, 0] / np.maximum(values[:, -1], 1e-9)
+
     def inverse(self, target: ToolPose, seed: np.ndarray) -> InverseSolution:
         """Joint positions that bring the tool to ``target``, by damped least squares from ``seed`` (J,).
 

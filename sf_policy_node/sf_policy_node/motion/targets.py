@@ -144,8 +144,7 @@ class TargetMaker:
         """How many rows are near one, and the share of the joints' top speed that may be used."""
         if not len(positions):
             return 0, 1.0
-        values = np.linalg.svd(np.array([self._kinematics.jacobian(row) for row in positions]), compute_uv=False)
-        condition = values[:, 0] / np.maximum(values[:, -1], 1e-9)
+        condition = self._kinematics.condition(positions)
         soft, hard = _SINGULAR
         near = (min(float(condition.max()), hard) - soft) / (hard - soft)
         return int((condition > soft).sum()), 1.0 - (1.0 - _SLOWEST) * max(0.0, near)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import time
@@ -173,6 +174,8 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         if node.value("autostart") and not _autostart(node):
             print(f"{node.get_name()}: {node.failure or 'could not be started'}", file=sys.stderr)
             return 1
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking through it again costs milliseconds in the middle of a motion
         spinner = SingleThreadedExecutor()
         spinner.add_node(node)
         spinning = True
