@@ -25,7 +25,7 @@ from sf_policy_node.motion.verification import Motion, find_violation
 from sf_policy_node.motion.workspace import Workspace
 
 # The old motion is kept for this long, so that a command that takes its time still joins it.
-_LEAD_S = 0.04
+_LEAD_S = 0.06
 _STOP_LEAD_S = 0.02
 
 
