@@ -114,7 +114,7 @@ class Observer:
             return
         position, velocity, acceleration = self._evaluate(times)
         limits = self.limits
-        self.top_tool_speed = max(self.top_tool_speed, self._workspace.top_speed(position, velocity))
+        self.top_tool_speed = max(self.top_tool_speed, self._workspace.survey(position, velocity).top_speed)
         self.outside_box = max(self.outside_box, max(self._workspace.outside(joints) for joints in position[::5]))
         # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone looks like an acceleration.
         k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2))
@@ -165,7 +165,7 @@ class Bench:
 
     def __init__(self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options) -> None:
         self.contract, self.now = contract, start
-        self.stopwatch = 0.0  # runs with the clock, and is not stepped with it
+        self.stopwatch = self.set_by = 0.0  # the executor's clock is set; stopwatch and controller are not
         self.executor = ChunkExecutor(contract, stopwatch=lambda: self.stopwatch, **options)
         self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
@@ -175,11 +175,15 @@ class Bench:
         self.measure()
         self.executor.activate(self.now)
 
+    @property
+    def clock(self) -> float:
+        return self.now + self.set_by
+
     def measure(self) -> None:
         position, velocity = self.observer.state(self.now)
         self.measured.append((self.now, position + self.offset))
         if self.joint_states:
-            self.executor.on_joint_state(self.now, position + self.offset, velocity)
+            self.executor.on_joint_state(self.clock, position + self.offset, velocity)
 
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / self.STEP)):
@@ -189,10 +193,12 @@ class Bench:
                 arrival, trajectory = self._mail.pop(0)
                 self.observer.receive(trajectory, arrival)
             self.measure()
-            self.post(self.executor.tick(self.now))
+            self.post(self.executor.tick(self.clock))
 
     def post(self, trajectory: Trajectory | None, transit: float = 0.0) -> None:
         """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent earlier."""
+        if trajectory is not None:
+            trajectory = dataclasses.replace(trajectory, stamp=trajectory.stamp - self.set_by)
         arrival = max([self.now + transit, *(time for time, _ in self._mail)])
         if arrival <= self.now:
             self.observer.receive(trajectory, arrival)
@@ -203,10 +209,11 @@ class Bench:
         """The next chunk, right in all but ``changes``, observed ``age`` seconds ago where the arm was then."""
         self.sequence += 1
         stamp, reference = self.measured[max(0, len(self.measured) - 1 - round(age / self.STEP))]
-        return make_chunk(self.contract, data, **{"stamp": stamp, "reference": reference, "sequence": self.sequence, **changes})
+        right = {"stamp": stamp + self.set_by, "reference": reference, "sequence": self.sequence}
+        return make_chunk(self.contract, data, **{**right, **changes})
 
     def send(self, chunk: Chunk, transit: float = 0.0) -> Trajectory:
-        trajectory = self.executor.on_chunk(chunk, self.now)
+        trajectory = self.executor.on_chunk(chunk, self.clock)
         self.post(trajectory, transit)
         return trajectory
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from motion_cases import FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
+import yaml
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
 
+from sf_policy_node.contract import parse_contract
 from sf_policy_node.motion.checks import ChunkRefused
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.status import ExecutorState
@@ -124,28 +126,51 @@ def test_one_bad_reading_stops_nothing(bench):
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_a_clock_that_goes_back_stops_the_arm(bench):
-    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
-    velocity = bench.observer.state(bench.now)[1]
-    stop = bench.executor.tick(0.1)
-    assert bench.executor.status.state is ExecutorState.HOLDING and "clock went back" in bench.executor.status.reason
-    assert stop.stamp == pytest.approx(0.1, abs=0.02) and (stop.velocities[-1] == 0.0).all()
-    assert np.abs(stop.positions[-1] - stop.positions[0]).max() < 0.5 * np.abs(velocity).max()
-
-
-def test_a_clock_that_leaps_forward_stops_the_arm_where_it_really_is(bench):
-    """The controller runs on another clock, so the arm is still in the middle of its motion."""
+@pytest.mark.parametrize("step", [-50.0, -0.3, 0.3, 100.0])
+def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_stay(bench, step):
+    """The controller goes on by its own clock; a stop that begins a little beside its motion would be a leap."""
     keep_moving(bench, 0.6)
-    place, speed = bench.observer.state(bench.now)
-    late = bench.chunk(FORWARD, age=0.1)
-    stop = bench.executor.tick(bench.now + 100.0)
-    assert stop.stamp == pytest.approx(bench.now + 100.0)
-    assert np.abs(stop.positions - place).max() < 0.5 * np.abs(speed).max()
-    assert (stop.velocities[-1] == 0.0).all() and stop.times[-1] < 0.4
+    late, sent = bench.chunk(FORWARD, age=0.1), len(bench.observer.sent)
+    bench.set_by = step
+    bench.run(0.05)
+    assert len(bench.observer.sent) == sent
     assert bench.executor.status.state is ExecutorState.HOLDING
-    assert "the clock went forward by 100.0" in bench.executor.status.reason
+    assert ("forward" if step > 0 else "back") in bench.executor.status.reason
     with pytest.raises(ChunkRefused):
-        bench.executor.on_chunk(late, bench.now + 100.1)
+        bench.executor.on_chunk(late, bench.clock)
+    with pytest.raises(ChunkRefused, match="not been seen at rest"):
+        bench.send(bench.chunk(FORWARD))
+    bench.run(sim_arm().budgets.hold_s)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    assert len(bench.observer.sent) == sent + 1
+    bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))))
+    bench.run(0.3)
+    assert bench.executor.status.state is ExecutorState.EXECUTING
+    assert not bench.violations()
+
+
+def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_the_arm_is_measured(bench):
+    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
+    bench.set_by = 30.0
+    bench.run(0.05)
+    place, _ = bench.observer.state(bench.now)
+    stop = bench.executor.emergency_stop(bench.clock)
+    assert np.abs(stop.positions[0] - place).max() < 0.05
+    assert stop.times[-1] < 0.3 and (stop.velocities[-1] == 0.0).all()
+
+
+def test_streamed_commands_slow_down_when_the_clock_is_set():
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["command"]["output"] = "forward_command"
+    bench = Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
+    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
+    before = bench.executor.setpoint(bench.clock)
+    bench.set_by = 30.0
+    bench.run(0.02)
+    after = bench.executor.setpoint(bench.clock)
+    assert np.abs(after.positions - before.positions).max() <= 0.03 * np.abs(before.velocities).max() + 1e-6
+    bench.run(0.4)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
 
 
 def test_a_chunk_that_brings_the_news_of_a_clock_step_is_refused(bench):

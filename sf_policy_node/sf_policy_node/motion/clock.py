@@ -1,50 +1,68 @@
-"""Notices that the clock was stepped: time that everything is stamped with must run on as steadily as a stopwatch."""
+"""Notices that the clock was set: time that everything is stamped with must run on as steadily as a stopwatch."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 
-BACK_S = 0.05  # a clock that goes back by more has jumped; messages of one moment may overtake each other by less
-FORWARD_S = 0.15  # ahead of the stopwatch by more: jumped
+BACK_S = 0.05  # a clock that goes back by more was set; messages of one moment may overtake each other by less
+FORWARD_S = 0.15  # ahead of the stopwatch by more: set
+_REAL = 1.1  # times as fast as the stopwatch, at most
+_SIMULATED = 50.0  # until its speed is known
+_FASTER = 2.0  # times its speed so far
+_LOOK_BACK_S, _KNOWN_S = 1.0, 0.5
 
 
 class ClockWatch:
-    """The latest time [s] that was passed in, and how far the clock jumped.
+    """The latest time [s] that was passed in, and by how much the clock was set.
 
     Args:
-        stopwatch: a clock that nothing steps, such as ``time.monotonic``; None: jumps forward are not looked for.
-        fastest: how many times faster than the stopwatch the clock may run. Simulated time may run fast.
+        stopwatch: a clock that nothing sets, such as ``time.monotonic``; None: steps forward are not looked for.
+        simulated: the clock may run faster than the stopwatch, as long as it does so steadily.
     """
 
-    def __init__(self, stopwatch: Callable[[], float] | None = None, fastest: float = 1.1) -> None:
-        self._stopwatch, self._fastest = stopwatch, fastest
+    def __init__(self, stopwatch: Callable[[], float] | None = None, *, simulated: bool = False) -> None:
+        self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
-        self._seen = 0.0  # on the stopwatch
+        self._seen: deque[tuple[float, float]] = deque()  # stopwatch and clock, whenever the clock had moved
 
     def jump(self, now: float) -> float:
         """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward, 0 not at all. Does not advance it."""
         if self.now == -math.inf:
             return 0.0
         ahead = now - self.now
-        passed = 0.0 if self._stopwatch is None else self._stopwatch() - self._seen
+        passed = self._stopwatch() - self._seen[-1][0] if self._seen else 0.0
         if ahead < -BACK_S:
             return ahead - passed
-        if self._stopwatch is not None and ahead > FORWARD_S + self._fastest * passed:
+        if self._seen and ahead > FORWARD_S + self._fastest() * passed:
             return ahead - passed
         return 0.0
 
     def advance(self, now: float) -> float:
         """The time is ``now``, or the latest one when messages overtook each other; returns it."""
-        self.now = max(self.now, now)
-        self._note()
+        if now > self.now:
+            self.now = now
+            self._note()
         return self.now
 
     def reset(self, now: float) -> None:
-        """Accept a jump."""
+        """Accept that the clock was set."""
         self.now = now
+        self._seen.clear()
         self._note()
 
     def _note(self) -> None:
-        if self._stopwatch is not None:
-            self._seen = self._stopwatch()
+        if self._stopwatch is None:
+            return
+        seen = self._stopwatch()
+        self._seen.append((seen, self.now))
+        while seen - self._seen[0][0] > _LOOK_BACK_S:
+            self._seen.popleft()
+
+    def _fastest(self) -> float:
+        """How many times faster than the stopwatch the clock may run."""
+        if not self._simulated:
+            return _REAL
+        (first, start), (last, end) = self._seen[0], self._seen[-1]
+        return _FASTER * max(1.0, (end - start) / (last - first)) if last - first > _KNOWN_S else _SIMULATED

@@ -35,7 +35,7 @@ class ChunkExecutor:
     Args:
         shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
         join: how chunks are joined; None: as each policy says.
-        stopwatch, fastest_clock: see :class:`~sf_policy_node.motion.clock.ClockWatch`.
+        stopwatch, simulated: see :class:`~sf_policy_node.motion.clock.ClockWatch`.
 
     Raises:
         ContractError: a limit is missing, or the URDF does not fit the contract.
@@ -48,12 +48,12 @@ class ChunkExecutor:
         shadow: bool = False,
         join: Join | None = None,
         stopwatch: Callable[[], float] | None = None,
-        fastest_clock: float = 1.1,
+        simulated: bool = False,
     ) -> None:
         self.contract = contract
         kinematics = Kinematics(contract)
         workspace = Workspace(contract, kinematics)
-        self._guard = Guard(contract, workspace, stopwatch=stopwatch, fastest_clock=fastest_clock)
+        self._guard = Guard(contract, workspace, stopwatch=stopwatch, simulated=simulated)
         names = self._guard.limits.names
         self._log = StatusLog(names)
         self._score = ShadowScore(len(names)) if shadow else None
@@ -200,6 +200,8 @@ class ChunkExecutor:
         if jump := self._guard.clock.jump(now):
             return self._after_clock_jump(now, jump)
         now, state = self._guard.clock.advance(now), self._log.status.state
+        if self._guard.settling:
+            return self._guard.settle(now)
         if state is ExecutorState.TELEOPERATION:
             return self._watch_person(now)
         if state not in _FOLLOWING:
@@ -291,6 +293,7 @@ class ChunkExecutor:
 
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         trajectory = self._guard.after_clock_jump(now, jump)
+        self._stream.clock_set(jump)
         self._policy.accept_from, self._person_until = now, -math.inf
         self._policy.forget_order()
         self._policy.forget_motion()

@@ -19,6 +19,7 @@ from sf_policy_node.motion.clock import ClockWatch
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.limits import JointLimits, require_limits
 from sf_policy_node.motion.monitor import ArmMonitor
+from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.stopping import give_way, stop
 from sf_policy_node.motion.types import Trajectory
 from sf_policy_node.motion.verification import Motion, find_violation
@@ -45,22 +46,24 @@ class Guard:
     """Permission, limits and stops for one arm. Calls must not overlap.
 
     Args:
-        stopwatch, fastest_clock: see :class:`ClockWatch`.
+        stopwatch, simulated: see :class:`ClockWatch`.
 
     Raises:
         ContractError: a limit is missing.
     """
 
     def __init__(
-        self, contract: Contract, workspace: Workspace, *, stopwatch: Callable[[], float] | None = None, fastest_clock: float = 1.1
+        self, contract: Contract, workspace: Workspace, *, stopwatch: Callable[[], float] | None = None, simulated: bool = False
     ) -> None:
         require_limits(contract)
         self.limits = JointLimits.of(contract)
         self.monitor = ArmMonitor(contract)
-        self.clock = ClockWatch(stopwatch, fastest_clock)
+        self.clock = ClockWatch(stopwatch, simulated=simulated)
         self.path: CommandedPath | None = None
         self.active = self.stopped = self.pressed = False
         self.refusals = 0
+        self.settling = False  # the clock was set in the middle of a motion, which has not been seen to end
+        self._streams = contract.command.output != "joint_trajectory"
         self._workspace = workspace
         self._period = 1.0 / contract.command.rate_hz
         self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
@@ -100,6 +103,8 @@ class Guard:
             return "the executor is not active"
         if self.stopped:
             return "the emergency stop is latched"
+        if self.settling:
+            return "the arm has not been seen at rest since the clock was set"
         return self.monitor.problem(now)
 
     def start(self, now: float) -> Start:
@@ -134,6 +139,12 @@ class Guard:
 
     def stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
         """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
+        if self.settling and self.monitor.age(now) >= 0.0:  # nobody knows where the controller is in its motion
+            self.settling = False
+            _, position, velocity = self.monitor.newest
+            path = CommandedPath(now, self._period, position[None], velocity[None])
+            self.path = path.spliced(0, *brake(position, velocity, self.limits, self._period))
+            return self.path.trajectory(now, self.limits.names)
         if not self.moving(now):
             return None
         join = self.path.index(now) + 1 + self._stop_lead
@@ -155,9 +166,24 @@ class Guard:
         return self.path.trajectory(now, self.limits.names)
 
     def after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        """The clock was set by ``jump`` [s] and shows ``now``: what was told had the old time. Brake, in the new one."""
-        if self.path is not None:
-            self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
+        """The clock was set by ``jump`` [s] and shows ``now``: all that was told has the old time. What to send, if anything.
+
+        A controller of trajectories is somewhere in the last one: where exactly depends on its own clock. That motion ends at
+        rest by itself, and a stop that begins a few milliseconds beside it would be a leap: nothing is sent
+        until the arm stands (:meth:`settle`). Commands that are sent one by one come from here: those slow down.
+        """
+        moving = self.moving(self.clock.now)
         self.clock.reset(now)
         self.monitor.forget()
-        return self.stop(now)
+        if self._streams and moving:
+            self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
+            return self.stop(now)
+        self.path, self.settling = None, moving or self.settling
+        return None
+
+    def settle(self, now: float) -> Trajectory | None:
+        """Once the arm stands after the clock was set: tell it to stay there, whatever a controller has kept for later."""
+        if not self.settling or not self.monitor.at_rest(now):
+            return None
+        self.settling = False
+        return self.stay(now, self.monitor.newest[1])

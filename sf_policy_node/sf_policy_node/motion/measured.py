@@ -39,6 +39,10 @@ class JointHistory:
         """The newest ``count`` joint states, oldest first; fewer when there are not that many."""
         return [self._samples[n] for n in range(max(0, len(self._samples) - count), len(self._samples))]
 
+    def since(self, stamp: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """The joint states from a time on, oldest first."""
+        return [sample for sample in self._samples if sample[0] >= stamp]
+
     def at(self, stamp: float) -> np.ndarray | None:
         """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest."""
         if not self._samples or stamp < self._samples[0][0]:

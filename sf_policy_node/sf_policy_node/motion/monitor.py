@@ -17,6 +17,7 @@ _AT_COMMAND = 0.1  # share of the tracking error within which an arm at rest sta
 _STILL = 0.1  # share of the top speed below which a joint counts as standing
 _ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere else
 _IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing pushes an arm that fast
+_RESTING, _RESTING_S = 0.02, 0.1  # share of the top speed below which a joint that stays so for this long is at rest
 _CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
 _LOOK_BACK = 10  # joint states in which a leap is looked for
 
@@ -70,6 +71,19 @@ class ArmMonitor:
         if age < -FUTURE_S:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
         return ""
+
+    @property
+    def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
+        return self._history.newest
+
+    def at_rest(self, now: float) -> bool:
+        """Fresh joint states say that every joint has stood still for a tenth of a second."""
+        if self.problem(now):
+            return False
+        recent = self._history.since(self._history.newest[0] - _RESTING_S)
+        slow = all((np.abs(speed) < _RESTING * self._limits.velocity).all() for _, _, speed in recent)
+        return slow and recent[-1][0] - recent[0][0] >= 0.8 * _RESTING_S
 
     def check_reference(self, chunk: Chunk) -> None:
         """The joints that the policy saw are those that were measured then.

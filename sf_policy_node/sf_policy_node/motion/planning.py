@@ -113,14 +113,14 @@ class ChunkPlanner:
         while rows > plan.skipped:
             curve = self._curve(chunk, targets, base, due, rows, position)
             shaped = self._shape(curve, now, start, due[rows - 1], position, velocity, limits)
-            leaves = self._workspace.leaves(position, shaped.positions)
-            if leaves is not None:
-                reached = int((due < start + (leaves + 1) * self._period).sum())
+            survey = self._workspace.survey(np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities]))
+            if survey.leaves is not None:
+                reached = int((due < start + (survey.leaves + 1) * self._period).sum())
                 cuts += rows - min(rows - 1, reached)
                 rows = min(rows - 1, reached)
                 note = f"rows from {rows} on would take the tool out of the workspace box"
                 continue
-            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(self._workspace.top_speed(shaped.positions, shaped.velocities), 1e-9)
+            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(survey.top_speed, 1e-9)
             if share < 1.0 and slower < _SLOWER_TRIES:
                 limits = dataclasses.replace(limits, velocity=limits.velocity * max(share * _SLOWER, 0.1))
                 slower += 1

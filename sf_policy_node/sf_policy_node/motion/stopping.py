@@ -50,8 +50,10 @@ def _keeps(workspace: Workspace, position: np.ndarray, velocity: np.ndarray, way
     """A stop that stays inside position limits and box, and does not make the tool faster."""
     positions, velocities = np.vstack([position, way[0]]), np.vstack([velocity, way[1]])
     lower, upper = np.minimum(limits.lower, position), np.maximum(limits.upper, position)
-    inside = bool((positions >= lower).all() and (positions <= upper).all())
-    return inside and workspace.leaves(position, way[0]) is None and not workspace.too_fast(positions, velocities)
+    if (positions < lower).any() or (positions > upper).any():
+        return False
+    survey = workspace.survey(positions, velocities)
+    return survey.leaves is None and not survey.too_fast
 
 
 def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLimits) -> Samples:

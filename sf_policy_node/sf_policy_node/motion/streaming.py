@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.types import Setpoint
 
@@ -28,3 +30,8 @@ class Stream:
         if now < path.end:
             self._last = setpoint
         return setpoint, 0.0
+
+    def clock_set(self, jump: float) -> None:
+        """The clock was set by ``jump`` [s], and the path with it."""
+        if self._last is not None:
+            self._last = dataclasses.replace(self._last, stamp=self._last.stamp + jump)

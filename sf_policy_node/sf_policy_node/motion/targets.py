@@ -144,6 +144,9 @@ class TargetMaker:
         """How many rows are near one, and the share of the joints' top speed that may be used."""
         if not len(positions):
             return 0, 1.0
+        some = self._kinematics.condition(positions[[0, len(positions) // 2, -1]])
+        if some.max() < 0.5 * _SINGULAR[0]:  # far from one, and so are the rows between
+            return 0, 1.0
         condition = self._kinematics.condition(positions)
         soft, hard = _SINGULAR
         near = (min(float(condition.max()), hard) - soft) / (hard - soft)

@@ -64,8 +64,9 @@ class TeleoperationPlanner:
         for _ in range(_SLOWER_TRIES):
             shaped = follow(positions, velocities, position, velocity, limits, period, np.full(len(position), _GAIN))
             shaped = brought_to_rest(shaped, count, self._limits, period)
-            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(self._workspace.top_speed(shaped.positions, shaped.velocities), 1e-9)
+            survey = self._workspace.survey(np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities]))
+            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(survey.top_speed, 1e-9)
             if share >= 1.0:
                 break
             limits = dataclasses.replace(limits, velocity=limits.velocity * share * _SLOWER)
-        return None if self._workspace.leaves(position, shaped.positions) is not None else shaped
+        return None if survey.leaves is not None else shaped

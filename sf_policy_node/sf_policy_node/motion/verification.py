@@ -53,10 +53,11 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
         return f"{_worst(over.max(axis=0), limits)} would accelerate more than its limit"
     if workspace is None:
         return ""
-    if workspace.leaves(positions[0], positions[1:]) is not None:
+    survey = workspace.survey(positions, velocities)
+    if survey.leaves is not None:
         return "the tool would leave the workspace box"
-    if speed := workspace.too_fast(positions, velocities):
-        return f"the tool would move at {speed:.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
+    if survey.too_fast:
+        return f"the tool would move at {survey.top_speed:.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
     return ""
 
 

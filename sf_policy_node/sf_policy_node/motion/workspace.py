@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sf_policy_node.contract import Contract
@@ -10,6 +12,15 @@ from sf_policy_node.motion.kinematics import Kinematics
 TOLERANCE = 1e-3  # m
 TOOL_SPEED_OVER = 1.05  # the tool is slowed through its joints, which does not hit its limit exactly
 TOOL_SPEED_USED = 0.95  # share of the limit that is planned with
+
+
+@dataclass(frozen=True)
+class Survey:
+    """``leaves``: index of the first sample after the start with the tool outside the box, or None; ``top_speed`` of the tool [m/s]."""
+
+    leaves: int | None
+    top_speed: float
+    too_fast: bool
 
 
 class Workspace:
@@ -34,26 +45,24 @@ class Workspace:
 
         An arm that starts outside may come closer, but not move further away.
         """
-        excess = self._excess(self.places(np.vstack([start, positions])))
+        return self._left(self.places(np.vstack([start, positions])))
+
+    def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
+        """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its start."""
+        places, speeds = self._kinematics.tool_motion(positions[:, : self._arm], velocities[:, : self._arm])
+        speed = np.sqrt((speeds * speeds).sum(axis=1))
+        top = float(speed.max())
+        # A tool that is too fast at the start must not get any faster.
+        too_fast = top > TOOL_SPEED_OVER * self.tool_speed and top > float(speed[0]) + 1e-9
+        return Survey(self._left(places), float(speed[1:].max()), too_fast)
+
+    def _left(self, places: np.ndarray) -> int | None:
+        excess = self._excess(places)
+        if not excess.any():
+            return None
         allowed = np.minimum.accumulate(excess[:-1])
         left = np.flatnonzero(excess[1:] > allowed + TOLERANCE)
         return int(left[0]) if len(left) else None
-
-    def top_speed(self, positions: np.ndarray, velocities: np.ndarray) -> float:
-        """The tool's top speed [m/s] at joints (N, J) that move at ``velocities`` (N, J)."""
-        _, speeds = self._kinematics.tool_motion(positions[:, : self._arm], velocities[:, : self._arm])
-        return float(np.sqrt((speeds * speeds).sum(axis=1).max()))
-
-    def too_fast(self, positions: np.ndarray, velocities: np.ndarray) -> float:
-        """The tool's top speed [m/s] on a motion (N, J), where that is beyond its limit; else 0.
-
-        A tool that is too fast at the start must not get any faster.
-        """
-        speed = self.top_speed(positions, velocities)
-        allowed = TOOL_SPEED_OVER * self.tool_speed
-        if speed <= allowed or speed <= self.top_speed(positions[:1], velocities[:1]) + 1e-9:
-            return 0.0
-        return speed
 
     def _excess(self, places: np.ndarray) -> np.ndarray:
         return np.maximum(np.maximum(self.lower - places, places - self.upper).max(axis=1), 0.0)

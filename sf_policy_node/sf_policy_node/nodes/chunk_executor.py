@@ -26,7 +26,6 @@ from sf_policy_node.observation import JointStates
 
 _STATUS_S = 0.1
 _TICK_S_MIN = 0.01
-_SIMULATED_FASTEST = 50.0  # simulated time may run this many times faster than the wall's before it counts as a jump
 _JOINS = ("policy", "blend", "ensemble", "rtc")
 
 
@@ -42,13 +41,12 @@ class ChunkExecutorNode(ManagedNode):
         self._shadow, join = self.value("shadow"), self.value("join")
         if join not in _JOINS:
             raise ValueError(f"join: {join!r} is not one of {', '.join(_JOINS)}")
-        simulated = self.value("use_sim_time")
         self._motion = ChunkExecutor(
             contract,
             shadow=self._shadow,
             join=None if join == "policy" else Join[join.upper()],
             stopwatch=time.monotonic,
-            **({"fastest_clock": _SIMULATED_FASTEST} if simulated else {}),
+simulated=self.value("use_sim_time"),
         )
         self._joint_states, self._teleoperation = JointStates(contract), JointStates(contract)
         self._latencies = Latencies()

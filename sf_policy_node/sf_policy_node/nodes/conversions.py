@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -102,11 +102,12 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
 
 def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
     """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes it."""
-    points = []
-    for time, positions, velocities in zip(trajectory.times, trajectory.positions, trajectory.velocities, strict=True):
-        nanoseconds = round(float(time) * 1e9)
-        point = JointTrajectoryPoint(positions=_doubles(positions), velocities=_doubles(velocities))
-        point.time_from_start = Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+    joints, points = len(trajectory.joint_names), []
+    positions, velocities = _doubles(trajectory.positions), _doubles(trajectory.velocities)
+    for n, nanoseconds in enumerate(np.rint(trajectory.times * 1e9).astype(np.int64).tolist()):
+        row = slice(n * joints, (n + 1) * joints)
+        point = JointTrajectoryPoint(positions=positions[row], velocities=velocities[row])
+        point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanoseconds, 10**9)
         points.append(point)
     return JointTrajectory(header=Header(stamp=to_stamp(trajectory.stamp)), joint_names=list(trajectory.joint_names), points=points)
 
