@@ -71,6 +71,8 @@ def main() -> None:
     }
     wanted = arguments.only or get_args(Subject)
     load, seconds = round(os.getloadavg()[0], 2), {}
+    kept = json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for subject, action in actions.items():
         if subject in wanted and (arguments.ros or subject not in OVER_ROS):
             console.print(f"{subject} ...")
@@ -78,19 +80,18 @@ def main() -> None:
             action()
             seconds[subject] = round(time.monotonic() - started, 1)
             console.print(f"{subject}: {seconds[subject]:g} s")
-    machine = {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": load,
-        "python": platform.python_version(),
-        "seconds": seconds,
-    }
-    kept = json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({**kept, **figures.entries, "machine": machine}, indent=1) + "\n")
+            machine = {
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "load_before": load,
+                "python": platform.python_version(),
+                "seconds": {**kept.get("machine", {}).get("seconds", {}), **seconds},
+            }
+            # After every subject: what comes later may fail, and minutes are behind us.
+            arguments.out.write_text(json.dumps({**kept, **figures.entries, "machine": machine}, indent=1) + "\n")
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(figures.table(f"bench ({machine['cores']} cores, load {load} before)"))
+    console.print(figures.table(f"bench ({os.cpu_count()} cores, load {load} before)"))
     console.print(f"figures: {arguments.out}, pictures: {arguments.pictures}; {sum(seconds.values()):.0f} s")
 
 
