@@ -149,6 +149,29 @@ def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_
     assert not bench.violations()
 
 
+def test_after_the_clock_was_set_a_gripper_keeps_its_grip_and_joints_their_setpoint(bench):
+    """What the fingers hold keeps them from where they were sent, and servos sag a little."""
+    closed = FORWARD.copy()
+    closed[:, 3] = 0.0
+    keep_moving(bench, 0.6, closed)
+    bench.offset = np.array([0.0, 0.02, 0.0, 0.0, 0.0, 0.0, 0.018])
+    bench.set_by = 5.0
+    bench.run(sim_arm().budgets.hold_s + 0.3)
+    stay = bench.observer.sent[-1]
+    assert stay.stamp == pytest.approx(bench.now, abs=1.5)
+    assert np.allclose(stay.positions[-1], bench.observer.state(bench.now)[0], atol=1e-9)
+    assert not bench.violations()
+
+
+def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench):
+    """After SIGCONT simulated time is still the old one for some ticks, while joint states are two seconds newer."""
+    keep_moving(bench, 0.6)
+    bench.stopwatch += 2.0
+    bench.executor.on_joint_state(bench.now + 2.0, HOME, np.zeros(7))
+    assert bench.executor.tick(bench.now) is None
+    assert bench.executor.status.state is ExecutorState.EXECUTING
+
+
 def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_the_arm_is_measured(bench):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     bench.set_by = 30.0

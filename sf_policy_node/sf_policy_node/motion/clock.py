@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 BACK_S = 0.05  # a clock that goes back by more was set; messages of one moment may overtake each other by less
 FORWARD_S = 0.15  # ahead of the stopwatch by more: set
+STANDS_S = 0.1  # a clock that has not moved for longer
 _REAL = 1.1  # times as fast as the stopwatch, at most
 _SIMULATED = 50.0  # until its speed is known
 _FASTER = 2.0  # times its speed so far
@@ -38,6 +39,11 @@ class ClockWatch:
         if self._seen and ahead > FORWARD_S + self._fastest() * passed:
             return ahead - passed
         return 0.0
+
+    @property
+    def stands(self) -> bool:
+        """The clock has not moved for a while: it is paused, or this process has just woken up and has not heard it yet."""
+        return self._stopwatch is not None and bool(self._seen) and self._stopwatch() - self._seen[-1][0] > STANDS_S
 
     def advance(self, now: float) -> float:
         """The time is ``now``, or the latest one when messages overtook each other; returns it."""

@@ -200,6 +200,8 @@ class ChunkExecutor:
         if jump := self._guard.clock.jump(now):
             return self._after_clock_jump(now, jump)
         now, state = self._guard.clock.advance(now), self._log.status.state
+        if self._guard.clock.stands:  # nothing has an age until it goes on
+            return None
         if self._guard.settling:
             return self._guard.settle(now)
         if state is ExecutorState.TELEOPERATION:

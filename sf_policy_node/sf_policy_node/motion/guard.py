@@ -69,6 +69,7 @@ class Guard:
         self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         self._before: CommandedPath | None = None
+        self._led_to: np.ndarray | None = None  # where a motion ends that nobody knows the time of any more
 
     # ---- the emergency stop ----
 
@@ -178,6 +179,7 @@ class Guard:
         if self._streams and moving:
             self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
             return self.stop(now)
+        self._led_to = self.path.positions[-1] if moving else self._led_to
         self.path, self.settling = None, moving or self.settling
         return None
 
@@ -186,4 +188,4 @@ class Guard:
         if not self.settling or not self.monitor.at_rest(now):
             return None
         self.settling = False
-        return self.stay(now, self.monitor.newest[1])
+        return self.stay(now, self.monitor.near(self._led_to))

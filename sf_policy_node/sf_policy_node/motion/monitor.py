@@ -77,6 +77,11 @@ class ArmMonitor:
         """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
         return self._history.newest
 
+    def near(self, place: np.ndarray) -> np.ndarray:
+        """``place`` (J,) where the arm stands near it; joints that are further away than their tracking error, as measured."""
+        _, measured, _ = self._history.newest
+        return np.where(np.abs(place - measured) <= self._limits.tracking_error, place, measured)
+
     def at_rest(self, now: float) -> bool:
         """Fresh joint states say that every joint has stood still for a tenth of a second."""
         if self.problem(now):
@@ -102,8 +107,8 @@ class ArmMonitor:
     def standing_position(self, path: CommandedPath | None) -> np.ndarray:
         """Where a motion from rest starts (J,), inside the limits.
 
-        As long as the arm stands where it was sent, that is the commanded position: it does not carry
-        the servo's error along, and a gripper keeps its grip. Else somebody moved the arm, and it is the measured one.
+        A joint that stands where it was sent starts at the commanded position: it does not carry the servo's error along. A
+        gripper always does, so that it keeps its grip. Any other joint was moved by somebody, and starts where it is measured.
 
         Raises:
             MotionRefused: when somebody else moves the arm, or it stands outside its limits.
@@ -111,8 +116,10 @@ class ArmMonitor:
         _, measured, speed = self._history.newest
         if path is not None:
             commanded, _ = path.at(len(path.positions))
-            if (np.abs(commanded - measured) <= _AT_COMMAND * self._limits.tracking_error).all():
+            there = np.abs(commanded - measured) <= _AT_COMMAND * self._limits.tracking_error
+            if there.all():
                 return commanded
+            measured = np.where(there, commanded, measured)
         arm, names = len(self._contract.joints), self._limits.names
         fast = np.abs(speed[:arm]) / self._limits.velocity[:arm]
         if fast.max() > _STILL:
