@@ -35,6 +35,8 @@ class Arguments:
     """How long."""
     seed: int = 0
     """Of the order of the faults."""
+    without: str = ""
+    """Leave out the faults whose names hold this."""
     niceness: int = 0
     """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is busy with other things."""
     out: Path = Path("out/soak.json")
@@ -75,7 +77,7 @@ def main() -> int:
 
 def _trials(arm, arguments: Arguments, begin: float):
     dice = random.Random(arguments.seed)
-    cases = cases_of_the_robot()
+    cases = [case for case in cases_of_the_robot() if not arguments.without or arguments.without not in case.name]
     gentle = [case for case in cases if not case.restarts]
     number, left = 0, [case for case in cases if case.restarts]
     while time.monotonic() - begin < 60 * arguments.minutes:
