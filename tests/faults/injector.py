@@ -31,6 +31,7 @@ from sf_policy_node.contract import Contract, load_contract
 BEHIND = "/behind_faults"
 CLOCK = "/clock"
 _REPEAT_S = 0.1
+_IN_FLIGHT_NS = 100_000_000
 _CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _STAMP = struct.Struct("<iI")
 _STAMP_AT = 4  # behind the four bytes that tell the encoding: every message here begins with its stamp
@@ -97,6 +98,7 @@ class FaultInjector(Node):
         self._dice = random.Random(declare("seed", 0, "of losses and jitter"))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._now = 0  # ns, of the arm
+        self._set_at, self._shift_before = -(10**18), 0  # when the clock was set, and what was added until then [ns]
         self._waiting: list[tuple[int, int, bytes]] = []  # chunks: due [ns], number, message
         self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
         self._pictures: dict[str, bytes] = {}
@@ -125,7 +127,10 @@ class FaultInjector(Node):
                 return SetParametersResult(successful=False, reason=f"{parameter.name}: {parameter.value!r} is no camera of the contract")
             if parameter.name == "chunk_corrupt" and parameter.value not in ("", "nan", "inf", "size", "names"):
                 return SetParametersResult(successful=False, reason=f"chunk_corrupt: {parameter.value!r} is not nan, inf, size or names")
+        before = self._shift()
         self._faults.update({each.name: each.value for each in parameters if each.name in self._faults})
+        if self._shift() != before:
+            self._set_at, self._shift_before = self._now, before
         return SetParametersResult(successful=True)
 
     def _shift(self) -> int:
@@ -189,8 +194,10 @@ class FaultInjector(Node):
         self._outputs[self._topics.action_chunk].publish(message)
 
     def _on_command(self, topic: str, message: bytes) -> None:
-        stamp = stamp_of(message)
-        self._outputs[topic].publish(with_stamp(message, stamp - self._shift()) if stamp else message)
+        stamp, shift = stamp_of(message), self._shift()
+        if self._now - self._set_at < _IN_FLIGHT_NS:  # sent before the clock was set: it is not a command of another time
+            shift = min((shift, self._shift_before), key=lambda added: abs(stamp - added - self._now))
+        self._outputs[topic].publish(with_stamp(message, stamp - shift) if stamp else message)
 
 
 def main() -> None:

@@ -69,6 +69,7 @@ class Guard:
         self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         self._before: CommandedPath | None = None
+        self._stays_at = -math.inf  # when a controller has come to stay, after the clock was set
         self._led_to: np.ndarray | None = None  # where a motion ends that nobody knows the time of any more
 
     # ---- the emergency stop ----
@@ -141,7 +142,7 @@ class Guard:
     def stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
         """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
         if self.settling and self.monitor.age(now) >= 0.0:  # nobody knows where the controller is in its motion
-            self.settling = False
+            self.settling, self._stays_at = False, -math.inf
             _, position, velocity = self.monitor.newest
             path = CommandedPath(now, self._period, position[None], velocity[None])
             self.path = path.spliced(0, *brake(position, velocity, self.limits, self._period))
@@ -180,12 +181,24 @@ class Guard:
             self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
             return self.stop(now)
         self._led_to = self.path.positions[-1] if moving else self._led_to
-        self.path, self.settling = None, moving or self.settling
+        self.path, self.settling, self._stays_at = None, moving or self.settling, -math.inf
         return None
 
     def settle(self, now: float) -> Trajectory | None:
-        """Once the arm stands after the clock was set: tell it to stay there, whatever a controller has kept for later."""
-        if not self.settling or not self.monitor.at_rest(now):
+        """Once the arm stands after the clock was set: tell it to stay there, whatever a controller has kept for later.
+
+        It is told to be there only after a while: what it was told last may not have reached it, and where it believes to
+        stand may then be a tracking error away.
+        """
+        if not self.settling or now < self._stays_at or not self.monitor.at_rest(now):
             return None
-        self.settling = False
-        return self.stay(now, self.monitor.near(self._led_to))
+        if self._stays_at > -math.inf:
+            self.settling, self._stays_at = False, -math.inf
+            return None
+        limits = self.limits
+        place = np.minimum(np.maximum(self.monitor.near(self._led_to), limits.lower), limits.upper)
+        furthest = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, limits.upper - limits.lower)
+        slowly = float(np.maximum(np.sqrt(6.0 * furthest / limits.acceleration), 1.5 * furthest / limits.velocity).max())  # of a cubic
+        self._stays_at = now + slowly
+        self.path = CommandedPath.resting(now, self._period, place)
+        return Trajectory(now, limits.names, np.array([slowly]), place[None], np.zeros((1, len(place))))

@@ -107,8 +107,8 @@ class ArmMonitor:
     def standing_position(self, path: CommandedPath | None) -> np.ndarray:
         """Where a motion from rest starts (J,), inside the limits.
 
-        A joint that stands where it was sent starts at the commanded position: it does not carry the servo's error along. A
-        gripper always does, so that it keeps its grip. Any other joint was moved by somebody, and starts where it is measured.
+        As long as the arm stands where it was sent, that is the commanded position: it does not carry
+        the servo's error along, and a gripper keeps its grip. Else somebody moved the arm, and it is the measured one.
 
         Raises:
             MotionRefused: when somebody else moves the arm, or it stands outside its limits.
@@ -116,10 +116,8 @@ class ArmMonitor:
         _, measured, speed = self._history.newest
         if path is not None:
             commanded, _ = path.at(len(path.positions))
-            there = np.abs(commanded - measured) <= _AT_COMMAND * self._limits.tracking_error
-            if there.all():
+            if (np.abs(commanded - measured) <= _AT_COMMAND * self._limits.tracking_error).all():
                 return commanded
-            measured = np.where(there, commanded, measured)
         arm, names = len(self._contract.joints), self._limits.names
         fast = np.abs(speed[:arm]) / self._limits.velocity[:arm]
         if fast.max() > _STILL:
