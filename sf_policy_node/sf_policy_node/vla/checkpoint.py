@@ -1,6 +1,7 @@
 """A checkpoint is a directory: weights, sizes, contract, URDF and statistics. No pickle is ever loaded.
 
-``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``, ``report/``.
+``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``, ``report/``, and the tokenizer's
+files where the model has one. ``config.json`` names the kind of model: ``nano``, ``hf`` or ``pi0``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,11 +26,22 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 
 _FORMAT = 1
-_MODEL = "nano"
+_KINDS = ("nano", "hf", "pi0")
 
 
 class CheckpointError(ValueError):
     """The checkpoint cannot be used; the message names the file and the cure."""
+
+
+class Model(Protocol):
+    """What every kind of model offers, besides being an ``nn.Module``."""
+
+    kind: str
+    config: Any  # cameras, state_size, action_size, horizon, image_size, fit, head, text_size, to_dict()
+    words: Any  # its tokenizer, or None where it reads sentence embeddings
+    head: Any  # makes a chunk of a context
+
+    def context(self, images: torch.Tensor, state: torch.Tensor, text: torch.Tensor) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -37,13 +51,13 @@ class Checkpoint:
     ``contract`` is the robot's where one was given: limits are the robot's own, whatever the training was told.
     """
 
-    model: Nano
+    model: Model
     contract: Contract
     normalisation: Normalisation
     identity: str
 
 
-def save_checkpoint(path: Path, model: Nano, contract: Contract, normalisation: Normalisation, training: Mapping[str, object]) -> None:
+def save_checkpoint(path: Path, model: Model, contract: Contract, normalisation: Normalisation, training: Mapping[str, object]) -> None:
     """Write a checkpoint next to ``path`` and move it into place, so that a full disk leaves the old one whole.
 
     ``training`` (settings, seeds, command) goes into ``config.json`` as it is. A ``report`` folder is kept.
@@ -60,7 +74,7 @@ def save_checkpoint(path: Path, model: Nano, contract: Contract, normalisation: 
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / "model.safetensors")
             config = {
                 "format": _FORMAT,
-                "model": _MODEL,
+                "model": model.kind,
                 "sizes": model.config.to_dict(),
                 "contract_hash": contract.hash,
                 "training": dict(training),
@@ -69,6 +83,8 @@ def save_checkpoint(path: Path, model: Nano, contract: Contract, normalisation: 
             (fresh / "contract.yaml").write_text(contract.to_yaml())
             (fresh / contract.urdf).write_text(contract.urdf_xml)
             (fresh / "statistics.json").write_text(normalisation.to_json() + "\n")
+            if model.words is not None:
+                model.words.save(fresh)
             if (path / "report").is_dir():
                 shutil.copytree(path / "report", fresh / "report")
             if path.exists():
@@ -98,9 +114,8 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
         raise CheckpointError(f"{path}: trained for another contract ({difference}); {cure}")
     try:
         normalisation = Normalisation.from_json((path / "statistics.json").read_text())
-        model = Nano(NanoConfig(**config["sizes"]))
-        weights = load_file(path / "model.safetensors")
-        model.load_state_dict(weights)
+        model = _build(config["model"], config["sizes"], path)
+        _load_weights(model, path / "model.safetensors")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: damaged or of another architecture ({reason}); copy or train it again") from None
@@ -117,6 +132,36 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
 
 
+def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
+    """A model without weights. Those on transformers are imported only where they are wanted: that takes seconds."""
+    if kind == "hf":
+        from sf_policy_node.vla.backbones.hf import load_hf
+
+        return load_hf(sizes, path)
+    if kind == "pi0":
+        from sf_policy_node.vla.backbones.pi0 import load_pi0
+
+        return load_pi0(sizes, path)
+    return Nano(NanoConfig(**sizes))
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Raises RuntimeError in few words, where torch would list every key of another architecture."""
+    if not path.is_file():
+        raise OSError(f"{path.name} is missing")
+    weights, wanted = load_file(path), model.state_dict()
+    missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    sizes = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
+    found = [f"{len(names)} weights {what}, first {names[0]}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    if sizes:
+        first = min(sizes)
+        there, here = tuple(weights[first].shape), tuple(wanted[first].shape)
+        found += [f"{len(sizes)} with a size mismatch, first {first}: {there}, by config.json {here}"]
+    if found:
+        raise RuntimeError("; ".join(found))
+    model.load_state_dict(weights)
+
+
 def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text())
@@ -124,7 +169,7 @@ def _read_config(path: Path) -> dict:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); copy or train the checkpoint again") from None
-    if config.get("format") != _FORMAT or config.get("model") != _MODEL:
+    if config.get("format") != _FORMAT or config.get("model") not in _KINDS:
         found = f"format {config.get('format')}, model {config.get('model')}"
-        raise CheckpointError(f"{path}: {found}; this version reads format {_FORMAT}, model {_MODEL}")
+        raise CheckpointError(f"{path}: {found}; this version reads format {_FORMAT}, model {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
     return config

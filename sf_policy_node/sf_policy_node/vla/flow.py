@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sf_policy_node.vla.real_time_chunking import STEPS
 from sf_policy_node.vla.transformer import Block
 
 _FREQUENCIES = 12
@@ -23,6 +24,9 @@ _LAST_TIME = 0.99  # a velocity at tau = 1 would be 0 / 0
 
 class FlowHead(nn.Module):
     """Estimates the action behind a noisy chunk; two transformer blocks over the rows of the chunk."""
+
+    steps = STEPS
+    keeps_given = True  # rows have times of their own
 
     def __init__(self, width: int, heads: int, layers: int, horizon: int, action_size: int) -> None:
         super().__init__()
@@ -34,6 +38,11 @@ class FlowHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, action_size)
         self.register_buffer("frequencies", torch.pi * 2.0 ** torch.linspace(-1, 4, _FREQUENCIES), persistent=False)
+
+    @property
+    def columns(self) -> int:
+        """Of a chunk."""
+        return self.leave.out_features
 
     def forward(self, tokens: Tensor, noisy: Tensor, tau: Tensor) -> Tensor:
         """The clean chunk (B, H, A) behind ``noisy`` (B, H, A), for action tokens (B, H, width) and times (B, H) of its rows."""
@@ -66,11 +75,13 @@ def flow_loss(head: FlowHead, tokens: Tensor, chunks: Tensor, weight: Tensor, dr
     """
     tokens, chunks = tokens.repeat(draws, 1, 1), chunks.repeat(draws, 1, 1)
     count, horizon, _ = chunks.shape
-    noise = torch.randn(chunks.shape, generator=generator)
+    # Drawn on the processor whatever the device: every device draws alike.
+    noise = torch.randn(chunks.shape, generator=generator).to(chunks.device)
     tau = (_LAST_TIME * torch.rand(count, 1, generator=generator)).expand(count, horizon)
     given = torch.randint(1, horizon // 2 + 1, (count, 1), generator=generator)
     given = torch.where(torch.rand(count, 1, generator=generator) < _PREFIX_SHARE, given, 0)
-    free = torch.arange(horizon) >= given
+    free = (torch.arange(horizon) >= given).to(chunks.device)
+    tau = tau.to(chunks.device)
     tau = torch.where(free, tau, 1.0)
     noisy = torch.lerp(noise, chunks, tau[..., None])
     error = (head(tokens, noisy, tau) - chunks).square() * weight

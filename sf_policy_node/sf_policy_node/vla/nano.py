@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.flow import FlowHead
+from sf_policy_node.vla.preprocessing import Fit
 from sf_policy_node.vla.transformer import Block
 
 
@@ -47,6 +49,11 @@ class NanoConfig:
             raise ValueError(f"head {self.head!r} is not known; it is regression or flow")
 
     @property
+    def fit(self) -> Fit:
+        """It sees the centre square of a picture."""
+        return "crop"
+
+    @property
     def grid(self) -> int:
         """Patches along one side of an image."""
         return self.image_size // self.patch
@@ -58,6 +65,9 @@ class NanoConfig:
 
 class Nano(nn.Module):
     """Images, instruction and robot state in; a chunk of normalised actions out."""
+
+    kind = "nano"
+    words = None  # it reads sentence embeddings, not tokens
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
@@ -85,6 +95,13 @@ class Nano(nn.Module):
         """Number of visual tokens: cameras in order, patches row by row. They come first in the sequence."""
         return self.config.cameras * self.config.grid**2
 
+    def visual_places(self) -> VisualPlaces:
+        """Where the visual tokens are."""
+        config = self.config
+        length = self.visual_tokens + config.text_tokens + 1 + config.horizon
+        mask = torch.arange(length, device=self.query.device) < self.visual_tokens
+        return VisualPlaces(self.blocks, mask, (config.grid, config.grid), config.cameras, config.width)
+
     def forward(
         self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -95,6 +112,10 @@ class Nano(nn.Module):
         """
         tokens, tapped = self.encode(images, state, text, rows=rows, tap=tap)
         return self.head(tokens), tapped
+
+    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None) -> Tensor:
+        """Action tokens (B, horizon, width) for the head; arguments as for :meth:`encode`."""
+        return self.encode(images, state, text, rows=rows)[0]
 
     def encode(
         self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None

@@ -14,8 +14,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.types import Join
 from sf_policy_node.state import robot_state
-from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from sf_policy_node.vla.nano import Nano
+from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, Model, load_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.preprocessing import prepare
 from sf_policy_node.vla.real_time_chunking import Guidance, sample, soft_mask
@@ -29,7 +28,7 @@ class Policy:
 
     def __init__(
         self,
-        model: Nano,
+        model: Model,
         contract: Contract,
         normalisation: Normalisation,
         *,
@@ -45,7 +44,8 @@ class Policy:
         self._kinematics = Kinematics(contract)
         self._flow = model.config.head == "flow"
         self._noise = torch.Generator().manual_seed(0)
-        self._encoder = encoder or text_encoder()
+        # A model with a tokenizer of its own reads words; the others read sentence embeddings.
+        self._encoder = None if model.words else encoder or text_encoder()
 
     @classmethod
     def load(cls, path: str | Path, *, contract: Contract | None = None, device: str = "auto") -> Policy:
@@ -103,30 +103,37 @@ class Policy:
             ValueError: a camera is missing, or a shape or value is wrong.
         """
         state = robot_state(self.contract, self._kinematics, joint_positions)
-        pixels = prepare(images, self.contract.camera_names, self._model.config.image_size)
-        text = self._encoder.encode([instruction])
+        config = self._model.config
+        pixels = prepare(images, self.contract.camera_names, config.image_size, config.fit)
         with torch.no_grad():  # not inference_mode: guidance needs gradients through the head
-            tokens, _ = self._model.encode(
+            context = self._model.context(
                 torch.from_numpy(pixels)[None].to(self._device),
                 torch.from_numpy(self._normalisation.state.normalise(state))[None].to(self._device),
-                torch.from_numpy(self._normalisation.text.normalise(text)).to(self._device),
+                self._text(instruction).to(self._device),
             )
-            actions = self._sample(tokens, continuation) if self._flow else self._model.head(tokens)
+            actions = self._sample(context, continuation) if self._flow else self._model.head(context)
         return self._normalisation.action.restore(actions[0].float().cpu().numpy())
 
-    def _sample(self, tokens: torch.Tensor, continuation: Continuation | None) -> torch.Tensor:
-        horizon, columns = self._model.config.horizon, self._model.config.action_size
-        noise = torch.randn(1, horizon, columns, generator=self._noise).to(self._device)
+    def _text(self, instruction: str) -> torch.Tensor:
+        if self._encoder is None:
+            return self._model.words.encode([instruction])
+        return torch.from_numpy(self._normalisation.text.normalise(self._encoder.encode([instruction])))
+
+    def _sample(self, context: object, continuation: Continuation | None) -> torch.Tensor:
+        head, config = self._model.head, self._model.config
+        horizon, columns = config.horizon, config.action_size
+        noise = torch.randn(1, horizon, head.columns, generator=self._noise).to(self._device)
         if continuation is None or not len(continuation.rows):
-            return sample(partial(self._model.head.velocity, tokens), noise)
+            return sample(partial(head.velocity, context), noise, head.steps)[..., :columns]
         known, delay = len(continuation.rows), continuation.delay_rows
-        rows = torch.zeros(horizon, columns)
-        rows[:known] = torch.from_numpy(self._normalisation.action.normalise(continuation.rows))
+        rows = torch.zeros(horizon, head.columns)  # columns beyond the action's are padding, zero in training too
+        rows[:known, :columns] = torch.from_numpy(self._normalisation.action.normalise(continuation.rows))
         rows = rows.to(self._device)
-        # Rows that will have been executed are given, as in training; those after them are pulled.
-        noise[:, :delay] = rows[:delay]
+        # Rows that will have been executed are given where the head was trained so, else pulled hardest; those after them are pulled.
+        given = delay if head.keeps_given else 0
+        noise[:, :given] = rows[:given]
         guidance = Guidance(rows, soft_mask(horizon, delay, known).to(self._device))
-        return sample(partial(self._model.head.velocity, tokens, given=delay), noise, guidance=guidance)
+        return sample(partial(head.velocity, context, given=given), noise, head.steps, guidance)[..., :columns]
 
 
 def _choose_device(device: str) -> str:

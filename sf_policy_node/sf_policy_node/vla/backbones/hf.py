@@ -1,0 +1,244 @@
+"""``hf``: any transformers image-text-to-text model with an action head of ours.
+
+One sequence of fixed layout: pictures, instruction, then a slot for the robot's state and one for each row of the chunk. The slots'
+embeddings are ours; their hidden states after the last block go to the head (parallel decoding, as in OpenVLA-OFT, arXiv 2502.19645).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sf_policy_node.vla.backbones.pixels import Order, flat_patches, pixels_of
+from sf_policy_node.vla.backbones.places import VisualPlaces
+from sf_policy_node.vla.backbones.pretrained import (
+    BackboneError,
+    build,
+    load_pretrained,
+    picture_statistics,
+    plain_config,
+    transformers_config,
+)
+from sf_policy_node.vla.backbones.words import PADDING, Words
+from sf_policy_node.vla.flow import FlowHead
+from sf_policy_node.vla.preprocessing import Fit
+
+_SLOT = 0  # any id that is no picture's: its embedding is replaced
+
+
+@dataclass(frozen=True)
+class HfConfig:
+    """Everything needed to build the model again; made by :meth:`HfVla.create` and :meth:`HfVla.from_pretrained`."""
+
+    cameras: int
+    state_size: int
+    action_size: int
+    horizon: int
+    backbone: dict[str, Any]
+    """The transformers configuration, plain values."""
+    image_size: tuple[int, int]  # height, width
+    grid: tuple[int, int]  # visual tokens of one picture: rows, columns
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    order: Order
+    before: tuple[int, ...] = ()  # token ids in front of each picture
+    after: tuple[int, ...] = ()
+    fit: Fit = "letterbox"
+    text_tokens: int = 48
+    prompt: str = "{instruction}\n"
+    head: Literal["regression", "flow"] = "regression"
+    head_width: int = 256
+    head_layers: int = 2  # of a flow head
+    head_heads: int = 4
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the backbone; the head is float32
+    text_size: int = 0  # no sentence embedding
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "grid", "mean", "std", "before", "after"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        if self.head not in ("regression", "flow"):
+            raise BackboneError(f"head {self.head!r} is not known; it is regression or flow")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise BackboneError(f"dtype {self.dtype!r} is not known; it is float32 or bfloat16")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``config.json``."""
+        return asdict(self)
+
+
+class HfVla(nn.Module):
+    """Images, instruction and robot state in; a chunk of normalised actions out.
+
+    Args:
+        config: sizes and settings.
+        words: the backbone's tokenizer.
+        backbone: weights that are already there, a model of ``config.backbone``; None builds one.
+        blank: build without initialising, for weights that are loaded next.
+
+    Raises:
+        BackboneError: the model does not meet what the adapter needs.
+    """
+
+    kind = "hf"
+
+    def __init__(self, config: HfConfig, words: Words, backbone: nn.Module | None = None, *, blank: bool = False) -> None:
+        super().__init__()
+        from transformers import AutoModelForImageTextToText
+
+        self.config, self.words = config, words
+        whole = backbone or build(AutoModelForImageTextToText, transformers_config(config.backbone), config.dtype, blank=blank)
+        self.backbone = getattr(whole, "model", whole)  # without the head for words, which nothing here trains or reads
+        self._image_token = whole.config.image_token_id
+        self._family = whole.config.model_type
+        decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else None
+        if not hasattr(decoder, "layers"):
+            raise BackboneError(f"backbone {self._family}: its decoder has no list of layers; this family is not supported")
+        width = whole.config.get_text_config().hidden_size
+        self.state = nn.Linear(config.state_size, width)
+        self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
+        self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.head_width))
+        if config.head == "flow":
+            self.head = FlowHead(config.head_width, config.head_heads, config.head_layers, config.horizon, config.action_size)
+        else:
+            self.head = nn.Sequential(nn.GELU(), nn.Linear(config.head_width, config.action_size))
+        self.register_buffer("_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        one = [*config.before, *[self._image_token] * (config.grid[0] * config.grid[1]), *config.after]
+        self.register_buffer("_pictures", torch.tensor(one * config.cameras), persistent=False)
+
+    @classmethod
+    def create(
+        cls, backbone: Any, tokenizer: Any, *, image_size: tuple[int, int] | None = None, blank: bool = False, **sizes: Any
+    ) -> HfVla:
+        """A new model on a transformers model, or on a transformers configuration, which gives random weights.
+
+        Args:
+            tokenizer: the backbone's.
+            image_size: (height, width) where the family takes any; None takes its own.
+            sizes: fields of :class:`HfConfig`; ``cameras``, ``state_size``, ``action_size`` and ``horizon`` are needed.
+
+        Raises:
+            BackboneError: a setting does not fit the backbone.
+        """
+        whole = backbone if isinstance(backbone, nn.Module) else None
+        their = whole.config if whole is not None else backbone
+        try:
+            pixels = pixels_of(their, image_size)
+        except (AttributeError, ValueError) as error:
+            raise BackboneError(f"backbone {their.model_type}: {error}") from None
+        settings: dict[str, Any] = {
+            "backbone": plain_config(their),
+            "image_size": pixels.size,
+            "grid": pixels.grid,
+            "mean": pixels.mean,
+            "std": pixels.std,
+            "order": pixels.order,
+            "before": _ids(pixels.before, tokenizer),
+            "after": _ids(pixels.after, tokenizer),
+        }
+        config = HfConfig(**{**settings, **sizes})
+        words = Words(tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size)
+        return cls(config, words, whole, blank=blank)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> HfVla:
+        """A new model on pretrained weights and their tokenizer in a local directory.
+
+        Raises:
+            BackboneError: they cannot be used.
+            WordsError: there is no tokenizer.
+        """
+        from transformers import AutoModelForImageTextToText
+
+        whole = load_pretrained(AutoModelForImageTextToText, folder, dtype)
+        words = Words.load(folder, 1, "{instruction}", whole.config.get_text_config().vocab_size)
+        return cls.create(whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes})
+
+    def visual_places(self) -> VisualPlaces:
+        """Where the visual tokens are."""
+        rest = self.config.text_tokens + 1 + self.config.horizon
+        mask = torch.cat([self._pictures == self._image_token, self._pictures.new_zeros(rest, dtype=torch.bool)])
+        decoder = self.backbone.get_decoder()
+        return VisualPlaces(decoder.layers, mask, self.config.grid, self.config.cameras, self.query.shape[1])
+
+    def forward(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """Chunks (B, horizon, action_size) of a regression head; arguments as for :meth:`context`."""
+        return self.head(self.context(images, state, text, rows=rows, present=present))
+
+    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """All of the model but its head.
+
+        Args:
+            images: (F, V, 3, H, W) uint8 or float in [0, 255], prepared with ``config.image_size`` and ``config.fit``.
+            state: (B, state_size), normalised.
+            text: (B, text_tokens) from ``words``.
+            rows: (B,) index into ``images`` for each row of ``state``; None when F equals B.
+            present: (B, V), False where a camera is missing: nothing attends to its tokens.
+
+        Returns:
+            Action tokens (B, horizon, head_width) for the head.
+        """
+        images = images if rows is None else images[rows]
+        slots = torch.cat([self.state(state)[:, None], self.query.expand(len(state), -1, -1)], 1)
+        inputs = self._sequence(text, present)
+        inputs.update(self._pixels((images.float() / 255.0 - self._mean) / self._std))
+
+        def fill(_module: nn.Module, _arguments: tuple, embedded: Tensor) -> Tensor:
+            return torch.cat([embedded[:, : -slots.shape[1]], slots.to(embedded.dtype)], 1)
+
+        hook = self.backbone.get_input_embeddings().register_forward_hook(fill)
+        try:
+            hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        finally:
+            hook.remove()
+        return self.read(hidden[:, -self.config.horizon :].float())
+
+    def _sequence(self, text: Tensor, present: Tensor | None) -> dict[str, Tensor]:
+        batch, slots = len(text), 1 + self.config.horizon
+        pictures = self._pictures.expand(batch, -1)
+        ids = torch.cat([pictures, text.clamp(min=0), text.new_full((batch, slots), _SLOT)], 1)
+        seen = torch.ones_like(pictures)
+        if present is not None:
+            seen = present.to(seen.dtype).repeat_interleave(pictures.shape[1] // self.config.cameras, 1)
+        mask = torch.cat([seen, (text != PADDING).long(), text.new_ones(batch, slots)], 1)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._family == "paligemma":  # pictures and instruction see each other, slots see what is before them
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+            inputs["token_type_ids"][:, -slots:] = 1
+        elif self._family == "gemma3":
+            inputs["token_type_ids"] = (ids == self._image_token).long()
+        elif self.config.order == "patches":
+            inputs["mm_token_type_ids"] = (ids == self._image_token).int()
+        return inputs
+
+    def _pixels(self, pictures: Tensor) -> dict[str, Tensor]:
+        pictures = pictures.to(next(self.backbone.parameters()).dtype)
+        if self.config.order == "views":
+            return {"pixel_values": pictures}
+        flat = pictures.flatten(0, 1)
+        if self.config.order == "flat":
+            return {"pixel_values": flat}
+        vision = self.backbone.config.vision_config
+        patch, merge = vision.patch_size, vision.spatial_merge_size
+        grid = torch.tensor([[1, flat.shape[2] // patch, flat.shape[3] // patch]], device=flat.device)
+        values = flat_patches(flat, patch, merge, vision.temporal_patch_size)
+        return {"pixel_values": values, "image_grid_thw": grid.expand(len(flat), -1)}
+
+
+def load_hf(sizes: dict[str, Any], folder: Path) -> HfVla:
+    """The model of a checkpoint, its weights not yet loaded."""
+    config = HfConfig(**sizes)
+    vocabulary = transformers_config(config.backbone).get_text_config().vocab_size
+    return HfVla(config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True)
+
+
+def _ids(tokens: Sequence[str | int], tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tokens around a picture; words that the tokenizer does not know are left out."""
+    known = tokenizer.get_vocab()
+    named = [known.get(token) if isinstance(token, str) else token for token in tokens]
+    return tuple(token for token in named if token is not None)

@@ -1,0 +1,239 @@
+"""``pi0`` (arXiv 2410.24164) on transformers' own implementation: PaliGemma reads pictures and instruction, a flow expert acts.
+
+The prefix (pictures and instruction) runs once; its keys and values serve every step of the flow. In here time is this package's
+(``tau`` from 0, noise, to 1, action); transformers' runs the other way, see ``real_time_chunking.ascending``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sf_policy_node.vla.backbones.pixels import pixels_of
+from sf_policy_node.vla.backbones.places import VisualPlaces
+from sf_policy_node.vla.backbones.pretrained import BackboneError, build, load_pretrained, plain_config, transformers_config
+from sf_policy_node.vla.backbones.words import PADDING, Words
+from sf_policy_node.vla.preprocessing import Fit
+from sf_policy_node.vla.real_time_chunking import ascending
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """Everything needed to build the model again; made by :meth:`Pi0.create` and :meth:`Pi0.from_pretrained`."""
+
+    cameras: int
+    state_size: int
+    action_size: int
+    horizon: int
+    backbone: dict[str, Any]
+    """The transformers PI0 configuration, plain values."""
+    fit: Fit = "letterbox"
+    text_tokens: int = 48
+    prompt: str = "{instruction}\n"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    text_size: int = 0  # no sentence embedding
+
+    def __post_init__(self) -> None:
+        for ours, theirs in (("state_size", "max_state_dim"), ("action_size", "max_action_dim")):
+            if getattr(self, ours) > self.backbone[theirs]:
+                raise BackboneError(f"pi0: {ours} {getattr(self, ours)} is more than the model's {theirs} {self.backbone[theirs]}")
+        if self.horizon != self.backbone["chunk_size"]:
+            size = self.backbone["chunk_size"]
+            raise BackboneError(f"pi0: the contract's horizon is {self.horizon}, the model's chunk_size {size}; give them the same")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise BackboneError(f"dtype {self.dtype!r} is not known; it is float32 or bfloat16")
+
+    @property
+    def head(self) -> Literal["flow"]:
+        """Always a flow."""
+        return "flow"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        side = self.backbone["vlm_config"]["vision_config"]["image_size"]
+        return (side, side)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``config.json``."""
+        return asdict(self)
+
+
+@dataclass
+class Prefix:
+    """What the flow reads: keys and values of pictures and instruction, and the robot's state."""
+
+    cache: Any
+    mask: Tensor  # (B, T)
+    state: Tensor  # (B, max_state_dim)
+
+
+class Pi0(nn.Module):
+    """Images, instruction and robot state in; a chunk of normalised actions out.
+
+    Args:
+        config: sizes and settings.
+        words: PaliGemma's tokenizer.
+        backbone: transformers' model with its weights; None builds one.
+        blank: build without initialising, for weights that are loaded next.
+    """
+
+    kind = "pi0"
+    keeps_given = False  # every row has the same time: only guidance ties a chunk to the last one
+
+    def __init__(self, config: Pi0Config, words: Words, backbone: nn.Module | None = None, *, blank: bool = False) -> None:
+        super().__init__()
+        from transformers import PI0ForConditionalGeneration
+
+        self.config, self.words = config, words
+        self.backbone = backbone or build(PI0ForConditionalGeneration, transformers_config(config.backbone), config.dtype, blank=blank)
+        self._image_token = self.backbone.config.vlm_config.image_token_id
+        self._look = pixels_of(self.backbone.config.vlm_config)
+        places = self._look.grid[0] * self._look.grid[1] * config.cameras
+        self.register_buffer("_pictures", torch.full((places,), self._image_token), persistent=False)
+
+    @classmethod
+    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi0:
+        """A new model on transformers' PI0 model, or on a PI0 configuration, which gives random weights; see ``HfVla.create``.
+
+        Raises:
+            BackboneError: a setting does not fit the model.
+        """
+        whole = backbone if isinstance(backbone, nn.Module) else None
+        their = whole.config if whole is not None else backbone
+        config = Pi0Config(**{"backbone": plain_config(their), **sizes})
+        words = Words(tokenizer, config.text_tokens, config.prompt, their.vlm_config.text_config.vocab_size)
+        return cls(config, words, whole)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> Pi0:
+        """A new model on pretrained weights and their tokenizer in a local directory.
+
+        Raises:
+            BackboneError: they cannot be used.
+            WordsError: there is no tokenizer.
+        """
+        from transformers import PI0ForConditionalGeneration
+
+        whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype)
+        words = Words.load(folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size)
+        return cls.create(whole, words.tokenizer, dtype=dtype, **sizes)
+
+    @property
+    def head(self) -> Pi0:
+        """What samples a chunk: the model itself."""
+        return self
+
+    @property
+    def columns(self) -> int:
+        """Columns of the flow; those beyond ``action_size`` are padding."""
+        return self.backbone.config.max_action_dim
+
+    @property
+    def steps(self) -> int:
+        """Euler steps of the sampling."""
+        return self.backbone.config.num_inference_steps
+
+    def visual_places(self) -> VisualPlaces:
+        """Where the visual tokens are."""
+        language = self.backbone.model.vlm.language_model
+        mask = torch.cat([torch.ones_like(self._pictures, dtype=torch.bool), self._pictures.new_zeros(self.config.text_tokens).bool()])
+        return VisualPlaces(language.layers, mask, self._look.grid, self.config.cameras, language.config.hidden_size)
+
+    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Prefix:
+        """Run the prefix; arguments as for ``HfVla.context``."""
+        images = images if rows is None else images[rows]
+        kind = next(self.backbone.parameters()).dtype
+        pictures = images.float().div(127.5).sub(1.0).to(kind)
+        ids = torch.cat([self._pictures.expand(len(text), -1), text.clamp(min=0)], 1)
+        seen = torch.ones_like(ids[:, : len(self._pictures)])
+        if present is not None:
+            seen = present.to(seen.dtype).repeat_interleave(len(self._pictures) // self.config.cameras, 1)
+        mask = torch.cat([seen, (text != PADDING).long()], 1)
+        model = self.backbone.model
+        # A missing camera is masked and not left out: sequences keep one layout.
+        embedded = model.embed_prefix(ids, pictures, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device))
+        cache = model.vlm(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            token_type_ids=torch.zeros_like(ids),  # all of the prefix sees all of it
+            use_cache=True,
+        ).past_key_values
+        return Prefix(cache, mask, self._pad(state, self.backbone.config.max_state_dim).to(kind))
+
+    def velocity(self, context: Prefix, noisy: Tensor, tau: float | Tensor, given: int = 0) -> Tensor:
+        """Velocity (B, H, columns) at ``tau``, one for all or (B,); ``given`` must be 0."""
+        if given:
+            raise ValueError("pi0: all rows of a chunk have one time, none can be given")
+        return ascending(lambda x, t: self._their_velocity(context, x, t))(noisy, tau)
+
+    def flow_loss(
+        self,
+        context: Prefix,
+        chunks: Tensor,
+        weight: Tensor | None = None,
+        *,
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Mean squared error of the velocity over all columns, padding included, as openpi and transformers have it.
+
+        Args:
+            chunks: normalised actions (B, H, action_size).
+            weight: (action_size,) of the columns' squared errors; None weighs all alike.
+            noise: (B, H, columns); None draws it.
+            time: (B,) in transformers' convention (1 is noise); None draws from the model's beta distribution.
+            generator: for what is drawn, on the processor whatever the device, so that devices draw alike.
+        """
+        config, actions = self.backbone.config, self._pad(chunks, self.columns)
+        if noise is None:
+            noise = torch.randn(actions.shape, generator=generator).to(actions)
+        if time is None:
+            time = self._draw_time(len(actions), generator).to(actions.device)
+        blend = time[:, None, None]
+        predicted = self._their_velocity(context, blend * noise + (1 - blend) * actions, time).float()
+        error = (noise - actions - predicted).square()
+        if weight is not None:
+            error = error * functional.pad(weight, (0, config.max_action_dim - len(weight)), value=1.0)
+        return error.mean()
+
+    def _their_velocity(self, context: Prefix, noisy: Tensor, time: float | Tensor) -> Tensor:
+        """In transformers' convention; leaves the prefix as it was."""
+        length = context.cache.get_seq_length()
+        if not isinstance(time, Tensor):
+            time = torch.full((len(noisy),), time, device=noisy.device)
+        try:
+            return self.backbone(
+                state=context.state,
+                noise=noisy.to(context.state.dtype),
+                timestep=time,
+                attention_mask=context.mask,
+                past_key_values=context.cache,
+            ).logits.to(noisy.dtype)
+        finally:
+            context.cache.crop(length - context.cache.get_seq_length())
+
+    def _draw_time(self, count: int, generator: torch.Generator | None) -> Tensor:
+        config = self.backbone.config
+        if config.time_sampling_beta_beta != 1.0:
+            raise BackboneError(f"pi0: time_sampling_beta_beta is {config.time_sampling_beta_beta}, only 1.0 can be drawn from")
+        drawn = torch.rand(count, generator=generator) ** (1.0 / config.time_sampling_beta_alpha)  # Beta(a, 1) by its inverse
+        return drawn * config.time_sampling_scale + config.time_sampling_offset
+
+    @staticmethod
+    def _pad(values: Tensor, columns: int) -> Tensor:
+        return functional.pad(values, (0, columns - values.shape[-1]))
+
+
+def load_pi0(sizes: dict[str, Any], folder: Path) -> Pi0:
+    """The model of a checkpoint, its weights not yet loaded."""
+    config = Pi0Config(**sizes)
+    vocabulary = transformers_config(config.backbone).vlm_config.text_config.vocab_size
+    return Pi0(config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True)

@@ -1,0 +1,87 @@
+"""A transformers model from a local directory, or with random weights; nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class BackboneError(ValueError):
+    """The backbone cannot be used; the message names the directory or setting and the cure."""
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A transformers configuration as values that JSON can hold."""
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def transformers_config(values: dict[str, Any]) -> Any:
+    """Reverse of :func:`plain_config`.
+
+    Raises:
+        BackboneError: this version of transformers does not know the family, or a value does not fit it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    family = values.get("model_type")
+    if family not in CONFIG_MAPPING:
+        raise BackboneError(f"backbone: transformers does not know a model of type {family!r}; check config.json, or update transformers")
+    try:
+        return CONFIG_MAPPING[family].from_dict(dict(values))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise BackboneError(f"backbone: not a configuration of {family} ({' '.join(str(error).split())[:200]})") from None
+
+
+def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
+    """A model with random weights; ``blank`` leaves them as memory was, for weights that are loaded next."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights() if blank else nullcontext():
+        return getattr(auto_class, "from_config", getattr(auto_class, "_from_config", None))(config, dtype=getattr(torch, dtype))
+
+
+def load_pretrained(auto_class: Any, folder: str | Path, dtype: str) -> Any:
+    """Read a directory in the layout of the Hugging Face hub, safetensors only.
+
+    Raises:
+        BackboneError: the directory, its configuration or weights are missing, or weights do not fit the architecture.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"{folder}: no config.json; give the local directory of a transformers model")
+    if not any(folder.glob("*.safetensors")):
+        raise BackboneError(f"{folder}: no *.safetensors; copy the weights there (pickled weights are never loaded)")
+    try:
+        model, info = auto_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:  # transformers, safetensors and json each raise their own
+        raise BackboneError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:250]}); copy it again") from None
+    wrong = {"missing": info["missing_keys"], "of another size": info["mismatched_keys"]}
+    found = [f"{len(names)} {what} (first {sorted(map(str, names))[0]})" for what, names in wrong.items() if names]
+    if found:
+        raise BackboneError(f"{folder}: weights {' and '.join(found)}: it belongs to another architecture than its config.json says")
+    return model
+
+
+def picture_statistics(folder: str | Path) -> dict[str, tuple[float, ...]]:
+    """``mean`` and ``std`` from ``preprocessor_config.json``, where there is one."""
+    path = Path(folder) / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
+    wanted = {"mean": "image_mean", "std": "image_std"}
+    return {name: tuple(values[key]) for name, key in wanted.items() if values.get(key)}
