@@ -114,14 +114,16 @@ class Observer:
             return
         position, velocity, acceleration = self._evaluate(times)
         limits = self.limits
-        self.top_tool_speed = max(self.top_tool_speed, self._workspace.survey(position, velocity).top_speed)
+        self.top_tool_speed = max(
+            self.top_tool_speed, self._workspace.survey(np.vstack([position[:1], position]), np.vstack([velocity[:1], velocity])).top_speed
+        )
         self.outside_box = max(self.outside_box, max(self._workspace.outside(joints) for joints in position[::5]))
         # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone looks like an acceleration.
         k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2))
         piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
         blur = 12.0 * np.abs(velocity) * np.spacing(until) / piece**2
         for what, broken in (
-            ("position", (position < limits.lower - 1e-9) | (position > limits.upper + 1e-9)),
+            ("position", (position < limits.lower - 1e-7) | (position > limits.upper + 1e-7)),
             ("velocity", np.abs(velocity) > limits.velocity),
             ("acceleration", np.abs(acceleration) > limits.acceleration + blur),
         ):

@@ -14,7 +14,7 @@ from sf_policy_node.motion.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
-_CLOSE = 2e-5  # m, and ten times as many rad: a solution is not sought any closer
+_CLOSE = 5e-5  # m, and ten times as many rad: a solution is not sought any closer
 
 
 @dataclass(frozen=True)

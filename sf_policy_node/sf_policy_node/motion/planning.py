@@ -16,13 +16,13 @@ from sf_policy_node.motion.reference import ReferenceCurve
 from sf_policy_node.motion.shaping import Shaped, brake, follow
 from sf_policy_node.motion.targets import TargetMaker, Targets
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.motion.workspace import TOOL_SPEED_USED, Workspace
+from sf_policy_node.motion.workspace import Workspace
 
 CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way there
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
 _GRIPPER_GAIN = 25.0  # a gripper steps; nobody wants it smooth
 _ARRIVED_S = 1e-3  # closer than this at top speed counts as arrived
-_SLOWER, _SLOWER_TRIES = 0.97, 6  # a motion that was too fast for the tool is planned again with slower joints
+_SLOWER, _SLOWER_TRIES = 0.9, 3  # a motion that was too fast for the tool is planned again with slower joints
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,8 @@ class ChunkPlanner:
                 rows = min(rows - 1, reached)
                 note = f"rows from {rows} on would take the tool out of the workspace box"
                 continue
-            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(survey.top_speed, 1e-9)
-            if share < 1.0 and slower < _SLOWER_TRIES:
-                limits = dataclasses.replace(limits, velocity=limits.velocity * max(share * _SLOWER, 0.1))
+            if survey.slower < 1.0 and slower < _SLOWER_TRIES:
+                limits = dataclasses.replace(limits, velocity=limits.velocity * max(survey.slower * _SLOWER, 0.1))
                 slower += 1
                 continue
             at_start, _ = curve.sample(np.array([start]))

@@ -12,14 +12,14 @@ from sf_policy_node.motion.checks import MotionRefused
 from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.planning import brought_to_rest
 from sf_policy_node.motion.shaping import Shaped, follow
-from sf_policy_node.motion.workspace import TOOL_SPEED_USED, Workspace
+from sf_policy_node.motion.workspace import Workspace
 
 _GAIN = 12.0  # 1/s: a follower lags by 1/12 s where the leader gives no velocities
 _LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its message
 _FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
 _TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
 _CAUGHT_UP = 0.2  # share of the tracking error
-_SLOWER, _SLOWER_TRIES = 0.97, 6  # a motion that was too fast for the tool is planned again with slower joints
+_SLOWER, _SLOWER_TRIES = 0.9, 3  # a motion that was too fast for the tool is planned again with slower joints
 
 
 class TeleoperationPlanner:
@@ -65,8 +65,7 @@ class TeleoperationPlanner:
             shaped = follow(positions, velocities, position, velocity, limits, period, np.full(len(position), _GAIN))
             shaped = brought_to_rest(shaped, count, self._limits, period)
             survey = self._workspace.survey(np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities]))
-            share = TOOL_SPEED_USED * self._workspace.tool_speed / max(survey.top_speed, 1e-9)
-            if share >= 1.0:
+            if survey.slower >= 1.0:
                 break
-            limits = dataclasses.replace(limits, velocity=limits.velocity * share * _SLOWER)
+            limits = dataclasses.replace(limits, velocity=limits.velocity * survey.slower * _SLOWER)
         return None if survey.leaves is not None else shaped

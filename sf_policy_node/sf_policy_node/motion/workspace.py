@@ -16,10 +16,14 @@ TOOL_SPEED_USED = 0.95  # share of the limit that is planned with
 
 @dataclass(frozen=True)
 class Survey:
-    """``leaves``: index of the first sample after the start with the tool outside the box, or None; ``top_speed`` of the tool [m/s]."""
+    """``leaves``: index of the first sample after the start with the tool outside the box, or None; speeds of the tool [m/s].
+
+    ``slower`` is by which factor the motion has to be slowed: 1 or more where it need not be.
+    """
 
     leaves: int | None
     top_speed: float
+    slower: float
     too_fast: bool
 
 
@@ -51,10 +55,11 @@ class Workspace:
         """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its start."""
         places, speeds = self._kinematics.tool_motion(positions[:, : self._arm], velocities[:, : self._arm])
         speed = np.sqrt((speeds * speeds).sum(axis=1))
-        top = float(speed.max())
+        start, top = float(speed[0]), float(speed[1:].max(initial=0.0))
         # A tool that is too fast at the start must not get any faster.
-        too_fast = top > TOOL_SPEED_OVER * self.tool_speed and top > float(speed[0]) + 1e-9
-        return Survey(self._left(places), float(speed[1:].max()), too_fast)
+        too_fast = top > max(TOOL_SPEED_OVER * self.tool_speed, start + 1e-9)
+        wanted = max(TOOL_SPEED_USED * self.tool_speed, min(start, self.tool_speed))
+        return Survey(self._left(places), top, wanted / max(top, 1e-9), too_fast)
 
     def _left(self, places: np.ndarray) -> int | None:
         excess = self._excess(places)
