@@ -123,7 +123,7 @@ class Observer:
         piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
         blur = 12.0 * np.abs(velocity) * np.spacing(until) / piece**2
         for what, broken in (
-            ("position", (position < limits.lower - 1e-7) | (position > limits.upper + 1e-7)),
+            ("position", (position < limits.lower - 1e-5) | (position > limits.upper + 1e-5)),
             ("velocity", np.abs(velocity) > limits.velocity),
             ("acceleration", np.abs(acceleration) > limits.acceleration + blur),
         ):
