@@ -128,7 +128,8 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     wanted = (len(trained_for.cameras), trained_for.action.horizon, expected["action"], expected["state"])
     if sizes != wanted:
         raise CheckpointError(f"{path}: the model has (cameras, horizon, actions, state) {sizes}, its contract {wanted}; train it again")
-    digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()[:8]
+    with (path / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
 
 
