@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_hf, tiny_pi0
-from sf_policy_node.vla.flow import flow_loss
+from sf_policy_node.vla.objective import action_loss
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target, token_mask
 from sf_training.spatial_forcing.presets import preset
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
@@ -37,7 +38,6 @@ class Student:
         self.inputs = images, torch.randn(COUNT, 10, generator=generator), self.model.words.encode(["pick the red cube", "go"])
         self.chunks = torch.randn(COUNT, 8, 4, generator=generator)
         self.target = prepare_target(torch.randn(COUNT, 2, 8, 8, 48, generator=generator), self.places.grid, 0.1)
-        self.noise = torch.Generator().manual_seed(2)
 
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
         with self.tokens.recording():
@@ -45,12 +45,9 @@ class Student:
         hidden = visual_tokens(self.tokens[LAYER], visual_positions(self.places.mask.expand(COUNT, -1)))
         mask = token_mask(torch.ones(COUNT, 2, dtype=torch.bool), self.places.grid)
         aligned = self.alignment({LAYER: hidden}, [self.target], mask)
-        if self.model.kind == "pi0":
-            noise = torch.Generator().manual_seed(2)  # the same in every step: thirty are too few to see through fresh noise
-            return self.model.flow_loss(context, self.chunks, generator=noise), aligned
-        if self.model.config.head == "flow":
-            return flow_loss(self.model.head, context, self.chunks, torch.ones(4), 2, self.noise), aligned
-        return (self.model.head(context) - self.chunks).abs().mean(), aligned
+        # The same noise in every step: thirty are too few to see through fresh one.
+        noise = torch.Generator().manual_seed(2)
+        return action_loss(self.model, context, self.chunks, torch.ones(4), noise, draws=2), aligned
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -82,6 +79,27 @@ def test_both_losses_fall_in_thirty_steps(name, settings):
     first, last = (torch.tensor(part).mean(0) for part in (curve[:4], curve[-4:]))
     assert last[0] < 0.85 * first[0]
     assert last[1] < 0.9 * first[1]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradient_checkpointing_changes_no_gradient(name):
+    plain, saving = Student(name), Student(name)
+    saving.model.train().checkpoint_gradients()
+    layers = [module for module in saving.model.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert layers
+    for student in (plain, saving):
+        sum(student.losses()).backward()
+    for one, other in zip(plain.model.parameters(), saving.model.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_checkpointing_that_would_drop_the_prefix_is_refused():
+    student = Student("pi0")
+    student.model.train().backbone.activation_checkpointing_enable()
+    with pytest.raises(BackboneError, match="call checkpoint_gradients"):
+        student.losses()
 
 
 class Operations(TorchDispatchMode):

@@ -159,6 +159,10 @@ class HfVla(nn.Module):
         words = Words.load(folder, 1, "{instruction}", whole.config.get_text_config().vocab_size)
         return cls.create(whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes})
 
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory in training."""
+        self.backbone.activation_checkpointing_enable()
+
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
         rest = self.config.text_tokens + 1 + self.config.horizon

@@ -139,6 +139,10 @@ class Pi0(nn.Module):
         """Euler steps of the sampling."""
         return self.backbone.config.num_inference_steps
 
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory in training. Only in the vision tower: elsewhere transformers would drop the prefix's keys and values."""
+        self.backbone.model.vlm.vision_tower.activation_checkpointing_enable()
+
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
         language = self.backbone.model.vlm.language_model
@@ -156,6 +160,12 @@ class Pi0(nn.Module):
             seen = present.to(seen.dtype).repeat_interleave(len(self._pictures) // self.config.cameras, 1)
         mask = torch.cat([seen, (text != PADDING).long()], 1)
         model = self.backbone.model
+        if self.training and any(
+            getattr(part, "gradient_checkpointing", False) for part in (*model.vlm.language_model.layers, *model.dit.layers)
+        ):
+            raise BackboneError(
+                "pi0: gradient checkpointing would drop the prefix's keys and values; call checkpoint_gradients of the model"
+            )
         # A missing camera is masked and not left out: sequences keep one layout.
         embedded = model.embed_prefix(ids, pictures, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device))
         cache = model.vlm(
