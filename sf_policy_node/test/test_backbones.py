@@ -66,10 +66,18 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
 def test_a_missing_camera_changes_nothing(family):
     model = hf(family)
     images, state, text = batch(model)
-    present = torch.tensor([[True, False]] * 2)
-    expected = model(images, state, text, present=present)
-    torch.testing.assert_close(model(torch.cat([images[:, :1], 255 - images[:, 1:]], 1), state, text, present=present), expected)
-    assert not torch.allclose(model(images, state, text), expected, atol=1e-6)
+    for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
+        expected = model(images, state, text, present=present)
+        other = torch.where(present[..., None, None, None], images, 255 - images)
+        torch.testing.assert_close(model(other, state, text, present=present), expected)
+        assert not torch.allclose(model(images, state, text), expected, atol=1e-6)
+        assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in gradients(model, expected))
+
+
+def gradients(model, out: torch.Tensor):
+    model.zero_grad()
+    out.square().sum().backward()
+    return model.parameters()
 
 
 def test_rows_that_share_a_picture_get_what_separate_ones_give():
@@ -220,6 +228,19 @@ def test_sizes_and_families_that_do_not_fit_are_named():
         HfVla.create(tiny_config("qwen2_5_vl"), tiny_tokenizer(), image_size=(50, 50), **SIZES)
     with pytest.raises(BackboneError, match=r"takes \(56, 56\)"):
         HfVla.create(tiny_config("paligemma"), tiny_tokenizer(), image_size=(64, 64), **SIZES)
+
+
+def test_a_family_that_was_not_tested_works_or_is_refused():
+    import transformers
+
+    text, vision = tiny_config("llava").text_config, tiny_config("llava").vision_config
+    clip = {**vision.to_dict(), "model_type": "clip_vision_model"}  # with a class token, which is left out
+    like = transformers.VipLlavaConfig(text_config=text, vision_config=clip, vision_feature_layers=[-1, -2], image_token_id=299)
+    model = HfVla.create(like, tiny_tokenizer(), text_tokens=24, **SIZES)
+    assert torch.isfinite(model(*batch(model))).all()
+    other = transformers.AyaVisionConfig(text_config=text, vision_config=vision, image_token_id=299, downsample_factor=2)
+    with pytest.raises(BackboneError, match=r"backbone aya_vision: not supported \(.*\); smolvlm, "):
+        HfVla.create(other, tiny_tokenizer(), text_tokens=24, **SIZES)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from sf_policy_node.vla.backbones.words import PADDING, Words
 from sf_policy_node.vla.flow import FlowHead
 from sf_policy_node.vla.preprocessing import Fit
 
+PROVEN = ("smolvlm", "idefics3", "paligemma", "gemma3", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
+"""Families that are tested; others are tried with one picture when a model is made."""
 _SLOT = 0  # any id that is no picture's: its embedding is replaced
 
 
@@ -112,9 +114,7 @@ class HfVla(nn.Module):
         self.register_buffer("_pictures", torch.tensor(one * config.cameras), persistent=False)
 
     @classmethod
-    def create(
-        cls, backbone: Any, tokenizer: Any, *, image_size: tuple[int, int] | None = None, blank: bool = False, **sizes: Any
-    ) -> HfVla:
+    def create(cls, backbone: Any, tokenizer: Any, *, image_size: tuple[int, int] | None = None, **sizes: Any) -> HfVla:
         """A new model on a transformers model, or on a transformers configuration, which gives random weights.
 
         Args:
@@ -143,7 +143,10 @@ class HfVla(nn.Module):
         }
         config = HfConfig(**{**settings, **sizes})
         words = Words(tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size)
-        return cls(config, words, whole, blank=blank)
+        model = cls(config, words, whole)
+        if their.model_type not in PROVEN:
+            model._try()
+        return model
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> HfVla:
@@ -201,6 +204,18 @@ class HfVla(nn.Module):
         finally:
             hook.remove()
         return self.read(hidden[:, -self.config.horizon :].float())
+
+    @torch.no_grad()
+    def _try(self) -> None:
+        """Raises BackboneError where a family takes its pictures otherwise than LLaVA."""
+        images = torch.zeros(1, self.config.cameras, 3, *self.config.image_size)
+        try:
+            self.context(images, torch.zeros(1, self.config.state_size), self.words.encode(["try"]))
+        except Exception as error:  # whatever that family stumbles over
+            reason = " ".join(str(error).split())[:150]
+            raise BackboneError(
+                f"backbone {self._family}: not supported ({reason}); {', '.join(PROVEN)} are, and what is like them"
+            ) from None
 
     def _sequence(self, text: Tensor, present: Tensor | None) -> dict[str, Tensor]:
         batch, slots = len(text), 1 + self.config.horizon
