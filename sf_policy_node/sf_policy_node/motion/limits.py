@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from sf_policy_node.contract import Contract, ContractError
+
+_CREEPING = 0.02  # share of a joint's top speed that is always left
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class JointLimits:
             low, high = sorted((contract.gripper.closed, contract.gripper.open))
             rows.append((low, high, contract.gripper.velocity, contract.gripper.acceleration, np.inf, np.inf))
         return cls(tuple(contract.command_joints), *np.array(rows, dtype=float).T)
+
+    def slowed(self, velocities: np.ndarray, factor: float) -> JointLimits:
+        """Limits under which a motion with these ``velocities`` (N, J) would have been slower by ``factor``."""
+        reached = np.abs(velocities).max(axis=0)
+        return dataclasses.replace(self, velocity=np.minimum(self.velocity, np.maximum(factor * reached, _CREEPING * self.velocity)))
 
     @property
     def braking_s(self) -> float:

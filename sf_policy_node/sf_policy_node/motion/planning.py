@@ -22,7 +22,7 @@ CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
 _GRIPPER_GAIN = 25.0  # a gripper steps; nobody wants it smooth
 _ARRIVED_S = 1e-3  # closer than this at top speed counts as arrived
-_SLOWER, _SLOWER_TRIES = 0.9, 3  # a motion that was too fast for the tool is planned again with slower joints
+_SLOWER, _SLOWER_TRIES = 0.97, 3  # a motion that was too fast for the tool is planned again with slower joints
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ChunkPlanner:
                 note = f"rows from {rows} on would take the tool out of the workspace box"
                 continue
             if survey.slower < 1.0 and slower < _SLOWER_TRIES:
-                limits = dataclasses.replace(limits, velocity=limits.velocity * max(survey.slower * _SLOWER, 0.1))
+                limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)
                 slower += 1
                 continue
             at_start, _ = curve.sample(np.array([start]))

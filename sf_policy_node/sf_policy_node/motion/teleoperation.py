@@ -19,7 +19,7 @@ _LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its mes
 _FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
 _TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
 _CAUGHT_UP = 0.2  # share of the tracking error
-_SLOWER, _SLOWER_TRIES = 0.9, 3  # a motion that was too fast for the tool is planned again with slower joints
+_SLOWER, _SLOWER_TRIES = 0.97, 3  # a motion that was too fast for the tool is planned again with slower joints
 
 
 class TeleoperationPlanner:
@@ -67,5 +67,5 @@ class TeleoperationPlanner:
             survey = self._workspace.survey(np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities]))
             if survey.slower >= 1.0:
                 break
-            limits = dataclasses.replace(limits, velocity=limits.velocity * survey.slower * _SLOWER)
+            limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)
         return None if survey.leaves is not None else shaped
