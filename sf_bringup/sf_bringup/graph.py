@@ -48,6 +48,7 @@ ARM_ARGUMENTS = (
     Argument("instruction", "", "what to do from the start; empty waits for one"),
     Argument("seed", 0, "scene of the simulated arm"),
     Argument("record", "", "directory for episodes, begun by /recorder/start and ended by /recorder/stop; empty: no recorder"),
+    Argument("join", "policy", "how chunks are joined; policy: as the checkpoint says", ("policy", "blend", "ensemble", "rtc")),
     Argument("shadow", False, "predict, but send no commands to the arm", ("true", "false")),
     Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible"),
 )
@@ -59,6 +60,7 @@ def arm_graph(
     instruction: str = "",
     seed: int = 0,
     record: str = "",
+    join: str = "policy",
     shadow: bool = False,
     real_time_factor: float = 1.0,
 ) -> list[NodeSpec]:
@@ -86,7 +88,7 @@ def arm_graph(
     if simulated:
         arm = {"contract": str(contract_path), "seed": seed, "real_time_factor": float(real_time_factor), "depth": bool(record)}
         nodes.append(NodeSpec("sf_bringup", "sim_arm", "sim_arm", arm))
-    nodes.append(NodeSpec("sf_policy_node", "chunk_executor", "chunk_executor", {**common, "shadow": shadow}, lifecycle=True))
+    nodes.append(NodeSpec("sf_policy_node", "chunk_executor", "chunk_executor", {**common, "shadow": shadow, "join": join}, lifecycle=True))
     if checkpoint is not None:
         policy_parameters = {**common, "checkpoint": str(checkpoint), "instruction": instruction}
         nodes.append(NodeSpec("sf_policy_node", "policy_node", "policy_node", policy_parameters, lifecycle=True))
@@ -151,6 +153,6 @@ def _parse_value(argument: Argument, text: str) -> Value:
     if expected is bool:
         return text.lower() == "true"
     try:
-        return expected(text)
+        return expected(text.lower() if argument.choices else text)
     except ValueError:
         raise GraphError(f"{argument.name}: {text!r} is not a number like {argument.default}") from None

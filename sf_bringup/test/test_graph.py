@@ -32,6 +32,7 @@ def test_all_arguments_reach_their_node(checkpoint, tmp_path):
     assert nodes["policy_node"].parameters["instruction"] == "go"
     assert nodes["policy_node"].parameters["checkpoint"] == str(checkpoint)
     assert nodes["chunk_executor"].parameters["shadow"] is True
+    assert nodes["chunk_executor"].parameters["join"] == "policy"
     assert nodes["recorder"].parameters["directory"] == bags and nodes["recorder"].parameters["instruction"] == "go"
     assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["real_time_factor"] == 0.0
     assert {node.parameters["contract"] for node in nodes.values()} == {str(find_robot("sim_arm"))}
@@ -78,6 +79,7 @@ def test_a_broken_contract_names_the_key(tmp_path):
 
 
 def test_words_become_values_of_the_right_type():
+    assert parse_arguments(["join:=Ensemble"])["join"] == "ensemble"
     values = parse_arguments(["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"])
     assert values["seed"] == 5 and values["shadow"] is True and values["instruction"] == "put a:=b down"
     assert values["robot"] == "sim_arm" and values["real_time_factor"] == 2.0
