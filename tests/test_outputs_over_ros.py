@@ -172,7 +172,7 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
     guide.wait_until(lambda: guide.executor.state == ExecutorStatus.HOLDING, 20, "the executor did not hold")
     woke = guide.joints[0]
     guide.wait_until(lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0, 20, "time stands still")
-    assert max(way) < 0.004
+    assert max(way) < 0.02  # at 0.1 m/s a leap over the second that it missed would be 0.1; a busy machine stretches the stop
     print(guide.executor.reason)
     assert "this process stood still" in guide.executor.reason
     guide.lead(lambda _: stood + [0.0, 0.0, 0.03], 1.2, 1.0)  # and it can go on

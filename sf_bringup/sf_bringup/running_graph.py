@@ -18,7 +18,7 @@ from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
 
 START_S = 180.0  # reading the checkpoint on a busy machine
-_LOOK_AROUND_S = 1.5  # discovery on one host takes less
+_LOOK_AROUND_S = 3.0
 
 
 @contextmanager
