@@ -164,6 +164,15 @@ def test_after_the_clock_was_set_a_gripper_keeps_its_grip_and_joints_their_setpo
     assert not bench.violations()
 
 
+def test_a_simulated_clock_that_is_heard_late_and_in_pieces_was_not_set(bench):
+    keep_moving(bench, 0.6)
+    bench.stopwatch += 5.0
+    bench.executor.tick(bench.now + 0.01)
+    bench.stopwatch += 0.02
+    bench.executor.tick(bench.now + 5.02)
+    assert "clock" not in bench.executor.status.reason
+
+
 def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench):
     """After SIGCONT simulated time is still the old one for some ticks, while joint states are two seconds newer."""
     keep_moving(bench, 0.6)

@@ -13,6 +13,7 @@ _REAL = 1.1  # times as fast as the stopwatch, at most
 _SIMULATED = 50.0  # until its speed is known
 _FASTER = 2.0  # times its speed so far
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5
+_LEADS = 300  # moves of the clock, some seconds
 
 
 class ClockWatch:
@@ -27,6 +28,7 @@ class ClockWatch:
         self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
         self._seen: deque[tuple[float, float]] = deque()  # stopwatch and clock, whenever the clock had moved
+        self._leads: deque[float] = deque(maxlen=_LEADS)  # of the clock over the stopwatch then
 
     def jump(self, now: float) -> float:
         """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward, 0 not at all. Does not advance it."""
@@ -36,8 +38,11 @@ class ClockWatch:
         passed = self._stopwatch() - self._seen[-1][0] if self._seen else 0.0
         if ahead < -BACK_S:
             return ahead - passed
-        if self._seen and ahead > FORWARD_S + self._fastest() * passed:
-            return ahead - passed
+        if self._seen and ahead > FORWARD_S + (self._fastest() - 1.0) * passed:
+            # A process that stood still hears old news of a simulated clock first: it may catch up with its lead of before.
+            lead = now - self._stopwatch()
+            if lead > max(self._leads) + FORWARD_S + (self._fastest() - 1.0) * passed:
+                return ahead - passed
         return 0.0
 
     @property
@@ -56,6 +61,7 @@ class ClockWatch:
         """Accept that the clock was set."""
         self.now = now
         self._seen.clear()
+        self._leads.clear()
         self._note()
 
     def _note(self) -> None:
@@ -63,6 +69,7 @@ class ClockWatch:
             return
         seen = self._stopwatch()
         self._seen.append((seen, self.now))
+        self._leads.append(self.now - seen)
         while seen - self._seen[0][0] > _LOOK_BACK_S:
             self._seen.popleft()
 
