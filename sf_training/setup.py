@@ -14,11 +14,17 @@ setup(
     ],
     entry_points={
         "console_scripts": [
+            "sf_training = sf_training.cli:main",
             "train = sf_training.training.train:main",
             "demonstrations = sf_training.simulation.demonstrations:main",
             "evaluate = sf_training.simulation.evaluate:main",
-            "recorder = sf_training.recording.recorder_node:main",
             "report = sf_training.training.report:main",
+            "recorder = sf_training.recording.recorder_node:main",
+            "recorder_keys = sf_training.recording.keyboard_node:main",
+            "recorder_joy = sf_training.recording.joy_node:main",
+            "teleoperation = sf_training.teleoperation.teleoperation_node:main",
+            "teleoperation_keys = sf_training.teleoperation.keyboard_node:main",
+            "replay = sf_training.teleoperation.replay_node:main",
         ],
     },
 )
