@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
+from sf_training.config_file import parse
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
@@ -43,15 +44,16 @@ class Arguments:
     """Processes."""
 
 
-def main() -> None:
-    """Command line."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    arguments = parse(Arguments, argv, "demonstrations")
     try:
         record(arguments, Console())
     except (ContractError, EpisodeWriteError, RenderingError, ValueError) as error:
         sys.exit(f"demonstrations: {error}")
     except KeyboardInterrupt:
         sys.exit("demonstrations: interrupted; start the same command again for the rest")
+    return 0
 
 
 def record(arguments: Arguments, console: Console) -> None:
@@ -138,4 +140,4 @@ def _record_seed(seed: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,12 +7,11 @@ import json
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +20,7 @@ from sf_policy_node.contract import ContractError, load_contract
 from sf_policy_node.motion.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.policy import Policy
+from sf_training.config_file import parse
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical, held_out_phrase
 from sf_training.simulation.rendering import RenderingError
@@ -54,13 +54,14 @@ class _Job:
     wording: str  # canonical, known or new
 
 
-def main() -> None:
-    """Command line."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    arguments = parse(Arguments, argv, "evaluate")
     try:
         evaluate(arguments, Console())
     except (CheckpointError, ContractError, RenderingError, OSError) as error:
         sys.exit(f"evaluate: {error}")
+    return 0
 
 
 def evaluate(arguments: Arguments, console: Console) -> dict:
@@ -173,4 +174,4 @@ def _run(job: _Job) -> tuple[str, EpisodeResult]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,14 +6,15 @@ import csv
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sf_training.config_file import parse
 from sf_training.spatial_forcing.teachers import TEACHERS
 from sf_training.training.curves import Row, read_curves
 
@@ -46,9 +47,9 @@ class Curve:
         return next((row for row in self.rows if row.success is not None and row.success >= threshold), None)
 
 
-def main() -> None:
-    """Command line."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    arguments = parse(Arguments, argv, "report")
     curves = read_runs(arguments.runs)
     if not curves:
         sys.exit(f"report: {arguments.runs}: no run with a closed-loop evaluation; train with --evaluate-every")
@@ -59,6 +60,7 @@ def main() -> None:
     _plot(curves, arguments.threshold, arguments.out / "study.png")
     (arguments.out / "study.md").write_text(_markdown(summary))
     _print(summary)
+    return 0
 
 
 def read_runs(folder: Path) -> list[Curve]:
@@ -205,4 +207,4 @@ def _print(summary: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""``ros2 run sf_training sf_training VERB``, or ``python3 -m sf_training VERB``: one door from episodes to a checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# Verb: module and one line. The module offers main(argv) -> int; it is imported only when its verb is called.
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Episodes": {
+        "demonstrations": ("sf_training.simulation.demonstrations", "record episodes of the simulated arm, by a scripted expert"),
+        "lint": ("sf_training.lint.command", "check episodes: rates, gaps, skew, dead joints, duplicates; HTML report"),
+        "stats": ("sf_training.data.stats", "how many episodes, frames and instructions, and the range of every column"),
+        "view": ("sf_training.view.command", "an episode as HTML or MP4: cameras, joints, timeline"),
+        "recover": ("sf_training.recording.recovery", "make an episode of a recording that was cut off"),
+        "replay": ("sf_training.teleoperation.replay_node", "send an episode to the robot again, through the guard"),
+        "lerobot": ("sf_training.lerobot.command", "episodes to a LeRobot v3 data set, and back"),
+    },
+    "Training": {
+        "cache": ("sf_training.training.cache_features", "compute the teacher's features before training"),
+        "train": ("sf_training.training.train", "fine-tune a model on episodes, with Spatial Forcing"),
+        "report": ("sf_training.training.report", "compare runs: with Spatial Forcing, without, and controls"),
+    },
+    "Judging a checkpoint": {
+        "evaluate": ("sf_training.simulation.evaluate", "success in the simulator, or errors on held-out episodes (--bags)"),
+        "probe": ("sf_training.spatial_forcing.probe", "how much depth its visual tokens hold"),
+        "regress": ("sf_training.evaluation.regression", "compare it with the operator and with an earlier checkpoint"),
+        "export": ("sf_training.training.export", "a smaller, checked directory for the robot"),
+    },
+}
+VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
+
+_USAGE = "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells the options of a verb"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if words else 2
+    verb, arguments = words[0], words[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean {near[0]}?" if near else "`sf_training --help` lists the verbs"
+        print(f"sf_training: there is no verb {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(VERBS[verb][0])
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sf_training"):
+            raise
+        print(f"{verb}: the Python module {error.name} is missing; run `source docker/env.sh` or your ROS 2 setup first", file=sys.stderr)
+        return 2
+    try:
+        code = module.main(arguments) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader went away: `… --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print(f"{verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def help_text() -> str:
+    """All verbs with a line each, grouped by what one is doing."""
+    width = max(map(len, VERBS)) + 2
+    lines = [_USAGE]
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {verb:{width}}{line}" for verb, (_, line) in verbs.items())]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

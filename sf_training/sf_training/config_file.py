@@ -1,0 +1,189 @@
+"""Settings of a command from a YAML file, from the command line, or both: what is typed wins.
+
+```yaml
+# run.yaml, for `sf_training train --config run.yaml --steps 20`
+data: out/demos
+steps: 3000
+alignment:
+  coefficient: 0.3      # the option --alignment.coefficient
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+Settings = TypeVar("Settings")
+_HINT = "--config FILE.yaml sets any of these options (keys as below, nested ones indented); what is typed wins."
+
+
+class ConfigFileError(ValueError):
+    """A configuration file cannot be used; the message names the file, the key and the cure."""
+
+
+def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Settings:
+    """Read a command's settings, a frozen dataclass, from ``argv`` (default: the process's own) and from ``--config`` files.
+
+    Bad input ends the process with code 2 and one message, as does ``--help`` with code 0.
+    """
+    try:
+        arguments = with_config(sys.argv[1:] if argv is None else argv, settings)
+    except ConfigFileError as error:
+        print(f"{verb}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    description = f"{settings.__doc__ or ''}\n{_HINT}".strip()
+    return tyro.cli(settings, args=arguments, prog=f"sf_training {verb}", description=description)
+
+
+def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
+    """Replace ``--config FILE`` by the options that the file holds, in front of those typed. Of several files the last wins.
+
+    A key without a value (null) means None. Paths in a file are relative to the working directory, as typed ones are.
+
+    Args:
+        settings: dataclass of the command; with it, unknown keys are named here.
+
+    Raises:
+        ConfigFileError: the file cannot be read, is not a mapping, or holds a key that the command does not have.
+    """
+    files, typed = [], []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            path = next(words, None)
+            if path is None:
+                raise ConfigFileError("--config: needs the path of a YAML file")
+            files.append(path)
+        elif word.startswith("--config="):
+            files.append(word.removeprefix("--config="))
+        else:
+            typed.append(word)
+    return [word for path in files for word in _options(Path(path), settings)] + typed
+
+
+def to_yaml(settings: Any) -> str:
+    """All values of a settings dataclass as text that ``--config`` reads back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
+
+
+def print_settings(settings: Any, console: Console, title: str = "settings") -> None:
+    """Every setting with its value, one a line; those that are not the default stand out."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("default", style="dim", overflow="fold")
+    for name, value, default in _rows(settings):
+        shown = _shown(value)
+        if default is dataclasses.MISSING:
+            table.add_row(name, f"[bold]{shown}[/]", "(required)")
+        elif value == default:
+            table.add_row(name, shown, "")
+        else:
+            table.add_row(f"[bold]{name}[/]", f"[bold]{shown}[/]", _shown(default))
+    console.print(table)
+
+
+def _options(path: Path, settings: type | None) -> list[str]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigFileError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path}: is not YAML ({' '.join(str(error).split())}); correct it") from None
+    if data is None:
+        return []
+    if not isinstance(data, Mapping):
+        raise ConfigFileError(f"{path}: must hold `key: value` lines, got {type(data).__name__}")
+    known = None if settings is None else dict(_flags(settings))
+    return [word for key, value in _flat(data, "", path) for word in _option(key, value, known, path)]
+
+
+def _flat(data: Mapping, prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise ConfigFileError(f"{path}: key {key!r} must be a word; put it in quotes if it is one")
+        name = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.", path)
+        else:
+            yield name, value
+
+
+def _option(key: str, value: Any, known: Mapping[str, Any] | None, path: Path) -> list[str]:
+    if known is not None and key not in known:
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
+        raise ConfigFileError(f"{path}: no setting is called {key}; {hint}")
+    if isinstance(value, bool):
+        group, _, name = key.rpartition(".")
+        return [f"--{key}" if value else f"--{group}{'.' * bool(group)}no-{name}"]
+    if isinstance(value, list):
+        if any(isinstance(item, (list, dict)) for item in value):
+            raise ConfigFileError(f"{path}: {key} must be a list of plain values")
+        return [f"--{key}", *map(_word, value)]
+    # joined, so that a value that begins with a dash is not taken for an option
+    return [f"--{key}={_word(value)}"]
+
+
+def _word(value: Any) -> str:
+    return "None" if value is None else str(value)
+
+
+def _flags(settings: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted option names of a dataclass and of those in it."""
+    hints = get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if not field.init:
+            continue
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        nested = _dataclass_of(hints[field.name])
+        if nested:
+            yield from _flags(nested, f"{name}.")
+        else:
+            yield name, hints[field.name]
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
+
+
+def _rows(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            yield from _rows(value, f"{name}.")
+        elif field.default_factory is not dataclasses.MISSING:
+            yield name, value, field.default_factory()
+        else:
+            yield name, value, field.default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value)) or "(none)"
+    text = str(value.value if isinstance(value, Enum) else value)
+    return (text or '""').replace("[", r"\[")
