@@ -117,6 +117,17 @@ def test_actions_depend_on_images_state_and_text():
     assert not np.allclose(first, policy.predict({k: 255 - v for k, v in IMAGES.items()}, JOINTS, "pick the red cube"))
 
 
+def test_many_predictions_at_once_are_those_made_one_by_one():
+    policy = Policy(tiny(), CONTRACT, statistics(), device="cpu")
+    pictures = [IMAGES, {name: 255 - image for name, image in IMAGES.items()}]
+    asked = [(0, JOINTS, "pick the red cube"), (0, JOINTS, "pick the blue cube"), (1, JOINTS + 0.1, "pick the red cube")]
+    pixels = np.stack([prepare(images, CONTRACT.camera_names, policy.config.image_size, policy.config.fit) for images in pictures])
+    rows, joints, texts = zip(*asked, strict=True)
+    together = policy.predict_prepared(pixels, np.stack(joints), texts, rows=np.array(rows))
+    apart = [policy.predict(pictures[row], joint, text) for row, joint, text in asked]
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
 def test_a_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
     model, normalisation = tiny(), statistics()
     save_checkpoint(tmp_path / "tiny", model, CONTRACT, normalisation, {})

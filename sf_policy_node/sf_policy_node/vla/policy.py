@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,27 +103,61 @@ class Policy:
         Raises:
             ValueError: a camera is missing, or a shape or value is wrong.
         """
-        state = robot_state(self.contract, self._kinematics, joint_positions)
-        config = self._model.config
-        pixels = prepare(images, self.contract.camera_names, config.image_size, config.fit)
+        pixels = prepare(images, self.contract.camera_names, self.config.image_size, self.config.fit)
+        return self._chunks(pixels[None], np.asarray(joint_positions)[None], [instruction], continuation=continuation)[0]
+
+    def predict_prepared(
+        self, pixels: np.ndarray, joint_positions: np.ndarray, instructions: Sequence[str], *, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Many predictions at once, from images that :func:`prepare` made with ``config.image_size`` and ``config.fit``.
+
+        Args:
+            pixels: (F, V, 3, H, W) uint8.
+            joint_positions: (B, J), as for :meth:`predict`.
+            instructions: B texts.
+            rows: (B,) index into ``pixels`` for each prediction; None when F equals B.
+
+        Returns:
+            (B, horizon, len(action.names)) float64, as from :meth:`predict`.
+
+        Raises:
+            ValueError: a joint position is wrong.
+        """
+        return self._chunks(pixels, joint_positions, instructions, rows)
+
+    @property
+    def config(self) -> Any:
+        """Sizes of the model: ``image_size``, ``fit``, ``head`` and more."""
+        return self._model.config
+
+    def _chunks(
+        self,
+        pixels: np.ndarray,
+        joints: np.ndarray,
+        instructions: Sequence[str],
+        rows: np.ndarray | None = None,
+        continuation: Continuation | None = None,
+    ) -> np.ndarray:
+        states = np.stack([robot_state(self.contract, self._kinematics, each) for each in joints])
         with torch.no_grad():  # not inference_mode: guidance needs gradients through the head
             context = self._model.context(
-                torch.from_numpy(pixels)[None].to(self._device),
-                torch.from_numpy(self._normalisation.state.normalise(state))[None].to(self._device),
-                self._text(instruction).to(self._device),
+                torch.from_numpy(pixels).to(self._device),
+                torch.from_numpy(self._normalisation.state.normalise(states)).to(self._device),
+                self._text(list(instructions)).to(self._device),
+                rows=None if rows is None else torch.from_numpy(rows).to(self._device),
             )
-            actions = self._sample(context, continuation) if self._flow else self._model.head(context)
-        return self._normalisation.action.restore(actions[0].float().cpu().numpy())
+            actions = self._sample(context, continuation, len(states)) if self._flow else self._model.head(context)
+        return self._normalisation.action.restore(actions.float().cpu().numpy())
 
-    def _text(self, instruction: str) -> torch.Tensor:
+    def _text(self, instructions: list[str]) -> torch.Tensor:
         if self._encoder is None:
-            return self._model.words.encode([instruction])
-        return torch.from_numpy(self._normalisation.text.normalise(self._encoder.encode([instruction])))
+            return self._model.words.encode(instructions)
+        return torch.from_numpy(self._normalisation.text.normalise(self._encoder.encode(instructions)))
 
-    def _sample(self, context: object, continuation: Continuation | None) -> torch.Tensor:
+    def _sample(self, context: object, continuation: Continuation | None, count: int) -> torch.Tensor:
         head, config = self._model.head, self._model.config
         horizon, columns = config.horizon, config.action_size
-        noise = torch.randn(1, horizon, head.columns, generator=self._noise).to(self._device)
+        noise = torch.randn(count, horizon, head.columns, generator=self._noise).to(self._device)
         if continuation is None or not len(continuation.rows):
             return sample(partial(head.velocity, context), noise, head.steps)[..., :columns]
         known, delay = len(continuation.rows), continuation.delay_rows

@@ -66,14 +66,17 @@ def operator_pairs(contract: Contract, stamps: np.ndarray, measured: np.ndarray,
     commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, -1)
     kinematics = Kinematics(contract) if action.space.is_tool else None
     targets = np.array(
-        [_in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32
+        [in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32
     )
     targets = targets.reshape(-1, action.horizon, len(action.names))
     return Pairs(labelled.astype(np.int32), [instruction] * len(labelled), targets)
 
 
-def _in_action_space(contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A)."""
+def in_action_space(contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A), seen from the joints measured (J,).
+
+    ``kinematics`` is needed where ``contract.action.space.is_tool``.
+    """
     space, arm = contract.action.space, len(contract.joints)
     if kinematics:
         columns = _tool_columns(kinematics, space, commanded[:, :arm], measured[:arm])
