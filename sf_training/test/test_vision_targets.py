@@ -198,7 +198,7 @@ def test_damaged_and_foreign_caches_are_refused(vggt, tmp_path):
     state.write_text("{")
     with pytest.raises(TeacherError, match=r"cached features cannot be read .*; delete this folder"):
         vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path)
-    state.write_text(good.replace('"grid": 3', '"grid": 4'))
+    state.write_text(good.replace('"grid": [3, 3]', '"grid": [4, 4]'))
     with pytest.raises(TeacherError, match="cached features of other data or another teacher; delete this folder"):
         vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path)
 

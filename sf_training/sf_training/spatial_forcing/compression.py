@@ -1,4 +1,4 @@
-"""Fewer channels for wide teacher features: the directions that hold most of them, with the cosine that is lost."""
+"""Fewer channels for wide teacher features: the directions that hold most of them. The cache measures the cosine that is lost."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE = 128  # frames: every second one to find the directions, the others to measure
+SAMPLE = 128  # frames that the directions are found in
 
 
 @dataclass(frozen=True)
 class Compression:
-    """An orthonormal basis (C, channels) for each teacher layer.
-
-    ``cosine`` is the mean, over tokens that the bases were not fitted to, between a target and what is left of it.
-    """
+    """An orthonormal basis (C, channels) for each teacher layer."""
 
     bases: tuple[np.ndarray, ...]
-    cosine: float
 
     def __call__(self, layers: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Targets (..., C) of each layer as (..., channels), float16."""
-        return [(layer.astype(np.float32) @ basis).astype(np.float16) for layer, basis in zip(layers, self.bases, strict=True)]
+        """Targets (..., C) of each layer as (..., channels), float32."""
+        return [layer.astype(np.float32) @ basis for layer, basis in zip(layers, self.bases, strict=True)]
 
     @staticmethod
     def fit(compute: Callable[[np.ndarray], Sequence[np.ndarray]], frames: int, channels: int, file: Path | None = None) -> Compression:
@@ -39,17 +35,13 @@ class Compression:
         """
         if file is not None and file.is_file():
             with np.load(file) as kept:
-                return Compression(tuple(kept[f"layer_{number}"] for number in range(len(kept.files) - 1)), float(kept["cosine"]))
+                return Compression(tuple(kept[f"layer_{number}"] for number in range(len(kept.files))))
         sample = np.unique(np.linspace(0, frames - 1, min(SAMPLE, frames)).astype(int))
-        fitted, measured = compute(sample[::2]), compute(sample[1::2] if len(sample) > 1 else sample)
-        bases = tuple(_directions(_tokens(layer), channels) for layer in fitted)
-        tokens = [_tokens(layer) for layer in measured]
-        left = [np.linalg.norm(layer @ basis, axis=1) / np.linalg.norm(layer, axis=1) for layer, basis in zip(tokens, bases, strict=True)]
-        found = Compression(bases, float(np.mean(left)))
+        found = Compression(tuple(_directions(_tokens(layer), channels) for layer in compute(sample)))
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             fresh = file.with_suffix(".new.npz")
-            np.savez(fresh, cosine=found.cosine, **{f"layer_{number}": basis for number, basis in enumerate(bases)})
+            np.savez(fresh, **{f"layer_{number}": basis for number, basis in enumerate(found.bases)})
             os.replace(fresh, file)
         return found
 

@@ -1,4 +1,4 @@
-"""Prepared teacher features on disk: computed once, picked up again after a kill, mapped while training."""
+"""Prepared teacher features: computed once, kept on disk in a compact form, picked up again after a kill, mapped while training."""
 
 from __future__ import annotations
 
@@ -8,32 +8,45 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray, CosineError, decode, empty_parts, encode
 from sf_training.spatial_forcing.teachers import TeacherError
 
 _STATE = "state.json"
 _SAVE_EVERY = 256  # frames
+
+Compute = Callable[[slice], Sequence[tuple[np.ndarray, np.ndarray]]]
+"""From a slice of frames: for each layer the features (n, ..., C) float32 and the norms (n, ...) of the whole ones."""
 
 
 class FeatureCache:
     """One folder for each combination of data, teacher and settings; another combination never reads it.
 
     Args:
-        root: folder of all caches.
+        root: folder of all caches; None keeps everything in memory.
         key: everything that the features depend on, as plain values.
         shape: of one layer's features, frames first.
         layers: number of layers.
+        form: how a value is kept.
     """
 
-    def __init__(self, root: Path, key: dict, shape: tuple[int, ...], layers: int) -> None:
-        self._key = json.loads(json.dumps(key))
+    def __init__(self, root: Path | None, key: dict, shape: tuple[int, ...], layers: int, form: CacheFormat = "float16") -> None:
+        self._key = json.loads(json.dumps(key | {"format": form}))
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = Path(root) / f"features-{digest}"
-        self._shape = shape
-        self._paths = [self.folder / f"layer_{number}.npy" for number in range(layers)]
+        self.folder = None if root is None else Path(root) / f"features-{digest}"
+        self.error = CosineError()
+        self._shape, self._form, self._layers = shape, form, layers
+        self._parts = empty_parts(shape, form)
+        self._memory: list[list[np.ndarray]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of all features, on disk or in memory."""
+        return self._layers * sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._parts)
 
     @property
     def done(self) -> int:
@@ -42,75 +55,102 @@ class FeatureCache:
         Raises:
             TeacherError: the folder belongs to something else or is damaged.
         """
+        if self.folder is None:
+            return self._shape[0] if self._memory else 0
         state = self.folder / _STATE
         if not state.exists():
             return 0
         try:
             found = json.loads(state.read_text())
-            fits = found["key"] == self._key and all(np.load(path, mmap_mode="r").shape == self._shape for path in self._paths)
-            done = int(found["frames"])
+            fits = found["key"] == self._key and all(
+                array.shape == shape and array.dtype == kind
+                for arrays in self._mapped("r")
+                for array, (shape, kind) in zip(arrays, self._parts, strict=True)
+            )
+            done, self.error = int(found["frames"]), CosineError(**found["cosine_error"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TeacherError(f"{self.folder}: cached features cannot be read ({error}); delete this folder") from None
         if not fits:
             raise TeacherError(f"{self.folder}: cached features of other data or another teacher; delete this folder")
         return done
 
-    def fill(self, compute: Callable[[slice], Sequence[np.ndarray]], batch: int, progress: Callable[[int], None]) -> None:
-        """Compute what is missing.
+    def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
+        """Compute what is missing, and measure what the form costs.
 
         Args:
-            compute: from a slice of frames to one float16 array for each layer.
             batch: frames in a slice.
             progress: told the number of frames that are there.
 
         Raises:
             TeacherError: the disk is full or the folder cannot be written.
         """
-        frames = self._shape[0]
+        if self.folder is None:
+            self._memory = [[np.empty(shape, kind) for shape, kind in self._parts] for _ in range(self._layers)]
+            self._compute(self._memory, 0, compute, batch, progress, lambda done: None)
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # another run that needs the same features waits, then finds them
-                self._fill(compute, batch, progress, frames)
+                done = self.done
+                if not (self.folder / _STATE).exists():
+                    self._reserve()
+                arrays = self._mapped("r+")
+
+                def save(frames: int) -> None:
+                    for array in (array for parts in arrays for array in parts):
+                        array.flush()
+                    self._note(frames)
+
+                self._compute(arrays, done, compute, batch, progress, save)
         except OSError as error:
             cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
             raise TeacherError(f"{self.folder}: features cannot be kept ({error.strerror}); {cure}") from None
 
-    def load(self) -> tuple[np.ndarray, ...]:
-        """Features of each layer, mapped read-only."""
-        return tuple(np.load(path, mmap_mode="r") for path in self._paths)
+    def load(self) -> tuple[np.ndarray | CompactArray, ...]:
+        """Features of each layer, mapped read-only; ``layer[frames]`` reads some."""
+        arrays = self._memory if self.folder is None else self._mapped("r")
+        if self._form == "float16":
+            return tuple(parts[0] for parts in arrays)
+        return tuple(CompactArray(tuple(parts), self._form) for parts in arrays)
 
-    def _fill(self, compute: Callable, batch: int, progress: Callable[[int], None], frames: int) -> None:
-        done = saved = self.done
-        if not (self.folder / _STATE).exists():
-            self._reserve()
-        arrays = [np.load(path, mmap_mode="r+") for path in self._paths]
+    def _compute(self, arrays: list[list[np.ndarray]], done: int, compute: Compute, batch: int, progress: Callable, save: Callable) -> None:
+        frames, saved = self._shape[0], done
         while done < frames:
             part = slice(done, min(done + batch, frames))
-            for array, values in zip(arrays, compute(part), strict=True):
-                array[part] = values
+            for parts, (values, norms) in zip(arrays, compute(part), strict=True):
+                encoded = encode(values, self._form)
+                self.error.add(values, decode(encoded, self._form), norms)
+                for array, kept in zip(parts, encoded, strict=True):
+                    array[part] = kept
             done = part.stop
             progress(done)
             if done == frames or done - saved >= _SAVE_EVERY:
-                for array in arrays:
-                    array.flush()
-                self._note(done)
+                save(done)
                 saved = done
+
+    def _paths(self) -> list[list[Path]]:
+        names = [("", "_scale")[number] for number in range(len(self._parts))]
+        return [[self.folder / f"layer_{layer}{name}.npy" for name in names] for layer in range(self._layers)]
+
+    def _mapped(self, mode: str) -> list[list[np.ndarray]]:
+        return [[np.load(path, mmap_mode=mode) for path in paths] for paths in self._paths()]
 
     def _reserve(self) -> None:
         """Claim the whole size now: writing to a mapped file on a full disk would kill the process."""
-        for path in self._paths:
-            np.lib.format.open_memmap(path, "w+", np.float16, self._shape).flush()
+        files = [(path, *part) for paths in self._paths() for path, part in zip(paths, self._parts, strict=True)]
+        for path, shape, kind in files:
+            np.lib.format.open_memmap(path, "w+", kind, shape).flush()
             try:
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError:
-                for other in self._paths:
+                for other, *_ in files:
                     other.unlink(missing_ok=True)
                 raise
         self._note(0)
 
     def _note(self, frames: int) -> None:
         fresh = self.folder / (_STATE + ".new")
-        fresh.write_text(json.dumps({"key": self._key, "frames": frames}))
+        fresh.write_text(json.dumps({"key": self._key, "frames": frames, "cosine_error": asdict(self.error)}))
         os.replace(fresh, self.folder / _STATE)

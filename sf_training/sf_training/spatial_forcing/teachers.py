@@ -12,6 +12,7 @@ The frozen vision models ``vggt`` and ``hf`` and their controls are in ``vision_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,7 @@ import numpy as np
 TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "hf"]
 TEACHERS = get_args(TeacherName)
 FEATURE_SIZE = 96
+Patch = int | tuple[int, int]
 _SUB_CELLS = 2  # along one side of a patch: where inside the patch things are
 _OCTAVES = 4
 _POINT_CENTRE = np.array([0.3, 0.0, 0.1], np.float32)  # m: the middle of what the cameras see
@@ -48,31 +50,30 @@ class View:
 
 
 def points_from_depth(depth: np.ndarray, view: View) -> np.ndarray:
-    """Points (F, S, S, 3) in the base frame [m] from depth (F, S, S) [m]; pixels without depth lie at the camera."""
-    side = depth.shape[1]
-    pixels = np.arange(side, dtype=np.float32) + 0.5
+    """Points (F, H, W, 3) in the base frame [m] from depth (F, H, W) [m]; pixels without depth lie at the camera."""
+    rows, columns = (np.arange(side, dtype=np.float32) + 0.5 for side in depth.shape[1:])
     focal, centre = view.intrinsics[:, [0, 1], [0, 1]], view.intrinsics[:, :2, 2]
-    x = (pixels[None, None, :] - centre[:, 0, None, None]) / focal[:, 0, None, None] * depth
-    y = (pixels[None, :, None] - centre[:, 1, None, None]) / focal[:, 1, None, None] * depth
+    x = (columns[None, None, :] - centre[:, 0, None, None]) / focal[:, 0, None, None] * depth
+    y = (rows[None, :, None] - centre[:, 1, None, None]) / focal[:, 1, None, None] * depth
     camera = np.stack([np.broadcast_to(x, depth.shape), np.broadcast_to(y, depth.shape), depth], -1).astype(np.float32)
     return np.einsum("fhwc,fdc->fhwd", camera, view.rotation.astype(np.float32)) + view.position[:, None, None].astype(np.float32)
 
 
-def pointmap_features(depth: np.ndarray, view: View, patch: int) -> np.ndarray:
-    """Features (F, g, g, C) of one camera from its depth (F, S, S) [m]; patch is in pixels."""
+def pointmap_features(depth: np.ndarray, view: View, patch: Patch) -> np.ndarray:
+    """Features (F, gh, gw, C) of one camera from its depth (F, H, W) [m]; patch is in pixels."""
     depth = np.clip(np.nan_to_num(depth.astype(np.float32)), 0.0, _DEPTH_MAX)
     points = np.clip(points_from_depth(depth, view), *_POINT_BOX)
     return _encode((points - _POINT_CENTRE) / _POINT_SCALE, patch)
 
 
-def rgb_features(images: np.ndarray, patch: int, width: int = FEATURE_SIZE) -> np.ndarray:
-    """Features (F, g, g, width) of one camera from its colours (F, 3, S, S) uint8, coded exactly as points are."""
+def rgb_features(images: np.ndarray, patch: Patch, width: int = FEATURE_SIZE) -> np.ndarray:
+    """Features (F, gh, gw, width) of one camera from its colours (F, 3, H, W) uint8, coded exactly as points are."""
     return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch, width)
 
 
-def random_code(cameras: int, grid: int, width: int = FEATURE_SIZE) -> np.ndarray:
-    """A fixed code for each patch, (1, V, grid, grid, width) float16."""
-    return np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, grid, grid, width)).astype(np.float16)
+def random_code(cameras: int, grid: tuple[int, int], width: int = FEATURE_SIZE) -> np.ndarray:
+    """A fixed code for each patch, (1, V, rows, columns, width) float16."""
+    return np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, *grid, width)).astype(np.float16)
 
 
 def standardise(features: np.ndarray) -> np.ndarray:
@@ -81,26 +82,30 @@ def standardise(features: np.ndarray) -> np.ndarray:
     return ((features - flat.mean(0)) / (flat.std(0) + 1e-4)).astype(np.float16)
 
 
-def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | None, views: list[View], patch: int) -> np.ndarray:
-    """Targets (F, V, g, g, C) float16 for a whole data set.
+def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | None, views: list[View], patch: Patch) -> np.ndarray:
+    """Targets (F, V, gh, gw, C) float16 for a whole data set.
 
     Args:
-        images: (F, V, 3, S, S) uint8; depth: (F, V, S, S) [m].
+        images: (F, V, 3, H, W) uint8; depth: (F, V, H, W) [m]. Arrays, or anything that gives ``images[indices]``.
+        patch: height and width of a patch, or the side of a square one [pixels]; even numbers that divide the picture.
 
     Raises:
         TeacherError: for a teacher that needs depth when there is none.
     """
     frames, cameras = images.shape[:2]
-    grid = images.shape[-1] // patch
+    rows, columns = _sides(patch)
+    grid = (images.shape[-2] // rows, images.shape[-1] // columns)
     if teacher == "random":
         code = random_code(cameras, grid)
         return np.broadcast_to(code, (frames, *code.shape[1:]))
     if teacher == "rgb":
-        parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part, v], patch)) for v in range(cameras)]
+        parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part][:, v], patch)) for v in range(cameras)]
         return standardise(np.stack(parts, 1))
     if depth is None:
         raise TeacherError(f"teacher {teacher}: the data hold no depth; record depth, or take teacher none or rgb")
-    parts = [_in_parts(frames, lambda part, v=v: pointmap_features(depth[part, v], _slice(views[v], part), patch)) for v in range(cameras)]
+    parts = [
+        _in_parts(frames, lambda part, v=v: pointmap_features(depth[part][:, v], _of_frames(views[v], part), patch)) for v in range(cameras)
+    ]
     targets = standardise(np.stack(parts, 1))
     if teacher == "mean":
         mean = targets.mean(0, keepdims=True, dtype=np.float32).astype(np.float16)
@@ -108,22 +113,26 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
     return targets
 
 
-def _encode(values: np.ndarray, patch: int, size: int = FEATURE_SIZE) -> np.ndarray:
-    """Average over sub-cells, Fourier features, fixed random projection: (F, S, S, 3) to (F, g, g, size)."""
-    frames, side = values.shape[:2]
-    grid, cell = side // patch, patch // _SUB_CELLS
-    cells = values.reshape(frames, grid, _SUB_CELLS, cell, grid, _SUB_CELLS, cell, 3).mean((3, 6))
-    cells = cells.transpose(0, 1, 3, 2, 4, 5).reshape(frames, grid, grid, -1)
-    waves = [wave(cells * np.float32(np.pi * 2**octave)) for octave in range(_OCTAVES) for wave in (np.sin, np.cos)]
-    code = np.concatenate([cells, *waves], -1)
+def _encode(values: np.ndarray, patch: Patch, size: int = FEATURE_SIZE) -> np.ndarray:
+    """Average over sub-cells, Fourier features, fixed random projection: (F, H, W, 3) to (F, gh, gw, size)."""
+    frames, cells = len(values), [side // _SUB_CELLS for side in _sides(patch)]
+    rows, columns = (side // (_SUB_CELLS * cell) for side, cell in zip(values.shape[1:3], cells, strict=True))
+    means = values.reshape(frames, rows, _SUB_CELLS, cells[0], columns, _SUB_CELLS, cells[1], 3).mean((3, 6))
+    means = means.transpose(0, 1, 3, 2, 4, 5).reshape(frames, rows, columns, -1)
+    waves = [wave(means * np.float32(np.pi * 2**octave)) for octave in range(_OCTAVES) for wave in (np.sin, np.cos)]
+    code = np.concatenate([means, *waves], -1)
     width = code.shape[-1]
     projection = np.random.default_rng(_PROJECTION_SEED).normal(0.0, width**-0.5, (width, size)).astype(np.float32)
     return code @ projection
 
 
-def _slice(view: View, part: slice) -> View:
-    return View(view.intrinsics[part], view.rotation[part], view.position[part])
+def _sides(patch: Patch) -> tuple[int, int]:
+    return (patch, patch) if isinstance(patch, int) else patch
 
 
-def _in_parts(frames: int, compute, size: int = 512) -> np.ndarray:
-    return np.concatenate([compute(slice(start, min(start + size, frames))) for start in range(0, frames, size)])
+def _of_frames(view: View, frames: np.ndarray) -> View:
+    return View(view.intrinsics[frames], view.rotation[frames], view.position[frames])
+
+
+def _in_parts(frames: int, compute: Callable[[np.ndarray], np.ndarray], size: int = 512) -> np.ndarray:
+    return np.concatenate([compute(np.arange(start, min(start + size, frames))) for start in range(0, frames, size)])

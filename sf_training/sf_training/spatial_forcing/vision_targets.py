@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
+from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
 from sf_training.spatial_forcing.compression import Compression
 from sf_training.spatial_forcing.feature_cache import FeatureCache
 from sf_training.spatial_forcing.hf_teacher import HfTeacher
@@ -32,14 +33,21 @@ class Targets:
     """Alignment targets of F frames.
 
     Attributes:
-        layers: for each teacher layer (F, V, rows, columns, C); may be mapped from disk or repeat one frame.
+        layers: for each teacher layer (F, V, rows, columns, C); read some with ``layer[frames]``. They may be mapped from disk, be kept
+            in a compact form, or repeat one frame.
         prepared: whether they are resized to the student's grid and hold the positional embedding already.
-        cosine: mean one between the whole targets and these; below 1 where channels were left out.
+        cosine: mean one between the whole targets and these, over all tokens; below 1 by what channels and form leave out.
+        lowest_cosine: of all tokens.
+        nbytes: that they take where they are kept.
+        folder: where they are kept; None where in memory.
     """
 
-    layers: tuple[np.ndarray, ...]
+    layers: tuple[np.ndarray | CompactArray, ...]
     prepared: bool = False
     cosine: float = 1.0
+    lowest_cosine: float = 1.0
+    nbytes: int = 0
+    folder: Path | None = None
 
 
 def open_teacher(
@@ -74,11 +82,13 @@ def open_teacher(
 def vision_targets(
     teacher: Teacher,
     images: np.ndarray,
-    grid: int,
+    grid: int | tuple[int, int],
     config: AlignmentConfig,
     *,
     channels: int = 0,
+    form: CacheFormat = "float16",
     control: Control = "none",
+    digest: str | None = None,
     cache: Path | None = None,
     console: Console | None = None,
 ) -> Targets:
@@ -87,10 +97,12 @@ def vision_targets(
     Each target is scaled to the size of a unit variance token: the loss looks at directions only, and float16 stays in range.
 
     Args:
-        images: (F, V, 3, S, S) uint8.
-        grid: patches along one side of the student's images.
+        images: (F, V, 3, H, W) uint8: an array, or anything that has this shape and gives ``images[indices]``.
+        grid: patches along one side of the student's images, or (rows, columns).
         channels: of a target at most; the others are left out by :class:`Compression`. 0 keeps all.
+        form: how a value is kept, see :data:`CacheFormat`.
         control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have its width and do not run it.
+        digest: changes with the images; None reads them all to make one.
         cache: folder of caches; None keeps everything in memory.
         console: shows progress.
 
@@ -98,67 +110,75 @@ def vision_targets(
         TeacherError: a feature is not finite, or the cache cannot be used.
     """
     layers = len(config.teacher_layers)
+    size = (grid, grid) if isinstance(grid, int) else tuple(grid)
     width = min(channels or teacher.feature_size, teacher.feature_size)
-    shape = (*images.shape[:2], grid, grid, width)
+    shape = (*images.shape[:2], *size, width)
     if control == "random":
-        code = torch.from_numpy(random_code(images.shape[1], grid, width)).float()
-        return Targets(tuple(_repeated(_prepared(code, grid, config), shape) for _ in range(layers)), prepared=True)
-    source = _Colours(images, grid, width, layers) if control == "rgb" else teacher
+        code = torch.from_numpy(random_code(images.shape[1], size, width)).float()
+        return Targets(tuple(_repeated(_prepared(code, size, config), shape) for _ in range(layers)), prepared=True)
+    source = _Colours(images, size, width, layers) if control == "rgb" else teacher
     batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
-    def whole(part: slice | np.ndarray) -> list[np.ndarray]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images[part])).float() / 255
-        found = [_prepared(layer, grid, config) for layer in source.features(pixels)]
+    def whole(frames: np.ndarray) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.ascontiguousarray(images[frames])).float() / 255
+        found = [_prepared(layer, size, config) for layer in source.features(pixels)]
         if not all(np.isfinite(layer).all() for layer in found):
             raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
-        return [layer.reshape(*pixels.shape[:2], grid, grid, -1) for layer in found]
+        return [layer.reshape(*pixels.shape[:2], *size, -1) for layer in found]
 
     def sample(chosen: np.ndarray) -> list[np.ndarray]:
         parts = [whole(chosen[start : start + batch]) for start in range(0, len(chosen), batch)]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
-    key = _key(source, images, grid, config) | {"channels": width}
-    store = _Memory(shape, layers) if cache is None else FeatureCache(cache, key, shape, layers)
+    key = _key(source, images, size, config, digest) | {"channels": width}
+    store = FeatureCache(cache, key, shape, layers, form)
     compression = None
     if width < source.feature_size:
         file = None if cache is None else store.folder / "basis.npz"
         with console.status("teacher features: which channels to keep") if console else nullcontext():
             compression = Compression.fit(sample, len(images), width, file)
+
+    def compute(part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = whole(np.arange(part.start, part.stop))
+        norms = [np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found]
+        return list(zip(compression(found) if compression else found, norms, strict=True))
+
     if store.done < len(images):
         columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
             task = bar.add_task("", total=len(images), completed=store.done)
-            compute = (lambda part: compression(whole(part))) if compression else whole
             store.fill(compute, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
-    return Targets(found, prepared=True, cosine=compression.cosine if compression else 1.0)
+    return Targets(found, True, 1.0 - store.error.mean, 1.0 - store.error.most, store.nbytes, store.folder)
 
 
-def _prepared(features: torch.Tensor, grid: int, config: AlignmentConfig) -> np.ndarray:
-    """(B, V, gh, gw, C) to unit variance targets (B, V * grid^2, C), float16."""
+def _prepared(features: torch.Tensor, grid: tuple[int, int], config: AlignmentConfig) -> np.ndarray:
+    """(B, V, gh, gw, C) to unit variance targets (B, V * rows * columns, C), float32."""
     target = prepare_target(features, grid, config.position_scale, position=config.position, resize=config.resize)
-    return (target / target.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)).to(torch.float16).cpu().numpy()
+    return (target / target.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)).float().cpu().numpy()
 
 
 def _repeated(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.broadcast_to(frame.reshape(1, *shape[1:]), shape)
+    return np.broadcast_to(frame.astype(np.float16).reshape(1, *shape[1:]), shape)
 
 
-def _mean(layer: np.ndarray) -> np.ndarray:
+def _mean(layer: np.ndarray | CompactArray) -> np.ndarray:
     total = np.zeros(layer.shape[1:])
     for start in range(0, len(layer), 256):
         total += layer[start : start + 256].sum(0, dtype=np.float64)
-    return (total / len(layer)).astype(np.float16)
+    return total / len(layer)
 
 
-def _key(source: Teacher, images: np.ndarray, grid: int, config: AlignmentConfig) -> dict:
-    digest = hashlib.sha256()
-    for start in range(0, len(images), 256):
-        digest.update(np.ascontiguousarray(images[start : start + 256]).data)
+def _key(source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, digest: str | None) -> dict:
+    if digest is None:
+        whole = hashlib.sha256()
+        for start in range(0, len(images), 256):
+            whole.update(np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data)
+        digest = whole.hexdigest()
     return {
-        "images": digest.hexdigest(),
+        "images": digest,
         "shape": images.shape,
         "teacher": source.identity,
         "grid": grid,
@@ -167,34 +187,14 @@ def _key(source: Teacher, images: np.ndarray, grid: int, config: AlignmentConfig
     }
 
 
-class _Memory:
-    """Stands for a cache where none is wanted."""
-
-    done = 0
-
-    def __init__(self, shape: tuple[int, ...], layers: int) -> None:
-        self._frames = shape[0]
-        self._layers = tuple(np.empty(shape, np.float16) for _ in range(layers))
-
-    def fill(self, compute, batch: int, progress) -> None:
-        for start in range(0, self._frames, batch):
-            part = slice(start, min(start + batch, self._frames))
-            for array, values in zip(self._layers, compute(part), strict=True):
-                array[part] = values
-            progress(part.stop)
-
-    def load(self) -> tuple[np.ndarray, ...]:
-        return self._layers
-
-
 class _Colours:
     """The control rgb as a teacher: colours of patches in the teacher's width, standardised over a sample of the data."""
 
     description, licence = "patch colours", "none"
 
-    def __init__(self, images: np.ndarray, grid: int, width: int, layers: int) -> None:
-        self._patch, self._layers = images.shape[-1] // grid, layers
-        self.feature_size, self.pixels = width, images.shape[-1] ** 2
+    def __init__(self, images: np.ndarray, grid: tuple[int, int], width: int, layers: int) -> None:
+        self._patch, self._layers = (images.shape[-2] // grid[0], images.shape[-1] // grid[1]), layers
+        self.feature_size, self.pixels = width, images.shape[-2] * images.shape[-1]
         self.identity = f"rgb {width} of {layers}"
         sample = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)]
         values = rgb_features(sample.reshape(-1, *images.shape[2:]), self._patch, width).reshape(-1, width)
