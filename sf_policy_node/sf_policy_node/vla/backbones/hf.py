@@ -19,6 +19,7 @@ from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.backbones.pretrained import (
     BackboneError,
     build,
+    folder_config,
     load_pretrained,
     picture_statistics,
     plain_config,
@@ -161,6 +162,13 @@ class HfVla(nn.Module):
         whole = load_pretrained(AutoModelForImageTextToText, folder, dtype)
         words = Words.load(folder, 1, "{instruction}", whole.config.get_text_config().vocab_size)
         return cls.create(whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes})
+
+    @classmethod
+    def from_config(cls, folder: str | Path, **sizes: Any) -> HfVla:
+        """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
+        config = folder_config(folder)
+        words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
+        return cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory in training."""

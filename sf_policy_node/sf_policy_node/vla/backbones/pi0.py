@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sf_policy_node.vla.backbones.pixels import pixels_of
 from sf_policy_node.vla.backbones.places import VisualPlaces
-from sf_policy_node.vla.backbones.pretrained import BackboneError, build, load_pretrained, plain_config, transformers_config
+from sf_policy_node.vla.backbones.pretrained import BackboneError, build, folder_config, load_pretrained, plain_config, transformers_config
 from sf_policy_node.vla.backbones.words import PADDING, Words
 from sf_policy_node.vla.preprocessing import Fit
 from sf_policy_node.vla.real_time_chunking import ascending
@@ -123,6 +123,12 @@ class Pi0(nn.Module):
         whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype)
         words = Words.load(folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size)
         return cls.create(whole, words.tokenizer, dtype=dtype, **sizes)
+
+    @classmethod
+    def from_config(cls, folder: str | Path, **sizes: Any) -> Pi0:
+        """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
+        config = folder_config(folder, "pi0")
+        return cls.create(config, Words.load(folder, 1, "{instruction}", config.vlm_config.text_config.vocab_size).tokenizer, **sizes)
 
     @property
     def head(self) -> Pi0:

@@ -36,6 +36,25 @@ def transformers_config(values: dict[str, Any]) -> Any:
         raise BackboneError(f"backbone: not a configuration of {family} ({' '.join(str(error).split())[:200]})") from None
 
 
+def folder_config(folder: str | Path, family: str | None = None) -> Any:
+    """The transformers configuration in a local directory.
+
+    Raises:
+        BackboneError: there is none, or it is not one of ``family``.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except OSError:
+        raise BackboneError(f"{folder}: no config.json; give the local directory of a transformers model") from None
+    except ValueError as error:
+        raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
+    config = transformers_config(values)
+    if family not in (None, config.model_type):
+        raise BackboneError(f"{path}: holds a {config.model_type} model, not {family}; give the directory of a {family} model")
+    return config
+
+
 def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
     """A model with random weights; ``blank`` leaves them as memory was, for weights that are loaded next."""
     from transformers.initialization import no_init_weights

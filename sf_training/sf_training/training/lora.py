@@ -1,0 +1,102 @@
+"""Which weights of a backbone are trained, and low-rank adapters (arXiv 2106.09685, through peft) for those that are not.
+
+Adapters live in training only: :func:`merged_copy` folds them into the weights, and what is saved runs without peft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sf_training.training.student_settings import StudentError, StudentSettings
+
+Part = Literal["vision", "language", "expert", "action"]
+_BASE, _DOWN, _UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def part_of(model: Any, name: str) -> Part:
+    """The part of the model that a parameter or module belongs to, by its name.
+
+    ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow transformer; ``action`` all that is ours
+    or small: embeddings of state and actions, and hf's head. Nano is all ``action``.
+    """
+    if model.kind == "pi0":
+        inner = name.removeprefix("backbone.model.")
+        if inner.startswith("vlm."):
+            return "language" if inner.startswith("vlm.language_model.") else "vision"
+        return "expert" if inner.startswith("dit.") else "action"
+    if model.kind == "nano" or not name.startswith("backbone."):
+        return "action"
+    decoder = model.backbone.get_decoder()
+    prefix = next(key for key, module in model.backbone.named_modules() if module is decoder)
+    return "language" if name.startswith(f"backbone.{prefix}.") else "vision"
+
+
+def freeze(model: Any, settings: StudentSettings) -> None:
+    """Leave gradients only to what is trained in full."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(settings.training.get(part_of(model, name), "full") == "full")
+
+
+def apply_lora(model: Any, settings: StudentSettings) -> None:
+    """Give adapters to the linear layers of the parts with ``lora``, in place; other parameters keep their ``requires_grad``.
+
+    Adapters are float32 whatever the backbone, and start at no effect. Names gain ``.base_layer``, so hooks and lists of blocks stay.
+
+    Raises:
+        StudentError: no linear layer of such a part has the names asked for.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora, chosen = settings.lora, []
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for part, how in settings.training.items():
+        if how != "lora":
+            continue
+        found = [name for name in linear if part_of(model, name) == part and (not lora.targets or name.endswith(tuple(lora.targets)))]
+        if not found:
+            there = sorted({name.rpartition(".")[2] for name in linear if part_of(model, name) == part})
+            raise StudentError(f"--student.lora.targets: the {part} has no layer {' '.join(lora.targets)}; there are {', '.join(there)}")
+        chosen += found
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=chosen)
+    inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+        else:
+            parameter.requires_grad_(name in trained)
+
+
+def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Weights of the plain model: adapters folded in, names as without them.
+
+    Args:
+        model: with or without adapters; only its shape matters when ``state`` is given.
+        state: whole state of the model where it is sharded, or an average of it; None takes ``model.state_dict()``.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    state = dict(model.state_dict() if state is None else state)
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        down, up = state.pop(name + _DOWN), state.pop(name + _UP)
+        weight = state.pop(f"{name}{_BASE}.weight")
+        update = module.scaling["default"] * (up.float() @ down.float())
+        state[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
+        if f"{name}{_BASE}.bias" in state:
+            state[f"{name}.bias"] = state.pop(f"{name}{_BASE}.bias")
+    return state
+
+
+def merged_copy(model: Any, state: Mapping[str, Tensor] | None = None) -> Any:
+    """A plain model on the processor, in evaluation mode, without adapters, hooks or gradients; arguments as for :func:`merged_weights`."""
+    plain = type(model)(model.config) if model.words is None else type(model)(model.config, model.words, blank=True)
+    weights = {name: value.detach().to("cpu") for name, value in merged_weights(model, state).items()}
+    with torch.no_grad():
+        plain.load_state_dict(weights)
+    return plain.eval().requires_grad_(False)

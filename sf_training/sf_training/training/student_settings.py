@@ -1,0 +1,127 @@
+"""Which model learns, where its weights come from, and which of its parts are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["nano", "hf", "pi0"]
+Train = Literal["full", "lora", "frozen"]
+
+
+class StudentError(ValueError):
+    """The model cannot be built or trained as asked; the message names the setting or file and the cure."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters of the parts that are trained by them; the defaults of rank, scale and targets are OpenVLA-OFT's."""
+
+    rank: int = 32
+    """Width of the adapters."""
+    alpha: float = 16.0
+    """Their output is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """On their input, in training."""
+    targets: tuple[str, ...] = ()
+    """Ends of the names of the linear layers that get one, such as q_proj v_proj; none given: every linear layer."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise StudentError(f"--student.lora.rank: must be at least 1, got {self.rank}")
+        if not self.alpha > 0:
+            raise StudentError(f"--student.lora.alpha: must be above 0, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise StudentError(f"--student.lora.dropout: must be at least 0 and below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """The model. ``nano`` is built from scratch and takes none of these but ``kind`` and ``image_size``."""
+
+    kind: Kind = "nano"
+    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers' PI0."""
+    weights: Path | None = None
+    """Of hf and pi0: local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer."""
+    random_weights: Path | None = None
+    """In place of weights: a directory with config.json and a tokenizer; the model starts from random weights (dry runs, timing)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in every part."""
+    image_size: tuple[int, ...] = ()
+    """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano, 224 for Qwen)."""
+    fit: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano always crops)."""
+    text_tokens: int = 48
+    """Length of the instruction's row of tokens; a longer instruction is refused."""
+    prompt: str = "{instruction}\n"
+    """Text around the instruction."""
+    head_width: int = 256
+    """Of hf: width of the action head."""
+    head_layers: int = 2
+    """Of hf: blocks of a flow head."""
+    train_vision: Train = "lora"
+    """The vision tower and what joins it to the language model."""
+    train_language: Train = "lora"
+    """The language model."""
+    train_expert: Train = "full"
+    """Of pi0: the flow expert. The small layers for state and actions are always trained in full, as is hf's action head."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Adapters of the parts with lora."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "nano":
+            self._refuse_what_nano_ignores()
+        elif (self.weights is None) == (self.random_weights is None):
+            found = "both are" if self.weights else "neither is"
+            raise StudentError(f"--student.weights, --student.random-weights: {self.kind} needs one of them, {found} given")
+        if len(self.image_size) > 2 or any(side < 1 for side in self.image_size):
+            raise StudentError(f"--student.image-size: give one side, or height and width, got {self.image_size}")
+        for name in ("text_tokens", "head_width", "head_layers"):
+            if getattr(self, name) < 1:
+                raise StudentError(f"--student.{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+        if "{instruction}" not in self.prompt:
+            raise StudentError(f"--student.prompt: must hold {{instruction}}, got {self.prompt!r}")
+        if self.dtype == "bfloat16" and (full := [part for part, how in self.training.items() if how == "full"]):
+            raise StudentError(
+                f"--student.dtype bfloat16: small updates of the {' and the '.join(full)} would be lost in rounding; train by lora, "
+                "or take float32 weights and --precision bf16"
+            )
+
+    @property
+    def training(self) -> dict[str, Train]:
+        """How each part of the backbone is trained."""
+        parts: dict[str, Train] = {"vision": self.train_vision, "language": self.train_language}
+        if self.kind == "pi0":
+            parts["expert"] = self.train_expert
+        return {} if self.kind == "nano" else parts
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether any part is trained by adapters."""
+        return "lora" in self.training.values()
+
+    def check_alignment(self, layers: Sequence[int]) -> None:
+        """Refuse what would leave Spatial Forcing nothing to train; needs neither the model nor data.
+
+        Args:
+            layers: blocks after which the student's tokens are read.
+
+        Raises:
+            StudentError: nothing below the deepest of them is trained.
+        """
+        if self.kind == "nano" or self.train_vision != "frozen":
+            return
+        if self.train_language == "frozen" or max(layers) == 0:
+            below = "the language model is frozen" if self.train_language == "frozen" else "layer 0 reads what enters its first block"
+            raise StudentError(
+                f"--student.train-vision frozen: {below} and so Spatial Forcing would train nothing; "
+                "take lora or full for the vision tower, or --teacher none"
+            )
+
+    def _refuse_what_nano_ignores(self) -> None:
+        for each in fields(self):
+            default = LoraSettings() if each.name == "lora" else each.default
+            if each.name not in ("kind", "image_size") and getattr(self, each.name) != default:
+                raise StudentError(f"--student.{each.name.replace('_', '-')}: nano has no such setting; give --student.kind hf or pi0")

@@ -1,0 +1,161 @@
+"""The model that learns: built from settings and the robot's contract, ready for the trainer.
+
+```python
+student = build_student(settings.student, contract, head="flow")
+height, width = student.image_size                      # load the data in this size, with student.model.config.fit
+embeddings = student.embeddings(data.texts)             # for Normalisation.from_data
+text = student.text_rows(data.texts, normalisation)     # for student.model.context(images, state, text[rows])
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.state import state_names
+from sf_policy_node.vla.backbones.pretrained import BackboneError
+from sf_policy_node.vla.backbones.words import WordsError
+from sf_policy_node.vla.nano import Nano, NanoConfig
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
+from sf_training.training.lora import Part, apply_lora, freeze, merged_copy, merged_weights, part_of
+from sf_training.training.student_settings import LoraSettings, StudentError, StudentSettings
+
+__all__ = [
+    "LoraSettings",
+    "Student",
+    "StudentError",
+    "StudentSettings",
+    "apply_lora",
+    "build_student",
+    "count_weights",
+    "merged_copy",
+    "merged_weights",
+]
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model whose parameters require gradients just where they are to be trained."""
+
+    model: Any  # Nano, HfVla or Pi0
+    settings: StudentSettings
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that alignment layers count: 0 to this number."""
+        return len(self.model.visual_places().blocks)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures it takes [pixels]."""
+        size = self.model.config.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """Sentence embeddings (T, E) float32 for the statistics; E is 0 where the model reads words itself."""
+        if self.model.words is not None:
+            return np.zeros((len(texts), 0), np.float32)
+        return text_encoder().encode(list(texts))
+
+    def text_rows(self, texts: Sequence[str], normalisation: Normalisation) -> Tensor:
+        """What ``model.context`` takes as text, one row for each: embeddings (T, E) float32, or token ids (T, N) int64.
+
+        Raises:
+            StudentError: an instruction is too long for the model.
+        """
+        if self.model.words is None:
+            return torch.from_numpy(normalisation.text.normalise(self.embeddings(texts)))
+        try:
+            return self.model.words.encode(list(texts))
+        except WordsError as error:
+            raise StudentError(f"{error}, or raise --student.text-tokens") from None
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse alignment layers that the model does not have, or below which nothing is trained.
+
+        Raises:
+            StudentError: see :meth:`StudentSettings.check_alignment`.
+        """
+        if max(layers) > self.blocks:
+            raise StudentError(f"--alignment.layer {max(layers)}: the model has {self.blocks} blocks, so 0 to {self.blocks}")
+        self.settings.check_alignment(layers)
+
+    def weights(self) -> dict[Part, tuple[int, int]]:
+        """Number of all weights and of those that are trained, of each part, adapters included."""
+        return count_weights(self.model)
+
+
+def build_student(
+    settings: StudentSettings, contract: Contract, *, head: str = "regression", width: int = 96, layers: int = 4, device: str = "cpu"
+) -> Student:
+    """Build the model for a robot; random weights come from torch's current seed. Needs no data.
+
+    Args:
+        contract: gives cameras, state, action columns and horizon.
+        head: ``regression`` or ``flow``; pi0 has its own flow whatever is asked.
+        width: of nano.
+        layers: of nano.
+        device: where it is built; ``meta`` counts weights without memory for them, see :func:`count_weights`.
+
+    Raises:
+        StudentError: weights are missing or do not fit, or settings do not fit the model.
+    """
+    sizes = {
+        "cameras": len(contract.cameras),
+        "state_size": len(state_names(contract)),
+        "action_size": len(contract.action.names),
+        "horizon": contract.action.horizon,
+    }
+    try:
+        with torch.device(device):
+            model = _nano(settings, sizes, head, width, layers) if settings.kind == "nano" else _pretrained(settings, sizes, head, device)
+            if settings.kind != "nano":
+                freeze(model, settings)
+                if settings.uses_lora:
+                    apply_lora(model, settings)
+    except (BackboneError, WordsError) as error:
+        raise StudentError(str(error)) from None
+    return Student(model, settings)
+
+
+def count_weights(model: Any) -> dict[Part, tuple[int, int]]:
+    """Number of all weights and of those that are trained, of each part of a model."""
+    counts: dict[Part, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        count = counts.setdefault(part_of(model, name), [0, 0])
+        count[0] += parameter.numel()
+        count[1] += parameter.numel() * parameter.requires_grad
+    return {part: (total, trained) for part, (total, trained) in counts.items()}
+
+
+def _nano(settings: StudentSettings, sizes: dict[str, int], head: str, width: int, layers: int) -> Nano:
+    side = set(settings.image_size) or {96}
+    if len(side) > 1:
+        raise StudentError(f"--student.image-size: nano takes square pictures, got {settings.image_size}")
+    try:
+        return Nano(NanoConfig(**sizes, image_size=side.pop(), text_size=TEXT_SIZE, width=width, layers=layers, head=head))
+    except ValueError as error:
+        raise StudentError(f"nano: {error}") from None
+
+
+def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, device: str) -> Any:
+    from sf_policy_node.vla.backbones.hf import HfVla
+    from sf_policy_node.vla.backbones.pi0 import Pi0
+
+    kind = {"hf": HfVla, "pi0": Pi0}[settings.kind]
+    sizes |= {"fit": settings.fit, "text_tokens": settings.text_tokens, "prompt": settings.prompt}
+    if settings.kind == "hf":
+        sizes |= {"head": head, "head_width": settings.head_width, "head_layers": settings.head_layers}
+    if settings.image_size:
+        sizes["image_size"] = (settings.image_size * 2)[:2]
+    folder = settings.weights or settings.random_weights
+    random = settings.weights is None or device == "meta"
+    return (kind.from_config if random else kind.from_pretrained)(folder, dtype=settings.dtype, **sizes)
