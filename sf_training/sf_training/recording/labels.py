@@ -1,0 +1,144 @@
+"""What a person says about an episode after it was recorded: kept in ``labels.json`` beside the bag's files, which never change.
+
+The file is a history, oldest first; the newest entry counts and undo takes it away. Every entry is a whole label, so that
+what an undone one said is gone with it. No rclpy here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sf_policy_node.observation import validate_instruction
+
+LABELS_FILE = "labels.json"
+OUTCOMES = ("success", "failure", "discarded")
+
+
+class LabelError(ValueError):
+    """An episode cannot be labelled, or its labels cannot be read; one sentence."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The newest label. None: what the recording itself says still holds.
+
+    Attributes: ``outcome`` (success, failure or discarded), ``instruction``, ``note`` (free text), ``operator`` (who labelled),
+    ``time`` (UTC, ISO 8601).
+    """
+
+    outcome: str | None = None
+    instruction: str | None = None
+    note: str = ""
+    operator: str = ""
+    time: str = ""
+
+
+def read_labels(bag_directory: str | Path) -> Labels | None:
+    """The newest label of an episode; None when it has none.
+
+    Raises:
+        LabelError: ``labels.json`` is broken.
+    """
+    history = label_history(bag_directory)
+    return history[-1] if history else None
+
+
+def label_history(bag_directory: str | Path) -> list[Labels]:
+    """All labels of an episode, oldest first.
+
+    Raises:
+        LabelError: ``labels.json`` is broken.
+    """
+    path = Path(bag_directory) / LABELS_FILE
+    try:
+        return [_checked(Labels(**entry)) for entry in json.loads(path.read_text(encoding="utf-8"))["history"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LabelError(f"{path}: is not a list of labels ({error}); correct it, or delete it to go back to the recording") from None
+
+
+def add_label(
+    bag_directory: str | Path, *, outcome: str | None = None, instruction: str | None = None, note: str = "", operator: str = ""
+) -> Labels:
+    """Label a finished episode; what is None (or empty) stays as it was. Returns the new label.
+
+    Raises:
+        LabelError: no such episode, an outcome that does not exist, an instruction that cannot be used, or nothing to say.
+    """
+    if not (outcome or instruction or note):
+        raise LabelError("a label says nothing; give an outcome, an instruction or a note")
+    with _episode(bag_directory) as path:
+        history = label_history(path)
+        before = history[-1] if history else Labels()
+        label = _checked(
+            Labels(
+                outcome=outcome or before.outcome,
+                instruction=instruction or before.instruction,
+                note=note or before.note,
+                operator=operator,
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+        _write(path, [*history, label])
+    return label
+
+
+def undo_label(bag_directory: str | Path) -> Labels | None:
+    """Take the newest label back; returns the one that holds now, or None when the recording's own do.
+
+    Raises:
+        LabelError: no such episode, or it has no label.
+    """
+    with _episode(bag_directory) as path:
+        history = label_history(path)
+        if not history:
+            raise LabelError(f"{path}: has no label to take back")
+        _write(path, history[:-1])
+    return history[-2] if len(history) > 1 else None
+
+
+def _checked(label: Labels) -> Labels:
+    if label.outcome is not None and label.outcome not in OUTCOMES:
+        raise LabelError(f"outcome: must be one of {', '.join(OUTCOMES)}, got {label.outcome!r}")
+    if label.instruction is not None:
+        try:
+            validate_instruction(label.instruction)
+        except ValueError as error:
+            raise LabelError(str(error)) from None
+    return label
+
+
+@contextlib.contextmanager
+def _episode(bag_directory: str | Path) -> Iterator[Path]:
+    """A finished episode, held so that two labels at the same time are both kept."""
+    path = Path(bag_directory)
+    if not (path / "metadata.yaml").is_file():
+        raise LabelError(f"{path}: is not a finished episode; give the directory of one")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield path
+    finally:
+        os.close(handle)
+
+
+def _write(path: Path, history: list[Labels]) -> None:
+    text = json.dumps({"history": [asdict(label) for label in history]}, indent=1, ensure_ascii=False) + "\n"
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path, prefix=".labels", delete=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path / LABELS_FILE)
+    except OSError as error:
+        raise LabelError(f"{path / LABELS_FILE}: cannot be written ({error.strerror}); free some space or check its permissions") from None
