@@ -1,0 +1,244 @@
+"""One episode in numbers: rates, gaps, skew, motion and pictures. Measures only; ``checks`` judges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.synchronisation import JointStream, align_cameras, nearest
+from sf_training.lint.pictures import CameraMeasure, measure_pictures
+from sf_training.lint.thresholds import Thresholds
+from sf_training.recording.topics import absolute
+
+TRACE_POINTS = 240
+
+
+@dataclass(frozen=True)
+class StreamMeasure:
+    """Times of one topic. ``expected_hz`` is 0 where the contract gives none; gaps are between sorted stamps [s]."""
+
+    name: str
+    topic: str
+    expected_hz: float
+    hz: float
+    period_s: float
+    count: int
+    longest_gap_s: float
+    gap_at_s: float
+    repeated: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Joints at the N usable policy steps, and what stands out in all samples; J joints as ``contract.command_joints``.
+
+    ``times`` (T,) [s from the episode's start] and ``positions`` (T, J) [rad, m] are thinned to at most 240 points;
+    ``lower``, ``upper`` (J,) span all samples; ``commanded`` (J,) is the span of the operator's commands, NaN without.
+    """
+
+    names: list[str]
+    times: np.ndarray
+    positions: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    commanded: np.ndarray
+    samples: int
+    jumps: int
+    jump_text: str
+    not_finite: int
+    idle_share: float
+    idle_start_s: float
+    idle_end_s: float
+    opening: np.ndarray  # (N,) of the gripper, 0 closed to 1 open; empty without a gripper column
+
+
+@dataclass(frozen=True)
+class EpisodeMeasure:
+    """Everything that lint knows about an episode; ``broken`` is the one sentence of a bag that cannot be read."""
+
+    path: str
+    name: str
+    broken: str = ""
+    instruction: str = ""
+    operator: str = ""
+    outcome: str = ""
+    checksum: str = ""
+    contract: Contract | None = None
+    duration_s: float = 0.0
+    streams: list[StreamMeasure] = field(default_factory=list)
+    skew_p99_s: float = 0.0
+    skew_beyond: float = 0.0
+    steps: int = 0
+    usable: int = 0
+    motion: Motion | None = None
+    labels: str = ""
+    lost: dict[str, int] = field(default_factory=dict)
+    recorder_verdict: str = ""
+    recorder_reasons: str = ""
+    cameras: list[CameraMeasure] = field(default_factory=list)
+    problem: str = ""  # why there is no motion
+
+
+def measure_episode(path: Path, limits: Thresholds, frames: int) -> EpisodeMeasure:
+    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what is in the bag."""
+    try:
+        reader = EpisodeReader(path)
+        with reader.kept_in_memory():
+            return _measure(reader, limits, frames)
+    except BagError as error:
+        return EpisodeMeasure(path=str(path), name=Path(path).stem, broken=str(error))
+
+
+def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeMeasure:
+    contract = reader.contract
+    topics = contract.topics
+    names = {absolute(camera.topic): (f"{camera.name} camera", camera.rate_hz) for camera in contract.cameras}
+    names[absolute(topics.joint_states)] = ("joint states", 0.0)
+    names[absolute(topics.teleop_command)] = ("operator's commands", 0.0)
+    read = reader.read([*names, absolute(topics.expert_chunk)])
+    colour = [read[absolute(camera.topic)].stamps for camera in contract.cameras]
+    first = min(int(stamps.min()) for stamps in colour)
+    last = max(int(stamps.max()) for stamps in colour)
+    seen = align_cameras(colour, contract)
+    skew = _skew(colour)
+    problem, motion, usable = "", None, 0
+    try:
+        motion, usable = _motion(contract, read, seen, first, limits)
+    except ValueError as error:
+        problem = str(error)
+    commands, chunks = (len(read[absolute(name)].stamps) for name in (topics.teleop_command, topics.expert_chunk))
+    return EpisodeMeasure(
+        path=str(reader.path),
+        name=reader.name,
+        instruction=reader.instruction,
+        operator=reader.operator,
+        outcome=reader.outcome,
+        checksum=reader.checksum,
+        contract=contract,
+        duration_s=(last - first) * 1e-9,
+        streams=[_stream(name, topic, hz, read[topic].stamps, first) for topic, (name, hz) in names.items() if len(read[topic].stamps)],
+        skew_p99_s=float(np.quantile(skew, 0.99)) * 1e-9 if len(skew) else 0.0,
+        skew_beyond=float(np.mean(skew > contract.budgets.camera_skew_s * 1e9)) if len(skew) else 0.0,
+        steps=round((last - first) * 1e-9 / contract.action.step_s) + 1,
+        usable=usable,
+        motion=motion,
+        labels="expert" if chunks else "operator" if commands else "",
+        lost={topic: count for topic, count in _json(reader.metadata.get("drops")).items() if count},
+        recorder_verdict=reader.metadata.get("verdict", ""),
+        recorder_reasons=reader.metadata.get("reasons", ""),
+        cameras=measure_pictures(reader, read, motion, first, frames),
+        problem=problem,
+    )
+
+
+def _stream(name: str, topic: str, expected_hz: float, stamps: np.ndarray, start: int) -> StreamMeasure:
+    steps = np.diff(stamps)
+    ordered = np.sort(stamps)
+    gaps = np.diff(ordered) * 1e-9
+    span = float(gaps.sum())
+    longest = int(np.argmax(gaps)) if len(gaps) else 0
+    return StreamMeasure(
+        name=name,
+        topic=topic,
+        expected_hz=expected_hz,
+        hz=len(gaps) / span if span > 0 else 0.0,
+        period_s=float(np.median(gaps)) if len(gaps) else 0.0,
+        count=len(stamps),
+        longest_gap_s=float(gaps[longest]) if len(gaps) else 0.0,
+        gap_at_s=float(ordered[longest] - start) * 1e-9,
+        repeated=int((steps == 0).sum()),
+        backwards=int((steps < 0).sum()),
+    )
+
+
+def _skew(cameras: list[np.ndarray]) -> np.ndarray:
+    """For every image of the slowest camera, how far the nearest image of the worst other camera is [ns]."""
+    if len(cameras) < 2:
+        return np.empty(0)
+    slowest = min(cameras, key=len)
+    return np.max([np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0)
+
+
+def _motion(contract: Contract, read: dict[str, Stream], seen, start: int, limits: Thresholds) -> tuple[Motion, int]:
+    stream = read[absolute(contract.topics.joint_states)]
+    joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
+    at = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+    known = np.isfinite(at).all(axis=1)
+    stamps, positions = seen.stamps[known], at[known]
+    if not len(stamps):
+        raise ValueError("no moment at which all cameras and the joints were fresh; check their stamps")
+    moments = np.unique(stream.stamps)
+    samples = joints.held(moments)
+    whole = samples[np.isfinite(samples).all(axis=1)]
+    if not len(whole):
+        raise ValueError("no joint state holds finite positions of all joints; check the driver")
+    jumps, text = _jumps(contract, moments, samples, start, limits.jump_factor)
+    commands = read[absolute(contract.topics.teleop_command)]
+    commanded = np.full(len(contract.command_joints), np.nan)
+    if len(commands.stamps):
+        held = JointStream(commands.stamps, commands.messages, contract.command_joints).held(np.unique(commands.stamps))
+        if np.isfinite(held).any(axis=0).all():
+            commanded = np.nanmax(held, axis=0) - np.nanmin(held, axis=0)
+    idle = _idle(contract, stamps, positions, limits)
+    thin = slice(None, None, -(-len(stamps) // TRACE_POINTS))
+    gripper = contract.gripper if GRIPPER_COLUMN in contract.action.names else None
+    return Motion(
+        names=contract.command_joints,
+        times=(stamps[thin] - start) * 1e-9,
+        positions=positions[thin].astype(np.float32),
+        lower=whole.min(axis=0),
+        upper=whole.max(axis=0),
+        commanded=commanded,
+        samples=len(samples),
+        jumps=jumps,
+        jump_text=text,
+        not_finite=sum(not np.isfinite(message.position).all() for message in stream.messages),
+        idle_share=float(idle.mean()) if len(idle) else 0.0,
+        idle_start_s=_run(idle) * contract.action.step_s,
+        idle_end_s=_run(idle[::-1]) * contract.action.step_s,
+        opening=gripper.to_opening(positions[:, -1]) if gripper else np.empty(0),
+    ), len(stamps)
+
+
+def _units(contract: Contract) -> list[str]:
+    return [joint.unit for joint in contract.joints] + ([contract.gripper.unit] if contract.gripper else [])
+
+
+def _idle(contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds) -> np.ndarray:
+    """(N - 1,): no joint moved faster than its threshold from one step to the next."""
+    still = np.array([limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)])
+    seconds = np.maximum(np.diff(stamps) * 1e-9, 1e-6)
+    return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= still).all(axis=1)
+
+
+def _run(flags: np.ndarray) -> int:
+    """How many flags are set before the first one that is not."""
+    return int(np.argmin(np.append(flags, False)))
+
+
+def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: int, factor: float) -> tuple[int, str]:
+    """Joint samples that were reached faster than ``factor`` times the velocity limit, and the worst one in words."""
+    if len(moments) < 2:
+        return 0, ""
+    limits = np.array([joint.velocity for joint in contract.joints] + ([contract.gripper.velocity] if contract.gripper else []))
+    speed = np.abs(np.diff(samples, axis=0)) / (np.diff(moments) * 1e-9)[:, None]
+    ratio = np.nan_to_num(speed / limits)
+    row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
+    unit = _units(contract)[column]
+    seconds = (moments[row + 1] - start) * 1e-9
+    text = f"{contract.command_joints[column]} at {seconds:.2f} s: {speed[row, column]:.2g} {unit}/s, its limit is {limits[column]:g}"
+    return int((ratio > factor).any(axis=1).sum()), text
+
+
+def _json(text: str | None) -> dict:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,219 @@
+"""Lint finds what is wrong, names it with a cure, and stays silent about what is right."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from synthetic_episodes import HEIGHT, REST, START, WIDTH, open_writer, tiny_contract, write_joints
+
+from sf_training.lint.command import main
+from sf_training.recording import messages
+from sf_training.recording.topics import absolute
+
+RNG = np.random.default_rng(0)
+TEXTURE = RNG.integers(60, 200, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def contract():
+    """Cameras that are as fast as the tiny episodes are."""
+    base = tiny_contract().model_dump(mode="json")
+    return tiny_contract(cameras=[camera | {"rate_hz": 10.0} for camera in base["cameras"]], budgets={"camera_skew_s": 0.03})
+
+
+def look(frame, blur=False, level=None):
+    """A picture with texture that differs from frame to frame."""
+    if level is not None:
+        return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
+    return np.full((HEIGHT, WIDTH, 3), TEXTURE.mean(), np.uint8) if blur else np.roll(TEXTURE, 3 * frame, axis=1)
+
+
+def episode(folder, contract, name, *, seconds=2.0, instruction="pick the red cube", outcome="success", seed=None, **changes):
+    """An episode without faults, but for ``changes``: functions that say what is written at a frame or joint sample."""
+    seed = sum(name.encode()) if seed is None else seed
+    sway = np.random.default_rng(seed).uniform(0.15, 0.3, 7) * np.array([1, 1, 1, 1, 1, 1, -0.1])
+    frame_stamp = changes.get("frame_stamp", lambda camera, frame: START + frame * 0.1)
+    joints = changes.get("joints", lambda at: REST + sway * np.sin(1.5 * at))
+    picture = changes.get("picture", look)
+    with open_writer(folder, contract, name, instruction=instruction) as writer:
+        for frame in range(round(seconds * 10)):
+            for index, camera in enumerate(contract.cameras):
+                stamp = frame_stamp(index, frame)
+                if stamp is not None:
+                    pixels = np.roll(picture(frame), index, axis=0)
+                    writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, pixels), messages.nanoseconds(stamp))
+        for sample in range(round(seconds * 50)):
+            at = sample * 0.02
+            write_joints(writer, contract, contract.topics.joint_states, START + at, joints(at))
+            write_joints(writer, contract, contract.topics.teleop_command, START + at, changes.get("commands", joints)(at + 0.05))
+        return writer.finish(outcome, drops=changes.get("drops"))
+
+
+def run(tmp_path, *options):
+    """Exit code, findings as {(check, subject): (level, text, cure)}, of the worst each, and the HTML."""
+    out = tmp_path / "lint/report.html"
+    code = main([str(tmp_path / "episodes"), "--out", str(out), "--workers", "1", *options])
+    found = json.loads(out.with_suffix(".json").read_text())["findings"]
+    worst = {(one["check"], one["subject"]): (one["level"], one["text"], one["cure"]) for one in reversed(found)}
+    return code, worst, out.read_text()
+
+
+def test_good_episodes_pass(tmp_path, contract, capsys):
+    for name in ("a", "b", "c"):
+        episode(tmp_path / "episodes", contract, name)
+    code, findings, html = run(tmp_path)
+    assert code == 0 and findings == {}
+    assert "verdict: PASS" in capsys.readouterr().out
+    # One file that needs no other, with a picture of each camera of each episode.
+    assert html.count("data:image/jpeg") == 3 * 2 * 4 and html.count("<figure>") >= 7
+    assert not re.search(r"(src|href)=.?http", html)
+
+
+def along(*directions):
+    """Joints that move in a line from rest [rad/s, m/s]."""
+    return lambda at: REST + np.pad(directions, (0, 7 - len(directions))) * at
+
+
+def at_times(*, scene):
+    """The wrist camera as it should be, the scene camera at other times; None: no picture."""
+    return lambda camera, frame: scene(frame) if camera == 0 else START + frame * 0.1
+
+
+def every_second(frame):
+    """Half of the pictures."""
+    return None if frame % 2 else START + frame * 0.1
+
+
+def late(frame):
+    """Between two pictures of the other camera."""
+    return START + frame * 0.1 + 0.06
+
+
+ALL = (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, -0.01)
+# Name: check, subject, level, part of the sentence, what is done to an episode.
+CASES = {
+    "black": ("black", "scene camera", "FAIL", "100% of 16 frames are black", {"picture": lambda frame: look(frame, level=2)}),
+    "white": ("overexposed", "scene camera", "WARN", "overexposed", {"picture": lambda n: look(n, level=None if n else 255)}),
+    "frozen": ("frozen", "scene camera", "FAIL", "equal the one before although the arm moved", {"picture": lambda _: look(0)}),
+    "blurred": ("blurred", "scene camera", "WARN", "sharpness that this camera usually has", {"picture": lambda n: look(n, blur=True)}),
+    "slow": (
+        "rate",
+        "scene camera",
+        "FAIL",
+        "5.0 Hz, the policy steps at 10 Hz",
+        {"frame_stamp": lambda _, n: every_second(n)},
+    ),
+    "gap": (
+        *("gap", "scene camera", "WARN", "silent for 0.60 s at 0.70 s, its period is 100 ms"),
+        {"frame_stamp": at_times(scene=lambda n: None if 8 <= n < 13 else START + n * 0.1)},
+    ),
+    "skew": (
+        "skew",
+        "cameras",
+        "FAIL",
+        "100% of images are further apart than 0.03 s",
+        {"frame_stamp": at_times(scene=lambda n: START + n * 0.1 + 0.06)},
+    ),
+    "repeated": (
+        *("stamps", "scene camera", "WARN", "1 stamps repeat and 0 go back, of 20"),
+        {"frame_stamp": at_times(scene=lambda n: START + min(n, 18) * 0.1)},
+    ),
+    "backwards": (
+        *("stamps", "scene camera", "WARN", "0 stamps repeat and 1 go back"),
+        {"frame_stamp": at_times(scene=lambda n: START + {4: 5, 5: 4}.get(n, n) * 0.1)},
+    ),
+    "lost": ("lost", "/joint_states", "FAIL", "7 messages lost while recording", {"drops": {"/joint_states": 7}}),
+    "idle": ("idle", "", "WARN", "nothing moves in", {"joints": lambda at: along(*ALL)(max(0.0, at - 1.0))}),
+    "jump": ("jump", "joints", "FAIL", "joint2 at 1.0", {"joints": lambda at: along(*ALL)(at) + np.eye(7)[1] * 0.6 * (1.0 < at < 1.03)}),
+    "dead": (
+        "dead joint",
+        "joint3",
+        "FAIL",
+        "was commanded over",
+        {"joints": along(0.3, 0.3, 0, 0.3), "commands": along(*ALL)},
+    ),
+    "limits": ("limits", "joint3", "WARN", "the contract allows -0.2 to 2.7", {"joints": along(0.3, 0, 0.9, 0, 0, 0, 0)}),
+    "gripper": ("gripper", "range", "WARN", "should lie in 0 to 1", {"joints": along(0.3, 0, 0, 0, 0, 0, -0.03)}),
+    "untitled": ("instruction", "", "FAIL", "has no instruction", {"instruction": " "}),
+    "nan": ("joints", "", "FAIL", "1 joint states hold NaN", {"joints": lambda at: along(*ALL)(at) + (np.nan if at == 1.0 else 0)}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_finds(tmp_path, contract, case):
+    check, subject, level, text, changes = CASES[case]
+    for name in ("a", "b", "c"):
+        episode(tmp_path / "episodes", contract, name)
+    episode(tmp_path / "episodes", contract, case, **changes)
+    code, findings, html = run(tmp_path)
+    assert (check, subject) in findings, findings
+    said = findings[check, subject]
+    assert said[0] == level and text in said[1] and len(said[2]) > 10
+    assert code == (1 if any(entry[0] == "FAIL" for entry in findings.values()) else 0)
+    assert f'href="#ep-{case}"' in html
+
+
+def test_duplicates_and_balance(tmp_path, contract):
+    folder = tmp_path / "episodes"
+    for number in range(11):
+        episode(folder, contract, f"red_{number}", seed=number)
+    episode(folder, contract, "blue", instruction="pick the blue cube", seed=50)
+    episode(folder, contract, "again", seed=3)
+    episode(folder, contract, "shouted", instruction="Pick the red cube!", seed=51)
+    code, findings, _ = run(tmp_path)
+    assert code == 1 and "the same as again" in findings["duplicate", ""][1]
+    assert '"pick the blue cube" has 1 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1] or (
+        '"Pick the red cube!" has 1 episodes' in findings["balance", "instructions"][1]
+    )
+    assert "differ in case, blanks or signs only" in findings["spelling", "instructions"][1]
+
+
+def test_outliers_of_the_set(tmp_path, contract):
+    folder = tmp_path / "episodes"
+    for number in range(9):
+        episode(folder, contract, f"usual_{number}", seed=number)
+    episode(folder, contract, "long", seconds=9.0, seed=20)
+    episode(folder, contract, "far", seed=21, joints=along(1.2, 0.2, 0.2, 0.2, 0.2, 0.2, -0.01))
+    _, findings, _ = run(tmp_path)
+    assert "lasts 8.9 s, the middle one 1.9 s" in findings["duration", ""][1]
+    assert "reaches 2.3" in findings["outlier", "joint1"][1]
+
+
+def test_what_is_discarded_is_not_judged(tmp_path, contract):
+    folder = tmp_path / "episodes"
+    for name in ("a", "b"):
+        episode(folder, contract, name)
+    episode(folder, contract, "bad", outcome="discarded", picture=lambda frame: look(frame, level=0))
+    code, findings, html = run(tmp_path)
+    assert code == 0 and findings == {} and "ep-bad" in html
+
+
+def test_a_damaged_bag_is_one_finding_among_others(tmp_path, contract):
+    folder = tmp_path / "episodes"
+    for name in ("a", "b"):
+        episode(folder, contract, name)
+    broken = episode(folder, contract, "broken")
+    file = broken / "broken_0.mcap"
+    file.write_bytes(file.read_bytes()[:-5000])
+    code, findings, html = run(tmp_path)
+    level, text, _ = findings["unreadable", ""]
+    assert code == 1 and level == "FAIL" and "broken_0.mcap" in text and "2 of 3" not in html
+
+
+def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
+    assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "r.html")]) == 2
+    assert "no episode bags here" in capsys.readouterr().err
+    episode(tmp_path / "episodes", contract, "a")
+    (tmp_path / "file").write_text("")
+    assert main([str(tmp_path / "episodes"), "--out", str(tmp_path / "file/report.html")]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_limits_are_flags_and_strict_counts_warnings(tmp_path, contract):
+    for name in ("a", "b"):
+        episode(tmp_path / "episodes", contract, name)
+    episode(tmp_path / "episodes", contract, "idle", joints=CASES["idle"][4]["joints"])
+    assert run(tmp_path)[0] == 0
+    assert run(tmp_path, "--strict")[0] == 1
+    assert run(tmp_path, "--limits.idle-fail", "0.4")[0] == 1
