@@ -113,12 +113,19 @@ class Nano(nn.Module):
         tokens, tapped = self.encode(images, state, text, rows=rows, tap=tap)
         return self.head(tokens), tapped
 
-    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None) -> Tensor:
+    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Action tokens (B, horizon, width) for the head; arguments as for :meth:`encode`."""
-        return self.encode(images, state, text, rows=rows)[0]
+        return self.encode(images, state, text, rows=rows, present=present)[0]
 
     def encode(
-        self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        tap: int | None = None,
+        present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """All of the model but its head.
 
@@ -129,6 +136,7 @@ class Nano(nn.Module):
             rows: (B,) index into ``images`` for each row of ``state`` and ``text``; None when F equals B. Several rows
                 may share an image, and the stem runs once for them.
             tap: number of blocks after which to read the visual tokens, 0 to layers; None reads none.
+            present: (B, V), False where a camera is missing: nothing attends to its tokens. None: all are there.
 
         Returns:
             Action tokens (B, horizon, width) for the head, and the tapped visual tokens (B, V * grid^2, width) or None.
@@ -147,10 +155,14 @@ class Nano(nn.Module):
         state_token = self.state(state)[:, None]
         query = self.query + summary[:, None] + state_token
         x = torch.cat([visual, words, state_token, query], 1)
+        seen = None
+        if present is not None:
+            seen = present.repeat_interleave(self.config.grid**2, 1)
+            seen = functional.pad(seen, (0, x.shape[1] - seen.shape[1]), value=True)[:, None, None]
 
         tapped = x[:, : self.visual_tokens] if tap == 0 else None
         for number, block in enumerate(self.blocks, 1):
-            x = block(x)
+            x = block(x, seen)
             if tap == number:
                 tapped = x[:, : self.visual_tokens]
         return self.norm(x[:, -self.config.horizon :]), tapped

@@ -48,7 +48,7 @@ class StudentSettings:
     random_weights: Path | None = None
     """In place of weights: a directory with config.json and a tokenizer; the model starts from random weights (dry runs, timing)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in every part."""
+    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in every part, and hf."""
     image_size: tuple[int, ...] = ()
     """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano, 224 for Qwen)."""
     fit: Literal["letterbox", "stretch", "crop"] = "letterbox"
@@ -83,6 +83,11 @@ class StudentSettings:
                 raise StudentError(f"--student.{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
         if "{instruction}" not in self.prompt:
             raise StudentError(f"--student.prompt: must hold {{instruction}}, got {self.prompt!r}")
+        if self.dtype == "bfloat16" and self.kind == "pi0":
+            raise StudentError(
+                "--student.dtype bfloat16: pi0's layers for states and actions are trained, and small updates would be lost in "
+                "rounding; take float32 weights and --precision bf16"
+            )
         if self.dtype == "bfloat16" and (full := [part for part, how in self.training.items() if how == "full"]):
             raise StudentError(
                 f"--student.dtype bfloat16: small updates of the {' and the '.join(full)} would be lost in rounding; train by lora, "

@@ -11,6 +11,7 @@ text = student.text_rows(data.texts, normalisation)     # for student.model.cont
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,7 @@ class Student:
 
 
 def build_student(
-    settings: StudentSettings, contract: Contract, *, head: str = "regression", width: int = 96, layers: int = 4, device: str = "cpu"
+    settings: StudentSettings, contract: Contract, *, head: str = "regression", width: int = 96, layers: int = 4, meta: bool = False
 ) -> Student:
     """Build the model for a robot; random weights come from torch's current seed. Needs no data.
 
@@ -103,7 +104,7 @@ def build_student(
         head: ``regression`` or ``flow``; pi0 has its own flow whatever is asked.
         width: of nano.
         layers: of nano.
-        device: where it is built; ``meta`` counts weights without memory for them, see :func:`count_weights`.
+        meta: build without memory for the weights, to count them (:meth:`Student.weights`) before there is a model.
 
     Raises:
         StudentError: weights are missing or do not fit, or settings do not fit the model.
@@ -115,8 +116,9 @@ def build_student(
         "horizon": contract.action.horizon,
     }
     try:
-        with torch.device(device):
-            model = _nano(settings, sizes, head, width, layers) if settings.kind == "nano" else _pretrained(settings, sizes, head, device)
+        # Without a context where none is needed: transformers would take it for a placement of its own.
+        with torch.device("meta") if meta else nullcontext():
+            model = _nano(settings, sizes, head, width, layers) if settings.kind == "nano" else _pretrained(settings, sizes, head, meta)
             if settings.kind != "nano":
                 freeze(model, settings)
                 if settings.uses_lora:
@@ -146,7 +148,7 @@ def _nano(settings: StudentSettings, sizes: dict[str, int], head: str, width: in
         raise StudentError(f"nano: {error}") from None
 
 
-def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, device: str) -> Any:
+def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, meta: bool) -> Any:
     from sf_policy_node.vla.backbones.hf import HfVla
     from sf_policy_node.vla.backbones.pi0 import Pi0
 
@@ -157,5 +159,5 @@ def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, dev
     if settings.image_size:
         sizes["image_size"] = (settings.image_size * 2)[:2]
     folder = settings.weights or settings.random_weights
-    random = settings.weights is None or device == "meta"
+    random = settings.weights is None or meta
     return (kind.from_config if random else kind.from_pretrained)(folder, dtype=settings.dtype, **sizes)

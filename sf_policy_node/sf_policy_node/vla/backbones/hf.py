@@ -145,7 +145,7 @@ class HfVla(nn.Module):
         config = HfConfig(**{**settings, **sizes})
         words = Words(tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size)
         model = cls(config, words, whole)
-        if their.model_type not in PROVEN:
+        if their.model_type not in PROVEN and not model.query.is_meta:
             model._try()
         return model
 
@@ -168,7 +168,11 @@ class HfVla(nn.Module):
         """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
         config = folder_config(folder)
         words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
-        return cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
+        model = cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
+        for parameter in model.backbone.parameters():  # Gemma3's projector starts at zero: all pictures would look alike
+            if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
+                nn.init.normal_(parameter, std=0.1)
+        return model
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory in training."""

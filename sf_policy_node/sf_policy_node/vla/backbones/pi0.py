@@ -7,12 +7,14 @@ The prefix (pictures and instruction) runs once; its keys and values serve every
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from sf_policy_node.vla.backbones.pixels import pixels_of
 from sf_policy_node.vla.backbones.places import VisualPlaces
@@ -146,8 +148,16 @@ class Pi0(nn.Module):
         return self.backbone.config.num_inference_steps
 
     def checkpoint_gradients(self) -> None:
-        """Trade time for memory in training. Only in the vision tower: elsewhere transformers would drop the prefix's keys and values."""
-        self.backbone.model.vlm.vision_tower.activation_checkpointing_enable()
+        """Trade time for memory in training.
+
+        The whole vision tower, and of the transformers' blocks only the multi-layer perceptrons, which hold most of their
+        activations: checkpointing whole blocks, transformers would drop the prefix's keys and values.
+        """
+        model = self.backbone.model
+        model.vlm.vision_tower.activation_checkpointing_enable()
+        for block in (*model.vlm.language_model.layers, *model.dit.layers):
+            if not isinstance(block.mlp.forward, partial):
+                block.mlp.forward = partial(checkpoint, block.mlp.forward, use_reentrant=False)
 
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
