@@ -21,6 +21,7 @@ FORBIDDEN = {
     "sf_training.spatial_forcing": ("ros",),
     "sf_training.training": ("ros",),
     "sf_training.data": ("ros",),
+    "sf_training.evaluation": ("ros",),
 }
 
 

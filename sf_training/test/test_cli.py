@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 import tyro
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -63,6 +63,7 @@ def test_of_two_files_the_last_wins(tmp_path):
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=12)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Chosen,

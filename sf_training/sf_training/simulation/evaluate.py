@@ -1,10 +1,9 @@
-"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, with Wilson intervals, into ``summary.json``."""
+"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, or errors on recorded ones, into ``summary.json``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import multiprocessing
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,10 @@ from sf_policy_node.contract import ContractError, load_contract
 from sf_policy_node.motion.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.policy import Policy
-from sf_training.config_file import parse
+from sf_training.config_file import parse, print_settings
+from sf_training.data.episode_reader import BagError
+from sf_training.evaluation.open_loop import Part, evaluate_open_loop
+from sf_training.evaluation.summary import merge_summary, wilson
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical, held_out_phrase
 from sf_training.simulation.rendering import RenderingError
@@ -29,22 +31,44 @@ from sf_training.simulation.rollout import EpisodeResult, run_episode
 
 @dataclass(frozen=True)
 class Arguments:
-    """Evaluate a checkpoint in the simulator, the camera moved anew in every episode."""
+    """Judge a checkpoint: in closed loop in the simulator, or with --bags on recorded episodes.
+
+    Closed loop: how often the named cube is picked, the camera moved anew in every episode, with Wilson intervals.
+    Open loop (--bags): how far its chunks are from what the operator did next, beside staying still and going on as before.
+    A small open-loop error is no success: errors add up when the robot follows its own chunks.
+    """
 
     checkpoint: Path
     """Checkpoint directory."""
+    bags: Path | None = None
+    """Directory of episode bags: open loop instead of the simulator."""
     contract: Path | None = None
     """The robot's contract, with its limits; default the one in the checkpoint, if that has them all."""
     out: Path = Path("out/eval/summary.json")
-    """Figures go here; entries of other evaluations in it are kept."""
+    """Figures go here, a plot of the open loop beside it; entries of other evaluations in it are kept."""
     episodes: int = 100
-    """With the instruction "pick the <colour> cube"; 2 cubes and 3 cubes in turn."""
+    """Closed loop: with the instruction "pick the <colour> cube"; 2 cubes and 3 cubes in turn."""
     paraphrases: int = 40
-    """More episodes with sentences that no demonstration holds: half with known colour words, half with new ones."""
+    """Closed loop: more episodes with sentences that no demonstration holds, half with known colour words, half with new ones."""
     seed: int = 950_000
-    """First seed; demonstrations use seeds from 0, evaluation while training from 900000."""
+    """Closed loop: first seed; demonstrations use seeds from 0, evaluation while training from 900000."""
     workers: int = 2
-    """Processes."""
+    """Closed loop: processes."""
+    part: Part = "auto"
+    """Open loop: auto takes the episodes that training held out where the checkpoint was trained on these bags, else all."""
+    outcomes: tuple[str, ...] = ("success",)
+    """Open loop: episodes with another outcome are left out."""
+    batch: int = 32
+    """Open loop: predictions at once."""
+    device: str = "auto"
+    """Open loop: cpu, cuda or cuda:N; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 0), ("paraphrases", 0), ("workers", 1), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}: must be at least {least}, got {getattr(self, name)}")
+        if not self.episodes + self.paraphrases:
+            raise ValueError("--episodes, --paraphrases: one must be above zero")
 
 
 @dataclass(frozen=True)
@@ -57,11 +81,25 @@ class _Job:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     arguments = parse(Arguments, argv, "evaluate")
+    console = Console()
+    print_settings(arguments, console)
     try:
-        evaluate(arguments, Console())
-    except (CheckpointError, ContractError, RenderingError, OSError) as error:
+        if arguments.bags is None:
+            evaluate(arguments, console)
+        else:
+            _open_loop(arguments, console)
+    except (BagError, CheckpointError, ContractError, RenderingError, OSError) as error:
         sys.exit(f"evaluate: {error}")
     return 0
+
+
+def _open_loop(arguments: Arguments, console: Console) -> None:
+    policy = _load(arguments.checkpoint, arguments.contract, arguments.device)
+    chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch")}
+    picture = arguments.out.with_name("open_loop.png")
+    summary = evaluate_open_loop(policy, arguments.checkpoint, arguments.bags, **chosen, picture=picture, console=console)
+    merge_summary(arguments.out, {"open_loop": summary | {"settings": _plain(arguments)}})
+    console.print(f"figures: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)
 
 
 def evaluate(arguments: Arguments, console: Console) -> dict:
@@ -86,31 +124,11 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
         for wording, result in pool.imap(_run, jobs):
             results[wording].append(result)
             bar.advance(task)
-    summary = _summary(results, policy.policy_id)
+    summary = _summary(results, policy.policy_id) | {"settings": _plain(arguments)}
     merge_summary(arguments.out, summary)
     _print(results, console)
     console.print(f"figures: {arguments.out}")
     return summary
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of 95 % for a rate (Wilson 1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    rate, spread = successes / n, z * z / n
-    centre = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def merge_summary(path: Path, entries: dict) -> None:
-    """Put entries into a JSON file, keeping its others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
-    path.write_text(json.dumps({**known, **entries}, indent=1) + "\n")
 
 
 def _summary(results: dict[str, list[EpisodeResult]], policy: str) -> dict:
@@ -152,8 +170,12 @@ def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
     console.print(table)
 
 
-def _load(checkpoint: Path, contract: Path | None) -> Policy:
-    return Policy.load(checkpoint, contract=load_contract(contract) if contract else None)
+def _load(checkpoint: Path, contract: Path | None, device: str = "auto") -> Policy:
+    return Policy.load(checkpoint, contract=load_contract(contract) if contract else None, device=device)
+
+
+def _plain(arguments: Arguments) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
 
 
 def _start_worker(checkpoint: Path, contract: Path | None) -> None:

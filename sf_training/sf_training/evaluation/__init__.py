@@ -1,0 +1,1 @@
+"""Judging a checkpoint on recorded episodes. No ROS."""

@@ -1,0 +1,138 @@
+"""One recorded episode as a policy would have seen it, what was done in it, and what others would have answered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.vla.policy import Policy
+from sf_training.data.episode_arrays import load_episode
+from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.targets import in_action_space
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """N observations of V cameras with J joints; L labels of H rows and A columns.
+
+    Attributes:
+        images: (N, V, 3, height, width) uint8, prepared as for the policy.
+        joints: (N, J) measured, in the order of ``contract.command_joints`` [rad, m].
+        stamps: (N,) of the observations [s].
+        frame: (L,) observation of each label.
+        texts: L instructions.
+        targets: (L, H, A) what was commanded after it, as the rows of ``sf_msgs/ActionChunk``.
+    """
+
+    name: str
+    instruction: str
+    outcome: str
+    checksum: str
+    images: np.ndarray
+    joints: np.ndarray
+    stamps: np.ndarray
+    frame: np.ndarray
+    texts: tuple[str, ...]
+    targets: np.ndarray
+
+    @classmethod
+    def load(cls, reader: EpisodeReader, policy: Policy) -> RecordedEpisode:
+        """Decode an episode as training does, with the image size and fit of ``policy``.
+
+        Raises:
+            BagError: it cannot be decoded or holds nothing to compare with.
+        """
+        arrays = load_episode(reader, policy.config.image_size, depth=False)
+        if not len(arrays.pairs.frame):
+            raise BagError(f"{reader.path}: holds no observation with a command after it; leave it out")
+        return cls(
+            name=reader.name,
+            instruction=reader.instruction,
+            outcome=reader.outcome,
+            checksum=reader.checksum,
+            images=arrays.images,
+            joints=arrays.joint_positions.astype(float),
+            stamps=arrays.stamps,
+            frame=arrays.pairs.frame,
+            texts=tuple(arrays.pairs.instructions),
+            targets=arrays.pairs.targets,
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of the labels: differs where another rule made them."""
+        return hashlib.sha256(self.targets.tobytes() + "\n".join(self.texts).encode()).hexdigest()[:16]
+
+
+def open_episodes(bags: Path, contract: Contract, outcomes: Sequence[str]) -> list[EpisodeReader]:
+    """Episodes below a folder that have one of the outcomes, in the order in which training counts them.
+
+    Raises:
+        BagError: one is damaged or was recorded with another contract, or none has such an outcome.
+    """
+    readers = [EpisodeReader(path, contract) for path in find_episodes(bags)]
+    chosen = [reader for reader in readers if reader.outcome in outcomes]
+    if not chosen:
+        found = ", ".join(sorted({reader.outcome for reader in readers}))
+        raise BagError(f"{bags}: none of {len(readers)} episodes has the outcome {' or '.join(outcomes)} (found: {found}); give --outcomes")
+    return chosen
+
+
+def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:
+    """The policy's chunk for every label, (L, H, A) in the contract's units."""
+    parts = []
+    for start in range(0, len(episode.frame), batch):
+        labels = slice(start, start + batch)
+        frames, rows = np.unique(episode.frame[labels], return_inverse=True)
+        joints = episode.joints[episode.frame[labels]]
+        parts.append(policy.predict_prepared(episode.images[frames], joints, episode.texts[labels], rows=rows))
+    return np.concatenate(parts)
+
+
+def stay(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
+    """The chunks (L, H, A) of somebody who keeps the arm and the gripper where they are."""
+    return _in_joint_space(contract, episode, np.zeros_like(episode.joints))
+
+
+def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
+    """The chunks (L, H, A) of somebody who repeats the arm's last step, as measured over the ``step_s`` before the observation."""
+    before = episode.stamps - contract.action.step_s
+    earlier = np.stack([np.interp(before, episode.stamps, column) for column in episode.joints.T], axis=1)
+    step = episode.joints - earlier
+    # Nearer to the start than a step, the motion is that of a shorter time.
+    covered = np.clip((episode.stamps - episode.stamps[0]) / contract.action.step_s, 1e-6, 1.0)
+    step /= covered[:, None]
+    if contract.gripper:
+        step[:, -1] = 0.0  # fingers are open or closed: they do not go on for ever
+    return _in_joint_space(contract, episode, step)
+
+
+def right_choices(contract: Contract, episode: RecordedEpisode, chunks: np.ndarray) -> tuple[int, int]:
+    """Of the labels that share their observation with another instruction: how many have the nearest chunk, and their number."""
+    motion = [index for index, name in enumerate(contract.action.names) if name != GRIPPER_COLUMN]
+    right = total = 0
+    for frame in np.unique(episode.frame):
+        rows = np.flatnonzero(episode.frame == frame)
+        if len(rows) < 2:
+            continue
+        distance = np.abs(chunks[rows][:, None] - episode.targets[rows][None])[..., motion].mean((2, 3))
+        right += int((distance.argmin(1) == np.arange(len(rows))).sum())
+        total += len(rows)
+    return right, total
+
+
+def _in_joint_space(contract: Contract, episode: RecordedEpisode, step: np.ndarray) -> np.ndarray:
+    """Chunks of constant joint velocity: ``step`` (N, J) for each row, seen in the contract's action space."""
+    kinematics = Kinematics(contract) if contract.action.space.is_tool else None
+    ahead = np.arange(1, contract.action.horizon + 1)[:, None]
+    made = {
+        frame: in_action_space(contract, kinematics, episode.joints[frame] + ahead * step[frame], episode.joints[frame])
+        for frame in np.unique(episode.frame).tolist()
+    }
+    return np.stack([made[frame] for frame in episode.frame.tolist()])

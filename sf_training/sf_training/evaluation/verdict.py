@@ -1,0 +1,134 @@
+"""When is a checkpoint worse than an earlier one: stated tolerances, columns and episodes compared by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors, Unit, interval, mean_by_unit, overall, units
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """An error is worse when it grew by more than the share, and by more than the floor of its unit."""
+
+    column: float  # share, mean over all episodes
+    episode: float  # share, one episode
+    floors: dict[str, float]  # unit to error [m, rad, opening]
+
+    def worse(self, now: float, before: float, unit: str, share: float) -> bool:
+        """Whether ``now`` is worse than ``before``."""
+        return bool(now - before > max(share * before, self.floors[unit]))
+
+
+@dataclass(frozen=True)
+class ColumnChange:
+    """One action column over all episodes, in the contract's unit; ``change_95`` is of now - before, paired by episode."""
+
+    name: str
+    unit: Unit
+    now: float
+    before: float
+    change_95: tuple[float, float] | None
+    worse: bool
+
+
+@dataclass(frozen=True)
+class EpisodeChange:
+    """One episode: unit to mean error; ``worse`` names units."""
+
+    name: str
+    instruction: str
+    labels: int
+    now: dict[str, float]
+    before: dict[str, float]
+    worse: tuple[str, ...]
+
+    @property
+    def growth(self) -> float:
+        """Largest error now as a share of that before; for sorting."""
+        return max(self.now[unit] / max(self.before[unit], 1e-9) for unit in self.now)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed. ``regressions`` are sentences; none means none."""
+
+    columns: tuple[ColumnChange, ...]
+    episodes: tuple[EpisodeChange, ...]
+    regressions: tuple[str, ...]
+    left_out: int
+
+
+def compare(contract: Contract, now: Sequence[EpisodeErrors], before: Sequence[EpisodeErrors] | None, tolerances: Tolerances) -> Comparison:
+    """Errors now beside those of an earlier checkpoint, or, without one, beside the better answer that needs no model.
+
+    Args:
+        before: may lack episodes, which are left out then; None without an earlier checkpoint.
+    """
+    if before is None:
+        return _beside_no_model(contract, now, tolerances)
+    earlier = {each.checksum: each for each in before}
+    pairs = [(each, earlier[each.checksum]) for each in now if each.checksum in earlier]
+    kept, other = [one for one, _ in pairs], [two for _, two in pairs]
+    after, ahead = overall(kept, POLICY).mean(0), overall(other, POLICY).mean(0)
+    bounds = interval(kept, [one.errors[POLICY].mean(0) - two.errors[POLICY].mean(0) for one, two in pairs])
+    columns = []
+    for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
+        change = None if bounds is None else (float(bounds[0, index]), float(bounds[1, index]))
+        worse = tolerances.worse(after[index], ahead[index], unit.name, tolerances.column)
+        columns.append(ColumnChange(name, unit, float(after[index]), float(ahead[index]), change, worse))
+    episodes = [_episode(contract, one, mean_by_unit(contract, two.errors[POLICY]), tolerances) for one, two in pairs]
+    sentences = [_column_sentence(each, tolerances) for each in columns if each.worse]
+    sentences += [_episode_sentence(contract, each, tolerances) for each in episodes if each.worse]
+    return Comparison(tuple(columns), tuple(episodes), tuple(sentences), len(now) - len(pairs))
+
+
+def _beside_no_model(contract: Contract, now: Sequence[EpisodeErrors], tolerances: Tolerances) -> Comparison:
+    mine = overall(now, POLICY).mean(0)
+    others = np.array([overall(now, name).mean(0) for name in BASELINES])
+    columns = []
+    for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
+        best = float(others[:, index].min())
+        columns.append(ColumnChange(name, unit, float(mine[index]), best, None, tolerances.worse(mine[index], best, unit.name, 0.0)))
+    episodes = []
+    for each in now:
+        tables = [mean_by_unit(contract, each.errors[name]) for name in BASELINES]
+        best = {unit: min(table[unit] for table in tables) for unit in tables[0]}
+        entry = _episode(contract, each, best, tolerances)
+        episodes.append(EpisodeChange(entry.name, entry.instruction, entry.labels, entry.now, entry.before, ()))
+    sentences = [
+        f"column {each.name}: error {_shown(each.now, each.unit)}, and {_shown(each.before, each.unit)} without any model"
+        for each in columns
+        if each.worse
+    ]
+    return Comparison(tuple(columns), tuple(episodes), tuple(sentences), 0)
+
+
+def _episode(contract: Contract, now: EpisodeErrors, before: dict[str, float], tolerances: Tolerances) -> EpisodeChange:
+    mine = mean_by_unit(contract, now.errors[POLICY])
+    worse = tuple(unit for unit in mine if tolerances.worse(mine[unit], before[unit], unit, tolerances.episode))
+    return EpisodeChange(now.name, now.instruction, now.labels, mine, before, worse)
+
+
+def _column_sentence(change: ColumnChange, tolerances: Tolerances) -> str:
+    chance = ""
+    if change.change_95 is not None and change.change_95[0] <= 0:
+        chance = "; by the spread over episodes this may be chance: judge on more episodes"
+    return (
+        f"column {change.name}: error {_shown(change.before, change.unit)} -> {_shown(change.now, change.unit)} "
+        f"({change.now / max(change.before, 1e-9) - 1:+.0%}, tolerance {tolerances.column:.0%}){chance}"
+    )
+
+
+def _episode_sentence(contract: Contract, change: EpisodeChange, tolerances: Tolerances) -> str:
+    of_name = {unit.name: unit for unit in units(contract)}
+    parts = [f"{_shown(change.before[unit], of_name[unit])} -> {_shown(change.now[unit], of_name[unit])}" for unit in change.worse]
+    return f"episode {change.name} ({change.instruction!r}): error {', '.join(parts)} (tolerance {tolerances.episode:.0%})"
+
+
+def _shown(value: float, unit: Unit) -> str:
+    return f"{value * unit.factor:.2f} {unit.shown}"

@@ -1,0 +1,40 @@
+"""Checkpoints whose chunks are known: every value of every chunk is one number."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.state import state_names
+from sf_policy_node.vla.checkpoint import save_checkpoint
+from sf_policy_node.vla.nano import Nano, NanoConfig
+from sf_policy_node.vla.normalisation import Columns, Normalisation
+from sf_policy_node.vla.text import TEXT_SIZE
+
+
+def constant_checkpoint(path: Path, contract: Contract, value: float, training: dict | None = None) -> Path:
+    """A nano checkpoint that answers ``value`` everywhere, in units of the contract."""
+    model = untrained(contract)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    size = len(contract.action.names)
+    normalisation = statistics(contract, action=Columns(np.full(size, value), np.ones(size)))
+    save_checkpoint(path, model, contract, normalisation, training or {})
+    return path
+
+
+def untrained(contract: Contract, seed: int = 0) -> Nano:
+    """A small nano with random weights."""
+    torch.manual_seed(seed)
+    action, state = contract.action, len(state_names(contract))
+    sizes = {"cameras": len(contract.cameras), "state_size": state, "action_size": len(action.names), "horizon": action.horizon}
+    return Nano(NanoConfig(**sizes, image_size=32, width=32, layers=2))
+
+
+def statistics(contract: Contract, action: Columns | None = None) -> Normalisation:
+    """That leave everything as it is."""
+    sizes = (len(state_names(contract)), len(contract.action.names), TEXT_SIZE)
+    state, identity, text = (Columns(np.zeros(size), np.ones(size)) for size in sizes)
+    return Normalisation(state, action or identity, text)

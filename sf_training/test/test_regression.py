@@ -1,0 +1,142 @@
+"""`regress`: exit codes, what counts as worse, and baselines that cannot be used."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from constant_policy import constant_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_episodes import tiny_contract, write_episode
+
+from sf_training.evaluation.chunk_errors import EpisodeErrors
+from sf_training.evaluation.regression import main
+from sf_training.evaluation.verdict import Tolerances, compare
+
+CONTRACT = tiny_contract()
+SHAPE = (CONTRACT.action.horizon, len(CONTRACT.action.names))
+TOLERANCES = Tolerances(0.05, 0.5, {"m": 0.0005, "rad": 0.005, "opening": 0.01})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two bags, and checkpoints that answer 7 (near to the labels 0 to 14), 7.01 and 30."""
+    folder = tmp_path_factory.mktemp("regress")
+    for number in range(2):
+        write_episode(folder / "bags", CONTRACT, f"episode_{number}", frames=3 + number)
+    for name, value in (("good", 6.0), ("same", 6.0001), ("bad", 30.0)):
+        constant_checkpoint(folder / name, CONTRACT, value)
+    return folder
+
+
+def run(place, *arguments: object, out: str = "result.json") -> int:
+    return main(["--bags", str(place / "bags"), "--out", str(place / out), "--device", "cpu", *map(str, arguments)])
+
+
+def test_a_checkpoint_is_no_regression_of_itself_nor_of_one_a_little_better(place, capsys):
+    assert run(place, "--checkpoint", place / "good", "--baseline", place / "good") == 0
+    assert "no regression" in capsys.readouterr().out
+    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good") == 0
+
+
+def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(place, capsys):
+    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good") == 1
+    said = capsys.readouterr().out
+    assert "regression: column x: error " in said and "tolerance 5%" in said
+    assert "regression: episode episode_1 ('pick the red cube')" in said
+    found = json.loads((place / "result.json").read_text())
+    # labels of the two episodes: 0 1 2 and 0 1 2 3, each once more plus 10
+    labels = np.array([0, 1, 2, 0, 1, 2, 3])
+    labels = np.concatenate([labels, labels + 10])
+    assert found["columns"]["x"]["before"] == pytest.approx(np.abs(labels - 6).mean(), abs=1e-4)
+    assert found["columns"]["x"]["now"] == pytest.approx((30 - labels).mean(), abs=1e-4)
+    assert len(found["regressions"]) == 4 + 2
+    assert (place / "result.png").stat().st_size > 10_000
+    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good", "--tolerance", "9", "--episode-tolerance", "9") == 0
+
+
+def test_a_saved_result_stands_for_the_checkpoint_that_made_it(place, capsys):
+    assert run(place, "--checkpoint", place / "good", out="good.json") == 0
+    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good.json") == 1
+    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good.json") == 0
+    # a result may replace the baseline it was compared with, as a lab would keep one file
+    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good.json", out="good.json") == 0
+
+
+def test_without_a_baseline_it_must_be_better_than_no_model(place, capsys):
+    assert run(place, "--checkpoint", place / "good") == 0
+    assert run(place, "--checkpoint", place / "bad") == 1
+    assert "without any model" in capsys.readouterr().out
+
+
+def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(place, capsys):
+    good = place / "good"
+    assert run(place, "--checkpoint", good, out="whole.json") == 0
+    whole = json.loads((place / "whole.json").read_text())
+
+    def broken(text: str) -> str:
+        (place / "broken.json").write_text(text)
+        capsys.readouterr()
+        assert run(place, "--checkpoint", good, "--baseline", place / "broken.json") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("regress: ") and len(said.splitlines()) == 1
+        return said
+
+    assert "is damaged" in broken("{")
+    assert "is not a result of regress" in broken("{}")
+    assert "is not a result of regress" in broken("[]")
+    assert "this version reads 1" in broken(json.dumps(whole | {"format": 7}))
+    others = [each | {"checksum": "x"} for each in whole["episodes"]]
+    assert "has no episode in common" in broken(json.dumps(whole | {"episodes": others}))
+    others = [each | {"digest": "x"} for each in whole["episodes"]]
+    assert "other labels (the rules that make them have changed)" in broken(json.dumps(whole | {"episodes": others}))
+    assert run(place, "--checkpoint", good, "--baseline", place / "nowhere.json") == 2
+    assert "give a checkpoint directory or a JSON" in capsys.readouterr().err
+    other = constant_checkpoint(place / "other", tiny_contract(action={"step_s": 0.2}), 1.0)
+    assert run(place, "--checkpoint", good, "--baseline", other) == 2
+    assert "trained for another contract (action.step_s" in capsys.readouterr().err
+    assert run(place, "--checkpoint", place / "no_such") == 2
+    with pytest.raises(SystemExit) as ended:
+        run(place, "--checkpoint", good, "--tolerance", "-1")
+    assert ended.value.code == 2
+
+
+def episode(name: str, value: float, labels: int = 10) -> EpisodeErrors:
+    tables = {key: np.full(SHAPE, value) for key in ("policy", "stay", "keep moving")}
+    return EpisodeErrors(name, name, "pick", "success", 5, labels, "d", tables)
+
+
+@settings(deadline=None)
+@given(
+    before=st.lists(st.floats(0, 1), min_size=1, max_size=6),
+    growth=st.floats(0, 3),
+    data=st.data(),
+)
+def test_episodes_are_worse_exactly_where_the_stated_rule_says_so(before, growth, data):
+    now = [value * (1 + data.draw(st.floats(0, growth))) for value in before]
+    found = compare(
+        CONTRACT,
+        [episode(str(n), value) for n, value in enumerate(now)],
+        [episode(str(n), value) for n, value in enumerate(before)],
+        TOLERANCES,
+    )
+    for change, one, two in zip(found.episodes, now, before, strict=True):
+        assert ("m" in change.worse) == (one - two > max(0.5 * two, 0.0005)) or np.isclose(one - two, max(0.5 * two, 0.0005))
+    mean_now, mean_before = np.mean(now), np.mean(before)
+    assert found.columns[0].worse == (mean_now - mean_before > max(0.05 * mean_before, 0.0005)) or np.isclose(
+        mean_now - mean_before, max(0.05 * mean_before, 0.0005)
+    )
+    assert bool(found.regressions) == (any(each.worse for each in found.columns) or any(each.worse for each in found.episodes))
+
+
+def test_episodes_without_a_counterpart_are_counted_and_left_out():
+    found = compare(CONTRACT, [episode("a", 0.1), episode("b", 9.0)], [episode("a", 0.1), episode("c", 0.0)], TOLERANCES)
+    assert found.left_out == 1 and not found.regressions and [each.name for each in found.episodes] == ["a"]
+
+
+def test_a_change_that_may_be_chance_is_told_so():
+    before = [episode(str(n), 0.1) for n in range(6)]
+    now = [replace(each, errors=episode("", 0.1 + (0.3 if n == 0 else -0.02)).errors) for n, each in enumerate(before)]
+    sentences = compare(CONTRACT, now, before, TOLERANCES).regressions
+    assert "this may be chance: judge on more episodes" in sentences[0]
