@@ -23,16 +23,13 @@ def part_of(model: Any, name: str) -> Part:
     ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow transformer; ``action`` all that is ours
     or small: embeddings of state and actions, and hf's head. Nano is all ``action``.
     """
-    if model.kind == "pi0":
-        inner = name.removeprefix("backbone.model.")
-        if inner.startswith("vlm."):
-            return "language" if inner.startswith("vlm.language_model.") else "vision"
-        return "expert" if inner.startswith("dit.") else "action"
-    if model.kind == "nano" or not name.startswith("backbone."):
+    if model.kind == "nano":
         return "action"
-    decoder = model.backbone.get_decoder()
-    prefix = next(key for key, module in model.backbone.named_modules() if module is decoder)
-    return "language" if name.startswith(f"backbone.{prefix}.") else "vision"
+    if name.startswith(f"{model.language}."):
+        return "language"
+    if name.startswith("backbone.model.dit."):
+        return "expert"
+    return "vision" if name.startswith("backbone.model.vlm." if model.kind == "pi0" else "backbone.") else "action"
 
 
 def freeze(model: Any, settings: StudentSettings) -> None:

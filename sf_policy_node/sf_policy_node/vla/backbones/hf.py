@@ -101,6 +101,7 @@ class HfVla(nn.Module):
         decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else None
         if not hasattr(decoder, "layers"):
             raise BackboneError(f"backbone {self._family}: its decoder has no list of layers; this family is not supported")
+        self.language = "backbone." + next(name for name, module in self.backbone.named_modules() if module is decoder)
         width = whole.config.get_text_config().hidden_size
         self.state = nn.Linear(config.state_size, width)
         self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
@@ -167,6 +168,8 @@ class HfVla(nn.Module):
     def from_config(cls, folder: str | Path, **sizes: Any) -> HfVla:
         """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
         config = folder_config(folder)
+        if config.model_type == "pi0":
+            raise BackboneError(f"{folder}: holds a pi0 model, which is a kind of its own; give kind pi0")
         words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
         model = cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
         for parameter in model.backbone.parameters():  # Gemma3's projector starts at zero: all pictures would look alike

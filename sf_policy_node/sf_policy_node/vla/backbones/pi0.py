@@ -86,6 +86,7 @@ class Pi0(nn.Module):
     """
 
     kind = "pi0"
+    language = "backbone.model.vlm.language_model"  # name of the language model
     keeps_given = False  # every row has the same time: only guidance ties a chunk to the last one
 
     def __init__(self, config: Pi0Config, words: Words, backbone: nn.Module | None = None, *, blank: bool = False) -> None:
@@ -122,7 +123,7 @@ class Pi0(nn.Module):
         """
         from transformers import PI0ForConditionalGeneration
 
-        whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype)
+        whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
         words = Words.load(folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size)
         return cls.create(whole, words.tokenizer, dtype=dtype, **sizes)
 

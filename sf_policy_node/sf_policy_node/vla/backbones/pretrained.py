@@ -49,7 +49,12 @@ def folder_config(folder: str | Path, family: str | None = None) -> Any:
         raise BackboneError(f"{folder}: no config.json; give the local directory of a transformers model") from None
     except ValueError as error:
         raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
-    config = transformers_config(values)
+    if "contract_hash" in values:
+        raise BackboneError(f"{folder}: is a checkpoint of this package; give the pretrained weights that it began with")
+    try:
+        config = transformers_config(values)
+    except BackboneError as error:
+        raise BackboneError(f"{path}: {error}") from None
     if family not in (None, config.model_type):
         raise BackboneError(f"{path}: holds a {config.model_type} model, not {family}; give the directory of a {family} model")
     return config
@@ -63,17 +68,20 @@ def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
         return getattr(auto_class, "from_config", getattr(auto_class, "_from_config", None))(config, dtype=getattr(torch, dtype))
 
 
-def load_pretrained(auto_class: Any, folder: str | Path, dtype: str) -> Any:
-    """Read a directory in the layout of the Hugging Face hub, safetensors only.
+def load_pretrained(auto_class: Any, folder: str | Path, dtype: str, family: str | None = None) -> Any:
+    """Read a directory in the layout of the Hugging Face hub, safetensors only. None of ``family`` takes any.
 
     Raises:
         BackboneError: the directory, its configuration or weights are missing, or weights do not fit the architecture.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"{folder}: no config.json; give the local directory of a transformers model")
+    folder_config(folder, family)  # of another family transformers would build a model of full size before it complains
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(f"{folder}: no *.safetensors; copy the weights there (pickled weights are never loaded)")
+    from transformers.utils import logging
+
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of every key that is missing: one sentence follows
     try:
         model, info = auto_class.from_pretrained(
             folder,
@@ -86,6 +94,8 @@ def load_pretrained(auto_class: Any, folder: str | Path, dtype: str) -> Any:
         )
     except Exception as error:  # transformers, safetensors and json each raise their own
         raise BackboneError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:250]}); copy it again") from None
+    finally:
+        logging.set_verbosity(loud)
     wrong = {"missing": info["missing_keys"], "of another size": info["mismatched_keys"]}
     found = [f"{len(names)} {what} (first {sorted(map(str, names))[0]})" for what, names in wrong.items() if names]
     if found:

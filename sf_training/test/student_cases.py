@@ -1,0 +1,84 @@
+"""Tiny students of every kind for the shipped robot, and data that look like its episodes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sf_policy_node.contract import load_contract
+from sf_policy_node.state import state_names
+from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_pi0, tiny_tokenizer
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_training.training.students import LoraSettings, Student, StudentSettings, build_student
+
+CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
+TEXTS = ("pick the red cube", "go")
+BACKBONES = [*FAMILIES, "pi0"]
+SIZES = {
+    "cameras": len(CONTRACT.cameras),
+    "state_size": len(state_names(CONTRACT)),
+    "action_size": len(CONTRACT.action.names),
+    "horizon": CONTRACT.action.horizon,
+}
+IMAGE_SIZES = {"nano": (32,), "qwen2_5_vl": (56, 112), "qwen3_vl": (64, 96)}
+SMALL_LORA = LoraSettings(rank=8, alpha=16)
+
+
+def config_folder(name: str, folder: Path) -> Path:
+    """``config.json`` and tokenizer of a tiny backbone, without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = tiny_pi0(columns=12, **SIZES).backbone.config if name == "pi0" else tiny_config(name)
+    config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def student_settings(name: str, root: Path, **changes) -> StudentSettings:
+    """Settings of a tiny model with random weights, all of it trained; its folder is made below ``root`` when it is not there."""
+    if name == "nano":
+        return StudentSettings(**{"image_size": IMAGE_SIZES[name], **changes})
+    folder = root / name
+    if not folder.exists():
+        config_folder(name, folder)
+    chosen = {
+        "kind": "pi0" if name == "pi0" else "hf",
+        "random_weights": folder,
+        "image_size": IMAGE_SIZES.get(name, ()),
+        "text_tokens": 24,
+        "train_vision": "full",
+        "train_language": "full",
+        "lora": SMALL_LORA,
+    }
+    if name != "pi0":
+        chosen["head_width"] = 32
+    return StudentSettings(**{**chosen, **changes})
+
+
+def student(name: str, root: Path, *, head: str = "regression", seed: int = 0, **changes) -> Student:
+    torch.manual_seed(seed)
+    return build_student(student_settings(name, root, **changes), CONTRACT, head=head, width=32, layers=4)
+
+
+def random_statistics(text_size: int = 0) -> Normalisation:
+    rng = np.random.default_rng(1)
+    states = rng.normal(size=(20, SIZES["state_size"]))
+    chunks = rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"]))
+    return Normalisation.from_data(states, chunks, rng.normal(size=(20, text_size)), CONTRACT.action.names)
+
+
+def inputs(one: Student, count: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, states and text rows for ``model.context``."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, SIZES["cameras"], 3, *one.image_size), dtype=torch.uint8, generator=generator)
+    text = one.text_rows((TEXTS * count)[:count], random_statistics(one.model.config.text_size))
+    return images, torch.randn(count, SIZES["state_size"], generator=generator), text
+
+
+def outputs(model, batch) -> torch.Tensor:
+    """Chunks, or pi0's velocity at one noise and time."""
+    with torch.no_grad():
+        context = model.context(*batch)
+        if model.config.head == "regression":
+            return model.head(context)
+        noise = torch.linspace(-1, 1, len(batch[1]) * SIZES["horizon"] * model.head.columns)
+        return model.head.velocity(context, noise.view(len(batch[1]), SIZES["horizon"], -1), 0.5)

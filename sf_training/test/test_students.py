@@ -1,0 +1,348 @@
+"""Students: what is built from settings, what is trained of it, adapters, and what is said where settings do not fit."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import student_cases
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from student_cases import BACKBONES, CONTRACT, SIZES, inputs, outputs, random_statistics, student, student_settings
+
+from sf_policy_node.vla.backbones.tiny import tiny_hf, tiny_pi0, tiny_tokenizer
+from sf_policy_node.vla.checkpoint import load_checkpoint, save_checkpoint
+from sf_training.training.lora import part_of
+from sf_training.training.students import LoraSettings, StudentError, StudentSettings, build_student, merged_copy
+
+ADAPTED = {"train_vision": "lora", "train_language": "lora"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("backbones")
+
+
+def pretrained(name: str, folder: Path) -> Path:
+    """A tiny backbone with weights, as the Hugging Face hub has it."""
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    whole = tiny_pi0(columns=12, **SIZES).backbone if name == "pi0" else None
+    whole = whole or AutoModelForImageTextToText.from_config(student_cases.tiny_config(name))
+    whole.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "pi0"])
+def test_a_student_starts_from_the_weights_in_a_directory(name, tmp_path):
+    folder = pretrained(name, tmp_path / name)
+    there = load_file(folder / "model.safetensors")
+    built = student(name, tmp_path, random_weights=None, weights=folder)
+    same = [key for key, value in there.items() if any(torch.equal(value, own) for own in built.model.backbone.state_dict().values())]
+    assert len(same) >= len(there) - 1  # hf leaves out the head for words
+    assert outputs(built.model.eval(), inputs(built)).shape[:2] == (2, SIZES["horizon"])
+
+
+def test_nano_is_what_it_was_before_there_were_others():
+    from sf_policy_node.vla.nano import Nano, NanoConfig
+
+    torch.manual_seed(3)
+    before = Nano(NanoConfig(**SIZES, width=32, layers=2))
+    torch.manual_seed(3)
+    built = build_student(StudentSettings(), CONTRACT, width=32, layers=2)
+    assert built.model.config == before.config and built.image_size == (96, 96)
+    assert all(torch.equal(one, other) for one, other in zip(before.parameters(), built.model.parameters(), strict=True))
+
+
+PARTS = ["vision", "language"]
+HOW = ["full", "lora", "frozen"]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from(["llava", "qwen3_vl", "pi0"]),
+    vision=st.sampled_from(HOW),
+    language=st.sampled_from(HOW),
+    expert=st.sampled_from(HOW),
+)
+def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
+    chosen = {"train_vision": vision, "train_language": language, **({"train_expert": expert} if name == "pi0" else {})}
+    built = student(name, root, **chosen)
+    for key, parameter in built.model.named_parameters():
+        how = {"vision": vision, "language": language, "expert": expert, "action": "full"}[part_of(built.model, key)]
+        assert parameter.requires_grad == (how == "full" or (how == "lora" and ".lora_" in key)), key
+    for part, (total, trained) in built.weights().items():
+        how = {**chosen, "action": "full"}[part if part == "action" else f"train_{part}"]
+        assert (trained == total, trained == 0) == {"full": (True, False), "lora": (False, False), "frozen": (False, True)}[how]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(name, root):
+    plain, adapted = student(name, root), student(name, root, **ADAPTED)
+    assert not [key for key, _ in plain.model.named_parameters() if "lora" in key]
+    model = adapted.model
+    linear = {key for key, module in plain.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    wanted = {key for key in linear if part_of(plain.model, key) in PARTS}
+    assert {key.removesuffix(".lora_A.default") for key, _ in model.named_modules() if key.endswith(".lora_A.default")} == wanted
+    trained = {part_of(model, key) for key in wanted}
+    assert trained == set(PARTS)
+    model.eval()
+    torch.testing.assert_close(outputs(model, inputs(adapted)), outputs(merged_copy(model), inputs(adapted)))
+    # Names of places that Spatial Forcing hooks stay.
+    blocks = [key for key, module in model.named_modules() if module is model.visual_places().blocks]
+    assert blocks == [key for key, module in plain.model.named_modules() if module is plain.model.visual_places().blocks]
+
+
+def stir(model) -> None:
+    """Adapters that do something: as they start, they do nothing."""
+    generator = torch.Generator().manual_seed(4)
+    for name, parameter in model.named_parameters():
+        if ".lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folded_adapters_are_an_ordinary_checkpoint_of_the_same_policy(name, root, tmp_path):
+    adapted = student(name, root, **ADAPTED)
+    batch, before = inputs(adapted), outputs(adapted.model.eval(), inputs(adapted))
+    stir(adapted.model)
+    expected = outputs(adapted.model, batch)
+    assert not torch.allclose(expected, before, atol=1e-4)
+    save_checkpoint(tmp_path / name, merged_copy(adapted.model), CONTRACT, random_statistics(), {})
+    assert load_file(tmp_path / name / "model.safetensors").keys() == student(name, root).model.state_dict().keys()
+    loaded = load_checkpoint(tmp_path / name, CONTRACT)
+    torch.testing.assert_close(outputs(loaded.model, batch), expected, rtol=1e-4, atol=1e-5)
+    assert any("lora" in key for key in adapted.model.state_dict())  # training goes on with them
+
+
+def test_an_average_of_the_weights_is_folded_too(root):
+    adapted = student("smolvlm", root, **ADAPTED)
+    average = {key: value.clone() for key, value in adapted.model.state_dict().items()}
+    stir(adapted.model)
+    batch = inputs(adapted)
+    torch.testing.assert_close(outputs(merged_copy(adapted.model, average), batch), outputs(student("smolvlm", root).model.eval(), batch))
+
+
+def test_adapters_are_float32_on_a_backbone_of_half_precision(root):
+    adapted = student("paligemma", root, dtype="bfloat16", **ADAPTED)
+    kinds = {("lora" in key, part_of(adapted.model, key) == "action"): p.dtype for key, p in adapted.model.named_parameters()}
+    assert kinds == {(False, False): torch.bfloat16, (True, False): torch.float32, (False, True): torch.float32}
+    assert torch.isfinite(outputs(adapted.model.eval(), inputs(adapted))).all()
+    assert next(merged_copy(adapted.model).backbone.parameters()).dtype is torch.bfloat16
+
+
+def test_dropout_of_adapters_is_gone_on_the_robot(root):
+    adapted = student("smolvlm", root, lora=LoraSettings(rank=4, dropout=0.5), **ADAPTED)
+    stir(adapted.model)
+    batch = inputs(adapted)
+    assert not torch.equal(outputs(adapted.model.train(), batch), outputs(adapted.model, batch))
+    assert torch.equal(outputs(adapted.model.eval(), batch), outputs(adapted.model, batch))
+    torch.testing.assert_close(outputs(merged_copy(adapted.model), batch), outputs(adapted.model, batch), rtol=1e-4, atol=1e-5)
+
+
+def test_chosen_targets_get_adapters_and_no_others(root):
+    adapted = student("llava", root, lora=LoraSettings(rank=4, targets=("q_proj", "v_proj")), **ADAPTED)
+    ends = {key.split(".lora_")[0].rpartition(".")[2] for key, _ in adapted.model.named_parameters() if ".lora_" in key}
+    assert ends == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize("name", ["nano", *BACKBONES])
+def test_weights_are_counted_without_memory_for_them(name, root):
+    chosen = student_settings(name, root) if name == "nano" else student_settings(name, root, **ADAPTED)
+    counted = build_student(chosen, CONTRACT, meta=True)
+    assert all(parameter.is_meta for parameter in counted.model.parameters())
+    assert counted.weights() == build_student(chosen, CONTRACT).weights()
+
+
+def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
+    import transformers
+
+    config = transformers.PaliGemmaConfig(  # PaliGemma-3B
+        text_config={"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18}
+        | {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 257216},
+        vision_config={"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27}
+        | {"num_attention_heads": 16, "image_size": 224, "patch_size": 14, "vision_use_head": False},
+        projection_dim=2048,
+        image_token_id=257152,
+    )
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    built = build_student(StudentSettings(kind="hf", random_weights=tmp_path), CONTRACT, meta=True)
+    (language, language_trained), (vision, vision_trained) = built.weights()["language"], built.weights()["vision"]
+    assert language - language_trained == pytest.approx(2.51e9, rel=0.01)  # what is trained are adapters
+    assert vision - vision_trained == pytest.approx(0.415e9, rel=0.01)
+    assert built.blocks == 18 and built.image_size == (224, 224)
+
+
+def test_a_missing_camera_changes_nothing_for_nano(root):
+    nano = student("nano", root).model.eval()
+    images, state, _ = inputs(student("nano", root))
+    text = torch.randn(2, 384, generator=torch.Generator().manual_seed(0))
+    for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
+        other = torch.where(present[..., None, None, None], images, 255 - images)
+        torch.testing.assert_close(nano.context(other, state, text, present=present), nano.context(images, state, text, present=present))
+        assert not torch.allclose(nano.context(other, state, text), nano.context(images, state, text), atol=1e-6)
+    whole = nano.context(images, state, text, present=torch.ones(2, 2, dtype=torch.bool))
+    torch.testing.assert_close(whole, nano.context(images, state, text))
+
+
+def test_pi0_holds_less_with_gradient_checkpointing(root):
+    def held(saving: bool) -> int:
+        built = student("pi0", root)
+        if saving:
+            built.model.checkpoint_gradients()
+        sizes = {}
+        pack = lambda value: sizes.setdefault(value.data_ptr(), value.nbytes) and value  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            built.model.train().context(*inputs(built))
+        return sum(sizes.values())
+
+    assert held(True) < 0.75 * held(False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "hf"}, "--student.weights, --student.random-weights: hf needs one of them, neither is given"),
+        ({"kind": "hf", "weights": Path("a"), "random_weights": Path("b")}, "both are given"),
+        ({"weights": Path("a")}, "--student.weights: nano has no such setting; give --student.kind hf or pi0"),
+        ({"lora": LoraSettings(rank=4)}, "--student.lora: nano has no such setting"),
+        ({"train_vision": "full"}, "--student.train-vision: nano has no such setting"),
+        ({"image_size": (1, 2, 3)}, "--student.image-size: give one side, or height and width"),
+        ({"kind": "hf", "weights": Path("a"), "prompt": "go"}, "--student.prompt: must hold {instruction}"),
+        ({"kind": "hf", "weights": Path("a"), "text_tokens": 0}, "--student.text-tokens: must be at least 1"),
+        (
+            {"kind": "hf", "weights": Path("a"), "dtype": "bfloat16", "train_vision": "full"},
+            "--student.dtype bfloat16: small updates of the vision",
+        ),
+        ({"kind": "pi0", "weights": Path("a"), "dtype": "bfloat16"}, "--student.dtype bfloat16: pi0's layers"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_sentence(changes, message):
+    with pytest.raises(StudentError) as error:
+        StudentSettings(**changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rank", 0), ("alpha", 0), ("dropout", 1.0)])
+def test_adapters_of_no_size_are_refused(name, value):
+    with pytest.raises(StudentError, match=f"--student.lora.{name}: must be"):
+        LoraSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers", "message"),
+    [
+        ({"train_vision": "frozen", "train_language": "frozen"}, (2,), "the language model is frozen and so Spatial Forcing would train"),
+        ({"train_vision": "frozen"}, (0,), "layer 0 reads what enters its first block and so Spatial Forcing would train nothing"),
+    ],
+)
+def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before_anything_is_read(changes, layers, message):
+    chosen = StudentSettings(kind="hf", weights=Path("nowhere"), **changes)
+    with pytest.raises(StudentError, match=message):
+        chosen.check_alignment(layers)
+    replace(chosen, train_vision="lora").check_alignment(layers)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train_vision": "lora", "train_language": "frozen"}, {"train_vision": "frozen", "train_language": "lora"}]
+)
+@pytest.mark.parametrize("name", ["smolvlm", "gemma3", "pi0"])
+def test_what_is_not_refused_gets_a_gradient_from_the_tokens(name, changes, root):
+    from sf_training.spatial_forcing.student_tokens import StudentTokens
+
+    built = student(name, root, **changes)
+    built.check_layers((2,))
+    tokens = StudentTokens(built.model, [2], built.model.visual_places().blocks)
+    with tokens.recording():
+        built.model.context(*inputs(built))
+    tokens[2].sum().backward()
+    assert {part_of(built.model, key) for key, p in built.model.named_parameters() if p.grad is not None and p.grad.any()} & set(PARTS)
+
+
+def test_layers_that_the_model_does_not_have_are_named(root):
+    with pytest.raises(StudentError, match=r"--alignment\.layer 5: the model has 4 blocks, so 0 to 4"):
+        student("smolvlm", root).check_layers((2, 5))
+
+
+def another_depth(folder: Path) -> None:
+    change(folder, lambda config: config["text_config"].update(num_hidden_layers=5))
+
+
+def change(folder: Path, edit) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def wrong_keys(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"other.{key}": value for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json; give the local directory"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*.safetensors; copy the weights"),
+        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "holds no tokenizer"),
+        (wrong_keys, r"weights \d+ missing \(first .*another architecture"),
+        (another_depth, r"weights \d+ missing \(first .*another architecture"),
+        (lambda folder: change(folder, lambda config: config.update(model_type="llama9000")), "llama9000"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path):
+    folder = pretrained("smolvlm", tmp_path / "smolvlm")
+    damage(folder)
+    with pytest.raises(StudentError, match=message) as error:
+        student("smolvlm", tmp_path, random_weights=None, weights=folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_checkpoint_of_ours_is_not_taken_for_pretrained_weights(root, tmp_path):
+    save_checkpoint(tmp_path / "mine", merged_copy(student("llava", root).model), CONTRACT, random_statistics(), {})
+    with pytest.raises(StudentError, match="a checkpoint of this package"):
+        student("llava", root, random_weights=None, weights=tmp_path / "mine")
+
+
+def test_weights_of_another_kind_are_named(root, tmp_path):
+    folder = pretrained("smolvlm", tmp_path / "smolvlm")
+    with pytest.raises(StudentError, match="holds a smolvlm model, not pi0"):
+        build_student(StudentSettings(kind="pi0", weights=folder), CONTRACT)
+    with pytest.raises(StudentError, match="holds a pi0 model, which is a kind of its own"):
+        build_student(StudentSettings(kind="hf", random_weights=student_settings("pi0", root).random_weights), CONTRACT)
+
+
+def test_targets_that_no_layer_has_are_named_with_those_there_are(root):
+    with pytest.raises(StudentError, match=r"--student\.lora\.targets: the vision has no layer qkv_proj; there are .*q_proj"):
+        student("llava", root, lora=LoraSettings(targets=("qkv_proj",)), **ADAPTED)
+
+
+def test_pictures_that_the_model_does_not_take_are_named(root):
+    with pytest.raises(StudentError, match=r"takes \(56, 56\)"):
+        student("paligemma", root, image_size=(64,))
+    with pytest.raises(StudentError, match="nano takes square pictures"):
+        student("nano", root, image_size=(64, 96))
+    with pytest.raises(StudentError, match="nano: image_size 50"):
+        student("nano", root, image_size=(50,))
+
+
+def test_an_instruction_that_is_too_long_names_the_setting(root):
+    with pytest.raises(StudentError, match=r"say it shorter, or raise --student\.text-tokens"):
+        student("smolvlm", root).text_rows(["pick " * 30], random_statistics())
+
+
+def test_a_copy_for_the_robot_leaves_the_student_alone(root):
+    adapted = student("smolvlm", root, **ADAPTED)
+    before = copy.deepcopy(adapted.model.state_dict())
+    plain = merged_copy(adapted.model)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+    assert all(torch.equal(before[key], value) for key, value in adapted.model.state_dict().items())
+    assert tiny_hf("smolvlm", **SIZES).state_dict().keys() == plain.state_dict().keys()
