@@ -1,0 +1,85 @@
+"""Visual tokens of a frozen policy, and the controls that stand beside them in a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.text import text_encoder
+from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
+
+_BATCH = 64  # frames
+_RGB_SIDE = 16  # pixels of a patch, at most: more are averaged
+
+
+@torch.no_grad()
+def frozen_tokens(
+    model: Any,
+    layer: int,
+    images: np.ndarray,
+    states: torch.Tensor,
+    texts: torch.Tensor,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> np.ndarray:
+    """Visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as they are when the policy runs.
+
+    Args:
+        model: a ``Nano``, ``HfVla`` or ``Pi0``; it is left on its device.
+        images: (F, V, 3, H, W) uint8, prepared for the model.
+        states: (F, N), normalised.
+        texts: (F, T) as the model reads them.
+        progress: told the number of frames that are done.
+
+    Raises:
+        StudentTokensError: the model has no such layer.
+    """
+    places = model.visual_places()
+    tokens = StudentTokens(model, (layer,), places.blocks, require_gradient=False)
+    device = next(model.parameters()).device
+    parts = []
+    try:
+        for start in range(0, len(images), _BATCH):
+            part = slice(start, start + _BATCH)
+            pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(device)
+            with tokens.recording():
+                model.context(pixels, states[part].to(device), texts[part].to(device))
+            positions = places.mask.nonzero()[:, 0].expand(len(pixels), -1)
+            parts.append(visual_tokens(tokens[layer], positions).float().cpu().numpy())
+            tokens.clear()
+            progress(min(start + _BATCH, len(images)))
+    finally:
+        tokens.close()
+    return np.concatenate(parts).reshape(len(images), places.views, *places.grid, -1)
+
+
+def text_rows(model: Any, normalisation: Normalisation, sentences: Sequence[str]) -> torch.Tensor:
+    """(T, ...) what the model reads for each sentence."""
+    if model.words is not None:
+        return model.words.encode(list(sentences))
+    return torch.from_numpy(normalisation.text.normalise(text_encoder().encode(list(sentences))))
+
+
+def random_twin(model: Any, seed: int) -> Any:
+    """The same architecture with random weights: what its shape alone makes of a picture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = type(model)(model.config, model.words) if model.words is not None else type(model)(model.config)
+    return twin.eval()
+
+
+def rgb_tokens(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The pixels of each patch (F, V, rows, columns, D) float32 in [-1, 1], big patches shrunk by area."""
+    frames, views, _, height, width = images.shape
+    rows, columns = grid
+    side = [min(_RGB_SIDE, max(1, pixels // cells)) for pixels, cells in zip((height, width), grid, strict=True)]
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).flatten(0, 1).float() / 127.5 - 1.0
+    size = (rows * side[0], columns * side[1])
+    if tuple(pixels.shape[2:]) != size:
+        pixels = functional.interpolate(pixels, size, mode="area")
+    patches = pixels.view(-1, 3, rows, side[0], columns, side[1]).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(frames, views, rows, columns, -1).numpy()

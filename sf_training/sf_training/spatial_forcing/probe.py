@@ -1,0 +1,290 @@
+"""``ros2 run sf_training sf_training probe``: how much depth the visual tokens of a frozen policy hold, beside its controls.
+
+A head is fitted to tokens of the episodes that the policy was trained on, and judged on those that were held out from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sf_policy_node.contract import ContractError
+from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from sf_training.config_file import parse, print_settings
+from sf_training.data.dataset import load_dataset
+from sf_training.data.episode_reader import BagError, find_episodes
+from sf_training.data.split import split_episodes
+from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
+from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
+from sf_training.spatial_forcing.frozen_tokens import frozen_tokens, random_twin, rgb_tokens, text_rows
+from sf_training.spatial_forcing.probe_frames import Frames, ProbeError, choose_frames
+from sf_training.spatial_forcing.probe_report import CONSTANT, MEAN_PICTURE, RANDOM, RGB, STATE, Member, ProbeReport, trained_how
+from sf_training.spatial_forcing.student_tokens import StudentTokensError
+
+HeadName = Literal["linear", "dpt"]
+_CHOOSING = 0.1  # of the training episodes, on which the penalty of a ridge is chosen
+_EXAMPLES = 2  # held-out frames in the picture
+_MEMORY_SHARE = 0.4  # of the machine's, for tokens
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Read depth from a frozen policy's visual tokens, with a linear or a DPT-style head, beside controls that bound what that means."""
+
+    data: Path
+    """Directory of episode bags with depth."""
+    checkpoints: tuple[Path, ...]
+    """Policies of one architecture; those that were trained alike make one row. Give some without Spatial Forcing, and its controls."""
+    out: Path = Path("out/probe")
+    """Directory for probe.json, probe.md and a picture for each head."""
+    layer: int | None = None
+    """Blocks after which tokens are read; default the layer that the training aligned, or would have."""
+    heads: tuple[HeadName, ...] = ("linear",)
+    """linear: ridge regression in closed form. dpt: a small convolutional head, trained."""
+    train_frames: int = 4000
+    """Frames of the training episodes to fit to at most, evenly spread."""
+    test_frames: int = 2000
+    """Frames of the held-out episodes to judge on at most, evenly spread."""
+    cells: int = 4
+    """Depth values along one side of a token's patch."""
+    nearest: float = 0.02
+    """Depth below this does not count [m]."""
+    farthest: float = 1.6
+    """Depth beyond this does not count [m]."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the random weights that stand beside the checkpoints."""
+    dpt_steps: int = 400
+    """Training steps of the DPT head, 32 pictures each."""
+    dpt_seed: int = 0
+    """Of its weights and its order, the same for every row."""
+    validation_share: float | None = None
+    """Share of the episodes held out; default the one that the first checkpoint was trained with."""
+    device: str = "cpu"
+    """Where the policies run: cpu or cuda."""
+    threads: int = 1
+    """Threads of PyTorch."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_frames", "test_frames", "cells", "dpt_steps", "threads"):
+            if getattr(self, name) < 1:
+                raise ProbeError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.nearest < self.farthest:
+            raise ProbeError(f"--nearest, --farthest: needs 0 <= nearest < farthest, got {self.nearest} and {self.farthest}")
+        if not self.checkpoints or not self.heads or not self.seeds:
+            raise ProbeError("--checkpoints, --heads, --seeds: need at least one each")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    console = Console()
+    try:
+        arguments = parse(Arguments, argv, "probe")
+        print_settings(arguments, console)
+        report = probe(arguments, console)
+        report.write(arguments.out)
+    except (BagError, CheckpointError, ContractError, ProbeError, StudentTokensError, OSError) as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return 2
+    report.print(console)
+    console.print(f"figures: {arguments.out / 'probe.json'}   pictures: {arguments.out / 'probe_*.png'}", soft_wrap=True)
+    return 0
+
+
+def probe(arguments: Arguments, console: Console) -> ProbeReport:
+    """Fit and judge all rows.
+
+    Raises:
+        ProbeError, CheckpointError, BagError, StudentTokensError: one sentence with the setting or file and the cure.
+    """
+    torch.set_num_threads(arguments.threads)
+    checkpoints = [load_checkpoint(path) for path in arguments.checkpoints]
+    training = [json.loads((path / "config.json").read_text()).get("training", {}) for path in arguments.checkpoints]
+    _check_alike(arguments.checkpoints, checkpoints)
+    layer = _layer(arguments, checkpoints[0], training)
+    model = checkpoints[0].model
+    dataset = load_dataset(
+        find_episodes(arguments.data), checkpoints[0].contract, size=model.config.image_size, cache=arguments.data / ".cache", depth=True
+    )
+    if dataset.depth is None or not np.isfinite(dataset.depth).any():
+        raise ProbeError(f"{arguments.data}: the episodes hold no depth, which the probe is judged by; record depth (depth_topic)")
+    share = _share(arguments, training[0])
+    fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
+    if not len(held_out):
+        raise ProbeError(f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and others to be judged on")
+    limits = {"cells": arguments.cells, "nearest": arguments.nearest, "farthest": arguments.farthest}
+    train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
+    test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
+    task = DepthTask.of(train.cells, model.visual_places().grid)
+    _check_memory(model, len(train.images) + len(test.images))
+    report = ProbeReport(
+        cameras=tuple(checkpoints[0].contract.camera_names),
+        facts={
+            "layer": layer,
+            "data": str(arguments.data),
+            "train": {"episodes": len(np.unique(train.episodes)), "frames": len(train.images)},
+            "held_out": {"episodes": len(np.unique(test.episodes)), "frames": len(test.images)},
+            "cells": list(task.mean.shape[1:]),
+            "counted_share": round(float(np.isfinite(test.cells).mean()), 4),
+            "depth_m": [arguments.nearest, arguments.farthest],
+            "spread_m": dict(zip(checkpoints[0].contract.camera_names, map(float, task.spread.round(5)), strict=True)),
+            "seeds": list(arguments.seeds),
+            "dpt_steps": arguments.dpt_steps,
+            "torch": torch.__version__,
+        },
+        examples=np.linspace(0, len(test.images) - 1, _EXAMPLES + 2).astype(int)[1:-1],
+        images=test.images,
+        depth=np.where((test.depth >= arguments.nearest) & (test.depth <= arguments.farthest), test.depth, np.nan),
+    )
+    bench = _Bench(arguments, task, train, test, report)
+    bench.constants()
+    for name, label, tokens in _sources(arguments, checkpoints, training, layer, train, test, dataset.instructions, console):
+        bench.judge(name, label, *tokens, console)
+    others = {str(entry.get("settings", {}).get("data")) for entry in training} - {str(arguments.data)}
+    if others:
+        console.print(
+            f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: other episodes may have been seen in training",
+            soft_wrap=True,
+        )
+    return report
+
+
+class _Bench:
+    """Fits heads to tokens and hands their errors to the report."""
+
+    def __init__(self, arguments: Arguments, task: DepthTask, train: Frames, test: Frames, report: ProbeReport) -> None:
+        self._arguments, self._task, self._train, self._test, self._report = arguments, task, train, test, report
+        self._residuals = task.residuals(train.cells).astype(np.float32)
+        episodes = np.unique(train.episodes)
+        _, chosen = split_episodes(len(episodes), _CHOOSING, seed=1)
+        self._choosing = np.isin(train.episodes, episodes[chosen])
+
+    def constants(self) -> None:
+        """What needs no look at the picture."""
+        shape = self._test.cells.shape
+        known = np.isfinite(self._train.cells)
+        average = np.where(known, self._train.cells, 0).sum((0, 2, 3)) / known.sum((0, 2, 3))
+        rows = {
+            CONSTANT: np.broadcast_to(average[:, None, None], shape),
+            MEAN_PICTURE: np.broadcast_to(self._task.mean, shape),
+            STATE: self._task.depth(StateHead(self._train.states, self._residuals, self._choosing).predict(self._test.states)),
+        }
+        for head in self._arguments.heads:
+            for name, predicted in rows.items():
+                self._add(head, name, "", predicted)
+
+    def judge(self, name: str, label: str, train: np.ndarray, test: np.ndarray, console: Console) -> None:
+        """Fit each head to tokens, and note its errors."""
+        for head in self._arguments.heads:
+            if head == "linear":
+                fitted = LinearHead(self._task, train, self._residuals, self._choosing)
+            else:
+                with _bar(console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps) as advance:
+                    options = {"steps": self._arguments.dpt_steps, "seed": self._arguments.dpt_seed, "progress": advance}
+                    fitted = DptHead(self._task, train, self._residuals, **options)
+            self._add(head, name, label, self._task.depth(fitted.predict(test)))
+
+    def _add(self, head: str, name: str, label: str, predicted: np.ndarray) -> None:
+        error = DepthError.of(predicted, self._test.cells, self._test.episodes)
+        self._report.add(head, name, Member(label, error, predicted[self._report.examples]))
+
+
+def _sources(
+    arguments: Arguments,
+    checkpoints: Sequence[Checkpoint],
+    training: Sequence[dict],
+    layer: int,
+    train: Frames,
+    test: Frames,
+    instructions: Sequence[str],
+    console: Console,
+) -> Iterator[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
+    """Name of the row, which of its members, and tokens of the training and of the test frames; one at a time, for they are big."""
+    grid = checkpoints[0].model.visual_places().grid
+    yield RGB, "", (rgb_tokens(train.images, grid), rgb_tokens(test.images, grid))
+
+    def tokens(model, checkpoint: Checkpoint, what: str) -> tuple[np.ndarray, np.ndarray]:
+        model = model.to(arguments.device).eval()
+        texts = text_rows(model, checkpoint.normalisation, instructions)
+        total, done, found = len(train.images) + len(test.images), 0, []
+        with _bar(console, f"tokens: {what}", total) as advance:
+            for frames in (train, test):
+                states = torch.from_numpy(checkpoint.normalisation.state.normalise(frames.states))
+                found.append(
+                    frozen_tokens(model, layer, frames.images, states, texts[frames.texts], lambda count, done=done: advance(done + count))
+                )
+                done += len(frames.images)
+        return found[0], found[1]
+
+    for seed in arguments.seeds:
+        yield RANDOM, f"seed {seed}", tokens(random_twin(checkpoints[0].model, seed), checkpoints[0], f"random weights, seed {seed}")
+    for path, checkpoint, how in zip(arguments.checkpoints, checkpoints, training, strict=True):
+        yield trained_how(how, path.name), path.name, tokens(checkpoint.model, checkpoint, path.name)
+
+
+def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
+    """One table compares one architecture, seeing the same pictures in the same contract."""
+
+    def sight(checkpoint: Checkpoint) -> tuple:
+        places, config = checkpoint.model.visual_places(), checkpoint.model.config
+        return checkpoint.model.kind, config.image_size, config.fit, places.grid, places.width, len(places.blocks), checkpoint.contract.hash
+
+    for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):
+        if sight(checkpoint) != sight(checkpoints[0]):
+            raise ProbeError(
+                f"--checkpoints: {path} {sight(checkpoint)} is not built or trained like {paths[0]} {sight(checkpoints[0])} "
+                "(kind, picture, fit, grid, width, blocks, contract); probe them one by one"
+            )
+
+
+def _layer(arguments: Arguments, checkpoint: Checkpoint, training: Sequence[dict]) -> int:
+    blocks = len(checkpoint.model.visual_places().blocks)
+    if arguments.layer is not None:
+        if not 0 <= arguments.layer <= blocks:
+            raise ProbeError(f"--layer: the model has {blocks} blocks, so 0 to {blocks}, got {arguments.layer}")
+        return arguments.layer
+    settings = [entry.get("settings", {}).get("alignment", {}) for entry in training]
+    found = {max(each["layers"]) if each.get("layers") else each.get("layer", blocks // 2) for each in settings}
+    if len(found) > 1:
+        raise ProbeError(f"--layer: the checkpoints were aligned at different layers ({', '.join(map(str, sorted(found)))}); name one")
+    return found.pop()
+
+
+def _share(arguments: Arguments, training: dict) -> float:
+    share = arguments.validation_share
+    share = training.get("settings", {}).get("validation_share", 0.08) if share is None else share
+    if not 0 < share < 1:
+        raise ProbeError(f"--validation-share: must lie between 0 and 1, got {share}")
+    return share
+
+
+def _check_memory(model, frames: int) -> None:
+    places = model.visual_places()
+    needed = 4 * frames * places.views * places.grid[0] * places.grid[1] * places.width
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > _MEMORY_SHARE * there:
+        raise ProbeError(
+            f"--train-frames, --test-frames: tokens of {frames} frames take {needed / 1e9:.1f} GB, of {there / 1e9:.0f} GB here; take fewer"
+        )
+
+
+@contextmanager
+def _bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; what it gives is told how far it is."""
+    with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Observations that a depth probe is fitted to and judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.state import robot_state
+from sf_policy_node.vla.checkpoint import Checkpoint
+from sf_training.data.dataset import Dataset
+from sf_training.spatial_forcing.depth_cells import depth_cells
+
+
+class ProbeError(ValueError):
+    """The probe cannot be run; the message names the setting and the cure."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some observations with their depth.
+
+    Attributes:
+        images: (F, V, 3, H, W) uint8.
+        states: (F, N) as :func:`robot_state` gives them.
+        texts: (F,) index into the instructions.
+        episodes: (F,).
+        cells: depth (F, V, R, C) [m].
+        depth: (F, V, H, W) [m], of the pixels.
+    """
+
+    images: np.ndarray
+    states: np.ndarray
+    texts: np.ndarray
+    episodes: np.ndarray
+    cells: np.ndarray
+    depth: np.ndarray
+
+
+def choose_frames(
+    dataset: Dataset, checkpoint: Checkpoint, episodes: np.ndarray, most: int, *, cells: int, nearest: float, farthest: float
+) -> Frames:
+    """Labelled frames of some episodes, evenly spread where there are more than ``most``.
+
+    Args:
+        cells: depth values along one side of a token's patch.
+        nearest, farthest: depth that counts [m].
+
+    Raises:
+        ProbeError: none of the episodes has a label, or no depth lies between the limits.
+    """
+    labelled, first = np.unique(dataset.pair_frame, return_index=True)
+    usable = np.isin(dataset.episode[labelled], episodes)
+    labelled, first = labelled[usable], first[usable]
+    if not len(labelled):
+        raise ProbeError(f"--data: no labelled frame in {len(episodes)} of its episodes; the probe needs an instruction for each frame")
+    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
+    frames = labelled[chosen]
+    kinematics, grid = Kinematics(checkpoint.contract), checkpoint.model.visual_places().grid
+    depth = np.asarray(dataset.depth[frames], np.float32)
+    reduced = depth_cells(depth, (grid[0] * cells, grid[1] * cells), nearest, farthest)
+    if not np.isfinite(reduced).any():
+        raise ProbeError(f"--nearest, --farthest: no depth in the data lies between {nearest:g} and {farthest:g} m")
+    return Frames(
+        images=np.asarray(dataset.images[frames]),
+        states=np.stack([robot_state(checkpoint.contract, kinematics, joints) for joints in dataset.joint_positions[frames]]),
+        texts=dataset.pair_instruction[first[chosen]],
+        episodes=dataset.episode[frames],
+        cells=reduced,
+        depth=depth,
+    )
