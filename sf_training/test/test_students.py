@@ -210,7 +210,7 @@ def test_pi0_holds_less_with_gradient_checkpointing(root):
     [
         ({"kind": "hf"}, "--student.weights, --student.random-weights: hf needs one of them, neither is given"),
         ({"kind": "hf", "weights": Path("a"), "random_weights": Path("b")}, "both are given"),
-        ({"weights": Path("a")}, "--student.weights: nano has no such setting; give --student.kind hf or pi0"),
+        ({"random_weights": Path("a")}, "--student.random-weights: nano has no such setting; give --student.kind hf or pi0"),
         ({"lora": LoraSettings(rank=4)}, "--student.lora: nano has no such setting"),
         ({"train_vision": "full"}, "--student.train-vision: nano has no such setting"),
         ({"image_size": (1, 2, 3)}, "--student.image-size: give one side, or height and width"),
@@ -304,10 +304,44 @@ def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_a_checkpoint_of_ours_is_not_taken_for_pretrained_weights(root, tmp_path):
-    save_checkpoint(tmp_path / "mine", merged_copy(student("llava", root).model), CONTRACT, random_statistics(), {})
-    with pytest.raises(StudentError, match="a checkpoint of this package"):
-        student("llava", root, random_weights=None, weights=tmp_path / "mine")
+@pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
+def test_training_goes_on_from_a_checkpoint(name, root, tmp_path):
+    first = student(name, root)
+    save_checkpoint(tmp_path / "mine", first.model, CONTRACT, random_statistics(first.model.config.text_size), {})
+    weights = {"weights": tmp_path / "mine"} if name == "nano" else {"weights": tmp_path / "mine", "random_weights": None, **ADAPTED}
+    second = student(name, root, seed=9, **weights)
+    batch = inputs(first)
+    torch.testing.assert_close(outputs(second.model.eval(), batch), outputs(first.model.eval(), batch))
+    assert second.model.config == first.model.config
+    counted = build_student(second.settings, CONTRACT, meta=True)
+    assert all(parameter.is_meta for parameter in counted.model.parameters()) and counted.weights() == second.weights()
+
+
+def test_a_checkpoint_in_half_precision_goes_on_in_full_and_the_reverse(root, tmp_path):
+    save_checkpoint(tmp_path / "mine", student("llava", root).model, CONTRACT, random_statistics(), {})
+    half = student("llava", root, weights=tmp_path / "mine", random_weights=None, dtype="bfloat16", **ADAPTED)
+    assert next(half.model.backbone.parameters()).dtype is torch.bfloat16 and half.model.config.dtype == "bfloat16"
+    save_checkpoint(tmp_path / "half", merged_copy(half.model), CONTRACT, random_statistics(), {})
+    whole = student("llava", root, weights=tmp_path / "half", random_weights=None)
+    assert next(whole.model.backbone.parameters()).dtype is torch.float32
+
+
+def test_a_checkpoint_that_does_not_fit_the_robot_or_the_settings_is_named(root, tmp_path):
+    mine = tmp_path / "mine"
+    save_checkpoint(mine, student("llava", root).model, CONTRACT, random_statistics(), {})
+    chosen = student_settings("llava", root, weights=mine, random_weights=None)
+    with pytest.raises(StudentError, match="holds a model of kind hf; give"):
+        build_student(StudentSettings(weights=mine), CONTRACT)
+    with pytest.raises(StudentError, match="its head is regression; give --head regression"):
+        build_student(chosen, CONTRACT, head="flow")
+    longer = CONTRACT.model_copy(update={"action": CONTRACT.action.model_copy(update={"horizon": 9})})
+    with pytest.raises(StudentError, match=r"is for another robot \(horizon 8, the robot 9\)"):
+        build_student(chosen, longer)
+    with pytest.raises(StudentError, match="is no checkpoint of nano"):
+        build_student(StudentSettings(weights=tmp_path / "nowhere"), CONTRACT)
+    (mine / "contract.yaml").unlink()
+    with pytest.raises(StudentError, match="copy it whole"):
+        build_student(chosen, CONTRACT)
 
 
 def test_weights_of_another_kind_are_named(root, tmp_path):

@@ -103,7 +103,7 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory; train one with `make train`, or check the path")
-    config = _read_config(path / "config.json")
+    _read_config(path / "config.json")
     try:
         trained_for = load_contract(path / "contract.yaml")
     except ContractError as error:
@@ -114,11 +114,9 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
         raise CheckpointError(f"{path}: trained for another contract ({difference}); {cure}")
     try:
         normalisation = Normalisation.from_json((path / "statistics.json").read_text())
-        model = _build(config["model"], config["sizes"], path)
-        _load_weights(model, path / "model.safetensors")
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: damaged or of another architecture ({reason}); copy or train it again") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+    model = read_model(path)
     expected = {"state": len(state_names(trained_for)), "action": len(trained_for.action.names), "text": model.config.text_size}
     for part, size in expected.items():
         if len(getattr(normalisation, part).mean) != size:
@@ -131,6 +129,28 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     with (path / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
+
+
+def read_model(path: str | Path, *, weights: bool = True) -> Any:
+    """The model of a checkpoint alone; without ``weights`` as it is built, for those who only count them.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights belong to another architecture.
+    """
+    path = Path(path)
+    config = _read_config(path / "config.json")
+    try:
+        model = _build(config["model"], config["sizes"], path)
+        if weights:
+            _load_weights(model, path / "model.safetensors")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+    return model
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300]
+    return CheckpointError(f"{path}: damaged or of another architecture ({reason}); copy or train it again")
 
 
 def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:

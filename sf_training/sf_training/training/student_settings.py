@@ -39,12 +39,13 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """The model. ``nano`` is built from scratch and takes none of these but ``kind`` and ``image_size``."""
+    """The model. ``nano`` takes none of these but ``kind``, ``weights`` and ``image_size``."""
 
     kind: Kind = "nano"
     """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers' PI0."""
     weights: Path | None = None
-    """Of hf and pi0: local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer."""
+    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer (hf, pi0); or a checkpoint
+    of this package to go on from, which then says what the model is like: of the settings below only dtype, train-... and lora count."""
     random_weights: Path | None = None
     """In place of weights: a directory with config.json and a tokenizer; the model starts from random weights (dry runs, timing)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -128,5 +129,5 @@ class StudentSettings:
     def _refuse_what_nano_ignores(self) -> None:
         for each in fields(self):
             default = LoraSettings() if each.name == "lora" else each.default
-            if each.name not in ("kind", "image_size") and getattr(self, each.name) != default:
+            if each.name not in ("kind", "weights", "image_size") and getattr(self, each.name) != default:
                 raise StudentError(f"--student.{each.name.replace('_', '-')}: nano has no such setting; give --student.kind hf or pi0")

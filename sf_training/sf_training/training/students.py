@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.state import state_names
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.words import WordsError
+from sf_policy_node.vla.checkpoint import CheckpointError, read_model
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
@@ -99,6 +100,9 @@ def build_student(
 ) -> Student:
     """Build the model for a robot; random weights come from torch's current seed. Needs no data.
 
+    A checkpoint to go on from brings its model, whatever ``width`` and ``layers`` say. Its statistics are left behind: those of the
+    new data take their place.
+
     Args:
         contract: gives cameras, state, action columns and horizon.
         head: ``regression`` or ``flow``; pi0 has its own flow whatever is asked.
@@ -118,12 +122,17 @@ def build_student(
     try:
         # Without a context where none is needed: transformers would take it for a placement of its own.
         with torch.device("meta") if meta else nullcontext():
-            model = _nano(settings, sizes, head, width, layers) if settings.kind == "nano" else _pretrained(settings, sizes, head, meta)
+            if settings.weights and (settings.weights / "contract.yaml").is_file():
+                model = _continued(settings, sizes, head, meta)
+            elif settings.kind == "nano":
+                model = _nano(settings, sizes, head, width, layers)
+            else:
+                model = _pretrained(settings, sizes, head, meta)
             if settings.kind != "nano":
                 freeze(model, settings)
                 if settings.uses_lora:
                     apply_lora(model, settings)
-    except (BackboneError, WordsError) as error:
+    except (BackboneError, CheckpointError, WordsError) as error:
         raise StudentError(str(error)) from None
     return Student(model, settings)
 
@@ -138,7 +147,28 @@ def count_weights(model: Any) -> dict[Part, tuple[int, int]]:
     return {part: (total, trained) for part, (total, trained) in counts.items()}
 
 
+def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta: bool) -> Any:
+    """The model of a checkpoint, with its weights unless ``meta``."""
+    model = read_model(settings.weights, weights=not meta)
+    config, where = model.config, f"--student.weights {settings.weights}"
+    if model.kind != settings.kind:
+        raise StudentError(f"{where}: holds a model of kind {model.kind}; give --student.kind {model.kind}")
+    wrong = [f"{name} {getattr(config, name)}, the robot {size}" for name, size in sizes.items() if getattr(config, name) != size]
+    if wrong:
+        raise StudentError(f"{where}: is for another robot ({'; '.join(wrong)}); begin with pretrained weights instead")
+    if settings.kind != "pi0" and config.head != head:
+        raise StudentError(f"{where}: its head is {config.head}; give --head {config.head}")
+    if settings.kind == "nano" or config.dtype == settings.dtype:
+        return model
+    other = type(model)(replace(config, dtype=settings.dtype), model.words, blank=True)
+    if not meta:
+        other.load_state_dict(model.state_dict())
+    return other
+
+
 def _nano(settings: StudentSettings, sizes: dict[str, int], head: str, width: int, layers: int) -> Nano:
+    if settings.weights:
+        raise StudentError(f"--student.weights {settings.weights}: is no checkpoint of nano, the only weights that nano can begin with")
     side = set(settings.image_size) or {96}
     if len(side) > 1:
         raise StudentError(f"--student.image-size: nano takes square pictures, got {settings.image_size}")

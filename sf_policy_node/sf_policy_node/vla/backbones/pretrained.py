@@ -50,7 +50,7 @@ def folder_config(folder: str | Path, family: str | None = None) -> Any:
     except ValueError as error:
         raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
     if "contract_hash" in values:
-        raise BackboneError(f"{folder}: is a checkpoint of this package; give the pretrained weights that it began with")
+        raise BackboneError(f"{folder}: is a checkpoint of this package, without its contract.yaml; copy it whole")
     try:
         config = transformers_config(values)
     except BackboneError as error:
