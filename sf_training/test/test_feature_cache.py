@@ -175,3 +175,25 @@ def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
     for control in ("rgb", "mean", "random"):
         (layer,) = vision_targets(teacher, bags, (1, 2), AlignmentConfig(), control=control, **options).layers
         assert layer.shape == (5, 1, 1, 2, 64)
+
+
+def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_layers(tmp_path):
+    save_file(vggt_weights(), tmp_path / "model.safetensors")
+    config = AlignmentConfig(layers=(1, 2), teacher_layers=(0, -1))
+    teacher = open_teacher("vggt", str(tmp_path), config.teacher_layers, size=56)
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 48, 48), dtype=np.uint8)
+    ran = []
+    features = teacher.features
+    teacher.features = lambda images: ran.append(len(images)) or features(images)
+    for channels in (0, 16):
+        live = vision_targets(teacher, images, 3, config, channels=channels, live=True).layers
+        ran.clear()
+        frames = np.array([4, 0, 4])
+        found = [layer[frames] for layer in live]
+        assert ran == [3]
+        cached = vision_targets(teacher, images, 3, config, channels=channels).layers
+        for one, other in zip(found, cached, strict=True):
+            assert one.shape == (3, *other.shape[1:])
+            np.testing.assert_allclose(one, other[frames], atol=2e-3)
+    with pytest.raises(TeacherError, match="control mean: the average is over all frames, so their features must be kept; take a cache"):
+        vision_targets(teacher, images, 3, config, control="mean", live=True)

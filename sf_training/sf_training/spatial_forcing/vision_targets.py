@@ -42,7 +42,7 @@ class Targets:
         folder: where they are kept; None where in memory.
     """
 
-    layers: tuple[np.ndarray | CompactArray, ...]
+    layers: tuple[np.ndarray | CompactArray | LiveLayer, ...]
     prepared: bool = False
     cosine: float = 1.0
     lowest_cosine: float = 1.0
@@ -90,6 +90,7 @@ def vision_targets(
     control: Control = "none",
     digest: str | None = None,
     cache: Path | None = None,
+    live: bool = False,
     console: Console | None = None,
 ) -> Targets:
     """Targets of a whole data set, resized to the student's grid with the positional embedding in.
@@ -104,11 +105,14 @@ def vision_targets(
         control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have its width and do not run it.
         digest: changes with the images; None reads them all to make one.
         cache: folder of caches; None keeps everything in memory.
+        live: keep nothing and run the teacher each time a frame is read, for data that no disk holds the features of.
         console: shows progress.
 
     Raises:
         TeacherError: a feature is not finite, or the cache cannot be used.
     """
+    if live and control == "mean":
+        raise TeacherError("control mean: the average is over all frames, so their features must be kept; take a cache")
     layers = len(config.teacher_layers)
     size = (grid, grid) if isinstance(grid, int) else tuple(grid)
     width = min(channels or teacher.feature_size, teacher.feature_size)
@@ -119,39 +123,76 @@ def vision_targets(
     source = _Colours(images, size, width, layers) if control == "rgb" else teacher
     batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
-    def whole(frames: np.ndarray) -> list[np.ndarray]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images[frames])).float() / 255
-        found = [_prepared(layer, size, config) for layer in source.features(pixels)]
-        if not all(np.isfinite(layer).all() for layer in found):
-            raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
-        return [layer.reshape(*pixels.shape[:2], *size, -1) for layer in found]
-
-    def sample(chosen: np.ndarray) -> list[np.ndarray]:
-        parts = [whole(chosen[start : start + batch]) for start in range(0, len(chosen), batch)]
-        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
-
+    computed = _Computed(source, images, size, config, batch)
+    if live:
+        if width < source.feature_size:
+            computed.compression = Compression.fit(computed.whole, len(images), width)
+        return Targets(tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True)
     key = _key(source, images, size, config, digest) | {"channels": width}
     store = FeatureCache(cache, key, shape, layers, form)
-    compression = None
     if width < source.feature_size:
         file = None if cache is None else store.folder / "basis.npz"
         with console.status("teacher features: which channels to keep") if console else nullcontext():
-            compression = Compression.fit(sample, len(images), width, file)
-
-    def compute(part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
-        found = whole(np.arange(part.start, part.stop))
-        norms = [np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found]
-        return list(zip(compression(found) if compression else found, norms, strict=True))
-
+            computed.compression = Compression.fit(computed.whole, len(images), width, file)
     if store.done < len(images):
         columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
             task = bar.add_task("", total=len(images), completed=store.done)
-            store.fill(compute, batch, lambda done: bar.update(task, completed=done))
+            store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
     return Targets(found, True, 1.0 - store.error.mean, 1.0 - store.error.most, store.nbytes, store.folder)
+
+
+class LiveLayer:
+    """Features of one layer (F, V, rows, columns, C) that are computed where they are read: ``layer[frames]`` gives float32.
+
+    The layers of a teacher share what was computed last, so that reading them all runs it once.
+    """
+
+    def __init__(self, computed: _Computed, number: int, shape: tuple[int, ...]) -> None:
+        self._computed, self._number, self.shape = computed, number, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, frames: np.ndarray) -> np.ndarray:
+        return self._computed.last(np.asarray(frames))[self._number]
+
+
+class _Computed:
+    """Prepared targets of any frames, by the teacher."""
+
+    def __init__(self, source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, batch: int) -> None:
+        self._source, self._images, self._grid, self._config, self._batch = source, images, grid, config, batch
+        self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self.compression: Compression | None = None
+
+    def whole(self, frames: np.ndarray) -> list[np.ndarray]:
+        """All channels of each layer (n, V, rows, columns, C)."""
+        parts = [self._batch_of(frames[start : start + self._batch]) for start in range(0, len(frames), self._batch)]
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+
+    def kept(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What is kept of each layer, and the norms of the whole; see :data:`feature_cache.Compute`."""
+        found = self.whole(np.arange(part.start, part.stop))
+        norms = [np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found]
+        return list(zip(self.compression(found) if self.compression else found, norms, strict=True))
+
+    def last(self, frames: np.ndarray) -> list[np.ndarray]:
+        """What is kept of each layer; not computed again for the same frames."""
+        if self._last is None or not np.array_equal(self._last[0], frames):
+            found = self.whole(frames)
+            self._last = (frames, self.compression(found) if self.compression else found)
+        return self._last[1]
+
+    def _batch_of(self, frames: np.ndarray) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.ascontiguousarray(self._images[frames])).float() / 255
+        found = [_prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)]
+        if not all(np.isfinite(layer).all() for layer in found):
+            raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
+        return [layer.reshape(*pixels.shape[:2], *self._grid, -1) for layer in found]
 
 
 def _prepared(features: torch.Tensor, grid: tuple[int, int], config: AlignmentConfig) -> np.ndarray:
