@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 
 RESTART_LAG = 0.25  # s: further behind than this, the lost time is given up instead of caught up
+CATCH_UP = 1.2  # times the wanted factor at most while catching up: no arm's time races, and commands on their way would come late
+_OVERSLEPT_S = 0.005
 REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is judged
 FACTOR_WANTED = 0.95  # share of the wanted factor below which a warning is due
 
@@ -30,16 +32,28 @@ class Pacer:
         """Count from here, as at the start and after a pause."""
         self._wall = self._window_wall = self._clock()
         self._simulated = self._window_simulated = simulated
+        self.stepped(simulated)
+
+    def stepped(self, simulated: float) -> None:
+        """Note that the simulation has just got to ``simulated`` [s]."""
+        now = self._clock()
+        planned = now if self.factor == 0 or simulated == self._simulated else self._allowed(simulated)
+        # A wait that ends a little late is made up for at once, otherwise these delays would add up to a lag.
+        self._last_wall, self._last_simulated = max(planned, now - _OVERSLEPT_S), simulated
 
     def wait_s(self, simulated: float) -> float:
-        """Wall seconds until ``simulated`` [s] is due; negative when it is late; 0 without pacing."""
+        """Wall seconds until the simulation may go on to ``simulated`` [s]; negative when it is late; 0 without pacing."""
         if self.factor == 0:
             return 0.0
-        return self._wall + (simulated - self._simulated) / self.factor - self._clock()
+        return self._allowed(simulated) - self._clock()
+
+    def lag_s(self, simulated: float) -> float:
+        """Wall seconds by which ``simulated`` [s] is late; negative before it is due; 0 without pacing."""
+        return self._clock() - self._due(simulated) if self.factor else 0.0
 
     def give_up_lag(self, simulated: float) -> None:
         """Forget a lag that is too long to catch up, so that time does not race afterwards."""
-        if self.wait_s(simulated) < -RESTART_LAG:
+        if self.lag_s(simulated) > RESTART_LAG:
             self._wall, self._simulated = self._clock(), simulated
 
     def reached(self, simulated: float) -> float | None:
@@ -57,6 +71,13 @@ class Pacer:
     def pause(self, simulated: float) -> None:
         """Stop counting until :meth:`restart`."""
         self._close_window(simulated)
+
+    def _allowed(self, simulated: float) -> float:
+        soonest = self._last_wall + (simulated - self._last_simulated) / (CATCH_UP * self.factor)
+        return max(self._due(simulated), soonest)
+
+    def _due(self, simulated: float) -> float:
+        return self._wall + (simulated - self._simulated) / self.factor
 
     def _close_window(self, simulated: float) -> float:
         now = self._clock()

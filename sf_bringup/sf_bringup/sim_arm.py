@@ -95,6 +95,7 @@ class SimArm(Node):
             if self._paused:
                 continue
             self._sim.step(steps)
+            self._pacer.stepped(self._sim.time)
             now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
             self._publish_clock()
             if now >= next_state:
@@ -105,7 +106,7 @@ class SimArm(Node):
                 self._publish_task()
                 next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
             if now >= next_frame:
-                self._publish_images(late=-self._pacer.wait_s(self._sim.time) > frame_period)
+                self._publish_images(late=self._pacer.lag_s(self._sim.time) > frame_period)
                 next_frame = (now // frame_period + 1) * frame_period
             self._watch_speed()
 

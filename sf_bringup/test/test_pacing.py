@@ -2,7 +2,7 @@
 
 import pytest
 
-from sf_bringup.pacing import REPORT_WINDOW, RESTART_LAG, Pacer
+from sf_bringup.pacing import CATCH_UP, REPORT_WINDOW, RESTART_LAG, Pacer
 
 
 class Wall:
@@ -38,6 +38,21 @@ def test_a_short_lag_is_caught_up_and_a_long_one_given_up():
     wall.now += 0.2 * RESTART_LAG
     pacer.give_up_lag(0.0)
     assert pacer.wait_s(0.0) == 0.0
+
+
+def test_after_a_stall_time_does_not_race_and_the_lag_is_made_up_for():
+    pacer, wall = make()
+    simulated = 0.0
+    for cycle in range(300):
+        wall.now += 0.12 if cycle == 100 else 0.0  # the process stood still
+        wall.now += max(0.0, pacer.wait_s(simulated + 0.01)) + 0.001  # and always sleeps a little too long
+        simulated += 0.01
+        pacer.stepped(simulated)
+        if cycle == 105:
+            before, begin = simulated, wall.now
+        if cycle == 125:
+            assert 1.1 < (simulated - before) / (wall.now - begin) <= CATCH_UP + 1e-6
+    assert pacer.lag_s(simulated) < 0.01
 
 
 def test_the_factor_is_reported_once_per_window_and_leaves_out_pauses():

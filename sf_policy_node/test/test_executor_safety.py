@@ -230,7 +230,26 @@ def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
 
 def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
     bench.send(bench.chunk(FORWARD))
-    assert bench.now + 0.03 < bench.executor.joins_at < bench.now + 0.1
+    assert not bench.executor.too_late(bench.now + 0.02)
+    assert bench.executor.too_late(bench.now + 0.1)
+
+
+def test_a_process_that_stood_still_joins_later_by_what_it_has_not_heard_of_a_simulated_clock():
+    bench = Bench(sim_arm(), simulated=True)
+    keep_moving(bench, 0.6)
+    bench.stopwatch += 0.06  # it wakes up, and takes the chunk before it hears the clock
+    bench.send(bench.chunk(FORWARD))
+    assert not bench.executor.too_late(bench.now + 0.02)
+    bench.stopwatch += 0.06  # planning took as long
+    assert bench.executor.too_late(bench.now)
+
+
+def test_a_chunk_is_refused_while_a_simulated_clock_stands():
+    bench = Bench(sim_arm(), simulated=True)
+    keep_moving(bench, 0.6)
+    bench.stopwatch += 0.5
+    with pytest.raises(ChunkRefused, match="clock has stood still"):
+        bench.send(bench.chunk(FORWARD))
 
 
 # ---- emergency stop ----

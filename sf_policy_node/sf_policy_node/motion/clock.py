@@ -50,6 +50,14 @@ class ClockWatch:
         """The clock has not moved for a while: it is paused, or this process has just woken up and has not heard it yet."""
         return self._stopwatch is not None and bool(self._seen) and self._stopwatch() - self._seen[-1][0] > STANDS_S
 
+    @property
+    def unheard(self) -> float:
+        """How much later than the clock says it may be [s]: a process that stood still has not heard a simulated clock meanwhile."""
+        if not self._simulated or self._stopwatch is None or not self._seen:
+            return 0.0
+        freshest = max(clock - seen for seen, clock in self._seen)
+        return max(0.0, self._stopwatch() + freshest - self.now)
+
     def advance(self, now: float) -> float:
         """The time is ``now``, or the latest one when messages overtook each other; returns it."""
         if now > self.now:

@@ -26,6 +26,7 @@ from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, Join, Setpoint, Trajectory
 from sf_policy_node.motion.workspace import Workspace
 
+_DELIVERY_S = 0.02  # from here to the controller
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
 
 
@@ -185,10 +186,9 @@ class ChunkExecutor:
         self._policy.forget_motion()
         return self._guard.admit(start, plan.positions, plan.velocities, now)
 
-    @property
-    def joins_at(self) -> float:
-        """When the motion of the last :meth:`on_chunk` leaves the one before it [s]: too late to send it after that."""
-        return self._policy.joins_at
+    def too_late(self, now: float) -> bool:
+        """Whether the motion of the last :meth:`on_chunk` would reach a controller after it has left the one before it."""
+        return now + self._guard.clock.unheard + _DELIVERY_S > self._policy.joins_at
 
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: what was sent before it is in force."""

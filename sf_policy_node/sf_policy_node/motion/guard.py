@@ -15,7 +15,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.checks import MotionRefused
-from sf_policy_node.motion.clock import ClockWatch
+from sf_policy_node.motion.clock import STANDS_S, ClockWatch
 from sf_policy_node.motion.commanded import CommandedPath
 from sf_policy_node.motion.limits import JointLimits, require_limits
 from sf_policy_node.motion.monitor import ArmMonitor
@@ -117,9 +117,11 @@ class Guard:
         """
         if problem := self.problem(now):
             raise MotionRefused(problem)
+        if self.clock.stands:  # it is later by nobody knows how much
+            raise MotionRefused("the clock has stood still, or this process has")
         moving = self.moving(now)
         path = self.path if moving else CommandedPath.resting(now, self._period, self.monitor.standing_position(self.path))
-        join = path.index(now) + 1 + self._lead
+        join = path.index(now + self.clock.unheard) + 1 + self._lead
         return Start(path, join, path.time(join), *path.at(join), moving)
 
     def admit(self, start: Start, positions: np.ndarray, velocities: np.ndarray, now: float) -> Trajectory:
@@ -149,7 +151,7 @@ class Guard:
             return self.path.trajectory(now, self.limits.names)
         if not self.moving(now):
             return None
-        join = self.path.index(now) + 1 + self._stop_lead
+        join = self.path.index(now + min(self.clock.unheard, STANDS_S)) + 1 + self._stop_lead
         if give_way_to is None:
             samples = stop(self.path, join, self.limits, self._workspace)
         else:

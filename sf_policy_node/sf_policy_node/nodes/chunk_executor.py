@@ -92,7 +92,7 @@ simulated=self.value("use_sim_time"),
         except ChunkRefused as refusal:
             self.get_logger().warning(f"refused chunk {chunk.sequence}: {refusal}", throttle_duration_sec=1.0)
             return
-        if self.now() > self._motion.joins_at:
+        if self._motion.too_late(self.now()):
             self._motion.withdraw(f"chunk {chunk.sequence} was not sent: this process stood still while it was planned")
             return
         self._send(trajectory)
