@@ -1,5 +1,7 @@
 """Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,9 @@ from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.cache_format import FORMATS, CosineError, decode, encode
 from sf_training.spatial_forcing.feature_cache import FeatureCache
 from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.spatial_forcing.vision_targets import open_teacher, vision_targets
+from sf_training.spatial_forcing.weights import open_weights
 
 FRAMES, SHAPE = 6, (6, 2, 3, 3, 64)
 WORST = {"float16": 1e-6, "bfloat16": 2e-5, "int8": 1e-3}  # of unit normal tokens of 64 channels
@@ -197,3 +201,18 @@ def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_la
             np.testing.assert_allclose(one, other[frames], atol=2e-3)
     with pytest.raises(TeacherError, match="control mean: the average is over all frames, so their features must be kept; take a cache"):
         vision_targets(teacher, images, 3, config, control="mean", live=True)
+
+
+def test_cached_features_need_no_weights_in_memory(tmp_path):
+    save_file(vggt_weights(), tmp_path / "model.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 3, 28, 28), dtype=np.uint8)
+
+    def targets():
+        weights = open_weights(tmp_path)
+        read = []
+        counting = replace(weights, _read=lambda name: read.append(name) or weights[name])
+        vision_targets(VggtTeacher(counting, size=56), images, 2, AlignmentConfig(), cache=tmp_path / "cache")
+        return len(read)
+
+    assert targets() > 50
+    assert targets() == 0

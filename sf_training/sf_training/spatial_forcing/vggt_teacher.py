@@ -20,6 +20,8 @@ SIDE = 518  # pixels: what VGGT was trained with
 class VggtTeacher:
     """VGGT's aggregator; a feature is that of the frame block beside that of the global block.
 
+    Weights are checked at once and read with the first picture: a training whose features are cached never needs their memory.
+
     Args:
         weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
         layers: 0 to 23, or from the end; -1 is the paper's.
@@ -39,26 +41,34 @@ class VggtTeacher:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.network = load_aggregator(weights, layers, dtype).to(device)
-        self.feature_size = self.network.feature_size
+        plan, prefix = _plan(weights, layers)
+        self._load = lambda: _fill(plan, weights, prefix, dtype).to(device)
+        self._network: VggtAggregator | None = None
+        self._patch = plan.config.patch
+        self.feature_size = plan.feature_size
         self.licence = weights.licence
-        config = self.network.config
-        self._size, self._dtype = size, dtype
+        self._size, self._dtype, self._device = size, dtype, torch.device(device)
         self.pixels = self._size**2
-        self.description = (
-            f"VGGT, {config.pairs} layers of width {config.width}, {sum(p.numel() for p in self.network.parameters()) / 1e6:.0f} M"
-        )
-        self.identity = f"vggt {weights.identity} layers {self.network.layers} size {size} {dtype}"
+        count = sum(parameter.numel() for parameter in plan.parameters()) / 1e6
+        self.description = f"VGGT, {plan.config.pairs} layers of width {plan.config.width}, {count:.0f} M"
+        self.identity = f"vggt {weights.identity} layers {plan.layers} size {size} {dtype}"
+
+    @property
+    def network(self) -> VggtAggregator:
+        """The aggregator with its weights."""
+        if self._network is None:
+            self._network = self._load()
+        return self._network
 
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
         """See :class:`~sf_training.spatial_forcing.vision.Teacher`.
 
         Samples with the same cameras run together, so that a missing camera is left out instead of seen as a black view.
         """
-        images = resize(images.to(self._device, torch.float32), self._size, self.network.config.patch)
+        images = resize(images.to(self._device, torch.float32), self._size, self._patch)
         if present is None or bool(present.all()):
             return self._run(images)
-        rows, columns = (side // self.network.config.patch for side in images.shape[-2:])
+        rows, columns = (side // self._patch for side in images.shape[-2:])
         shape = (*images.shape[:2], rows, columns, self.feature_size)
         found = tuple(images.new_zeros(shape) for _ in self.network.layers)
         for pattern in present.unique(dim=0):
@@ -76,10 +86,6 @@ class VggtTeacher:
             found = self.network(images)
         return tuple(layer.float() for layer in found)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.network.camera_token.device
-
 
 def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torch.dtype = torch.float32) -> VggtAggregator:
     """The aggregator with a checkpoint's weights, frozen; blocks above the deepest layer asked for are not read.
@@ -87,6 +93,12 @@ def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torc
     Raises:
         TeacherError: tensors are missing, left over or of another size, or there is no such layer.
     """
+    plan, prefix = _plan(weights, layers)
+    return _fill(plan, weights, prefix, dtype)
+
+
+def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]:
+    """The aggregator without memory for its weights, which are checked, and the prefix of their names."""
     prefix = next((prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None)
     if prefix is None:
         some = ", ".join(sorted(weights.shapes)[:3]) or "none"
@@ -104,6 +116,10 @@ def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torc
     except ValueError as error:
         raise TeacherError(f"{weights.source}: {error}") from None
     _check(weights.source, prefix, shapes, {name: tuple(value.shape) for name, value in whole.state_dict().items()}, prefix != "")
+    return network, prefix
+
+
+def _fill(network: VggtAggregator, weights: Weights, prefix: str, dtype: torch.dtype) -> VggtAggregator:
     network.load_state_dict({name: weights[prefix + name] for name in network.state_dict()}, assign=True)
     for module in network.modules():
         # Norms and scales stay in float32: autocast computes them so, and they are small.
