@@ -1,0 +1,158 @@
+"""``ros2 run sf_training sf_training stats``: what a set of episodes holds, before one trains on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.state import state_names
+from sf_training.config_file import parse, print_settings
+from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.statistics import ColumnStatistics
+from sf_training.data.stats_plot import plot_columns
+
+_INSTRUCTIONS = 15  # in the table; all are in the JSON
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Count episodes, frames and instructions, and show the range of every column that a policy is told or has to answer.
+
+    Look for: a dead column (it never moves, so nothing about it can be learned), one whose largest value is far beyond its
+    99 % quantile (a glitch), and instructions with few labels.
+    """
+
+    data: Path
+    """Directory of episode bags."""
+    out: Path = Path("out/stats/stats.json")
+    """All figures; a plot of the columns is written beside it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    from sf_training.training.settings import TrainingError
+
+    arguments = parse(Arguments, argv, "stats")
+    console = Console()
+    print_settings(arguments, console)
+    try:
+        stats(arguments, console)
+    except (BagError, TrainingError, OSError) as error:
+        sys.exit(f"stats: {error}")
+    return 0
+
+
+def stats(arguments: Arguments, console: Console) -> dict:
+    """Print tables, write JSON and plot; returns what is in the JSON."""
+    from sf_training.training.training_set import load_training_set
+
+    readers = [EpisodeReader(path) for path in find_episodes(arguments.data)]
+    contract, data = load_training_set(arguments.data, 96, console)
+    columns = {"state": (state_names(contract), data.states), "action": (contract.action.names, data.label_chunk)}
+    labels = Counter(data.texts[text] for text in data.label_text.tolist())
+    summary = {
+        "settings": json.loads(json.dumps(dataclasses.asdict(arguments), default=str)),
+        "episodes": summarise_episodes(readers),
+        "frames": len(data.states),
+        "labels": len(data.label_frame),
+        "instructions": dict(labels.most_common()),
+        **{part: describe(names, values) for part, (names, values) in columns.items()},
+    }
+    _print(summary, contract, console)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(summary, indent=1) + "\n")
+    picture = arguments.out.with_suffix(".png")
+    plot_columns(columns, _column_units(contract), f"{arguments.data}: {len(data.states)} frames, {len(data.label_frame)} labels", picture)
+    console.print(f"figures: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)
+    return summary
+
+
+def summarise_episodes(readers: Iterable[EpisodeReader]) -> dict:
+    """Episodes by outcome and by operator, and their recorded time [s] where the bags tell it."""
+    readers = list(readers)
+    seconds = {reader.name: _duration(reader.path) for reader in readers}
+    known = [value for value in seconds.values() if value is not None]
+    return {
+        "n": len(readers),
+        "outcomes": dict(Counter(reader.outcome for reader in readers).most_common()),
+        "operators": dict(Counter(reader.operator or "(not named)" for reader in readers).most_common()),
+        "seconds": round(sum(known), 3) if known else None,
+        "seconds_median": round(float(np.median(known)), 3) if known else None,
+        "seconds_shortest": round(min(known), 3) if known else None,
+        "seconds_longest": round(max(known), 3) if known else None,
+    }
+
+
+def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
+    """Statistics of each column of (..., N) values, in their units, with the extremes that quantiles leave out."""
+    found = ColumnStatistics.from_values(values, names)
+    flat = np.asarray(values).reshape(-1, len(names))
+    table = {key: column for key, column in vars(found).items() if key != "names"} | {"min": flat.min(0), "max": flat.max(0)}
+    return {name: {key: column[index].item() for key, column in table.items()} for index, name in enumerate(names)}
+
+
+def _duration(path: Path) -> float | None:
+    try:
+        information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        return information["duration"]["nanoseconds"] * 1e-9
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _column_units(contract: Contract) -> dict[str, str]:
+    """Unit of every state and action column."""
+    joints = {joint.name: joint.unit for joint in contract.joints}
+    tool = dict.fromkeys(("x", "y", "z", "tool_x", "tool_y", "tool_z"), "m") | dict.fromkeys(("rx", "ry", "rz"), "rad")
+    return tool | {"opening": "0 to 1", "gripper": "0 to 1"} | joints
+
+
+def _print(summary: dict, contract: Contract, console: Console) -> None:
+    episodes = summary["episodes"]
+    told = [f"{episodes['n']} episodes (" + ", ".join(f"{count} {name}" for name, count in episodes["outcomes"].items()) + ")"]
+    if episodes["seconds"] is not None:
+        told.append(
+            f"{episodes['seconds'] / 60:.1f} min (median {episodes['seconds_median']:.1f} s, "
+            f"{episodes['seconds_shortest']:.1f} to {episodes['seconds_longest']:.1f} s)"
+        )
+    told += [f"by {', '.join(episodes['operators'])}", f"{summary['frames']} frames and {summary['labels']} labels of the successful ones"]
+    console.print("\n".join(told), highlight=False, soft_wrap=True)
+    units = _column_units(contract)
+    for part in ("state", "action"):
+        table = Table(title=f"{part} columns", title_justify="left")
+        for column in ("column", "unit", "mean", "spread", "min", "1 %", "99 %", "max", ""):
+            table.add_column(column, justify="left" if column in ("column", "unit", "") else "right", no_wrap=True)
+        for name, entry in summary[part].items():
+            figures = (f"{entry[key]:.3f}" for key in ("mean", "std", "min", "q01", "q99", "max"))
+            table.add_row(name, units.get(name, ""), *figures, "[red]dead[/]" if entry["dead"] else "")
+        console.print(table)
+    console.print(_instructions(summary["instructions"]))
+
+
+def _instructions(labels: dict[str, int]) -> Table:
+    total, rest = sum(labels.values()), len(labels) - _INSTRUCTIONS
+    table = Table(title=f"{len(labels)} different instructions", title_justify="left")
+    table.add_column("instruction", overflow="fold")
+    table.add_column("labels", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    for text, count in list(labels.items())[:_INSTRUCTIONS]:
+        table.add_row(escape(text), str(count), f"{count / total:.1%}")
+    if rest > 0:
+        least = min(labels.values())
+        table.caption = f"and {rest} more, in the JSON; {sum(count == least for count in labels.values())} have only {least}"
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
