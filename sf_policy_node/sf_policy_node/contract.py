@@ -178,6 +178,7 @@ class Topics(_Strict):
     executor_status: Topic = "executor/status"
     emergency_stop: Topic = "emergency_stop"
     teleop_command: Topic = "teleop/joint_command"
+    replay_command: Topic = "replay/joint_command"
     expert_chunk: Topic = "expert/action_chunk"
     control_source: Topic = "control_source"
 

@@ -23,11 +23,13 @@ from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
-from sf_policy_node.motion.types import Chunk, Join, Setpoint, Trajectory
+from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 from sf_policy_node.motion.workspace import Workspace
 
 _DELIVERY_S = 0.02  # from here to the controller
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
+_LED_BY = {ControlSource.TELEOPERATION: "a person moves the arm", ControlSource.REPLAY: "an episode is replayed"}
+_LED_NO_MORE = {ControlSource.TELEOPERATION: "a person let go of the arm", ControlSource.REPLAY: "the replay has ended"}
 
 
 class ChunkExecutor:
@@ -62,7 +64,7 @@ class ChunkExecutor:
         self._teleoperation = TeleoperationPlanner(contract, workspace)
         self._stream = Stream(contract.command.rate_hz, names)
         self._paused = False
-        self._person_until = -math.inf  # a person is in charge until then, unless heard again
+        self._led_until = -math.inf  # a person or a replay is in charge until then, unless heard again
         self._log.rest(ExecutorState.INACTIVE, "not active")
 
     # ---- lifecycle, pause and emergency stop ----
@@ -84,7 +86,7 @@ class ChunkExecutor:
         return trajectory
 
     def pause(self, paused: bool, now: float) -> Trajectory | None:
-        """Stand still until resumed; a stop to send when the arm was moving. A person may still move the arm.
+        """Stand still until resumed; a stop to send when the arm was moving. A person may still move the arm, a replay not.
 
         Raises:
             ValueError: the executor is not active.
@@ -93,7 +95,7 @@ class ChunkExecutor:
             raise ValueError("the executor is not active; activate it first")
         now = self._guard.clock.advance(now)
         self._paused, self._policy.accept_from = paused, now
-        if self._log.status.state is ExecutorState.TELEOPERATION:
+        if self._leader is ControlSource.TELEOPERATION:
             return None
         self._rest("resumed; waiting for a new chunk")
         return self._stop(now)
@@ -120,7 +122,7 @@ class ChunkExecutor:
         self._guard.reset()
         if latched:
             self._policy.accept_from = self._guard.clock.now if now is None else now
-            self._person_until = -math.inf
+            self._led_until = -math.inf
             self._rest("the emergency stop was reset; waiting for a new chunk")
 
     # ---- inputs ----
@@ -163,8 +165,18 @@ class ChunkExecutor:
         self._rest(reason)
         return self._stop(self._guard.clock.advance(now))
 
-    def on_teleoperation(self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float) -> Trajectory:
-        """A person wants the joints (J,) there, moving at ``velocities``: outranks the policy until silent for ``budgets.teleop_age_s``.
+    def on_teleoperation(
+        self,
+        stamp: float,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        now: float,
+        source: ControlSource = ControlSource.TELEOPERATION,
+    ) -> Trajectory:
+        """Bring the joints (J,) there, moving at ``velocities``: outranks the policy until silent for ``budgets.teleop_age_s``.
+
+        Args:
+            source: a person, or a replay: that yields to a person and to a pause.
 
         Raises:
             MotionRefused: the motion under way goes on to its end.
@@ -173,11 +185,16 @@ class ChunkExecutor:
             raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
+        leader = self._leader
+        if source is ControlSource.REPLAY and leader is ControlSource.TELEOPERATION:
+            raise MotionRefused("a person moves the arm, who outranks a replay")
+        if source is ControlSource.REPLAY and self._paused:
+            raise MotionRefused("the executor is paused")
         start = self._guard.start(now)
-        if self._log.status.state is not ExecutorState.TELEOPERATION:
+        if leader is not source:
             self._teleoperation.take_over()
-        self._person_until = now + self.contract.budgets.teleop_age_s
-        self._log.status.state, self._log.status.reason = ExecutorState.TELEOPERATION, "a person moves the arm"
+        self._led_until = now + self.contract.budgets.teleop_age_s
+        self._log.led(source, _LED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         if plan is None:
             self._log.status.workspace_clips += 1
@@ -205,7 +222,7 @@ class ChunkExecutor:
         if self._guard.settling:
             return self._guard.settle(now)
         if state is ExecutorState.TELEOPERATION:
-            return self._watch_person(now)
+            return self._watch_leader(now)
         if state not in _FOLLOWING:
             return None
         if not self._guard.moving(now):
@@ -250,15 +267,20 @@ class ChunkExecutor:
     def _check_in_charge(self, now: float) -> None:
         if problem := self._guard.problem(now):
             raise ChunkRefused(problem)
-        if self._log.status.state is ExecutorState.TELEOPERATION:
-            raise ChunkRefused("a person moves the arm")
+        if self._leader is not None:
+            raise ChunkRefused(_LED_BY[self._leader])
         if self._paused:
             raise ChunkRefused("the executor is paused")
 
-    def _watch_person(self, now: float) -> Trajectory | None:
-        if now > self._person_until:
+    @property
+    def _leader(self) -> ControlSource | None:
+        """Whose joint commands are followed; None when nobody's are."""
+        return self._log.leader if self._log.status.state is ExecutorState.TELEOPERATION else None
+
+    def _watch_leader(self, now: float) -> Trajectory | None:
+        if now > self._led_until:
             self._policy.accept_from = now
-            self._rest("a person let go of the arm; waiting for a new chunk")
+            self._rest(f"{_LED_NO_MORE[self._leader]}; waiting for a new chunk")
             return self._stop(now)
         return self._watch_arm(now) if self._guard.moving(now) else None
 
@@ -296,7 +318,7 @@ class ChunkExecutor:
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         trajectory = self._guard.after_clock_jump(now, jump)
         self._stream.clock_set(jump)
-        self._policy.accept_from, self._person_until = now, -math.inf
+        self._policy.accept_from, self._led_until = now, -math.inf
         self._policy.forget_order()
         self._policy.forget_motion()
         self._rest(f"stopped: the clock went {'back' if jump < 0 else 'forward'} by {abs(jump):.3f} s")

@@ -74,11 +74,17 @@ class StatusLog:
 
     def __init__(self, joint_names: tuple[str, ...]) -> None:
         self.status = ExecutorStatus(joint_names)
+        self.leader = ControlSource.TELEOPERATION  # whose joint commands were followed last
         self._clipped: deque[bool] = deque(maxlen=_RECENT)
 
     def rest(self, state: ExecutorState, reason: str) -> None:
         """The arm is told to stand still."""
         self.status.state, self.status.reason = state, reason
+
+    def led(self, leader: ControlSource, reason: str) -> None:
+        """The arm follows joint commands, of a person or of a replay."""
+        self.leader = leader
+        self.status.state, self.status.reason = ExecutorState.TELEOPERATION, reason
 
     def planned(self, plan: Plan, moving: bool) -> None:
         """Count what a plan cut, whether it is followed or not; ``moving``: it joins a motion."""
@@ -119,5 +125,5 @@ class StatusLog:
 
     def snapshot(self, **changes) -> ExecutorStatus:
         """A copy, with what only others know."""
-        sources = {ExecutorState.EXECUTING: ControlSource.POLICY, ExecutorState.TELEOPERATION: ControlSource.TELEOPERATION}
+        sources = {ExecutorState.EXECUTING: ControlSource.POLICY, ExecutorState.TELEOPERATION: self.leader}
         return dataclasses.replace(self.status, source=sources.get(self.status.state, ControlSource.NOBODY), **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 
@@ -17,6 +18,7 @@ from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
@@ -46,9 +48,9 @@ class ChunkExecutorNode(ManagedNode):
             shadow=self._shadow,
             join=None if join == "policy" else Join[join.upper()],
             stopwatch=time.monotonic,
-simulated=self.value("use_sim_time"),
+            simulated=self.value("use_sim_time"),
         )
-        self._joint_states, self._teleoperation = JointStates(contract), JointStates(contract)
+        self._joint_states = JointStates(contract)
         self._latencies = Latencies()
         self._reported: tuple | None = None
         self._output = make_output(self, contract)
@@ -59,7 +61,8 @@ simulated=self.value("use_sim_time"),
         self.subscribe(ActionChunk, topics.action_chunk, self._on_chunk, QoSProfile(depth=5))
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5))
         self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
-        self.subscribe(JointState, topics.teleop_command, self._on_teleoperation, QoSProfile(depth=1))
+        for topic, source in ((topics.teleop_command, Source.TELEOPERATION), (topics.replay_command, Source.REPLAY)):
+            self.subscribe(JointState, topic, functools.partial(self._on_leader, source, JointStates(contract)), QoSProfile(depth=1))
         self.subscribe_also_late(Bool, topics.emergency_stop, self._on_emergency_stop)
         for kind, name, callback in ((Trigger, "~/reset_emergency_stop", self._on_reset), (SetBool, "~/pause", self._on_pause)):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
@@ -105,16 +108,16 @@ simulated=self.value("use_sim_time"),
         self._send(self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now()))
         self._report_change()
 
-    def _on_teleoperation(self, message: JointState) -> None:
-        command = self._teleoperation.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+    def _on_leader(self, source: Source, joints: JointStates, message: JointState) -> None:
+        command = joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        what = f"a {source.name.lower()} command"
         if command is None:
-            names = ", ".join(self._teleoperation.missing)
-            self.get_logger().warning(f"teleoperation commands lack {names}", throttle_duration_sec=5.0)
+            self.get_logger().warning(f"{what} lacks {', '.join(joints.missing)}", throttle_duration_sec=5.0)
             return
         try:
-            self._send(self._motion.on_teleoperation(*command, self.now()))
+            self._send(self._motion.on_teleoperation(*command, self.now(), source))
         except MotionRefused as refusal:
-            self.get_logger().warning(f"refused a teleoperation command: {refusal}", throttle_duration_sec=1.0)
+            self.get_logger().warning(f"refused {what}: {refusal}", throttle_duration_sec=1.0)
         self._report_change()
 
     def _on_joint_state(self, message: JointState) -> None:

@@ -61,6 +61,7 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         RecordedTopic(absolute(names.joint_states), messages.JOINT_STATE, Delivery.SENSOR, required=True),
         RecordedTopic(absolute(names.instruction), messages.STRING, Delivery.LATCHED),
         RecordedTopic(absolute(names.teleop_command), messages.JOINT_STATE, Delivery.RELIABLE),
+        RecordedTopic(absolute(names.replay_command), messages.JOINT_STATE, Delivery.RELIABLE),
         RecordedTopic(absolute(names.expert_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
         RecordedTopic(absolute(names.action_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
         RecordedTopic(absolute(names.policy_status), messages.POLICY_STATUS, Delivery.RELIABLE),
