@@ -1,0 +1,116 @@
+"""``ros2 run sf_training teleoperation_keys``: the keys of a terminal as a ``sensor_msgs/Joy`` on ``teleop/keys``.
+
+With ``config/teleoperation/keyboard.yaml`` they move the arm; the space bar can be the dead-man switch of any other device.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Joy
+from std_msgs.msg import String
+
+from sf_policy_node.nodes.lifecycle import LATCHED
+from sf_training.teleoperation.keys import HELP, Keys
+
+TOPIC = "teleop/keys"
+RATE_HZ = 50.0
+
+
+class Keyboard(Node):
+    """Publishes the keys, and shows what the teleoperation node says."""
+
+    def __init__(self, **options) -> None:
+        super().__init__("teleoperation_keys", **options)
+        self.keys = Keys()
+        self.said = ""
+        self._joy = self.create_publisher(Joy, TOPIC, QoSProfile(depth=1))
+        self.create_subscription(String, "teleoperation/state", self._on_state, LATCHED)
+
+    def publish(self) -> None:
+        """What is down now."""
+        axes, buttons = self.keys.joy(time.monotonic())
+        message = Joy(axes=axes, buttons=buttons)
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._joy.publish(message)
+
+    def _on_state(self, message: String) -> None:
+        self.said = message.data
+
+
+@contextmanager
+def raw_terminal(stream) -> Iterator[int]:
+    """The terminal's file descriptor, telling every key at once and echoing none; as before at the end."""
+    descriptor = stream.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield descriptor
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def keys_waiting(descriptor: int, timeout_s: float) -> str | None:
+    """The keys that were heard within a time; None when the terminal was closed."""
+    if not select.select([descriptor], [], [], timeout_s)[0]:
+        return ""
+    data = os.read(descriptor, 64)
+    return data.decode(errors="ignore") if data else None
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``ros2 run sf_training teleoperation_keys``; returns the exit code."""
+    if not sys.stdin.isatty():
+        print("teleoperation_keys: needs a terminal of its own; start it in one, not from a launch file", file=sys.stderr)
+        return 2
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = Keyboard()
+    spinner = SingleThreadedExecutor()
+    spinner.add_node(node)
+    print(HELP, flush=True)
+    shown = None
+    try:
+        with raw_terminal(sys.stdin) as descriptor:
+            while not node.keys.quit:
+                heard = keys_waiting(descriptor, 1.0 / RATE_HZ)
+                if heard is None:
+                    break
+                for key in heard if not heard.startswith("\x1b[") else "":  # arrows and the like mean nothing here
+                    node.keys.hear(key, time.monotonic())
+                node.publish()
+                spinner.spin_once(timeout_sec=0.0)
+                line = f"speed {node.keys.speed:.0%}   {node.said or 'no teleoperation node is heard'}"
+                if line != shown:
+                    shown = line
+                    print(f"\r\x1b[K{line[: _width()]}", end="", flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        print(flush=True)
+        spinner.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size().columns - 1
+    except OSError:
+        return 79
+
+
+if __name__ == "__main__":
+    sys.exit(main())

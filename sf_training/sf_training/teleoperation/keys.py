@@ -1,0 +1,89 @@
+"""A keyboard as a ``sensor_msgs/Joy``: a terminal tells of keys going down and repeating, never of one being released.
+
+No ROS and no terminal here.
+"""
+
+from __future__ import annotations
+
+import math
+
+HOLD, OPEN, CLOSE, RESUME = range(4)  # buttons of the Joy
+MOTIONS = {  # key: axis (x y z rx ry rz) and direction
+    "w": (0, 1.0),
+    "s": (0, -1.0),
+    "a": (1, 1.0),
+    "d": (1, -1.0),
+    "r": (2, 1.0),
+    "f": (2, -1.0),
+    "j": (3, -1.0),
+    "l": (3, 1.0),
+    "i": (4, 1.0),
+    "k": (4, -1.0),
+    "u": (5, 1.0),
+    "o": (5, -1.0),
+}
+KEPT_S = 0.12  # after a key was heard: three repeats of a usual keyboard
+GRIPPER_KEPT_S = 1.0  # a gripper key is a tap: the time in which the fingers move
+REPEATS_WITHIN_S = 0.8  # longer than any keyboard waits before it repeats a key
+SPEEDS = (0.1, 0.2, 0.35, 0.6, 1.0)
+
+HELP = """Hold a key to move, let go to stop.
+  w s   away, back        r f   up, down       [ ]  gripper: open, close
+  a d   left, right       j l   roll           + -  faster, slower
+  i k   pitch             u o   yaw            p    the policy may go on
+  SPACE the dead-man switch for another device: hold it        q  quit"""
+
+
+class Keys:
+    """Which axes and buttons are down, from the keys heard. Times [s] on a clock that nothing sets.
+
+    A motion key is its own dead-man switch: its first event moves the arm for :data:`KEPT_S`, which is an inch, and
+    repeats keep it moving. The space bar counts as held from its second event on: a tap is no grip.
+    """
+
+    def __init__(self) -> None:
+        self._axes = [0.0] * 6
+        self._motion_until = self._hold_until = self._gripper_until = self._resume_until = -math.inf
+        self._gripper_button = OPEN
+        self._space_heard = -math.inf
+        self._speed = 1
+        self.quit = False
+
+    def hear(self, key: str, now: float) -> None:
+        """A key went down or repeats."""
+        key = key.lower()
+        if key in MOTIONS:
+            axis, direction = MOTIONS[key]
+            self._axes = [direction if each == axis else 0.0 for each in range(6)]
+            self._motion_until = now + KEPT_S
+            self._gripper_until = -math.inf
+        elif key == " ":
+            if now - self._space_heard <= (KEPT_S if self._hold_until > now else REPEATS_WITHIN_S):
+                self._hold_until = now + KEPT_S
+            self._space_heard = now
+        elif key in "[]":
+            self._gripper_button, self._gripper_until = (OPEN if key == "[" else CLOSE), now + GRIPPER_KEPT_S
+        elif key == "p":
+            self._resume_until = now + KEPT_S
+        elif key in "+=":
+            self._speed = min(self._speed + 1, len(SPEEDS) - 1)
+        elif key in "-_":
+            self._speed = max(self._speed - 1, 0)
+        elif key in ("q", "\x03", "\x04", "\x1b"):
+            self.quit = True
+
+    def joy(self, now: float) -> tuple[list[float], list[int]]:
+        """Axes x y z rx ry rz in -1 to 1, and the buttons hold, open, close, resume."""
+        moves, grips = now < self._motion_until, now < self._gripper_until
+        axes = [SPEEDS[self._speed] * each if moves else 0.0 for each in self._axes]
+        buttons = [0] * 4
+        buttons[HOLD] = int(moves or grips or now < self._hold_until)
+        if grips:
+            buttons[self._gripper_button] = 1
+        buttons[RESUME] = int(now < self._resume_until)
+        return axes, buttons
+
+    @property
+    def speed(self) -> float:
+        """Share of the device's speed."""
+        return SPEEDS[self._speed]

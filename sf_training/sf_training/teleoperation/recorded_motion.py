@@ -1,0 +1,132 @@
+"""What an episode did with the joints, to be sent again. No ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sf_policy_node.motion.limits import JointLimits
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.data.synchronisation import JointStream
+from sf_training.recording.topics import absolute
+
+Follow = Literal["commanded", "measured"]
+SAMPLE_S = 0.02
+_LONGEST_GAP_S = 0.5  # between two joint states: what the arm did in a longer one nobody knows
+_NS = 1e-9
+
+
+class ReplayError(ValueError):
+    """The episode cannot be replayed like this; one sentence with the cure."""
+
+
+@dataclass(frozen=True)
+class RecordedMotion:
+    """Joints (N, J) every :data:`SAMPLE_S` from the first joint state on, and in words where they come from."""
+
+    positions: np.ndarray
+    described: str
+
+    @property
+    def duration(self) -> float:
+        """Length [s] at the speed at which it was recorded."""
+        return SAMPLE_S * (len(self.positions) - 1)
+
+
+def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
+    """The motion of an episode.
+
+    ``commanded``: joints as the arm was sent (by the executor, else by the operator), which carries a gripper's grip; where
+    nothing was sent, or a joint was more than its tracking error away from what was sent, as measured.
+
+    Raises:
+        ReplayError: joint states are missing, or have a gap.
+    """
+    contract, names = reader.contract, reader.contract.command_joints
+    topics, command = contract.topics, contract.command
+    streams = reader.read([absolute(name) for name in (topics.joint_states, topics.teleop_command, command.topic)])
+    states = streams[absolute(topics.joint_states)]
+    try:
+        measured = JointStream(states.stamps, states.messages, names)
+    except ValueError as error:
+        raise ReplayError(f"{reader.path}: {topics.joint_states}: {error}; it cannot be replayed") from None
+    begin, end = measured.first, measured.last
+    gap = _NS * float(np.diff(np.sort(states.stamps)).max(initial=0))
+    if gap > _LONGEST_GAP_S:
+        raise ReplayError(
+            f"{reader.path}: joint states have a gap of {gap:.2f} s: what the arm did then nobody knows; take another episode"
+        )
+    times = np.arange(begin, end + 1, round(SAMPLE_S / _NS))
+    if len(times) < 2:
+        raise ReplayError(f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to replay")
+    places = _interpolated(states, names, times)
+    if follow == "measured":
+        return RecordedMotion(places, f"as measured on {topics.joint_states}")
+    sent = np.full_like(places, np.nan)
+    sources = []
+    teleoperation = streams[absolute(topics.teleop_command)]
+    if len(teleoperation.stamps):
+        _overwrite(sent, _teleoperated(teleoperation, names, times))
+        sources.append(f"as commanded on {topics.teleop_command}")
+    commands = streams[absolute(command.topic)]
+    if len(commands.stamps) and command.output == "joint_trajectory":
+        _overwrite(sent, _trajectories(commands, names, times))
+        sources.insert(0, f"as sent on {command.topic}")
+    known = np.isfinite(sent) & (np.abs(sent - places) <= JointLimits.of(contract).tracking_error)
+    described = ", else ".join([*sources, "as measured"])
+    return RecordedMotion(np.where(known, sent, places), described)
+
+
+def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
+    known = np.isfinite(newer)
+    sent[known] = newer[known]
+
+
+def _interpolated(states, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+    columns = []
+    for name in names:
+        pairs = [
+            (stamp, message.position[list(message.name).index(name)])
+            for stamp, message in zip(states.stamps, states.messages, strict=True)
+            if name in message.name
+        ]
+        stamps, places = np.array(sorted(pairs)).T
+        columns.append(np.interp(times, stamps, places))
+    return np.stack(columns, axis=-1)
+
+
+def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+    """Commands of the operator, joined by straight lines; NaN before the first and for joints that were never named."""
+    sent = np.full((len(times), len(names)), np.nan)
+    for column, name in enumerate(names):
+        pairs = [
+            (stamp, message.position[list(message.name).index(name)])
+            for stamp, message in zip(stream.stamps, stream.messages, strict=True)
+            if name in message.name
+        ]
+        if pairs:
+            stamps, places = np.array(sorted(pairs)).T
+            sent[:, column] = np.interp(times, stamps, places, left=np.nan)
+    return sent
+
+
+def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+    """At each time, where the newest trajectory that had been sent by then has the joints; NaN before the first."""
+    sent = np.full((len(times), len(names)), np.nan)
+    order = np.argsort(stream.stamps, kind="stable")
+    bounds = [*np.searchsorted(times, stream.stamps[order]), len(times)]
+    for index, first, last in zip(order, bounds[:-1], bounds[1:], strict=True):
+        message = stream.messages[index]
+        if first == last or not message.points:
+            continue
+        ahead = [point.time_from_start.sec + _NS * point.time_from_start.nanosec for point in message.points]
+        due = stream.stamps[index] + np.array(ahead) / _NS
+        named = list(message.joint_names)
+        for column, name in enumerate(names):
+            if name in named:
+                places = [point.positions[named.index(name)] for point in message.points]
+                sent[first:last, column] = np.interp(times[first:last], due, places)
+    return sent

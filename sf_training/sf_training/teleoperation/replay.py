@@ -1,0 +1,194 @@
+"""An episode's motion made fit to be sent again: slower or faster, from where the arm stands, and judged while it runs. No ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.workspace import TOLERANCE, Workspace
+from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError
+
+SPEEDS = (0.1, 2.0)
+_AT_LIMIT = 1.02  # a recorded motion ran at the limits, and its samples are rounded
+_SMOOTH = 5  # samples over which a speed is told, so that the noise of measured joints is none
+_EASE_S = 0.4  # in which the replay gets going, and the gripper settles before it
+_SHORTEST_S = 0.5
+_LATE_S = 1.0  # the arm may be this far behind in time before it is told to be far behind in space
+_DELAYS_S = np.arange(0.0, 0.6, 0.02)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on."""
+
+    times: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+
+    @property
+    def duration(self) -> float:
+        """[s]"""
+        return float(self.times[-1])
+
+    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Joints and velocities (J,) at a time; the last ones, at rest, after the end."""
+        place = np.array([np.interp(time, self.times, column) for column in self.positions.T])
+        if time >= self.duration:
+            return place, np.zeros_like(place)
+        return place, np.array([np.interp(time, self.times, column) for column in self.velocities.T])
+
+
+def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
+    """The motion at ``speed`` times the speed at which it was recorded.
+
+    Raises:
+        ReplayError: that would break a limit of the contract, with the speed that would not.
+    """
+    low, high = SPEEDS
+    if not low <= speed <= high:
+        raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}")
+    limits, arm = JointLimits.of(contract), len(contract.joints)
+    workspace = Workspace(contract, Kinematics(contract))
+    outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(axis=0)
+    if (outside > 0.1 * np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)).any():
+        worst = limits.names[int(outside.argmax())]
+        raise ReplayError(f"the episode has {worst} {outside.max():.3f} outside its limits in the contract: it is not replayed")
+    positions = np.clip(motion.positions, limits.lower, limits.upper)
+    leaves = workspace.leaves(positions[0], positions[1:])
+    if leaves is not None or workspace.outside(positions[0]) > TOLERANCE:
+        when = SAMPLE_S * (1 + (leaves if leaves is not None else -1))
+        raise ReplayError(f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or take another episode")
+    velocities = _velocities(positions)
+    share = float((np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max())
+    share = max(share, workspace.survey(positions, velocities).top_speed / workspace.tool_speed)
+    if speed * share > _AT_LIMIT:
+        fits = np.floor(100 * min(high, _AT_LIMIT / share)) / 100
+        cure = f"give {fits:g} or less" if fits >= low else "the limits in the contract are too low for it"
+        raise ReplayError(f"speed: at {speed:g} the arm would have to move at {speed * share:.0%} of a limit of the contract; {cure}")
+    times, positions = _eased(positions, speed)
+    return Timed(times, positions, np.gradient(positions, times, axis=0))
+
+
+def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: float) -> Timed:
+    """Straight in the joints from ``start`` (J,) to ``goal``, at ``share`` of the joints' speed at most; the gripper moves at the end.
+
+    Raises:
+        ReplayError: the tool would leave the workspace box on the way.
+    """
+    limits, arm = JointLimits.of(contract), len(contract.joints)
+    way = goal - start
+    seconds = 1.875 * float((np.abs(way[:arm]) / (share * limits.velocity[:arm])).max())
+    workspace = Workspace(contract, Kinematics(contract))
+    tool = workspace.places(start + np.linspace(0.0, 1.0, 50)[:, None] * way)
+    path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
+    seconds = max(_SHORTEST_S, seconds, 1.875 * path / (share * workspace.tool_speed))
+    times = np.arange(0.0, seconds + SAMPLE_S, SAMPLE_S)
+    t = np.minimum(times / seconds, 1.0)[:, None]
+    s = t**3 * (10.0 - 15.0 * t + 6.0 * t**2)  # at rest, without a jerk, at both ends
+    positions = start + s * way
+    if len(way) > arm:
+        positions[:, arm:] = start[arm:]
+        settle = max(_EASE_S, 1.5 * float(np.abs(way[arm]) / limits.velocity[arm]))
+        times = np.append(times, times[-1] + SAMPLE_S * np.arange(1, 1 + int(settle / SAMPLE_S)))
+        positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
+    if workspace.leaves(positions[0], positions[1:]) is not None:
+        raise ReplayError("the straight way to the beginning of the episode leads the tool out of workspace: move the arm closer by hand")
+    velocities = np.gradient(positions, times, axis=0)
+    velocities[:, arm:] = 0.0
+    return Timed(times, positions, velocities)
+
+
+class Following:
+    """Judges whether the arm does what it is told, and how well it did in the end.
+
+    Args:
+        furthest: times ``joints[].tracking_error`` that a joint may be from everywhere it was to be within the last second.
+    """
+
+    def __init__(self, contract: Contract, furthest: float = 1.0) -> None:
+        self._contract = contract
+        self._limits, self._arm = JointLimits.of(contract), len(contract.joints)
+        self._furthest = furthest
+        self._wanted: list[tuple[float, np.ndarray]] = []
+        self._measured: list[tuple[float, np.ndarray]] = []
+
+    def send(self, now: float, wanted: np.ndarray) -> None:
+        """The arm was told to be there (J,)."""
+        self._wanted.append((now, wanted))
+
+    def measure(self, stamp: float, positions: np.ndarray) -> str:
+        """The arm was measured there (J,): why the replay must end, or nothing."""
+        if not self._wanted or stamp < self._wanted[0][0] or (self._measured and stamp <= self._measured[-1][0]):
+            return ""
+        self._measured.append((stamp, positions))
+        recent = []
+        for sent, wanted in reversed(self._wanted):
+            if sent < stamp - _LATE_S:
+                break
+            recent.append(wanted[: self._arm])
+        if not recent:
+            return ""
+        # Between everywhere it was to be within the last second it is late, and not lost.
+        places = np.array(recent)
+        here = positions[: self._arm]
+        away = np.maximum(np.maximum(places.min(axis=0) - here, here - places.max(axis=0)), 0.0)
+        share = away / (self._furthest * self._limits.tracking_error[: self._arm])
+        worst = int(share.argmax())
+        return f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was to be" if share[worst] > 1.0 else ""
+
+    def report(self) -> dict:
+        """Delay [s] of the arm behind what it was told, and what is left of the error without it, per joint and of the tool.
+
+        Empty when too little was measured. Joints in rad or m, the tool in m.
+        """
+        if len(self._measured) < 10 or len(self._wanted) < 2:
+            return {}
+        stamps = np.array([stamp for stamp, _ in self._measured])
+        measured = np.array([positions for _, positions in self._measured])
+        sent = np.array([stamp for stamp, _ in self._wanted])
+        wanted = np.array([positions for _, positions in self._wanted])
+
+        def wanted_at(times: np.ndarray) -> np.ndarray:
+            return np.stack([np.interp(times, sent, column) for column in wanted.T], axis=-1)
+
+        arm = slice(0, self._arm)
+        scale = self._limits.velocity[arm]
+        spread = [float((((measured - wanted_at(stamps - delay))[:, arm] / scale) ** 2).mean()) for delay in _DELAYS_S]
+        delay = float(_DELAYS_S[int(np.argmin(spread))])
+        goal = wanted_at(stamps - delay)
+        error = np.abs(measured - goal)
+        kinematics = Kinematics(self._contract)
+        tool = np.linalg.norm(kinematics.tool_motion(measured[:, arm])[0] - kinematics.tool_motion(goal[:, arm])[0], axis=1)
+        return {
+            "delay_s": round(delay, 3),
+            "joints": {
+                name: {"rms": float(np.sqrt((error[:, n] ** 2).mean())), "max": float(error[:, n].max())}
+                for n, name in enumerate(self._limits.names)
+            },
+            "tool": {"rms": float(np.sqrt((tool**2).mean())), "max": float(tool.max())},
+            "samples": len(stamps),
+        }
+
+
+def _velocities(positions: np.ndarray) -> np.ndarray:
+    """Speeds (N, J) over a few samples."""
+    if len(positions) <= _SMOOTH:
+        return np.gradient(positions, SAMPLE_S, axis=0)
+    speeds = (positions[_SMOOTH:] - positions[:-_SMOOTH]) / (_SMOOTH * SAMPLE_S)
+    before = _SMOOTH // 2
+    return np.vstack([np.tile(speeds[:1], (before, 1)), speeds, np.tile(speeds[-1:], (_SMOOTH - before, 1))])
+
+
+def _eased(positions: np.ndarray, speed: float) -> tuple[np.ndarray, np.ndarray]:
+    """Samples at ``speed``; the first one is passed from rest, within :data:`_EASE_S`."""
+    duration = SAMPLE_S * (len(positions) - 1)
+    until = min(_EASE_S, duration / speed)
+    times = np.arange(0.0, duration / speed + 0.5 * until + SAMPLE_S, SAMPLE_S)
+    # Recorded time: its rate rises from 0 to `speed` within `until`.
+    recorded = speed * np.where(times < until, 0.5 * times**2 / until, times - 0.5 * until)
+    grid = SAMPLE_S * np.arange(len(positions))
+    return times, np.stack([np.interp(recorded, grid, column) for column in positions.T], axis=-1)

@@ -1,0 +1,228 @@
+"""One device and one arm: from what a hand does to joint commands, as long as it holds the dead-man switch. No ROS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_training.teleoperation.dead_man import DeadMan
+from sf_training.teleoperation.device import Device, DeviceError, Leader, Stick
+from sf_training.teleoperation.jog import Jog
+from sf_training.teleoperation.leader import LeaderArm
+from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_motion, twist_motion
+
+_LEADER_AGE_S = 0.2  # a leader that is silent for longer has lost its cable
+_LONGEST_STEP_S = 0.1  # of time that one command covers: a process that stood still does not leap
+_GRIPS = 0.9  # opening below which a gripper whose command nobody knows is taken to hold something
+_CENTRED = Motion(np.zeros(6))
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where the joints (J,) are to be and how fast they move then, in the order of ``contract.command_joints``."""
+
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
+class Session:
+    """What a hand does comes in by ``on_...`` with ``now`` [s] of a clock that nothing sets; :meth:`command` gives what to send.
+
+    Raises:
+        DeviceError: the device does not fit the robot.
+    """
+
+    def __init__(self, contract: Contract, device: Device) -> None:
+        device.check(contract)
+        self.device, self._contract = device, contract
+        self._switch = DeadMan(device.dead_man.age_s, device.dead_man.unchanged_s)
+        self._leader = LeaderArm(contract, device.motion) if isinstance(device.motion, Leader) else None
+        turns = device.turns if device.turns is not None else contract.action.tool_orientation is None
+        self._jog = None if self._leader else Jog(contract, turns=turns, in_tool_frame=device.frame == "tool")
+        self._measured: tuple[float, np.ndarray] | None = None
+        self._led: tuple[float, np.ndarray, np.ndarray] | None = None
+        self._motion, self._motion_heard = _CENTRED, -math.inf
+        self._motion_age = device.dead_man.age_s if self._leader or isinstance(device.motion, Stick) else device.motion.age_s
+        self._down: dict[str, bool] = {}  # gripper and resume buttons
+        self._opening: float | None = None  # asked for in this engagement
+        self._sent_gripper: float | None = None
+        self._engaged = False
+        self._last: np.ndarray | None = None
+        self.problem = ""  # of the device itself
+        self.resume_asked = False
+
+    # ---- what comes in ----
+
+    def on_joy(self, topic: str, axes: Sequence[float], buttons: Sequence[int], now: float) -> None:
+        """A Joy of any topic that the device names."""
+        device = self.device
+        try:
+            if device.dead_man.type == "joy" and topic == device.dead_man.topic:
+                said = (*axes, *buttons) if off_centre(device, axes) else None
+                self._switch.hear(pressed(buttons, device.dead_man.button, topic), now, said)
+            if isinstance(device.motion, Stick) and topic == device.motion.topic:
+                self._motion, self._motion_heard = stick_motion(device, axes, buttons), now
+            if device.gripper and topic == device.gripper.topic:
+                self._on_gripper(buttons)
+            if device.resume and topic == device.resume.topic:
+                self.resume_asked |= self._went_down("resume", pressed(buttons, device.resume.button, topic))
+            self.problem = ""
+        except DeviceError as error:
+            self._fail(str(error))
+
+    def on_switch(self, is_pressed: bool, now: float) -> None:
+        """The pedal."""
+        self._switch.hear(is_pressed, now)
+
+    def on_twist(self, linear: Sequence[float], angular: Sequence[float], now: float) -> None:
+        """A Twist: (3,), (3,)."""
+        self._motion, self._motion_heard = twist_motion(self.device, linear, angular), now
+
+    def on_leader(self, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float], now: float) -> None:
+        """Joint states of the leader arm."""
+        try:
+            target = self._leader.read(names, positions, velocities, now)
+        except DeviceError as error:
+            self._fail(str(error))
+            return
+        if target is not None:
+            self._led, self.problem = (now, *target), ""
+
+    def on_measured(self, positions: np.ndarray, now: float) -> None:
+        """The arm's joints (J,) in the order of ``contract.command_joints``."""
+        if np.isfinite(positions).all():
+            self._measured = (now, np.asarray(positions, dtype=float))
+
+    def on_gripper_sent(self, position: float) -> None:
+        """Where the gripper was told to be last: what it grips it keeps when a hand takes over."""
+        if math.isfinite(position):
+            self._sent_gripper = position
+
+    def trip(self, reason: str) -> None:
+        """The arm must not be led on: the switch has to be released and pressed again."""
+        self._switch.trip(reason)
+
+    # ---- what goes out ----
+
+    def command(self, now: float, seconds: float) -> Command | None:
+        """What to send; None while nobody holds the switch, or the arm must not be led.
+
+        Args:
+            seconds: since the last call, on the arm's clock.
+        """
+        if not self._switch.held(now) or self._lost(now):
+            self._engaged, self._opening = False, None
+            return None
+        measured = self._measured[1]
+        if not self._engaged and not self._engage(measured):
+            return None
+        seconds = min(max(seconds, 0.0), _LONGEST_STEP_S)
+        if self._leader:
+            positions, velocities = self._led[1].copy(), self._led[2].copy()
+            if math.isnan(positions[-1]):
+                positions[-1], velocities[-1] = self._gripper_place(measured), 0.0
+        else:
+            fresh = now - self._motion_heard <= self._motion_age
+            arm, speeds = self._jog.move(self._motion.twist if fresh else _CENTRED.twist, seconds, measured)
+            gripper = self._contract.gripper
+            self._move_gripper(measured, seconds)
+            positions = np.append(arm, self._gripper_place(measured)) if gripper else arm
+            velocities = np.append(speeds, 0.0) if gripper else speeds
+        return Command(positions, velocities)
+
+    @property
+    def engaged(self) -> bool:
+        """The arm is being led."""
+        return self._engaged
+
+    @property
+    def state(self) -> str:
+        """One sentence for the person at the controls."""
+        if self.problem:
+            return self.problem
+        if self._engaged:
+            return "you lead the arm" + (f": {self._jog.note}" if self._jog and self._jog.note else "")
+        return self._why_not or f"the arm does not listen: the dead-man switch is {self._switch.why_open}"
+
+    # ---- how ----
+
+    _why_not = ""
+
+    def _engage(self, measured: np.ndarray) -> bool:
+        if self._leader and (reason := self._leader.too_far(self._led[1], measured)):
+            self._why_not = reason
+            return False
+        if self._jog:
+            self._jog.begin(measured)
+        self._engaged, self._why_not = True, ""
+        return True
+
+    def _lost(self, now: float) -> bool:
+        """Something without which nobody can lead is missing."""
+        budget = self._contract.budgets.joint_state_age_s
+        if self.problem:
+            self._why_not = ""
+        elif self._measured is None or now - self._measured[0] > budget + _LEADER_AGE_S:
+            self._why_not = f"no fresh joint states on {self._contract.topics.joint_states}"
+        elif self._leader and (self._led is None or now - self._led[0] > _LEADER_AGE_S):
+            self._why_not = f"the leader is silent on {self.device.motion.topic}"
+        else:
+            self._why_not = "" if self._engaged else self._why_not
+            return False
+        if self._engaged:
+            self._switch.trip(self.problem or self._why_not)
+        return True
+
+    def _fail(self, problem: str) -> None:
+        self.problem = problem
+        self._switch.trip(problem)
+
+    def _went_down(self, name: str, is_down: bool) -> bool:
+        before, self._down[name] = self._down.get(name, True), is_down  # down when first heard is no press
+        return is_down and not before
+
+    def _on_gripper(self, buttons: Sequence[int]) -> None:
+        keys = self.device.gripper
+        went = {
+            name: self._went_down(name, pressed(buttons, button, keys.topic))
+            for name, button in (("open", keys.open), ("close", keys.close), ("toggle", keys.toggle))
+            if button is not None
+        }
+        if not self._engaged:
+            return
+        binary = self._contract.gripper.binary
+        if went.get("toggle"):
+            self._opening = 0.0 if self._opening_now() > 0.5 else 1.0
+        elif binary and went.get("close"):
+            self._opening = 0.0
+        elif binary and went.get("open"):
+            self._opening = 1.0
+
+    def _move_gripper(self, measured: np.ndarray, seconds: float) -> None:
+        gripper = self._contract.gripper
+        if gripper is None or gripper.binary:
+            return
+        way = self._down.get("open", False) - self._down.get("close", False)
+        if way:
+            rate = gripper.velocity / abs(gripper.open - gripper.closed)
+            self._opening = min(max(self._opening_now() + 0.5 * way * rate * seconds, 0.0), 1.0)
+
+    def _opening_now(self) -> float:
+        if self._opening is not None:
+            return self._opening
+        return self._contract.gripper.to_opening(self._gripper_place(self._measured[1]))
+
+    def _gripper_place(self, measured: np.ndarray) -> float:
+        """Where the gripper is to be [unit]: as asked for, else as it was told last, else as it stands."""
+        gripper = self._contract.gripper
+        if self._opening is not None:
+            return gripper.to_joint(self._opening)
+        if self._sent_gripper is not None:
+            return self._sent_gripper
+        if gripper.binary:
+            return gripper.open if gripper.to_opening(measured[-1]) > _GRIPS else gripper.closed
+        return float(measured[-1])

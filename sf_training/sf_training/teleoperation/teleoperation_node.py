@@ -1,0 +1,206 @@
+"""``ros2 run sf_training teleoperation``: a leader arm, gamepad, SpaceMouse or keyboard moves the arm while a switch is held.
+
+It publishes ``topics.teleop_command`` and nothing else moves anything: the executor lets the commands through the same
+guard as a policy's. While nobody holds the switch nothing is published, and that is what stops the arm.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from array import array
+
+from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Bool, Float64MultiArray, Header, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_msgs.msg import ExecutorStatus
+from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.conversions import to_seconds, to_stamp
+from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_policy_node.observation import JointStates
+from sf_training.teleoperation import device as devices
+from sf_training.teleoperation.session import Session
+
+_TELL_S = 0.2  # how often what a person should know is looked at
+_ANSWER_S = 0.5  # the executor takes over the arm within, or says why not
+
+
+class TeleoperationNode(ManagedNode):
+    """Topics, services and parameters: ``doc/teleoperate.md``."""
+
+    def __init__(self, **options) -> None:
+        super().__init__("teleoperation", **options)
+        self.parameter("device", "", "path of the device's YAML; examples are in sf_bringup/config/teleoperation")
+
+    def set_up(self, contract: Contract) -> None:
+        path = self.value("device")
+        if not path:
+            raise devices.DeviceError("device: none given; start with --ros-args -p device:=/path/to/gamepad.yaml")
+        device = devices.load_device(path)
+        self._contract, self._device = contract, device
+        self._session = Session(contract, device)
+        self._joints = JointStates(contract)
+        self._executor: ExecutorStatus | None = None
+        self._told, self._since, self._before = "", None, None
+        self._followed = self._waits = False
+        topics = contract.topics
+        self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
+        self._state = self.publisher(String, "~/state", LATCHED)
+        for topic in self._joy_topics():
+            # Best effort hears every publisher; a lost message is made good by the next one, and silence opens the switch.
+            self.subscribe(Joy, topic, lambda message, topic=topic: self._on_joy(topic, message), qos_profile_sensor_data)
+        self._subscribe_device()
+        self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        self.subscribe(ExecutorStatus, topics.executor_status, self._on_executor, QoSProfile(depth=5))
+        self._subscribe_gripper()
+        self._pause = self.create_client(SetBool, "chunk_executor/pause")
+        self.resources.callback(self.destroy_client, self._pause)
+        self.resources.callback(self.destroy_service, self.create_service(Trigger, "~/resume", self._on_resume))
+        real_time = Clock(clock_type=ClockType.STEADY_TIME)
+        for seconds, callback in ((1.0 / device.rate_hz, self._on_tick), (_TELL_S, self._tell)):
+            self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
+
+    def start(self) -> None:
+        self._session.trip("teleoperation was started")
+        self.get_logger().info(f"{self._device.name}: active; commands go to {self._contract.topics.teleop_command}")
+
+    def stop(self) -> None:
+        self._session.trip("teleoperation was stopped")
+
+    # ---- what comes in ----
+
+    def _joy_topics(self) -> list[str]:
+        device = self._device
+        topics = [device.dead_man.topic] if device.dead_man.type == "joy" else []
+        topics += [device.motion.topic] if isinstance(device.motion, devices.Stick) else []
+        topics += [each.topic for each in (device.gripper, device.resume) if each]
+        return list(dict.fromkeys(topics))
+
+    def _subscribe_device(self) -> None:
+        device, motion = self._device, self._device.motion
+        if device.dead_man.type == "bool":
+            self.subscribe(Bool, device.dead_man.topic, self._on_switch, qos_profile_sensor_data)
+        if isinstance(motion, devices.Leader):
+            self.subscribe(JointState, motion.topic, self._on_leader, qos_profile_sensor_data)
+        if isinstance(motion, devices.Twist):
+            self.subscribe(TwistStamped if motion.stamped else Twist, motion.topic, self._on_twist, qos_profile_sensor_data)
+
+    def _subscribe_gripper(self) -> None:
+        """Hear what the gripper is told, so that it keeps its grip when a hand takes over. An action cannot be heard."""
+        command, reliable = self._contract.command, QoSProfile(depth=5)
+        if self._contract.gripper is None:
+            return
+        if command.gripper is not None:
+            if command.gripper.output == "forward_command":
+                self.subscribe(Float64MultiArray, command.gripper.topic, self._on_numbers_sent, reliable)
+        elif command.output == "forward_command":
+            self.subscribe(Float64MultiArray, command.topic, self._on_numbers_sent, reliable)
+        elif command.output == "joint_trajectory":
+            self.subscribe(JointTrajectory, command.topic, self._on_trajectory_sent, reliable)
+
+    def _on_joy(self, topic: str, message: Joy) -> None:
+        self._session.on_joy(topic, message.axes, message.buttons, time.monotonic())
+
+    def _on_switch(self, message: Bool) -> None:
+        self._session.on_switch(message.data, time.monotonic())
+
+    def _on_twist(self, message: Twist | TwistStamped) -> None:
+        twist = message.twist if isinstance(message, TwistStamped) else message
+        linear, angular = twist.linear, twist.angular
+        self._session.on_twist((linear.x, linear.y, linear.z), (angular.x, angular.y, angular.z), time.monotonic())
+
+    def _on_leader(self, message: JointState) -> None:
+        self._session.on_leader(message.name, message.position, message.velocity, time.monotonic())
+
+    def _on_joint_state(self, message: JointState) -> None:
+        joints = self._joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        if joints is not None:
+            self._session.on_measured(joints[1], time.monotonic())
+
+    def _on_trajectory_sent(self, message: JointTrajectory) -> None:
+        name = self._contract.gripper.joint
+        if message.points and name in message.joint_names:
+            self._session.on_gripper_sent(message.points[-1].positions[message.joint_names.index(name)])
+
+    def _on_numbers_sent(self, message: Float64MultiArray) -> None:
+        if message.data:
+            self._session.on_gripper_sent(message.data[-1])
+
+    def _on_executor(self, message: ExecutorStatus) -> None:
+        self._executor = message
+        if not self._session.engaged:
+            return
+        if message.state == ExecutorStatus.TELEOPERATION:
+            self._followed = True
+        elif self._followed or message.state in (ExecutorStatus.STOPPED, ExecutorStatus.INACTIVE):
+            # It stopped for a reason: going on at once would push the arm into whatever stopped it.
+            self._session.trip(f"the executor says: {message.reason or 'not active'}")
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._session.engaged:
+            response.success, response.message = False, "you hold the arm; let go first"
+        else:
+            self._resume()
+            response.success, response.message = True, "the policy may go on"
+        return response
+
+    # ---- what goes out ----
+
+    def _on_tick(self) -> None:
+        now, engaged = self.now(), self._session.engaged
+        seconds = 0.0 if self._before is None else now - self._before
+        self._before = now
+        if not self.running:
+            return
+        command = self._session.command(time.monotonic(), seconds)
+        if self._session.resume_asked:
+            self._session.resume_asked = False
+            if command is None:
+                self._resume()
+        if command is None:
+            if engaged:
+                self._tell()
+            return
+        if not engaged:
+            self._followed, self._since = False, time.monotonic()
+            if self._device.policy_waits:
+                self._let_policy_wait(True)
+            self._tell()
+        message = JointState(header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints))
+        message.position, message.velocity = array("d", command.positions), array("d", command.velocities)
+        self._commands.publish(message)
+
+    def _resume(self) -> None:
+        self._let_policy_wait(False)
+        self.get_logger().info("the policy may go on")
+
+    def _let_policy_wait(self, waits: bool) -> None:
+        self._waits = waits
+        if self._pause.service_is_ready():
+            self._pause.call_async(SetBool.Request(data=waits))
+
+    def _tell(self) -> None:
+        session, sentence = self._session, self._session.state
+        if session.engaged and not self._followed and time.monotonic() - self._since > _ANSWER_S:
+            why = f"says: {self._executor.reason}" if self._executor else f"is silent on {self._contract.topics.executor_status}"
+            sentence = f"the arm is not led: the executor {why}"
+        elif not session.engaged and self._waits:
+            sentence += "; the policy waits for ~/resume" if self._device.resume is None else "; the policy waits for the resume button"
+        if sentence != self._told:
+            self._told = sentence
+            self.get_logger().info(sentence)
+            self._state.publish(String(data=sentence))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``ros2 run sf_training teleoperation``."""
+    sys.exit(run(TeleoperationNode, args))
+
+
+if __name__ == "__main__":
+    main()

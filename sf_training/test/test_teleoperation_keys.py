@@ -1,0 +1,100 @@
+"""A keyboard that only tells of keys going down: a held key moves, a released one stops, a tap is an inch."""
+
+import os
+import pty
+
+import pytest
+from teleoperation_cases import PERIOD, Pad
+
+from sf_training.teleoperation.keys import CLOSE, HOLD, KEPT_S, OPEN, RESUME, Keys
+
+DELAY, REPEAT = 0.5, 0.033  # of a usual keyboard
+
+
+def held(keys, key, begin, seconds):
+    """When a key held for a time is heard."""
+    keys.hear(key, begin)
+    yield begin
+    now = begin + DELAY
+    while now < begin + seconds:
+        keys.hear(key, now)
+        yield now
+        now += REPEAT
+
+
+def moving(keys, now):
+    axes, buttons = keys.joy(now)
+    return any(axes), bool(buttons[HOLD])
+
+
+def test_a_tap_is_an_inch():
+    keys = Keys()
+    keys.hear("w", 10.0)
+    assert moving(keys, 10.0) == (True, True)
+    assert moving(keys, 10.0 + KEPT_S) == (False, False)
+
+
+def test_a_held_key_keeps_moving_and_a_released_one_stops():
+    keys = Keys()
+    for now in held(keys, "a", 10.0, 2.0):
+        last = now
+        if now > 10.0 + DELAY:
+            assert moving(keys, now) == (True, True) and keys.joy(now)[0][1] > 0
+    assert moving(keys, last + KEPT_S) == (False, False)
+
+
+def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
+    keys = Keys()
+    keys.hear(" ", 10.0)
+    assert not keys.joy(10.01)[1][HOLD]
+    keys.hear(" ", 12.0)
+    assert not keys.joy(12.01)[1][HOLD], "two taps"
+    times = list(held(keys, " ", 20.0, 1.0))
+    assert keys.joy(times[-1])[1][HOLD] and not any(keys.joy(times[-1])[0])
+    assert not keys.joy(times[-1] + KEPT_S)[1][HOLD]
+
+
+def test_other_keys():
+    keys = Keys()
+    keys.hear("]", 5.0)
+    assert keys.joy(5.5)[1][CLOSE] and keys.joy(5.5)[1][HOLD] and not keys.joy(7.0)[1][HOLD]
+    keys.hear("[", 8.0)
+    assert keys.joy(8.1)[1][OPEN] and not keys.joy(8.1)[1][CLOSE]
+    keys.hear("p", 9.5)
+    assert keys.joy(9.5)[1][RESUME] and not keys.joy(9.5)[1][HOLD]
+    slow = keys.speed
+    keys.hear("+", 9.6)
+    assert keys.speed > slow
+    assert not keys.quit
+    keys.hear("q", 9.7)
+    assert keys.quit
+
+
+def test_keys_move_the_tool_through_the_shipped_keyboard_file():
+    pad, keys = Pad("keyboard", axes=6, buttons=4), Keys()
+    start = pad.tool
+
+    def say():
+        keys.hear("r", pad.now)
+        pad.session.on_joy("/teleop/keys", *keys.joy(pad.now), pad.now)
+
+    pad.run(1.0, say)
+    assert (pad.tool - start)[2] == pytest.approx(0.2 * 0.2, abs=2 * 0.2 * PERIOD)
+    pad.run(0.2, lambda: pad.session.on_joy("/teleop/keys", *keys.joy(pad.now), pad.now))
+    assert not pad.session.engaged
+
+
+def test_a_terminal_is_read_key_by_key_and_left_as_it_was():
+    import termios
+
+    from sf_training.teleoperation.keyboard_node import keys_waiting, raw_terminal
+
+    other, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    with os.fdopen(terminal) as stream:
+        with raw_terminal(stream) as descriptor:
+            assert keys_waiting(descriptor, 0.0) == ""
+            os.write(other, b"w")
+            assert keys_waiting(descriptor, 1.0) == "w"
+        assert termios.tcgetattr(stream.fileno()) == before
+    os.close(other)

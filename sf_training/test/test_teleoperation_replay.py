@@ -1,0 +1,174 @@
+"""What an episode did is what is sent again: slower or faster, never beyond a limit, and an arm that does not follow ends it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
+from teleoperation_cases import HOME, kinematics, sim_arm
+
+from sf_policy_node.motion.types import Trajectory
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.recording import messages
+from sf_training.recording.topics import absolute
+from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError, recorded_motion
+from sf_training.teleoperation.replay import Following, approach, at_speed
+
+CONTRACT = tiny_contract()
+SWING = np.array([0.3, 0.1, 0.1, 0.1, 0.0, 0.2, 0.0])
+
+
+def swing(seconds=4.0, size=SWING):
+    """A smooth there and back."""
+    times = np.arange(0.0, seconds + SAMPLE_S / 2, SAMPLE_S)
+    return RecordedMotion(HOME + 0.5 * (1 - np.cos(2 * np.pi * times / seconds))[:, None] * size, "made up")
+
+
+def test_an_operators_episode_is_replayed_as_commanded_or_as_measured(tmp_path):
+    reader = EpisodeReader(write_episode(tmp_path, CONTRACT, frames=10, labels="operator"))
+    commanded, measured = recorded_motion(reader, "commanded"), recorded_motion(reader, "measured")
+    times = START + SAMPLE_S * np.arange(len(measured.positions))
+    assert measured.positions == pytest.approx(np.array([joints_at(time) for time in times]), abs=1e-9)
+    assert commanded.positions[1:-1] == pytest.approx(np.array([joints_at(time + 0.05) for time in times[1:-1]]), abs=2e-3)
+    assert "as commanded on /teleop/joint_command" in commanded.described
+    assert measured.duration == pytest.approx(0.98, abs=SAMPLE_S)
+
+
+def test_what_the_arm_was_sent_counts_more_and_a_grip_is_kept(tmp_path):
+    """Each trajectory counts until the next one, and the gripper as it was sent, not where what it held stopped it."""
+    with open_writer(tmp_path, CONTRACT) as writer:
+        for frame in range(10):
+            stamp = START + frame * STEP
+            write_cameras(writer, CONTRACT, frame, stamp)
+            for sample in range(5):
+                write_joints(writer, CONTRACT, CONTRACT.topics.joint_states, stamp + sample * STEP / 5, np.append(HOME[:6], 0.02))
+            goal = np.append(HOME[:6] + 0.01 * frame, 0.0)
+            sent = Trajectory(stamp, tuple(CONTRACT.command_joints), np.array([0.05, 1.0]), np.array([goal, goal + 9.0]), np.zeros((2, 7)))
+            write_trajectory(writer, sent)
+        reader = EpisodeReader(writer.finish("success"))
+    motion = recorded_motion(reader, "commanded")
+    assert "as sent on /joint_trajectory_controller/joint_trajectory" in motion.described
+    assert motion.positions[7, 0] == pytest.approx(HOME[0] + 0.01, abs=1e-6)
+    assert motion.positions[7, 6] == 0.0
+    assert recorded_motion(reader, "measured").positions[7, 6] == 0.02
+
+
+def write_trajectory(writer, sent):
+    types = messages.typestore().types
+    point, duration = types["trajectory_msgs/msg/JointTrajectoryPoint"], types["builtin_interfaces/msg/Duration"]
+    none = np.zeros(0)
+    points = []
+    for time, positions, velocities in zip(sent.times, sent.positions, sent.velocities, strict=True):
+        seconds, nanosec = divmod(messages.nanoseconds(time), 10**9)
+        ahead = duration(sec=seconds, nanosec=nanosec)
+        points.append(point(positions=positions, velocities=velocities, accelerations=none, effort=none, time_from_start=ahead))
+    at = messages.nanoseconds(sent.stamp)
+    stamp = types["builtin_interfaces/msg/Time"](sec=at // 10**9, nanosec=at % 10**9)
+    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+    message = types[messages.JOINT_TRAJECTORY](header=header, joint_names=list(sent.joint_names), points=points)
+    writer.write(absolute(CONTRACT.command.topic), messages.typestore().serialize_cdr(message, messages.JOINT_TRAJECTORY), at)
+
+
+def test_where_the_arm_did_not_follow_it_is_replayed_as_measured(tmp_path):
+    with open_writer(tmp_path, CONTRACT) as writer:
+        for frame in range(5):
+            stamp = START + frame * STEP
+            write_cameras(writer, CONTRACT, frame, stamp)
+            for sample in range(5):
+                write_joints(writer, CONTRACT, CONTRACT.topics.joint_states, stamp + sample * STEP / 5, HOME)
+                write_joints(writer, CONTRACT, CONTRACT.topics.teleop_command, stamp + sample * STEP / 5, HOME + [1.0, *[0] * 6])
+        reader = EpisodeReader(writer.finish("success"))
+    assert recorded_motion(reader, "commanded").positions == pytest.approx(np.tile(HOME, (25, 1)), abs=1e-9)
+
+
+def test_a_gap_in_the_joint_states_is_not_replayed(tmp_path):
+    with open_writer(tmp_path, CONTRACT) as writer:
+        for frame in (0, 1, 9):
+            write_cameras(writer, CONTRACT, frame, START + frame * STEP)
+            write_joints(writer, CONTRACT, CONTRACT.topics.joint_states, START + frame * STEP, HOME)
+        reader = EpisodeReader(writer.finish("success"))
+    with pytest.raises(ReplayError, match=r"gap of 0\.80 s"):
+        recorded_motion(reader, "commanded")
+
+
+@pytest.mark.parametrize("speed", [0.1, 0.5, 1.0])
+def test_a_replay_passes_the_same_places_at_its_speed(speed):
+    motion, timed = swing(), at_speed(swing(), sim_arm(), speed)
+    assert timed.duration == pytest.approx(4.0 / speed + 0.2, abs=0.05)
+    assert timed.positions[0] == pytest.approx(motion.positions[0])
+    assert timed.positions.max(axis=0) == pytest.approx(motion.positions.max(axis=0), abs=1e-3)
+    assert timed.at(timed.duration)[1] == pytest.approx(0.0)
+    middle = timed.at(0.5 * timed.duration + 0.1)[0]
+    assert middle == pytest.approx(HOME + SWING, abs=2e-3)
+    place = timed.at(1.0 / speed)[0]
+    before, after = timed.at(1.0 / speed - 0.05)[0], timed.at(1.0 / speed + 0.05)[0]
+    assert timed.at(1.0 / speed)[1] == pytest.approx((after - before) / 0.1, abs=0.02)
+    assert (before < place)[0] and (place < after)[0]
+
+
+def test_a_speed_that_is_too_high_is_refused_with_one_that_is_not():
+    fast = swing(1.2)
+    with pytest.raises(ReplayError, match=r"of a limit of the contract; give (\S+) or less") as refusal:
+        at_speed(fast, sim_arm(), 2.0)
+    fits = float(str(refusal.value).rpartition("give ")[2].split()[0])
+    assert 0.3 < fits < 2.0
+    at_speed(fast, sim_arm(), fits)
+    for speed in (0.05, 3.0, float("nan")):
+        with pytest.raises(ReplayError, match=r"not between 0\.1 and 2"):
+            at_speed(fast, sim_arm(), speed)
+
+
+def test_an_episode_outside_the_robots_limits_or_box_is_refused():
+    with pytest.raises(ReplayError, match=r"joint6 .* outside its limits"):
+        at_speed(swing(40.0, np.array([0, 0, 0, 0, 0, 4.0, 0])), sim_arm(), 0.5)
+    with pytest.raises(ReplayError, match=r"tool outside workspace after \d"):
+        at_speed(swing(8.0, np.array([1.6, 0, 0, 0, 0, 0, 0])), sim_arm(), 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), share=st.floats(0.02, 0.3))
+def test_the_way_to_the_beginning_is_slow_and_smooth_and_moves_the_gripper_last(seed, share):
+    rng = np.random.default_rng(seed)
+    start = HOME + np.append(rng.uniform(-0.15, 0.15, 6), -rng.uniform(0, 0.03))
+    goal = HOME + np.append(rng.uniform(-0.15, 0.15, 6), -rng.uniform(0, 0.03))
+    way = approach(sim_arm(), start, goal, share)
+    limits = np.array([joint.velocity for joint in sim_arm().joints])
+    assert (np.abs(way.velocities[:, :6]) <= 1.02 * share * limits).all()
+    speeds = kinematics().tool_motion(way.positions[:, :6], way.velocities[:, :6])[1]
+    assert np.linalg.norm(speeds, axis=1).max() <= 1.1 * share * sim_arm().workspace.tool_speed
+    assert way.positions[0] == pytest.approx(start) and way.positions[-1] == pytest.approx(goal)
+    moving = np.abs(way.positions[:, :6] - goal[:6]).max(axis=1) > 1e-6
+    assert (way.positions[moving, 6] == start[6]).all()
+
+
+def test_a_way_through_a_wall_is_refused():
+    start, goal = HOME.copy(), HOME.copy()
+    start[0], goal[0] = -0.55, 0.55  # the arc between them is further away than both ends
+    low = {"lower": [0.12, -0.30, 0.006], "upper": [0.32, 0.30, 0.40], "tool_speed": 0.5}
+    with pytest.raises(ReplayError, match="move the arm closer by hand"):
+        approach(tiny_contract(workspace=low), start, goal, 0.1)
+
+
+def follow(delay, *, blocked_after=np.inf, size=SWING):
+    """What a replay of a swing says of an arm that is late, or held fast."""
+    following, timed = Following(sim_arm()), at_speed(swing(4.0, size), sim_arm(), 1.0)
+    for time in np.arange(0.0, timed.duration, SAMPLE_S):
+        following.send(time, timed.at(time)[0])
+        place = timed.at(min(max(time - delay, 0.0), blocked_after))[0]
+        if problem := following.measure(time, place + np.array([0.001, 0, 0, 0, 0, 0, 0])):
+            return time, problem
+    return None, following.report()
+
+
+def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error():
+    ended, report = follow(0.2)
+    assert ended is None
+    assert report["delay_s"] == pytest.approx(0.2, abs=0.021)
+    assert report["joints"]["joint1"]["rms"] == pytest.approx(0.001, abs=5e-4)
+    assert report["joints"]["joint2"]["max"] < 2e-3 and report["tool"]["max"] < 3e-3
+
+
+def test_an_arm_that_is_held_fast_ends_the_replay():
+    ended, problem = follow(0.1, blocked_after=1.0, size=np.array([0.7, 0, 0, 0, 0, 0, 0]))
+    assert ended is not None and 1.0 < ended < 4.0
+    assert "joint1 is" in problem and "from where it was to be" in problem

@@ -1,0 +1,95 @@
+"""The dead-man switch: without a hand that presses it now, nothing is sent."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from teleoperation_cases import PERIOD, Pad
+
+from sf_training.teleoperation.dead_man import DeadMan
+
+
+def test_nothing_is_sent_without_the_switch_whatever_the_sticks_say():
+    pad = Pad()
+    assert not pad.press(1.0, grip=False, axes={0: 1.0, 1: -1.0, 3: 0.5})
+    assert "dead-man switch is open" in pad.session.state
+
+
+def test_a_press_moves_the_arm_and_a_release_ends_the_commands_at_once():
+    pad = Pad()
+    assert len(pad.press(0.5, axes={1: 1.0})) == 25
+    assert pad.session.state.startswith("you lead the arm")
+    assert not pad.press(0.5, grip=False, axes={1: 1.0})
+
+
+def test_a_switch_that_is_down_when_it_is_first_heard_moves_nothing_until_it_was_open_once():
+    pad = Pad()
+    pad.session._switch = DeadMan(0.25)  # as after a restart of the node, with the button taped down
+    assert not pad.press(1.0, axes={1: 1.0})
+    assert "release it once" in pad.session.state
+    pad.press(0.1, grip=False)
+    assert pad.press(0.5, axes={1: 1.0})
+
+
+def test_silence_opens_the_switch_and_it_must_be_pressed_again():
+    pad = Pad()
+    pad.press(0.5, axes={1: 1.0})
+    silent = pad.run(1.0, lambda: None)  # the cable is out
+    assert len(silent) * PERIOD <= 0.25 + PERIOD
+    assert "silent" in pad.session.state
+    assert not pad.run(0.5), "the cable is back, with the button still down"
+    pad.press(0.1, grip=False)
+    assert pad.press(0.1)
+
+
+def test_a_driver_that_repeats_itself_after_its_radio_is_gone_opens_the_switch():
+    pad = Pad()
+    sent = pad.press(10.0, axes={1: 0.8})
+    assert len(sent) * PERIOD == pytest.approx(3.0, abs=0.1)  # unchanged_s
+    assert "exactly the same" in pad.session.state
+    pad.press(0.1, grip=False)
+    assert len(pad.press(6.0)) * PERIOD == pytest.approx(6.0), "a hand that only holds the switch may do so for long"
+
+
+def test_after_a_stop_of_the_executor_the_hand_must_open_first():
+    pad = Pad()
+    pad.press(0.5, axes={1: 1.0})
+    pad.session.trip("the executor says: emergency stop")
+    assert not pad.run(1.0)
+    assert "emergency stop" in pad.session.state and "press it again" in pad.session.state
+    pad.press(0.1, grip=False)
+    assert pad.press(0.1, axes={1: 1.0})
+
+
+def test_lost_joint_states_end_it_and_it_does_not_go_on_by_itself():
+    pad = Pad()
+    pad.press(0.3, axes={1: 1.0})
+    for _ in range(50):
+        pad.now += PERIOD
+        pad.say()
+        last = pad.session.command(pad.now, PERIOD)
+    assert last is None and "joint states" in pad.session.state
+    assert not pad.run(0.5), "joint states are back, with the button still down"
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=st.lists(st.tuples(st.sampled_from(["down", "up", "trip", "silence"]), st.floats(0.001, 0.6)), max_size=40))
+def test_it_is_held_only_by_a_press_that_was_seen_and_is_still_being_heard(events):
+    """Against a plain reading of the rule: the last thing but repeats was a press, after an open hand, within ``age_s``."""
+    switch, now, armed, held, heard = DeadMan(0.25), 0.0, False, False, -np.inf
+    for event, seconds in events:
+        now += seconds
+        if now - heard > 0.25:
+            held = False
+        if event in ("down", "up"):
+            switch.hear(event == "down", now)
+            heard = now
+            if event == "up":
+                armed, held = True, False
+            elif armed:
+                armed, held = False, True
+        elif event == "trip":
+            switch.trip("a reason")
+            held = False
+        assert switch.held(now) == held
+        assert bool(switch.why_open) != held
