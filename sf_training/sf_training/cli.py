@@ -16,6 +16,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "stats": ("sf_training.data.stats", "how many episodes, frames and instructions, and the range of every column"),
         "view": ("sf_training.view.command", "an episode as HTML or MP4: cameras, joints, timeline"),
         "recover": ("sf_training.recording.recovery", "make an episode of a recording that was cut off"),
+        "verify": ("sf_training.recording.verification", "are episodes still, bit by bit, what was recorded?"),
         "replay": ("sf_training.teleoperation.replay_node", "send an episode to the robot again, through the guard"),
         "lerobot": ("sf_training.lerobot.command", "episodes to a LeRobot v3 data set, and back"),
     },

@@ -1,7 +1,7 @@
 """One episode as a rosbag2 MCAP bag: the same writer for a robot, for the simulator and for tests. No rclpy here.
 
 While it is written an episode is ``<name>.partial/``; ``finish`` completes it and renames it in one step, so whatever
-has its final name is whole. Contract, URDF, instruction, operator, outcome, software versions and drop counts are inside.
+has its final name is whole. Contract, URDF, instruction, operator, outcome, verdict, software versions and drop counts are inside.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
-
 from sf_policy_node.contract import Contract
 from sf_training.recording.mcap_file import McapFile
 from sf_training.recording.messages import definition
+from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, seal, sync_directory
 
 Outcome = Literal["success", "failure", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "discarded")
-EPISODE_RECORD = "sf_episode"  # MCAP metadata record; the last one of a file counts
+UNFINISHED = "unfinished"  # outcome in the file of an episode that was cut off
 CONTRACT_ATTACHMENT = "contract.yaml"
 MIN_FREE_BYTES = 64 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PACKAGES = ("sf_training", "mcap", "rosbags", "numpy", "mujoco")
+_SAME_NAME_TRIES = 20
 
 
 class EpisodeWriteError(RuntimeError):
-    """The episode was not written, and nothing of it is left; the message names the file and the cure."""
+    """The episode was not written; the message names the file, what is left of it, and the cure."""
 
 
 class EpisodeWriter:
@@ -47,16 +47,19 @@ class EpisodeWriter:
         instruction: what the operator was asked to do.
         operator: who or what moved the arm.
         name: of the episode; by default robot and UTC time.
+        keep: what the disk refused to complete stays as ``<name>.partial/``, to be recovered; else nothing of it is left.
 
     Raises:
         EpisodeWriteError: the name is taken, the directory cannot be written, or less than 64 MB are free.
     """
 
-    def __init__(self, directory: str | Path, contract: Contract, *, instruction: str, operator: str, name: str | None = None) -> None:
+    def __init__(
+        self, directory: str | Path, contract: Contract, *, instruction: str, operator: str, name: str | None = None, keep: bool = False
+    ) -> None:
         self.name = name or f"{contract.robot}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
         self._final = Path(directory) / self.name
-        self._partial = self._final.with_name(self.name + ".partial")
-        self._topics: dict[str, tuple[int, str, str]] = {}
+        self._keep = keep
+        self._topics: dict[str, TopicRecord] = {}
         self._schemas: dict[str, int] = {}
         self._mcap: McapFile | None = None
         self._open = False
@@ -68,17 +71,10 @@ class EpisodeWriter:
                     f"{self._final}: only {free / 1e6:.0f} MB are free, an episode needs at least {MIN_FREE_BYTES / 1e6:.0f} MB; "
                     "free some disk space"
                 )
-            if self._final.exists():
-                raise EpisodeWriteError(f"{self._final}: exists already; choose another name or directory")
-            try:
-                self._partial.mkdir()
-            except FileExistsError:
-                raise EpisodeWriteError(
-                    f"{self._partial}: exists already; another recorder writes it, or one was killed: recover or delete it"
-                ) from None
+            self._make_directory(given=name is not None)
             self._open = True
-            self._file_name = f"{self.name}_0.mcap"
-            self._mcap = McapFile(self._partial / self._file_name, library="sf_training")
+            self._file = self._partial / f"{self.name}_0.mcap"
+            self._mcap = McapFile(self._file, library="sf_training")
             self._episode = {
                 "schema_version": "1",
                 "robot": contract.robot,
@@ -90,7 +86,14 @@ class EpisodeWriter:
             # At the front, so that a file that was cut off still knows its contract.
             self._mcap.attach(CONTRACT_ATTACHMENT, "application/yaml", contract.to_yaml().encode())
             self._mcap.attach(contract.urdf, "application/xml", contract.urdf_xml.encode())
-            self._mcap.add_metadata(EPISODE_RECORD, {**self._episode, "outcome": "unfinished"})
+            self._mcap.add_metadata(EPISODE_RECORD, {**self._episode, "outcome": UNFINISHED})
+            sync_directory(self._partial)
+            sync_directory(self._partial.parent)
+
+    @property
+    def path(self) -> Path:
+        """The episode's directory, once it is finished."""
+        return self._final
 
     @property
     def size(self) -> int:
@@ -113,10 +116,9 @@ class EpisodeWriter:
             EpisodeWriteError: unknown type, or the topic has another type already. The episode stays open.
         """
         if topic in self._topics:
-            if self._topics[topic][1] != type_name:
-                raise EpisodeWriteError(
-                    f"{topic}: is recorded as {self._topics[topic][1]} already, not {type_name}; publish one type per topic"
-                )
+            known = self._topics[topic].type_name
+            if known != type_name:
+                raise EpisodeWriteError(f"{topic}: is recorded as {known} already, not {type_name}; publish one type per topic")
             return
         try:
             text, type_hash = definition(type_name)
@@ -129,7 +131,7 @@ class EpisodeWriter:
                 self._schemas[type_name] = self._mcap.add_schema(type_name, text)
             metadata = {"offered_qos_profiles": qos_yaml, "topic_type_hash": type_hash}
             channel = self._mcap.add_channel(topic, self._schemas[type_name], metadata)
-        self._topics[topic] = (channel, type_name, qos_yaml)
+        self._topics[topic] = TopicRecord(channel, topic, type_name, qos_yaml, type_hash)
 
     def write(self, topic: str, serialized_cdr: bytes | memoryview, log_time_ns: int, publish_time_ns: int | None = None) -> None:
         """Add one message, untouched. ``serialized_cdr`` must not change afterwards.
@@ -142,7 +144,7 @@ class EpisodeWriter:
             EpisodeWriteError: the disk is full or the topic was not announced.
         """
         try:
-            channel = self._topics[topic][0]
+            channel = self._topics[topic].channel
         except KeyError:
             raise EpisodeWriteError(f"{topic}: was not announced; call add_topic before write") from None
         with self._disk_errors():
@@ -153,13 +155,27 @@ class EpisodeWriter:
         with self._disk_errors():
             self._mcap.flush()
 
-    def finish(self, outcome: Outcome, note: str = "", drops: Mapping[str, int] | None = None) -> Path:
+    def sync(self) -> None:
+        """Wait until what was flushed is on the disk, where it survives a power cut."""
+        with self._disk_errors():
+            self._mcap.sync()
+
+    def finish(
+        self,
+        outcome: Outcome,
+        note: str = "",
+        drops: Mapping[str, int] | None = None,
+        verdict: str = "",
+        reasons: Sequence[str] = (),
+    ) -> Path:
         """Complete the episode and give it its final name.
 
         Args:
             outcome: only ``success`` is trained on by default; the others are kept.
             note: free text of the operator.
             drops: messages lost per topic; absent topics lost none.
+            verdict: PASS, WARN or FAIL where the streams were watched.
+            reasons: why it is not PASS, a sentence each.
 
         Returns:
             The bag's directory.
@@ -171,21 +187,14 @@ class EpisodeWriter:
             raise ValueError(f"outcome: must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
         lost = {topic: (drops or {}).get(topic, 0) for topic in self._topics}
         self._episode |= {"outcome": outcome, "note": note, "drops": json.dumps(lost)}
+        if verdict:
+            self._episode |= {"verdict": verdict, "reasons": json.dumps(list(reasons), ensure_ascii=False)}
         with self._disk_errors():
             self._mcap.flush()
             if not any(self._mcap.counts.values()):
+                self.abort()
                 raise EpisodeWriteError(f"{self._final}: no message arrived; check that the robot publishes the contract's topics")
-            self._mcap.add_metadata(EPISODE_RECORD, self._episode)
-            information = self._bag_information()
-            self._mcap.add_metadata("rosbag2", {"serialized_metadata": _to_yaml(information)})
-            self._mcap.close()
-            information["custom_data"] = {**self._episode, "sha256": self._mcap.sha256}
-            _write_synced(self._partial / "metadata.yaml", _to_yaml({"rosbag2_bagfile_information": information}))
-            _sync_directory(self._partial)
-            if self._final.exists():  # rename would replace an empty directory
-                raise EpisodeWriteError(f"{self._final}: was made by somebody else meanwhile; choose another name")
-            self._partial.rename(self._final)
-            _sync_directory(self._final.parent)
+            seal(self._mcap, self._file, self._final, self._episode, list(self._topics.values()))
         self._open = False
         return self._final
 
@@ -203,62 +212,48 @@ class EpisodeWriter:
     def __exit__(self, *_: object) -> None:
         self.abort()
 
-    def _bag_information(self) -> dict:
-        first, last = self._mcap.time_range
-        total = sum(self._mcap.counts.values())
-        return {
-            "version": 9,
-            "storage_identifier": "mcap",
-            "starting_time": {"nanoseconds_since_epoch": first},
-            "duration": {"nanoseconds": last - first},
-            "message_count": total,
-            "topics_with_message_count": [
-                {
-                    "topic_metadata": {
-                        "name": topic,
-                        "type": type_name,
-                        "serialization_format": "cdr",
-                        "offered_qos_profiles": yaml.safe_load(qos) or [],
-                        "type_description_hash": definition(type_name)[1],
-                    },
-                    "message_count": self._mcap.counts[channel],
-                }
-                for topic, (channel, type_name, qos) in self._topics.items()
-            ],
-            # Chunk compression is the storage's own matter: for rosbag2 the bag is not compressed.
-            "compression_format": "",
-            "compression_mode": "",
-            "relative_file_paths": [self._file_name],
-            "files": [
-                {
-                    "path": self._file_name,
-                    "starting_time": {"nanoseconds_since_epoch": first},
-                    "duration": {"nanoseconds": last - first},
-                    "message_count": total,
-                }
-            ],
-            "custom_data": dict(self._episode),
-            "ros_distro": os.environ.get("ROS_DISTRO", ""),
-        }
+    def _make_directory(self, given: bool) -> None:
+        """Take the name, which another recorder may want in the same moment."""
+        base = self.name
+        for self.name in [base] if given else [base, *(f"{base}_{number}" for number in range(2, _SAME_NAME_TRIES))]:
+            self._final = self._final.with_name(self.name)
+            self._partial = self._final.with_name(self.name + PARTIAL)
+            if self._final.exists():
+                taken = f"{self._final}: exists already; choose another name or directory"
+                continue
+            try:
+                self._partial.mkdir()
+                return
+            except FileExistsError:
+                taken = f"{self._partial}: exists already; another recorder writes it, or one was killed: recover or delete it"
+        raise EpisodeWriteError(taken)
+
+    def _give_up(self) -> str:
+        """End the episode after an error; a clause about what is left of it."""
+        with suppress(OSError):
+            if not (self._keep and self._open and self._mcap and any(self._mcap.counts.values())):
+                self.abort()
+                return "the episode was dropped"
+            self._open = False
+            self._mcap.abort()
+        return f"what was written is in {self._partial}"
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turn what the disk says into one sentence, and leave nothing half-written."""
+        """Turn what the disk says into one sentence, and leave nothing half-written that nobody wants."""
         try:
             yield
         except EpisodeWriteError:
-            self.abort()
             raise
+        except SealError as error:
+            raise EpisodeWriteError(f"{error}; {self._give_up()}") from None
         except OSError as error:
-            with suppress(OSError):
-                self.abort()
+            left = self._give_up()
+            recover = f"then `sf_training recover {self._partial}`" if left.startswith("what") else "record it again"
             if error.errno in _FULL:
-                raise EpisodeWriteError(
-                    f"{self._final}: the disk is full, the episode was dropped; free some space and record it again"
-                ) from None
-            raise EpisodeWriteError(
-                f"{self._final}: cannot be written ({error.strerror}); check the directory and its permissions"
-            ) from None
+                raise EpisodeWriteError(f"{self._final}: the disk is full, {left}; free some space and {recover}") from None
+            cure = f"check the directory and its permissions{', ' + recover if left.startswith('what') else ''}"
+            raise EpisodeWriteError(f"{self._final}: cannot be written ({error.strerror}); {cure}") from None
 
 
 @functools.cache
@@ -268,23 +263,3 @@ def _software() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
-
-
-def _to_yaml(value: dict) -> str:
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml where PyYAML was built with it
-    return yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

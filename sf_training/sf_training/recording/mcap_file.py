@@ -6,12 +6,15 @@ of zstd; this writer puts the records of the same library together itself. Forma
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import struct
 import zlib
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import zstandard
 from mcap.data_stream import RecordBuilder
@@ -34,30 +37,68 @@ from mcap.records import (
     SummaryOffset,
 )
 
-MAGIC = b"\x89MCAP0\r\n"
+from sf_training.recording.mcap_scan import MAGIC, MESSAGE_HEADER, McapScan
+
 _CHUNK_BYTES = 1 << 20
 _ZSTD_LEVEL = 1
-_MESSAGE_HEADER = struct.Struct("<BQHIQQ")
 
 
 class McapFile:
     """One file, open for writing. Not thread-safe. OSError passes through: after one, the file is not to be used."""
 
     def __init__(self, path: Path, library: str) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (closed in close and abort)
+        self._begin(open(path, "xb", buffering=0))  # noqa: SIM115 (closed in close and abort)
+        with suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells a living recorder's file from a dead one's
+        self._put(MAGIC)
+        self._put_record(Header("ros2", library))
+
+    @classmethod
+    def reopen(cls, path: Path, scan: McapScan) -> Self:
+        """Go on with a file that was cut off, behind the last record that is whole.
+
+        Args:
+            scan: of this file.
+
+        Raises:
+            BlockingIOError: somebody is still writing it.
+        """
+        file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_size != scan.size:
+                raise BlockingIOError("grew while it was read")
+            file.truncate(scan.end)
+            file.seek(scan.end)
+        except OSError:
+            file.close()
+            raise
+        self = cls.__new__(cls)
+        self._begin(file)
+        self._checksum, self._offset = scan.checksum, scan.end
+        self._schemas, self._channels, self._counts = scan.schemas, scan.channels, scan.counts
+        self._attachments, self._metadata = scan.attachments, scan.metadata
+        for index in scan.chunks:
+            self._add_chunk_index(index)
+        if scan.unindexed:
+            index, entries = scan.unindexed
+            self._put_message_indexes(index, entries)
+        return self
+
+    def _begin(self, file) -> None:
+        self._file = file
         self._checksum = hashlib.sha256()
         self._offset = 0
         self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
         self._schemas: list[Schema] = []
         self._channels: list[Channel] = []
-        self._chunks: list[ChunkIndex] = []
+        self._chunks = RecordBuilder()  # as bytes: a long episode has tens of thousands
+        self._chunk_count = 0
         self._attachments: list[AttachmentIndex] = []
         self._metadata: list[MetadataIndex] = []
         self._counts: dict[int, int] = {}
         self._first, self._last = 2**63 - 1, 0
         self._clear_chunk()
-        self._put(MAGIC)
-        self._put_record(Header("ros2", library))
 
     @property
     def sha256(self) -> str:
@@ -98,7 +139,7 @@ class McapFile:
         """Add a message; ``data`` is kept until its chunk is full and must not change. Times in ns."""
         self._index[channel_id].append((log_time, self._chunk_size))
         length = 22 + len(data)
-        self._parts += (_MESSAGE_HEADER.pack(Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time), data)
+        self._parts += (MESSAGE_HEADER.pack(Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time), data)
         self._chunk_size += 9 + length
         self._counts[channel_id] += 1
         self._chunk_first, self._chunk_last = min(self._chunk_first, log_time), max(self._chunk_last, log_time)
@@ -114,25 +155,23 @@ class McapFile:
         chunk = Chunk("zstd", compressed, self._chunk_last, self._chunk_first, zlib.crc32(raw), len(raw))
         start = self._offset
         self._put_record(chunk)
-        length, offsets = self._offset - start, {}
-        for channel_id, records in self._index.items():
-            offsets[channel_id] = self._offset
-            self._put_record(MessageIndex(channel_id, records))
-        self._chunks.append(
-            ChunkIndex(
-                chunk_length=length,
-                chunk_start_offset=start,
-                compression="zstd",
-                compressed_size=len(compressed),
-                message_end_time=self._chunk_last,
-                message_index_length=self._offset - start - length,
-                message_index_offsets=offsets,
-                message_start_time=self._chunk_first,
-                uncompressed_size=len(raw),
-            )
+        index = ChunkIndex(
+            chunk_length=self._offset - start,
+            chunk_start_offset=start,
+            compression="zstd",
+            compressed_size=len(compressed),
+            message_end_time=self._chunk_last,
+            message_index_length=0,
+            message_index_offsets={},
+            message_start_time=self._chunk_first,
+            uncompressed_size=len(raw),
         )
-        self._first, self._last = min(self._first, self._chunk_first), max(self._last, self._chunk_last)
+        self._put_message_indexes(index, self._index)
         self._clear_chunk()
+
+    def sync(self) -> None:
+        """Wait until everything that was handed over is on the disk, where it survives a power cut."""
+        os.fdatasync(self._file.fileno())
 
     def attach(self, name: str, media_type: str, data: bytes) -> None:
         """Embed a file."""
@@ -157,13 +196,16 @@ class McapFile:
             (Opcode.SCHEMA, self._schemas),
             (Opcode.CHANNEL, self._channels),
             (Opcode.STATISTICS, [self._statistics()]),
-            (Opcode.CHUNK_INDEX, self._chunks),
+            (Opcode.CHUNK_INDEX, None),
             (Opcode.ATTACHMENT_INDEX, self._attachments),
             (Opcode.METADATA_INDEX, self._metadata),
         ):
             start = summary.count
-            for record in records:
-                record.write(summary)
+            if records is None:
+                summary.write(self._chunks.end())
+            else:
+                for record in records:
+                    record.write(summary)
             if summary.count > start:
                 groups.append(SummaryOffset(group_opcode=opcode, group_start=summary_start + start, group_length=summary.count - start))
         offset_start = summary_start + summary.count
@@ -182,13 +224,27 @@ class McapFile:
         """Close the file as it is."""
         self._file.close()
 
+    def _put_message_indexes(self, index: ChunkIndex, entries: dict[int, list[tuple[int, int]]]) -> None:
+        """Write where the messages of the chunk before lie, and remember the chunk."""
+        start = self._offset
+        for channel_id, records in entries.items():
+            index.message_index_offsets[channel_id] = self._offset
+            self._put_record(MessageIndex(channel_id, records))
+        index.message_index_length = self._offset - start
+        self._add_chunk_index(index)
+
+    def _add_chunk_index(self, index: ChunkIndex) -> None:
+        index.write(self._chunks)
+        self._chunk_count += 1
+        self._first, self._last = min(self._first, index.message_start_time), max(self._last, index.message_end_time)
+
     def _statistics(self) -> Statistics:
         total = sum(self._counts.values())
         return Statistics(
             attachment_count=len(self._attachments),
             channel_count=len(self._channels),
             channel_message_counts=defaultdict(int, self._counts),
-            chunk_count=len(self._chunks),
+            chunk_count=self._chunk_count,
             message_count=total,
             message_end_time=self._last,
             message_start_time=self._first if total else 0,
