@@ -1,0 +1,161 @@
+"""``sf_training lerobot export|import``: episodes to a LeRobot v3.0 dataset, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sf_policy_node.contract import ContractError, load_contract
+from sf_training.config_file import parse
+from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.picture_rows import pictures_in_rows
+from sf_training.lerobot import layout
+from sf_training.lerobot.dataset_reader import DatasetReader
+from sf_training.lerobot.export_bags import ActionSource, frames_per_second, open_dataset, stretches, write_sources
+from sf_training.lerobot.import_bags import mapping, write_episode
+from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.video import Codec
+from sf_training.recording.episode_writer import EpisodeWriteError
+
+_USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to a LeRobot v3.0 dataset
+       sf_training lerobot import DATASET --out EPISODES     and back
+       sf_training lerobot export --help                     the options of either"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write episodes as a LeRobot v3.0 dataset: state and action are joint positions, pictures are videos. lerobot is not needed."""
+
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders with episodes, or episodes."""
+    out: Path
+    """The dataset; must not exist."""
+    fps: int | None = None
+    """Frames per second; default the contract's, 1 / action.step_s."""
+    action: ActionSource = "commanded"
+    """What the operator commanded, or what the joints measured, one frame later."""
+    outcomes: tuple[str, ...] = ("success",)
+    """Episodes with another outcome are left out."""
+    hold: int = 2
+    """Holes of at most this many frames are filled with the frame before; longer ones split the episode."""
+    command_age_s: float = 0.5
+    """A frame whose command is older is left out: the operator had let go [s]."""
+    min_frames: int = 2
+    """Shorter pieces are left out."""
+    codec: Codec = "h264"
+    """h264 is quick to write; av1 is LeRobot's default, smaller."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, to be trained on like recorded ones. lerobot is not needed."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """The dataset's directory."""
+    out: Path
+    """Folder for the episodes."""
+    contract: Path | None = None
+    """The robot's contract; default the one that `lerobot export` left in the dataset."""
+    cameras: tuple[str, ...] = ()
+    """Cameras with other names there: OURS=THEIRS …"""
+    joints: tuple[str, ...] = ()
+    """Joints with other names there: OURS=THEIRS …, or OURS=NUMBER of the column, from 0."""
+    unit: Literal["rad", "deg"] = "rad"
+    """Of the dataset's arm joints."""
+    gripper: tuple[float, float] | None = None
+    """The dataset's values for CLOSED OPEN; default as in the contract."""
+    episodes: int | None = None
+    """Only the first so many."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in ("export", "import"):
+        print(_USAGE, file=sys.stdout if words and words[0] in ("-h", "--help") else sys.stderr)
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    console = Console()
+    try:
+        if words[0] == "export":
+            export(parse(Export, words[1:], "lerobot export"), console)
+        else:
+            bring_in(parse(Import, words[1:], "lerobot import"), console)
+    except (BagError, LeRobotError, ContractError, EpisodeWriteError) as error:
+        print(f"lerobot {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"lerobot {words[0]}: {error.filename}: {error.strerror}; choose another --out, or free some space", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(settings: Export, console: Console) -> Path:
+    """Write the dataset; returns its directory."""
+    readers = [EpisodeReader(bag) for root in settings.data for bag in find_episodes(root)]
+    chosen = [reader for reader in readers if reader.outcome in settings.outcomes]
+    if not chosen:
+        raise BagError(f"none of {len(readers)} episodes has the outcome {' or '.join(settings.outcomes)}; choose with --outcomes")
+    contract = chosen[0].contract
+    for reader in chosen:
+        if reader.contract.hash != contract.hash:
+            difference = "; ".join(contract.difference(reader.contract)[:3])
+            raise BagError(f"{reader.path}: was recorded with another contract than the first ({difference}); export them apart")
+    fps = frames_per_second(contract, settings.fps)
+    filled, short, sources = 0, 0, []
+    with open_dataset(settings.out, contract, fps, settings.codec) as writer, _progress("writing episodes", console) as bar:
+        for reader in bar.track(chosen):
+            with reader.kept_in_memory():
+                for part in stretches(reader, fps, settings.action, settings.hold, settings.command_age_s):
+                    if len(part.state) < settings.min_frames:
+                        short += 1
+                        continue
+                    writer.add_episode(reader.instruction, part.state, part.action, part.stamps, pictures_in_rows(reader, part.indices))
+                    filled += part.filled
+                    entry = {"bag": reader.name, "sha256": reader.checksum, "outcome": reader.outcome, "frames": len(part.state)}
+                    sources.append(entry | {"filled": part.filled})
+        write_sources(writer.root, contract, sources)
+        path = writer.finish()
+    frames = sum(entry["frames"] for entry in sources)
+    left = f"; {len(readers) - len(chosen)} with another outcome and {short} pieces shorter than {settings.min_frames} frames left out"
+    console.print(
+        f"{path}: {len(sources)} episodes of {len(chosen)} bags, {frames} frames at {fps} Hz, {filled} of them filled{left}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return path
+
+
+def bring_in(settings: Import, console: Console) -> list[Path]:
+    """Write the bags; returns their directories."""
+    reader = DatasetReader(settings.data)
+    own = settings.data / layout.SOURCES / "contract.yaml"
+    if settings.contract is None and not own.exists():
+        raise LeRobotError(f"{settings.data}: holds no contract; say which robot this is with --contract ROBOT.yaml")
+    contract = load_contract(settings.contract or own)
+    found = mapping(reader, contract, _pairs(settings.cameras), _pairs(settings.joints), settings.unit, settings.gripper)
+    count = min(reader.episodes, settings.episodes or reader.episodes)
+    bags = []
+    with _progress("writing episodes", console) as bar:
+        for position in bar.track(range(count)):
+            bags.append(write_episode(reader, position, contract, found, settings.out, f"{settings.data.name}_{position:06d}"))
+    console.print(f"{settings.out}: {len(bags)} episodes of {settings.data}", highlight=False, soft_wrap=True)
+    return bags
+
+
+def _progress(what: str, console: Console) -> Progress:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _pairs(words: tuple[str, ...]) -> dict[str, str]:
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise LeRobotError(f"{wrong[0]!r} is not OURS=THEIRS")
+    return dict(word.split("=", 1) for word in words)

@@ -1,0 +1,224 @@
+"""Writes a LeRobot v3.0 dataset, one episode at a time; memory does not grow with the pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sf_training.lerobot import layout
+from sf_training.lerobot.layout import ACTION, IMAGES, STAMP, STATE, LeRobotError
+from sf_training.lerobot.summaries import PixelSummary, looked_at, of_columns, together
+from sf_training.lerobot.video import Codec, VideoFile
+
+
+class DatasetWriter:
+    """Call :meth:`add_episode`, then :meth:`finish`; leaving a ``with`` block without it drops everything.
+
+    Until it is finished the dataset is ``<directory>.partial``.
+
+    Args:
+        cameras: name to (width, height).
+        joints: names of the columns of state and action.
+        file_mb: files are closed at about this size, (tables, videos).
+
+    Raises:
+        LeRobotError: the directory exists.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        fps: int,
+        robot: str,
+        joints: list[str],
+        cameras: Mapping[str, tuple[int, int]],
+        codec: Codec = "h264",
+        file_mb: tuple[float, float] = (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB),
+    ) -> None:
+        self._final, self._root = directory, directory.with_name(directory.name + ".partial")
+        if directory.exists():
+            raise LeRobotError(f"{directory}: exists already; choose another directory, or remove it")
+        shutil.rmtree(self._root, ignore_errors=True)
+        (self._root / "meta").mkdir(parents=True)
+        self._fps, self._robot, self._joints, self._cameras, self._codec = fps, robot, joints, dict(cameras), codec
+        self._limits = [int(size * 1e6) for size in file_mb]
+        self._tasks: list[str] = []
+        self._rows: list[dict] = []
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self._pixels: dict[str, list[PixelSummary]] = {name: [] for name in cameras}
+        self._frames = 0
+        self._table: pq.ParquetWriter | None = None
+        self._table_bytes, self._table_file = 0, -1
+        self._videos: dict[str, VideoFile] = {}
+        self._video_files = dict.fromkeys(cameras, -1)
+
+    @property
+    def root(self) -> Path:
+        """Where the dataset is while it is written; files of one's own may be added."""
+        return self._root
+
+    @property
+    def episodes(self) -> int:
+        """How many there are so far."""
+        return len(self._rows)
+
+    def add_episode(
+        self, task: str, state: np.ndarray, action: np.ndarray, stamps: np.ndarray, pictures: Iterable[tuple[str, np.ndarray]]
+    ) -> None:
+        """One episode of N frames.
+
+        Args:
+            state, action: (N, J) [rad, m].
+            stamps: (N,) when each frame was recorded [s].
+            pictures: (camera, (H, W, 3) uint8), of every camera N in order; cameras may take turns in any way.
+
+        Raises:
+            LeRobotError: no frame, or another number of pictures.
+        """
+        count, index = len(state), self.episodes
+        if not count:
+            raise LeRobotError(f"episode {index}: has no frame")
+        places = self._encode(count, pictures)
+        if task not in self._tasks:
+            self._tasks.append(task)
+        columns = {
+            STATE: np.asarray(state, np.float32),
+            ACTION: np.asarray(action, np.float32),
+            "timestamp": (np.arange(count) / self._fps).astype(np.float32),
+            STAMP: np.asarray(stamps, np.float64),
+            "frame_index": np.arange(count),
+            "episode_index": np.full(count, index),
+            "index": np.arange(self._frames, self._frames + count),
+            "task_index": np.full(count, self._tasks.index(task)),
+        }
+        chunk, file = self._append({name: layout.column(values) for name, values in columns.items()})
+        row = {
+            "episode_index": index,
+            "tasks": [task],
+            "length": count,
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            "dataset_from_index": self._frames,
+            "dataset_to_index": self._frames + count,
+            "meta/episodes/chunk_index": 0,
+            "meta/episodes/file_index": 0,
+        }
+        statistics = {name: of_columns(values) for name, values in columns.items()}
+        for name, first in places.items():
+            key = IMAGES + name
+            row |= dict(zip((f"videos/{key}/chunk_index", f"videos/{key}/file_index"), _place(self._video_files[name]), strict=True))
+            row |= {f"videos/{key}/from_timestamp": first / self._fps, f"videos/{key}/to_timestamp": (first + count) / self._fps}
+            statistics[key] = self._pixels[name][-1].statistics()
+        row |= {f"stats/{key}/{name}": value for key, found in statistics.items() for name, value in found.items()}
+        self._rows.append(row)
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values)
+        self._frames += count
+
+    def finish(self) -> Path:
+        """Write what lies above the episodes and give the dataset its name; returns its directory.
+
+        Raises:
+            LeRobotError: there is no episode.
+        """
+        if not self._rows:
+            raise LeRobotError(f"{self._final}: there is no episode to write")
+        self._close()
+        path = self._root / layout.EPISODES.format(chunk_index=0, file_index=0)
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(self._rows), path)
+        pq.write_table(layout.tasks_table(self._tasks), self._root / layout.TASKS)
+        statistics = {name: of_columns(np.concatenate(parts)) for name, parts in self._columns.items()}
+        statistics |= {IMAGES + name: together(parts).statistics() for name, parts in self._pixels.items()}
+        self._write_json(layout.STATISTICS, statistics)
+        information = {
+            "codebase_version": layout.VERSION,
+            "robot_type": self._robot,
+            "total_episodes": len(self._rows),
+            "total_frames": self._frames,
+            "total_tasks": len(self._tasks),
+            "chunks_size": layout.FILES_PER_CHUNK,
+            "data_files_size_in_mb": layout.DATA_FILE_MB,
+            "video_files_size_in_mb": layout.VIDEO_FILE_MB,
+            "fps": self._fps,
+            "splits": {"train": f"0:{len(self._rows)}"},
+            "data_path": layout.DATA,
+            "video_path": layout.VIDEOS,
+            "features": layout.features(self._joints, self._cameras, self._fps, self._codec),
+        }
+        self._write_json(layout.INFO, information)
+        self._root.rename(self._final)
+        return self._final
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._root.exists():
+            self._close()
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def _encode(self, count: int, pictures: Iterable[tuple[str, np.ndarray]]) -> dict[str, int]:
+        """Append the pictures to the videos; for each camera the number of the episode's first frame in its file."""
+        first, written, counted = {}, dict.fromkeys(self._cameras, 0), looked_at(count)
+        for name, (width, height) in self._cameras.items():
+            if name not in self._videos or self._videos[name].bytes > self._limits[1]:
+                self._next_video(name, width, height)
+            first[name] = self._videos[name].frames
+            self._pixels[name].append(PixelSummary())
+        for name, rgb in pictures:
+            self._videos[name].add(rgb)
+            if written[name] in counted:
+                self._pixels[name][-1].add(rgb)
+            written[name] += 1
+        wrong = {name: number for name, number in written.items() if number != count}
+        if wrong:
+            raise LeRobotError(f"episode {self.episodes}: {count} frames, but pictures of {wrong}")
+        return first
+
+    def _next_video(self, name: str, width: int, height: int) -> None:
+        if name in self._videos:
+            self._videos[name].close()
+        self._video_files[name] += 1
+        chunk, file = _place(self._video_files[name])
+        path = self._root / layout.VIDEOS.format(video_key=IMAGES + name, chunk_index=chunk, file_index=file)
+        self._videos[name] = VideoFile(path, self._fps, width, height, self._codec)
+
+    def _append(self, columns: dict[str, pa.Array]) -> tuple[int, int]:
+        """One row group; returns the place of its file."""
+        table = pa.table(columns)
+        if self._table is None or self._table_bytes > self._limits[0]:
+            if self._table:
+                self._table.close()
+            self._table_file, self._table_bytes = self._table_file + 1, 0
+            chunk, file = _place(self._table_file)
+            path = self._root / layout.DATA.format(chunk_index=chunk, file_index=file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._table = pq.ParquetWriter(path, table.schema)
+        self._table.write_table(table)
+        self._table_bytes += table.nbytes
+        return _place(self._table_file)
+
+    def _close(self) -> None:
+        for video in self._videos.values():
+            video.close()
+        self._videos.clear()
+        if self._table:
+            self._table.close()
+            self._table = None
+
+    def _write_json(self, path: Path, content: dict) -> None:
+        (self._root / path).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _place(file: int) -> tuple[int, int]:
+    """Chunk and file index of the n-th file."""
+    return divmod(file, layout.FILES_PER_CHUNK)

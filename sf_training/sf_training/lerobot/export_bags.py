@@ -1,0 +1,120 @@
+"""Episode bags to LeRobot frames: the observations that training takes from them, at a fixed rate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.synchronisation import JointStream, Observations, align_cameras
+from sf_training.lerobot import layout
+from sf_training.lerobot.dataset_writer import DatasetWriter
+from sf_training.lerobot.layout import LeRobotError
+from sf_training.recording.topics import absolute
+
+ActionSource = Literal["commanded", "measured"]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints (N, J), times (N,) [s].
+
+    ``filled`` of the frames repeat the one before.
+    """
+
+    indices: np.ndarray
+    state: np.ndarray
+    action: np.ndarray
+    stamps: np.ndarray
+    filled: int
+
+
+def frames_per_second(contract: Contract, fps: int | None) -> int:
+    """The dataset's rate: ``fps``, or that of the contract's policy.
+
+    Raises:
+        LeRobotError: the policy's rate is not a whole number, which LeRobot needs.
+    """
+    rate = 1.0 / contract.action.step_s
+    if fps is None and abs(rate - round(rate)) > 1e-3:
+        raise LeRobotError(f"action.step_s {contract.action.step_s}: {rate:.3f} frames per second are no whole number; choose with --fps")
+    return fps or round(rate)
+
+
+def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, command_age_s: float) -> list[Stretch]:
+    """The frames of one bag; a hole of more than ``hold`` frames ends a stretch, a shorter one is filled.
+
+    ``observation.state`` are the joints measured at the observation. ``action`` is, with "commanded", the operator's
+    command in force one frame later (row 0 of a training target, as joint positions), with "measured" the joints measured
+    one frame later.
+
+    Raises:
+        BagError: no usable observation, or no commands.
+    """
+    contract = _at_rate(reader.contract, fps)
+    topics = contract.topics
+    cameras = [absolute(camera.topic) for camera in contract.cameras]
+    read = reader.read([*cameras, absolute(topics.joint_states), absolute(topics.teleop_command)])
+    seen = align_cameras([read[topic].stamps for topic in cameras], contract)
+    try:
+        stream = read[absolute(topics.joint_states)]
+        joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
+        state = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+        if source == "commanded":
+            action = _commands(contract, read[absolute(topics.teleop_command)], seen, fps, command_age_s)
+        else:
+            action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
+    except ValueError as error:
+        raise BagError(f"{reader.path}: {error}") from None
+    known = np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1)
+    if not known.any():
+        raise BagError(f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint` tells which is missing")
+    rows = np.flatnonzero(known)
+    step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
+    cells = (seen.complete[rows] - seen.complete[0] + step // 2) // step
+    found = []
+    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
+        places = cells[part] - cells[part][0]
+        # Newest frame at or before each place: a filled one repeats what was seen last.
+        kept = rows[part][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
+        found.append(Stretch(seen.indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, len(kept) - len(part)))
+    return found
+
+
+def write_sources(root: Path, contract: Contract, bags: list[dict]) -> None:
+    """Keep contract, URDF and where every episode came from with the dataset."""
+    folder = root / layout.SOURCES
+    folder.mkdir(parents=True)
+    (folder / "contract.yaml").write_text(contract.to_yaml(), encoding="utf-8")
+    (folder / contract.urdf).write_text(contract.urdf_xml, encoding="utf-8")
+    (folder / "episodes.json").write_text(json.dumps(bags, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def open_dataset(directory: Path, contract: Contract, fps: int, codec: str) -> DatasetWriter:
+    """A writer with the cameras and joints of a contract."""
+    cameras = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
+    return DatasetWriter(directory, fps=fps, robot=contract.robot, joints=contract.command_joints, cameras=cameras, codec=codec)
+
+
+def _at_rate(contract: Contract, fps: int) -> Contract:
+    """The same robot with another time between two rows: observations are taken on that grid."""
+    action = contract.action.model_copy(update={"step_s": 1.0 / fps})
+    return contract.model_copy(update={"action": action})
+
+
+def _commands(contract: Contract, stream: Stream, seen: Observations, fps: int, age_s: float) -> np.ndarray:
+    """The command in force one frame after each observation (N, J); NaN where there is none or only an old one."""
+    if not len(stream.stamps):
+        raise ValueError(f"no message on {contract.topics.teleop_command}; export the joints that were reached with --action measured")
+    commands = JointStream(stream.stamps, stream.messages, contract.command_joints)
+    later = seen.stamps + round(1e9 / fps)
+    held = commands.held(later)
+    ordered = np.sort(stream.stamps)
+    newest = ordered[np.maximum(np.searchsorted(ordered, later, side="right") - 1, 0)]
+    usable = (seen.stamps < commands.last) & (later - newest <= age_s * 1e9)
+    return np.where(usable[:, None], held, np.nan)

@@ -1,0 +1,88 @@
+"""``sf_training view``: an episode as HTML or MP4, or a Foxglove layout for its robot."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sf_policy_node.contract import ContractError, load_contract
+from sf_training.config_file import parse
+from sf_training.data.episode_reader import BagError, EpisodeReader
+from sf_training.view.episode import Episode, load
+from sf_training.view.film import side_by_side, with_curves, write_film
+from sf_training.view.foxglove import layout
+from sf_training.view.player import player
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Look at an episode: a page with film, curves and timeline (.html), or a film of all that (.mp4).
+
+    With a contract (.yaml) instead of an episode: a Foxglove layout for that robot (.json).
+    """
+
+    episode: Annotated[Path, tyro.conf.Positional]
+    """Its directory or .mcap file; or a robot's contract."""
+    out: Path | None = None
+    """FILE.html, FILE.mp4 or FILE.json; default out/view/NAME.html."""
+    width: int = 1080
+    """Of the film [pixels]."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    settings = parse(Settings, argv, "view")
+    try:
+        path = view(settings, Console())
+    except (BagError, ContractError) as error:
+        print(f"view: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"view: {error.filename}: {error.strerror}; choose another --out", file=sys.stderr)
+        return 2
+    print(path)
+    return 0
+
+
+def view(settings: Settings, console: Console) -> Path:
+    """Write what the name of the output asks for; returns its path.
+
+    Raises:
+        BagError, ContractError: the input cannot be used, or the output's name ends otherwise.
+    """
+    robot = settings.episode.suffix in (".yaml", ".yml")
+    out = settings.out or Path("out/view") / (settings.episode.stem + (".json" if robot else ".html"))
+    endings = (".json",) if robot else (".html", ".mp4")
+    if out.suffix not in endings:
+        raise BagError(f"{out}: its name must end in {' or '.join(endings)}; choose another --out")
+    if robot:
+        text = json.dumps(layout(load_contract(settings.episode)), indent=1) + "\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+        return out
+    episode = load(EpisodeReader(settings.episode))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".mp4":
+        write_film(out, _shown(with_curves(episode, settings.width), episode, console), episode.fps)
+        return out
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / "cameras.mp4"
+        write_film(film, _shown(side_by_side(episode, settings.width), episode, console), episode.fps)
+        out.write_text(player(episode, film.read_bytes()), encoding="utf-8")
+    return out
+
+
+def _shown(frames: Iterator[np.ndarray], episode: Episode, console: Console) -> Iterator[np.ndarray]:
+    columns = (TextColumn("encoding"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield from bar.track(frames, total=len(episode.indices))

@@ -1,0 +1,144 @@
+"""What is shown of an episode: its clock, its joints, when its messages came, and what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sf_policy_node.contract import GRIPPER_COLUMN
+from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.synchronisation import JointStream
+from sf_training.recording.topics import absolute
+
+SOURCES = ("nobody", "policy", "teleoperation", "replay")  # of sf_msgs/ControlSource, in the order of its constants
+_FPS_MAX = 60.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened ``at`` [s from the start]."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Joints over time: ``times`` (N,) [s from the start], ``positions`` (N, J) [rad, m]."""
+
+    times: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode, ready to be drawn.
+
+    ``indices`` (F, V) of the image messages at F moments, ``fps`` apart; ``arrivals`` are the times of every stream;
+    ``control`` are stretches (from, to, who moved the arm); all times in seconds from the first image.
+    """
+
+    reader: EpisodeReader
+    duration_s: float
+    fps: float
+    indices: np.ndarray
+    joints: list[str]
+    measured: Curve
+    commanded: Curve | None
+    arrivals: dict[str, np.ndarray]
+    control: list[tuple[float, float, str]]
+    events: list[Event]
+
+
+def load(reader: EpisodeReader) -> Episode:
+    """Read everything but the pixels.
+
+    Raises:
+        BagError: the joints cannot be read.
+    """
+    contract, topics = reader.contract, reader.contract.topics
+    cameras = {absolute(camera.topic): f"{camera.name} camera" for camera in contract.cameras}
+    others = {
+        absolute(topics.joint_states): "joint states",
+        absolute(topics.teleop_command): "operator's commands",
+        absolute(topics.expert_chunk): "expert's chunks",
+        absolute(topics.action_chunk): "policy's chunks",
+    }
+    happenings = [absolute(name) for name in (topics.instruction, topics.control_source, topics.emergency_stop)]
+    read = reader.read([*cameras, *others, *happenings])
+    stamps = [np.sort(read[topic].stamps) for topic in cameras]
+    start, end = min(int(each[0]) for each in stamps), max(int(each[-1]) for each in stamps)
+    duration = max((end - start) * 1e-9, 1e-3)
+    fps = _rate(stamps)
+    moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)
+    measured = _curve(reader, read[absolute(topics.joint_states)], start)
+    commands = read[absolute(topics.teleop_command)]
+    commanded = _curve(reader, commands, start) if len(commands.stamps) else None
+    return Episode(
+        reader=reader,
+        duration_s=duration,
+        fps=fps,
+        indices=np.stack([_shown(read[topic].stamps, moments, fps) for topic in cameras], axis=1),
+        joints=contract.command_joints,
+        measured=measured,
+        commanded=commanded,
+        arrivals={
+            name: (np.sort(read[topic].stamps) - start) * 1e-9 for topic, name in (cameras | others).items() if len(read[topic].stamps)
+        },
+        control=_control(read[absolute(topics.control_source)], start, duration),
+        events=_events(reader, read, start, measured),
+    )
+
+
+def _rate(cameras: list[np.ndarray]) -> float:
+    """Of the quickest camera, by its median period [Hz]."""
+    periods = [float(np.median(np.diff(stamps))) * 1e-9 for stamps in cameras if len(stamps) > 1]
+    return float(np.clip(round(1.0 / max(min(periods, default=1.0), 1.0 / _FPS_MAX), 2), 1.0, _FPS_MAX))
+
+
+def _shown(stamps: np.ndarray, moments: np.ndarray, fps: float) -> np.ndarray:
+    """The newest message at each moment, or half a frame after it; before the first one that."""
+    order = np.argsort(stamps, kind="stable")
+    newest = np.searchsorted(stamps[order], moments + round(0.5e9 / fps), side="right") - 1
+    return order[np.maximum(newest, 0)]
+
+
+def _curve(reader: EpisodeReader, stream: Stream, start: int) -> Curve:
+    try:
+        joints = JointStream(stream.stamps, stream.messages, reader.contract.command_joints)
+    except ValueError as error:
+        raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
+    times = np.unique(stream.stamps)
+    return Curve((times - start) * 1e-9, joints.held(times))
+
+
+def _control(stream: Stream, start: int, duration: float) -> list[tuple[float, float, str]]:
+    """Who moved the arm, from change to change."""
+    changes = sorted(
+        (max(0.0, (int(stamp) - start) * 1e-9), message.source) for stamp, message in zip(stream.stamps, stream.messages, strict=True)
+    )
+    ends = [*(at for at, _ in changes[1:]), duration]
+    return [
+        (at, min(end, duration), SOURCES[who] if who < len(SOURCES) else str(who))
+        for (at, who), end in zip(changes, ends, strict=False)
+        if at < end
+    ]
+
+
+def _events(reader: EpisodeReader, read: dict[str, Stream], start: int, measured: Curve) -> list[Event]:
+    contract = reader.contract
+    found = []
+    said = read[absolute(contract.topics.instruction)]
+    found += [Event((int(stamp) - start) * 1e-9, f"“{message.data}”") for stamp, message in zip(said.stamps, said.messages, strict=True)]
+    stops = read[absolute(contract.topics.emergency_stop)]
+    found += [
+        Event((int(stamp) - start) * 1e-9, "emergency stop")
+        for stamp, message in zip(stops.stamps, stops.messages, strict=True)
+        if message.data
+    ]
+    if contract.gripper and GRIPPER_COLUMN in contract.action.names:
+        opened = contract.gripper.to_opening(measured.positions[:, -1]) > 0.8
+        changed = np.flatnonzero(np.diff(opened.astype(int)))
+        found += [Event(float(measured.times[row + 1]), "gripper opens" if opened[row + 1] else "gripper closes") for row in changed]
+    return sorted((Event(max(event.at, 0.0), event.text) for event in found), key=lambda event: event.at)

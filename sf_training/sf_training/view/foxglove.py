@@ -1,0 +1,94 @@
+"""A Foxglove layout for a robot: its cameras, joints, commands and states. MCAP episodes and live topics open in it as they are."""
+
+from __future__ import annotations
+
+from sf_policy_node.contract import Contract
+from sf_training.recording.topics import absolute
+from sf_training.view.page import COLOURS
+
+
+def layout(contract: Contract) -> dict:
+    """The layout as Foxglove imports it (JSON): cameras on the left, curves and states on the right."""
+    topics = contract.topics
+    panels: dict[str, dict] = {}
+    pictures = []
+    for camera in contract.cameras:
+        mode = {"imageTopic": absolute(camera.topic)}
+        if camera.info_topic:
+            mode["calibrationTopic"] = absolute(camera.info_topic)
+        panels[f"Image!{camera.name}"] = {"imageMode": mode, "foxglovePanelTitle": f"{camera.name} camera"}
+        pictures.append(f"Image!{camera.name}")
+    measured, commanded = absolute(topics.joint_states), absolute(topics.teleop_command)
+    panels["Plot!joints"] = _plot(
+        "Joints: measured, and the operator's commands",
+        [(f"{measured}.position[{index}]", name, index, 1.5) for index, name in enumerate(contract.command_joints)]
+        + [(f"{commanded}.position[{index}]", f"{name} commanded", index, 0.7) for index, name in enumerate(contract.command_joints)],
+    )
+    panels["Plot!executor"] = _plot(
+        "Latency and age",
+        [
+            (f"{absolute(topics.action_chunk)}.inference_latency_s", "inference [s]", 0, 1.0),
+            (f"{absolute(topics.executor_status)}.chunk_age_s", "age of the chunk [s]", 1, 1.0),
+        ],
+    )
+    panels["StateTransitions!states"] = {
+        "paths": [
+            {"value": f"{topic}.{field}", "label": label, "enabled": True, "timestampMethod": "receiveTime"}
+            for topic, field, label in (
+                (absolute(topics.instruction), "data", "instruction"),
+                (absolute(topics.control_source), "source", "who moves the arm"),
+                (absolute(topics.policy_status), "state", "policy"),
+                (absolute(topics.executor_status), "state", "executor"),
+                (absolute(topics.emergency_stop), "data", "emergency stop"),
+            )
+        ],
+        "isSynced": True,
+        "foxglovePanelTitle": "States",
+    }
+    panels["DiagnosticSummary!diagnostics"] = {"topicToRender": "/diagnostics", "minLevel": 0, "pinnedIds": [], "hardwareIdFilter": ""}
+    panels["RawMessages!recorder"] = {"topicPath": "/recorder/status", "foxglovePanelTitle": "Recorder"}
+    lower = _split("row", "DiagnosticSummary!diagnostics", "RawMessages!recorder", 50)
+    curves = _split(
+        "column", "Plot!joints", _split("column", "StateTransitions!states", _split("column", "Plot!executor", lower, 50), 38), 42
+    )
+    return {
+        "configById": panels,
+        "globalVariables": {},
+        "userNodes": {},
+        "playbackConfig": {"speed": 1},
+        "layout": _split("row", _column(pictures), curves, 45),
+    }
+
+
+def _plot(title: str, paths: list[tuple[str, str, int, float]]) -> dict:
+    return {
+        "foxglovePanelTitle": title,
+        "paths": [
+            {
+                "value": value,
+                "label": label,
+                "enabled": True,
+                "timestampMethod": "receiveTime",
+                "color": COLOURS[colour % len(COLOURS)],
+                "lineSize": size,
+            }
+            for value, label, colour, size in paths
+        ],
+        "showXAxisLabels": True,
+        "showYAxisLabels": True,
+        "showLegend": True,
+        "legendDisplay": "floating",
+        "isSynced": True,
+        "xAxisVal": "timestamp",
+    }
+
+
+def _split(direction: str, first, second, percentage: int) -> dict:
+    return {"direction": direction, "first": first, "second": second, "splitPercentage": percentage}
+
+
+def _column(names: list[str]):
+    """Panels above each other, of equal height."""
+    if len(names) == 1:
+        return names[0]
+    return _split("column", names[0], _column(names[1:]), round(100 / len(names)))

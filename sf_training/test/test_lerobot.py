@@ -1,0 +1,224 @@
+"""LeRobot datasets: what goes out comes back, others' datasets come in, and what cannot be read says why."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic_episodes import HEIGHT, START, WIDTH, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
+
+from sf_training.data.episode_arrays import load_episode
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.lerobot.command import main
+from sf_training.lerobot.dataset_reader import DatasetReader
+from sf_training.lerobot.dataset_writer import DatasetWriter
+
+JOINTS = ["joint1", "joint2", "gripper"]
+
+
+@pytest.fixture(scope="module")
+def contract():
+    return tiny_contract()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, contract):
+    """Two episodes of an operator, and the dataset made of them."""
+    folder = tmp_path_factory.mktemp("lerobot")
+    for number, colour in enumerate(("red", "green")):
+        instruction = f"pick the {colour} cube"
+        write_episode(folder / "bags", contract, f"episode_{number}", frames=12 + number, labels="operator", instruction=instruction)
+    write_episode(folder / "bags", contract, "failed", frames=5, labels="operator", outcome="failure")
+    assert main(["export", str(folder / "bags"), "--out", str(folder / "set")]) == 0
+    return folder
+
+
+def grey(level, width=WIDTH, height=HEIGHT):
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def test_layout_is_that_of_lerobot_v3(exported):
+    information = json.loads((exported / "set/meta/info.json").read_text())
+    assert information["codebase_version"] == "v3.0" and information["fps"] == 10 and information["robot_type"] == "sim_arm"
+    assert information["total_episodes"] == 2 and information["total_tasks"] == 2 and information["splits"] == {"train": "0:2"}
+    features = information["features"]
+    assert features["observation.images.scene"]["shape"] == [HEIGHT, WIDTH, 3] and features["observation.images.scene"]["dtype"] == "video"
+    assert features["action"]["names"] == ["joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "gripper"]
+    frames = pq.read_table(exported / "set/data/chunk-000/file-000.parquet")
+    assert frames.num_rows == information["total_frames"]
+    assert frames["index"].to_pylist() == list(range(frames.num_rows))
+    assert set(features) >= set(frames.column_names)
+    tasks = pq.read_table(exported / "set/meta/tasks.parquet")
+    assert tasks["task"].to_pylist() == ["pick the red cube", "pick the green cube"]
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
+    rows = pq.read_table(exported / "set/meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    for row in rows:
+        length = row["dataset_to_index"] - row["dataset_from_index"]
+        assert row["length"] == length
+        span = row["videos/observation.images.wrist/to_timestamp"] - row["videos/observation.images.wrist/from_timestamp"]
+        assert span == pytest.approx(length / 10)
+    assert rows[1]["dataset_from_index"] == rows[0]["dataset_to_index"]
+
+
+def test_statistics_are_those_of_the_data(exported):
+    statistics = json.loads((exported / "set/meta/stats.json").read_text())
+    state = np.array(pq.read_table(exported / "set/data/chunk-000/file-000.parquet")["observation.state"].to_pylist())
+    np.testing.assert_allclose(statistics["observation.state"]["mean"], state.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(statistics["observation.state"]["q99"], np.quantile(state, 0.99, axis=0), atol=1e-6)
+    image = statistics["observation.images.scene"]
+    assert np.shape(image["mean"]) == (3, 1, 1) and 0 <= image["min"][0][0][0] <= image["q50"][0][0][0] <= image["max"][0][0][0] <= 1
+
+
+def test_there_and_back_trains_on_the_same(exported, contract):
+    """Bag to dataset to bag: instruction, joints and targets are the same, pictures are as the codec leaves them."""
+    out = exported / "back"
+    assert main(["import", str(exported / "set"), "--out", str(out)]) == 0
+    for number in range(2):
+        before = load_episode(EpisodeReader(exported / f"bags/episode_{number}"), 24, depth=False)
+        after_reader = EpisodeReader(out / f"set_{number:06d}", contract)
+        after = load_episode(after_reader, 24, depth=False)
+        assert after_reader.instruction == ("pick the red cube", "pick the green cube")[number] and after_reader.outcome == "success"
+        count = len(after.stamps)
+        assert count == len(before.pairs.frame)
+        np.testing.assert_allclose(after.stamps, before.stamps[:count], atol=1e-6)
+        np.testing.assert_allclose(after.joint_positions, before.joint_positions[:count], atol=1e-6)
+        # Beyond the last frame nothing is known any more, so the last rows of a target hold.
+        first = before.pairs.targets[:count, 0], after.pairs.targets[:, 0]
+        shared = min(map(len, first))
+        np.testing.assert_allclose(first[1][:shared], first[0][:shared], atol=1e-5)
+        assert np.abs(after.images.astype(int) - before.images[:count]).mean() < 4
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(1, 7), st.sampled_from(["pick", "place", "wähle „rot“"])), min_size=1, max_size=6),
+    st.sampled_from([0.0001, 1.0]),
+)
+def test_any_episodes_are_read_back(tmp_path, episodes, file_mb):
+    """Also over many files: a new one begins after every episode when files are tiny."""
+    shutil.rmtree(tmp_path / "set", ignore_errors=True)
+    rng = np.random.default_rng(len(episodes))
+    written = []
+    with DatasetWriter(
+        tmp_path / "set", fps=20, robot="arm", joints=JOINTS, cameras={"top": (32, 24)}, file_mb=(file_mb, file_mb)
+    ) as writer:
+        for number, (count, task) in enumerate(episodes):
+            state, action = rng.normal(size=(2, count, 3)).astype(np.float32)
+            levels = [(37 * number + 20 * frame) % 250 for frame in range(count)]
+            writer.add_episode(task, state, action, np.arange(count) / 20, (("top", grey(level, 32, 24)) for level in levels))
+            written.append((task, state, action, levels))
+        writer.finish()
+    reader = DatasetReader(tmp_path / "set")
+    assert reader.episodes == len(episodes) and reader.cameras == ["top"] and reader.action_names == JOINTS
+    for position, (task, state, action, levels) in enumerate(written):
+        episode = reader.episode(position)
+        assert episode.task == task
+        np.testing.assert_array_equal(episode.state, state)
+        np.testing.assert_array_equal(episode.action, action)
+        seen = [int(pixels.mean().round()) for pixels in reader.pictures(position, "top")]
+        assert len(seen) == len(levels) and np.abs(np.array(seen) - levels).max() <= 3
+
+
+def test_short_holes_are_filled_and_long_ones_split(tmp_path, contract, capsys):
+    with open_writer(tmp_path / "bags", contract) as writer:
+        for frame in range(30):
+            if frame not in (5, 6, 15, 16, 17, 18):
+                write_cameras(writer, contract, frame, START + frame * 0.1, depth=False)
+            for sample in range(5):
+                at = START + frame * 0.1 + sample * 0.02
+                for topic in (contract.topics.joint_states, contract.topics.teleop_command):
+                    write_joints(writer, contract, topic, at, joints_at(at))
+        writer.finish("success")
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 0
+    assert "2 episodes of 1 bags, 26 frames at 10 Hz, 2 of them filled" in capsys.readouterr().out
+    reader = DatasetReader(tmp_path / "set")
+    first, second = reader.episode(0), reader.episode(1)
+    assert len(first.state) == 15 and len(second.state) == 11
+    np.testing.assert_array_equal(first.state[5], first.state[4])  # what was seen last
+    seen = [pixels.mean() for pixels in reader.pictures(0, "scene")]
+    assert abs(seen[5] - seen[4]) < 2 < abs(seen[7] - seen[6])
+    sources = json.loads((tmp_path / "set/meta/sf_ros/episodes.json").read_text())
+    assert [entry["filled"] for entry in sources] == [2, 0] and len(sources[0]["sha256"]) == 64
+
+
+def test_actions_without_an_operator_are_the_joints_reached(tmp_path, contract, capsys):
+    write_episode(tmp_path / "bags", contract, labels="none", frames=6)
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
+    assert "no message on /teleop/joint_command; export the joints that were reached with --action measured" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists() and not (tmp_path / "set.partial").exists()
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set"), "--action", "measured"]) == 0
+    episode = DatasetReader(tmp_path / "set").episode(0)
+    np.testing.assert_allclose(episode.action[:-1], episode.state[1:], atol=1e-6)
+
+
+def others_dataset(folder, names, values, *, size=(WIDTH, HEIGHT), camera="top"):
+    """As another robot's recorder might leave it."""
+    cameras = {camera: size, "hand": size}
+    with DatasetWriter(folder / "theirs", fps=10, robot="so101", joints=names, cameras=cameras) as writer:
+        count = len(values)
+        pictures = ((name, grey(100, *size)) for _ in range(count) for name in cameras)
+        writer.add_episode("fold the cloth", values, values, np.zeros(count), pictures)
+        return writer.finish()
+
+
+def test_others_names_and_units(tmp_path, contract):
+    names = [*(f"joint_{number}.pos" for number in range(1, 7)), "claw.pos"]
+    values = np.tile(np.array([90.0, 45, 0, 0, 0, 0, 100.0]), (5, 1)) + np.arange(5)[:, None] * [1, 0, 0, 0, 0, 0, -25]
+    data = others_dataset(tmp_path, names, values)
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(contract.to_yaml())
+    (tmp_path / contract.urdf).write_text(contract.urdf_xml)
+    options = ["--contract", str(robot), "--cameras", "scene=top", "wrist=hand", "--joints", "gripper=claw.pos", "--unit", "deg"]
+    assert main(["import", str(data), "--out", str(tmp_path / "bags"), *options, "--gripper", "0", "100"]) == 0
+    reader = EpisodeReader(tmp_path / "bags/theirs_000000", contract)
+    positions = np.array([message.position for message in reader.read(["/joint_states"])["/joint_states"].messages])
+    np.testing.assert_allclose(positions[0, :2], [np.pi / 2, np.pi / 4])
+    np.testing.assert_allclose(positions[:, 6], [0.035, 0.02625, 0.0175, 0.00875, 0.0], atol=1e-9)
+    assert reader.instruction == "fold the cloth"
+
+
+def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
+    def said(*words):
+        assert main(list(map(str, words))) == 2
+        return capsys.readouterr().err
+
+    data, out = exported / "set", tmp_path / "out"
+    assert "exists already; choose another directory" in said("export", exported / "bags", "--out", data)
+    assert "no episode bags here" in said("export", tmp_path, "--out", out)
+    assert "none of 3 episodes has the outcome discarded" in said("export", exported / "bags", "--out", out, "--outcomes", "discarded")
+    assert "so it is no LeRobot dataset; check the path" in said("import", tmp_path, "--out", out)
+    assert "OURS=THEIRS" in said("import", data, "--out", out, "--cameras", "scene")
+    assert "has no camera 'top' (it has scene, wrist)" in said("import", data, "--out", out, "--cameras", "scene=top")
+    assert "state has no column 'elbow'" in said("import", data, "--out", out, "--joints", "joint3=elbow")
+    theirs = others_dataset(tmp_path, ["a", "b"], np.zeros((3, 2)))
+    assert "holds no contract; say which robot this is with --contract" in said("import", theirs, "--out", out)
+    old = shutil.copytree(data, tmp_path / "old")
+    information = json.loads((old / "meta/info.json").read_text())
+    (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v2.1"}))
+    assert "is of version v2.1, v3.0 is read; convert it with" in said("import", old, "--out", out)
+    (old / "meta/info.json").write_text(json.dumps(information))
+    video = old / "videos/observation.images.scene/chunk-000/file-000.mp4"
+    video.write_bytes(video.read_bytes()[:200])
+    assert "file-000.mp4: cannot be read as a video" in said("import", old, "--out", out)
+    video.unlink()
+    assert "file-000.mp4: cannot be read as a video" in said("import", old, "--out", out)
+    (old / "data/chunk-000/file-000.parquet").write_bytes(b"nothing")
+    assert "file-000.parquet: cannot be read" in said("import", old, "--out", out)
+    assert not list(out.glob("*"))  # nothing half-written is left
+
+
+def test_odd_pictures_and_uneven_rates_are_refused(tmp_path, capsys):
+    odd = tiny_contract(action={"step_s": 0.03})
+    write_episode(tmp_path / "bags", odd, labels="operator")
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
+    assert "action.step_s 0.03: 33.333 frames per second are no whole number; choose with --fps" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set"), "--fps", "5"]) == 0
+    assert DatasetReader(tmp_path / "set").fps == 5
+
+
+def test_usage(capsys):
+    assert main([]) == 2 and "lerobot export EPISODES" in capsys.readouterr().err
+    assert main(["--help"]) == 0 and "lerobot import DATASET" in capsys.readouterr().out
