@@ -33,9 +33,10 @@ def part_of(model: Any, name: str) -> Part:
 
 
 def freeze(model: Any, settings: StudentSettings) -> None:
-    """Leave gradients only to what is trained in full."""
+    """Leave gradients only to what is trained in full, and is ever read."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(settings.training.get(part_of(model, name), "full") == "full")
+        unread = name.startswith("backbone.model.dit.embed_tokens.")  # pi0's expert reads actions, a quarter of a billion words never
+        parameter.requires_grad_(not unread and settings.training.get(part_of(model, name), "full") == "full")
 
 
 def apply_lora(model: Any, settings: StudentSettings) -> None:
