@@ -72,14 +72,23 @@ def picture_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: 
     return area
 
 
-def prepare_depth(depth: np.ndarray, size: int) -> np.ndarray:
-    """Depth (H, W) [m] over the same square, by nearest neighbour: (size, size) float32."""
-    return cv2.resize(crop_square(depth), (size, size), interpolation=cv2.INTER_NEAREST)
+def prepare_depth(depth: np.ndarray, size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
+    """Depth (H, W) [m] as :func:`prepare` fits its colours, by nearest neighbour: (height, width) float32; NaN in bars."""
+    whole = (size, size) if isinstance(size, int) else size
+    depth = crop_square(depth) if fit == "crop" else depth
+    rows, columns = fitted(depth.shape, whole, fit)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    prepared = np.full(whole, np.nan, np.float32)
+    prepared[rows, columns] = cv2.resize(depth, shape, interpolation=cv2.INTER_NEAREST)
+    return prepared
 
 
-def prepare_intrinsics(camera_matrix: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
+def prepare_intrinsics(camera_matrix: np.ndarray, width: int, height: int, size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
     """Camera matrix K (3, 3) of the prepared image, from that of the (width x height) original."""
+    whole = (size, size) if isinstance(size, int) else size
     side = min(height, width)
-    scale = size / side
-    shift = np.array([[1.0, 0.0, -((width - side) // 2)], [0.0, 1.0, -((height - side) // 2)], [0.0, 0.0, 1.0]])
-    return np.diag([scale, scale, 1.0]) @ shift @ camera_matrix
+    seen = (side, side) if fit == "crop" else (height, width)
+    cut = np.array([[1.0, 0.0, -((width - seen[1]) // 2)], [0.0, 1.0, -((height - seen[0]) // 2)], [0.0, 0.0, 1.0]])
+    rows, columns = fitted(seen, whole, fit)
+    across, down = (columns.stop - columns.start) / seen[1], (rows.stop - rows.start) / seen[0]
+    return np.array([[across, 0.0, columns.start], [0.0, down, rows.start], [0.0, 0.0, 1.0]]) @ cut @ camera_matrix

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla import preprocessing
+from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data import episode_arrays, synchronisation, targets
 from sf_training.data.cache import ArrayStore
 from sf_training.data.episode_arrays import EpisodeArrays, load_episode
@@ -61,6 +62,7 @@ class Dataset:
         pair_instruction: (P,) int32, index into ``instructions``.
         pair_target: (P, H, A) float32, as the rows of ``sf_msgs/ActionChunk``.
         instructions: each text once.
+        digest: changes with everything that the data depend on.
     """
 
     images: np.ndarray
@@ -75,6 +77,7 @@ class Dataset:
     pair_instruction: np.ndarray
     pair_target: np.ndarray
     instructions: list[str]
+    digest: str
 
     def frames_of(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Indices of the observations of some episodes."""
@@ -89,7 +92,8 @@ def load_dataset(
     bags: Sequence[str | Path],
     contract: Contract,
     *,
-    size: int,
+    size: int | tuple[int, int],
+    fit: Fit = "crop",
     depth: bool = True,
     outcomes: Sequence[str] = ("success",),
     cache: str | Path | None = None,
@@ -101,7 +105,8 @@ def load_dataset(
     Args:
         bags: episode directories, see :func:`find_episodes`.
         contract: every bag must have been recorded with it.
-        size: side of the prepared images [pixels].
+        size: side of the prepared images, or (height, width) [pixels].
+        fit: how a picture of another shape is fitted.
         depth: keep depth for the teacher.
         outcomes: episodes with another outcome are skipped.
         cache: folder; None keeps everything in memory.
@@ -115,10 +120,10 @@ def load_dataset(
     readers = [reader for reader in readers if reader.outcome in outcomes]
     if not readers:
         raise BagError(f"none of {len(bags)} episodes has the outcome {' or '.join(outcomes)}; record some, or ask for other outcomes")
-    store = ArrayStore(cache, _key(readers, contract, size, depth))
+    store = ArrayStore(cache, key := _key(readers, contract, size, fit, depth))
     if not store.complete:
         with store.building():
-            _build(store, readers, size, depth, workers, progress)
+            _build(store, readers, size, fit, depth, workers, progress)
     arrays, notes = store.load()
     return Dataset(
         **{name: arrays[name] for name in ("images", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode")},
@@ -130,15 +135,18 @@ def load_dataset(
             for reader, frames in zip(readers, notes["frames"], strict=True)
         ],
         instructions=notes["instructions"],
+        digest=key,
     )
 
 
-def _build(store: ArrayStore, readers: list[EpisodeReader], size: int, depth: bool, workers: int, progress: bool) -> None:
+def _build(
+    store: ArrayStore, readers: list[EpisodeReader], size: int | tuple[int, int], fit: Fit, depth: bool, workers: int, progress: bool
+) -> None:
     instructions: dict[str, int] = {}
     frames: list[int] = []
     columns = (TextColumn("decoding episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
-        for arrays in bar.track(_decoded(readers, size, depth, workers), total=len(readers)):
+        for arrays in bar.track(_decoded(readers, size, fit, depth, workers), total=len(readers)):
             count = len(arrays.stamps)
             offset = sum(frames)
             store.append("images", arrays.images)
@@ -155,31 +163,32 @@ def _build(store: ArrayStore, readers: list[EpisodeReader], size: int, depth: bo
     store.note({"frames": frames, "instructions": list(instructions)})
 
 
-def _decoded(readers: list[EpisodeReader], size: int, depth: bool, workers: int) -> Iterator[EpisodeArrays]:
+def _decoded(readers: list[EpisodeReader], size: int | tuple[int, int], fit: Fit, depth: bool, workers: int) -> Iterator[EpisodeArrays]:
     """Arrays of each episode, in order."""
     if workers <= 1 or len(readers) < _POOL_FROM:
-        yield from (load_episode(reader, size, depth=depth) for reader in readers)
+        yield from (load_episode(reader, size, depth=depth, fit=fit) for reader in readers)
         return
     # Not forked: the parent may hold threads of ROS or torch.
     with ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         try:
-            yield from pool.map(_decode, readers, [size] * len(readers), [depth] * len(readers))
+            yield from pool.map(_decode, readers, [size] * len(readers), [fit] * len(readers), [depth] * len(readers))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(reader: EpisodeReader, size: int, depth: bool) -> EpisodeArrays:
-    return load_episode(reader, size, depth=depth)
+def _decode(reader: EpisodeReader, size: int | tuple[int, int], fit: Fit, depth: bool) -> EpisodeArrays:
+    return load_episode(reader, size, depth=depth, fit=fit)
 
 
-def _key(readers: list[EpisodeReader], contract: Contract, size: int, depth: bool) -> str:
+def _key(readers: list[EpisodeReader], contract: Contract, size: int | tuple[int, int], fit: Fit, depth: bool) -> str:
     """Changes with everything that the arrays depend on."""
     parts = {
         "bags": [[reader.checksum, reader.instruction] for reader in readers],
         "contract": contract.hash,
         "size": size,
+        "fit": fit,
         "depth": depth,
         "rules": [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in _RULES],
     }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
-from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
-from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, Observations, align_cameras, nearest
+from sf_policy_node.vla.preprocessing import Fit, prepare, prepare_depth, prepare_intrinsics
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, Observations, align_cameras, nearest
 from sf_training.data.targets import Pairs, expert_pairs, operator_pairs
 from sf_training.recording.messages import to_chunk
 from sf_training.recording.topics import absolute, camera_pose_topic
@@ -28,17 +28,17 @@ class EpisodeArrays:
     pairs: Pairs
 
 
-def load_episode(reader: EpisodeReader, size: int, *, depth: bool) -> EpisodeArrays:
-    """Decode an episode to images of ``size`` x ``size`` pixels.
+def load_episode(reader: EpisodeReader, size: int | tuple[int, int], *, depth: bool, fit: Fit = "crop") -> EpisodeArrays:
+    """Decode an episode to images of ``size``, a side or (height, width) [pixels].
 
     Raises:
         BagError: no usable observation, no labels, wrong joints, or an image that cannot be decoded.
     """
     with reader.kept_in_memory():
-        return _load(reader, size, depth)
+        return _load(reader, (size, size) if isinstance(size, int) else tuple(size), depth, fit)
 
 
-def _load(reader: EpisodeReader, size: int, depth: bool) -> EpisodeArrays:
+def _load(reader: EpisodeReader, size: tuple[int, int], depth: bool, fit: Fit) -> EpisodeArrays:
     contract = reader.contract
     streams = reader.read(_topics(contract))
     chunks = streams[absolute(contract.topics.expert_chunk)]
@@ -49,13 +49,13 @@ def _load(reader: EpisodeReader, size: int, depth: bool) -> EpisodeArrays:
         pairs = _pairs(reader, seen, joints, streams, chunks)
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}") from None
-    images, depths, sizes = _pixels(reader, seen, streams, size, depth)
+    images, depths, sizes = _pixels(reader, seen, streams, size, depth, fit)
     return EpisodeArrays(
         images=images,
         depth=depths,
         joint_positions=joints.astype(np.float32),
         stamps=seen.stamps * 1e-9,
-        intrinsics=_intrinsics(contract, streams, sizes, size, len(images)),
+        intrinsics=_intrinsics(contract, streams, sizes, size, fit, len(images)),
         camera_poses=_camera_poses(reader, seen, streams),
         pairs=pairs,
     )
@@ -98,12 +98,12 @@ def _pairs(reader: EpisodeReader, seen: Observations, joints: np.ndarray, stream
 
 
 def _pixels(
-    reader: EpisodeReader, seen: Observations, streams: dict[str, Stream], size: int, depth: bool
+    reader: EpisodeReader, seen: Observations, streams: dict[str, Stream], size: tuple[int, int], depth: bool, fit: Fit
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, tuple[int, int]]]:
     """Images (N, V, 3, S, S), depth (N, V, S, S) or None, and each camera's (width, height)."""
     contract, count = reader.contract, len(seen.stamps)
-    images = np.zeros((count, len(contract.cameras), 3, size, size), np.uint8)
-    depths = np.full((count, len(contract.cameras), size, size), np.nan, np.float16) if depth else None
+    images = np.zeros((count, len(contract.cameras), 3, *size), np.uint8)
+    depths = np.full((count, len(contract.cameras), *size), np.nan, np.float16) if depth else None
     places: dict[str, tuple[int, dict[int, list[int]]]] = {}
     for view, camera in enumerate(contract.cameras):
         places[absolute(camera.topic)] = (view, _frames_of(seen.indices[:, view]))
@@ -119,10 +119,10 @@ def _pixels(
                 f"{reader.path}: {topic}: image is {width}x{height}, the contract says {camera.width}x{camera.height}; correct one of them"
             )
         if pixels.dtype == np.uint8:
-            images[frames[index], view] = prepare({camera.name: pixels}, [camera.name], size)[0]
+            images[frames[index], view] = prepare({camera.name: pixels}, [camera.name], size, fit)[0]
             sizes[camera.name] = (width, height)
         else:
-            depths[frames[index], view] = prepare_depth(pixels, size)
+            depths[frames[index], view] = prepare_depth(pixels, size, fit)
     return images, depths, sizes
 
 
@@ -147,13 +147,15 @@ def _depth_frames(contract: Contract, camera: Camera, seen: Observations, view: 
     return frames
 
 
-def _intrinsics(contract: Contract, streams: dict[str, Stream], sizes: dict[str, tuple[int, int]], size: int, count: int) -> np.ndarray:
+def _intrinsics(
+    contract: Contract, streams: dict[str, Stream], sizes: dict[str, tuple[int, int]], size: tuple[int, int], fit: Fit, count: int
+) -> np.ndarray:
     """(N, V, 3, 3) for the prepared images; NaN for a camera without CameraInfo."""
     matrices = np.full((len(contract.cameras), 3, 3), np.nan, np.float32)
     for view, camera in enumerate(contract.cameras):
         stream = streams.get(absolute(camera.info_topic)) if camera.info_topic else None
         if stream and stream.messages and camera.name in sizes:
-            matrices[view] = prepare_intrinsics(np.asarray(stream.messages[0].k).reshape(3, 3), *sizes[camera.name], size)
+            matrices[view] = prepare_intrinsics(np.asarray(stream.messages[0].k).reshape(3, 3), *sizes[camera.name], size, fit)
     return np.broadcast_to(matrices, (count, *matrices.shape)).copy()
 
 

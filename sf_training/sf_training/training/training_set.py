@@ -11,6 +11,7 @@ from rich.console import Console
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.state import robot_state
+from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.spatial_forcing.teachers import View
@@ -25,15 +26,16 @@ class TrainingSet:
     the same image stands beside different instructions and only language tells which chunk is right.
     """
 
-    images: np.ndarray  # (F, V, 3, S, S) uint8
+    images: np.ndarray  # (F, V, 3, H, W) uint8; an array, or anything that has this shape and gives images[indices]
     states: np.ndarray  # (F, N) float64
     episodes: np.ndarray  # (F,) int
     label_frame: np.ndarray  # (L,) int, ascending
     label_text: np.ndarray  # (L,) int, index into texts
     label_chunk: np.ndarray  # (L, H, A) float32
     texts: tuple[str, ...]
-    depth: np.ndarray | None  # (F, V, S, S) [m]
+    depth: np.ndarray | None  # (F, V, H, W) [m]; as images
     views: tuple[View, ...] | None  # one per camera
+    digest: str = ""  # of the recordings, their labels and the rules that made this of them
 
     def __post_init__(self) -> None:
         if not len(self.label_frame):
@@ -90,16 +92,27 @@ class ContrastiveSampler:
         self._rng.bit_generator.state = value
 
 
-def load_training_set(folder: Path, size: int, console: Console) -> tuple[Contract, TrainingSet]:
-    """All successful episodes below ``folder``, decoded once and cached beside them, with the contract that they share.
+def load_training_set(
+    folder: Path,
+    size: int | tuple[int, int],
+    console: Console,
+    *,
+    fit: Fit = "crop",
+    contract: Contract | None = None,
+) -> tuple[Contract, TrainingSet]:
+    """All successful episodes below ``folder``, with the contract that they share.
+
+    Args:
+        size, fit: of the pictures, as the model's configuration has them.
+        contract: of the robot that the data is for; None takes the one in the first bag.
 
     Raises:
         BagError: there are no bags, one is damaged, or they belong to different contracts.
         TrainingError: they hold nothing to learn from.
     """
     episodes = find_episodes(folder)
-    contract = EpisodeReader(episodes[0]).contract
-    dataset = load_dataset(episodes, contract, size=size, cache=folder / ".cache", depth=True, outcomes=("success",))
+    contract = contract or EpisodeReader(episodes[0]).contract
+    dataset = load_dataset(episodes, contract, size=size, fit=fit, cache=folder / ".cache", depth=True, outcomes=("success",))
     kinematics = Kinematics(contract)
     states = np.stack([robot_state(contract, kinematics, joints) for joints in dataset.joint_positions])
     known = np.isfinite(dataset.camera_poses).all() and np.isfinite(dataset.intrinsics).all()
@@ -120,4 +133,5 @@ def load_training_set(folder: Path, size: int, console: Console) -> tuple[Contra
         texts=tuple(dataset.instructions),
         depth=dataset.depth if usable else None,
         views=views if usable else None,
+        digest=dataset.digest,
     )
