@@ -1,0 +1,165 @@
+"""Watches one recorded topic: rate, gaps, age, order of its stamps. No rclpy here; times are seconds on the node's clock."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+
+from rosbags.interfaces import Nodetype
+
+from sf_training.recording.messages import typestore
+
+WINDOW_S = 2.0  # of the measured rate
+_STAMP = {True: struct.Struct("<iI"), False: struct.Struct(">iI")}
+_STAMP_AT = 4  # behind the CDR header
+
+
+class Verdict(IntEnum):
+    """In the order of ``sf_msgs/StreamHealth``."""
+
+    PASS = 0
+    WARN = 1
+    FAIL = 2
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """How a topic is doing; fields as in ``sf_msgs/StreamHealth``."""
+
+    topic: str
+    expected_hz: float
+    measured_hz: float
+    longest_gap_s: float
+    age_s: float
+    received: int
+    lost: int
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """When a stream is not PASS. Shares are of the messages of the episode."""
+
+    slow_warn: float = 0.95  # of the expected rate
+    slow_fail: float = 0.8
+    lost_fail: float = 0.01
+    stamps_fail: float = 0.01  # not stamped, twice the same, or backwards
+    settle_s: float = 1.0  # an episode shorter than this has no rate
+
+
+def is_stamped(type_name: str) -> bool:
+    """True for message types that begin with a header."""
+    _, fields = typestore().fielddefs[type_name]
+    return bool(fields) and fields[0][1] == (Nodetype.NAME, "std_msgs/msg/Header")
+
+
+def header_stamp(data: bytes | memoryview) -> float:
+    """Stamp [s] of a serialised message that begins with a header; 0.0 when it has none or is too short."""
+    if len(data) < _STAMP_AT + 8:
+        return 0.0
+    seconds, nanoseconds = _STAMP[data[1] & 1 == 1].unpack_from(data, _STAMP_AT)
+    return seconds + 1e-9 * nanoseconds
+
+
+class StreamMonitor:
+    """Counts what arrives on one topic.
+
+    Args:
+        expected_hz: 0: no rate is expected.
+        gap_budget_s: longest time between two stamps; None: any.
+        required: an episode without it cannot be trained on.
+        stamped: messages have a header.
+    """
+
+    def __init__(
+        self, topic: str, *, expected_hz: float = 0.0, gap_budget_s: float | None = None, required: bool = False, stamped: bool = True
+    ) -> None:
+        self.topic, self.required = topic, required
+        self._expected, self._budget, self._stamped = expected_hz, gap_budget_s, stamped
+        self._newest: dict[bytes, float] = {}  # stamp by publisher: two may fill one topic, each in its own order
+        self._last_stamp = self._last_received = 0.0
+        self._window: deque[float] = deque()
+        self._age = -1.0
+        self._begin = 0.0
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        """Count from here: an episode begins."""
+        self._begin = now
+        self.received = self.lost = 0
+        self._gap = 0.0
+        self._unstamped = self._twice = self._backwards = 0
+
+    def add(self, received: float, stamp: float, publisher: bytes = b"") -> None:
+        """Take note of a message; ``stamp`` 0 where it has none."""
+        self.received += 1
+        window = self._window
+        if window and received < window[-1]:  # the clock was set back
+            window.clear()
+        window.append(received)
+        while window[0] < received - WINDOW_S:
+            window.popleft()
+        time = stamp if stamp > 0.0 else received
+        if self._stamped:
+            if stamp <= 0.0:
+                self._unstamped += 1
+                self._age = -1.0
+            else:
+                newest = self._newest.get(publisher, 0.0)
+                self._twice += stamp == newest
+                self._backwards += stamp < newest
+                self._newest[publisher] = stamp
+                self._age = received - stamp
+        if self._last_stamp:
+            self._gap = max(self._gap, time - max(self._last_stamp, self._begin))
+        self._last_stamp, self._last_received = time, received
+
+    def report(self, now: float, limits: StreamLimits, recording: bool) -> StreamReport:
+        """How it is doing: over this episode while recording, else over the last seconds."""
+        duration = now - self._begin
+        rate = self._recent_hz(now)
+        gap = max(self._gap, now - max(self._last_received, self._begin)) if recording else self._gap
+        over = (self.received / duration if recording else rate) if duration > limits.settle_s else self._expected
+        verdict, reason = self._judge(over, gap, limits, recording)
+        return StreamReport(self.topic, self._expected, rate, gap, self._age, self.received, self.lost, verdict, reason)
+
+    def _recent_hz(self, now: float) -> float:
+        window = self._window
+        if len(window) < 2 or now - window[-1] > WINDOW_S:
+            return 0.0
+        # While nothing comes the rate falls.
+        return (len(window) - 1) / max(window[-1] - window[0], now - window[0] - 1.5 / self._expected if self._expected else 0.0, 1e-6)
+
+    def _judge(self, rate: float, gap: float, limits: StreamLimits, recording: bool) -> tuple[Verdict, str]:
+        found: list[tuple[Verdict, str]] = []
+
+        def say(fails: bool, sentence: str) -> None:
+            found.append((Verdict.FAIL if fails and self.required else Verdict.WARN, sentence))
+
+        expected = self._expected
+        if self.received == 0 and (self.required or expected):
+            say(True, f"{self.topic}: no message; start its publisher")
+            return found[0]
+        topic, received = self.topic, self.received
+        if expected and rate < limits.slow_warn * expected:
+            cure = "see to its driver, cable or light"
+            say(rate < limits.slow_fail * expected, f"{topic}: {rate:.1f} Hz instead of {expected:g} Hz; {cure}")
+        if recording:
+            if self.lost:
+                share = self.lost / (received + self.lost)
+                text = f"{self.lost} messages were lost ({100 * share:.1f} %); this host or network is too busy"
+                say(share > limits.lost_fail, f"{topic}: {text}")
+            kinds = {
+                "without a stamp": self._unstamped,
+                "with the stamp of the one before": self._twice,
+                "stamped backwards": self._backwards,
+            }
+            if wrong := sum(kinds.values()):
+                text = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+                say(wrong > limits.stamps_fail * received, f"{topic}: of {received} messages {text}; see to its driver")
+            if self._budget is not None and gap > self._budget:
+                say(False, f"{self.topic}: nothing for {gap:.2f} s, the policy waits {self._budget:g} s at most")
+        return max(found, key=lambda item: item[0], default=(Verdict.PASS, ""))
