@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-RESTART_LAG = 0.25  # s: further behind than this, the lost time is given up instead of caught up
+RESTART_LAG = 0.05  # s: further behind than this, the lost time is given up: it passed for nobody in the simulated world
 CATCH_UP = 1.2  # times the wanted factor at most while catching up: no arm's time races, and commands on their way would come late
 _OVERSLEPT_S = 0.005
 REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is judged
