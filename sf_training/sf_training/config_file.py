@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 Settings = TypeVar("Settings")
-_HINT = "--config FILE.yaml sets any of these options (keys as below, nested ones indented); what is typed wins."
+_HINT = "Any of these options can come from a file: --config FILE.yaml (keys as below, nested ones indented); what is typed wins."
 
 
 class ConfigFileError(ValueError):
@@ -43,7 +44,7 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Se
     except ConfigFileError as error:
         print(f"{verb}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    description = f"{settings.__doc__ or ''}\n{_HINT}".strip()
+    description = f"{inspect.cleandoc(settings.__doc__ or '')}\n\n{_HINT}".strip()
     return tyro.cli(settings, args=arguments, prog=f"sf_training {verb}", description=description)
 
 

@@ -86,7 +86,7 @@ def refused(*arguments: object) -> str:
 
 def test_chunks_that_differ_too_much_leave_nothing_behind(trained, tmp_path):
     out = tmp_path / "exports/robot"
-    assert "--limit is 1e-07; take --dtype float32" in refused(
+    assert "--limit is 1e-07; take --dtype float16 or float32" in refused(
         "--checkpoint", trained, "--out", out, "--dtype", "bfloat16", "--limit", 1e-7
     )
     assert not list(out.parent.iterdir())

@@ -32,6 +32,7 @@ def plot_columns(columns: Mapping[str, tuple[Sequence[str], np.ndarray]], units:
         axis.set_title(f"{part}: {name}", fontsize=9)
         axis.set_xlabel(units.get(name, ""), fontsize=8)
         axis.set_ylim(bottom=0.8)
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
         axis.yaxis.set_major_locator(ticker.LogLocator(numticks=5))
         axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda count, _: f"{count:g}"))
         axis.yaxis.set_minor_formatter(ticker.NullFormatter())

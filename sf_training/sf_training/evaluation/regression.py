@@ -38,9 +38,12 @@ class Arguments:
     """Run a checkpoint over recorded episodes and compare it with what the operator did and with an earlier checkpoint.
 
     Exit code 0: no regression. 1: a regression, named in the last lines. 2: bad input.
+
     With --baseline a regression is a column whose mean error grew by more than --tolerance, or an episode whose error of one unit
     (motion, rotation, gripper) grew by more than --episode-tolerance; growth below the floors never counts.
     Without --baseline it is a column in which staying still or going on as before would have been better.
+
+    $ sf_training regress --checkpoint out/new --baseline out/old --bags data/kept_aside
     """
 
     checkpoint: Path

@@ -33,9 +33,12 @@ from sf_training.simulation.rollout import EpisodeResult, run_episode
 class Arguments:
     """Judge a checkpoint: in closed loop in the simulator, or with --bags on recorded episodes.
 
-    Closed loop: how often the named cube is picked, the camera moved anew in every episode, with Wilson intervals.
-    Open loop (--bags): how far its chunks are from what the operator did next, beside staying still and going on as before.
-    A small open-loop error is no success: errors add up when the robot follows its own chunks.
+    - Closed loop: how often the named cube is picked, the camera moved anew in every episode, with Wilson intervals.
+    - Open loop (--bags): how far its chunks are from what the operator did next, beside staying still and going on as before.
+    - A small open-loop error is no success: errors add up when the robot follows its own chunks.
+
+    $ sf_training evaluate --checkpoint out/nano
+    $ sf_training evaluate --checkpoint out/nano --bags out/demos
     """
 
     checkpoint: Path
@@ -156,9 +159,9 @@ def _counts(results: Iterable[EpisodeResult]) -> dict:
 
 def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
     table = Table(title="closed loop in the simulator, without ROS")
-    for column in ("instruction", "n", "picked", "95 % interval", "wrong cube touched", "median time"):
+    for column in ("instruction", "n", "picked", "95 % interval", "wrong cube", "median time"):
         table.add_column(column)
-    names = {"canonical": "pick the <colour> cube", "known": "new sentence, known colour word", "new": "new sentence, new colour word"}
+    names = {"canonical": "pick the <colour> cube", "known": "new sentence", "new": "new sentence and colour"}
     for wording, part in results.items():
         if part:
             counts = _counts(part)

@@ -41,6 +41,8 @@ class Arguments:
 
     The result is loaded again and must give the same chunks as the original, within --limit; else nothing is written.
     The robot calculates as before: only how weights are stored changes.
+
+    $ sf_training export --checkpoint out/my_policy --out out/for_the_robot --bags data/kept_aside
     """
 
     checkpoint: Path
@@ -151,7 +153,7 @@ def _check(arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: C
         worst = int(np.argmax(share))
         raise ExportError(
             f"column {columns[worst]}: chunks differ by up to {share[worst]:.3f} of its spread, --limit is {arguments.limit:g}; "
-            "take --dtype float32, or a higher --limit if that is well below what the arm can do"
+            f"take --dtype {'float16 or ' if arguments.dtype == 'bfloat16' else ''}float32, or a higher --limit if the arm cannot tell"
         )
     return {name: float(value) for name, value in zip(columns, largest, strict=True)}
 
