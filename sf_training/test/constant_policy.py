@@ -7,6 +7,8 @@ import torch
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.state import state_names
+from sf_policy_node.vla.backbones.hf import HfVla
+from sf_policy_node.vla.backbones.tiny import tiny_hf
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Columns, Normalisation
@@ -28,13 +30,22 @@ def constant_checkpoint(path: Path, contract: Contract, value: float, training: 
 def untrained(contract: Contract, seed: int = 0) -> Nano:
     """A small nano with random weights."""
     torch.manual_seed(seed)
+    return Nano(NanoConfig(**_sizes(contract), image_size=32, width=32, layers=2))
+
+
+def _sizes(contract: Contract) -> dict[str, int]:
     action, state = contract.action, len(state_names(contract))
-    sizes = {"cameras": len(contract.cameras), "state_size": state, "action_size": len(action.names), "horizon": action.horizon}
-    return Nano(NanoConfig(**sizes, image_size=32, width=32, layers=2))
+    return {"cameras": len(contract.cameras), "state_size": state, "action_size": len(action.names), "horizon": action.horizon}
 
 
-def statistics(contract: Contract, action: Columns | None = None) -> Normalisation:
-    """That leave everything as it is."""
-    sizes = (len(state_names(contract)), len(contract.action.names), TEXT_SIZE)
-    state, identity, text = (Columns(np.zeros(size), np.ones(size)) for size in sizes)
-    return Normalisation(state, action or identity, text)
+def vision_language_model(contract: Contract, family: str = "smolvlm", seed: int = 0) -> HfVla:
+    """A tiny transformers model of a family, with random weights."""
+    torch.manual_seed(seed)
+    return tiny_hf(family, **_sizes(contract)).eval()
+
+
+def statistics(contract: Contract, action: Columns | None = None, text: int = TEXT_SIZE) -> Normalisation:
+    """That leave everything as it is. A model with words of its own has no ``text`` columns."""
+    sizes = (len(state_names(contract)), len(contract.action.names), text)
+    state, identity, words = (Columns(np.zeros(size), np.ones(size)) for size in sizes)
+    return Normalisation(state, action or identity, words)

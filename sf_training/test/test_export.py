@@ -6,14 +6,11 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from constant_policy import constant_checkpoint, statistics, untrained
+from constant_policy import constant_checkpoint, statistics, untrained, vision_language_model
 from safetensors.torch import load_file
 from synthetic_episodes import tiny_contract, write_episode
 
-from sf_policy_node.state import state_names
-from sf_policy_node.vla.backbones.tiny import tiny_hf
 from sf_policy_node.vla.checkpoint import save_checkpoint
-from sf_policy_node.vla.normalisation import Columns
 from sf_policy_node.vla.policy import Policy
 from sf_training.training.export import main
 
@@ -61,17 +58,7 @@ def test_in_float32_nothing_changes(trained, tmp_path):
 
 
 def test_a_model_with_a_tokenizer_takes_it_along(tmp_path):
-    torch.manual_seed(0)
-    sizes = {"cameras": 2, "state_size": len(state_names(CONTRACT)), "action_size": 4, "horizon": CONTRACT.action.horizon}
-    normalisation = statistics(CONTRACT)
-    empty = Columns(np.zeros(0), np.ones(0))
-    save_checkpoint(
-        tmp_path / "vlm",
-        tiny_hf("smolvlm", **sizes).eval(),
-        CONTRACT,
-        type(normalisation)(normalisation.state, normalisation.action, empty),
-        {},
-    )
+    save_checkpoint(tmp_path / "vlm", vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), {})
     assert main(["--checkpoint", str(tmp_path / "vlm"), "--out", str(tmp_path / "robot"), "--observations", "4"]) == 0
     np.testing.assert_allclose(chunk(tmp_path / "robot"), chunk(tmp_path / "vlm"), atol=0.01)
 

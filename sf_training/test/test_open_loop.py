@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from constant_policy import constant_checkpoint
-from synthetic_episodes import STEP, tiny_contract, write_episode
+from constant_policy import constant_checkpoint, statistics, vision_language_model
+from synthetic_episodes import STEP, picture, tiny_contract, write_episode
 
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import EpisodeReader
@@ -58,6 +58,19 @@ def test_who_goes_on_as_before_is_right_about_steady_motion_and_who_stays_is_not
     going, staying = (np.abs(make(CONTRACT, episode) - episode.targets)[steady, :, :3].mean((0, 2)) for make in (keep_moving, stay))
     assert (going < 0.5 * staying).all() and going[-1] < 0.15 * staying[-1]
     assert np.abs(keep_moving(CONTRACT, episode) - stay(CONTRACT, episode))[0].max() < 1e-9  # nothing is known before the first frame
+
+
+def test_a_model_with_a_tokenizer_and_pictures_of_its_own_shape_is_judged_as_it_sees(tmp_path):
+    write_episode(tmp_path, CONTRACT)
+    policy = Policy(vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), device="cpu")
+    episode = load(tmp_path, policy, "episode")
+    height, width = policy.config.image_size
+    assert policy.config.fit != "crop" and episode.images.shape[-2:] == (height, width)
+    found, chunks = episode_errors(policy, episode, batch=4)
+    with_pixels = dict(zip(CONTRACT.camera_names, [picture(3, camera) for camera in range(2)], strict=True))
+    one = int(np.flatnonzero(episode.frame == 3)[0])
+    np.testing.assert_allclose(policy.predict(with_pixels, episode.joints[3], episode.texts[one]), chunks[one], atol=1e-4)
+    assert np.isfinite(found.errors["policy"]).all()
 
 
 def test_the_command_writes_figures_a_plot_and_its_settings(bags, answers_two, tmp_path, capsys):

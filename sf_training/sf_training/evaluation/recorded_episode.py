@@ -48,7 +48,7 @@ class RecordedEpisode:
         Raises:
             BagError: it cannot be decoded or holds nothing to compare with.
         """
-        arrays = load_episode(reader, policy.config.image_size, depth=False)
+        arrays = load_episode(reader, policy.config.image_size, depth=False, fit=policy.config.fit)
         if not len(arrays.pairs.frame):
             raise BagError(f"{reader.path}: holds no observation with a command after it; leave it out")
         return cls(
