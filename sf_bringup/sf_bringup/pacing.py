@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-RESTART_LAG = 0.05  # s: further behind than this, the lost time is given up: it passed for nobody in the simulated world
-CATCH_UP = 1.2  # times the wanted factor at most while catching up: no arm's time races, and commands on their way would come late
-_OVERSLEPT_S = 0.005
+RESTART_LAG = 0.1  # s: further behind than this, the lost time is given up: it passed for nobody in the simulated world
+AT_ONCE = 0.03  # s of lag that are made up for at once, such as two cameras' pictures
+CATCH_UP = 1.2  # times the wanted factor at most for the rest: were time to race, commands on their way would come late
 REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is judged
 FACTOR_WANTED = 0.95  # share of the wanted factor below which a warning is due
 
@@ -38,8 +38,7 @@ class Pacer:
         """Note that the simulation has just got to ``simulated`` [s]."""
         now = self._clock()
         planned = now if self.factor == 0 or simulated == self._simulated else self._allowed(simulated)
-        # A wait that ends a little late is made up for at once, otherwise these delays would add up to a lag.
-        self._last_wall, self._last_simulated = max(planned, now - _OVERSLEPT_S), simulated
+        self._last_wall, self._last_simulated = max(planned, now - AT_ONCE), simulated
 
     def wait_s(self, simulated: float) -> float:
         """Wall seconds until the simulation may go on to ``simulated`` [s]; negative when it is late; 0 without pacing."""

@@ -37,6 +37,7 @@ from sf_training.simulation.rendering import RenderingError
 
 JOINT_STATE_PERIOD = 0.01  # s; also of /clock
 TASK_STATE_PERIOD = 0.1
+_LATE_FRAMES = 2  # further behind than this, a frame is left out
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 _CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -106,7 +107,7 @@ class SimArm(Node):
                 self._publish_task()
                 next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
             if now >= next_frame:
-                self._publish_images(late=self._pacer.lag_s(self._sim.time) > frame_period)
+                self._publish_images(late=self._pacer.lag_s(self._sim.time) > _LATE_FRAMES * frame_period)
                 next_frame = (now // frame_period + 1) * frame_period
             self._watch_speed()
 
