@@ -6,7 +6,7 @@ import pty
 import pytest
 from teleoperation_cases import PERIOD, Pad
 
-from sf_training.teleoperation.keys import CLOSE, HOLD, KEPT_S, OPEN, RESUME, Keys
+from sf_training.teleoperation.keys import CLOSE, HOLD, KEPT_S, OPEN, RESUME, STOP, Keys
 
 DELAY, REPEAT = 0.5, 0.033  # of a usual keyboard
 
@@ -62,6 +62,9 @@ def test_other_keys():
     assert keys.joy(8.1)[1][OPEN] and not keys.joy(8.1)[1][CLOSE]
     keys.hear("p", 9.5)
     assert keys.joy(9.5)[1][RESUME] and not keys.joy(9.5)[1][HOLD]
+    keys.hear("w", 9.55)
+    keys.hear("x", 9.56)
+    assert keys.joy(9.57)[1][STOP] and not keys.joy(9.57)[1][HOLD]
     slow = keys.speed
     keys.hear("+", 9.6)
     assert keys.speed > slow
@@ -71,7 +74,7 @@ def test_other_keys():
 
 
 def test_keys_move_the_tool_through_the_shipped_keyboard_file():
-    pad, keys = Pad("keyboard", axes=6, buttons=4), Keys()
+    pad, keys = Pad("keyboard", axes=6, buttons=5), Keys()
     start = pad.tool
 
     def say():

@@ -61,6 +61,14 @@ def test_after_a_stop_of_the_executor_the_hand_must_open_first():
     assert pad.press(0.1, axes={1: 1.0})
 
 
+def test_the_stop_button_works_without_the_switch():
+    pad = Pad()
+    pad.press(0.1, grip=False, buttons=(4,))
+    assert pad.session.emergency_stop
+    pad.press(0.1, grip=False)
+    assert not pad.session.emergency_stop
+
+
 def test_lost_joint_states_end_it_and_it_does_not_go_on_by_itself():
     pad = Pad()
     pad.press(0.3, axes={1: 1.0})

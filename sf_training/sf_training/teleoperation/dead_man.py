@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_UNHEARD, _OPEN = "nothing has been heard of the dead-man switch", "the dead-man switch is open"
+
 
 class DeadMan:
     """Held only between a press that was seen as it happened and whatever ends it. Times [s] on a clock that nothing sets.
@@ -21,22 +23,21 @@ class DeadMan:
         self._heard = self._changed = -math.inf
         self._said: object = None
         self._open_seen = self._held = False
-        self._why = "not heard yet"
+        self._why = _UNHEARD
 
     def hear(self, pressed: bool, now: float, said: object = None) -> None:
         """A message of the switch; ``said``: all that it holds when the device is off centre, None when it is at rest."""
+        self.held(now)  # a silence that ends with this message counts
         if said is None or said != self._said:
             self._said, self._changed = said, now
-        if now - self._heard > self._age_s:
-            self._held = False
         self._heard = now
         if not pressed:
             self._open_seen, self._held = True, False
-            self._why = "open"
+            self._why = _OPEN
         elif self._open_seen:
             self._open_seen, self._held = False, True
-        elif not self._held and self._why in ("not heard yet", "open"):
-            self._why = "down since before it was heard: release it once"
+        elif not self._held and self._why in (_UNHEARD, _OPEN):
+            self._why = "the dead-man switch was down before it was heard: release it once"
 
     def trip(self, reason: str) -> None:
         """Counts as open until it has been released and pressed again."""
@@ -53,5 +54,5 @@ class DeadMan:
 
     @property
     def why_open(self) -> str:
-        """Why it is not held; empty when it is."""
+        """Why it is not held, in a sentence; empty when it is."""
         return "" if self._held else self._why

@@ -148,6 +148,7 @@ class Device(_Strict):
     gripper: GripperButtons | None = None
     policy_waits: bool = Field(True, description="after a takeover the policy waits for ~/resume; false: it goes on by itself")
     resume: Button | None = Field(None, description="button that lets the policy go on")
+    emergency_stop: Button | None = Field(None, description="button that stops the arm and latches, held switch or not")
 
     @model_validator(mode="after")
     def _fits(self) -> Device:

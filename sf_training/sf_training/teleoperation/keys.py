@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-HOLD, OPEN, CLOSE, RESUME = range(4)  # buttons of the Joy
+HOLD, OPEN, CLOSE, RESUME, STOP = range(5)  # buttons of the Joy
 MOTIONS = {  # key: axis (x y z rx ry rz) and direction
     "w": (0, 1.0),
     "s": (0, -1.0),
@@ -31,7 +31,8 @@ HELP = """Hold a key to move, let go to stop.
   w s   away, back        r f   up, down       [ ]  gripper: open, close
   a d   left, right       j l   roll           + -  faster, slower
   i k   pitch             u o   yaw            p    the policy may go on
-  SPACE the dead-man switch for another device: hold it        q  quit"""
+  x     emergency stop          q  quit (which stops too)
+  SPACE the dead-man switch of another device: hold it"""
 
 
 class Keys:
@@ -43,7 +44,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._axes = [0.0] * 6
-        self._motion_until = self._hold_until = self._gripper_until = self._resume_until = -math.inf
+        self._motion_until = self._hold_until = self._gripper_until = self._resume_until = self._stop_until = -math.inf
         self._gripper_button = OPEN
         self._space_heard = -math.inf
         self._speed = 1
@@ -65,6 +66,9 @@ class Keys:
             self._gripper_button, self._gripper_until = (OPEN if key == "[" else CLOSE), now + GRIPPER_KEPT_S
         elif key == "p":
             self._resume_until = now + KEPT_S
+        elif key == "x":
+            self._stop_until = now + KEPT_S
+            self._motion_until = self._hold_until = self._gripper_until = -math.inf
         elif key in "+=":
             self._speed = min(self._speed + 1, len(SPEEDS) - 1)
         elif key in "-_":
@@ -73,14 +77,14 @@ class Keys:
             self.quit = True
 
     def joy(self, now: float) -> tuple[list[float], list[int]]:
-        """Axes x y z rx ry rz in -1 to 1, and the buttons hold, open, close, resume."""
+        """Axes x y z rx ry rz in -1 to 1, and the buttons hold, open, close, resume, stop."""
         moves, grips = now < self._motion_until, now < self._gripper_until
         axes = [SPEEDS[self._speed] * each if moves else 0.0 for each in self._axes]
-        buttons = [0] * 4
+        buttons = [0] * 5
         buttons[HOLD] = int(moves or grips or now < self._hold_until)
         if grips:
             buttons[self._gripper_button] = 1
-        buttons[RESUME] = int(now < self._resume_until)
+        buttons[RESUME], buttons[STOP] = int(now < self._resume_until), int(now < self._stop_until)
         return axes, buttons
 
     @property

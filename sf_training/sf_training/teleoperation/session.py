@@ -54,6 +54,7 @@ class Session:
         self._last: np.ndarray | None = None
         self.problem = ""  # of the device itself
         self.resume_asked = False
+        self.emergency_stop = False  # the button is down
 
     # ---- what comes in ----
 
@@ -70,6 +71,8 @@ class Session:
                 self._on_gripper(buttons)
             if device.resume and topic == device.resume.topic:
                 self.resume_asked |= self._went_down("resume", pressed(buttons, device.resume.button, topic))
+            if device.emergency_stop and topic == device.emergency_stop.topic:
+                self.emergency_stop = pressed(buttons, device.emergency_stop.button, topic)
             self.problem = ""
         except DeviceError as error:
             self._fail(str(error))
@@ -146,7 +149,7 @@ class Session:
             return self.problem
         if self._engaged:
             return "you lead the arm" + (f": {self._jog.note}" if self._jog and self._jog.note else "")
-        return self._why_not or f"the arm does not listen: the dead-man switch is {self._switch.why_open}"
+        return self._why_not or f"the arm does not listen: {self._switch.why_open}"
 
     # ---- how ----
 

@@ -47,10 +47,11 @@ class TeleoperationNode(ManagedNode):
         self._joints = JointStates(contract)
         self._executor: ExecutorStatus | None = None
         self._told, self._since, self._before = "", None, None
-        self._followed = self._waits = False
+        self._followed = self._waits = self._stopping = False
         topics = contract.topics
         self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
         self._state = self.publisher(String, "~/state", LATCHED)
+        self._emergency_stop = self.publisher(Bool, topics.emergency_stop, LATCHED) if device.emergency_stop else None
         for topic in self._joy_topics():
             # Best effort hears every publisher; a lost message is made good by the next one, and silence opens the switch.
             self.subscribe(Joy, topic, lambda message, topic=topic: self._on_joy(topic, message), qos_profile_sensor_data)
@@ -78,7 +79,7 @@ class TeleoperationNode(ManagedNode):
         device = self._device
         topics = [device.dead_man.topic] if device.dead_man.type == "joy" else []
         topics += [device.motion.topic] if isinstance(device.motion, devices.Stick) else []
-        topics += [each.topic for each in (device.gripper, device.resume) if each]
+        topics += [each.topic for each in (device.gripper, device.resume, device.emergency_stop) if each]
         return list(dict.fromkeys(topics))
 
     def _subscribe_device(self) -> None:
@@ -105,6 +106,9 @@ class TeleoperationNode(ManagedNode):
 
     def _on_joy(self, topic: str, message: Joy) -> None:
         self._session.on_joy(topic, message.axes, message.buttons, time.monotonic())
+        if self._session.emergency_stop != self._stopping:
+            self._stopping = self._session.emergency_stop
+            self._emergency_stop.publish(Bool(data=self._stopping))
 
     def _on_switch(self, message: Bool) -> None:
         self._session.on_switch(message.data, time.monotonic())
@@ -171,6 +175,8 @@ class TeleoperationNode(ManagedNode):
             if self._device.policy_waits:
                 self._let_policy_wait(True)
             self._tell()
+        if seconds <= 0.0:  # a simulated clock ticks more slowly than this timer, and its last moment was commanded already
+            return
         message = JointState(header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints))
         message.position, message.velocity = array("d", command.positions), array("d", command.velocities)
         self._commands.publish(message)
