@@ -96,8 +96,8 @@ class Robot:
         self.received("/teleop/joint_command", frame + 1)
 
     def received(self, topic: str, count: int):
-        episode = self.recorder._episode
-        self.wait(lambda: episode.received[topic] >= count, f"message {count} of {topic} at the recorder")
+        queue = self.recorder.session.queue
+        self.wait(lambda: queue.received[topic] >= count, f"message {count} of {topic} at the recorder")
 
     def close(self):
         self.recorder.destroy_node()
@@ -128,7 +128,7 @@ def robot(ros_domain, tmp_path, contract, contract_file):
 def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     robot.start_up()
     robot.instruction.publish(String(data="pick the red cube"))
-    robot.wait(lambda: robot.recorder._instruction, "instruction")
+    robot.wait(lambda: robot.recorder.instruction, "instruction")
     assert robot.call("start").success
     for frame in range(4):
         robot.publish_frame(frame, 100.0 + 0.1 * frame)
@@ -157,7 +157,7 @@ def test_the_same_pixels_over_the_node_and_offline(robot, tmp_path, contract):
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
-    robot.wait(lambda: robot.recorder._instruction, "instruction")
+    robot.wait(lambda: robot.recorder.instruction, "instruction")
     robot.call("start")
     robot.publish_frame(0, 5.0)
     sent = image_message(5.1, pixels)
@@ -202,11 +202,11 @@ def test_services_say_what_is_wrong(robot, tmp_path):
     assert robot.call("stop").message == "no episode is being recorded; start one first"
     assert robot.call("start").message == "there is no instruction; publish one on /instruction or set the parameter instruction"
     robot.instruction.publish(String(data="x" * 10_000))
-    robot.wait(lambda: robot.recorder._instruction, "instruction")
+    robot.wait(lambda: robot.recorder.instruction, "instruction")
     assert robot.call("start").message == "the instruction has 10000 characters, at most 500 are read; shorten it"
     assert not (tmp_path / "episodes").exists()
     robot.instruction.publish(String(data="pick"))
-    robot.wait(lambda: robot.recorder._instruction == "pick", "instruction")
+    robot.wait(lambda: robot.recorder.instruction == "pick", "instruction")
     assert robot.call("start").success
     assert robot.call("start").message == "an episode is being recorded; stop or discard it first"
     answer = robot.call("stop")  # nothing was published
@@ -216,7 +216,7 @@ def test_services_say_what_is_wrong(robot, tmp_path):
 def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_path):
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
-    robot.wait(lambda: robot.recorder._instruction, "instruction")
+    robot.wait(lambda: robot.recorder.instruction, "instruction")
     robot.call("start")
     robot.publish_frame(0, 5.0)
     assert robot.call("discard").success
@@ -231,12 +231,12 @@ def test_messages_that_never_arrived_are_counted(robot):
     """A gap in a publisher's sequence numbers, as best effort leaves it."""
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
-    robot.wait(lambda: robot.recorder._instruction, "instruction")
+    robot.wait(lambda: robot.recorder.instruction, "instruction")
     robot.call("start")
     robot.publish_frame(0, 5.0)
-    gid = {"data": b"camera"}
+    sent = bytes(messages.image(5.1, "c", picture(1, 0)))
     for sequence in (1, 2, 5, 6):
-        robot.recorder._count_lost(SCENE, {"publication_sequence_number": sequence, "publisher_gid": gid})
+        robot.recorder.session.add(SCENE, sent, 5_100_000_000 + sequence, None, sequence, b"camera")
     assert "dropped: /scene_camera/image_raw 2" in robot.call("stop").message
 
 
@@ -284,7 +284,10 @@ def test_a_slow_disk_drops_and_counts_but_never_blocks():
         def flush(self):
             pass
 
-        def finish(self, outcome, note, drops):
+        def sync(self):
+            pass
+
+        def finish(self, outcome, note, drops, verdict, reasons):
             self.drops = dict(drops)
             return outcome
 

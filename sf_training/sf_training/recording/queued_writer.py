@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 
-_FLUSH_PERIOD = 0.5  # s: what a power cut may cost
+_FLUSH_PERIOD = 0.5  # s: what the death of this process may cost
+_SYNC_PERIOD = 2.0  # s: what a power cut may cost
+_DELAYS_KEPT = 100_000
 
 
 class QueuedWriter:
@@ -23,13 +26,14 @@ class QueuedWriter:
     def __init__(self, writer: EpisodeWriter, capacity: int = 256 << 20) -> None:
         self._writer = writer
         self._capacity = capacity
-        self._queue: deque[tuple[str, bytes, int, int | None]] = deque()
+        self._queue: deque[tuple[float, str, bytes, int, int | None]] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
         self._closing = False
         self.error: EpisodeWriteError | None = None
         self.drops: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
+        self.delays: deque[float] = deque(maxlen=_DELAYS_KEPT)  # s from the queue's entrance to the file, newest last
         self._thread = threading.Thread(target=self._work, name="episode writer", daemon=True)
         self._thread.start()
 
@@ -38,18 +42,29 @@ class QueuedWriter:
         """Messages that wait."""
         return len(self._queue)
 
-    def put(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None) -> None:
-        """Queue a message; returns at once. The times are those at which it was received and sent."""
+    @property
+    def share(self) -> float:
+        """Of the capacity that is taken, 0 to 1."""
+        return self._bytes / self._capacity
+
+    @property
+    def written(self) -> int:
+        """Bytes on the disk so far."""
+        return self._writer.size
+
+    def put(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None) -> bool:
+        """Queue a message; returns at once, False when it was dropped. The times are those at which it was received and sent."""
         with self._changed:
             if self._bytes + len(data) > self._capacity or self.error:
                 self.drops[topic] += 1
-                return
+                return False
             self.received[topic] += 1
-            self._queue.append((topic, data, log_time_ns, publish_time_ns))
+            self._queue.append((time.monotonic(), topic, data, log_time_ns, publish_time_ns))
             self._bytes += len(data)
             self._changed.notify()
+            return True
 
-    def finish(self, outcome: Outcome, note: str = "") -> Path:
+    def finish(self, outcome: Outcome, note: str = "", verdict: str = "", reasons: Sequence[str] = ()) -> Path:
         """Write what waits, and complete the episode.
 
         Raises:
@@ -58,7 +73,7 @@ class QueuedWriter:
         self._stop()
         if self.error:
             raise self.error
-        return self._writer.finish(outcome, note=note, drops=self.drops)
+        return self._writer.finish(outcome, note=note, drops=self.drops, verdict=verdict, reasons=reasons)
 
     def abort(self) -> None:
         """Drop the episode."""
@@ -74,7 +89,7 @@ class QueuedWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        flushed = time.monotonic()
+        flushed = synced = time.monotonic()
         try:
             while True:
                 with self._changed:
@@ -83,12 +98,17 @@ class QueuedWriter:
                         return
                     message = self._queue.popleft() if self._queue else None
                 if message:
-                    self._writer.write(*message)
+                    queued, *rest = message
+                    self._writer.write(*rest)
+                    self.delays.append(time.monotonic() - queued)
                     with self._changed:
-                        self._bytes -= len(message[1])
+                        self._bytes -= len(rest[1])
                 if time.monotonic() - flushed > _FLUSH_PERIOD:
                     self._writer.flush()
                     flushed = time.monotonic()
+                    if flushed - synced > _SYNC_PERIOD:
+                        self._writer.sync()
+                        synced = time.monotonic()
         except EpisodeWriteError as error:
             with self._changed:
                 self.error = error

@@ -1,4 +1,4 @@
-"""``ros2 run sf_training recorder``: records the topics of a contract as episodes, started and stopped by service.
+"""``ros2 run sf_training recorder``: records the topics of a contract as episodes, started and ended by service.
 
 Messages pass from the subscription to the file as the bytes that arrived. The callbacks only note the time and queue.
 """
@@ -8,33 +8,43 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections import Counter
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from sf_msgs.msg import RecorderStatus
+from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.contract import Contract
-from sf_policy_node.nodes.lifecycle import ManagedNode, run
-from sf_policy_node.observation import validate_instruction
-from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
-from sf_training.recording.queued_writer import QueuedWriter
-from sf_training.recording.topics import Delivery, RecordedTopic, absolute, episode_topics, offered_qos
+from sf_policy_node.nodes.diagnostics import Diagnostics
+from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_training.recording.episode_folder import find_episode, outcome_of
+from sf_training.recording.labels import LabelError, add_label, undo_label
+from sf_training.recording.session import Finished, RecordingSession, SessionError, State
+from sf_training.recording.status_message import recorder_diagnostics, status_message
+from sf_training.recording.stream_monitor import Verdict
+from sf_training.recording.topics import Delivery, absolute, episode_topics
 
 _QOS = {
     Delivery.SENSOR: QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT),
     Delivery.RELIABLE: QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE),
     Delivery.LATCHED: QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL),
 }
-_CHECK_PERIOD = 0.5  # s
+_TICK_S = 0.1
+_STATUS_TICKS = 5
 
 
 class Recorder(ManagedNode):
-    """Active: listens. Between ``~/start`` and ``~/stop`` it records; ``~/discard`` ends an episode that is not to be used."""
+    """Active: listens. Between ``~/start_episode`` and ``~/end_episode`` it records."""
 
     def __init__(self, **options) -> None:
         super().__init__("recorder", **options)
@@ -42,119 +52,211 @@ class Recorder(ManagedNode):
         self.parameter("operator", "", "who moves the arm; goes into every episode")
         self.parameter("instruction", "", "what is asked for, as long as nobody publishes an instruction")
         self._contract: Contract | None = None
-        self._episode: QueuedWriter | None = None
-        self._instruction = ""
-        self._lost: Counter[str] = Counter()
-        self._sequences: dict[tuple[str, bytes], int] = {}
+        self.session: RecordingSession | None = None
+        self.instruction = ""
+        self._heard: tuple = ()
+        self._ending: _Ending | None = None
+        self._shown: tuple = ()
+        self._ticks = 0
+        self._status_publisher = None
         self._subscriptions_made: list = []
-        self.create_service(Trigger, "~/start", self._on_start)
-        self.create_service(Trigger, "~/stop", functools.partial(self._on_end, "success"))
-        self.create_service(Trigger, "~/discard", functools.partial(self._on_end, "discarded"))
-        self.create_timer(_CHECK_PERIOD, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_service(Trigger, "~/start", self._on_start_trigger)
+        self.create_service(StartEpisode, "~/start_episode", self._on_start)
+        waits = ReentrantCallbackGroup()  # these wait for the disk, and nothing else may wait for them
+        self.create_service(Trigger, "~/stop", self._on_stop_trigger, callback_group=waits)
+        self.create_service(Trigger, "~/discard", self._on_discard_trigger, callback_group=waits)
+        self.create_service(EndEpisode, "~/end_episode", self._on_end, callback_group=waits)
+        self.create_service(LabelEpisode, "~/label_episode", self._on_label)
+        self.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def set_up(self, contract: Contract) -> None:
         """Take the contract; nothing is subscribed yet."""
         self._contract = contract
-        self._instruction = self.value("instruction").strip()
+        self.instruction = self.value("instruction").strip()
+        self._simulated = self.value("use_sim_time")
+        self._status_publisher = self.publisher(RecorderStatus, "~/status", LATCHED)
+        self.resources.callback(setattr, self, "_status_publisher", None)
+        self._diagnostics = Diagnostics(self, lambda: recorder_diagnostics(self._status(), contract))
 
     def start(self) -> None:
         """Subscribe, so that an episode finds all publishers known when it starts."""
+        directory = Path(self.value("directory"))
+        self.session = RecordingSession(self._contract, directory, self.value("operator"), settable_clock=not self._simulated)
         for topic in episode_topics(self._contract):
             message_type = _message_class(topic.type_name)
             callback = _with_info(functools.partial(self._on_message, topic.name))
-            self._subscriptions_made.append(self.create_subscription(message_type, topic.name, callback, _QOS[topic.delivery], raw=True))
+            self._listen(message_type, topic.name, callback, _QOS[topic.delivery])
+        # A latched subscription does not match publishers that are not, such as a plain `ros2 topic pub`.
+        told = absolute(self._contract.topics.instruction)
+        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
+        callback = _with_info(functools.partial(self._on_message, told))
+        self._listen(String, told, callback, _QOS[Delivery.RELIABLE], event_callbacks=quiet)
+        self._publish()
 
     def stop(self) -> None:
         """Unsubscribe. An episode in progress is kept, but marked as discarded."""
-        if self._episode:
-            self._end("discarded", "the recorder was stopped")
+        if self._ending:
+            self._ending.thread.join()
+            self._settle()
+        elif self.session.state != State.IDLE:
+            self._report(self.session.settle(self.session.end("discarded", "the recorder was stopped", self.now())()))
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
+        self.session = None
+        self._publish()
+
+    def _listen(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
+        self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos, raw=True, **options))
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
-        received = self.get_clock().now().nanoseconds
-        if self._contract and topic == absolute(self._contract.topics.instruction):
-            self._instruction = deserialize_message(data, String).data.strip()
-        if self._episode:
-            self._count_lost(topic, info)
-            self._episode.put(topic, data, received)
+        sequence, publisher = info.get("publication_sequence_number"), (info.get("publisher_gid") or {}).get("data", b"")
+        if topic == absolute(self._contract.topics.instruction):
+            if (publisher, sequence) == self._heard and sequence is not None:
+                return  # by the other of the two subscriptions
+            self._heard = (publisher, sequence)
+            self.instruction = deserialize_message(data, String).data.strip()
+            self.session.health.told(self.instruction)
+        # The middleware's time of receipt is that before any queue; a simulated clock is only known here.
+        received = 0 if self._simulated else info.get("received_timestamp") or 0
+        sent = None if self._simulated else info.get("source_timestamp") or None
+        self.session.add(topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, bytes(publisher))
 
-    def _count_lost(self, topic: str, info: dict) -> None:
-        """Gaps in a publisher's sequence are messages that never arrived."""
-        sequence, publisher = info.get("publication_sequence_number"), info.get("publisher_gid")
-        if sequence is None or not publisher:
-            return
-        key = (topic, bytes(publisher["data"]))
-        gap = sequence - self._sequences.get(key, sequence - 1) - 1
-        self._sequences[key] = sequence
-        if gap > 0:
-            self._lost[topic] += gap
-
-    def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self._start()
-        self.get_logger().info(response.message) if response.success else self.get_logger().error(response.message)
+    def _on_start_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message, _ = self._start(self.instruction, 0.0)
         return response
 
-    def _start(self) -> tuple[bool, str]:
-        if not self.running:
-            return False, "recorder is not active; configure and activate it first"
-        if self._episode:
-            return False, "an episode is being recorded; stop or discard it first"
-        if not self._instruction:
-            return False, f"there is no instruction; publish one on {self._contract.topics.instruction} or set the parameter instruction"
-        directory = Path(self.value("directory"))
-        try:
-            validate_instruction(self._instruction)
-            writer = EpisodeWriter(directory, self._contract, instruction=self._instruction, operator=self.value("operator"))
-            for topic in episode_topics(self._contract):
-                writer.add_topic(topic.name, topic.type_name, offered_qos(topic.delivery))
-        except (EpisodeWriteError, ValueError) as error:
-            return False, str(error)
-        self._lost.clear()
-        self._sequences.clear()
-        episode = QueuedWriter(writer)
-        # The latched instruction came long ago: without this the bag would not hold it.
-        episode.put(
-            absolute(self._contract.topics.instruction), bytes(messages.string(self._instruction)), self.get_clock().now().nanoseconds
+    def _on_start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
+        response.success, response.message, response.episode = self._start(
+            request.instruction.strip() or self.instruction, request.countdown_s
         )
-        self._episode = episode
-        silent = [topic.name for topic in self._required() if not self.count_publishers(topic.name)]
-        warning = f"; nobody publishes {', '.join(silent)}" if silent else ""
-        return True, f"recording {directory / writer.name}: {self._instruction}{warning}"
-
-    def _on_end(self, outcome: Outcome, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if not self._episode:
-            response.success, response.message = False, "no episode is being recorded; start one first"
-            return response
-        response.success, response.message = self._end(outcome)
         return response
 
-    def _end(self, outcome: Outcome, note: str = "") -> tuple[bool, str]:
-        """Finish the episode; whether it has the outcome, and a sentence about it."""
-        episode, self._episode = self._episode, None
-        missing = [topic.name for topic in self._required() if not episode.received[topic.name]]
-        usable = outcome != "success" or not missing
-        if not usable:
-            outcome, note = "discarded", f"no message on {', '.join(missing)}"
+    def _start(self, instruction: str, countdown_s: float) -> tuple[bool, str, str]:
         try:
-            episode.drops.update(self._lost)
-            path = episode.finish(outcome, note)
-        except EpisodeWriteError as error:
+            session = self._active()
+            if not instruction and session.state == State.IDLE:
+                topic = self._contract.topics.instruction
+                raise SessionError(f"there is no instruction; publish one on {topic} or set the parameter instruction")
+            if self._simulated and self.now() <= 0.0:
+                raise SessionError("there is no time on /clock; start the simulator, or set use_sim_time to false")
+            path = session.start(instruction, countdown_s, self.now(), time.monotonic())
+        except SessionError as error:
             self.get_logger().error(str(error))
-            return False, str(error)
-        drops = ", ".join(f"{topic} {count}" for topic, count in episode.drops.items())
-        sentence = f"{path}: {outcome}{f' ({note})' if note else ''}, {sum(episode.received.values())} messages, dropped: {drops or 'none'}"
+            return False, str(error), ""
+        silent = [topic.name for topic in episode_topics(self._contract) if topic.required and not self.count_publishers(topic.name)]
+        warning = f"; nobody publishes {', '.join(silent)}" if silent else ""
+        begins = f"in {countdown_s:g} s " if countdown_s else ""
+        sentence = f"{begins}recording {path}: {instruction}{warning}"
         self.get_logger().info(sentence)
-        return usable, sentence
+        self._publish()
+        return True, sentence, str(path)
 
-    def _check(self) -> None:
-        """Do not let the operator go on when the disk has refused already."""
-        if self._episode and self._episode.error:
-            self._end("discarded")
+    async def _on_stop_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        finished = await self._end("success", "")
+        response.success, response.message = finished.done, finished.sentence
+        return response
 
-    def _required(self) -> list[RecordedTopic]:
-        return [topic for topic in episode_topics(self._contract) if topic.required]
+    async def _on_discard_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        finished = await self._end("discarded", "")
+        response.success, response.message = finished.done, finished.sentence
+        return response
+
+    async def _on_end(self, request: EndEpisode.Request, response: EndEpisode.Response) -> EndEpisode.Response:
+        finished = await self._end(request.outcome, request.note)
+        response.success, response.message, response.episode = finished.done, finished.sentence, str(finished.path or "")
+        response.verdict, response.reasons = int(finished.verdict), list(finished.reasons)
+        return response
+
+    async def _end(self, outcome: str, note: str) -> Finished:
+        """End the episode without holding up the callbacks of its successor while the disk works."""
+        try:
+            complete = self._active().end(outcome, note, self.now())
+        except SessionError as error:
+            return Finished(False, None, "", Verdict.FAIL, (), str(error))
+        ending = self._finish(complete)
+        return await ending.done
+
+    def _finish(self, complete: Callable[[], Finished]) -> _Ending:
+        self._ending = _Ending(complete)
+        self._publish()
+        return self._ending
+
+    def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+        last = self.session.last.path if self.session and self.session.last else None
+        try:
+            path = find_episode(Path(self.value("directory")), request.episode, last)
+            before = outcome_of(path)
+            if request.undo:
+                undo_label(path)
+            else:
+                fields = {"outcome": request.outcome, "instruction": request.instruction.strip(), "note": request.note}
+                add_label(path, **fields, operator=self.value("operator"))
+            after = outcome_of(path)
+        except LabelError as error:
+            response.success, response.message = False, str(error)
+            return response
+        if path == last:
+            self.session.relabelled(before, after)
+        done = "the last label was taken back" if request.undo else "labelled"
+        response.success, response.message, response.episode = True, f"{path}: {done}, the outcome is {after or 'unknown'}", str(path)
+        self.get_logger().info(response.message)
+        self._publish()
+        return response
+
+    def _tick(self) -> None:
+        if self._ending and not self._ending.thread.is_alive():
+            self._settle()
+        if self.session:
+            complete = self.session.tick(self.now(), time.monotonic())
+            if complete:
+                self._finish(complete)
+        self._ticks += 1
+        state = (self.session.state, self.session.path) if self.session else ()
+        if state != self._shown or self._ticks % _STATUS_TICKS == 0:
+            self._publish()
+
+    def _settle(self) -> None:
+        ending, self._ending = self._ending, None
+        self._report(self.session.settle(ending.finished))
+        self._publish()
+        ending.done.set_result(ending.finished)
+
+    def _report(self, finished: Finished) -> None:
+        log = self.get_logger()
+        {Verdict.PASS: log.info, Verdict.WARN: log.warning, Verdict.FAIL: log.error}[finished.verdict](finished.sentence)
+
+    def _active(self) -> RecordingSession:
+        if not self.session:
+            raise SessionError("recorder is not active; configure and activate it first")
+        return self.session
+
+    def _status(self) -> RecorderStatus:
+        return status_message(self.session, self.instruction, self.now(), time.monotonic())
+
+    def _publish(self) -> None:
+        if self._status_publisher:
+            self._shown = (self.session.state, self.session.path) if self.session else ()
+            self._status_publisher.publish(self._status())
+
+
+class _Ending:
+    """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's thread."""
+
+    def __init__(self, complete: Callable[[], Finished]) -> None:
+        self.done: Future = Future()
+        self.finished: Finished | None = None
+        self._complete = complete
+        self.thread = threading.Thread(target=self._work, name="episode end")
+        self.thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.finished = self._complete()
+        except Exception as error:  # a mistake of ours must not leave the recorder busy for ever
+            sentence = f"the episode could not be completed ({type(error).__name__}: {error}); please report this"
+            self.finished = Finished(False, None, "discarded", Verdict.FAIL, (sentence,), sentence)
+            raise
 
 
 def _with_info(callback):

@@ -1,0 +1,46 @@
+"""Finished episodes of a directory: which is meant by a name, and what its outcome is now. No rclpy here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from sf_training.recording.labels import LabelError, read_labels
+from sf_training.recording.sealing import METADATA_FILE, PARTIAL
+
+
+def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:
+    """The finished episode of a name or path; of an empty one the ``last``, else the newest in the directory.
+
+    Raises:
+        LabelError: there is none.
+    """
+    if name:
+        path = Path(name) if "/" in name else directory / name
+        if not (path / METADATA_FILE).is_file():
+            raise LabelError(f"{path}: is not a finished episode; give the name of one in {directory}, or its directory")
+        return path
+    if last:
+        return last
+    finished = [path.parent for path in directory.glob(f"*/{METADATA_FILE}") if not path.parent.name.endswith(PARTIAL)]
+    if not finished:
+        raise LabelError(f"{directory}: holds no finished episode; record one first")
+    return max(finished, key=lambda path: ((path / METADATA_FILE).stat().st_mtime, path.name))
+
+
+def outcome_of(episode: Path) -> str:
+    """What counts now: the newest label's outcome, else the recorded one; empty when neither is there.
+
+    Raises:
+        LabelError: ``labels.json`` is broken.
+    """
+    label = read_labels(episode)
+    if label and label.outcome:
+        return label.outcome
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        information = yaml.load((episode / METADATA_FILE).read_text(encoding="utf-8"), loader)
+        return (information["rosbag2_bagfile_information"].get("custom_data") or {}).get("outcome", "")
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return ""
