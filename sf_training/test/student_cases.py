@@ -55,8 +55,9 @@ def student_settings(name: str, root: Path, **changes) -> StudentSettings:
 
 
 def student(name: str, root: Path, *, head: str = "regression", seed: int = 0, **changes) -> Student:
+    chosen = student_settings(name, root, **changes)  # may draw random numbers
     torch.manual_seed(seed)
-    return build_student(student_settings(name, root, **changes), CONTRACT, head=head, width=32, layers=4)
+    return build_student(chosen, CONTRACT, head=head, width=32, layers=4)
 
 
 def random_statistics(text_size: int = 0) -> Normalisation:

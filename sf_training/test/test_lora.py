@@ -10,6 +10,7 @@ from student_cases import BACKBONES, CONTRACT, SIZES, inputs, outputs, random_st
 
 from sf_policy_node.vla.backbones.tiny import tiny_hf
 from sf_policy_node.vla.checkpoint import load_checkpoint, save_checkpoint
+from sf_policy_node.vla.objective import action_loss
 from sf_training.training.lora import part_of
 from sf_training.training.students import LoraSettings, StudentError, merged_copy
 
@@ -59,6 +60,22 @@ def test_folded_adapters_are_an_ordinary_checkpoint_of_the_same_policy(name, roo
     loaded = load_checkpoint(tmp_path / name, CONTRACT)
     torch.testing.assert_close(outputs(loaded.model, batch), expected, rtol=1e-4, atol=1e-5)
     assert any("lora" in key for key in adapted.model.state_dict())  # training goes on with them
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen3_vl", "pi0"])
+def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(name, root):
+    gradients = []
+    for saving in (False, True):
+        adapted = student(name, root, **ADAPTED)
+        stir(adapted.model)
+        if saving:
+            adapted.model.checkpoint_gradients()
+        context = adapted.model.train().context(*inputs(adapted))
+        generator = torch.Generator().manual_seed(0)
+        action_loss(adapted.model, context, torch.ones(2, SIZES["horizon"], 4), torch.ones(4), generator).backward()
+        gradients.append({key: value.grad for key, value in adapted.model.named_parameters() if value.grad is not None})
+    assert {part_of(adapted.model, key) for key in gradients[0] if ".lora_" in key} == set(PARTS)
+    torch.testing.assert_close(*gradients)
 
 
 def test_an_average_of_the_weights_is_folded_too(root):
