@@ -1,49 +1,11 @@
 """The run journey under ``ros2 launch``; what is started and with which arguments stands in ``sf_bringup/graph.py``."""
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.parameter_descriptions import ParameterValue
+from launch import LaunchDescription
 
-from sf_bringup.graph import ARM_ARGUMENTS, NodeSpec, arm_graph, parse_arguments
-
-
-def _stop_the_rest(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
-    # Not while shutting down already: launch_ros reports a second shutdown as an error.
-    return None if context.is_shutdown else Shutdown(reason=f"{event.process_name} ended with exit code {event.returncode}")
-
-
-def _action(spec: NodeSpec) -> Node:
-    # ParameterValue: launch_ros would read a bare string such as "1" or "true" as a number or a bool.
-    parameters = {key: ParameterValue(value, value_type=str) if isinstance(value, str) else value for key, value in spec.parameters.items()}
-    return (LifecycleNode if spec.lifecycle else Node)(
-        package=spec.package,
-        executable=spec.executable,
-        name=spec.name,
-        namespace="",
-        parameters=[parameters],
-        remappings=list(spec.remappings),
-        output="screen",
-        on_exit=_stop_the_rest,
-    )
-
-
-def _start(context: LaunchContext) -> list[Node]:
-    words = [f"{argument.name}:={LaunchConfiguration(argument.name).perform(context)}" for argument in ARM_ARGUMENTS]
-    return [_action(spec) for spec in arm_graph(**parse_arguments(words))]
+from sf_bringup.graph import ARM_ARGUMENTS, arm_graph
+from sf_bringup.launch_actions import describe
 
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments from the graph, then its nodes."""
-    arguments = [
-        DeclareLaunchArgument(
-            argument.name,
-            default_value=str(argument.default).lower() if isinstance(argument.default, bool) else str(argument.default),
-            description=argument.description,
-            choices=list(argument.choices) or None,
-        )
-        for argument in ARM_ARGUMENTS
-    ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
+    return describe(ARM_ARGUMENTS, arm_graph)

@@ -1,9 +1,9 @@
-"""Which nodes make a journey, as plain data. ``launch/arm.launch.py`` and ``up.py`` both start what stands here."""
+"""Which nodes make a journey, as plain data: the launch files and their twins ``up.py`` and ``record.py`` start what stands here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -53,6 +53,19 @@ ARM_ARGUMENTS = (
     Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible"),
 )
 
+RECORD_ARGUMENTS = (
+    ARM_ARGUMENTS[0],
+    Argument("task", "", "what the operator is asked to do, as long as no topic and no key says otherwise"),
+    Argument("directory", "out/episodes", "where episodes are written"),
+    Argument("operator", "", "who moves the arm; goes into every episode"),
+    Argument("teleop", "", "a device of config/teleoperation, or the path of its YAML; empty: you start one yourself"),
+    Argument("gamepad", False, "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy", ("true", "false")),
+    Argument("countdown", 3.0, "seconds before an episode begins"),
+    Argument("policy", NO_POLICY, "a policy to take over from (DAgger), as for arm.launch.py"),
+    Argument("seed", 0, "scene of the simulated arm"),
+    Argument("real_time_factor", 1.0, "speed of the simulated arm"),
+)
+
 
 def arm_graph(
     robot: str = SIM_ROBOT,
@@ -98,6 +111,39 @@ def arm_graph(
     return nodes
 
 
+def record_graph(
+    robot: str = SIM_ROBOT,
+    task: str = "",
+    directory: str = "out/episodes",
+    operator: str = "",
+    teleop: str = "",
+    gamepad: bool = False,
+    countdown: float = 3.0,
+    policy: str = NO_POLICY,
+    seed: int = 0,
+    real_time_factor: float = 1.0,
+) -> list[NodeSpec]:
+    """Nodes of the record journey: those of the arm, with the recorder, and what moves the arm and the recorder.
+
+    Raises:
+        GraphError: as for :func:`arm_graph`; an unknown device, or a countdown that cannot be.
+    """
+    if not 0.0 <= countdown <= 60.0:
+        raise GraphError(f"countdown: {countdown:g} is not between 0 and 60; give seconds")
+    if not directory:
+        raise GraphError("directory: is empty; say where episodes are to be written")
+    nodes = arm_graph(robot=robot, policy=policy, seed=seed, record=directory, real_time_factor=real_time_factor)
+    recorder = nodes.pop()
+    nodes.append(replace(recorder, parameters={**recorder.parameters, "instruction": task, "operator": operator}))
+    common = {key: recorder.parameters[key] for key in ("contract", "use_sim_time")}
+    if teleop:
+        device = {"device": str(find_device(teleop))}
+        nodes.append(NodeSpec("sf_training", "teleoperation", "teleoperation", {**common, **device}, lifecycle=True))
+    if gamepad:
+        nodes.append(NodeSpec("sf_training", "recorder_joy", "recorder_joy", {"countdown_s": float(countdown)}))
+    return nodes
+
+
 def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS) -> dict[str, Value]:
     """Values for every argument from words such as ``robot:=sim_arm``.
 
@@ -117,6 +163,12 @@ def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_AR
 def find_robot(robot: str) -> Path:
     """Path of a contract from a robot's name or a path."""
     return _find(robot, "robot", _config("robots"), {path.stem: path for path in sorted(_config("robots").glob("*.yaml"))}, Path.is_file)
+
+
+def find_device(device: str) -> Path:
+    """Path of a teleoperation device's YAML from its name or a path."""
+    folder = _config("teleoperation")
+    return _find(device, "teleop", folder, {path.stem: path for path in sorted(folder.glob("*.yaml"))}, Path.is_file)
 
 
 def find_policy(policy: str) -> Path | None:

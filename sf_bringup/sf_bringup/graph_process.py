@@ -20,17 +20,18 @@ class GraphProcess:
     Args:
         words: arguments such as ``policy:=none``.
         log: file for the output of all nodes.
+        module: the starter.
     """
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
-        self._words, self.log = list(words), log
+    def __init__(self, words: Sequence[str], log: Path, module: str = "sf_bringup.up") -> None:
+        self._words, self.log, self._module = list(words), log, module
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> GraphProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as output:
             # A session of its own: Ctrl-C reaches this program, which then stops the graph in order.
-            command = [sys.executable, "-m", "sf_bringup.up", *self._words]
+            command = [sys.executable, "-m", self._module, *self._words]
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         return self
 

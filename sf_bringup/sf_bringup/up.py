@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -147,18 +147,30 @@ def usage(program: str, arguments: Sequence[Argument]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Start the arm's graph; returns the exit code."""
+    return start(words, "up", ARM_ARGUMENTS, arm_graph)
+
+
+def start(words: Sequence[str] | None, name: str, arguments: Sequence[Argument], graph: Callable[..., list[NodeSpec]]) -> int:
+    """Start a journey's graph as processes; returns the exit code.
+
+    Args:
+        words: ``name:=value`` arguments; None takes those of the command line.
+        name: of the starter, for messages.
+        graph: from the arguments' values to nodes.
+    """
     words = sys.argv[1:] if words is None else list(words)
+    help_text = usage(f"python3 -m sf_bringup.{name}", arguments)
     if {"--help", "-h"} & set(words):
-        print(usage("python3 -m sf_bringup.up", ARM_ARGUMENTS))
+        print(help_text)
         return 0
     manager, environment = NodeManager(), start_environment()
     try:
-        for spec in arm_graph(**parse_arguments(words)):
+        for spec in graph(**parse_arguments(words, arguments)):
             manager.add_node(spec, environment)
     except (GraphError, UpError) as error:
-        print(f"up: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         if isinstance(error, GraphError) and "is not an argument" in str(error):
-            print(usage("python3 -m sf_bringup.up", ARM_ARGUMENTS), file=sys.stderr)
+            print(help_text, file=sys.stderr)
         return 2
     return manager.run()
 

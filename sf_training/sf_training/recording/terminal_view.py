@@ -1,0 +1,82 @@
+"""The recorder as one looks at it from two metres away: a banner in colour, the streams below. No rclpy and no terminal input here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sf_training.recording.session import State
+from sf_training.recording.stream_monitor import Verdict
+
+KEYS_LINE = "space start, or end as success    s success    f failure    d discard    u undo label    i instruction    q quit"
+_COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+_RECORDING = {False: "white on red", True: "white on magenta"}
+_LINES_SAID = 3
+
+
+def screen(status, said: Sequence[tuple[bool, str]], typing: str | None = None) -> Group:
+    """What to show.
+
+    Args:
+        status: newest ``sf_msgs/RecorderStatus``; None before the first.
+        said: answers of the recorder, (done, sentence), newest last.
+        typing: an instruction while it is being typed.
+    """
+    parts = [banner(status)]
+    if status is not None:
+        parts += [_streams(status), _totals(status)]
+        parts += [Text(f"! {reason}", style=_COLOURS[Verdict(status.verdict)]) for reason in status.reasons]
+    parts += [Text(sentence, style="" if done else "red") for done, sentence in list(said)[-_LINES_SAID:]]
+    parts.append(Text(f"instruction: {typing}▏" if typing is not None else KEYS_LINE, style="bold" if typing is not None else "dim"))
+    return Group(*parts)
+
+
+def banner(status) -> Panel:
+    """State and instruction, readable from afar by its colour alone."""
+    if status is None:
+        return Panel(Text("waiting for the recorder", justify="center"), style="dim")
+    state, verdict = State(status.state), Verdict(status.verdict)
+    instruction = status.instruction or "no instruction yet: press i"
+    last = f"   last: {verdict.name}" if status.episodes else ""
+    title, style = {
+        State.INACTIVE: ("NOT ACTIVE", "dim"),
+        State.IDLE: (f"READY{last}", _COLOURS[verdict]),
+        State.COUNTDOWN: (f"GET READY   {status.countdown_s:.0f}", "black on yellow"),
+        State.RECORDING: (f"● RECORDING   {status.duration_s:.1f} s   {verdict.name}", _RECORDING[verdict == Verdict.FAIL]),
+        State.FINISHING: ("WRITING", "black on cyan"),
+    }[state]
+    return Panel(Text(f"{title}\n{instruction}", justify="center"), style=style)
+
+
+def _streams(status) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stream")
+    for name in ("rate", "gap", "age", "messages", "lost"):
+        table.add_column(name, justify="right")
+    for stream in status.streams:
+        if not (stream.received or stream.expected_hz or stream.verdict):
+            continue
+        wanted = f"/{stream.expected_hz:g}" if stream.expected_hz else ""
+        table.add_row(
+            stream.topic,
+            f"{stream.measured_hz:.1f}{wanted} Hz",
+            f"{1e3 * stream.longest_gap_s:.0f} ms",
+            f"{1e3 * stream.age_s:.0f} ms" if stream.age_s >= 0 else "-",
+            str(stream.received),
+            str(stream.lost),
+            style=_COLOURS[Verdict(stream.verdict)] if stream.verdict else "",
+        )
+    return table
+
+
+def _totals(status) -> Text:
+    skew = f"{1e3 * status.camera_skew_s:.0f} ms" if status.camera_skew_s >= 0 else "-"
+    left = f", {status.disk_left_s / 60:.0f} min left" if status.disk_left_s >= 0 else ""
+    return Text(
+        f"camera skew {skew}   queue {100 * status.queue_share:.0f} %   written {status.written_bytes / 1e6:.0f} MB   "
+        f"disk {status.disk_free_bytes / 1e9:.1f} GB{left}   episodes: {', '.join(status.outcomes) or '0'}"
+    )
