@@ -1,79 +1,113 @@
-"""What a training step costs, with and without alignment."""
+"""What a training step costs in time and memory: without Spatial Forcing, with kept features, and with the teacher in the loop."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from bench.figures import Figures
+from bench.training_case import CHANNELS, STUDENTS, WAYS, load_data, save_data, start, targets, teacher_size, write_teacher
 
 from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
-from sf_policy_node.vla.normalisation import Normalisation
-from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
+from sf_policy_node.vla.preprocessing import prepare
 from sf_training.simulation.arm_sim import ArmSim
-from sf_training.spatial_forcing.teachers import TeacherName, View, build_targets
-from sf_training.training.loop import TrainingRun
-from sf_training.training.settings import Settings
 from sf_training.training.training_set import TrainingSet
 
 FRAMES = 64
+STEPS = 30
+LOOP_STEPS = 6  # with the teacher in the loop, many times as long as the others
+WARM_UP = 3
 
 
 def bench_training(figures: Figures) -> None:
-    """Training steps with and without alignment, interleaved so that a busy machine slows all alike."""
-    sim = ArmSim(load_contract(find_robot("sim_arm")))
-    data = _real_frames(sim)
-    sim.close()
-    runs = {teacher: _start(data, teacher) for teacher in ("none", "pointmap", "rgb")}
-    costs: dict[str, list[float]] = {teacher: [] for teacher in runs}
-    for number in range(33):
-        for teacher, run in runs.items():
-            before = run.cpu_s
+    """Steps are interleaved, so that a busy machine slows all alike; memory is measured in a process for each case."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_data(make_frames(FRAMES), folder)
+        write_teacher(folder)
+        for way in ("cache", "cache_int8"):
+            kept = targets(way, load_data(folder), (6, 6), folder)
+            note = f"{CHANNELS} channels of {teacher_size()}; all tokens of {FRAMES} frames"
+            figures.add(f"training_{way}_cosine_error", 1 - kept.cosine, "1 - cosine", kept.layers[0].shape[0] * 72, note)
+            figures.add(f"training_{way}_size", kept.nbytes / FRAMES / 1024, "KiB/frame", FRAMES, "2 cameras of 6x6 tokens")
+        for student in STUDENTS:
+            _steps(figures, student, folder)
+            _memory(figures, student, folder)
+
+
+def _steps(figures: Figures, student: str, folder: Path) -> None:
+    data = load_data(folder)
+    runs = {way: start(student, way, data, folder) for way in WAYS}
+    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(WARM_UP + STEPS):
+        for way, run in runs.items():
+            if way == "loop" and number >= WARM_UP + LOOP_STEPS:
+                continue
+            started = time.process_time()
             run.train_step()
-            if number >= 3:
-                costs[teacher].append(run.cpu_s - before)
-    base = np.mean(costs["none"])
-    figures.add("training_no_sf", 1 / base, "steps/CPU-s", 30, "batch of 16 labels, 10 frames, 2 cameras")
-    for teacher in ("pointmap", "rgb"):
-        figures.add(f"training_sf_{teacher}", 1 / np.mean(costs[teacher]), "steps/CPU-s", 30, "targets computed once before")
-        figures.add(f"training_cost_sf_{teacher}_over_no_sf", np.mean(costs[teacher]) / base, "ratio", 30)
+            if number >= WARM_UP:
+                costs[way].append(time.process_time() - started)
+    note = "batch of 16 labels, 10 frames, 2 cameras; median"
+    for way, seconds in costs.items():
+        figures.add(f"training_{student}_{way}", 1 / np.median(seconds), "steps/CPU-s", len(seconds), note)
+    for way in WAYS[1:]:
+        ratio, low, high = _ratio(costs[way], costs["no_sf"])
+        how = f"time of a step, medians; 95 %: {low:.3f} to {high:.3f}" + (f"; {teacher_size()}" if way == "loop" else "")
+        figures.add(f"training_{student}_{way}_time_over_no_sf", ratio, "ratio", len(costs[way]), how, interval_95=[low, high])
 
 
-def _real_frames(sim: ArmSim) -> TrainingSet:
+def _ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
+    """Of the medians, with 95 % of what drawing the steps again gives."""
+    rng = np.random.default_rng(0)
+    draws = [np.median(rng.choice(values, (2000, len(values))), axis=1) for values in (one, other)]
+    low, high = np.percentile(draws[0] / draws[1], [2.5, 97.5])
+    return float(np.median(one) / np.median(other)), round(float(low), 4), round(float(high), 4)
+
+
+def _memory(figures: Figures, student: str, folder: Path) -> None:
+    found = {way: measure_memory(student, way, folder) for way in WAYS}
+    for way, sizes in found.items():
+        note = f"most that a process took; {sizes['before'] / 1024:.0f} MiB of it before there was a model"
+        figures.add(f"training_{student}_{way}_memory", sizes["most"] / 1024, "MiB", 1, note)
+    for way in WAYS[1:]:
+        ratio = found[way]["most"] / found["no_sf"]["most"]
+        figures.add(f"training_{student}_{way}_memory_over_no_sf", ratio, "ratio", 1, "most that a process took")
+
+
+def measure_memory(student: str, way: str, folder: Path) -> dict[str, int]:
+    """Of a process that trains [KiB]: ``before`` there is a model, and the ``most`` that it takes."""
+    words = [sys.executable, "-m", "bench.training_case", student, way, str(folder)]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_frames(count: int) -> TrainingSet:
+    """Pictures of the simulated arm; states and chunks are random."""
+    sim = ArmSim(load_contract(find_robot("sim_arm")))
     rng = np.random.default_rng(0)
     cameras = ("scene", "wrist")
-    images, depth, poses = [], [], []
-    for seed in range(FRAMES):
+    images = []
+    for seed in range(count):
         sim.reset(seed)
         images.append(prepare({camera: sim.render(camera) for camera in cameras}, cameras, 96))
-        depth.append([prepare_depth(sim.depth(camera), 96) for camera in cameras])
-        poses.append([sim.camera_pose(camera) for camera in cameras])
-    views = tuple(
-        View(
-            np.tile(prepare_intrinsics(sim.intrinsics(camera), 320, 240, 96), (FRAMES, 1, 1)),
-            np.array([pose[v][0] for pose in poses]),
-            np.array([pose[v][1] for pose in poses]),
-        )
-        for v, camera in enumerate(cameras)
-    )
+    sim.close()
+    labels = np.repeat(np.arange(count), [2 - frame % 2 for frame in range(count)])
     return TrainingSet(
         images=np.stack(images),
-        states=rng.normal(size=(FRAMES, 10)),
-        episodes=np.arange(FRAMES),
-        label_frame=np.repeat(np.arange(FRAMES), [2 - frame % 2 for frame in range(FRAMES)]),
-        label_text=np.zeros(FRAMES * 3 // 2, int),
-        label_chunk=rng.normal(size=(FRAMES * 3 // 2, 8, 4)).astype(np.float32),
+        states=rng.normal(size=(count, 10)),
+        episodes=np.arange(count),
+        label_frame=labels,
+        label_text=np.zeros(len(labels), int),
+        label_chunk=rng.normal(size=(len(labels), 8, 4)).astype(np.float32),
         texts=("pick the red cube",),
-        depth=np.array(depth),
-        views=views,
+        depth=None,
+        views=None,
     )
-
-
-def _start(data: TrainingSet, teacher: TeacherName) -> TrainingRun:
-    contract = load_contract(find_robot("sim_arm"))
-    embeddings = np.random.default_rng(0).normal(size=(1, 384)).astype(np.float32)
-    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, contract.action.names)
-    targets = None if teacher == "none" else build_targets(teacher, data.images, data.depth, list(data.views), 16)
-    settings = Settings(data=Path(), out=Path(), teacher=teacher, steps=100)
-    return TrainingRun(settings, contract, data, np.arange(len(data.label_frame)), normalisation, embeddings, targets)

@@ -113,11 +113,8 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     _check_alike(arguments.checkpoints, checkpoints)
     layer = _layer(arguments, checkpoints[0], training)
     model = checkpoints[0].model
-    dataset = load_dataset(
-        find_episodes(arguments.data), checkpoints[0].contract, size=model.config.image_size, cache=arguments.data / ".cache", depth=True
-    )
-    if dataset.depth is None or not np.isfinite(dataset.depth).any():
-        raise ProbeError(f"{arguments.data}: the episodes hold no depth, which the probe is judged by; record depth (depth_topic)")
+    pictures = {"size": model.config.image_size, "fit": model.config.fit}
+    dataset = load_dataset(find_episodes(arguments.data), checkpoints[0].contract, cache=arguments.data / ".cache", depth=True, **pictures)
     share = _share(arguments, training[0])
     fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
     if not len(held_out):

@@ -48,7 +48,7 @@ def choose_frames(
         nearest, farthest: depth that counts [m].
 
     Raises:
-        ProbeError: none of the episodes has a label, or no depth lies between the limits.
+        ProbeError: none of the episodes has a label, they hold no depth, or none between the limits.
     """
     labelled, first = np.unique(dataset.pair_frame, return_index=True)
     usable = np.isin(dataset.episode[labelled], episodes)
@@ -58,7 +58,9 @@ def choose_frames(
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
     frames = labelled[chosen]
     kinematics, grid = Kinematics(checkpoint.contract), checkpoint.model.visual_places().grid
-    depth = np.asarray(dataset.depth[frames], np.float32)
+    depth = np.full(0, np.nan) if dataset.depth is None else np.asarray(dataset.depth[frames], np.float32)
+    if not np.isfinite(depth).any():
+        raise ProbeError("--data: the episodes hold no depth, which the probe is judged by; record depth (depth_topic)")
     reduced = depth_cells(depth, (grid[0] * cells, grid[1] * cells), nearest, farthest)
     if not np.isfinite(reduced).any():
         raise ProbeError(f"--nearest, --farthest: no depth in the data lies between {nearest:g} and {farthest:g} m")

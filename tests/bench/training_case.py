@@ -1,0 +1,102 @@
+"""One training run of the benchmark: a student, and where its alignment targets come from.
+
+``python3 -m bench.training_case nano cache FOLDER`` trains some steps in a process of its own and prints how much memory that took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from sf_bringup.graph import find_robot
+from sf_policy_node.contract import load_contract
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
+from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
+from sf_training.training.loop import TrainingRun
+from sf_training.training.settings import Settings
+from sf_training.training.training_set import TrainingSet
+
+StudentName = Literal["nano"]
+Way = Literal["no_sf", "cache", "cache_int8", "loop"]
+"""no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the teacher runs in every step."""
+STUDENTS, WAYS = get_args(StudentName), get_args(Way)
+CHANNELS = 128  # what the trainer keeps by default
+TEACHER = VggtConfig(width=192, pairs=8, encoder_blocks=8, grid=8)
+TEACHER_SIDE = 112  # pixels
+_STEPS = 6  # of a process that measures memory
+_FORMS = {"cache": "float16", "cache_int8": "int8"}
+
+
+def write_teacher(folder: Path) -> None:
+    """A small VGGT with random weights, which take as long as trained ones."""
+    torch.manual_seed(0)
+    network = VggtAggregator(TEACHER)
+    save_file({f"aggregator.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
+
+
+def teacher_size() -> str:
+    """In words."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in VggtAggregator(TEACHER).parameters())
+    return f"VGGT of {count / 1e6:.0f} M random weights, {TEACHER_SIDE} pixels"
+
+
+def save_data(data: TrainingSet, folder: Path) -> None:
+    """So that every process trains on the same."""
+    arrays = {name: getattr(data, name) for name in ("images", "states", "episodes", "label_frame", "label_text", "label_chunk")}
+    np.savez(folder / "data.npz", **arrays)
+
+
+def load_data(folder: Path) -> TrainingSet:
+    """What :func:`save_data` wrote."""
+    with np.load(folder / "data.npz") as arrays:
+        return TrainingSet(**dict(arrays), texts=("pick the red cube",), depth=None, views=None)
+
+
+def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> TrainingRun:
+    """A run whose ``train_step`` is to be measured."""
+    contract = load_contract(find_robot("sim_arm"))
+    embeddings = np.random.default_rng(0).normal(size=(1, 384)).astype(np.float32)
+    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, contract.action.names)
+    chosen = {"teacher": "none"} if way == "no_sf" else {"teacher": "vggt", "teacher_weights": str(folder)}
+    settings = Settings(data=folder, out=folder, steps=100, **chosen)
+    return TrainingRun(
+        settings, contract, data, np.arange(len(data.label_frame)), normalisation, embeddings, targets(way, data, (6, 6), folder)
+    )
+
+
+def targets(way: Way, data: TrainingSet, grid: tuple[int, int], folder: Path) -> Targets | None:
+    """Where a way takes its targets from; those that are kept are kept in ``folder``."""
+    if way == "no_sf":
+        return None
+    teacher = open_teacher("vggt", str(folder), (-1,), size=TEACHER_SIDE)
+    options = {"live": True} if way == "loop" else {"cache": folder, "form": _FORMS[way]}
+    return vision_targets(teacher, data.images, grid, AlignmentConfig(), channels=CHANNELS, **options)
+
+
+def main(student: StudentName, way: Way, folder: Path) -> None:
+    """Print the memory of a process that trains [KiB]: before there is a model, and the most that was taken."""
+    data = load_data(folder)
+    before = _memory("VmRSS")
+    run = start(student, way, data, folder)
+    for _ in range(_STEPS):
+        run.train_step()
+    print(json.dumps({"before": before, "most": _memory("VmHWM")}))
+
+
+def _memory(name: str) -> int:
+    """Of this process [KiB]. Not getrusage: its highest value is inherited from the process that started this one."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[name].split()[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
