@@ -183,6 +183,20 @@ class Topics(_Strict):
     control_source: Topic = "control_source"
 
 
+class ForeignBags(_Strict):
+    """How bags that this suite has not recorded name what the contract needs; for reading them only."""
+
+    topics: dict[str, Topic] = Field({}, description="topic in the bag: topic of this contract; several may become one")
+    joints: dict[str, Name] = Field({}, description="joint name in the bag: joint of this contract")
+    commands: str | None = Field(
+        None,
+        description="topic in the bag with the operator's commands (JointState, JointTrajectory or Float64MultiArray); that of the joint "
+        "states: where the arm went next was the command; none: as topics.teleop_command",
+    )
+    instruction: str = Field("", description="where the bag holds no message on topics.instruction")
+    outcome: Literal["success", "failure", "discarded"] = "success"
+
+
 class Contract(_Strict):
     """A whole robot; load it with :func:`load_contract`."""
 
@@ -199,6 +213,7 @@ class Contract(_Strict):
     workspace: Workspace
     command: Command
     topics: Topics = Topics()
+    bags: ForeignBags | None = Field(None, description="to read bags of other recorders")
     _urdf_xml: str = PrivateAttr("")
 
     @model_validator(mode="after")
@@ -221,7 +236,17 @@ class Contract(_Strict):
             raise ValueError("command.gripper: there is no gripper; add a gripper section or remove command.gripper")
         if self.gripper and not self.command.carries_joints and not self.command.gripper:
             raise ValueError(f"command.gripper: {self.command.output} cannot carry the gripper; say where its commands go")
+        if self.bags:
+            self._check_bags(self.bags)
         return self
+
+    def _check_bags(self, bags: ForeignBags) -> None:
+        cameras = [topic for camera in self.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
+        known = {topic.lstrip("/") for topic in (*cameras, *self.topics.model_dump().values())}
+        for key, values, ours in (("topics", bags.topics, known), ("joints", bags.joints, set(self.command_joints))):
+            wrong = next((value for value in values.values() if value.lstrip("/") not in ours), None)
+            if wrong is not None:
+                raise ValueError(f"bags.{key}: {wrong} is not in this contract; name one of {', '.join(sorted(ours))}")
 
     @property
     def arm_joints(self) -> list[str]:

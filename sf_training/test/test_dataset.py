@@ -1,5 +1,8 @@
 """Bags to training arrays: values, labels in every action space, cache, and the errors."""
 
+import errno
+import os
+
 import numpy as np
 import pinocchio
 import pytest
@@ -21,9 +24,11 @@ from synthetic_episodes import (
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
 from sf_training.data.dataset import BagError, load_dataset
+from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.split import split_episodes
 from sf_training.data.statistics import STD_FLOOR, ColumnStatistics
 from sf_training.recording import messages
+from sf_training.recording.labels import add_label
 
 SIZE = 12
 
@@ -138,37 +143,68 @@ def test_only_wanted_outcomes_are_read(tmp_path, contract):
         load(bags[1:2], contract)
 
 
-def test_the_cache_gives_the_same_arrays_and_is_not_built_twice(tmp_path, contract, monkeypatch):
+FIELDS = ("images", "depth", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode", "pair_frame", "pair_target")
+
+
+def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(tmp_path, contract, monkeypatch):
     bags = [write_episode(tmp_path / "bags", contract, name, frames=3) for name in "ab"]
     in_memory, first = load(bags, contract), load(bags, contract, cache=tmp_path / "cache")
-    monkeypatch.setattr("sf_training.data.dataset.load_episode", lambda *_, **__: pytest.fail("decoded again"))
+    expected = {field: np.array(getattr(in_memory, field)) for field in FIELDS}
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(first, field), expected[field])
+    monkeypatch.setattr("sf_training.data.dataset.index_episode", lambda *_: pytest.fail("indexed again"))
+    monkeypatch.setattr(EpisodeReader, "picture", lambda *_: pytest.fail("decoded again"))
     second = load(bags, contract, cache=tmp_path / "cache")
-    assert isinstance(second.images, np.memmap) and not second.images.flags.writeable
-    for field in ("images", "depth", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode", "pair_frame", "pair_target"):
-        np.testing.assert_array_equal(getattr(in_memory, field), getattr(first, field))
-        np.testing.assert_array_equal(getattr(in_memory, field), getattr(second, field))
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(second, field), expected[field])
     assert second.instructions == in_memory.instructions and second.episodes == in_memory.episodes
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert second.digest == first.digest == in_memory.digest
 
 
-def test_the_cache_is_rebuilt_when_what_it_depends_on_changes(tmp_path, contract):
-    bag = write_episode(tmp_path / "bags", contract, "a", frames=1)
-    load([bag], contract, cache=tmp_path / "cache")
-    load([bag], contract, cache=tmp_path / "cache", size=SIZE + 1)
-    load([bag], contract, cache=tmp_path / "cache", depth=False)
-    load([write_episode(tmp_path / "bags", contract, "b", frames=2)], contract, cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 4
-    for folder in (tmp_path / "cache").iterdir():
-        (folder / "images.npy").write_bytes(b"junk")
-    with pytest.raises(BagError, match=r"cache cannot be read .*; delete this folder"):
-        load([bag], contract, cache=tmp_path / "cache")
+def test_what_the_data_depend_on_changes_their_digest(tmp_path, contract):
+    bag, other = (write_episode(tmp_path, contract, name, frames=frames, labels="operator") for name, frames in (("a", 1), ("b", 2)))
+    ways = [{}, {"size": SIZE + 1}, {"size": (SIZE, SIZE + 2)}, {"fit": "letterbox"}, {"depth": False}, {"idle_s": 1.0}]
+    digests = [load([bag], contract, cache=tmp_path / "cache", **way).digest for way in ways]
+    digests += [load(bags, contract).digest for bags in ([other], [bag, other], [other, bag])]
+    add_label(bag, instruction="pick the blue cube")
+    digests.append(load([bag], contract).digest)
+    assert len(set(digests)) == len(digests)
 
 
-def test_an_error_leaves_no_half_built_cache(tmp_path, contract):
+def test_a_damaged_or_half_written_cache_is_made_again(tmp_path, contract):
+    bag = write_episode(tmp_path / "bags", contract, "a", frames=3)
+    before = np.asarray(load([bag], contract, cache=tmp_path / "cache").images)
+    index, pictures = sorted((tmp_path / "cache/episodes").iterdir(), key=lambda path: path.suffix != ".index")
+    index.write_bytes(index.read_bytes()[:200])
+    content = bytearray(pictures.read_bytes())
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    pictures.write_bytes(content)
+    for _ in range(2):
+        np.testing.assert_array_equal(load([bag], contract, cache=tmp_path / "cache").images, before)
+
+
+def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bag = write_episode(tmp_path, contract, frames=3)
+    expected = np.asarray(load([bag], contract).images)
+    images = load([bag], contract, cache=tmp_path / "cache").images
+    monkeypatch.setattr(os, "pwrite", full)
+    for _ in range(2):
+        np.testing.assert_array_equal(images, expected)
+    assert [record.message for record in caplog.records] and "not kept (No space left" in caplog.records[0].message
+    assert len(caplog.records) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BagError, match=r"file/episodes: cache cannot be written .* or choose another folder"):
+        load([bag], contract, cache=tmp_path / "file")
+
+
+def test_one_bad_episode_is_named_and_the_others_need_not_be_read_again(tmp_path, contract):
     bags = [write_episode(tmp_path, contract, "good"), write_episode(tmp_path, contract, "bad", labels="none")]
     with pytest.raises(BagError, match=r"bad: holds nothing to learn: no message on /expert/action_chunk or /teleop/joint_command"):
         load(bags, contract, cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert len(list((tmp_path / "cache/episodes").iterdir())) == 1
 
 
 @pytest.mark.slow

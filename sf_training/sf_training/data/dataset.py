@@ -1,12 +1,12 @@
-"""Episode bags as one set of training arrays, decoded once and then mapped from disk.
+"""Episode bags as one set of training data: small arrays, and pictures that are read from the bags when they are asked for.
 
 dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import inspect
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,16 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.vla import preprocessing
 from sf_policy_node.vla.preprocessing import Fit
-from sf_training.data import episode_arrays, synchronisation, targets
-from sf_training.data.cache import ArrayStore
-from sf_training.data.episode_arrays import EpisodeArrays, load_episode
+from sf_training.data.bag_images import BagImages, Source, pictures_key
+from sf_training.data.episode_arrays import prepared_matrices
+from sf_training.data.episode_index import EpisodeIndex, index_episode, index_key
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
 
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
 
+IDLE_S = 0.5  # of a pause of the operator that is learned from
 _POOL_FROM = 8  # episodes: below, starting processes costs more than it saves
-_RULES = (preprocessing, synchronisation, targets, episode_arrays)  # a change in these makes cached arrays stale
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,12 @@ class EpisodeInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """N observations with V cameras, J joints; P labels of H rows and A columns. Large arrays may be mapped from disk.
+    """N observations with V cameras, J joints; P labels of H rows and A columns.
 
     Attributes:
-        images: (N, V, 3, S, S) uint8 RGB, prepared as for the policy.
-        depth: (N, V, S, S) float16 along the optical axis, same crop [m]; NaN where unknown; None when not asked for.
+        images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; read from the bags by ``images[indices]``.
+        depth: (N, V, height, width) float16 along the optical axis, fitted as the images [m], read likewise; NaN where unknown; None when
+            not asked for.
         joint_positions: (N, J) float32, measured, in the order of ``contract.command_joints`` [rad, m].
         stamps: (N,) float64, time of each observation: its oldest image [s].
         intrinsics: (N, V, 3, 3) float32, camera matrix of the prepared image [pixels]; NaN where unknown.
@@ -63,10 +63,11 @@ class Dataset:
         pair_target: (P, H, A) float32, as the rows of ``sf_msgs/ActionChunk``.
         instructions: each text once.
         digest: changes with everything that the data depend on.
+        idle_labels: how many were left out because the operator paused.
     """
 
-    images: np.ndarray
-    depth: np.ndarray | None
+    images: BagImages
+    depth: BagImages | None
     joint_positions: np.ndarray
     stamps: np.ndarray
     intrinsics: np.ndarray
@@ -78,6 +79,7 @@ class Dataset:
     pair_target: np.ndarray
     instructions: list[str]
     digest: str
+    idle_labels: int = 0
 
     def frames_of(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Indices of the observations of some episodes."""
@@ -96,22 +98,26 @@ def load_dataset(
     fit: Fit = "crop",
     depth: bool = True,
     outcomes: Sequence[str] = ("success",),
+    idle_s: float = IDLE_S,
     cache: str | Path | None = None,
+    keep_pictures: bool = True,
     workers: int = 2,
     progress: bool = True,
 ) -> Dataset:
-    """Read episodes, or map what an earlier call with the same bags, contract and options left in ``cache``.
+    """Open episodes. Each is read once to index it; pictures stay in the bags.
 
     Args:
         bags: episode directories, see :func:`find_episodes`.
-        contract: every bag must have been recorded with it.
+        contract: every bag must have been recorded with it, or be read by its ``bags``.
         size: side of the prepared images, or (height, width) [pixels].
         fit: how a picture of another shape is fitted.
-        depth: keep depth for the teacher.
+        depth: offer depth for the teacher.
         outcomes: episodes with another outcome are skipped.
-        cache: folder; None keeps everything in memory.
-        workers: processes that decode. They are started afresh, so a script needs ``if __name__ == "__main__":``.
-        progress: show a bar while decoding.
+        idle_s: of a pause, in which the operator commands no motion, labels are made for this long [s]; infinity leaves nothing out.
+        cache: folder for indices and prepared pictures; None indexes each time and keeps nothing.
+        keep_pictures: whether ``cache`` keeps the pictures that were prepared once.
+        workers: processes that index. They are started afresh, so a script needs ``if __name__ == "__main__":``.
+        progress: show a bar meanwhile.
 
     Raises:
         BagError: a bag cannot be used, or none has a wanted outcome.
@@ -120,76 +126,97 @@ def load_dataset(
     readers = [reader for reader in readers if reader.outcome in outcomes]
     if not readers:
         raise BagError(f"none of {len(bags)} episodes has the outcome {' or '.join(outcomes)}; record some, or ask for other outcomes")
-    store = ArrayStore(cache, key := _key(readers, contract, size, fit, depth))
-    if not store.complete:
-        with store.building():
-            _build(store, readers, size, fit, depth, workers, progress)
-    arrays, notes = store.load()
+    whole = (size, size) if isinstance(size, int) else tuple(size)
+    keys = [index_key(reader) for reader in readers]
+    folder = None if cache is None else Path(cache) / "episodes"
+    indices = _indices(readers, keys, folder, workers, progress)
+    sources = [Source(reader, index, key) for reader, index, key in zip(readers, indices, keys, strict=True)]
+    kept = folder if keep_pictures else None
+    told = [keys, [reader.outcome for reader in readers], pictures_key(whole, fit), depth, repr(idle_s)]
     return Dataset(
-        **{name: arrays[name] for name in ("images", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode")},
-        **{name: arrays[name] for name in ("pair_frame", "pair_instruction", "pair_target")},
-        depth=arrays.get("depth"),
-        # Paths are those of this call: bags may have moved since the cache was made.
+        images=BagImages(sources, "colour", whole, fit, kept),
+        depth=BagImages(sources, "depth", whole, fit, kept) if depth else None,
+        **_joined(
+            indices,
+            [prepared_matrices(reader.contract, index.matrices, whole, fit) for reader, index in zip(readers, indices, strict=True)],
+        ),
+        **_labels(indices, idle_s),
         episodes=[
-            EpisodeInfo(reader.name, str(reader.path), reader.instruction, reader.operator, reader.outcome, reader.checksum, frames)
-            for reader, frames in zip(readers, notes["frames"], strict=True)
+            EpisodeInfo(
+                reader.name, str(reader.path), reader.instruction, reader.operator, reader.outcome, reader.checksum, len(index.stamps)
+            )
+            for reader, index in zip(readers, indices, strict=True)
         ],
-        instructions=notes["instructions"],
-        digest=key,
+        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
     )
 
 
-def _build(
-    store: ArrayStore, readers: list[EpisodeReader], size: int | tuple[int, int], fit: Fit, depth: bool, workers: int, progress: bool
-) -> None:
+def _joined(indices: list[EpisodeIndex], matrices: list[np.ndarray]) -> dict[str, np.ndarray]:
+    counts = [len(index.stamps) for index in indices]
+    return {
+        "joint_positions": np.concatenate([index.joint_positions for index in indices]),
+        "stamps": np.concatenate([index.stamps for index in indices]),
+        "camera_poses": np.concatenate([index.camera_poses for index in indices]),
+        "intrinsics": np.repeat(np.stack(matrices), counts, axis=0),
+        "episode": np.repeat(np.arange(len(indices), dtype=np.int32), counts),
+    }
+
+
+def _labels(indices: list[EpisodeIndex], idle_s: float) -> dict:
     instructions: dict[str, int] = {}
-    frames: list[int] = []
-    columns = (TextColumn("decoding episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
-        for arrays in bar.track(_decoded(readers, size, fit, depth, workers), total=len(readers)):
-            count = len(arrays.stamps)
-            offset = sum(frames)
-            store.append("images", arrays.images)
-            if arrays.depth is not None:
-                store.append("depth", arrays.depth)
-            for name in ("joint_positions", "stamps", "intrinsics", "camera_poses"):
-                store.append(name, getattr(arrays, name))
-            store.append("episode", np.full(count, len(frames), np.int32))
-            texts = [instructions.setdefault(text, len(instructions)) for text in arrays.pairs.instructions]
-            store.append("pair_frame", (arrays.pairs.frame + offset).astype(np.int32))
-            store.append("pair_instruction", np.array(texts, np.int32))
-            store.append("pair_target", arrays.pairs.targets)
-            frames.append(count)
-    store.note({"frames": frames, "instructions": list(instructions)})
+    frames, texts, offset, idle = [], [], 0, 0
+    targets = []
+    for index in indices:
+        pairs = index.pairs
+        moving = pairs.idle <= idle_s
+        idle += int((~moving).sum())
+        frames.append(pairs.frame[moving] + offset)
+        numbers = [instructions.setdefault(text, len(instructions)) for text, used in zip(pairs.instructions, moving, strict=True) if used]
+        texts.append(np.array(numbers, np.int32))
+        targets.append(pairs.targets[moving])
+        offset += len(index.stamps)
+    return {
+        "pair_frame": np.concatenate(frames).astype(np.int32),
+        "pair_instruction": np.concatenate(texts),
+        "pair_target": np.concatenate(targets),
+        "instructions": list(instructions),
+        "idle_labels": idle,
+    }
 
 
-def _decoded(readers: list[EpisodeReader], size: int | tuple[int, int], fit: Fit, depth: bool, workers: int) -> Iterator[EpisodeArrays]:
-    """Arrays of each episode, in order."""
+def _indices(readers: list[EpisodeReader], keys: list[str], folder: Path | None, workers: int, progress: bool) -> list[EpisodeIndex]:
+    """Those kept in the folder, and the others made now."""
+    paths = [None if folder is None else folder / f"{key}.index" for key in keys]
+    indices = [None if path is None else EpisodeIndex.load(path) for path in paths]
+    missing = [number for number, index in enumerate(indices) if index is None]
+    columns = (TextColumn("indexing episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress or not missing) as bar:
+        made = _indexed([readers[number] for number in missing], workers)
+        for number, index in zip(missing, bar.track(made, total=len(missing)), strict=True):
+            indices[number] = index
+            if paths[number] is not None:
+                _save(index, paths[number])
+    return indices
+
+
+def _save(index: EpisodeIndex, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.save(path)
+    except OSError as error:
+        cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
+        raise BagError(f"{path.parent}: cache cannot be written ({error.strerror}); {cure} or choose another folder") from None
+
+
+def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeIndex]:
+    """Indices of episodes, in order."""
     if workers <= 1 or len(readers) < _POOL_FROM:
-        yield from (load_episode(reader, size, depth=depth, fit=fit) for reader in readers)
+        yield from map(index_episode, readers)
         return
     # Not forked: the parent may hold threads of ROS or torch.
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            yield from pool.map(_decode, readers, [size] * len(readers), [fit] * len(readers), [depth] * len(readers))
+            yield from pool.map(index_episode, readers, chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _decode(reader: EpisodeReader, size: int | tuple[int, int], fit: Fit, depth: bool) -> EpisodeArrays:
-    return load_episode(reader, size, depth=depth, fit=fit)
-
-
-def _key(readers: list[EpisodeReader], contract: Contract, size: int | tuple[int, int], fit: Fit, depth: bool) -> str:
-    """Changes with everything that the arrays depend on."""
-    parts = {
-        "bags": [[reader.checksum, reader.instruction] for reader in readers],
-        "contract": contract.hash,
-        "size": size,
-        "fit": fit,
-        "depth": depth,
-        "rules": [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in _RULES],
-    }
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -91,7 +91,7 @@ class JointStream:
 
     @property
     def first(self) -> int:
-        """From this time on every joint is known."""
+        """From this time on every joint is known [ns]."""
         return int(max(stamps[0] for stamps, _ in self._joints))
 
     @property

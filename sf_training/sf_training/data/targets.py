@@ -13,14 +13,31 @@ from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
+IDLE_SHARE = 0.002  # of a joint's range: commands that stay within it over a whole label are no motion
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P, H, A) float32."""
+    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P, H, A) float32.
+
+    ``idle`` (P,) float32: for how long [s] the operator had commanded no motion by then, and went on so over the whole label; else 0.
+    """
 
     frame: np.ndarray
     instructions: list[str]
     targets: np.ndarray
+    idle: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs], frames: Sequence[int]) -> Pairs:
+        """One after the other; ``frames`` are the numbers of observations that the parts belong to."""
+        offsets = np.cumsum([0, *frames[:-1]])
+        return cls(
+            np.concatenate([part.frame + offset for part, offset in zip(parts, offsets, strict=True)]).astype(np.int32),
+            [text for part in parts for text in part.instructions],
+            np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.idle for part in parts]),
+        )
 
 
 def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk], chunk_stamps: np.ndarray) -> Pairs:
@@ -45,10 +62,13 @@ def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk]
                 f"the contract says {action.space} {action.horizon}x{len(action.names)} ({', '.join(action.names)})"
             )
     targets = np.array([chunks[index].data for index in kept], np.float32).reshape(-1, action.horizon, len(action.names))
-    return Pairs(frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets)
+    idle = np.zeros(len(kept), np.float32)  # an expert's answer is one on purpose
+    return Pairs(frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets, idle)
 
 
-def operator_pairs(contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instruction: str) -> Pairs:
+def operator_pairs(
+    contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instruction: str, until: np.ndarray | None = None
+) -> Pairs:
     """One pair per observation, from the joint positions that the operator commanded after it.
 
     Row k is the command in force at ``stamp + (k + 1) * step_s`` (the newest at or before it), in the contract's action
@@ -59,17 +79,38 @@ def operator_pairs(contract: Contract, stamps: np.ndarray, measured: np.ndarray,
         stamps: observation times (N,) [ns].
         measured: joint positions (N, J) at these times, in the order of ``contract.command_joints``.
         commands: of the same joints.
+        until: (N,) [ns], no row of a label may lie behind; None where none is too late.
     """
     action = contract.action
     steps = np.arange(1, action.horizon + 1) * round(action.step_s * 1e9)
-    labelled = np.flatnonzero((stamps + steps[0] >= commands.first) & (stamps < commands.last))
+    usable = (stamps + steps[0] >= commands.first) & (stamps < commands.last)
+    if until is not None:
+        usable &= stamps + steps[-1] <= until
+    labelled = np.flatnonzero(usable)
     commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, -1)
     kinematics = Kinematics(contract) if action.space.is_tool else None
     targets = np.array(
         [in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32
     )
     targets = targets.reshape(-1, action.horizon, len(action.names))
-    return Pairs(labelled.astype(np.int32), [instruction] * len(labelled), targets)
+    idle = _idle(contract, stamps[labelled], np.concatenate([commands.held(stamps[labelled])[:, None], commanded], axis=1))
+    return Pairs(labelled.astype(np.int32), [instruction] * len(labelled), targets, idle)
+
+
+def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:
+    """See :class:`Pairs`; of commands (P, 1 + H, J) from the observation on, of which NaN is not known yet."""
+    ranges = [joint.upper - joint.lower for joint in contract.joints]
+    ranges += [abs(contract.gripper.open - contract.gripper.closed)] if contract.gripper else []
+    known = np.where(np.isfinite(commanded), commanded, commanded[:, -1:])
+    still = (np.ptp(known, axis=1) <= IDLE_SHARE * np.array(ranges)).all(axis=1)
+    idle = np.zeros(len(stamps), np.float32)
+    began = 0
+    for row in range(len(stamps)):
+        if not still[row]:
+            began = row + 1
+        else:
+            idle[row] = (stamps[row] - stamps[began]) * 1e-9
+    return idle
 
 
 def in_action_space(contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Demonstrations as arrays in memory, and how batches are drawn from them."""
+"""Demonstrations as arrays, and how batches are drawn from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import Fit
-from sf_training.data.dataset import load_dataset
+from sf_training.data.dataset import IDLE_S, load_dataset
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.spatial_forcing.teachers import View
 from sf_training.training.settings import TrainingError
@@ -99,12 +99,18 @@ def load_training_set(
     *,
     fit: Fit = "crop",
     contract: Contract | None = None,
+    idle_s: float = IDLE_S,
+    cache: Path | None = None,
+    keep_pictures: bool = True,
 ) -> tuple[Contract, TrainingSet]:
     """All successful episodes below ``folder``, with the contract that they share.
 
     Args:
         size, fit: of the pictures, as the model's configuration has them.
-        contract: of the robot that the data is for; None takes the one in the first bag.
+        contract: of the robot that the data is for; None takes the one in the first bag. Bags of other recorders need one with ``bags``.
+        idle_s: of a pause of the operator, labels are made for this long [s].
+        cache: folder for indices and prepared pictures; None takes ``.cache`` beside the episodes.
+        keep_pictures: whether pictures that were prepared once are kept there: faster from the second time on, for disk.
 
     Raises:
         BagError: there are no bags, one is damaged, or they belong to different contracts.
@@ -112,7 +118,10 @@ def load_training_set(
     """
     episodes = find_episodes(folder)
     contract = contract or EpisodeReader(episodes[0]).contract
-    dataset = load_dataset(episodes, contract, size=size, fit=fit, cache=folder / ".cache", depth=True, outcomes=("success",))
+    options = {"idle_s": idle_s, "cache": cache or folder / ".cache", "keep_pictures": keep_pictures}
+    dataset = load_dataset(episodes, contract, size=size, fit=fit, depth=True, outcomes=("success",), **options)
+    if dataset.idle_labels:
+        console.print(f"{dataset.idle_labels} labels left out: the operator had not moved for over {idle_s:g} s", highlight=False)
     kinematics = Kinematics(contract)
     states = np.stack([robot_state(contract, kinematics, joints) for joints in dataset.joint_positions])
     known = np.isfinite(dataset.camera_poses).all() and np.isfinite(dataset.intrinsics).all()

@@ -1,0 +1,160 @@
+"""Where the messages of an MCAP file lie, and how to read some of them without the others.
+
+A block is a chunk of the file: messages that were packed together. Of a file without chunks the whole file is one block.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, NamedTuple
+
+import lz4.frame
+import numpy as np
+import zstandard
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.summary import Summary
+
+_CODECS = {"": 0, "none": 0, "zstd": 1, "lz4": 2}
+_RECORD = struct.Struct("<BQ")  # opcode, length
+_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_CHUNK = struct.Struct("<QQQII")  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
+_DATA_START = _RECORD.size + _MESSAGE.size
+_MAGIC_BYTES = 8
+
+
+class Block(NamedTuple):
+    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``), codec: 0 none, 1 zstd, 2 lz4."""
+
+    start: int
+    packed: int
+    size: int
+    codec: int
+
+
+class Located(NamedTuple):
+    """A message: its CDR bytes, and where these lie as (number of the block, offset in it unpacked, length)."""
+
+    channel: int
+    log_time: int
+    data: memoryview
+    place: tuple[int, int, int]
+
+
+def messages_with_places(file: BinaryIO, summary: Summary, channels: Collection[int], blocks: list[Block]) -> Iterator[Located]:
+    """Messages of some channels in recorded order; chunks without any of them are not unpacked, checksums are compared.
+
+    Args:
+        blocks: the file's blocks are appended, so that the places have a meaning.
+
+    Raises:
+        McapError, struct.error, zstandard.ZstdError, EOFError: the file is damaged.
+    """
+    if not summary.chunk_indexes:
+        size = os.fstat(file.fileno()).st_size
+        blocks.append(Block(0, size, size, 0))
+        yield from _unchunked(file, channels, len(blocks) - 1)
+        return
+    for entry in sorted(summary.chunk_indexes, key=lambda entry: entry.chunk_start_offset):
+        if entry.message_index_offsets and channels and not any(channel in channels for channel in entry.message_index_offsets):
+            continue
+        file.seek(entry.chunk_start_offset)
+        record = file.read(entry.chunk_length)
+        opcode, length = _RECORD.unpack_from(record)
+        if opcode != Opcode.CHUNK or length + _RECORD.size > len(record):
+            raise McapError(f"no chunk at byte {entry.chunk_start_offset}")
+        _, _, size, checksum, name_length = _CHUNK.unpack_from(record, _RECORD.size)
+        name_end = _RECORD.size + _CHUNK.size + name_length
+        codec = record[name_end - name_length : name_end].decode()
+        if codec not in _CODECS:
+            raise McapError(f"its chunks are compressed by {codec!r}; only zstd, lz4 and none are read")
+        begin = name_end + 8
+        blocks.append(Block(entry.chunk_start_offset + begin, length + _RECORD.size - begin, size, _CODECS[codec]))
+        content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
+        if checksum and zlib.crc32(content) != checksum:
+            raise McapError(f"crc of the chunk at byte {entry.chunk_start_offset} is wrong")
+        yield from _in_block(content, channels, len(blocks) - 1)
+
+
+class BlockReader:
+    """Messages by their places, from one file; a block is unpacked once for neighbours that are asked for in turn.
+
+    Args:
+        blocks: (C, 4) integers, rows as :class:`Block`.
+    """
+
+    def __init__(self, file: BinaryIO, blocks: np.ndarray) -> None:
+        self._handle, self._blocks = file.fileno(), blocks
+        self._number, self._content = -1, memoryview(b"")
+
+    def read(self, block: int, offset: int, length: int) -> memoryview:
+        """Its bytes.
+
+        Raises:
+            EOFError, zstandard.ZstdError: the file has changed.
+        """
+        which = Block(*self._blocks[block].tolist())
+        if which.codec == 0:
+            return memoryview(self._bytes(which.start + offset, length))
+        if block != self._number:
+            self._content = _unpack(self._bytes(which.start, which.packed), which)
+            self._number = block
+        return self._content[offset : offset + length]
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        data = os.pread(self._handle, length, start)
+        if len(data) < length:
+            raise EOFError(f"ends at byte {start + len(data)}")
+        return data
+
+
+def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
+    if block.codec == 1:
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.size)
+    elif block.codec == 2:
+        try:
+            content = lz4.frame.decompress(data)
+        except RuntimeError as error:
+            raise McapError(str(error)) from None
+    else:
+        content = data
+    if len(content) != block.size:
+        raise EOFError(f"a chunk holds {len(content)} bytes instead of {block.size}")
+    return memoryview(content)
+
+
+def _in_block(content: memoryview, channels: Collection[int], block: int) -> Iterator[Located]:
+    position, end = 0, len(content)
+    while position < end:
+        opcode, length = _RECORD.unpack_from(content, position)
+        following = position + _RECORD.size + length
+        if following > end:
+            raise EOFError("a message reaches beyond its chunk")
+        if opcode == Opcode.MESSAGE:
+            channel, _, log_time, _ = _MESSAGE.unpack_from(content, position + _RECORD.size)
+            if channel in channels:
+                start = position + _DATA_START
+                yield Located(channel, log_time, content[start:following], (block, start, following - start))
+        position = following
+
+
+def _unchunked(file: BinaryIO, channels: Collection[int], block: int) -> Iterator[Located]:
+    position = _MAGIC_BYTES
+    while True:
+        file.seek(position)
+        header = file.read(_RECORD.size)
+        opcode, length = _RECORD.unpack(header)
+        if opcode == Opcode.DATA_END:
+            return
+        if opcode == Opcode.MESSAGE:
+            record = memoryview(file.read(length))
+            if len(record) < length:
+                raise EOFError(f"ends at byte {position + len(record)}")
+            channel, _, log_time, _ = _MESSAGE.unpack_from(record)
+            if channel in channels:
+                place = (block, position + _DATA_START, length - _MESSAGE.size)
+                yield Located(channel, log_time, record[_MESSAGE.size :], place)
+        position += _RECORD.size + length
