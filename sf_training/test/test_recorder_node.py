@@ -287,7 +287,7 @@ def test_a_slow_disk_drops_and_counts_but_never_blocks():
         def sync(self):
             pass
 
-        def finish(self, outcome, note, drops, verdict, reasons):
+        def finish(self, outcome, note, drops, verdict, reasons, write_delay_ms):
             self.drops = dict(drops)
             return outcome
 

@@ -167,6 +167,7 @@ class EpisodeWriter:
         drops: Mapping[str, int] | None = None,
         verdict: str = "",
         reasons: Sequence[str] = (),
+        write_delay_ms: Mapping[str, float] | None = None,
     ) -> Path:
         """Complete the episode and give it its final name.
 
@@ -176,6 +177,7 @@ class EpisodeWriter:
             drops: messages lost per topic; absent topics lost none.
             verdict: PASS, WARN or FAIL where the streams were watched.
             reasons: why it is not PASS, a sentence each.
+            write_delay_ms: percentiles of the time from a message's receipt to its place in the file.
 
         Returns:
             The bag's directory.
@@ -189,6 +191,8 @@ class EpisodeWriter:
         self._episode |= {"outcome": outcome, "note": note, "drops": json.dumps(lost)}
         if verdict:
             self._episode |= {"verdict": verdict, "reasons": json.dumps(list(reasons), ensure_ascii=False)}
+        if write_delay_ms:
+            self._episode["write_delay_ms"] = json.dumps(dict(write_delay_ms))
         with self._disk_errors():
             self._mcap.flush()
             if not any(self._mcap.counts.values()):

@@ -46,6 +46,12 @@ class EpisodeHealth:
         self._contract, self._limits = contract, limits or StreamLimits()
         self._buffer = ObservationBuffer(contract)
         self._cameras = {absolute(camera.topic): camera.name for camera in contract.cameras}
+        self._companions = {
+            absolute(name): absolute(camera.topic)
+            for camera in contract.cameras
+            for name in (camera.info_topic, camera.depth_topic)
+            if name
+        }
         self._joint_states = absolute(contract.topics.joint_states)
         self._joints = np.zeros(len(contract.command_joints))
         names = contract.topics
@@ -105,7 +111,9 @@ class EpisodeHealth:
     def report(self, now: float) -> HealthReport:
         """How all streams are doing at ``now``."""
         streams = tuple(monitor.report(now, self._limits, self.recording) for monitor in self.monitors.values())
-        found = [(stream.verdict, stream.reason) for stream in streams if stream.reason]
+        troubled = {stream.topic for stream in streams if stream.reason}
+        # A camera's trouble is told once, and not again for its depth and its calibration.
+        found = [(each.verdict, each.reason) for each in streams if each.reason and self._companions.get(each.topic) not in troubled]
         if self.recording:
             found += self._judge(now)
         found.sort(key=lambda item: -item[0])

@@ -30,8 +30,8 @@ _ENTER, _ERASE, _ESCAPE, _INTERRUPT = "\r\n", "\x7f\b", "\x1b", "\x03\x04"
 class RecorderKeys(Node):
     """Keys to service calls; :meth:`key` takes what was typed, :attr:`over` says when to end."""
 
-    def __init__(self) -> None:
-        super().__init__("recorder_keys")
+    def __init__(self, **options) -> None:
+        super().__init__("recorder_keys", **options)
         recorder = self._parameter("recorder", "/recorder", "name of the recorder's node")
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
         self.client = RecorderClient(self, recorder)

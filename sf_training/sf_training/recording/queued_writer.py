@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 
 _FLUSH_PERIOD = 0.5  # s: what the death of this process may cost
@@ -73,7 +75,8 @@ class QueuedWriter:
         self._stop()
         if self.error:
             raise self.error
-        return self._writer.finish(outcome, note=note, drops=self.drops, verdict=verdict, reasons=reasons)
+        delays = self._delays_ms()
+        return self._writer.finish(outcome, note=note, drops=self.drops, verdict=verdict, reasons=reasons, write_delay_ms=delays)
 
     def abort(self) -> None:
         """Drop the episode."""
@@ -81,6 +84,16 @@ class QueuedWriter:
             self._queue.clear()
         self._stop()
         self._writer.abort()
+
+    def _delays_ms(self) -> dict[str, float]:
+        if not self.delays:
+            return {}
+        delays = 1e3 * np.array(self.delays)
+        return {
+            "p50": round(float(np.median(delays)), 3),
+            "p99": round(float(np.percentile(delays, 99)), 3),
+            "max": round(float(delays.max()), 3),
+        }
 
     def _stop(self) -> None:
         with self._changed:

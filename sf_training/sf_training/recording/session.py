@@ -262,7 +262,8 @@ def _complete(
     except EpisodeWriteError as error:
         return Finished(False, None, "discarded", Verdict.FAIL, (str(error),), str(error))
     drops = ", ".join(f"{topic} {count}" for topic, count in queue.drops.items())
-    why = f" ({'; '.join(report.reasons)})" if report.reasons else ""
+    more = f", and {len(report.reasons) - 1} more" if len(report.reasons) > 1 else ""
+    why = f" ({report.reasons[0]}{more})" if report.reasons else ""
     sentence = (
         f"{path}: {outcome}{f' ({note})' if note else ''}, {verdict.name}{why}, "
         f"{sum(queue.received.values())} messages, dropped: {drops or 'none'}"
