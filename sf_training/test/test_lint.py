@@ -5,9 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from synthetic_episodes import HEIGHT, REST, START, WIDTH, open_writer, tiny_contract, write_joints
 
-from sf_training.lint.command import main
+from sf_training.lint.command import Settings, lint, main
+from sf_training.lint.thresholds import Verdict
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
 
@@ -140,18 +142,24 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, contract):
+    """Three episodes without faults."""
+    folder = tmp_path_factory.mktemp("good")
+    return [episode(folder, contract, name) for name in ("a", "b", "c")]
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_finds(tmp_path, contract, case):
+def test_finds(tmp_path, contract, good, case):
     check, subject, level, text, changes = CASES[case]
-    for name in ("a", "b", "c"):
-        episode(tmp_path / "episodes", contract, name)
-    episode(tmp_path / "episodes", contract, case, **changes)
-    code, findings, html = run(tmp_path)
-    assert (check, subject) in findings, findings
-    said = findings[check, subject]
-    assert said[0] == level and text in said[1] and len(said[2]) > 10
-    assert code == (1 if any(entry[0] == "FAIL" for entry in findings.values()) else 0)
-    assert f'href="#ep-{case}"' in html
+    bad = episode(tmp_path, contract, case, **changes)
+    result = lint(Settings((*good, bad), workers=1), Console(quiet=True))
+    found = {(one.check, one.subject): one for one in reversed(result.findings)}
+    assert (check, subject) in found, found
+    said = found[check, subject]
+    assert said.level.name == level and text in said.text and len(said.cure) > 10
+    assert said.episodes == (case,) and result.verdicts[case] >= said.level
+    assert [result.verdicts[name] for name in ("a", "b", "c")] == [Verdict.PASS] * 3
 
 
 def test_duplicates_and_balance(tmp_path, contract):
@@ -163,9 +171,7 @@ def test_duplicates_and_balance(tmp_path, contract):
     episode(folder, contract, "shouted", instruction="Pick the red cube!", seed=51)
     code, findings, _ = run(tmp_path)
     assert code == 1 and "the same as again" in findings["duplicate", ""][1]
-    assert '"pick the blue cube" has 1 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1] or (
-        '"Pick the red cube!" has 1 episodes' in findings["balance", "instructions"][1]
-    )
+    assert 'has 1 of 14 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1]
     assert "differ in case, blanks or signs only" in findings["spelling", "instructions"][1]
 
 
@@ -198,7 +204,8 @@ def test_a_damaged_bag_is_one_finding_among_others(tmp_path, contract):
     file.write_bytes(file.read_bytes()[:-5000])
     code, findings, html = run(tmp_path)
     level, text, _ = findings["unreadable", ""]
-    assert code == 1 and level == "FAIL" and "broken_0.mcap" in text and "2 of 3" not in html
+    assert code == 1 and level == "FAIL" and "broken_0.mcap" in text
+    assert "1 of 3 episodes should not be trained on" in html and 'href="#ep-broken"' in html and 'id="ep-broken"' in html
 
 
 def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
@@ -214,6 +221,6 @@ def test_limits_are_flags_and_strict_counts_warnings(tmp_path, contract):
     for name in ("a", "b"):
         episode(tmp_path / "episodes", contract, name)
     episode(tmp_path / "episodes", contract, "idle", joints=CASES["idle"][4]["joints"])
-    assert run(tmp_path)[0] == 0
     assert run(tmp_path, "--strict")[0] == 1
     assert run(tmp_path, "--limits.idle-fail", "0.4")[0] == 1
+    assert run(tmp_path, "--limits.idle-warn", "0.9", "--limits.idle-fail", "0.9")[1] == {}

@@ -120,7 +120,7 @@ def _instructions(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterato
     if len(counts) > 1:
         (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
         if few < limits.balance_warn * many:
-            text = f'"{least}" has {few} episodes, "{most}" has {many}'
+            text = f'"{least}" has {few} of {sum(counts.values())} episodes, "{most}" has {many}'
             yield Finding("balance", "instructions", WARN, text, "record more of the rare ones, or the policy will prefer the frequent one")
     spellings: dict[str, set[str]] = defaultdict(set)
     for text in counts:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from sf_training.lint.collection import Lint
 from sf_training.lint.measure import EpisodeMeasure
@@ -29,6 +30,7 @@ _STYLE = {
 }
 _LONGEST_LABEL = 38  # characters
 _INSTRUCTIONS = 14
+_SIZES = (8, 5.5, 3.5, 2, 1.5, 1, 1, 1)  # of dots: streams that agree lie upon each other
 
 
 def figures(result: Lint) -> list[tuple[str, str]]:
@@ -93,9 +95,9 @@ def _instructions(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 def _rates(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     names = dict.fromkeys(stream.name for measure in measures for stream in measure.streams if stream.expected_hz)
-    for colour, name in zip(COLOURS, names, strict=False):
+    for colour, size, name in zip(COLOURS, _SIZES, names, strict=False):
         found = [(index, stream) for index, measure in enumerate(measures) for stream in measure.streams if stream.name == name]
-        axes.plot([index for index, _ in found], [stream.hz for _, stream in found], ".", ms=3.5, color=colour, label=name)
+        axes.plot([index for index, _ in found], [stream.hz for _, stream in found], ".", ms=size, color=colour, label=name)
         axes.axhline(found[0][1].expected_hz, color=colour, lw=0.9, ls="--")
     axes.set(xlabel="episode", ylabel="rate [Hz]")
     axes.set_ylim(bottom=0)
@@ -104,11 +106,12 @@ def _rates(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 def _gaps(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     names = dict.fromkeys(stream.name for measure in measures for stream in measure.streams)
-    for colour, name in zip(COLOURS, names, strict=False):
+    for colour, size, name in zip(COLOURS, _SIZES, names, strict=False):
         found = [(index, stream) for index, measure in enumerate(measures) for stream in measure.streams if stream.name == name]
         gaps = [max(stream.longest_gap_s * 1e3, 0.1) for _, stream in found]
-        axes.plot([index for index, _ in found], gaps, ".", ms=3.5, color=colour, label=name)
+        axes.plot([index for index, _ in found], gaps, ".", ms=size, color=colour, label=name)
     axes.set(xlabel="episode", ylabel="longest gap [ms]", yscale="log")
+    _plain_numbers(axes)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -122,6 +125,7 @@ def _sharpness(axes: Axes, measures: list[EpisodeMeasure]) -> None:
         thin = slice(None, None, -(-len(bright) // 1500))
         axes.plot(bright[thin], np.maximum(sharp[thin], 0.1), ".", ms=2.5, alpha=0.5, color=colour, label=f"{name} camera")
     axes.set(xlabel="mean brightness (0 to 255)", ylabel="sharpness (log)", xlim=(0, 255), yscale="log")
+    _plain_numbers(axes)
     axes.legend(frameon=False, fontsize=9, markerscale=3)
 
 
@@ -155,6 +159,13 @@ def _gripper(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     values = np.concatenate([measure.motion.opening for measure in measures if len(measure.motion.opening)])
     axes.hist(values, np.linspace(min(0.0, values.min()), max(1.0, values.max()), 31), color=COLOURS[2])
     axes.set(xlabel="opening", ylabel="steps")
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """200 and not 2 x 10^2 at a logarithmic axis."""
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(FormatStrFormatter("%g"))
+    axes.tick_params(axis="y", which="minor", labelsize=8)
 
 
 def limits_of(measure: EpisodeMeasure) -> tuple[np.ndarray, np.ndarray]:

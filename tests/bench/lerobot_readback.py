@@ -1,0 +1,158 @@
+"""Does the real lerobot read what `sf_training lerobot export` writes, and do we read what lerobot writes?
+
+lerobot pins other versions of our libraries, so it lives in an environment of its own, outside this one:
+
+    python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot          # about 6 GB
+    sf_training lerobot export out/demos --out out/lerobot
+    python tests/bench/lerobot_readback.py expect out/demos out/expected.npz       # here
+    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py read out/lerobot out/expected.npz
+    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs       # there, and back here:
+    sf_training lerobot import out/theirs --contract out/theirs.yaml --out out/theirs_bags
+    python tests/bench/lerobot_readback.py check out/theirs out/theirs_bags
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+PICTURES = 20  # episodes whose pictures are compared
+HORIZON = 8
+CAMERAS = {"scene": (320, 240), "wrist": (320, 240)}
+
+
+def expect(bags: str, out: str) -> None:
+    """Here: what every frame should hold, straight from the bags."""
+    from sf_training.data.episode_reader import EpisodeReader, find_episodes
+    from sf_training.data.picture_rows import pictures_in_rows
+    from sf_training.lerobot.export_bags import frames_per_second, stretches
+
+    content, tasks = {"state": [], "action": [], "length": []}, []
+    for bag in find_episodes(bags):
+        reader = EpisodeReader(bag)
+        if reader.outcome != "success":
+            continue
+        with reader.kept_in_memory():
+            for part in stretches(reader, frames_per_second(reader.contract, None), "commanded", 2, 0.5):
+                episode = len(tasks)
+                tasks.append(reader.instruction)
+                for name, value in (("state", part.state), ("action", part.action), ("length", [len(part.state)])):
+                    content[name].append(np.asarray(value, np.float32))
+                if episode < PICTURES:
+                    for camera, pixels in pictures_in_rows(reader, part.indices):
+                        content.setdefault(f"{episode}/{camera}", []).append(pixels[None])
+    np.savez(out, tasks=tasks, **{name: np.concatenate(parts) for name, parts in content.items()})
+
+
+def read(dataset: str, expected: str) -> None:
+    """There: every number, the pictures of some episodes, chunks of actions, and how long a shuffled pass takes."""
+    import torch
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    known = np.load(expected)
+    start = time.perf_counter()
+    data = LeRobotDataset("local/sf_ros", root=dataset)
+    opened = time.perf_counter() - start
+    table = data.hf_dataset.with_format("numpy")
+    lengths = known["length"].astype(int)
+    ends = lengths.cumsum()
+    assert data.num_episodes == len(lengths) and data.num_frames == ends[-1], (data.num_episodes, data.num_frames)
+    figures = {"frames": data.num_frames, "episodes": data.num_episodes, "fps": data.fps, "open_s": round(opened, 2)}
+    for key, name in (("observation.state", "state"), ("action", "action")):
+        figures[f"{name}_largest_error"] = float(np.abs(np.stack(table[key]) - known[name]).max())
+    errors, peaks = [], []
+    for episode in range(min(PICTURES, len(lengths))):
+        for frame in range(lengths[episode]):
+            item = data[int(ends[episode] - lengths[episode] + frame)]
+            assert item["task"] == str(known["tasks"][episode])
+            for camera in CAMERAS:
+                seen = (item[f"observation.images.{camera}"].numpy().transpose(1, 2, 0) * 255).round()
+                error = np.mean((seen - known[f"{episode}/{camera}"][frame]) ** 2)
+                errors.append(error)
+                peaks.append(10 * np.log10(255**2 / max(error, 1e-9)))
+    figures |= {"pictures": len(peaks), "psnr_db_mean": round(float(np.mean(peaks)), 1), "psnr_db_worst": round(float(np.min(peaks)), 1)}
+    chunks = LeRobotDataset("local/sf_ros", root=dataset, delta_timestamps={"action": [step / data.fps for step in range(HORIZON)]})
+    loader = torch.utils.data.DataLoader(chunks, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(0))
+    start, count = time.perf_counter(), 0
+    for batch in loader:
+        assert batch["action"].shape[1:] == (HORIZON, known["action"].shape[1]) and torch.isfinite(batch["observation.images.scene"]).all()
+        count += len(batch["action"])
+        if count >= 640:
+            break
+    figures |= {"shuffled_frames_per_s": round(count / (time.perf_counter() - start), 1), "shuffled_frames": count}
+    means = data.meta.stats["observation.state"]["mean"]
+    figures["statistics_largest_error"] = float(np.abs(np.asarray(means) - known["state"].mean(axis=0)).max())
+    print(json.dumps(figures | versions(), indent=1))
+
+
+def write(out: str) -> None:
+    """There: a dataset as lerobot's own recorder leaves it, with moving pictures."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    names = [*(f"joint{number}.pos" for number in range(1, 7)), "gripper.pos"]
+    features = {key: {"dtype": "float32", "shape": (7,), "names": names} for key in ("observation.state", "action")}
+    for camera, (width, height) in CAMERAS.items():
+        features[f"observation.images.{camera}"] = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
+    data = LeRobotDataset.create("local/theirs", fps=10, features=features, root=out, robot_type="sim_arm", use_videos=True)
+    for episode in range(3):
+        for frame in range(15 + 5 * episode):
+            pictures = {f"observation.images.{camera}": theirs(episode, frame, index) for index, camera in enumerate(CAMERAS)}
+            data.add_frame(
+                pictures
+                | {"observation.state": joints(episode, frame), "action": joints(episode, frame + 1), "task": f"task {episode % 2}"}
+            )
+        data.save_episode()
+    if hasattr(data, "finalize"):
+        data.finalize()
+    print(json.dumps(versions()))
+
+
+def check(dataset: str, bags: str) -> None:
+    """Here: the bags that were made of lerobot's dataset hold what lerobot was given."""
+    from sf_training.data.episode_reader import EpisodeReader, find_episodes
+    from sf_training.data.picture_rows import pictures_in_rows
+
+    worst_joint, errors = 0.0, []
+    for episode, bag in enumerate(find_episodes(bags)):
+        reader = EpisodeReader(bag)
+        assert reader.instruction == f"task {episode % 2}"
+        read = reader.read(["/joint_states", "/teleop/joint_command"])
+        for shift, topic in enumerate(read):
+            for frame, message in enumerate(read[topic].messages):
+                worst_joint = max(worst_joint, float(np.abs(message.position - joints(episode, frame + shift)).max()))
+        count = 15 + 5 * episode
+        assert reader.counts["/joint_states"] == count
+        seen = dict.fromkeys(CAMERAS, 0)
+        for camera, pixels in pictures_in_rows(reader, np.arange(count)[:, None].repeat(2, axis=1)):
+            truth = theirs(episode, seen[camera], list(CAMERAS).index(camera)).astype(float)
+            errors.append(np.abs(truth - pixels).mean())
+            seen[camera] += 1
+    print(
+        json.dumps(
+            {"joints_largest_error": worst_joint, "pictures": len(errors), "grey_levels_mean_error": round(float(np.mean(errors)), 2)}
+        )
+    )
+
+
+def joints(episode: int, frame: int) -> np.ndarray:
+    """(7,) float32 that tell episode and frame."""
+    return np.array([0.1 * episode, 0.02 * frame, 1.2, 0.9, 0.0, -0.1, 0.035], np.float32)
+
+
+def theirs(episode: int, frame: int, camera: int) -> np.ndarray:
+    """A picture whose stripes move with the frame."""
+    width, height = list(CAMERAS.values())[camera]
+    columns = (np.arange(width) + 6 * frame + 40 * episode) % 256
+    return np.repeat(np.tile(columns, (height, 1))[..., None], 3, axis=2).astype(np.uint8)
+
+
+def versions() -> dict[str, str]:
+    """What read it."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("lerobot", "torch", "av", "datasets")} | {"python": sys.version.split()[0]}
+
+
+if __name__ == "__main__":
+    {"expect": expect, "read": read, "write": write, "check": check}[sys.argv[1]](*sys.argv[2:])
