@@ -12,7 +12,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.types import Join
 from sf_policy_node.state import state_names
 from sf_policy_node.vla.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from sf_policy_node.vla.flow import FlowHead, flow_loss
+from sf_policy_node.vla.flow import FlowDraws, FlowHead, flow_loss
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
@@ -52,7 +52,7 @@ def trained() -> FlowHead:
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     tokens = torch.zeros(64, 6, 32)
     for _ in range(400):
-        loss = flow_loss(head, tokens, ramps(64, generator), torch.ones(1), draws=2, generator=generator)
+        loss = flow_loss(head, tokens, ramps(64, generator), torch.ones(1), FlowDraws.draw(64, 6, 1, 2, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,7 +5,7 @@ import torch
 
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_hf, tiny_pi0
-from sf_policy_node.vla.objective import action_loss
+from sf_policy_node.vla.objective import action_loss, draw
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target, token_mask
 from sf_training.spatial_forcing.presets import preset
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
@@ -44,7 +44,7 @@ class Student:
         aligned = self.alignment({LAYER: hidden}, [self.target], mask)
         # The same noise in every step: thirty are too few to see through fresh one.
         noise = torch.Generator().manual_seed(2)
-        return action_loss(self.model, context, self.chunks, torch.ones(4), noise, draws=2), aligned
+        return action_loss(self.model, context, self.chunks, torch.ones(4), draw(self.model, len(self.chunks), noise, draws=2)), aligned
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -10,7 +10,7 @@ from student_cases import BACKBONES, CONTRACT, SIZES, inputs, outputs, random_st
 
 from sf_policy_node.vla.backbones.tiny import tiny_hf
 from sf_policy_node.vla.checkpoint import load_checkpoint, save_checkpoint
-from sf_policy_node.vla.objective import action_loss
+from sf_policy_node.vla.objective import action_loss, draw
 from sf_training.training.lora import part_of
 from sf_training.training.students import LoraSettings, StudentError, merged_copy
 
@@ -72,7 +72,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(name, root):
             adapted.model.checkpoint_gradients()
         context = adapted.model.train().context(*inputs(adapted))
         generator = torch.Generator().manual_seed(0)
-        action_loss(adapted.model, context, torch.ones(2, SIZES["horizon"], 4), torch.ones(4), generator).backward()
+        action_loss(adapted.model, context, torch.ones(2, SIZES["horizon"], 4), torch.ones(4), draw(adapted.model, 2, generator)).backward()
         gradients.append({key: value.grad for key, value in adapted.model.named_parameters() if value.grad is not None})
     assert {part_of(adapted.model, key) for key in gradients[0] if ".lora_" in key} == set(PARTS)
     torch.testing.assert_close(*gradients)

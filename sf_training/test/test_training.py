@@ -30,13 +30,15 @@ from sf_training.training.curves import read_curves
 from sf_training.training.loop import TrainingRun
 from sf_training.training.report import read_runs, summarise
 from sf_training.training.settings import Settings, TrainingError
+from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 CONTRACT_FILE = Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml"
 CONTRACT = load_contract(CONTRACT_FILE)
 SIDE = 32
 TEXTS = ("pick the red cube", "pick the blue cube")
-SETTINGS = Settings(data=Path("data"), out=Path("out"), steps=40, pairs=2, singles=2, width=32, layers=2, decay_share=0.0)
+SMALL = StudentSettings(image_size=(SIDE,))
+SETTINGS = Settings(data=Path("data"), out=Path("out"), steps=40, pairs=2, singles=2, student=SMALL, width=32, layers=2, decay_share=0.0)
 
 
 def synthetic(frames: int = 12) -> TrainingSet:
@@ -58,11 +60,14 @@ def synthetic(frames: int = 12) -> TrainingSet:
 
 def start(chosen: Settings = SETTINGS, data: TrainingSet | None = None, targets: Targets | None = None) -> TrainingRun:
     data = data or synthetic()
+    torch.manual_seed(chosen.seed)
+    student = build_student(chosen.student, CONTRACT, head=chosen.head, width=chosen.width, layers=chosen.layers)
     embeddings = np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
     normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, CONTRACT.action.names)
+    text = torch.from_numpy(normalisation.text.normalise(embeddings))
     if chosen.teacher != "none" and targets is None:
         targets = np.random.default_rng(2).normal(size=(len(data.images), 2, 2, 2, 16)).astype(np.float16)
-    return TrainingRun(chosen, CONTRACT, data, np.arange(len(data.label_frame)), normalisation, embeddings, targets)
+    return TrainingRun(chosen, student, CONTRACT, data, np.arange(len(data.label_frame)), normalisation, text, targets)
 
 
 @settings(max_examples=50, deadline=None)
@@ -106,9 +111,9 @@ def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path, he
     assert resumed.load_state(tmp_path / "resume.pt")
     for _ in range(4):
         resumed.train_step()
-    for model in ("model", "average", "alignment"):
-        for one, other in zip(getattr(whole, model).parameters(), getattr(resumed, model).parameters(), strict=True):
-            assert torch.equal(one, other)
+    pairs = [(run.model, run.averaged(), run.alignment) for run in (whole, resumed)]
+    for one, other in zip(*pairs, strict=True):
+        assert all(torch.equal(*both) for both in zip(one.parameters(), other.parameters(), strict=True))
     assert whole.progress().action_loss == resumed.progress().action_loss
 
 
@@ -118,10 +123,10 @@ def test_a_flow_run_validates_and_leaves_a_policy_for_real_time_chunking(tmp_pat
         run.train_step()
     labels = np.arange(10)
     assert run.validate(labels) == run.validate(labels)
-    save_checkpoint(tmp_path / "flow", run.average, CONTRACT, run.normalisation, {})
+    save_checkpoint(tmp_path / "flow", run.averaged(), CONTRACT, run.normalisation, {})
     loaded = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
     assert loaded.join is Join.RTC
-    assert not any("readout" in name for name in run.average.state_dict())
+    assert not any("readout" in name for name in run.averaged().state_dict())
 
 
 def test_a_run_does_not_resume_from_other_settings(tmp_path):

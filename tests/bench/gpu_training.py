@@ -24,7 +24,7 @@ from rich.console import Console
 from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
 from sf_policy_node.vla.backbones.tiny import tiny_config, tiny_tokenizer
-from sf_policy_node.vla.objective import action_loss
+from sf_policy_node.vla.objective import action_loss, draw
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
@@ -91,7 +91,7 @@ class Steps:
         text = self.model.words.encode(["pick the red cube"] * batch).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32), self.tokens.recording():
             context = self.model.context(images, state, text)
-            loss = action_loss(self.model, context, chunks, torch.ones(config.action_size, device=self.device), self.noise)
+            loss = action_loss(self.model, context, chunks, torch.ones(config.action_size, device=self.device), draw(self.model, len(chunks), self.noise))
             if way != "no_sf":
                 positions = visual_positions(places.mask.expand(batch, -1))
                 hidden = visual_tokens(self.tokens[self.layer], positions)

@@ -10,6 +10,8 @@ real-time chunking, arXiv 2512.05964).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -63,8 +65,37 @@ class FlowHead(nn.Module):
         return torch.where(moving, (clean - noisy) / (1.0 - tau), torch.zeros_like(noisy))
 
 
-def flow_loss(head: FlowHead, tokens: Tensor, chunks: Tensor, weight: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the clean estimate, over ``draws`` noises and times for each chunk.
+@dataclass(frozen=True)
+class FlowDraws:
+    """Noises, times and given rows of a batch of B chunks, several draws of each: (draws, B, ...), on the processor.
+
+    ``free`` is the number of rows that are not given, over the whole batch: parts of it weigh as they do in the whole.
+    """
+
+    noise: Tensor  # (D, B, H, A)
+    tau: Tensor  # (D, B, 1)
+    given: Tensor  # (D, B, 1)
+    free: int
+    parts: int = 1
+
+    @classmethod
+    def draw(cls, count: int, horizon: int, columns: int, draws: int, generator: torch.Generator) -> FlowDraws:
+        """For ``count`` chunks. Drawn on the processor whatever the device: every device draws alike."""
+        whole = count * draws
+        noise = torch.randn(whole, horizon, columns, generator=generator)
+        tau = _LAST_TIME * torch.rand(whole, 1, generator=generator)
+        given = torch.randint(1, horizon // 2 + 1, (whole, 1), generator=generator)
+        given = torch.where(torch.rand(whole, 1, generator=generator) < _PREFIX_SHARE, given, 0)
+        free = int((horizon - given).sum())
+        return cls(noise.unflatten(0, (draws, count)), tau.unflatten(0, (draws, count)), given.unflatten(0, (draws, count)), free)
+
+    def part(self, rows: Tensor, parts: int) -> FlowDraws:
+        """Those of some chunks of the batch, which is split into ``parts`` of one size; the mean of their losses is the batch's."""
+        return FlowDraws(self.noise[:, rows], self.tau[:, rows], self.given[:, rows], self.free, parts)
+
+
+def flow_loss(head: FlowHead, tokens: Tensor, chunks: Tensor, weight: Tensor, drawn: FlowDraws) -> Tensor:
+    """Mean squared error of the clean estimate, over several noises and times for each chunk.
 
     Several draws for one pass of the trunk: the head costs little, and a single draw makes a noisy gradient.
 
@@ -73,16 +104,11 @@ def flow_loss(head: FlowHead, tokens: Tensor, chunks: Tensor, weight: Tensor, dr
         chunks: normalised actions (B, H, A).
         weight: (A,) of the columns.
     """
+    draws, horizon = len(drawn.noise), chunks.shape[1]
     tokens, chunks = tokens.repeat(draws, 1, 1), chunks.repeat(draws, 1, 1)
-    count, horizon, _ = chunks.shape
-    # Drawn on the processor whatever the device: every device draws alike.
-    noise = torch.randn(chunks.shape, generator=generator).to(chunks.device)
-    tau = (_LAST_TIME * torch.rand(count, 1, generator=generator)).expand(count, horizon)
-    given = torch.randint(1, horizon // 2 + 1, (count, 1), generator=generator)
-    given = torch.where(torch.rand(count, 1, generator=generator) < _PREFIX_SHARE, given, 0)
-    free = (torch.arange(horizon) >= given).to(chunks.device)
-    tau = tau.to(chunks.device)
-    tau = torch.where(free, tau, 1.0)
-    noisy = torch.lerp(noise, chunks, tau[..., None])
+    device = chunks.device
+    free = (torch.arange(horizon) >= drawn.given.flatten(0, 1)).to(device)
+    tau = torch.where(free, drawn.tau.flatten(0, 1).to(device).expand(-1, horizon), 1.0)
+    noisy = torch.lerp(drawn.noise.flatten(0, 1).to(device), chunks, tau[..., None])
     error = (head(tokens, noisy, tau) - chunks).square() * weight
-    return error[free].mean()
+    return error[free].sum() * (drawn.parts / (drawn.free * chunks.shape[2]))

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sf_policy_node.vla.flow import flow_loss
+from sf_policy_node.vla.flow import FlowDraws, flow_loss
 
 
-def action_loss(model: Any, context: Any, chunks: Tensor, weight: Tensor, generator: torch.Generator, draws: int = 4) -> Tensor:
+@dataclass(frozen=True)
+class Pi0Draws:
+    """Noise (B, H, columns) and time (B,) of a batch, on the processor."""
+
+    noise: Tensor
+    time: Tensor
+
+    def part(self, rows: Tensor, parts: int) -> Pi0Draws:
+        """Those of some chunks of the batch."""
+        return Pi0Draws(self.noise[rows], self.time[rows])
+
+
+def draw(model: Any, count: int, generator: torch.Generator, draws: int = 4) -> FlowDraws | Pi0Draws | None:
+    """What chance decides in the loss of ``count`` chunks; None for a regression head.
+
+    Drawn for a whole batch, so that parts of it (processes, accumulation) give what the whole gives.
+
+    Args:
+        model: a ``Nano``, ``HfVla`` or ``Pi0``.
+        generator: on the processor.
+        draws: noises and times for each chunk; pi0 takes one.
+    """
+    config = model.config
+    if model.kind == "pi0":
+        return Pi0Draws(*model.draw_noise(count, generator))
+    if config.head == "flow":
+        return FlowDraws.draw(count, config.horizon, config.action_size, draws, generator)
+    return None
+
+
+def action_loss(model: Any, context: Any, chunks: Tensor, weight: Tensor, drawn: FlowDraws | Pi0Draws | None) -> Tensor:
     """L1 for a regression head; for a flow what that flow is trained with.
 
     Args:
@@ -18,11 +49,10 @@ def action_loss(model: Any, context: Any, chunks: Tensor, weight: Tensor, genera
         context: what ``model.context`` gave for the batch.
         chunks: normalised actions (B, H, A).
         weight: (A,) of the columns.
-        generator: of noise and times, on the processor.
-        draws: noises and times for each chunk; pi0 takes one.
+        drawn: what :func:`draw` gave for these chunks.
     """
-    if model.kind == "pi0":
-        return model.flow_loss(context, chunks, weight, generator=generator)
-    if model.config.head == "flow":
-        return flow_loss(model.head, context, chunks, weight, draws, generator)
+    if isinstance(drawn, Pi0Draws):
+        return model.flow_loss(context, chunks, weight, noise=drawn.noise.to(chunks), time=drawn.time.to(chunks.device))
+    if drawn is not None:
+        return flow_loss(model.head, context, chunks, weight, drawn)
     return ((model.head(context) - chunks).abs() * weight).mean()

@@ -76,8 +76,8 @@ def read_curves(path: Path) -> list[Row]:
         ]
 
 
-def plot_curves(rows: list[Row], path: Path, title: str) -> None:
-    """PNG with losses, validation and success over steps."""
+def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> None:
+    """PNG with losses, validation and success over steps; ``unit`` (mm, mrad) is of the error."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,13 +86,14 @@ def plot_curves(rows: list[Row], path: Path, title: str) -> None:
     panels = {
         "action loss (normalised)": ("action_loss",),
         "cosine with the teacher": ("cosine",),
-        "validation error [m]": ("validation_error",),
+        f"validation error [{unit}]": ("validation_error",),
         "share": ("validation_choice", "success"),
     }
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), constrained_layout=True)
     for axis, (label, names) in zip(axes.flat, panels.items(), strict=True):
         for name in names:
-            points = [(row.step, getattr(row, name)) for row in rows if getattr(row, name) is not None]
+            scale = 1000.0 if name == "validation_error" else 1.0
+            points = [(row.step, scale * getattr(row, name)) for row in rows if getattr(row, name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
         axis.set_xlabel("step")

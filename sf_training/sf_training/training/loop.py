@@ -1,39 +1,47 @@
-"""The training loop: action loss plus alignment loss, resumable after a kill, with the same result as an uninterrupted run."""
+"""The training loop: action loss plus alignment loss, on one or more processes, resumable after a kill with the same result.
+
+One loop for every kind of model, on accelerate. The batch is drawn whole on every process, from the seed alone, and each process takes
+its rows: two processes, or a batch in parts (``accumulate``), make the step that one process with the whole batch makes.
+"""
 
 from __future__ import annotations
 
-import copy
-import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
-from sf_policy_node.vla.flow import flow_loss
-from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_policy_node.vla.real_time_chunking import sample
-from sf_training.spatial_forcing.alignment import Alignment, prepare_target
-from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
+from sf_policy_node.vla.objective import draw
+from sf_policy_node.vla.preprocessing import fitted
+from sf_training.spatial_forcing.alignment import prepare_target, token_mask
 from sf_training.spatial_forcing.vision_targets import Targets
-from sf_training.training.optimizer import Optimizers, update_average
+from sf_training.training.average import Average
+from sf_training.training.batches import Batch, Batches, Part
+from sf_training.training.optimizer import Optimizers
 from sf_training.training.settings import Settings, TrainingError
+from sf_training.training.sharding import shard, whole_state
+from sf_training.training.state import load_state, save_state
+from sf_training.training.step import Inputs, TrainingStep
+from sf_training.training.students import Student, merged_copy
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 _GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
-_WARM_UP = 60
-_FLOW_DRAWS = 4  # noises and times for each label in a step
+_TIMED = 3  # steps with and without the alignment, to tell what it costs
+_PREDICTED_AT_ONCE = {"nano": 128}
+_PREDICTED = 16
 
 
 @dataclass
 class Progress:
-    """Where a run stands, averaged since the last report."""
+    """Where a run stands, averaged since the last report over all processes."""
 
     step: int
     cpu_s: float  # spent in training steps by this process, evaluations excluded
@@ -41,61 +49,83 @@ class Progress:
     alignment_loss: float | None
 
 
+def make_accelerator(settings: Settings) -> Accelerator:
+    """Device, precision and processes of this run, as accelerate or torchrun have started it.
+
+    Raises:
+        TrainingError: ``fsdp`` without processes to share the model among.
+    """
+    unused = settings.student.kind != "nano"  # pi0 and LLaVA hold weights that no loss reaches
+    options = DistributedDataParallelKwargs(find_unused_parameters=unused, broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[options])
+    if settings.fsdp and accelerator.num_processes < 2:
+        raise TrainingError("--fsdp: there is one process, so nothing to share; start with torchrun --nproc_per_node=2, or leave it out")
+    return accelerator
+
+
 class TrainingRun:
     """Model, projector, optimiser and data of one run.
 
     Args:
-        embeddings: (T, E) sentence embeddings of ``data.texts``.
-        targets: prepared ones, or teacher features (F, V, g, g, C), or None without a teacher.
+        settings: with the alignment that fits the student, see :meth:`Settings.alignment_of`.
+        text: what the student takes as text, one row for each of ``data.texts``.
+        targets: prepared ones, or teacher features (F, V, gh, gw, C), or None without a teacher.
         labels: indices of the labels to train on.
     """
 
     def __init__(
         self,
         settings: Settings,
+        student: Student,
         contract: Contract,
         data: TrainingSet,
         labels: np.ndarray,
         normalisation: Normalisation,
-        embeddings: np.ndarray,
+        text: Tensor,
         targets: Targets | np.ndarray | None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         torch.set_num_threads(settings.threads)
-        torch.manual_seed(settings.seed)
-        self.settings, self.data = settings, data
-        self.normalisation = normalisation
-        config = NanoConfig(
-            cameras=data.images.shape[1],
-            state_size=data.states.shape[1],
-            action_size=data.label_chunk.shape[2],
-            horizon=data.label_chunk.shape[1],
-            image_size=data.images.shape[-1],
-            text_size=embeddings.shape[1],
-            width=settings.width,
-            layers=settings.layers,
-            head=settings.head,
-        )
-        self.model = Nano(config)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.settings, self.data, self.normalisation = settings, data, normalisation
+        self.accelerator = accelerator = accelerator or make_accelerator(settings)
+        self.device = accelerator.device
         self._targets = Targets((targets,)) if isinstance(targets, np.ndarray) else targets
-        self.alignment = self._tokens = None
-        if self._targets is not None:
-            self.alignment = Alignment(settings.alignment, config.width, self._targets.layers[0].shape[-1])
-            self._tokens = StudentTokens(self.model, settings.alignment.student_layers, "blocks")
-        # Noise hides for long which object is meant. A linear readout of the head's input, in training only, teaches the trunk that
-        # as quickly as a regression head does.
-        self.readout = nn.Linear(config.width, config.action_size) if settings.head == "flow" else None
-        modules = [module for module in (self.model, self.alignment, self.readout) if module is not None]
-        self._optimizers = Optimizers(modules, settings.learning_rate, _WARM_UP, settings.steps, settings.decay_share)
-        self._sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
+        weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
+        model = student.model
+        self._grid = model.visual_places().grid
+        valid = _valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
+        channels = 0 if self._targets is None else self._targets.layers[0].shape[-1]
+        self.training = TrainingStep(model, settings.alignment if self._targets is not None else None, channels, weight, valid)
+        if settings.checkpoint_gradients:
+            model.checkpoint_gradients()
+        self.training.to(self.device)
+        if settings.fsdp:
+            shard(self.training, accelerator, settings.precision)
+        self.average_of = Average(model, settings.ema)
+        self.optimizers = Optimizers(self.training, settings)
+        self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)
+        sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
+        place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
+        self.batches = Batches(data, sampler, **place, accumulate=settings.accumulate, ahead=settings.read_ahead)
+        self._sampler_state = sampler.state
         self._states = torch.from_numpy(normalisation.state.normalise(data.states))
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
-        self._texts = torch.from_numpy(normalisation.text.normalise(embeddings))
-        self._weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
+        self._text = text
         self._noise = torch.Generator().manual_seed(settings.seed)
+        self._motion = slice(0, -1) if contract.action.names[-1] == GRIPPER_COLUMN else slice(None)
         self.step = 0
         self.cpu_s = 0.0
         self._sums: list[tuple[float, float | None]] = []
+
+    @property
+    def model(self) -> Any:
+        """The student."""
+        return self.training.model
+
+    @property
+    def alignment(self) -> Any:
+        """Projector and gate; None without a teacher."""
+        return self.training.alignment
 
     def train_step(self) -> None:
         """One optimiser step.
@@ -105,43 +135,109 @@ class TrainingRun:
         """
         started = time.process_time()
         self.step += 1
-        frames, rows, labels = self._sampler.draw()
-        self.model.train()
-        label_frames = self.data.label_frame[labels]
-        images = torch.from_numpy(self.data.images[frames])
-        texts = self._texts[self.data.label_text[labels]]
-        with self._tokens.recording() if self._tokens else nullcontext():
-            features, _ = self.model.encode(images, self._states[label_frames], texts, rows=torch.from_numpy(rows))
-        action_loss = self._action_loss(features, self._chunks[labels])
-        loss, aligned = action_loss, None
-        if self.alignment is not None:
-            aligned = self._alignment_loss(frames, rows)
-            loss = action_loss + self.settings.alignment.coefficient * aligned
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.learning_rate})")
-        loss.backward()
-        self._optimizers.step(self.step)
-        update_average(self.average, self.model, self.step)
-        self._sums.append((float(action_loss.detach()), None if aligned is None else float(aligned.detach())))
+        # Dropout of any model: the same after a resumption, another on every process.
+        torch.manual_seed((self.settings.seed << 32) + self.step * self.accelerator.num_processes + self.accelerator.process_index)
+        batch = next(self.batches)
+        self._sampler_state = batch.state
+        self._sums.append(self._backward(batch, draw(self.model, batch.size, self._noise)))
+        self.optimizers.step(self.step)
+        self.average_of.update(self.step)
         self.cpu_s += time.process_time() - started
+
+    def measure_teacher(self) -> dict[str, float]:
+        """Labels per second with and without targets and alignment, on one batch; changes nothing. Without a teacher only the latter."""
+        batch, noise = next(self.batches), self._noise.get_state()
+        self.batches.restart(self._sampler_state)
+        drawn = draw(self.model, batch.size, self._noise)
+        self._noise.set_state(noise)
+        found = {}
+        for name, aligned in (("without", False), ("with", True))[: 1 + (self._targets is not None)]:
+            times = []
+            for _ in range(_TIMED + 1):
+                begin = time.perf_counter()
+                self._backward(batch, drawn, aligned=aligned)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                times.append(time.perf_counter() - begin)
+            found[name] = batch.size / float(np.median(times[1:]))
+        self.optimizers.clear()
+        return found
+
+    def _backward(self, batch: Batch, drawn: Any, *, aligned: bool = True) -> tuple[float, float | None]:
+        """Gradients of a batch's share; its losses, means over this process's parts."""
+        self._wrapped.train()
+        last, losses = len(batch.parts) - 1, []
+        processes = self.accelerator.num_processes
+        for number, part in enumerate(batch.parts):
+            share = None if drawn is None else drawn.part(part.whole, processes * len(batch.parts))
+            with self._without_exchange(number < last), self.accelerator.autocast():
+                found = self._wrapped(self._inputs(part, share, aligned), aligned=aligned)
+                loss = found["action"]
+                if "alignment" in found:
+                    loss = loss + self.settings.alignment.coefficient * found["alignment"]
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.rate:g})"
+                    )
+                self.accelerator.backward(loss / len(batch.parts))
+            losses.append([float(found[name].detach()) if name in found else None for name in ("action", "alignment")])
+        action, alignment = zip(*losses, strict=True)
+        return float(np.mean(action)), None if alignment[0] is None else float(np.mean(alignment))
+
+    def _without_exchange(self, wanted: bool) -> Any:
+        """Gradients of all but the last part stay in this process."""
+        if self.settings.fsdp:
+            self.training.set_requires_gradient_sync(not wanted)
+            return nullcontext()
+        return self.accelerator.no_sync(self._wrapped) if wanted else nullcontext()
+
+    def _inputs(self, part: Part, drawn: Any, aligned: bool) -> Inputs:
+        labels = part.labels
+        targets = ()
+        if self._targets is not None and aligned:
+            rows = part.rows
+            targets = tuple(self._target(layer, part.frames)[rows].to(self.device) for layer in self._targets.layers)
+        return Inputs(
+            images=part.images.to(self.device, non_blocking=True),
+            rows=part.rows.to(self.device),
+            states=self._states[self.data.label_frame[labels]].to(self.device),
+            text=self._text[self.data.label_text[labels]].to(self.device),
+            chunks=self._chunks[labels].to(self.device),
+            targets=targets,
+            drawn=drawn,
+        )
+
+    def _target(self, layer: Any, frames: np.ndarray) -> Tensor:
+        """Targets (F, N, C) of some frames."""
+        config = self.settings.alignment
+        with self.batches.reading:  # a live teacher reads pictures
+            features = torch.from_numpy(np.ascontiguousarray(layer[frames])).float()
+        if self._targets.prepared:
+            return features.flatten(1, 3)
+        return prepare_target(features, self._grid, config.position_scale, position=config.position, resize=config.resize)
 
     def progress(self) -> Progress:
         """Averages since the last call."""
         recent, self._sums = self._sums, []
         aligned = [value for _, value in recent if value is not None]
-        action = float(np.mean([value for value, _ in recent])) if recent else float("nan")
-        return Progress(self.step, self.cpu_s, action, float(np.mean(aligned)) if aligned else None)
+        means = [float(np.mean([value for value, _ in recent])) if recent else float("nan")]
+        means += [float(np.mean(aligned))] if aligned else []
+        if self.accelerator.num_processes > 1:
+            means = self.accelerator.reduce(torch.tensor(means, device=self.device), "mean").tolist()
+        return Progress(self.step, self.cpu_s, means[0], means[1] if aligned else None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def validate(self, labels: np.ndarray) -> tuple[float, float]:
-        """Mean tool or joint error on held-out labels in the contract's units, and how often language chooses right.
+        """Mean error of the averaged weights on held-out labels in the contract's units, and how often language chooses right.
 
         The second figure: among frames with several labels, the share of predictions that lie closer to
-        the chunk of their own instruction than to any other chunk of the frame.
+        the chunk of their own instruction than to any other chunk of the frame. Every process computes all of it.
         """
-        predicted = np.concatenate([self._predict(labels[start : start + 128]) for start in range(0, len(labels), 128)])
-        truth = self.data.label_chunk[labels]
-        motion = slice(0, -1) if self._weight[-1] != 1.0 else slice(None)
+        size = _PREDICTED_AT_ONCE.get(self.model.kind, _PREDICTED)
+        self._wrapped.eval()
+        with self.average_of.in_place():
+            predicted = np.concatenate([self._predict(labels[start : start + size]) for start in range(0, len(labels), size)])
+        truth, motion = self.data.label_chunk[labels], self._motion
         error = float(np.abs(predicted - truth)[..., motion].mean())
         right = []
         frames = self.data.label_frame[labels]
@@ -153,80 +249,80 @@ class TrainingRun:
             right.extend(distance.argmin(1) == np.arange(len(rows)))
         return error, float(np.mean(right)) if right else float("nan")
 
+    def _predict(self, labels: np.ndarray) -> np.ndarray:
+        frames, rows = np.unique(self.data.label_frame[labels], return_inverse=True)
+        with self.batches.reading:
+            images = torch.from_numpy(np.ascontiguousarray(self.data.images[frames]))
+        noise = None
+        if self.model.config.head == "flow":
+            generator, horizon = torch.Generator().manual_seed(0), self._chunks.shape[1]
+            noise = torch.randn(len(labels), horizon, self.model.head.columns, generator=generator).to(self.device)
+        inputs = Inputs(
+            images=images.to(self.device),
+            rows=torch.from_numpy(rows).to(self.device),
+            states=self._states[self.data.label_frame[labels]].to(self.device),
+            text=self._text[self.data.label_text[labels]].to(self.device),
+        )
+        with self.accelerator.autocast():
+            actions = self.training(inputs, noise=noise)
+        return self.normalisation.action.restore(actions.float().cpu().numpy())
+
+    def averaged(self) -> Any:
+        """A plain copy of the student with its averaged weights, adapters folded in, on the processor. Every process has to ask."""
+        with self.average_of.in_place():
+            return merged_copy(self.model, whole_state(self.model) if self.settings.fsdp else None)
+
     def save_state(self, path: Path) -> None:
-        """All that a resumed run needs, written beside ``path`` and moved into place."""
-        state = {
-            "settings": repr(self.settings),
-            "step": self.step,
-            "cpu_s": self.cpu_s,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "alignment": self.alignment.state_dict() if self.alignment else {},
-            "readout": self.readout.state_dict() if self.readout else {},
-            "optimizers": self._optimizers.state_dict(),
-            "sampler": self._sampler.state,
-            "noise": self._noise.get_state(),
-            "sums": self._sums,
-        }
-        fresh = path.with_suffix(".new")
-        torch.save(state, fresh)
-        os.replace(fresh, path)
+        """All that a resumed run needs, written beside ``path`` and moved into place, by one process; every process has to ask.
+
+        Raises:
+            TrainingError: it cannot be written; the one before is unharmed.
+        """
+        own = {"step": self.step, "cpu_s": self.cpu_s, "sums": self._sums, "sampler": self._sampler_state}
+        save_state(path, self, {**own, "noise": self._noise.get_state()})
 
     def load_state(self, path: Path) -> bool:
         """Resume from :meth:`save_state`; False when there is none.
 
         Raises:
-            TrainingError: it belongs to a run with other settings.
+            TrainingError: it belongs to a run with other settings, or is damaged.
         """
-        if not path.exists():
+        own = load_state(path, self)
+        if own is None:
             return False
-        state = torch.load(path, weights_only=True)  # tensors and plain values only: no code is unpickled
-        if state["settings"] != repr(self.settings):
-            raise TrainingError(f"{path}: belongs to a run with other settings; choose another --out, or delete it to start anew")
-        self.step, self.cpu_s, self._sums = state["step"], state["cpu_s"], state["sums"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        if self.alignment:
-            self.alignment.load_state_dict(state["alignment"])
-        if self.readout:
-            self.readout.load_state_dict(state["readout"])
-        self._optimizers.load_state_dict(state["optimizers"])
-        self._sampler.state = state["sampler"]
-        self._noise.set_state(state["noise"])
+        self.step, self.cpu_s, self._sums = own["step"], own["cpu_s"], own["sums"]
+        self._sampler_state = own["sampler"]
+        self.batches.restart(own["sampler"])
+        self._noise.set_state(own["noise"])
         return True
 
-    def _action_loss(self, features: Tensor, chunks: Tensor) -> Tensor:
-        if self.settings.head == "flow":
-            flow = flow_loss(self.model.head, features, chunks, self._weight, _FLOW_DRAWS, self._noise)
-            return flow + self._distance(self.readout(features), chunks)
-        return self._distance(self.model.head(features), chunks)
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self.batches.close()
 
-    def _distance(self, actions: Tensor, chunks: Tensor) -> Tensor:
-        return ((actions - chunks).abs() * self._weight).mean()
 
-    def _alignment_loss(self, frames: np.ndarray, rows: np.ndarray) -> Tensor:
-        config = self.settings.alignment
-        places = slice(0, self.model.visual_tokens)
-        tokens = {layer: visual_tokens(self._tokens[layer], places, config.token_shift) for layer in config.student_layers}
-        self._tokens.clear()
-        chosen = torch.from_numpy(rows)
-        return self.alignment(tokens, [self._target(layer, frames)[chosen] for layer in self._targets.layers])
+def _valid_tokens(contract: Contract, student: Student, grid: tuple[int, int]) -> Tensor | None:
+    """Visual tokens (N,) outside of letterbox bars; None where there are none."""
+    height, width = student.image_size
+    fit = student.model.config.fit
+    if fit != "letterbox":
+        return None
+    valid = torch.zeros(1, len(contract.cameras), height, width, dtype=torch.bool)
+    for view, camera in enumerate(contract.cameras):
+        rows, columns = fitted((camera.height, camera.width), (height, width), fit)
+        valid[0, view, rows, columns] = True
+    mask = token_mask(torch.ones(1, len(contract.cameras), dtype=torch.bool), grid, valid)[0]
+    return None if mask.all() else mask
 
-    def _target(self, layer: np.ndarray, frames: np.ndarray) -> Tensor:
-        """Targets (F, N, C) of a batch's frames."""
-        config = self.settings.alignment
-        features = torch.from_numpy(np.ascontiguousarray(layer[frames])).float()
-        if self._targets.prepared:
-            return features.flatten(1, 3)
-        return prepare_target(features, self.model.config.grid, config.position_scale, position=config.position, resize=config.resize)
 
-    def _predict(self, labels: np.ndarray) -> np.ndarray:
-        frames = self.data.label_frame[labels]
-        images = torch.from_numpy(self.data.images[frames])
-        features, _ = self.average.encode(images, self._states[frames], self._texts[self.data.label_text[labels]])
-        if self.settings.head == "flow":
-            noise = torch.randn(len(labels), *self._chunks.shape[1:], generator=torch.Generator().manual_seed(0))
-            actions = sample(partial(self.average.head.velocity, features), noise)
-        else:
-            actions = self.average.head(features)
-        return self.normalisation.action.restore(actions.numpy())
+def resolved(settings: Settings, student: Student) -> Settings:
+    """The settings with the alignment of this very model.
+
+    Raises:
+        TrainingError, StudentError: it has no such layer, or nothing below it is trained.
+    """
+    if settings.teacher == "none":
+        return settings
+    config = settings.alignment_of(student.blocks)
+    student.check_layers(config.student_layers)
+    return replace(settings, alignment=config)

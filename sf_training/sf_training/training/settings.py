@@ -6,12 +6,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from sf_training.data.dataset import IDLE_S
 from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
 from sf_training.spatial_forcing.vision_targets import Control
+from sf_training.training.student_settings import StudentError, StudentSettings
 
 _VISION = ("vggt", "hf")
+_NANO_CHANNELS = 128
+_PAPER: dict[str, PresetName] = {"hf": "paper_openvla", "pi0": "paper_pi0"}
 
 
 class TrainingError(ValueError):
@@ -20,7 +25,12 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Fine-tune the nano model on recorded episodes, with Spatial Forcing or a control."""
+    """Fine-tune a model on recorded episodes, with Spatial Forcing or a control.
+
+    $ sf_training train --data out/demos --out out/nano
+    $ sf_training train --data out/demos --out out/vla --student.kind hf --student.weights MODEL --teacher vggt --teacher-weights VGGT
+    $ torchrun --nproc_per_node=2 -m sf_training train --config run.yaml
+    """
 
     data: Path
     """Directory of episode bags."""
@@ -30,10 +40,13 @@ class Settings:
     """The robot's contract: closed-loop evaluations and the checkpoint take its limits; default the one in the bags."""
     teacher: TeacherName = "pointmap"
     """Where alignment targets come from; none trains with the action loss alone."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    """The model that learns."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """The alignment loss; ignored with teacher none."""
     preset: PresetName | None = None
-    """Named settings of the alignment, in proportion to --layers; what is given with --alignment... differs from it."""
+    """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
+    paper_openvla for hf and paper_pi0 for pi0."""
     teacher_weights: str = ""
     """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
     teacher_size: int = 0
@@ -42,9 +55,13 @@ class Settings:
     """Where vggt or hf runs; auto takes the GPU where there is one."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of vggt or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
-    teacher_channels: int = 128
-    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all: with VGGT's 2048
-    a step of this small model takes 15 times as long."""
+    teacher_channels: int | None = None
+    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all; None is 128 for
+    nano, of which a step would take 15 times as long with VGGT's 2048, and all for other models."""
+    teacher_form: CacheFormat = "float16"
+    """How features of vggt or hf are kept on the disk."""
+    teacher_live: bool = False
+    """Run vggt or hf in every step and keep nothing."""
     control: Control = "none"
     """Replace the teacher by a control of the same width that holds no geometry."""
     seed: int = 0
@@ -55,18 +72,44 @@ class Settings:
     """Frames in a batch that carry two different instructions (contrastive relabelling)."""
     singles: int = 4
     """Frames in a batch with one instruction, from those that have only one."""
-    learning_rate: float = 2e-3
-    """Peak, after 60 steps of warm-up."""
+    accumulate: int = 1
+    """Parts into which a process splits its share of the batch, one after the other: less memory, the same step."""
+    precision: Literal["no", "bf16"] = "no"
+    """bf16: matrix products in bfloat16, weights in what they are."""
+    checkpoint_gradients: bool = False
+    """Compute activations again in the backward pass: less memory, more time (hf, pi0)."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimiser states among the processes (FSDP2; hf, pi0); without it each holds all of them."""
+    optimizer: Literal["auto", "muon", "adamw"] = "auto"
+    """muon: on the matrices of nano's blocks and of the projector, AdamW on all else. auto: muon for nano, adamw for other models."""
+    learning_rate: float | None = None
+    """Peak, after the warm-up; None is 2e-3 for nano and 1e-4 for other models."""
+    warm_up: int = 60
+    """Steps over which the rate rises from zero."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the rate falls at the end."""
     decay_share: float = 0.3
     """Share of the steps at the end over which the rate falls to zero; 0 keeps it constant."""
+    weight_decay: float = 0.02
+    """Of both optimisers."""
+    clip: float = 1.0
+    """Norm to which the gradient is clipped, projector included."""
+    ema: float = 0.99
+    """Decay of the moving average of the weights, which is what is evaluated and saved; 0: the weights themselves."""
     width: int = 96
-    """Width of the transformer."""
+    """Of nano: width of the transformer."""
     layers: int = 4
-    """Blocks of the transformer."""
+    """Of nano: blocks of the transformer."""
     head: Literal["regression", "flow"] = "regression"
     """How actions are made: directly, or from noise by flow matching, which real-time chunking needs."""
     validation_share: float = 0.08
-    """Share of the episodes kept for validation."""
+    """Share of the episodes kept for validation, chosen by episode."""
+    idle_s: float = IDLE_S
+    """Of a pause of the operator, labels are made for this long [s]."""
+    keep_pictures: bool = True
+    """Keep prepared pictures beside the data: faster from the second pass on, for disk."""
+    read_ahead: int = 2
+    """Batches that a thread reads ahead of their use; 0 reads them in the loop."""
     validate_every: int = 200
     """Steps between two validations (action error, and whether the named cube is chosen)."""
     evaluate_every: int = 0
@@ -76,32 +119,76 @@ class Settings:
     stop_at: float = 0.0
     """End the run when this success rate is reached in an evaluation; 0 never ends it early."""
     save_every: int = 200
-    """Steps between two saves; after a kill the run resumes from the last."""
+    """Steps between two saves of the whole state; after a kill the run resumes from the last."""
+    wandb: str = ""
+    """Project of Weights & Biases for the curves, beside tensorboard; needs `pip install wandb`."""
     threads: int = 1
     """Threads of PyTorch. One is the most thrifty; results are the same only for the same number."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes"):
+        for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
-        if self.teacher_channels < 0 or self.teacher_channels % 4:
+        for name in ("warm_up", "weight_decay", "read_ahead", "pairs", "singles"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}")
+        if self.teacher_channels is not None and (self.teacher_channels < 0 or self.teacher_channels % 4):
             raise TrainingError(f"--teacher-channels: must be a multiple of 4, or 0 for all, got {self.teacher_channels}")
-        if self.pairs < 0 or self.singles < 0 or not self.pairs + self.singles:
-            raise TrainingError(f"--pairs, --singles: must not be negative, and one above zero, got {self.pairs} and {self.singles}")
+        if not self.pairs + self.singles:
+            raise TrainingError("--pairs, --singles: one must be above zero, got 0 and 0")
         if not 0 < self.validation_share < 1:
             raise TrainingError(f"--validation-share: must lie between 0 and 1, got {self.validation_share}")
         if not 0 <= self.decay_share <= 1:
             raise TrainingError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
-        if self.preset:
-            object.__setattr__(self, "alignment", self._from_preset())
+        if not 0 <= self.ema < 1:
+            raise TrainingError(f"--ema: must be at least 0 and below 1, got {self.ema}")
+        if not self.clip > 0:
+            raise TrainingError(f"--clip: must be above 0, got {self.clip}")
+        self._check_kind()
         self._check_teacher()
+        if self._nano:
+            object.__setattr__(self, "alignment", self.alignment_of(self.layers))
+
+    @property
+    def rate(self) -> float:
+        """The learning rate's peak."""
+        return self.learning_rate if self.learning_rate is not None else (2e-3 if self._nano else 1e-4)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a vision teacher's targets at most; 0 keeps all."""
+        if self.teacher_channels is not None:
+            return self.teacher_channels
+        return _NANO_CHANNELS if self._nano else 0
+
+    @property
+    def uses_muon(self) -> bool:
+        """Whether matrices are trained by Muon."""
+        return self.optimizer == "muon" or (self.optimizer == "auto" and self._nano)
+
+    @property
+    def _nano(self) -> bool:
+        return self.student.kind == "nano"
+
+    def alignment_of(self, blocks: int) -> AlignmentConfig:
+        """The alignment of a model with so many blocks.
+
+        Raises:
+            TrainingError: it has no such layer.
+        """
+        chosen = self.preset or _PAPER.get(self.student.kind)
+        config = self._from_preset(chosen, blocks) if chosen else self.alignment
+        if self.teacher != "none" and (deepest := max(config.student_layers)) > blocks:
+            name = "layers" if config.layers else "layer"
+            raise TrainingError(f"--alignment.{name}: the model has {blocks} blocks, got {deepest}")
+        return config
 
     @property
     def uses_vision_teacher(self) -> bool:
         """Whether the teacher is a vision model with weights."""
         return self.teacher in _VISION
 
-    def _from_preset(self) -> AlignmentConfig:
+    def _from_preset(self, name: PresetName, blocks: int) -> AlignmentConfig:
         default = AlignmentConfig()
         changes = {
             each.name: getattr(self.alignment, each.name)
@@ -110,17 +197,33 @@ class Settings:
         }
         if not self.uses_vision_teacher:
             changes["teacher_layers"] = (-1,)
-        return preset(self.preset, self.layers, **changes)
+        return preset(name, blocks, **changes)
+
+    def _check_kind(self) -> None:
+        kind = self.student.kind
+        if self._nano:
+            for name in ("fsdp", "checkpoint_gradients"):
+                if getattr(self, name):
+                    raise TrainingError(f"--{name.replace('_', '-')}: nano is too small to need it; leave it out, or take --student.kind")
+            return
+        if self.optimizer == "muon":
+            raise TrainingError(f"--optimizer muon: is for nano; take adamw for {kind}")
+        default = {each.name: each.default for each in fields(Settings)}
+        for name in ("width", "layers"):
+            if getattr(self, name) != default[name]:
+                raise TrainingError(f"--{name}: is nano's; the size of {kind} is that of its weights")
 
     def _check_teacher(self) -> None:
         if self.teacher == "none":
             if self.control != "none":
                 raise TrainingError(f"--control {self.control}: a control stands for a teacher; give --teacher")
             return
-        deepest = max(self.alignment.student_layers)
-        if deepest > self.layers:
-            name = "layers" if self.alignment.layers else "layer"
-            raise TrainingError(f"--alignment.{name}: the model has {self.layers} blocks, got {deepest}")
+        try:
+            self.student.check_alignment(self.alignment.student_layers)
+        except StudentError as error:
+            raise TrainingError(str(error)) from None
+        if self.teacher_live and not self.uses_vision_teacher:
+            raise TrainingError(f"--teacher-live: teacher {self.teacher} costs nothing to keep; it is for vggt and hf")
         if self.uses_vision_teacher and not self.teacher_weights:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
         if not self.uses_vision_teacher and self.teacher_weights:

@@ -70,15 +70,15 @@ class ContrastiveSampler:
             pairs, singles = 0, 2 * pairs + singles
         elif not len(self._one):
             pairs, singles = pairs + (singles + 1) // 2, 0
-        self._pairs, self._singles = pairs, singles
+        self.pairs, self.singles = pairs, singles  # frames of each kind in a batch
         self._rng = np.random.default_rng(seed)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Frames (F,), for each of B rows its index into them (B,), and the rows' labels (B,); B = 2 * pairs + singles."""
-        several = self._several[self._rng.integers(0, len(self._several), self._pairs)] if self._pairs else np.empty(0, int)
-        one = self._one[self._rng.integers(0, len(self._one), self._singles)] if self._singles else np.empty(0, int)
+        several = self._several[self._rng.integers(0, len(self._several), self.pairs)] if self.pairs else np.empty(0, int)
+        one = self._one[self._rng.integers(0, len(self._one), self.singles)] if self.singles else np.empty(0, int)
         two = [self._starts[index] + self._rng.permutation(self._counts[index])[:2] for index in several]
-        rows = np.concatenate([np.repeat(np.arange(self._pairs), 2), self._pairs + np.arange(self._singles)])
+        rows = np.concatenate([np.repeat(np.arange(self.pairs), 2), self.pairs + np.arange(self.singles)])
         labels = np.concatenate([*two, self._starts[one]]).astype(int)
         return self._frames[np.concatenate([several, one])], rows, self._labels[labels]
 

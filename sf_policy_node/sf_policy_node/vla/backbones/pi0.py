@@ -220,16 +220,21 @@ class Pi0(nn.Module):
             generator: for what is drawn, on the processor whatever the device, so that devices draw alike.
         """
         config, actions = self.backbone.config, self._pad(chunks, self.columns)
-        if noise is None:
-            noise = torch.randn(actions.shape, generator=generator).to(actions)
-        if time is None:
-            time = self._draw_time(len(actions), generator).to(actions.device)
+        if noise is None or time is None:
+            drawn, moment = self.draw_noise(len(actions), generator)
+            noise = drawn.to(actions) if noise is None else noise
+            time = moment.to(actions.device) if time is None else time
         blend = time[:, None, None]
         predicted = self._their_velocity(context, blend * noise + (1 - blend) * actions, time).float()
         error = (noise - actions - predicted).square()
         if weight is not None:
             error = error * functional.pad(weight, (0, config.max_action_dim - len(weight)), value=1.0)
         return error.mean()
+
+    def draw_noise(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Noise (count, H, columns) and times (count,), on the processor whatever the device, so that devices draw alike."""
+        noise = torch.randn(count, self.config.horizon, self.columns, generator=generator)
+        return noise, self._draw_time(count, generator)
 
     def _their_velocity(self, context: Prefix, noisy: Tensor, time: float | Tensor) -> Tensor:
         """In transformers' convention; leaves the prefix as it was."""

@@ -1,0 +1,140 @@
+"""Batches for the loop: drawn in one order whatever reads them, split among processes, and read ahead of their use."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sf_training.training.settings import TrainingError
+from sf_training.training.training_set import ContrastiveSampler, TrainingSet
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process sees of a batch at once: F frames with B labels.
+
+    ``whole`` (B,) are the places of its labels in the batch, ``frames`` (F,) and ``labels`` (B,) index the training set,
+    ``rows`` (B,) the frames of the part. ``images`` (F, V, 3, H, W) uint8.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray
+    rows: Tensor
+    whole: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's share of this process. ``size`` counts the labels of all processes; ``state`` is the sampler's afterwards."""
+
+    parts: tuple[Part, ...]
+    size: int
+    state: dict
+
+
+class Batches:
+    """Endless batches, each split into ``processes * accumulate`` parts that weigh the same.
+
+    Args:
+        ahead: batches that a thread reads ahead; 0 reads them when they are asked for.
+
+    Raises:
+        TrainingError: a batch cannot be split so.
+    """
+
+    def __init__(
+        self, data: TrainingSet, sampler: ContrastiveSampler, *, process: int = 0, processes: int = 1, accumulate: int = 1, ahead: int = 2
+    ) -> None:
+        parts = processes * accumulate
+        if sampler.pairs % parts or sampler.singles % parts:
+            raise TrainingError(
+                f"--pairs, --singles: {sampler.pairs} and {sampler.singles} frames cannot be split evenly among {processes} processes "
+                f"times --accumulate {accumulate}; take multiples of {parts}"
+            )
+        self._data, self._sampler, self._ahead = data, sampler, ahead
+        self._mine = range(process * accumulate, (process + 1) * accumulate)
+        self._parts = parts
+        self._reader: _ReadAhead | None = None
+        self.labels = 2 * sampler.pairs + sampler.singles  # in a batch
+        self.reading = threading.Lock()  # held while pictures are read: bags are read by one at a time
+
+    def __next__(self) -> Batch:
+        if not self._ahead:
+            return self._read()
+        if self._reader is None:
+            self._reader = _ReadAhead(self._read, self._ahead)
+        return self._reader.get()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def restart(self, state: dict) -> None:
+        """Go on from a batch's ``state``."""
+        self.close()
+        self._sampler.state = state
+
+    def close(self) -> None:
+        """End the thread; what it has read is forgotten."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read(self) -> Batch:
+        frames, rows, labels = self._sampler.draw()
+        state = self._sampler.state
+        pairs, singles = self._sampler.pairs // self._parts, self._sampler.singles // self._parts
+        with self.reading:
+            parts = tuple(self._part(number, pairs, singles, frames, rows, labels) for number in self._mine)
+        return Batch(parts, len(labels), state)
+
+    def _part(self, number: int, pairs: int, singles: int, frames: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Part:
+        chosen = np.concatenate([np.arange(pairs) + number * pairs, self._sampler.pairs + np.arange(singles) + number * singles])
+        whole = np.flatnonzero(np.isin(rows, chosen))
+        return Part(
+            frames=frames[chosen],
+            labels=labels[whole],
+            rows=torch.from_numpy(np.searchsorted(chosen, rows[whole])),
+            whole=torch.from_numpy(whole),
+            images=torch.from_numpy(np.ascontiguousarray(self._data.images[frames[chosen]])),
+        )
+
+
+class _ReadAhead:
+    """A thread that keeps a queue full. An error in it is raised where the batch is asked for."""
+
+    def __init__(self, read: Any, ahead: int) -> None:
+        self._read, self._queue, self._closed = read, queue.Queue(ahead), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._thread.start()
+
+    def get(self) -> Batch:
+        found = self._queue.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def close(self) -> None:
+        self._closed.set()
+        while self._thread.is_alive():
+            with_room = not self._queue.empty()
+            if with_room:
+                self._queue.get_nowait()
+            self._thread.join(0.01)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                found: Any = self._read()
+            except Exception as error:  # whatever reading bags may raise belongs to the one who asks
+                found = error
+            self._queue.put(found)
+            if isinstance(found, BaseException):
+                return

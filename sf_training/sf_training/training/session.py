@@ -1,0 +1,228 @@
+"""A run from its first or resumed step to its checkpoint: saves, validations, evaluations and what is reported of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.vla.checkpoint import CheckpointError, save_checkpoint
+from sf_policy_node.vla.policy import Policy
+from sf_training.config_file import to_yaml
+from sf_training.training.curves import Curves, Row, plot_curves
+from sf_training.training.loop import TrainingRun
+from sf_training.training.settings import TrainingError
+from sf_training.training.training_set import TrainingSet
+
+_EVALUATION_SEED = 900_000
+
+
+class Session:
+    """Reports and saves of one run. Only the main process writes and prints; all of them have to :meth:`go`.
+
+    Raises:
+        TrainingError: Weights & Biases is asked for and not installed.
+    """
+
+    def __init__(self, run: TrainingRun, contract: Contract, held_out: np.ndarray, console: Console, command: str, begin: float) -> None:
+        self._run, self._contract, self._held_out = run, contract, held_out
+        self._console, self._command, self._begin = console, command, begin
+        self._settings = run.settings
+        self._main = run.accelerator.is_main_process
+        self._out = run.settings.out
+        self._best_out = self._out.with_name(self._out.name + "-best")
+        self._report = self._out / "report"
+        self._wandb = _open_wandb(run) if self._settings.wandb and self._main else None
+        self._state = self._report / "resume.pt"
+        if self._main:
+            self._report.mkdir(parents=True, exist_ok=True)
+            (self._report / "settings.yaml").write_text(to_yaml(run.settings))
+        run.accelerator.wait_for_everyone()
+        if run.load_state(self._state):
+            console.print(f"resuming at step {run.step}")
+        self._curves = Curves(self._report, run.step) if self._main else None
+        self._best = max((_merit(row) for row in self._curves.rows if _merit(row)), default=None) if self._main else None
+        self._seen = 0  # labels of this process's run, for samples per second
+        self._trained_s = 0.0
+        self._speed: dict[str, float] = {}
+        self._sim: Any = None
+
+    def go(self) -> None:
+        """Train to the end and leave a checkpoint."""
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+        settings, run = self._settings, self._run
+        steps, reached = settings.steps, False
+        try:
+            with Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not self._main) as bar:
+                task = bar.add_task("", total=steps, completed=run.step)
+                if run.step < steps:
+                    self._speed = run.measure_teacher()
+                while run.step < steps and not reached:
+                    started = time.perf_counter()
+                    run.train_step()
+                    self._trained_s += time.perf_counter() - started
+                    self._seen += 1
+                    bar.update(task, completed=run.step)
+                    if _due(settings.validate_every, run.step, steps):
+                        reached = self._validate(evaluating=_due(settings.evaluate_every, run.step, steps))
+                    if _due(settings.save_every, run.step, steps):
+                        run.save_state(self._state)
+            self._save(self._out)
+        finally:
+            if self._curves:
+                self._curves.close()
+            if self._sim:
+                self._sim.close()
+            if self._wandb:
+                self._wandb.finish()
+        if self._main:
+            self._state.unlink(missing_ok=True)
+        best = f"   best: {self._best_out}" if self._best_out.is_dir() else ""
+        self._console.print(f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}", highlight=False, soft_wrap=True)
+
+    def _validate(self, *, evaluating: bool) -> bool:
+        """Whether the run may end here."""
+        progress = self._run.progress()
+        error, choice = self._run.validate(self._held_out)
+        results = self._evaluate() if evaluating else None
+        reached = False
+        if self._main:
+            row = Row(
+                step=progress.step,
+                cpu_s=round(progress.cpu_s, 2),
+                wall_s=round(time.monotonic() - self._begin, 1),
+                action_loss=round(progress.action_loss, 5),
+                cosine=None if progress.alignment_loss is None else round(1 - progress.alignment_loss, 5),
+                validation_error=round(error, 6),
+                validation_choice=round(choice, 4),
+                success=None if results is None else sum(result.success for result in results) / len(results),
+                episodes=None if results is None else len(results),
+                wrong_object=None if results is None else sum(result.wrong_object for result in results),
+            )
+            self._curves.add(row)
+            if self._wandb:
+                self._wandb.log({name: value for name, value in dataclasses.asdict(row).items() if value is not None}, step=row.step)
+            self._console.print(_in_words(row, self._unit), highlight=False, soft_wrap=True)
+            reached = bool(self._settings.stop_at) and row.success is not None and row.success >= self._settings.stop_at
+        better, reached = self._agreed(self._main and self._is_best(), reached)
+        if better:
+            self._save(self._best_out)
+        return reached
+
+    @property
+    def _unit(self) -> str:
+        return "mm" if self._contract.action.space.startswith("ee") else "mrad"
+
+    def _is_best(self) -> bool:
+        merit = _merit(self._curves.rows[-1])
+        # Success counts more than an error; a run that evaluates is judged where it does.
+        if merit is None or (self._best is not None and merit <= self._best) or (self._settings.evaluate_every and merit[0] < 0):
+            return False
+        self._best = merit
+        return self._run.step < self._settings.steps
+
+    def _agreed(self, *choices: bool) -> list[bool]:
+        """What the main process has decided, on every process."""
+        if self._run.accelerator.num_processes == 1:
+            return list(choices)
+        values = torch.tensor([float(self._main and choice) for choice in choices], device=self._run.device)
+        return [bool(value) for value in self._run.accelerator.reduce(values, "sum")]
+
+    def _evaluate(self) -> list | None:
+        plain = self._run.averaged()
+        if not self._main:
+            return None
+        from sf_training.simulation.arm_sim import ArmSim
+        from sf_training.simulation.rollout import run_episode
+
+        self._sim = self._sim or ArmSim(self._contract)
+        policy = Policy(plain, self._contract, self._run.normalisation, policy_id=self._out.name, device=str(self._run.device))
+        count = self._settings.evaluation_episodes
+        return [run_episode(self._sim, policy, _EVALUATION_SEED + number, cubes=2 + number % 2) for number in range(count)]
+
+    def _save(self, out: Path) -> None:
+        """A checkpoint with the report as of now."""
+        plain = self._run.averaged()
+        if not self._main:
+            return
+        facts = self._facts()
+        title = f"{self._out.name}: {self._settings.student.kind}, teacher {self._settings.teacher}, seed {self._settings.seed}"
+        plot_curves(self._curves.rows, self._report / "curves.png", title, self._unit)
+        (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        try:
+            if out != self._out:  # the report belongs to both
+                shutil.copytree(self._report, out / "report", ignore=shutil.ignore_patterns("resume.*", "tensorboard"), dirs_exist_ok=True)
+            save_checkpoint(out, plain, self._contract, self._run.normalisation, facts)
+        except (OSError, CheckpointError) as error:
+            raise TrainingError(f"{error}; the state of the run is kept: start the same command again to go on") from None
+
+    def _facts(self) -> dict:
+        run, batch = self._run, self._run.batches.labels
+        speed = {name: round(value, 2) for name, value in self._speed.items()}
+        if self._seen:
+            speed["whole_run"] = round(self._seen * batch / self._trained_s, 2)
+        return {
+            "command": self._command,
+            "settings": json.loads(json.dumps(dataclasses.asdict(self._settings), default=str)),
+            "data_hash": run.data.digest or _data_hash(run.data),
+            "steps": run.step,
+            "cpu_s": round(run.cpu_s, 1),
+            "wall_s": round(time.monotonic() - self._begin, 1),
+            "samples_per_s": speed,
+            "processes": run.accelerator.num_processes,
+            "device": _device(run.device),
+            "torch": torch.__version__,
+        }
+
+
+def _merit(row: Row) -> tuple[float, float] | None:
+    """The larger the better: success, then a small validation error."""
+    if row.validation_error is None:
+        return None
+    return (-1.0 if row.success is None else row.success, -row.validation_error)
+
+
+def _in_words(row: Row, unit: str) -> str:
+    parts = [f"step {row.step}", f"cpu {row.cpu_s:.0f} s", f"loss {row.action_loss:.4f}"]
+    parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
+    parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
+    parts += [f"right instruction {row.validation_choice:.0%}"] if row.validation_choice == row.validation_choice else []
+    parts += [f"success {row.success:.0%} of {row.episodes}"] if row.success is not None else []
+    return "  ".join(parts)
+
+
+def _due(count: int, step: int, last: int) -> bool:
+    """Every ``count`` steps and at the last one; never when ``count`` is 0."""
+    return bool(count) and (step % count == 0 or step == last)
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def _open_wandb(run: TrainingRun) -> Any:
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        raise TrainingError("--wandb: Weights & Biases is not installed; pip install wandb, or leave it out") from None
+    return wandb.init(project=run.settings.wandb, name=run.settings.out.name, config=dataclasses.asdict(run.settings))
+
+
+def _data_hash(data: TrainingSet) -> str:
+    digest = hashlib.sha256()
+    for array in (data.states, data.episodes, data.label_frame, data.label_text, data.label_chunk):
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update("\n".join(data.texts).encode())
+    return digest.hexdigest()[:16]
