@@ -56,7 +56,7 @@ def make_accelerator(settings: Settings) -> Accelerator:
         TrainingError: ``fsdp`` without processes to share the model among.
     """
     unused = settings.student.kind != "nano"  # pi0 and LLaVA hold weights that no loss reaches
-    options = DistributedDataParallelKwargs(find_unused_parameters=unused, broadcast_buffers=False)
+    options = DistributedDataParallelKwargs(find_unused_parameters=unused)
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[options])
     if settings.fsdp and accelerator.num_processes < 2:
         raise TrainingError("--fsdp: there is one process, so nothing to share; start with torchrun --nproc_per_node=2, or leave it out")

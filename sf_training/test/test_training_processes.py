@@ -1,0 +1,136 @@
+"""The trainer in processes of its own: several at once, sharded, killed, and with a disk that is full."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_process import make_run
+
+SCRIPT = Path(__file__).with_name("training_process.py")
+STEPS = 6
+
+
+def command(folder: Path, name: str, *words: str, processes: int = 1, steps: int = STEPS) -> list[str]:
+    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start += [] if processes == 1 else [f"--nproc_per_node={processes}"]
+    return [*start, str(SCRIPT), str(folder), name, str(steps), *words]
+
+
+def train(folder: Path, name: str, *words: str, processes: int = 1) -> tuple[np.ndarray, dict]:
+    """Losses (steps, 2) of action and alignment, and the weights it leaves."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return losses(done.stdout), torch.load(folder / "weights.pt", weights_only=True)
+
+
+def losses(text: str) -> np.ndarray:
+    return np.array([json.loads(line)[1:] for line in text.splitlines() if line.startswith("[")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nano", ('head="flow"',)), ("smolvlm", ()), ("smolvlm", ("fsdp=true",)), ("smolvlm", ("fsdp=true", 'student_train_language="lora"'))],
+    ids=["nano flow", "smolvlm", "smolvlm sharded", "smolvlm sharded with adapters"],
+)
+def test_two_processes_train_as_one_does(tmp_path, name, words):
+    alone = [word for word in words if word != "fsdp=true"]
+    one, one_weights = train(tmp_path / "one", name, *alone)
+    two, two_weights = train(tmp_path / "two", name, *words, processes=2)
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+    assert one_weights.keys() == two_weights.keys()
+    for key, weight in one_weights.items():
+        torch.testing.assert_close(two_weights[key], weight, rtol=5e-3, atol=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [('student_train_vision="lora"', 'student_train_language="lora"'), ("fsdp=true",)], ids=["adapters", "sharded"]
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, words):
+    processes = 2 if "fsdp=true" in words else 1
+    whole, weights = train(tmp_path / "whole", "smolvlm", *words, processes=processes)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    slowly = command(folder, "smolvlm", *words, "seconds_per_step=0.3", processes=processes)
+    process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while not (folder / "resume.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = losses(process.stdout.read())
+    assert 3 <= len(first) < STEPS
+    done = subprocess.run(command(folder, "smolvlm", *words, processes=processes), capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rest = losses(done.stdout)
+    assert len(rest) == STEPS - 3  # the state was saved after step 3
+    tolerance = {"rtol": 1e-5} if processes > 1 else {"rtol": 0}  # gloo adds in an order of its own
+    np.testing.assert_allclose(np.concatenate([first[:3], rest]), whole, **tolerance)
+    for key, weight in torch.load(folder / "weights.pt", weights_only=True).items():
+        torch.testing.assert_close(weight, weights[key], rtol=1e-4 if processes > 1 else 0, atol=1e-6 if processes > 1 else 0)
+
+
+@pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
+def test_a_batch_in_parts_makes_the_step_of_the_whole(tmp_path, name):
+    head = {"head": "flow"} if name != "smolvlm" else {}
+    whole = make_run(name, tmp_path / "whole", STEPS, **head)
+    parts = make_run(name, tmp_path / "parts", STEPS, accumulate=2, **head)
+    for _ in range(3):
+        for run in (whole, parts):
+            run.train_step()
+        one, other = whole.progress(), parts.progress()
+        assert other.action_loss == pytest.approx(one.action_loss, rel=1e-3)
+        assert other.alignment_loss == pytest.approx(one.alignment_loss, rel=1e-3)
+    for run in (whole, parts):
+        run.close()
+
+
+def test_reading_ahead_changes_nothing(tmp_path):
+    runs = [make_run("nano", tmp_path / str(ahead), STEPS, read_ahead=ahead) for ahead in (0, 3)]
+    found = []
+    for run in runs:
+        for _ in range(4):
+            run.train_step()
+        run.save_state(tmp_path / "state.pt")
+        found.append(run.progress().action_loss)
+        run.close()
+    assert found[0] == found[1]
+
+
+def test_measuring_the_teacher_changes_nothing(tmp_path):
+    runs = [make_run("nano", tmp_path / str(measure), STEPS, head="flow") for measure in (0, 1)]
+    speed = runs[1].measure_teacher()
+    assert set(speed) == {"with", "without"} and min(speed.values()) > 0
+    found = []
+    for run in runs:
+        run.train_step()
+        found.append(run.progress().action_loss)
+        run.close()
+    assert found[0] == found[1]
+
+
+def test_a_full_disk_leaves_the_state_before_and_says_so(tmp_path):
+    """The limit on the size of a file stands for a full disk: the system refuses the write in the same way."""
+    run = make_run("nano", tmp_path, STEPS)
+    run.train_step()
+    run.save_state(tmp_path / "resume.pt")
+    run.close()
+    before = (tmp_path / "resume.pt").read_bytes()
+    code = (
+        "import resource, sys; sys.argv = sys.argv[1:]; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from training_process import main; from pathlib import Path; main(Path(sys.argv[0]), 'nano', 6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=110, cwd=SCRIPT.parent)
+    assert done.returncode != 0
+    assert "the state of the run cannot be written" in done.stderr and "free some space" in done.stderr
+    assert (tmp_path / "resume.pt").read_bytes() == before
+    assert not (tmp_path / "resume.new").exists()

@@ -1,0 +1,85 @@
+"""A training run in a process of its own, on synthetic data, for tests of several processes and of kills.
+
+``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for each step; keys are settings.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from student_cases import CONTRACT, SIZES, TEXTS, student_settings
+
+from sf_policy_node.vla.normalisation import Normalisation
+from sf_training.training.loop import TrainingRun, make_accelerator, resolved
+from sf_training.training.settings import Settings
+from sf_training.training.students import Student, build_student
+from sf_training.training.training_set import TrainingSet
+
+CHANNELS = 16
+
+
+def random_data(one: Student, frames: int) -> TrainingSet:
+    """Random pictures, states and chunks in the model's size; even frames have two labels."""
+    rng = np.random.default_rng(0)
+    label_frame = np.repeat(np.arange(frames), [2 - frame % 2 for frame in range(frames)])
+    return TrainingSet(
+        images=rng.integers(0, 256, (frames, SIZES["cameras"], 3, *one.image_size), dtype=np.uint8),
+        states=rng.normal(size=(frames, SIZES["state_size"])),
+        episodes=np.arange(frames) // 4,
+        label_frame=label_frame,
+        label_text=np.concatenate([[0, 1] if frame % 2 == 0 else [0] for frame in range(frames)]),
+        label_chunk=rng.normal(size=(len(label_frame), SIZES["horizon"], SIZES["action_size"])).astype(np.float32),
+        texts=TEXTS,
+        depth=None,
+        views=None,
+    )
+
+
+def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -> TrainingRun:
+    """A run of a tiny student (see ``student_cases``); ``student_...`` changes are of its settings."""
+    inner = {key.removeprefix("student_"): changes.pop(key) for key in list(changes) if key.startswith("student_")}
+    chosen = student_settings(name, folder, **inner)
+    sizes = {"width": 32, "layers": 4} if name == "nano" else {}
+    options = {"pairs": 4, "singles": 4, "decay_share": 0.0, "warm_up": 5, "learning_rate": 2e-3, **sizes, **changes}
+    settings = Settings(data=folder, out=folder / "out", steps=steps, student=chosen, **options)
+    accelerator = accelerator or make_accelerator(settings)
+    torch.manual_seed(settings.seed)
+    student = build_student(chosen, CONTRACT, head=settings.head, width=settings.width, layers=settings.layers)
+    settings = resolved(settings, student)
+    data = random_data(student, 24)
+    embeddings = student.embeddings(data.texts) if name != "nano" else np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
+    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, CONTRACT.action.names)
+    text = torch.from_numpy(normalisation.text.normalise(embeddings)) if name == "nano" else student.text_rows(data.texts, normalisation)
+    grid = student.model.visual_places().grid
+    shape = (len(data.images), SIZES["cameras"], *grid, CHANNELS)
+    targets = np.random.default_rng(2).normal(size=shape).astype(np.float16) if settings.teacher != "none" else None
+    labels = np.arange(len(data.label_frame))
+    return TrainingRun(settings, student, CONTRACT, data, labels, normalisation, text, targets, accelerator)
+
+
+def main(out: Path, name: str, steps: int, *words: str) -> None:
+    changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
+    slowly = changes.pop("seconds_per_step", 0.0)
+    run = make_run(name, out, steps, **changes)
+    state = out / "resume.pt"
+    run.load_state(state)
+    while run.step < steps:
+        run.train_step()
+        progress = run.progress()
+        if run.accelerator.is_main_process:
+            print(json.dumps([progress.step, progress.action_loss, progress.alignment_loss]), flush=True)
+        if run.step % 3 == 0:
+            run.save_state(state)
+        time.sleep(slowly)
+    plain = run.averaged()
+    if run.accelerator.is_main_process:
+        torch.save(plain.state_dict(), out / "weights.pt")
+    run.close()
+    run.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
