@@ -63,7 +63,7 @@ def test_of_two_files_the_last_wins(tmp_path):
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=12)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.builds(
         Chosen,
