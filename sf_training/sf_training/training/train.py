@@ -9,11 +9,11 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,37 +23,39 @@ from sf_policy_node.vla.checkpoint import CheckpointError, save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
 from sf_policy_node.vla.text import text_encoder
+from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError
 from sf_training.data.split import split_episodes
 from sf_training.spatial_forcing.alignment import AlignmentError
-from sf_training.spatial_forcing.teachers import TeacherError, build_targets
-from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
+from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.training.alignment_targets import alignment_targets
 from sf_training.training.curves import Curves, Row, plot_curves
 from sf_training.training.loop import TrainingRun
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.training_set import TrainingSet, load_training_set
 
 _EVALUATION_SEED = 900_000
-_IMAGE_SIZE = 96
-_PATCH = 16
+IMAGE_SIZE = 96
+PATCH = 16
 
 
-def main() -> None:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    settings = parse(Settings, argv, "train")
     try:
-        settings = tyro.cli(Settings, description=Settings.__doc__)
         train(settings, Console())
     except (AlignmentError, BagError, CheckpointError, ContractError, FloatingPointError, TeacherError, TrainingError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
+    return 0
 
 
 def train(settings: Settings, console: Console) -> None:
     """Train, or resume, one run. Raises the errors that :func:`main` turns into one sentence."""
-    console.print(f"[bold]settings[/] {settings}", highlight=False, soft_wrap=True)
+    print_settings(settings, console)
     torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
-    recorded, data = load_training_set(settings.data, _IMAGE_SIZE, console)
+    recorded, data = load_training_set(settings.data, IMAGE_SIZE, console)
     contract = _robot_contract(settings, recorded)
     train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
@@ -64,39 +66,14 @@ def train(settings: Settings, console: Console) -> None:
     )
     embeddings = text_encoder().encode(list(data.texts))
     normalisation = Normalisation.from_data(data.states, data.label_chunk[labels], embeddings, contract.action.names)
-    run = TrainingRun(settings, contract, data, labels, normalisation, embeddings, _targets(settings, data, console))
+    targets = alignment_targets(settings, data, (IMAGE_SIZE // PATCH, IMAGE_SIZE // PATCH), console)
+    run = TrainingRun(settings, contract, data, labels, normalisation, embeddings, targets)
     report = settings.out / "report"
     report.mkdir(parents=True, exist_ok=True)
     state = report / "resume.pt"
     if run.load_state(state):
         console.print(f"resuming at step {run.step}")
     _Session(settings, contract, data, run, held_out, report, state, console).go()
-
-
-def _targets(settings: Settings, data: TrainingSet, console: Console) -> Targets | None:
-    """Alignment targets of all frames; those of a vision model are kept beside the data."""
-    if settings.teacher == "none":
-        return None
-    if not settings.uses_vision_teacher:
-        name = settings.teacher if settings.control == "none" else settings.control
-        with console.status(f"teacher features ({name})"):
-            return Targets((build_targets(name, data.images, data.depth, list(data.views or ()), _PATCH),))
-    teacher = open_teacher(
-        settings.teacher,
-        settings.teacher_weights,
-        settings.alignment.teacher_layers,
-        size=settings.teacher_size,
-        device=settings.teacher_device,
-        dtype=settings.teacher_dtype,
-    )
-    console.print(f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}", highlight=False, soft_wrap=True)
-    grid, cache = data.images.shape[-1] // _PATCH, settings.data / ".cache"
-    options = {"channels": settings.teacher_channels, "control": settings.control, "cache": cache, "console": console}
-    targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
-    if targets.cosine < 1:
-        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"
-        console.print(f"{kept}: mean cosine with the whole targets {targets.cosine:.4f}", highlight=False, soft_wrap=True)
-    return targets
 
 
 def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
@@ -229,4 +206,4 @@ def _data_hash(data: TrainingSet) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
