@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
 from sf_training.spatial_forcing.vision_targets import Control
@@ -45,6 +46,9 @@ class Settings:
     teacher_channels: int = 128
     """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all: with VGGT's 2048
     a step of this small model takes 15 times as long."""
+    cache_format: CacheFormat | Literal["none"] = "float16"
+    """How features of vggt or hf are kept beside the data: int8 takes half of the room of the others, and shows the cosine that is
+    lost. none keeps nothing and runs the teacher in every step."""
     control: Control = "none"
     """Replace the teacher by a control of the same width that holds no geometry."""
     seed: int = 0
@@ -123,6 +127,8 @@ class Settings:
             raise TrainingError(f"--alignment.{name}: the model has {self.layers} blocks, got {deepest}")
         if self.uses_vision_teacher and not self.teacher_weights:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
+        if not self.uses_vision_teacher and self.cache_format != "float16":
+            raise TrainingError(f"--cache-format {self.cache_format}: teacher {self.teacher} has no cache; it is for vggt and hf")
         if not self.uses_vision_teacher and self.teacher_weights:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf")
         if not self.uses_vision_teacher and self.alignment.teacher_layers != (-1,):
