@@ -33,7 +33,8 @@ class Finding:
 def check_episode(measure: EpisodeMeasure, limits: Thresholds) -> list[Finding]:
     """All findings about one episode by itself."""
     if measure.broken:
-        return [Finding("unreadable", "", FAIL, measure.broken, "see the sentence", (measure.name,))]
+        text, _, cure = measure.broken.rpartition("; ")
+        return [Finding("unreadable", "", FAIL, text or cure, cure if text else "check the file", (measure.name,))]
     return [finding for check in _CHECKS for finding in check(measure, limits)]
 
 
