@@ -135,7 +135,7 @@ class ObservationBuffer:
                 f"cameras {oldest} and {newest} are {skew:.3f} s apart, budgets.camera_skew_s allows {budgets.camera_skew_s:g} s"
             )
         self._check_age(f"camera {oldest}: the matching image", now - stamp, "observation_age_s", budgets.observation_age_s)
-        return Observation(stamp, {name: image for name, (_, image) in chosen.items()}, self._joints_at(stamp, now))
+        return Observation(stamp, {name: image for name, (_, image) in chosen.items()}, self._joints_at(stamp, chosen[newest][0], now))
 
     def camera_ages(self, now: float) -> list[float]:
         """Age of the newest image of each camera, in the contract's order [s]; -1 before the first."""
@@ -151,12 +151,13 @@ class ObservationBuffer:
         """Age of the newest joint state [s]; -1 before the first."""
         return now - self._joints.newest[0] if self._joints else -1.0
 
-    def _joints_at(self, stamp: float, now: float) -> np.ndarray:
+    def _joints_at(self, stamp: float, known_until: float, now: float) -> np.ndarray:
+        """Joints at ``stamp`` from what had been measured when the last image was taken: the same, however late the images arrive."""
         budget = self._contract.budgets.joint_state_age_s
         if not self._joints:
             raise NoObservation(f"no joint states on {self._contract.topics.joint_states}")
         self._check_age("the newest joint state", now - self._joints.newest[0], "joint_state_age_s", budget)
-        joints = self._joints.at(stamp)
+        joints = self._joints.at(stamp, known_until + _ROUNDING_S)
         if joints is None:
             raise NoObservation("there was no joint state yet when the images were taken")
         return joints

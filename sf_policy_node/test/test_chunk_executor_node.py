@@ -20,7 +20,6 @@ from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
 
 pytestmark = pytest.mark.ros
 
-
 @pytest.fixture
 def executor(graph):
     return Executor(graph)

@@ -32,9 +32,23 @@ def test_joints_are_interpolated_between_two_joint_states():
     buffer = ObservationBuffer(sim_arm())
     buffer.add_joints(9.90, np.zeros(7))
     buffer.add_joints(9.98, np.ones(7))
-    for camera in ("scene", "wrist"):
-        buffer.add_image(camera, 9.92, camera)
-    assert np.allclose(buffer.pick(10.0).joints, 0.25)
+    buffer.add_image("scene", 9.94, "s")
+    buffer.add_image("wrist", 9.98, "w")
+    assert np.allclose(buffer.pick(10.0).joints, 0.5)
+
+
+def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
+    """What was measured after the last image was taken is not looked at: recorded data cannot know how long images travel."""
+    picked = []
+    for late in (False, True):
+        buffer = ObservationBuffer(sim_arm())
+        buffer.add_joints(9.90, np.zeros(7))
+        for camera in ("scene", "wrist"):
+            buffer.add_image(camera, 9.92, camera)
+        if late:
+            buffer.add_joints(9.98, np.ones(7))
+        picked.append(buffer.pick(9.99).joints)
+    np.testing.assert_array_equal(*picked)
 
 
 @pytest.mark.parametrize(

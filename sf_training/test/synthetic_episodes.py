@@ -24,7 +24,7 @@ def tiny_contract(**changes) -> Contract:
     for camera in data["cameras"]:
         camera.update(width=WIDTH, height=HEIGHT)
     for key, value in changes.items():
-        data[key] = data[key] | value if isinstance(value, dict) else value
+        data[key] = (data[key] or {}) | value if isinstance(value, dict) else value
     return parse_contract(yaml.safe_dump(data), contract.urdf_xml)
 
 

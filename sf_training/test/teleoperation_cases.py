@@ -46,7 +46,7 @@ class Hand:
         commands = []
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
-            self.session.on_measured(self.measured, self.now)
+            self.session.on_measured(self.measured, np.zeros(len(self.measured)), self.now)
             each()
             command = self.session.command(self.now, PERIOD)
             if command is not None:

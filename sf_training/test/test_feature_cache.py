@@ -1,6 +1,7 @@
 """Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while training."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.spatial_forcing.vision_targets import open_teacher, vision_targets
 from sf_training.spatial_forcing.weights import open_weights
+from sf_training.training.settings import Settings, TrainingError
 
 FRAMES, SHAPE = 6, (6, 2, 3, 3, 64)
 WORST = {"float16": 1e-6, "bfloat16": 2e-5, "int8": 1e-3}  # of unit normal tokens of 64 channels
@@ -216,3 +218,9 @@ def test_cached_features_need_no_weights_in_memory(tmp_path):
 
     assert targets() > 50
     assert targets() == 0
+
+
+def test_a_format_without_a_cache_is_refused():
+    with pytest.raises(TrainingError, match="--cache-format int8: teacher pointmap has no cache; it is for vggt and hf"):
+        Settings(data=Path("data"), out=Path("out"), cache_format="int8")
+    Settings(data=Path("data"), out=Path("out"), teacher="vggt", teacher_weights="somewhere", cache_format="int8")

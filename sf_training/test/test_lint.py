@@ -44,12 +44,13 @@ def episode(folder, contract, name, *, seconds=2.0, instruction="pick the red cu
                 stamp = frame_stamp(index, frame)
                 if stamp is not None:
                     pixels = np.roll(picture(frame), index, axis=0)
-                    writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, pixels), messages.nanoseconds(stamp))
+                    received = messages.nanoseconds(stamp + changes.get("delay", 0.0))
+                    writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, pixels), received)
         for sample in range(round(seconds * 50)):
             at = sample * 0.02
             write_joints(writer, contract, contract.topics.joint_states, START + at, joints(at))
             write_joints(writer, contract, contract.topics.teleop_command, START + at, changes.get("commands", joints)(at + 0.05))
-        return writer.finish(outcome, drops=changes.get("drops"))
+        return writer.finish(outcome, drops=changes.get("drops"), **changes.get("said", {}))
 
 
 def run(tmp_path, *options):
@@ -137,6 +138,15 @@ CASES = {
     ),
     "limits": ("limits", "joint3", "WARN", "the contract allows -0.2 to 2.7", {"joints": along(0.3, 0, 0.9, 0, 0, 0, 0)}),
     "gripper": ("gripper", "range", "WARN", "should lie in 0 to 1", {"joints": along(0.3, 0, 0, 0, 0, 0, -0.03)}),
+    "late": ("age", "wrist camera", "WARN", "more than 0.40 s after their stamp, the live policy refuses after 0.25 s", {"delay": 0.4}),
+    "early": ("clock", "scene camera", "WARN", "stamps lie up to 0.20 s in the future", {"delay": -0.2}),
+    "said": (
+        "recorder",
+        "",
+        "FAIL",
+        "the recorder said FAIL: camera off; disk",
+        {"said": {"verdict": "FAIL", "reasons": ["camera off", "disk"]}},
+    ),
     "untitled": ("instruction", "", "FAIL", "has no instruction", {"instruction": " "}),
     "nan": ("joints", "", "FAIL", "1 joint states hold NaN", {"joints": lambda at: along(*ALL)(at) + (np.nan if at == 1.0 else 0)}),
 }

@@ -107,7 +107,7 @@ def episode(name: str, value: float, labels: int = 10) -> EpisodeErrors:
     return EpisodeErrors(name, name, "pick", "success", 5, labels, "d", tables)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     before=st.lists(st.floats(0, 1), min_size=1, max_size=6),
     growth=st.floats(0, 3),

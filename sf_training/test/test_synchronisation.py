@@ -121,8 +121,8 @@ def test_every_observation_is_what_the_robot_would_have_seen(cameras, joints):
     """The live buffer, fed with what had arrived at that moment, picks the same images and the same joints."""
     values = np.sin(np.arange(len(joints)))
     seen = align_cameras(cameras, CONTRACT)
-    measured = joint_stream(joints, values[:, None], ("a",), ("a",)).measured(seen.stamps, seen.complete, 100 * MS)
-    for row, stamp, complete, joint in zip(seen.indices, seen.stamps, seen.complete, measured, strict=True):
+    measured = joint_stream(joints, values[:, None], ("a",), ("a",)).measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
+    for row, stamp, complete, joint in zip(seen.indices, seen.stamps, seen.arrived, measured, strict=True):
         buffer = ObservationBuffer(CONTRACT)
         for camera, stamps in zip(CONTRACT.camera_names, cameras, strict=True):
             for index in np.flatnonzero(stamps <= complete):
@@ -154,8 +154,8 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
     def past(cameras, stream):
         """What was seen until now, by time; and the times that stand for a cell of the grid that has ended."""
         seen = align_cameras(cameras, CONTRACT)
-        measured = stream.measured(seen.stamps, seen.complete, 100 * MS)
-        rows = zip(seen.complete.tolist(), seen.stamps.tolist(), seen.indices.tolist(), measured.tolist(), strict=True)
+        measured = stream.measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
+        rows = zip(seen.arrived.tolist(), seen.stamps.tolist(), seen.indices.tolist(), measured.tolist(), strict=True)
         until_now = {complete: row for complete, *row in rows if complete <= now}
         cell_ends = {time: min(until_now) + ((time - min(until_now) + 50 * MS) // (100 * MS)) * 100 * MS + 50 * MS for time in until_now}
         return until_now, {time for time, end in cell_ends.items() if end <= now}

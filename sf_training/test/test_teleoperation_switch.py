@@ -80,6 +80,19 @@ def test_lost_joint_states_end_it_and_it_does_not_go_on_by_itself():
     assert not pad.run(0.5), "joint states are back, with the button still down"
 
 
+def test_it_says_what_the_hand_has_to_do_and_not_what_hindered_it_earlier():
+    pad = Pad()
+    pad.now += 1.0  # joint states are late
+    pad.press(0.0)
+    for _ in range(3):
+        pad.now += PERIOD
+        pad.say()
+        assert pad.session.command(pad.now, PERIOD) is None
+    assert "joint states" in pad.session.state
+    pad.run(0.5, lambda: None)  # and the switch falls silent
+    assert "press it again" in pad.session.state
+
+
 @settings(max_examples=200, deadline=None)
 @given(events=st.lists(st.tuples(st.sampled_from(["down", "up", "trip", "silence"]), st.floats(0.001, 0.6)), max_size=40))
 def test_it_is_held_only_by_a_press_that_was_seen_and_is_still_being_heard(events):

@@ -24,12 +24,13 @@ from bench.executor_latency import bench_executor
 from bench.figures import Figures
 from bench.joins import bench_joins
 from bench.latency import measure_latency
+from bench.recorder import bench_recorder
 from bench.simulation_speed import bench_policy, bench_simulation
 from bench.training_speed import bench_training
 from rich.console import Console
 
-Subject = Literal["simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter"]
-OVER_ROS = ("latency", "jitter")
+Subject = Literal["simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter", "recorder"]
+OVER_ROS = ("latency", "jitter", "recorder")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Arguments:
     """Episodes for each way and each delay."""
     seconds: float = 60.0
     """For the command period at each rate."""
+    recording_seconds: float = 120.0
+    """Of each recording at 30 Hz."""
+    episode_gb: float = 10.0
+    """Of the recorder's long episode; 0: none."""
 
 
 def main() -> None:
@@ -67,6 +72,7 @@ def main() -> None:
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),
         "latency": lambda: measure_latency(figures, console),
         "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.pictures, console),
+        "recorder": lambda: bench_recorder(figures, arguments.recording_seconds, arguments.episode_gb, console),
         "training": lambda: bench_training(figures),  # last: its threads of torch stay
     }
     wanted = arguments.only or get_args(Subject)

@@ -43,14 +43,19 @@ class JointHistory:
         """The joint states from a time on, oldest first."""
         return [sample for sample in self._samples if sample[0] >= stamp]
 
-    def at(self, stamp: float) -> np.ndarray | None:
-        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest."""
-        if not self._samples or stamp < self._samples[0][0]:
+    def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
+        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest.
+
+        Args:
+            known_until: joint states with later stamps are not looked at.
+        """
+        known = [sample for sample in self._samples if sample[0] <= known_until]
+        if not known or stamp < known[0][0]:
             return None
-        after = self._samples[-1]
+        after = known[-1]
         if stamp >= after[0]:
             return after[1]
-        for before in reversed(self._samples):
+        for before in reversed(known):
             if before[0] <= stamp:
                 share = (stamp - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
                 return before[1] + share * (after[1] - before[1])

@@ -19,6 +19,7 @@ _LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its mes
 _FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
 _TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
 _CAUGHT_UP = 0.2  # share of the tracking error
+_SHARES = (1.0, 0.3, 0.1, 0.02)  # of the way to a target, where the whole way leads out of the box
 _SLOWER, _SLOWER_TRIES = 0.97, 3  # a motion that was too fast for the tool is planned again with slower joints
 
 
@@ -49,7 +50,18 @@ class TeleoperationPlanner:
         self._caught_up = False
 
     def plan(self, target: np.ndarray, target_velocity: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> Shaped | None:
-        """Motion from a commanded state towards a target that moves; None when it would leave the workspace box."""
+        """Motion from a commanded state towards a target that moves; None when it would leave the workspace box.
+
+        Joints move one by one, so that the way to a target inside may lead outside: then only a part of it is gone. Its way
+        is straighter, and the next command goes on from there.
+        """
+        for share in _SHARES:
+            shaped = self._towards(position + share * (target - position), share * target_velocity, position, velocity)
+            if shaped is not None:
+                return shaped
+        return None
+
+    def _towards(self, target: np.ndarray, target_velocity: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> Shaped | None:
         limits, period = self._limits, self._period
         place = np.minimum(np.maximum(target, limits.lower), limits.upper)
         finite = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)

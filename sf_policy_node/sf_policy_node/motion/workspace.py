@@ -10,6 +10,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.kinematics import Kinematics
 
 TOLERANCE = 1e-3  # m
+_ROUNDING = 1e-7  # m, of a tool that stands outside
 TOOL_SPEED_OVER = 1.05  # the tool is slowed through its joints, which does not hit its limit exactly
 TOOL_SPEED_USED = 0.95  # share of the limit that is planned with
 
@@ -65,8 +66,9 @@ class Workspace:
         excess = self._excess(places)
         if not excess.any():
             return None
-        allowed = np.minimum.accumulate(excess[:-1])
-        left = np.flatnonzero(excess[1:] > allowed + TOLERANCE)
+        # Not the start and a tolerance: motion after motion would go a tolerance further.
+        allowed = np.maximum(np.minimum.accumulate(excess[:-1]) + _ROUNDING, TOLERANCE)
+        left = np.flatnonzero(excess[1:] > allowed)
         return int(left[0]) if len(left) else None
 
     def _excess(self, places: np.ndarray) -> np.ndarray:

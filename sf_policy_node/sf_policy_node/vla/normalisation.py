@@ -1,20 +1,24 @@
-"""Means and standard deviations that bring states, actions and text to the model's range; they travel with the checkpoint."""
+"""What brings states, actions and text to the model's range: a centre and a scale for each column; they travel with the checkpoint."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN
 
 _FLOOR = 1e-3  # an idle joint has no spread: without a floor its noise would be blown up
+_QUANTILES = (0.01, 0.99)
+Spread = Literal["deviation", "quantiles"]
+"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1, whatever the few values beyond are."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Mean and standard deviation (N,) of N columns."""
+    """Mean and standard deviation (N,) of N columns, or middle and half width of their quantiles."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -37,13 +41,15 @@ class Normalisation:
     text: Columns
 
     @classmethod
-    def from_data(cls, states: np.ndarray, chunks: np.ndarray, text: np.ndarray, action_names: list[str]) -> Normalisation:
-        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E)."""
-        action = _columns(chunks.reshape(-1, chunks.shape[-1]))
+    def from_data(
+        cls, states: np.ndarray, chunks: np.ndarray, text: np.ndarray, action_names: list[str], spread: Spread = "deviation"
+    ) -> Normalisation:
+        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E); ``spread`` is that of states and actions."""
+        action = _columns(chunks.reshape(-1, chunks.shape[-1]), spread)
         if GRIPPER_COLUMN in action_names:  # a two-valued column: to -1 and 1, whatever its balance
             index = action_names.index(GRIPPER_COLUMN)
             action.mean[index] = action.std[index] = 0.5
-        return cls(_columns(states), action, _columns(text))
+        return cls(_columns(states, spread), action, _columns(text))
 
     def to_json(self) -> str:
         """For ``statistics.json``."""
@@ -63,6 +69,9 @@ class Normalisation:
         return cls(**columns)
 
 
-def _columns(values: np.ndarray) -> Columns:
+def _columns(values: np.ndarray, spread: Spread = "deviation") -> Columns:
     values = values.astype(np.float64)
+    if spread == "quantiles":
+        low, high = np.quantile(values, _QUANTILES, axis=0)
+        return Columns((low + high) / 2, np.maximum((high - low) / 2, _FLOOR))
     return Columns(values.mean(0), np.maximum(values.std(0), _FLOOR))

@@ -165,7 +165,7 @@ def _with_joints(contract: Contract, seen: Observations, stream: Stream) -> tupl
     """The observations at which fresh joint positions are known, and these (N, J)."""
     if len(stream.stamps):
         states = JointStream(stream.stamps, stream.messages, contract.command_joints)
-        joints = states.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+        joints = states.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9), seen.arrived)
     else:
         joints = np.full((len(seen.stamps), len(contract.command_joints)), np.nan)
     known = np.isfinite(joints).all(axis=1)
@@ -175,7 +175,7 @@ def _with_joints(contract: Contract, seen: Observations, stream: Stream) -> tupl
             f"holds no usable observation: {len(known)} with all cameras within {budgets.camera_skew_s} s, of these none with joint states "
             f"within {budgets.joint_state_age_s} s; check the stamps of the cameras and of joint_states"
         )
-    return Observations(seen.indices[known], seen.stamps[known], seen.complete[known]), joints[known]
+    return Observations(*(getattr(seen, each.name)[known] for each in fields(seen))), joints[known]
 
 
 def _pairs(

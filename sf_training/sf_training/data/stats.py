@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.state import state_names
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
 from sf_training.data.statistics import ColumnStatistics
 from sf_training.data.stats_plot import plot_columns
 
+_IMAGE_SIZE = 96  # nano's: what is prepared here, its training finds
 _INSTRUCTIONS = 15  # in the table; all are in the JSON
 
 
@@ -38,6 +39,8 @@ class Arguments:
 
     data: Path
     """Directory of episode bags."""
+    contract: Path | None = None
+    """The robot's contract; default the one in the first bag. Bags of other recorders need one that says how to read them."""
     out: Path = Path("out/stats/stats.json")
     """All figures; a plot of the columns is written beside it."""
 
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_settings(arguments, console)
     try:
         stats(arguments, console)
-    except (BagError, TrainingError, OSError) as error:
+    except (BagError, ContractError, TrainingError, OSError) as error:
         sys.exit(f"stats: {error}")
     return 0
 
@@ -60,8 +63,9 @@ def stats(arguments: Arguments, console: Console) -> dict:
     """Print tables, write JSON and plot; returns what is in the JSON."""
     from sf_training.training.training_set import load_training_set
 
-    readers = [EpisodeReader(path) for path in find_episodes(arguments.data)]
-    contract, data = load_training_set(arguments.data, 96, console)
+    given = load_contract(arguments.contract) if arguments.contract else None
+    readers = [EpisodeReader(path, given) for path in find_episodes(arguments.data)]
+    contract, data = load_training_set(arguments.data, _IMAGE_SIZE, console, contract=given)
     columns = {"state": (state_names(contract), data.states), "action": (contract.action.names, data.label_chunk)}
     labels = Counter(data.texts[text] for text in data.label_text.tolist())
     summary = {
@@ -151,8 +155,7 @@ def _instructions(labels: dict[str, int]) -> Table:
     for text, count in list(labels.items())[:_INSTRUCTIONS]:
         table.add_row(escape(text), str(count), f"{count / total:.1%}")
     if rest > 0:
-        least = min(labels.values())
-        table.caption = f"and {rest} more, in the JSON; {sum(count == least for count in labels.values())} have only {least}"
+        table.caption = f"and {rest} more, in the JSON; the rarest has {min(labels.values())}"
     return table
 
 

@@ -17,12 +17,14 @@ class Observations:
     """What a policy could have seen, N times.
 
     ``indices`` (N, V): one image of each camera; ``stamps`` (N,): the oldest of them, which is the observation's time;
-    ``complete`` (N,): when the last of them had arrived, the first moment at which the observation could be used.
+    ``complete`` (N,): the newest of them, and so what had been measured by then is known; ``arrived`` (N,): stamp of the image with which
+    the observation came about, the first moment at which it could be used.
     """
 
     indices: np.ndarray
     stamps: np.ndarray
     complete: np.ndarray
+    arrived: np.ndarray
 
 
 def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None) -> Observations:
@@ -57,7 +59,7 @@ def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps
     moments, chosen, oldest, skew = moments[usable], chosen[usable], oldest[usable], skew[usable]
     picked = _nearest_to_grid(moments, skew, round(contract.action.step_s * 1e9))
     indices = np.stack([order[column] for order, column in zip(orders, chosen[picked].T, strict=True)], axis=1)
-    return Observations(indices, oldest[picked], moments[picked])
+    return Observations(indices, oldest[picked], oldest[picked] + skew[picked], moments[picked])
 
 
 class JointStream:
@@ -107,12 +109,13 @@ class JointStream:
             columns.append(np.where(index >= 0, values[index], np.nan))
         return np.stack(columns, axis=-1)
 
-    def measured(self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int) -> np.ndarray:
+    def measured(self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int, now: np.ndarray | None = None) -> np.ndarray:
         """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
 
-        Where no later sample is known yet the newest one holds. NaN where there was none yet, or where the newest one
-        known is older than ``max_age_ns`` at ``known_until``.
+        Where no later sample is known yet the newest one holds. NaN where there was none yet, or where the newest one that had been
+        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` then.
         """
+        now = known_until if now is None else now
         columns = []
         for stamps, values in self._joints:
             newest = np.searchsorted(stamps, known_until, side="right") - 1
@@ -120,7 +123,8 @@ class JointStream:
             after = np.minimum(before + 1, newest)
             gap = stamps[after] - stamps[before]
             share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
-            usable = (before >= 0) & (known_until - stamps[newest] <= max_age_ns)
+            latest = stamps[np.searchsorted(stamps, now, side="right") - 1]
+            usable = (before >= 0) & (now - latest <= max_age_ns)
             columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
         return np.stack(columns, axis=-1)
 

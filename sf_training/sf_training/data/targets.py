@@ -87,7 +87,7 @@ def operator_pairs(
     if until is not None:
         usable &= stamps + steps[-1] <= until
     labelled = np.flatnonzero(usable)
-    commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, -1)
+    commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, len(contract.command_joints))
     kinematics = Kinematics(contract) if action.space.is_tool else None
     targets = np.array(
         [in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32

@@ -12,6 +12,7 @@ import numpy as np
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.vla.policy import Policy
+from sf_training.data.dataset import IDLE_S
 from sf_training.data.episode_arrays import load_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
 from sf_training.data.targets import in_action_space
@@ -49,8 +50,9 @@ class RecordedEpisode:
             BagError: it cannot be decoded or holds nothing to compare with.
         """
         arrays = load_episode(reader, policy.config.image_size, depth=False, fit=policy.config.fit)
-        if not len(arrays.pairs.frame):
-            raise BagError(f"{reader.path}: holds no observation with a command after it; leave it out")
+        moving = np.flatnonzero(arrays.pairs.idle <= IDLE_S)  # as training leaves out long pauses: who stays is right there
+        if not len(moving):
+            raise BagError(f"{reader.path}: holds no observation with a command after it, pauses aside; leave it out")
         return cls(
             name=reader.name,
             instruction=reader.instruction,
@@ -59,9 +61,9 @@ class RecordedEpisode:
             images=arrays.images,
             joints=arrays.joint_positions.astype(float),
             stamps=arrays.stamps,
-            frame=arrays.pairs.frame,
-            texts=tuple(arrays.pairs.instructions),
-            targets=arrays.pairs.targets,
+            frame=arrays.pairs.frame[moving],
+            texts=tuple(arrays.pairs.instructions[label] for label in moving),
+            targets=arrays.pairs.targets[moving],
         )
 
     @property

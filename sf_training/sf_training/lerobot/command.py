@@ -37,6 +37,8 @@ class Export:
     """Folders with episodes, or episodes."""
     out: Path
     """The dataset; must not exist."""
+    contract: Path | None = None
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in the bags."""
     fps: int | None = None
     """Frames per second; default the contract's, 1 / action.step_s."""
     action: ActionSource = "commanded"
@@ -98,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def export(settings: Export, console: Console) -> Path:
     """Write the dataset; returns its directory."""
-    readers = [EpisodeReader(bag) for root in settings.data for bag in find_episodes(root)]
+    given = load_contract(settings.contract) if settings.contract else None
+    readers = [EpisodeReader(bag, given) for root in settings.data for bag in find_episodes(root)]
     chosen = [reader for reader in readers if reader.outcome in settings.outcomes]
     if not chosen:
         raise BagError(f"none of {len(readers)} episodes has the outcome {' or '.join(settings.outcomes)}; choose with --outcomes")

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_training.data.clock import cut_at_clock_steps
+from sf_training.data.commands import as_joint_states, command_topic, operators_time
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
 from sf_training.lerobot import layout
@@ -51,38 +53,57 @@ def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, 
 
     ``observation.state`` are the joints measured at the observation. ``action`` is, with "commanded", the operator's
     command in force one frame later (row 0 of a training target, as joint positions), with "measured" the joints measured
-    one frame later.
+    one frame later. Where a policy led the arm there is no command, and a stretch ends; one ends at a clock step, too.
 
     Raises:
         BagError: no usable observation, or no commands.
     """
-    contract = _at_rate(reader.contract, fps)
-    topics = contract.topics
+    contract = reader.contract
     cameras = [absolute(camera.topic) for camera in contract.cameras]
-    read = reader.read([*cameras, absolute(topics.joint_states), absolute(topics.teleop_command)])
-    seen = align_cameras([read[topic].stamps for topic in cameras], contract)
+    joints, given, control = absolute(contract.topics.joint_states), command_topic(reader), absolute(contract.topics.control_source)
+    read = reader.read({*cameras, joints, given, control})
+    if source == "commanded" and not len(read[given].stamps):
+        raise BagError(f"{reader.path}: no message on {given}; export the joints that were reached with --action measured")
+    found = []
     try:
-        stream = read[absolute(topics.joint_states)]
-        joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
-        state = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
-        if source == "commanded":
-            action = _commands(contract, read[absolute(topics.teleop_command)], seen, fps, command_age_s)
-        else:
-            action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
+        for part in cut_at_clock_steps(read, [*cameras, joints], joints):
+            if all(len(part[topic].stamps) for topic in (*cameras, joints)):
+                found += _part(reader, read, part, fps, source, hold, command_age_s)
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}") from None
-    known = np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1)
-    if not known.any():
+    if not found:
         raise BagError(f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint` tells which is missing")
-    rows = np.flatnonzero(known)
+    return found
+
+
+def _part(
+    reader: EpisodeReader, read: dict[str, Stream], part: dict[str, Stream], fps: int, source: ActionSource, hold: int, command_age_s: float
+) -> list[Stretch]:
+    """The stretches of a part of the recording that has one time line."""
+    contract = _at_rate(reader.contract, fps)
+    cameras = [absolute(camera.topic) for camera in contract.cameras]
+    seen = align_cameras([part[topic].stamps for topic in cameras], contract)
+    stream = part[absolute(contract.topics.joint_states)]
+    joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
+    state = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+    if source == "commanded":
+        action = _commands(reader, read, part, seen, fps, command_age_s)
+    else:
+        action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
+    rows = np.flatnonzero(np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1))
+    if not len(rows):
+        return []
+    # Messages are counted over the whole recording.
+    numbers = [np.searchsorted(read[topic].order, part[topic].order) for topic in cameras]
+    indices = np.stack([number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1)
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
     cells = (seen.complete[rows] - seen.complete[0] + step // 2) // step
     found = []
-    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
-        places = cells[part] - cells[part][0]
+    for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
+        places = cells[piece] - cells[piece][0]
         # Newest frame at or before each place: a filled one repeats what was seen last.
-        kept = rows[part][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
-        found.append(Stretch(seen.indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, len(kept) - len(part)))
+        kept = rows[piece][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
+        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, len(kept) - len(piece)))
     return found
 
 
@@ -107,14 +128,19 @@ def _at_rate(contract: Contract, fps: int) -> Contract:
     return contract.model_copy(update={"action": action})
 
 
-def _commands(contract: Contract, stream: Stream, seen: Observations, fps: int, age_s: float) -> np.ndarray:
-    """The command in force one frame after each observation (N, J); NaN where there is none or only an old one."""
+def _commands(
+    reader: EpisodeReader, read: dict[str, Stream], part: dict[str, Stream], seen: Observations, fps: int, age_s: float
+) -> np.ndarray:
+    """The command in force one frame after each observation (N, J); NaN where there is none, only an old one, or none of the operator."""
+    topic, control = command_topic(reader), absolute(reader.contract.topics.control_source)
+    stream = part[topic]
     if not len(stream.stamps):
-        raise ValueError(f"no message on {contract.topics.teleop_command}; export the joints that were reached with --action measured")
-    commands = JointStream(stream.stamps, stream.messages, contract.command_joints)
+        return np.full((len(seen.stamps), len(reader.contract.command_joints)), np.nan)
+    commands = JointStream(stream.stamps, as_joint_states(reader, topic, stream), reader.contract.command_joints)
     later = seen.stamps + round(1e9 / fps)
     held = commands.held(later)
     ordered = np.sort(stream.stamps)
     newest = ordered[np.maximum(np.searchsorted(ordered, later, side="right") - 1, 0)]
     usable = (seen.stamps < commands.last) & (later - newest <= age_s * 1e9)
+    usable &= later <= operators_time(seen.stamps, read[control], part[control])
     return np.where(usable[:, None], held, np.nan)

@@ -33,7 +33,8 @@ class Finding:
 def check_episode(measure: EpisodeMeasure, limits: Thresholds) -> list[Finding]:
     """All findings about one episode by itself."""
     if measure.broken:
-        return [Finding("unreadable", "", FAIL, measure.broken, "see the sentence", (measure.name,))]
+        text, _, cure = measure.broken.rpartition("; ")
+        return [Finding("unreadable", "", FAIL, text or cure, cure if text else "check the file", (measure.name,))]
     return [finding for check in _CHECKS for finding in check(measure, limits)]
 
 
@@ -85,6 +86,22 @@ def _stamps(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                 share,
                 text,
                 "let the driver stamp at capture, with one clock",
+            )
+
+
+def _age(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
+    budgets = measure.contract.budgets
+    for stream in measure.streams:
+        budget = budgets.joint_state_age_s if stream.name == "joint states" else budgets.observation_age_s
+        if stream.age_p99_s > budget:
+            text = f"1 % of messages arrive more than {stream.age_p99_s:.2f} s after their stamp, the live policy refuses after {budget} s"
+            yield _found(
+                measure, "age", stream.name, WARN, stream.age_p99_s, text, "look at the network, the load, and the clocks of all machines"
+            )
+        if stream.age_least_s < -limits.future_s:
+            text = f"stamps lie up to {-stream.age_least_s:.2f} s in the future"
+            yield _found(
+                measure, "clock", stream.name, WARN, -stream.age_least_s, text, "synchronise the clocks of all machines (chrony, PTP)"
             )
 
 
@@ -230,7 +247,7 @@ def _recorder(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Callable[[EpisodeMeasure, Thresholds], Iterator[Finding]], ...] = (
-    _labels, _rate, _gaps, _stamps, _skew, _unusable, _lost, _recorder, _joints, _gripper, _idle, _pictures,
+    _labels, _rate, _gaps, _stamps, _age, _skew, _unusable, _lost, _recorder, _joints, _gripper, _idle, _pictures,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_training.config_file import parse
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.lint.collection import Lint, judge
@@ -43,6 +44,8 @@ class Settings:
     """Frames of each camera that are decoded and looked at in every episode."""
     thumbnails: int = 60
     """Episodes that the report shows in pictures, the worst first."""
+    contract: Path | None = None
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in each bag."""
     strict: bool = False
     """Exit with 1 on warnings too."""
     workers: int = 2
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = lint(settings, console)
         write_report(settings.out, result, settings)
         settings.out.with_suffix(".json").write_text(to_json(result, settings), encoding="utf-8")
-    except BagError as error:
+    except (BagError, ContractError) as error:
         print(f"lint: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -73,12 +76,13 @@ def lint(settings: Settings, console: Console) -> Lint:
     """Measure and judge all episodes.
 
     Raises:
-        BagError: there is no episode at all; what is wrong with one of them is a finding.
+        BagError, ContractError: there is no episode at all, or no such contract; what is wrong with an episode is a finding.
     """
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     columns = (TextColumn("looking at episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    contract = load_contract(settings.contract) if settings.contract else None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        measures = list(bar.track(_measured(bags, settings), total=len(bags)))
+        measures = list(bar.track(_measured(bags, settings, contract), total=len(bags)))
     return judge(_with_own_names(measures), settings.limits)
 
 
@@ -88,15 +92,15 @@ def _with_own_names(measures: list[EpisodeMeasure]) -> list[EpisodeMeasure]:
     return [dataclasses.replace(measure, name=measure.path) if counts[measure.name] > 1 else measure for measure in measures]
 
 
-def _measured(bags: list[Path], settings: Settings) -> Iterator[EpisodeMeasure]:
+def _measured(bags: list[Path], settings: Settings, contract: Contract | None) -> Iterator[EpisodeMeasure]:
     if settings.workers <= 1 or len(bags) < _POOL_FROM:
-        yield from (measure_episode(bag, settings.limits, settings.frames) for bag in bags)
+        yield from (measure_episode(bag, settings.limits, settings.frames, contract) for bag in bags)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            count = len(bags)
-            yield from pool.map(measure_episode, bags, [settings.limits] * count, [settings.frames] * count, chunksize=4)
+            same = ([value] * len(bags) for value in (settings.limits, settings.frames, contract))
+            yield from pool.map(measure_episode, bags, *same, chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)
 

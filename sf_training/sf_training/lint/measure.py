@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_training.data.commands import as_joint_states, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
-from sf_training.data.synchronisation import JointStream, align_cameras, nearest
+from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
 from sf_training.lint.pictures import CameraMeasure, measure_pictures
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
 
 TRACE_POINTS = 240
+_OTHER_CLOCK_S = 3600.0  # stamps that far from their receipt are of another clock, such as simulated time
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class StreamMeasure:
     gap_at_s: float
     repeated: int
     backwards: int
+    age_p99_s: float  # receipt minus stamp; NaN where the two are of different clocks (simulated time)
+    age_least_s: float
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,14 @@ class EpisodeMeasure:
     problem: str = ""  # why there is no motion
 
 
-def measure_episode(path: Path, limits: Thresholds, frames: int) -> EpisodeMeasure:
-    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what is in the bag."""
+def measure_episode(path: Path, limits: Thresholds, frames: int, contract: Contract | None = None) -> EpisodeMeasure:
+    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what is in the bag.
+
+    Args:
+        contract: of the robot; bags of other recorders need it.
+    """
     try:
-        reader = EpisodeReader(path)
+        reader = EpisodeReader(path, contract)
         with reader.kept_in_memory():
             return _measure(reader, limits, frames)
     except BagError as error:
@@ -100,7 +108,7 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     topics = contract.topics
     names = {absolute(camera.topic): (f"{camera.name} camera", camera.rate_hz) for camera in contract.cameras}
     names[absolute(topics.joint_states)] = ("joint states", 0.0)
-    names[absolute(topics.teleop_command)] = ("operator's commands", 0.0)
+    names.setdefault(command_topic(reader), ("operator's commands", 0.0))
     read = reader.read([*names, absolute(topics.expert_chunk)])
     colour = [read[absolute(camera.topic)].stamps for camera in contract.cameras]
     first = min(int(stamps.min()) for stamps in colour)
@@ -109,10 +117,10 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     skew = _skew(colour)
     problem, motion, usable = "", None, 0
     try:
-        motion, usable = _motion(contract, read, seen, first, limits)
+        motion, usable = _motion(reader, read, seen, first, limits)
     except ValueError as error:
         problem = str(error)
-    commands, chunks = (len(read[absolute(name)].stamps) for name in (topics.teleop_command, topics.expert_chunk))
+    commands, chunks = (len(read[topic].stamps) for topic in (command_topic(reader), absolute(topics.expert_chunk)))
     return EpisodeMeasure(
         path=str(reader.path),
         name=reader.name,
@@ -122,23 +130,27 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         checksum=reader.checksum,
         contract=contract,
         duration_s=(last - first) * 1e-9,
-        streams=[_stream(name, topic, hz, read[topic].stamps, first) for topic, (name, hz) in names.items() if len(read[topic].stamps)],
+        streams=[_stream(name, topic, hz, read[topic], first) for topic, (name, hz) in names.items() if len(read[topic].stamps)],
         skew_p99_s=float(np.quantile(skew, 0.99)) * 1e-9 if len(skew) else 0.0,
         skew_beyond=float(np.mean(skew > contract.budgets.camera_skew_s * 1e9)) if len(skew) else 0.0,
         steps=round((last - first) * 1e-9 / contract.action.step_s) + 1,
         usable=usable,
         motion=motion,
         labels="expert" if chunks else "operator" if commands else "",
-        lost={topic: count for topic, count in _json(reader.metadata.get("drops")).items() if count},
+        lost={topic: count for topic, count in _json(reader.metadata.get("drops"), dict).items() if count},
         recorder_verdict=reader.metadata.get("verdict", ""),
-        recorder_reasons=reader.metadata.get("reasons", ""),
+        recorder_reasons="; ".join(map(str, _json(reader.metadata.get("reasons"), list))),
         cameras=measure_pictures(reader, read, motion, first, frames),
         problem=problem,
     )
 
 
-def _stream(name: str, topic: str, expected_hz: float, stamps: np.ndarray, start: int) -> StreamMeasure:
+def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: int) -> StreamMeasure:
+    stamps = stream.stamps
     steps = np.diff(stamps)
+    ages = (stream.log_times - stamps) * 1e-9
+    if abs(np.median(ages)) > _OTHER_CLOCK_S:
+        ages = np.full(len(ages), np.nan)
     ordered = np.sort(stamps)
     gaps = np.diff(ordered) * 1e-9
     span = float(gaps.sum())
@@ -154,6 +166,8 @@ def _stream(name: str, topic: str, expected_hz: float, stamps: np.ndarray, start
         gap_at_s=float(ordered[longest] - start) * 1e-9,
         repeated=int((steps == 0).sum()),
         backwards=int((steps < 0).sum()),
+        age_p99_s=float(np.quantile(ages, 0.99)),
+        age_least_s=float(ages.min()),
     )
 
 
@@ -165,7 +179,8 @@ def _skew(cameras: list[np.ndarray]) -> np.ndarray:
     return np.max([np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0)
 
 
-def _motion(contract: Contract, read: dict[str, Stream], seen, start: int, limits: Thresholds) -> tuple[Motion, int]:
+def _motion(reader: EpisodeReader, read: dict[str, Stream], seen: Observations, start: int, limits: Thresholds) -> tuple[Motion, int]:
+    contract = reader.contract
     stream = read[absolute(contract.topics.joint_states)]
     joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
     at = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
@@ -179,10 +194,11 @@ def _motion(contract: Contract, read: dict[str, Stream], seen, start: int, limit
     if not len(whole):
         raise ValueError("no joint state holds finite positions of all joints; check the driver")
     jumps, text = _jumps(contract, moments, samples, start, limits.jump_factor)
-    commands = read[absolute(contract.topics.teleop_command)]
+    commands = read[command_topic(reader)]
     commanded = np.full(len(contract.command_joints), np.nan)
     if len(commands.stamps):
-        held = JointStream(commands.stamps, commands.messages, contract.command_joints).held(np.unique(commands.stamps))
+        said = as_joint_states(reader, command_topic(reader), commands)
+        held = JointStream(commands.stamps, said, contract.command_joints).held(np.unique(commands.stamps))
         if np.isfinite(held).any(axis=0).all():
             commanded = np.nanmax(held, axis=0) - np.nanmin(held, axis=0)
     idle = _idle(contract, stamps, positions, limits)
@@ -236,9 +252,10 @@ def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: 
     return int((ratio > factor).any(axis=1).sum()), text
 
 
-def _json(text: str | None) -> dict:
+def _json(text: str | None, kind: type):
+    """A value of one type out of JSON text; empty where there is none."""
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text or "null")
     except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return kind()
+    return value if isinstance(value, kind) else kind()

@@ -34,6 +34,8 @@ class Thresholds:
     unusable_fail: float = 0.2
     stamps_fail: float = 0.05
     """Share of messages whose stamp repeats or goes back; any is a warning."""
+    future_s: float = 0.05
+    """A stamp this much later than its receipt lies in the future: clocks differ [s]."""
     drops_fail: float = 0.01
     """Share of messages that the recorder knows were lost; any is a warning."""
     idle_warn: float = 0.3

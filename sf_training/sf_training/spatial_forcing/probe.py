@@ -120,8 +120,9 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     if not len(held_out):
         raise ProbeError(f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and others to be judged on")
     limits = {"cells": arguments.cells, "nearest": arguments.nearest, "farthest": arguments.farthest}
-    train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
-    test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
+    with console.status("reading pictures and depth"):
+        train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
+        test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
     task = DepthTask.of(train.cells, model.visual_places().grid)
     _check_memory(model, len(train.images) + len(test.images))
     report = ProbeReport(

@@ -35,24 +35,25 @@ class Jog:
         self.note = ""
 
     def begin(self, measured: np.ndarray) -> None:
-        """The hand takes the arm where it stands (J,)."""
+        """The hand takes the arm there (J,)."""
         self._joints = np.clip(measured[: self._arm], self._limits.lower[: self._arm], self._limits.upper[: self._arm])
         self._pose, self.note = self._kinematics.forward(self._joints), ""
 
     def move(self, twist: np.ndarray, seconds: float, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Arm joints and their velocities (A,) after ``twist`` (6,) [m/s, rad/s] for a time.
 
-        At a wall of the workspace box, at the end of reach, or ahead of an arm that does not follow, the tool stays; :attr:`note`
-        says so.
+        At a wall of the workspace box and at the end of reach the tool stays; :attr:`note` says so.
         """
         before, self.note = self._joints, ""
         if seconds <= 0.0:
             return before, np.zeros(self._arm)
         behind = np.abs(before - measured[: self._arm]) / self._limits.tracking_error[: self._arm]
         if behind.max() > 1.0:
+            # Something holds it, or the executor does not let it through: go on from where it is, and do not wind up.
+            self.begin(measured)
             self.note = f"{self._limits.names[int(behind.argmax())]} does not follow"
-        else:
-            self._advance(twist, seconds)
+            return self._joints, np.zeros(self._arm)
+        self._advance(twist, seconds)
         return self._joints, (self._joints - before) / seconds
 
     def _advance(self, twist: np.ndarray, seconds: float) -> None:

@@ -23,7 +23,8 @@ from sf_training.teleoperation.replay import Following, Timed
 
 _RATE_HZ = 50.0
 _FOUND_S = 10.0  # wall time in which the arm and its executor answer
-_TAKEN_S = 0.6  # the executor follows within, or says why not
+_TAKEN_S = 2.0  # the executor takes over within, or says why not
+_OTHER_CLOCK_S = 3600.0  # apart: not the same clock, and no clock that is merely wrong
 _STANDS_S = 2.0  # a clock that does not move for longer
 _SETTLES_S = 0.5  # after the last command the arm is still watched
 _MOVING = 0.05  # share of a joint's top speed above which the arm does not stand
@@ -80,7 +81,7 @@ class Player(Node):
         """
         topics = self.contract.topics
         self.wait(lambda: self.status is not None, f"no executor was heard on {topics.executor_status}")
-        if clock == "ros" or (clock == "auto" and self.count_publishers("/clock")):
+        if clock == "ros" or (clock == "auto" and abs(to_seconds(self.status.header.stamp) - time.time()) > _OTHER_CLOCK_S):
             self.set_parameters([Parameter("use_sim_time", value=True)])
             self.wait(lambda: self.now() > 0.0, "nothing was heard on /clock")
         self.joints = None
@@ -151,8 +152,8 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         now = node.now()
         if now > before:
             moved = time.monotonic()
-        # A process that stood still goes on where it was, and does not leap.
-        elapsed, before = elapsed + min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
+        # The motion begins once the executor has taken over. A process that stood still goes on where it was, and does not leap.
+        elapsed, before = elapsed + heard * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         heard = heard or node.status.control_source == ControlSource.REPLAY
         if problem:
             raise ReplayAborted(f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or replay more slowly")

@@ -46,7 +46,7 @@ class Settings:
     contract: Path | None = None
     """Contract of the robot; none: the one in the episode."""
     clock: Literal["auto", "ros", "wall"] = "auto"
-    """ros: the time on /clock, as of a simulated arm; auto: that, where somebody publishes it."""
+    """ros: the time on /clock, as of a simulated arm; auto: as the executor's own stamps are."""
     yes: bool = False
     """Do not ask before the arm moves."""
     report: Path | None = None

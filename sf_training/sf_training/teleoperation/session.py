@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.limits import JointLimits
 from sf_training.teleoperation.dead_man import DeadMan
 from sf_training.teleoperation.device import Device, DeviceError, Leader, Stick
 from sf_training.teleoperation.jog import Jog
@@ -18,6 +19,7 @@ from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_
 _LEADER_AGE_S = 0.2  # a leader that is silent for longer has lost its cable
 _LONGEST_STEP_S = 0.1  # of time that one command covers: a process that stood still does not leap
 _GRIPS = 0.9  # opening below which a gripper whose command nobody knows is taken to hold something
+_TAKES_S = 0.1  # from a joint state to the arm braking: messages, and the lead of the executor
 _CENTRED = Motion(np.zeros(6))
 
 
@@ -44,6 +46,8 @@ class Session:
         turns = device.turns if device.turns is not None else contract.action.tool_orientation is None
         self._jog = None if self._leader else Jog(contract, turns=turns, in_tool_frame=device.frame == "tool")
         self._measured: tuple[float, np.ndarray] | None = None
+        self._speed = np.zeros(len(contract.command_joints))
+        self._acceleration = JointLimits.of(contract).acceleration
         self._led: tuple[float, np.ndarray, np.ndarray] | None = None
         self._motion, self._motion_heard = _CENTRED, -math.inf
         self._motion_age = device.dead_man.age_s if self._leader or isinstance(device.motion, Stick) else device.motion.age_s
@@ -95,10 +99,10 @@ class Session:
         if target is not None:
             self._led, self.problem = (now, *target), ""
 
-    def on_measured(self, positions: np.ndarray, now: float) -> None:
-        """The arm's joints (J,) in the order of ``contract.command_joints``."""
-        if np.isfinite(positions).all():
-            self._measured = (now, np.asarray(positions, dtype=float))
+    def on_measured(self, positions: np.ndarray, velocities: np.ndarray, now: float) -> None:
+        """The arm's joints (J,) and their velocities, in the order of ``contract.command_joints``."""
+        if np.isfinite(positions).all() and np.isfinite(velocities).all():
+            self._measured, self._speed = (now, np.asarray(positions, dtype=float)), np.asarray(velocities, dtype=float)
 
     def on_gripper_sent(self, position: float) -> None:
         """Where the gripper was told to be last: what it grips it keeps when a hand takes over."""
@@ -119,6 +123,8 @@ class Session:
         """
         if not self._switch.held(now) or self._lost(now):
             self._engaged, self._opening = False, None
+            if self._switch.why_open:  # and not what hindered an earlier grip
+                self._why_not = ""
             return None
         measured = self._measured[1]
         if not self._engaged and not self._engage(measured):
@@ -160,7 +166,8 @@ class Session:
             self._why_not = reason
             return False
         if self._jog:
-            self._jog.begin(measured)
+            # Where a moving arm comes to rest: to be pulled back to where it was grasped would be a jerk.
+            self._jog.begin(measured + self._speed * (_TAKES_S + 0.5 * np.abs(self._speed) / self._acceleration))
         self._engaged, self._why_not = True, ""
         return True
 

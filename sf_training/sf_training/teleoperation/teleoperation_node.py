@@ -6,6 +6,7 @@ guard as a policy's. While nobody holds the switch nothing is published, and tha
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from array import array
@@ -18,7 +19,7 @@ from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from sf_msgs.msg import ExecutorStatus
+from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
@@ -27,6 +28,7 @@ from sf_training.teleoperation import device as devices
 from sf_training.teleoperation.session import Session
 
 _TELL_S = 0.2  # how often what a person should know is looked at
+_POLICY_S = 2.0  # a policy that has said nothing for longer follows nothing
 _ANSWER_S = 0.5  # the executor takes over the arm within, or says why not
 
 
@@ -47,6 +49,7 @@ class TeleoperationNode(ManagedNode):
         self._joints = JointStates(contract)
         self._executor: ExecutorStatus | None = None
         self._told, self._since, self._before = "", None, None
+        self._policy_until = -math.inf
         self._followed = self._waits = self._stopping = False
         topics = contract.topics
         self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
@@ -58,6 +61,7 @@ class TeleoperationNode(ManagedNode):
         self._subscribe_device()
         self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
         self.subscribe(ExecutorStatus, topics.executor_status, self._on_executor, QoSProfile(depth=5))
+        self.subscribe(PolicyStatus, topics.policy_status, self._on_policy, QoSProfile(depth=5))
         self._subscribe_gripper()
         self._pause = self.create_client(SetBool, "chunk_executor/pause")
         self.resources.callback(self.destroy_client, self._pause)
@@ -124,7 +128,7 @@ class TeleoperationNode(ManagedNode):
     def _on_joint_state(self, message: JointState) -> None:
         joints = self._joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
         if joints is not None:
-            self._session.on_measured(joints[1], time.monotonic())
+            self._session.on_measured(joints[1], joints[2], time.monotonic())
 
     def _on_trajectory_sent(self, message: JointTrajectory) -> None:
         name = self._contract.gripper.joint
@@ -144,6 +148,10 @@ class TeleoperationNode(ManagedNode):
         elif self._followed or message.state in (ExecutorStatus.STOPPED, ExecutorStatus.INACTIVE):
             # It stopped for a reason: going on at once would push the arm into whatever stopped it.
             self._session.trip(f"the executor says: {message.reason or 'not active'}")
+
+    def _on_policy(self, message: PolicyStatus) -> None:
+        following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
+        self._policy_until = time.monotonic() + _POLICY_S if following else -math.inf
 
     def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._session.engaged:
@@ -171,15 +179,20 @@ class TeleoperationNode(ManagedNode):
                 self._tell()
             return
         if not engaged:
-            self._followed, self._since = False, time.monotonic()
-            if self._device.policy_waits:
-                self._let_policy_wait(True)
+            self._followed, self._waits, self._since = False, False, time.monotonic()
             self._tell()
+        if self._device.policy_waits and not self._waits and self._policy_follows():
+            self._let_policy_wait(True)
         if seconds <= 0.0:  # a simulated clock ticks more slowly than this timer, and its last moment was commanded already
             return
         message = JointState(header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints))
         message.position, message.velocity = array("d", command.positions), array("d", command.velocities)
         self._commands.publish(message)
+
+    def _policy_follows(self) -> bool:
+        """A policy has an instruction, and would go on when the hand opens."""
+        executing = self._executor is not None and self._executor.state == ExecutorStatus.EXECUTING
+        return executing or time.monotonic() < self._policy_until
 
     def _resume(self) -> None:
         self._let_policy_wait(False)

@@ -58,10 +58,9 @@ class Settings:
     teacher_channels: int | None = None
     """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all; None is 128 for
     nano, of which a step would take 15 times as long with VGGT's 2048, and all for other models."""
-    teacher_form: CacheFormat = "float16"
-    """How features of vggt or hf are kept on the disk."""
-    teacher_live: bool = False
-    """Run vggt or hf in every step and keep nothing."""
+    cache_format: CacheFormat | Literal["none"] = "float16"
+    """How features of vggt or hf are kept beside the data: int8 takes half of the room of the others, and shows the cosine that is
+    lost. none keeps nothing and runs the teacher in every step."""
     control: Control = "none"
     """Replace the teacher by a control of the same width that holds no geometry."""
     seed: int = 0
@@ -222,8 +221,8 @@ class Settings:
             self.student.check_alignment(self.alignment.student_layers)
         except StudentError as error:
             raise TrainingError(str(error)) from None
-        if self.teacher_live and not self.uses_vision_teacher:
-            raise TrainingError(f"--teacher-live: teacher {self.teacher} costs nothing to keep; it is for vggt and hf")
+        if not self.uses_vision_teacher and self.cache_format != "float16":
+            raise TrainingError(f"--cache-format {self.cache_format}: teacher {self.teacher} has no cache; it is for vggt and hf")
         if self.uses_vision_teacher and not self.teacher_weights:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
         if not self.uses_vision_teacher and self.teacher_weights:

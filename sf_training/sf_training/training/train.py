@@ -22,12 +22,12 @@ from sf_training.data.split import split_episodes
 from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.training.alignment_targets import alignment_targets
 from sf_training.training.loop import TrainingRun, make_accelerator, resolved
 from sf_training.training.memory import require_memory
 from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import Student, StudentError, build_student
-from sf_training.training.targets import alignment_targets
 from sf_training.training.training_set import TrainingSet, load_training_set
 
 _REFUSALS = (
@@ -70,7 +70,7 @@ def train(settings: Settings, *, command: str = "train") -> None:
 
 def _train(settings: Settings, accelerator: Accelerator, console: Console, command: str, begin: float) -> None:
     torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
-    recorded = _recorded_contract(settings)
+    recorded = recorded_contract(settings)
     contract = _robot_contract(settings, recorded)
     # The model before the data: what does not fit together is found in seconds.
     require_memory(settings, contract, accelerator.num_processes, accelerator.device)
@@ -106,7 +106,13 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
 
 
 def _data(settings: Settings, student: Student, recorded: Contract, console: Console) -> tuple[TrainingSet, object]:
-    _, data = load_training_set(
+    data = training_data(settings, student, recorded, console)
+    return data, alignment_targets(settings, data, student.model.visual_places().grid, console)
+
+
+def training_data(settings: Settings, student: Student, recorded: Contract, console: Console) -> TrainingSet:
+    """The episodes in the size and fit of the student."""
+    return load_training_set(
         settings.data,
         student.image_size,
         console,
@@ -114,11 +120,10 @@ def _data(settings: Settings, student: Student, recorded: Contract, console: Con
         contract=recorded,
         idle_s=settings.idle_s,
         keep_pictures=settings.keep_pictures,
-    )
-    return data, alignment_targets(settings, settings.alignment, student.model.visual_places(), data, console)
+    )[1]
 
 
-def _recorded_contract(settings: Settings) -> Contract:
+def recorded_contract(settings: Settings) -> Contract:
     """The one in the first bag; bags of other recorders have none, and take the robot's."""
     first = find_episodes(settings.data)[0]
     try:

@@ -35,6 +35,8 @@ class Settings:
     """Its directory or .mcap file; or a robot's contract."""
     out: Path | None = None
     """FILE.html, FILE.mp4 or FILE.json; default out/view/NAME.html."""
+    contract: Path | None = None
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in the bag."""
     width: int = 1080
     """Of the film [pixels]."""
 
@@ -70,7 +72,7 @@ def view(settings: Settings, console: Console) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         return out
-    episode = load(EpisodeReader(settings.episode))
+    episode = load(EpisodeReader(settings.episode, load_contract(settings.contract) if settings.contract else None))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".mp4":
         write_film(out, _shown(with_curves(episode, settings.width), episode, console), episode.fps)

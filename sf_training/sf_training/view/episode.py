@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN
+from sf_training.data.commands import as_joint_states, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
@@ -60,8 +61,8 @@ def load(reader: EpisodeReader) -> Episode:
     contract, topics = reader.contract, reader.contract.topics
     cameras = {absolute(camera.topic): f"{camera.name} camera" for camera in contract.cameras}
     others = {
+        command_topic(reader): "operator's commands",
         absolute(topics.joint_states): "joint states",
-        absolute(topics.teleop_command): "operator's commands",
         absolute(topics.expert_chunk): "expert's chunks",
         absolute(topics.action_chunk): "policy's chunks",
     }
@@ -72,9 +73,9 @@ def load(reader: EpisodeReader) -> Episode:
     duration = max((end - start) * 1e-9, 1e-3)
     fps = _rate(stamps)
     moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)
-    measured = _curve(reader, read[absolute(topics.joint_states)], start)
-    commands = read[absolute(topics.teleop_command)]
-    commanded = _curve(reader, commands, start) if len(commands.stamps) else None
+    measured = _curve(reader, absolute(topics.joint_states), read, start)
+    given = command_topic(reader)
+    commanded = _curve(reader, given, read, start) if len(read[given].stamps) and given != absolute(topics.joint_states) else None
     return Episode(
         reader=reader,
         duration_s=duration,
@@ -104,9 +105,10 @@ def _shown(stamps: np.ndarray, moments: np.ndarray, fps: float) -> np.ndarray:
     return order[np.maximum(newest, 0)]
 
 
-def _curve(reader: EpisodeReader, stream: Stream, start: int) -> Curve:
+def _curve(reader: EpisodeReader, topic: str, read: dict[str, Stream], start: int) -> Curve:
+    stream = read[topic]
     try:
-        joints = JointStream(stream.stamps, stream.messages, reader.contract.command_joints)
+        joints = JointStream(stream.stamps, as_joint_states(reader, topic, stream), reader.contract.command_joints)
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
     times = np.unique(stream.stamps)

@@ -1,0 +1,48 @@
+"""What a run's visual tokens are aligned with: made here for `train` and for `cache`, so that both use the same features."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from sf_training.spatial_forcing.teachers import build_targets
+from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
+from sf_training.training.settings import Settings
+from sf_training.training.training_set import TrainingSet
+
+
+def alignment_targets(settings: Settings, data: TrainingSet, grid: tuple[int, int], console: Console) -> Targets | None:
+    """Targets of all frames, or None without a teacher; those of a vision model are kept beside the data.
+
+    Args:
+        grid: rows and columns of the student's patches.
+
+    Raises:
+        TeacherError: the teacher cannot be opened, or its features cannot be kept.
+    """
+    if settings.teacher == "none":
+        return None
+    if not settings.uses_vision_teacher:
+        name = settings.teacher if settings.control == "none" else settings.control
+        patch = tuple(side // count for side, count in zip(data.images.shape[-2:], grid, strict=True))
+        with console.status(f"teacher features ({name})"):
+            return Targets((build_targets(name, data.images, data.depth, list(data.views or ()), patch),))
+    teacher = open_teacher(
+        settings.teacher,
+        settings.teacher_weights,
+        settings.alignment.teacher_layers,
+        size=settings.teacher_size,
+        device=settings.teacher_device,
+        dtype=settings.teacher_dtype,
+    )
+    console.print(f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}", highlight=False, soft_wrap=True)
+    options = {"channels": settings.channels, "control": settings.control, "digest": data.digest or None, "console": console}
+    if settings.cache_format == "none":
+        return vision_targets(teacher, data.images, grid, settings.alignment, live=True, **options)
+    options |= {"form": settings.cache_format, "cache": settings.data / ".cache"}
+    targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
+    if targets.folder:
+        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept in {settings.cache_format}"
+        kept += f", {targets.nbytes / 1e6:.0f} MB"
+        lost = f"1 - cosine with the whole targets: mean {1 - targets.cosine:.1e}, worst token {1 - targets.lowest_cosine:.1e}"
+        console.print(f"{kept}: {lost}", highlight=False, soft_wrap=True)
+    return targets

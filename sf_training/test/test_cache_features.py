@@ -1,0 +1,55 @@
+"""`cache`: the teacher's features are computed once, in the place where `train` looks for them."""
+
+import pytest
+from safetensors.torch import save_file
+from seeded_weights import vggt_weights
+from synthetic_episodes import tiny_contract, write_episode
+
+from sf_training.training.cache_features import main
+from sf_training.training.train import main as train
+
+
+@pytest.fixture
+def place(tmp_path):
+    for number in range(2):
+        write_episode(tmp_path / "bags", tiny_contract(), f"episode_{number}")
+    save_file(vggt_weights(), tmp_path / "model.safetensors")
+    (tmp_path / "LICENSE").write_text("Somebody's licence\n")
+    return tmp_path
+
+
+def teacher(place, *more: str) -> list[str]:
+    options = ["--data", place / "bags", "--teacher", "vggt", "--teacher-weights", place, "--teacher-size", 56, "--teacher-channels", 16]
+    return [*map(str, options), *more]
+
+
+def test_features_are_kept_where_training_finds_them(place, capsys):
+    assert main(teacher(place)) == 0
+    said = capsys.readouterr().out
+    folder = next((place / "bags/.cache").glob("features-*"))
+    assert f"{folder}: " in said.replace("\n", "") and "10 frames of 2 cameras, 6x6 patches, 16 channels" in said
+    assert "licence of its weights: Somebody's licence" in said
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+    assert before
+
+    assert main(teacher(place)) == 0  # there is nothing left to do
+    run = ["--out", str(place / "nano"), "--steps", "2", "--width", "32", "--layers", "2", "--validation-share", "0.5"]
+    assert train(teacher(place, *run)) == 0
+    assert [path.name for path in (place / "bags/.cache").glob("features-*")] == [folder.name]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")} == before
+    assert (place / "nano/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher", "pointmap"], "--teacher pointmap: is made when training starts and not kept; take vggt or hf"),
+        (["--teacher", "none"], "--teacher none: is made when training starts and not kept"),
+        (["--teacher", "vggt", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_what_cannot_be_kept_is_one_sentence(place, options, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", str(place / "bags"), *options])
+    said = str(ended.value)
+    assert said.startswith("cache: ") and message in said and len(said.splitlines()) == 1

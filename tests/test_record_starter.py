@@ -1,0 +1,108 @@
+"""The record journey as a person has it: one command in a terminal, single keys, and an episode that trains; a real terminal (pty)."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from sf_training.recording.labels import read_labels
+from sf_training.recording.verification import verify_episode
+
+pytestmark = pytest.mark.ros
+COMMAND = [sys.executable, "-m", "sf_bringup.record"]
+
+
+class Terminal:
+    """A program in a terminal of its own: what it shows, and keys for it."""
+
+    def __init__(self, command):
+        self._pid, self._file = pty.fork()
+        if self._pid == 0:
+            os.environ.update(TERM="xterm-256color", COLUMNS="140", LINES="50")
+            os.execvp(command[0], command)
+        self._shown, self.code = "", None
+
+    def wait_for(self, pattern, timeout=60.0):
+        end = time.monotonic() + timeout
+        while not (found := list(re.finditer(pattern, self._shown))):
+            assert time.monotonic() < end, f"{pattern!r} was not shown; the end of the screen:\n{self._shown[-3000:]}"
+            self._read()
+        self._shown = self._shown[found[-1].end() :]
+
+    def press(self, key):
+        os.write(self._file, key.encode())
+
+    def ended(self, timeout=40.0):
+        end = time.monotonic() + timeout
+        while self.code is None:
+            assert time.monotonic() < end, "the program did not end"
+            self._read()
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def close(self):
+        if self.code is None:
+            os.kill(self._pid, signal.SIGTERM)
+            self.ended()
+        os.close(self._file)
+
+    def _read(self):
+        ready, _, _ = select.select([self._file], [], [], 0.1)
+        if ready:
+            try:
+                self._shown += os.read(self._file, 65536).decode(errors="replace")
+            except OSError:  # the other side is gone
+                time.sleep(0.05)
+
+
+@pytest.fixture
+def terminal(ros_domain, tmp_path):
+    words = ["robot:=sim_arm", "task:=pick the red cube", f"directory:={tmp_path / 'episodes'}", "countdown:=1", "operator:=anna"]
+    terminal = Terminal([*COMMAND, *words])
+    yield terminal
+    terminal.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_person_records_labels_and_undoes(terminal, tmp_path):
+    terminal.wait_for("READY", 90)
+    terminal.wait_for(r"camera skew \d+ ms")  # both cameras deliver
+    terminal.press(" ")
+    terminal.wait_for("GET READY")
+    terminal.wait_for(r"RECORDING   ([2-9]|\d\d)\.")
+    terminal.press("f")
+    terminal.wait_for(": failure, ")
+    terminal.press("s")
+    terminal.wait_for("labelled, the outcome is success")
+    terminal.press("u")
+    terminal.wait_for("the outcome is failure")
+    terminal.press("d")
+    terminal.wait_for("the outcome is discarded")
+    terminal.press("q")
+    terminal.wait_for("are in")
+    assert terminal.ended() == 0
+    (bag,) = (path for path in (tmp_path / "episodes").iterdir() if path.is_dir())
+    verify_episode(bag)
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    assert (custom["instruction"], custom["operator"], custom["outcome"]) == ("pick the red cube", "anna", "failure")
+    assert custom["verdict"] in ("WARN", "FAIL"), "nobody moved the arm"
+    assert read_labels(bag).outcome == "discarded"
+
+
+def test_without_a_terminal_it_says_what_is_wrong_and_helps():
+    done = subprocess.run([*COMMAND, "robot:=ur55"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and done.stderr.startswith("record: robot: 'ur55' is unknown; known are sim_arm")
+    done = subprocess.run(
+        [sys.executable, "-m", "sf_training.recording.keyboard_node"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2 and "needs a terminal for its keys" in done.stderr

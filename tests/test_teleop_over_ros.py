@@ -1,0 +1,309 @@
+"""With real processes and the simulated arm: a gamepad leads it, takes over from a policy and is recorded; an episode is replayed."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from sf_bringup.arm_client import ArmClient
+from sf_bringup.graph import find_robot
+from sf_bringup.graph_process import GraphProcess
+from sf_msgs.msg import ControlSource, ExecutorStatus
+from sf_policy_node.contract import load_contract
+from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.nodes.conversions import to_seconds
+from sf_policy_node.nodes.lifecycle import LATCHED
+from sf_training.data.episode_reader import EpisodeReader, find_episodes
+from sf_training.recording.topics import absolute
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+SEED = 990_001
+GAMEPAD = Path(__file__).parents[1] / "sf_bringup/config/teleoperation/gamepad.yaml"
+SCRIPTED_POLICY = Path(__file__).with_name("scripted_policy.py")
+LEFT_SHOULDER, START = 9, 6
+REPLAY_S = 240.0  # wall time on a machine that simulates at a tenth of real time
+NOBODY, POLICY, PERSON, REPLAY = ControlSource.NOBODY, ControlSource.POLICY, ControlSource.TELEOPERATION, ControlSource.REPLAY
+
+
+class Operator(ArmClient):
+    """A person with a gamepad who watches the arm. The pad repeats what it says 50 times a second.
+
+    On a busy machine even that may fall silent for a moment: as told to, the person then lets go and presses again.
+    """
+
+    def __init__(self, contract, alive):
+        super().__init__(contract, alive=alive)
+        self.contract, self.kinematics = contract, Kinematics(contract)
+        self.axes, self.buttons, self.plugged, self.obedient = [0.0] * 6, [0] * 15, True, True
+        self._open_for = 0
+        self.joints, self.sources, self.commands, self.says = None, [], [], ""
+        topics = contract.topics
+        self._node.create_subscription(JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data)
+        self._node.create_subscription(ControlSource, topics.control_source, self.sources.append, LATCHED)
+        self._node.create_subscription(JointState, topics.teleop_command, self.commands.append, QoSProfile(depth=100))
+        self._node.create_subscription(String, "/teleoperation/state", self._on_state, LATCHED)
+        self._joy = self._node.create_publisher(Joy, "/joy", 10)
+        self._node.create_timer(0.02, self._say)
+
+    def hold(self, *buttons, **axes):
+        """What the hands do from now on: buttons that are down, axes as ``axis1=0.5``."""
+        self.buttons = [int(index in buttons) for index in range(15)]
+        self.axes = [axes.get(f"axis{index}", 0.0) for index in range(6)]
+
+    def ready(self):
+        self.wait_until(lambda: self._joy.get_subscription_count() and self.says and self.joints, 60, "teleoperation did not get ready")
+
+    def record(self, instruction):
+        """Begin an episode, once the recorder has heard the instruction."""
+        publisher = self._node.create_publisher(String, "/instruction", LATCHED)
+        publisher.publish(String(data=instruction))
+        client = self._node.create_client(Trigger, "/recorder/start")
+        self.wait_until(client.service_is_ready, 30, "the recorder was not there")
+
+        def begun():
+            return self._answer(client.call_async(Trigger.Request()), "/recorder/start").success
+
+        self.wait_until(begun, 30, "the recorder did not begin")
+
+    def call(self, service):
+        client = self._node.create_client(Trigger, service)
+        self.wait_until(client.service_is_ready, 30, f"{service} was not there")
+        future = client.call_async(Trigger.Request())
+        self.wait_until(future.done, 60, f"{service} did not answer")
+        answer = future.result()
+        assert answer.success, answer.message
+        return answer.message
+
+    @property
+    def source(self):
+        return self.sources[-1].source if self.sources else None
+
+    @property
+    def tool(self):
+        return self.kinematics.forward(self.joints[1][:6]).position
+
+    def stands(self):
+        """Wait until no joint has moved for 0.3 s of simulated time."""
+        stood = [self.joints]
+
+        def still():
+            if np.abs(self.joints[1] - stood[0][1]).max() > 2e-4:
+                stood[0] = self.joints
+            return self.joints[0] - stood[0][0] > 0.3
+
+        self.wait_until(still, 30, "the arm did not come to rest")
+
+    def _say(self):
+        if self.obedient and "press it again" in self.says and not self._open_for:
+            self._open_for = 25
+        self._open_for = max(0, self._open_for - 1)
+        buttons = [0] * 15 if self._open_for > 15 else self.buttons
+        if self.plugged:
+            hand = 1.0 - 0.01 * random.random()  # which no hand holds quite still
+            self._joy.publish(Joy(axes=[hand * axis for axis in self.axes], buttons=buttons))
+
+    def _on_joints(self, message):
+        self.joints = (to_seconds(message.header.stamp), np.array(message.position))
+
+    def _on_state(self, message):
+        self.says = message.data
+
+
+def start(words, **options):
+    return subprocess.Popen([sys.executable, *words], **options)
+
+
+def end(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+
+
+@pytest.fixture
+def stage(ros_domain, tmp_path):
+    """Starts the arm, the executor, teleoperation and what is asked for besides; gives the operator."""
+    running = []
+
+    def begin(*words):
+        graph = GraphProcess(["robot:=sim_arm", "policy:=none", *words], tmp_path / "graph.log").__enter__()
+        running.append(graph.stop)
+        contract = load_contract(find_robot("sim_arm"))
+        ros = ["--ros-args", "-p", f"contract:={find_robot('sim_arm')}", "-p", f"device:={GAMEPAD}", "-p", "use_sim_time:=true"]
+        with open(tmp_path / "teleoperation.log", "wb") as log:
+            process = start(["-m", "sf_training.teleoperation.teleoperation_node", *ros], stdout=log, stderr=subprocess.STDOUT)
+        running.append(lambda: end(process))
+        operator = Operator(contract, graph.check)
+        running.append(operator.close)
+        operator.wait_for_arm(60)
+        operator.wait_for_executor(60)
+        operator.ready()
+        return operator
+
+    begin.also = lambda process: running.append(lambda: end(process))
+    yield begin
+    for stop in reversed(running):
+        stop()
+
+
+def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or_the_cable_is_out(stage):
+    operator = stage()
+    operator.reset(SEED)
+    begin = operator.tool
+
+    operator.hold(axis0=1.0)
+    operator.let_pass(1.0)
+    assert np.linalg.norm(operator.tool - begin) < 1e-3 and not operator.commands, "no hand on the switch"
+
+    operator.hold(LEFT_SHOULDER, axis0=1.0)
+    operator.wait_until(lambda: operator.tool[1] - begin[1] > 0.05, 30, "the tool did not go left")
+    assert operator.source == PERSON and operator.says.startswith("you lead the arm")
+    assert np.abs(operator.tool - begin)[[0, 2]].max() < 0.01
+
+    operator.hold(axis0=1.0)
+    operator.wait_until(lambda: operator.source == NOBODY, 10, "the executor did not notice the open hand")
+    operator.stands()
+    count, place = len(operator.commands), operator.tool
+    operator.let_pass(1.0)
+    assert len(operator.commands) == count and np.linalg.norm(operator.tool - place) < 1e-3
+
+    operator.hold(LEFT_SHOULDER, axis0=-1.0)
+    operator.wait_until(lambda: operator.tool[1] < place[1] - 0.02, 30, "the tool did not go right")
+    operator.plugged = operator.obedient = False
+    operator.wait_until(lambda: operator.source == NOBODY, 10, "the executor did not notice the cable")
+    operator.stands()
+    operator.plugged = True  # the switch is still down: it must be pressed anew
+    count = len(operator.commands)
+    operator.let_pass(1.0)
+    assert len(operator.commands) == count and "press it again" in operator.says
+
+
+def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may_go_on(stage, tmp_path):
+    operator = stage(f"record:={tmp_path / 'episodes'}")
+    policy = start([str(SCRIPTED_POLICY)])
+    stage.also(policy)
+    operator.wait_for_policy(60)
+    target = operator.reset(SEED).target
+    operator.record(f"pick the {target} cube")
+    handle = operator.start(f"pick the {target} cube", 60.0)
+    operator.wait_until(lambda: operator.source == POLICY, 30, "the policy did not move the arm")
+    operator.let_pass(0.6)
+
+    before = operator.joints
+    operator.hold(LEFT_SHOULDER, axis0=0.8)
+    operator.wait_until(lambda: operator.source == PERSON, 10, "the person was not let in")
+    assert np.abs(operator.joints[1] - before[1])[:6].max() < 0.3, "a takeover is no leap"
+    operator.let_pass(1.0)
+    operator.hold()
+    operator.wait_until(lambda: operator.executor.state == ExecutorStatus.PAUSED, 10, "the executor did not pause")
+    operator.stands()
+    chunks = operator.executor.chunks_accepted
+    operator.let_pass(1.0)
+    assert operator.executor.chunks_accepted == chunks and operator.source == NOBODY, "the policy waits"
+    assert "the policy waits" in operator.says
+
+    operator.hold(START)
+    operator.wait_until(lambda: operator.source == POLICY, 20, "the policy did not go on")
+    operator.hold()
+    operator.let_pass(0.5)
+    operator.finish(handle)
+    operator.wait_until(lambda: operator.source == NOBODY, 20, "the arm did not stop")
+    operator.call("/recorder/stop")
+
+    (episode,) = find_episodes(tmp_path / "episodes")
+    reader = EpisodeReader(episode, operator.contract)
+    topics = operator.contract.topics
+    streams = reader.read([absolute(name) for name in (topics.control_source, topics.teleop_command, topics.action_chunk)])
+    hand_over, taught, predicted = (streams[absolute(name)] for name in (topics.control_source, topics.teleop_command, topics.action_chunk))
+    order = np.argsort(hand_over.stamps, kind="stable")
+    sources = [hand_over.messages[index].source for index in order]
+    assert [source for source in sources if source != NOBODY] == [POLICY, PERSON, POLICY]
+    times = 1e-9 * hand_over.stamps[order]
+    took, gave = times[sources.index(PERSON)], times[sources.index(PERSON) + 1]
+    # Every command of the person lies within what is recorded as hers, and it holds one for every cycle.
+    stamps = 1e-9 * taught.stamps
+    inside = (stamps >= took - 0.1) & (stamps <= gave)
+    assert inside.all() and len(stamps) > 0.8 * 50.0 * (gave - took - operator.contract.budgets.teleop_age_s)
+    assert stamps[0] - took < 0.1 and gave - stamps[-1] == pytest.approx(operator.contract.budgets.teleop_age_s, abs=0.1)
+    assert (np.diff(taught.stamps) > 0).all()
+    assert list(taught.messages[0].name) == operator.contract.command_joints
+    assert len(predicted.stamps) > 5
+
+
+def replay(episode, report, *words):
+    command = ["-m", "sf_training", "replay", str(episode), "--yes", "--report", str(report), *words]
+    return start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+
+
+def ended(operator, process, seconds=REPLAY_S):
+    operator.wait_until(lambda: process.poll() is not None, seconds, "the replay did not end")
+    return process.returncode, process.stdout.read()
+
+
+def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tmp_path):
+    operator = stage(f"record:={tmp_path / 'episodes'}")
+    operator.reset(SEED)
+    operator.record("go left and come back")
+    begin, path = operator.tool, []
+
+    def at(goal):
+        path.append(operator.tool)
+        return abs(operator.tool[1] - begin[1] - goal) < 0.01
+
+    for axis, goal in ((1.0, 0.08), (-0.6, 0.05)):
+        operator.hold(LEFT_SHOULDER, axis0=axis)
+        operator.wait_until(lambda goal=goal: at(goal), 60, "the tool did not get there")
+    operator.hold()
+    operator.wait_until(lambda: operator.source == NOBODY, 10, "the hand was not seen to open")
+    operator.stands()
+    operator.call("/recorder/stop")
+    (episode,) = find_episodes(tmp_path / "episodes")
+    assert max(np.linalg.norm(place - begin) for place in path) > 0.06
+
+    seen, report = [], tmp_path / "report.json"
+    process = replay(episode, report, "--speed", "1.0", "--approach", "0.3")
+    stage.also(process)
+
+    def over():
+        if operator.source == REPLAY:
+            seen.append(operator.tool)
+        return process.poll() is not None
+
+    operator.wait_until(over, REPLAY_S, "the replay did not end")
+    said = process.stdout.read()
+    assert process.returncode == 0, said
+    found = json.loads(report.read_text())
+    assert found["finished"] and found["delay_s"] < 0.4 and found["tool"]["rms"] < 0.01, found
+    assert "tracking error" in said
+    # The tool passed everywhere the person had led it.
+    away = [np.linalg.norm(np.array(seen) - place, axis=1).min() for place in path]
+    assert max(away) < 0.015
+    operator.stands()
+    assert operator.source == NOBODY
+
+    process = replay(episode, report, "--speed", "0.1")
+    stage.also(process)
+    operator.wait_until(lambda: operator.source == REPLAY, REPLAY_S, "the replay did not begin")
+    operator.let_pass(0.5)
+    operator.hold(LEFT_SHOULDER)
+    code, said = ended(operator, process)
+    assert code == 1 and "the executor ended it" in said and "a person moves the arm" in said
+    assert operator.source == PERSON
+
+
+def test_a_replay_ends_with_one_sentence_where_it_cannot_be(ros_domain, tmp_path):
+    process = replay(tmp_path / "nothing", tmp_path / "report.json")
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 2 and "does not exist" in said and "Traceback" not in said
