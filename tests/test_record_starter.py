@@ -25,7 +25,7 @@ class Terminal:
     def __init__(self, command):
         self._pid, self._file = pty.fork()
         if self._pid == 0:
-            os.environ.update(TERM="xterm-256color", COLUMNS="140", LINES="50")
+            os.environ.update(TERM="xterm-256color", COLUMNS="400", LINES="50")
             os.execvp(command[0], command)
         self._shown, self.code = "", None
 

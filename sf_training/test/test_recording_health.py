@@ -124,6 +124,11 @@ def test_bad_stamps_are_counted(change, text, every, verdict):
     assert report.verdict == verdict and text in reasons(report) and SCENE in reasons(report)
 
 
+def test_a_status_that_comes_twice_at_one_moment_is_nothing_to_worry_about():
+    report = Robot().episode(change=lambda topic, stamp: [stamp, stamp] if topic == TELEOP else [stamp])
+    assert (report.verdict, report.reasons) == (Verdict.PASS, ())
+
+
 def test_lost_messages_warn_and_many_fail():
     robot = Robot()
     robot.episode()

@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, words):
     whole, weights = train(tmp_path / "whole", "smolvlm", *words, processes=processes)
     folder = tmp_path / "killed"
     folder.mkdir()
-    slowly = command(folder, "smolvlm", *words, "seconds_per_step=0.3", processes=processes)
+    slowly = command(folder, "smolvlm", *words, "seconds_per_step=1.0", processes=processes)
     process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 90
     while not (folder / "resume.pt").exists() and time.monotonic() < deadline and process.poll() is None:

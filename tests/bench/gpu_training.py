@@ -89,9 +89,10 @@ class Steps:
         state = torch.randn(batch, config.state_size, generator=generator).to(self.device)
         chunks = torch.randn(batch, config.horizon, config.action_size, generator=generator).to(self.device)
         text = self.model.words.encode(["pick the red cube"] * batch).to(self.device)
+        weight = torch.ones(config.action_size, device=self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32), self.tokens.recording():
             context = self.model.context(images, state, text)
-            loss = action_loss(self.model, context, chunks, torch.ones(config.action_size, device=self.device), draw(self.model, len(chunks), self.noise))
+            loss = action_loss(self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise))
             if way != "no_sf":
                 positions = visual_positions(places.mask.expand(batch, -1))
                 hidden = visual_tokens(self.tokens[self.layer], positions)

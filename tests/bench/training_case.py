@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,15 +17,17 @@ from safetensors.torch import save_file
 
 from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
+from sf_policy_node.vla.backbones.tiny import tiny_config, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
-from sf_training.training.loop import TrainingRun
+from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.settings import Settings
+from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import TrainingSet
 
-StudentName = Literal["nano"]
+StudentName = Literal["nano", "smolvlm"]
 Way = Literal["no_sf", "cache", "cache_int8", "loop"]
 """no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the teacher runs in every step."""
 STUDENTS, WAYS = get_args(StudentName), get_args(Way)
@@ -64,13 +67,34 @@ def load_data(folder: Path) -> TrainingSet:
 def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> TrainingRun:
     """A run whose ``train_step`` is to be measured."""
     contract = load_contract(find_robot("sim_arm"))
-    embeddings = np.random.default_rng(0).normal(size=(1, 384)).astype(np.float32)
-    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, contract.action.names)
     chosen = {"teacher": "none"} if way == "no_sf" else {"teacher": "vggt", "teacher_weights": str(folder)}
-    settings = Settings(data=folder, out=folder, steps=100, **chosen)
-    return TrainingRun(
-        settings, contract, data, np.arange(len(data.label_frame)), normalisation, embeddings, targets(way, data, (6, 6), folder)
-    )
+    settings = Settings(data=folder, out=folder, steps=100, student=_student_settings(student, folder), teacher_channels=CHANNELS, **chosen)
+    torch.manual_seed(0)
+    model = build_student(settings.student, contract)
+    settings = resolved(settings, model)
+    data = replace(data, images=_resized(data.images, model.image_size))
+    embeddings = np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)
+    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, contract.action.names)
+    text = torch.from_numpy(normalisation.text.normalise(embeddings)) if student == "nano" else model.text_rows(data.texts, normalisation)
+    labels = np.arange(len(data.label_frame))
+    found = targets(way, data, model.model.visual_places().grid, folder)
+    return TrainingRun(settings, model, contract, data, labels, normalisation, text, found)
+
+
+def _student_settings(student: StudentName, folder: Path) -> StudentSettings:
+    if student == "nano":
+        return StudentSettings()
+    weights = folder / student
+    if not weights.is_dir():
+        tiny_config(student).save_pretrained(weights)
+        tiny_tokenizer().save_pretrained(weights)
+    return StudentSettings(kind="hf", random_weights=weights, text_tokens=24, head_width=64, train_vision="full", train_language="full")
+
+
+def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Every so many pixels: what they show does not matter here."""
+    rows, columns = (np.linspace(0, side - 1, wanted).astype(int) for side, wanted in zip(images.shape[-2:], size, strict=True))
+    return np.ascontiguousarray(images[..., rows[:, None], columns])
 
 
 def targets(way: Way, data: TrainingSet, grid: tuple[int, int], folder: Path) -> Targets | None:

@@ -155,7 +155,7 @@ def _labels(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
             FAIL,
             1,
             "has no instruction",
-            "relabel it: recorder service /recorder/label, or set the instruction before recording",
+            "relabel it: service /recorder/label_episode, or set the instruction before recording",
         )
 
 

@@ -41,8 +41,7 @@ def alignment_targets(settings: Settings, data: TrainingSet, grid: tuple[int, in
     options |= {"form": settings.cache_format, "cache": settings.data / ".cache"}
     targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
     if targets.folder:
-        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept in {settings.cache_format}"
-        kept += f", {targets.nbytes / 1e6:.0f} MB"
-        lost = f"1 - cosine with the whole targets: mean {1 - targets.cosine:.1e}, worst token {1 - targets.lowest_cosine:.1e}"
-        console.print(f"{kept}: {lost}", highlight=False, soft_wrap=True)
+        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"
+        cosine = f"mean cosine with the whole targets {targets.cosine:.6g}, lowest {targets.lowest_cosine:.6g}"
+        console.print(f"{kept}: {cosine}; {settings.cache_format}, {targets.nbytes / 1e6:.1f} MB", highlight=False, soft_wrap=True)
     return targets

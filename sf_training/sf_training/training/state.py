@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from sf_training.config_file import to_yaml
 from sf_training.training.settings import TrainingError
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def load_state(path: Path, run: TrainingRun) -> dict[str, Any] | None:
 
 def _identity(run: TrainingRun) -> str:
     """Settings that decide what is computed."""
-    lines = to_yaml(run.settings).splitlines()
-    return "\n".join(line for line in lines if line.partition(":")[0] not in _PLACES)
+    values = dataclasses.asdict(run.settings)
+    return json.dumps({name: value for name, value in values.items() if name not in _PLACES}, default=str)
 
 
 def _on_processor(value: Any) -> Any:

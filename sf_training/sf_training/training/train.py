@@ -78,6 +78,8 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
     with console.status(f"model ({settings.student.kind})"):
         student = build_student(settings.student, contract, head=settings.head, width=settings.width, layers=settings.layers)
     settings = resolved(settings, student)
+    if settings.teacher != "none":
+        console.print(f"alignment: {settings.alignment}", highlight=False, soft_wrap=True)
     after_student = torch.get_rng_state()
     for part, (count, trained) in student.weights().items():
         console.print(f"{part}: {count / 1e6:.1f} M weights, {trained / 1e6:.2f} M trained", highlight=False)
