@@ -9,6 +9,9 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.state import state_names
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_pi0, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.objective import action_loss
+from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target, token_mask
+from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
 from sf_training.training.students import LoraSettings, Student, StudentSettings, build_student
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
@@ -83,3 +86,37 @@ def outputs(model, batch) -> torch.Tensor:
             return model.head(context)
         noise = torch.linspace(-1, 1, len(batch[1]) * SIZES["horizon"] * model.head.columns)
         return model.head.velocity(context, noise.view(len(batch[1]), SIZES["horizon"], -1), 0.5)
+
+
+class Joint:
+    """A student with its alignment to a random teacher, and an optimiser, on one batch of random data."""
+
+    def __init__(self, one: Student, layer: int) -> None:
+        self.model = one.model.train()
+        self.layer, self.places = layer, one.model.visual_places()
+        self.alignment = Alignment(AlignmentConfig(layer=layer), self.places.width, 48)
+        self.tokens = StudentTokens(self.model, [layer], self.places.blocks)
+        self.inputs = inputs(one)
+        generator = torch.Generator().manual_seed(1)
+        self.chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)
+        self.target = prepare_target(torch.randn(2, SIZES["cameras"], 8, 8, 48, generator=generator), self.places.grid, 0.1)
+        self.trained = [p for p in (*self.model.parameters(), *self.alignment.parameters()) if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, 3e-3)
+
+    def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of actions and alignment; noise is the same in every step: thirty are too few to see through fresh one."""
+        with self.tokens.recording():
+            context = self.model.context(*self.inputs)
+        hidden = visual_tokens(self.tokens[self.layer], visual_positions(self.places.mask.expand(2, -1)))
+        noise = torch.Generator().manual_seed(2)
+        action = action_loss(self.model, context, self.chunks, torch.ones(SIZES["action_size"]), noise, draws=2)
+        return action, self.alignment({self.layer: hidden}, [self.target], token_mask(torch.ones(2, 2, dtype=torch.bool), self.places.grid))
+
+    def step(self) -> tuple[float, float]:
+        """Train once; the losses before."""
+        action, aligned = self.losses()
+        self.optimizer.zero_grad()
+        (action + 0.5 * aligned).backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        return float(action.detach()), float(aligned.detach())

@@ -46,6 +46,7 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
         (["--teacher", "pointmap"], "--teacher pointmap: is made when training starts and not kept; take vggt or hf"),
         (["--teacher", "none"], "--teacher none: is made when training starts and not kept"),
         (["--teacher", "vggt", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--teacher", "vggt", "--teacher-weights", "w", "--cache-format", "none"], "--cache-format none: keeps nothing; take float16"),
     ],
 )
 def test_what_cannot_be_kept_is_one_sentence(place, options, message):

@@ -1,14 +1,13 @@
 """The trainer in processes of its own: several at once, sharded, killed, and with a disk that is full."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from training_process import make_run
@@ -61,11 +60,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, words):
     folder = tmp_path / "killed"
     folder.mkdir()
     slowly = command(folder, "smolvlm", *words, "seconds_per_step=1.0", processes=processes)
-    process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (folder / "resume.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:  # torchrun's workers are in sessions of their own
+        each.kill()
     process.wait()
     first = losses(process.stdout.read())
     assert 3 <= len(first) < STEPS

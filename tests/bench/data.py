@@ -1,6 +1,6 @@
 """From bags to training batches: what indexing costs once, the first epoch and later ones, beside a conversion to LeRobot first.
 
-``python3 -m bench.data FOLDER`` measures this alone.
+``python3 -m bench.data FOLDER [BYTES]`` measures this alone.
 """
 
 from __future__ import annotations
@@ -28,28 +28,24 @@ _SIZE = 224
 _MADE = 8  # episodes, where there are none
 
 
-def bench_data(figures: Figures, folder: Path, console: Console) -> None:
-    """At most 1 GB of the episodes in a folder; without any, a few are made. One process, processor time."""
+def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _BYTES) -> None:
+    """At most ``limit`` bytes of the episodes in a folder; without any, a few are made. One process, processor time."""
     with tempfile.TemporaryDirectory() as scratch:
         if not folder.is_dir():
             folder = _demonstrations(Path(scratch) / "demos")
-        bags, size = _at_most(find_episodes(folder), _BYTES)
+        bags, size = _at_most(find_episodes(folder), limit)
         contract = EpisodeReader(bags[0]).contract
         cache = Path(scratch) / "cache"
-        note = (
-            f"{len(bags)} episodes, {size / 1e6:.0f} MB of bags, {len(contract.cameras)} cameras; pictures of {_SIZE}, batches of {_BATCH}"
-        )
+        note = f"{len(bags)} episodes, {size / 1e6:.0f} MB, {len(contract.cameras)} cameras; pictures of {_SIZE}, batches of {_BATCH}"
 
-        def load(cache: Path | None):
-            return load_dataset(bags, contract, size=_SIZE, depth=False, cache=cache, workers=1, progress=False)
+        def load(**options):
+            return load_dataset(bags, contract, size=_SIZE, depth=False, cache=cache, workers=1, progress=False, **options)
 
         with console.status("data: bags to batches"):
             index_s, data = _timed(load)
             first_s, _ = _timed(lambda: _epoch(data.images, seed=0))
             kept_s, _ = _timed(lambda: _epoch(data.images, seed=1))
-            again_s, bare = _timed(
-                lambda: load_dataset(bags, contract, size=_SIZE, cache=cache, keep_pictures=False, workers=1, progress=False)
-            )
+            again_s, bare = _timed(lambda: load(keep_pictures=False))
             decoded_s, _ = _timed(lambda: _epoch(bare.images, seed=1))
         frames = len(data.images)
         figures.add("data_index_MB_per_s", size / 1e6 / index_s, "MB/s", len(bags), f"once, {note}")
@@ -103,5 +99,5 @@ def _demonstrations(folder: Path) -> Path:
 
 if __name__ == "__main__":
     measured = Figures()
-    bench_data(measured, Path(sys.argv[1] if len(sys.argv) > 1 else "out/demos"), Console())
+    bench_data(measured, Path(sys.argv[1]), Console(), int(float(sys.argv[2])) if len(sys.argv) > 2 else _BYTES)
     Console().print(measured.table("data"))

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import tyro
 from bench.command_jitter import measure_jitter
 from bench.continued_chunks import bench_continuation
+from bench.data import bench_data
 from bench.delays import bench_delays
 from bench.executor_latency import bench_executor
 from bench.figures import Figures
@@ -29,7 +30,9 @@ from bench.simulation_speed import bench_policy, bench_simulation
 from bench.training_speed import bench_training
 from rich.console import Console
 
-Subject = Literal["simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter", "recorder"]
+Subject = Literal[
+    "simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter", "recorder", "data"
+]
 OVER_ROS = ("latency", "jitter", "recorder")
 
 
@@ -55,6 +58,8 @@ class Arguments:
     """For the command period at each rate."""
     recording_seconds: float = 120.0
     """Of each recording at 30 Hz."""
+    demonstrations: Path = Path("out/demos")
+    """Episodes that are turned into batches, at most 1 GB of them; a few are made where there are none."""
     episode_gb: float = 10.0
     """Of the recorder's long episode; 0: none."""
 
@@ -73,6 +78,7 @@ def main() -> None:
         "latency": lambda: measure_latency(figures, console),
         "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.pictures, console),
         "recorder": lambda: bench_recorder(figures, arguments.recording_seconds, arguments.episode_gb, console),
+        "data": lambda: bench_data(figures, arguments.demonstrations, console),
         "training": lambda: bench_training(figures),  # last: its threads of torch stay
     }
     wanted = arguments.only or get_args(Subject)

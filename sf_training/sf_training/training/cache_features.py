@@ -59,6 +59,8 @@ def cache(settings: Settings, console: Console) -> Targets:
     """
     if not settings.uses_vision_teacher:
         raise TrainingError(f"--teacher {settings.teacher}: is made when training starts and not kept; take vggt or hf")
+    if settings.cache_format == "none":
+        raise TrainingError("--cache-format none: keeps nothing; take float16, bfloat16 or int8")
     if settings.control == "random":
         raise TrainingError("--control random: needs no features; train with it at once")
     recorded = recorded_contract(settings)
