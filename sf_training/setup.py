@@ -1,3 +1,5 @@
+from glob import glob
+
 from setuptools import find_packages, setup
 
 setup(
@@ -11,6 +13,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/sf_training"]),
         ("share/sf_training", ["package.xml"]),
+        ("share/sf_training/config/train", sorted(glob("config/train/*.yaml"))),
     ],
     entry_points={
         "console_scripts": [
