@@ -9,7 +9,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.state import state_names
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_pi0, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_policy_node.vla.objective import action_loss
+from sf_policy_node.vla.objective import action_loss, draw
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target, token_mask
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
 from sf_training.training.students import LoraSettings, Student, StudentSettings, build_student
@@ -109,7 +109,7 @@ class Joint:
             context = self.model.context(*self.inputs)
         hidden = visual_tokens(self.tokens[self.layer], visual_positions(self.places.mask.expand(2, -1)))
         noise = torch.Generator().manual_seed(2)
-        action = action_loss(self.model, context, self.chunks, torch.ones(SIZES["action_size"]), noise, draws=2)
+        action = action_loss(self.model, context, self.chunks, torch.ones(SIZES["action_size"]), draw(self.model, len(self.chunks), noise, draws=2))
         return action, self.alignment({self.layer: hidden}, [self.target], token_mask(torch.ones(2, 2, dtype=torch.bool), self.places.grid))
 
     def step(self) -> tuple[float, float]:
