@@ -9,9 +9,9 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.state import state_names
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_pi0, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_policy_node.vla.objective import action_loss, draw
-from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target, token_mask
-from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
+from sf_policy_node.vla.objective import draw
+from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
+from sf_training.training.step import Inputs, TrainingStep
 from sf_training.training.students import LoraSettings, Student, StudentSettings, build_student
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
@@ -89,28 +89,26 @@ def outputs(model, batch) -> torch.Tensor:
 
 
 class Joint:
-    """A student with its alignment to a random teacher, and an optimiser, on one batch of random data."""
+    """A student in the trainer's module, with its alignment to a random teacher and an optimiser, on one batch of random data."""
 
     def __init__(self, one: Student, layer: int) -> None:
-        self.model = one.model.train()
-        self.layer, self.places = layer, one.model.visual_places()
-        self.alignment = Alignment(AlignmentConfig(layer=layer), self.places.width, 48)
-        self.tokens = StudentTokens(self.model, [layer], self.places.blocks)
-        self.inputs = inputs(one)
+        self.model = one.model
+        self.training = TrainingStep(one.model, AlignmentConfig(layer=layer), 48, torch.ones(SIZES["action_size"])).train()
+        images, states, text = inputs(one)
         generator = torch.Generator().manual_seed(1)
-        self.chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)
-        self.target = prepare_target(torch.randn(2, SIZES["cameras"], 8, 8, 48, generator=generator), self.places.grid, 0.1)
-        self.trained = [p for p in (*self.model.parameters(), *self.alignment.parameters()) if p.requires_grad]
+        chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)
+        features = torch.randn(2, SIZES["cameras"], 8, 8, 48, generator=generator)
+        target = prepare_target(features, self.model.visual_places().grid, 0.1)
+        # The same noise in every step: thirty are too few to see through fresh one.
+        drawn = draw(self.model, 2, torch.Generator().manual_seed(2), draws=2)
+        self.inputs = Inputs(images, torch.arange(2), states, text, chunks, (target,), drawn)
+        self.trained = [p for p in self.training.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, 3e-3)
 
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of actions and alignment; noise is the same in every step: thirty are too few to see through fresh one."""
-        with self.tokens.recording():
-            context = self.model.context(*self.inputs)
-        hidden = visual_tokens(self.tokens[self.layer], visual_positions(self.places.mask.expand(2, -1)))
-        noise = torch.Generator().manual_seed(2)
-        action = action_loss(self.model, context, self.chunks, torch.ones(SIZES["action_size"]), draw(self.model, len(self.chunks), noise, draws=2))
-        return action, self.alignment({self.layer: hidden}, [self.target], token_mask(torch.ones(2, 2, dtype=torch.bool), self.places.grid))
+        """Of actions and alignment."""
+        losses = self.training(self.inputs)
+        return losses["action"], losses["alignment"]
 
     def step(self) -> tuple[float, float]:
         """Train once; the losses before."""
