@@ -100,4 +100,4 @@ def _demonstrations(folder: Path) -> Path:
 if __name__ == "__main__":
     measured = Figures()
     bench_data(measured, Path(sys.argv[1]), Console(), int(float(sys.argv[2])) if len(sys.argv) > 2 else _BYTES)
-    Console().print(measured.table("data"))
+    Console(width=160).print(measured.table("data"))
