@@ -224,7 +224,13 @@ class Recorder(ManagedNode):
 
     def _report(self, finished: Finished) -> None:
         log = self.get_logger()
-        {Verdict.PASS: log.info, Verdict.WARN: log.warning, Verdict.FAIL: log.error}[finished.verdict](finished.sentence)
+        # A line of its own for each severity: rclpy refuses another severity at the same line.
+        if finished.verdict is Verdict.PASS:
+            log.info(finished.sentence)
+        elif finished.verdict is Verdict.WARN:
+            log.warning(finished.sentence)
+        else:
+            log.error(finished.sentence)
 
     def _active(self) -> RecordingSession:
         if not self.session:
