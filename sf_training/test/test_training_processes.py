@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import psutil
 import pytest
 import torch
 from training_process import make_run
+
+from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.training.settings import TrainingError
 
 SCRIPT = Path(__file__).with_name("training_process.py")
 STEPS = 6
@@ -77,6 +81,27 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, words):
     np.testing.assert_allclose(np.concatenate([first[:3], rest]), whole, **tolerance)
     for key, weight in torch.load(folder / "weights.pt", weights_only=True).items():
         torch.testing.assert_close(weight, weights[key], rtol=1e-4 if processes > 1 else 0, atol=1e-6 if processes > 1 else 0)
+
+
+@pytest.mark.slow
+def test_sharded_training_in_bfloat16_stays_near_that_in_float32(tmp_path):
+    exact, _ = train(tmp_path / "exact", "smolvlm")
+    rounded, _ = train(tmp_path / "rounded", "smolvlm", "fsdp=true", 'precision="bf16"', processes=2)
+    np.testing.assert_allclose(rounded, exact, rtol=0.05)
+    assert (rounded != exact).any()
+
+
+def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
+    run, other = (make_run("nano", tmp_path, STEPS, read_ahead=0) for _ in range(2))
+    run.save_state(tmp_path / "resume.pt")
+    other.data = replace(other.data, digest="others")
+    with pytest.raises(TrainingError, match="the episodes in --data have changed since"):
+        other.load_state(tmp_path / "resume.pt")
+
+
+def test_batch_statistics_of_a_part_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"--alignment.norm batch: its statistics would be of a part"):
+        make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentConfig(norm="batch"))
 
 
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
@@ -37,6 +38,7 @@ _GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displac
 _TIMED = 3  # steps with and without the alignment, to tell what it costs
 _PREDICTED_AT_ONCE = {"nano": 128}
 _PREDICTED = 16
+_PATIENCE = timedelta(hours=4)
 
 
 @dataclass
@@ -57,9 +59,14 @@ def make_accelerator(settings: Settings) -> Accelerator:
     """
     unused = settings.student.kind != "nano"  # pi0 and LLaVA hold weights that no loss reaches
     options = DistributedDataParallelKwargs(find_unused_parameters=unused)
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[options])
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)  # the others wait while the first runs the simulator
+    handlers = [options, patience]
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
     if settings.fsdp and accelerator.num_processes < 2:
         raise TrainingError("--fsdp: there is one process, so nothing to share; start with torchrun --nproc_per_node=2, or leave it out")
+    parts = accelerator.num_processes * settings.accumulate
+    if parts > 1 and settings.teacher != "none" and settings.alignment.norm == "batch":
+        raise TrainingError("--alignment.norm batch: its statistics would be of a part of the batch; take layer, or one process and part")
     return accelerator
 
 
@@ -268,9 +275,11 @@ class TrainingRun:
         return self.normalisation.action.restore(actions.float().cpu().numpy())
 
     def averaged(self) -> Any:
-        """A plain copy of the student with its averaged weights, adapters folded in, on the processor. Every process has to ask."""
+        """A plain copy of the student with its averaged weights, adapters folded in, on the processor; None on all processes but the
+        main one. Every process has to ask."""
         with self.average_of.in_place():
-            return merged_copy(self.model, whole_state(self.model) if self.settings.fsdp else None)
+            state = whole_state(self.model) if self.settings.fsdp else None
+            return merged_copy(self.model, state) if self.accelerator.is_main_process else None
 
     def save_state(self, path: Path) -> None:
         """All that a resumed run needs, written beside ``path`` and moved into place, by one process; every process has to ask.

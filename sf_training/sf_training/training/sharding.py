@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -15,15 +15,24 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def shard(training: Any, accelerator: Accelerator, precision: str) -> None:
-    """Shard a ``TrainingStep`` in place: block by block of the language model, then the rest."""
+    """Shard a ``TrainingStep`` in place: block by block of each transformer in it, then the rest."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if precision == "bf16" else MixedPrecisionPolicy()
-    for block in training.model.visual_places().blocks:
+    for block in _blocks(training.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(training, mesh=mesh, mp_policy=policy)
 
 
 def whole_state(model: Any) -> dict[str, Tensor]:
-    """All weights of a sharded model on the processor, on every process."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=False)  # offloading would leave them to one process
-    return {name: value.cpu() for name, value in get_model_state_dict(model, options=options).items()}
+    """All weights of a sharded model, in the first process's memory; empty in the others. Every process has to ask."""
+    return get_model_state_dict(model, options=WHOLE)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Of every transformer in the model: those of lists of one kind."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    return [block for blocks in lists if len({type(block) for block in blocks}) == 1 for block in blocks if _has_weights(block)]
+
+
+def _has_weights(block: nn.Module) -> bool:
+    return next(block.parameters(), None) is not None

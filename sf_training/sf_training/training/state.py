@@ -22,7 +22,7 @@ from sf_training.training.settings import TrainingError
 if TYPE_CHECKING:
     from sf_training.training.loop import TrainingRun
 
-_OPTIONS = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 _PLACES = ("data", "out", "save_every", "read_ahead", "wandb", "keep_pictures", "fsdp")  # do not change what is computed
 
 
@@ -35,8 +35,8 @@ def save_state(path: Path, run: TrainingRun, own: dict[str, Any]) -> None:
     sharded = run.settings.fsdp
     training = run.training
     if sharded:
-        model = _on_processor(get_model_state_dict(training, options=_OPTIONS))
-        optimizers: Any = _on_processor(get_optimizer_state_dict(training, run.optimizers.all, options=_OPTIONS))
+        model = get_model_state_dict(training, options=_OPTIONS)
+        optimizers: Any = get_optimizer_state_dict(training, run.optimizers.all, options=_OPTIONS)
         average = {name: value.full_tensor().cpu() for name, value in run.average_of.state_dict().items()}
     else:
         trained = {name for name, parameter in training.named_parameters() if parameter.requires_grad}
@@ -48,8 +48,18 @@ def save_state(path: Path, run: TrainingRun, own: dict[str, Any]) -> None:
         return
     fresh = path.with_suffix(".new")
     try:
-        state = {"settings": _identity(run), "sharded": sharded, "model": model, "average": average, "optimizers": optimizers, **own}
-        torch.save(state, fresh)
+        state = {
+            "settings": _identity(run),
+            "data": run.data.digest,
+            "sharded": sharded,
+            "model": model,
+            "average": average,
+            "optimizers": optimizers,
+            **own,
+        }
+        with fresh.open("wb") as file:
+            torch.save(state, file)
+            os.fsync(file.fileno())
         os.replace(fresh, path)
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)
@@ -75,6 +85,8 @@ def load_state(path: Path, run: TrainingRun) -> dict[str, Any] | None:
         raise TrainingError(f"{path}: cannot be read ({reason}); delete it to start anew") from None
     if state["settings"] != _identity(run) or state["sharded"] != run.settings.fsdp:
         raise TrainingError(f"{path}: belongs to a run with other settings; choose another --out, or delete it to start anew")
+    if state["data"] != run.data.digest:
+        raise TrainingError(f"{path}: the episodes in --data have changed since; choose another --out, or delete it to start anew")
     training = run.training
     if run.settings.fsdp:
         set_model_state_dict(training, state["model"], options=StateDictOptions(full_state_dict=True, strict=False))
@@ -92,14 +104,6 @@ def _identity(run: TrainingRun) -> str:
     """Settings that decide what is computed."""
     values = dataclasses.asdict(run.settings)
     return json.dumps({name: value for name, value in values.items() if name not in _PLACES}, default=str)
-
-
-def _on_processor(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_processor(item) for key, item in value.items()}
-    return [_on_processor(item) for item in value] if isinstance(value, list) else value
 
 
 @torch.no_grad()
