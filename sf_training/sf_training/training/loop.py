@@ -107,7 +107,7 @@ class TrainingRun:
             model.checkpoint_gradients()
         self.training.to(self.device)
         if settings.fsdp:
-            shard(self.training, accelerator, settings.precision)
+            shard(self.training, accelerator)
         self.average_of = Average(model, settings.ema)
         self.optimizers = Optimizers(self.training, settings)
         self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)

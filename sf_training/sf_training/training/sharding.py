@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def shard(training: Any, accelerator: Accelerator, precision: str) -> None:
-    """Shard a ``TrainingStep`` in place: block by block of each transformer in it, then the rest."""
+def shard(training: Any, accelerator: Accelerator) -> None:
+    """Shard a ``TrainingStep`` in place: block by block of each transformer in it, then the rest.
+
+    Weights are gathered in their own precision; with ``--precision bf16`` autocast rounds what is multiplied, as without sharding.
+    """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if precision == "bf16" else MixedPrecisionPolicy()
     for block in _blocks(training.model):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(training, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh)
+    fully_shard(training, mesh=mesh)
 
 
 def whole_state(model: Any) -> dict[str, Tensor]:
