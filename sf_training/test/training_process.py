@@ -13,7 +13,8 @@ import torch
 from student_cases import CONTRACT, SIZES, TEXTS, student_settings
 
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_training.training.loop import TrainingRun, make_accelerator, resolved
+from sf_training.training.loop import TrainingRun, resolved
+from sf_training.training.processes import make_accelerator
 from sf_training.training.settings import Settings
 from sf_training.training.students import Student, build_student
 from sf_training.training.training_set import TrainingSet
@@ -66,6 +67,7 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
     run = make_run(name, out, steps, **changes)
     state = out / "resume.pt"
     run.load_state(state)
+    run.measure_teacher()
     while run.step < steps:
         run.train_step()
         progress = run.progress()

@@ -141,7 +141,7 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
         end_s = time.monotonic() - begin - wall
         memory = _peak_mb(recorder.pid)
         source.send_signal(signal.SIGTERM)
-        rates = json.loads(source.communicate(timeout=20)[0])["rates"]
+        rates = _rates(source)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -151,6 +151,15 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
     delays = json.loads(custom["write_delay_ms"])
     cpu = (after.user + after.system - before.user - before.system) / wall
     return Result(frames, lost, min(rates[:-1]), cpu, memory, raw / wall / 1e6, size / wall / 1e6, delays["p99"], delays["max"], end_s)
+
+
+def _rates(source: subprocess.Popen) -> list[float]:
+    """What it published [Hz], cameras then joints; zeros where it is too busy to end."""
+    try:
+        return json.loads(source.communicate(timeout=20)[0])["rates"]
+    except subprocess.TimeoutExpired:
+        source.kill()
+        return [0.0, 0.0]
 
 
 def _read(bag: Path, contract) -> tuple[int, int, int, int]:
@@ -255,10 +264,12 @@ def main() -> None:
         return
     arguments = tyro.cli(Arguments)
     console, figures = Console(width=180), Figures()
-    bench_recorder(figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(figures.entries, indent=1) + "\n")
-    console.print(figures.table("recorder"))
+    try:
+        bench_recorder(figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder)
+    finally:  # what was measured before something broke is kept
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(figures.entries, indent=1) + "\n")
+        console.print(figures.table("recorder"))
 
 
 if __name__ == "__main__":

@@ -9,28 +9,27 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator
 from torch import Tensor
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
-from sf_policy_node.vla.preprocessing import fitted
-from sf_training.spatial_forcing.alignment import prepare_target, token_mask
+from sf_training.spatial_forcing.alignment import prepare_target
 from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.average import Average
 from sf_training.training.batches import Batch, Batches, Part
 from sf_training.training.optimizer import Optimizers
-from sf_training.training.settings import Settings, TrainingError
+from sf_training.training.processes import make_accelerator
+from sf_training.training.settings import Settings
 from sf_training.training.sharding import shard, whole_state
 from sf_training.training.state import load_state, save_state
-from sf_training.training.step import Inputs, TrainingStep
+from sf_training.training.step import Inputs, TrainingStep, valid_tokens
 from sf_training.training.students import Student, merged_copy
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
@@ -38,7 +37,6 @@ _GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displac
 _TIMED = 3  # steps with and without the alignment, to tell what it costs
 _PREDICTED_AT_ONCE = {"nano": 128}
 _PREDICTED = 16
-_PATIENCE = timedelta(hours=4)
 
 
 @dataclass
@@ -49,25 +47,6 @@ class Progress:
     cpu_s: float  # spent in training steps by this process, evaluations excluded
     action_loss: float
     alignment_loss: float | None
-
-
-def make_accelerator(settings: Settings) -> Accelerator:
-    """Device, precision and processes of this run, as accelerate or torchrun have started it.
-
-    Raises:
-        TrainingError: ``fsdp`` without processes to share the model among.
-    """
-    unused = settings.student.kind != "nano"  # pi0 and LLaVA hold weights that no loss reaches
-    options = DistributedDataParallelKwargs(find_unused_parameters=unused)
-    patience = InitProcessGroupKwargs(timeout=_PATIENCE)  # the others wait while the first runs the simulator
-    handlers = [options, patience]
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
-    if settings.fsdp and accelerator.num_processes < 2:
-        raise TrainingError("--fsdp: there is one process, so nothing to share; start with torchrun --nproc_per_node=2, or leave it out")
-    parts = accelerator.num_processes * settings.accumulate
-    if parts > 1 and settings.teacher != "none" and settings.alignment.norm == "batch":
-        raise TrainingError("--alignment.norm batch: its statistics would be of a part of the batch; take layer, or one process and part")
-    return accelerator
 
 
 class TrainingRun:
@@ -100,7 +79,7 @@ class TrainingRun:
         weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
         model = student.model
         self._grid = model.visual_places().grid
-        valid = _valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
+        valid = valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
         channels = 0 if self._targets is None else self._targets.layers[0].shape[-1]
         self.training = TrainingStep(model, settings.alignment if self._targets is not None else None, channels, weight, valid)
         if settings.checkpoint_gradients:
@@ -162,7 +141,7 @@ class TrainingRun:
             times = []
             for _ in range(_TIMED + 1):
                 begin = time.perf_counter()
-                self._backward(batch, drawn, aligned=aligned)
+                self._backward(batch, drawn, aligned=aligned, exchange=False)
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
                 times.append(time.perf_counter() - begin)
@@ -170,14 +149,14 @@ class TrainingRun:
         self.optimizers.clear()
         return found
 
-    def _backward(self, batch: Batch, drawn: Any, *, aligned: bool = True) -> tuple[float, float | None]:
+    def _backward(self, batch: Batch, drawn: Any, *, aligned: bool = True, exchange: bool = True) -> tuple[float, float | None]:
         """Gradients of a batch's share; its losses, means over this process's parts."""
         self._wrapped.train()
         last, losses = len(batch.parts) - 1, []
         processes = self.accelerator.num_processes
         for number, part in enumerate(batch.parts):
             share = None if drawn is None else drawn.part(part.whole, processes * len(batch.parts))
-            with self._without_exchange(number < last), self.accelerator.autocast():
+            with self._without_exchange(number < last or not exchange), self.accelerator.autocast():
                 found = self._wrapped(self._inputs(part, share, aligned), aligned=aligned)
                 loss = found["action"]
                 if "alignment" in found:
@@ -308,20 +287,6 @@ class TrainingRun:
     def close(self) -> None:
         """End the thread that reads ahead."""
         self.batches.close()
-
-
-def _valid_tokens(contract: Contract, student: Student, grid: tuple[int, int]) -> Tensor | None:
-    """Visual tokens (N,) outside of letterbox bars; None where there are none."""
-    height, width = student.image_size
-    fit = student.model.config.fit
-    if fit != "letterbox":
-        return None
-    valid = torch.zeros(1, len(contract.cameras), height, width, dtype=torch.bool)
-    for view, camera in enumerate(contract.cameras):
-        rows, columns = fitted((camera.height, camera.width), (height, width), fit)
-        valid[0, view, rows, columns] = True
-    mask = token_mask(torch.ones(1, len(contract.cameras), dtype=torch.bool), grid, valid)[0]
-    return None if mask.all() else mask
 
 
 def resolved(settings: Settings, student: Student) -> Settings:

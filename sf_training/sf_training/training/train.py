@@ -23,8 +23,9 @@ from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.training.alignment_targets import alignment_targets
-from sf_training.training.loop import TrainingRun, make_accelerator, resolved
+from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.memory import require_memory
+from sf_training.training.processes import make_accelerator
 from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import Student, StudentError, build_student
