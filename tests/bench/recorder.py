@@ -140,8 +140,6 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
         ended = call(EndEpisode, "end_episode", 300.0, outcome="success")
         end_s = time.monotonic() - begin - wall
         memory = _peak_mb(recorder.pid)
-        source.send_signal(signal.SIGTERM)
-        rates = _rates(source)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -150,16 +148,8 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
     custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
     delays = json.loads(custom["write_delay_ms"])
     cpu = (after.user + after.system - before.user - before.system) / wall
-    return Result(frames, lost, min(rates[:-1]), cpu, memory, raw / wall / 1e6, size / wall / 1e6, delays["p99"], delays["max"], end_s)
-
-
-def _rates(source: subprocess.Popen) -> list[float]:
-    """What it published [Hz], cameras then joints; zeros where it is too busy to end."""
-    try:
-        return json.loads(source.communicate(timeout=20)[0])["rates"]
-    except subprocess.TimeoutExpired:
-        source.kill()
-        return [0.0, 0.0]
+    published = (frames + lost) / cameras / wall  # frames are numbered
+    return Result(frames, lost, published, cpu, memory, raw / wall / 1e6, size / wall / 1e6, delays["p99"], delays["max"], end_s)
 
 
 def _read(bag: Path, contract) -> tuple[int, int, int, int]:
