@@ -141,7 +141,8 @@ class TrainingRun:
             times = []
             for _ in range(_TIMED + 1):
                 begin = time.perf_counter()
-                self._backward(batch, drawn, aligned=aligned, exchange=False)
+                # Sharded gradients that are not exchanged stay where no optimiser can clear them, and would join the first step's.
+                self._backward(batch, drawn, aligned=aligned, exchange=self.settings.fsdp)
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
                 times.append(time.perf_counter() - begin)

@@ -62,15 +62,16 @@ def train(settings: Settings, *, command: str = "train") -> None:
     begin = time.monotonic()
     accelerator = make_accelerator(settings)
     console = Console(quiet=not accelerator.is_main_process)
+    torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
     try:
         print_settings(settings, console)
         _train(settings, accelerator, console, command, begin)
     finally:
+        torch.set_flush_denormal(False)
         accelerator.end_training()
 
 
 def _train(settings: Settings, accelerator: Accelerator, console: Console, command: str, begin: float) -> None:
-    torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
     recorded = recorded_contract(settings)
     contract = _robot_contract(settings, recorded)
     # The model before the data: what does not fit together is found in seconds.
