@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
 from teleoperation_cases import HOME, kinematics, sim_arm
 
+from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.types import Trajectory
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages
@@ -116,6 +117,20 @@ def test_a_speed_that_is_too_high_is_refused_with_one_that_is_not():
     for speed in (0.05, 3.0, float("nan")):
         with pytest.raises(ReplayError, match=r"not between 0\.1 and 2"):
             at_speed(fast, sim_arm(), speed)
+
+
+def test_what_is_a_little_too_fast_in_places_is_slowed_there_and_nowhere_else():
+    limits = JointLimits.of(sim_arm())
+    fast = swing(1.2)
+    with pytest.raises(ReplayError, match="give") as refusal:
+        at_speed(fast, sim_arm(), 2.0)
+    fits = float(str(refusal.value).rpartition("give ")[2].split()[0])
+    timed = at_speed(fast, sim_arm(), 1.15 * fits)
+    arm = len(sim_arm().joints)
+    assert (np.abs(timed.velocities[:, :arm]) <= 1.05 * limits.velocity[:arm]).all()
+    assert 0.0 < timed.slowed < 0.15 * timed.duration
+    assert at_speed(fast, sim_arm(), 0.9 * fits).slowed == pytest.approx(0.0)
+    assert timed.positions.max(axis=0) == pytest.approx(fast.positions.max(axis=0), abs=1e-3)
 
 
 def test_an_episode_outside_the_robots_limits_or_box_is_refused():

@@ -14,6 +14,7 @@ from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, 
 
 SPEEDS = (0.1, 2.0)
 _AT_LIMIT = 1.02  # a recorded motion ran at the limits, and its samples are rounded
+_SLOWED = 1.25  # what is that much too fast in places is slowed there; a recorded command may be ahead of what the guard let through
 _SMOOTH = 5  # samples over which a speed is told, so that the noise of measured joints is none
 _EASE_S = 0.4  # in which the replay gets going, and the gripper settles before it
 _SHORTEST_S = 0.5
@@ -23,11 +24,12 @@ _DELAYS_S = np.arange(0.0, 0.6, 0.02)
 
 @dataclass(frozen=True)
 class Timed:
-    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on."""
+    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on; ``slowed`` [s] longer for the sake of limits."""
 
     times: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    slowed: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -43,16 +45,17 @@ class Timed:
 
 
 def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
-    """The motion at ``speed`` times the speed at which it was recorded.
+    """The motion at ``speed`` times the speed at which it was recorded, slower where that is a little above a limit of the contract.
 
     Raises:
-        ReplayError: that would break a limit of the contract, with the speed that would not.
+        ReplayError: it would be far above one, with the speed that would not.
     """
     low, high = SPEEDS
     if not low <= speed <= high:
         raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}")
     limits, arm = JointLimits.of(contract), len(contract.joints)
-    workspace = Workspace(contract, Kinematics(contract))
+    kinematics = Kinematics(contract)
+    workspace = Workspace(contract, kinematics)
     outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(axis=0)
     if (outside > 0.1 * np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)).any():
         worst = limits.names[int(outside.argmax())]
@@ -62,15 +65,24 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     if leaves is not None or workspace.outside(positions[0]) > TOLERANCE:
         when = SAMPLE_S * (1 + (leaves if leaves is not None else -1))
         raise ReplayError(f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or take another episode")
-    velocities = _velocities(positions)
-    share = float((np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max())
-    share = max(share, workspace.survey(positions, velocities).top_speed / workspace.tool_speed)
-    if speed * share > _AT_LIMIT:
+    shares = _shares(positions, arm, kinematics, limits, workspace.tool_speed)
+    share = float(shares.max())
+    if speed * share > _SLOWED:
         fits = np.floor(100 * min(high, _AT_LIMIT / share)) / 100
         cure = f"give {fits:g} or less" if fits >= low else "the limits in the contract are too low for it"
         raise ReplayError(f"speed: at {speed:g} the arm would have to move at {speed * share:.0%} of a limit of the contract; {cure}")
-    times, positions = _eased(positions, speed)
-    return Timed(times, positions, np.gradient(positions, times, axis=0))
+    rates = np.minimum(speed, _AT_LIMIT / np.maximum(shares, 1e-9))
+    times, positions = _eased(positions, rates)
+    return Timed(times, positions, np.gradient(positions, times, axis=0), SAMPLE_S * float((1.0 / rates - 1.0 / speed).sum()))
+
+
+def _shares(positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float) -> np.ndarray:
+    """Of the tightest limit of speed that each sample (N,) needs at the speed of the recording, the most within a few samples."""
+    velocities = _velocities(positions)
+    joints = (np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max(axis=1)
+    tool = np.linalg.norm(kinematics.tool_motion(positions[:, :arm], velocities[:, :arm])[1], axis=1)
+    shares = np.maximum(joints, tool / tool_speed)
+    return np.lib.stride_tricks.sliding_window_view(np.pad(shares, _SMOOTH, mode="edge"), 2 * _SMOOTH + 1).max(axis=1)
 
 
 def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: float) -> Timed:
@@ -183,12 +195,13 @@ def _velocities(positions: np.ndarray) -> np.ndarray:
     return np.vstack([np.tile(speeds[:1], (before, 1)), speeds, np.tile(speeds[-1:], (_SMOOTH - before, 1))])
 
 
-def _eased(positions: np.ndarray, speed: float) -> tuple[np.ndarray, np.ndarray]:
-    """Samples at ``speed``; the first one is passed from rest, within :data:`_EASE_S`."""
-    duration = SAMPLE_S * (len(positions) - 1)
-    until = min(_EASE_S, duration / speed)
-    times = np.arange(0.0, duration / speed + 0.5 * until + SAMPLE_S, SAMPLE_S)
-    # Recorded time: its rate rises from 0 to `speed` within `until`.
-    recorded = speed * np.where(times < until, 0.5 * times**2 / until, times - 0.5 * until)
+def _eased(positions: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples passed at ``rates`` (N,) times the speed of the recording; the first one is passed from rest, within :data:`_EASE_S`."""
     grid = SAMPLE_S * np.arange(len(positions))
+    passed = np.append(0.0, np.cumsum(SAMPLE_S / np.minimum(rates[:-1], rates[1:])))
+    until = min(_EASE_S, passed[-1])
+    times = np.arange(0.0, passed[-1] + 0.5 * until + SAMPLE_S, SAMPLE_S)
+    # Time at these rates gets going within `until`.
+    eased = np.where(times < until, 0.5 * times**2 / until, times - 0.5 * until)
+    recorded = np.interp(eased, passed, grid)
     return times, np.stack([np.interp(recorded, grid, column) for column in positions.T], axis=-1)

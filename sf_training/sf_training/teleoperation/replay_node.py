@@ -87,6 +87,8 @@ def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMo
     motion = at_speed(recorded, contract, settings.speed)
     print_settings(settings, console, "replay")
     console.print(f"{reader.name}: {reader.instruction!r}, {reader.outcome}, {recorded.duration:.1f} s; joints {recorded.described}")
+    if motion.slowed > 0.01:
+        console.print(f"{motion.slowed:.2f} s longer than recorded, where it was above a limit of the contract")
     return contract, recorded, motion
 
 
