@@ -55,6 +55,13 @@ def test_a_bad_chunk_moves_nothing_and_the_status_says_why(executor, changes, re
     assert executor.status.state == ExecutorStatus.HOLDING and not executor.commands
 
 
+def test_what_was_wrong_with_a_chunk_is_told_though_a_good_one_follows_at_once(executor):
+    executor.send(data=np.full((8, 4), np.nan))
+    executor.send()
+    executor.until(lambda: executor.status.state == ExecutorStatus.EXECUTING and executor.status.chunks_accepted == 1, "motion")
+    assert any("row 0, column x is nan" in status.reason for status in executor.statuses)
+
+
 def test_a_message_whose_size_and_data_disagree_is_refused(executor):
     message = chunk_to_message(make_chunk(sim_arm(), straight(sim_arm()), stamp=executor.graph.now()))
     message.rows = 5

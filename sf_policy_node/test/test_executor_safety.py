@@ -219,6 +219,18 @@ def test_a_process_that_stood_still_has_not_seen_a_clock_step(bench):
     assert "no new chunk" in bench.executor.status.reason
 
 
+def test_a_chunk_heard_before_the_watchdog_tells_that_the_arm_stood(bench):
+    keep_moving(bench, 0.6)
+    bench.now, bench.stopwatch = bench.now + 2.0, bench.stopwatch + 2.0
+    bench.measure()
+    bench.send(bench.chunk(FORWARD))
+    status = bench.executor.status
+    assert status.state is ExecutorState.EXECUTING and status.reason.startswith("goes on; no new chunk for 2.")
+    bench.run(0.2)
+    bench.send(bench.chunk(FORWARD))
+    assert "no new chunk" not in bench.executor.status.reason
+
+
 def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
     keep_moving(bench, 0.3)
     path = bench.executor.path

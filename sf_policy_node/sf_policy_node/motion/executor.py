@@ -149,7 +149,10 @@ class ChunkExecutor:
             now = self._guard.clock.advance(now)
             self._check_in_charge(now)
             self._policy.check(chunk, now)
-            return self._policy.follow(chunk, now)
+            stood = self._out_of_motion(now)
+            trajectory = self._policy.follow(chunk, now)
+            self._log.status.reason = self._log.status.reason or (stood and f"goes on; {stood}")
+            return trajectory
         except MotionRefused as refusal:
             self._log.refused(chunk, refusal, say=self._log.status.state in (*_FOLLOWING, ExecutorState.HOLDING))
             raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
@@ -225,8 +228,8 @@ class ChunkExecutor:
             return self._watch_leader(now)
         if state not in _FOLLOWING:
             return None
-        if not self._guard.moving(now):
-            self._rest(f"no new chunk for {now - self._policy.last.stamp:.2f} s: stands at the end of the last one")
+        if ended := self._out_of_motion(now):
+            self._rest(f"{ended}: stands at the end of the last one")
             return None
         return self._watch_arm(now)
 
@@ -276,6 +279,12 @@ class ChunkExecutor:
     def _leader(self) -> ControlSource | None:
         """Whose joint commands are followed; None when nobody's are."""
         return self._log.leader if self._log.status.state is ExecutorState.TELEOPERATION else None
+
+    def _out_of_motion(self, now: float) -> str:
+        """That the last chunk was followed to its end, when nobody has said so yet: a process that stood still hears the next one first."""
+        if self._log.status.state not in _FOLLOWING or self._guard.moving(now):
+            return ""
+        return f"no new chunk for {now - self._policy.last.stamp:.2f} s"
 
     def _watch_leader(self, now: float) -> Trajectory | None:
         if now > self._led_until:

@@ -94,9 +94,11 @@ class ChunkExecutorNode(ManagedNode):
             trajectory = self._motion.on_chunk(chunk, self.now())
         except ChunkRefused as refusal:
             self.get_logger().warning(f"refused chunk {chunk.sequence}: {refusal}", throttle_duration_sec=1.0)
+            self._report_change()
             return
         if self._motion.too_late(self.now()):
             self._motion.withdraw(f"chunk {chunk.sequence} was not sent: this process stood still while it was planned")
+            self._report_change()
             return
         self._send(trajectory)
         self._latencies.add(time.perf_counter() - received)
@@ -163,9 +165,11 @@ class ChunkExecutorNode(ManagedNode):
 
     def _report_change(self) -> None:
         status = self._motion.status
-        if (status.state, status.source) == self._reported:
+        # A reason may be gone before the next status is due; that there is none any more can wait for it.
+        reason = status.reason or (self._reported[2] if self._reported else "")
+        if (status.state, status.source, reason) == self._reported:
             return
-        before, self._reported = self._reported, (status.state, status.source)
+        before, self._reported = self._reported, (status.state, status.source, reason)
         if before is None or before[0] is not status.state:
             self.get_logger().info(f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}")
         if before is None or before[1] is not status.source:
