@@ -30,7 +30,10 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
         f"it was made for contract {chunk.contract_hash or '(none)'} and this is {contract_hash}; use a checkpoint of this contract",
     )
     _require(chunk.space == action.space, f"its action space is {chunk.space}, the contract says {action.space}")
-    _require(chunk.frame == contract.base_frame, f"its frame is {chunk.frame!r}, the contract's base_frame is {contract.base_frame!r}")
+    _require(
+        chunk.frame == contract.base_frame,
+        f"its frame is {chunk.frame!r}, which is neither the contract's base_frame {contract.base_frame!r} nor known to be fixed to it",
+    )
     _require(
         tuple(chunk.names) == tuple(action.names),
         f"its columns are {', '.join(chunk.names) or 'none'}, the contract says {', '.join(action.names)}",

@@ -17,6 +17,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
 from sf_policy_node.motion.chunk_follower import ChunkFollower
 from sf_policy_node.motion.commanded import CommandedPath
+from sf_policy_node.motion.frames import FixedFrames
 from sf_policy_node.motion.guard import Guard
 from sf_policy_node.motion.kinematics import Kinematics
 from sf_policy_node.motion.shadow import ShadowScore
@@ -55,6 +56,7 @@ class ChunkExecutor:
     ) -> None:
         self.contract = contract
         kinematics = Kinematics(contract)
+        self.frames = FixedFrames(contract, kinematics)
         workspace = Workspace(contract, kinematics)
         self._guard = Guard(contract, workspace, stopwatch=stopwatch, simulated=simulated)
         names = self._guard.limits.names
@@ -148,6 +150,7 @@ class ChunkExecutor:
                 raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
             now = self._guard.clock.advance(now)
             self._check_in_charge(now)
+            chunk = self.frames.in_base(chunk)
             self._policy.check(chunk, now)
             stood = self._out_of_motion(now)
             trajectory = self._policy.follow(chunk, now)

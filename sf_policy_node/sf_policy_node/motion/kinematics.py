@@ -78,6 +78,11 @@ class Kinematics:
         except ValueError as error:
             raise ContractError(f"{contract.urdf}: {error}; an arm joint must be revolute (with limits) or prismatic") from None
 
+    def fixed_links(self) -> dict[str, pinocchio.SE3]:
+        """Where the links that no joint moves stand in the base frame."""
+        links = (frame for frame in self._model.frames if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == 0)
+        return {frame.name: self._to_base * frame.placement for frame in links}
+
     def forward(self, positions: np.ndarray) -> ToolPose:
         """Tool pose for arm joint positions (J,), in the order of the contract."""
         pose = self._to_base.act(self._placement(np.asarray(positions, dtype=float)))

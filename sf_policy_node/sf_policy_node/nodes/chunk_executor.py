@@ -24,6 +24,7 @@ from sf_policy_node.nodes.conversions import chunk_from_message, status_to_messa
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
+from sf_policy_node.nodes.static_frames import listen
 from sf_policy_node.observation import JointStates
 
 _STATUS_S = 0.1
@@ -55,6 +56,8 @@ class ChunkExecutorNode(ManagedNode):
         self._reported: tuple | None = None
         self._output = make_output(self, contract)
 
+        if contract.action.space.is_tool:
+            listen(self, self._motion.frames)
         topics = contract.topics
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
         self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
