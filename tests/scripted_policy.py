@@ -21,7 +21,7 @@ from sf_bringup.graph import find_robot
 from sf_msgs.action import RunInstruction
 from sf_msgs.msg import ActionChunk, PolicyStatus, TaskState
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.simulation.expert import expert_chunk
 from sf_training.simulation.scene import CUBE_HALF
 

@@ -14,8 +14,8 @@ from bench.ways import make_motion
 from sf_bringup.graph import find_policy, find_robot
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.checks import ChunkRefused
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim

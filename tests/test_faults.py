@@ -24,7 +24,7 @@ from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
 from sf_training.simulation.motion_trace import Motion, MotionTrace
 

@@ -11,7 +11,7 @@ from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import image_to_array, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED
 from sf_policy_node.observation import JointStates, NoObservation, ObservationBuffer

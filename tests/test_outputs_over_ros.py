@@ -16,7 +16,7 @@ from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ActionChunk, ExecutorStatus
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
 

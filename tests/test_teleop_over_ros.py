@@ -19,7 +19,7 @@ from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ControlSource, ExecutorStatus
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import to_seconds
 from sf_policy_node.nodes.lifecycle import LATCHED
 from sf_training.data.episode_reader import EpisodeReader, find_episodes

@@ -10,7 +10,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.types import Chunk
 
 _LATENCIES = 10  # the delay to plan for is the worst of these (arXiv 2506.07339)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import FUTURE_S
-from sf_policy_node.motion.measured import JointHistory
+from sf_policy_node.motion.safety.clock import FUTURE_S
+from sf_policy_node.motion.safety.measured import JointHistory
 
 MAX_INSTRUCTION = 500  # characters
 _ROUNDING_S = 1e-6  # of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 
 
 def state_names(contract: Contract) -> list[str]:

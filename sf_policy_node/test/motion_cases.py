@@ -8,11 +8,11 @@ import numpy as np
 import yaml
 
 from sf_policy_node.contract import ActionSpace, Contract, load_contract, parse_contract
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.limits import JointLimits
 from sf_policy_node.motion.types import Chunk, Trajectory
-from sf_policy_node.motion.workspace import Workspace
 
 CONTRACT_PATH = Path(__file__).resolve().parents[2] / "sf_bringup" / "config" / "robots" / "sim_arm.yaml"
 HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])  # tool points down, in the middle of the workspace

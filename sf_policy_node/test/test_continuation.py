@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.contract import Contract, load_contract, parse_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import FORWARD, STAY, Bench, sim_arm
 
-from sf_policy_node.motion.ensemble import DECAY, Ensemble, Rows, mean_rotation
+from sf_policy_node.motion.chunks.ensemble import DECAY, Ensemble, Rows, mean_rotation
 from sf_policy_node.motion.types import Join
 
 

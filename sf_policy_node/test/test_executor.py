@@ -8,7 +8,7 @@ import yaml
 from motion_cases import FORWARD, HOME, STAY, Bench, contract_for, sim_arm, straight
 
 from sf_policy_node.contract import ActionSpace, parse_contract
-from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.status import ExecutorState
 
 # ---- what comes out ----

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, contract_for, keep_moving, sim_arm
 
 from sf_policy_node.contract import ActionSpace, parse_contract
-from sf_policy_node.motion.checks import ChunkRefused
 from sf_policy_node.motion.cycles import Cycles
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from motion_cases import HOME, Bench, contract_for, kinematics, sim_arm
 
 from sf_policy_node.contract import ActionSpace
-from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Join
-from sf_policy_node.motion.workspace import Workspace
 
 CONTRACTS = [
     sim_arm(),

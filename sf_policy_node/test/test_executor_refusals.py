@@ -7,7 +7,7 @@ import pytest
 from motion_cases import FORWARD, HOME, STAY, sim_arm, straight
 
 from sf_policy_node.contract import ActionSpace
-from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.status import ExecutorState
 
 # ---- refusals ----

@@ -6,8 +6,8 @@ import yaml
 from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.motion.checks import ChunkRefused
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.status import ExecutorState
 
 # ---- nothing moves unless ----

@@ -12,9 +12,9 @@ from motion_cases import CONTRACT_PATH, FORWARD, Bench, contract_for, make_chunk
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from sf_policy_node.contract import ActionSpace, parse_contract
-from sf_policy_node.motion.checks import ChunkRefused
-from sf_policy_node.motion.frames import FixedFrames
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.chunks.frames import FixedFrames
+from sf_policy_node.motion.refusals import ChunkRefused
 
 BASE = sim_arm().base_frame
 QUARTER = np.array([0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])  # about z, to the left

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, HOME, kinematics, sim_arm
 
 from sf_policy_node.contract import ContractError, parse_contract
-from sf_policy_node.motion.checks import MotionRefused
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
-from sf_policy_node.motion.guard import Guard
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.verification import Motion, find_violation
-from sf_policy_node.motion.workspace import Workspace
+from sf_policy_node.motion.refusals import MotionRefused
+from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.verification import Motion, find_violation
 
 PERIOD = 0.02
 LIMITS = JointLimits.of(sim_arm())

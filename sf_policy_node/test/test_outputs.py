@@ -13,7 +13,7 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import ContractError, parse_contract
-from sf_policy_node.motion.tool_motion import ToolMotion
+from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes import parallel_gripper
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from motion_cases import FORWARD, HOME, Bench, keep_moving, sim_arm
 
-from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource
 

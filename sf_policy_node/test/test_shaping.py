@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import sim_arm
 
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.reference import ReferenceCurve
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.chunks.reference import ReferenceCurve
 from sf_policy_node.motion.shaping import brake, follow
 
 LIMITS = JointLimits.of(sim_arm())

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from motion_cases import HOME, contract_for, kinematics, make_chunk, sim_arm, straight
 
 from sf_policy_node.contract import ActionSpace
-from sf_policy_node.motion.kinematics import ToolPose
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.targets import TargetMaker
-from sf_policy_node.motion.workspace import Workspace
+from sf_policy_node.motion.arm.kinematics import ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.targets import TargetMaker
 
 H = sim_arm().action.horizon
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from motion_cases import HOME, Bench, keep_moving, kinematics, sim_arm, straight
 
-from sf_policy_node.motion.checks import MotionRefused
-from sf_policy_node.motion.kinematics import ToolPose
+from sf_policy_node.motion.arm.kinematics import ToolPose
+from sf_policy_node.motion.refusals import MotionRefused
 
 PERIOD = 0.02
 DOWN = straight(sim_arm(), (0.005, 0.0, -0.02))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, kinematics, sim_arm
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.motion.tool_motion import Drift, ToolMotion, ToolPlace
+from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, ToolPlace
 
 STEP = 1e-5  # s
 BASES = ("base_link", "cell")

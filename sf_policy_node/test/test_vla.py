@@ -230,7 +230,7 @@ def test_wrong_joints_are_named(joints, message):
 
 
 def test_robot_state_is_joints_opening_and_tool():
-    from sf_policy_node.motion.kinematics import Kinematics
+    from sf_policy_node.motion.arm.kinematics import Kinematics
 
     kinematics = Kinematics(CONTRACT)
     state = dict(zip(state_names(CONTRACT), robot_state(CONTRACT, kinematics, JOINTS), strict=True))

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.teleoperation.device import Device
 from sf_training.teleoperation.session import Session
 

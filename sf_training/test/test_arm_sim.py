@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sf_policy_node.contract import load_contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.simulation import rendering
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sf_policy_node.contract import load_contract, parse_contract
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.tool_motion import ToolMotion
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected
 from sf_training.simulation.controllers import ArmAndGripper, make_controller

@@ -21,7 +21,7 @@ from synthetic_episodes import (
     write_joints,
 )
 
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
 from sf_training.data.dataset import BagError, load_dataset
 from sf_training.data.episode_reader import EpisodeReader

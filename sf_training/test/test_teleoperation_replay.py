@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
 from teleoperation_cases import HOME, kinematics, sim_arm
 
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.types import Trajectory
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages

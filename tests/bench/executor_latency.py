@@ -14,8 +14,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sf_bringup.graph import find_policy, find_robot
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.contract import Contract, load_contract
-from sf_policy_node.motion.checks import ChunkRefused
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.nodes.conversions import chunk_from_message, chunk_to_message, trajectory_to_message
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim

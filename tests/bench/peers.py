@@ -12,8 +12,8 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import ActionSpace, Contract
-from sf_policy_node.motion.checks import ChunkRefused
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Chunk, Trajectory
 
 

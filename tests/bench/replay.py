@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from bench.recording import Recording
 
-from sf_policy_node.motion.checks import ChunkRefused
+from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Trajectory
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rollout import Motion

@@ -33,8 +33,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.motion_trace import Motion
 
 POSITION, BOX = 0.005, 0.004  # rad, m

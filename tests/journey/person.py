@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 
 from sf_msgs.msg import TaskState
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import TOOL_DOWN
 from sf_training.simulation.expert import expert_chunk
 from sf_training.simulation.scene import CUBE_HALF

@@ -14,18 +14,18 @@ from collections.abc import Callable
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
-from sf_policy_node.motion.chunk_follower import ChunkFollower
-from sf_policy_node.motion.commanded import CommandedPath
-from sf_policy_node.motion.frames import FixedFrames
-from sf_policy_node.motion.guard import Guard
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.follower import ChunkFollower
+from sf_policy_node.motion.chunks.frames import FixedFrames
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
-from sf_policy_node.motion.workspace import Workspace
 
 _DELIVERY_S = 0.02  # from here to the controller
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
@@ -39,7 +39,7 @@ class ChunkExecutor:
     Args:
         shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
         join: how chunks are joined; None: as each policy says.
-        stopwatch, simulated: see :class:`~sf_policy_node.motion.clock.ClockWatch`.
+        stopwatch, simulated: see :class:`~sf_policy_node.motion.safety.clock.ClockWatch`.
 
     Raises:
         ContractError: a limit is missing, or the URDF does not fit the contract.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 
 # Shares of the limits that are used: the rest covers the rounding of time stamps.
 ACCELERATION_USED = 0.98

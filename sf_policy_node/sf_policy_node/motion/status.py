@@ -9,8 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from sf_policy_node.motion.checks import MotionRefused
-from sf_policy_node.motion.planning import Plan
+from sf_policy_node.motion.chunks.planning import Plan
+from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.types import Chunk, ControlSource, Join
 
 PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")

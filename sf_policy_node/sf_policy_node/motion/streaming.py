@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sf_policy_node.motion.commanded import CommandedPath
+from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.types import Setpoint
 
 _GAP_S = 0.06  # a sender that was silent for longer, or for three periods, has lost the motion

@@ -8,11 +8,11 @@ import math
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import MotionRefused
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.planning import brought_to_rest
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.planning import brought_to_rest
+from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.shaping import Shaped, follow
-from sf_policy_node.motion.workspace import Workspace
 
 _GAIN = 12.0  # 1/s: a follower lags by 1/12 s where the leader gives no velocities
 _LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its message

@@ -15,9 +15,9 @@ from std_srvs.srv import SetBool, Trigger
 from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.latency import Latencies
-from sf_policy_node.motion.checks import ChunkRefused, MotionRefused
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp

@@ -17,7 +17,7 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.tool_motion import Drift, ToolMotion
+from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from sf_policy_node.motion.frames import FixedFrames
+from sf_policy_node.motion.chunks.frames import FixedFrames
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
 try:  # not on PyPI: comes with ROS 2

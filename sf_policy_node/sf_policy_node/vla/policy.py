@@ -12,7 +12,7 @@ import torch
 
 from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Join
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, Model, load_checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.dataset import IDLE_S
 from sf_training.data.episode_arrays import load_episode

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller
 from sf_training.simulation.controllers import ArmAndGripper
 from sf_training.simulation.motion_trace import MotionTrace

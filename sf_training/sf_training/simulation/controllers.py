@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller
 from sf_training.simulation.forward_controller import ForwardCommandController
 from sf_training.simulation.servo_controller import ServoController

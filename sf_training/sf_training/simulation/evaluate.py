@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sf_policy_node.contract import ContractError, load_contract
-from sf_policy_node.motion.limits import require_limits
+from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import parse, print_settings

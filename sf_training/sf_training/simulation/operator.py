@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.types import Trajectory
 from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk

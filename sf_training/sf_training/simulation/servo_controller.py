@@ -14,8 +14,8 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import CommandRejected, JointLimiter
 
 COMMAND_TIMEOUT = 0.1  # s, Servo's default

@@ -6,8 +6,8 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
 
 _FROM_WALL = 2e-3  # m: the tool is led no closer to the walls of its box
 _JOINT_SPEED = 0.9  # share of a joint's top speed that the tool's motion may ask for

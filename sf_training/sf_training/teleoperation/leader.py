@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.teleoperation.device import DeviceError, Leader
 
 _TOO_SOON_S, _TOO_LATE_S = 1e-3, 0.2  # between two messages of which a velocity can be told

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute

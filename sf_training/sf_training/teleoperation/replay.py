@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.workspace import TOLERANCE, Workspace
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
 from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError
 
 SPEEDS = (0.1, 2.0)

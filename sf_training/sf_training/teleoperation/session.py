@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.teleoperation.dead_man import DeadMan
 from sf_training.teleoperation.device import Device, DeviceError, Leader, Stick
 from sf_training.teleoperation.jog import Jog

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
-from sf_policy_node.motion.limits import require_limits
+from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.config_file import parse, print_settings

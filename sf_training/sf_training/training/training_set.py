@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data.dataset import IDLE_S, load_dataset

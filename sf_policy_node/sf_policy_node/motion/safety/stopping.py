@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from sf_policy_node.motion.commanded import CommandedPath
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.shaping import brake, follow
-from sf_policy_node.motion.workspace import Workspace
 
 _LONGER = (1.5, 2.5, 4.0)  # times the shortest stop, tried in turn when that one leaves the box
 _FOLLOW_GAIN = 15.0  # 1/s

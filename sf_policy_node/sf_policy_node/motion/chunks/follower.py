@@ -7,16 +7,17 @@ import math
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import ChunkRefused, check_age, check_form, check_order
-from sf_policy_node.motion.consumed import ConsumedTime
-from sf_policy_node.motion.ensemble import Ensemble
-from sf_policy_node.motion.guard import Guard
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.planning import ChunkPlanner
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.checks import check_age, check_form, check_order
+from sf_policy_node.motion.chunks.consumed import ConsumedTime
+from sf_policy_node.motion.chunks.ensemble import Ensemble
+from sf_policy_node.motion.chunks.planning import ChunkPlanner
+from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import ExecutorState, StatusLog
 from sf_policy_node.motion.types import Chunk, Join, Trajectory
-from sf_policy_node.motion.workspace import Workspace
 
 
 class ChunkFollower:

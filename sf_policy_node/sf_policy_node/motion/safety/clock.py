@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 BACK_S = 0.05  # a clock that goes back by more was set; messages of one moment may overtake each other by less
 FORWARD_S = 0.15  # ahead of the stopwatch by more: set
 STANDS_S = 0.1  # a clock that has not moved for longer

@@ -10,7 +10,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
-from sf_policy_node.motion.tool_chain import ToolChain
+from sf_policy_node.motion.arm.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60

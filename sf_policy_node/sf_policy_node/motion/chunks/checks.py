@@ -5,17 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.motion.safety.clock import FUTURE_S
 from sf_policy_node.motion.types import Chunk
-
-FUTURE_S = 0.05  # how far the clocks of two hosts may differ
-
-
-class MotionRefused(ValueError):
-    """A motion is not sent; the message says why, and what was sent before stays in force."""
-
-
-class ChunkRefused(MotionRefused):
-    """The chunk is not followed; the message says why."""
 
 
 def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:

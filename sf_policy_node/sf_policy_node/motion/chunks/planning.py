@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.ensemble import Ensemble, Rows
-from sf_policy_node.motion.kinematics import Kinematics
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.reference import ReferenceCurve
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.ensemble import Ensemble, Rows
+from sf_policy_node.motion.chunks.reference import ReferenceCurve
+from sf_policy_node.motion.chunks.targets import TargetMaker, Targets
 from sf_policy_node.motion.shaping import Shaped, brake, follow
-from sf_policy_node.motion.targets import TargetMaker, Targets
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.motion.workspace import Workspace
 
 CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way there
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s

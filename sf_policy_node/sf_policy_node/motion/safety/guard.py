@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import MotionRefused
-from sf_policy_node.motion.clock import STANDS_S, ClockWatch
-from sf_policy_node.motion.commanded import CommandedPath
-from sf_policy_node.motion.limits import JointLimits, require_limits
-from sf_policy_node.motion.monitor import ArmMonitor
+from sf_policy_node.motion.arm.limits import JointLimits, require_limits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.refusals import MotionRefused
+from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.monitor import ArmMonitor
+from sf_policy_node.motion.safety.stopping import give_way, stop
+from sf_policy_node.motion.safety.verification import Motion, find_violation
 from sf_policy_node.motion.shaping import brake
-from sf_policy_node.motion.stopping import give_way, stop
 from sf_policy_node.motion.types import Trajectory
-from sf_policy_node.motion.verification import Motion, find_violation
-from sf_policy_node.motion.workspace import Workspace
 
 # The old motion is kept for this long, so that a command that takes its time still joins it.
 _LEAD_S = 0.06

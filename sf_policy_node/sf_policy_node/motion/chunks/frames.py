@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import ActionSpace, Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 
 _MOST_PARENTS = 100  # of a frame; more are a circle

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.checks import FUTURE_S, ChunkRefused, MotionRefused
-from sf_policy_node.motion.commanded import CommandedPath
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.measured import JointHistory
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.safety.clock import FUTURE_S
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.measured import JointHistory
 from sf_policy_node.motion.types import Chunk
 
 _AT_COMMAND = 0.1  # share of the tracking error within which an arm at rest stands where it was sent

@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 
 _GAIN = 2.0  # 1/s: a drift is taken back with a time constant of half a second
 _LAG_S = 0.3  # the arm may follow this late: only what is beside its path counts as drift

@@ -8,11 +8,11 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.ensemble import Rows
-from sf_policy_node.motion.kinematics import Kinematics, ToolPose
-from sf_policy_node.motion.limits import JointLimits
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.chunks.ensemble import Rows
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.motion.workspace import Workspace
 
 # Condition number of the Jacobian (m and rad mixed, as MoveIt Servo does it): from the first on the arm is slowed, at the second by most.
 _SINGULAR = (60.0, 200.0)

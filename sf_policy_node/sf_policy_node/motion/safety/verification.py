@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.motion.limits import JointLimits
-from sf_policy_node.motion.workspace import Workspace
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
 
 _ROUNDING = 1e-3  # share of a limit
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics
 
 TOLERANCE = 1e-3  # m
 _ROUNDING = 1e-7  # m, of a tool that stands outside

@@ -1,0 +1,1 @@
+"""What the arm is: its kinematics, limits and workspace."""
