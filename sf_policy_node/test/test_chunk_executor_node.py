@@ -20,6 +20,7 @@ from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
 
 pytestmark = pytest.mark.ros
 
+
 @pytest.fixture
 def executor(graph):
     return Executor(graph)
@@ -109,6 +110,18 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     executor.until(
         lambda: executor.sequence < 30 and (executor.send(reference=executor.arm.joints) or len(executor.commands) > 2), "motion"
     )
+
+
+def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(executor):
+    button = executor.graph.publisher(Bool, TOPICS.emergency_stop)
+    button.publish(Bool(data=True))
+    executor.until(lambda: executor.status.state == ExecutorStatus.STOPPED, "the stop")
+    button.publish(Bool(data=False))
+    for change in ("deactivate", "cleanup", "configure", "activate"):
+        assert getattr(executor.node, f"trigger_{change}")().name == "SUCCESS"
+    executor.send()
+    executor.until(lambda: executor.status.chunks_refused == 1, "the refusal")
+    assert executor.status.state == ExecutorStatus.STOPPED and not executor.commands
 
 
 def test_an_emergency_stop_that_was_pressed_before_the_node_came_up_counts(graph):

@@ -43,6 +43,15 @@ def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chu
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
+def test_the_first_chunk_of_an_instruction_that_was_cancelled_before_it_arrived_is_not_followed(bench):
+    late = bench.chunk(FORWARD, epoch=7)
+    assert bench.executor.on_policy_state(False, 7, "stopped: cancelled by the client", bench.now) is None
+    with pytest.raises(ChunkRefused, match="its instruction has ended"):
+        bench.send(late)
+    bench.send(bench.chunk(FORWARD, epoch=8))
+    assert bench.executor.status.state is ExecutorState.EXECUTING
+
+
 def test_news_of_an_earlier_instruction_stops_nothing(bench):
     bench.send(bench.chunk(FORWARD, epoch=5))
     assert bench.executor.on_policy_state(False, 4, "stopped: replaced", bench.now) is None
@@ -97,62 +106,6 @@ def test_the_arm_is_at_rest_within_the_contracts_time_after_the_last_chunk(hold,
         bench.run(0.1)
     bench.run(max(0.0, last + hold - bench.now) + 0.005)
     assert at_rest(bench) and not bench.violations()
-
-
-# ---- one command after another ----
-
-
-def test_streamed_commands_are_the_motion_itself_and_silence_follows_its_end(bench):
-    bench.send(bench.chunk(FORWARD))
-    sent = []
-    for _ in range(120):
-        bench.run(0.02)
-        setpoint = bench.executor.setpoint(bench.now)
-        if setpoint is not None:
-            sent.append((bench.now, setpoint))
-            assert np.allclose(setpoint.positions, bench.observer.state(bench.now)[0], atol=1e-9)
-    assert (sent[-1][1].velocities == 0.0).all()
-    assert len(sent) < 100
-    assert bench.executor.setpoint(bench.now) is None
-
-
-def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was(bench):
-    bench.send(bench.chunk(FORWARD))
-    for _ in range(15):
-        bench.run(0.02)
-        last = bench.executor.setpoint(bench.now)
-    bench.run(0.3)
-    after = bench.executor.setpoint(bench.now)
-    assert (after.positions == last.positions).all() and (after.velocities == 0.0).all()
-    assert "this process stood still for 0.30 s" in bench.executor.status.reason
-    assert bench.executor.status.state is ExecutorState.HOLDING
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 250.0]))
-def test_streamed_commands_never_leap(seed, rate):
-    """Random chunks and stops; no two commands are further apart than the top speed allows."""
-    rng = np.random.default_rng(seed)
-    data = yaml.safe_load(CONTRACT_PATH.read_text())
-    data["command"]["rate_hz"] = rate
-    contract = parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
-    bench, before = Bench(contract), None
-    top = bench.observer.limits.velocity
-    for n in range(300):
-        if n % 37 == 0:
-            rows = FORWARD * np.append(rng.normal(0.0, 1.0, 3), 1.0)
-            rows[:, 3] = rng.integers(0, 2)
-            with contextlib.suppress(ChunkRefused):
-                bench.send(bench.chunk(rows, age=0.05))
-        if rng.random() < 0.01:
-            bench.post(bench.executor.pause(True, bench.now))
-            bench.executor.pause(False, bench.now)
-        bench.run(0.005)
-        setpoint = bench.executor.setpoint(bench.now)
-        if setpoint is not None and before is not None:
-            assert (np.abs(setpoint.positions - before[1]) <= top * (bench.now - before[0]) * 1.001 + 1e-9).all()
-        if setpoint is not None:
-            before = (bench.now, setpoint.positions)
 
 
 # ---- shadow ----

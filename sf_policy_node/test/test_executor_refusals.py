@@ -22,6 +22,7 @@ REFUSALS = {
     "action space": ({"space": ActionSpace.EE_POSE}, "action space is ee_pose"),
     "contract": ({"contract_hash": "0123"}, "made for contract 0123"),
     "frame": ({"frame": "world"}, "frame is 'world'"),
+    "way of joining": ({"join": 7}, "way of joining is number 7"),
     "step": ({"step_s": 0.05}, "0.05 s apart"),
     "reference names": ({"reference_names": ("joint1",)}, "reference names joint1"),
     "reference size": ({"reference": np.zeros(3)}, "reference has size 3"),

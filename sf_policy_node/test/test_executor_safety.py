@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import yaml
-from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
+from motion_cases import FORWARD, HOME, Bench, keep_moving, make_chunk, sim_arm, straight
 
-from sf_policy_node.contract import parse_contract
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.status import ExecutorState
@@ -192,18 +190,41 @@ def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_t
     assert stop.times[-1] < 0.3 and (stop.velocities[-1] == 0.0).all()
 
 
-def test_streamed_commands_slow_down_when_the_clock_is_set():
-    data = yaml.safe_load(CONTRACT_PATH.read_text())
-    data["command"]["output"] = "forward_command"
-    bench = Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
-    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
-    before = bench.executor.setpoint(bench.clock)
-    bench.set_by = 30.0
-    bench.run(0.02)
-    after = bench.executor.setpoint(bench.clock)
-    assert np.abs(after.positions - before.positions).max() <= 0.03 * np.abs(before.velocities).max() + 1e-6
-    bench.run(0.4)
-    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
+def test_one_joint_state_from_the_future_stops_the_arm_and_the_next_right_one_heals_it(bench):
+    keep_moving(bench, 0.6)
+    position, velocity = bench.observer.state(bench.now)
+    bench.executor.on_joint_state(bench.now + 3600.0, position, velocity)
+    bench.post(bench.executor.tick(bench.clock))
+    assert "joint states are stamped" in bench.executor.status.reason
+    bench.run(0.6)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    bench.send(bench.chunk(FORWARD))
+    assert bench.executor.status.state is ExecutorState.EXECUTING and not bench.violations()
+
+
+@pytest.mark.parametrize("ahead", [0.005, 2.0])
+def test_after_a_clock_step_the_arm_can_be_stopped_though_joint_states_are_stamped_ahead(bench, ahead):
+    keep_moving(bench, 0.9)
+    bench.set_by = -30.0
+    assert bench.executor.tick(bench.clock) is None  # the motion under way ends by itself
+    position, velocity = bench.observer.state(bench.now)
+    bench.executor.on_joint_state(bench.clock + ahead, position, velocity)
+    stop = bench.executor.emergency_stop(bench.clock)
+    assert stop is not None and (stop.velocities[-1] == 0.0).all()
+
+
+def test_an_executor_that_takes_the_place_of_another_stays_stopped(bench):
+    bench.executor.on_emergency_stop(True, bench.now)
+    bench.executor.on_emergency_stop(False, bench.now)
+    after = Bench(sim_arm())
+    after.executor.take_latch(bench.executor)
+    after.executor.activate(after.now)
+    with pytest.raises(ChunkRefused, match="the emergency stop is latched"):
+        after.send(after.chunk(FORWARD))
+    assert after.executor.status.state is ExecutorState.STOPPED
+    after.executor.reset_emergency_stop(after.now)
+    after.run(0.1)
+    after.send(after.chunk(FORWARD))
 
 
 def test_a_chunk_that_brings_the_news_of_a_clock_step_is_refused(bench):

@@ -102,6 +102,14 @@ def test_the_executor_follows_a_chunk_of_a_known_frame_and_no_other():
     assert np.linalg.norm(turned.tool() - Bench(sim_arm()).tool()) > 0.01
 
 
+def test_an_empty_chunk_of_poses_is_refused_and_breaks_nothing():
+    contract = contract_for(ActionSpace.EE_POSE, rotation=True)
+    known = frames(contract)
+    known.set("table", BASE, np.zeros(3), NO_TURN)
+    chunk = make_chunk(contract, np.zeros((0, 7)), frame="table")
+    assert known.in_base(chunk) is chunk
+
+
 @pytest.mark.parametrize(
     "change", [{"data": np.zeros((3, 2))}, {"data": np.full((8, 4), np.nan)}, {"names": ("a",)}, {"space": "number 77"}]
 )
@@ -153,3 +161,15 @@ def test_links_of_the_urdf_are_known_without_tf():
     )
     known = frames(parse_contract(CONTRACT_PATH.read_text(), urdf))
     assert known.pose("bench").translation == pytest.approx([0.5, 0.0, -0.1])
+
+
+def test_a_link_behind_a_joint_that_the_contract_does_not_name_moves():
+    urdf = sim_arm().urdf_xml.replace(
+        "</robot>",
+        '<link name="head"/><joint name="neck" type="revolute"><parent link="base_link"/><child link="head"/>'
+        '<axis xyz="0 0 1"/><limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>',
+    )
+    known = frames(parse_contract(CONTRACT_PATH.read_text(), urdf))
+    assert known.pose("head") is None
+    known.set("camera", "head", np.zeros(3), NO_TURN)
+    assert known.pose("camera") is None

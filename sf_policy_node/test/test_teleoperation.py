@@ -61,6 +61,18 @@ def test_a_leader_that_is_far_away_is_approached_slowly(bench):
     assert np.abs(bench.observer.state(bench.now)[1][0]) <= 0.25 * sim_arm().joints[0].velocity + 1e-9
 
 
+def test_a_leader_that_is_far_away_is_approached_slowly_also_where_only_a_part_of_the_way_stays_in_the_box(bench):
+    target = np.array([-1.02, -0.63, 2.29, 1.62, -0.01, -0.81, HOME[6]])
+    quarter = 0.25 * np.array([joint.velocity for joint in sim_arm().joints]) + 1e-9
+    for _ in range(60):
+        with contextlib.suppress(MotionRefused):
+            lead(bench, target, PERIOD)
+        place, speed = bench.observer.state(bench.now)
+        if np.abs(place - target)[:6].max() > 0.3:
+            assert (np.abs(speed[:6]) <= quarter).all()
+    assert np.abs(place - HOME)[:6].max() > 0.1 and not bench.violations()
+
+
 def test_when_the_person_lets_go_the_arm_stops_and_the_policy_goes_on_with_a_fresh_chunk(bench):
     lead(bench, lambda now: turned(0.5 * now), 0.6, velocity=np.array([0.5, 0, 0, 0, 0, 0, 0]))
     old = bench.chunk(FORWARD, age=0.1)

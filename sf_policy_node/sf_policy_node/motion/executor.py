@@ -64,7 +64,7 @@ class ChunkExecutor:
         self._score = ShadowScore(len(names)) if shadow else None
         self._policy = ChunkFollower(contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score)
         self._teleoperation = TeleoperationPlanner(contract, workspace)
-        self._stream = Stream(contract.command.rate_hz, names)
+        self._stream = Stream(contract.command.rate_hz, names, alone=self._guard.streams)
         self._paused = False
         self._led_until = -math.inf  # a person or a replay is in charge until then, unless heard again
         self._log.rest(ExecutorState.INACTIVE, "not active")
@@ -78,6 +78,7 @@ class ChunkExecutor:
         self._policy.forget_order()
         self._policy.forget_motion()
         self._guard.path = None
+        self._stream.forget()
         self._rest("waiting for the first chunk")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
@@ -113,6 +114,11 @@ class ChunkExecutor:
         latched = self._guard.stopped
         self._guard.latch()
         return self._emergency_stop(now, latched)
+
+    def take_latch(self, before: ChunkExecutor) -> None:
+        """This executor takes the place of another one, whose emergency stop stays as it is until a person resets it."""
+        self._guard.pressed, self._guard.stopped = before._guard.pressed, before._guard.stopped
+        self._rest("")
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
         """Clear the latch. The arm stays where it is until a chunk arrives that was observed afterwards.
@@ -163,9 +169,9 @@ class ChunkExecutor:
     def on_policy_state(self, following: bool, epoch: int, reason: str, now: float) -> Trajectory | None:
         """The policy says whether it still follows the instruction of ``epoch``; a stop to send when it does not."""
         last = self._policy.last
-        if following or last is None or epoch < last.epoch:
+        if following or (last is not None and epoch < last.epoch):
             return None
-        self._policy.block("its instruction has ended", epoch)
+        self._policy.block("its instruction has ended", epoch)  # also when its first chunk is still on its way
         if self._log.status.state not in _FOLLOWING:
             return None
         self._rest(reason)
@@ -238,7 +244,10 @@ class ChunkExecutor:
 
     def setpoint(self, now: float) -> Setpoint | None:
         """For outputs that send one command after another: where the joints are to be now; None when the arm is to stay."""
-        if self._score is not None or self._guard.path is None or self._guard.clock.jump(now):
+        if self._score is not None or self._guard.clock.jump(now):
+            return None
+        if self._guard.path is None:
+            self._stream.forget()
             return None
         setpoint, lost = self._stream.at(self._guard.path, now)
         if lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.types import Setpoint
@@ -11,10 +12,15 @@ _GAP_S = 0.06  # a sender that was silent for longer, or for three periods, has 
 
 
 class Stream:
-    """Reads commands off a path, and notices when it was not asked for so long that the next one would be a leap."""
+    """Reads commands off a path, and notices when it was not asked for so long that the next one would be a leap.
 
-    def __init__(self, rate_hz: float, joint_names: tuple[str, ...]) -> None:
-        self._gap = max(_GAP_S, 3.0 / rate_hz)
+    Args:
+        alone: the arm follows these commands and nothing else. Where a controller follows trajectories and only the gripper is
+            streamed, the arm has gone on meanwhile, and there is no gap.
+    """
+
+    def __init__(self, rate_hz: float, joint_names: tuple[str, ...], *, alone: bool = True) -> None:
+        self._gap = max(_GAP_S, 3.0 / rate_hz) if alone else math.inf
         self._names = joint_names
         self._last: Setpoint | None = None  # of a motion that had not ended then
 
@@ -30,6 +36,10 @@ class Stream:
         if now < path.end:
             self._last = setpoint
         return setpoint, 0.0
+
+    def forget(self) -> None:
+        """Nothing is under way: what was said last is not to be gone on from."""
+        self._last = None
 
     def clock_set(self, jump: float) -> None:
         """The clock was set by ``jump`` [s], and the path with it."""

@@ -55,6 +55,9 @@ class TeleoperationPlanner:
         Joints move one by one, so that the way to a target inside may lead outside: then only a part of it is gone. Its way
         is straighter, and the next command goes on from there.
         """
+        finite = np.where(np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf)
+        place = np.minimum(np.maximum(target, self._limits.lower), self._limits.upper)
+        self._caught_up = self._caught_up or bool((np.abs(place - position) <= _CAUGHT_UP * finite).all())
         for share in _SHARES:
             shaped = self._towards(position + share * (target - position), share * target_velocity, position, velocity)
             if shaped is not None:
@@ -64,8 +67,6 @@ class TeleoperationPlanner:
     def _towards(self, target: np.ndarray, target_velocity: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> Shaped | None:
         limits, period = self._limits, self._period
         place = np.minimum(np.maximum(target, limits.lower), limits.upper)
-        finite = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)
-        self._caught_up = self._caught_up or bool((np.abs(place - position) <= _CAUGHT_UP * finite).all())
         if not self._caught_up:
             limits = dataclasses.replace(limits, velocity=limits.velocity * _TAKING_OVER)
         speed = np.minimum(np.maximum(target_velocity, -limits.velocity), limits.velocity)

@@ -44,6 +44,7 @@ class ChunkExecutorNode(ManagedNode):
         self._shadow, join = self.value("shadow"), self.value("join")
         if join not in _JOINS:
             raise ValueError(f"join: {join!r} is not one of {', '.join(_JOINS)}")
+        before: ChunkExecutor | None = getattr(self, "_motion", None)
         self._motion = ChunkExecutor(
             contract,
             shadow=self._shadow,
@@ -51,6 +52,8 @@ class ChunkExecutorNode(ManagedNode):
             stopwatch=time.monotonic,
             simulated=self.value("use_sim_time"),
         )
+        if before is not None:
+            self._motion.take_latch(before)
         self._joint_states = JointStates(contract)
         self._latencies = Latencies()
         self._reported: tuple | None = None

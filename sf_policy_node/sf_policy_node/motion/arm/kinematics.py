@@ -57,6 +57,7 @@ class Kinematics:
         for key, frame in (("base_frame", contract.base_frame), ("tool_frame", contract.tool_frame)):
             if not model.existFrame(frame):
                 raise ContractError(f"{key}: {contract.urdf} has no frame {frame!r}")
+        self._fixed_links = _fixed_links(model, contract.base_frame)
         locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in contract.arm_joints]
         self._model = pinocchio.buildReducedModel(model, locked, pinocchio.neutral(model))
         self._data = self._model.createData()
@@ -80,8 +81,7 @@ class Kinematics:
 
     def fixed_links(self) -> dict[str, pinocchio.SE3]:
         """Where the links that no joint moves stand in the base frame."""
-        links = (frame for frame in self._model.frames if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == 0)
-        return {frame.name: self._to_base * frame.placement for frame in links}
+        return self._fixed_links
 
     def forward(self, positions: np.ndarray) -> ToolPose:
         """Tool pose for arm joint positions (J,), in the order of the contract."""
@@ -142,6 +142,13 @@ class Kinematics:
         """The tool in the frame of the URDF's root. Valid until the next call."""
         pinocchio.forwardKinematics(self._model, self._data, self._ordered(positions))
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
+
+
+def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:
+    """Of a whole model, in which no joint is locked: also one that the contract does not name may move."""
+    base = model.frames[model.getFrameId(base_frame)]
+    links = (frame for frame in model.frames if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == base.parentJoint)
+    return {frame.name: base.placement.actInv(frame.placement) for frame in links}
 
 
 @numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)

@@ -7,7 +7,7 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
-from sf_policy_node.motion.types import Chunk
+from sf_policy_node.motion.types import Chunk, Join
 
 
 def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
@@ -30,6 +30,7 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
         tuple(chunk.names) == tuple(action.names),
         f"its columns are {', '.join(chunk.names) or 'none'}, the contract says {', '.join(action.names)}",
     )
+    _require(chunk.join in tuple(Join), f"its way of joining is number {chunk.join}, which is none")
     data = np.asarray(chunk.data)
     _require(data.size > 0, "it is empty")
     expected = (action.horizon, len(action.names))

@@ -101,8 +101,7 @@ class ChunkFollower:
 
     def block(self, reason: str, epoch: int = 0) -> None:
         """Follow no more chunks of the instruction in force, or of ``epoch`` where that is later."""
-        if self.last is not None:
-            self._blocked = (max(epoch, self.last.epoch), reason)
+        self._blocked = (max(epoch, self.last.epoch if self.last else epoch), reason)
 
     def stopped(self, end: float) -> None:
         """The motion was stopped, and ends at a time [s]."""

@@ -58,7 +58,7 @@ class FixedFrames:
         if chunk.frame == self._contract.base_frame or not right or data.shape[1:] != (len(action.names),):
             return chunk
         pose = self.pose(chunk.frame)
-        if pose is None or not np.isfinite(data).all():
+        if pose is None or not data.size or not np.isfinite(data).all():
             return chunk
         relative, data = action.space is ActionSpace.EE_DELTA, data.astype(float)
         data[:, self._place] = data[:, self._place] @ pose.rotation.T + (0.0 if relative else pose.translation)

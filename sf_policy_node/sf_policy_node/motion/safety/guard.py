@@ -63,7 +63,7 @@ class Guard:
         self.active = self.stopped = self.pressed = False
         self.refusals = 0
         self.settling = False  # the clock was set in the middle of a motion, which has not been seen to end
-        self._streams = contract.command.output != "joint_trajectory"
+        self.streams = contract.command.output != "joint_trajectory"
         self._workspace = workspace
         self._period = 1.0 / contract.command.rate_hz
         self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
@@ -143,7 +143,7 @@ class Guard:
 
     def stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
         """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
-        if self.settling and self.monitor.age(now) >= 0.0:  # nobody knows where the controller is in its motion
+        if self.settling and self.monitor.heard:  # nobody knows where the controller is in its motion
             self.settling, self._stays_at = False, -math.inf
             _, position, velocity = self.monitor.newest
             path = CommandedPath(now, self._period, position[None], velocity[None])
@@ -179,7 +179,7 @@ class Guard:
         moving = self.moving(self.clock.now)
         self.clock.reset(now)
         self.monitor.forget()
-        if self._streams and moving:
+        if self.streams and moving:
             self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
             return self.stop(now)
         self._led_to = self.path.positions[-1] if moving else self._led_to

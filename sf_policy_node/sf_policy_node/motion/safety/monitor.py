@@ -20,6 +20,7 @@ _ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere els
 _IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing pushes an arm that fast
 _RESTING, _RESTING_S = 0.02, 0.1  # share of the top speed below which a joint that stays so for this long is at rest
 _CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
+_CLOCK_S = 1.0  # a stamp that is that much older is of another clock, and the ones before it may be wrong
 _LOOK_BACK = 10  # joint states in which a leap is looked for
 
 
@@ -51,12 +52,20 @@ class ArmMonitor:
         names = self._limits.names
         if positions.shape != (len(names),) or velocities.shape != (len(names),):
             raise ValueError(f"joint state: needs {len(names)} positions and velocities ({', '.join(names)}), got {positions.shape}")
-        if np.isfinite(stamp) and np.isfinite(positions).all() and np.isfinite(velocities).all():
-            self._history.add(stamp, positions, velocities)
+        if not (np.isfinite(stamp) and np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            return
+        if self._history and stamp < self._history.newest[0] - _CLOCK_S:
+            self._history.clear()
+        self._history.add(stamp, positions, velocities)
 
     def forget(self) -> None:
         """Drop all joint states, as after a jump of the clock."""
         self._history.clear()
+
+    @property
+    def heard(self) -> bool:
+        """There is a joint state."""
+        return bool(self._history)
 
     def age(self, now: float) -> float:
         """Age of the newest joint state [s]; -1 before the first."""

@@ -1,0 +1,145 @@
+"""Commands that are sent one by one: to an arm that knows nothing else, or to a gripper beside an arm that follows trajectories."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm, straight
+
+from sf_policy_node.contract import parse_contract
+from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.motion.status import ExecutorState
+
+TICK = 0.02
+
+
+def bench_with(output: str, **command) -> Bench:
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["command"].update(output=output, **command)
+    return Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
+
+
+def stream(bench: Bench, seconds: float) -> list[np.ndarray]:
+    """What is streamed at every cycle; the bench's arm is where it is told to be anyway."""
+    said = []
+    for _ in range(round(seconds / TICK)):
+        bench.run(TICK)
+        setpoint = bench.executor.setpoint(bench.clock)
+        if setpoint is not None:
+            said.append(setpoint.positions)
+    return said
+
+
+def move(bench: Bench, chunks: int = 2) -> None:
+    for _ in range(chunks):
+        bench.send(bench.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)), age=0.1))
+        stream(bench, 0.3)
+
+
+@pytest.mark.parametrize("chunk_at_once", [True, False])
+def test_after_a_pause_in_the_lifecycle_nothing_of_the_motion_before_it_is_streamed(chunk_at_once):
+    bench = bench_with("forward_command")
+    move(bench)
+    bench.post(bench.executor.deactivate(bench.now))
+    bench.run(1.0)
+    bench.offset = bench.offset + np.array([0.3, 0, 0, 0, 0, 0, 0])  # somebody turned it by hand meanwhile
+    bench.run(0.2)
+    bench.executor.activate(bench.now)
+    if not chunk_at_once:
+        assert not stream(bench, 0.1)
+    bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (0.0, 0.01, 0.0))), bench.now)
+    measured = bench.measured[-1][1]
+    said = bench.executor.setpoint(bench.now + TICK)
+    assert said is not None and np.abs(said.positions - measured)[:6].max() < 0.01
+
+
+def test_an_arm_with_trajectories_goes_on_after_a_stall_and_can_still_be_stopped():
+    gripper = {"output": "forward_command", "topic": "/gripper_controller/commands"}
+    bench = bench_with("joint_trajectory", gripper=gripper)
+    move(bench)
+    bench.send(bench.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)), age=0.1))
+    stream(bench, 0.1)
+    bench.run(0.15)  # the process was busy: no cycle was streamed
+    told, _ = bench.executor.path.state(bench.now)
+    said = bench.executor.setpoint(bench.now)
+    assert said.positions == pytest.approx(told)
+    assert "stood still" not in bench.executor.status.reason
+    stop = bench.executor.emergency_stop(bench.now)
+    assert stop is not None
+    bench.post(stop)
+    bench.run(0.6)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
+
+
+def test_streamed_commands_slow_down_when_the_clock_is_set():
+    bench = bench_with("forward_command")
+    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
+    before = bench.executor.setpoint(bench.clock)
+    bench.set_by = 30.0
+    bench.run(0.02)
+    after = bench.executor.setpoint(bench.clock)
+    assert np.abs(after.positions - before.positions).max() <= 0.03 * np.abs(before.velocities).max() + 1e-6
+    bench.run(0.4)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
+
+
+def test_home_is_streamed_to_by_nobody_before_a_chunk():
+    bench = bench_with("forward_command")
+    assert not stream(bench, 0.2)
+    bench.send(bench.chunk(FORWARD))
+    assert np.abs(stream(bench, 0.04)[0] - HOME)[:6].max() < 0.01
+
+
+def test_streamed_commands_are_the_motion_itself_and_silence_follows_its_end():
+    bench = bench_with("forward_command")
+    bench.send(bench.chunk(FORWARD))
+    sent = []
+    for _ in range(120):
+        bench.run(0.02)
+        setpoint = bench.executor.setpoint(bench.now)
+        if setpoint is not None:
+            sent.append((bench.now, setpoint))
+            assert np.allclose(setpoint.positions, bench.observer.state(bench.now)[0], atol=1e-9)
+    assert (sent[-1][1].velocities == 0.0).all()
+    assert len(sent) < 100
+    assert bench.executor.setpoint(bench.now) is None
+
+
+def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was():
+    bench = bench_with("forward_command")
+    bench.send(bench.chunk(FORWARD))
+    for _ in range(15):
+        bench.run(0.02)
+        last = bench.executor.setpoint(bench.now)
+    bench.run(0.3)
+    after = bench.executor.setpoint(bench.now)
+    assert (after.positions == last.positions).all() and (after.velocities == 0.0).all()
+    assert "this process stood still for 0.30 s" in bench.executor.status.reason
+    assert bench.executor.status.state is ExecutorState.HOLDING
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 250.0]))
+def test_streamed_commands_never_leap(seed, rate):
+    """Random chunks and stops; no two commands are further apart than the top speed allows."""
+    rng = np.random.default_rng(seed)
+    bench, before = bench_with("forward_command", rate_hz=rate), None
+    top = bench.observer.limits.velocity
+    for n in range(300):
+        if n % 37 == 0:
+            rows = FORWARD * np.append(rng.normal(0.0, 1.0, 3), 1.0)
+            rows[:, 3] = rng.integers(0, 2)
+            with contextlib.suppress(ChunkRefused):
+                bench.send(bench.chunk(rows, age=0.05))
+        if rng.random() < 0.01:
+            bench.post(bench.executor.pause(True, bench.now))
+            bench.executor.pause(False, bench.now)
+        bench.run(0.005)
+        setpoint = bench.executor.setpoint(bench.now)
+        if setpoint is not None and before is not None:
+            assert (np.abs(setpoint.positions - before[1]) <= top * (bench.now - before[0]) * 1.001 + 1e-9).all()
+        if setpoint is not None:
+            before = (bench.now, setpoint.positions)
