@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from sf_policy_node.contract import ContractError, load_contract
+from sf_training.recording.controls import DEFAULT_BUTTONS
 
 SIM_ROBOT = "sim_arm"  # the robot whose arm and cameras are a node of ours
+_BUTTON_KEYS = ("button", "open", "close", "toggle", "slow_button")  # of a device file
 NO_POLICY = "none"
 
 Value = bool | int | float | str
@@ -140,8 +143,37 @@ def record_graph(
         device = {"device": str(find_device(teleop))}
         nodes.append(NodeSpec("sf_training", "teleoperation", "teleoperation", {**common, **device}, lifecycle=True))
     if gamepad:
+        if teleop:
+            _check_buttons(find_device(teleop))
         nodes.append(NodeSpec("sf_training", "recorder_joy", "recorder_joy", {"countdown_s": float(countdown)}))
     return nodes
+
+
+def _check_buttons(device: Path) -> None:
+    """One press must not close a gripper and end an episode.
+
+    Raises:
+        GraphError: device and recorder would listen to the same button.
+    """
+    used: dict[int, str] = {}
+
+    def look(part: object, key: str, topic: str) -> None:
+        if isinstance(part, dict):
+            for name, value in part.items():
+                look(value, f"{key}.{name}" if key else name, part.get("topic", topic))
+        elif key.rpartition(".")[2] in _BUTTON_KEYS and isinstance(part, int) and "/" + topic.strip("/") == "/joy":
+            used[part] = key
+
+    try:
+        look(yaml.safe_load(device.read_text(encoding="utf-8")), "", "")
+    except (OSError, yaml.YAMLError):
+        return  # the device's own node says what is wrong with it
+    for press, button in DEFAULT_BUTTONS.items():
+        if button in used:
+            raise GraphError(
+                f"gamepad: button {button} is {press} for the recorder and {used[button]} in {device.name}; take another button there, "
+                f"or start recorder_joy by hand with button_{press}"
+            )
 
 
 def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS) -> dict[str, Value]:

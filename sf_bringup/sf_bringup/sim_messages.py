@@ -85,8 +85,7 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
         suggested_target=state.target,
         tool=point(state.tool),
         objects=[
-            ObjectState(name=each.colour, position=point(each.position), lifted=each.lifted, touched=each.touched)
-            for each in state.objects
+            ObjectState(name=each.colour, position=point(each.position), lifted=each.lifted, touched=each.touched) for each in state.objects
         ],
     )
     message.header.stamp, message.header.frame_id = to_stamp(seconds), frame

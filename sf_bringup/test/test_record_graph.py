@@ -32,6 +32,15 @@ def test_every_argument_reaches_its_node(tmp_path):
     assert all(command_line(node) for node in nodes.values())
 
 
+def test_one_press_never_means_two_things(tmp_path):
+    device = tmp_path / "mine.yaml"
+    device.write_text(find_device("gamepad").read_text().replace("slow_button: 8", "slow_button: 12"))
+    with pytest.raises(GraphError, match=r"gamepad: button 12 is failure for the recorder and motion\.slow_button in mine\.yaml"):
+        record_graph(teleop=str(device), gamepad=True)
+    record_graph(teleop=str(device))
+    record_graph(teleop="spacemouse", gamepad=True)  # its buttons are on another topic
+
+
 def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
     assert list(named(record_graph())) == ["sim_arm", "chunk_executor", "recorder"]
 

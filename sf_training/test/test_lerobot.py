@@ -204,6 +204,21 @@ def test_actions_without_an_operator_are_the_joints_reached(tmp_path, contract, 
     np.testing.assert_allclose(episode.action[:-1], episode.state[1:], atol=1e-6)
 
 
+def test_before_a_hole_nobody_knows_the_joints_of_one_frame_later(tmp_path, contract):
+    with open_writer(tmp_path / "bags", contract) as writer:
+        for frame in range(30):
+            stamp = START + frame * 0.1
+            if not 10 <= frame < 20:
+                write_cameras(writer, contract, frame, stamp)
+            write_joints(writer, contract, contract.topics.joint_states, stamp, np.full(7, 0.01 * frame))
+        writer.finish("success")
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set"), "--action", "measured"]) == 0
+    reader = DatasetReader(tmp_path / "set")
+    for number in range(reader.episodes):
+        episode = reader.episode(number)
+        assert np.abs(episode.action - episode.state).max() < 0.015
+
+
 def others_dataset(folder, names, values, *, size=(WIDTH, HEIGHT), camera="top"):
     """As another robot's recorder might leave it."""
     cameras = {camera: size, "hand": size}

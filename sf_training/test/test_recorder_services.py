@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import String
@@ -29,6 +29,7 @@ from sf_training.recording.keyboard_node import RecorderKeys
 from sf_training.recording.recorder_node import Recorder
 from sf_training.recording.recovery import recover_episode
 from sf_training.recording.session import State
+from sf_training.recording.topics import absolute
 
 pytestmark = pytest.mark.ros
 PIXELS = np.zeros((24, 32, 3), np.uint8)
@@ -201,8 +202,8 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     joy = cell.add(RecorderJoy())
     publisher = cell.node.create_publisher(Joy, "joy", 10)
     cell.wait(lambda: publisher.get_subscription_count() and joy._client.status is not None, "discovery")
-    for pressed in (0, 1, 0):  # button 0: success, here a new label
-        publisher.publish(Joy(buttons=[pressed, 0, 0, 0, 0, 0, 0, 0]))
+    for pressed in (0, 1, 0):  # button 11: success, here a new label
+        publisher.publish(Joy(buttons=[pressed if number == 11 else 0 for number in range(15)]))
     cell.wait(lambda: list(cell.status.outcomes) == ["success 1"], "the label")
     keys.key("q")
     assert keys.over
@@ -233,3 +234,15 @@ def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(ros_domain, t
     assert reader.counts[SCENE] > 30
     with AnyReader([recovered.path]) as bag:
         assert killed - bag.end_time * 1e-9 < 1.0
+
+
+def test_messages_lost_are_counted_where_rclpy_does_not_tell_publishers_apart(cell):
+    node, told = cell.recorder, absolute(cell.contract.topics.instruction)
+    one = node.create_publisher(String, told, 1)
+    cell.wait(lambda: node.count_publishers(told) == 1, "the publisher")
+    say = {name: serialize_message(String(data=name)) for name in ("red", "blue")}
+    node._on_message(told, say["red"], {"publication_sequence_number": 1, "source_timestamp": 1})
+    node._on_message(told, say["blue"], {"publication_sequence_number": 1, "source_timestamp": 2})
+    assert node.instruction == "blue"
+    assert node._only_publisher(told) and not node._only_publisher("/nobody")
+    node.destroy_publisher(one)

@@ -13,7 +13,7 @@ from synthetic_episodes import tiny_contract
 
 from sf_training.recording import messages, session
 from sf_training.recording.episode_folder import find_episode, outcome_of
-from sf_training.recording.episode_writer import EpisodeWriter
+from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.labels import LabelError, add_label
 from sf_training.recording.queued_writer import QueuedWriter
 from sf_training.recording.session import RecordingSession, SessionError, State
@@ -232,3 +232,19 @@ def test_the_last_episode_is_found_and_a_label_changes_what_counts(desk):
     assert desk.session.outcomes["success"] == 2 and not desk.session.outcomes["failure"]
     with pytest.raises(LabelError, match="is not a finished episode; give the name of one"):
         find_episode(desk.directory, "nothing")
+
+
+def test_a_writer_that_dies_of_whatever_leaves_no_finished_episode():
+    class BrokenWriter:
+        size = 0
+
+        def write(self, topic, data, log_time, publish_time):
+            raise MemoryError("no more of it")
+
+        def finish(self, *_, **__):
+            raise AssertionError("finished")
+
+    queued = QueuedWriter(BrokenWriter())
+    queued.put("/t", b"data", 0)
+    with pytest.raises(EpisodeWriteError, match="a message cannot be written: MemoryError"):
+        queued.finish("success")

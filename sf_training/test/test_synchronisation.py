@@ -100,6 +100,14 @@ def test_joints_in_any_order_and_in_parts():
         JointStream(ms(0, 10), messages, ("a", "c", "d"))
 
 
+def test_a_part_too_short_to_hear_every_publisher_has_no_joints_and_a_recording_without_a_joint_is_named():
+    arm, gripper = (SimpleNamespace(name=[name], position=[1.0]) for name in "ab")
+    assert JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm, gripper]) is None
+    assert JointStream.of_part(ms(0, 1), [arm, gripper], ("a", "b"), lambda: [arm, gripper]).first == 1 * MS
+    with pytest.raises(ValueError, match="joint b is never named"):
+        JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm])
+
+
 def test_a_command_holds_until_the_next():
     stream = joint_stream(ms(100, 200), [[1, 1], [2, 2]])
     assert stream.held(ms(100, 199, 200, 900))[:, 0].tolist() == [1, 1, 2, 2]

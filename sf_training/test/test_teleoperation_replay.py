@@ -92,6 +92,20 @@ def test_a_gap_in_the_joint_states_is_not_replayed(tmp_path):
         recorded_motion(reader, "commanded")
 
 
+def test_a_gap_of_the_arm_is_not_hidden_by_a_gripper_with_a_publisher_of_its_own(tmp_path):
+    names, topic = CONTRACT.command_joints, absolute(CONTRACT.topics.joint_states)
+    with open_writer(tmp_path, CONTRACT) as writer:
+        for frame in range(20):
+            stamp = START + frame * STEP
+            write_cameras(writer, CONTRACT, frame, stamp)
+            if not 5 <= frame < 12:
+                writer.write(topic, messages.joint_state(stamp, names[:-1], HOME[:-1]), messages.nanoseconds(stamp))
+            writer.write(topic, messages.joint_state(stamp, names[-1:], HOME[-1:]), messages.nanoseconds(stamp + 0.001))
+        reader = EpisodeReader(writer.finish("success"))
+    with pytest.raises(ReplayError, match=r"gap of 0\.80 s"):
+        recorded_motion(reader, "commanded")
+
+
 @pytest.mark.parametrize("speed", [0.1, 0.5, 1.0])
 def test_a_replay_passes_the_same_places_at_its_speed(speed):
     motion, timed = swing(), at_speed(swing(), sim_arm(), speed)

@@ -147,7 +147,8 @@ def _observe(reader: EpisodeReader, whole: dict[str, Stream], part: dict[str, St
     chunks = part[absolute(contract.topics.expert_chunk)]
     cameras = [part[absolute(camera.topic)] for camera in contract.cameras]
     seen = align_cameras([stream.stamps for stream in cameras], contract, chunks.stamps if len(chunks.stamps) else None)
-    seen, joints = _with_joints(contract, seen, part[absolute(contract.topics.joint_states)])
+    states = absolute(contract.topics.joint_states)
+    seen, joints = _with_joints(contract, seen, part[states], whole[states])
     colour = np.stack([stream.places[index] for stream, index in zip(cameras, seen.indices.T, strict=True)], axis=1)
     return EpisodeIndex(
         blocks=np.empty((0, 4), np.int64),
@@ -161,10 +162,11 @@ def _observe(reader: EpisodeReader, whole: dict[str, Stream], part: dict[str, St
     )
 
 
-def _with_joints(contract: Contract, seen: Observations, stream: Stream) -> tuple[Observations, np.ndarray]:
+def _with_joints(contract: Contract, seen: Observations, stream: Stream, whole: Stream) -> tuple[Observations, np.ndarray]:
     """The observations at which fresh joint positions are known, and these (N, J)."""
-    if len(stream.stamps):
-        states = JointStream(stream.stamps, stream.messages, contract.command_joints)
+    names = contract.command_joints
+    states = JointStream.of_part(stream.stamps, stream.messages, names, lambda: whole.messages) if len(stream.stamps) else None
+    if states is not None:
         joints = states.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9), seen.arrived)
     else:
         joints = np.full((len(seen.stamps), len(contract.command_joints)), np.nan)
@@ -197,7 +199,11 @@ def _pairs(
         )
     if not len(part[topic].stamps):
         return expert_pairs(contract, seen.stamps, [], np.empty(0, np.int64))
-    stream = JointStream(part[topic].stamps, as_joint_states(reader, topic, part[topic]), contract.command_joints)
+    commands = as_joint_states(reader, topic, part[topic])
+    names = contract.command_joints
+    stream = JointStream.of_part(part[topic].stamps, commands, names, lambda: as_joint_states(reader, topic, whole[topic]))
+    if stream is None:
+        return expert_pairs(contract, seen.stamps, [], np.empty(0, np.int64))
     sources = absolute(contract.topics.control_source)
     until = operators_time(seen.stamps, whole[sources], part[sources])
     if not last:  # what came after the cut is not known: the last command does not hold

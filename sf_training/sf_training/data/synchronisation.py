@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +90,24 @@ class JointStream:
             stamped = np.array(times[name], np.int64)
             order = np.argsort(stamped, kind="stable")
             self._joints.append((stamped[order], np.array(values[name])[order]))
+
+    @classmethod
+    def of_part(
+        cls, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str], whole: Callable[[], Sequence]
+    ) -> JointStream | None:
+        """Of a part of a recording; None where a joint is not named in it though it is in ``whole``, whose messages are then asked for.
+
+        A clock step can cut off a part so short that not every publisher was heard in it.
+
+        Raises:
+            ValueError: when a joint is never named.
+        """
+        try:
+            return cls(stamps, joint_messages, names)
+        except ValueError:
+            if set(names) <= {name for message in whole() for name in message.name}:
+                return None
+            raise
 
     @property
     def first(self) -> int:

@@ -84,20 +84,25 @@ def _part(
     cameras = [absolute(camera.topic) for camera in contract.cameras]
     seen = align_cameras([part[topic].stamps for topic in cameras], contract)
     stream = part[absolute(contract.topics.joint_states)]
-    joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
+    whole = read[absolute(contract.topics.joint_states)]
+    joints = JointStream.of_part(stream.stamps, stream.messages, contract.command_joints, lambda: whole.messages)
+    if joints is None:
+        return []
+    step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
+    cells = (seen.complete - seen.complete[:1] + step // 2) // step
     state = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
     if source == "commanded":
         action = _commands(reader, read, part, seen, fps, command_age_s)
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
+        action[np.append(np.diff(cells) != 1, True)] = np.nan  # before a hole nobody knows the joints of one frame later
     rows = np.flatnonzero(np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1))
     if not len(rows):
         return []
     # Messages are counted over the whole recording.
     numbers = [np.searchsorted(read[topic].order, part[topic].order) for topic in cameras]
     indices = np.stack([number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1)
-    step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
-    cells = (seen.complete[rows] - seen.complete[0] + step // 2) // step
+    cells = cells[rows]
     found = []
     for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
         places = cells[piece] - cells[piece][0]

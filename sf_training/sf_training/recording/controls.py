@@ -30,6 +30,9 @@ KEYS: dict[str, Press] = {
     "i": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
+# As SDL and game_controller_node number every make: right shoulder, then up, down, left and right of the pad. The shipped device file
+# of a gamepad uses none of them: one press must not close a gripper and end an episode.
+DEFAULT_BUTTONS = {Press.START: 10, Press.SUCCESS: 11, Press.FAILURE: 12, Press.DISCARD: 13, Press.UNDO: 14}
 _OUTCOMES = {Press.SUCCESS: "success", Press.FAILURE: "failure", Press.DISCARD: "discarded"}
 
 

@@ -1,6 +1,6 @@
 """``ros2 run sf_training recorder_joy``: start, success, failure, discard and undo on the buttons of a gamepad.
 
-Needs a driver that publishes ``sensor_msgs/Joy``, such as ``ros2 run joy joy_node``.
+Needs a driver that publishes ``sensor_msgs/Joy``, such as ``ros2 run joy game_controller_node``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Joy
 
-from sf_training.recording.controls import Buttons, Press
+from sf_training.recording.controls import DEFAULT_BUTTONS, Buttons
 from sf_training.recording.recorder_client import RecorderClient
-
-# As ros-drivers' joy_node numbers an Xbox controller: start, A, B, X, back.
-DEFAULT_BUTTONS = {Press.START: 7, Press.SUCCESS: 0, Press.FAILURE: 1, Press.DISCARD: 2, Press.UNDO: 6}
 
 
 class RecorderJoy(Node):

@@ -137,9 +137,10 @@ class McapFile:
 
     def write(self, channel_id: int, data: bytes | memoryview, log_time: int, publish_time: int) -> None:
         """Add a message; ``data`` is kept until its chunk is full and must not change. Times in ns."""
-        self._index[channel_id].append((log_time, self._chunk_size))
         length = 22 + len(data)
-        self._parts += (MESSAGE_HEADER.pack(Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time), data)
+        header = MESSAGE_HEADER.pack(Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time)
+        self._index[channel_id].append((log_time, self._chunk_size))
+        self._parts += (header, data)
         self._chunk_size += 9 + length
         self._counts[channel_id] += 1
         self._chunk_first, self._chunk_last = min(self._chunk_first, log_time), max(self._chunk_last, log_time)

@@ -122,6 +122,6 @@ class QueuedWriter:
                     if flushed - synced > _SYNC_PERIOD:
                         self._writer.sync()
                         synced = time.monotonic()
-        except EpisodeWriteError as error:
+        except Exception as error:  # whatever it is: an episode without its end must not be called finished
             with self._changed:
-                self.error = error
+                self.error = error if isinstance(error, EpisodeWriteError) else EpisodeWriteError(f"a message cannot be written: {error!r}")

@@ -59,6 +59,7 @@ class Recorder(ManagedNode):
         self._shown: tuple = ()
         self._ticks = 0
         self._status_publisher = None
+        self._alone: dict[str, bool] = {}
         self._subscriptions_made: list = []
         self.create_service(Trigger, "~/start", self._on_start_trigger)
         self.create_service(StartEpisode, "~/start_episode", self._on_start)
@@ -110,17 +111,27 @@ class Recorder(ManagedNode):
         self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos, raw=True, **options))
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
-        sequence, publisher = info.get("publication_sequence_number"), (info.get("publisher_gid") or {}).get("data", b"")
+        sequence, publisher = info.get("publication_sequence_number"), bytes((info.get("publisher_gid") or {}).get("data", b""))
         if topic == absolute(self._contract.topics.instruction):
-            if (publisher, sequence) == self._heard and sequence is not None:
+            heard = (publisher, sequence, info.get("source_timestamp"), data)
+            if heard == self._heard and sequence is not None:
                 return  # by the other of the two subscriptions
-            self._heard = (publisher, sequence)
+            self._heard = heard
             self.instruction = deserialize_message(data, String).data.strip()
             self.session.health.told(self.instruction)
         # The middleware's time of receipt is that before any queue; a simulated clock is only known here.
         received = 0 if self._simulated else info.get("received_timestamp") or 0
         sent = None if self._simulated else info.get("source_timestamp") or None
-        self.session.add(topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, bytes(publisher))
+        publisher = publisher or self._only_publisher(topic)
+        self.session.add(topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, publisher)
+
+    def _only_publisher(self, topic: str) -> bytes:
+        """A name for who publishes, where rclpy does not tell (before Kilted); empty with several, whose numbers cannot be told apart."""
+        if topic not in self._alone:
+            self._alone[topic] = self.count_publishers(topic) == 1
+            if not self._alone[topic]:
+                self.get_logger().warning(f"messages lost on {topic} are not counted: it has several publishers", once=True)
+        return b"the only one" if self._alone[topic] else b""
 
     def _on_start_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message, _ = self._start(self.instruction, 0.0)
@@ -212,6 +223,8 @@ class Recorder(ManagedNode):
             if complete:
                 self._finish(complete)
         self._ticks += 1
+        if self._ticks % _STATUS_TICKS == 0:
+            self._alone.clear()
         state = (self.session.state, self.session.path) if self.session else ()
         if state != self._shown or self._ticks % _STATUS_TICKS == 0:
             self._publish()

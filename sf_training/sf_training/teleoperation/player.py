@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Callable
@@ -41,6 +42,10 @@ class Player(Node):
         super().__init__("replay")
         self.contract = contract
         self.status: ExecutorStatus | None = None
+        self.followed = False
+        """The executor has followed the replay."""
+        self.ended: str | None = None
+        """Why it then did so no more, for however short a time."""
         self.joints: tuple[float, np.ndarray, np.ndarray] | None = None
         self.on_measured: Callable[[float, np.ndarray], None] = lambda stamp, positions: None
         self._reader = JointStates(contract)
@@ -118,6 +123,10 @@ class Player(Node):
 
     def _on_status(self, message: ExecutorStatus) -> None:
         self.status = message
+        if message.control_source == ControlSource.REPLAY:
+            self.followed = True
+        elif self.followed and self.ended is None:
+            self.ended = message.reason or "it gave no reason"
 
     def _on_joints(self, message: JointState) -> None:
         joints = self._reader.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
@@ -139,10 +148,14 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         problem = problem or following.measure(stamp, positions)
 
     node.on_measured = judge
-    sent = 0.0
-    begun, heard, elapsed, before, moved = time.monotonic(), False, 0.0, node.now(), time.monotonic()
+    node.followed, node.ended = node.status.control_source == ControlSource.REPLAY, None
+    sent, silence = 0.0, node.contract.budgets.teleop_age_s or math.inf
+    begun, elapsed, before, moved = time.monotonic(), 0.0, node.now(), time.monotonic()
+    started = begun
     while elapsed < motion.duration + _SETTLES_S:
-        started = time.monotonic()
+        stood, started = time.monotonic() - started, time.monotonic()
+        if node.followed and stood > silence:  # the arm has come to rest meanwhile, and somebody may have come near
+            raise ReplayAborted(f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor has ended the replay")
         if node.now() > sent:  # a simulated clock may tick more slowly than this loop
             sent = node.now()
             positions, velocities = motion.at(elapsed)
@@ -153,13 +166,12 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         if now > before:
             moved = time.monotonic()
         # The motion begins once the executor has taken over. A process that stood still goes on where it was, and does not leap.
-        elapsed, before = elapsed + heard * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
-        heard = heard or node.status.control_source == ControlSource.REPLAY
+        elapsed, before = elapsed + node.followed * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         if problem:
             raise ReplayAborted(f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or replay more slowly")
-        if heard and node.status.control_source != ControlSource.REPLAY:
-            raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.status.reason}")
-        if not heard and time.monotonic() - begun > _TAKEN_S:
+        if node.ended is not None:
+            raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.ended}")
+        if not node.followed and time.monotonic() - begun > _TAKEN_S:
             raise ReplayAborted(f"the executor does not follow the replay: {node.status.reason}")
         if time.monotonic() - moved > _STANDS_S:
             raise ReplayAborted("the arm's clock stands still")

@@ -10,7 +10,6 @@ import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 
 Follow = Literal["commanded", "measured"]
@@ -49,12 +48,13 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     topics, command = contract.topics, contract.command
     streams = reader.read([absolute(name) for name in (topics.joint_states, topics.teleop_command, command.topic)])
     states = streams[absolute(topics.joint_states)]
-    try:
-        measured = JointStream(states.stamps, states.messages, names)
-    except ValueError as error:
-        raise ReplayError(f"{reader.path}: {topics.joint_states}: {error}; it cannot be replayed") from None
-    begin, end = measured.first, measured.last
-    gap = _NS * float(np.diff(np.sort(states.stamps)).max(initial=0))
+    measured = _by_joint(states, names)
+    missing = [name for name, (stamps, _) in zip(names, measured, strict=True) if not len(stamps)]
+    if missing:
+        raise ReplayError(f"{reader.path}: {topics.joint_states}: joint {', '.join(missing)} is never named; it cannot be replayed")
+    # Arm and gripper may have publishers of their own: what counts is what is known of every joint.
+    begin, end = max(stamps[0] for stamps, _ in measured), min(stamps[-1] for stamps, _ in measured)
+    gap = _NS * max(float(np.diff(stamps).max(initial=0)) for stamps, _ in measured)
     if gap > _LONGEST_GAP_S:
         raise ReplayError(
             f"{reader.path}: joint states have a gap of {gap:.2f} s: what the arm did then nobody knows; take another episode"
@@ -62,7 +62,7 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     times = np.arange(begin, end + 1, round(SAMPLE_S / _NS))
     if len(times) < 2:
         raise ReplayError(f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to replay")
-    places = _interpolated(states, names, times)
+    places = np.stack([np.interp(times, *joint) for joint in measured], axis=-1)
     if follow == "measured":
         return RecordedMotion(places, f"as measured on {topics.joint_states}")
     sent = np.full_like(places, np.nan)
@@ -85,30 +85,24 @@ def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
     sent[known] = newer[known]
 
 
-def _interpolated(states, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    columns = []
+def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stamps (N,) [ns], rising, and positions (N,) of each joint; empty where it is never named."""
+    found = []
     for name in names:
-        pairs = [
-            (stamp, message.position[list(message.name).index(name)])
-            for stamp, message in zip(states.stamps, states.messages, strict=True)
-            if name in message.name
-        ]
-        stamps, places = np.array(sorted(pairs)).T
-        columns.append(np.interp(times, stamps, places))
-    return np.stack(columns, axis=-1)
-
-
-def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """Commands of the operator, joined by straight lines; NaN before the first and for joints that were never named."""
-    sent = np.full((len(times), len(names)), np.nan)
-    for column, name in enumerate(names):
         pairs = [
             (stamp, message.position[list(message.name).index(name)])
             for stamp, message in zip(stream.stamps, stream.messages, strict=True)
             if name in message.name
         ]
-        if pairs:
-            stamps, places = np.array(sorted(pairs)).T
+        found.append(tuple(np.array(sorted(pairs)).reshape(-1, 2).T))
+    return found
+
+
+def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+    """Commands of the operator, joined by straight lines; NaN before the first and for joints that were never named."""
+    sent = np.full((len(times), len(names)), np.nan)
+    for column, (stamps, places) in enumerate(_by_joint(stream, names)):
+        if len(stamps):
             sent[:, column] = np.interp(times, stamps, places, left=np.nan)
     return sent
 

@@ -29,6 +29,7 @@ from sf_training.teleoperation.session import Session
 
 _TELL_S = 0.2  # how often what a person should know is looked at
 _POLICY_S = 2.0  # a policy that has said nothing for longer follows nothing
+_ASK_AGAIN_S = 0.5  # for the executor to answer that the policy waits
 _ANSWER_S = 0.5  # the executor takes over the arm within, or says why not
 
 
@@ -51,6 +52,7 @@ class TeleoperationNode(ManagedNode):
         self._told, self._since, self._before = "", None, None
         self._policy_until = -math.inf
         self._followed = self._waits = self._stopping = False
+        self._ask_again = -math.inf
         topics = contract.topics
         self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
         self._state = self.publisher(String, "~/state", LATCHED)
@@ -180,6 +182,7 @@ class TeleoperationNode(ManagedNode):
             return
         if not engaged:
             self._followed, self._waits, self._since = False, False, time.monotonic()
+            self._ask_again = -math.inf
             self._tell()
         if self._device.policy_waits and not self._waits and self._policy_follows():
             self._let_policy_wait(True)
@@ -199,9 +202,27 @@ class TeleoperationNode(ManagedNode):
         self.get_logger().info("the policy may go on")
 
     def _let_policy_wait(self, waits: bool) -> None:
-        self._waits = waits
-        if self._pause.service_is_ready():
-            self._pause.call_async(SetBool.Request(data=waits))
+        """Ask the executor; what it answers counts. While a person leads, it is asked again until it has done so."""
+        if waits and time.monotonic() < self._ask_again:
+            return
+        if not self._pause.service_is_ready():
+            if waits:
+                self._warn(f"the policy does not wait: there is no service {self._pause.srv_name}; it may move the arm once you let go")
+            return
+
+        def answered(future) -> None:
+            response = future.result()
+            if response is not None and response.success:
+                self._waits = waits
+            elif waits:
+                why = response.message if response else "no answer"
+                self._warn(f"the policy does not wait: {why}; it may move the arm once you let go")
+
+        self._ask_again = time.monotonic() + _ASK_AGAIN_S
+        self._pause.call_async(SetBool.Request(data=waits)).add_done_callback(answered)
+
+    def _warn(self, sentence: str) -> None:
+        self.get_logger().warning(sentence, throttle_duration_sec=2.0)
 
     def _tell(self) -> None:
         session, sentence = self._session, self._session.state
