@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,15 @@ def replay(episode, report, *words):
     return start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
 
 
+def stall(operator, process, seconds=0.0):
+    """The process stands still until the arm brakes, and for ``seconds`` [wall time] at least; gives for how long."""
+    begun = time.monotonic()
+    process.send_signal(signal.SIGSTOP)
+    operator.wait_until(lambda: operator.source == NOBODY and time.monotonic() - begun > seconds, 10, "the executor did not notice")
+    process.send_signal(signal.SIGCONT)
+    return time.monotonic() - begun
+
+
 def ended(operator, process, seconds=REPLAY_S):
     operator.wait_until(lambda: process.poll() is not None, seconds, "the replay did not end")
     return process.returncode, process.stdout.read()
@@ -294,6 +304,20 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     assert max(away) < 0.02
     operator.stands()
     assert operator.source == NOBODY
+
+    process = replay(episode, report, "--speed", "0.1")
+    stage.also(process)
+    operator.wait_until(lambda: operator.source == REPLAY, REPLAY_S, "the replay did not begin")
+    stood = stall(operator, process)
+    if stood < 0.9:  # on a busy machine it may have been longer
+        operator.wait_until(lambda: operator.source == REPLAY, 10, "the replay did not go on")
+    if process.poll() is None:
+        operator.let_pass(0.5)
+        stall(operator, process, 1.2)
+    code, said = ended(operator, process)
+    assert code == 1 and "this process stood still for" in said, said
+    assert stood >= 0.9 or json.loads(report.read_text())["silences"] >= 1
+    operator.stands()
 
     process = replay(episode, report, "--speed", "0.1")
     stage.also(process)

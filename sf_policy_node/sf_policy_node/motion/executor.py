@@ -22,7 +22,7 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
-from sf_policy_node.motion.status import ExecutorState, ExecutorStatus, StatusLog
+from sf_policy_node.motion.status import REPLAY_SILENT, ExecutorState, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
@@ -30,7 +30,7 @@ from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Tr
 _DELIVERY_S = 0.02  # from here to the controller
 _FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
 _LED_BY = {ControlSource.TELEOPERATION: "a person moves the arm", ControlSource.REPLAY: "an episode is replayed"}
-_LED_NO_MORE = {ControlSource.TELEOPERATION: "a person let go of the arm", ControlSource.REPLAY: "the replay has ended"}
+_LED_NO_MORE = {ControlSource.TELEOPERATION: "a person let go of the arm", ControlSource.REPLAY: REPLAY_SILENT}
 
 
 class ChunkExecutor:

@@ -14,6 +14,8 @@ from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.types import Chunk, ControlSource, Join
 
 PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
+REPLAY_SILENT = "the replay has ended"
+"""How the reason begins when nothing more is heard of a replay; whoever replays tells it from a stop by that."""
 _RECENT = 100  # accepted chunks of the clip rate
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from std_msgs.msg import Header
 
 from sf_msgs.msg import ControlSource, ExecutorStatus
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.status import REPLAY_SILENT
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.observation import JointStates
 from sf_training.teleoperation.recorded_motion import ReplayError
@@ -28,6 +28,7 @@ _TAKEN_S = 2.0  # the executor takes over within, or says why not
 _OTHER_CLOCK_S = 3600.0  # apart: not the same clock, and no clock that is merely wrong
 _STANDS_S = 2.0  # a clock that does not move for longer
 _SETTLES_S = 0.5  # after the last command the arm is still watched
+_SILENT_S = 1.0  # a replay goes on after a shorter silence, as of a busy computer; after a longer one somebody may have come near
 _MOVING = 0.05  # share of a joint's top speed above which the arm does not stand
 
 
@@ -42,10 +43,12 @@ class Player(Node):
         super().__init__("replay")
         self.contract = contract
         self.status: ExecutorStatus | None = None
-        self.followed = False
-        """The executor has followed the replay."""
+        self.followed_at: float | None = None
+        """When the executor last followed the replay [s]; None when it has not yet."""
         self.ended: str | None = None
-        """Why it then did so no more, for however short a time."""
+        """Why it then did so no more, for however short a time, other than for silence."""
+        self.silences = 0
+        """How often commands came too late, so that the arm braked."""
         self.joints: tuple[float, np.ndarray, np.ndarray] | None = None
         self.on_measured: Callable[[float, np.ndarray], None] = lambda stamp, positions: None
         self._reader = JointStates(contract)
@@ -59,6 +62,11 @@ class Player(Node):
     def now(self) -> float:
         """The arm's time [s]."""
         return 1e-9 * self.get_clock().now().nanoseconds
+
+    @property
+    def follows(self) -> bool:
+        """The executor follows the replay, as far as it was heard."""
+        return self.status is not None and self.status.control_source == ControlSource.REPLAY
 
     def spin(self, seconds: float) -> None:
         """Answer messages for a moment of real time."""
@@ -122,10 +130,12 @@ class Player(Node):
         self.destroy_node()
 
     def _on_status(self, message: ExecutorStatus) -> None:
-        self.status = message
+        before, self.status = self.status, message
         if message.control_source == ControlSource.REPLAY:
-            self.followed = True
-        elif self.followed and self.ended is None:
+            self.followed_at = to_seconds(message.header.stamp)
+        elif self.followed_at is not None and message.reason.startswith(REPLAY_SILENT):
+            self.silences += before.control_source == ControlSource.REPLAY
+        elif self.followed_at is not None and self.ended is None:
             self.ended = message.reason or "it gave no reason"
 
     def _on_joints(self, message: JointState) -> None:
@@ -148,13 +158,12 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         problem = problem or following.measure(stamp, positions)
 
     node.on_measured = judge
-    node.followed, node.ended = node.status.control_source == ControlSource.REPLAY, None
-    sent, silence = 0.0, node.contract.budgets.teleop_age_s or math.inf
-    begun, elapsed, before, moved = time.monotonic(), 0.0, node.now(), time.monotonic()
-    started = begun
+    node.followed_at, node.ended = node.now() if node.follows else None, None
+    sent, elapsed, before = 0.0, 0.0, node.now()
+    begun = moved = started = time.monotonic()
     while elapsed < motion.duration + _SETTLES_S:
         stood, started = time.monotonic() - started, time.monotonic()
-        if node.followed and stood > silence:  # the arm has come to rest meanwhile, and somebody may have come near
+        if stood > _SILENT_S and node.followed_at is not None:
             raise ReplayAborted(f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor has ended the replay")
         if node.now() > sent:  # a simulated clock may tick more slowly than this loop
             sent = node.now()
@@ -165,14 +174,16 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         now = node.now()
         if now > before:
             moved = time.monotonic()
-        # The motion begins once the executor has taken over. A process that stood still goes on where it was, and does not leap.
-        elapsed, before = elapsed + node.followed * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
+        # The motion goes on while the executor follows. A process that stood still goes on where it was, and does not leap.
+        elapsed, before = elapsed + node.follows * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         if problem:
             raise ReplayAborted(f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or replay more slowly")
         if node.ended is not None:
             raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.ended}")
-        if not node.followed and time.monotonic() - begun > _TAKEN_S:
+        if node.followed_at is None and time.monotonic() - begun > _TAKEN_S:
             raise ReplayAborted(f"the executor does not follow the replay: {node.status.reason}")
+        if node.followed_at is not None and (lost := now - node.followed_at) > _SILENT_S:
+            raise ReplayAborted(f"the executor has not followed it for {lost:.1f} s after {elapsed:.1f} s: {node.status.reason}")
         if time.monotonic() - moved > _STANDS_S:
             raise ReplayAborted("the arm's clock stands still")
         on_time(min(elapsed, motion.duration))

@@ -127,8 +127,10 @@ def _replay(node: Player, settings: Settings, recorded: RecordedMotion, motion: 
     except ReplayAborted as error:
         aborted = str(error)
     report = {"episode": str(settings.episode), "speed": settings.speed, "finished": aborted is None, "aborted": aborted or ""}
-    report |= {"recorded_s": round(recorded.duration, 2), **following.report()}
+    report |= {"recorded_s": round(recorded.duration, 2), "silences": node.silences, **following.report()}
     _show(report, console)
+    if node.silences:
+        console.print(f"the arm braked {node.silences} times because commands came too late: this computer is busy")
     if settings.report:
         settings.report.parent.mkdir(parents=True, exist_ok=True)
         settings.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
