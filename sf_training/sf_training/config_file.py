@@ -127,7 +127,7 @@ def _option(key: str, value: Any, known: Mapping[str, Any] | None, path: Path) -
         near = difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
         raise ConfigFileError(f"{path}: no setting is called {key}; {hint}")
-    if isinstance(value, bool):
+    if isinstance(value, bool) and (known is None or known[key] is bool):
         group, _, name = key.rpartition(".")
         return [f"--{key}" if value else f"--{group}{'.' * bool(group)}no-{name}"]
     if isinstance(value, list):

@@ -23,11 +23,12 @@ from sf_policy_node.motion.types import Join
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
-from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.config_file import parse
+from sf_training.spatial_forcing.alignment import AlignmentOptions
 from sf_training.spatial_forcing.presets import PRESETS
 from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.curves import read_curves
-from sf_training.training.loop import TrainingRun
+from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.report import read_runs, summarise
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import StudentSettings, build_student
@@ -67,7 +68,7 @@ def start(chosen: Settings = SETTINGS, data: TrainingSet | None = None, targets:
     text = torch.from_numpy(normalisation.text.normalise(embeddings))
     if chosen.teacher != "none" and targets is None:
         targets = np.random.default_rng(2).normal(size=(len(data.images), 2, 2, 2, 16)).astype(np.float16)
-    return TrainingRun(chosen, student, CONTRACT, data, np.arange(len(data.label_frame)), normalisation, text, targets)
+    return TrainingRun(resolved(chosen, student), student, CONTRACT, data, np.arange(len(data.label_frame)), normalisation, text, targets)
 
 
 @settings(max_examples=50, deadline=None)
@@ -168,14 +169,37 @@ def test_every_preset_trains_nano(name):
 
 
 def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
-    chosen = replace(SETTINGS, preset="paper_openvla", alignment=AlignmentConfig(coefficient=0.1, token_shift=1)).alignment
+    chosen = replace(SETTINGS, preset="paper_openvla", alignment=AlignmentOptions(coefficient=0.1)).alignment_of(4)
     assert (chosen.coefficient, chosen.token_shift, chosen.mask) == (0.1, 1, False)
-    assert replace(SETTINGS, preset="paper_pi0").alignment == replace(replace(SETTINGS, preset="paper_pi0"), seed=1).alignment
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("", {"layer": 24, "token_shift": 1, "mask": False}),
+        ("--alignment.token-shift 0", {"layer": 24, "token_shift": 0}),
+        ("--alignment.mask True", {"token_shift": 1, "mask": True}),
+        ("--alignment.layer 2", {"layer": 2, "layers": ()}),
+        ("--preset multilayer --alignment.layer 2", {"student_layers": (2,), "teacher_layers": (-1,)}),
+        ("--preset multilayer --alignment.teacher-layers -1", {"student_layers": (*range(2, 20, 2), 32), "teacher_layers": (-1,)}),
+        ("--preset adaptive --alignment.combine each", {"combine": "each", "student_layers": tuple(range(1, 33))}),
+    ],
+)
+def test_what_is_typed_beside_a_preset_counts_even_where_it_is_the_usual_value(typed, found, tmp_path):
+    words = "--data d --out o --student.kind hf --student.weights w --student.train-vision lora --teacher vggt --teacher-weights v"
+    chosen = parse(Settings, [*words.split(), *typed.split()], "train").alignment_of(32)
+    assert {name: getattr(chosen, name) for name in found} == found
+
+
+def test_a_file_says_yes_or_no_to_the_mask(tmp_path):
+    for value in (True, False):
+        (tmp_path / "run.yaml").write_text(f"data: d\nout: o\npreset: paper_openvla\nalignment:\n  mask: {str(value).lower()}\n")
+        assert parse(Settings, ["--config", str(tmp_path / "run.yaml")], "train").alignment_of(4).mask is value
 
 
 def test_several_teacher_layers_are_paired_with_those_of_the_student():
     chosen = replace(SETTINGS, teacher="vggt", teacher_weights="weights", preset="multilayer", layers=4)
-    assert (chosen.alignment.student_layers, chosen.alignment.teacher_layers) == ((2, 4), (1, -1))
+    assert (chosen.alignment_of(4).student_layers, chosen.alignment_of(4).teacher_layers) == ((2, 4), (1, -1))
     rng = np.random.default_rng(2)
     layers = tuple(rng.normal(size=(12, 2, 2, 2, 16)).astype(np.float16) for _ in range(2))
     run = start(chosen, targets=Targets(layers, prepared=True))
@@ -198,8 +222,8 @@ def test_data_that_are_not_finite_are_refused():
         ({"validation_share": 1.0}, "--validation-share"),
         ({"pairs": 0, "singles": 0}, "--pairs, --singles"),
         ({"layers": 1}, "--alignment.layer: the model has 1 blocks, got 2"),
-        ({"alignment": AlignmentConfig(layers=(1, 3))}, "--alignment.layers: the model has 2 blocks, got 3"),
-        ({"alignment": AlignmentConfig(teacher_layers=(3,))}, "--alignment.teacher-layers: teacher pointmap has one layer, -1"),
+        ({"alignment": AlignmentOptions(layers=(1, 3))}, "--alignment.layers: the model has 2 blocks, got 3"),
+        ({"alignment": AlignmentOptions(teacher_layers=(3,))}, "--alignment.teacher-layers: teacher pointmap has one layer, -1"),
         ({"teacher": "vggt"}, "--teacher-weights: teacher vggt needs a file, a directory or a hub id"),
         ({"teacher_weights": "facebook/VGGT-1B"}, "--teacher-weights: teacher pointmap has none; take --teacher vggt or hf"),
         ({"teacher_channels": 90}, "--teacher-channels: must be a multiple of 4, or 0 for all, got 90"),

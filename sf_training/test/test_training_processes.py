@@ -13,7 +13,7 @@ import pytest
 import torch
 from training_process import make_run
 
-from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.alignment import AlignmentOptions
 from sf_training.training.settings import TrainingError
 
 SCRIPT = Path(__file__).with_name("training_process.py")
@@ -101,7 +101,7 @@ def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
 
 def test_batch_statistics_of_a_part_are_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"--alignment.norm batch: its statistics would be of a part"):
-        make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentConfig(norm="batch"))
+        make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentOptions(norm="batch"))
 
 
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])

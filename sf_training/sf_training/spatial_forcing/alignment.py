@@ -6,8 +6,8 @@ Used in training only. The policy that runs on the robot holds neither projector
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,33 +21,56 @@ class AlignmentError(ValueError):
 
 
 @dataclass(frozen=True)
-class AlignmentConfig:
-    """Settings of the loss; see ``presets.py`` for those of the paper's models."""
+class AlignmentOptions:
+    """Settings of the loss as far as they are given; None takes what the preset has, or without one :class:`AlignmentConfig`."""
+
+    layer: int | None = None
+    """Blocks after which the student's visual tokens are read; 0 reads the embeddings."""
+    layers: tuple[int, ...] | None = None
+    """Several such layers; replaces ``layer``. Each has its teacher layer, or all share one."""
+    teacher_layers: tuple[int, ...] | None = None
+    """Layers of the teacher, from 0 or from the end; one for each student layer, or one for all."""
+    combine: Literal["each", "gate"] | None = None
+    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the layers is."""
+    coefficient: float | None = None
+    """alpha: weight of the alignment loss beside the action loss."""
+    norm: Norm | None = None
+    """On the student's tokens, before the projector: the paper writes batch, its code has layer."""
+    projector_width: int | None = None
+    """Hidden width of the projector; 0 takes the teacher's."""
+    position_scale: float | None = None
+    """Size of the positional embedding added to the teacher's features; 0 adds none."""
+    position: Literal["before", "after"] | None = None
+    """When it is added: before the features are resized to the student's grid, as in the paper's code, or after."""
+    resize: Literal["bilinear", "area"] | None = None
+    """bilinear takes samples, corners on corners, as the paper's code; area averages."""
+    token_shift: Literal[0, 1] | None = None
+    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0 pairs equal places."""
+    mask: bool | None = None
+    """Leave out missing cameras and letterbox bars."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Name and value of what is given."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+
+
+@dataclass(frozen=True)
+class AlignmentConfig(AlignmentOptions):
+    """All settings of the loss, with what holds where neither a preset nor a user says otherwise."""
 
     layer: int = 2
-    """Blocks after which the student's visual tokens are read; 0 reads the embeddings."""
     layers: tuple[int, ...] = ()
-    """Several such layers; replaces ``layer``. Each has its teacher layer, or all share one."""
     teacher_layers: tuple[int, ...] = (-1,)
-    """Layers of the teacher, from 0 or from the end; one for each student layer, or one for all."""
     combine: Literal["each", "gate"] = "each"
-    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the layers is."""
     coefficient: float = 0.5
-    """alpha: weight of the alignment loss beside the action loss."""
     norm: Norm = "layer"
-    """On the student's tokens, before the projector: the paper writes batch, its code has layer."""
     projector_width: int = 0
-    """Hidden width of the projector; 0 takes the teacher's."""
     position_scale: float = 0.1
-    """Size of the positional embedding added to the teacher's features; 0 adds none."""
     position: Literal["before", "after"] = "before"
-    """When it is added: before the features are resized to the student's grid, as in the paper's code, or after."""
     resize: Literal["bilinear", "area"] = "bilinear"
-    """bilinear takes samples, corners on corners, as the paper's code; area averages."""
     token_shift: Literal[0, 1] = 0
-    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0 pairs equal places."""
     mask: bool = True
-    """Leave out missing cameras and letterbox bars."""
 
     def __post_init__(self) -> None:
         if len(self.teacher_layers) not in (1, len(self.student_layers)):

@@ -22,7 +22,7 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
 
     Args:
         blocks: of the student.
-        changes: settings that differ from the preset.
+        changes: settings that differ from the preset. A ``layer`` without ``layers`` takes the place of the preset's layers.
 
     Raises:
         AlignmentError: there is no such preset, or a change does not fit it.
@@ -38,4 +38,6 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
         chosen = AlignmentConfig(layers=(*inner, blocks), teacher_layers=(*(layer - 1 for layer in inner), -1))
     else:
         chosen = AlignmentConfig(layers=tuple(range(1, blocks + 1)), combine="gate")
+    if "layer" in changes and not changes.get("layers"):
+        changes = {"layers": (), "teacher_layers": (-1,), "combine": "each"} | changes
     return replace(chosen, **changes)

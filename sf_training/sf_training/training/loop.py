@@ -53,7 +53,7 @@ class TrainingRun:
     """Model, projector, optimiser and data of one run.
 
     Args:
-        settings: with the alignment that fits the student, see :meth:`Settings.alignment_of`.
+        settings: :func:`resolved` ones.
         text: what the student takes as text, one row for each of ``data.texts``.
         targets: prepared ones, or teacher features (F, V, gh, gw, C), or None without a teacher.
         labels: indices of the labels to train on.
@@ -291,13 +291,12 @@ class TrainingRun:
 
 
 def resolved(settings: Settings, student: Student) -> Settings:
-    """The settings with the alignment of this very model.
+    """The settings with the alignment of this very model, without a teacher the one that it would have.
 
     Raises:
         TrainingError, StudentError: it has no such layer, or nothing below it is trained.
     """
-    if settings.teacher == "none":
-        return settings
     config = settings.alignment_of(student.blocks)
-    student.check_layers(config.student_layers)
+    if settings.teacher != "none":
+        student.check_layers(config.student_layers)
     return replace(settings, alignment=config)

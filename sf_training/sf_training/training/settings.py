@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sf_training.data.dataset import IDLE_S
-from sf_training.spatial_forcing.alignment import AlignmentConfig
+from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentOptions
 from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
@@ -42,7 +42,7 @@ class Settings:
     """Where alignment targets come from; none trains with the action loss alone."""
     student: StudentSettings = field(default_factory=StudentSettings)
     """The model that learns."""
-    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     """The alignment loss; ignored with teacher none."""
     preset: PresetName | None = None
     """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
@@ -146,7 +146,7 @@ class Settings:
         self._check_kind()
         self._check_teacher()
         if self._nano:
-            object.__setattr__(self, "alignment", self.alignment_of(self.layers))
+            self.alignment_of(self.layers)  # refused here where it does not fit
 
     @property
     def rate(self) -> float:
@@ -176,7 +176,10 @@ class Settings:
             TrainingError: it has no such layer.
         """
         chosen = self.preset or _PAPER.get(self.student.kind)
-        config = self._from_preset(chosen, blocks) if chosen else self.alignment
+        given = self.alignment.given
+        if chosen and not self.uses_vision_teacher:
+            given["teacher_layers"] = (-1,)
+        config = preset(chosen, blocks, **given) if chosen else AlignmentConfig(**given)
         if self.teacher != "none" and (deepest := max(config.student_layers)) > blocks:
             name = "layers" if config.layers else "layer"
             raise TrainingError(f"--alignment.{name}: the model has {blocks} blocks, got {deepest}")
@@ -186,17 +189,6 @@ class Settings:
     def uses_vision_teacher(self) -> bool:
         """Whether the teacher is a vision model with weights."""
         return self.teacher in _VISION
-
-    def _from_preset(self, name: PresetName, blocks: int) -> AlignmentConfig:
-        default = AlignmentConfig()
-        changes = {
-            each.name: getattr(self.alignment, each.name)
-            for each in fields(AlignmentConfig)
-            if getattr(self.alignment, each.name) != getattr(default, each.name)
-        }
-        if not self.uses_vision_teacher:
-            changes["teacher_layers"] = (-1,)
-        return preset(name, blocks, **changes)
 
     def _check_kind(self) -> None:
         kind = self.student.kind
@@ -218,7 +210,7 @@ class Settings:
                 raise TrainingError(f"--control {self.control}: a control stands for a teacher; give --teacher")
             return
         try:
-            self.student.check_alignment(self.alignment.student_layers)
+            self.student.check_alignment(self.alignment.layers or (1 if self.alignment.layer is None else self.alignment.layer,))
         except StudentError as error:
             raise TrainingError(str(error)) from None
         if not self.uses_vision_teacher and self.cache_format != "float16":
@@ -227,7 +219,7 @@ class Settings:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
         if not self.uses_vision_teacher and self.teacher_weights:
             raise TrainingError(f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf")
-        if not self.uses_vision_teacher and self.alignment.teacher_layers != (-1,):
+        if not self.uses_vision_teacher and self.alignment.teacher_layers not in (None, (-1,)):
             raise TrainingError(f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1")
         if self.control != "none" and self.teacher not in ("pointmap", *_VISION):
             raise TrainingError(f"--control {self.control}: teacher {self.teacher} is a control itself")
