@@ -155,11 +155,27 @@ def test_a_masked_token_may_be_anything():
     clean = alignment({2: tokens}, [target], mask)
     broken = tokens.clone()
     broken[1] = float("nan")
-    torch.testing.assert_close(alignment({2: broken}, [target], mask), clean)
+    wrong = target.clone()
+    wrong[1] = float("inf")
+    loss = alignment({2: broken.requires_grad_()}, [wrong], mask)
+    torch.testing.assert_close(loss, clean)
+    loss.backward()
+    assert all(torch.isfinite(values.grad).all() for values in (broken, *alignment.parameters()))
+    assert not broken.grad[1].any() and broken.grad[0].any()
+    alignment.zero_grad()
     empty = alignment({2: tokens}, [target], torch.zeros_like(mask))
     empty.backward()
     assert empty.item() == 0.0
     assert all(torch.isfinite(parameter.grad).all() for parameter in alignment.parameters())
+
+
+def test_tokens_of_a_backbone_in_bfloat16_are_aligned_in_float32():
+    alignment = Alignment(AlignmentConfig(), STUDENT, TEACHER)
+    tokens, target = seeded(1, 2, PATCHES, STUDENT).bfloat16().requires_grad_(), seeded(2, 2, PATCHES, TEACHER)
+    loss = alignment({2: tokens}, [target])
+    loss.backward()
+    assert loss.dtype == torch.float32 and tokens.grad.dtype == torch.bfloat16 and tokens.grad.any()
+    torch.testing.assert_close(loss, alignment({2: tokens.float()}, [target]))
 
 
 def test_the_mask_is_ignored_when_the_settings_say_so():

@@ -5,7 +5,9 @@ from safetensors.torch import save_file
 from seeded_weights import vggt_weights
 from synthetic_episodes import tiny_contract, write_episode
 
+from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.training.cache_features import main
+from sf_training.training.loop import _TIMED
 from sf_training.training.train import main as train
 
 
@@ -54,3 +56,15 @@ def test_what_cannot_be_kept_is_one_sentence(place, options, message):
         main(["--data", str(place / "bags"), *options])
     said = str(ended.value)
     assert said.startswith("cache: ") and message in said and len(said.splitlines()) == 1
+
+
+def test_without_a_cache_the_time_of_the_teacher_is_measured(place, monkeypatch):
+    """The same batch is measured several times; each time counts what a training step pays."""
+    ran = []
+    features = VggtTeacher.features
+    monkeypatch.setattr(
+        VggtTeacher, "features", lambda self, images, present=None: ran.append(len(images)) or features(self, images, present)
+    )
+    run = ["--out", str(place / "nano"), "--steps", "1", "--width", "32", "--layers", "2", "--validation-share", "0.5"]
+    assert train(teacher(place, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
+    assert len(ran) >= _TIMED + 1

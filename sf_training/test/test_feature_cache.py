@@ -1,5 +1,8 @@
 """Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while training."""
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,13 +38,17 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
 
 
-def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99) -> list[slice]:
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99, end: Callable[[], object] = interrupt) -> list[slice]:
     """The parts that were asked for."""
     asked = []
 
     def compute(part):
         if part.start >= stop:
-            raise KeyboardInterrupt
+            end()
         asked.append(part)
         return [(values[part], np.linalg.norm(values[part].astype(np.float64), axis=-1))]
 
@@ -90,15 +97,49 @@ def test_a_resumed_cache_is_the_same_and_so_is_its_error(form, tmp_path, monkeyp
     monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)
     whole = FeatureCache(None, {}, SHAPE, 1, form)
     fill(whole, features())
-    killed = FeatureCache(tmp_path, {}, SHAPE, 1, form)
-    with pytest.raises(KeyboardInterrupt):
-        fill(killed, features(), stop=5)
+    child = os.fork()
+    if not child:
+        fill(FeatureCache(tmp_path, {}, SHAPE, 1, form), features(), stop=5, end=lambda: os._exit(9))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     again = FeatureCache(tmp_path, {}, SHAPE, 1, form)
     assert again.done == 4  # the fifth frame was not saved yet, and its error does not count twice
     assert [part.start for part in fill(again, features())] == [4, 5]
     np.testing.assert_array_equal(again.load()[0][:], whole.load()[0][:])
     assert again.error.tokens == whole.error.tokens
     assert again.error.mean == pytest.approx(whole.error.mean)
+
+
+def test_what_is_interrupted_keeps_every_frame_that_was_computed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fill(FeatureCache(tmp_path, {}, SHAPE, 1, "int8"), features(), stop=5)
+    again = FeatureCache(tmp_path, {}, SHAPE, 1, "int8")
+    assert (again.done, again.error.tokens) == (5, 5 * 2 * 3 * 3)
+    assert [part.start for part in fill(again, features())] == [5]
+
+
+def test_slow_frames_are_saved_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "_SAVE_AFTER_S", 0.0)
+    seen = []
+    fill(FeatureCache(tmp_path, {}, SHAPE, 1), features(), stop=5, end=lambda: seen.append(FeatureCache(tmp_path, {}, SHAPE, 1).done))
+    assert seen == [5]
+
+
+def test_runs_that_start_together_find_the_channels_once(tmp_path):
+    """Both would else fill one cache with different bases."""
+    save_file(vggt_weights(), tmp_path / "model.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (20, 2, 3, 48, 48), dtype=np.uint8)
+    seen = []
+    teacher = open_teacher("vggt", str(tmp_path), (-1,), size=56)
+    features = teacher.features
+    teacher.features = lambda pixels: seen.append(len(pixels)) or features(pixels)
+
+    def run(_):
+        return vision_targets(teacher, images, 3, AlignmentConfig(), channels=16, cache=tmp_path / "cache").layers[0][:]
+
+    with ThreadPoolExecutor(2) as pool:
+        fitted = list(pool.map(run, range(2)))
+    np.testing.assert_array_equal(*fitted)
+    assert sum(seen) == 2 * 20  # once to find the channels, once for all
 
 
 def test_a_missing_file_of_scales_is_told(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthetic_episodes import tiny_contract, write_episode
 
 from sf_policy_node.state import state_names
-from sf_policy_node.vla.backbones.tiny import tiny_hf, tiny_pi0
+from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_hf, tiny_pi0
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
@@ -169,6 +169,17 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_model_alone(kind):
     assert not np.allclose(first, other) and not np.allclose(first, own)
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "pi0"])
+def test_random_weights_of_every_backbone_see(name):
+    """Some have parts that start at zero, with which all pictures would look alike: a control that fails for nothing."""
+    torch.manual_seed(0)
+    twin = random_twin(tiny_pi0(columns=12, **SIZES) if name == "pi0" else tiny_hf(name, **SIZES), 5)
+    images, states, texts = inputs(twin)
+    places = twin.visual_places()
+    first, other, _ = frozen_tokens(twin, len(places.blocks), images, states[:1].expand(3, -1), texts)
+    assert np.abs(first - other).max() > 1e-3 * np.abs(first).max()
+
+
 def test_pixels_of_a_patch_stay_together():
     images = np.zeros((1, 1, 3, 8, 12), np.uint8)
     images[0, 0, :, 4:, 4:8] = 255
@@ -201,7 +212,7 @@ def bags(tmp_path_factory):
     return folder
 
 
-def checkpoint(folder, teacher: str, seed: int, **sizes):
+def checkpoint(folder, teacher: str, seed: int, layer: int = 2, share: float = 0.3, **sizes):
     torch.manual_seed(seed)
     model = Nano(NanoConfig(**SIZES, **{"image_size": 32, "width": 32, "layers": 3} | sizes))
     rng = np.random.default_rng(0)
@@ -211,7 +222,7 @@ def checkpoint(folder, teacher: str, seed: int, **sizes):
         rng.normal(size=(9, 384)),
         CONTRACT.action.names,
     )
-    training = {"settings": {"teacher": teacher, "seed": seed, "alignment": {"layer": 2}, "validation_share": 0.3}}
+    training = {"settings": {"teacher": teacher, "seed": seed, "alignment": {"layer": layer}, "validation_share": share}}
     save_checkpoint(folder / f"{teacher}_{seed}", model, CONTRACT, normalisation, training)
     return str(folder / f"{teacher}_{seed}")
 
@@ -258,6 +269,21 @@ def test_checkpoints_that_cannot_be_compared_are_refused(bags, tmp_path, capsys)
     one, other = checkpoint(tmp_path, "none", 0), checkpoint(tmp_path, "pointmap", 0, width=48)
     assert main(["--data", str(bags), "--checkpoints", one, other]) == 2
     assert "is not built or trained like" in capsys.readouterr().err
+
+
+def test_no_checkpoint_is_judged_on_what_it_was_trained_on(bags, tmp_path):
+    paths = [checkpoint(tmp_path, "none", 0, share=0.4), checkpoint(tmp_path, "pointmap", 1, share=0.2)]
+    assert main(["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out"), "--farthest", "20"]) == 0
+    found = json.loads((tmp_path / "out/probe.json").read_text())
+    one = ["--data", str(bags), "--checkpoints", paths[1], "--out", str(tmp_path / "one"), "--farthest", "20"]
+    assert main(one) == 0
+    assert found["held_out"] == json.loads((tmp_path / "one/probe.json").read_text())["held_out"]
+
+
+def test_checkpoints_that_were_aligned_at_different_layers_want_one_named(bags, tmp_path, capsys):
+    paths = [checkpoint(tmp_path, "pointmap", 0), checkpoint(tmp_path, "pointmap", 1, layer=3)]
+    assert main(["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out")]) == 2
+    assert "--layer: the checkpoints were aligned at different layers (2, 3); name one" in capsys.readouterr().err
 
 
 def test_episodes_without_depth_are_refused(tmp_path, capsys):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sf_training.spatial_forcing.alignment import Projector, alignment_loss, position_embedding, prepare_target
-from sf_training.spatial_forcing.teachers import FEATURE_SIZE, TeacherError, View, build_targets, points_from_depth
+from sf_training.spatial_forcing.teachers import FEATURE_SIZE, TeacherError, View, build_targets, points_from_depth, rgb_features
 
 PATCH = 16
 SIDE = 96
@@ -92,6 +92,18 @@ def test_pointmap_targets_follow_the_depth_and_ignore_the_colours():
     assert targets.shape == (4, 2, 6, 6, FEATURE_SIZE)
     np.testing.assert_array_equal(targets, build_targets("pointmap", 255 - images, depth, views, PATCH))
     assert not np.array_equal(targets, build_targets("pointmap", images, depth[::-1].copy(), views, PATCH))
+
+
+def test_patches_may_be_odd_and_leave_pixels_over():
+    colours = np.zeros((1, 3, 23, 15), np.uint8)
+    colours[:, :, 14:] = 255
+    found = rgb_features(colours, (7, 7))
+    assert found.shape == (1, 3, 2, FEATURE_SIZE)
+    np.testing.assert_allclose(found[0, 0], found[0, 0, :1].repeat(2, 0), atol=1e-6)
+    assert not np.allclose(found[0, 2], found[0, 0])
+    even = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    one = rgb_features(even[..., :4, 4:], 4)[0, 0, 0]
+    np.testing.assert_allclose(rgb_features(even, 4)[0, 0, 1], one, atol=1e-6)  # a patch is told by its own pixels
 
 
 def test_rgb_targets_follow_the_colours_and_hold_no_geometry():

@@ -126,6 +126,54 @@ def test_the_colours_a_model_wants_come_from_its_own_file(saved, tmp_path):
     assert not torch.allclose(HfTeacher(copy).features(images)[0], before)
 
 
+@pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json", "a shard"])
+def test_a_cache_is_made_again_when_a_file_of_the_model_changes(changed, tmp_path):
+    torch.manual_seed(0)
+    dinov2().eval().save_pretrained(tmp_path, max_shard_size="30KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+
+    def frames_seen() -> int:
+        teacher = Counting(HfTeacher(tmp_path))
+        vision_targets(teacher, pictures(), GRID, CONFIG, cache=tmp_path / "cache")
+        return teacher.seen
+
+    assert [frames_seen(), frames_seen()] == [5, 0]
+    if changed == "a shard":
+        save_file({name: value + 0.1 for name, value in load_file(shards[-1]).items()}, shards[-1], metadata={"format": "pt"})
+    elif changed == "config.json":
+        config = json.loads((tmp_path / changed).read_text())
+        (tmp_path / changed).write_text(json.dumps(config | {"hidden_act": "relu"}))
+    else:
+        (tmp_path / changed).write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [0.7] * 3}))
+    assert [frames_seen(), frames_seen()] == [5, 0]
+
+
+def test_a_training_step_in_bfloat16_does_not_round_the_teacher(saved):
+    teacher = HfTeacher(saved[1])
+    images = torch.rand(1, 2, 3, 56, 56)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = teacher.features(images)[0]
+    assert torch.equal(inside, teacher.features(images)[0])
+
+
+def test_the_bars_of_a_letterbox_are_white_for_a_teacher(vggt, tmp_path):
+    area = np.ones((2, 48, 48), bool)
+    area[1, :, 40:] = False
+    images = pictures()
+    images[:, 1, :, :, 40:] = 127  # as they are prepared
+    seen = []
+    features = vggt.features
+    vggt.features = lambda pixels: seen.append(pixels.clone()) or features(pixels)
+    (white,) = vision_targets(vggt, images, GRID, CONFIG, area=area, cache=tmp_path).layers
+    (pixels,) = seen
+    assert (pixels[:, 1, :, :, 40:] == 1.0).all()
+    np.testing.assert_allclose(pixels[:, 0], images[:, 0] / 255, atol=1e-6)
+    assert (images[:, 1, :, :, 40:] == 127).all()  # the student's own are left alone
+    (grey,) = vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path).layers  # a cache of its own
+    assert not np.allclose(white[:], grey[:], atol=1e-3)
+
+
 def test_bad_models_are_named(saved, tmp_path):
     _, folder = saved
     with pytest.raises(TeacherError, match="layer 9: this model has 3 layers, -3 to 2"):

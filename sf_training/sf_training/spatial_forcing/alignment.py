@@ -101,7 +101,7 @@ class Projector(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, student) to (B, N, teacher)."""
-        flat = self.norm(tokens.flatten(0, 1))
+        flat = self.norm(tokens.flatten(0, 1).to(self.hidden.weight.dtype))  # a backbone may be kept in bfloat16
         return self.out(functional.gelu(self.hidden(flat))).unflatten(0, tokens.shape[:2])
 
 
@@ -130,6 +130,8 @@ class Alignment(nn.Module):
         """
         layers = [tokens[layer] for layer in self.config.student_layers]
         mask = mask if self.config.mask else None
+        if mask is not None:  # a token that does not count may be NaN; the projector's gradient must not become that
+            layers = [layer.masked_fill(~(mask[..., None] | layer.isfinite()), 0.0) for layer in layers]
         if self.gate is not None:
             return alignment_loss(self.projector(self._mixture(layers)), targets[0], mask)
         paired = list(targets) * (len(layers) if len(targets) == 1 else 1)
@@ -157,10 +159,11 @@ def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) 
         target: teacher features (B, N, C); no gradient flows into them.
         mask: (B, N), True where a token counts. A sample without any counts as zero.
     """
-    distance = 1.0 - functional.cosine_similarity(student.float(), target.detach().float(), dim=-1)
+    target = target.detach().float()
     if mask is None:
-        return distance.mean()
-    distance = distance.masked_fill(~mask, 0.0)  # not a product: a token that does not count may be NaN
+        return (1.0 - functional.cosine_similarity(student.float(), target, dim=-1)).mean()
+    student, target = (values.masked_fill(~mask[..., None], 0.0) for values in (student.float(), target))
+    distance = (1.0 - functional.cosine_similarity(student, target, dim=-1)).masked_fill(~mask, 0.0)
     return (distance.sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 

@@ -7,7 +7,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sf_training.spatial_forcing.teachers import TeacherError
 
 _STATE = "state.json"
 _SAVE_EVERY = 256  # frames
+_SAVE_AFTER_S = 30.0
 
 Compute = Callable[[slice], Sequence[tuple[np.ndarray, np.ndarray]]]
 """From a slice of frames: for each layer the features (n, ..., C) float32 and the norms (n, ...) of the whole ones."""
@@ -75,7 +78,7 @@ class FeatureCache:
         return done
 
     def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
-        """Compute what is missing, and measure what the form costs.
+        """Compute what is missing, and measure what the form costs. On disk, only while it is :meth:`locked`.
 
         Args:
             batch: frames in a slice.
@@ -90,22 +93,38 @@ class FeatureCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # another run that needs the same features waits, then finds them
-                done = self.done
-                if not (self.folder / _STATE).exists():
-                    self._reserve()
-                arrays = self._mapped("r+")
+            done = self.done
+            if not (self.folder / _STATE).exists():
+                self._reserve()
+            arrays = self._mapped("r+")
 
-                def save(frames: int) -> None:
-                    for array in (array for parts in arrays for array in parts):
-                        array.flush()
-                    self._note(frames)
+            def save(frames: int) -> None:
+                for array in (array for parts in arrays for array in parts):
+                    array.flush()
+                self._note(frames)
 
-                self._compute(arrays, done, compute, batch, progress, save)
+            self._compute(arrays, done, compute, batch, progress, save)
         except OSError as error:
-            cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
-            raise TeacherError(f"{self.folder}: features cannot be kept ({error.strerror}); {cure}") from None
+            raise self._unwritable(error) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another run that needs the same features waits meanwhile, and then finds them.
+
+        Raises:
+            TeacherError: the folder cannot be written.
+        """
+        if self.folder is None:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def load(self) -> tuple[np.ndarray | CompactArray, ...]:
         """Features of each layer, mapped read-only; ``layer[frames]`` reads some."""
@@ -115,19 +134,24 @@ class FeatureCache:
         return tuple(CompactArray(tuple(parts), self._form) for parts in arrays)
 
     def _compute(self, arrays: list[list[np.ndarray]], done: int, compute: Compute, batch: int, progress: Callable, save: Callable) -> None:
-        frames, saved = self._shape[0], done
-        while done < frames:
-            part = slice(done, min(done + batch, frames))
-            for parts, (values, norms) in zip(arrays, compute(part), strict=True):
-                encoded = encode(values, self._form)
-                self.error.add(values, decode(encoded, self._form), norms)
-                for array, kept in zip(parts, encoded, strict=True):
-                    array[part] = kept
-            done = part.stop
-            progress(done)
-            if done == frames or done - saved >= _SAVE_EVERY:
+        frames, saved, at = self._shape[0], done, time.monotonic()
+        try:
+            while done < frames:
+                part = slice(done, min(done + batch, frames))
+                found = [(values, norms, encode(values, self._form)) for values, norms in compute(part)]
+                for parts, (*_, encoded) in zip(arrays, found, strict=True):
+                    for array, kept in zip(parts, encoded, strict=True):
+                        array[part] = kept
+                for values, norms, encoded in found:
+                    self.error.add(values, decode(encoded, self._form), norms)
+                done = part.stop
+                progress(done)
+                if done - saved >= _SAVE_EVERY or time.monotonic() - at > _SAVE_AFTER_S:
+                    save(done)
+                    saved, at = done, time.monotonic()
+        finally:  # also at Ctrl-C: a frame may have taken minutes
+            if done > saved:
                 save(done)
-                saved = done
 
     def _paths(self) -> list[list[Path]]:
         names = [("", "_scale")[number] for number in range(len(self._parts))]
@@ -149,6 +173,10 @@ class FeatureCache:
                     other.unlink(missing_ok=True)
                 raise
         self._note(0)
+
+    def _unwritable(self, error: OSError) -> TeacherError:
+        cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
+        return TeacherError(f"{self.folder}: features cannot be kept ({error.strerror}); {cure}")
 
     def _note(self, frames: int) -> None:
         fresh = self.folder / (_STATE + ".new")

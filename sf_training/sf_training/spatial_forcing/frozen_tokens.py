@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from sf_policy_node.vla.backbones.hf import HfVla
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.text import text_encoder
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
@@ -69,6 +70,8 @@ def random_twin(model: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = type(model)(model.config, model.words) if model.words is not None else type(model)(model.config)
+        if isinstance(twin, HfVla):
+            twin.fill_zeros()
     return twin.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vision import resize
-from sf_training.spatial_forcing.weights import find_weights, licence
+from sf_training.spatial_forcing.weights import files_identity, files_of, find_weights, licence
 
 _IMAGE_MEAN, _IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Kind of model -> its class in transformers, and the attribute of it that has embeddings, blocks and norm.
@@ -68,8 +69,8 @@ class HfTeacher:
         self.licence = licence(source, path.parent)
         count = sum(parameter.numel() for parameter in self._network.parameters()) / 1e6
         self.description = f"{kind}, {blocks} layers of width {vision.hidden_size}, {count:.0f} M"
-        stat = path.stat()
-        self.identity = f"hf {path.resolve()}:{stat.st_size}:{stat.st_mtime_ns} layers {self._layers} size {self._size} {dtype}"
+        colours, config = (self._mean, self._std), hashlib.sha256(whole.config.to_json_string().encode()).hexdigest()
+        self.identity = f"hf {files_identity(files_of(path))} {config} {colours} layers {self._layers} size {self._size} {dtype}"
 
     @torch.no_grad()
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -78,7 +79,8 @@ class HfTeacher:
         images = resize(images.to(parameter.device), self._size, self._patch)
         mean, std = (torch.tensor(values, device=parameter.device).view(3, 1, 1) for values in (self._mean, self._std))
         pixels = (images.flatten(0, 1) - mean) / std
-        found = self._network(pixel_values=pixels.to(parameter.dtype), output_hidden_states=True, **self._interpolate)
+        with torch.autocast(parameter.device.type, enabled=False):  # inside a training step it runs as it does for a cache
+            found = self._network(pixel_values=pixels.to(parameter.dtype), output_hidden_states=True, **self._interpolate)
         grid = (images.shape[-2] // self._patch, images.shape[-1] // self._patch)
         result = []
         for layer in self._layers:

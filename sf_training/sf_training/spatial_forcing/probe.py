@@ -115,7 +115,7 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     model = checkpoints[0].model
     pictures = {"size": model.config.image_size, "fit": model.config.fit}
     dataset = load_dataset(find_episodes(arguments.data), checkpoints[0].contract, cache=arguments.data / ".cache", depth=True, **pictures)
-    share = _share(arguments, training[0])
+    share = _share(arguments, training)
     fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
     if not len(held_out):
         raise ProbeError(f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and others to be judged on")
@@ -258,9 +258,10 @@ def _layer(arguments: Arguments, checkpoint: Checkpoint, training: Sequence[dict
     return found.pop()
 
 
-def _share(arguments: Arguments, training: dict) -> float:
+def _share(arguments: Arguments, training: Sequence[dict]) -> float:
     share = arguments.validation_share
-    share = training.get("settings", {}).get("validation_share", 0.08) if share is None else share
+    if share is None:  # splits are nested: what the smallest share holds out, no checkpoint was trained on
+        share = min(entry.get("settings", {}).get("validation_share", 0.08) for entry in training)
     if not 0 < share < 1:
         raise ProbeError(f"--validation-share: must lie between 0 and 1, got {share}")
     return share

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "hf"]
 TEACHERS = get_args(TeacherName)
@@ -115,10 +117,11 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
 
 def _encode(values: np.ndarray, patch: Patch, size: int = FEATURE_SIZE) -> np.ndarray:
     """Average over sub-cells, Fourier features, fixed random projection: (F, H, W, 3) to (F, gh, gw, size)."""
-    frames, cells = len(values), [side // _SUB_CELLS for side in _sides(patch)]
-    rows, columns = (side // (_SUB_CELLS * cell) for side, cell in zip(values.shape[1:3], cells, strict=True))
-    means = values.reshape(frames, rows, _SUB_CELLS, cells[0], columns, _SUB_CELLS, cells[1], 3).mean((3, 6))
-    means = means.transpose(0, 1, 3, 2, 4, 5).reshape(frames, rows, columns, -1)
+    rows, columns = (side // one for side, one in zip(values.shape[1:3], _sides(patch), strict=True))
+    pixels = torch.from_numpy(np.ascontiguousarray(values)).permute(0, 3, 1, 2)
+    cells = functional.adaptive_avg_pool2d(pixels, (rows * _SUB_CELLS, columns * _SUB_CELLS)).numpy()  # a patch may be odd
+    cells = cells.reshape(-1, 3, rows, _SUB_CELLS, columns, _SUB_CELLS)
+    means = cells.transpose(0, 2, 4, 3, 5, 1).reshape(-1, rows, columns, 3 * _SUB_CELLS**2)
     waves = [wave(means * np.float32(np.pi * 2**octave)) for octave in range(_OCTAVES) for wave in (np.sin, np.cos)]
     code = np.concatenate([means, *waves], -1)
     width = code.shape[-1]

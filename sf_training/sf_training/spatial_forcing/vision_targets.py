@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sf_training.spatial_forcing import alignment, cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
 from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
 from sf_training.spatial_forcing.compression import Compression
@@ -91,6 +94,7 @@ def vision_targets(
     digest: str | None = None,
     cache: Path | None = None,
     live: bool = False,
+    area: np.ndarray | None = None,
     console: Console | None = None,
 ) -> Targets:
     """Targets of a whole data set, resized to the student's grid with the positional embedding in.
@@ -106,6 +110,7 @@ def vision_targets(
         digest: changes with the images; None reads them all to make one.
         cache: folder of caches; None keeps everything in memory.
         live: keep nothing and run the teacher each time a frame is read, for data that no disk holds the features of.
+        area: (V, H, W) bool, False in letterbox bars: the teacher sees them white, as in the paper's pi0 code. None: there are none.
         console: shows progress.
 
     Raises:
@@ -123,22 +128,25 @@ def vision_targets(
     source = _Colours(images, size, width, layers) if control == "rgb" else teacher
     batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
-    computed = _Computed(source, images, size, config, batch)
+    area = None if area is None or source is not teacher or area.all() else area
+    computed = _Computed(source, images, size, config, batch, area)
     if live:
         if width < source.feature_size:
             computed.compression = Compression.fit(computed.whole, len(images), width)
         return Targets(tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True)
-    key = _key(source, images, size, config, digest) | {"channels": width}
+    bars = None if area is None else hashlib.sha256(np.packbits(area).tobytes()).hexdigest()
+    key = _key(source, images, size, config, digest) | {"channels": width, "white": bars, "made_by": _made_by()}
     store = FeatureCache(cache, key, shape, layers, form)
-    if width < source.feature_size:
-        file = None if cache is None else store.folder / "basis.npz"
-        with console.status("teacher features: which channels to keep") if console else nullcontext():
-            computed.compression = Compression.fit(computed.whole, len(images), width, file)
-    if store.done < len(images):
-        columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
-            task = bar.add_task("", total=len(images), completed=store.done)
-            store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
+    with store.locked():
+        if width < source.feature_size:
+            file = None if cache is None else store.folder / "basis.npz"
+            with console.status("teacher features: which channels to keep") if console else nullcontext():
+                computed.compression = Compression.fit(computed.whole, len(images), width, file)
+        if store.done < len(images):
+            columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+            with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
+                task = bar.add_task("", total=len(images), completed=store.done)
+                store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
@@ -157,6 +165,10 @@ class LiveLayer:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def forget(self) -> None:
+        """Compute also the frames that were read last, when they are read again."""
+        self._computed.forget()
+
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
         return self._computed.last(np.asarray(frames))[self._number]
 
@@ -164,8 +176,11 @@ class LiveLayer:
 class _Computed:
     """Prepared targets of any frames, by the teacher."""
 
-    def __init__(self, source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, batch: int) -> None:
+    def __init__(
+        self, source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, batch: int, area: np.ndarray | None
+    ) -> None:
         self._source, self._images, self._grid, self._config, self._batch = source, images, grid, config, batch
+        self._bars = None if area is None else torch.from_numpy(~area)[:, None]
         self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
         self.compression: Compression | None = None
 
@@ -187,8 +202,14 @@ class _Computed:
             self._last = (frames, self.compression(found) if self.compression else found)
         return self._last[1]
 
+    def forget(self) -> None:
+        """What was computed last."""
+        self._last = None
+
     def _batch_of(self, frames: np.ndarray) -> list[np.ndarray]:
         pixels = torch.from_numpy(np.ascontiguousarray(self._images[frames])).float() / 255
+        if self._bars is not None:
+            pixels.masked_fill_(self._bars, 1.0)
         found = [_prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)]
         if not all(np.isfinite(layer).all() for layer in found):
             raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
@@ -226,6 +247,14 @@ def _key(source: Teacher, images: np.ndarray, grid: tuple[int, int], config: Ali
         "position": [config.position_scale, config.position],
         "resize": config.resize,
     }
+
+
+@functools.cache
+def _made_by() -> str:
+    """Changes with the code that makes features and keeps them."""
+    functions = (alignment.prepare_target, alignment.position_embedding, _Computed, _prepared, _Colours)
+    modules = (cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision)
+    return hashlib.sha256("".join(map(inspect.getsource, (*functions, *modules))).encode()).hexdigest()
 
 
 class _Colours:

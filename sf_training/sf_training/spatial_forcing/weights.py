@@ -53,7 +53,19 @@ class Weights:
     @property
     def identity(self) -> str:
         """Changes when other files are read; for the keys of caches."""
-        return " ".join(f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in self.paths)
+        return files_identity(self.paths)
+
+
+def files_identity(paths: Iterable[Path]) -> str:
+    """Changes when other files are named, or one of them is written."""
+    return " ".join(f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths)
+
+
+def files_of(weights: Path) -> list[Path]:
+    """The file of :func:`find_weights`, with its shards where it is an index of such beside it."""
+    if not weights.name.endswith(".index.json"):
+        return [weights]
+    return [weights, *(weights.with_name(name) for name in sorted(set(json.loads(weights.read_text())["weight_map"].values())))]
 
 
 def open_weights(source: str | Path) -> Weights:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from sf_policy_node.contract import Contract
+from sf_policy_node.vla.preprocessing import picture_area
 from sf_training.spatial_forcing.teachers import build_targets
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
 from sf_training.training.settings import Settings
+from sf_training.training.students import Student
 from sf_training.training.training_set import TrainingSet
 
 
-def alignment_targets(settings: Settings, data: TrainingSet, grid: tuple[int, int], console: Console) -> Targets | None:
+def alignment_targets(settings: Settings, data: TrainingSet, student: Student, contract: Contract, console: Console) -> Targets | None:
     """Targets of all frames, or None without a teacher; those of a vision model are kept beside the data.
 
     Args:
-        grid: rows and columns of the student's patches.
+        contract: of the data.
 
     Raises:
         TeacherError: the teacher cannot be opened, or its features cannot be kept.
     """
     if settings.teacher == "none":
         return None
+    grid = student.model.visual_places().grid
     if not settings.uses_vision_teacher:
         name = settings.teacher if settings.control == "none" else settings.control
         patch = tuple(side // count for side, count in zip(data.images.shape[-2:], grid, strict=True))
@@ -35,7 +39,9 @@ def alignment_targets(settings: Settings, data: TrainingSet, grid: tuple[int, in
         dtype=settings.teacher_dtype,
     )
     console.print(f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}", highlight=False, soft_wrap=True)
-    options = {"channels": settings.channels, "control": settings.control, "digest": data.digest or None, "console": console}
+    cameras = [(camera.height, camera.width) for camera in contract.cameras]
+    area = picture_area(cameras, student.image_size, student.model.config.fit)
+    options = {"area": area, "channels": settings.channels, "control": settings.control, "digest": data.digest or None, "console": console}
     if settings.cache_format == "none":
         return vision_targets(teacher, data.images, grid, settings.alignment, live=True, **options)
     options |= {"form": settings.cache_format, "cache": settings.data / ".cache"}

@@ -67,7 +67,7 @@ def cache(settings: Settings, console: Console) -> Targets:
     student = build_student(settings.student, recorded, head=settings.head, width=settings.width, layers=settings.layers, meta=True)
     settings = resolved(settings, student)
     data = training_data(settings, student, recorded, console)
-    found = alignment_targets(settings, data, student.model.visual_places().grid, console)
+    found = alignment_targets(settings, data, student, recorded, console)
     frames, views, rows, columns, channels = found.layers[0].shape
     console.print(
         f"{found.folder}: {found.nbytes / 1e6:.1f} MB on disk: {frames} frames of {views} cameras, {rows}x{columns} patches, "

@@ -21,7 +21,7 @@ from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import prepare_target
-from sf_training.spatial_forcing.vision_targets import Targets
+from sf_training.spatial_forcing.vision_targets import LiveLayer, Targets
 from sf_training.training.average import Average
 from sf_training.training.batches import Batch, Batches, Part
 from sf_training.training.optimizer import Optimizers
@@ -140,6 +140,9 @@ class TrainingRun:
         for name, aligned in (("without", False), ("with", True))[: 1 + (self._targets is not None)]:
             times = []
             for _ in range(_TIMED + 1):
+                for layer in self._targets.layers if aligned else ():
+                    if isinstance(layer, LiveLayer):  # a training step computes its features
+                        layer.forget()
                 begin = time.perf_counter()
                 # Sharded gradients that are not exchanged stay where no optimiser can clear them, and would join the first step's.
                 self._backward(batch, drawn, aligned=aligned, exchange=self.settings.fsdp)

@@ -111,7 +111,7 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
 
 def _data(settings: Settings, student: Student, recorded: Contract, console: Console) -> tuple[TrainingSet, object]:
     data = training_data(settings, student, recorded, console)
-    return data, alignment_targets(settings, data, student.model.visual_places().grid, console)
+    return data, alignment_targets(settings, data, student, recorded, console)
 
 
 def training_data(settings: Settings, student: Student, recorded: Contract, console: Console) -> TrainingSet:

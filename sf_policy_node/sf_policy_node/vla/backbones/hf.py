@@ -172,10 +172,14 @@ class HfVla(nn.Module):
             raise BackboneError(f"{folder}: holds a pi0 model, which is a kind of its own; give kind pi0")
         words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
         model = cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
-        for parameter in model.backbone.parameters():  # Gemma3's projector starts at zero: all pictures would look alike
+        model.fill_zeros()
+        return model
+
+    def fill_zeros(self) -> None:
+        """Make random weights see: Gemma3's projector starts at zero, with which all pictures look alike."""
+        for parameter in self.backbone.parameters():
             if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
-        return model
 
     def checkpoint_gradients(self) -> None:
         """Trade time for memory in training."""
