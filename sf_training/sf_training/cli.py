@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,8 @@ _USAGE = "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and (not words or {"-h", "--help", "help"} & set(words)):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads a help text may stop early: `… --help | head`
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if words else 2
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = module.main(arguments) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader went away: `… --help | head`
+    except BrokenPipeError:  # so may who reads a result
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -162,11 +164,14 @@ def test_every_verb_has_its_module(verb):
     assert "def main(argv: Sequence[str] | None = None) -> int:" in path.read_text()  # read, not imported: a node needs ROS
 
 
-def test_a_reader_that_goes_away_is_no_error():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "report --help", "train --help", "probe --help"])
+def test_a_reader_that_goes_away_is_no_error(words, unbuffered):
     """`sf_training train --help | head -1`"""
-    command = f"set -o pipefail; {sys.executable} -m sf_training report --help | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
+    command = f"set -o pipefail; {sys.executable} -m sf_training {words} | true"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 
 def test_settings_of_the_tests_are_what_tyro_understands():
