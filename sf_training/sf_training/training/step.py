@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.objective import action_loss
-from sf_policy_node.vla.preprocessing import fitted
+from sf_policy_node.vla.preprocessing import picture_area
 from sf_policy_node.vla.real_time_chunking import sample
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, token_mask
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
@@ -111,13 +111,7 @@ def _slice(mask: Tensor) -> slice | Tensor:
 
 def valid_tokens(contract: Contract, student: Student, grid: tuple[int, int]) -> Tensor | None:
     """Visual tokens (N,) outside of letterbox bars; None where there are none."""
-    height, width = student.image_size
-    fit = student.model.config.fit
-    if fit != "letterbox":
-        return None
-    valid = torch.zeros(1, len(contract.cameras), height, width, dtype=torch.bool)
-    for view, camera in enumerate(contract.cameras):
-        rows, columns = fitted((camera.height, camera.width), (height, width), fit)
-        valid[0, view, rows, columns] = True
-    mask = token_mask(torch.ones(1, len(contract.cameras), dtype=torch.bool), grid, valid)[0]
+    shapes = [(camera.height, camera.width) for camera in contract.cameras]
+    valid = torch.from_numpy(picture_area(shapes, student.image_size, student.model.config.fit))[None]
+    mask = token_mask(torch.ones(1, len(shapes), dtype=torch.bool), grid, valid)[0]
     return None if mask.all() else mask
