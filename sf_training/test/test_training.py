@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from safetensors.torch import save_file
 from seeded_weights import vggt_weights
 
@@ -30,6 +31,7 @@ from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.curves import read_curves
 from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.report import read_runs, summarise
+from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
@@ -128,6 +130,20 @@ def test_a_flow_run_validates_and_leaves_a_policy_for_real_time_chunking(tmp_pat
     loaded = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
     assert loaded.join is Join.RTC
     assert not any("readout" in name for name in run.averaged().state_dict())
+
+
+@pytest.mark.parametrize(("errors", "best"), [((0.3, 0.1, 0.2), 4), ((0.3, 0.2, 0.1), None), ((0.1, 0.1, 0.1), None)])
+def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monkeypatch, capsys):
+    """No older checkpoint is called the best where the last one is as good."""
+    chosen = replace(SETTINGS, data=tmp_path, out=tmp_path / "arm", steps=6, validate_every=2, save_every=2, teacher="none")
+    run = start(chosen)
+    monkeypatch.setattr(run, "validate", lambda labels: (errors[run.step // 2 - 1], 1.0))
+    Session(run, CONTRACT, np.arange(3), Console(width=200), "train", time.monotonic()).go()
+    run.close()
+    said = capsys.readouterr().out
+    steps = {path.name: json.loads((path / "config.json").read_text())["training"]["steps"] for path in tmp_path.glob("arm*")}
+    assert steps == {"arm": 6} | ({"arm-best": best} if best else {})
+    assert ("arm-best" in said) == bool(best) and ("(the best, too)" in said) != bool(best)
 
 
 def test_a_run_does_not_resume_from_other_settings(tmp_path):

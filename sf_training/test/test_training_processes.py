@@ -27,7 +27,7 @@ def command(folder: Path, name: str, *words: str, processes: int = 1, steps: int
 
 
 def train(folder: Path, name: str, *words: str, processes: int = 1) -> tuple[np.ndarray, dict]:
-    """Losses (steps, 2) of action and alignment, and the weights it leaves."""
+    """Losses (steps, 3) of action, alignment and validation, and the weights it leaves."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -45,9 +45,10 @@ def losses(text: str) -> np.ndarray:
     ids=["nano flow", "smolvlm", "smolvlm sharded", "smolvlm sharded with adapters"],
 )
 def test_two_processes_train_as_one_does(tmp_path, name, words):
+    """Also when it validates between the steps, where sharded weights are exchanged for their average."""
     alone = [word for word in words if word != "fsdp=true"]
-    one, one_weights = train(tmp_path / "one", name, *alone)
-    two, two_weights = train(tmp_path / "two", name, *words, processes=2)
+    one, one_weights = train(tmp_path / "one", name, *alone, "validates=true")
+    two, two_weights = train(tmp_path / "two", name, *words, "validates=true", processes=2)
     np.testing.assert_allclose(two, one, rtol=2e-4)
     assert one_weights.keys() == two_weights.keys()
     for key, weight in one_weights.items():

@@ -63,7 +63,7 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
 
 def main(out: Path, name: str, steps: int, *words: str) -> None:
     changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
-    slowly = changes.pop("seconds_per_step", 0.0)
+    slowly, validates = changes.pop("seconds_per_step", 0.0), changes.pop("validates", False)
     run = make_run(name, out, steps, **changes)
     state = out / "resume.pt"
     run.load_state(state)
@@ -71,8 +71,9 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
     while run.step < steps:
         run.train_step()
         progress = run.progress()
+        error = run.validate(np.arange(9))[0] if validates else 0.0
         if run.accelerator.is_main_process:
-            print(json.dumps([progress.step, progress.action_loss, progress.alignment_loss]), flush=True)
+            print(json.dumps([progress.step, progress.action_loss, progress.alignment_loss, error]), flush=True)
         if run.step % 3 == 0:
             run.save_state(state)
         time.sleep(slowly)

@@ -7,7 +7,8 @@ its rows: two processes, or a batch in parts (``accumulate``), make the step tha
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ class TrainingRun:
         """
         size = _PREDICTED_AT_ONCE.get(self.model.kind, _PREDICTED)
         self._wrapped.eval()
-        with self.average_of.in_place():
+        with self._averaged_in_place():
             predicted = np.concatenate([self._predict(labels[start : start + size]) for start in range(0, len(labels), size)])
         truth, motion = self.data.label_chunk[labels], self._motion
         error = float(np.abs(predicted - truth)[..., motion].mean())
@@ -257,10 +258,19 @@ class TrainingRun:
             actions = self.training(inputs, noise=noise)
         return self.normalisation.action.restore(actions.float().cpu().numpy())
 
+    @contextmanager
+    def _averaged_in_place(self) -> Iterator[None]:
+        with self.average_of.in_place():
+            try:
+                yield
+            finally:
+                if self.settings.fsdp:  # it keeps what a forward pass gathered until a backward one: the next step would compute with that
+                    self.training.reshard()
+
     def averaged(self) -> Any:
         """A plain copy of the student with its averaged weights, adapters folded in, on the processor; None on all processes but the
         main one. Every process has to ask."""
-        with self.average_of.in_place():
+        with self._averaged_in_place():
             state = whole_state(self.model) if self.settings.fsdp else None
             return merged_copy(self.model, state) if self.accelerator.is_main_process else None
 

@@ -89,7 +89,9 @@ class Session:
                 self._wandb.finish()
         if self._main:
             self._state.unlink(missing_ok=True)
-        best = f"   best: {self._best_out}" if self._best_out.is_dir() else ""
+            if self._curves.rows and _merit(self._curves.rows[-1]) == self._best:  # an older one beside it would mislead
+                shutil.rmtree(self._best_out, ignore_errors=True)
+        best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (the best, too)"
         self._console.print(f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}", highlight=False, soft_wrap=True)
 
     def _validate(self, *, evaluating: bool) -> bool:
@@ -131,7 +133,7 @@ class Session:
         if merit is None or (self._best is not None and merit <= self._best) or (self._settings.evaluate_every and merit[0] < 0):
             return False
         self._best = merit
-        return self._run.step < self._settings.steps
+        return self._run.step < self._settings.steps  # the last is saved anyway
 
     def _agreed(self, *choices: bool) -> list[bool]:
         """What the main process has decided, on every process."""
