@@ -169,6 +169,18 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         run.train_step()
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights():
+    """The loss of that step is finite; without a check the next save would overwrite the last good state."""
+    run = start()
+    run.train_step()
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"step 2: a gradient is not finite; lower --learning-rate \(now 0.002\)"):
+        run.train_step()
+    run.close()
+    assert all(torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_trains_nano(name):
     run = start(replace(SETTINGS, preset=name))

@@ -44,14 +44,21 @@ class Optimizers:
         return settings.rate * rise * fall
 
     def step(self, step: int) -> float:
-        """Clip (projector included), update, clear gradients. Returns the norm before clipping."""
+        """Clip (projector included), update, clear gradients. Returns the norm before clipping.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; the weights are unharmed.
+        """
         norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.clip)
+        size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not math.isfinite(size):
+            raise FloatingPointError(f"step {step}: a gradient is not finite; lower --learning-rate (now {self._settings.rate:g})")
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(step)
             optimizer.step()
         self.clear()
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return size
 
     def clear(self) -> None:
         """Forget all gradients."""
