@@ -146,8 +146,9 @@ def test_the_gate_finds_the_layer_that_holds_the_target():
     assert sum(alignment.shares.values()) == pytest.approx(1.0)
 
 
-def test_a_masked_token_may_be_anything():
-    config = AlignmentConfig(norm="none")
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+def test_a_masked_token_may_be_anything(norm):
+    config = AlignmentConfig(norm=norm)
     alignment = Alignment(config, STUDENT, TEACHER)
     tokens, target = seeded(1, 2, PATCHES, STUDENT), seeded(2, 2, PATCHES, TEACHER)
     mask = torch.ones(2, PATCHES, dtype=torch.bool)

@@ -1,11 +1,15 @@
 """The alignment loss, its targets and its controls."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sf_training.spatial_forcing import teachers
 from sf_training.spatial_forcing.alignment import Projector, alignment_loss, position_embedding, prepare_target
 from sf_training.spatial_forcing.teachers import FEATURE_SIZE, TeacherError, View, build_targets, points_from_depth, rgb_features
 
@@ -130,6 +134,20 @@ def test_targets_are_standardised():
         flat = build_targets(teacher, *data(), PATCH).reshape(-1, FEATURE_SIZE).astype(np.float32)
         np.testing.assert_allclose(flat.mean(0), 0.0, atol=5e-3)
         np.testing.assert_allclose(flat.std(0), 1.0, atol=2e-2)
+
+
+@pytest.mark.parametrize("teacher", ["pointmap", "rgb"])
+def test_targets_that_do_not_fit_into_memory_are_refused(teacher, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100_000))
+    with pytest.raises(TeacherError, match=rf"teacher {teacher}: its targets for 4 frames take 0.0 GB of memory, .*; take fewer episodes"):
+        build_targets(teacher, *data(), PATCH)
+
+
+@pytest.mark.parametrize("part", [1, 3, 512])
+def test_targets_do_not_depend_on_the_parts_that_they_are_computed_in(part, monkeypatch):
+    whole = build_targets("pointmap", *data(), PATCH)
+    monkeypatch.setattr(teachers, "_PART", part)
+    np.testing.assert_allclose(build_targets("pointmap", *data(), PATCH).astype(np.float32), whole.astype(np.float32), atol=2e-3)
 
 
 def test_a_teacher_without_depth_says_what_to_do():

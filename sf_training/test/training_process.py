@@ -1,6 +1,7 @@
 """A training run in a process of its own, on synthetic data, for tests of several processes and of kills.
 
-``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for each step; keys are settings.
+``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for each step; keys are settings,
+``validates``: between the steps, ``session``: as the trainer itself does it, up to the checkpoint in OUT/out.
 """
 
 import json
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from student_cases import CONTRACT, SIZES, TEXTS, student_settings
 
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.processes import make_accelerator
+from sf_training.training.session import Session
 from sf_training.training.settings import Settings
 from sf_training.training.students import Student, build_student
 from sf_training.training.training_set import TrainingSet
@@ -64,7 +67,13 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
 def main(out: Path, name: str, steps: int, *words: str) -> None:
     changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
     slowly, validates = changes.pop("seconds_per_step", 0.0), changes.pop("validates", False)
+    as_session = changes.pop("session", False)
     run = make_run(name, out, steps, **changes)
+    if as_session:
+        Session(run, CONTRACT, np.arange(9), Console(quiet=not run.accelerator.is_main_process), "train", time.monotonic()).go()
+        run.close()
+        run.accelerator.end_training()
+        return
     state = out / "resume.pt"
     run.load_state(state)
     run.measure_teacher()

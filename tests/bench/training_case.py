@@ -31,7 +31,7 @@ StudentName = Literal["nano", "smolvlm"]
 Way = Literal["no_sf", "cache", "cache_int8", "loop"]
 """no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the teacher runs in every step."""
 STUDENTS, WAYS = get_args(StudentName), get_args(Way)
-CHANNELS = 128  # what the trainer keeps by default
+CHANNELS = 128  # what the trainer keeps by default for nano; all of them for other models
 TEACHER = VggtConfig(width=192, pairs=8, encoder_blocks=8, grid=8)
 TEACHER_SIDE = 112  # pixels
 _STEPS = 6  # of a process that measures memory

@@ -77,8 +77,9 @@ def _memory(figures: Figures, student: str, folder: Path) -> None:
         note = f"most that a process took; {sizes['before'] / 1024:.0f} MiB of it before there was a model"
         figures.add(f"training_{student}_{way}_memory", sizes["most"] / 1024, "MiB", 1, note)
     for way in WAYS[1:]:
-        ratio = found[way]["most"] / found["no_sf"]["most"]
-        figures.add(f"training_{student}_{way}_memory_over_no_sf", ratio, "ratio", 1, "most that a process took")
+        taken = {each: found[each]["most"] - found[each]["before"] for each in (way, "no_sf")}
+        note = "most that a process took, less what it had before there was a model"
+        figures.add(f"training_{student}_{way}_memory_over_no_sf", taken[way] / taken["no_sf"], "ratio", 1, note)
 
 
 def measure_memory(student: str, way: str, folder: Path) -> dict[str, int]:

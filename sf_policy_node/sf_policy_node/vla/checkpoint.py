@@ -6,6 +6,7 @@ files where the model has one. ``config.json`` names the kind of model: ``nano``
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from sf_policy_node.vla.normalisation import Normalisation
 
 _FORMAT = 1
 _KINDS = ("nano", "hf", "pi0")
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
 class CheckpointError(ValueError):
@@ -87,11 +89,25 @@ def save_checkpoint(path: Path, model: Model, contract: Contract, normalisation:
                 model.words.save(fresh)
             if (path / "report").is_dir():
                 shutil.copytree(path / "report", fresh / "report")
-            if path.exists():
-                os.replace(path, Path(temporary) / "old")
-            os.replace(fresh, path)
+            _put_in_place(fresh, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be written ({error}); free some space. The last one is unharmed") from None
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    """Exchange two directories at once, where the system can: a kill must not leave neither, nor a robot that loads find none."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    if path.exists() and exchange and exchange(_HERE, os.fsencode(fresh), _HERE, os.fsencode(path), _EXCHANGE) == 0:
+        return
+    old = fresh.with_name("old")
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
 
 
 def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Checkpoint:

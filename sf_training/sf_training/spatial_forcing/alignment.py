@@ -99,9 +99,13 @@ class Projector(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, student) to (B, N, teacher)."""
-        flat = self.norm(tokens.flatten(0, 1).to(self.hidden.weight.dtype))  # a backbone may be kept in bfloat16
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, student) to (B, N, teacher); ``mask`` (B, N) keeps tokens that do not count out of a batch's statistics."""
+        flat = tokens.flatten(0, 1).to(self.hidden.weight.dtype)  # a backbone may be kept in bfloat16
+        if mask is None or not isinstance(self.norm, nn.BatchNorm1d) or mask.sum() < 2:
+            flat = self.norm(flat)
+        else:
+            flat = torch.zeros_like(flat).masked_scatter(mask.flatten()[:, None], self.norm(flat[mask.flatten()]))
         return self.out(functional.gelu(self.hidden(flat))).unflatten(0, tokens.shape[:2])
 
 
@@ -133,9 +137,9 @@ class Alignment(nn.Module):
         if mask is not None:  # a token that does not count may be NaN; the projector's gradient must not become that
             layers = [layer.masked_fill(~(mask[..., None] | layer.isfinite()), 0.0) for layer in layers]
         if self.gate is not None:
-            return alignment_loss(self.projector(self._mixture(layers)), targets[0], mask)
+            return alignment_loss(self.projector(self._mixture(layers), mask), targets[0], mask)
         paired = list(targets) * (len(layers) if len(targets) == 1 else 1)
-        losses = [alignment_loss(self.projector(layer), target, mask) for layer, target in zip(layers, paired, strict=True)]
+        losses = [alignment_loss(self.projector(layer, mask), target, mask) for layer, target in zip(layers, paired, strict=True)]
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
     @property

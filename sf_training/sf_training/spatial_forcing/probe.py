@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -138,6 +138,7 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
             "spread_m": dict(zip(checkpoints[0].contract.camera_names, map(float, task.spread.round(5)), strict=True)),
             "seeds": list(arguments.seeds),
             "dpt_steps": arguments.dpt_steps,
+            "settings": json.loads(json.dumps(asdict(arguments), default=str)),
             "torch": torch.__version__,
         },
         examples=np.linspace(0, len(test.images) - 1, _EXAMPLES + 2).astype(int)[1:-1],

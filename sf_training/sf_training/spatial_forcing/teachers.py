@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import psutil
 import torch
 from torch.nn import functional
 
@@ -32,6 +33,7 @@ _POINT_BOX = (np.array([-0.4, -0.7, -0.4], np.float32), np.array([1.0, 0.7, 0.6]
 _DEPTH_MAX = 1.6  # m
 _PROJECTION_SEED = 1234
 _CODE_SEED = 7
+_PART = 512  # frames that are computed at once
 
 
 class TeacherError(ValueError):
@@ -80,8 +82,14 @@ def random_code(cameras: int, grid: tuple[int, int], width: int = FEATURE_SIZE) 
 
 def standardise(features: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance per channel over all frames, views and patches. Cosine needs it: else all targets look alike."""
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    return ((features - flat.mean(0)) / (flat.std(0) + 1e-4)).astype(np.float16)
+    axes = tuple(range(features.ndim - 1))
+    centre = features.mean(axes, dtype=np.float64)
+    parts = [slice(start, start + _PART) for start in range(0, len(features), _PART)]  # a copy of all in float64 may not fit
+    spread = np.sqrt(sum(np.square(features[part] - centre).sum(axes) for part in parts) / (features.size // features.shape[-1])) + 1e-4
+    found = np.empty(features.shape, np.float16)
+    for part in parts:
+        found[part] = (features[part] - centre) / spread
+    return found
 
 
 def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | None, views: list[View], patch: Patch) -> np.ndarray:
@@ -89,10 +97,10 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
 
     Args:
         images: (F, V, 3, H, W) uint8; depth: (F, V, H, W) [m]. Arrays, or anything that gives ``images[indices]``.
-        patch: height and width of a patch, or the side of a square one [pixels]; even numbers that divide the picture.
+        patch: height and width of a patch, or the side of a square one [pixels]; pixels beyond the last whole patch are left out.
 
     Raises:
-        TeacherError: for a teacher that needs depth when there is none.
+        TeacherError: for a teacher that needs depth when there is none, and where the targets do not fit into memory.
     """
     frames, cameras = images.shape[:2]
     rows, columns = _sides(patch)
@@ -100,15 +108,21 @@ def build_targets(teacher: TeacherName, images: np.ndarray, depth: np.ndarray | 
     if teacher == "random":
         code = random_code(cameras, grid)
         return np.broadcast_to(code, (frames, *code.shape[1:]))
+    needed, free = 6 * frames * cameras * grid[0] * grid[1] * FEATURE_SIZE, psutil.virtual_memory().available
+    if needed > free:
+        raise TeacherError(
+            f"teacher {teacher}: its targets for {frames} frames take {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
+            "take fewer episodes, vggt or hf, whose features lie on the disk, or teacher none"
+        )
     if teacher == "rgb":
-        parts = [_in_parts(frames, lambda part, v=v: rgb_features(images[part][:, v], patch)) for v in range(cameras)]
-        return standardise(np.stack(parts, 1))
+        return standardise(_features(frames, cameras, grid, lambda part, view: rgb_features(images[part][:, view], patch)))
     if depth is None:
         raise TeacherError(f"teacher {teacher}: the data hold no depth; record depth, or take teacher none or rgb")
-    parts = [
-        _in_parts(frames, lambda part, v=v: pointmap_features(depth[part][:, v], _of_frames(views[v], part), patch)) for v in range(cameras)
-    ]
-    targets = standardise(np.stack(parts, 1))
+
+    def pointmap(part: np.ndarray, view: int) -> np.ndarray:
+        return pointmap_features(depth[part][:, view], _of_frames(views[view], part), patch)
+
+    targets = standardise(_features(frames, cameras, grid, pointmap))
     if teacher == "mean":
         mean = targets.mean(0, keepdims=True, dtype=np.float32).astype(np.float16)
         return np.broadcast_to(mean, targets.shape)
@@ -137,5 +151,11 @@ def _of_frames(view: View, frames: np.ndarray) -> View:
     return View(view.intrinsics[frames], view.rotation[frames], view.position[frames])
 
 
-def _in_parts(frames: int, compute: Callable[[np.ndarray], np.ndarray], size: int = 512) -> np.ndarray:
-    return np.concatenate([compute(np.arange(start, min(start + size, frames))) for start in range(0, frames, size)])
+def _features(frames: int, cameras: int, grid: tuple[int, int], compute: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """(F, V, rows, columns, C) float32 from ``compute(frames, view)``, part by part."""
+    found = np.empty((frames, cameras, *grid, FEATURE_SIZE), np.float32)
+    for start in range(0, frames, _PART):
+        part = np.arange(start, min(start + _PART, frames))
+        for view in range(cameras):
+            found[part, view] = compute(part, view)
+    return found

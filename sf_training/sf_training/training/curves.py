@@ -16,7 +16,7 @@ class Row:
     cpu_s: float
     """Processor time spent in training steps."""
     wall_s: float
-    """Since the run (or its resumption) began."""
+    """Since the run began, without the time between a kill and its resumption."""
     action_loss: float | None = None
     cosine: float | None = None
     """Between projected student tokens and targets, on training batches."""
@@ -99,7 +99,7 @@ def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> No
         axis.set_xlabel("step")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(names) > 1 and axis.lines:
             axis.legend()
             axis.set_ylim(0, 1.02)
         if not axis.lines:

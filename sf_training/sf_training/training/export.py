@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -125,7 +125,8 @@ def _stored(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 def _notes(arguments: Arguments, checkpoint: Checkpoint) -> dict:
     training = json.loads((arguments.checkpoint / "config.json").read_text()).get("training", {})
-    return training | {"exported": {"from": checkpoint.identity, "dtype": arguments.dtype}}
+    settings = json.loads(json.dumps(asdict(arguments), default=str))
+    return training | {"exported": {"from": checkpoint.identity, "dtype": arguments.dtype, "settings": settings}}
 
 
 def _check(arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: Console) -> dict[str, float]:

@@ -27,6 +27,7 @@ from sf_training.training.average import Average
 from sf_training.training.batches import Batch, Batches, Part
 from sf_training.training.optimizer import Optimizers
 from sf_training.training.processes import make_accelerator
+from sf_training.training.projector_file import load_projector
 from sf_training.training.settings import Settings
 from sf_training.training.sharding import shard, whole_state
 from sf_training.training.state import load_state, save_state
@@ -83,11 +84,12 @@ class TrainingRun:
         valid = valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
         channels = 0 if self._targets is None else self._targets.layers[0].shape[-1]
         self.training = TrainingStep(model, settings.alignment if self._targets is not None else None, channels, weight, valid)
+        self.begun_with = load_projector(self.training.alignment, settings) if self.training.alignment is not None else ""
         if settings.checkpoint_gradients:
             model.checkpoint_gradients()
-        self.training.to(self.device)
         if settings.fsdp:
-            shard(self.training, accelerator)
+            shard(self.training, accelerator)  # block by block: a device may not hold all of it
+        self.training.to(self.device)
         self.average_of = Average(model, settings.ema)
         self.optimizers = Optimizers(self.training, settings)
         self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)
@@ -102,6 +104,7 @@ class TrainingRun:
         self._motion = slice(0, -1) if contract.action.names[-1] == GRIPPER_COLUMN else slice(None)
         self.step = 0
         self.cpu_s = 0.0
+        self.begin, self._wall_before = time.monotonic(), 0.0
         self._sums: list[tuple[float, float | None]] = []
 
     @property
@@ -113,6 +116,11 @@ class TrainingRun:
     def alignment(self) -> Any:
         """Projector and gate; None without a teacher."""
         return self.training.alignment
+
+    @property
+    def wall_s(self) -> float:
+        """Since ``begin``, and before the run was resumed."""
+        return self._wall_before + time.monotonic() - self.begin
 
     def train_step(self) -> None:
         """One optimiser step.
@@ -274,13 +282,25 @@ class TrainingRun:
             state = whole_state(self.model) if self.settings.fsdp else None
             return merged_copy(self.model, state) if self.accelerator.is_main_process else None
 
+    def projector(self) -> dict[str, Tensor] | None:
+        """Weights of the alignment on the processor, None without a teacher; every process has to ask."""
+        if self.training.alignment is None:
+            return None
+        module = self.training.alignment
+        state = whole_state(module) if self.settings.fsdp else module.state_dict()
+        return {name: value.detach().to("cpu") for name, value in state.items()}
+
     def save_state(self, path: Path) -> None:
         """All that a resumed run needs, written beside ``path`` and moved into place, by one process; every process has to ask.
 
         Raises:
             TrainingError: it cannot be written; the one before is unharmed.
         """
-        own = {"step": self.step, "cpu_s": self.cpu_s, "sums": self._sums, "sampler": self._sampler_state}
+        if self.accelerator.num_processes > 1 and self._sums:  # all processes go on from one file
+            pairs = [(action, float("nan") if aligned is None else aligned) for action, aligned in self._sums]
+            means = self.accelerator.reduce(torch.tensor(pairs, dtype=torch.float64, device=self.device), "mean").tolist()
+            self._sums = [(action, None if self._targets is None else aligned) for action, aligned in means]
+        own = {"step": self.step, "cpu_s": self.cpu_s, "wall_s": self.wall_s, "sums": self._sums, "sampler": self._sampler_state}
         save_state(path, self, {**own, "noise": self._noise.get_state()})
 
     def load_state(self, path: Path) -> bool:
@@ -292,7 +312,7 @@ class TrainingRun:
         own = load_state(path, self)
         if own is None:
             return False
-        self.step, self.cpu_s, self._sums = own["step"], own["cpu_s"], own["sums"]
+        self.step, self.cpu_s, self._wall_before, self._sums = own["step"], own["cpu_s"], own["wall_s"], own["sums"]
         self._sampler_state = own["sampler"]
         self.batches.restart(own["sampler"])
         self._noise.set_state(own["noise"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 import torch
 
@@ -12,30 +14,39 @@ from sf_training.training.students import build_student
 _STATE_BYTES = 4 + 8  # of a trained weight: its gradient, and AdamW's two moments
 
 
-def bytes_needed(settings: Settings, contract: Contract) -> int:
-    """Of weights, gradients, optimiser and average of one model, all of it; activations come on top."""
+def bytes_needed(settings: Settings, contract: Contract) -> tuple[int, int]:
+    """Of the weights of one model, and of weights, gradients, optimiser and average together; activations come on top."""
     model = build_student(settings.student, contract, head=settings.head, meta=True).model
     trained = _STATE_BYTES + (4 if settings.ema else 0)
-    return sum(each.numel() * (each.element_size() + trained * each.requires_grad) for each in model.parameters())
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    return weights, weights + sum(trained * each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def require_memory(settings: Settings, contract: Contract, processes: int, device: torch.device) -> None:
     """Refuse a run that cannot fit.
 
     Args:
-        processes: on this host, which share its memory; with ``--fsdp`` they share the model too.
+        processes: of the run; those on this host share its memory, and with ``--fsdp`` all share gradients and optimiser states.
 
     Raises:
         TrainingError: it cannot.
     """
     if settings.student.kind == "nano":
         return
-    gpu = device.type == "cuda"
-    copies = 1 if settings.fsdp else processes
-    needed = bytes_needed(settings, contract) * (1 if gpu else copies) // (processes if gpu and settings.fsdp else 1)
-    free = torch.cuda.mem_get_info(device)[0] if gpu else psutil.virtual_memory().available
+    here = min(processes, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))  # torchrun's
+    weights, whole = bytes_needed(settings, contract)
+    host = psutil.virtual_memory().available
+    share = whole // processes if settings.fsdp else whole
+    if device.type == "cuda":
+        _require(share, torch.cuda.mem_get_info(device)[0], "weights, gradients and optimiser states")
+        _require(weights * here, host, f"the weights of {here} processes while they start")
+    else:  # each builds the whole model before it keeps its share
+        _require(max(share, weights) * here, host, "weights, gradients and optimiser states")
+
+
+def _require(needed: int, free: int, of_what: str) -> None:
     if needed > free:
         raise TrainingError(
-            f"the model needs {needed / 1e9:.1f} GB for weights, gradients and optimiser states, {free / 1e9:.1f} GB are free; take "
+            f"the model needs {needed / 1e9:.1f} GB for {of_what}, {free / 1e9:.1f} GB are free; take "
             "--student.dtype bfloat16 with lora, a smaller --student.lora.rank, --fsdp on more processes, or a smaller model"
         )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.checkpoint import CheckpointError, save_checkpoint
@@ -23,7 +24,9 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import to_yaml
 from sf_training.training.curves import Curves, Row, plot_curves
 from sf_training.training.loop import TrainingRun
-from sf_training.training.settings import TrainingError
+from sf_training.training.projector_file import save_projector
+from sf_training.training.settings import Settings, TrainingError
+from sf_training.training.state import PLACES
 from sf_training.training.training_set import TrainingSet
 
 _EVALUATION_SEED = 900_000
@@ -33,25 +36,30 @@ class Session:
     """Reports and saves of one run. Only the main process writes and prints; all of them have to :meth:`go`.
 
     Raises:
-        TrainingError: Weights & Biases is asked for and not installed.
+        TrainingError: Weights & Biases is asked for and not installed, or ``out`` holds what another run made.
     """
 
     def __init__(self, run: TrainingRun, contract: Contract, held_out: np.ndarray, console: Console, command: str, begin: float) -> None:
         self._run, self._contract, self._held_out = run, contract, held_out
-        self._console, self._command, self._begin = console, command, begin
+        self._console, self._command, run.begin = console, command, begin
         self._settings = run.settings
         self._main = run.accelerator.is_main_process
         self._out = run.settings.out
         self._best_out = self._out.with_name(self._out.name + "-best")
         self._report = self._out / "report"
+        self._state = self._out.with_name(self._out.name + ".resume.pt")  # beside what it becomes, which is replaced as a whole
+        (self._finished,) = self._agreed(self._main and not self._state.exists() and is_finished(run))
+        if self._finished:
+            return
+        if run.load_state(self._state):
+            console.print(f"resuming at step {run.step}")
+        elif run.begun_with:
+            console.print(run.begun_with, highlight=False, soft_wrap=True)
         self._wandb = _open_wandb(run) if self._settings.wandb and self._main else None
-        self._state = self._report / "resume.pt"
         if self._main:
             self._report.mkdir(parents=True, exist_ok=True)
             (self._report / "settings.yaml").write_text(to_yaml(run.settings))
         run.accelerator.wait_for_everyone()
-        if run.load_state(self._state):
-            console.print(f"resuming at step {run.step}")
         self._curves = Curves(self._report, run.step) if self._main else None
         self._best = max((_merit(row) for row in self._curves.rows if _merit(row)), default=None) if self._main else None
         self._seen = 0  # labels of this process's run, for samples per second
@@ -61,9 +69,12 @@ class Session:
 
     def go(self) -> None:
         """Train to the end and leave a checkpoint."""
+        if self._finished:
+            self._console.print(f"{self._out}: this run is finished; give another --out to train anew", highlight=False, soft_wrap=True)
+            return
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         settings, run = self._settings, self._run
-        steps, reached = settings.steps, False
+        steps, reached = settings.steps, self._agreed(self._main and self._is_reached())[0]
         try:
             with Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not self._main) as bar:
                 task = bar.add_task("", total=steps, completed=run.step)
@@ -99,12 +110,11 @@ class Session:
         progress = self._run.progress()
         error, choice = self._run.validate(self._held_out)
         results = self._evaluate() if evaluating else None
-        reached = False
         if self._main:
             row = Row(
                 step=progress.step,
                 cpu_s=round(progress.cpu_s, 2),
-                wall_s=round(time.monotonic() - self._begin, 1),
+                wall_s=round(self._run.wall_s, 1),
                 action_loss=round(progress.action_loss, 5),
                 cosine=None if progress.alignment_loss is None else round(1 - progress.alignment_loss, 5),
                 validation_error=round(error, 6),
@@ -117,8 +127,7 @@ class Session:
             if self._wandb:
                 self._wandb.log({name: value for name, value in dataclasses.asdict(row).items() if value is not None}, step=row.step)
             self._console.print(_in_words(row, self._unit), highlight=False, soft_wrap=True)
-            reached = bool(self._settings.stop_at) and row.success is not None and row.success >= self._settings.stop_at
-        better, reached = self._agreed(self._main and self._is_best(), reached)
+        better, reached = self._agreed(self._main and self._is_best(), self._main and self._is_reached())
         if better:
             self._save(self._best_out)
         return reached
@@ -126,6 +135,11 @@ class Session:
     @property
     def _unit(self) -> str:
         return "mm" if self._contract.action.space.startswith("ee") else "mrad"
+
+    def _is_reached(self) -> bool:
+        """Whether this very step was evaluated as good enough; also when the run was killed right after."""
+        goal, row = self._settings.stop_at, self._curves.rows[-1] if self._curves.rows else None
+        return bool(goal and row and row.step == self._run.step and row.success is not None and row.success >= goal)
 
     def _is_best(self) -> bool:
         merit = _merit(self._curves.rows[-1])
@@ -156,19 +170,22 @@ class Session:
 
     def _save(self, out: Path) -> None:
         """A checkpoint with the report as of now."""
-        plain = self._run.averaged()
+        plain, projector = self._run.averaged(), self._run.projector()
         if not self._main:
             return
         facts = self._facts()
         title = f"{self._out.name}: {self._settings.student.kind}, teacher {self._settings.teacher}, seed {self._settings.seed}"
-        plot_curves(self._curves.rows, self._report / "curves.png", title, self._unit)
-        (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
         try:
+            plot_curves(self._curves.rows, self._report / "curves.png", title, self._unit)
+            (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+            if projector:
+                save_projector(self._report, projector, self._settings)
             if out != self._out:  # the report belongs to both
-                shutil.copytree(self._report, out / "report", ignore=shutil.ignore_patterns("resume.*", "tensorboard"), dirs_exist_ok=True)
+                shutil.copytree(self._report, out / "report", ignore=shutil.ignore_patterns("tensorboard"), dirs_exist_ok=True)
             save_checkpoint(out, plain, self._contract, self._run.normalisation, facts)
-        except (OSError, CheckpointError) as error:
-            raise TrainingError(f"{error}; the state of the run is kept: start the same command again to go on") from None
+        except (OSError, SafetensorError, CheckpointError) as error:
+            kept = "the state of the run is kept: start the same command again to go on" if self._state.exists() else "start again"
+            raise TrainingError(f"{error}; {kept}") from None
 
     def _facts(self) -> dict:
         run, batch = self._run, self._run.batches.labels
@@ -177,11 +194,11 @@ class Session:
             speed["whole_run"] = round(self._seen * batch / self._trained_s, 2)
         return {
             "command": self._command,
-            "settings": json.loads(json.dumps(dataclasses.asdict(self._settings), default=str)),
-            "data_hash": run.data.digest or _data_hash(run.data),
+            "settings": _as_saved(self._settings),
+            "data_hash": _data_hash(run.data),
             "steps": run.step,
             "cpu_s": round(run.cpu_s, 1),
-            "wall_s": round(time.monotonic() - self._begin, 1),
+            "wall_s": round(run.wall_s, 1),
             "samples_per_s": speed,
             "processes": run.accelerator.num_processes,
             "device": _device(run.device),
@@ -222,7 +239,34 @@ def _open_wandb(run: TrainingRun) -> Any:
     return wandb.init(project=run.settings.wandb, name=run.settings.out.name, config=dataclasses.asdict(run.settings))
 
 
+def is_finished(run: TrainingRun) -> bool:
+    """Whether ``out`` holds the checkpoint that this run would leave.
+
+    Raises:
+        TrainingError: it holds that of another run.
+    """
+    out = run.settings.out
+    if not (out / "config.json").exists():
+        return False
+    try:
+        training = json.loads((out / "config.json").read_text())["training"]
+        same = {name: value for name, value in training["settings"].items() if name not in PLACES}
+        wanted = {name: value for name, value in _as_saved(run.settings).items() if name not in PLACES}
+        other = "settings" if same != wanted else "episodes" if training["data_hash"] != _data_hash(run.data) else ""
+    except (OSError, ValueError, KeyError, AttributeError):
+        other = "settings"
+    if other:
+        raise TrainingError(f"--out {out}: holds the checkpoint of a run with other {other}; choose another, or delete it to train anew")
+    return True
+
+
+def _as_saved(settings: Settings) -> dict:
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
 def _data_hash(data: TrainingSet) -> str:
+    if data.digest:
+        return data.digest
     digest = hashlib.sha256()
     for array in (data.states, data.episodes, data.label_frame, data.label_text, data.label_chunk):
         digest.update(np.ascontiguousarray(array).data)

@@ -143,6 +143,12 @@ class Settings:
             raise TrainingError(f"--ema: must be at least 0 and below 1, got {self.ema}")
         if not self.clip > 0:
             raise TrainingError(f"--clip: must be above 0, got {self.clip}")
+        if self.evaluate_every < 0 or self.evaluate_every % self.validate_every:
+            raise TrainingError(
+                f"--evaluate-every: must be a multiple of --validate-every {self.validate_every}, got {self.evaluate_every}"
+            )
+        if self.stop_at and not self.evaluate_every:
+            raise TrainingError(f"--stop-at {self.stop_at:g}: needs --evaluate-every, which tells the success rate")
         self._check_kind()
         self._check_teacher()
         if self._nano:

@@ -29,10 +29,15 @@ def whole_state(model: Any) -> dict[str, Tensor]:
     return get_model_state_dict(model, options=WHOLE)
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Of every transformer in the model: those of lists of one kind."""
+def _blocks(model: Any) -> list[nn.Module]:
+    """Of every transformer in the model: those of lists of one kind, but a block that FSDP2 would not gather for the backward pass.
+
+    It does that where a gradient reaches what a block returns. Of pi0's last language block only the cache is read.
+    """
+    unread = model.visual_places().blocks[-1] if model.kind == "pi0" else None
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    return [block for blocks in lists if len({type(block) for block in blocks}) == 1 for block in blocks if _has_weights(block)]
+    alike = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
+    return [block for blocks in alike for block in blocks if block is not unread and _has_weights(block)]
 
 
 def _has_weights(block: nn.Module) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sf_training.training.loop import TrainingRun
 
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-_PLACES = ("data", "out", "save_every", "read_ahead", "wandb", "keep_pictures", "fsdp")  # do not change what is computed
+PLACES = ("data", "out", "save_every", "read_ahead", "wandb", "keep_pictures", "fsdp")  # do not change what is computed
 
 
 def save_state(path: Path, run: TrainingRun, own: dict[str, Any]) -> None:
@@ -90,7 +90,8 @@ def load_state(path: Path, run: TrainingRun) -> dict[str, Any] | None:
     training = run.training
     if run.settings.fsdp:
         set_model_state_dict(training, state["model"], options=StateDictOptions(full_state_dict=True, strict=False))
-        set_optimizer_state_dict(training, run.optimizers.all, state["optimizers"], options=_OPTIONS)
+        lenient = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)  # a weight that no loss reaches has no moments
+        set_optimizer_state_dict(training, run.optimizers.all, state["optimizers"], options=lenient)
         _load_sharded(run.average_of.state_dict(), state["average"])
     else:
         training.load_state_dict(state["model"], strict=False)
@@ -103,7 +104,7 @@ def load_state(path: Path, run: TrainingRun) -> dict[str, Any] | None:
 def _identity(run: TrainingRun) -> str:
     """Settings that decide what is computed."""
     values = dataclasses.asdict(run.settings)
-    return json.dumps({name: value for name, value in values.items() if name not in _PLACES}, default=str)
+    return json.dumps({name: value for name, value in values.items() if name not in PLACES}, default=str)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -51,10 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse(Settings, argv, "train")
         train(settings, command="train " + shlex.join(sys.argv[1:] if argv is None else argv))
     except _REFUSALS as error:
-        sys.exit(f"train: {error}")
+        return _refused(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _no_memory(error):
+            raise
+        return _refused("the memory is full; raise --accumulate, give --checkpoint-gradients, or lower --pairs and --singles")
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
     return 0
+
+
+def _refused(sentence: str) -> int:
+    """End with a sentence. One of several processes does so at once: taking leave of the others, it might wait for them for ever."""
+    print(f"train: {sentence}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(1)
+    return 1
+
+
+def _no_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def train(settings: Settings, *, command: str = "train") -> None:
@@ -66,9 +83,9 @@ def train(settings: Settings, *, command: str = "train") -> None:
     try:
         print_settings(settings, console)
         _train(settings, accelerator, console, command, begin)
+        accelerator.end_training()
     finally:
         torch.set_flush_denormal(False)
-        accelerator.end_training()
 
 
 def _train(settings: Settings, accelerator: Accelerator, console: Console, command: str, begin: float) -> None:
@@ -76,6 +93,7 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
     contract = _robot_contract(settings, recorded)
     # The model before the data: what does not fit together is found in seconds.
     require_memory(settings, contract, accelerator.num_processes, accelerator.device)
+    accelerator.wait_for_everyone()  # before one of them takes what another counts
     torch.manual_seed(settings.seed)
     with console.status(f"model ({settings.student.kind})"):
         student = build_student(settings.student, contract, head=settings.head, width=settings.width, layers=settings.layers)

@@ -1,0 +1,97 @@
+"""What a step does to the weights: learning rate, clipping, their average, and gradients that are not finite."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_process import make_run
+
+from sf_training.training.average import Average
+from sf_training.training.optimizer import Optimizers
+from sf_training.training.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def rates(run, steps: int) -> list[float]:
+    return [run.optimizers.rate(step) for step in range(1, steps + 1)]
+
+
+def test_the_rate_rises_stays_and_falls_as_the_schedule_says(folder):
+    options = {"learning_rate": 0.1, "warm_up": 4, "decay_share": 0.5}
+    linear, cosine = (rates(make_run("nano", folder, 20, schedule=each, **options), 20) for each in ("linear", "cosine"))
+    for found in (linear, cosine):
+        assert found[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+        assert found[4:11] == pytest.approx([0.1] * 7)
+        assert all(one > other > 0 for one, other in itertools.pairwise(found[10:]))
+    assert linear[10:] == pytest.approx([0.1 * (20 - number) / 10 for number in range(10, 20)])
+    assert cosine[10:] == pytest.approx([0.05 * (1 - math.cos(math.pi * (20 - number) / 10)) for number in range(10, 20)])
+    assert rates(make_run("nano", folder, 20, learning_rate=0.1, warm_up=0, decay_share=0.0), 20) == pytest.approx([0.1] * 20)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.integers(1, 500),
+    warm_up=st.integers(0, 600),
+    share=st.floats(0, 1),
+    schedule=st.sampled_from(["linear", "cosine"]),
+    data=st.data(),
+)
+def test_the_rate_never_leaves_its_range(steps, warm_up, share, schedule, data):
+    chosen = Settings(data="d", out="o", steps=steps, warm_up=warm_up, decay_share=share, schedule=schedule, learning_rate=1.0)
+    optimizers = Optimizers.__new__(Optimizers)
+    optimizers._settings = chosen
+    assert 0 < optimizers.rate(data.draw(st.integers(1, steps))) <= 1.0
+
+
+def test_the_norm_that_is_clipped_counts_the_projector(folder):
+    run = make_run("nano", folder, 9)
+    for parameter in run.optimizers.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    run.training.alignment.projector.out.weight.grad.fill_(10.0)
+    count = run.training.alignment.projector.out.weight.numel()
+    seen = []
+    run.optimizers.all[0].step = lambda: seen.append(float(run.training.alignment.projector.out.weight.grad.norm()))
+    assert run.optimizers.step(1) == pytest.approx(10.0 * math.sqrt(count))
+    assert seen == [pytest.approx(run.settings.clip, rel=1e-3)]
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_then():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    average, expected = Average(model, 0.9), 0.0
+    for step in range(1, 300):
+        model.weight.data.fill_(step)
+        average.update(step)
+        decay = min(0.9, step / (step + 20))
+        expected = decay * expected + (1 - decay) * step
+        with average.in_place():
+            assert model.weight.item() == pytest.approx(expected, rel=1e-4)
+        assert model.weight.item() == step
+
+
+def test_no_average_leaves_the_weights_themselves():
+    model = torch.nn.Linear(1, 1)
+    average = Average(model, 0.0)
+    average.update(1)
+    before = model.weight.item()
+    with average.in_place():
+        assert model.weight.item() == before
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(folder):
+    """The loss of that step is finite; without a check the next save would overwrite the last good state."""
+    run = make_run("nano", folder, 9)
+    run.train_step()
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"step 2: a gradient is not finite; lower --learning-rate \(now 0.002\)"):
+        run.train_step()
+    run.close()
+    assert all(torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True))
