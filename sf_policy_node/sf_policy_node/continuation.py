@@ -11,6 +11,7 @@ import pinocchio
 
 from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
 from sf_policy_node.motion.types import Chunk
 
 _LATENCIES = 10  # the delay to plan for is the worst of these (arXiv 2506.07339)
@@ -22,7 +23,7 @@ class Continuation:
     """The last chunk as the next one would have to say it.
 
     ``rows`` (n, C) are for the next chunk's first n rows, in its action space and relative to ITS reference joints.
-    The first ``delay_rows`` of them will have been executed when the next chunk arrives.
+    The first ``delay_rows`` of them will have been executed when the arm can change over to the next chunk.
     """
 
     rows: np.ndarray
@@ -51,7 +52,7 @@ class ChunkHistory:
     def continuation(self, stamp: float, joints: np.ndarray) -> Continuation | None:
         """For an observation at ``stamp`` [s] with measured ``joints`` (J,); None when nothing of the last chunk is ahead.
 
-        The worst latency decides how many rows count as executed, at most those that exist. The paper's rule
+        The worst latency and the executor's lead decide how many rows count as executed, at most those that exist. The paper's rule
         d <= s <= H - d holds: one prediction at a time means d <= s, and n = H - s rows exist.
         """
         last = self._last
@@ -73,7 +74,7 @@ class ChunkHistory:
             opening = data[:, self._gripper]
             # A two-valued gripper steps: a row's value holds from the row before it on.
             rows[:, self._gripper] = opening[after] if self._binary else (1 - share) * opening[before] + share * opening[after]
-        delay = math.ceil(max(self._latencies) / self._action.step_s - _SAME)
+        delay = math.ceil((max(self._latencies) + JOIN_LEAD_S) / self._action.step_s - _SAME)
         return Continuation(rows, max(0, min(delay, ahead)))
 
     def _arm_rows(self, rows, before, after, share, old: np.ndarray, new: np.ndarray) -> np.ndarray:

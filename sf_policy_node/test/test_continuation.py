@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.contract import Contract, load_contract, parse_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
 from sf_policy_node.motion.types import Chunk
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
@@ -78,7 +79,7 @@ def test_rows_on_the_grid_lead_where_the_last_chunk_leads(space, seed, steps, la
         np.testing.assert_allclose(in_space(space, now, joints), in_space(space, before, REST), atol=1e-7)
         assert now[6] == before[6]
     assert 0 <= ahead.delay_rows <= len(ahead.rows)
-    assert ahead.delay_rows == len(ahead.rows) or ahead.delay_rows * STEP >= latency - 1e-6
+    assert ahead.delay_rows == len(ahead.rows) or ahead.delay_rows * STEP >= latency + JOIN_LEAD_S - 1e-6
 
 
 @pytest.mark.parametrize("space", CONTRACTS)
@@ -115,16 +116,16 @@ def test_a_gripper_that_is_not_binary_moves_evenly_and_a_binary_one_steps_early(
         np.testing.assert_allclose(history.continuation(STAMP + 1.25 * STEP, REST).rows[:3, 6], expected, atol=1e-9)
 
 
-def test_the_worst_of_ten_latencies_decides_the_delay():
+def test_the_worst_of_ten_latencies_and_the_lead_of_the_executor_decide_the_delay():
     chosen = CONTRACTS["joint_delta"]
     history = ChunkHistory(chosen)
     chunk = sent(chosen, np.zeros((HORIZON, 7)))
-    history.note(chunk, 2.4 * STEP)
+    history.note(chunk, 2.4 * STEP - JOIN_LEAD_S)
     for _ in range(9):
-        history.note(chunk, 0.4 * STEP)
+        history.note(chunk, 0.0)
     assert history.continuation(STAMP + STEP, REST).delay_rows == 3
-    history.note(chunk, STEP)
-    assert history.continuation(STAMP + STEP, REST).delay_rows == 1  # exactly one step is one row
+    history.note(chunk, 2 * STEP - JOIN_LEAD_S)
+    assert history.continuation(STAMP + STEP, REST).delay_rows == 2  # exactly two steps are two rows
 
 
 def test_nothing_is_ahead_before_the_first_chunk_and_after_a_clock_that_went_back():
@@ -143,4 +144,4 @@ def test_a_contract_with_a_fixed_tool_orientation_has_positions_alone():
     moved = KINEMATICS.forward(joints[:6]).position - KINEMATICS.forward(REST[:6]).position
     ahead = history.continuation(STAMP + 3 * STEP, joints)
     np.testing.assert_allclose(ahead.rows[:, :3], data[3:, :3] - moved, atol=1e-9)
-    assert ahead.delay_rows == 1
+    assert ahead.delay_rows == 2

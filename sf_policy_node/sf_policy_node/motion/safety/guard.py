@@ -26,7 +26,7 @@ from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.types import Trajectory
 
 # The old motion is kept for this long, so that a command that takes its time still joins it.
-_LEAD_S = 0.06
+JOIN_LEAD_S = 0.06  # from the arrival of a motion to its first step
 _STOP_LEAD_S = 0.02
 
 
@@ -66,7 +66,7 @@ class Guard:
         self.streams = contract.command.output != "joint_trajectory"
         self._workspace = workspace
         self._period = 1.0 / contract.command.rate_hz
-        self._lead = max(1, math.ceil(_LEAD_S / self._period - 1e-9))
+        self._lead = max(1, math.ceil(JOIN_LEAD_S / self._period - 1e-9))
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         self._before: CommandedPath | None = None
         self._stays_at = -math.inf  # when a controller has come to stay, after the clock was set
