@@ -160,11 +160,17 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
     node.on_measured = judge
     node.followed_at, node.ended = node.now() if node.follows else None, None
     sent, elapsed, before = 0.0, 0.0, node.now()
-    begun = moved = started = time.monotonic()
-    while elapsed < motion.duration + _SETTLES_S:
-        stood, started = time.monotonic() - started, time.monotonic()
+    begun = moved = awake = time.monotonic()
+
+    def stay_awake() -> None:
+        nonlocal awake
+        stood, awake = time.monotonic() - awake, time.monotonic()
         if stood > _SILENT_S and node.followed_at is not None:
             raise ReplayAborted(f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor has ended the replay")
+
+    while elapsed < motion.duration + _SETTLES_S:
+        stay_awake()
+        started = time.monotonic()
         if node.now() > sent:  # a simulated clock may tick more slowly than this loop
             sent = node.now()
             positions, velocities = motion.at(elapsed)
@@ -172,6 +178,7 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
             following.send(sent, positions)
         node.spin(max(0.0, 1.0 / _RATE_HZ - (time.monotonic() - started)))
         now = node.now()
+        stay_awake()  # before the executor is blamed
         if now > before:
             moved = time.monotonic()
         # The motion goes on while the executor follows. A process that stood still goes on where it was, and does not leap.
