@@ -49,6 +49,10 @@ class ChunkHistory:
         self._last = chunk
         self._latencies.append(latency_s)
 
+    def forget(self) -> None:
+        """The arm does not follow the last chunk: there is nothing to continue."""
+        self._last = None
+
     def continuation(self, stamp: float, joints: np.ndarray) -> Continuation | None:
         """For an observation at ``stamp`` [s] with measured ``joints`` (J,); None when nothing of the last chunk is ahead.
 

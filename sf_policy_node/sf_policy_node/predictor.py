@@ -85,6 +85,11 @@ class Predictor:
         if self._join is Join.RTC:
             self._history_of(chunk.epoch).note(chunk, latency_s)
 
+    def not_followed(self) -> None:
+        """The arm does not follow the last published chunk: the next one begins anew."""
+        if self._history is not None:
+            self._history.forget()
+
     def _history_of(self, epoch: int):
         """Begins anew with every epoch: nothing of another instruction, or of before a pause, is continued."""
         if epoch != self._history_epoch:

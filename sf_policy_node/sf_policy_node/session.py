@@ -99,6 +99,11 @@ class PolicySession:
                 self._run.clips += total - before
             self._clips = total
 
+    def note_not_followed(self) -> None:
+        """The executor has refused a chunk, or follows somebody else: the next chunk does not continue the last one."""
+        with self._lock:
+            self._predictor.not_followed()
+
     # ---- instructions ----
 
     def begin(self, text: str, timeout_s: float | None = None) -> InstructionRun:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
-from node_cases import CONTRACT_PARAMETER
+from node_cases import CONTRACT_PARAMETER, ScriptedPolicy
 from policy_node_cases import TOPICS, Policy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from sf_msgs.action import RunInstruction
-from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from sf_policy_node.motion.types import Join
 from sf_policy_node.nodes.policy_node import PolicyNode
 
 pytestmark = pytest.mark.ros
@@ -175,3 +176,34 @@ def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(ros_domain,
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ)
     assert done.returncode == 1
     assert sentence in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+class Continuing(ScriptedPolicy):
+    """Of real-time chunking; notes what it is to continue."""
+
+    join = Join.RTC
+
+    def __init__(self):
+        super().__init__()
+        self.continued = []
+
+    def predict(self, images, joints, instruction, *, continuation):
+        self.continued.append(continuation is not None)
+        return super().predict(images, joints, instruction)
+
+
+@pytest.mark.parametrize(
+    "message", [ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=7), ExecutorStatus(state=ExecutorStatus.TELEOPERATION)]
+)
+def test_a_chunk_that_the_arm_does_not_follow_is_not_continued(graph, message):
+    policy = Policy(graph, Continuing())
+    executor = graph.publisher(ExecutorStatus, TOPICS.executor_status, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    told = policy.policy.continued
+    policy.say("pick the red cube")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.EXECUTING))
+    policy.until(lambda: len(told) > 4, "chunks")
+    assert told[0] is False and all(told[2:])
+    executor.publish(message)
+    policy.until(lambda: told[-1] is False, "a chunk that begins anew")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=message.chunks_refused))
+    policy.until(lambda: told[-1] is True, "chunks that continue each other again")

@@ -61,7 +61,7 @@ class PolicyNode(ManagedNode):
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._joint_states = JointStates(contract)
         self._emergency, self._housekeepings, self._problem = False, 0, ""
-        self._first_instruction = ""
+        self._first_instruction, self._refused = "", 0
         self._session: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
@@ -159,6 +159,9 @@ class PolicyNode(ManagedNode):
 
     def _on_executor_status(self, message: ExecutorStatus) -> None:
         self._session.note_clips(clips_of(message))
+        if message.chunks_refused > self._refused or message.state not in (ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING):
+            self._session.note_not_followed()  # holding may be news of before the last chunk arrived there
+        self._refused = message.chunks_refused
 
     # ---- services ----
 

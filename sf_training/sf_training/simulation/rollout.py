@@ -97,6 +97,8 @@ def run_episode(
             _send(sim, motion.on_chunk(chunk, sim.time))
         except ChunkRefused:
             refused += 1
+            if history:
+                history.forget()
         sequence += 1
         due = stamp + REPLAN_STEPS * contract.action.step_s
         success = _lifted(sim, target)  # while the chunk was waited for
