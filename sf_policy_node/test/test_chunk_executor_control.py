@@ -37,7 +37,8 @@ def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(
         leader.publish(JointState(header=Header(stamp=stamp), name=sim_arm().command_joints, position=(HOME + 0.03).tolist()))
         executor.arm()
 
-    executor.until(said(ControlSource.NOBODY), "nobody in charge")
+    executor.until(lambda: sources and sources[-1].reason == "waiting for the first chunk", "nobody in charge, for a reason of now")
+    assert sources[-1].source == ControlSource.NOBODY
     executor.send(FAST)
     executor.until(said(ControlSource.POLICY), "the policy in charge")
     executor.graph.until(said(ControlSource.TELEOPERATION), "the person in charge", each=lead)

@@ -18,6 +18,7 @@ from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
@@ -178,7 +179,7 @@ class ChunkExecutorNode(ManagedNode):
         before, self._reported = self._reported, (status.state, status.source, reason)
         if before is None or before[0] is not status.state:
             self.get_logger().info(f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}")
-        if before is None or before[1] is not status.source:
+        if before is None or before[1] is not status.source or before[0] is ExecutorState.INACTIVE:
             header = Header(stamp=to_stamp(self.now()))
             self._source.publish(ControlSource(header=header, source=int(status.source), reason=status.reason))
         self._publish_status()
