@@ -125,7 +125,7 @@ def test_any_episodes_are_read_back(tmp_path, episodes, file_mb):
             written.append((task, state, action, levels))
         writer.finish()
     reader = DatasetReader(tmp_path / "set")
-    assert reader.episodes == len(episodes) and reader.cameras == ["top"] and reader.action_names == JOINTS
+    assert reader.episodes == len(episodes) and list(reader.cameras) == ["top"] and reader.action_names == JOINTS
     for position, (task, state, action, levels) in enumerate(written):
         episode = reader.episode(position)
         assert episode.task == task
@@ -236,7 +236,7 @@ def test_others_names_and_units(tmp_path, contract):
     robot = tmp_path / "robot.yaml"
     robot.write_text(contract.to_yaml())
     (tmp_path / contract.urdf).write_text(contract.urdf_xml)
-    options = ["--contract", str(robot), "--cameras", "scene=top", "wrist=hand", "--joints", "gripper=claw.pos", "--unit", "deg"]
+    options = ["--contract", str(robot), "--cameras", "scene=top", "wrist=hand", "--joints", "gripper=claw.pos", "--units", "degrees"]
     assert main(["import", str(data), "--out", str(tmp_path / "bags"), *options, "--gripper", "0", "100"]) == 0
     reader = EpisodeReader(tmp_path / "bags/theirs_000000", contract)
     positions = np.array([message.position for message in reader.read(["/joint_states"])["/joint_states"].messages])
@@ -263,7 +263,9 @@ def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
     old = shutil.copytree(data, tmp_path / "old")
     information = json.loads((old / "meta/info.json").read_text())
     (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v2.1"}))
-    assert "is of version v2.1, v3.0 is read; convert it with" in said("import", old, "--out", out)
+    assert "meta/episodes.jsonl: cannot be read" in said("import", old, "--out", out)
+    (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v1.6"}))
+    assert "is of version v1.6, v2.0 to v3 are read; convert it with" in said("import", old, "--out", out)
     (old / "meta/info.json").write_text(json.dumps(information))
     video = old / "videos/observation.images.scene/chunk-000/file-000.mp4"
     video.write_bytes(video.read_bytes()[:200])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -20,7 +20,10 @@ from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.lerobot.export_bags import ActionSource, frames_per_second, open_dataset, stretches, write_sources
 from sf_training.lerobot.import_bags import mapping, write_episode
+from sf_training.lerobot.import_folder import all_or_nothing
+from sf_training.lerobot.instructions import Level
 from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.units import Units
 from sf_training.lerobot.video import Codec
 from sf_training.recording.episode_writer import EpisodeWriteError
 
@@ -69,10 +72,17 @@ class Import:
     """Cameras with other names there: OURS=THEIRS …"""
     joints: tuple[str, ...] = ()
     """Joints with other names there: OURS=THEIRS …, or OURS=NUMBER of the column, from 0."""
-    unit: Literal["rad", "deg"] = "rad"
-    """Of the dataset's arm joints."""
+    units: Units = "auto"
+    """Of the dataset's arm joints. auto: radians; values far beyond the contract's limits are refused with what they look like.
+    normalised: from -100 to 100, taken as the joint's limits in the contract (each motor's calibrated range there)."""
     gripper: tuple[float, float] | None = None
-    """The dataset's values for CLOSED OPEN; default as in the contract."""
+    """The dataset's values for CLOSED OPEN; default 0 100 with normalised, else as in the contract."""
+    instructions: Level = "task"
+    """What becomes the instruction: the task of each frame, or the step of it (subtask_index or language_persistent)."""
+    instruction: str = ""
+    """One instruction for all episodes; default those of the dataset."""
+    skip_damaged: bool = False
+    """Leave out episodes that cannot be read, and name them; default: stop at the first, with nothing written."""
     episodes: int | None = None
     """Only the first so many."""
 
@@ -137,19 +147,35 @@ def export(settings: Export, console: Console) -> Path:
 
 def bring_in(settings: Import, console: Console) -> list[Path]:
     """Write the bags; returns their directories."""
-    reader = DatasetReader(settings.data)
+    if settings.episodes is not None and settings.episodes < 1:
+        raise LeRobotError(f"--episodes: {settings.episodes} is not 1 or more")
+    reader = DatasetReader(settings.data, settings.instructions, settings.instruction.strip())
     own = settings.data / layout.SOURCES / "contract.yaml"
     if settings.contract is None and not own.exists():
         raise LeRobotError(f"{settings.data}: holds no contract; say which robot this is with --contract ROBOT.yaml")
     contract = load_contract(settings.contract or own)
-    found = mapping(reader, contract, _pairs(settings.cameras), _pairs(settings.joints), settings.unit, settings.gripper)
-    count = min(reader.episodes, settings.episodes or reader.episodes)
-    bags = []
-    with _progress("writing episodes", console) as bar:
-        for position in bar.track(range(count)):
-            bags.append(write_episode(reader, position, contract, found, settings.out, f"{settings.data.name}_{position:06d}"))
-    console.print(f"{settings.out}: {len(bags)} episodes of {settings.data}", highlight=False, soft_wrap=True)
-    return bags
+    found = mapping(reader, contract, _pairs(settings.cameras), _pairs(settings.joints), settings.units, settings.gripper)
+    if found.values.note:
+        console.print(f"warning: {found.values.note}", highlight=False, soft_wrap=True)
+    if reader.has_subtasks and settings.instructions == "task":
+        console.print("the dataset has the steps of its tasks, too: --instructions subtask takes them", soft_wrap=True)
+    name = settings.data.resolve().name
+    names = [f"{name}_{position:06d}" for position in range(min(reader.episodes, settings.episodes or reader.episodes))]
+    damaged = []
+    with all_or_nothing(settings.out, name, names) as stage, _progress("writing episodes", console) as bar:
+        for position, episode in bar.track(list(enumerate(names))):
+            try:
+                write_episode(reader, position, contract, found, stage, episode)
+            except LeRobotError as error:
+                if not settings.skip_damaged:
+                    raise LeRobotError(f"{error} (or leave it out with --skip-damaged)") from None
+                damaged.append(episode)
+                console.print(f"left out: {error}", highlight=False, soft_wrap=True)
+        if len(damaged) == len(names):
+            raise LeRobotError(f"{settings.data}: no episode can be read; fetch the dataset again")
+    left = f", {len(damaged)} damaged ones left out" if damaged else ""
+    console.print(f"{settings.out}: {len(names) - len(damaged)} episodes of {settings.data}{left}", highlight=False, soft_wrap=True)
+    return [settings.out / episode for episode in names if episode not in damaged]
 
 
 def _progress(what: str, console: Console) -> Progress:

@@ -1,8 +1,7 @@
-"""Reads LeRobot v3.0 datasets, ours and others', without lerobot."""
+"""Reads LeRobot datasets, v2.0 to v3.x, ours and others', without lerobot."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,138 +9,180 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sf_training.lerobot import layout
-from sf_training.lerobot.layout import ACTION, IMAGES, STATE, LeRobotError
+from sf_training.lerobot import instructions, layout
+from sf_training.lerobot.dataset_info import FETCH, column_names, picture_size, read_info, reading, short_name
+from sf_training.lerobot.episode_list import EpisodeEntry, list_episodes, read_table, video_place
+from sf_training.lerobot.instructions import Instructions, Level, segments
+from sf_training.lerobot.layout import ACTION, STATE, LeRobotError
 from sf_training.lerobot.video import read_frames
 
 
 @dataclass(frozen=True)
 class DatasetEpisode:
-    """N frames: ``state`` and ``action`` (N, C), ``timestamps`` (N,) [s from its start], ``stamps`` (N,) [s] where recorded."""
+    """N frames of one episode.
+
+    Attributes:
+        index: its number in the dataset.
+        segments: first frame and text of each instruction, in order; the first begins at 0.
+        state, action: (N, C), in the dataset's units.
+        timestamps: (N,) [s from its start].
+        stamps: (N,) when the frames were recorded [s]; None where the dataset does not say.
+    """
 
     index: int
-    task: str
+    segments: tuple[tuple[int, str], ...]
     state: np.ndarray
     action: np.ndarray
     timestamps: np.ndarray
     stamps: np.ndarray | None
 
+    @property
+    def task(self) -> str:
+        """The first instruction."""
+        return self.segments[0][1]
+
 
 class DatasetReader:
     """A dataset by its directory.
 
-    Attributes: ``fps``, ``robot``, ``cameras`` (names, without "observation.images."), ``state_names``, ``action_names``
-    (empty where the dataset has none), ``episodes`` (how many).
+    Attributes: ``fps``, ``robot``, ``cameras`` (name to key of a feature), ``state_names``, ``action_names``
+    (empty where the dataset has none), ``state_width``, ``action_width`` (columns), ``episodes`` (how many).
+
+    Args:
+        level: which texts become instructions.
+        instruction: for all episodes; else those of the dataset.
 
     Raises:
-        LeRobotError: not a dataset, another version, or a feature that is needed is missing.
+        LeRobotError: not a dataset, a version that is not read, or a feature that is needed is missing or broken.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, level: Level = "task", instruction: str = "") -> None:
         self.directory = directory
-        self._table: tuple[Path, pa.Table] | None = None
-        try:
-            self._information = json.loads((directory / layout.INFO).read_text(encoding="utf-8"))
-        except OSError:
-            raise LeRobotError(f"{directory}: has no {layout.INFO}, so it is no LeRobot dataset; check the path") from None
-        except ValueError:
-            raise LeRobotError(f"{directory / layout.INFO}: is not JSON; fetch the dataset again") from None
-        version = str(self._information.get("codebase_version"))
-        if not version.startswith("v3."):
-            cure = "convert it with `python -m lerobot.datasets.v30.convert_dataset_v21_to_v30` in an environment with lerobot"
-            raise LeRobotError(f"{directory}: is of version {version}, {layout.VERSION} is read; {cure}")
-        self._features: dict[str, dict] = self._information.get("features", {})
-        for key in (STATE, ACTION):
-            if key not in self._features:
-                raise LeRobotError(f"{directory}: has no {key}; only datasets with joint positions as state and action can be read")
-        self.fps = float(self._information["fps"])
-        self.robot = self._information.get("robot_type") or ""
-        self.cameras = [key.removeprefix(IMAGES) for key in self._features if key.startswith(IMAGES)]
-        self.state_names, self.action_names = (_names(self._features[key]) for key in (STATE, ACTION))
-        rows = [row for path in sorted(directory.glob("meta/episodes/*/*.parquet")) for row in _read(path, "stats/").to_pylist()]
-        self._rows = sorted(rows, key=lambda row: row["episode_index"])
-        self.episodes = len(self._rows)
-        if not self.episodes:
-            raise LeRobotError(f"{directory}: lists no episode in meta/episodes; fetch the dataset again")
+        self._level, self._instruction = level, instruction
+        self._table: tuple[Path, tuple[str, ...], pa.Table] | None = None
+        self.info_file = directory / layout.INFO
+        self._info = read_info(directory)
+        self.fps = self._info.fps
+        self.robot = str(self._info.robot_type or "")
+        self.cameras = {short_name(key): key for key in self._info.pictures(depth=False)}
+        self.state_names, self.state_width = column_names(self.info_file, self._info, STATE)
+        self.action_names, self.action_width = column_names(self.info_file, self._info, ACTION)
+        self._entries = list_episodes(directory, self._info)
+        self._instructions = Instructions(directory, self._info)
+        self.episodes = len(self._entries)
+        self._starts = np.cumsum([0, *(entry.length for entry in self._entries)])
+
+    @property
+    def has_subtasks(self) -> bool:
+        """Tells whether frames are labelled with the steps of a task, too."""
+        return self._instructions.has_subtasks
+
+    def number(self, position: int) -> int:
+        """Gives the number that the dataset has for its n-th episode."""
+        return self._entries[position].index
+
+    def start_s(self, position: int) -> float:
+        """Gives the time at which the n-th episode would begin if all followed each other, 10 s apart [s]."""
+        return float(self._starts[position]) / self.fps + 10.0 * position
 
     def size(self, camera: str) -> tuple[int, int]:
-        """Width and height of a camera's pictures."""
-        feature = self._features[IMAGES + camera]
-        sizes = dict(zip(feature.get("names") or ("height", "width", "channels"), feature["shape"], strict=False))
-        return int(sizes["width"]), int(sizes["height"])
-
-    def episode(self, position: int) -> DatasetEpisode:
-        """The columns of the n-th episode.
+        """Gives width and height of a camera's pictures.
 
         Raises:
-            LeRobotError: its file is missing or damaged.
+            LeRobotError: the feature's description is broken.
         """
-        row = self._rows[position]
-        table = self._rows_of(row)
-        stamps = np.asarray(table[layout.STAMP]) if layout.STAMP in table.column_names else None
-        return DatasetEpisode(
-            index=row["episode_index"],
-            task=" ".join(row["tasks"]),
-            state=_matrix(table[STATE]),
-            action=_matrix(table[ACTION]),
-            timestamps=np.asarray(table["timestamp"], np.float64),
-            stamps=stamps,
-        )
+        return picture_size(self.info_file, self._info, self.cameras[camera])
+
+    def values(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gives state and action of the n-th episode, (N, C) each.
+
+        Raises:
+            LeRobotError: its file is missing or damaged, or holds other columns than announced.
+        """
+        entry = self._entries[position]
+        table = self._rows_of(entry, (STATE, ACTION))
+        return self._matrix(entry, table, STATE, self.state_width), self._matrix(entry, table, ACTION, self.action_width)
+
+    def episode(self, position: int) -> DatasetEpisode:
+        """Gives the columns of the n-th episode.
+
+        Raises:
+            LeRobotError: its file is missing or damaged, or a number in it is not finite.
+        """
+        entry = self._entries[position]
+        state, action = self.values(position)
+        for key, values in ((STATE, state), (ACTION, action)):
+            wrong = np.argwhere(~np.isfinite(values))
+            if len(wrong):
+                frame, column = wrong[0].tolist()
+                what = f"{key} of column {column} is {values[frame, column]} at frame {frame}"
+                raise LeRobotError(f"{self.directory}: episode {entry.index}: {what}; remove that episode, or correct it")
+        table = self._rows_of(entry, ("timestamp", layout.STAMP, *instructions.COLUMNS))
+        with reading(entry.table, "times"):
+            times = self._times(table, "timestamp")
+            timestamps = np.arange(entry.length) / self.fps if times is None else times
+            stamps = self._times(table, layout.STAMP)
+        if not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
+            raise LeRobotError(f"{entry.table}: the timestamps of episode {entry.index} do not rise; {FETCH}")
+        texts = [self._instruction] * entry.length if self._instruction else self._instructions.of_frames(entry, table, self._level)
+        return DatasetEpisode(entry.index, tuple(segments(texts)), state, action, timestamps, stamps)
 
     def pictures(self, position: int, camera: str) -> Iterator[np.ndarray]:
-        """All pictures (H, W, 3) uint8 RGB of one camera in the n-th episode.
+        """Yields all pictures (H, W, 3) uint8 RGB of one camera in the n-th episode.
 
         Raises:
             LeRobotError: the video or a picture is missing or damaged.
         """
-        row, key = self._rows[position], IMAGES + camera
-        if self._features[key]["dtype"] == "image":
-            yield from (self._picture(entry) for entry in self._rows_of(row)[key].to_pylist())
+        entry, key = self._entries[position], self.cameras[camera]
+        if self._info.features[key]["dtype"] == "image":
+            for picture in self._column(entry, self._rows_of(entry, (key,)), key).to_pylist():
+                yield self._picture(entry, key, picture)
             return
-        place = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-        path = self.directory / self._information["video_path"].format(video_key=key, **place)
-        yield from read_frames(path, row[f"videos/{key}/from_timestamp"], row["length"], self.fps)
+        path, start = video_place(self.directory, self._info, entry, key)
+        try:
+            yield from read_frames(path, start, entry.length, self.fps)
+        except LeRobotError as error:
+            raise LeRobotError(f"episode {entry.index}: {error}") from None
 
-    def _rows_of(self, row: dict) -> pa.Table:
-        place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-        path = self.directory / self._information["data_path"].format(**place)
-        if self._table is None or self._table[0] != path:  # several episodes lie in one file
-            self._table = (path, _read(path))
-        table = self._table[1]
-        found = np.flatnonzero(np.asarray(table["episode_index"]) == row["episode_index"])
-        if len(found) != row["length"]:
-            raise LeRobotError(
-                f"{self.directory}: episode {row['episode_index']} has {len(found)} rows, {row['length']} are announced; fetch it again"
-            )
-        return table.slice(found[0], len(found))
+    def _rows_of(self, entry: EpisodeEntry, columns: tuple[str, ...]) -> pa.Table:
+        """Some columns of an episode, as far as its file has them."""
+        if self._table is None or self._table[:2] != (entry.table, columns):  # several episodes lie in one file
+            self._table = (entry.table, columns, read_table(entry.table, ["episode_index", *columns]))
+        table = self._table[2]
+        with reading(entry.table, "rows of episodes"):
+            found = np.flatnonzero(np.asarray(table["episode_index"]) == entry.index)
+            count = len(found)
+            if count != entry.length or found[-1] - found[0] != count - 1:
+                raise LeRobotError(f"{entry.table}: episode {entry.index} has {count} rows, {entry.length} are announced; {FETCH}")
+            return table.slice(found[0], count)
 
-    def _picture(self, entry: dict) -> np.ndarray:
-        data = entry.get("bytes") or (self.directory / entry["path"]).read_bytes()
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    def _column(self, entry: EpisodeEntry, table: pa.Table, key: str) -> pa.ChunkedArray:
+        if key not in table.column_names:
+            raise LeRobotError(f"{entry.table}: has no column {key}, which {layout.INFO} announces; {FETCH}")
+        return table[key]
+
+    def _matrix(self, entry: EpisodeEntry, table: pa.Table, key: str, width: int) -> np.ndarray:
+        """(N, C) float64 from lists of equal length, or (N, 1) from numbers."""
+        column = self._column(entry, table, key)
+        with reading(entry.table, f"{key} of episode {entry.index}"):
+            values = np.array(column.to_pylist(), np.float64).reshape(len(column), -1)
+        if values.shape[1] != width:
+            raise LeRobotError(f"{entry.table}: {key} has {values.shape[1]} columns, {layout.INFO} announces {width}; {FETCH}")
+        return values
+
+    def _times(self, table: pa.Table, key: str) -> np.ndarray | None:
+        if key not in table.column_names:
+            return None
+        return np.array(table[key].to_pylist(), np.float64).reshape(len(table))
+
+    def _picture(self, entry: EpisodeEntry, key: str, picture: dict) -> np.ndarray:
+        with reading(entry.table, f"pictures of {key}"):
+            data = picture.get("bytes") or (self.directory / picture["path"]).read_bytes()
+            try:
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+            except cv2.error:  # a size that cannot be
+                pixels = None
         if pixels is None:
-            raise LeRobotError(f"{self.directory}: {entry.get('path')}: is no picture; fetch the dataset again")
+            raise LeRobotError(f"{entry.table}: episode {entry.index}: {key} {picture.get('path') or ''} is no picture; {FETCH}")
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _read(path: Path, prefix_left_out: str | None = None) -> pa.Table:
-    """A table, without the columns whose names begin with a prefix."""
-    try:
-        names = [name for name in pq.read_schema(path).names if not prefix_left_out or not name.startswith(prefix_left_out)]
-        return pq.read_table(path, columns=names)
-    except (OSError, pa.ArrowException) as error:
-        raise LeRobotError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fetch the dataset again") from None
-
-
-def _names(feature: dict) -> list[str]:
-    """Columns of a feature; LeRobot has lists, dictionaries of lists, or nothing."""
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = [name for values in names.values() for name in (values if isinstance(values, list) else [values])]
-    return [str(name) for name in names or []]
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """(N, C) float64 from lists of equal length, or (N, 1) from numbers."""
-    return np.array(column.to_pylist(), np.float64).reshape(len(column), -1)

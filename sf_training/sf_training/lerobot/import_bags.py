@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Camera, Contract
+from sf_policy_node.observation import validate_instruction
 from sf_training.lerobot.dataset_reader import DatasetEpisode, DatasetReader
 from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.units import Conversion, Units, conversion
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriter
-from sf_training.recording.topics import absolute
+from sf_training.recording.topics import Delivery, absolute, offered_qos
 
 COMMAND_DELAY_S = 0.002  # an action is a command given just after its frame, in force when the next one is seen
 FIRST_STAMP_S = 1_000_000_000.0  # where a dataset has no times of its own
+_LAST_STAMP_S = 2**31 - 1  # of a ROS message
 _SUFFIXES = (".pos", ".position", "_joint")
+_EPISODES_LOOKED_AT = 50  # to judge the units
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """How a dataset becomes a robot: ``cameras`` ours to theirs; per joint its column in state and action and a line."""
+    """How a dataset becomes a robot.
+
+    Attributes:
+        cameras: ours to theirs.
+        state_columns, action_columns: column of each command joint.
+        values: the line from their values to ours.
+    """
 
     cameras: dict[str, str]
     state_columns: list[int]
     action_columns: list[int]
-    scale: np.ndarray
-    offset: np.ndarray
+    values: Conversion
 
 
 def mapping(
@@ -37,100 +45,156 @@ def mapping(
     contract: Contract,
     cameras: Mapping[str, str],
     joints: Mapping[str, str],
-    unit: Literal["rad", "deg"],
+    units: Units,
     gripper: tuple[float, float] | None,
 ) -> Mapped:
-    """Find every camera and joint of the contract in the dataset.
+    """Finds every camera and joint of the contract in the dataset, and the conversion of units.
 
     Args:
         cameras, joints: ours to theirs, where the names differ.
-        unit: of the dataset's arm joints.
-        gripper: the dataset's values for closed and open; None when it has the contract's own.
+        units: of the dataset's arm joints.
+        gripper: the dataset's values for closed and open; None: as the units imply.
 
     Raises:
-        LeRobotError: something is not found, or pictures have another size.
+        LeRobotError: something is not found, pictures have another size, or values do not fit the units.
     """
-    views = {}
-    for camera in contract.cameras:
-        name = cameras.get(camera.name, camera.name)
-        if name not in reader.cameras:
-            known = ", ".join(reader.cameras) or "none"
-            cure = f"say which is {camera.name} with --cameras {camera.name}=NAME"
-            raise LeRobotError(f"{reader.directory}: has no camera {name!r} (it has {known}); {cure}")
-        if reader.size(name) != (camera.width, camera.height):
-            width, height = reader.size(name)
-            said = f"{camera.width}x{camera.height}"
-            raise LeRobotError(f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said}; correct the contract")
-        views[camera.name] = name
-    named = ((reader.state_names, "state"), (reader.action_names, "action"))
-    columns = [_columns(reader, names, what, contract, joints) for names, what in named]
-    scale = np.ones(len(contract.command_joints))
-    if unit == "deg":
-        scale[: len(contract.joints)] = [np.pi / 180 if joint.unit == "rad" else 1.0 for joint in contract.joints]
-    offset = np.zeros(len(scale))
-    if contract.gripper and gripper:
-        closed, opened = gripper
-        if closed == opened:
-            raise LeRobotError("--gripper: closed and open must differ")
-        scale[-1] = (contract.gripper.open - contract.gripper.closed) / (opened - closed)
-        offset[-1] = contract.gripper.closed - closed * scale[-1]
-    return Mapped(views, *columns, scale, offset)
+    for option, given, known in (("--cameras", cameras, contract.camera_names), ("--joints", joints, contract.command_joints)):
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            raise LeRobotError(f"{option}: the contract has no {unknown!r}; it has {', '.join(known)}")
+    views = {camera.name: _camera(reader, camera, cameras, alone=len(contract.cameras) == 1) for camera in contract.cameras}
+    sides = ((reader.state_names, reader.state_width, "state"), (reader.action_names, reader.action_width, "action"))
+    columns = [_columns(reader, names, width, what, contract, joints) for names, width, what in sides]
+    lowest, highest = _extremes(reader, *columns)
+    names = [reader.state_names[column] if reader.state_names else str(column) for column in columns[0]]
+    try:
+        values = conversion(contract, units, gripper, names, lowest, highest)
+    except LeRobotError as error:
+        raise LeRobotError(f"{reader.directory}: {error}") from None
+    return Mapped(views, *columns, values)
 
 
 def write_episode(reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str) -> Path:
-    """One episode as a bag; returns its directory.
+    """Writes one episode as a bag; returns its directory.
 
     Raises:
         LeRobotError, EpisodeWriteError: it cannot be read or written.
     """
     episode = reader.episode(position)
-    stamps = _stamps(episode, reader.fps)
-    state = episode.state[:, mapped.state_columns] * mapped.scale + mapped.offset
-    action = episode.action[:, mapped.action_columns] * mapped.scale + mapped.offset
-    topics = contract.topics
-    with EpisodeWriter(out, contract, instruction=episode.task, operator=f"lerobot {reader.directory.name}", name=name) as writer:
+    stamps = _stamps(episode, FIRST_STAMP_S + reader.start_s(position))
+    state, action = (
+        mapped.values.apply(values[:, columns])
+        for values, columns in ((episode.state, mapped.state_columns), (episode.action, mapped.action_columns))
+    )
+    texts = dict(_checked(reader, episode))
+    topics, joints = contract.topics, contract.command_joints
+    operator = f"lerobot {reader.directory.resolve().name}"
+    with EpisodeWriter(out, contract, instruction=texts[0], operator=operator, name=name) as writer:
+        writer.add_topic(absolute(topics.instruction), messages.STRING, offered_qos(Delivery.LATCHED))
         for camera in contract.cameras:
-            writer.add_topic(absolute(camera.topic), messages.IMAGE)
-        for topic in (topics.joint_states, topics.teleop_command):
-            writer.add_topic(absolute(topic), messages.JOINT_STATE)
-        frames = zip(*(reader.pictures(position, theirs) for theirs in mapped.cameras.values()), strict=True)
-        for stamp, joints, command, pictures in zip(stamps, state, action, frames, strict=True):
+            writer.add_topic(absolute(camera.topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
+        writer.add_topic(absolute(topics.joint_states), messages.JOINT_STATE, offered_qos(Delivery.SENSOR))
+        writer.add_topic(absolute(topics.teleop_command), messages.JOINT_STATE, offered_qos(Delivery.RELIABLE))
+        frames = zip(*(_pictures(reader, position, camera, mapped.cameras[camera.name]) for camera in contract.cameras), strict=True)
+        for frame, (stamp, pictures) in enumerate(zip(stamps, frames, strict=True)):
+            if frame in texts:
+                _write(writer, topics.instruction, messages.string(texts[frame]), stamp)
             for camera, pixels in zip(contract.cameras, pictures, strict=True):
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
-            _write(writer, topics.joint_states, messages.joint_state(stamp, contract.command_joints, joints), stamp)
+            _write(writer, topics.joint_states, messages.joint_state(stamp, joints, state[frame]), stamp)
             given = stamp + COMMAND_DELAY_S
-            _write(writer, topics.teleop_command, messages.joint_state(given, contract.command_joints, command), given)
-        return writer.finish("success", note=f"imported from {reader.directory.name}, episode {episode.index}")
+            _write(writer, topics.teleop_command, messages.joint_state(given, joints, action[frame]), given)
+        return writer.finish("success", note=f"imported from {reader.directory.resolve().name}, episode {episode.index}")
 
 
 def _write(writer: EpisodeWriter, topic: str, data: memoryview, stamp_s: float) -> None:
     writer.write(absolute(topic), data, messages.nanoseconds(stamp_s))
 
 
-def _stamps(episode: DatasetEpisode, fps: float) -> np.ndarray:
+def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, str]]:
+    try:
+        return [(frame, validate_instruction(text)) for frame, text in episode.segments]
+    except ValueError as error:
+        cure = "correct it, or say another with --instruction TEXT"
+        raise LeRobotError(f"{reader.directory}: episode {episode.index}: {error}; {cure}") from None
+
+
+def _pictures(reader: DatasetReader, position: int, camera: Camera, theirs: str) -> Iterator[np.ndarray]:
+    for pixels in reader.pictures(position, theirs):
+        height, width = pixels.shape[:2]
+        if (width, height) != (camera.width, camera.height):
+            announced = f"{camera.width}x{camera.height} are announced"
+            raise LeRobotError(f"{reader.directory}: episode {reader.number(position)}: {theirs} is {width}x{height}, {announced}")
+        yield pixels
+
+
+def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
     """Recorded times where the dataset holds them, rising; else made up, so that no two episodes share a moment."""
-    if episode.stamps is not None and (np.diff(episode.stamps) > 0).all():
-        return episode.stamps
-    return FIRST_STAMP_S + 1000.0 * episode.index + episode.timestamps
+    stamps = episode.stamps
+    if stamps is not None and (np.diff(stamps) > 0).all() and stamps[0] >= 0 and stamps[-1] < _LAST_STAMP_S:
+        return stamps
+    if not (episode.timestamps[0] >= 0 and begin_s + episode.timestamps[-1] < _LAST_STAMP_S):
+        raise LeRobotError(f"episode {episode.index}: its timestamps go to {episode.timestamps[-1]:g} s; correct them")
+    return begin_s + episode.timestamps
 
 
-def _columns(reader: DatasetReader, names: Sequence[str], what: str, contract: Contract, joints: Mapping[str, str]) -> list[int]:
+def _extremes(reader: DatasetReader, state_columns: list[int], action_columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each command joint, in up to 50 episodes from the first to the last."""
+    looked_at = np.unique(np.linspace(0, reader.episodes - 1, _EPISODES_LOOKED_AT).round().astype(int)).tolist()
+    parts = [values for position in looked_at for values in _values(reader, position, state_columns, action_columns)]
+    return np.min([part.min(axis=0) for part in parts], axis=0), np.max([part.max(axis=0) for part in parts], axis=0)
+
+
+def _values(reader: DatasetReader, position: int, state_columns: list[int], action_columns: list[int]) -> list[np.ndarray]:
+    values = [side[:, columns] for side, columns in zip(reader.values(position), (state_columns, action_columns), strict=True)]
+    finite = [side[np.isfinite(side).all(axis=1)] for side in values]  # what is not finite is named when the episode is read
+    return [side if len(side) else np.zeros((1, side.shape[1])) for side in finite]
+
+
+def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, alone: bool) -> str:
+    """The dataset's name of a camera."""
+    wanted = given.get(camera.name, camera.name)
+    keys = {key: name for name, key in reader.cameras.items()}
+    name = keys.get(wanted, wanted)
+    if name not in reader.cameras and camera.name not in given and alone and len(reader.cameras) == 1:
+        name = next(iter(reader.cameras))  # there is nothing to mix up
+    if name not in reader.cameras:
+        known = ", ".join(reader.cameras) or "none"
+        cure = f"say which is {camera.name} with --cameras {camera.name}=NAME"
+        raise LeRobotError(f"{reader.directory}: has no camera {wanted!r} (it has {known}); {cure}")
+    width, height = reader.size(name)
+    if (width, height) != (camera.width, camera.height):
+        said = f"{camera.width}x{camera.height}"
+        raise LeRobotError(f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said}; correct the contract")
+    return name
+
+
+def _columns(
+    reader: DatasetReader, names: Sequence[str], width: int, what: str, contract: Contract, joints: Mapping[str, str]
+) -> list[int]:
     """The column of every joint of the contract."""
     plain = [_plain(name) for name in names]
-    found = []
+    found: list[int] = []
     for joint in contract.command_joints:
         wanted = joints.get(joint, joint)
         if wanted in names:
             found.append(list(names).index(wanted))
-        elif wanted.isdigit() and joint in joints:
+        elif wanted.isdecimal() and joint in joints:
+            if int(wanted) >= width:
+                raise LeRobotError(f"{reader.directory}: {what} has no column {wanted} for {joint}; its columns are 0 to {width - 1}")
             found.append(int(wanted))
         elif plain.count(_plain(wanted)) == 1:
             found.append(plain.index(_plain(wanted)))
         else:
+            held = ", ".join(names) or f"{width} columns without usable names"
             raise LeRobotError(
-                f"{reader.directory}: {what} has no column {wanted!r} (it has {', '.join(names) or 'no names'}); say which is {joint} with "
+                f"{reader.directory}: {what} has no column {wanted!r} (it has {held}); say which is {joint} with "
                 f"--joints {joint}=NAME, or {joint}=NUMBER from 0"
             )
+    twice = next((joint for row, joint in enumerate(contract.command_joints) if found[row] in found[:row]), None)
+    if twice is not None:
+        other = contract.command_joints[found.index(found[contract.command_joints.index(twice)])]
+        raise LeRobotError(f"{reader.directory}: {other} and {twice} are the same column of {what}; correct --joints")
     return found
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from sf_training.lerobot.layout import LeRobotError
 
+_SAME_S = 1e-6  # times are fractions of the video's time base
+_FETCH = "fetch the dataset again"
 Codec = Literal["h264", "av1"]
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 # A key frame every second frame, as lerobot has it: random access decodes two frames at most.
@@ -50,22 +52,37 @@ class VideoFile:
 
 
 def read_frames(path: Path, start_s: float, count: int, fps: float) -> Iterator[np.ndarray]:
-    """``count`` frames (H, W, 3) uint8 RGB from ``start_s`` on.
+    """Yields ``count`` frames (H, W, 3) uint8 RGB, one every 1 / ``fps`` seconds from ``start_s`` on.
+
+    Frames between these moments, as in a video of twice the rate, are skipped.
 
     Raises:
-        LeRobotError: the file is missing, damaged or shorter than that.
+        LeRobotError: the file is missing, damaged, ends too early, or lacks a frame in between.
     """
+    half = 0.5 / fps
+    done = 0
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            container.seek(max(0, int((start_s - 0.5 / fps) / stream.time_base)), stream=stream)
-            left = count
+            container.seek(max(0, int((start_s - half) / stream.time_base)), stream=stream)
+            before: tuple[float, av.VideoFrame] | None = None
             for frame in container.decode(stream):
-                if left and frame.pts * stream.time_base >= start_s - 0.5 / fps:
-                    yield frame.to_ndarray(format="rgb24")
-                    left -= 1
-                if not left:
+                now = (float((frame.pts or 0) * stream.time_base) - start_s, frame)
+                while done < count and now[0] >= done / fps - _SAME_S:
+                    nearest = min((each for each in (before, now) if each), key=lambda each: abs(each[0] - done / fps))
+                    if abs(nearest[0] - done / fps) > half + _SAME_S:
+                        raise LeRobotError(f"{path}: has no frame at {start_s + done / fps:.3f} s; {_FETCH}")
+                    yield nearest[1].to_ndarray(format="rgb24")
+                    done += 1
+                if done == count:
                     return
-    except (OSError, IndexError, av.error.FFmpegError) as error:
-        raise LeRobotError(f"{path}: cannot be read as a video ({error}); fetch the dataset again") from None
-    raise LeRobotError(f"{path}: ends {left} frames too early; fetch the dataset again")
+                before = now
+            if before and abs(before[0] - done / fps) <= half:  # the last one is a little early
+                yield before[1].to_ndarray(format="rgb24")
+                done += 1
+    except (OSError, ValueError, IndexError, OverflowError, MemoryError, av.error.FFmpegError) as error:
+        if isinstance(error, LeRobotError):
+            raise
+        raise LeRobotError(f"{path}: cannot be read as a video ({error}); {_FETCH}") from None
+    if done < count:
+        raise LeRobotError(f"{path}: ends {count - done} frames too early; {_FETCH}")

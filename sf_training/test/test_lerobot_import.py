@@ -1,0 +1,267 @@
+"""Other people's LeRobot datasets: nothing is lost or learned wrongly, and what cannot be read says why in one sentence."""
+
+import json
+import os
+import random
+import shutil
+
+import lerobot_datasets as datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from lerobot_datasets import FPS, JOINTS, REST, SIDE, SPEED
+
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.lerobot.command import main
+
+JOINT_WORDS = [f"joint{number}=j{number}" for number in range(1, 7)] + ["gripper=claw"]
+FUZZ_INPUTS = int(os.environ.get("SF_FUZZ_INPUTS", "100"))
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    return datasets.save_contract(tmp_path_factory.mktemp("robot"), datasets.one_camera_contract())
+
+
+@pytest.fixture
+def bring_in(tmp_path, robot, capsys):
+    """Import a dataset; gives exit code, what was said, and the episodes."""
+
+    def bring(data, *words, joints=JOINT_WORDS, out="bags"):
+        joint_words = ["--joints", *joints] if joints else []
+        code = main(["import", str(data), "--contract", str(robot), "--out", str(tmp_path / out), *joint_words, *words])
+        said = capsys.readouterr()
+        bags = sorted((tmp_path / out).iterdir()) if (tmp_path / out).exists() else []
+        return code, said.err if code else said.out, bags
+
+    return bring
+
+
+def instructions(bag):
+    """The texts on the instruction topic with seconds from the first picture."""
+    reader = EpisodeReader(bag)
+    camera = next(topic for topic, kind in reader.topics.items() if kind.endswith("/Image"))
+    streams = reader.read(["/instruction", camera])
+    begin = streams[camera].stamps[0]
+    texts = [message.data for message in streams["/instruction"].messages]
+    return [
+        (round((int(stamp) - int(begin)) * 1e-9, 6), text) for stamp, text in zip(streams["/instruction"].log_times, texts, strict=True)
+    ]
+
+
+def joint_values(bag, topic="/joint_states"):
+    reader = EpisodeReader(bag)
+    return np.array([message.position for message in reader.read([topic])[topic].messages])
+
+
+def brightness(bag):
+    reader = EpisodeReader(bag)
+    (topic,) = (topic for topic, kind in reader.topics.items() if kind.endswith("/Image"))
+    return [pixels.mean() for _, _, pixels in reader.frames({topic: range(reader.counts[topic])})]
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
+@pytest.mark.parametrize("video", [True, False])
+def test_versions_and_kinds_of_pictures_say_the_same(tmp_path, bring_in, version, video):
+    data = datasets.write(tmp_path / "theirs", version=version, video=video, task_of=lambda episode, frame: int(frame >= 4))
+    code, said, bags = bring_in(data)
+    assert (code, len(bags)) == (0, 2), said
+    np.testing.assert_allclose(joint_values(bags[1]), [REST + SPEED * frame for frame in range(5)], atol=1e-9)
+    np.testing.assert_allclose(brightness(bags[1]), 80 + 10 * np.arange(5), atol=3)
+    assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.4, "rinse them")]
+
+
+def test_instructions_change_within_an_episode_and_back(tmp_path, bring_in):
+    order = [1, 1, 0, 1, 1, 1]
+    data = datasets.write(tmp_path / "theirs", task_of=lambda episode, frame: order[frame] if episode == 0 else 0)
+    _, _, bags = bring_in(data)
+    assert instructions(bags[0]) == [(0.0, "rinse them"), (0.2, "stack the cups"), (0.3, "rinse them")]
+    assert EpisodeReader(bags[0]).recorded_instruction == "rinse them" and instructions(bags[1]) == [(0.0, "stack the cups")]
+
+
+def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
+    """subtask_index with its table (-1: not labelled), and language_persistent (a row holds from its time on)."""
+
+    def rows(episode, frame):
+        steps = [("grasp", 0.2), ("lift", 0.4)]
+        return [{"role": "assistant", "content": text, "style": "subtask", "timestamp": time} for text, time in steps]
+
+    data = datasets.write(tmp_path / "numbers", extra=lambda episode, frame: {"subtask_index": frame // 2 - 1})
+    pq.write_table(pa.table({"subtask_index": [0, 1], "__index_level_0__": ["grasp", "lift"]}), data / "meta/subtasks.parquet")
+    other = datasets.write(tmp_path / "rows", extra=lambda episode, frame: {"language_persistent": rows(episode, frame)})
+    for folder, key in ((data, "subtask_index"), (other, "language_persistent")):
+        described = json.loads((folder / "meta/info.json").read_text())
+        described["features"][key] = {"dtype": "language", "shape": [1], "names": None}
+        (folder / "meta/info.json").write_text(json.dumps(described))
+        _, _, bags = bring_in(folder, "--instructions", "subtask", out=f"bags_{key}")
+        assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.2, "grasp"), (0.4, "lift")]
+        _, said, bags = bring_in(folder, out=f"tasks_{key}")
+        assert "--instructions subtask takes them" in said and instructions(bags[0]) == [(0.0, "stack the cups")]
+    assert "neither subtask_index nor" in bring_in(datasets.write(tmp_path / "none"), "--instructions", "subtask")[1]
+
+
+def test_tasks_that_cannot_be_told_apart_are_refused(tmp_path, bring_in):
+    data = datasets.write(tmp_path / "theirs", task_of=lambda episode, frame: frame % 2)
+    (data / "meta/tasks.parquet").unlink()
+    code, said, bags = bring_in(data)
+    assert code == 2 and "episode 0 has 2 tasks, and no task_index says which is when" in said and not bags
+    assert bring_in(data, "--instruction", "tidy up")[0] == 0
+    empty = datasets.write(tmp_path / "empty", tasks=(" ", "rinse"))
+    assert "episode 0 has no instruction at frame 0; say it with --instruction TEXT" in bring_in(empty, out="other")[1]
+
+
+DEGREES = np.degrees(REST)
+DEGREES[6] = REST[6]
+
+
+def test_what_is_not_in_radians_is_refused_with_what_it_looks_like(tmp_path, bring_in):
+    def said(name, values, *words):
+        data = datasets.write(tmp_path / name, values=lambda episode, frame: np.asarray(values) + SPEED * frame)
+        code, text, _ = bring_in(data, *words, out=f"out_{name}")
+        assert code == 2 and len(text.splitlines()) == 1
+        return text
+
+    text = said("both", [*DEGREES[:6], 0.01])
+    assert "joint3 (column j3) goes from 80.21 to 80.27" in text and "--units degrees or --units normalised" in text
+    assert "degrees: if so, say --units degrees" in said("degrees", [-120, *DEGREES[1:6], 0.01])
+    assert "values from -100 to 100: if so, say --units normalised" in said("percent", [0, 99, -99, 0, 0, 0, 0.01])
+    assert "neither degrees nor values from -100 to 100" in said("steps", [2048, 900, 3000, 2000, 100, 0, 0.01])
+    assert "the gripper (column claw) goes from 95 to 95" in said("claw", [*REST[:6], 95.0])
+    assert "normalised values lie between -100 and 100: try --units degrees" in said("far", [-150] + [0] * 6, "--units", "normalised")
+
+
+def test_units_are_converted_as_asked(tmp_path, bring_in, robot):
+    contract = datasets.one_camera_contract()
+    data = datasets.write(tmp_path / "degrees", values=lambda episode, frame: DEGREES)
+    _, _, bags = bring_in(data, "--units", "degrees")
+    np.testing.assert_allclose(joint_values(bags[0])[0], REST, atol=1e-6)
+    ends = np.array([-100.0, 100, 0, 50, -50, 0, 25])
+    data = datasets.write(tmp_path / "percent", values=lambda episode, frame: ends)
+    _, _, bags = bring_in(data, "--units", "normalised", out="percent_out")
+    lower, upper = (np.array([getattr(joint, side) for joint in contract.joints]) for side in ("lower", "upper"))
+    np.testing.assert_allclose(joint_values(bags[0])[0, :6], lower + (ends[:6] + 100) / 200 * (upper - lower), atol=1e-9)
+    gripper = contract.gripper
+    np.testing.assert_allclose(joint_values(bags[0])[0, 6], gripper.closed + 0.25 * (gripper.open - gripper.closed))
+    wide = datasets.write(tmp_path / "wide", values=lambda episode, frame: REST + [7.0, 0, 0, 0, 0, 0, 0])
+    code, said, _ = bring_in(wide, "--units", "radians", out="wide_out")
+    assert code == 0 and "joint1 (column j1) goes from 7 to 7.002, the contract allows" in said and "check --units" in said
+
+
+NAMES = {
+    "numbers": {f"{name}.pos": column for column, name in enumerate(JOINTS)},
+    "numbers out of order": dict(reversed([(name, column) for column, name in enumerate(JOINTS)])),
+    "by number": {str(column): name for column, name in enumerate(JOINTS)},
+    "a dictionary of lists": {"arm": JOINTS[:6], "hand": JOINTS[6:]},
+    "nested": {"motors": {"arm": [JOINTS[:3], JOINTS[3:6]], "hand": "claw"}},
+    "nested lists": [JOINTS],
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_names_of_columns_in_every_form(tmp_path, bring_in, names):
+    data = datasets.write(tmp_path / "theirs", names=names, values=lambda episode, frame: REST + 0.0001 * np.arange(7))
+    code, said, bags = bring_in(data)
+    assert code == 0, said
+    np.testing.assert_allclose(joint_values(bags[0])[0], REST + 0.0001 * np.arange(7), atol=1e-9)
+
+
+def test_columns_are_found_by_number_and_mistakes_are_named(tmp_path, bring_in):
+    data = datasets.write(tmp_path / "theirs", names=("a", "b"))  # two names for seven columns
+    numbers = [f"joint{number}={number - 1}" for number in range(1, 7)]
+    assert "it has 7 columns without usable names" in bring_in(data)[1]
+    assert "has no column 7 for gripper; its columns are 0 to 6" in bring_in(data, joints=[*numbers, "gripper=7"])[1]
+    assert "joint6 and gripper are the same column of state" in bring_in(data, joints=[*numbers, "gripper=5"])[1]
+    assert "--joints: the contract has no 'elbow'" in bring_in(data, joints=["elbow=3"])[1]
+    code, said, bags = bring_in(data, joints=[*numbers, "gripper=6"])
+    assert code == 0 and len(bags) == 2, said
+
+
+SHAPES = {
+    "c h w": (("c", "h", "w"), (3, SIDE[1], SIDE[0])),
+    "channel first": (("channels", "height", "width"), (3, SIDE[1], SIDE[0])),
+    "no names": (None, (SIDE[1], SIDE[0], 3)),
+    "no names, channel first": (None, (3, SIDE[1], SIDE[0])),
+    "singular": (("height", "width", "channel"), (SIDE[1], SIDE[0], 3)),
+    "rgb": (("rows", "columns", "rgb"), (SIDE[1], SIDE[0], 3)),
+}
+
+
+@pytest.mark.parametrize(("names", "shape"), SHAPES.values(), ids=SHAPES)
+def test_shapes_of_pictures_in_every_order(tmp_path, bring_in, names, shape):
+    code, said, _ = bring_in(datasets.write(tmp_path / "theirs", picture_names=names, picture_shape=shape))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("camera", ["observation.image", "observation.images.front", "observation.rgb", "image"])
+def test_the_only_camera_is_found_under_any_key(tmp_path, bring_in, camera):
+    data = datasets.write(tmp_path / "theirs", camera=camera)
+    assert bring_in(data)[0] == 0
+    assert bring_in(data, "--cameras", f"scene={camera.split('.')[-1]}", out="short")[0] == 0
+    assert bring_in(data, "--cameras", f"scene={camera}", out="whole")[0] == 0
+    assert "--cameras: the contract has no 'top'" in bring_in(data, "--cameras", f"top={camera}", out="wrong")[1]
+
+
+def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_in):
+    data = datasets.write(tmp_path / "theirs", lengths=(6, 5, 4), video=True)
+    video = next(data.rglob("*.mp4"))
+    datasets.write_video(video, [frame for episode in range(2) for frame in datasets.frames_of((6, 5)[episode], episode)])
+    first, second = bring_in(data), bring_in(data)
+    assert first == second and first[0] == 2 and "episode 2: " in first[1] and "4 frames too early" in first[1]
+    assert not (tmp_path / "bags").exists()
+    left = tmp_path / "bags/.theirs.partial/theirs_000000"  # what a killed import leaves
+    left.mkdir(parents=True)
+    (left / "metadata.yaml").write_text("")
+    code, said, bags = bring_in(data, "--skip-damaged")
+    assert code == 0 and "left out: episode 2" in said and "2 episodes" in said
+    assert [bag.name for bag in bags] == ["theirs_000000", "theirs_000001"]
+    assert "theirs_000000: exists already; remove it" in bring_in(data)[1]
+
+
+def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):
+    data = datasets.write(tmp_path / "theirs", lengths=(6,), video=True)
+    video = next(data.rglob("*.mp4"))
+    datasets.write_video(video, [frame for frame in datasets.frames_of(6, 0) for _ in range(3)], rate=3 * FPS)
+    _, _, bags = bring_in(data)
+    np.testing.assert_allclose(brightness(bags[0]), 20 + 10 * np.arange(6), atol=3)
+    datasets.write_video(video, datasets.frames_of(6, 0), rate=FPS // 2)
+    assert "has no frame at 0.100 s" in bring_in(data, out="slow")[1]
+
+
+@pytest.mark.parametrize(("key", "value", "sentence"), [
+    ("fps", "absent", "info.json: has no fps"),
+    ("fps", 0, "info.json: fps is '0'"),
+    ("features", "absent", "info.json: has no features"),
+    ("codebase_version", "absent", "is of version None"),
+    ("data_path", "data/{nothing}.parquet", "cannot be read as a list of episodes (no 'nothing')"),
+])  # fmt: skip
+def test_broken_descriptions_name_file_and_key(tmp_path, bring_in, key, value, sentence):
+    code, said, bags = bring_in(datasets.write(tmp_path / "theirs", **{key: value}))
+    assert code == 2 and sentence in said and not bags
+
+
+def test_numbers_that_are_none_are_named(tmp_path, bring_in):
+    data = datasets.write(tmp_path / "theirs", values=lambda episode, frame: np.where(episode == 1 and frame == 3, np.nan, REST))
+    code, said, bags = bring_in(data)
+    assert code == 2 and "episode 1: observation.state of column 0 is nan at frame 3" in said and not bags
+
+
+def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
+    """SF_FUZZ_INPUTS says how many; a hundred in the suite."""
+    whole = [
+        datasets.write(tmp_path / f"whole_{version}_{video}", (3, 2), version=version, video=video)
+        for version in ("v3.0", "v2.1")
+        for video in (True, False)
+    ]
+    joints = ["--joints", *JOINT_WORDS]
+    for seed in range(FUZZ_INPUTS):
+        rng = random.Random(seed)
+        data, out = tmp_path / "broken", tmp_path / "out"
+        for folder in (data, out):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(rng.choice(whole), data)
+        done = [datasets.break_one(data, rng) for _ in range(rng.choice((1, 1, 2))) if any(data.rglob("*.*"))]
+        code = main(["import", str(data), "--contract", str(robot), "--out", str(out), *joints])
+        said = capsys.readouterr().err
+        assert (code == 0 and not said) or (code == 2 and len(said.splitlines()) == 1), f"seed {seed}, {done}: {said}"
+        assert code == 0 or not out.exists(), f"seed {seed}, {done}: left {sorted(out.rglob('*'))}"
