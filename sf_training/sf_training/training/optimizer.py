@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from sf_training.training.muon import Muon
 from sf_training.training.settings import Settings
 from sf_training.training.step import TrainingStep
 
@@ -32,7 +33,7 @@ class Optimizers:
         rate, decay = settings.rate, settings.weight_decay
         self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=_BETAS, weight_decay=decay)]
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=rate, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            muon = Muon(matrices, lr=rate, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.all.insert(0, muon)
 
     def rate(self, step: int) -> float:
