@@ -1,0 +1,302 @@
+"""Collision check of joint motions: links against each other and against boxes that stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import coal
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.motion.arm.collision_bounds import (
+    all_bounds,
+    displacements,
+    near_pairs,
+    place_capsules,
+    place_shapes,
+)
+from sf_policy_node.motion.arm.collision_distances import ExactDistances, refine
+from sf_policy_node.motion.arm.joint_tree import JointTree
+from sf_policy_node.motion.arm.link_geometry import LinkShape, box_shape, read_shapes
+
+MARGIN = 0.005  # m: nearer than this counts as touching
+FURTHEST_STEP = 0.02  # m: samples between which a shape moves further are refined
+_RANDOM_POSES = 200  # a pair that touches in all of them counts as one body
+_CREEP = 1e-6  # m that a pair which touches at the start may come closer
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box that stands still, with sides along the axes of the base frame [m]."""
+
+    name: str
+    lower: tuple[float, float, float]
+    upper: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Collision:
+    """``link_a`` and ``link_b`` are ``distance`` [m] apart (negative: inside) at sample ``index``."""
+
+    index: int
+    link_a: str
+    link_b: str
+    distance: float
+
+
+class CollisionModel:
+    """Distances between the links of a robot, and to boxes, for joint positions.
+
+    Pairs that are not checked are listed in :attr:`allowed` with the reason: links joined by one
+    joint, links of one gripper, links that touch in the home pose or in every pose.
+
+    Args:
+        urdf_xml: the robot; see :func:`link_geometry.read_shapes` for where meshes are found.
+        names: commanded joints, in the order of all positions; the others hold still.
+        arm: those of ``names`` that are no gripper.
+        limits: lower and upper positions (J,), (J,) [rad or m] of ``names``.
+        home: (J,) pose in which links may touch; ``None`` is 0, or mid-range where 0 is out of range.
+        boxes: what stands around the robot, in ``base_frame``.
+        margin: nearer than this counts as touching [m].
+        allowed: further pairs of links, or of a link and a box, that may touch.
+
+    Raises:
+        ContractError: the URDF does not parse, or a name in ``allowed`` is unknown.
+    """
+
+    def __init__(
+        self,
+        urdf_xml: str,
+        names: Sequence[str],
+        *,
+        arm: Sequence[str],
+        limits: tuple[np.ndarray, np.ndarray],
+        base_frame: str,
+        tool_frame: str,
+        boxes: Sequence[Box] = (),
+        home: np.ndarray | None = None,
+        margin: float = MARGIN,
+        allowed: Sequence[tuple[str, str]] = (),
+        folders: Sequence[Path] = (),
+        capsule_radius: float | None = None,
+    ) -> None:
+        try:
+            model = pinocchio.buildModelFromXML(urdf_xml)
+        except (ValueError, RuntimeError) as error:
+            raise ContractError(f"urdf: cannot be parsed ({error})") from None
+        self.margin = margin
+        self._tree = JointTree(model, urdf_xml, names)
+        base = model.frames[model.getFrameId(base_frame, pinocchio.FrameType.BODY)].placement
+        self.shapes = read_shapes(model, urdf_xml, tool_frame, folders, capsule_radius)
+        self.shapes += [box_shape(each.name, each.lower, each.upper, base) for each in boxes]
+        self._boxes = len(boxes)
+        self._set_arrays()
+        self._limits = tuple(np.asarray(each, float) for each in limits)
+        lower, upper = self._limits
+        zero = np.where((lower <= 0.0) & (upper >= 0.0), 0.0, 0.5 * (lower + upper))
+        self._home = np.clip(zero if home is None else home, lower, upper)
+        self.allowed: dict[tuple[str, str], str] = {}
+        self._pairs = self._candidate_pairs([name in arm for name in names], allowed)
+        self._functions = [
+            coal.ComputeDistance(self.shapes[i].geometry, self.shapes[j].geometry)
+            for i, j in self._pairs
+        ]
+        self._allow_touching()
+
+    @classmethod
+    def of(cls, contract: Contract, **options) -> CollisionModel:
+        """Return the model of a contract's robot, for positions of ``contract.command_joints``."""
+        lower = [joint.lower for joint in contract.joints]
+        upper = [joint.upper for joint in contract.joints]
+        if contract.gripper:
+            lower.append(min(contract.gripper.open, contract.gripper.closed))
+            upper.append(max(contract.gripper.open, contract.gripper.closed))
+        return cls(
+            contract.urdf_xml,
+            contract.command_joints,
+            arm=contract.arm_joints,
+            limits=(np.array(lower), np.array(upper)),
+            base_frame=contract.base_frame,
+            tool_frame=contract.tool_frame,
+            **options,
+        )
+
+    def set_other_joints(self, positions: Mapping[str, float]) -> None:
+        """Take over the measured positions of joints that nobody commands [rad or m]."""
+        self._tree.set_others(positions)
+
+    def first_collision(
+        self, positions: np.ndarray, start: np.ndarray | None = None
+    ) -> Collision | None:
+        """Return the first sample of ``positions`` (N, J) at which two links touch, or ``None``.
+
+        Samples are joined by straight lines in joint space; where a shape moves further than
+        ``FURTHEST_STEP`` between two of them, samples in between are checked as well.
+
+        Args:
+            start: (J,) where the motion begins. Links that touch there may move apart, but not
+                come closer; ``None``: they may not touch anywhere.
+        """
+        positions = np.atleast_2d(np.asarray(positions, float))
+        whole = positions if start is None else np.vstack([start, positions])
+        indices = np.arange(len(whole))
+        turns, places, first, last = self._place(whole)
+        moved = displacements(turns, first, last, self._radii)
+        if moved.max(initial=0.0) > FURTHEST_STEP:
+            samples, indices = refine(whole, moved.max(axis=1, initial=0.0)[1:] / FURTHEST_STEP)
+            turns, places, first, last = self._place(samples)
+            moved = displacements(turns, first, last, self._radii)
+        allowed = np.full(len(self._pairs), self.margin)
+        exact = ExactDistances(self._functions, self._pairs, turns, places, moved)
+        if start is not None:
+            bounds = self._bounds(turns[:1], places[:1], first[:1], last[:1])[0]
+            for pair in np.flatnonzero(bounds <= self.margin):
+                allowed[pair] = min(self.margin, exact.at(0, pair) - _CREEP)
+        near = near_pairs(
+            self._pairs, self.margin, turns, places, first, last, self._radii, self._halves, moved
+        )
+        seen: dict[int, int] = {}
+        for sample, pair in near.tolist():
+            if sample - seen.get(pair, sample) > 1:  # in between the pair was apart
+                allowed[pair] = self.margin
+            seen[pair] = sample
+            distance = exact.unless_clear(sample, pair, self.margin)
+            if distance is None:
+                allowed[pair] = self.margin
+            elif distance <= allowed[pair]:
+                index = int(indices[sample]) - (start is not None)
+                return self._collision(max(index, 0), pair, distance)
+            else:  # it must not come closer again
+                allowed[pair] = max(allowed[pair], min(self.margin, distance - _CREEP))
+        return None
+
+    def nearest(self, positions: np.ndarray) -> list[Collision]:
+        """Return the nearest pair at every one of ``positions`` (N, J), checked pairs only."""
+        positions = np.atleast_2d(np.asarray(positions, float))
+        turns, places, first, last = self._place(positions)
+        bounds = self._bounds(turns, places, first, last)
+        moved = np.zeros(first.shape[:2])
+        exact = ExactDistances(self._functions, self._pairs, turns, places, moved)
+        found = []
+        for n in range(len(positions)):
+            best, best_pair = np.inf, -1
+            for pair in np.argsort(bounds[n]).tolist():
+                if bounds[n, pair] >= best:
+                    break
+                distance = exact.at(n, pair)
+                if distance < best:
+                    best, best_pair = distance, pair
+            if best_pair >= 0:
+                found.append(self._collision(n, best_pair, best))
+        return found
+
+    @property
+    def checked(self) -> list[tuple[str, str]]:
+        """The pairs of links, or of link and box, that are checked; each once."""
+        return list(dict.fromkeys(self._links(pair) for pair in range(len(self._pairs))))
+
+    # ---- which pairs are checked ----
+
+    def _candidate_pairs(
+        self, is_arm: list[bool], allowed: Sequence[tuple[str, str]]
+    ) -> np.ndarray:
+        known = {shape.link for shape in self.shapes}
+        for link in (name for pair in allowed for name in pair):
+            if link not in known:
+                raise ContractError(
+                    f"collision.allowed: {link!r} has no shape; known are {', '.join(sorted(known))}"
+                )
+        given = {frozenset(pair) for pair in allowed}
+        arm_moves = self._tree.movers()[:, is_arm].any(axis=1)
+        moves = self._tree.movers().any(axis=1)
+        pairs = []
+        for j, second in enumerate(self.shapes):
+            for i, first in enumerate(self.shapes[:j]):
+                path = self._tree.path(first.joint - 1, second.joint - 1)
+                if not moves[path].any():
+                    continue  # they never move against each other
+                if frozenset((first.link, second.link)) in given:
+                    self._allow(first, second, "allowed by the contract")
+                elif len(path) == 1:
+                    self._allow(first, second, "joined by one joint")
+                elif not arm_moves[path].any():
+                    self._allow(first, second, "parts of one gripper")
+                else:
+                    pairs.append((i, j))
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def _allow_touching(self) -> None:
+        """Take the pairs out that touch in the home pose; a box must be touched in every pose."""
+        random = np.random.default_rng(0)
+        poses = random.uniform(*self._limits, (_RANDOM_POSES, len(self._home)))
+        at_home = self._always_touching(self._home[None], np.ones(len(self._pairs), dtype=bool))
+        everywhere = self._always_touching(poses, at_home)
+        boxed = (self._pairs >= len(self.shapes) - self._boxes).any(axis=1)
+        remove = at_home & (everywhere | ~boxed)
+        for pair in np.flatnonzero(remove):
+            why = "touch in every pose" if everywhere[pair] else "touch in the home pose"
+            self._allow(*(self.shapes[n] for n in self._pairs[pair]), why)
+        self._pairs = np.ascontiguousarray(self._pairs[~remove])
+        kept = zip(self._functions, remove, strict=True)
+        self._functions = [function for function, out in kept if not out]
+
+    def _always_touching(self, poses: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """(P,): true for the pairs ``among`` (P,) that touch at every pose (N, J)."""
+        turns, places, first, last = self._place(poses)
+        touch = among & (self._bounds(turns, places, first, last) <= self.margin).all(axis=0)
+        still = np.zeros(first.shape[:2])
+        exact = ExactDistances(self._functions, self._pairs, turns, places, still)
+        for pair in np.flatnonzero(touch):
+            touch[pair] = all(exact.at(n, pair) <= self.margin for n in range(len(poses)))
+        return touch
+
+    def _allow(self, first: LinkShape, second: LinkShape, why: str) -> None:
+        if first.link != second.link:
+            self.allowed.setdefault((first.link, second.link), why)
+
+    # ---- shapes and their poses ----
+
+    def _set_arrays(self) -> None:
+        shapes = self.shapes
+        self._joints = np.array([shape.joint - 1 for shape in shapes], dtype=np.int64)
+        self._rotations = np.array([shape.placement.rotation for shape in shapes])
+        self._offsets = np.array([shape.placement.translation for shape in shapes])
+        inverse = [shape.placement.inverse() for shape in shapes]
+        capsules = [shape.capsule for shape in shapes]
+        self._starts = np.array([p.act(c.start) for p, c in zip(inverse, capsules, strict=True)])
+        self._ends = np.array([p.act(c.end) for p, c in zip(inverse, capsules, strict=True)])
+        self._radii = np.array([capsule.radius for capsule in capsules])
+        self._halves = np.array(
+            [
+                s.geometry.halfSide if isinstance(s.geometry, coal.Box) else np.zeros(3)
+                for s in shapes
+            ]
+        )
+
+    def _place(self, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        tree = self._tree
+        turns, places = place_shapes(
+            tree.angles(positions),
+            tree.parents,
+            tree.rotations,
+            tree.offsets,
+            tree.axes,
+            tree.slides,
+            self._joints,
+            self._rotations,
+            self._offsets,
+        )
+        return turns, places, *place_capsules(turns, places, self._starts, self._ends)
+
+    def _bounds(self, turns, places, first, last) -> np.ndarray:
+        return all_bounds(self._pairs, turns, places, first, last, self._radii, self._halves)
+
+    def _collision(self, index: int, pair: int, distance: float) -> Collision:
+        return Collision(index, *self._links(pair), float(distance))
+
+    def _links(self, pair: int) -> tuple[str, str]:
+        i, j = self._pairs[pair]
+        return self.shapes[i].link, self.shapes[j].link

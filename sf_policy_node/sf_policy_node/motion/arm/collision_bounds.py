@@ -1,0 +1,241 @@
+"""Compiled loops of the collision check: where every shape is, and which pairs may be near.
+
+Legend: N samples, J joints of the URDF, G shapes, P pairs. A shape's capsule encloses it, so the
+distance of two capsules is a lower bound of the distance of their shapes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def _product(a, b, out):  # pragma: no cover - compiled
+    for i in range(3):
+        for j in range(3):
+            out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
+
+
+@numba.njit(cache=True)
+def _act(rotation, offset, point, out):  # pragma: no cover - compiled
+    for i in range(3):
+        out[i] = (
+            offset[i]
+            + rotation[i, 0] * point[0]
+            + rotation[i, 1] * point[1]
+            + rotation[i, 2] * point[2]
+        )
+
+
+@numba.njit(cache=True)
+def _copy(source, out):  # pragma: no cover - compiled
+    for i in range(3):
+        for j in range(3):
+            out[i, j] = source[i, j]
+
+
+@numba.njit(cache=True)
+def place_shapes(
+    angles, parents, rotations, offsets, axes, slides, shape_joints, shape_rotations, shape_offsets
+):  # pragma: no cover - compiled
+    """Poses of all shapes: rotations (N, G, 3, 3) and offsets (N, G, 3) in the model's root.
+
+    ``angles`` (N, J) [rad or m] hold a value for every joint; joint ``j`` has its parent before it
+    (-1: the root). ``shape_joints`` is -1 for a shape that stands still.
+    """
+    count, joints, shapes = angles.shape[0], angles.shape[1], len(shape_joints)
+    turns, places = np.empty((count, shapes, 3, 3)), np.empty((count, shapes, 3))
+    turn, place = np.empty((joints, 3, 3)), np.empty((joints, 3))
+    first, about, root = np.empty((3, 3)), np.empty((3, 3)), np.eye(3)
+    origin, along = np.zeros(3), np.empty(3)
+    for n in range(count):
+        for j in range(joints):
+            q = angles[n, j]
+            x, y, z = axes[j, 0], axes[j, 1], axes[j, 2]
+            if parents[j] < 0:
+                before, at = root, origin
+            else:
+                before, at = turn[parents[j]], place[parents[j]]
+            _product(before, rotations[j], first)
+            _act(before, at, offsets[j], place[j])
+            if slides[j]:
+                along[0], along[1], along[2] = x * q, y * q, z * q
+                at = place[j]  # each row of the offset is read before it is written
+                _act(first, at, along, at)
+                _copy(first, turn[j])
+            else:
+                s, c = math.sin(q), math.cos(q)
+                t = 1.0 - c
+                about[0, 0], about[0, 1], about[0, 2] = (
+                    c + x * x * t,
+                    x * y * t - z * s,
+                    x * z * t + y * s,
+                )
+                about[1, 0], about[1, 1], about[1, 2] = (
+                    y * x * t + z * s,
+                    c + y * y * t,
+                    y * z * t - x * s,
+                )
+                about[2, 0], about[2, 1], about[2, 2] = (
+                    z * x * t - y * s,
+                    z * y * t + x * s,
+                    c + z * z * t,
+                )
+                _product(first, about, turn[j])
+        for g in range(shapes):
+            j = shape_joints[g]
+            if j < 0:
+                _copy(shape_rotations[g], turns[n, g])
+                for i in range(3):
+                    places[n, g, i] = shape_offsets[g, i]
+            else:
+                _product(turn[j], shape_rotations[g], turns[n, g])
+                _act(turn[j], place[j], shape_offsets[g], places[n, g])
+    return turns, places
+
+
+@numba.njit(cache=True)
+def place_capsules(turns, places, starts, ends):  # pragma: no cover - compiled
+    """Ends (N, G, 3) of all capsules, given in the frame of their shape."""
+    count, shapes = places.shape[0], places.shape[1]
+    first, last = np.empty((count, shapes, 3)), np.empty((count, shapes, 3))
+    for n in range(count):
+        for g in range(shapes):
+            _act(turns[n, g], places[n, g], starts[g], first[n, g])
+            _act(turns[n, g], places[n, g], ends[g], last[n, g])
+    return first, last
+
+
+@numba.njit(cache=True)
+def displacements(turns, first, last, radii):  # pragma: no cover - compiled
+    """(N, G): no point of a shape moves further than this from the sample before [m]; 0 at first.
+
+    A point of a capsule is a point of its segment plus an offset no longer than its radius: the
+    offset turns by a rotation difference of spectral norm |dR|_F / sqrt(2).
+    """
+    count, shapes = first.shape[0], first.shape[1]
+    moved = np.zeros((count, shapes))
+    for n in range(1, count):
+        for g in range(shapes):
+            a = b = turned = 0.0
+            for i in range(3):
+                a += (first[n, g, i] - first[n - 1, g, i]) ** 2
+                b += (last[n, g, i] - last[n - 1, g, i]) ** 2
+                for k in range(3):
+                    turned += (turns[n, g, i, k] - turns[n - 1, g, i, k]) ** 2
+            moved[n, g] = math.sqrt(max(a, b)) + radii[g] * math.sqrt(0.5 * turned)
+    return moved
+
+
+@numba.njit(cache=True)
+def _clamp(value):  # pragma: no cover - compiled
+    return min(max(value, 0.0), 1.0)
+
+
+@numba.njit(cache=True)
+def segment_distance(p, u, q, v):  # pragma: no cover - compiled
+    """Distance of the segments p-u and q-v [m]; Ericson, Real-Time Collision Detection, 5.1.9."""
+    a = e = f = c = b = 0.0
+    for i in range(3):
+        d1, d2, r = u[i] - p[i], v[i] - q[i], p[i] - q[i]
+        a += d1 * d1
+        e += d2 * d2
+        f += d2 * r
+        c += d1 * r
+        b += d1 * d2
+    if a <= 1e-18 and e <= 1e-18:
+        s = t = 0.0
+    elif a <= 1e-18:
+        s, t = 0.0, _clamp(f / e)
+    elif e <= 1e-18:
+        s, t = _clamp(-c / a), 0.0
+    else:
+        denominator = a * e - b * b
+        s = _clamp((b * f - c * e) / denominator) if denominator > 1e-15 * a * e else 0.0
+        t = (b * s + f) / e
+        if t < 0.0:
+            s, t = _clamp(-c / a), 0.0
+        elif t > 1.0:
+            s, t = _clamp((b - c) / a), 1.0
+    total = 0.0
+    for i in range(3):
+        gap = p[i] + s * (u[i] - p[i]) - q[i] - t * (v[i] - q[i])
+        total += gap * gap
+    return math.sqrt(total)
+
+
+@numba.njit(cache=True)
+def _box_distance(turn, place, half, p, u):  # pragma: no cover - compiled
+    """Lower bound of the distance of a box and the segment p-u: that of the segment's own box."""
+    total = 0.0
+    for k in range(3):
+        a = b = 0.0
+        for i in range(3):
+            a += turn[i, k] * (p[i] - place[i])
+            b += turn[i, k] * (u[i] - place[i])
+        gap = max(min(a, b) - half[k], -half[k] - max(a, b))
+        if gap > 0.0:
+            total += gap * gap
+    return math.sqrt(total)
+
+
+@numba.njit(cache=True)
+def pair_bound(n, i, j, turns, places, first, last, radii, halves):  # pragma: no cover - compiled
+    """Lower bound of the distance of shapes ``i`` and ``j`` at sample ``n`` [m].
+
+    ``halves`` (G, 3) are half sides of a box, and 0 where the shape is none.
+    """
+    bound = segment_distance(first[n, i], last[n, i], first[n, j], last[n, j])
+    bound -= radii[i] + radii[j]
+    if halves[i, 0] > 0.0:
+        bound = max(
+            bound,
+            _box_distance(turns[n, i], places[n, i], halves[i], first[n, j], last[n, j]) - radii[j],
+        )
+    if halves[j, 0] > 0.0:
+        bound = max(
+            bound,
+            _box_distance(turns[n, j], places[n, j], halves[j], first[n, i], last[n, i]) - radii[i],
+        )
+    return bound
+
+
+@numba.njit(cache=True)
+def all_bounds(pairs, turns, places, first, last, radii, halves):  # pragma: no cover - compiled
+    """Lower bounds (N, P) of the distances of all ``pairs`` (P, 2) [m]."""
+    bounds = np.empty((first.shape[0], len(pairs)))
+    for n in range(first.shape[0]):
+        for k in range(len(pairs)):
+            bounds[n, k] = pair_bound(
+                n, pairs[k, 0], pairs[k, 1], turns, places, first, last, radii, halves
+            )
+    return bounds
+
+
+@numba.njit(cache=True)
+def near_pairs(
+    pairs, margin, turns, places, first, last, radii, halves, moved
+):  # pragma: no cover - compiled
+    """(K, 2) of sample and pair that may be nearer than ``margin`` [m], samples ascending.
+
+    A pair whose bound leaves room is not looked at again until its shapes have moved that far.
+    """
+    count = first.shape[0]
+    found = np.empty((count * len(pairs), 2), dtype=np.int64)
+    room = np.full(len(pairs), -1.0)
+    size = 0
+    for n in range(count):
+        for k in range(len(pairs)):
+            i, j = pairs[k, 0], pairs[k, 1]
+            room[k] -= moved[n, i] + moved[n, j]
+            if room[k] > 0.0:
+                continue
+            bound = pair_bound(n, i, j, turns, places, first, last, radii, halves)
+            room[k] = bound - margin
+            if room[k] <= 0.0:
+                found[size, 0], found[size, 1] = n, k
+                size += 1
+    return found[:size]

@@ -1,0 +1,120 @@
+"""All joints of a URDF as arrays: how commanded joints move every body, mimic joints included."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import ContractError
+
+
+class JointTree:
+    """The joints of a pinocchio model, driven by J commanded joints.
+
+    Joints that are neither commanded nor mimic a commanded one hold still: at 0, or at the limit
+    next to it, until :meth:`set_others` says where they are.
+
+    Args:
+        names: the J commanded joints, in the order of the positions.
+
+    Raises:
+        ContractError: the URDF lacks a joint, or a commanded joint neither turns nor slides.
+    """
+
+    def __init__(self, model: pinocchio.Model, urdf_xml: str, names: Sequence[str]) -> None:
+        count = model.njoints - 1
+        self.names = list(model.names)[1:]
+        self.parents = np.array([model.parents[j + 1] - 1 for j in range(count)], dtype=np.int64)
+        placements = [model.jointPlacements[j + 1] for j in range(count)]
+        self.rotations = np.array([each.rotation for each in placements]).reshape(-1, 3, 3)
+        self.offsets = np.array([each.translation for each in placements]).reshape(-1, 3)
+        motions = np.array([_axis(model, j + 1) for j in range(count)]).reshape(-1, 6)
+        self.slides = np.abs(motions[:, :3]).sum(axis=1) > 0.0
+        self.axes = np.ascontiguousarray(
+            np.where(self.slides[:, None], motions[:, :3], motions[:, 3:])
+        )
+        self._from_commands = np.zeros((len(names), count))  # angles = commands @ this + others
+        self._others = np.zeros(count)
+        index = {name: n for n, name in enumerate(self.names)}
+        for column, name in enumerate(names):
+            if name not in index:
+                raise ContractError(f"joints.{name}: the URDF has no such joint")
+            if not np.any(self.axes[index[name]]):
+                raise ContractError(f"joints.{name}: a joint must turn or slide")
+            self._from_commands[column, index[name]] = 1.0
+        mimics = _mimics(urdf_xml)
+        for _ in mimics:  # a mimic joint may mimic another one
+            for name, (leader, multiplier, offset) in mimics.items():
+                if name in index and leader in index and name not in names:
+                    follower = index[name]
+                    self._from_commands[:, follower] = (
+                        multiplier * self._from_commands[:, index[leader]]
+                    )
+                    self._others[follower] = multiplier * self._others[index[leader]] + offset
+        self._still = ~np.any(self._from_commands, axis=0)
+        self._others[self._still] = _resting(model)[self._still]
+
+    def set_others(self, positions: Mapping[str, float]) -> None:
+        """Take over where joints are that nobody commands, as far as they are named [rad or m]."""
+        for n, name in enumerate(self.names):
+            if self._still[n] and name in positions:
+                self._others[n] = positions[name]
+
+    def angles(self, positions: np.ndarray) -> np.ndarray:
+        """Return the angles (N, joints) [rad or m] of all joints for commanded ones (N, J)."""
+        return np.ascontiguousarray(positions @ self._from_commands + self._others)
+
+    def movers(self) -> np.ndarray:
+        """Return (joints, J): true where a commanded joint moves a joint by itself."""
+        return np.ascontiguousarray(self._from_commands.T != 0.0)
+
+    def path(self, first: int, second: int) -> list[int]:
+        """Return the joints between two bodies; a body is the index of its joint, -1 the base."""
+        up = [self._ancestors(first), self._ancestors(second)]
+        return sorted(set(up[0]) ^ set(up[1]))
+
+    def _ancestors(self, joint: int) -> list[int]:
+        chain = []
+        while joint >= 0:
+            chain.append(joint)
+            joint = int(self.parents[joint])
+        return chain
+
+
+def _axis(model: pinocchio.Model, joint: int) -> np.ndarray:
+    """Linear, then angular motion (6,) per unit of a joint; zeros where it has several axes."""
+    kind = model.joints[joint]
+    if kind.nv != 1:
+        return np.zeros(6)
+    data = kind.createData()
+    kind.calc(data, pinocchio.neutral(model), np.zeros(model.nv))
+    return np.asarray(data.S, dtype=float).reshape(6)
+
+
+def _resting(model: pinocchio.Model) -> np.ndarray:
+    """0 for every joint, or its limit next to 0."""
+    angles = np.zeros(model.njoints - 1)
+    for n in range(len(angles)):
+        joint = model.joints[n + 1]
+        if joint.nq == 1:
+            low, high = model.lowerPositionLimit[joint.idx_q], model.upperPositionLimit[joint.idx_q]
+            angles[n] = min(max(0.0, low), high)
+    return angles
+
+
+def _mimics(urdf_xml: str) -> dict[str, tuple[str, float, float]]:
+    """Name of a mimic joint: the joint that it follows, multiplier and offset."""
+    found = {}
+    for joint in ElementTree.fromstring(urdf_xml.lstrip("\ufeff").encode()).iter("joint"):
+        mimic = joint.find("mimic")
+        if mimic is not None and "name" in joint.attrib:
+            multiplier, offset = mimic.get("multiplier", "1"), mimic.get("offset", "0")
+            found[joint.get("name", "")] = (
+                mimic.get("joint", ""),
+                float(multiplier),
+                float(offset),
+            )
+    return found

@@ -1,0 +1,236 @@
+"""The shapes of a robot's links for collision checking: from its URDF, or capsules along links without shapes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import coal
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import ContractError
+
+_RADIUS_SHARE = 0.05  # radius of an assumed capsule per length of the arm, from base to tool
+_SHORTEST = 0.005  # m: between two joints closer than this no capsule is assumed
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BoundingCapsule:
+    """A capsule that encloses a shape, in the frame of the shape's joint: ends (3,) and radius [m]."""
+
+    start: np.ndarray
+    end: np.ndarray
+    radius: float
+
+
+@dataclass(frozen=True)
+class LinkShape:
+    """One convex shape of a link.
+
+    ``joint`` is the pinocchio joint that moves the shape (0: none), ``placement`` its place in
+    that joint's frame. ``assumed`` is true for a capsule that the URDF does not describe.
+    """
+
+    link: str
+    joint: int
+    geometry: coal.CollisionGeometry
+    placement: pinocchio.SE3
+    capsule: BoundingCapsule
+    assumed: bool = False
+
+
+def read_shapes(
+    model: pinocchio.Model,
+    urdf_xml: str,
+    tool_frame: str,
+    folders: Sequence[Path] = (),
+    radius: float | None = None,
+) -> list[LinkShape]:
+    """Return the collision shapes of every moving body and of the base.
+
+    Meshes are replaced by their convex hulls. A body without any shape gets capsules from its
+    joint to the next joints and to the tool.
+
+    Args:
+        folders: where relative mesh paths and the packages of ``package://`` are looked for, before
+            ``ROS_PACKAGE_PATH`` and the ``share`` folders of ``AMENT_PREFIX_PATH``.
+        radius: of assumed capsules [m]; ``None`` is 5 % of the arm's length.
+
+    Raises:
+        ContractError: the URDF's collision elements cannot be parsed.
+    """
+    text, missing = _with_absolute_meshes(urdf_xml, folders)
+    if missing:
+        _log.warning(
+            "collision: %d meshes of the URDF are not found (%s); capsules stand in for their "
+            "links. Install the package with the meshes, or add it to ROS_PACKAGE_PATH",
+            len(missing),
+            ", ".join(sorted(missing)[:3]),
+        )
+    try:
+        found = pinocchio.buildGeomFromUrdfString(
+            model, text, pinocchio.GeometryType.COLLISION, package_dirs=[""]
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ContractError(f"urdf: its collision elements cannot be read ({error})") from None
+    shapes = [_shape(model, each) for each in found.geometryObjects]
+    with_shape = {shape.joint for shape in shapes}
+    tool = model.frames[model.getFrameId(tool_frame, pinocchio.FrameType.BODY)]
+    radius = radius or _RADIUS_SHARE * _arm_length(model, tool)
+    for joint in range(model.njoints):
+        if joint not in with_shape:
+            shapes += _assumed_capsules(model, joint, tool, radius)
+    return shapes
+
+
+def box_shape(name: str, lower: np.ndarray, upper: np.ndarray, base: pinocchio.SE3) -> LinkShape:
+    """Return a box that stands still, with sides along the axes of the ``base`` frame [m]."""
+    half = 0.5 * (np.asarray(upper, float) - np.asarray(lower, float))
+    centre = 0.5 * (np.asarray(upper, float) + np.asarray(lower, float))
+    placement = base * pinocchio.SE3(np.eye(3), centre)
+    corners = _box_corners(half) @ placement.rotation.T + placement.translation
+    return LinkShape(name, 0, coal.Box(*(2.0 * half)), placement, enclosing_capsule(corners))
+
+
+def enclosing_capsule(points: np.ndarray) -> BoundingCapsule:
+    """Return a small capsule that encloses ``points`` (M, 3).
+
+    Its axis is the best of the coordinate axes and the principal axes of the points.
+    """
+    spread = points - points.mean(axis=0)
+    principal = np.linalg.svd(spread.T @ spread)[0].T
+    capsules = [_capsule_along(points, axis) for axis in (*np.eye(3), *principal)]
+    return min(capsules, key=_volume)
+
+
+def _capsule_along(points: np.ndarray, axis: np.ndarray) -> BoundingCapsule:
+    along = points @ axis
+    across = points - np.outer(along, axis)
+    middle = 0.5 * (across.min(axis=0) + across.max(axis=0))
+    away = np.linalg.norm(across - middle, axis=1)
+    radius = float(away.max()) + 1e-9
+    cap = np.sqrt(radius * radius - away * away)  # how far a point may lie beyond the segment's end
+    start, end = float((along + cap).min()), float((along - cap).max())
+    if start > end:
+        start = end = 0.5 * (start + end)
+        centre = middle + start * axis
+        radius = float(np.linalg.norm(points - centre, axis=1).max())
+    return BoundingCapsule(middle + start * axis, middle + end * axis, radius)
+
+
+def _volume(capsule: BoundingCapsule) -> float:
+    length = float(np.linalg.norm(capsule.end - capsule.start))
+    return capsule.radius**2 * (length + 4.0 / 3.0 * capsule.radius)
+
+
+def _shape(model: pinocchio.Model, found: pinocchio.GeometryObject) -> LinkShape:
+    geometry, points = found.geometry, None
+    if isinstance(geometry, coal.BVHModelBase):
+        points = geometry.vertices()
+        geometry.buildConvexRepresentation(False)
+        geometry = geometry.convex
+    placement = found.placement.copy()
+    if isinstance(geometry, coal.Capsule | coal.Sphere):
+        half = geometry.halfLength if isinstance(geometry, coal.Capsule) else 0.0
+        ends = [placement.act(np.array([0.0, 0.0, sign * half])) for sign in (-1.0, 1.0)]
+        capsule = BoundingCapsule(ends[0], ends[1], geometry.radius)
+    else:
+        points = _corners(geometry) if points is None else points
+        capsule = enclosing_capsule(points @ placement.rotation.T + placement.translation)
+    link = model.frames[found.parentFrame].name
+    return LinkShape(link, found.parentJoint, geometry, placement, capsule)
+
+
+def _corners(geometry: coal.CollisionGeometry) -> np.ndarray:
+    """Points (M, 3) whose convex hull encloses a primitive."""
+    if isinstance(geometry, coal.Box):
+        return _box_corners(geometry.halfSide)
+    if isinstance(geometry, coal.Cylinder | coal.Cone):
+        turns = np.linspace(0.0, 2.0 * np.pi, 16, endpoint=False)
+        radius = geometry.radius / np.cos(np.pi / 16)  # of the polygon around the circle
+        ring = radius * np.column_stack([np.cos(turns), np.sin(turns)])
+        ends = [np.column_stack([ring, np.full(16, z)]) for z in (-1.0, 1.0)]
+        return np.vstack(ends) * np.array([1.0, 1.0, geometry.halfLength])
+    geometry.computeLocalAABB()
+    box = geometry.aabb_local
+    return _box_corners(0.5 * (box.max_ - box.min_)) + 0.5 * (box.max_ + box.min_)
+
+
+def _box_corners(half: np.ndarray) -> np.ndarray:
+    signs = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, -1).T
+    return signs * half
+
+
+def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
+    joints = [joint for joint in model.supports[tool.parentJoint] if joint != 0]
+    lengths = [np.linalg.norm(model.jointPlacements[joint].translation) for joint in joints]
+    return float(sum(lengths) + np.linalg.norm(tool.placement.translation)) or 0.5
+
+
+def _assumed_capsules(
+    model: pinocchio.Model, joint: int, tool: pinocchio.Frame, radius: float
+) -> list[LinkShape]:
+    """Capsules from a joint to its child joints, and to the tool, where they are apart."""
+    links = [
+        frame.name
+        for frame in model.frames
+        if frame.parentJoint == joint and frame.type == pinocchio.FrameType.BODY
+    ]
+    if not links:
+        return []
+    ends = [(model.jointPlacements[n].translation, False) for n in model.children[joint]]
+    ends += [(tool.placement.translation, True)] if tool.parentJoint == joint else []
+    shapes = []
+    for end, is_tool in ends:
+        length = float(np.linalg.norm(end))
+        if length < _SHORTEST:
+            continue
+        if is_tool:  # the capsule ends where the tool does
+            end = end * max(0.0, 1.0 - radius / length)
+        shapes.append(_capsule(links[0], joint, np.zeros(3), np.array(end), radius))
+    return shapes
+
+
+def _capsule(link: str, joint: int, start: np.ndarray, end: np.ndarray, radius: float) -> LinkShape:
+    length = float(np.linalg.norm(end - start))
+    turn = pinocchio.Quaternion.FromTwoVectors(
+        np.array([0.0, 0.0, 1.0]), (end - start) / length if length else np.array([0.0, 0.0, 1.0])
+    )
+    placement = pinocchio.SE3(turn.toRotationMatrix(), 0.5 * (start + end))
+    geometry = coal.Capsule(radius, length)
+    return LinkShape(link, joint, geometry, placement, BoundingCapsule(start, end, radius), True)
+
+
+def _with_absolute_meshes(urdf_xml: str, folders: Sequence[Path]) -> tuple[str, set[str]]:
+    """Return the URDF with the collision meshes that exist as absolute paths, and the others."""
+    root = ElementTree.fromstring(urdf_xml.lstrip("\ufeff").encode())
+    missing: set[str] = set()
+    for link in root.iter("link"):
+        for collision in link.findall("collision"):
+            mesh = collision.find("geometry/mesh")
+            if mesh is None:
+                continue
+            name = mesh.get("filename", "")
+            path = _find_mesh(name, folders)
+            if path is None:
+                missing.add(name)
+                link.remove(collision)
+            else:
+                mesh.set("filename", str(path))
+    return ElementTree.tostring(root, encoding="unicode"), missing
+
+
+def _find_mesh(name: str, folders: Sequence[Path]) -> Path | None:
+    packages = [Path(each) for each in os.environ.get("ROS_PACKAGE_PATH", "").split(":") if each]
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(":")
+    packages += [Path(prefix) / "share" for prefix in prefixes if prefix]
+    relative = name.removeprefix("package://").removeprefix("file://")
+    candidates = [Path(relative)] if Path(relative).is_absolute() else []
+    candidates += [folder / relative for folder in (*folders, *packages)]
+    return next((path.resolve() for path in candidates if path.is_file()), None)

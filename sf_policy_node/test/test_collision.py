@@ -1,0 +1,191 @@
+"""Collision checks of whole motions; pinocchio's own distances are the oracle."""
+
+import coal
+import numpy as np
+import pinocchio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from motion_cases import HOME, sim_arm
+from random_robots import LIMIT, names, random_robot
+
+from sf_policy_node.contract import ContractError
+from sf_policy_node.motion.arm.collision import Box, CollisionModel
+
+BOX = Box("shelf", (0.1, -0.2, 0.1), (0.3, 0.2, 0.15))
+TABLE = Box("table", (-0.2, -0.5, -0.05), (0.8, 0.5, -0.005))
+
+
+def model_of(urdf: str, joints: int = 6, **options) -> CollisionModel:
+    limit = np.append(np.full(joints, LIMIT), LIMIT / 10)
+    arm = names(joints)[:-1]
+    frames = {"base_frame": "base_link", "tool_frame": "tool0"}
+    return CollisionModel(urdf, names(joints), arm=arm, limits=(-limit, limit), **frames, **options)
+
+
+class Oracle:
+    """Distances of the pairs that ``model`` checks, by pinocchio's model of the same URDF."""
+
+    def __init__(self, urdf: str, model: CollisionModel, boxes=()) -> None:
+        self._model = pinocchio.buildModelFromXML(urdf, mimic=True)
+        kind = pinocchio.GeometryType.COLLISION
+        self._geometry = pinocchio.buildGeomFromUrdfString(
+            self._model, urdf, kind, package_dirs=[""]
+        )
+        for box in boxes:
+            lower, upper = np.array(box.lower), np.array(box.upper)
+            placement = pinocchio.SE3(np.eye(3), 0.5 * (lower + upper))
+            shape = coal.Box(*(upper - lower))
+            self._geometry.addGeometryObject(
+                pinocchio.GeometryObject(f"{box.name}_0", 0, 0, placement, shape)
+            )
+        for first, second in model.checked:
+            a, b = (self._geometry.getGeometryId(f"{link}_0") for link in (first, second))
+            self._geometry.addCollisionPair(pinocchio.CollisionPair(a, b))
+        self._data = self._model.createData()
+        self._state = self._geometry.createData()
+
+    def distance(self, position: np.ndarray, arm_names: list[str]) -> float:
+        q = pinocchio.neutral(self._model)
+        for name, value in zip(arm_names, position, strict=True):
+            joint = self._model.joints[self._model.getJointId(name)]
+            q[joint.idx_q : joint.idx_q + joint.nq] = (
+                value if joint.nq == 1 else [np.cos(value), np.sin(value)]
+            )
+        pinocchio.computeDistances(self._model, self._data, self._geometry, self._state, q)
+        return min(result.min_distance for result in self._state.distanceResults)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_nearest_distance_is_pinocchios(seed):
+    urdf = random_robot(seed)
+    model = model_of(urdf, boxes=[BOX])
+    oracle = Oracle(urdf, model, [BOX])
+    random = np.random.default_rng(seed)
+    for position in random.uniform(-LIMIT, LIMIT, (8, 7)) * np.array([*[1.0] * 6, 0.1]):
+        expected, found = oracle.distance(position, names()), model.nearest(position)[0]
+        if max(expected, found.distance) > 0.0:  # how deep shapes overlap is not asked for
+            assert found.distance == pytest.approx(expected, abs=2e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_motion_is_cut_where_pinocchio_first_sees_a_touch(seed):
+    urdf = random_robot(seed)
+    model = model_of(urdf, boxes=[BOX])
+    oracle = Oracle(urdf, model, [BOX])
+    random = np.random.default_rng(seed)
+    ends = random.uniform(-LIMIT, LIMIT, (2, 7)) * np.array([*[1.0] * 6, 0.1])
+    motion = ends[0] + np.linspace(0.0, 1.0, 400)[:, None] * (ends[1] - ends[0])
+    distances = np.array([oracle.distance(position, names()) for position in motion])
+    touching = np.flatnonzero(distances <= model.margin + 1e-5)
+    found = model.first_collision(motion)
+    if found is None:
+        assert (distances > model.margin - 1e-5).all()
+    else:
+        # A sample in between, which the oracle has not seen, belongs to the one after it.
+        first = touching[0] if len(touching) else np.inf
+        assert found.index <= first
+        assert distances[max(found.index - 1, 0) : found.index + 1].min() <= model.margin + 0.02
+
+
+def test_allowed_pairs_say_why():
+    model = CollisionModel.of(sim_arm())
+    assert model.allowed["link1", "link2"] == "joined by one joint"
+    assert not any(pair in model.allowed for pair in model.checked)
+    assert ("base_link", "hand") in model.checked
+
+
+def test_links_of_a_gripper_may_touch():
+    model = model_of(random_robot(3))
+    assert model.allowed["left_finger", "right_finger"] == "parts of one gripper"
+
+
+def test_coarse_motion_is_not_tunnelled_through():
+    model = CollisionModel.of(sim_arm(), boxes=[Box("post", (0.24, 0.15, -0.1), (0.27, 0.18, 0.6))])
+    ends = np.array([HOME, HOME])
+    ends[1, 0] = 1.2  # swings over the post, which no end touches
+    assert all(each.distance > 0.02 for each in model.nearest(ends))
+    found = model.first_collision(ends)
+    assert found is not None
+    assert found.index == 1
+    assert "post" in (found.link_a, found.link_b)
+
+
+def test_motion_that_starts_touching_may_only_move_apart():
+    model = CollisionModel.of(sim_arm(), boxes=[TABLE])
+    down = HOME.copy()
+    while model.first_collision(down) is None:
+        down[1] += 0.01
+    deeper, back = down.copy(), HOME.copy()
+    deeper[1] += 0.05
+    path = np.linspace(0.0, 1.0, 30)[1:, None]
+    assert model.first_collision(down + path * (back - down), start=down) is None
+    found = model.first_collision(down + path * (deeper - down), start=down)
+    assert found is not None
+    assert found.index == 0
+    assert {found.link_a, found.link_b} == {"hand", "table"}
+    out_and_in = np.vstack([down + path * (back - down), back + path * (down - back)])
+    assert model.first_collision(out_and_in, start=down).index > len(path)
+
+
+def test_measured_joint_that_nobody_commands_counts():
+    arm = sim_arm()
+    commanded = [name for name in arm.arm_joints if name != "joint3"]
+    limits = (np.full(5, -3.0), np.full(5, 3.0))
+    frames = {"base_frame": "base_link", "tool_frame": "tool0"}
+    model = CollisionModel(
+        arm.urdf_xml, commanded, arm=commanded, limits=limits, boxes=[TABLE], **frames
+    )
+    low = HOME[[0, 1, 3, 4, 5]] + np.array([0.0, 0.7, 0.0, 0.0, 0.0])
+    assert model.first_collision(low) is None  # with joint3 at 0 the arm is stretched out
+    model.set_other_joints({"joint3": HOME[2], "unknown": 1.0})
+    found = model.first_collision(low)
+    assert {found.link_a, found.link_b} == {"hand", "table"}
+
+
+def test_missing_mesh_becomes_a_capsule(caplog):
+    urdf = sim_arm().urdf_xml.replace(
+        '<link name="link2"/>',
+        '<link name="link2"><collision><geometry><mesh filename="package://nowhere/a.stl"/>'
+        "</geometry></collision></link>",
+    )
+    arm = sim_arm()
+    limits = (np.full(7, -3.0), np.full(7, 3.0))
+    frames = {"base_frame": "base_link", "tool_frame": "tool0"}
+    model = CollisionModel(urdf, arm.command_joints, arm=arm.arm_joints, limits=limits, **frames)
+    assert "package://nowhere/a.stl" in caplog.text
+    assert any(shape.link == "link2" and shape.assumed for shape in model.shapes)
+
+
+def test_mesh_counts_as_its_convex_hull(tmp_path):
+    corners = np.array([[x, y, z] for x in (0, 0.1) for y in (0, 0.2) for z in (0, 0.3)])
+    faces = [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)]
+    faces += [(2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3)]
+    lines = [f"v {x} {y} {z}" for x, y, z in corners]
+    lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in faces]
+    (tmp_path / "block.obj").write_text("\n".join(lines))
+    mesh = '<collision><origin xyz="0.5 0 0"/><geometry><mesh filename="block.obj"/></geometry></collision>'
+    urdf = (
+        f'<robot name="r"><link name="base_link">{mesh}</link><link name="arm"><collision><geometry>'
+        '<sphere radius="0.05"/></geometry></collision></link><link name="hand"/><link name="tool0"/>'
+        '<joint name="a" type="prismatic"><parent link="base_link"/><child link="hand"/><axis xyz="1 0 0"/>'
+        '<limit lower="-1" upper="1" velocity="1" effort="1"/></joint>'
+        '<joint name="b" type="prismatic"><parent link="hand"/><child link="arm"/><axis xyz="0 1 0"/>'
+        '<limit lower="-1" upper="1" velocity="1" effort="1"/></joint>'
+        '<joint name="t" type="fixed"><parent link="arm"/><child link="tool0"/></joint></robot>'
+    )
+    limits = (-np.ones(2), np.ones(2))
+    frames = {"base_frame": "base_link", "tool_frame": "tool0"}
+    model = CollisionModel(
+        urdf, ["a", "b"], arm=["a", "b"], limits=limits, folders=[tmp_path], **frames
+    )
+    [near] = model.nearest(np.array([[0.2, 0.1]]))
+    assert near.distance == pytest.approx(0.5 - 0.2 - 0.05)
+    assert model.first_collision(np.array([[0.2, 0.1], [0.46, 0.1]])).index == 1
+
+
+def test_unknown_link_in_allowed_is_named():
+    with pytest.raises(ContractError, match=r"wrist_7.*known are"):
+        CollisionModel.of(sim_arm(), allowed=[("wrist_7", "hand")])
