@@ -9,19 +9,58 @@ from __future__ import annotations
 
 import hashlib
 import json
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-Topic = Annotated[str, Field(pattern=r"^/?[A-Za-z_][A-Za-z0-9_/]*$")]
-Vector3 = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+from sf_policy_node.contract_parts import (
+    Action,
+    ActionSpace,
+    Budgets,
+    Camera,
+    Command,
+    FileName,
+    Finite,
+    ForeignBags,
+    FrameName,
+    Gripper,
+    GripperCommand,
+    Joint,
+    Name,
+    Positive,
+    Section,
+    Topic,
+    Topics,
+    Workspace,
+)
+from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
+from sf_policy_node.urdf import RobotDescription, UrdfError
+
+__all__ = [
+    "GRIPPER_COLUMN",
+    "Action",
+    "ActionSpace",
+    "Budgets",
+    "Camera",
+    "Command",
+    "Contract",
+    "ContractError",
+    "Finite",
+    "ForeignBags",
+    "Gripper",
+    "GripperCommand",
+    "Joint",
+    "Name",
+    "Positive",
+    "Topic",
+    "Topics",
+    "Workspace",
+    "load_contract",
+    "parse_contract",
+]
 
 GRIPPER_COLUMN = "gripper"
 _TOOL_COLUMNS = ("x", "y", "z", "rx", "ry", "rz")
@@ -31,180 +70,14 @@ class ContractError(ValueError):
     """The contract cannot be used; the message names the file, the key's path and the cure."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ActionSpace(StrEnum):
-    """What the columns of an action chunk mean; see ``sf_msgs/ActionChunk``."""
-
-    JOINT_POSITION = "joint_position"
-    JOINT_DELTA = "joint_delta"
-    EE_DELTA = "ee_delta"
-    EE_POSE = "ee_pose"
-
-    @property
-    def is_tool(self) -> bool:
-        """True when columns describe the tool and not the joints."""
-        return self in (ActionSpace.EE_DELTA, ActionSpace.EE_POSE)
-
-
-class Joint(_Strict):
-    """One arm joint with explicit limits: there are no default limits."""
-
-    name: Name
-    lower: Finite = Field(description="lowest position [unit]")
-    upper: Finite = Field(description="highest position [unit]")
-    velocity: Positive = Field(description="highest speed [unit/s]")
-    acceleration: Positive = Field(description="highest acceleration [unit/s^2]")
-    tracking_error: Positive = Field(description="measured this far from commanded: something is in the way, stop [unit]")
-    step: Positive | None = Field(None, description="furthest target from one row of a chunk to the next [unit]; an executor needs it")
-    unit: Literal["rad", "m"] = "rad"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Joint:
-        if self.lower >= self.upper:
-            raise ValueError(f"lower ({self.lower}) must be below upper ({self.upper})")
-        return self
-
-
-class Gripper(_Strict):
-    """A one-joint gripper; chunks carry it as a column from 0 (closed) to 1 (open)."""
-
-    joint: Name
-    open: Finite = Field(description="joint position when open [unit]")
-    closed: Finite = Field(description="joint position when closed [unit]")
-    velocity: Positive
-    acceleration: Positive
-    unit: Literal["rad", "m"] = "m"
-    binary: bool = Field(True, description="commands snap to open or closed at 0.5")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Gripper:
-        if self.open == self.closed:
-            raise ValueError("open and closed must differ")
-        return self
-
-    def to_joint(self, opening: float) -> float:
-        """Joint position [unit] for an opening from 0 (closed) to 1 (open)."""
-        return self.closed + (self.open - self.closed) * min(max(opening, 0.0), 1.0)
-
-    def to_opening(self, position: float) -> float:
-        """Opening from 0 (closed) to 1 (open) for a joint position [unit]."""
-        return (position - self.closed) / (self.open - self.closed)
-
-
-class Camera(_Strict):
-    """One colour camera, with its depth stream where it has one."""
-
-    name: Name
-    topic: Topic
-    transport: Literal["raw", "compressed"] = "raw"
-    width: Annotated[int, Field(gt=0, le=8192)]
-    height: Annotated[int, Field(gt=0, le=8192)]
-    frame: Name = Field(description="optical frame (REP 103: z forward, x right, y down)")
-    rate_hz: Positive
-    info_topic: Topic | None = None
-    depth_topic: Topic | None = Field(None, description="32FC1 metres or 16UC1 millimetres (REP 118), for training only")
-
-
-class Action(_Strict):
-    """The action space that policies for this robot speak."""
-
-    space: ActionSpace
-    names: list[Name] = Field(min_length=1, description="columns of a chunk, in order")
-    step_s: Positive = Field(description="time between two rows of a chunk [s]")
-    horizon: Annotated[int, Field(ge=2, le=500)] = Field(description="rows of a chunk")
-    tool_orientation: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="fixed tool orientation, quaternion x y z w in base_frame, when no rx ry rz columns exist"
-    )
-
-
-class Budgets(_Strict):
-    """How old things may be before they are not used any more."""
-
-    observation_age_s: Positive = Field(description="oldest camera image of an observation, when it is used")
-    camera_skew_s: Positive = Field(description="between the cameras of one observation")
-    joint_state_age_s: Positive
-    chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
-    hold_s: Positive | None = Field(None, description="at rest this long after the last usable chunk, at the latest; an executor needs it")
-    teleop_age_s: Positive | None = Field(None, description="teleoperation silent for longer has let go; an executor needs it")
-
-
-class Workspace(_Strict):
-    """Box that the tool may not leave, in base_frame [m]."""
-
-    lower: Vector3
-    upper: Vector3
-    tool_speed: Positive | None = Field(None, description="highest speed of the tool [m/s]; an executor needs it")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Workspace:
-        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
-            if low >= high:
-                raise ValueError(f"lower {axis} ({low}) must be below upper {axis} ({high})")
-        return self
-
-
-class GripperCommand(_Strict):
-    """A gripper with a controller of its own."""
-
-    output: Literal["forward_command", "parallel_gripper"]
-    topic: Topic = Field(description="topic of the commands, or name of the control_msgs/ParallelGripperCommand action")
-    max_effort: Positive | None = Field(None, description="with parallel_gripper [N]; none: as the controller is set")
-
-
-class Command(_Strict):
-    """Where and how motion leaves the executor."""
-
-    output: Literal["joint_trajectory", "forward_command", "servo_twist", "servo_pose"] = "joint_trajectory"
-    topic: Topic
-    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(description="points per second of a trajectory, or commands per second")
-    gripper: GripperCommand | None = Field(None, description="none: the gripper is the last joint of the arm's command")
-
-    @property
-    def carries_joints(self) -> bool:
-        """The command has a value for every joint (and not a pose or twist of the tool)."""
-        return self.output in ("joint_trajectory", "forward_command")
-
-
-class Topics(_Strict):
-    """Topics that are not a camera's. Relative names resolve in the node's namespace."""
-
-    joint_states: Topic = "joint_states"
-    instruction: Topic = "instruction"
-    action_chunk: Topic = "policy/action_chunk"
-    policy_status: Topic = "policy/status"
-    executor_status: Topic = "executor/status"
-    emergency_stop: Topic = "emergency_stop"
-    teleop_command: Topic = "teleop/joint_command"
-    replay_command: Topic = "replay/joint_command"
-    expert_chunk: Topic = "expert/action_chunk"
-    control_source: Topic = "control_source"
-
-
-class ForeignBags(_Strict):
-    """How bags that this suite has not recorded name what the contract needs; for reading them only."""
-
-    topics: dict[str, Topic] = Field({}, description="topic in the bag: topic of this contract; several may become one")
-    joints: dict[str, Name] = Field({}, description="joint name in the bag: joint of this contract")
-    commands: str | None = Field(
-        None,
-        description="topic in the bag with the operator's commands (JointState, JointTrajectory or Float64MultiArray); that of the joint "
-        "states: where the arm went next was the command; none: as topics.teleop_command",
-    )
-    instruction: str = Field("", description="where the bag holds no message on topics.instruction")
-    outcome: Literal["success", "failure", "discarded"] = "success"
-
-
-class Contract(_Strict):
+class Contract(Section):
     """A whole robot; load it with :func:`load_contract`."""
 
     schema_version: Literal[1]
     robot: Name
-    urdf: str = Field(description="file name, beside the contract")
-    base_frame: Name
-    tool_frame: Name
+    urdf: FileName = Field(description="file name, beside the contract")
+    base_frame: FrameName
+    tool_frame: FrameName
     joints: list[Joint] = Field(min_length=1)
     gripper: Gripper | None = None
     cameras: list[Camera] = Field(min_length=1)
@@ -218,6 +91,7 @@ class Contract(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
+        self._check_topics()
         for what, names in (("joints", self.command_joints), ("cameras", self.camera_names), ("action.names", self.action.names)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -240,6 +114,21 @@ class Contract(_Strict):
             self._check_bags(self.bags)
         return self
 
+    def _check_topics(self) -> None:
+        """Refuse one topic for two purposes: messages of one would be taken for the other."""
+        used: dict[str, str] = {}
+        streams = [
+            (f"cameras.{camera.name}.{key}", value)
+            for camera in self.cameras
+            for key in ("topic", "info_topic", "depth_topic")
+            if (value := getattr(camera, key))
+        ]
+        streams += [(f"topics.{key}", value) for key, value in self.topics.model_dump().items()]
+        for key, topic in (*streams, ("command.topic", self.command.topic)):
+            other = used.setdefault(topic.lstrip("/"), key)
+            if other != key:
+                raise ValueError(f"{key}: is the same topic as {other} ({topic}); give each its own topic")
+
     def _check_bags(self, bags: ForeignBags) -> None:
         cameras = [topic for camera in self.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
         known = {topic.lstrip("/") for topic in (*cameras, *self.topics.model_dump().values())}
@@ -259,6 +148,12 @@ class Contract(_Strict):
         return self.arm_joints + ([self.gripper.joint] if self.gripper else [])
 
     @property
+    def joint_ages_s(self) -> list[float]:
+        """How old the measurement of each of ``command_joints`` may be [s]."""
+        age = self.budgets.joint_state_age_s
+        return [age] * len(self.joints) + ([self.budgets.gripper_age_s or age] if self.gripper else [])
+
+    @property
     def camera_names(self) -> list[str]:
         """Camera names, in the order in which a policy sees them."""
         return [camera.name for camera in self.cameras]
@@ -268,14 +163,26 @@ class Contract(_Strict):
         """The robot description that belongs to this contract."""
         return self._urdf_xml
 
+    def description(self) -> RobotDescription:
+        """The URDF's links and joints.
+
+        Raises:
+            ContractError: the URDF cannot be used.
+        """
+        try:
+            return RobotDescription(self._urdf_xml, self.urdf)
+        except UrdfError as error:
+            raise ContractError(f"urdf: {error}") from None
+
     @cached_property
     def hash(self) -> str:
         """Sixteen hex digits over what policies and recorded data depend on; the same for every key order.
 
         That is the robot's kinematics, joints, gripper, cameras and action space. Limits, budgets, workspace,
-        topics and command output are not in it: they may be tuned without a new training.
+        topics and command output are not in it: they may be tuned without a new training. Of the URDF only
+        what moves the tool counts, not its text.
         """
-        text = json.dumps(self._interface(), sort_keys=True, separators=(",", ":")) + self._urdf_xml
+        text = json.dumps(self._interface(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
@@ -292,8 +199,6 @@ class Contract(_Strict):
         ]
         if not lines and self.camera_names != other.camera_names:
             lines.append(f"cameras: order {', '.join(self.camera_names)} here, {', '.join(other.camera_names)} there")
-        if not lines and self._urdf_xml != other._urdf_xml:
-            lines.append(f"{self.urdf}: the URDF files differ")
         return lines
 
     def _interface(self) -> dict:
@@ -305,7 +210,15 @@ class Contract(_Strict):
             "gripper": self.gripper and self.gripper.model_dump(include={"joint", "open", "closed", "unit", "binary"}),
             "cameras": [camera.model_dump(include={"name", "width", "height"}) for camera in self.cameras],
             "action": self.action.model_dump(mode="json"),
+            "urdf": self._kinematics(),
         }
+
+    def _kinematics(self) -> dict | str:
+        """What of the URDF moves the tool; the digest of its text where that cannot be told."""
+        try:
+            return self.description().kinematics(self.base_frame, self.tool_frame)
+        except (ContractError, UrdfError):
+            return "text " + hashlib.sha256(self._urdf_xml.encode()).hexdigest()[:16]
 
 
 def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contract:
@@ -315,9 +228,12 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         ContractError: with one line per problem, each with the key's path.
     """
     try:
+        repeated = repeated_keys(text)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ContractError(f"{source}: not valid YAML ({' '.join(str(error).split())}); fix the syntax") from None
+    if repeated:
+        raise ContractError("; ".join(f"{source}: {problem}" for problem in repeated))
     if not isinstance(data, dict):
         raise ContractError(f"{source}: expected keys and values; start from config/robots/sim_arm.yaml")
     try:
@@ -335,17 +251,18 @@ def load_contract(path: str | Path) -> Contract:
         ContractError: when a file is missing or a value is wrong.
     """
     path = Path(path)
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ContractError(f"{path}: cannot be read ({error.strerror}); check the robot's name or path") from None
-    contract = parse_contract(text, "", str(path))
-    urdf = path.with_name(contract.urdf)
-    try:
-        contract._urdf_xml = urdf.read_text()
-    except OSError as error:
-        raise ContractError(f"{path}: urdf: {urdf} cannot be read ({error.strerror}); put the URDF beside the contract") from None
+    contract = parse_contract(_read(path, "", "check the robot's name or path"), "", str(path))
+    contract._urdf_xml = _read(path.with_name(contract.urdf), f"{path}: urdf: ", "put the URDF beside the contract")
     return contract
+
+
+def _read(path: Path, key: str, cure: str) -> str:
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise ContractError(f"{key}{path}: cannot be read ({error.strerror}); {cure}") from None
+    except TextFileError as error:
+        raise ContractError(f"{key}{error}") from None
 
 
 def _explain(item: dict) -> str:
@@ -354,8 +271,12 @@ def _explain(item: dict) -> str:
         return f"{key}: is missing; add it (there is no default)"
     if item["type"] == "extra_forbidden":
         return f"{key}: is not a known key; remove it or fix its spelling"
+    if item["type"] == "string_type" and not isinstance(item["input"], (dict, list)):
+        return f"{key}: {item['input']!r} is not a text; write it in quotes"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {item['input']!r})" if key else message
+    if not key or isinstance(item["input"], dict):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (got {item['input']!r})"
 
 
 def _flatten(value: object, prefix: str = "") -> dict[str, object]:

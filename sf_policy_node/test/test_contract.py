@@ -7,6 +7,7 @@ import yaml
 from motion_cases import CONTRACT_PATH, sim_arm
 
 from sf_policy_node.contract import ContractError, load_contract, parse_contract
+from sf_policy_node.text_files import repeated_keys
 
 
 def data():
@@ -64,6 +65,24 @@ WRONG = {
     "schema": (["schema_version"], 2, "schema_version"),
     "camera twice": (["cameras", 1, "name"], "scene", "cameras: scene is named twice"),
     "bad topic": (["topics", "joint_states"], "joint states", "topics.joint_states"),
+    "topic part that is a number": (
+        ["topics", "teleop_command"],
+        "/arm/2nd/command",
+        "topics.teleop_command: .* '2nd' begins",
+    ),
+    "topic that ends with a slash": (["command", "topic"], "/arm/", "command.topic: is not a topic name"),
+    "one topic for two cameras": (
+        ["cameras", 1, "depth_topic"],
+        "scene_camera/image_raw",
+        "cameras.wrist.depth_topic: .* cameras.scene.topic",
+    ),
+    "the arm as its own leader": (["topics", "teleop_command"], "/joint_states", "topics.teleop_command: .* topics.joint_states"),
+    "frame with a slash first": (["cameras", 0, "frame"], "/camera", "cameras.0.frame: .* write camera"),
+    "joint name with spaces around it": (["joints", 0, "name"], "joint1 ", "joints.0.name: a name needs visible"),
+    "joint name without quotes": (["joints", 0, "name"], 1, "joints.0.name: 1 is not a text; write it in quotes"),
+    "urdf in a folder": (["urdf"], "urdf/arm.urdf", "urdf: is not the name of a file beside the contract"),
+    "quaternion of no rotation": (["action", "tool_orientation"], [0.0, 0.0, 0.0, 0.0], "tool_orientation: .* length 0"),
+    "quaternion in degrees": (["action", "tool_orientation"], [0.0, 180.0, 0.0, 0.0], "tool_orientation: .* length 180"),
     "rate": (["command", "rate_hz"], 5, "command.rate_hz"),
 }
 
@@ -74,6 +93,33 @@ def test_a_wrong_value_is_refused_with_its_path(case):
     with pytest.raises(ContractError, match=message) as caught:
         parse(with_value(path, value))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("robot: sim_arm\n", "robot: sim_arm\nurdf: other.urdf\n", r"robot.yaml: urdf: is given twice \(lines 5 and 6\); keep one"),
+        ("joint: gripper,", "joint: gripper, open: 0.1,", r"gripper.open: is given twice"),
+        ("    rate_hz: 30\n  - name: wrist", "    rate_hz: 30\n    'topic': /b\n  - name: wrist", r"cameras.0.topic: is given twice"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(old, new, message):
+    text = CONTRACT_PATH.read_text()
+    assert old in text
+    with pytest.raises(ContractError, match=message):
+        parse_contract(text.replace(old, new, 1), "", "robot.yaml")
+
+
+def test_anchors_and_merged_keys_are_not_repeated_keys():
+    text = "a: &one {x: 1}\nb: {<<: *one, x: 2}\nc: *one\nd: &circle [*circle]"
+    assert repeated_keys(text) == []
+
+
+@pytest.mark.parametrize("name", ["3", "left/arm-joint.1", "Joint 1", "Schulter_ä"])
+def test_joints_are_called_as_in_any_urdf(name):
+    values = data()
+    values["joints"][2]["name"] = name
+    assert parse(values).arm_joints[2] == name
 
 
 def test_a_gripper_column_needs_a_gripper():
@@ -100,7 +146,7 @@ def test_a_missing_file_and_a_missing_urdf_are_named(tmp_path):
     with pytest.raises(ContractError, match=r"nobody\.yaml: cannot be read"):
         load_contract(tmp_path / "nobody.yaml")
     shutil.copy(CONTRACT_PATH, tmp_path / "arm.yaml")
-    with pytest.raises(ContractError, match=r"urdf: .*sim_arm\.urdf cannot be read"):
+    with pytest.raises(ContractError, match=r"urdf: .*sim_arm\.urdf: cannot be read"):
         load_contract(tmp_path / "arm.yaml")
 
 
@@ -130,10 +176,10 @@ def test_the_hash_depends_on_what_a_policy_depends_on(case):
     assert changed.hash != sim_arm().hash and sim_arm().difference(changed)
 
 
-def test_the_hash_depends_on_the_urdf():
-    other = parse_contract(CONTRACT_PATH.read_text(), "<robot/>")
-    assert other.hash != sim_arm().hash
-    assert sim_arm().difference(other) == ["sim_arm.urdf: the URDF files differ"]
+def test_a_urdf_that_cannot_be_used_is_compared_by_its_text():
+    contracts = [parse_contract(CONTRACT_PATH.read_text(), urdf) for urdf in ("<robot/>", "<robot/>", "<robot name='a'/>")]
+    assert contracts[0].hash == contracts[1].hash != contracts[2].hash
+    assert contracts[0].difference(contracts[2])[0].startswith("urdf: text")
 
 
 @pytest.mark.parametrize(

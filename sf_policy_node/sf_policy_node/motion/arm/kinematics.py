@@ -10,6 +10,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.motion.arm.chain import check_chain, for_pinocchio
 from sf_policy_node.motion.arm.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
@@ -40,44 +41,38 @@ class InverseSolution:
 
 
 class Kinematics:
-    """Kinematics of the arm joints; the gripper and any other joint of the URDF are locked.
+    """Kinematics of the arm joints; the gripper and joints that do not move the tool are locked.
 
     Raises:
-        ContractError: when the URDF lacks a joint or a frame that the contract names.
+        ContractError: when the URDF lacks a joint or a frame that the contract names, or the joints do not move
+            the tool alone (:func:`check_chain`).
     """
 
     def __init__(self, contract: Contract) -> None:
+        check_chain(contract)
         try:
-            model = pinocchio.buildModelFromXML(contract.urdf_xml)
+            xml, renamed = for_pinocchio(contract)
+            model = pinocchio.buildModelFromXML(xml)
         except (ValueError, RuntimeError) as error:
-            raise ContractError(f"urdf: {contract.urdf} cannot be parsed ({error})") from None
-        for name in contract.arm_joints:
-            if not model.existJointName(name):
-                raise ContractError(f"joints.{name}: {contract.urdf} has no such joint; it has {', '.join(list(model.names)[1:])}")
-        for key, frame in (("base_frame", contract.base_frame), ("tool_frame", contract.tool_frame)):
-            if not model.existFrame(frame):
-                raise ContractError(f"{key}: {contract.urdf} has no frame {frame!r}")
+            raise ContractError(f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())})") from None
         self._fixed_links = _fixed_links(model, contract.base_frame)
-        locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in contract.arm_joints]
+        arm = [renamed.get(name, name) for name in contract.arm_joints]
+        locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in arm]
         self._model = pinocchio.buildReducedModel(model, locked, pinocchio.neutral(model))
         self._data = self._model.createData()
-        self._tool = self._model.getFrameId(contract.tool_frame)
-        self._base = self._model.getFrameId(contract.base_frame)
-        self._columns = np.array([self._model.joints[self._model.getJointId(name)].idx_q for name in contract.arm_joints])
+        self._tool = _frame(self._model, contract.tool_frame)
+        self._base = _frame(self._model, contract.base_frame)
+        self._columns = np.array([self._model.joints[self._model.getJointId(name)].idx_q for name in arm])
         self._in_order = bool((self._columns == np.arange(self._model.nq)).all())
         self._lower = np.array([joint.lower for joint in contract.joints])
         self._upper = np.array([joint.upper for joint in contract.joints])
         base = self._model.frames[self._base]
-        if base.parentJoint != 0:
-            raise ContractError(
-                f"base_frame: {contract.base_frame!r} moves with {self._model.names[base.parentJoint]}; name a frame before it"
-            )
         self._from_base = base.placement.copy()
         self._to_base = self._from_base.inverse()
         try:
             self._chain = ToolChain(self._model, self._tool, self._from_base, self._columns)
         except ValueError as error:
-            raise ContractError(f"{contract.urdf}: {error}; an arm joint must be revolute (with limits) or prismatic") from None
+            raise ContractError(f"{contract.urdf}: {error}; an arm joint must be revolute, continuous or prismatic") from None
 
     def fixed_links(self) -> dict[str, pinocchio.SE3]:
         """Where the links that no joint moves stand in the base frame."""
@@ -144,9 +139,16 @@ class Kinematics:
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
 
 
+def _frame(model: pinocchio.Model, name: str) -> int:
+    """Index of a link, or of a joint's frame where no link has that name: a URDF may give both one name."""
+    if model.existFrame(name, pinocchio.FrameType.BODY):
+        return model.getFrameId(name, pinocchio.FrameType.BODY)
+    return model.getFrameId(name)
+
+
 def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:
     """Of a whole model, in which no joint is locked: also one that the contract does not name may move."""
-    base = model.frames[model.getFrameId(base_frame)]
+    base = model.frames[_frame(model, base_frame)]
     links = (frame for frame in model.frames if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == base.parentJoint)
     return {frame.name: base.placement.actInv(frame.placement) for frame in links}
 

@@ -1,0 +1,202 @@
+"""The sections of a robot contract, each validated by itself; :mod:`sf_policy_node.contract` puts them together."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from sf_policy_node import names
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(names.own_name)]
+JointName = Annotated[str, AfterValidator(names.urdf_name)]
+FrameName = Annotated[str, AfterValidator(names.frame_name)]
+FileName = Annotated[str, AfterValidator(names.file_name)]
+Topic = Annotated[str, AfterValidator(names.topic_name)]
+Vector3 = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+
+_UNIT_LENGTH = 0.02  # a quaternion's length may differ by rounding
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ActionSpace(StrEnum):
+    """What the columns of an action chunk mean; see ``sf_msgs/ActionChunk``."""
+
+    JOINT_POSITION = "joint_position"
+    JOINT_DELTA = "joint_delta"
+    EE_DELTA = "ee_delta"
+    EE_POSE = "ee_pose"
+
+    @property
+    def is_tool(self) -> bool:
+        """True when columns describe the tool and not the joints."""
+        return self in (ActionSpace.EE_DELTA, ActionSpace.EE_POSE)
+
+
+class Joint(Section):
+    """One arm joint with explicit limits: there are no default limits."""
+
+    name: JointName
+    lower: Finite = Field(description="lowest position [unit]")
+    upper: Finite = Field(description="highest position [unit]")
+    velocity: Positive = Field(description="highest speed [unit/s]")
+    acceleration: Positive = Field(description="highest acceleration [unit/s^2]")
+    tracking_error: Positive = Field(description="measured this far from commanded: something is in the way, stop [unit]")
+    step: Positive | None = Field(None, description="furthest target from one row of a chunk to the next [unit]; an executor needs it")
+    unit: Literal["rad", "m"] = "rad"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Joint:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower ({self.lower}) must be below upper ({self.upper})")
+        return self
+
+
+class Gripper(Section):
+    """A one-joint gripper; chunks carry it as a column from 0 (closed) to 1 (open)."""
+
+    joint: JointName
+    open: Finite = Field(description="joint position when open [unit]")
+    closed: Finite = Field(description="joint position when closed [unit]")
+    velocity: Positive
+    acceleration: Positive
+    unit: Literal["rad", "m"] = "m"
+    binary: bool = Field(True, description="commands snap to open or closed at 0.5")
+    in_urdf: bool = Field(True, description="false: the URDF knows no gripper, its limits are not compared")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Gripper:
+        if self.open == self.closed:
+            raise ValueError("open and closed must differ")
+        return self
+
+    def to_joint(self, opening: float) -> float:
+        """Joint position [unit] for an opening from 0 (closed) to 1 (open)."""
+        return self.closed + (self.open - self.closed) * min(max(opening, 0.0), 1.0)
+
+    def to_opening(self, position: float) -> float:
+        """Opening from 0 (closed) to 1 (open) for a joint position [unit]."""
+        return (position - self.closed) / (self.open - self.closed)
+
+
+class Camera(Section):
+    """One colour camera, with its depth stream where it has one."""
+
+    name: Name
+    topic: Topic
+    transport: Literal["raw", "compressed"] = "raw"
+    width: Annotated[int, Field(gt=0, le=8192)]
+    height: Annotated[int, Field(gt=0, le=8192)]
+    frame: FrameName = Field(description="optical frame (REP 103: z forward, x right, y down)")
+    rate_hz: Positive
+    info_topic: Topic | None = None
+    depth_topic: Topic | None = Field(None, description="32FC1 metres or 16UC1 millimetres (REP 118), for training only")
+
+
+class Action(Section):
+    """The action space that policies for this robot speak."""
+
+    space: ActionSpace
+    names: list[JointName] = Field(min_length=1, description="columns of a chunk, in order")
+    step_s: Positive = Field(description="time between two rows of a chunk [s]")
+    horizon: Annotated[int, Field(ge=2, le=500)] = Field(description="rows of a chunk")
+    tool_orientation: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="fixed tool orientation, quaternion x y z w in base_frame, when no rx ry rz columns exist"
+    )
+
+    @model_validator(mode="after")
+    def _turned(self) -> Action:
+        if self.tool_orientation is not None:
+            length = sum(value * value for value in self.tool_orientation) ** 0.5
+            if abs(length - 1.0) > _UNIT_LENGTH:
+                raise ValueError(
+                    f"tool_orientation: {self.tool_orientation} has the length {length:.3g}; "
+                    "give a unit quaternion x y z w, such as [0, 1, 0, 0] for a tool that points down"
+                )
+        return self
+
+
+class Budgets(Section):
+    """How old things may be before they are not used any more."""
+
+    observation_age_s: Positive = Field(description="oldest camera image of an observation, when it is used")
+    camera_skew_s: Positive = Field(description="between the cameras of one observation")
+    joint_state_age_s: Positive
+    gripper_age_s: Positive | None = Field(
+        None, description="of the gripper's joint, where it is measured more slowly; none: as joint_state_age_s"
+    )
+    chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
+    hold_s: Positive | None = Field(None, description="at rest this long after the last usable chunk, at the latest; an executor needs it")
+    teleop_age_s: Positive | None = Field(None, description="teleoperation silent for longer has let go; an executor needs it")
+
+
+class Workspace(Section):
+    """Box that the tool may not leave, in base_frame [m]."""
+
+    lower: Vector3
+    upper: Vector3
+    tool_speed: Positive | None = Field(None, description="highest speed of the tool [m/s]; an executor needs it")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workspace:
+        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
+            if low >= high:
+                raise ValueError(f"lower {axis} ({low}) must be below upper {axis} ({high})")
+        return self
+
+
+class GripperCommand(Section):
+    """A gripper with a controller of its own."""
+
+    output: Literal["forward_command", "parallel_gripper"]
+    topic: Topic = Field(description="topic of the commands, or name of the control_msgs/ParallelGripperCommand action")
+    max_effort: Positive | None = Field(None, description="with parallel_gripper [N]; none: as the controller is set")
+
+
+class Command(Section):
+    """Where and how motion leaves the executor."""
+
+    output: Literal["joint_trajectory", "forward_command", "servo_twist", "servo_pose"] = "joint_trajectory"
+    topic: Topic
+    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(description="points per second of a trajectory, or commands per second")
+    gripper: GripperCommand | None = Field(None, description="none: the gripper is the last joint of the arm's command")
+
+    @property
+    def carries_joints(self) -> bool:
+        """The command has a value for every joint (and not a pose or twist of the tool)."""
+        return self.output in ("joint_trajectory", "forward_command")
+
+
+class Topics(Section):
+    """Topics that are not a camera's. Relative names resolve in the node's namespace."""
+
+    joint_states: Topic = "joint_states"
+    instruction: Topic = "instruction"
+    action_chunk: Topic = "policy/action_chunk"
+    policy_status: Topic = "policy/status"
+    executor_status: Topic = "executor/status"
+    emergency_stop: Topic = "emergency_stop"
+    teleop_command: Topic = "teleop/joint_command"
+    replay_command: Topic = "replay/joint_command"
+    expert_chunk: Topic = "expert/action_chunk"
+    control_source: Topic = "control_source"
+
+
+class ForeignBags(Section):
+    """How bags that this suite has not recorded name what the contract needs; for reading them only."""
+
+    topics: dict[str, Topic] = Field({}, description="topic in the bag: topic of this contract; several may become one")
+    joints: dict[str, JointName] = Field({}, description="joint name in the bag: joint of this contract")
+    commands: str | None = Field(
+        None,
+        description="topic in the bag with the operator's commands (JointState, JointTrajectory or Float64MultiArray); that of the joint "
+        "states: where the arm went next was the command; none: as topics.teleop_command",
+    )
+    instruction: str = Field("", description="where the bag holds no message on topics.instruction")
+    outcome: Literal["success", "failure", "discarded"] = "success"

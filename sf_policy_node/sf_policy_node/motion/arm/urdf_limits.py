@@ -1,0 +1,102 @@
+"""Compare the limits of a contract with those of its URDF: narrower is fine, wider is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sf_policy_node.contract import Contract, ContractError, Gripper, Joint
+from sf_policy_node.urdf import UrdfJoint
+
+_ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
+_FASTER = 1.001
+_TURNS_MAX = 10.0  # no joint of an arm turns further, so the number is in degrees
+_SPEED_MAX = 50.0  # rad/s, nor faster
+_DEGREES = (0.8 * 180.0 / math.pi, 1.25 * 180.0 / math.pi)  # ratio that shows degrees
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the contract says of one joint: ``key`` its path, ``unit`` rad or m."""
+
+    key: str
+    name: str
+    unit: str
+    lower: float
+    upper: float
+    velocity: float
+
+    @classmethod
+    def of_joint(cls, joint: Joint) -> _Wanted:
+        return cls(f"joints.{joint.name}", joint.name, joint.unit, joint.lower, joint.upper, joint.velocity)
+
+    @classmethod
+    def of_gripper(cls, gripper: Gripper) -> _Wanted:
+        lower, upper = sorted((gripper.open, gripper.closed))
+        return cls("gripper", gripper.joint, gripper.unit, lower, upper, gripper.velocity)
+
+
+def check_against_urdf(contract: Contract) -> None:
+    """Refuse limits and units that the URDF contradicts, and a gripper that it does not know.
+
+    Raises:
+        ContractError: with both numbers, one sentence for every joint that is wrong.
+    """
+    joints = contract.description().joints
+    wanted = [_Wanted.of_joint(joint) for joint in contract.joints]
+    gripper = contract.gripper
+    problems = []
+    if gripper and gripper.joint in joints:
+        wanted.append(_Wanted.of_gripper(gripper))
+    elif gripper and gripper.in_urdf:
+        problems.append(
+            f"gripper.joint: {contract.urdf} has no joint {gripper.joint!r}; correct the name, "
+            "or give gripper.in_urdf: false if the gripper is not part of the URDF"
+        )
+    for each in wanted:
+        if each.name in joints:  # kinematics report arm joints that are not there
+            problems += _compare(each, joints[each.name], contract.urdf)
+    if problems:
+        raise ContractError("; ".join(problems))
+
+
+def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
+    if urdf.unit and urdf.unit != wanted.unit:
+        return [f"{wanted.key}.unit: {wanted.unit}, but joint {urdf.name} is {urdf.kind} in {file}; give unit: {urdf.unit}"]
+    problems, unit = [], wanted.unit
+    degrees = _in_degrees(wanted, urdf)
+    cure = (
+        "that looks like degrees: give radians" if degrees else "narrow the contract, or correct the URDF if the robot's manual allows more"
+    )
+    low = urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[unit]
+    high = urdf.upper is not None and wanted.upper > urdf.upper + _ROUNDING[unit]
+    if low or high:
+        has = "open and closed" if wanted.key == "gripper" else "lower and upper"
+        problems.append(
+            f"{wanted.key}: {has} {wanted.lower:g} and {wanted.upper:g} {unit} are wider than the limits "
+            f"{_number(urdf.lower)} and {_number(urdf.upper)} {unit} of the URDF {file}; {cure}"
+        )
+    if urdf.velocity is not None and wanted.velocity > _FASTER * urdf.velocity:
+        problems.append(
+            f"{wanted.key}.velocity: {wanted.velocity:g} {unit}/s is above {urdf.velocity:g} {unit}/s of the URDF {file}; {cure}"
+        )
+    if degrees and not problems:
+        problems.append(
+            f"{wanted.key}: lower {wanted.lower:g}, upper {wanted.upper:g} rad and velocity {wanted.velocity:g} rad/s "
+            f"look like degrees (the URDF {file} has no limit to compare); give radians"
+        )
+    return problems
+
+
+def _in_degrees(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    if wanted.unit != "rad":
+        return False
+    pairs = ((wanted.lower, urdf.lower), (wanted.upper, urdf.upper), (wanted.velocity, urdf.velocity))
+    if any(theirs and _DEGREES[0] < ours / theirs < _DEGREES[1] for ours, theirs in pairs):
+        return True
+    furthest = max(abs(wanted.lower), abs(wanted.upper))
+    return furthest > 2.0 * math.pi * _TURNS_MAX or wanted.velocity > _SPEED_MAX
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
