@@ -59,7 +59,7 @@ class Watcher(ArmClient):
     def _on_joints(self, message):
         stamp = to_seconds(message.header.stamp)
         read = self.states.read(stamp, message.name, message.position, message.velocity)
-        self.buffer.add_joints(read[0], read[1])
+        self.buffer.add_joint_state(stamp, message.name, message.position)
         self._look()
         if self.leading:
             self.start = read[1] if self.start is None else self.start

@@ -99,7 +99,11 @@ def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray
     """
     if "compressedDepth" in format:
         raise ImageError(f"{source}: format {format!r} is compressed depth, which is not read; record the raw depth topic")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
+    except cv2.error:  # such as a size that a spoilt header claims
+        pixels = None
     if pixels is None:
         raise ImageError(f"{source}: {len(data)} bytes of format {format!r} are no JPEG or PNG image; check the camera driver")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

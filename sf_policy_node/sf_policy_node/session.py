@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -86,10 +86,10 @@ class PolicySession:
             self._buffer.add_image(camera, stamp, image)
         self._wake.set()
 
-    def add_joints(self, stamp: float, positions: np.ndarray) -> None:
-        """Measured joints (J,)."""
+    def add_joint_state(self, stamp: float, names: Sequence[str], positions: Sequence[float]) -> None:
+        """Measured joints, all or some of them."""
         with self._lock:
-            self._buffer.add_joints(stamp, positions)
+            self._buffer.add_joint_state(stamp, names, positions)
 
     def note_clips(self, total: int) -> None:
         """How many commands the executor has cut since it was started."""

@@ -27,7 +27,7 @@ class Stage:
 
     def see(self, stamp=None, cameras=("scene", "wrist")):
         stamp = self.now if stamp is None else stamp
-        self.session.add_joints(stamp, HOME)
+        self.session.add_joint_state(stamp, sim_arm().command_joints, HOME)
         for camera in cameras:
             self.session.add_image(camera, stamp, np.zeros((240, 320, 3), np.uint8))
 

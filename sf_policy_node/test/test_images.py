@@ -84,3 +84,11 @@ def test_errors_name_topic_encoding_and_cure():
             decode_compressed("jpeg", data, source="/c")
     with pytest.raises(ImageError, match="compressed depth"):
         decode_compressed("16UC1; compressedDepth png", b"", source="/c")
+
+
+def test_a_jpeg_whose_header_claims_an_absurd_size_is_not_an_image():
+    data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(ImageError, match="/cam: .* are no JPEG or PNG image"):
+        decode_compressed("jpeg", bytes(data), source="/cam")

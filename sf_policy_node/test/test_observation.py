@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from motion_cases import HOME, sim_arm
 
-from sf_policy_node.observation import MAX_INSTRUCTION, JointStates, NoObservation, ObservationBuffer, validate_instruction
+from sf_policy_node.observation import MAX_INSTRUCTION, NoObservation, ObservationBuffer, validate_instruction
 
 NAMES = sim_arm().command_joints
 
@@ -13,7 +13,7 @@ NAMES = sim_arm().command_joints
 def buffer():
     buffer = ObservationBuffer(sim_arm())
     for stamp in np.arange(9.5, 10.01, 0.01):
-        buffer.add_joints(stamp, HOME + stamp)
+        buffer.add_joint_state(stamp, NAMES, HOME + stamp)
     return buffer
 
 
@@ -30,8 +30,8 @@ def test_the_newest_matching_images_are_picked_with_the_joints_of_that_time(buff
 
 def test_joints_are_interpolated_between_two_joint_states():
     buffer = ObservationBuffer(sim_arm())
-    buffer.add_joints(9.90, np.zeros(7))
-    buffer.add_joints(9.98, np.ones(7))
+    buffer.add_joint_state(9.90, NAMES, np.zeros(7))
+    buffer.add_joint_state(9.98, NAMES, np.ones(7))
     buffer.add_image("scene", 9.94, "s")
     buffer.add_image("wrist", 9.98, "w")
     assert np.allclose(buffer.pick(10.0).joints, 0.5)
@@ -42,11 +42,11 @@ def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
     picked = []
     for late in (False, True):
         buffer = ObservationBuffer(sim_arm())
-        buffer.add_joints(9.90, np.zeros(7))
+        buffer.add_joint_state(9.90, NAMES, np.zeros(7))
         for camera in ("scene", "wrist"):
             buffer.add_image(camera, 9.92, camera)
         if late:
-            buffer.add_joints(9.98, np.ones(7))
+            buffer.add_joint_state(9.98, NAMES, np.ones(7))
         picked.append(buffer.pick(9.99).joints)
     np.testing.assert_array_equal(*picked)
 
@@ -77,10 +77,10 @@ def test_without_joint_states_there_is_no_observation():
         buffer.add_image(camera, 9.92, camera)
     with pytest.raises(NoObservation, match="no joint states on /joint_states"):
         buffer.pick(10.0)
-    buffer.add_joints(9.95, np.full(7, np.nan))
-    with pytest.raises(NoObservation, match="no joint states on /joint_states"):
+    buffer.add_joint_state(9.95, NAMES, np.full(7, np.nan))
+    with pytest.raises(NoObservation, match="have the position nan for gripper"):
         buffer.pick(10.0)
-    buffer.add_joints(9.95, HOME)
+    buffer.add_joint_state(9.95, NAMES, HOME)
     with pytest.raises(NoObservation, match="no joint state yet when the images were taken"):
         buffer.pick(10.0)
 
@@ -89,7 +89,7 @@ def test_a_clock_that_was_set_back_starts_anew(buffer):
     for camera in ("scene", "wrist"):
         buffer.add_image(camera, 9.99, "old")
         buffer.add_image(camera, 1.0, "new")
-    buffer.add_joints(1.0, HOME)
+    buffer.add_joint_state(1.0, NAMES, HOME)
     assert buffer.pick(1.01).images == {"scene": "new", "wrist": "new"}
 
 
@@ -99,27 +99,6 @@ def test_ages_and_skew_are_reported(buffer):
     buffer.add_image("wrist", 9.8, None)
     assert buffer.camera_ages(10.0) == pytest.approx([0.1, 0.2]) and buffer.skew == pytest.approx(0.1)
     assert buffer.joint_state_age(10.1) == pytest.approx(0.1)
-
-
-def test_joint_states_are_put_in_the_order_of_the_contract():
-    states = JointStates(sim_arm())
-    names = ["extra", *reversed(NAMES)]
-    stamp, positions, velocities = states.read(1.0, names, list(range(8)), [0.1 * n for n in range(8)])
-    assert stamp == 1.0 and positions.tolist() == [7, 6, 5, 4, 3, 2, 1]
-    assert np.allclose(velocities, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-
-
-def test_joint_states_of_arm_and_gripper_may_come_apart():
-    states = JointStates(sim_arm())
-    assert states.read(1.0, NAMES[:6], [1.0] * 6, []) is None
-    assert states.missing == ["gripper"]
-    assert states.read(1.1, ["gripper"], [0.02], [])[0] == 1.0
-    stamp, positions, velocities = states.read(1.2, NAMES[:6], [1.1] * 6, [])
-    assert stamp == 1.1 and positions[0] == 1.1 and velocities[0] == pytest.approx(0.5)
-
-
-def test_a_joint_state_without_positions_is_ignored():
-    assert JointStates(sim_arm()).read(1.0, NAMES, [], []) is None
 
 
 def test_instructions_are_stripped_and_bounded():

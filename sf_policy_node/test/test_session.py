@@ -21,7 +21,7 @@ def test_a_chunk_carries_the_stamp_the_joints_and_the_instruction_of_its_observa
     run = stage.session.begin(" pick the red cube ")
     stage.see(100.01)
     stage.now = 100.08
-    stage.session.add_joints(100.03, HOME + 1.0)
+    stage.session.add_joint_state(100.03, sim_arm().command_joints, HOME + 1.0)
     stage.until(lambda: stage.chunks, "a chunk")
     chunk = stage.chunks[0]
     assert chunk.stamp == 100.01 and np.allclose(chunk.reference, HOME)

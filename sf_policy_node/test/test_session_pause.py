@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from motion_cases import HOME
+from motion_cases import HOME, sim_arm
 from node_cases import ScriptedPolicy
 from session_cases import Stage
 
@@ -152,7 +152,7 @@ def test_a_frozen_camera_stops_the_predictions_and_then_the_instruction(stage):
     run = stage.session.begin("pick the red cube")
     for step in range(200):  # 10 s
         stage.now += 0.05
-        stage.session.add_joints(stage.now, HOME + 0.01 * step)
+        stage.session.add_joint_state(stage.now, sim_arm().command_joints, HOME + 0.01 * step)
         stage.session.add_image("scene", stage.now, np.zeros((240, 320, 3), np.uint8))
         stage.session.add_image("wrist", stage.now, np.full((240, 320, 3), step, np.uint8))
         stage.settle()

@@ -121,7 +121,7 @@ class ChunkExecutorNode(ManagedNode):
         command = joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
         what = f"a {source.name.lower()} command"
         if command is None:
-            self.get_logger().warning(f"{what} lacks {', '.join(joints.missing)}", throttle_duration_sec=5.0)
+            self.get_logger().warning(f"{what} is not used: {joints.fault}", throttle_duration_sec=5.0)
             return
         try:
             self._send(self._motion.on_teleoperation(*command, self.now(), source))
@@ -133,9 +133,6 @@ class ChunkExecutorNode(ManagedNode):
         joints = self._joint_states.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
         if joints is not None:
             self._motion.on_joint_state(*joints)
-        elif self._joint_states.missing:
-            names = ", ".join(self._joint_states.missing)
-            self.get_logger().warning(f"joint states lack {names}", throttle_duration_sec=5.0)
 
     def _on_emergency_stop(self, message: Bool) -> None:
         self._send(self._motion.on_emergency_stop(message.data, self.now()))

@@ -21,7 +21,7 @@ from sf_policy_node.nodes.conversions import chunk_to_message, clips_of, image_t
 from sf_policy_node.nodes.diagnostics import Diagnostics, policy_diagnostics
 from sf_policy_node.nodes.instruction_action import InstructionAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_policy_node.observation import JointStates, validate_instruction
+from sf_policy_node.observation import validate_instruction
 from sf_policy_node.predictor import ActionPolicy
 from sf_policy_node.session import PolicySession
 from sf_policy_node.session_status import PolicyState
@@ -59,7 +59,6 @@ class PolicyNode(ManagedNode):
             raise ValueError(f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got {steps}")
         self._contract = contract
         self._cameras = {camera.name: camera for camera in contract.cameras}
-        self._joint_states = JointStates(contract)
         self._emergency, self._housekeepings, self._problem = False, 0, ""
         self._first_instruction, self._refused = "", 0
         self._session: PolicySession | None = None
@@ -127,11 +126,7 @@ class PolicyNode(ManagedNode):
         self._session.add_image(camera, to_seconds(message.header.stamp), message)
 
     def _on_joint_state(self, message: JointState) -> None:
-        joints = self._joint_states.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
-        if joints is not None:
-            self._session.add_joints(joints[0], joints[1])
-        else:
-            self.get_logger().warning(f"joint states lack {', '.join(self._joint_states.missing)}", throttle_duration_sec=5.0)
+        self._session.add_joint_state(to_seconds(message.header.stamp), message.name, message.position)
 
     def _on_instruction(self, message: String) -> None:
         current = self._session.run

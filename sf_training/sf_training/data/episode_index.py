@@ -167,7 +167,8 @@ def _with_joints(contract: Contract, seen: Observations, stream: Stream, whole: 
     names = contract.command_joints
     states = JointStream.of_part(stream.stamps, stream.messages, names, lambda: whole.messages) if len(stream.stamps) else None
     if states is not None:
-        joints = states.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9), seen.arrived)
+        ages = [round(seconds * 1e9) for seconds in contract.joint_ages_s]
+        joints = states.measured(seen.stamps, seen.complete, ages, seen.arrived)
     else:
         joints = np.full((len(seen.stamps), len(contract.command_joints)), np.nan)
     known = np.isfinite(joints).all(axis=1)

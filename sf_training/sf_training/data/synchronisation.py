@@ -127,22 +127,24 @@ class JointStream:
             columns.append(np.where(index >= 0, values[index], np.nan))
         return np.stack(columns, axis=-1)
 
-    def measured(self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int, now: np.ndarray | None = None) -> np.ndarray:
+    def measured(
+        self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int | Sequence[int], now: np.ndarray | None = None
+    ) -> np.ndarray:
         """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
 
         Where no later sample is known yet the newest one holds. NaN where there was none yet, or where the newest one that had been
-        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` then.
+        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint then.
         """
         now = known_until if now is None else now
         columns = []
-        for stamps, values in self._joints:
+        for (stamps, values), max_age in zip(self._joints, np.broadcast_to(max_age_ns, len(self._joints)), strict=True):
             newest = np.searchsorted(stamps, known_until, side="right") - 1
             before = np.minimum(np.searchsorted(stamps, times, side="right") - 1, newest)
             after = np.minimum(before + 1, newest)
             gap = stamps[after] - stamps[before]
             share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
             latest = stamps[np.searchsorted(stamps, now, side="right") - 1]
-            usable = (before >= 0) & (now - latest <= max_age_ns)
+            usable = (before >= 0) & (now - latest <= max_age)
             columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
         return np.stack(columns, axis=-1)
 

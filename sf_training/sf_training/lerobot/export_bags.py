@@ -90,7 +90,7 @@ def _part(
         return []
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
     cells = (seen.complete - seen.complete[:1] + step // 2) // step
-    state = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+    state = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
     if source == "commanded":
         action = _commands(reader, read, part, seen, fps, command_age_s)
     else:

@@ -183,7 +183,7 @@ def _motion(reader: EpisodeReader, read: dict[str, Stream], seen: Observations, 
     contract = reader.contract
     stream = read[absolute(contract.topics.joint_states)]
     joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
-    at = joints.measured(seen.stamps, seen.complete, round(contract.budgets.joint_state_age_s * 1e9))
+    at = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
     known = np.isfinite(at).all(axis=1)
     stamps, positions = seen.stamps[known], at[known]
     if not len(stamps):

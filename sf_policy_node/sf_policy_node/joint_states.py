@@ -1,0 +1,220 @@
+"""Joint states of any publishers into arrays in the contract's order; every joint has its own history and age.
+
+No ROS here: a joint state is a stamp [s], names, positions and velocities. An arm and its gripper may come in
+messages of their own, at rates of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.safety.clock import FUTURE_S
+
+ROUNDING_S = 1e-6  # of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
+_CLOCK_S = 1.0  # a stamp that is that much older is of another clock ...
+_CLOCK_RUN_S = 0.03  # ... and so are stamps that rise for so long below the newest one
+_NAMED = 8  # names in a sentence
+
+
+class JointTrack:
+    """The positions of one joint by stamp, rising; those older than ``length_s`` before the newest are dropped."""
+
+    def __init__(self, length_s: float) -> None:
+        self._length = length_s
+        self._stamps: list[float] = []
+        self._positions: list[float] = []
+        self._older_since: float | None = None  # the first of the stamps that came since and were not newer
+        self.velocity = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._stamps)
+
+    @property
+    def stamp(self) -> float:
+        """Stamp of the newest position [s]; there must be one."""
+        return self._stamps[-1]
+
+    @property
+    def position(self) -> float:
+        """The newest position."""
+        return self._positions[-1]
+
+    def add(self, stamp: float, position: float, velocity: float | None) -> None:
+        """Remember a position. One that is not newer is dropped, unless the clock was set back.
+
+        ``velocity`` of ``None`` is computed from the last two positions.
+        """
+        if self._stamps and stamp <= self._stamps[-1]:
+            if self._older_since is None:
+                self._older_since = stamp
+            if stamp > self._stamps[-1] - _CLOCK_S and stamp - self._older_since < _CLOCK_RUN_S:
+                return
+            self.clear()
+        self._older_since = None
+        if velocity is None:
+            velocity = (position - self.position) / (stamp - self.stamp) if self._stamps else 0.0
+        self.velocity = velocity
+        self._stamps.append(stamp)
+        self._positions.append(position)
+        old = bisect_right(self._stamps, stamp - self._length) - 1  # one of them may be needed to interpolate
+        if old > len(self._stamps) // 2:  # rarely: removing from the front moves the rest
+            del self._stamps[:old], self._positions[:old]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._stamps.clear()
+        self._positions.clear()
+        self.velocity = 0.0
+
+    def at(self, stamp: float, known_until: float = math.inf) -> float | None:
+        """Position at ``stamp``, interpolated; the newest known one for later stamps; ``None`` before the oldest.
+
+        Args:
+            known_until: positions with later stamps are not used.
+        """
+        known = bisect_right(self._stamps, known_until)
+        before = bisect_right(self._stamps, stamp, 0, known) - 1
+        if before < 0:
+            return None
+        if before == known - 1:
+            return self._positions[before]
+        share = (stamp - self._stamps[before]) / (self._stamps[before + 1] - self._stamps[before])
+        return self._positions[before] + share * (self._positions[before + 1] - self._positions[before])
+
+
+class JointStates:
+    """The joints of one contract, from messages that may name more joints, in any order, or only some of them.
+
+    Args:
+        length_s: how long positions are remembered [s].
+    """
+
+    def __init__(self, contract: Contract, length_s: float = 1.0) -> None:
+        self._names = contract.command_joints
+        self._arm = contract.arm_joints
+        self._topic = contract.topics.joint_states
+        self._budgets = contract.budgets
+        self._tracks = {name: JointTrack(length_s) for name in self._names}
+        self._fault = ""  # of the last message about joints of ours; empty when it was right
+        self._others: dict[str, None] = {}  # names that came and are not in the contract
+
+    def add(self, stamp: float, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float] = ()) -> bool:
+        """Remember a message; False when it is broken, or names no joint of the contract.
+
+        Positions that are not finite count as not sent, velocities that are not finite as left out.
+        """
+        if len(positions) != len(names):
+            self._fault = f"have {len(names)} names, {len(positions)} positions; correct the driver"
+            return False
+        if stamp <= 0.0:
+            self._fault = "have no time stamp; set header.stamp in the driver"
+            return False
+        given = velocities if len(velocities) == len(names) else [math.nan] * len(names)
+        known, fault = False, ""
+        for name, position, velocity in zip(names, positions, given, strict=True):
+            if (track := self._tracks.get(name)) is None:
+                if len(self._others) < _NAMED:
+                    self._others[name] = None
+                continue
+            known = True
+            if math.isfinite(position):
+                track.add(stamp, float(position), float(velocity) if math.isfinite(velocity) else None)
+            else:
+                fault = f"have the position {position} for {name}; check its sensor and driver"
+        if known:
+            self._fault = fault
+        return known and not fault
+
+    def read(
+        self, stamp: float, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+    ) -> tuple[float, np.ndarray, np.ndarray] | None:
+        """Remember a message and return :meth:`newest`; ``None`` when :meth:`add` refuses it."""
+        return self.newest() if self.add(stamp, names, positions, velocities) else None
+
+    def newest(self) -> tuple[float, np.ndarray, np.ndarray] | None:
+        """Return the newest time [s] at which all arm joints are known, positions and velocities (J,).
+
+        Every joint is taken from its own history at that time. A gripper that was measured earlier holds its
+        position. ``None`` as long as a joint was never received.
+        """
+        if self.missing:
+            return None
+        stamp = min(self._tracks[name].stamp for name in self._arm)
+        positions = []
+        for track in self._tracks.values():
+            position = track.at(stamp)
+            positions.append(track.position if position is None else position)
+        return stamp, np.array(positions), np.array([track.velocity for track in self._tracks.values()])
+
+    def at(self, stamp: float, known_until: float = math.inf) -> np.ndarray | None:
+        """Positions (J,) at ``stamp``, each from its own history; ``None`` when a joint was not known by then."""
+        positions = [track.at(stamp, known_until) for track in self._tracks.values()]
+        return None if None in positions else np.array(positions)
+
+    def clear(self) -> None:
+        """Forget everything, as after a jump of the clock."""
+        for track in self._tracks.values():
+            track.clear()
+        self._fault = ""
+
+    @property
+    def missing(self) -> list[str]:
+        """Joints of the contract that were never received."""
+        return [name for name in self._names if not self._tracks[name]]
+
+    def age(self, now: float) -> float:
+        """Age of the arm joint that was received longest ago [s]; -1 as long as one was never received."""
+        stamps = [self._tracks[name].stamp for name in self._arm if self._tracks[name]]
+        return now - min(stamps) if len(stamps) == len(self._arm) else -1.0
+
+    def problem(self, now: float) -> str:
+        """Return why the joints cannot be used at ``now`` [s]; empty when they can.
+
+        ``now`` of 0 is a simulated clock that has not begun.
+        """
+        if now <= 0.0:
+            return NO_CLOCK
+        if self.missing:
+            return f"joint states on {self._topic} {self.fault}" if self.fault else f"no joint states on {self._topic}"
+        ages = {name: now - track.stamp for name, track in self._tracks.items()}
+        excess = {name: age - self._budget(name)[1] for name, age in ages.items()}
+        worst = max(excess, key=excess.__getitem__)
+        if excess[worst] > ROUNDING_S:
+            return self._late(worst, ages)
+        newest = min(ages, key=ages.__getitem__)
+        if ages[newest] < -FUTURE_S:
+            return f"joint states are stamped {-ages[newest]:.3f} s in the future ({newest}); synchronise the clocks"
+        return ""
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the messages so far, as ``have no time stamp``; empty when nothing is, or none came."""
+        if self._fault or not self.missing or (not self._others and len(self.missing) == len(self._names)):
+            return self._fault
+        named = f"; they name {', '.join(self._others)}" if self._others else ""
+        cure = "correct the names in the contract or in the driver" if named else "start the driver that reports it"
+        return f"lack {', '.join(self.missing)}{named}; {cure}"
+
+    def _late(self, name: str, ages: dict[str, float]) -> str:
+        key, budget = self._budget(name)
+        of = "" if min(ages.values()) > 0.5 * ages[name] else f" of {name}"
+        text = f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows {budget:g} s"
+        if self._fault:
+            return f"joint states on {self._topic} {self._fault}"
+        if name not in self._arm and of and self._budgets.gripper_age_s is None:
+            text += "; if its driver is that slow, give budgets.gripper_age_s"
+        return text
+
+    def _budget(self, name: str) -> tuple[str, float]:
+        """Key and seconds of the age that a joint may have."""
+        if name not in self._arm and self._budgets.gripper_age_s is not None:
+            return "gripper_age_s", self._budgets.gripper_age_s
+        return "joint_state_age_s", self._budgets.joint_state_age_s
+
+
+NO_CLOCK = "simulated time has not begun: use_sim_time is set and nobody publishes /clock; start the simulator, or set it to false"
