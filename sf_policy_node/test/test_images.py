@@ -90,5 +90,5 @@ def test_a_jpeg_whose_header_claims_an_absurd_size_is_not_an_image():
     data = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     size = data.index(b"\xff\xc0") + 5
     data[size : size + 4] = b"\xff\xff\xff\xff"
-    with pytest.raises(ImageError, match="/cam: .* are no JPEG or PNG image"):
+    with pytest.raises(ImageError, match=r"/cam: .* are no JPEG or PNG image"):
         decode_compressed("jpeg", bytes(data), source="/cam")
