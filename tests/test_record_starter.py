@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,11 +50,21 @@ class Terminal:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code
 
+    def drop(self, *, kill):
+        """Close the terminal under the program, or kill the program alone."""
+        if kill:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._file)
+        if not kill:
+            os.waitpid(self._pid, 0)
+        self.code = 0
+
     def close(self):
         if self.code is None:
             os.kill(self._pid, signal.SIGTERM)
             self.ended()
-        os.close(self._file)
+            os.close(self._file)
 
     def _read(self):
         ready, _, _ = select.select([self._file], [], [], 0.1)
@@ -70,6 +81,45 @@ def terminal(ros_domain, tmp_path):
     terminal = Terminal([*COMMAND, *words])
     yield terminal
     terminal.close()
+
+
+def marked_processes(directory):
+    """Processes that were started for episodes in a directory, wherever their parents are now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes() if folder.name.isdecimal() else b""
+        except OSError:
+            continue
+        if str(directory).encode() in words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", ["the SSH link drops", "the starter is killed"])
+def test_nothing_goes_on_recording_when_its_terminal_is_gone(terminal, tmp_path, way):
+    terminal.wait_for("READY", 90)
+    second = subprocess.run(
+        [sys.executable, "-m", "sf_bringup.record", f"directory:={tmp_path}"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert second.returncode == 2 and "already (process" in second.stderr and "set another ROS_DOMAIN_ID" in second.stderr
+    terminal.wait_for(r"camera skew \d+ ms")
+    terminal.press("\x1b[D\x1b[C")  # arrows: nothing
+    terminal.press("ifold the towel\x1b[Ds\r")
+    terminal.wait_for("fold the towels")
+    terminal.press(" ")
+    terminal.wait_for(r"RECORDING   [1-9]")
+    terminal.drop(kill=way == "the starter is killed")
+    end = time.monotonic() + 60
+    while left := marked_processes(tmp_path):
+        assert time.monotonic() < end, f"still running: {left}"
+        time.sleep(0.1)
+    (bag,) = (path for path in (tmp_path / "episodes").iterdir() if path.is_dir())
+    verify_episode(bag)
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    assert (custom["instruction"], custom["outcome"], custom["note"]) == ("fold the towels", "discarded", "the recorder was stopped")
 
 
 @pytest.mark.slow

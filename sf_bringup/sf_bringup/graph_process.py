@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sf_bringup.arm_client import ArmClientError
+from sf_bringup.guardian import STARTER
 
 _STOP_S = 25.0  # longer than `up` takes to end its nodes by force
 _TAIL = 12
@@ -32,7 +34,8 @@ class GraphProcess:
         with open(self.log, "wb") as output:
             # A session of its own: Ctrl-C reaches this program, which then stops the graph in order.
             command = [sys.executable, "-m", self._module, *self._words]
-            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            environment = {**os.environ, STARTER: str(os.getpid())}  # a killed program leaves no graph behind
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         return self
 
     def __exit__(self, *_) -> None:

@@ -1,23 +1,35 @@
 """Starts the record journey: ``python3 -m sf_bringup.record task:="pick the red cube"``. The twin of ``launch/record.launch.py``.
 
 In a terminal it shows the health of all streams, and single keys start, end and label episodes; the nodes' lines go to a file.
-Elsewhere it prints the nodes' lines, like ``up``.
+With ``teleop:=keyboard`` the same terminal moves the arm. Elsewhere it prints the nodes' lines, like ``up``.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
 
 from sf_bringup.arm_client import ArmClientError
 from sf_bringup.graph import RECORD_ARGUMENTS, GraphError, parse_arguments, record_graph
 from sf_bringup.graph_process import GraphProcess
+from sf_bringup.one_graph import refuse_second_graph
 from sf_bringup.up import start
 from sf_training.recording import keyboard_node
+from sf_training.recording.recovery import RecoveryError, cut_off, recover_episode, recovery_command
 
 LOG_FILE = "record.log"  # beside the episodes
+KEYBOARD = "keyboard"  # the device of config/teleoperation that is this terminal
+_LOGS_KEPT = 10
+_LOOK_AROUND_S = 1.5
+_RECORDER_STATUS = "/recorder/status"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -25,18 +37,24 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else list(words)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or {"--help", "-h"} & set(words):
         return start(words, "record", RECORD_ARGUMENTS, record_graph)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         values = parse_arguments(words, RECORD_ARGUMENTS)
         record_graph(**values)  # says what is wrong before anything starts
+        refuse_second_graph()
+        _refuse_second_recorder()
     except GraphError as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
-    return _with_keys(words, Path(values["directory"]).expanduser(), float(values["countdown"]))
+    directory = Path(values["directory"]).expanduser()
+    notes = _offer_recovery(directory)
+    return _with_keys(words, directory, float(values["countdown"]), drive=values["teleop"] == KEYBOARD, notes=notes)
 
 
-def _with_keys(words: Sequence[str], directory: Path, countdown_s: float) -> int:
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    with GraphProcess(words, directory / LOG_FILE, "sf_bringup.record") as graph:
+def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, drive: bool, notes: Sequence[str]) -> int:
+    log = directory / LOG_FILE
+    keep_log(log)
+    with GraphProcess(words, log, "sf_bringup.record") as graph:
 
         def alive() -> bool:
             try:
@@ -45,14 +63,73 @@ def _with_keys(words: Sequence[str], directory: Path, countdown_s: float) -> int
                 return False
             return True
 
-        code = keyboard_node.main(["--ros-args", "-p", f"countdown_s:={countdown_s}"], alive)
+        parameters = ["--ros-args", "-p", f"countdown_s:={countdown_s}", "-p", f"drive:={str(drive).lower()}"]
+        code = keyboard_node.main(parameters, alive, notes)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the graph is being stopped in order, and that goes on
         try:
             graph.check()
         except ArmClientError as error:
             print(f"record: {error}", file=sys.stderr)
             return 1
-    print(f"episodes and {LOG_FILE} are in {directory}")
+    if code == 0:
+        print(f"episodes and {LOG_FILE} are in {directory}")
     return code
+
+
+def keep_log(log: Path) -> None:
+    """Renames the log of the run before to ``record_DATE_TIME.log``: after a crash it says why. The newest ten are kept."""
+    try:
+        if log.exists() and log.stat().st_size:
+            when = datetime.fromtimestamp(log.stat().st_mtime).strftime("%Y%m%d_%H%M%S")
+            log.rename(log.with_name(f"{log.stem}_{when}{log.suffix}"))
+        for old in sorted(log.parent.glob(f"{log.stem}_*{log.suffix}"))[:-_LOGS_KEPT]:
+            old.unlink()
+    except OSError:
+        pass  # the start itself says what is wrong with the folder
+
+
+def _offer_recovery(directory: Path) -> list[str]:
+    """Asks whether to recover what a crash left; returns sentences about what is still there."""
+    left = cut_off(directory)
+    if not left:
+        return []
+    names = ", ".join(path.name for path in left)
+    print(f"record: {directory} holds {len(left)} recordings that were cut off: {names}")
+    try:
+        answer = input("recover them now, as discarded episodes that can be labelled again? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() in ("y", "yes"):
+        for path in left:
+            try:
+                print(f"record: {recover_episode(path).path}: recovered")
+            except RecoveryError as error:
+                print(f"record: {error}", file=sys.stderr)
+        left = cut_off(directory)
+    return [f"cut off: {', '.join(path.name for path in left)}; {recovery_command(directory)}"] if left else []
+
+
+def _refuse_second_recorder() -> None:
+    """Looks for a recorder of another machine, or one started by hand, in this ROS domain.
+
+    Raises:
+        GraphError: there is one.
+    """
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node("record_looks_around")
+        try:
+            until = time.monotonic() + _LOOK_AROUND_S
+            while time.monotonic() < until:
+                if node.count_publishers(_RECORDER_STATUS):
+                    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+                    raise GraphError(f"a recorder runs in ROS domain {domain} already; stop it first, or set another ROS_DOMAIN_ID")
+                time.sleep(0.05)
+        finally:
+            node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

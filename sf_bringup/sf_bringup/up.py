@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,10 @@ from honcho.manager import Manager
 from honcho.printer import Message, Printer
 
 from sf_bringup.graph import ARM_ARGUMENTS, Argument, GraphError, NodeSpec, arm_graph, parse_arguments
+from sf_bringup.guardian import MARK, STOPPING, start_guardian, when_starter_ends
+from sf_bringup.one_graph import only_graph
 
 LAST_LINES = 8
-_STOPPING = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))  # signal, seconds until the next one
 
 
 class UpError(RuntimeError):
@@ -72,6 +74,7 @@ class NodeManager(Manager):
     def run(self) -> int:
         """Start all nodes and block until all have ended. 0 when asked to stop by SIGINT, SIGTERM or SIGHUP, else 1."""
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # a closed terminal leaves no orphans
+        when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         self.loop()
         if self.ended is not None:
             code = self._processes[self.ended]["returncode"]
@@ -97,7 +100,7 @@ class NodeManager(Manager):
 
     def _stop_all(self) -> None:
         pause = threading.Event()
-        for number, patience in _STOPPING:
+        for number, patience in STOPPING:
             waited, signalled = 0.0, set()
             while waited < patience:
                 left = [(name, process.get("pid")) for name, process in self._processes.items() if "returncode" not in process]
@@ -163,16 +166,20 @@ def start(words: Sequence[str] | None, name: str, arguments: Sequence[Argument],
     if {"--help", "-h"} & set(words):
         print(help_text)
         return 0
-    manager, environment = NodeManager(), start_environment()
+    manager = NodeManager()
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    environment = start_environment() | {MARK: mark}
     try:
         for spec in graph(**parse_arguments(words, arguments)):
             manager.add_node(spec, environment)
+        with only_graph([name, *words]):
+            start_guardian(mark)
+            return manager.run()
     except (GraphError, UpError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         if isinstance(error, GraphError) and "is not an argument" in str(error):
             print(help_text, file=sys.stderr)
         return 2
-    return manager.run()
 
 
 def _signal_group(pid: int, number: int) -> None:

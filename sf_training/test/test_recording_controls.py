@@ -118,3 +118,13 @@ def test_every_state_has_its_banner(state, part):
 def test_before_a_recorder_answers_and_while_typing():
     assert "waiting for the recorder" in shown(None)
     assert "instruction: pick the gr▏" in shown(status(), typing="pick the gr")
+
+
+def test_the_banner_shows_the_instruction_that_counts():
+    """Between two episodes that is the one typed for the next; while one is recorded its own, with the next one beside it."""
+    assert "pick the red cube" in shown(status(state=State.IDLE))
+    idle = shown(status(state=State.IDLE), next_instruction="fold the towel")
+    assert "fold the towel" in idle and "pick the red cube" not in idle
+    running = shown(status(), next_instruction="fold the towel")
+    assert "pick the red cube   (next: fold the towel)" in running
+    assert "next" not in shown(status(), next_instruction="pick the red cube")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
-from sf_training.recording import messages
+from sf_training.recording import messages, recovery, verification
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.mcap_scan import scan_mcap
 from sf_training.recording.recovery import RecoveryError, main, recover_episode
@@ -241,3 +241,20 @@ def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
     assert len(set(paths)) == 2 and all(numbers(path) == list(range(CHUNKS * EACH)) for path in paths)
     with pytest.raises(EpisodeWriteError, match="exists already"):
         open_writer(tmp_path, paths[0].name)
+
+
+def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp_path, capsys):
+    with open_writer(tmp_path / "day", "whole") as writer:
+        write_messages(writer)
+        writer.finish("success")
+    assert verification.main([str(tmp_path)]) == 0 and "1 of 1 episodes" in capsys.readouterr().out
+    left = tmp_path / "day/torn.partial"
+    left.mkdir()
+    (left / "torn_0.mcap").write_bytes(b"half")
+    assert verification.main([str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "1 of 1 episodes are what was recorded; 1 more was never finished" in said.out
+    assert f"torn.partial: was never finished; recover with `ros2 run sf_training sf_training recover {left}`" in said.err
+    shutil.rmtree(left)
+    with open_writer(tmp_path / "day", "now"):
+        assert verification.main([str(tmp_path)]) == 0 and not recovery.cut_off(tmp_path / "day")

@@ -90,14 +90,16 @@ def test_keys_move_the_tool_through_the_shipped_keyboard_file():
 def test_a_terminal_is_read_key_by_key_and_left_as_it_was():
     import termios
 
-    from sf_training.teleoperation.keyboard_node import keys_waiting, raw_terminal
+    from sf_training.recording.terminal_keys import raw_keys
 
     other, terminal = pty.openpty()
     before = termios.tcgetattr(terminal)
     with os.fdopen(terminal) as stream:
-        with raw_terminal(stream) as descriptor:
-            assert keys_waiting(descriptor, 0.0) == ""
-            os.write(other, b"w")
-            assert keys_waiting(descriptor, 1.0) == "w"
+        with raw_keys(stream) as typed:
+            assert typed() == []
+            os.write(other, b"w\x1b[D")
+            assert typed(5.0) == ["w"]
         assert termios.tcgetattr(stream.fileno()) == before
-    os.close(other)
+        with raw_keys(stream) as typed:
+            os.close(other)
+            assert typed(5.0) is None

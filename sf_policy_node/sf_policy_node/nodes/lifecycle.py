@@ -22,7 +22,7 @@ from sf_policy_node.contract import Contract, ContractError, load_contract
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal was closed, an SSH link dropped
 _SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
 
 
@@ -152,7 +152,7 @@ class ManagedNode(LifecycleNode):
 
 
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; returns the exit code: 0, or 1 when ``autostart`` failed. The process should then end.
+    """Run one node until SIGINT, SIGTERM or SIGHUP; returns the exit code: 0, or 1 when ``autostart`` failed. The process should then end.
 
     Signals are handled here and not by rclpy, which would close the context before the node could send a last command.
     """
@@ -166,7 +166,8 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
 
     spinning = False
     for number in _STOP_SIGNALS:
-        signal.signal(number, on_signal)
+        if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:  # nohup
+            signal.signal(number, on_signal)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
@@ -200,6 +201,7 @@ def let_end() -> None:
     SIGTERM still may.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -30,6 +30,17 @@ KEYS: dict[str, Press] = {
     "i": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
+# Beside the keys that move the arm (teleoperation/keys.py), which take most letters and the space bar.
+DRIVING_KEYS: dict[str, Press] = {
+    "\r": Press.START,
+    "\n": Press.START,
+    "1": Press.SUCCESS,
+    "2": Press.FAILURE,
+    "3": Press.DISCARD,
+    "4": Press.UNDO,
+    "5": Press.INSTRUCTION,
+    "q": Press.QUIT,
+}
 # As SDL and game_controller_node number every make: right shoulder, then up, down, left and right of the pad. The shipped device file
 # of a gamepad uses none of them: one press must not close a gripper and end an episode.
 DEFAULT_BUTTONS = {Press.START: 10, Press.SUCCESS: 11, Press.FAILURE: 12, Press.DISCARD: 13, Press.UNDO: 14}

@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
-import os
-import select
+import contextlib
 import signal
 import sys
-import termios
-import tty
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.live import Live
+from sensor_msgs.msg import Joy
 
-from sf_training.recording.controls import KEYS, Press
+from sf_training.recording.controls import DRIVING_KEYS, KEYS, Press
 from sf_training.recording.recorder_client import RecorderClient
-from sf_training.recording.terminal_view import screen
+from sf_training.recording.terminal_keys import ESCAPE, raw_keys
+from sf_training.recording.terminal_view import DRIVING_KEYS_LINE, KEYS_LINE, screen
+from sf_training.teleoperation import keys as motion_keys
 
 _REFRESH_HZ = 10.0
-_ENTER, _ERASE, _ESCAPE, _INTERRUPT = "\r\n", "\x7f\b", "\x1b", "\x03\x04"
+_DRIVING_HZ = 50.0
+_ENTER, _ERASE, _INTERRUPT = "\r\n", "\x7f\b", "\x03\x04"
+_HANGUP = 128 + signal.SIGHUP
 
 
 class RecorderKeys(Node):
-    """Keys to service calls; :meth:`key` takes what was typed, :attr:`over` says when to end."""
+    """Keys to service calls, and with the parameter ``drive`` to motions of the arm.
+
+    Attributes:
+        said: answers of the recorder, (done, sentence), newest last.
+        over: somebody quit.
+        typing: an instruction while it is being typed, else None.
+    """
 
     def __init__(self, **options) -> None:
         super().__init__("recorder_keys", **options)
         recorder = self._parameter("recorder", "/recorder", "name of the recorder's node")
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
+        drive = self._parameter("drive", False, "keys move the arm, too (device keyboard); the recorder's keys are others then")
         self.client = RecorderClient(self, recorder)
         self.said: list[tuple[bool, str]] = []
         self.over = False
         self.typing: str | None = None
         self._instruction = ""
+        self._presses = DRIVING_KEYS if drive else KEYS
+        self._motion = motion_keys.Keys() if drive else None
+        self._joy = self.create_publisher(Joy, motion_keys.TOPIC, QoSProfile(depth=1)) if drive else None
+
+    @property
+    def rate_hz(self) -> float:
+        """How often keys are read and motions published."""
+        return _DRIVING_HZ if self._motion else _REFRESH_HZ
 
     def _parameter(self, name: str, default, description: str):
         return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
 
     def key(self, character: str) -> None:
-        """One typed character."""
+        """Takes one key."""
         if self.typing is not None:
             self._type(character)
             return
-        press = KEYS.get(character.lower())
+        press = self._presses.get(character.lower())
         if press == Press.QUIT or character in _INTERRUPT:
             self.over = True
         elif press == Press.INSTRUCTION:
             self.typing = self._instruction
         elif press is not None:
-            self.client.press(press, self._say, countdown_s=self._countdown, instruction=self._instruction)
+            self.client.press(press, self.say, countdown_s=self._countdown, instruction=self._instruction)
+        elif self._motion and character != ESCAPE:
+            self._motion.hear(character, time.monotonic())
+
+    def publish_motion(self) -> None:
+        """Publishes which motion keys are down; without ``drive`` nothing."""
+        if self._motion:
+            axes, buttons = self._motion.joy(time.monotonic())
+            message = Joy(axes=axes, buttons=buttons)
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._joy.publish(message)
 
     def view(self):
-        """What to show now."""
-        return screen(self.client.status, self.said, self.typing)
+        """Gives what to show now."""
+        keys_line = DRIVING_KEYS_LINE if self._motion else KEYS_LINE
+        return screen(self.client.status, self.said, self.typing, next_instruction=self._instruction, keys_line=keys_line)
+
+    def say(self, done: bool, sentence: str) -> None:
+        """Shows a sentence."""
+        self.said.append((done, sentence))
 
     def _type(self, character: str) -> None:
         if character in _ENTER:
             self._instruction, self.typing = self.typing.strip(), None
-            self._say(True, f"next episodes: {self._instruction or 'the instruction on its topic'}")
-        elif character in _ESCAPE:
+            self.say(True, f"next episodes: {self._instruction or 'the instruction on its topic'}")
+        elif character == ESCAPE:
             self.typing = None
         elif character in _INTERRUPT:
             self.over = True
@@ -73,59 +106,65 @@ class RecorderKeys(Node):
         elif character.isprintable():
             self.typing += character
 
-    def _say(self, done: bool, sentence: str) -> None:
-        self.said.append((done, sentence))
 
-
-@contextmanager
-def raw_keys(file) -> Iterator[Callable[[], str]]:
-    """A function that gives what was typed since its last call; the terminal is as before afterwards."""
-    number = file.fileno()
-    before = termios.tcgetattr(number)
-    try:
-        tty.setcbreak(number)
-
-        def typed() -> str:
-            ready, _, _ = select.select([number], [], [], 0.0)
-            return os.read(number, 1024).decode(errors="ignore") if ready else ""
-
-        yield typed
-    finally:
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
-
-
-def show(node: RecorderKeys, typed: Callable[[], str], console: Console, alive: Callable[[], bool] = lambda: True) -> None:
-    """Spin the node with its view until somebody quits, or ``alive`` is no longer true."""
+def show(node: RecorderKeys, typed: Callable[[], list[str] | None], console: Console, alive: Callable[[], bool] = lambda: True) -> None:
+    """Spins the node with its view until somebody quits, the terminal is closed, or ``alive`` is no longer true."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    shown = 0.0
     try:
         with Live(node.view(), console=console, auto_refresh=False, screen=False) as live:
             while not node.over and rclpy.ok() and alive():
-                executor.spin_once(timeout_sec=1.0 / _REFRESH_HZ)
-                for character in typed():
-                    node.key(character)
-                live.update(node.view(), refresh=True)
+                executor.spin_once(timeout_sec=1.0 / node.rate_hz)
+                keys = typed()
+                if keys is None:
+                    return
+                for key in keys:
+                    node.key(key)
+                node.publish_motion()
+                if time.monotonic() - shown >= 1.0 / _REFRESH_HZ:
+                    live.update(node.view(), refresh=True)
+                    shown = time.monotonic()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         executor.shutdown()
 
 
-def main(args: Sequence[str] | None = None, alive: Callable[[], bool] = lambda: True) -> int:
-    """Run until ``q``. 2 without a terminal."""
+def main(args: Sequence[str] | None = None, alive: Callable[[], bool] = lambda: True, notes: Sequence[str] = ()) -> int:
+    """Runs until ``q``. 2 without a terminal; 129 when the terminal was closed.
+
+    Args:
+        alive: asked several times a second whether to go on.
+        notes: sentences to show from the start.
+    """
     if not sys.stdin.isatty():
         print("recorder_keys: needs a terminal for its keys; use the services of /recorder instead", file=sys.stderr)
         return 2
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers: the terminal is left as it was
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
     node = RecorderKeys()
+    for note in notes:
+        node.say(False, note)
     try:
         with raw_keys(sys.stdin) as typed:
             show(node, typed, Console(), alive)
+        return 0
+    except OSError:  # nothing can be shown any more: the terminal is gone, and so is who sat at it
+        return _HANGUP
     finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+
+
+def _exit(number: int, frame: object) -> None:
+    """Ends through the context managers, once: the terminal is left as it was, and what was started is stopped."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from sf_policy_node.nodes.diagnostics import Diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_training.recording.episode_folder import find_episode, outcome_of
 from sf_training.recording.labels import LabelError, add_label, undo_label
+from sf_training.recording.recovery import cut_off, recovery_command
 from sf_training.recording.session import Finished, RecordingSession, SessionError, State
 from sf_training.recording.status_message import recorder_diagnostics, status_message
 from sf_training.recording.stream_monitor import Verdict
@@ -82,6 +83,10 @@ class Recorder(ManagedNode):
     def start(self) -> None:
         """Subscribe, so that an episode finds all publishers known when it starts."""
         directory = Path(self.value("directory"))
+        left = cut_off(directory)
+        if left:
+            names = ", ".join(path.name for path in left)
+            self.get_logger().warning(f"{directory}: {names}: cut off, never finished; {recovery_command(directory)}")
         self.session = RecordingSession(self._contract, directory, self.value("operator"), settable_clock=not self._simulated)
         for topic in episode_topics(self._contract):
             message_type = _message_class(topic.type_name)

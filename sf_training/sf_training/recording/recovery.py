@@ -5,6 +5,7 @@ Everything up to the last whole chunk is kept; a recorder closes one at least tw
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -51,8 +52,41 @@ class Arguments:
 
 
 def find_partial(folder: Path) -> list[Path]:
-    """``folder`` itself when it is a recording that was cut off, else those directly in it."""
-    return [folder] if folder.name.endswith(PARTIAL) else sorted(path for path in folder.glob(f"*{PARTIAL}") if path.is_dir())
+    """Lists the recordings that were not finished: ``folder`` itself, or those directly in it. Hidden folders are other things."""
+    if folder.name.endswith(PARTIAL):
+        return [folder]
+    return sorted(path for path in folder.glob(f"*{PARTIAL}") if path.is_dir() and not path.name.startswith("."))
+
+
+def cut_off(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Lists the recordings that were not finished and that nobody is writing any more.
+
+    Args:
+        deep: in all folders below, too; else only directly in ``folder``.
+    """
+    found = find_partial(folder)
+    if deep:
+        below = (path for path in folder.rglob(f"*{PARTIAL}") if path.is_dir() and not path.name.startswith("."))
+        found = sorted({*found, *below})
+    return [path for path in found if not _is_written(path)]
+
+
+def recovery_command(folder: Path) -> str:
+    """Says how to recover what lies in a folder."""
+    return f"recover with `ros2 run sf_training sf_training recover {folder}`"
+
+
+def _is_written(partial: Path) -> bool:
+    """A recorder holds a lock on its file as long as it lives."""
+    for file in partial.glob("*.mcap"):
+        try:
+            with file.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue
+    return False
 
 
 def recover_episode(partial: Path, outcome: str = "discarded", progress: Callable[[int], None] = lambda done: None) -> Recovered:

@@ -13,34 +13,54 @@ from sf_training.recording.session import State
 from sf_training.recording.stream_monitor import Verdict
 
 KEYS_LINE = "space start, or end as success    s success    f failure    d discard    u undo label    i instruction    q quit"
+DRIVING_KEYS_LINE = (
+    "ENTER start, or end as success    1 success    2 failure    3 discard    4 undo label    5 instruction    q quit\n"
+    "hold to move: w s a d r f, turn: j l i k u o    [ ] gripper    + - speed    p policy goes on    x EMERGENCY STOP"
+)
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 _RECORDING = {False: "white on red", True: "white on magenta"}
 _LINES_SAID = 3
 
 
-def screen(status, said: Sequence[tuple[bool, str]], typing: str | None = None) -> Group:
-    """What to show.
+def screen(
+    status,
+    said: Sequence[tuple[bool, str]],
+    typing: str | None = None,
+    *,
+    next_instruction: str = "",
+    keys_line: str = KEYS_LINE,
+) -> Group:
+    """Gives what to show.
 
     Args:
         status: newest ``sf_msgs/RecorderStatus``; None before the first.
         said: answers of the recorder, (done, sentence), newest last.
         typing: an instruction while it is being typed.
+        next_instruction: typed for the next episodes; empty: the recorder's own.
+        keys_line: what the keys do.
     """
-    parts = [banner(status)]
+    parts = [banner(status, next_instruction)]
     if status is not None:
         parts += [_streams(status), _totals(status)]
         parts += [Text(f"! {reason}", style=_COLOURS[Verdict(status.verdict)]) for reason in status.reasons]
     parts += [Text(sentence, style="" if done else "red") for done, sentence in list(said)[-_LINES_SAID:]]
-    parts.append(Text(f"instruction: {typing}▏" if typing is not None else KEYS_LINE, style="bold" if typing is not None else "dim"))
+    typed = f"instruction: {typing}▏   (ENTER takes it, ESC leaves it as it was)"
+    parts.append(Text(typed if typing is not None else keys_line, style="bold" if typing is not None else "dim"))
     return Group(*parts)
 
 
-def banner(status) -> Panel:
-    """State and instruction, readable from afar by its colour alone."""
+def banner(status, next_instruction: str = "") -> Panel:
+    """State and instruction, readable from afar by its colour alone.
+
+    While an episode is recorded the instruction is that episode's, else the one that the next episode will have.
+    """
     if status is None:
         return Panel(Text("waiting for the recorder", justify="center"), style="dim")
     state, verdict = State(status.state), Verdict(status.verdict)
-    instruction = status.instruction or "no instruction yet: press i"
+    running = state in (State.COUNTDOWN, State.RECORDING, State.FINISHING)
+    instruction = (status.instruction if running else next_instruction or status.instruction) or "no instruction yet: type one (keys below)"
+    if running and next_instruction and next_instruction != status.instruction:
+        instruction += f"   (next: {next_instruction})"
     last = f"   last: {verdict.name}" if status.episodes else ""
     title, style = {
         State.INACTIVE: ("NOT ACTIVE", "dim"),

@@ -13,7 +13,8 @@ import tyro
 import yaml
 from rich.progress import Progress
 
-from sf_training.recording.sealing import METADATA_FILE
+from sf_training.recording.recovery import cut_off, recovery_command
+from sf_training.recording.sealing import METADATA_FILE, PARTIAL
 
 _BLOCK = 1 << 22
 
@@ -60,10 +61,12 @@ def verify_episode(episode: Path, progress: Callable[[int], None] = lambda read:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every episode is what was recorded, 1 when one is not, 2 when there is none."""
+    """0 when every episode is what was recorded, 1 when one is not or was never finished, 2 when there is none."""
     arguments = tyro.cli(Arguments, prog="verify", args=argv)
-    episodes = [path.parent for folder in arguments.paths for path in sorted(folder.rglob(METADATA_FILE))]
-    if not episodes:
+    unfinished = [partial for folder in arguments.paths for partial in cut_off(folder, deep=True)]
+    found = [path.parent for folder in arguments.paths for path in sorted(folder.rglob(METADATA_FILE))]
+    episodes = [path for path in found if not any(part.endswith(PARTIAL) for part in path.parts)]
+    if not episodes and not unfinished:
         print(f"verify: no episode in {', '.join(map(str, arguments.paths))}; give a folder that holds some", file=sys.stderr)
         return 2
     failed = 0
@@ -76,8 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             except ChecksumError as error:
                 failed += 1
                 print(f"verify: {error}", file=sys.stderr)
-    print(f"{len(episodes) - failed} of {len(episodes)} episodes are what was recorded")
-    return 1 if failed else 0
+    for partial in unfinished:
+        print(f"verify: {partial}: was never finished; {recovery_command(partial)}", file=sys.stderr)
+    left = f"; {len(unfinished)} more {'was' if len(unfinished) == 1 else 'were'} never finished" if unfinished else ""
+    print(f"{len(episodes) - failed} of {len(episodes)} episodes are what was recorded{left}")
+    return 1 if failed or unfinished else 0
 
 
 if __name__ == "__main__":

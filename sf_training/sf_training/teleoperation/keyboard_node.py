@@ -6,13 +6,8 @@ With ``config/teleoperation/keyboard.yaml`` they move the arm; the space bar can
 from __future__ import annotations
 
 import os
-import select
 import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -23,9 +18,9 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 
 from sf_policy_node.nodes.lifecycle import LATCHED
-from sf_training.teleoperation.keys import HELP, Keys
+from sf_training.recording.terminal_keys import raw_keys
+from sf_training.teleoperation.keys import HELP, TOPIC, Keys
 
-TOPIC = "teleop/keys"
 RATE_HZ = 50.0
 
 
@@ -50,26 +45,6 @@ class Keyboard(Node):
         self.said = message.data
 
 
-@contextmanager
-def raw_terminal(stream) -> Iterator[int]:
-    """The terminal's file descriptor, telling every key at once and echoing none; as before at the end."""
-    descriptor = stream.fileno()
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setcbreak(descriptor)
-        yield descriptor
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def keys_waiting(descriptor: int, timeout_s: float) -> str | None:
-    """The keys that were heard within a time; None when the terminal was closed."""
-    if not select.select([descriptor], [], [], timeout_s)[0]:
-        return ""
-    data = os.read(descriptor, 64)
-    return data.decode(errors="ignore") if data else None
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_training teleoperation_keys``; returns the exit code."""
     if not sys.stdin.isatty():
@@ -82,12 +57,12 @@ def main(args: list[str] | None = None) -> int:
     print(HELP, flush=True)
     shown = None
     try:
-        with raw_terminal(sys.stdin) as descriptor:
+        with raw_keys(sys.stdin) as typed:
             while not node.keys.quit:
-                heard = keys_waiting(descriptor, 1.0 / RATE_HZ)
-                if heard is None:
+                keys = typed(1.0 / RATE_HZ)
+                if keys is None:
                     break
-                for key in heard if not heard.startswith("\x1b[") else "":  # arrows and the like mean nothing here
+                for key in keys:
                     node.keys.hear(key, time.monotonic())
                 node.publish()
                 spinner.spin_once(timeout_sec=0.0)

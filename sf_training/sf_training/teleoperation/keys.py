@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+TOPIC = "teleop/keys"
 HOLD, OPEN, CLOSE, RESUME, STOP = range(5)  # buttons of the Joy
 MOTIONS = {  # key: axis (x y z rx ry rz) and direction
     "w": (0, 1.0),

@@ -1,0 +1,108 @@
+"""Ends the nodes of a graph whose starter died without being able to: by SIGKILL, the out-of-memory killer or a crash.
+
+``up`` starts ``python3 -m sf_bringup.guardian PID GRAPH`` beside the nodes. It waits until ``up`` has ended, and then
+stops whatever process still carries the graph's mark in its environment: SIGINT, so that a recorder completes its
+episode and an executor stops the arm, then SIGTERM, then SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+MARK = "SF_GRAPH"  # environment variable of every node of a graph
+STARTER = "SF_STARTER"  # environment variable of a graph: the process id without which it ends
+STOPPING = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))  # signal, seconds until the next one
+_POLL_S = 0.1
+
+
+def wait_for_parent(pid: int) -> None:
+    """Blocks until the parent process has ended.
+
+    Args:
+        pid: what the parent's process id was when it started this process.
+    """
+    if os.getppid() != pid:
+        return
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if os.getppid() == pid:  # else the number may be another process's by now
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll()
+    finally:
+        os.close(handle)
+
+
+def when_starter_ends(act: Callable[[], None]) -> None:
+    """Calls ``act`` in a thread once the process named by ``SF_STARTER``, the parent, has ended. Without it: nothing."""
+    pid = os.environ.pop(STARTER, "")
+    if not pid.isdecimal():
+        return
+
+    def watch() -> None:
+        wait_for_parent(int(pid))
+        act()
+
+    threading.Thread(target=watch, name="starter watch", daemon=True).start()
+
+
+def start_guardian(graph: str) -> subprocess.Popen:
+    """Starts the guardian of a graph in a session of its own, where no terminal reaches it."""
+    command = [sys.executable, "-m", "sf_bringup.guardian", str(os.getpid()), graph]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def processes_of(graph: str) -> list[int]:
+    """Lists the living processes that carry a graph's mark in their environment."""
+    mark = f"{MARK}={graph}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
+                running = b") Z " not in (folder / "stat").read_bytes()
+                if running and mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+    return found
+
+
+def stop(graph: str) -> None:
+    """Stops all processes of a graph, in order as long as they obey."""
+    for number, patience in STOPPING:
+        until, signalled = time.monotonic() + patience, set()
+        while left := processes_of(graph):
+            for pid in set(left) - signalled:
+                signalled.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if time.monotonic() > until:
+                break
+            time.sleep(_POLL_S)
+        if not left:
+            return
+
+
+def main() -> int:
+    """Waits for the parent's end, then stops what is left of its graph."""
+    pid, graph = int(sys.argv[1]), sys.argv[2]
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    wait_for_parent(pid)
+    stop(graph)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""One graph in a ROS domain: two executors would both move the arm, and two recorders would both record it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sf_bringup.graph import GraphError
+
+
+@contextmanager
+def only_graph(words: Sequence[str]) -> Iterator[None]:
+    """Holds this machine's place for a graph in the present ROS domain; a killed holder leaves nothing behind.
+
+    Args:
+        words: what was started, for the sentence that another starter gets.
+
+    Raises:
+        GraphError: another graph holds it.
+    """
+    handle = _opened()
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GraphError(_taken(handle)) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()}: {' '.join(words)}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def refuse_second_graph() -> None:
+    """Looks whether a graph runs in the present ROS domain on this machine.
+
+    Raises:
+        GraphError: one does; the sentence names its process and what it was started with.
+    """
+    with only_graph(()):
+        pass
+
+
+def _opened() -> int:
+    folder = Path(tempfile.gettempdir(), f"sf_graphs-{os.getuid()}")
+    try:
+        folder.mkdir(exist_ok=True)
+        return os.open(folder / f"domain_{_domain()}", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise GraphError(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder that can") from None
+
+
+def _domain() -> str:
+    return os.environ.get("ROS_DOMAIN_ID", "0") or "0"
+
+
+def _taken(handle: int) -> str:
+    holder = os.pread(handle, 1000, 0).decode(errors="replace").strip() or "another process"
+    return f"a graph runs in ROS domain {_domain()} already ({holder}); stop it first, or set another ROS_DOMAIN_ID"
