@@ -49,6 +49,7 @@ ARM_ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
     Argument("policy", "nano", "a policy of config/policies, the path of a checkpoint directory, or none"),
     Argument("instruction", "", "what to do from the start; empty waits for one"),
+    Argument("sim", False, "simulate the robot from its contract and URDF instead of its drivers", ("true", "false")),
     Argument("seed", 0, "scene of the simulated arm"),
     Argument("record", "", "directory for episodes, begun by /recorder/start and ended by /recorder/stop; empty: no recorder"),
     Argument("join", "policy", "how chunks are joined; policy: as the checkpoint says", ("policy", "blend", "ensemble", "rtc")),
@@ -65,6 +66,7 @@ RECORD_ARGUMENTS = (
     Argument("gamepad", False, "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy", ("true", "false")),
     Argument("countdown", 3.0, "seconds before an episode begins"),
     Argument("policy", NO_POLICY, "a policy to take over from (DAgger), as for arm.launch.py"),
+    ARM_ARGUMENTS[3],
     Argument("seed", 0, "scene of the simulated arm"),
     Argument("real_time_factor", 1.0, "speed of the simulated arm"),
 )
@@ -74,6 +76,7 @@ def arm_graph(
     robot: str = SIM_ROBOT,
     policy: str = "nano",
     instruction: str = "",
+    sim: bool = False,
     seed: int = 0,
     record: str = "",
     join: str = "policy",
@@ -91,7 +94,7 @@ def arm_graph(
         contract = load_contract(contract_path)
     except ContractError as error:
         raise GraphError(str(error)) from None
-    simulated = contract.robot == SIM_ROBOT
+    simulated = sim or contract.robot == SIM_ROBOT
     if seed < 0:
         raise GraphError(f"seed: {seed} is negative; give 0 or more")
     if real_time_factor < 0:
@@ -123,6 +126,7 @@ def record_graph(
     gamepad: bool = False,
     countdown: float = 3.0,
     policy: str = NO_POLICY,
+    sim: bool = False,
     seed: int = 0,
     real_time_factor: float = 1.0,
 ) -> list[NodeSpec]:
@@ -135,7 +139,7 @@ def record_graph(
         raise GraphError(f"countdown: {countdown:g} is not between 0 and 60; give seconds")
     if not directory:
         raise GraphError("directory: is empty; say where episodes are to be written")
-    nodes = arm_graph(robot=robot, policy=policy, seed=seed, record=directory, real_time_factor=real_time_factor)
+    nodes = arm_graph(robot=robot, policy=policy, sim=sim, seed=seed, record=directory, real_time_factor=real_time_factor)
     recorder = nodes.pop()
     nodes.append(replace(recorder, parameters={**recorder.parameters, "instruction": task, "operator": operator}))
     common = {key: recorder.parameters[key] for key in ("contract", "use_sim_time")}

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_srvs.srv import SetBool
 
 from sf_bringup import sim_messages
@@ -50,7 +50,7 @@ class SimArm(Node):
     Raises:
         ContractError: the contract does not load.
         RenderingError: no GL library works.
-        ValueError: a parameter or the contract asks for what the simulated arm does not have.
+        ValueError: a parameter or the contract asks for what a simulation does not have.
     """
 
     def __init__(self) -> None:
@@ -200,10 +200,9 @@ class _CameraPublishers:
     """The topics of one camera."""
 
     def __init__(self, node: Node, camera: Camera, with_depth: bool) -> None:
-        if camera.transport != "raw":
-            raise ValueError(f"cameras.{camera.name}.transport: the simulated arm publishes raw images only, set it to raw")
         self._camera = camera
-        self._image = node.create_publisher(Image, camera.topic, qos_profile_sensor_data)
+        kind = Image if camera.transport == "raw" else CompressedImage
+        self._image = node.create_publisher(kind, camera.topic, qos_profile_sensor_data)
         info, depth = camera.info_topic, camera.depth_topic if with_depth else None
         self._info = node.create_publisher(CameraInfo, info, qos_profile_sensor_data) if info else None
         self._depth = node.create_publisher(Image, depth, qos_profile_sensor_data) if depth else None
@@ -216,7 +215,11 @@ class _CameraPublishers:
         """Render what is subscribed to and publish it."""
         name, frame = self._camera.name, self._camera.frame
         if self._image.get_subscription_count():
-            self._image.publish(sim_messages.image(stamp, frame, "rgb8", sim.render(name)))
+            pixels = sim.render(name)
+            if self._camera.transport == "raw":
+                self._image.publish(sim_messages.image(stamp, frame, "rgb8", pixels))
+            else:
+                self._image.publish(sim_messages.compressed_image(stamp, frame, pixels))
         if self._depth is not None and self._depth.get_subscription_count():
             self._depth.publish(sim_messages.image(stamp, frame, "32FC1", sim.depth(name)))
         if self._info is not None:

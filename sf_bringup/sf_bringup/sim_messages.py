@@ -6,10 +6,11 @@ from array import array
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_msgs.msg import ObjectState
@@ -63,6 +64,14 @@ def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
     data = array("B")
     data.frombytes(memoryview(pixels).cast("B"))
     message.data = data  # an array.array is taken as it is; an ndarray would be copied value by value, in 100 ms
+    return message
+
+
+def compressed_image(stamp: Time, frame: str, pixels: np.ndarray) -> CompressedImage:
+    """``pixels`` (H, W, 3) uint8 RGB as JPEG, as image_transport's compressed publisher sends it."""
+    data = cv2.imencode(".jpg", pixels[..., ::-1])[1]
+    message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))
+    message.header.stamp, message.header.frame_id = stamp, frame
     return message
 
 

@@ -46,6 +46,10 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
     nodes = named(arm_graph(robot=str(contract), policy="none"))
     assert list(nodes) == ["chunk_executor"]
     assert nodes["chunk_executor"].parameters["use_sim_time"] is False
+    simulated = named(arm_graph(robot=str(contract), policy="none", sim=True))
+    assert list(simulated) == ["sim_arm", "chunk_executor"]
+    assert simulated["sim_arm"].parameters["contract"] == str(contract)
+    assert simulated["chunk_executor"].parameters["use_sim_time"] is True
 
 
 @pytest.mark.parametrize(

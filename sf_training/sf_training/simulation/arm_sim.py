@@ -10,37 +10,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller
 from sf_training.simulation.controllers import ArmAndGripper
 from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
+from sf_training.simulation.robot_model import build_robot_model
 from sf_training.simulation.scene import (
-    CAMERAS,
     CUBE_COLOURS,
     CUBE_HALF,
-    DAMPING,
-    FINGER_DAMPING,
-    FINGER_STIFFNESS,
     MAX_CUBES,
     PEDESTAL_DEPTH,
     PEDESTAL_HEIGHT_MAX,
-    STIFFNESS,
     TIMESTEP,
-    build_mjcf,
+    build_sim_arm,
 )
+from sf_training.simulation.sim_model import TOOL_DOWN as TOOL_DOWN
 from sf_training.simulation.trajectory_controller import JointTrajectoryController
 
-TOOL_DOWN = np.diag([-1.0, 1.0, -1.0])  # rotation of a tool that points at the table
+SIM_ARM = "sim_arm"  # the robot with a hand-made model
 LIFT_HEIGHT = 0.05  # m above its support: a cube counts as lifted
 HELD_DISTANCE = 0.035  # m between tool and cube centre: it counts as held
-_START = np.array([0.30, 0.0, 0.20])  # m, tool
-_START_SPREAD = np.array([0.06, 0.10, 0.03])
-_IK_SEED = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0])
-_CUBE_AREA = (np.array([0.22, -0.18]), np.array([0.42, 0.18]))
 _CUBE_SPACING = 0.105  # m between centres
-_AWAY = np.array([-0.1, 0.46, CUBE_HALF])  # where unused cubes stand, transparent
+_SPACING_SHARE = 0.42  # of the longer side of the cubes' area, where that is less
 
 
 @dataclass(frozen=True)
@@ -76,12 +68,14 @@ class TaskState:
 
 
 class ArmSim:
-    """Six joints, a gripper, a scene camera and a wrist camera, one to three cubes on pedestals of random height.
+    """A contract's arm with its cameras, and one to three cubes on pedestals of random height.
+
+    ``sim_arm`` has a model of its own; any other arm gets one from its contract and URDF.
 
     Args:
-        contract: joints, limits, camera sizes; cameras must be ``scene`` and ``wrist``.
+        contract: joints, limits, cameras.
         render: False spares the GL context where no images are wanted.
-        camera_jitter_m: standard deviation of the scene camera's position, drawn anew at each reset.
+        camera_jitter_m: standard deviation of the scene camera's position, drawn at each reset.
         controller: what commands go to; default a joint trajectory controller for all joints.
 
     Raises:
@@ -111,29 +105,27 @@ class ArmSim:
         self._mujoco = mujoco
         self._contract = contract
         sizes = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
-        unknown = set(sizes) - set(CAMERAS)
-        if unknown:
-            raise ValueError(f"cameras: {', '.join(sorted(unknown))}: the simulated arm has {' and '.join(CAMERAS)}")
-        self._model = mujoco.MjModel.from_xml_string(build_mjcf(*(max(size) for size in zip(*sizes.values(), strict=True))))
+        build = build_sim_arm if contract.robot == SIM_ARM else build_robot_model
+        self._parts = build(contract)
+        self._model = self._parts.model
         self._data = mujoco.MjData(self._model)
         self._renderers = {size: self._make_renderer(size) for size in set(sizes.values())} if render else {}
         self._sizes = sizes
         self._jitter = camera_jitter_m
-        self._kinematics = Kinematics(contract)
 
-        names = contract.command_joints
-        self._qpos = np.array([self._model.joint(name).qposadr[0] for name in names])
-        self._dof = np.array([self._model.joint(name).dofadr[0] for name in names])
+        self._servos = servos = self._parts.servos
+        commanded = [self._model.joint(name) for name in self._parts.commanded]
+        self._qpos = np.array([joint.qposadr[0] for joint in commanded])
+        self._dof = np.array([joint.dofadr[0] for joint in commanded])
+        self._servo_qpos = np.array([self._model.joint(name).qposadr[0] for name in servos.joints])
         limits = JointLimits.of(contract)
         self.controller = controller or JointTrajectoryController(limits.names, limits.lower, limits.upper, limits.velocity)
-        stiffness = np.array([STIFFNESS] * 6 + [FINGER_STIFFNESS])
-        self._feed_forward = np.array([DAMPING] * 6 + [FINGER_DAMPING]) / stiffness
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
         self._cube_geom = {self._model.geom(f"cube{n}").id: n for n in range(MAX_CUBES)}
-        self._fingers = {self._model.geom(name).id for name in ("left_finger", "right_finger")}
-        self._tool_site = self._model.site("tool0").id
-        self._scene_camera = self._model.camera("scene").id
-        self._scene_position = self._model.cam_pos[self._scene_camera].copy()
+        self._tool_site = self._model.site(self._parts.tool_site).id
+        jittered = self._parts.jittered_camera
+        self._scene_camera = None if jittered is None else self._model.camera(jittered).id
+        self._scene_position = None if jittered is None else self._model.cam_pos[self._scene_camera].copy()
         self._clock_offset = 0.0
         self._episode = 0
         self.trace: MotionTrace | None = None  # gets every step while somebody watches
@@ -154,23 +146,23 @@ class ArmSim:
         self._mujoco.mj_resetData(self._model, self._data)
 
         colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
-        places = _scatter(rng)
-        heights = rng.uniform(0.0, PEDESTAL_HEIGHT_MAX, MAX_CUBES)
+        places = _scatter(rng, self._parts.cube_area)
+        table = self._parts.table
+        heights = table + rng.uniform(0.0, PEDESTAL_HEIGHT_MAX, MAX_CUBES)
         for n in range(MAX_CUBES):
             used = n < count
             geom = self._model.geom(f"cube{n}").id
             self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[n]], float(used)]
-            self._data.mocap_pos[n] = [*places[n], heights[n] - PEDESTAL_DEPTH if used else -1.0]
-            centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else _AWAY
+            self._data.mocap_pos[n] = [*places[n], heights[n] - PEDESTAL_DEPTH if used else table - 1.0]
+            centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
             self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
         target = int(rng.integers(count))
 
-        self._model.cam_pos[self._scene_camera] = self._scene_position + rng.normal(0.0, 1.0, 3) * self._jitter
-        start = ToolPose(_START + rng.uniform(-_START_SPREAD, _START_SPREAD), TOOL_DOWN)
-        arm = self._kinematics.inverse(start, _IK_SEED).positions
-        joints = np.append(arm, self._contract.gripper.open)
-        self._data.qpos[self._qpos] = joints
-        self._data.qpos[self._model.joint("right_finger_joint").qposadr[0]] = joints[-1]
+        moved = rng.normal(0.0, 1.0, 3) * self._jitter
+        if self._scene_camera is not None:
+            self._model.cam_pos[self._scene_camera] = self._scene_position + moved
+        joints = self._parts.start(rng)
+        self._data.qpos[self._servo_qpos] = self._servo_targets(joints)
         self.controller.hold(joints)
         self._mujoco.mj_forward(self._model, self._data)
 
@@ -183,13 +175,12 @@ class ArmSim:
 
     def step(self, steps: int = 1) -> None:
         """Advance physics by ``steps`` of :attr:`TIMESTEP`, following the controller."""
-        data = self._data
+        data, servos = self._data, self._servos
         for _ in range(steps):
             position, velocity = self.controller.sample(self.time)
             # The servo damps towards rest; this makes it damp towards the wanted velocity, as a good drive does.
-            control = position + self._feed_forward * velocity
-            data.ctrl[:7] = control
-            data.ctrl[7] = control[6]
+            ahead = servos.multiplier * velocity[servos.source] * servos.feed_forward
+            data.ctrl[:] = self._servo_targets(position) + ahead
             before = None if self.trace is None else (self.time, self.joint_positions(), self.joint_velocities())
             self._mujoco.mj_step(self._model, data)
             if before is not None:  # places of bodies are those at the beginning of a step
@@ -259,6 +250,10 @@ class ArmSim:
             renderer.close()
         self._renderers = {}
 
+    def _servo_targets(self, positions: np.ndarray) -> np.ndarray:
+        servos = self._servos
+        return servos.multiplier * positions[servos.source] + servos.offset
+
     def _make_renderer(self, size: tuple[int, int]):
         try:
             renderer = self._mujoco.Renderer(self._model, size[1], size[0])
@@ -281,13 +276,14 @@ class ArmSim:
         for first, second in self._data.contact.geom:
             for cube, other in ((first, second), (second, first)):
                 index = self._cube_geom.get(cube, MAX_CUBES)
-                if index < len(self._touched) and other in self._fingers:
+                if index < len(self._touched) and other in self._parts.fingers:
                     self._touched[index] = True
 
 
-def _scatter(rng: np.random.Generator) -> np.ndarray:
+def _scatter(rng: np.random.Generator, area: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    spacing = min(_CUBE_SPACING, _SPACING_SHARE * float((area[1] - area[0]).max()))
     while True:
-        places = rng.uniform(*_CUBE_AREA, (MAX_CUBES, 2))
+        places = rng.uniform(*area, (MAX_CUBES, 2))
         distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(MAX_CUBES)
-        if distances.min() > _CUBE_SPACING:
+        if distances.min() > spacing:
             return places

@@ -5,6 +5,12 @@ Kinematics and joint names agree with ``sf_bringup/config/robots/sim_arm.urdf``;
 
 from __future__ import annotations
 
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_training.simulation.sim_model import TOOL_DOWN, Servos, SimModel
+
 CUBE_COLOURS = {"red": (0.85, 0.10, 0.10), "green": (0.10, 0.65, 0.15), "blue": (0.10, 0.20, 0.85), "yellow": (0.90, 0.80, 0.10)}
 CUBE_HALF = 0.018  # m
 MAX_CUBES = 3
@@ -17,6 +23,56 @@ DAMPING = 80.0  # N m s/rad of the joint servos
 FINGER_STIFFNESS = 600.0  # N/m
 FINGER_DAMPING = 25.0  # N s/m
 CAMERAS = ("scene", "wrist")
+_START = np.array([0.30, 0.0, 0.20])  # m, tool
+_START_SPREAD = np.array([0.06, 0.10, 0.03])
+_IK_SEED = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0])
+_CUBE_AREA = (np.array([0.22, -0.18]), np.array([0.42, 0.18]))
+_AWAY = np.array([-0.1, 0.46, CUBE_HALF])
+
+
+def build_sim_arm(contract: Contract) -> SimModel:
+    """Return the simulation of ``sim_arm``, whose contract must have its joints.
+
+    Raises:
+        ValueError: the contract has a camera that this arm does not have.
+    """
+    import mujoco
+
+    sizes = [(camera.width, camera.height) for camera in contract.cameras]
+    unknown = {camera.name for camera in contract.cameras} - set(CAMERAS)
+    if unknown:
+        raise ValueError(
+            f"cameras: {', '.join(sorted(unknown))}: the simulated arm has {' and '.join(CAMERAS)}"
+        )
+    width, height = (max(values) for values in zip(*sizes, strict=True))
+    model = mujoco.MjModel.from_xml_string(build_mjcf(width, height))
+    kinematics, opening = Kinematics(contract), contract.gripper.open
+
+    def start(random: np.random.Generator) -> np.ndarray:
+        pose = ToolPose(_START + random.uniform(-_START_SPREAD, _START_SPREAD), TOOL_DOWN)
+        return np.append(kinematics.inverse(pose, _IK_SEED).positions, opening)
+
+    damping = [DAMPING / STIFFNESS] * 6 + [FINGER_DAMPING / FINGER_STIFFNESS] * 2
+    servos = Servos(
+        joints=(*contract.command_joints, "right_finger_joint"),
+        source=np.array([*range(7), 6]),
+        multiplier=np.ones(8),
+        offset=np.zeros(8),
+        feed_forward=np.array(damping),
+    )
+    fingers = frozenset(model.geom(name).id for name in ("left_finger", "right_finger"))
+    return SimModel(
+        model=model,
+        servos=servos,
+        commanded=tuple(contract.command_joints),
+        fingers=fingers,
+        tool_site="tool0",
+        jittered_camera="scene",
+        table=0.0,
+        cube_area=_CUBE_AREA,
+        away=_AWAY,
+        start=start,
+    )
 
 
 def build_mjcf(width: int, height: int) -> str:

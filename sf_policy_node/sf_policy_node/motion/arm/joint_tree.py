@@ -71,6 +71,10 @@ class JointTree:
         """Return (joints, J): true where a commanded joint moves a joint by itself."""
         return np.ascontiguousarray(self._from_commands.T != 0.0)
 
+    def slope(self, command: int, joint: int) -> float:
+        """Return how far a joint moves per unit of a commanded one; 1 for itself, else its mimic's."""
+        return float(self._from_commands[command, joint])
+
     def path(self, first: int, second: int) -> list[int]:
         """Return the joints between two bodies; a body is the index of its joint, -1 the base."""
         up = [self._ancestors(first), self._ancestors(second)]

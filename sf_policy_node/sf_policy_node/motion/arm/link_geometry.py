@@ -16,6 +16,7 @@ import pinocchio
 from sf_policy_node.contract import ContractError
 
 _RADIUS_SHARE = 0.05  # radius of an assumed capsule per length of the arm, from base to tool
+_FINGER_SHARE = 0.2  # of that radius: of a finger
 _SHORTEST = 0.005  # m: between two joints closer than this no capsule is assumed
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def read_shapes(
     """Return the collision shapes of every moving body and of the base.
 
     Meshes are replaced by their convex hulls. A body without any shape gets capsules from its
-    joint to the next joints and to the tool.
+    joint to the next joints or to the tool, and fingers thin ones as far as the tool.
 
     Args:
         folders: where relative mesh paths and the packages of ``package://`` are looked for, before
@@ -185,7 +186,11 @@ def _assumed_capsules(
     if not links:
         return []
     ends = [(model.jointPlacements[n].translation, False) for n in model.children[joint]]
-    ends += [(tool.placement.translation, True)] if tool.parentJoint == joint else []
+    if tool.parentJoint == joint and not ends:
+        ends = [(tool.placement.translation, True)]
+    if not ends and joint and model.parents[joint] == tool.parentJoint:
+        placement = model.jointPlacements[joint]
+        ends, radius = [(_finger(placement.actInv(tool.placement)), True)], _FINGER_SHARE * radius
     shapes = []
     for end, is_tool in ends:
         length = float(np.linalg.norm(end))
@@ -195,6 +200,12 @@ def _assumed_capsules(
             end = end * max(0.0, 1.0 - radius / length)
         shapes.append(_capsule(links[0], joint, np.zeros(3), np.array(end), radius))
     return shapes
+
+
+def _finger(tool: pinocchio.SE3) -> np.ndarray:
+    """Tip (3,) of a finger whose joint sees the tool at ``tool``: along the tool, as far as it."""
+    axis = tool.rotation[:, int(np.abs(tool.translation @ tool.rotation).argmax())]
+    return axis * float(axis @ tool.translation)
 
 
 def _capsule(link: str, joint: int, start: np.ndarray, end: np.ndarray, radius: float) -> LinkShape:

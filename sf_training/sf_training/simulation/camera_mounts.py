@@ -1,0 +1,77 @@
+"""Where the cameras of a simulated robot are: at their frame of the URDF, else at a usual place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import Camera, Contract
+
+_ON_HAND = ("wrist", "hand", "gripper", "tool", "ee")  # words in the names of cameras on the hand
+_SCENE_FROM = np.array(
+    [0.49, -0.42, 0.45]
+)  # m from the middle of a workspace of 0.24 m half extent
+_SCENE_EXTENT = 0.24  # m
+_HAND_ASIDE, _HAND_BEHIND = 0.07, 0.10  # m from the tool, across and against its direction
+_OPTICAL = np.diag(
+    [1.0, -1.0, -1.0]
+)  # MuJoCo looks along -z with y up, REP 103 along z with y down
+_FIELD_OF_VIEW = {"frame": 55.0, "scene": 42.0, "hand": 75.0}  # degrees, vertical
+
+
+def add_camera(
+    spec, bodies, contract: Contract, camera: Camera, *, first: bool, table: float
+) -> bool:
+    """Add a camera of the contract; true when it does not move with the arm.
+
+    A camera whose frame is a link of the URDF sits there. Otherwise one called wrist, hand,
+    gripper, tool or ee looks along the tool, the first other one looks at the workspace from the
+    right front, and any further one from the left front.
+    """
+    robot = pinocchio.buildModelFromXML(contract.urdf_xml)
+    if robot.existFrame(camera.frame, pinocchio.FrameType.BODY):
+        body, placement = bodies.body(camera.frame)
+        _add(body, camera.name, placement.translation, placement.rotation @ _OPTICAL, "frame")
+        frame = robot.frames[robot.getFrameId(camera.frame, pinocchio.FrameType.BODY)]
+        return frame.parentJoint == 0
+    if any(word in camera.name.lower().split("_") for word in _ON_HAND):
+        body, tool = bodies.body(contract.tool_frame)
+        approach, aside = hand_axes(tool)
+        place = tool.translation - _HAND_BEHIND * approach + _HAND_ASIDE * aside
+        _add(body, camera.name, place, _looking(place, tool.translation, -aside), "hand")
+        return False
+    lower, upper = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
+    target = np.append(0.5 * (lower + upper)[:2], table + 0.05)
+    scale = float(np.linalg.norm(0.5 * (upper - lower)[:2])) / (np.sqrt(2.0) * _SCENE_EXTENT)
+    way = _SCENE_FROM * scale * (1.0 if first else np.array([1.0, -1.0, 1.0]))
+    place = target + way
+    _add(
+        spec.worldbody, camera.name, place, _looking(place, target, np.array([0, 0, 1.0])), "scene"
+    )
+    return True
+
+
+def hand_axes(tool: pinocchio.SE3) -> tuple[np.ndarray, np.ndarray]:
+    """Return the direction of the tool and one across, in the frame that ``tool`` is placed in.
+
+    The tool points along that axis of its own which leads away from its joint; z when the two
+    coincide.
+    """
+    away = tool.rotation.T @ tool.translation
+    axis = int(np.abs(away).argmax()) if np.linalg.norm(away) > 1e-6 else 2
+    sign = np.sign(away[axis]) or 1.0
+    across = (axis + 1) % 3
+    return sign * tool.rotation[:, axis], tool.rotation[:, across]
+
+
+def _looking(place: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) of a MuJoCo camera at ``place`` that looks at ``target``."""
+    back = (place - target) / np.linalg.norm(place - target)
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    return np.column_stack([right, np.cross(back, right), back])
+
+
+def _add(body, name: str, place: np.ndarray, rotation: np.ndarray, kind: str) -> None:
+    x, y, z, w = pinocchio.Quaternion(rotation).coeffs()
+    body.add_camera(name=name, pos=place, quat=[w, x, y, z], fovy=_FIELD_OF_VIEW[kind])

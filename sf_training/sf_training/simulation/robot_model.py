@@ -1,0 +1,98 @@
+"""A MuJoCo model of any single arm, built from its contract and URDF: robot, cameras, table and cubes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.arm.joint_tree import JointTree
+from sf_policy_node.motion.arm.link_geometry import read_shapes
+from sf_training.simulation.camera_mounts import add_camera
+from sf_training.simulation.robot_bodies import RobotBodies, tune
+from sf_training.simulation.scene_parts import add_cubes, add_table, set_options
+from sf_training.simulation.sim_model import SimModel
+from sf_training.simulation.start_pose import StartPoses
+
+_TABLE_RIM = 0.15  # m of table around the workspace
+_LOW = 0.1  # m: a workspace that begins lower than this above the base stands on the base's table
+_BELOW = 0.006  # m of the table below the workspace otherwise
+
+
+def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimModel:
+    """Return a simulation of the contract's arm, in the contract's base frame.
+
+    Links look and touch as their collision shapes: primitives, convex hulls of meshes, or capsules
+    where the URDF has none. Gravity of the arm is compensated, and only the hand (what the last arm
+    joint moves) meets table and cubes.
+
+    Args:
+        folders: where meshes are looked for; see :func:`read_shapes`.
+
+    Raises:
+        ContractError: URDF and contract do not fit.
+    """
+    import mujoco
+
+    robot = pinocchio.buildModelFromXML(contract.urdf_xml)
+    tree = JointTree(robot, contract.urdf_xml, contract.command_joints)
+    shapes = read_shapes(robot, contract.urdf_xml, contract.tool_frame, folders)
+    spec = mujoco.MjSpec()
+    spec.modelname, spec.compiler.degree = contract.robot, False
+    set_options(
+        spec,
+        max(camera.width for camera in contract.cameras),
+        max(camera.height for camera in contract.cameras),
+    )
+    lower, upper = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
+    table = table_height(contract)
+    centre, half = 0.5 * (lower + upper)[:2], 0.5 * (upper - lower)[:2] + _TABLE_RIM
+    add_table(spec, tuple(centre), tuple(half), table)
+    bodies = RobotBodies(spec, contract, robot, tree)
+    bodies.add(shapes)
+    body, placement = bodies.body(contract.tool_frame)
+    body.add_site(name="tool", pos=placement.translation, size=[0.004] * 3, rgba=[0, 0, 0, 0])
+    scene_camera = None
+    for index, camera in enumerate(contract.cameras):
+        fixed = add_camera(spec, bodies, contract, camera, first=index == 0, table=table)
+        scene_camera = scene_camera or (camera.name if fixed else None)
+    add_cubes(spec)
+    servos = bodies.add_servos()
+    model = spec.compile()
+
+    starts = StartPoses(contract, table)
+    data = mujoco.MjData(model)
+    set_joints(model, data, servos, starts.home)
+    servos = tune(model, data, servos)
+    away = np.array([centre[0] - half[0] + 0.05, centre[1] + half[1] - 0.05, table + 0.02])
+    return SimModel(
+        model=model,
+        servos=servos,
+        commanded=tuple(bodies.joint_names[name] for name in contract.command_joints),
+        fingers=frozenset(model.geom(name).id for name in bodies.finger_geoms),
+        tool_site="tool",
+        jittered_camera=scene_camera,
+        table=table,
+        cube_area=starts.cube_area(),
+        away=away,
+        start=starts.draw,
+    )
+
+
+def set_joints(model, data, servos, positions: np.ndarray) -> None:
+    """Put all joints where commanded ``positions`` (J,) [rad or m] lead them."""
+    targets = servos.multiplier * positions[servos.source] + servos.offset
+    for name, target in zip(servos.joints, targets, strict=True):
+        data.qpos[model.joint(name).qposadr[0]] = target
+
+
+def table_height(contract: Contract) -> float:
+    """Return the height of the table in the base frame [m].
+
+    The arm stands on it, unless its workspace begins below or well above the base.
+    """
+    lowest = contract.workspace.lower[2]
+    return 0.0 if 0.0 <= lowest <= _LOW else lowest - _BELOW

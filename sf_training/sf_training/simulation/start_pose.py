@@ -1,0 +1,133 @@
+"""Where a simulated arm begins: the tool points down above the table, within limits and without touching."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pinocchio
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.arm.collision import Box, CollisionModel
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_training.simulation.camera_mounts import hand_axes
+from sf_training.simulation.scene import CUBE_HALF, PEDESTAL_HEIGHT_MAX
+
+_HEIGHT = 0.20  # m of the tool above the table
+_SHARE = 0.55  # of the workspace's extent: where cubes may stand
+_SPREAD = 0.3  # of the workspace's half extent: where the tool may begin
+_LIFT = 0.12  # m above the highest pedestal: the tool must get there too
+_TRIES = 40
+_log = logging.getLogger(__name__)
+
+
+class StartPoses:
+    """Draws start poses of an arm; :attr:`home` (J,) is the one in the middle.
+
+    Args:
+        table: height of the table in the base frame [m].
+
+    An arm that reaches no pose with the tool down starts in the middle of its joint ranges, and a
+    warning says so.
+    """
+
+    def __init__(self, contract: Contract, table: float) -> None:
+        self._contract, self._table = contract, table
+        self._kinematics = Kinematics(contract)
+        self._limits = JointLimits.of(contract)
+        self._arm = len(contract.joints)
+        self._lower, self._upper = (
+            np.array(contract.workspace.lower),
+            np.array(contract.workspace.upper),
+        )
+        box = Box("table", (*self._lower[:2] - 0.15, table - 0.1), (*self._upper[:2] + 0.15, table))
+        self._collisions = CollisionModel.of(contract, boxes=[box])
+        self._centre = 0.5 * (self._lower + self._upper)
+        self._centre[2] = min(table + _HEIGHT, self._upper[2])
+        self.rotation: np.ndarray | None = None  # of the tool, when it points down
+        self.home = self._find_home()
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Return joints (J,) with the tool down at a random place above the table, gripper open."""
+        spread = _SPREAD * 0.5 * (self._upper - self._lower)
+        spread[2] = min(spread[2], 0.03)
+        place = self._centre + random.uniform(-spread, spread)
+        if self.rotation is None:
+            return self.home.copy()
+        found = self._reach(np.clip(place, self._lower, self._upper))
+        return self.home.copy() if found is None else found
+
+    def cube_area(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the corners (2,), (2,) of the largest centred area that the tool reaches [m]."""
+        half = 0.5 * _SHARE * (self._upper - self._lower)[:2]
+        heights = (CUBE_HALF, PEDESTAL_HEIGHT_MAX + _LIFT)
+        for scale in np.linspace(1.0, 0.3, 8):
+            corners = [scale * half * np.array([x, y]) for x in (-1, 1) for y in (-1, 1)]
+            places = [
+                np.append(self._centre[:2] + corner, self._table + height)
+                for corner in corners
+                for height in heights
+            ]
+            if self.rotation is None or all(self._reach(place) is not None for place in places):
+                break
+        return self._centre[:2] - scale * half, self._centre[:2] + scale * half
+
+    def _reach(self, place: np.ndarray) -> np.ndarray | None:
+        found = self._kinematics.inverse(ToolPose(place, self.rotation), self.home[: self._arm])
+        if not found.reached:
+            return None
+        joints = self._with_gripper(found.positions)
+        return None if self._collisions.first_collision(joints[None]) else joints
+
+    def _find_home(self) -> np.ndarray:
+        lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
+        middle, random = 0.5 * (lower + upper), np.random.default_rng(0)
+        zero = np.clip(np.zeros(self._arm), lower, upper)
+        best, best_cost = None, np.inf
+        for attempt in range(_TRIES):
+            share = 0.0 if attempt < 2 else 0.5
+            seed = (zero, middle)[attempt % 2] + share * random.uniform(-0.5, 0.5, self._arm) * (
+                upper - lower
+            )
+            for rotation in self._rotations():
+                found = self._kinematics.inverse(ToolPose(self._centre, rotation), seed)
+                if not found.reached:
+                    continue
+                joints = self._with_gripper(found.positions)
+                cost = float((np.abs(found.positions - middle) / (upper - lower)).max())
+                if cost < best_cost and self._collisions.first_collision(joints[None]) is None:
+                    best, best_cost, self.rotation = joints, cost, rotation
+            if best_cost < 0.3:
+                break
+        if best is None:
+            _log.warning(
+                "simulation: %s reaches no pose with the tool down at %s; it starts in the middle "
+                "of its joint ranges. Check workspace and tool_frame",
+                self._contract.robot,
+                np.round(self._centre, 3).tolist(),
+            )
+            return self._with_gripper(middle)
+        return best
+
+    def _rotations(self) -> list[np.ndarray]:
+        """Orientations (3, 3) of the tool in which it points down; the contract's own, if any."""
+        given = self._contract.action.tool_orientation
+        if given is not None:
+            x, y, z, w = given
+            return [pinocchio.Quaternion(w, x, y, z).normalized().toRotationMatrix()]
+        model = pinocchio.buildModelFromXML(self._contract.urdf_xml)
+        frame = model.getFrameId(self._contract.tool_frame, pinocchio.FrameType.BODY)
+        tool = model.frames[frame].placement
+        approach, across = (tool.rotation.T @ axis for axis in hand_axes(tool))
+        tool_axes = np.column_stack([approach, across, np.cross(approach, across)])
+        turned = []
+        for yaw in (0.0, 0.5 * np.pi, np.pi, -0.5 * np.pi):
+            side = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+            down = np.array([0.0, 0.0, -1.0])
+            turned.append(np.column_stack([down, side, np.cross(down, side)]) @ tool_axes.T)
+        return turned
+
+    def _with_gripper(self, positions: np.ndarray) -> np.ndarray:
+        gripper = self._contract.gripper
+        return np.append(positions, gripper.open) if gripper else np.array(positions)

@@ -1,0 +1,111 @@
+"""Robots of other shapes in simulation: built from contract and URDF, followed, and picked with."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from sf_policy_node.contract import Contract, load_contract, parse_contract
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.operator import demonstrate
+
+PATH = Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml"
+
+
+@cache
+def other_robot() -> Contract:
+    """The simulated arm's kinematics under another name: it gets a model of its own."""
+    data = yaml.safe_load(PATH.read_text()) | {"robot": "other"}
+    return parse_contract(yaml.safe_dump(data), load_contract(PATH).urdf_xml)
+
+
+@pytest.fixture(scope="module")
+def sim():
+    simulated = ArmSim(other_robot())
+    yield simulated
+    simulated.close()
+
+
+def test_tool_is_where_the_urdf_says(sim):
+    kinematics = Kinematics(other_robot())
+    for seed in range(3):
+        sim.reset(seed)
+        pose = kinematics.forward(sim.joint_positions()[:-1])
+        np.testing.assert_allclose(pose.position, sim.tool_position(), atol=1e-9)
+        assert pose.rotation[2, 2] < -0.999  # the tool points down
+
+
+def test_arm_holds_still_without_commands(sim):
+    sim.reset(0)
+    before = sim.joint_positions()
+    sim.step(200)
+    np.testing.assert_allclose(sim.joint_positions(), before, atol=2e-3)
+
+
+def test_servos_follow_a_smooth_command(sim):
+    sim.reset(1)
+    begin = sim.joint_positions()
+    targets = begin + np.array([0.5, -0.2, 0.3, -0.3, 0.4, 0.5, -0.02])
+
+    class Smooth:
+        def sample(self, now):
+            share = np.clip((now - start) / 1.0, 0.0, 1.0)
+            blend = 10 * share**3 - 15 * share**4 + 6 * share**5
+            slope = 30 * share**2 - 60 * share**3 + 30 * share**4
+            return begin + blend * (targets - begin), slope * (targets - begin)
+
+        def hold(self, positions):
+            pass
+
+    start, controller, worst = sim.time, sim.controller, 0.0
+    sim.controller = Smooth()
+    for _ in range(200):
+        wanted = sim.controller.sample(sim.time)[0]
+        worst = max(worst, float(np.abs(sim.joint_positions() - wanted)[:6].max()))
+        sim.step()
+    sim.controller = controller
+    assert worst < 0.02
+    np.testing.assert_allclose(sim.joint_positions(), targets, atol=2e-3)
+
+
+def test_mimic_finger_follows(sim):
+    sim.reset(0)
+    model, data = sim._model, sim._data
+    left, right = (
+        data.qpos[model.joint(f"joint/{name}").qposadr[0]]
+        for name in ("gripper", "right_finger_joint")
+    )
+    assert left == right == other_robot().gripper.open
+
+
+def test_cameras_see_the_cubes(sim):
+    scene = sim.reset(0)
+    for camera in ("scene", "wrist"):
+        pixels = sim.render(camera).astype(int)
+        vivid = pixels.max(axis=-1) - pixels.min(axis=-1) > 90
+        assert vivid.sum() > 50, camera
+    assert len(scene.colours) >= 2
+
+
+def test_scripted_expert_picks_with_a_robot_it_was_not_written_for(sim):
+    contract, picked = other_robot(), 0
+    for seed in range(2):
+        sim.reset(seed)
+        list(demonstrate(sim, contract, Kinematics(contract), np.random.default_rng(seed)))
+        state = sim.task_state()
+        picked += any(cube.lifted and cube.colour == state.target for cube in state.objects)
+    assert picked == 2
+
+
+def test_table_lies_below_a_workspace_that_begins_below_the_base():
+    data = yaml.safe_load(PATH.read_text()) | {"robot": "on_a_post"}
+    data["workspace"]["lower"][2], data["workspace"]["upper"][2] = -0.15, 0.3
+    contract = parse_contract(yaml.safe_dump(data), load_contract(PATH).urdf_xml)
+    sim = ArmSim(contract, render=False)
+    for colour in sim.reset(0).colours:
+        assert -0.16 <= sim.support_height(colour) <= -0.05
+    sim.step(100)
+    assert all(cube.position[2] > -0.15 for cube in sim.task_state().objects)
