@@ -1,4 +1,10 @@
-"""What the live code makes of a moving arm's messages, and what training reads of the bag of the same seconds, are the same tensors."""
+"""Live observations of a moving arm and the bag of the same seconds give the same tensors.
+
+Compared is what both received: on a busy machine each subscriber loses other messages, as sensor data are best effort.
+What a node knows of its own losses is tested with the node (``sf_policy_node/test/test_policy_node.py``).
+"""
+
+import bisect
 
 import numpy as np
 import pytest
@@ -10,6 +16,7 @@ from std_srvs.srv import Trigger
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
+from sf_bringup.sim_arm import JOINT_STATE_PERIOD
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import image_to_array, to_seconds, to_stamp
@@ -18,11 +25,22 @@ from sf_policy_node.observation import JointStates, NoObservation, ObservationBu
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import prepare
 from sf_training.data.dataset import load_dataset
-from sf_training.data.episode_reader import find_episodes
+from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.recording.topics import absolute
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 SIZE = (72, 96)
+WANTED = 90  # live observations whose joint states were all received: 3 s of a camera
+
+
+def microseconds(seconds):
+    return round(seconds * 1e6)
+
+
+def around(ordered, stamp):
+    """The last of ``ordered`` at or before ``stamp``, and the first after it; infinite where there is none."""
+    index = bisect.bisect_right(ordered, stamp)
+    return ordered[index - 1] if index else -np.inf, ordered[index] if index < len(ordered) else np.inf
 
 
 class Watcher(ArmClient):
@@ -32,7 +50,8 @@ class Watcher(ArmClient):
         super().__init__(contract, alive=alive)
         self.contract, self.cameras = contract, {camera.name: camera for camera in contract.cameras}
         self.buffer, self.states = ObservationBuffer(contract), JointStates(contract)
-        self.seen, self.newest, self.joints, self.start, self.leading = {}, 0.0, None, None, False
+        self.seen, self.newest, self.start, self.leading = {}, 0.0, None, None
+        self.joint_stamps, self.image_stamps = [], {name: set() for name in self.cameras}  # [us], as received
         subscribe = self._node.create_subscription
         for camera in contract.cameras:
             subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_picture(name, message), qos_profile_sensor_data)
@@ -53,15 +72,17 @@ class Watcher(ArmClient):
 
     def _on_picture(self, name, message):
         self.newest = to_seconds(message.header.stamp)
+        self.image_stamps[name].add(microseconds(self.newest))
         self.buffer.add_image(name, self.newest, message)
         self._look()
 
     def _on_joints(self, message):
         stamp = to_seconds(message.header.stamp)
         read = self.states.read(stamp, message.name, message.position, message.velocity)
+        self.joint_stamps.append(microseconds(stamp))
         self.buffer.add_joint_state(stamp, message.name, message.position)
         self._look()
-        if self.leading:
+        if self.leading is not None:
             self.start = read[1] if self.start is None else self.start
             command = self.start.copy()
             command[:2] += 0.15 * np.sin(1.5 * (stamp - self.leading))
@@ -73,7 +94,12 @@ class Watcher(ArmClient):
             observation = self.buffer.pick(self.newest)
         except NoObservation:
             return
-        self.seen[round(observation.stamp * 1e6)] = observation
+        self.seen[microseconds(observation.stamp)] = observation
+
+    def complete(self):
+        """How many observations lie between two joint states of consecutive periods."""
+        period = 1.5e6 * JOINT_STATE_PERIOD
+        return sum(after - before < period for before, after in (around(self.joint_stamps, stamp) for stamp in self.seen))
 
     def tensors(self, stamp):
         observation = self.seen[stamp]
@@ -91,22 +117,35 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
             watcher.wait_for_executor(60)
             watcher.said.publish(String(data="wave"))
             watcher.recorder("start")
-            began = watcher.newest
-            watcher.leading = began
-            watcher.wait_until(lambda: watcher.newest > began + 4.0, 120, "the arm did not send pictures")
+            watcher.leading = watcher.newest
+            watcher.wait_until(lambda: watcher.newest > watcher.leading + 3.0, 300, "the arm did not send images")
+            watcher.wait_until(lambda: watcher.complete() > WANTED, 300, "hardly any joint state was received")
             watcher.recorder("stop")
         finally:
             watcher.close()
     (bag,) = find_episodes(episodes)
     data = load_dataset([bag], contract, size=SIZE, fit="letterbox", outcomes=("success", "discarded"), workers=1, progress=False)
-    assert data.instructions == ["wave"] and len(data.pair_frame) > 20 and absolute(contract.topics.joint_states) == "/joint_states"
+    assert data.instructions == ["wave"] and absolute(contract.topics.joint_states) == "/joint_states"
     assert np.ptp(data.joint_positions[:, 0]) > 0.05, "the arm did not move: the comparison would show little"
-    both = [(row, stamp) for row, stamp in enumerate(np.round(data.stamps * 1e6).astype(int).tolist()) if stamp in watcher.seen]
-    assert len(both) > 0.8 * len(data.stamps) > 20
-    kinematics = Kinematics(contract)
-    for row, stamp in both:
-        pictures, joints = watcher.tensors(stamp)
+
+    topics = [absolute(name) for name in (contract.topics.joint_states, *(camera.topic for camera in contract.cameras))]
+    joints, *images = (sorted(np.round(1e-3 * stream.stamps).astype(int).tolist()) for stream in read(bag, contract, topics))
+    images = [set(received) & live for received, live in zip(images, watcher.image_stamps.values(), strict=True)]
+    kinematics, compared = Kinematics(contract), 0
+    for row, stamp in enumerate(map(microseconds, data.stamps)):
+        alike = around(joints, stamp) == around(watcher.joint_stamps, stamp) and all(stamp in both for both in images)
+        if not alike or stamp not in watcher.seen:
+            continue
+        compared += 1
+        pictures, live = watcher.tensors(stamp)
         np.testing.assert_array_equal(data.images[row], pictures)
-        np.testing.assert_array_equal(data.joint_positions[row], joints.astype(np.float32))
-        state = robot_state(contract, kinematics, joints)
+        np.testing.assert_array_equal(data.joint_positions[row], live.astype(np.float32))
+        state = robot_state(contract, kinematics, live)
         np.testing.assert_allclose(robot_state(contract, kinematics, data.joint_positions[row]), state, atol=1e-6)
+    assert compared >= 10, f"of {len(data.stamps)} recorded observations only {compared} were received alike"
+
+
+def read(bag, contract, topics):
+    """Streams of a bag, in the order of ``topics``."""
+    streams = EpisodeReader(bag, contract).read(topics)
+    return [streams[topic] for topic in topics]

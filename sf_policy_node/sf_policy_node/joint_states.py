@@ -71,6 +71,11 @@ class JointTrack:
         self._positions.clear()
         self.velocity = 0.0
 
+    def age_at(self, stamp: float) -> float:
+        """Age that the newest position at or before ``stamp`` has then [s]; infinite before the first."""
+        before = bisect_right(self._stamps, stamp) - 1
+        return stamp - self._stamps[before] if before >= 0 else math.inf
+
     def at(self, stamp: float, known_until: float = math.inf) -> float | None:
         """Position at ``stamp``, interpolated; the newest known one for later stamps; ``None`` before the oldest.
 
@@ -189,6 +194,20 @@ class JointStates:
         newest = min(ages, key=ages.__getitem__)
         if ages[newest] < -FUTURE_S:
             return f"joint states are stamped {-ages[newest]:.3f} s in the future ({newest}); synchronise the clocks"
+        return ""
+
+    def gap(self, stamp: float) -> str:
+        """Return that a joint was not measured for too long before ``stamp``, though it was after; empty if it was.
+
+        Between joint states so far apart positions are not interpolated: those between them were lost.
+        """
+        for name, track in self._tracks.items():
+            key, budget = self._budget(name)
+            if (age := track.age_at(stamp)) > budget + ROUNDING_S:
+                return (
+                    f"joint states of {name} on {self._topic} are lost: the last one before the images is {age:.3f} s older, "
+                    f"budgets.{key} allows {budget:g} s; is this computer too busy?"
+                )
         return ""
 
     @property

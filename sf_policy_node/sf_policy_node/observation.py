@@ -129,6 +129,8 @@ class ObservationBuffer:
         joints = self._joints.at(stamp, known_until + ROUNDING_S)
         if joints is None:
             raise NoObservation("there was no joint state yet when the images were taken")
+        if gap := self._joints.gap(stamp):
+            raise NoObservation(gap)
         return joints
 
     def _check_age(self, what: str, age: float, key: str, budget: float) -> None:

@@ -77,7 +77,7 @@ class FakeArm:
         self._graph = graph
         contract = sim_arm()
         self.joints, self.encoding = HOME.copy(), "rgb8"
-        self._joint_states = graph.publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
+        self.joint_states = graph.publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
         cameras = contract.cameras if images else []
         self._images = {camera.name: graph.publisher(Image, camera.topic, qos_profile_sensor_data) for camera in cameras}
         self._bytes = array("B", bytes(320 * 240 * 3))
@@ -92,7 +92,7 @@ class FakeArm:
         self._next = now + 0.02
         stamp = to_stamp(now)
         names = sim_arm().command_joints
-        self._joint_states.publish(
+        self.joint_states.publish(
             JointState(header=Header(stamp=stamp), name=names, position=self.joints.tolist(), velocity=[0.0] * len(names))
         )
         for name, publisher in self._images.items():

@@ -95,6 +95,15 @@ def test_the_policy_is_judged(fields, level, sentence):
     assert (status.name, status.hardware_id) == ("policy_node: policy", "sim_arm")
 
 
+def test_lost_joint_states_are_reported_once_they_are_many():
+    """The policy is given joints that are interpolated across the gaps, and a person can do something about it."""
+    few, many = (policy_diagnostics(policy_status(), sim_arm(), (lost, 1000)) for lost in (3, 120))
+    assert few.level == OK and values(few)["joint states lost"] == "3 of 1000"
+    assert many.level == WARN and many.message.startswith("120 of the last 1000 joint states on /joint_states were lost")
+    worse = policy_diagnostics(policy_status(state=PolicyStatus.ERROR, reason="the policy failed"), sim_arm(), (120, 1000))
+    assert worse.level == ERROR and worse.message == "the policy failed"
+
+
 def test_the_figures_of_the_policy_have_names_and_units():
     read = values(policy_diagnostics(policy_status(), sim_arm()))
     assert read["camera to chunk p50 / p95 / p99"] == "45.0 / 61.0 / 70.5 ms"

@@ -51,6 +51,21 @@ def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
     np.testing.assert_array_equal(*picked)
 
 
+@pytest.mark.parametrize(("gap", "usable"), [(0.09, True), (0.3, False)])
+def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
+    """The newest joint state is fresh, but nothing is known of the moment when the images were taken."""
+    buffer = ObservationBuffer(sim_arm())
+    for stamp in (9.98 - gap, 9.98):
+        buffer.add_joint_state(stamp, NAMES, HOME + stamp)
+    for camera in ("scene", "wrist"):
+        buffer.add_image(camera, 9.97, camera)
+    if usable:
+        assert buffer.pick(9.99).stamp == 9.97
+    else:
+        with pytest.raises(NoObservation, match=r"joint1 on /joint_states are lost: .* 0\.290 s older, budgets\.joint_state_age_s"):
+            buffer.pick(9.99)
+
+
 @pytest.mark.parametrize(
     ("scene", "wrist", "now", "reason"),
     [

@@ -6,15 +6,17 @@ from array import array
 import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from motion_cases import sim_arm
+from motion_cases import HOME, sim_arm
 from node_cases import ScriptedPolicy
 from policy_node_cases import TOPICS, Policy
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.action import RunInstruction
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
+from sf_policy_node.nodes.conversions import to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED
 
 pytestmark = pytest.mark.ros
@@ -152,3 +154,14 @@ def test_the_node_speaks_on_diagnostics(policy):
     policy.arm.silent.add("wrist")
     policy.until(lambda: heard[-1].status[0].level == DiagnosticStatus.WARN, "the warning")
     assert heard[-1].status[0].message.startswith("camera wrist: the newest image is")
+
+
+def test_joint_states_that_the_node_lost_are_counted(policy):
+    """A burst overflows its queue, as on a busy computer: best-effort delivery tells nobody."""
+    heard, states = policy.graph.listen(DiagnosticArray, "/diagnostics"), policy.arm.joint_states
+    policy.until(lambda: policy.status.joint_state_age_s >= 0.0, "a joint state")
+    for _ in range(500):
+        states.publish(JointState(header=Header(stamp=to_stamp(policy.graph.now())), name=sim_arm().command_joints, position=HOME.tolist()))
+    policy.until(lambda: heard and "joint states on /joint_states were lost" in heard[-1].status[0].message, "the warning")
+    assert heard[-1].status[0].level == DiagnosticStatus.WARN
+    assert int({item.key: item.value for item in heard[-1].status[0].values}["joint states lost"].split()[0]) > 300

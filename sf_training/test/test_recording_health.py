@@ -100,9 +100,11 @@ def test_everything_stops():
 
 
 def test_cameras_further_apart_than_the_policy_allows():
-    late = Robot().episode(change=lambda topic, stamp: [stamp - 0.2] if topic == WRIST else [stamp])
-    assert late.verdict == Verdict.FAIL and "s apart, budgets.camera_skew_s allows 0.05 s" in reasons(late)
-    assert late.skew_s == pytest.approx(0.2, abs=0.001)
+    """Both send 5 images per second, 0.1 s after each other."""
+    phases = {SCENE: 0, WRIST: 3}
+    late = Robot().episode(change=lambda topic, stamp: [stamp] if round(stamp * 30) % 6 == phases.get(topic, round(stamp * 30) % 6) else [])
+    assert late.verdict == Verdict.FAIL and "0.100 s apart, budgets.camera_skew_s allows 0.05 s" in reasons(late)
+    assert late.skew_s == pytest.approx(0.1, abs=0.001)
 
 
 def test_images_older_than_the_policy_allows():

@@ -26,6 +26,7 @@ _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted
 _NEEDS_A_PERSON = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
 _OFTEN_LATE = 0.01  # share of control cycles
+_OFTEN_LOST = 0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
@@ -46,9 +47,23 @@ class Diagnostics:
         self._publisher.publish(DiagnosticArray(header=Header(stamp=to_stamp(self._node.now())), status=[self._describe()]))
 
 
-def policy_diagnostics(message: PolicyStatus, contract: Contract) -> DiagnosticStatus:
-    """What the policy node's status means to a person."""
+def policy_diagnostics(
+    message: PolicyStatus, contract: Contract, joint_states: tuple[int, int] = (0, 0)
+) -> DiagnosticStatus:
+    """What the policy node's status means to a person.
+
+    Args:
+        message: the newest status.
+        contract: names the topics and the budgets.
+        joint_states: how many were lost lately, and how many were sent (see ``Reception.recent``).
+    """
     level, sentence = _judge_policy(message, contract)
+    lost, sent = joint_states
+    if level == OK and lost > _OFTEN_LOST * sent:
+        level, sentence = WARN, (
+            f"{lost} of the last {sent} joint states on {contract.topics.joint_states} were lost: "
+            "this host or the network is too busy"
+        )
     values = {
         "state": _word(PolicyState, message.state),
         "instruction": message.instruction or "none",
@@ -64,6 +79,7 @@ def policy_diagnostics(message: PolicyStatus, contract: Contract) -> DiagnosticS
         **{f"camera {name} age": _age(age) for name, age in zip(message.camera_names, message.camera_age_s, strict=True)},
         "camera skew": _age(message.camera_skew_s),
         "joint state age": _age(message.joint_state_age_s),
+        "joint states lost": f"{lost} of {sent}",
     }
     return _status("policy_node: policy", contract, level, sentence, values)
 

@@ -6,10 +6,11 @@ Image callbacks only store the message; one worker thread of the session predict
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import SetBool, Trigger
@@ -23,12 +24,15 @@ from sf_policy_node.nodes.instruction_action import InstructionAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.observation import validate_instruction
 from sf_policy_node.predictor import ActionPolicy
+from sf_policy_node.reception import Reception
 from sf_policy_node.session import PolicySession
 from sf_policy_node.session_status import PolicyState
 
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1
 _REPORT_EVERY = 5  # housekeepings: 2 Hz
+# Deep enough for a busy computer: 0.1 s of a driver at 500 Hz. Every joint state before an image counts, not the newest alone.
+_JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def load_policy(checkpoint: str, contract: Contract, device: str) -> ActionPolicy:
@@ -59,6 +63,8 @@ class PolicyNode(ManagedNode):
             raise ValueError(f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got {steps}")
         self._contract = contract
         self._cameras = {camera.name: camera for camera in contract.cameras}
+        self._reception = Reception()
+        self._has_one_publisher = False
         self._emergency, self._housekeepings, self._problem = False, 0, ""
         self._first_instruction, self._refused = "", 0
         self._session: PolicySession | None = None
@@ -84,13 +90,13 @@ class PolicyNode(ManagedNode):
         self._listen(contract)
         self._serve()
         self._publish_status()
-        Diagnostics(self, lambda: policy_diagnostics(self._reported, contract))
+        Diagnostics(self, lambda: policy_diagnostics(self._reported, contract, self._reception.recent(time.monotonic())))
 
     def _listen(self, contract: Contract) -> None:
         for camera in contract.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image
             self.subscribe(kind, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
-        self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, _JOINT_STATES)
         self.subscribe_also_late(String, contract.topics.instruction, self._on_instruction)
         self.subscribe_also_late(Bool, contract.topics.emergency_stop, self._on_emergency_stop)
         self.subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED)
@@ -125,8 +131,16 @@ class PolicyNode(ManagedNode):
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._session.add_image(camera, to_seconds(message.header.stamp), message)
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _on_joint_state(self, message: JointState, info: dict) -> None:
+        self._count(info)
         self._session.add_joint_state(to_seconds(message.header.stamp), message.name, message.position)
+
+    def _count(self, info: dict) -> None:
+        """Note the sequence number of a joint state, so that lost ones are counted."""
+        publisher = bytes((info.get("publisher_gid") or {}).get("data", b""))
+        # Before Kilted rclpy does not tell the publisher: numbers of several cannot be told apart.
+        sequence = info.get("publication_sequence_number") if publisher or self._has_one_publisher else None
+        self._reception.add(time.monotonic(), sequence, publisher)
 
     def _on_instruction(self, message: String) -> None:
         current = self._session.run
@@ -211,6 +225,7 @@ class PolicyNode(ManagedNode):
         self._housekeepings += 1
         if self._housekeepings % _REPORT_EVERY:
             return
+        self._has_one_publisher = self.count_publishers(self._contract.topics.joint_states) == 1
         self._publish_status()
         if (current := self._session.run) is not None:
             self._action.report(current, self.now(), self._reported.reason or PolicyState(self._reported.state).name.lower())

@@ -132,8 +132,9 @@ class JointStream:
     ) -> np.ndarray:
         """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
 
-        Where no later sample is known yet the newest one holds. NaN where there was none yet, or where the newest one that had been
-        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint then.
+        Where no later sample is known yet the newest one holds. NaN where there was none yet, where the newest one that had been
+        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint then, and in a gap: where the last
+        one before ``times`` was older than that at that time.
         """
         now = known_until if now is None else now
         columns = []
@@ -144,7 +145,7 @@ class JointStream:
             gap = stamps[after] - stamps[before]
             share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
             latest = stamps[np.searchsorted(stamps, now, side="right") - 1]
-            usable = (before >= 0) & (now - latest <= max_age)
+            usable = (before >= 0) & (now - latest <= max_age) & (times - stamps[before] <= max_age)
             columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
         return np.stack(columns, axis=-1)
 

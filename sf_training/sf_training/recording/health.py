@@ -84,7 +84,7 @@ class EpisodeHealth:
         if topic in self._cameras:
             self._buffer.add_image(self._cameras[topic], stamp, None)
         elif topic == self._joint_states:
-            self._buffer.add_joints(stamp or received, self._joints)
+            self._buffer.add_joint_state(stamp or received, self._contract.command_joints, self._joints)
         self._newest = received
         if received >= self._next_moment:
             self._look(received)
