@@ -15,6 +15,7 @@ NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc"
 FORBIDDEN = {
     "sf_policy_node.vla": ("ros",),
     "sf_policy_node.motion": ("ros", "torch", "transformers"),
+    "sf_policy_node.controller": ("ros", "torch", "transformers"),
     "sf_policy_node.contract": ("ros", "torch"),
     "sf_policy_node.nodes": ("torch", "transformers"),
     "sf_training.simulation": ("ros",),

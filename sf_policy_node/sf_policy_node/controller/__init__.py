@@ -1,0 +1,3 @@
+"""The controller behind the executor: what it does with a trajectory, what it must be set to, and
+whether it is there.
+"""
