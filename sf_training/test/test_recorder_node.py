@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -146,6 +148,40 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     with AnyReader([bag]) as bag_reader:
         latched = next(connection for connection in bag_reader.connections if connection.topic == "/instruction")
         assert latched.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
+
+
+def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, tmp_path):
+    """`ros2 bag play` offers what the publishers offered: a reliable camera, a latched command with a deadline."""
+    robot.node.destroy_publisher(robot.cameras[SCENE])
+    robot.cameras[SCENE] = robot.node.create_publisher(Image, SCENE, QoSProfile(depth=5))
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, deadline=Duration(seconds=2, nanoseconds=5))
+    robot.node.destroy_publisher(robot.commands)
+    robot.commands = robot.node.create_publisher(JointState, "/teleop/joint_command", latched)
+    described = robot.node.create_publisher(String, "/robot_description", latched)
+    described.publish(String(data="<robot/>"))
+    robot.start_up()
+    robot.recorder.instruction = "pick"
+    robot.wait(lambda: robot.recorder.session._latched["/robot_description"], "the robot's description")
+    assert robot.call("start").success
+    diagnostics = robot.node.create_publisher(DiagnosticArray, "/diagnostics", 1)
+    robot.wait(diagnostics.get_subscription_count, "discovery")
+    diagnostics.publish(DiagnosticArray())
+    robot.received("/diagnostics", 1)
+    robot.publish_frame(0, 100.0)
+    assert robot.call("stop").success
+    (bag,) = (tmp_path / "episodes").iterdir()
+    assert yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["ros_distro"] not in ("", "unknown")
+    with AnyReader([bag]) as reader:
+        topics = {connection.topic: connection for connection in reader.connections}
+        counts = {topic: connection.msgcount for topic, connection in topics.items()}
+        assert (counts["/robot_description"], counts["/diagnostics"]) == (1, 1)
+        profiles = {topic: connection.ext.offered_qos_profiles for topic, connection in topics.items()}
+        said = {topic: [(each.reliability.name, each.durability.name) for each in profiles[topic]] for topic in profiles}
+        assert said[SCENE] == [("RELIABLE", "VOLATILE")] and said[WRIST] == [("BEST_EFFORT", "VOLATILE")]
+        assert said["/teleop/joint_command"] == [("RELIABLE", "TRANSIENT_LOCAL")]
+        assert said["/diagnostics"] == [("RELIABLE", "VOLATILE")], "it came after the start"
+        deadline = profiles["/teleop/joint_command"][0].deadline
+        assert (deadline.sec, deadline.nsec) == (2, 5)
 
 
 def same_bytes(data: bytes, type_name: str) -> bytes:

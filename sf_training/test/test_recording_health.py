@@ -2,24 +2,30 @@
 
 import struct
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_episodes import tiny_contract
 
 from sf_training.recording import messages
 from sf_training.recording.health import EpisodeHealth
-from sf_training.recording.stream_monitor import StreamMonitor, Verdict, header_stamp, is_stamped
+from sf_training.recording.stream_monitor import StreamMonitor, Verdict, header_stamp, is_stamped, joint_names
 from sf_training.recording.topics import episode_topics
 
 SCENE, WRIST, JOINTS, TELEOP = "/scene_camera/image_raw", "/wrist_camera/image_raw", "/joint_states", "/teleop/joint_command"
 RATES = {SCENE: 30, WRIST: 30, JOINTS: 100, TELEOP: 50, "/scene_camera/camera_info": 30, "/wrist_camera/camera_info": 30}
 RATES |= {"/scene_camera/depth/image_raw": 30, "/wrist_camera/depth/image_raw": 30}
 BEGIN = 1000.0
+NAMES = tiny_contract().command_joints
 
 
 def stamped(seconds):
     return b"\0\1\0\0" + struct.pack("<iI", *divmod(round(seconds * 1e9), 10**9)) + bytes(8)
+
+
+def joints_at(seconds):
+    return bytes(messages.joint_state(seconds, NAMES, [0.0] * len(NAMES)))
 
 
 class Robot:
@@ -34,7 +40,8 @@ class Robot:
         events = [(begin + n / rate, topic) for topic, rate in RATES.items() for n in range(int(seconds * rate))]
         for time, topic in sorted(events):
             for stamp in change(topic, time):
-                self.health.add(topic, stamped(stamp), time + self.delay, b"publisher")
+                data = joints_at(stamp) if topic == JOINTS else stamped(stamp)
+                self.health.add(topic, data, time + self.delay, b"publisher")
             self.health.tick(time + self.delay)
         return self
 
@@ -197,11 +204,23 @@ def test_stamps_are_read_from_the_bytes(sec, nanosec):
     assert header_stamp(big_endian) == pytest.approx(sec + nanosec * 1e-9)
 
 
+@given(st.text(max_size=9), st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6), max_size=5))
+def test_names_of_joints_are_read_from_the_bytes(frame, names):
+    store = messages.typestore()
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](1, 2), frame.replace("\0", ""))
+    state = store.types[messages.JOINT_STATE](header, names, *[np.zeros(len(names))] * 3)
+    for little in (True, False):
+        data = bytes(store.serialize_cdr(state, messages.JOINT_STATE, little_endian=little))
+        assert joint_names(data) == names
+        assert len(joint_names(data[: len(data) // 2])) <= len(names)  # cut off: some or none, and no error
+
+
 def test_messages_without_a_header_have_no_stamp():
     assert not is_stamped(messages.STRING) and not is_stamped(messages.NUMBERS) and is_stamped(messages.IMAGE)
     assert header_stamp(b"\0\1\0\0ab") == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0, 3)), max_size=60))
 def test_no_order_of_times_breaks_a_monitor(moves):
     health = EpisodeHealth(tiny_contract(), episode_topics(tiny_contract()))

@@ -15,8 +15,9 @@ from synthetic_episodes import tiny_contract
 from sf_training.recording import messages, recovery, verification
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.mcap_scan import scan_mcap
+from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.recovery import RecoveryError, main, recover_episode
-from sf_training.recording.topics import Delivery, offered_qos
+from sf_training.recording.topics import Delivery
 from sf_training.recording.verification import ChecksumError, verify_episode
 
 CHUNKS, EACH = 6, 5

@@ -21,7 +21,7 @@ from sf_training.recording.stream_monitor import Verdict
 
 SCENE, WRIST, JOINTS, TELEOP = "/scene_camera/image_raw", "/wrist_camera/image_raw", "/joint_states", "/teleop/joint_command"
 PIXELS = np.zeros((24, 32, 3), np.uint8)
-NAMES = ["a"] * 7
+NAMES = tiny_contract().command_joints
 
 
 class Desk:

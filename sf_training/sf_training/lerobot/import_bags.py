@@ -15,7 +15,8 @@ from sf_training.lerobot.layout import LeRobotError
 from sf_training.lerobot.units import Conversion, Units, conversion
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriter
-from sf_training.recording.topics import Delivery, absolute, offered_qos
+from sf_training.recording.qos_profiles import offered_qos
+from sf_training.recording.topics import Delivery, absolute
 
 COMMAND_DELAY_S = 0.002  # an action is a command given just after its frame, in force when the next one is seen
 FIRST_STAMP_S = 1_000_000_000.0  # where a dataset has no times of its own

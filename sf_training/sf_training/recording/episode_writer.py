@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import functools
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Literal, Self
 from sf_policy_node.contract import Contract
 from sf_training.recording.mcap_file import McapFile
 from sf_training.recording.messages import definition
-from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, seal, sync_directory
+from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, ros_distro, seal, sync_directory
 
 Outcome = Literal["success", "failure", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "discarded")
@@ -132,6 +132,11 @@ class EpisodeWriter:
             metadata = {"offered_qos_profiles": qos_yaml, "topic_type_hash": type_hash}
             channel = self._mcap.add_channel(topic, self._schemas[type_name], metadata)
         self._topics[topic] = TopicRecord(channel, topic, type_name, qos_yaml, type_hash)
+
+    def set_qos(self, topic: str, qos_yaml: str) -> None:
+        """Replaces the QoS profiles that metadata.yaml will tell; empty ones leave them as announced."""
+        if qos_yaml:
+            self._topics[topic] = replace(self._topics[topic], qos_yaml=qos_yaml)
 
     def write(self, topic: str, serialized_cdr: bytes | memoryview, log_time_ns: int, publish_time_ns: int | None = None) -> None:
         """Add one message, untouched. ``serialized_cdr`` must not change afterwards.
@@ -262,7 +267,7 @@ class EpisodeWriter:
 
 @functools.cache
 def _software() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "ros_distro": os.environ.get("ROS_DISTRO", "")}
+    versions = {"python": platform.python_version(), "ros_distro": ros_distro()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)

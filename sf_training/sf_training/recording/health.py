@@ -15,7 +15,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.observation import NoObservation, ObservationBuffer
-from sf_training.recording.stream_monitor import StreamLimits, StreamMonitor, StreamReport, Verdict, header_stamp, is_stamped
+from sf_training.recording.stream_monitor import StreamLimits, StreamMonitor, StreamReport, Verdict, header_stamp, is_stamped, joint_names
 from sf_training.recording.topics import RecordedTopic, absolute, camera_pose_topic
 
 REFUSED_WARN = 0.02  # share of the moments at which the live policy would have had no observation
@@ -53,7 +53,6 @@ class EpisodeHealth:
             if name
         }
         self._joint_states = absolute(contract.topics.joint_states)
-        self._joints = np.zeros(len(contract.command_joints))
         names = contract.topics
         self._movers = [absolute(each) for each in (names.teleop_command, names.replay_command, names.expert_chunk, names.action_chunk)]
         self.monitors = {topic.name: self._monitor(topic) for topic in topics}
@@ -84,7 +83,8 @@ class EpisodeHealth:
         if topic in self._cameras:
             self._buffer.add_image(self._cameras[topic], stamp, None)
         elif topic == self._joint_states:
-            self._buffer.add_joint_state(stamp or received, self._contract.command_joints, self._joints)
+            names = joint_names(data)
+            self._buffer.add_joint_state(stamp or received, names, np.zeros(len(names)))
         self._newest = received
         if received >= self._next_moment:
             self._look(received)

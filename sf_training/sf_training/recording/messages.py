@@ -32,6 +32,8 @@ JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ACTION_CHUNK = "sf_msgs/msg/ActionChunk"
 POLICY_STATUS = "sf_msgs/msg/PolicyStatus"
 EXECUTOR_STATUS = "sf_msgs/msg/ExecutorStatus"
+TF = "tf2_msgs/msg/TFMessage"
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 
 # sf_msgs/ActionChunk.action_space, in the order of its constants

@@ -6,9 +6,7 @@ Messages pass from the subscription to the file as the bytes that arrived. The c
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +14,8 @@ from pathlib import Path
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -27,19 +24,17 @@ from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.diagnostics import Diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_training.recording.ending import Ending
 from sf_training.recording.episode_folder import find_episode, outcome_of
 from sf_training.recording.labels import LabelError, add_label, undo_label
+from sf_training.recording.qos_profiles import publishers_qos
 from sf_training.recording.recovery import cut_off, recovery_command
 from sf_training.recording.session import Finished, RecordingSession, SessionError, State
 from sf_training.recording.status_message import recorder_diagnostics, status_message
 from sf_training.recording.stream_monitor import Verdict
-from sf_training.recording.topics import Delivery, absolute, episode_topics
+from sf_training.recording.subscriptions import QOS, is_installed, message_class, with_info
+from sf_training.recording.topics import Delivery, RecordedTopic, absolute, context_topics, episode_topics
 
-_QOS = {
-    Delivery.SENSOR: QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT),
-    Delivery.RELIABLE: QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE),
-    Delivery.LATCHED: QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL),
-}
 _TICK_S = 0.1
 _STATUS_TICKS = 5
 
@@ -56,7 +51,7 @@ class Recorder(ManagedNode):
         self.session: RecordingSession | None = None
         self.instruction = ""
         self._heard: tuple = ()
-        self._ending: _Ending | None = None
+        self._ending: Ending | None = None
         self._shown: tuple = ()
         self._ticks = 0
         self._status_publisher = None
@@ -87,16 +82,19 @@ class Recorder(ManagedNode):
         if left:
             names = ", ".join(path.name for path in left)
             self.get_logger().warning(f"{directory}: {names}: cut off, never finished; {recovery_command(directory)}")
-        self.session = RecordingSession(self._contract, directory, self.value("operator"), settable_clock=not self._simulated)
-        for topic in episode_topics(self._contract):
-            message_type = _message_class(topic.type_name)
-            callback = _with_info(functools.partial(self._on_message, topic.name))
-            self._listen(message_type, topic.name, callback, _QOS[topic.delivery])
+        context = [topic for topic in context_topics(self._contract) if is_installed(topic.type_name)]
+        self.session = RecordingSession(
+            self._contract, directory, self.value("operator"), settable_clock=not self._simulated, context=context, qos=self._offered
+        )
+        for topic in [*episode_topics(self._contract), *context]:
+            message_type = message_class(topic.type_name)
+            callback = with_info(functools.partial(self._on_message, topic.name))
+            self._listen(message_type, topic.name, callback, QOS[topic.delivery])
         # A latched subscription does not match publishers that are not, such as a plain `ros2 topic pub`.
         told = absolute(self._contract.topics.instruction)
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        callback = _with_info(functools.partial(self._on_message, told))
-        self._listen(String, told, callback, _QOS[Delivery.RELIABLE], event_callbacks=quiet)
+        callback = with_info(functools.partial(self._on_message, told))
+        self._listen(String, told, callback, QOS[Delivery.RELIABLE], event_callbacks=quiet)
         self._publish()
 
     def stop(self) -> None:
@@ -111,6 +109,11 @@ class Recorder(ManagedNode):
         self._subscriptions_made.clear()
         self.session = None
         self._publish()
+
+    def _offered(self, topic: RecordedTopic) -> str:
+        """The QoS profiles of a topic's publishers, as rosbag2 writes them."""
+        publishers = self.get_publishers_info_by_topic(topic.name)
+        return publishers_qos([each.qos_profile for each in publishers], topic.delivery)
 
     def _listen(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
         self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos, raw=True, **options))
@@ -193,8 +196,8 @@ class Recorder(ManagedNode):
         ending = self._finish(complete)
         return await ending.done
 
-    def _finish(self, complete: Callable[[], Finished]) -> _Ending:
-        self._ending = _Ending(complete)
+    def _finish(self, complete: Callable[[], Finished]) -> Ending:
+        self._ending = Ending(complete)
         self._publish()
         return self._ending
 
@@ -262,39 +265,6 @@ class Recorder(ManagedNode):
         if self._status_publisher:
             self._shown = (self.session.state, self.session.path) if self.session else ()
             self._status_publisher.publish(self._status())
-
-
-class _Ending:
-    """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's thread."""
-
-    def __init__(self, complete: Callable[[], Finished]) -> None:
-        self.done: Future = Future()
-        self.finished: Finished | None = None
-        self._complete = complete
-        self.thread = threading.Thread(target=self._work, name="episode end")
-        self.thread.start()
-
-    def _work(self) -> None:
-        try:
-            self.finished = self._complete()
-        except Exception as error:  # a mistake of ours must not leave the recorder busy for ever
-            sentence = f"the episode could not be completed ({type(error).__name__}: {error}); please report this"
-            self.finished = Finished(False, None, "discarded", Verdict.FAIL, (sentence,), sentence)
-            raise
-
-
-def _with_info(callback):
-    """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is not."""
-
-    def on_message(data: bytes, info: dict) -> None:
-        callback(data, info)
-
-    return on_message
-
-
-def _message_class(type_name: str) -> type:
-    package, _, name = type_name.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def main() -> None:

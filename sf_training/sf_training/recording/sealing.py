@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
@@ -17,6 +19,7 @@ EPISODE_RECORD = "sf_episode"  # MCAP metadata record; the last one of a file co
 METADATA_FILE = "metadata.yaml"
 PARTIAL = ".partial"
 _READ_ONLY = 0o444
+_DISTRIBUTIONS = {"3": "humble", "4": "iron", "7": "jazzy", "9": "kilted"}  # major version of rclpy
 
 
 class SealError(RuntimeError):
@@ -65,6 +68,18 @@ def seal(mcap: McapFile, file: Path, final: Path, episode: Mapping[str, str], to
     file.parent.rename(final)
     sync_directory(final.parent)
     return final
+
+
+@functools.cache
+def ros_distro() -> str:
+    """Names the ROS distribution: ROS_DISTRO, or that of the installed rclpy; "unknown" without either."""
+    if os.environ.get("ROS_DISTRO"):
+        return os.environ["ROS_DISTRO"]
+    try:
+        major = version("rclpy").partition(".")[0]
+    except PackageNotFoundError:
+        return "unknown"
+    return _DISTRIBUTIONS.get(major, "unknown")
 
 
 def sync_directory(path: Path) -> None:
@@ -128,7 +143,7 @@ def _bag_information(mcap: McapFile, file_name: str, topics: Sequence[TopicRecor
             }
         ],
         "custom_data": dict(episode),
-        "ros_distro": os.environ.get("ROS_DISTRO", ""),
+        "ros_distro": ros_distro(),
     }
 
 

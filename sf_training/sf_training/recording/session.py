@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -18,9 +18,10 @@ from sf_policy_node.observation import validate_instruction
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import MIN_FREE_BYTES, OUTCOMES, EpisodeWriteError, EpisodeWriter
 from sf_training.recording.health import EpisodeHealth, HealthReport
+from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.queued_writer import QueuedWriter
 from sf_training.recording.stream_monitor import Verdict
-from sf_training.recording.topics import Delivery, absolute, episode_topics, offered_qos
+from sf_training.recording.topics import Delivery, RecordedTopic, absolute, episode_topics
 
 LONGEST_COUNTDOWN_S = 60.0
 DISK_WARN_S = 60.0
@@ -61,14 +62,31 @@ class RecordingSession:
         directory: where episodes are written.
         operator: goes into every episode.
         settable_clock: ``now`` is the system's clock, which may be set while an episode is recorded.
+        context: topics beside those of the contract; they are kept, and nothing about them is judged.
+        qos: gives the QoS profiles of a topic's publishers as rosbag2 writes them, empty while there is none.
     """
 
-    def __init__(self, contract: Contract, directory: Path, operator: str, *, settable_clock: bool) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        directory: Path,
+        operator: str,
+        *,
+        settable_clock: bool,
+        context: Sequence[RecordedTopic] = (),
+        qos: Callable[[RecordedTopic], str] = lambda topic: "",
+    ) -> None:
         self._contract, self._directory, self._operator, self._settable = contract, directory, operator, settable_clock
-        self._topics = episode_topics(contract)
+        watched = episode_topics(contract)
+        self._topics, self._qos = [*watched, *context], qos
+        self._watched = {topic.name for topic in watched}
         self._instruction_topic = absolute(contract.topics.instruction)
-        self._latched: dict[str, bytes | None] = {topic.name: None for topic in self._topics if topic.delivery == Delivery.LATCHED}
-        self.health = EpisodeHealth(contract, self._topics)
+        # The newest message of a latched topic, by publisher where each one's counts.
+        self._latched: dict[str, dict[bytes, bytes]] = {
+            topic.name: {} for topic in self._topics if topic.delivery in (Delivery.LATCHED, Delivery.STATIC)
+        }
+        self._static = {topic.name for topic in self._topics if topic.delivery == Delivery.STATIC}
+        self.health = EpisodeHealth(contract, watched)
         self.state = State.IDLE
         self.instruction = ""
         self.outcomes: Counter[str] = Counter()
@@ -113,7 +131,7 @@ class RecordingSession:
             instruction = validate_instruction(instruction)
             writer = EpisodeWriter(self._directory, self._contract, instruction=instruction, operator=self._operator, keep=True)
             for topic in self._topics:
-                writer.add_topic(topic.name, topic.type_name, offered_qos(topic.delivery))
+                writer.add_topic(topic.name, topic.type_name, self._qos(topic) or offered_qos(topic.delivery))
         except (EpisodeWriteError, ValueError) as error:
             raise SessionError(str(error)) from None
         self._writer, self.instruction = writer, instruction
@@ -140,17 +158,18 @@ class RecordingSession:
 
     def add(self, topic: str, data: bytes, received_ns: int, sent_ns: int | None, sequence: int | None, publisher: bytes) -> None:
         """Take a message that arrived."""
-        self.health.add(topic, data, received_ns * 1e-9, publisher)
+        if topic in self._watched:
+            self.health.add(topic, data, received_ns * 1e-9, publisher)
         missing = self._missing(topic, sequence, publisher)
         if topic in self._latched:
-            self._latched[topic] = data
+            self._latched[topic][publisher if topic in self._static else b""] = data
         if self.state != State.RECORDING:
             return
         if missing:
             self._lost[topic] += missing
+        missing += not self._queue.put(topic, data, received_ns, sent_ns)
+        if missing and topic in self._watched:
             self.health.lost(topic, missing)
-        if not self._queue.put(topic, data, received_ns, sent_ns):
-            self.health.lost(topic, 1)
 
     def end(self, outcome: str, note: str, now: float) -> Callable[[], Finished]:
         """Stop recording. What is returned waits for the disk: call it in another thread, and then :meth:`settle` with its result.
@@ -168,6 +187,8 @@ class RecordingSession:
         self.state = State.FINISHING
         if counted_down:
             return lambda: _cancel(writer)
+        for topic in self._topics:  # a publisher may have come since the start
+            writer.set_qos(topic.name, self._qos(topic))
         report = self.health.report(now)
         self.health.end()
         missing = [topic.name for topic in self._topics if topic.required and not queue.received[topic.name]]
@@ -215,9 +236,9 @@ class RecordingSession:
         self.health.begin(now, self.instruction)
         self._queue = QueuedWriter(self._writer)
         # What is latched came long ago: without this the bag would not hold it.
-        latched = self._latched | {self._instruction_topic: bytes(messages.string(self.instruction))}
-        for topic, data in latched.items():
-            if data is not None:
+        latched = self._latched | {self._instruction_topic: {b"": bytes(messages.string(self.instruction))}}
+        for topic, newest in latched.items():
+            for data in newest.values():
                 self._queue.put(topic, data, round(now * 1e9))
 
     def _remember_size(self, steady: float) -> None:

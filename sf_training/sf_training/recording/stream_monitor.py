@@ -64,6 +64,25 @@ def header_stamp(data: bytes | memoryview) -> float:
     return seconds + 1e-9 * nanoseconds
 
 
+def joint_names(data: bytes) -> list[str]:
+    """Reads the joints that a serialised ``sensor_msgs/JointState`` names, without reading the rest; none from a damaged one."""
+    try:
+        order = "<I" if data[1] & 1 else ">I"
+        end = 16 + struct.unpack_from(order, data, 12)[0]  # behind the stamp: frame_id, then the names
+        end += -end % 4
+        count, end = struct.unpack_from(order, data, end)[0], end + 4
+        names = []
+        for _ in range(count):
+            end += -end % 4
+            begin, end = end + 4, end + 4 + struct.unpack_from(order, data, end)[0]
+            if end > len(data):
+                return []
+            names.append(bytes(data[begin : end - 1]).decode())
+    except (struct.error, IndexError, UnicodeDecodeError):
+        return []
+    return names
+
+
 class StreamMonitor:
     """Counts what arrives on one topic.
 

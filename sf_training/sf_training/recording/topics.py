@@ -15,6 +15,7 @@ class Delivery(StrEnum):
     SENSOR = "sensor"  # best effort: a lost image is better than a late one
     RELIABLE = "reliable"
     LATCHED = "latched"  # reliable and transient local: a late joiner gets the last message
+    STATIC = "static"  # the same with several publishers, of which each one's last message counts
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,13 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
     return topics
 
 
-_UNLIMITED = "{sec: 9223372036, nsec: 854775807}"  # how rosbag2 writes an infinite duration
-
-
-def offered_qos(delivery: Delivery) -> str:
-    """QoS of a recorded topic as rosbag2 writes it, so that ``ros2 bag play`` publishes it the same way."""
-    reliability = "best_effort" if delivery == Delivery.SENSOR else "reliable"
-    durability = "transient_local" if delivery == Delivery.LATCHED else "volatile"
-    depth = 1 if delivery == Delivery.LATCHED else 10
-    return (
-        f"- {{history: keep_last, depth: {depth}, reliability: {reliability}, durability: {durability}, deadline: {_UNLIMITED}, "
-        f"lifespan: {_UNLIMITED}, liveliness: automatic, liveliness_lease_duration: {_UNLIMITED}, avoid_ros_namespace_conventions: false}}"
+def context_topics(contract: Contract) -> list[RecordedTopic]:
+    """All topics that a recorder keeps beside those of the contract: what a viewer or a later conversion needs."""
+    known = {topic.name for topic in episode_topics(contract)}
+    context = (
+        RecordedTopic("/tf", messages.TF, Delivery.SENSOR),
+        RecordedTopic("/tf_static", messages.TF, Delivery.STATIC),
+        RecordedTopic("/robot_description", messages.STRING, Delivery.LATCHED),
+        RecordedTopic("/diagnostics", messages.DIAGNOSTICS, Delivery.RELIABLE),
     )
+    return [topic for topic in context if topic.name not in known]

@@ -1,0 +1,40 @@
+"""How the recorder subscribes: QoS by the kind of delivery, message classes by name, callbacks with message info."""
+
+from __future__ import annotations
+
+import importlib
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from sf_training.recording.topics import Delivery
+
+_RELIABLE, _TRANSIENT = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
+QOS = {
+    Delivery.SENSOR: QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT),
+    Delivery.RELIABLE: QoSProfile(depth=100, reliability=_RELIABLE),
+    Delivery.LATCHED: QoSProfile(depth=1, reliability=_RELIABLE, durability=_TRANSIENT),
+    Delivery.STATIC: QoSProfile(depth=100, reliability=_RELIABLE, durability=_TRANSIENT),
+}
+
+
+def with_info(callback):
+    """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is not."""
+
+    def on_message(data: bytes, info: dict) -> None:
+        callback(data, info)
+
+    return on_message
+
+
+def message_class(type_name: str) -> type:
+    package, _, name = type_name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def is_installed(type_name: str) -> bool:
+    """Tells whether the package of a message type can be imported here."""
+    try:
+        message_class(type_name)
+    except ImportError:
+        return False
+    return True
