@@ -16,6 +16,7 @@ setup(
         "console_scripts": [
             "policy_node = sf_policy_node.nodes.policy_node:main",
             "chunk_executor = sf_policy_node.nodes.chunk_executor:main",
+            "serve = sf_policy_node.vla.remote.serve:main",
         ],
     },
 )

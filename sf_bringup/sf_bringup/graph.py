@@ -10,6 +10,7 @@ import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from sf_policy_node.contract import ContractError, load_contract
+from sf_policy_node.vla.remote.address import is_remote
 from sf_training.recording.controls import DEFAULT_BUTTONS
 
 SIM_ROBOT = "sim_arm"  # the robot whose arm and cameras are a node of ours
@@ -47,7 +48,8 @@ class NodeSpec:
 
 ARM_ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
-    Argument("policy", "nano", "a policy of config/policies, the path of a checkpoint directory, or none"),
+    Argument("policy", "nano", "a policy of config/policies, a checkpoint directory, a server (openpi://HOST:8000, oft://HOST:8777), or none"),
+    Argument("mapping", "", "YAML with the keys, units and gripper values of a policy server that is not ours"),
     Argument("instruction", "", "what to do from the start; empty waits for one"),
     Argument("sim", False, "simulate the robot from its contract and URDF instead of its drivers", ("true", "false")),
     Argument("seed", 0, "scene of the simulated arm"),
@@ -75,6 +77,7 @@ RECORD_ARGUMENTS = (
 def arm_graph(
     robot: str = SIM_ROBOT,
     policy: str = "nano",
+    mapping: str = "",
     instruction: str = "",
     sim: bool = False,
     seed: int = 0,
@@ -99,6 +102,8 @@ def arm_graph(
         raise GraphError(f"seed: {seed} is negative; give 0 or more")
     if real_time_factor < 0:
         raise GraphError(f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as fast as possible")
+    if mapping and not is_remote(policy):
+        raise GraphError(f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out")
     if instruction and checkpoint is None:
         raise GraphError("instruction: policy:=none follows no instruction; name a policy or leave the instruction out")
 
@@ -110,6 +115,8 @@ def arm_graph(
     nodes.append(NodeSpec("sf_policy_node", "chunk_executor", "chunk_executor", {**common, "shadow": shadow, "join": join}, lifecycle=True))
     if checkpoint is not None:
         policy_parameters = {**common, "checkpoint": str(checkpoint), "instruction": instruction}
+        if mapping:
+            policy_parameters["mapping"] = str(Path(mapping).expanduser().absolute())
         nodes.append(NodeSpec("sf_policy_node", "policy_node", "policy_node", policy_parameters, lifecycle=True))
     if record:
         episodes = {**common, "directory": str(Path(record).expanduser().absolute()), "instruction": instruction}
@@ -207,10 +214,12 @@ def find_device(device: str) -> Path:
     return _find(device, "teleop", folder, {path.stem: path for path in sorted(folder.glob("*.yaml"))}, Path.is_file)
 
 
-def find_policy(policy: str) -> Path | None:
-    """Checkpoint directory from a policy's name or a path; None for ``none``."""
+def find_policy(policy: str) -> Path | str | None:
+    """Checkpoint directory from a policy's name or a path; a server's address as it is; None for ``none``."""
     if policy == NO_POLICY:
         return None
+    if is_remote(policy):
+        return policy
     shipped = {path.parent.name: path.parent for path in sorted(_config("policies").glob("*/config.json"))}
     path = _find(policy, "policy", _config("policies"), shipped, Path.is_dir, (NO_POLICY,))
     if not (path / "config.json").is_file():

@@ -60,6 +60,7 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
         ({"policy": "gpt"}, r"policy: 'gpt' is unknown; known are .*none"),
         ({"policy": "/nowhere/checkpoint"}, "policy: /nowhere/checkpoint does not exist"),
         ({"policy": "none", "instruction": "go"}, "policy:=none follows no instruction"),
+        ({"policy": "none", "mapping": "m.yaml"}, "mapping: m.yaml is for a policy server, policy:=none is none"),
         ({"policy": "none", "seed": -1}, "seed: -1 is negative"),
         ({"policy": "none", "real_time_factor": -1.0}, "real_time_factor: -1.0 is negative"),
     ],
@@ -68,6 +69,12 @@ def test_bad_arguments_are_one_sentence(arguments, says):
     with pytest.raises(GraphError, match=says) as error:
         arm_graph(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_server_takes_the_place_of_a_checkpoint_with_its_mapping(tmp_path):
+    for policy in ("openpi://gpu:8000", "oft://10.0.0.2"):
+        (node,) = (node for node in arm_graph(policy=policy, mapping=str(tmp_path / "m.yaml")) if node.name == "policy_node")
+        assert (node.parameters["checkpoint"], node.parameters["mapping"]) == (policy, str(tmp_path / "m.yaml"))
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):

@@ -14,6 +14,10 @@ from sf_policy_node.motion.types import Chunk, Join
 from sf_policy_node.observation import Observation
 
 
+class PolicyUnavailable(ValueError):
+    """A policy that runs elsewhere cannot be asked at the moment; the message says why. Asking again may help."""
+
+
 class ActionPolicy(Protocol):
     """What a session needs of a policy; ``vla.policy.Policy`` is one.
 

@@ -18,7 +18,7 @@ from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.observation import NoObservation, Observation, ObservationBuffer, validate_instruction
-from sf_policy_node.predictor import ActionPolicy, Predictor
+from sf_policy_node.predictor import ActionPolicy, PolicyUnavailable, Predictor
 from sf_policy_node.session_status import PolicyState, SessionStatus
 
 _LOOK_S = 0.1  # the worker looks again this often when nothing arrives
@@ -233,8 +233,13 @@ class PolicySession:
         except ValueError as error:
             self._wait(run, str(error))
             return
-        run.waiting_since = None
-        chunk = self._predictor.chunk(observation, images, run.instruction, epoch, run.chunks + 1)
+        since, run.waiting_since = run.waiting_since or self._clock(), None
+        try:
+            chunk = self._predictor.chunk(observation, images, run.instruction, epoch, run.chunks + 1)
+        except PolicyUnavailable as problem:  # no chunk: the arm holds once the last one is over
+            run.waiting_since = since
+            self._wait(run, str(problem))
+            return
         with self._lock:
             if run is not self._run or run.paused or run.epoch != epoch:
                 return  # the instruction has changed or paused meanwhile: this chunk must not leak into what comes next

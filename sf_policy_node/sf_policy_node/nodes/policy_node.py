@@ -35,10 +35,14 @@ _REPORT_EVERY = 5  # housekeepings: 2 Hz
 _JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def load_policy(checkpoint: str, contract: Contract, device: str) -> ActionPolicy:
-    """A checkpoint of ``vla``, which brings torch along: not imported before it is needed."""
+def load_policy(checkpoint: str, contract: Contract, device: str, mapping: str = "") -> ActionPolicy:
+    """Load a checkpoint of ``vla``, which brings torch along: not imported before it is needed; or connect to a policy server."""
     if not checkpoint:
         raise ValueError("checkpoint: no policy given; start with --ros-args -p checkpoint:=/path/to/checkpoint")
+    if "://" in checkpoint:
+        from sf_policy_node.vla.remote.policy import load_remote
+
+        return load_remote(checkpoint, contract, mapping)
     from sf_policy_node.vla.policy import Policy
 
     return Policy.load(checkpoint, contract=contract, device=device)
@@ -50,7 +54,8 @@ class PolicyNode(ManagedNode):
     def __init__(self, policy_factory: PolicyFactory = load_policy, **options) -> None:
         super().__init__("policy_node", **options)
         self._factory = policy_factory
-        self.parameter("checkpoint", "", "directory of the trained policy")
+        self.parameter("checkpoint", "", "directory of the trained policy, or a server: openpi://HOST:8000, oft://HOST:8777")
+        self.parameter("mapping", "", "YAML with the keys, units and gripper values of a policy server; empty: the server is one of ours")
         self.parameter("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
         self.parameter("instruction", "", "followed from activation on, and by ~/start until there has been another; empty: wait for one")
         self.parameter("replan_steps", 3, "rows of a chunk until the next one is predicted; a slower model: as often as it can")
@@ -71,7 +76,9 @@ class PolicyNode(ManagedNode):
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
 
-        self._policy = self._factory(self.value("checkpoint"), contract, self.value("device"))
+        served = (self.value("mapping"),) if self.value("mapping") else ()
+        self._policy = self._factory(self.value("checkpoint"), contract, self.value("device"), *served)
+        self.resources.callback(getattr(self._policy, "close", lambda: None))
         self._policy.warm_up()
         self._chunks = self.publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2))
         self._events = self.create_guard_condition(self._on_event)

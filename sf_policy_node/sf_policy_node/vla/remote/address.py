@@ -1,0 +1,12 @@
+"""Addresses of policy servers: which names are one."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+SCHEMES = {"openpi": 8000, "oft": 8777}  # scheme: port where the address names none
+
+
+def is_remote(policy: str) -> bool:
+    """Whether a policy's name is the address of a server, and not a checkpoint."""
+    return urlsplit(policy).scheme in SCHEMES

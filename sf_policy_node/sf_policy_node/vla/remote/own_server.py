@@ -1,0 +1,67 @@
+"""What our server says at the handshake, and how a node reads it: the contract decides, so there is no mapping to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sf_policy_node.contract import GRIPPER_COLUMN, Contract, ContractError, parse_contract
+from sf_policy_node.motion.types import Join
+from sf_policy_node.vla.remote.mapping import GRIPPER, Column, Mapping, MappingError
+
+SERVER = "sf_policy_node"
+PROTOCOL = 1
+
+
+def own_metadata(contract: Contract, policy_id: str, join: Join) -> dict[str, Any]:
+    """Build the metadata of our server: plain values, so that openpi's client reads them too."""
+    return {
+        "server": SERVER,
+        "protocol": PROTOCOL,
+        "policy_id": policy_id,
+        "join": int(join),
+        "contract_hash": contract.hash,
+        "contract": contract.to_yaml(),
+        "urdf": contract.urdf_xml,
+    }
+
+
+def is_own(metadata: dict[str, Any]) -> bool:
+    """Whether metadata are those of our server."""
+    return metadata.get("server") == SERVER
+
+
+def check_own(metadata: dict[str, Any], contract: Contract, address: str) -> None:
+    """Refuse a server whose policy was trained for another contract.
+
+    Raises:
+        MappingError: it was, or it speaks another version of the protocol.
+    """
+    if metadata.get("protocol") != PROTOCOL:
+        there = metadata.get("protocol")
+        raise MappingError(f"{address}: the server speaks protocol {there}, this node {PROTOCOL}; install the same version on both")
+    if metadata.get("contract_hash") == contract.hash:
+        return
+    try:
+        theirs = parse_contract(str(metadata.get("contract")), str(metadata.get("urdf")), f"{address}: contract")
+        difference = "; ".join(contract.difference(theirs)[:8])
+    except ContractError as error:
+        difference = str(error)
+    raise MappingError(f"{address}: serves a policy that was trained for another contract ({difference})")
+
+
+def own_mapping(contract: Contract) -> Mapping:
+    """The keys of our server: ``images.CAMERA`` as the camera has them, ``state`` (J,) in the order of
+    ``contract.command_joints`` [rad, m], ``prompt``; ``actions`` as the contract has them.
+    """
+    state = [Column(name=name) for name in contract.arm_joints]
+    if contract.gripper:  # its joint position, which may bear any name
+        state.append(Column(name=GRIPPER, open=contract.gripper.open, closed=contract.gripper.closed))
+    return Mapping(
+        images={camera: f"images.{camera}" for camera in contract.camera_names},
+        state={"state": state},
+        space=contract.action.space,
+        step_s=contract.action.step_s,
+        columns=[
+            Column(name=name, open=1.0, closed=0.0) if name == GRIPPER_COLUMN else Column(name=name) for name in contract.action.names
+        ],
+    )

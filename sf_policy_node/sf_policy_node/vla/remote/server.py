@@ -1,0 +1,149 @@
+"""A checkpoint of ours behind openpi's websocket protocol, so that a GPU host needs no ROS and openpi's client can ask it."""
+
+from __future__ import annotations
+
+import hmac
+import http
+import ipaddress
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+from websockets.sync.server import Server, ServerConnection, serve
+
+from sf_policy_node.continuation import Continuation
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.types import Join
+from sf_policy_node.predictor import ActionPolicy
+from sf_policy_node.vla.remote.own_server import own_metadata
+from sf_policy_node.vla.remote.wire import pack, unpack
+
+_MAX_OBSERVATION = 64 * 1024 * 1024  # bytes
+
+
+class ServeError(ValueError):
+    """The server cannot be started as asked; the message names the option and the cure."""
+
+
+class PolicyServer:
+    """Serves one policy; requests of several connections are answered one after the other.
+
+    Args:
+        policy: what predicts; ``vla.policy.Policy`` is one.
+        host: address to listen on. Anything but a loopback address needs a token.
+        port: 0 takes a free one, see ``port``.
+        token: asked for as ``Authorization: Api-Key TOKEN``; empty asks for none.
+
+    Raises:
+        ServeError: no token although others can reach the address, or the address cannot be listened on.
+    """
+
+    def __init__(self, policy: ActionPolicy, contract: Contract, host: str = "127.0.0.1", port: int = 8000, token: str = "") -> None:
+        if not token and not _is_loopback(host):
+            raise ServeError(f"--host {host}: others can reach it, so a token is needed; give --token-file FILE, or serve on 127.0.0.1")
+        self._policy, self._contract, self._token = policy, contract, token
+        self._lock = threading.Lock()
+        self._join = Join(getattr(policy, "join", Join.BLEND))
+        self._metadata = pack(own_metadata(contract, policy.policy_id, self._join))
+        try:
+            self._server: Server = serve(
+                self._answer,
+                host,
+                port,
+                compression=None,
+                max_size=_MAX_OBSERVATION,
+                process_request=self._admit,
+            )
+        except OSError as error:
+            raise ServeError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); choose another port") from None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.socket.getsockname()[1]
+
+    def serve_forever(self) -> None:
+        """Answer until :meth:`close`."""
+        self._server.serve_forever()
+
+    def close(self) -> None:
+        """End all connections."""
+        self._server.shutdown()
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        given = request.headers.get("Authorization", "")
+        if self._token and not hmac.compare_digest(given.encode(), f"Api-Key {self._token}".encode()):
+            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "Authorization: Api-Key TOKEN is missing or wrong\n")
+        return None
+
+    def _answer(self, connection: ServerConnection) -> None:
+        try:
+            connection.send(self._metadata)
+            while True:
+                frame = connection.recv()
+                begin = time.perf_counter()
+                try:
+                    reply = self._reply(frame)
+                except ValueError as error:  # the client's fault: it is told, and may ask again
+                    connection.send(" ".join(str(error).split()))
+                    continue
+                reply["server_timing"] = {"infer_ms": 1e3 * (time.perf_counter() - begin)}
+                connection.send(pack(reply))
+        except ConnectionClosed:
+            return
+        except Exception as error:
+            connection.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            connection.close(CloseCode.INTERNAL_ERROR, "internal error, see the frame before")
+            raise
+
+    def _reply(self, frame: bytes | str) -> dict[str, Any]:
+        if isinstance(frame, str):
+            raise ValueError("an observation is a binary msgpack frame, got text")
+        images, state, prompt, more = self._observation(unpack(frame))
+        with self._lock:
+            begin = time.perf_counter()
+            chunk = self._policy.predict(images, state, prompt, **more)
+            took = time.perf_counter() - begin
+        return {"actions": np.asarray(chunk, np.float64), "policy_timing": {"infer_ms": 1e3 * took}}
+
+    def _observation(self, found: Any) -> tuple[dict[str, np.ndarray], np.ndarray, str, dict[str, Any]]:
+        if not isinstance(found, dict):
+            raise ValueError(f"an observation is a mapping with images, state and prompt, got a {type(found).__name__}")
+        images, state, prompt = (found.get(key) for key in ("images", "state", "prompt"))
+        names = self._contract.camera_names
+        if not isinstance(images, dict) or any(not isinstance(images.get(name), np.ndarray) for name in names):
+            raise ValueError(f"images: needs an array (H, W, 3) uint8 RGB for each of {', '.join(names)}")
+        joints = self._contract.command_joints
+        state = state if isinstance(state, np.ndarray) else None
+        if state is None or state.shape != (len(joints),) or not np.isfinite(state).all():
+            raise ValueError(f"state: needs {len(joints)} finite values in rad and m: {', '.join(joints)}")
+        if not isinstance(prompt, str):
+            raise ValueError("prompt: needs the instruction as text")
+        return {name: images[name] for name in names}, state.astype(float), prompt, self._continuation(found.get("continuation"))
+
+    def _continuation(self, found: Any) -> dict[str, Any]:
+        if self._join is not Join.RTC:
+            return {}
+        if found is None:
+            return {"continuation": None}
+        rows, delay = (found.get(key) if isinstance(found, dict) else None for key in ("rows", "delay_rows"))
+        action = self._contract.action
+        fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == len(action.names) and len(rows) <= action.horizon
+        if not fits or not np.isfinite(rows).all() or type(delay) is not int or not 0 <= delay <= len(rows):
+            raise ValueError(f"continuation: needs rows (n, {len(action.names)}) of at most {action.horizon}, and delay_rows up to n")
+        return {"continuation": Continuation(rows.astype(float), delay)}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
