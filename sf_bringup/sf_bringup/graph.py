@@ -48,7 +48,7 @@ class NodeSpec:
 
 ARM_ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
-    Argument("policy", "nano", "a policy of config/policies, a checkpoint directory, a server (openpi://HOST:8000, oft://HOST:8777), or none"),
+    Argument("policy", "nano", "a policy of config/policies, a checkpoint directory, openpi://HOST:8000, oft://HOST:8777, or none"),
     Argument("mapping", "", "YAML with the keys, units and gripper values of a policy server that is not ours"),
     Argument("instruction", "", "what to do from the start; empty waits for one"),
     Argument("sim", False, "simulate the robot from its contract and URDF instead of its drivers", ("true", "false")),

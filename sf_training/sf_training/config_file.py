@@ -71,7 +71,8 @@ def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
             files.append(word.removeprefix("--config="))
         else:
             typed.append(word)
-    return [word for path in files for word in _options(Path(path), settings)] + typed
+    known = {} if settings is None else dict(_flags(settings))
+    return [word for path in files for word in _options(Path(path), settings)] + _typed_booleans(typed, known)
 
 
 def to_yaml(settings: Any) -> str:
@@ -111,6 +112,27 @@ def _options(path: Path, settings: type | None) -> list[str]:
     return [word for key, value in _flat(data, "", path) for word in _option(key, value, known, path)]
 
 
+def _typed_booleans(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """Turn ``--flag True`` and ``--flag=False`` into ``--flag`` and ``--no-flag``, the forms that tyro takes for a bool."""
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").replace("_", "-").partition("=")
+        if word.startswith("--") and known.get(name) is bool:
+            following = value if equals else rest[0] if rest else ""
+            choice = {"true": True, "false": False}.get(following.lower())
+            if choice is not None:
+                rest = rest if equals else rest[1:]
+                word = _flag(name, choice)
+        found.append(word)
+    return found
+
+
+def _flag(name: str, value: bool) -> str:
+    group, _, last = name.rpartition(".")
+    return f"--{name}" if value else f"--{group}{'.' * bool(group)}no-{last}"
+
+
 def _flat(data: Mapping, prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
         if not isinstance(key, str):
@@ -128,8 +150,7 @@ def _option(key: str, value: Any, known: Mapping[str, Any] | None, path: Path) -
         hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
         raise ConfigFileError(f"{path}: no setting is called {key}; {hint}")
     if isinstance(value, bool) and (known is None or known[key] is bool):
-        group, _, name = key.rpartition(".")
-        return [f"--{key}" if value else f"--{group}{'.' * bool(group)}no-{name}"]
+        return [_flag(key, value)]
     if isinstance(value, list):
         if any(isinstance(item, (list, dict)) for item in value):
             raise ConfigFileError(f"{path}: {key} must be a list of plain values")

@@ -75,6 +75,7 @@ def test_presets_are_the_papers_and_keep_their_proportion():
     assert (openvla.layer, openvla.token_shift, openvla.norm, openvla.coefficient, openvla.mask) == (24, 1, "layer", 0.5, False)
     assert (pi0.layer, pi0.token_shift, pi0.position_scale, pi0.teacher_layers, pi0.mask) == (12, 0, 0.1, (-1,), True)
     assert preset("paper_openvla", 4).layer == 3
+    assert (preset("openvla", 32).layer, preset("openvla", 32).token_shift, preset("openvla", 32).mask) == (24, 0, True)
     many = preset("multilayer", 32)
     assert many.student_layers == (2, 4, 6, 8, 10, 12, 14, 16, 18, 32)
     assert many.teacher_layers == (1, 3, 5, 7, 9, 11, 13, 15, 17, -1)
@@ -83,7 +84,7 @@ def test_presets_are_the_papers_and_keep_their_proportion():
 
 def test_a_preset_takes_changes_and_an_unknown_one_is_refused():
     assert preset("paper_pi0", 18, coefficient=0.125, token_shift=1).coefficient == 0.125
-    with pytest.raises(AlignmentError, match="preset pi0: there are paper_openvla, paper_pi0, multilayer, adaptive"):
+    with pytest.raises(AlignmentError, match="preset pi0: there are openvla, paper_openvla, paper_pi0, multilayer, adaptive"):
         preset("pi0", 18)
 
 

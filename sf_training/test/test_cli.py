@@ -57,6 +57,20 @@ def test_what_is_typed_wins_over_the_file_wherever_it_stands(tmp_path):
     assert chosen == Chosen(Path("out/demos"), steps=7, learning_rate=1e-4, inner=Inner(0.25, False, (1, -1)))
 
 
+@pytest.mark.parametrize(
+    ("typed", "fast", "mask"),
+    [
+        ("--fast True --inner.mask False", True, False),
+        ("--fast=true --inner.mask=false", True, False),
+        ("--fast False --inner.no-mask", False, False),
+        ("--no-fast --inner.mask", False, True),
+    ],
+)
+def test_a_flag_takes_true_or_false_too(typed, fast, mask):
+    chosen = parse(Chosen, ["--data", "d", *typed.split(), "--note", "True"], "train")
+    assert (chosen.fast, chosen.inner.mask, chosen.note) == (fast, mask, "True")
+
+
 def test_of_two_files_the_last_wins(tmp_path):
     files = [f"--config={written(tmp_path, text, name)}" for name, text in (("a", "data: a\nsteps: 1"), ("b", "steps: 2"), ("c", ""))]
     assert parse(Chosen, files, "train") == Chosen(Path("a"), steps=2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from training_process import make_run
 
 from sf_training.training.average import Average
-from sf_training.training.optimizer import Optimizers
+from sf_training.training.optimizer import Optimizers, schedule
 from sf_training.training.settings import Settings
 
 
@@ -48,6 +48,50 @@ def test_the_rate_never_leaves_its_range(steps, warm_up, share, schedule, data):
     optimizers = Optimizers.__new__(Optimizers)
     optimizers._settings = chosen
     assert 0 < optimizers.rate(data.draw(st.integers(1, steps))) <= 1.0
+
+
+def scheduled(count: int, **options) -> list[float]:
+    return [schedule(Settings(data="d", out="o", **options), step) for step in range(1, count + 1)]
+
+
+def torch_rates(make, count: int) -> list[float]:
+    """Rates of one of torch's schedulers at each of its steps, for a peak of 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, found = make(optimizer), []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_multistep_and_cosine_with_a_floor_are_torchs():
+    lr_scheduler = torch.optim.lr_scheduler
+    found = scheduled(12, steps=12, warm_up=0, schedule="multistep", milestones=(5, 9), milestone_factor=0.2)
+    assert found == pytest.approx(torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [5, 9], 0.2), 12))
+    found = scheduled(12, steps=12, warm_up=0, schedule="cosine", decay_share=1.0, floor=1e-3)
+    assert found == pytest.approx(torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, 12, eta_min=1e-3), 12))
+
+
+def test_the_warm_up_may_start_above_zero_and_the_fall_end_before_the_last_step():
+    found = scheduled(10, steps=10, warm_up=4, warm_up_from=0.1, decay_share=0.5, decay_end=8, floor=0.25)
+    assert found == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0, 0.8125, 0.625, 0.4375, 0.25, 0.25])
+
+
+def test_without_clipping_a_gradient_keeps_its_norm(folder):
+    run = make_run("nano", folder, 9, clip=0.0)
+    weight = run.training.alignment.projector.out.weight
+    for parameter in run.optimizers.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    weight.grad.fill_(10.0)
+    seen = []
+    run.optimizers.all[0].step = lambda: seen.append(float(weight.grad.norm()))
+    assert seen == [] and run.optimizers.step(1) == pytest.approx(seen[0]) == pytest.approx(10.0 * math.sqrt(weight.numel()))
+
+
+def test_betas_reach_adamw(folder):
+    groups = make_run("nano", folder, 9, betas=(0.9, 0.999)).optimizers.all[-1].param_groups
+    assert [group["betas"] for group in groups] == [(0.9, 0.999)]
 
 
 def test_the_norm_that_is_clipped_counts_the_projector(folder):

@@ -176,9 +176,10 @@ def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ("", {"layer": 24, "token_shift": 1, "mask": False}),
-        ("--alignment.token-shift 0", {"layer": 24, "token_shift": 0}),
-        ("--alignment.mask True", {"token_shift": 1, "mask": True}),
+        ("", {"layer": 24, "token_shift": 0, "mask": True}),
+        ("--preset paper_openvla", {"layer": 24, "token_shift": 1, "mask": False}),
+        ("--preset paper_openvla --alignment.token-shift 0", {"layer": 24, "token_shift": 0}),
+        ("--preset paper_openvla --alignment.mask True", {"token_shift": 1, "mask": True}),
         ("--alignment.layer 2", {"layer": 2, "layers": ()}),
         ("--preset multilayer --alignment.layer 2", {"student_layers": (2,), "teacher_layers": (-1,)}),
         ("--preset multilayer --alignment.teacher-layers -1", {"student_layers": (*range(2, 20, 2), 32), "teacher_layers": (-1,)}),

@@ -1,6 +1,7 @@
 """The VGGT aggregator: upstream's figures, official keys, only what is asked for, and what bad weights say."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from seeded_weights import TINY_VGGT, seeded_images, vggt_weights
 
+from sf_training.spatial_forcing import weights
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher, load_aggregator
@@ -140,8 +142,25 @@ def test_what_the_hub_refuses_is_a_sentence(monkeypatch, error, message):
         raise error("503 from the hub", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr(weights, "_answers", lambda endpoint: True)
     with pytest.raises(TeacherError, match="facebook/VGGT-1B: " + message):
         open_weights("facebook/VGGT-1B")
+
+
+def test_without_a_network_the_hub_is_asked_once_and_not_for_a_minute(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repository, name, *, local_files_only):
+        asked.append(local_files_only)
+        raise errors.LocalEntryNotFoundError("not in the cache")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(TeacherError, match="the hub cannot be reached and nothing is cached"):
+        open_weights("facebook/VGGT-1B")
+    assert asked and all(asked)
 
 
 def test_the_licence_is_the_one_beside_the_weights(directory):

@@ -13,19 +13,24 @@ from sf_policy_node.contract import GRIPPER_COLUMN
 _FLOOR = 1e-3  # an idle joint has no spread: without a floor its noise would be blown up
 _QUANTILES = (0.01, 0.99)
 Spread = Literal["deviation", "quantiles"]
-"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1, whatever the few values beyond are."""
+"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1, values beyond are limited."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Mean and standard deviation (N,) of N columns, or middle and half width of their quantiles."""
+    """Mean and standard deviation (N,) of N columns, or middle and half width of their quantiles.
+
+    With ``clipped``, normalised values are limited to -1 and 1, as OpenVLA-OFT's BOUNDS_Q99 does.
+    """
 
     mean: np.ndarray
     std: np.ndarray
+    clipped: bool = False
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """(..., N) to zero mean and unit spread, float32."""
-        return ((values - self.mean) / self.std).astype(np.float32)
+        """Bring (..., N) to zero mean and unit spread, float32."""
+        scaled = (values - self.mean) / self.std
+        return (np.clip(scaled, -1.0, 1.0) if self.clipped else scaled).astype(np.float32)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """The reverse, float64."""
@@ -53,14 +58,16 @@ class Normalisation:
 
     def to_json(self) -> str:
         """For ``statistics.json``."""
-        return json.dumps({part: {"mean": c.mean.tolist(), "std": c.std.tolist()} for part, c in vars(self).items()}, indent=1)
+        return json.dumps({part: _plain(columns) for part, columns in vars(self).items()}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Normalisation:
         """Reverse of :meth:`to_json`. Raises ValueError or KeyError when a part is missing or not finite."""
         parts = json.loads(text)
         columns = {
-            part: Columns(np.asarray(parts[part]["mean"], float), np.asarray(parts[part]["std"], float))
+            part: Columns(
+                np.asarray(parts[part]["mean"], float), np.asarray(parts[part]["std"], float), bool(parts[part].get("clipped", False))
+            )
             for part in ("state", "action", "text")
         }
         for part, column in columns.items():
@@ -69,9 +76,14 @@ class Normalisation:
         return cls(**columns)
 
 
+def _plain(columns: Columns) -> dict[str, object]:
+    plain: dict[str, object] = {"mean": columns.mean.tolist(), "std": columns.std.tolist()}
+    return plain | {"clipped": True} if columns.clipped else plain
+
+
 def _columns(values: np.ndarray, spread: Spread = "deviation") -> Columns:
     values = values.astype(np.float64)
     if spread == "quantiles":
         low, high = np.quantile(values, _QUANTILES, axis=0)
-        return Columns((low + high) / 2, np.maximum((high - low) / 2, _FLOOR))
+        return Columns((low + high) / 2, np.maximum((high - low) / 2, _FLOOR), clipped=True)
     return Columns(values.mean(0), np.maximum(values.std(0), _FLOOR))

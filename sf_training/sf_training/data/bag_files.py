@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -26,12 +28,26 @@ def find_episodes(root: str | Path) -> list[Path]:
     root = Path(root)
     if root.is_file() or (root / "metadata.yaml").is_file():
         return [root]
-    bags = {path.parent for path in root.rglob("metadata.yaml")}
-    loose = {path for path in root.rglob("*.mcap") if path.parent not in bags}
+    files = list(_files_below(root))
+    bags = {path.parent for path in files if path.name == "metadata.yaml"}
+    loose = {path for path in files if path.suffix == ".mcap" and path.parent not in bags}
     found = sorted(path for path in bags | loose if not any(part.endswith(_PARTIAL) for part in path.relative_to(root).parts))
     if not found:
         raise BagError(f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder")
     return found
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield all files below a folder, through links to folders too; a folder that is reached twice counts once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it would go on for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(folder, name) for name in names)
 
 
 def find_mcap(path: Path) -> Path:

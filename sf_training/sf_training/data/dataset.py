@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.preprocessing import Fit
@@ -24,6 +23,7 @@ from sf_training.data.bag_images import BagImages, Source, pictures_key
 from sf_training.data.episode_arrays import prepared_matrices
 from sf_training.data.episode_index import EpisodeIndex, index_episode, index_key
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.progress import ProgressBar
 
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
 
@@ -189,8 +189,7 @@ def _indices(readers: list[EpisodeReader], keys: list[str], folder: Path | None,
     paths = [None if folder is None else folder / f"{key}.index" for key in keys]
     indices = [None if path is None else EpisodeIndex.load(path) for path in paths]
     missing = [number for number, index in enumerate(indices) if index is None]
-    columns = (TextColumn("indexing episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress or not missing) as bar:
+    with ProgressBar("indexing episodes", disable=not progress or not missing) as bar:
         made = _indexed([readers[number] for number in missing], workers)
         for number, index in zip(missing, bar.track(made, total=len(missing)), strict=True):
             indices[number] = index

@@ -20,3 +20,17 @@ def split_episodes(count: int, validation: float = 0.1, seed: int = 0) -> tuple[
     held_out = min(count - 1, max(1, round(count * validation))) if validation > 0 else 0
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def share_of(episodes: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """Choose a share of some episodes, at least one; the same for the same seed, and a smaller share is part of a larger one.
+
+    Args:
+        episodes: sorted indices (N,).
+        share: above 0, at most 1.
+
+    Returns:
+        Sorted indices (max(1, round(share * N)),).
+    """
+    order = np.random.default_rng(seed).permutation(len(episodes))
+    return np.sort(episodes[order[: max(1, round(share * len(episodes)))]])

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sf_policy_node.contract import Contract
@@ -20,6 +19,7 @@ from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors
 from sf_training.evaluation.open_loop_plot import plot_open_loop
 from sf_training.evaluation.recorded_episode import RecordedEpisode, open_episodes
 from sf_training.evaluation.summary import wilson
+from sf_training.progress import ProgressBar
 
 Part = Literal["auto", "held-out", "all"]
 
@@ -39,8 +39,7 @@ def evaluate_open_loop(
     """
     readers, selection = choose(checkpoint, bags, open_episodes(bags, policy.contract, outcomes), part)
     console.print(f"{bags}: {selection}", soft_wrap=True, highlight=False)
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with ProgressBar("episodes", console=console) as bar:
         found = [
             episode_errors(policy, RecordedEpisode.load(reader, policy), batch)[0] for reader in bar.track(readers, total=len(readers))
         ]

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_policy_node.vla.checkpoint import CheckpointError
@@ -24,6 +23,7 @@ from sf_training.evaluation.chunk_errors import POLICY, EpisodeErrors, episode_e
 from sf_training.evaluation.recorded_episode import RecordedEpisode, open_episodes
 from sf_training.evaluation.regression_report import plot_comparison, print_comparison
 from sf_training.evaluation.verdict import Comparison, Tolerances, compare
+from sf_training.progress import ProgressBar
 
 _FORMAT = 1
 _SENTENCES = 12  # shown; all are in the JSON
@@ -149,8 +149,7 @@ def _judge(
         raise RegressionError(
             f"--baseline: {earlier.policy_id} was trained for another contract ({difference}); compare it on its own bags"
         )
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with ProgressBar("episodes", console=console) as bar:
         for reader in bar.track(readers, total=len(readers)):
             episode = RecordedEpisode.load(reader, policy)
             errors, chunks = episode_errors(policy, episode, batch)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_training.config_file import parse
+from sf_training.progress import ProgressBar
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
@@ -63,12 +63,11 @@ def record(arguments: Arguments, console: Console) -> None:
     if not seeds:
         console.print(f"{arguments.out}: all {arguments.episodes} episodes are there")
         return
-    columns = (TextColumn("demonstrations"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     outcomes: dict[str, int] = {}
     # spawn: a GL context must not be inherited
     with (
         multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)) as pool,
-        Progress(*columns, console=console) as bar,
+        ProgressBar("demonstrations", console=console) as bar,
     ):
         task = bar.add_task("", total=len(seeds))
         for outcome in pool.imap_unordered(_record_seed, seeds):

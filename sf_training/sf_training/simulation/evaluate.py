@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sf_policy_node.contract import ContractError, load_contract
@@ -23,6 +22,7 @@ from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError
 from sf_training.evaluation.open_loop import Part, evaluate_open_loop
 from sf_training.evaluation.summary import merge_summary, wilson
+from sf_training.progress import ProgressBar
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical, held_out_phrase
 from sf_training.simulation.rendering import RenderingError
@@ -115,13 +115,12 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
         _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2]) for number in range(arguments.paraphrases)
     ]
     results: dict[str, list[EpisodeResult]] = {"canonical": [], "known": [], "new": []}
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     # spawn: a GL context must not be inherited
     with (
         multiprocessing.get_context("spawn").Pool(
             max(1, min(arguments.workers, len(jobs))), _start_worker, (arguments.checkpoint, arguments.contract)
         ) as pool,
-        Progress(*columns, console=console) as bar,
+        ProgressBar("episodes", console=console) as bar,
     ):
         task = bar.add_task("", total=len(jobs))
         for wording, result in pool.imap(_run, jobs):

@@ -7,13 +7,14 @@ from typing import Any, Literal, get_args
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentError
 
-PresetName = Literal["paper_openvla", "paper_pi0", "multilayer", "adaptive"]
+PresetName = Literal["openvla", "paper_openvla", "paper_pi0", "multilayer", "adaptive"]
 PRESETS = get_args(PresetName)
 
 
 def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
     """Settings of a preset; those that speak of a depth keep its proportion.
 
+    * ``openvla``: layer 24 of 32 as in the paper; each patch is paired with its own target, missing cameras and letterbox bars masked.
     * ``paper_openvla``: what the authors' launcher trains OpenVLA-OFT with: layer 24 of 32, tokens shifted by one, no mask.
     * ``paper_pi0``: what their configuration trains pi0 with: layer 12 of 18, no shift, missing cameras and letterbox masked.
     * ``multilayer``: ten pairs of layers at most, one shared projector, after ROCKET (arXiv 2602.17951): the layers
@@ -29,7 +30,9 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
     """
     if name not in PRESETS:
         raise AlignmentError(f"preset {name}: there are {', '.join(PRESETS)}")
-    if name == "paper_openvla":
+    if name == "openvla":
+        chosen = AlignmentConfig(layer=round(blocks * 24 / 32))
+    elif name == "paper_openvla":
         chosen = AlignmentConfig(layer=round(blocks * 24 / 32), token_shift=1, mask=False)
     elif name == "paper_pi0":
         chosen = AlignmentConfig(layer=round(blocks * 12 / 18))

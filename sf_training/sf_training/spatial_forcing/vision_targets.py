@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn
 
+from sf_training.progress import ProgressBar, status
 from sf_training.spatial_forcing import alignment, cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
 from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
@@ -140,11 +141,10 @@ def vision_targets(
     with store.locked():
         if width < source.feature_size:
             file = None if cache is None else store.folder / "basis.npz"
-            with console.status("teacher features: which channels to keep") if console else nullcontext():
+            with status(console, "teacher: which channels to keep") if console else nullcontext():
                 computed.compression = Compression.fit(computed.whole, len(images), width, file)
         if store.done < len(images):
-            columns = (TextColumn("teacher features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-            with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None) as bar:
+            with ProgressBar("teacher features", TimeElapsedColumn(), console=console, disable=console is None) as bar:
                 task = bar.add_task("", total=len(images), completed=store.done)
                 store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
     found = store.load()

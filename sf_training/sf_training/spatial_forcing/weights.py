@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,7 @@ from sf_training.spatial_forcing.teachers import TeacherError
 _INDEX = "model.safetensors.index.json"
 _NAMES = ("model.safetensors", _INDEX, "model.pt", "vggt_1B_commercial.pt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_TIMEOUT_S = 5.0
 _WRAPPINGS = ("model", "state_dict")  # keys under which training programs put the tensors
 _KNOWN_LICENCES = {
     "facebook/VGGT-1B": "CC BY-NC 4.0: not for commercial use",
@@ -162,14 +165,26 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__
 
 
+def _answers(endpoint: str) -> bool:
+    """Whether a server answers at all within some seconds; the hub's own client tries again for a minute."""
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=_HUB_TIMEOUT_S):
+            return True
+    except HTTPError:  # an answer, if only a refusal
+        return True
+    except OSError:
+        return False
+
+
 def _download(repository: str, names: Iterable[str]) -> Path:
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
     names = tuple(names)
     unreachable = False
+    offline = constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name))
+            return Path(hf_hub_download(repository, name, local_files_only=offline))
         except errors.GatedRepoError:
             address = f"https://huggingface.co/{repository}"
             raise TeacherError(f"{repository}: gated; accept its licence at {address}, then `hf auth login`") from None

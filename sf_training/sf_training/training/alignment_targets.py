@@ -6,6 +6,7 @@ from rich.console import Console
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.preprocessing import picture_area
+from sf_training.progress import status
 from sf_training.spatial_forcing.teachers import build_targets
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
 from sf_training.training.settings import Settings
@@ -28,7 +29,7 @@ def alignment_targets(settings: Settings, data: TrainingSet, student: Student, c
     if not settings.uses_vision_teacher:
         name = settings.teacher if settings.control == "none" else settings.control
         patch = tuple(side // count for side, count in zip(data.images.shape[-2:], grid, strict=True))
-        with console.status(f"teacher features ({name})"):
+        with status(console, f"teacher features ({name})"):
             return Targets((build_targets(name, data.images, data.depth, list(data.views or ()), patch),))
     teacher = open_teacher(
         settings.teacher,

@@ -35,7 +35,6 @@ from sf_training.training.step import Inputs, TrainingStep, valid_tokens
 from sf_training.training.students import Student, merged_copy
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
-_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
 _TIMED = 3  # steps with and without the alignment, to tell what it costs
 _PREDICTED_AT_ONCE = {"nano": 128}
 _PREDICTED = 16
@@ -78,7 +77,7 @@ class TrainingRun:
         self.accelerator = accelerator = accelerator or make_accelerator(settings)
         self.device = accelerator.device
         self._targets = Targets((targets,)) if isinstance(targets, np.ndarray) else targets
-        weight = torch.tensor([_GRIPPER_WEIGHT if name == GRIPPER_COLUMN else 1.0 for name in contract.action.names])
+        weight = torch.tensor([settings.column_weights.get(name, 1.0) for name in contract.action.names])
         model = student.model
         self._grid = model.visual_places().grid
         valid = valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
@@ -324,7 +323,8 @@ class TrainingRun:
 
 
 def resolved(settings: Settings, student: Student) -> Settings:
-    """The settings with the alignment of this very model, without a teacher the one that it would have.
+    """The settings with every choice made that depends on the model: alignment (without a teacher the one that it would have),
+    preset, optimiser, learning rate, weight of the gripper, channels of the teacher.
 
     Raises:
         TrainingError, StudentError: it has no such layer, or nothing below it is trained.
@@ -332,4 +332,12 @@ def resolved(settings: Settings, student: Student) -> Settings:
     config = settings.alignment_of(student.blocks)
     if settings.teacher != "none":
         student.check_layers(config.student_layers)
-    return replace(settings, alignment=config)
+    return replace(
+        settings,
+        alignment=config,
+        preset=settings.chosen_preset,
+        optimizer="muon" if settings.uses_muon else "adamw",
+        learning_rate=settings.rate,
+        gripper_weight=settings.column_weights[GRIPPER_COLUMN],
+        teacher_channels=settings.channels,
+    )

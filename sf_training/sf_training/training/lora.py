@@ -60,7 +60,13 @@ def apply_lora(model: Any, settings: StudentSettings) -> None:
             raise StudentError(f"--student.lora.targets: the {part} has no layer {' '.join(lora.targets)}; there are {', '.join(there)}")
         chosen += found
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=chosen)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        init_lora_weights="gaussian" if lora.init == "gaussian" else True,
+        target_modules=chosen,
+    )
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

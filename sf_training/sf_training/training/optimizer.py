@@ -11,7 +11,6 @@ from sf_training.training.muon import Muon
 from sf_training.training.settings import Settings
 from sf_training.training.step import TrainingStep
 
-_BETAS = (0.9, 0.95)
 _HIDDEN = ("blocks.", "head.blocks.", "projector.")  # names of what Muon is for
 
 
@@ -31,18 +30,14 @@ class Optimizers:
                     (matrices if hidden else others).append(parameter)
         self.parameters = matrices + others
         rate, decay = settings.rate, settings.weight_decay
-        self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=_BETAS, weight_decay=decay)]
+        self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=settings.betas, weight_decay=decay)]
         if matrices:
             muon = Muon(matrices, lr=rate, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self.all.insert(0, muon)
 
     def rate(self, step: int) -> float:
-        """Learning rate at ``step`` (from 1): linear warm-up, constant, then to zero over the last ``decay_share`` of the steps."""
-        settings = self._settings
-        rise = min(1.0, step / max(settings.warm_up, 1))
-        left = min(1.0, (settings.steps - step + 1) / (settings.decay_share * settings.steps)) if settings.decay_share else 1.0
-        fall = left if settings.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-        return settings.rate * rise * fall
+        """Learning rate at ``step`` (from 1)."""
+        return self._settings.rate * schedule(self._settings, step)
 
     def step(self, step: int) -> float:
         """Clip (projector included), update, clear gradients. Returns the norm before clipping.
@@ -50,7 +45,7 @@ class Optimizers:
         Raises:
             FloatingPointError: a gradient is not finite; the weights are unharmed.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.clip or math.inf)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if not math.isfinite(size):
             raise FloatingPointError(f"step {step}: a gradient is not finite; lower --learning-rate (now {self._settings.rate:g})")
@@ -65,3 +60,21 @@ class Optimizers:
         """Forget all gradients."""
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
+
+
+def schedule(settings: Settings, step: int) -> float:
+    """Return the learning rate at ``step`` (from 1) as a share of its peak.
+
+    * Warm-up: linear from ``warm_up_from`` to 1 at step ``warm_up``.
+    * ``linear`` and ``cosine``: from 1 to ``floor`` over the last ``decay_share`` of the steps up to ``decay_end``, then ``floor``.
+    * ``multistep``: times ``milestone_factor`` after each milestone (``torch.optim.lr_scheduler.MultiStepLR``).
+    """
+    rise = settings.warm_up_from + (1.0 - settings.warm_up_from) * min(1.0, step / max(settings.warm_up, 1))
+    if settings.schedule == "multistep":
+        return rise * settings.milestone_factor ** sum(milestone < step for milestone in settings.milestones)
+    end = settings.decay_end or settings.steps
+    if not settings.decay_share:
+        return rise
+    left = min(1.0, max(0.0, (end - step + 1) / (settings.decay_share * end)))
+    fall = left if settings.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    return rise * (settings.floor + (1.0 - settings.floor) * fall)

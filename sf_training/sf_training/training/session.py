@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TimeElapsedColumn
 from safetensors import SafetensorError
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.checkpoint import CheckpointError, save_checkpoint
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import to_yaml
+from sf_training.progress import ProgressBar
 from sf_training.training.curves import Curves, Row, plot_curves
 from sf_training.training.loop import TrainingRun
 from sf_training.training.projector_file import save_projector
@@ -72,14 +73,13 @@ class Session:
         if self._finished:
             self._console.print(f"{self._out}: this run is finished; give another --out to train anew", highlight=False, soft_wrap=True)
             return
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         settings, run = self._settings, self._run
         steps, reached = settings.steps, self._agreed(self._main and self._is_reached())[0]
         try:
-            with Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not self._main) as bar:
+            if run.step < steps:
+                self._measure_speed()
+            with ProgressBar("training", TimeElapsedColumn(), console=self._console, disable=not self._main) as bar:
                 task = bar.add_task("", total=steps, completed=run.step)
-                if run.step < steps:
-                    self._speed = run.measure_teacher()
                 while run.step < steps and not reached:
                     started = time.perf_counter()
                     run.train_step()
@@ -104,6 +104,12 @@ class Session:
                 shutil.rmtree(self._best_out, ignore_errors=True)
         best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (the best, too)"
         self._console.print(f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}", highlight=False, soft_wrap=True)
+
+    def _measure_speed(self) -> None:
+        self._console.print("measuring the speed with and without the teacher on one batch ...", highlight=False, soft_wrap=True)
+        self._speed = self._run.measure_teacher()
+        found = ", ".join(f"{value:.3g} {name}" for name, value in self._speed.items())
+        self._console.print(f"labels per second (three steps, a rough figure): {found}", highlight=False, soft_wrap=True)
 
     def _validate(self, *, evaluating: bool) -> bool:
         """Whether the run may end here."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from sf_policy_node.contract import GRIPPER_COLUMN
+from sf_policy_node.vla.normalisation import Spread
 from sf_training.data.dataset import IDLE_S
 from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentOptions
 from sf_training.spatial_forcing.cache_format import CacheFormat
@@ -16,7 +18,8 @@ from sf_training.training.student_settings import StudentError, StudentSettings
 
 _VISION = ("vggt", "hf")
 _NANO_CHANNELS = 128
-_PAPER: dict[str, PresetName] = {"hf": "paper_openvla", "pi0": "paper_pi0"}
+_DEFAULT_PRESET: dict[str, PresetName] = {"hf": "openvla", "pi0": "paper_pi0"}
+_NANO_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
 
 
 class TrainingError(ValueError):
@@ -46,7 +49,7 @@ class Settings:
     """The alignment loss; ignored with teacher none."""
     preset: PresetName | None = None
     """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
-    paper_openvla for hf and paper_pi0 for pi0."""
+    openvla for hf (no token shift, bars masked) and paper_pi0 for pi0."""
     teacher_weights: str = ""
     """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
     teacher_size: int = 0
@@ -85,14 +88,30 @@ class Settings:
     """Peak, after the warm-up; None is 2e-3 for nano and 1e-4 for other models."""
     warm_up: int = 60
     """Steps over which the rate rises from zero."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """How the rate falls at the end."""
+    warm_up_from: float = 0.0
+    """Share of the peak at which the warm-up starts."""
+    schedule: Literal["linear", "cosine", "multistep"] = "linear"
+    """How the rate falls: linear or cosine over the last --decay-share of the steps, or multistep at --milestones."""
     decay_share: float = 0.3
-    """Share of the steps at the end over which the rate falls to zero; 0 keeps it constant."""
+    """Share of the steps at the end over which the rate falls (linear, cosine); 0 keeps it constant."""
+    decay_end: int = 0
+    """Step at which the fall ends (linear, cosine); 0 is the last step."""
+    floor: float = 0.0
+    """Share of the peak that is left at the end of the fall (linear, cosine)."""
+    milestones: tuple[int, ...] = ()
+    """Of multistep: steps after which the rate is multiplied by --milestone-factor."""
+    milestone_factor: float = 0.1
+    """Of multistep."""
     weight_decay: float = 0.02
     """Of both optimisers."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
     clip: float = 1.0
-    """Norm to which the gradient is clipped, projector included."""
+    """Norm to which the gradient is clipped, projector included; 0 does not clip."""
+    gripper_weight: float | None = None
+    """Weight of the gripper column in the action loss; None is 0.3 for nano and 1 for other models, as their authors train them."""
+    normalisation: Spread = "deviation"
+    """Of states and actions. deviation: zero mean and unit deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1."""
     ema: float = 0.99
     """Decay of the moving average of the weights, which is what is evaluated and saved; 0: the weights themselves."""
     width: int = 96
@@ -101,6 +120,8 @@ class Settings:
     """Of nano: blocks of the transformer."""
     head: Literal["regression", "flow"] = "regression"
     """How actions are made: directly, or from noise by flow matching, which real-time chunking needs."""
+    share: float = 1.0
+    """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
     validation_share: float = 0.08
     """Share of the episodes kept for validation, chosen by episode."""
     idle_s: float = IDLE_S
@@ -141,8 +162,15 @@ class Settings:
             raise TrainingError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
         if not 0 <= self.ema < 1:
             raise TrainingError(f"--ema: must be at least 0 and below 1, got {self.ema}")
-        if not self.clip > 0:
-            raise TrainingError(f"--clip: must be above 0, got {self.clip}")
+        if not self.clip >= 0:
+            raise TrainingError(f"--clip: must be above 0, or 0 to clip nothing, got {self.clip}")
+        if not 0 < self.share <= 1:
+            raise TrainingError(f"--share: must be above 0 and at most 1, got {self.share}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise TrainingError(f"--betas: each must be at least 0 and below 1, got {self.betas}")
+        if self.gripper_weight is not None and not self.gripper_weight >= 0:
+            raise TrainingError(f"--gripper-weight: must not be negative, got {self.gripper_weight}")
+        self._check_schedule()
         if self.evaluate_every < 0 or self.evaluate_every % self.validate_every:
             raise TrainingError(
                 f"--evaluate-every: must be a multiple of --validate-every {self.validate_every}, got {self.evaluate_every}"
@@ -160,6 +188,12 @@ class Settings:
         return self.learning_rate if self.learning_rate is not None else (2e-3 if self._nano else 1e-4)
 
     @property
+    def column_weights(self) -> dict[str, float]:
+        """Weight of the columns whose error does not count once in the action loss, by name."""
+        given = self.gripper_weight
+        return {GRIPPER_COLUMN: given if given is not None else _NANO_GRIPPER_WEIGHT if self._nano else 1.0}
+
+    @property
     def channels(self) -> int:
         """Channels of a vision teacher's targets at most; 0 keeps all."""
         if self.teacher_channels is not None:
@@ -175,13 +209,18 @@ class Settings:
     def _nano(self) -> bool:
         return self.student.kind == "nano"
 
+    @property
+    def chosen_preset(self) -> PresetName | None:
+        """The preset that is given, or else the model's; nano has none."""
+        return self.preset or _DEFAULT_PRESET.get(self.student.kind)
+
     def alignment_of(self, blocks: int) -> AlignmentConfig:
         """The alignment of a model with so many blocks.
 
         Raises:
             TrainingError: it has no such layer.
         """
-        chosen = self.preset or _PAPER.get(self.student.kind)
+        chosen = self.chosen_preset
         given = self.alignment.given
         if chosen and not self.uses_vision_teacher:
             given["teacher_layers"] = (-1,)
@@ -195,6 +234,18 @@ class Settings:
     def uses_vision_teacher(self) -> bool:
         """Whether the teacher is a vision model with weights."""
         return self.teacher in _VISION
+
+    def _check_schedule(self) -> None:
+        for name in ("warm_up_from", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"--{name.replace('_', '-')}: must lie between 0 and 1, got {getattr(self, name)}")
+        if self.decay_end < 0:
+            raise TrainingError(f"--decay-end: must not be negative, got {self.decay_end}")
+        if (self.schedule == "multistep") != bool(self.milestones):
+            found = "none" if not self.milestones else " ".join(map(str, self.milestones))
+            raise TrainingError(f"--schedule {self.schedule}, --milestones {found}: multistep needs milestones, the others take none")
+        if any(milestone < 1 for milestone in self.milestones) or not self.milestone_factor > 0:
+            raise TrainingError("--milestones, --milestone-factor: milestones must be at least 1, the factor above 0")
 
     def _check_kind(self) -> None:
         kind = self.student.kind

@@ -25,6 +25,8 @@ class LoraSettings:
     """Their output is scaled by alpha / rank."""
     dropout: float = 0.0
     """On their input, in training."""
+    init: Literal["kaiming", "gaussian"] = "kaiming"
+    """Of the first factor (the second starts at zero): kaiming is peft's default, gaussian OpenVLA-OFT's."""
     targets: tuple[str, ...] = ()
     """Ends of the names of the linear layers that get one, such as q_proj v_proj; none given: every linear layer."""
 

@@ -19,7 +19,8 @@ from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.data.split import split_episodes
+from sf_training.data.split import share_of, split_episodes
+from sf_training.progress import status
 from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 from sf_training.spatial_forcing.teachers import TeacherError
@@ -29,6 +30,7 @@ from sf_training.training.memory import require_memory
 from sf_training.training.processes import make_accelerator
 from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
+from sf_training.training.step import valid_tokens
 from sf_training.training.students import Student, StudentError, build_student
 from sf_training.training.training_set import TrainingSet, load_training_set
 
@@ -95,17 +97,20 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
     require_memory(settings, contract, accelerator.num_processes, accelerator.device)
     accelerator.wait_for_everyone()  # before one of them takes what another counts
     torch.manual_seed(settings.seed)
-    with console.status(f"model ({settings.student.kind})"):
+    with status(console, f"building the model ({settings.student.kind})"):
         student = build_student(settings.student, contract, head=settings.head, width=settings.width, layers=settings.layers)
     settings = resolved(settings, student)
     if settings.teacher != "none":
         console.print(f"alignment: {settings.alignment}", highlight=False, soft_wrap=True)
+        for sentence in alignment_warnings(settings, contract, student):
+            console.print(f"[yellow]warning:[/] {sentence}", highlight=False, soft_wrap=True)
     after_student = torch.get_rng_state()
     for part, (count, trained) in student.weights().items():
         console.print(f"{part}: {count / 1e6:.1f} M weights, {trained / 1e6:.2f} M trained", highlight=False)
     with accelerator.main_process_first():  # one process prepares what the others then find
         data, targets = _data(settings, student, recorded, console)
     train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
+    train_episodes = share_of(train_episodes, settings.share)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
     if not len(labels) or not len(held_out):
         raise TrainingError(
@@ -117,7 +122,9 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
         soft_wrap=True,
     )
     texts = list(data.texts)
-    normalisation = Normalisation.from_data(data.states, data.label_chunk[labels], student.embeddings(texts), contract.action.names)
+    normalisation = Normalisation.from_data(
+        data.states, data.label_chunk[labels], student.embeddings(texts), contract.action.names, settings.normalisation
+    )
     torch.set_rng_state(after_student)
     text = student.text_rows(texts, normalisation)
     run = TrainingRun(settings, student, contract, data, labels, normalisation, text, targets, accelerator)
@@ -125,6 +132,21 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
         Session(run, contract, held_out, console, command, begin).go()
     finally:
         run.close()
+
+
+def alignment_warnings(settings: Settings, contract: Contract, student: Student) -> list[str]:
+    """Say what of the alignment does not fit the images.
+
+    Args:
+        settings: resolved ones (:func:`resolved`).
+    """
+    config = settings.alignment
+    valid = None if config.mask else valid_tokens(contract, student, student.model.visual_places().grid)
+    if valid is None:
+        return []
+    bars = f"{1 - float(valid.float().mean()):.0%} of the aligned tokens show letterbox bars, and --alignment.mask is off"
+    source = " (by preset paper_openvla)" if settings.preset == "paper_openvla" else ""
+    return [f"{bars}{source}; give --alignment.mask True, or --student.fit crop"]
 
 
 def _data(settings: Settings, student: Student, recorded: Contract, console: Console) -> tuple[TrainingSet, object]:
