@@ -11,11 +11,24 @@ def bench():
 
 
 @pytest.fixture
-def graph(ros_domain):  # noqa: F811
-    """Nodes of this test in a domain of their own."""
+def graph(ros_domain, monkeypatch):  # noqa: F811
+    """Nodes of this test in a domain of their own, with a clock that stands while the machine is too busy."""
     from node_cases import Graph
 
+    from sf_policy_node.nodes import chunk_executor
+
     graph = Graph()
+    monkeypatch.setattr(chunk_executor, "time", graph.stopwatch())
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def processes_graph(ros_domain):  # noqa: F811
+    """A peer of nodes that are processes, on the machine's clock."""
+    from node_cases import Graph
+
+    graph = Graph(clock=False)
     yield graph
     graph.close()
 

@@ -1,7 +1,12 @@
-"""A graph of nodes in this process, over real DDS, that tests wait on instead of sleeping."""
+"""A graph of nodes in this process, over real DDS, that tests wait on instead of sleeping.
+
+The nodes' clock is the test's: it runs with the wall clock, but stands still while this process gets no
+processor time. So nothing is late, too old or lost because the machine is busy.
+"""
 
 import time
 from array import array
+from types import SimpleNamespace
 
 import numpy as np
 import rclpy
@@ -15,12 +20,19 @@ from std_msgs.msg import Header
 from sf_policy_node.nodes.conversions import to_stamp
 
 CONTRACT_PARAMETER = Parameter("contract", value=str(CONTRACT_PATH))
+TURN_S = 0.02  # longest time that the clock runs on without a turn of the test's loop
+PATIENCE_S = 120.0  # wall time: only so that a test that hangs ends
 
 
 class Graph:
-    """Nodes and a peer node for the test; closed at the end of the test."""
+    """Nodes and a peer node for the test; closed at the end of the test.
 
-    def __init__(self) -> None:
+    Args:
+        clock: the nodes' clock is that of :meth:`now`. False: the machine's, for nodes that are processes.
+    """
+
+    def __init__(self, *, clock: bool = True) -> None:
+        self._turned = (time.monotonic(), time.time()) if clock else None
         rclpy.init()
         self._executor = SingleThreadedExecutor()
         self.peer = rclpy.create_node("test_peer")
@@ -29,6 +41,8 @@ class Graph:
         self.heard: dict[str, list] = {}
 
     def add(self, node, *, activate: bool = True):
+        if self._turned is not None:
+            node.now = self.now
         self._nodes.append(node)
         self._executor.add_node(node)
         if activate:
@@ -37,7 +51,15 @@ class Graph:
         return node
 
     def now(self) -> float:
-        return 1e-9 * self.peer.get_clock().now().nanoseconds
+        """The nodes' time [s]."""
+        if self._turned is None:
+            return time.time()
+        wall, now = self._turned
+        return now + min(time.monotonic() - wall, TURN_S)
+
+    def stopwatch(self) -> SimpleNamespace:
+        """In place of a node's module ``time``: its steady clock runs with :meth:`now`."""
+        return SimpleNamespace(monotonic=self.now, perf_counter=time.perf_counter)
 
     def listen(self, kind, topic: str, qos=10) -> list:
         heard = self.heard[topic] = []
@@ -50,13 +72,15 @@ class Graph:
         self.until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
         return publisher
 
-    def until(self, condition, what: str, timeout_s: float = 20.0, each=lambda: None):
-        """Spin until a condition is true; ``each`` runs between callbacks, every 20 ms or sooner."""
+    def until(self, condition, what: str, timeout_s: float = PATIENCE_S, each=lambda: None):
+        """Spin until a condition is true; ``each`` runs between callbacks, every 10 ms or sooner."""
         end = time.monotonic() + timeout_s
         while not (result := condition()):
             assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
+            if self._turned is not None:
+                self._turned = (time.monotonic(), self.now())
             each()
-            self._executor.spin_once(timeout_sec=0.02)
+            self._executor.spin_once(timeout_sec=0.5 * TURN_S)
         return result
 
     def close(self) -> None:
@@ -110,13 +134,16 @@ class ScriptedPolicy:
 
     def __init__(self) -> None:
         self.calls, self.warm_ups, self.delay_s, self.result = [], 0, 0.0, None
+        self.clock = time.monotonic  # of ``delay_s``
 
     def warm_up(self) -> None:
         self.warm_ups += 1
 
     def predict(self, images, joint_positions, instruction):
         self.calls.append((images, np.array(joint_positions), instruction))
-        time.sleep(self.delay_s)
+        end = self.clock() + self.delay_s
+        while self.clock() < end:
+            time.sleep(0.002)
         if isinstance(self.result, Exception):
             raise self.result
         if self.result is not None:

@@ -32,7 +32,7 @@ class Stage:
             self.session.add_image(camera, stamp, np.zeros((240, 320, 3), np.uint8))
 
     def until(self, condition, what):
-        end = time.monotonic() + 10.0
+        end = time.monotonic() + 120.0
         while not condition():
             assert time.monotonic() < end, what
             time.sleep(0.002)

@@ -54,7 +54,7 @@ def test_a_pause_stops_the_arm_and_a_late_joiner_learns_of_it(executor):
     executor.send(FAST)
     executor.until(lambda: executor.commands, "motion")
     future = client.call_async(SetBool.Request(data=True))
-    executor.until(lambda: future.done() and len(executor.commands) == 2, "the stop")
+    executor.until(lambda: future.done() and len(executor.commands) >= 2, "the stop")
     assert future.result().success
     assert list(executor.commands[1].points[-1].velocities) == [0.0] * 7
     executor.until(lambda: executor.status.state == ExecutorStatus.PAUSED, "the status")
@@ -68,7 +68,7 @@ def test_the_arm_stops_as_soon_as_the_policy_says_that_it_has_ended(executor):
     executor.until(lambda: executor.commands, "motion")
     policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, epoch=1))
     policy.publish(PolicyStatus(state=PolicyStatus.IDLE, epoch=1, reason="cancelled by the client"))
-    executor.until(lambda: len(executor.commands) == 2, "the stop")
+    executor.until(lambda: len(executor.commands) >= 2, "the stop")
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     assert "cancelled by the client" in executor.status.reason
 

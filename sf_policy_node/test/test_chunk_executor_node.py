@@ -1,5 +1,6 @@
 """The chunk executor over DDS: what it sends, refuses and reports."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -7,15 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from executor_cases import COMMANDS, TOPICS, Executor
 from motion_cases import CONTRACT_PATH, HOME, make_chunk, sim_arm, straight
-from node_cases import FakeArm
+from node_cases import PATIENCE_S, FakeArm
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus
+from sf_policy_node.contract import load_contract
 from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
 
 pytestmark = pytest.mark.ros
@@ -94,22 +97,21 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     executor.send(straight(sim_arm(), (0.03, 0.0, 0.0)))
     executor.until(lambda: executor.commands, "motion")
     button.publish(Bool(data=True))
-    executor.until(lambda: len(executor.commands) == 2, "the stop")
+    executor.until(lambda: len(executor.commands) >= 2, "the stop")
     stop = executor.commands[1]
     assert list(stop.points[-1].velocities) == [0.0] * 7
     assert to_seconds(stop.points[-1].time_from_start) < 0.4
     executor.send()
     executor.until(lambda: executor.status.chunks_refused == 1, "the refusal")
-    assert executor.status.state == ExecutorStatus.STOPPED and len(executor.commands) == 2
+    assert executor.status.state == ExecutorStatus.STOPPED
+    assert all(list(command.points[-1].velocities) == [0.0] * 7 for command in executor.commands[1:])
     answer = call_reset()
     assert not answer.success and "still pressed" in answer.message
     button.publish(Bool(data=False))
     executor.until(lambda: call_reset().success, "the reset to be taken")
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     executor.arm.joints = np.array(stop.points[-1].positions)
-    executor.until(
-        lambda: executor.sequence < 30 and (executor.send(reference=executor.arm.joints) or len(executor.commands) > 2), "motion"
-    )
+    executor.until(lambda: executor.send(reference=executor.arm.joints) or executor.status.state == ExecutorStatus.EXECUTING, "motion")
 
 
 def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(executor):
@@ -143,7 +145,7 @@ def test_deactivation_stops_a_moving_arm_and_cleanup_leaves_nothing(executor):
     executor.send(straight(sim_arm(), (0.03, 0.0, 0.0)))
     executor.until(lambda: executor.commands, "motion")
     executor.node.trigger_deactivate()
-    executor.until(lambda: len(executor.commands) == 2, "the stop")
+    executor.until(lambda: len(executor.commands) >= 2, "the stop")
     executor.until(lambda: executor.status.state == ExecutorStatus.INACTIVE, "the status")
     executor.node.trigger_cleanup()
     names = {name for name, _ in executor.node.get_publisher_names_and_types_by_node("chunk_executor", "/")}
@@ -162,7 +164,7 @@ def start(*parameters):
 
 def test_an_unknown_contract_ends_the_process_with_one_sentence(ros_domain):
     process = start("contract:=/nowhere/robot.yaml")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "/nowhere/robot.yaml: cannot be read" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -170,33 +172,55 @@ def test_an_unknown_contract_ends_the_process_with_one_sentence(ros_domain):
 
 def test_no_contract_says_how_to_give_one(ros_domain):
     process = start()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and "-p contract:=" in errors.splitlines()[-1]
 
 
+@pytest.fixture
+def patient_contract(tmp_path):
+    """The simulated arm's contract for a process that may get no processor time for seconds."""
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    (tmp_path / data["urdf"]).write_text(CONTRACT_PATH.with_name(data["urdf"]).read_text())
+    data["budgets"] |= {"joint_state_age_s": 10.0, "chunk_age_s": 20.0, "hold_s": 60.0}
+    path = tmp_path / "patient.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_cleanly_after_stopping_the_arm(graph, number):
-    process = start(f"contract:={CONTRACT_PATH}")
+def test_a_signal_ends_the_process_cleanly_after_stopping_the_arm(processes_graph, patient_contract, number):
+    graph, contract = processes_graph, load_contract(patient_contract)
+    process = start(f"contract:={patient_contract}")
     try:
         statuses, commands = graph.listen(ExecutorStatus, TOPICS.executor_status), graph.listen(JointTrajectory, COMMANDS)
         chunks, arm = graph.publisher(ActionChunk, TOPICS.action_chunk), FakeArm(graph, images=False)
-        graph.until(lambda: statuses and 0 <= statuses[-1].joint_state_age_s < 0.1, "joint states", each=arm)
-        chunks.publish(chunk_to_message(make_chunk(sim_arm(), straight(sim_arm(), (0.03, 0, 0)), stamp=graph.now(), reference=HOME)))
-        graph.until(lambda: commands, "motion", each=arm)
+        graph.until(lambda: statuses and statuses[-1].joint_state_age_s >= 0, "joint states", each=arm)
+        sequence = itertools.count(1)
+
+        def moves():
+            if not commands:  # also when this process or that one gets no time for so long that a chunk is refused
+                chunk = make_chunk(contract, straight(contract, (0.03, 0, 0)), stamp=graph.now(), reference=HOME, sequence=next(sequence))
+                chunks.publish(chunk_to_message(chunk))
+            return bool(commands)
+
+        graph.until(moves, "motion", each=arm)
+        before = len(commands)
         process.send_signal(number)
-        graph.until(lambda: len(commands) == 2, "the stop", each=arm)
-        _, errors = process.communicate(timeout=30)
+        graph.until(lambda: process.poll() is not None, "the end of the process", each=arm)
+        graph.until(lambda: len(commands) > before, "the stop", each=arm)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
-    assert list(commands[1].points[-1].velocities) == [0.0] * 7
+    assert list(commands[-1].points[-1].velocities) == [0.0] * 7
 
 
-def test_without_autostart_the_node_waits_for_lifecycle_calls(graph):
+def test_without_autostart_the_node_waits_for_lifecycle_calls(processes_graph):
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
 
+    graph = processes_graph
     process = start(f"contract:={CONTRACT_PATH}", "autostart:=false")
     try:
         client = graph.peer.create_client(ChangeState, "/chunk_executor/change_state")
@@ -212,4 +236,4 @@ def test_without_autostart_the_node_waits_for_lifecycle_calls(graph):
             graph.until(lambda state=state: statuses and statuses[-1].state == state, "the state")
     finally:
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0

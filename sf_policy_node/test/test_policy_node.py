@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
-from node_cases import CONTRACT_PARAMETER, ScriptedPolicy
+from node_cases import CONTRACT_PARAMETER, PATIENCE_S, ScriptedPolicy
 from policy_node_cases import TOPICS, Policy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
@@ -173,7 +173,7 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_with_one_sentence(g
 def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(ros_domain, parameters, sentence):
     options = [word for parameter in parameters for word in ("-p", parameter)]
     command = [sys.executable, "-m", "sf_policy_node.nodes.policy_node", "--ros-args", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=os.environ)
     assert done.returncode == 1
     assert sentence in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
