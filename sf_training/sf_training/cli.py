@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-# Verb: module and one line. The module offers main(argv) -> int; it is imported only when its verb is called.
+# Verb: module and one line. The module offers main(argv) -> int, or the function named after a colon; it is imported only when
+# its verb is called.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Episodes": {
         "demonstrations": ("sf_training.simulation.demonstrations", "record episodes of the simulated arm, by a scripted expert"),
@@ -18,6 +19,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "view": ("sf_training.view.command", "an episode as HTML or MP4: cameras, joints, timeline"),
         "recover": ("sf_training.recording.recovery", "make an episode of a recording that was cut off"),
         "verify": ("sf_training.recording.verification", "are episodes still, bit by bit, what was recorded?"),
+        "relabel": ("sf_training.recording.edit_command:relabel", "say outcome, instruction (or several in time) or note of episodes"),
+        "trim": ("sf_training.recording.edit_command:trim", "a part of an episode as a new one"),
+        "split": ("sf_training.recording.edit_command:split", "cut an episode into several new ones"),
+        "merge": ("sf_training.recording.edit_command:merge", "join episodes that follow each other into a new one"),
         "replay": ("sf_training.teleoperation.replay_node", "send an episode to the robot again, through the guard"),
         "lerobot": ("sf_training.lerobot.command", "episodes to a LeRobot v3 data set, and back"),
     },
@@ -53,14 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sf_training: there is no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(VERBS[verb][0])
+        name, _, function = VERBS[verb][0].partition(":")
+        run = getattr(importlib.import_module(name), function or "main")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sf_training"):
             raise
         print(f"{verb}: the Python module {error.name} is missing; run `source docker/env.sh` or your ROS 2 setup first", file=sys.stderr)
         return 2
     try:
-        code = module.main(arguments) or 0
+        code = run(arguments) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # so may who reads a result

@@ -104,13 +104,14 @@ class EpisodeWriter:
         """Replace the instruction, as long as the episode is not finished."""
         self._episode["instruction"] = instruction
 
-    def add_topic(self, topic: str, type_name: str, qos_yaml: str = "") -> None:
+    def add_topic(self, topic: str, type_name: str, qos_yaml: str = "", described: tuple[str, str] | None = None) -> None:
         """Announce a topic before its first message.
 
         Args:
             topic: absolute name.
             type_name: for example ``sensor_msgs/msg/Image``.
             qos_yaml: offered QoS profiles as rosbag2 writes them, for ``ros2 bag play``.
+            described: definition and type hash of messages from another bag; else the installed ones.
 
         Raises:
             EpisodeWriteError: unknown type, or the topic has another type already. The episode stays open.
@@ -121,7 +122,7 @@ class EpisodeWriter:
                 raise EpisodeWriteError(f"{topic}: is recorded as {known} already, not {type_name}; publish one type per topic")
             return
         try:
-            text, type_hash = definition(type_name)
+            text, type_hash = described or definition(type_name)
         except KeyError:
             raise EpisodeWriteError(
                 f"{topic}: message type {type_name} is unknown; use the types of the common interfaces or of sf_msgs"
@@ -173,6 +174,7 @@ class EpisodeWriter:
         verdict: str = "",
         reasons: Sequence[str] = (),
         write_delay_ms: Mapping[str, float] | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> Path:
         """Complete the episode and give it its final name.
 
@@ -183,6 +185,7 @@ class EpisodeWriter:
             verdict: PASS, WARN or FAIL where the streams were watched.
             reasons: why it is not PASS, a sentence each.
             write_delay_ms: percentiles of the time from a message's receipt to its place in the file.
+            more: further entries of the episode's record.
 
         Returns:
             The bag's directory.
@@ -196,6 +199,7 @@ class EpisodeWriter:
         self._episode |= {"outcome": outcome, "note": note, "drops": json.dumps(lost)}
         if verdict:
             self._episode |= {"verdict": verdict, "reasons": json.dumps(list(reasons), ensure_ascii=False)}
+        self._episode |= dict(more or {})
         if write_delay_ms:
             self._episode["write_delay_ms"] = json.dumps(dict(write_delay_ms))
         with self._disk_errors():

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +33,8 @@ class Labels:
     """The newest label. None: what the recording itself says still holds.
 
     Attributes: ``outcome`` (success, failure or discarded), ``instruction``, ``note`` (free text), ``operator`` (who labelled),
-    ``time`` (UTC, ISO 8601).
+    ``time`` (UTC, ISO 8601), ``segments`` (instructions in time: seconds after the bag's first message and text, the first at 0;
+    empty: ``instruction`` holds throughout).
     """
 
     outcome: str | None = None
@@ -39,6 +42,7 @@ class Labels:
     note: str = ""
     operator: str = ""
     time: str = ""
+    segments: tuple[tuple[float, str], ...] = ()
 
 
 def read_labels(bag_directory: str | Path) -> Labels | None:
@@ -67,22 +71,33 @@ def label_history(bag_directory: str | Path) -> list[Labels]:
 
 
 def add_label(
-    bag_directory: str | Path, *, outcome: str | None = None, instruction: str | None = None, note: str = "", operator: str = ""
+    bag_directory: str | Path,
+    *,
+    outcome: str | None = None,
+    instruction: str | None = None,
+    note: str = "",
+    operator: str = "",
+    segments: Sequence[tuple[float, str]] = (),
 ) -> Labels:
     """Label a finished episode; what is None (or empty) stays as it was. Returns the new label.
+
+    A new ``instruction`` replaces segments that were there, and new ``segments`` the instruction.
 
     Raises:
         LabelError: no such episode, an outcome that does not exist, an instruction that cannot be used, or nothing to say.
     """
-    if not (outcome or instruction or note):
+    if not (outcome or instruction or note or segments):
         raise LabelError("a label says nothing; give an outcome, an instruction or a note")
+    if instruction and segments:
+        raise LabelError("give one instruction for the whole episode, or several with times, not both")
     with _episode(bag_directory) as path:
         history = label_history(path)
         before = history[-1] if history else Labels()
         label = _checked(
             Labels(
                 outcome=outcome or before.outcome,
-                instruction=instruction or before.instruction,
+                instruction=segments[0][1] if segments else instruction or before.instruction,
+                segments=tuple(segments) if segments or instruction else before.segments,
                 note=note or before.note,
                 operator=operator,
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,7 +129,18 @@ def _checked(label: Labels) -> Labels:
             validate_instruction(label.instruction)
         except ValueError as error:
             raise LabelError(str(error)) from None
-    return label
+    return replace(label, segments=_checked_segments(label.segments) if label.segments else ())
+
+
+def _checked_segments(segments: Sequence[Sequence]) -> tuple[tuple[float, str], ...]:
+    try:
+        checked = tuple((float(begin), validate_instruction(text)) for begin, text in segments)
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"segments: {error}") from None
+    times = [begin for begin, _ in checked]
+    if not all(math.isfinite(begin) for begin in times) or times[0] != 0.0 or any(b <= a for a, b in itertools.pairwise(times)):
+        raise LabelError(f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; the first begins at 0, and they must rise")
+    return checked
 
 
 @contextlib.contextmanager

@@ -1,0 +1,132 @@
+"""A finished episode of this suite, opened to be copied in part: contract, record, labels, instructions in time. No rclpy here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from mcap.exceptions import McapError
+from mcap.reader import McapReader, make_reader
+from mcap.records import Channel, Message, Schema
+
+from sf_policy_node.contract import Contract, ContractError, parse_contract
+from sf_training.recording import messages
+from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT
+from sf_training.recording.labels import LabelError, Labels, read_labels
+from sf_training.recording.sealing import EPISODE_RECORD, METADATA_FILE, PARTIAL
+from sf_training.recording.topics import absolute
+from sf_training.recording.verification import ChecksumError, verify_episode
+
+
+class EditError(ValueError):
+    """An episode cannot be edited; one sentence that names it and the cure. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class FinishedEpisode:
+    """What an episode says about itself.
+
+    Attributes:
+        record: its episode record, as recorded.
+        labels: the newest label given afterwards; None without one.
+        begin, end: log times of the first and the last message [ns].
+        segments: when each instruction begins [ns], and its text; the first at ``begin``. Labels count.
+    """
+
+    path: Path
+    file: Path
+    contract: Contract
+    record: dict[str, str]
+    labels: Labels | None
+    begin: int
+    end: int
+    segments: tuple[tuple[int, str], ...]
+
+    @property
+    def outcome(self) -> str:
+        """What counts now."""
+        return (self.labels and self.labels.outcome) or self.record.get("outcome", "")
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last message."""
+        return (self.end - self.begin) * 1e-9
+
+    def instruction_at(self, time_ns: int) -> str:
+        """Gives the instruction in force at a time."""
+        return next(text for begin, text in reversed(self.segments) if begin <= max(time_ns, self.begin))
+
+    def messages(self) -> Iterator[tuple[Schema, Channel, Message]]:
+        """Yields all messages in the order of their log times.
+
+        Raises:
+            EditError: the file is damaged.
+        """
+        with _reading(self.file) as reader:
+            yield from reader.iter_messages()
+
+
+def open_finished(path: Path) -> FinishedEpisode:
+    """Opens an episode by its directory, after a comparison with its checksum.
+
+    Raises:
+        EditError: it is not a finished episode of this suite, or is not what was recorded.
+    """
+    if path.name.endswith(PARTIAL):
+        raise EditError(f"{path}: was never finished; recover it first with `sf_training recover {path}`")
+    if not (path / METADATA_FILE).is_file():
+        raise EditError(f"{path}: is not a finished episode; give the directory of one")
+    try:
+        verify_episode(path)
+        labels = read_labels(path)
+    except (ChecksumError, LabelError) as error:
+        raise EditError(str(error)) from None
+    metadata = yaml.safe_load((path / METADATA_FILE).read_text(encoding="utf-8"))
+    file = path / metadata["rosbag2_bagfile_information"]["relative_file_paths"][0]
+    with _reading(file) as reader:
+        attachments = {entry.name: entry.data for entry in reader.iter_attachments()}
+        records = [entry.metadata for entry in reader.iter_metadata() if entry.name == EPISODE_RECORD]
+        if not records or CONTRACT_ATTACHMENT not in attachments:
+            raise EditError(f"{path}: holds no episode record and no contract, so this suite did not record it")
+        statistics = reader.get_summary().statistics
+        begin, end = statistics.message_start_time, statistics.message_end_time
+        contract = _contract(path, attachments)
+        segments = _segments(reader, contract, records[-1], labels, begin)
+    return FinishedEpisode(path, file, contract, records[-1], labels, begin, end, segments)
+
+
+def _contract(path: Path, attachments: dict[str, bytes]) -> Contract:
+    urdf = next((data for name, data in attachments.items() if name != CONTRACT_ATTACHMENT), b"")
+    try:
+        return parse_contract(attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode(), CONTRACT_ATTACHMENT)
+    except ContractError as error:
+        raise EditError(f"{path}: {error}") from None
+
+
+def _segments(
+    reader: McapReader, contract: Contract, record: dict[str, str], labels: Labels | None, begin: int
+) -> tuple[tuple[int, str], ...]:
+    if labels and labels.segments:
+        return tuple((begin + round(seconds * 1e9), text) for seconds, text in labels.segments)
+    if labels and labels.instruction:
+        return ((begin, labels.instruction),)
+    found = [(begin, record.get("instruction", ""))]
+    for _, _, message in reader.iter_messages(topics=[absolute(contract.topics.instruction)]):
+        text = messages.deserialize(message.data, messages.STRING).data.strip()
+        if text and text != found[-1][1]:
+            found.append((message.log_time, text))
+    return tuple(found)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[McapReader]:
+    try:
+        with file.open("rb") as stream:
+            yield make_reader(stream, validate_crcs=True)
+    except OSError as error:
+        raise EditError(f"{file}: cannot be read ({error.strerror}); check path and permissions") from None
+    except McapError as error:
+        raise EditError(f"{file}: is damaged ({error}); restore the episode from a copy") from None
