@@ -19,16 +19,20 @@ setup(
     packages=find_packages(include=["sf_bringup", "sf_bringup.*"]),
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/sf_bringup"]),
-        ("share/sf_bringup", ["package.xml"]),
+        ("share/sf_bringup", ["package.xml", "requirements.txt", "LICENSE"]),
         *shared("launch", "config"),
     ],
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},  # `colcon test` runs pytest where it is named
     entry_points={
         "console_scripts": [
-            "sim_arm = sf_bringup.sim_arm:main",
-            "up = sf_bringup.up:main",
-            "demo = sf_bringup.demo:main",
-            "say = sf_bringup.say:main",
-            "evaluate_over_ros = sf_bringup.evaluate_over_ros:main",
+            "sim_arm = sf_bringup.programs:sim_arm",
+            "graph = sf_bringup.programs:graph",
+            "up = sf_bringup.programs:up",
+            "record = sf_bringup.programs:record",
+            "teleop = sf_bringup.programs:teleop",
+            "say = sf_bringup.programs:say",
+            "demo = sf_bringup.programs:demo",
+            "evaluate_over_ros = sf_bringup.programs:evaluate_over_ros",
         ],
     },
 )

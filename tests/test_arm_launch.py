@@ -12,11 +12,11 @@ from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 from launch_pytest.actions import ReadyToTest  # noqa: E402
-from ros_testing import free_domain  # noqa: E402
 
 from sf_bringup.arm_client import ArmClient  # noqa: E402
 from sf_bringup.graph import find_robot  # noqa: E402
 from sf_policy_node.contract import load_contract  # noqa: E402
+from sf_policy_node.ros_testing import free_domain  # noqa: E402
 
 pytestmark = pytest.mark.ros
 LAUNCH_FILE = Path(get_package_share_directory("sf_bringup"), "launch", "arm.launch.py")

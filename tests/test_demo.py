@@ -87,5 +87,5 @@ def test_the_evaluation_keeps_the_other_entries_of_its_file(monkeypatch, tmp_pat
 def test_say_without_a_graph_is_one_sentence(ros_domain):
     done = subprocess.run([sys.executable, "-m", "sf_bringup.say", "pick the red cube"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("say: /chunk_executor did not become active within 10 s; is the graph running")
+    assert done.stderr.startswith("say: chunk_executor did not become active within 10 s; is the graph running")
     assert "Traceback" not in done.stderr

@@ -38,9 +38,12 @@ class ArmClient:
         contract: the robot's; names the topics.
         images: keep the newest image of each camera.
         alive: asked while waiting; raises when there is nothing left to wait for.
+        namespace: of the arm's nodes; None is that of the environment (ROS_NAMESPACE).
     """
 
-    def __init__(self, contract: Contract, *, images: bool = False, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, contract: Contract, *, images: bool = False, alive: Callable[[], None] = lambda: None, namespace: str | None = None
+    ) -> None:
         self.task: TaskState | None = None
         self.policy: PolicyStatus | None = None
         self.executor: ExecutorStatus | None = None
@@ -49,20 +52,20 @@ class ArmClient:
         self._alive = alive
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self._node = Node("arm_client", context=self._context)
+        self._node = Node("arm_client", namespace=namespace, context=self._context)
         self._spinner = SingleThreadedExecutor(context=self._context)
         self._spinner.add_node(self._node)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         subscribe = self._node.create_subscription
-        subscribe(TaskState, "/sim_arm/task_state", self._on_task, latched)
+        subscribe(TaskState, "sim_arm/task_state", self._on_task, latched)
         subscribe(PolicyStatus, contract.topics.policy_status, self._on_policy, 10)
         subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor, 10)
         if images:
             for camera in contract.cameras:
                 subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
-        self._reset = self._node.create_client(ResetScene, "/sim_arm/reset")
-        self._pause = self._node.create_client(SetBool, "/policy_node/pause")
-        self._run = ActionClient(self._node, RunInstruction, "/run_instruction")
+        self._reset = self._node.create_client(ResetScene, "sim_arm/reset")
+        self._pause = self._node.create_client(SetBool, "policy_node/pause")
+        self._run = ActionClient(self._node, RunInstruction, "run_instruction")
         self.feedback: RunInstruction.Feedback | None = None
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
@@ -80,23 +83,23 @@ class ArmClient:
 
     def wait_for_arm(self, timeout_s: float) -> None:
         """Until the simulated arm reports and offers its reset."""
-        self.wait_until(lambda: self.task and self._reset.service_is_ready(), timeout_s, "/sim_arm did not answer")
+        self.wait_until(lambda: self.task and self._reset.service_is_ready(), timeout_s, "sim_arm did not answer")
 
     def wait_for_executor(self, timeout_s: float) -> None:
         """Until the executor is active."""
-        self.wait_until(self._executor_active, timeout_s, "/chunk_executor did not become active")
+        self.wait_until(self._executor_active, timeout_s, "chunk_executor did not become active")
 
     def wait_for_policy(self, timeout_s: float) -> None:
         """Until the policy is loaded, the executor is active and the action server answers."""
         self.wait_for_executor(timeout_s)
-        self.wait_until(self._policy_ready, timeout_s, "/policy_node did not become active")
-        self.wait_until(self._run.server_is_ready, timeout_s, "/run_instruction did not answer")
+        self.wait_until(self._policy_ready, timeout_s, "policy_node did not become active")
+        self.wait_until(self._run.server_is_ready, timeout_s, "run_instruction did not answer")
 
     def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
         """A new scene; returns when nobody takes anything from before it for new any more."""
-        answer = self._answer(self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "/sim_arm/reset")
+        answer = self._answer(self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "sim_arm/reset")
         if not answer.success:
-            raise ArmClientError(f"/sim_arm/reset: {answer.message}")
+            raise ArmClientError(f"sim_arm/reset: {answer.message}")
         self.wait_until(lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects), ANSWER_S, "no new scene")
         self.let_pass(_SETTLE_S)
         return answer
@@ -114,9 +117,9 @@ class ArmClient:
         """
         self.feedback = None
         goal = RunInstruction.Goal(instruction=instruction, timeout_s=float(timeout_s))
-        handle = self._answer(self._run.send_goal_async(goal, feedback_callback=self._on_feedback), "/run_instruction")
+        handle = self._answer(self._run.send_goal_async(goal, feedback_callback=self._on_feedback), "run_instruction")
         if not handle.accepted:
-            raise ArmClientError("/run_instruction refused the instruction: give 1 to 500 characters")
+            raise ArmClientError("run_instruction refused the instruction: give 1 to 500 characters")
         return handle
 
     def pause(self, paused: bool) -> None:
@@ -125,16 +128,16 @@ class ArmClient:
         Raises:
             ArmClientError: there is no instruction.
         """
-        answer = self._answer(self._pause.call_async(SetBool.Request(data=paused)), "/policy_node/pause")
+        answer = self._answer(self._pause.call_async(SetBool.Request(data=paused)), "policy_node/pause")
         if not answer.success:
-            raise ArmClientError(f"/policy_node/pause: {answer.message}")
+            raise ArmClientError(f"policy_node/pause: {answer.message}")
 
     def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
         """The result, after cancelling when it still runs."""
         result = handle.get_result_async()
         if cancel and handle.status in (GoalStatus.STATUS_UNKNOWN, GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING):
-            self._answer(handle.cancel_goal_async(), "/run_instruction (cancel)")
-        return self._answer(result, "/run_instruction (result)").result
+            self._answer(handle.cancel_goal_async(), "run_instruction (cancel)")
+        return self._answer(result, "run_instruction (result)").result
 
     def finished(self, handle: ClientGoalHandle) -> bool:
         """True when the server has ended the goal by itself."""
@@ -172,7 +175,7 @@ class ArmClient:
 
     def _policy_ready(self) -> bool:
         if self.policy is not None and self.policy.state == PolicyStatus.ERROR:
-            raise ArmClientError(f"/policy_node: {self.policy.reason}")
+            raise ArmClientError(f"policy_node: {self.policy.reason}")
         return self.policy is not None and self.policy.state not in (PolicyStatus.UNCONFIGURED, PolicyStatus.LOADING)
 
     def _on_task(self, message: TaskState) -> None:

@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sf_bringup.arguments import GraphError
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.contact_sheet import ContactSheet
 from sf_bringup.episodes import LATENCY_NOTE, Order, Outcome, carry_out, summarise
-from sf_bringup.graph import GraphError
 from sf_bringup.running_graph import running_graph
 from sf_training.simulation.instructions import Phrasing
 

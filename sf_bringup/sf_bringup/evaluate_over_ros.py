@@ -10,9 +10,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sf_bringup.arguments import GraphError
 from sf_bringup.arm_client import ArmClientError
 from sf_bringup.episodes import Order, Outcome, carry_out, seeds_of, summarise
-from sf_bringup.graph import GraphError
 from sf_bringup.running_graph import running_graph
 from sf_training.simulation.evaluate import merge_summary, wilson
 from sf_training.simulation.instructions import canonical

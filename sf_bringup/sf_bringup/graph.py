@@ -1,37 +1,30 @@
-"""Which nodes make a journey, as plain data: the launch files and their twins ``up.py`` and ``record.py`` start what stands here."""
+"""Which nodes of a journey start, and with which parameters, as plain data: for the launch files, ``up`` and ``record``.
+
+``ros2 run sf_bringup graph arm robot:=...`` prints it as JSON. Launch files read that, because the Python of ``ros2``
+need not have what a contract's validation needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
-from sf_policy_node.contract import ContractError, load_contract
+from sf_bringup import journeys
+from sf_bringup.arguments import NO_POLICY, SIM_ROBOT, GraphError, Value, check_namespace, parse_arguments
+from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
+from sf_bringup.second_start import refuse_second_start
+from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.vla.remote.address import is_remote
 from sf_training.recording.controls import DEFAULT_BUTTONS
 
-SIM_ROBOT = "sim_arm"  # the robot whose arm and cameras are a node of ours
 _BUTTON_KEYS = ("button", "open", "close", "toggle", "slow_button")  # of a device file
-NO_POLICY = "none"
-
-Value = bool | int | float | str
-
-
-class GraphError(ValueError):
-    """An argument cannot be used; the message is one sentence with the values that can."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One ``name:=value`` argument of a starter. ``default`` gives the type too."""
-
-    name: str
-    default: Value
-    description: str
-    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,34 +37,35 @@ class NodeSpec:
     parameters: Mapping[str, Value] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     lifecycle: bool = False  # a managed node; ours configure and activate themselves (parameter autostart)
+    essential: bool = True  # when it ends, the others stop
+    namespace: str = ""  # empty: as ROS_NAMESPACE says
+    ros_arguments: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """Name with the namespace."""
+        namespace = (self.namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
+        return f"/{namespace}/{self.name}" if namespace else f"/{self.name}"
 
 
-ARM_ARGUMENTS = (
-    Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
-    Argument("policy", "nano", "a policy of config/policies, a checkpoint directory, openpi://HOST:8000, oft://HOST:8777, or none"),
-    Argument("mapping", "", "YAML with the keys, units and gripper values of a policy server that is not ours"),
-    Argument("instruction", "", "what to do from the start; empty waits for one"),
-    Argument("sim", False, "simulate the robot from its contract and URDF instead of its drivers", ("true", "false")),
-    Argument("seed", 0, "scene of the simulated arm"),
-    Argument("record", "", "directory for episodes, begun by /recorder/start and ended by /recorder/stop; empty: no recorder"),
-    Argument("join", "policy", "how chunks are joined; policy: as the checkpoint says", ("policy", "blend", "ensemble", "rtc")),
-    Argument("shadow", False, "predict, but send no commands to the arm", ("true", "false")),
-    Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible"),
-)
+def make_spec(node: Executable, parameters: Mapping[str, Value]) -> NodeSpec:
+    """Return the node of a journey with its parameters."""
+    return NodeSpec(node.package, node.executable, node.name, parameters, lifecycle=node.lifecycle, essential=node.essential)
 
-RECORD_ARGUMENTS = (
-    ARM_ARGUMENTS[0],
-    Argument("task", "", "what the operator is asked to do, as long as no topic and no key says otherwise"),
-    Argument("directory", "out/episodes", "where episodes are written"),
-    Argument("operator", "", "who moves the arm; goes into every episode"),
-    Argument("teleop", "", "a device of config/teleoperation, or the path of its YAML; empty: you start one yourself"),
-    Argument("gamepad", False, "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy", ("true", "false")),
-    Argument("countdown", 3.0, "seconds before an episode begins"),
-    Argument("policy", NO_POLICY, "a policy to take over from (DAgger), as for arm.launch.py"),
-    ARM_ARGUMENTS[3],
-    Argument("seed", 0, "scene of the simulated arm"),
-    Argument("real_time_factor", 1.0, "speed of the simulated arm"),
-)
+
+@dataclass(frozen=True)
+class _Robot:
+    """What all journeys need to know of a robot."""
+
+    contract_path: Path
+    contract: Contract
+    is_simulated: bool
+    use_sim_time: bool
+
+    @property
+    def common(self) -> dict[str, Value]:
+        """Parameters of every node of ours but the simulated arm, which makes the time."""
+        return {"contract": str(self.contract_path), "use_sim_time": self.use_sim_time}
 
 
 def arm_graph(
@@ -85,43 +79,24 @@ def arm_graph(
     join: str = "policy",
     shadow: bool = False,
     real_time_factor: float = 1.0,
+    device: str = "auto",
+    replan_steps: int = 0,
+    **common: Value,
 ) -> list[NodeSpec]:
-    """Nodes of the run journey: the arm (when it is simulated), the policy, the executor and the recorder.
+    """Return the run journey: the arm (when it is simulated), the policy, the executor and the recorder.
+
+    Args:
+        common: the arguments that every journey has.
 
     Raises:
         GraphError: unknown robot or policy, a contract that does not load, or arguments that exclude each other.
     """
-    contract_path = find_robot(robot)
-    checkpoint = find_policy(policy)
-    try:
-        contract = load_contract(contract_path)
-    except ContractError as error:
-        raise GraphError(str(error)) from None
-    simulated = sim or contract.robot == SIM_ROBOT
-    if seed < 0:
-        raise GraphError(f"seed: {seed} is negative; give 0 or more")
-    if real_time_factor < 0:
-        raise GraphError(f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as fast as possible")
-    if mapping and not is_remote(policy):
-        raise GraphError(f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out")
-    if instruction and checkpoint is None:
-        raise GraphError("instruction: policy:=none follows no instruction; name a policy or leave the instruction out")
-
-    common: dict[str, Value] = {"contract": str(contract_path), "use_sim_time": simulated}
-    nodes = []
-    if simulated:
-        arm = {"contract": str(contract_path), "seed": seed, "real_time_factor": float(real_time_factor), "depth": bool(record)}
-        nodes.append(NodeSpec("sf_bringup", "sim_arm", "sim_arm", arm))
-    nodes.append(NodeSpec("sf_policy_node", "chunk_executor", "chunk_executor", {**common, "shadow": shadow, "join": join}, lifecycle=True))
-    if checkpoint is not None:
-        policy_parameters = {**common, "checkpoint": str(checkpoint), "instruction": instruction}
-        if mapping:
-            policy_parameters["mapping"] = str(Path(mapping).expanduser().absolute())
-        nodes.append(NodeSpec("sf_policy_node", "policy_node", "policy_node", policy_parameters, lifecycle=True))
+    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=bool(record), executor={"shadow": shadow, "join": join})
+    nodes += _policy_nodes(the_robot, policy, instruction, device, replan_steps, mapping)
     if record:
-        episodes = {**common, "directory": str(Path(record).expanduser().absolute()), "instruction": instruction}
-        nodes.append(NodeSpec("sf_training", "recorder", "recorder", episodes, lifecycle=True))
-    return nodes
+        nodes.append(_recorder(the_robot, record, instruction))
+    return _finish(nodes, the_robot, **common)
 
 
 def record_graph(
@@ -136,8 +111,11 @@ def record_graph(
     sim: bool = False,
     seed: int = 0,
     real_time_factor: float = 1.0,
+    device: str = "auto",
+    replan_steps: int = 0,
+    **common: Value,
 ) -> list[NodeSpec]:
-    """Nodes of the record journey: those of the arm, with the recorder, and what moves the arm and the recorder.
+    """Return the record journey: the nodes of the arm, with the recorder, and what moves the arm and the recorder.
 
     Raises:
         GraphError: as for :func:`arm_graph`; an unknown device, or a countdown that cannot be.
@@ -146,18 +124,119 @@ def record_graph(
         raise GraphError(f"countdown: {countdown:g} is not between 0 and 60; give seconds")
     if not directory:
         raise GraphError("directory: is empty; say where episodes are to be written")
-    nodes = arm_graph(robot=robot, policy=policy, sim=sim, seed=seed, record=directory, real_time_factor=real_time_factor)
-    recorder = nodes.pop()
-    nodes.append(replace(recorder, parameters={**recorder.parameters, "instruction": task, "operator": operator}))
-    common = {key: recorder.parameters[key] for key in ("contract", "use_sim_time")}
+    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=True)
+    nodes += _policy_nodes(the_robot, policy, "", device, replan_steps)
+    nodes.append(_recorder(the_robot, directory, task, operator))
     if teleop:
-        device = {"device": str(find_device(teleop))}
-        nodes.append(NodeSpec("sf_training", "teleoperation", "teleoperation", {**common, **device}, lifecycle=True))
+        nodes.append(_teleoperation(the_robot, teleop))
     if gamepad:
         if teleop:
             _check_buttons(find_device(teleop))
-        nodes.append(NodeSpec("sf_training", "recorder_joy", "recorder_joy", {"countdown_s": float(countdown)}))
+        nodes.append(make_spec(journeys.RECORDER_JOY, {"countdown_s": float(countdown)}))
+    return _finish(nodes, the_robot, **common)
+
+
+def teleop_graph(
+    robot: str = SIM_ROBOT, teleop: str = "keyboard", sim: bool = False, seed: int = 0, real_time_factor: float = 1.0, **common: Value
+) -> list[NodeSpec]:
+    """Return the teleoperation journey: the arm, the executor with its limits, and the device.
+
+    Raises:
+        GraphError: unknown robot or device.
+    """
+    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=False)
+    return _finish([*nodes, _teleoperation(the_robot, teleop)], the_robot, **common)
+
+
+GRAPHS: dict[str, Callable[..., list[NodeSpec]]] = {"arm": arm_graph, "record": record_graph, "teleop": teleop_graph}
+
+
+def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
+    path = find_robot(robot)
+    try:
+        contract = load_contract(path)
+    except ContractError as error:
+        raise GraphError(str(error)) from None
+    is_simulated = sim or contract.robot == SIM_ROBOT
+    return _Robot(path, contract, is_simulated, is_simulated if use_sim_time == "auto" else use_sim_time == "true")
+
+
+def _moving_nodes(
+    robot: _Robot, seed: int, real_time_factor: float, *, depth: bool, executor: Mapping[str, Value] | None = None
+) -> list[NodeSpec]:
+    if seed < 0:
+        raise GraphError(f"seed: {seed} is negative; give 0 or more")
+    if real_time_factor < 0:
+        raise GraphError(f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as fast as possible")
+    executor = {"shadow": False, "join": "policy"} if executor is None else executor
+    nodes = [make_spec(journeys.CHUNK_EXECUTOR, {**robot.common, **executor})]
+    if robot.is_simulated:
+        arm = {"contract": str(robot.contract_path), "seed": seed, "real_time_factor": float(real_time_factor), "depth": depth}
+        nodes.insert(0, make_spec(journeys.SIM_ARM, arm))
     return nodes
+
+
+def _policy_nodes(robot: _Robot, policy: str, instruction: str, device: str, replan_steps: int, mapping: str = "") -> list[NodeSpec]:
+    checkpoint = find_policy(policy)
+    if mapping and not is_remote(policy):
+        raise GraphError(f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out")
+    if checkpoint is None:
+        if instruction:
+            raise GraphError("instruction: policy:=none follows no instruction; name a policy or leave the instruction out")
+        return []
+    if replan_steps < 0:
+        raise GraphError(f"replan_steps: {replan_steps} is negative; give 1 or more, or 0 for the default of policy_node")
+    parameters: dict[str, Value] = {**robot.common, "checkpoint": str(checkpoint), "instruction": instruction, "device": device}
+    if mapping:
+        parameters["mapping"] = str(Path(mapping).expanduser().absolute())
+    if replan_steps:
+        parameters["replan_steps"] = replan_steps
+    return [make_spec(journeys.POLICY_NODE, parameters)]
+
+
+def _recorder(robot: _Robot, directory: str, instruction: str, operator: str | None = None) -> NodeSpec:
+    parameters = {**robot.common, "directory": str(Path(directory).expanduser().absolute()), "instruction": instruction}
+    return make_spec(journeys.RECORDER, parameters if operator is None else {**parameters, "operator": operator})
+
+
+def _teleoperation(robot: _Robot, device: str) -> NodeSpec:
+    return make_spec(journeys.TELEOPERATION, {**robot.common, "device": str(find_device(device))})
+
+
+def _finish(
+    nodes: list[NodeSpec],
+    robot: _Robot,
+    namespace: str = "",
+    params_file: str = "",
+    log_level: str = "info",
+    use_sim_time: str = "auto",
+    rviz: bool = False,
+    foxglove: bool = False,
+) -> list[NodeSpec]:
+    if params_file:
+        path = Path(params_file).expanduser()
+        if not path.is_file():
+            raise GraphError(f"params_file: {path} does not exist; check the path")
+        params_file = str(path.absolute())
+    for is_wanted, tool in ((rviz, journeys.RVIZ), (foxglove, journeys.FOXGLOVE_BRIDGE)):
+        if is_wanted:
+            _check_installed(tool)
+            nodes.append(make_spec(tool, {"use_sim_time": robot.use_sim_time}))
+    check_namespace(namespace)
+    # Only what differs from ROS's own defaults, so that a command line stays short.
+    ros_arguments = (*(("--params-file", params_file) if params_file else ()), *(("--log-level", log_level) if log_level != "info" else ()))
+    remappings = tuple(remap_global_topics(namespace or os.environ.get("ROS_NAMESPACE", "")).items())
+    return [replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments) for node in nodes]
+
+
+def _check_installed(tool: Executable) -> None:
+    try:
+        get_package_prefix(tool.package)
+    except PackageNotFoundError:
+        package = f"ros-{os.environ.get('ROS_DISTRO', '<distribution>')}-{tool.package.replace('_', '-')}"
+        raise GraphError(f"package {tool.package} is not installed; install {package}, or leave the argument out") from None
 
 
 def _check_buttons(device: Path) -> None:
@@ -185,22 +264,6 @@ def _check_buttons(device: Path) -> None:
                 f"gamepad: button {button} is {press} for the recorder and {used[button]} in {device.name}; take another button there, "
                 f"or start recorder_joy by hand with button_{press}"
             )
-
-
-def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS) -> dict[str, Value]:
-    """Values for every argument from words such as ``robot:=sim_arm``.
-
-    Raises:
-        GraphError: an unknown name, or a value of another type.
-    """
-    known = {argument.name: argument for argument in arguments}
-    values: dict[str, Value] = {argument.name: argument.default for argument in arguments}
-    for word in words:
-        name, assigned, text = word.partition(":=")
-        if not assigned or name not in known:
-            raise GraphError(f"{word!r} is not an argument; write name:=value with one of {', '.join(known)}")
-        values[name] = _parse_value(known[name], text)
-    return values
 
 
 def find_robot(robot: str) -> Path:
@@ -243,13 +306,25 @@ def _config(kind: str) -> Path:
     return Path(get_package_share_directory("sf_bringup")) / "config" / kind
 
 
-def _parse_value(argument: Argument, text: str) -> Value:
-    expected = type(argument.default)
-    if argument.choices and text.lower() not in argument.choices:
-        raise GraphError(f"{argument.name}: {text!r} is not one of {', '.join(argument.choices)}")
-    if expected is bool:
-        return text.lower() == "true"
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the graph of a journey as JSON; returns the exit code."""
+    words = sys.argv[1:] if words is None else list(words)
+    if not words or words[0] not in GRAPHS:
+        print(f"graph: name a journey first: {', '.join(GRAPHS)}; then its arguments, as for its launch file", file=sys.stderr)
+        return 2
     try:
-        return expected(text.lower() if argument.choices else text)
-    except ValueError:
-        raise GraphError(f"{argument.name}: {text!r} is not a number like {argument.default}") from None
+        values = parse_arguments(words[1:], JOURNEYS[words[0]].arguments)
+        nodes = GRAPHS[words[0]](**values)
+        if CHECKS_SECOND_START in os.environ:
+            refuse_second_start([node.full_name for node in nodes if node.essential])
+    except GraphError as error:
+        print(f"graph: {error}", file=sys.stderr)
+        return 2
+    params_file = str(Path(str(values["params_file"])).expanduser().absolute()) if values["params_file"] else ""
+    content = {"nodes": {node.name: dict(node.parameters) for node in nodes}, "params_file": params_file}
+    print(json.dumps({**content, "rviz_config": str(_config("rviz") / "arm.rviz")}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

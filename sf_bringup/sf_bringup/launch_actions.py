@@ -1,53 +1,189 @@
-"""From a graph to a launch description. Only launch files import this: ``launch`` comes with an installed ROS 2 alone."""
+"""A journey as a launch description: every node is an action, with a condition and parameters that the graph decides.
+
+Only launch files import this. They run under the Python of ``ros2``, which need not have pydantic: the graph is
+computed by the executable ``graph`` of this package, which runs under the interpreter that the workspace was built with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
 
+import yaml
+from ament_index_python.packages import get_package_prefix
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
+from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.parameter_descriptions import ParameterValue
 
-from sf_bringup.graph import Argument, NodeSpec, parse_arguments
+from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean
+from sf_bringup.journeys import CHECKS_SECOND_START, GLOBAL_TOPICS, JOURNEYS, Executable, remap_global_topics
 
-
-def describe(arguments: Sequence[Argument], graph: Callable[..., list[NodeSpec]]) -> LaunchDescription:
-    """A journey: its arguments, then its nodes; one that ends by itself stops the others."""
-
-    def start(context: LaunchContext) -> list[Node]:
-        words = [f"{argument.name}:={LaunchConfiguration(argument.name).perform(context)}" for argument in arguments]
-        return [_action(spec) for spec in graph(**parse_arguments(words, arguments))]
-
-    declared = [
-        DeclareLaunchArgument(
-            argument.name,
-            default_value=str(argument.default).lower() if isinstance(argument.default, bool) else str(argument.default),
-            description=argument.description,
-            choices=list(argument.choices) or None,
-        )
-        for argument in arguments
-    ]
-    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+_SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
+_GRAPH_S = 120.0  # on a busy machine
+_OF_LAUNCH = ("emulate_tty", "log_file", "output_format", "sigterm_timeout", "sigkill_timeout")
 
 
-def _stop_the_rest(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
-    # Not while shutting down already: launch_ros reports a second shutdown as an error.
-    return None if context.is_shutdown else Shutdown(reason=f"{event.process_name} ended with exit code {event.returncode}")
+def describe(journey: str) -> LaunchDescription:
+    """Return the launch description of a journey: its arguments, then its nodes. A node that ends stops the others.
+
+    Args:
+        journey: a key of :data:`sf_bringup.journeys.JOURNEYS`.
+    """
+    arguments, nodes = JOURNEYS[journey].arguments, JOURNEYS[journey].nodes
+
+    def resolve(context: LaunchContext) -> None:
+        _stop_nodes_on_sigterm(context)
+        _refuse_unknown_arguments(context, arguments)
+        _resolve_graph(context, journey)
+
+    return LaunchDescription([*map(_declare, arguments), OpaqueFunction(function=resolve), *map(_action, nodes)])
 
 
-def _action(spec: NodeSpec) -> Node:
-    # ParameterValue: launch_ros would read a bare string such as "1" or "true" as a number or a bool.
-    parameters = {key: ParameterValue(value, value_type=str) if isinstance(value, str) else value for key, value in spec.parameters.items()}
-    return (LifecycleNode if spec.lifecycle else Node)(
-        package=spec.package,
-        executable=spec.executable,
-        name=spec.name,
-        namespace="",
-        parameters=[parameters],
-        remappings=list(spec.remappings),
-        output="screen",
-        on_exit=_stop_the_rest,
+def _declare(argument: Argument) -> DeclareLaunchArgument:
+    choices = list(argument.choices)
+    if set(BOOLEANS) <= set(choices):  # as Python and YAML write them; `launch` compares letter by letter
+        choices += [choice.capitalize() for choice in BOOLEANS]
+    return DeclareLaunchArgument(
+        argument.name, default_value=argument.default_text, description=argument.description, choices=choices or None
     )
+
+
+def _action(node: Executable) -> Node:
+    # For one node of the graph, :func:`_resolve_graph` sets these launch configurations.
+    common = {
+        "package": node.package,
+        "executable": node.executable,
+        "name": node.name,
+        "namespace": LaunchConfiguration(_configuration("namespace")),
+        "parameters": [LaunchConfiguration(_configuration(f"{node.name}.{file}")) for file in ("parameters", "overrides")],
+        "remappings": [(topic, LaunchConfiguration(_configuration(topic))) for topic in GLOBAL_TOPICS],
+        "ros_arguments": ["--log-level", LaunchConfiguration("log_level")],
+        "condition": IfCondition(LaunchConfiguration(_configuration(f"{node.name}.starts"))),
+        "output": "screen",
+        "sigterm_timeout": _SIGTERM_AFTER_S,
+        "sigkill_timeout": _SIGKILL_AFTER_S,
+        "on_exit": _end_with_failure if node.essential else None,
+    }
+    if node.name == "rviz":
+        common["arguments"] = ["-d", LaunchConfiguration(_configuration("rviz.config"))]
+    return LifecycleNode(**common) if node.lifecycle else Node(**common)
+
+
+def _configuration(key: str) -> str:
+    return f"sf_bringup.{key}"
+
+
+def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
+    """Shut down on SIGTERM as on Ctrl-C. ``launch`` itself ends at once and leaves all nodes, and a moving arm, behind."""
+    # `launch` has no public way to it. Where this one is gone, the nodes still end with their starter
+    # (sf_policy_node.nodes.starter).
+    manager = getattr(AsyncSafeSignalManager, "_AsyncSafeSignalManager__current", None)
+    if manager is None or threading.current_thread() is not threading.main_thread():
+        return
+
+    def on_sigterm(number: int) -> None:
+        if not context.is_shutdown:
+            context.emit_event_sync(Shutdown(reason="SIGTERM"))
+
+    manager.handle(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the manager is woken only for signals that have a handler
+
+
+def _end_with_failure(event: ProcessExited, context: LaunchContext) -> None:
+    """Stop everything and exit with 1: an exception of a handler is the only failure that ``launch`` reports by its exit code.
+
+    Raises:
+        RuntimeError: the node ended by itself, or not in order when it was asked to.
+    """
+    if not (context.is_shutdown and event.returncode == 0):
+        raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
+
+
+def _refuse_unknown_arguments(context: LaunchContext, arguments: tuple[Argument, ...]) -> None:
+    """Refuse arguments that nobody declares. ``launch`` ignores them: a misspelt ``shaddow:=true`` would move the arm.
+
+    Raises:
+        GraphError: an argument of the command line that this launch file does not declare; where another file includes
+            this one, only a name that looks like one of its arguments.
+    """
+    known = [argument.name for argument in arguments]
+    typed = [word.partition(":=")[0] for word in context.argv if ":=" in word]
+    others = [name for name in context.launch_configurations if name not in known and not _is_internal(name)]
+    is_included = bool(set(others) - set(typed))
+    for name in dict.fromkeys([*typed, *others]):
+        if name in known or _is_internal(name):
+            continue
+        near = did_you_mean(name, known)
+        if not is_included:
+            raise GraphError(f"{name}:= is not an argument of this launch file{near}; it takes {', '.join(known)}")
+        if near:
+            raise GraphError(
+                f"{name}:= is not an argument of this launch file{near}; if it belongs to the file that includes this one, "
+                "include it in a GroupAction with forwarding=False"
+            )
+
+
+def _is_internal(name: str) -> bool:
+    """Return whether ``launch``, ``launch_ros`` or this package sets the launch configuration."""
+    return name.startswith(("ros_", "global_", "launch-", "sf_bringup.")) or name in _OF_LAUNCH
+
+
+def _resolve_graph(context: LaunchContext, journey: str) -> None:
+    """Ask the graph which nodes start, and with which parameters; keep the answer as launch configurations.
+
+    Raises:
+        GraphError: with the graph's own sentence.
+    """
+    values = {argument.name: context.launch_configurations[argument.name] for argument in JOURNEYS[journey].arguments}
+    pushed = context.launch_configurations.get("ros_namespace", "")  # by PushRosNamespace of a file that includes this one
+    namespace = values["namespace"] or ("" if pushed else os.environ.get("ROS_NAMESPACE", ""))
+    full = namespace if namespace.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), namespace) if part)
+    graph = _ask_graph(journey, {**values, "namespace": full})
+    # A remapping of a topic to itself changes nothing.
+    remappings = {topic: remap_global_topics(full).get(topic, topic) for topic in GLOBAL_TOPICS}
+    configurations = {"namespace": namespace, "rviz.config": graph["rviz_config"], **remappings}
+    folder = Path(tempfile.mkdtemp(prefix="sf_launch_"))
+    for node in JOURNEYS[journey].nodes:
+        parameters = graph["nodes"].get(node.name)
+        path = folder / f"{node.name}.yaml"
+        path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
+        configurations[f"{node.name}.starts"] = str(parameters is not None).lower()
+        configurations[f"{node.name}.parameters"] = str(path)
+        # launch_ros warns about an empty path: without a file of the user's, the node reads its own twice.
+        configurations[f"{node.name}.overrides"] = graph["params_file"] or str(path)
+    for key, value in configurations.items():
+        context.launch_configurations[_configuration(key)] = value
+
+
+def _ask_graph(journey: str, values: dict[str, str]) -> dict:
+    """Return what ``ros2 run sf_bringup graph`` prints.
+
+    Raises:
+        GraphError: the graph refuses the arguments, or the executable cannot run.
+    """
+    executable = Path(get_package_prefix("sf_bringup"), "lib", "sf_bringup", "graph")
+    words = [f"{name}:={value}" for name, value in values.items()]
+    try:
+        done = subprocess.run(
+            [str(executable), journey, *words],
+            capture_output=True,
+            text=True,
+            timeout=_GRAPH_S,
+            env={**os.environ, CHECKS_SECOND_START: "1"},
+        )
+    except FileNotFoundError:
+        raise GraphError(f"{executable} or its interpreter does not exist; build the workspace with colcon") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"{executable} ended with exit code {done.returncode}"]
+        raise GraphError(lines[-1].removeprefix("graph: "))
+    return json.loads(done.stdout.splitlines()[-1])

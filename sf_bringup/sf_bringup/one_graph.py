@@ -1,4 +1,4 @@
-"""One graph in a ROS domain: two executors would both move the arm, and two recorders would both record it."""
+"""One graph in a namespace of a ROS domain: two executors would both move the arm, and two recorders would both record it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sf_bringup.graph import GraphError
+from sf_bringup.arguments import GraphError
 
 
 @contextmanager
-def only_graph(words: Sequence[str]) -> Iterator[None]:
+def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
     """Holds this machine's place for a graph in the present ROS domain; a killed holder leaves nothing behind.
 
     Args:
         words: what was started, for the sentence that another starter gets.
+        namespace: of its nodes; empty is that of ROS_NAMESPACE.
 
     Raises:
         GraphError: another graph holds it.
     """
-    handle = _opened()
+    handle = _opened(namespace)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,21 +36,22 @@ def only_graph(words: Sequence[str]) -> Iterator[None]:
         os.close(handle)
 
 
-def refuse_second_graph() -> None:
+def refuse_second_graph(namespace: str = "") -> None:
     """Looks whether a graph runs in the present ROS domain on this machine.
 
     Raises:
         GraphError: one does; the sentence names its process and what it was started with.
     """
-    with only_graph(()):
+    with only_graph((), namespace):
         pass
 
 
-def _opened() -> int:
+def _opened(namespace: str) -> int:
     folder = Path(tempfile.gettempdir(), f"sf_graphs-{os.getuid()}")
+    place = (namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
     try:
         folder.mkdir(exist_ok=True)
-        return os.open(folder / f"domain_{_domain()}", os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(folder / "_".join(("domain", _domain(), *place.split("/"))), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise GraphError(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder that can") from None
 
@@ -60,4 +62,6 @@ def _domain() -> str:
 
 def _taken(handle: int) -> str:
     holder = os.pread(handle, 1000, 0).decode(errors="replace").strip() or "another process"
-    return f"a graph runs in ROS domain {_domain()} already ({holder}); stop it first, or set another ROS_DOMAIN_ID"
+    return (
+        f"a graph runs in ROS domain {_domain()} already ({holder}); stop it, give another namespace:=, or set another ROS_DOMAIN_ID"
+    )

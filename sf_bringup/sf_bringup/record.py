@@ -9,27 +9,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import rclpy
-from rclpy.signals import SignalHandlerOptions
-
+from sf_bringup.arguments import RECORD_ARGUMENTS, GraphError, parse_arguments
 from sf_bringup.arm_client import ArmClientError
-from sf_bringup.graph import RECORD_ARGUMENTS, GraphError, parse_arguments, record_graph
+from sf_bringup.graph import record_graph
 from sf_bringup.graph_process import GraphProcess
 from sf_bringup.one_graph import refuse_second_graph
-from sf_bringup.up import start
+from sf_bringup.second_start import refuse_second_start
+from sf_bringup.up import place_in, start
 from sf_training.recording import keyboard_node
 from sf_training.recording.recovery import RecoveryError, cut_off, recover_episode, recovery_command
 
 LOG_FILE = "record.log"  # beside the episodes
 KEYBOARD = "keyboard"  # the device of config/teleoperation that is this terminal
 _LOGS_KEPT = 10
-_LOOK_AROUND_S = 1.5
-_RECORDER_STATUS = "/recorder/status"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -40,18 +36,19 @@ def main(words: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         values = parse_arguments(words, RECORD_ARGUMENTS)
-        record_graph(**values)  # says what is wrong before anything starts
-        refuse_second_graph()
-        _refuse_second_recorder()
+        nodes = record_graph(**values)  # says what is wrong before anything starts
+        refuse_second_graph(str(values["namespace"]))
+        refuse_second_start([node.full_name for node in nodes if node.essential])
     except GraphError as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
     directory = Path(values["directory"]).expanduser()
     notes = _offer_recovery(directory)
-    return _with_keys(words, directory, float(values["countdown"]), drive=values["teleop"] == KEYBOARD, notes=notes)
+    drive, namespace = values["teleop"] == KEYBOARD, str(values["namespace"])
+    return _with_keys(words, directory, float(values["countdown"]), drive=drive, notes=notes, namespace=namespace)
 
 
-def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, drive: bool, notes: Sequence[str]) -> int:
+def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, drive: bool, notes: Sequence[str], namespace: str) -> int:
     log = directory / LOG_FILE
     keep_log(log)
     with GraphProcess(words, log, "sf_bringup.record") as graph:
@@ -63,7 +60,7 @@ def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, dri
                 return False
             return True
 
-        parameters = ["--ros-args", "-p", f"countdown_s:={countdown_s}", "-p", f"drive:={str(drive).lower()}"]
+        parameters = ["--ros-args", "-p", f"countdown_s:={countdown_s}", "-p", f"drive:={str(drive).lower()}", *place_in(namespace)]
         code = keyboard_node.main(parameters, alive, notes)
         for number in (signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the graph is being stopped in order, and that goes on
@@ -108,28 +105,6 @@ def _offer_recovery(directory: Path) -> list[str]:
                 print(f"record: {error}", file=sys.stderr)
         left = cut_off(directory)
     return [f"cut off: {', '.join(path.name for path in left)}; {recovery_command(directory)}"] if left else []
-
-
-def _refuse_second_recorder() -> None:
-    """Looks for a recorder of another machine, or one started by hand, in this ROS domain.
-
-    Raises:
-        GraphError: there is one.
-    """
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = rclpy.create_node("record_looks_around")
-        try:
-            until = time.monotonic() + _LOOK_AROUND_S
-            while time.monotonic() < until:
-                if node.count_publishers(_RECORDER_STATUS):
-                    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-                    raise GraphError(f"a recorder runs in ROS domain {domain} already; stop it first, or set another ROS_DOMAIN_ID")
-                time.sleep(0.05)
-        finally:
-            node.destroy_node()
-    finally:
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

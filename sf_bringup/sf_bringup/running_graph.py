@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sf_bringup.arguments import SIM_ROBOT
 from sf_bringup.arm_client import ArmClient, ArmClientError
-from sf_bringup.graph import SIM_ROBOT, arm_graph, find_robot
+from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
 

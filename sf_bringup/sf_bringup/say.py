@@ -10,9 +10,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.episodes import REASONS
-from sf_bringup.graph import SIM_ROBOT, GraphError, find_robot
+from sf_bringup.graph import find_robot
 from sf_msgs.action import RunInstruction
 from sf_policy_node.contract import ContractError, load_contract
 
@@ -29,6 +30,8 @@ class Arguments:
     """How long the arm may try."""
     robot: str = SIM_ROBOT
     """The robot of the running graph: its name or the path of its contract."""
+    namespace: str = ""
+    """Namespace of the arm's nodes."""
     seed: int | None = None
     """First put the simulated arm into the scene of this seed."""
 
@@ -38,14 +41,14 @@ def main() -> int:
     arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        client = ArmClient(load_contract(find_robot(arguments.robot)))
+        client = ArmClient(load_contract(find_robot(arguments.robot)), namespace=arguments.namespace or None)
     except (GraphError, ContractError) as error:
         print(f"say: {error}", file=sys.stderr)
         return 1
     try:
         return run(client, arguments, console)
     except ArmClientError as error:
-        print(f"say: {error}; is the graph running (python3 -m sf_bringup.up)?", file=sys.stderr)
+        print(f"say: {error}; is the graph running (ros2 run sf_bringup up)?", file=sys.stderr)
         return 1
     finally:
         client.close()

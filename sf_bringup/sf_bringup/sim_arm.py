@@ -31,6 +31,7 @@ from sf_msgs.msg import TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Camera, ContractError, load_contract
 from sf_policy_node.nodes.lifecycle import let_end
+from sf_policy_node.nodes.starter import end_with_starter
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controllers import make_controller
 from sf_training.simulation.rendering import RenderingError
@@ -250,6 +251,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     for number in _STOP_SIGNALS:
         signal.signal(number, on_signal)
+    end_with_starter()
     try:
         node = SimArm()
         node.run()

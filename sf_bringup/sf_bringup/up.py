@@ -22,9 +22,11 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from honcho.manager import Manager
 from honcho.printer import Message, Printer
 
-from sf_bringup.graph import ARM_ARGUMENTS, Argument, GraphError, NodeSpec, arm_graph, parse_arguments
+from sf_bringup.arguments import ARM_ARGUMENTS, Argument, GraphError, parse_arguments
+from sf_bringup.graph import NodeSpec, arm_graph
 from sf_bringup.guardian import MARK, STOPPING, start_guardian, when_starter_ends
 from sf_bringup.one_graph import only_graph
+from sf_bringup.second_start import refuse_second_start
 
 LAST_LINES = 8
 
@@ -46,11 +48,17 @@ def command_line(spec: NodeSpec) -> list[str]:
     if not executable.is_file():
         raise UpError(f"{spec.package} has no executable {spec.executable}; build the workspace with colcon")
     words = [str(executable), "--ros-args", "-r", f"__node:={spec.name}"]
+    words += place_in(spec.namespace)
     for name, value in spec.parameters.items():
         words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
     for old, new in spec.remappings:
         words += ["-r", f"{old}:={new}"]
-    return words
+    return [*words, *spec.ros_arguments]  # last: a file of the user's overrides the parameters above
+
+
+def place_in(namespace: str) -> list[str]:
+    """Return the ROS arguments that put a node into a namespace; none for an empty one, so that ROS_NAMESPACE counts."""
+    return ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
 
 
 class NodeManager(Manager):
@@ -63,12 +71,15 @@ class NodeManager(Manager):
     def __init__(self, output=sys.stdout) -> None:
         self._printer_with_tails = _TailPrinter(output)
         super().__init__(self._printer_with_tails)
+        self._essential: list[str] = []
         self.ended: str | None = None  # the node that ended by itself
         self.killed: list[str] = []  # nodes that had to be killed
 
     def add_node(self, spec: NodeSpec, environment: Mapping[str, str]) -> None:
         """Register a node; :meth:`loop` starts it."""
         # exec: the shell becomes the node, so the process id that is printed and signalled is the node's own.
+        if spec.essential:
+            self._essential.append(spec.name)
         self.add_process(spec.name, f"exec {shlex.join(command_line(spec))}", env=dict(environment))
 
     def run(self) -> int:
@@ -87,12 +98,16 @@ class NodeManager(Manager):
             return 1
         return 0
 
+    def _any_stopped(self) -> bool:
+        """Whether to stop the others: honcho asks, and counts RViz and bridges too."""
+        return any("returncode" in process for name, process in self._processes.items() if name in self._essential)
+
     def terminate(self) -> None:
         """Stop all nodes: SIGINT, then SIGTERM, then SIGKILL for those that are left."""
         if self._terminating:
             return
         self._terminating = True
-        self.ended = next((name for name, process in self._processes.items() if "returncode" in process), None)
+        self.ended = next((name for name in self._essential if "returncode" in self._processes[name]), None)
         threading.Thread(target=self._stop_all, daemon=True).start()
 
     def kill(self) -> None:
@@ -141,10 +156,7 @@ def usage(program: str, arguments: Sequence[Argument]) -> str:
     """Help text with all arguments."""
     lines = [f"usage: {program} [name:=value ...]", "", "arguments:"]
     for argument in arguments:
-        default = (
-            str(argument.default).lower() if isinstance(argument.default, bool) else argument.default if argument.default != "" else "empty"
-        )
-        lines.append(f"  {argument.name:<18}{argument.description}" + (f" (default {default})" if default != "" else ""))
+        lines.append(f"  {argument.name:<18}{argument.description} (default {argument.default_text or 'empty'})")
     return "\n".join(lines)
 
 
@@ -170,9 +182,12 @@ def start(words: Sequence[str] | None, name: str, arguments: Sequence[Argument],
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     environment = start_environment() | {MARK: mark}
     try:
-        for spec in graph(**parse_arguments(words, arguments)):
+        nodes = graph(**parse_arguments(words, arguments))
+        for spec in nodes:
             manager.add_node(spec, environment)
-        with only_graph([name, *words]):
+        namespace = nodes[0].namespace
+        with only_graph([name, *words], namespace):
+            refuse_second_start([spec.full_name for spec in nodes if spec.essential])
             start_guardian(mark)
             return manager.run()
     except (GraphError, UpError) as error:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sf_bringup.graph import ARM_ARGUMENTS, GraphError, arm_graph, find_policy, find_robot, parse_arguments
+from sf_bringup.arguments import ARM_ARGUMENTS, GraphError, parse_arguments
+from sf_bringup.graph import arm_graph, find_policy, find_robot
 from sf_bringup.up import command_line, main
 
 

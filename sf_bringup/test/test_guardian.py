@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sf_bringup.graph import GraphError
+from sf_bringup.arguments import GraphError
 from sf_bringup.guardian import MARK, processes_of
 from sf_bringup.one_graph import only_graph, refuse_second_graph
 from sf_bringup.record import keep_log

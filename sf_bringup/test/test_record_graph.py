@@ -2,7 +2,8 @@
 
 import pytest
 
-from sf_bringup.graph import RECORD_ARGUMENTS, GraphError, find_device, parse_arguments, record_graph
+from sf_bringup.arguments import RECORD_ARGUMENTS, GraphError, parse_arguments
+from sf_bringup.graph import find_device, record_graph
 from sf_bringup.record import main
 from sf_bringup.up import command_line
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bench.peers import LatestChunk, OnePoint
 
-from sf_bringup.graph import GraphError, find_policy
+from sf_bringup.arguments import GraphError
+from sf_bringup.graph import find_policy
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Join

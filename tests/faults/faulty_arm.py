@@ -17,8 +17,9 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
+from sf_bringup.arguments import SIM_ROBOT
 from sf_bringup.arm_client import ArmClient
-from sf_bringup.graph import SIM_ROBOT, find_robot
+from sf_bringup.graph import find_robot
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract, load_contract
 

@@ -52,13 +52,18 @@ FAULTS = {
 }
 
 
+def behind(topic: str) -> str:
+    """The name under which the injector meets the arm's side of a topic."""
+    return f"{BEHIND}/{topic.lstrip('/')}"
+
+
 def remappings(contract: Contract, node: str) -> tuple[tuple[str, str], ...]:
     """What ``NodeSpec.remappings`` of the arm (``sim_arm``) and of ``policy_node`` have to be."""
     topics = {
         "sim_arm": [CLOCK, contract.topics.joint_states, contract.command.topic, *(camera.topic for camera in contract.cameras)],
         "policy_node": [contract.topics.action_chunk],
     }
-    return tuple((topic, BEHIND + topic) for topic in topics.get(node, ()))
+    return tuple((topic, behind(topic)) for topic in topics.get(node, ()))
 
 
 def stamp_of(message: bytes) -> int:
@@ -109,7 +114,7 @@ class FaultInjector(Node):
         for topic in self._cameras:
             self._pass(Image, topic, lambda message, topic=topic: self._on_image(topic, message), qos_profile_sensor_data)
         command = contract.command.topic
-        self._outputs[command] = self.create_publisher(JointTrajectory, BEHIND + command, 10)
+        self._outputs[command] = self.create_publisher(JointTrajectory, behind(command), 10)
         self.create_subscription(JointTrajectory, command, lambda message: self._on_command(command, message), 10, raw=True)
         self._topics = contract.topics
 
@@ -118,7 +123,7 @@ class FaultInjector(Node):
 
     def _pass(self, kind, topic: str, callback, qos) -> None:
         self._outputs[topic] = self.create_publisher(kind, topic, qos)
-        self.create_subscription(kind, BEHIND + topic, callback, qos, raw=True)
+        self.create_subscription(kind, behind(topic), callback, qos, raw=True)
 
     def _on_parameters(self, parameters) -> SetParametersResult:
         known = ("", *self._cameras.values())

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from faults import injector
 
+from sf_bringup.arguments import SIM_ROBOT
 from sf_bringup.arm_client import ArmClientError
-from sf_bringup.graph import SIM_ROBOT, arm_graph, find_robot
+from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.up import command_line, start_environment
 from sf_policy_node.contract import Contract
 

@@ -18,11 +18,12 @@ from faults.faulty_arm import faulty_arm
 from faults.trial import Outcome, carry_out
 from rich.console import Console
 from rich.table import Table
-from ros_testing import free_domain
 
+from sf_bringup.arguments import SIM_ROBOT
 from sf_bringup.arm_client import ArmClientError
-from sf_bringup.graph import SIM_ROBOT, find_robot
+from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import free_domain
 
 FIRST_SEED = 980_000  # no scene of training or evaluation
 

@@ -19,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.nodes.starter import end_with_starter
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
@@ -168,6 +169,7 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:  # nohup
             signal.signal(number, on_signal)
+    end_with_starter()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

@@ -24,7 +24,7 @@ class RecorderJoy(Node):
     def __init__(self) -> None:
         super().__init__("recorder_joy")
         topic = self._parameter("joy_topic", "joy", "sensor_msgs/Joy of the gamepad")
-        recorder = self._parameter("recorder", "/recorder", "name of the recorder's node")
+        recorder = self._parameter("recorder", "recorder", "name of the recorder's node, relative to the namespace of this one")
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
         numbers = {press: self._parameter(f"button_{press}", number, "-1: none") for press, number in DEFAULT_BUTTONS.items()}
         self._buttons = Buttons(numbers)

@@ -41,7 +41,7 @@ class RecorderKeys(Node):
 
     def __init__(self, **options) -> None:
         super().__init__("recorder_keys", **options)
-        recorder = self._parameter("recorder", "/recorder", "name of the recorder's node")
+        recorder = self._parameter("recorder", "recorder", "name of the recorder's node, relative to the namespace of this one")
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
         drive = self._parameter("drive", False, "keys move the arm, too (device keyboard); the recorder's keys are others then")
         self.client = RecorderClient(self, recorder)

@@ -24,8 +24,8 @@ class RecorderClient:
         on_status: called with every ``sf_msgs/RecorderStatus``.
     """
 
-    def __init__(self, node: Node, recorder: str = "/recorder", on_status: Callable[[RecorderStatus], None] = lambda status: None) -> None:
-        self._recorder = "/" + recorder.strip("/")
+    def __init__(self, node: Node, recorder: str = "recorder", on_status: Callable[[RecorderStatus], None] = lambda status: None) -> None:
+        self._recorder = recorder.rstrip("/")
         self.status: RecorderStatus | None = None
         self._on_status = on_status
         node.create_subscription(RecorderStatus, f"{self._recorder}/status", self._heard, LATCHED)

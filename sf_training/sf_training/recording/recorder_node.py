@@ -56,6 +56,7 @@ class Recorder(ManagedNode):
         self._ticks = 0
         self._status_publisher = None
         self._alone: dict[str, bool] = {}
+        self._live_names: dict[str, str] = {}
         self._subscriptions_made: list = []
         self.create_service(Trigger, "~/start", self._on_start_trigger)
         self.create_service(StartEpisode, "~/start_episode", self._on_start)
@@ -86,15 +87,17 @@ class Recorder(ManagedNode):
         self.session = RecordingSession(
             self._contract, directory, self.value("operator"), settable_clock=not self._simulated, context=context, qos=self._offered
         )
-        for topic in [*episode_topics(self._contract), *context]:
+        topics = [*episode_topics(self._contract), *context]
+        self._live_names = {topic.name: topic.live_name or topic.name for topic in topics}
+        for topic in topics:
             message_type = message_class(topic.type_name)
             callback = with_info(functools.partial(self._on_message, topic.name))
-            self._listen(message_type, topic.name, callback, QOS[topic.delivery])
+            self._listen(message_type, self._live_names[topic.name], callback, QOS[topic.delivery])
         # A latched subscription does not match publishers that are not, such as a plain `ros2 topic pub`.
         told = absolute(self._contract.topics.instruction)
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         callback = with_info(functools.partial(self._on_message, told))
-        self._listen(String, told, callback, QOS[Delivery.RELIABLE], event_callbacks=quiet)
+        self._listen(String, self._live_names[told], callback, QOS[Delivery.RELIABLE], event_callbacks=quiet)
         self._publish()
 
     def stop(self) -> None:
@@ -112,7 +115,7 @@ class Recorder(ManagedNode):
 
     def _offered(self, topic: RecordedTopic) -> str:
         """The QoS profiles of a topic's publishers, as rosbag2 writes them."""
-        publishers = self.get_publishers_info_by_topic(topic.name)
+        publishers = self.get_publishers_info_by_topic(topic.live_name or topic.name)
         return publishers_qos([each.qos_profile for each in publishers], topic.delivery)
 
     def _listen(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
@@ -136,7 +139,7 @@ class Recorder(ManagedNode):
     def _only_publisher(self, topic: str) -> bytes:
         """A name for who publishes, where rclpy does not tell (before Kilted); empty with several, whose numbers cannot be told apart."""
         if topic not in self._alone:
-            self._alone[topic] = self.count_publishers(topic) == 1
+            self._alone[topic] = self.count_publishers(self._live_names[topic]) == 1
             if not self._alone[topic]:
                 self.get_logger().warning(f"messages lost on {topic} are not counted: it has several publishers", once=True)
         return b"the only one" if self._alone[topic] else b""
@@ -155,7 +158,7 @@ class Recorder(ManagedNode):
         try:
             session = self._active()
             if not instruction and session.state == State.IDLE:
-                topic = self._contract.topics.instruction
+                topic = self.resolve_topic_name(self._contract.topics.instruction)
                 raise SessionError(f"there is no instruction; publish one on {topic} or set the parameter instruction")
             if self._simulated and self.now() <= 0.0:
                 raise SessionError("there is no time on /clock; start the simulator, or set use_sim_time to false")
@@ -163,7 +166,11 @@ class Recorder(ManagedNode):
         except SessionError as error:
             self.get_logger().error(str(error))
             return False, str(error), ""
-        silent = [topic.name for topic in episode_topics(self._contract) if topic.required and not self.count_publishers(topic.name)]
+        silent = [
+            self.resolve_topic_name(topic.live_name)
+            for topic in episode_topics(self._contract)
+            if topic.required and not self.count_publishers(topic.live_name)
+        ]
         warning = f"; nobody publishes {', '.join(silent)}" if silent else ""
         begins = f"in {countdown_s:g} s " if countdown_s else ""
         sentence = f"{begins}recording {path}: {instruction}{warning}"

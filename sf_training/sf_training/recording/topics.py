@@ -22,10 +22,11 @@ class Delivery(StrEnum):
 class RecordedTopic:
     """One topic of an episode. ``required`` ones must be in a bag that is to be trained on."""
 
-    name: str
+    name: str  # in the bag, the same whatever the namespace of the recorder
     type_name: str
     delivery: Delivery
     required: bool = False
+    live_name: str = ""  # to subscribe to; a relative name resolves in the namespace of the recorder
 
 
 _COMMANDS = {
@@ -41,6 +42,10 @@ def absolute(topic: str) -> str:
     return "/" + topic.lstrip("/")
 
 
+def _recorded(topic: str, type_name: str, delivery: Delivery, required: bool = False) -> RecordedTopic:
+    return RecordedTopic(absolute(topic), type_name, delivery, required, live_name=topic)
+
+
 def camera_pose_topic(camera: str) -> str:
     """Where the pose of a camera's optical frame in the base frame is recorded, when it is known."""
     return f"/{camera}_camera/pose"
@@ -51,25 +56,25 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
     topics = []
     for camera in contract.cameras:
         colour = messages.IMAGE if camera.transport == "raw" else messages.COMPRESSED_IMAGE
-        topics.append(RecordedTopic(absolute(camera.topic), colour, Delivery.SENSOR, required=True))
+        topics.append(_recorded(camera.topic, colour, Delivery.SENSOR, required=True))
         if camera.info_topic:
-            topics.append(RecordedTopic(absolute(camera.info_topic), messages.CAMERA_INFO, Delivery.SENSOR))
+            topics.append(_recorded(camera.info_topic, messages.CAMERA_INFO, Delivery.SENSOR))
         if camera.depth_topic:
-            topics.append(RecordedTopic(absolute(camera.depth_topic), messages.IMAGE, Delivery.SENSOR))
-        topics.append(RecordedTopic(camera_pose_topic(camera.name), messages.POSE, Delivery.SENSOR))
+            topics.append(_recorded(camera.depth_topic, messages.IMAGE, Delivery.SENSOR))
+        topics.append(_recorded(camera_pose_topic(camera.name)[1:], messages.POSE, Delivery.SENSOR))
     names = contract.topics
     topics += [
-        RecordedTopic(absolute(names.joint_states), messages.JOINT_STATE, Delivery.SENSOR, required=True),
-        RecordedTopic(absolute(names.instruction), messages.STRING, Delivery.LATCHED),
-        RecordedTopic(absolute(names.teleop_command), messages.JOINT_STATE, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.replay_command), messages.JOINT_STATE, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.expert_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.action_chunk), messages.ACTION_CHUNK, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.policy_status), messages.POLICY_STATUS, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.executor_status), messages.EXECUTOR_STATUS, Delivery.RELIABLE),
-        RecordedTopic(absolute(names.control_source), messages.CONTROL_SOURCE, Delivery.LATCHED),
-        RecordedTopic(absolute(names.emergency_stop), messages.BOOL, Delivery.RELIABLE),
-        RecordedTopic(absolute(contract.command.topic), _COMMANDS[contract.command.output], Delivery.RELIABLE),
+        _recorded(names.joint_states, messages.JOINT_STATE, Delivery.SENSOR, required=True),
+        _recorded(names.instruction, messages.STRING, Delivery.LATCHED),
+        _recorded(names.teleop_command, messages.JOINT_STATE, Delivery.RELIABLE),
+        _recorded(names.replay_command, messages.JOINT_STATE, Delivery.RELIABLE),
+        _recorded(names.expert_chunk, messages.ACTION_CHUNK, Delivery.RELIABLE),
+        _recorded(names.action_chunk, messages.ACTION_CHUNK, Delivery.RELIABLE),
+        _recorded(names.policy_status, messages.POLICY_STATUS, Delivery.RELIABLE),
+        _recorded(names.executor_status, messages.EXECUTOR_STATUS, Delivery.RELIABLE),
+        _recorded(names.control_source, messages.CONTROL_SOURCE, Delivery.LATCHED),
+        _recorded(names.emergency_stop, messages.BOOL, Delivery.RELIABLE),
+        _recorded(contract.command.topic, _COMMANDS[contract.command.output], Delivery.RELIABLE),
     ]
     return topics
 
@@ -80,7 +85,7 @@ def context_topics(contract: Contract) -> list[RecordedTopic]:
     context = (
         RecordedTopic("/tf", messages.TF, Delivery.SENSOR),
         RecordedTopic("/tf_static", messages.TF, Delivery.STATIC),
-        RecordedTopic("/robot_description", messages.STRING, Delivery.LATCHED),
+        RecordedTopic("/robot_description", messages.STRING, Delivery.LATCHED, live_name="robot_description"),
         RecordedTopic("/diagnostics", messages.DIAGNOSTICS, Delivery.RELIABLE),
     )
     return [topic for topic in context if topic.name not in known]

@@ -1,0 +1,45 @@
+"""The programs of this package, for ``ros2 run sf_bringup ...``; see :mod:`sf_policy_node.programs`."""
+
+from __future__ import annotations
+
+from sf_policy_node.programs import start
+
+
+def sim_arm() -> int | None:
+    """Simulated arm as a node."""
+    return start("sf_bringup.sim_arm")
+
+
+def graph() -> int | None:
+    """Print the nodes of a journey as JSON."""
+    return start("sf_bringup.graph")
+
+
+def up() -> int | None:
+    """Start the run journey as processes."""
+    return start("sf_bringup.up")
+
+
+def record() -> int | None:
+    """Start the record journey as processes."""
+    return start("sf_bringup.record")
+
+
+def teleop() -> int | None:
+    """Start the teleoperation journey as processes."""
+    return start("sf_bringup.teleop")
+
+
+def say() -> int | None:
+    """Give one instruction to a running arm."""
+    return start("sf_bringup.say")
+
+
+def demo() -> int | None:
+    """Five instructions to the simulated arm."""
+    return start("sf_bringup.demo")
+
+
+def evaluate_over_ros() -> int | None:
+    """Seeded episodes through the whole graph."""
+    return start("sf_bringup.evaluate_over_ros")

@@ -1,0 +1,60 @@
+"""The programs of this package, for ``ros2 run sf_training ...``; see :mod:`sf_policy_node.programs`."""
+
+from __future__ import annotations
+
+from sf_policy_node.programs import start
+
+
+def sf_training() -> int | None:
+    """One door from episodes to a checkpoint."""
+    return start("sf_training.cli")
+
+
+def train() -> int | None:
+    """Fine-tune a model on episodes."""
+    return start("sf_training.training.train")
+
+
+def demonstrations() -> int | None:
+    """Record episodes of the simulated arm."""
+    return start("sf_training.simulation.demonstrations")
+
+
+def evaluate() -> int | None:
+    """Judge a checkpoint in the simulator."""
+    return start("sf_training.simulation.evaluate")
+
+
+def report() -> int | None:
+    """Compare runs."""
+    return start("sf_training.training.report")
+
+
+def recorder() -> int | None:
+    """Recorder as a node."""
+    return start("sf_training.recording.recorder_node")
+
+
+def recorder_keys() -> int | None:
+    """Recorder in a terminal."""
+    return start("sf_training.recording.keyboard_node")
+
+
+def recorder_joy() -> int | None:
+    """Recorder on the buttons of a gamepad."""
+    return start("sf_training.recording.joy_node")
+
+
+def teleoperation() -> int | None:
+    """Teleoperation as a node."""
+    return start("sf_training.teleoperation.teleoperation_node")
+
+
+def teleoperation_keys() -> int | None:
+    """Keys for teleoperation, in a terminal."""
+    return start("sf_training.teleoperation.keyboard_node")
+
+
+def replay() -> int | None:
+    """Send an episode to the robot again."""
+    return start("sf_training.teleoperation.replay_node")
