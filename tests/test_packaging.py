@@ -43,7 +43,8 @@ def test_what_is_imported_is_declared(package):
     keys = {element.text for element in manifest(package) if element.tag.endswith("depend")}
     declared = keys | {ROSDEP[key] for key in keys & set(ROSDEP)}
     declared |= {DISTRIBUTIONS.get(name, name.replace("-", "_")) for name in requirements(package)}
-    assert not used - declared - set(sys.stdlib_module_names) - {package} - ONLY_TESTS
+    missing = used - declared - set(sys.stdlib_module_names) - {package} - ONLY_TESTS
+    assert not missing, f"add {sorted(missing)} to {package}/package.xml (rosdep) or {package}/requirements.txt"
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)

@@ -69,7 +69,7 @@ def test_a_domain_has_one_graph(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("ROS_DOMAIN_ID", "77")
     with only_graph(["record", "task:=fold"]):
-        with pytest.raises(GraphError, match=rf"ROS domain 77 already \(process {os.getpid()}: record task:=fold\); stop it first"):
+        with pytest.raises(GraphError, match=rf"ROS domain 77 already \(process {os.getpid()}: record task:=fold\); stop it"):
             refuse_second_graph()
         monkeypatch.setenv("ROS_DOMAIN_ID", "78")
         refuse_second_graph()

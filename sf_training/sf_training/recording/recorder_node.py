@@ -139,7 +139,7 @@ class Recorder(ManagedNode):
     def _only_publisher(self, topic: str) -> bytes:
         """A name for who publishes, where rclpy does not tell (before Kilted); empty with several, whose numbers cannot be told apart."""
         if topic not in self._alone:
-            self._alone[topic] = self.count_publishers(self._live_names[topic]) == 1
+            self._alone[topic] = self.count_publishers(self._live_names.get(topic, topic)) == 1
             if not self._alone[topic]:
                 self.get_logger().warning(f"messages lost on {topic} are not counted: it has several publishers", once=True)
         return b"the only one" if self._alone[topic] else b""
