@@ -1,0 +1,244 @@
+"""Observes the ``joint_trajectory_controller`` that takes the executor's trajectories.
+
+Parameters and subscribers are read on every ROS 2. Its state and what it commands come in messages
+of control_msgs and controller_manager_msgs, which are not on PyPI: where they are missing,
+diagnostics say so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rcl_interfaces.srv import GetParameters, ListParameters
+from rclpy.clock import Clock, ClockType
+from rclpy.parameter import parameter_value_to_python
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.controller.presence import ControllerPresence
+from sf_policy_node.controller.requirements import limiter_remarks, wanted_parameters
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.nodes.conversions import to_seconds
+
+try:  # come with ROS 2, or from source
+    from control_msgs.msg import JointTrajectoryControllerState
+except ImportError:
+    JointTrajectoryControllerState = None
+try:
+    from controller_manager_msgs.msg import ControllerManagerActivity
+    from controller_manager_msgs.srv import ListControllers
+except ImportError:
+    ControllerManagerActivity = ListControllers = None
+
+_RETRY_S = 0.05
+_REPORT_S = 0.01  # a controller reports up to a thousand times a second
+_LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+Reference = Callable[[float, np.ndarray, np.ndarray], None]
+
+
+class ControllerWatch:
+    """Knows the controller on ``command.topic``. :meth:`look` is to be called twice a second.
+
+    Args:
+        node: that publishes the trajectories; subscriptions live until it is cleaned up.
+        on_reference: gets stamp [s], positions and velocities (J,) that the controller commands, in
+            the order of ``contract.command_joints``.
+        on_lost: gets the reason when the controller does not follow its last trajectory any more.
+    """
+
+    def __init__(
+        self, node, contract: Contract, *, on_reference: Reference, on_lost: Callable[[str], None]
+    ) -> None:
+        limits, command = JointLimits.of(contract), contract.command
+        joints = limits.names if command.gripper is None else limits.names[:-1]
+        errors = dict(zip(limits.names, limits.tracking_error.tolist(), strict=True))
+        self._node, self._joints = node, limits.names
+        self._velocity = dict(zip(limits.names, limits.velocity.tolist(), strict=True))
+        self._urdf_xml = contract.urdf_xml
+        self._on_reference, self._on_lost = on_reference, on_lost
+        topic = node.resolve_topic_name(command.topic)
+        finite = {name: error for name, error in errors.items() if np.isfinite(error)}
+        self._presence = ControllerPresence(topic, joints, finite)
+        self._own = (node.get_name(), node.get_namespace())
+        self._endpoint, self._next_report = "", 0.0
+        self._manager: dict[str, object] = {}
+        self._removals: list[Callable[[], None]] = []
+        node.resources.callback(self._forget)
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing can be sent now, with the cure; empty when commands are followed."""
+        if "no controller subscribes" in (refusal := self._presence.refusal):
+            self.look()  # it may have come since
+            return self._presence.refusal
+        return refusal
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences for the status."""
+        found = self._presence.remarks
+        if self._manager.get("enforce_command_limits"):
+            found += limiter_remarks(self._urdf_xml, self._velocity)
+        return found
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """Names and values for diagnostics."""
+        missing = [
+            package
+            for package, kind in (
+                ("control_msgs", JointTrajectoryControllerState),
+                ("controller_manager_msgs", ControllerManagerActivity),
+            )
+            if kind is None
+        ]
+        values = self._presence.summary
+        if missing:
+            values["controller reports"] = (
+                f"not received: {' and '.join(missing)} not installed; whether the controller is "
+                "active shows only in its motion"
+            )
+        return values
+
+    def look(self) -> None:
+        """Look who is on the topic, and ask a controller that is new for its parameters."""
+        node, topic = self._node, self._presence.topic
+        subscribers = {
+            bytes(each.endpoint_gid).hex(): _full_name(each)
+            for each in node.get_subscriptions_info_by_topic(topic)
+        }
+        others = [
+            _full_name(each)
+            for each in node.get_publishers_info_by_topic(topic)
+            if (each.node_name, each.node_namespace) != self._own
+        ]
+        lost = self._presence.saw_topic(subscribers, others)
+        lost = lost or self._presence.check_silence(time.monotonic())
+        if self._endpoint != self._presence.endpoint:
+            self._endpoint = self._presence.endpoint
+            self._meet()
+        if lost:
+            self._on_lost(lost)
+
+    # ---- how ----
+
+    def _meet(self) -> None:
+        """Ask the controller that is there now, and listen to it."""
+        self._forget()
+        if not (name := self._presence.name):
+            return
+        self._read_parameters(name, wanted_parameters, self._presence.saw_parameters)
+        manager = f"{name.rpartition('/')[0]}/controller_manager"
+        wanted = ["enforce_command_limits"]
+        self._read_parameters(
+            manager, lambda names: [each for each in names if each in wanted], self._manager.update
+        )
+        if JointTrajectoryControllerState is not None:
+            kind, qos = JointTrajectoryControllerState, qos_profile_sensor_data
+            self._listen(kind, f"{name}/controller_state", self._on_report, qos)
+        if ControllerManagerActivity is not None:
+            self._listen(
+                ControllerManagerActivity, f"{manager}/activity", self._on_activity, _LATCHED
+            )
+            self._call(
+                ListControllers,
+                f"{manager}/list_controllers",
+                ListControllers.Request(),
+                self._on_list,
+            )
+
+    def _read_parameters(self, name: str, choose, then: Callable[[dict], None]) -> None:
+        """Read those of a node's parameters that ``choose`` picks from their names."""
+
+        def ask(answer: ListParameters.Response) -> None:
+            if names := choose(answer.result.names):
+                request = GetParameters.Request(names=names)
+                self._call(
+                    GetParameters,
+                    f"{name}/get_parameters",
+                    request,
+                    lambda values: then(_by_name(names, values.values)),
+                )
+
+        self._call(ListParameters, f"{name}/list_parameters", ListParameters.Request(), ask)
+
+    def _call(self, kind: type, service: str, request, then: Callable) -> None:
+        """Call a service as soon as it is there; the answer counts while the controller is the
+        same.
+        """
+        node, endpoint = self._node, self._endpoint
+        client = node.create_client(kind, service)
+        self._removals.append(lambda: node.destroy_client(client))
+
+        def done(future) -> None:
+            if endpoint == self._endpoint and future.exception() is None:
+                then(future.result())
+
+        def send() -> None:
+            if client.service_is_ready():
+                timer.cancel()
+                client.call_async(request).add_done_callback(done)
+
+        timer = node.create_timer(_RETRY_S, send, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._removals.append(lambda: node.destroy_timer(timer))
+        send()
+
+    def _listen(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
+        subscription = self._node.create_subscription(kind, topic, callback, qos)
+        self._removals.append(lambda: self._node.destroy_subscription(subscription))
+
+    def _forget(self) -> None:
+        removals, self._removals = self._removals, []
+        for remove in removals:
+            remove()
+        self._manager = {}
+
+    def _on_report(self, message) -> None:
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        self._next_report = now + _REPORT_S
+        self._presence.saw_report(now)
+        reference = _ordered(message.joint_names, message.reference, self._joints)
+        if reference is not None:
+            self._on_reference(to_seconds(message.header.stamp), *reference)
+
+    def _on_activity(self, message) -> None:
+        for each in message.controllers:
+            self._saw_state(each.name, each.state.label)
+
+    def _on_list(self, response) -> None:
+        for each in response.controller:
+            self._saw_state(each.name, each.state)
+
+    def _saw_state(self, name: str, state: str) -> None:
+        if name == self._presence.name.rpartition("/")[2] and (
+            lost := self._presence.saw_state(state)
+        ):
+            self._on_lost(lost)
+
+
+def _full_name(info) -> str:
+    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+
+
+def _by_name(names: list[str], values: list) -> dict[str, object]:
+    found = {
+        name: parameter_value_to_python(value) for name, value in zip(names, values, strict=False)
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _ordered(names, point, joints) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions and velocities (J,) of a point in the order of ``joints``; None where one is
+    missing.
+    """
+    index = {name: row for row, name in enumerate(names)}
+    if not all(name in index for name in joints) or len(point.positions) != len(names):
+        return None
+    rows = [index[name] for name in joints]
+    velocities = point.velocities if len(point.velocities) == len(names) else np.zeros(len(names))
+    return np.asarray(point.positions)[rows], np.asarray(velocities)[rows]

@@ -1,0 +1,87 @@
+"""What is concluded from what was seen of a controller."""
+
+import pytest
+
+from sf_policy_node.controller.presence import ControllerPresence
+from sf_policy_node.controller.requirements import limiter_remarks
+
+TOPIC, NAME = "/left/arm_controller/joint_trajectory", "/left/arm_controller"
+FIT = {"joints": ["a"], "interpolation_method": "splines"}
+
+
+@pytest.fixture
+def presence():
+    presence = ControllerPresence(TOPIC, ("a",), {"a": 0.2})
+    presence.saw_topic({"1": NAME}, [])
+    return presence
+
+
+def test_a_missing_controller_is_named_with_the_cure():
+    presence = ControllerPresence(TOPIC, ("a",), {})
+    assert f"no controller subscribes to {TOPIC}: load and activate" in presence.refusal
+    assert presence.saw_topic({}, []) == "" and presence.summary["controller"] == "none"
+
+
+def test_a_recorder_on_the_topic_is_not_taken_for_the_controller(presence):
+    assert presence.saw_topic({"0": "/recorder", "1": NAME}, []) == ""
+    assert presence.name == NAME and not presence.refusal
+    assert presence.saw_topic({"0": "/recorder"}, []) == f"{NAME} has left {TOPIC}"
+    assert "no controller subscribes" in presence.refusal
+
+
+def test_whoever_takes_a_topic_of_another_name_is_the_controller():
+    presence = ControllerPresence("/commands", ("a",), {})
+    presence.saw_topic({"1": "/driver"}, [])
+    assert presence.name == "/driver" and not presence.refusal
+
+
+def test_another_subscription_is_another_start_even_beside_the_old_one(presence):
+    presence.saw_parameters({**FIT, "interpolation_method": "none"})
+    assert "interpolation_method" in presence.refusal
+    assert presence.saw_topic({"0": NAME, "1": NAME}, []) == f"{NAME} was started again"
+    assert not presence.refusal  # until its parameters are known
+    assert presence.saw_topic({"0": NAME}, []) == ""
+    assert presence.saw_topic({"5": NAME}, []) == f"{NAME} was started again"
+
+
+def test_an_unfit_controller_is_refused_and_a_fit_one_is_not(presence):
+    presence.saw_parameters({**FIT, "joints": ["b"]})
+    assert presence.refusal.startswith(f"{NAME}: joints are b, and the contract commands a")
+    presence.saw_parameters(FIT)
+    assert not presence.refusal
+    assert presence.summary["controller version"] == "5.0 to 6.7 (Kilted)"
+
+
+def test_deactivation_ends_the_motion_once_and_refuses_the_next_one(presence):
+    assert presence.saw_state("active") == "" and not presence.refusal
+    assert presence.saw_state("inactive") == f"{NAME} was deactivated"
+    assert presence.saw_state("inactive") == ""
+    assert presence.refusal == f"{NAME} is inactive: activate it"
+    assert presence.saw_state("active") == "" and not presence.refusal
+
+
+def test_silence_counts_only_after_it_has_reported(presence):
+    assert presence.check_silence(100.0) == ""
+    presence.saw_report(100.0)
+    assert presence.check_silence(100.4) == "" and presence.summary["controller state"] == "active"
+    assert "reports no state any more" in presence.check_silence(100.6)
+    assert presence.check_silence(100.7) == "" and "activate it" in presence.refusal
+    presence.saw_report(101.0)
+    assert not presence.refusal
+
+
+def test_a_second_publisher_is_named(presence):
+    presence.saw_topic({"1": NAME}, ["/rqt", "/rqt"])
+    (remark,) = presence.remarks
+    assert remark.startswith(f"/rqt publishes on {TOPIC} too") and not presence.refusal
+
+
+@pytest.mark.parametrize(("top", "tight"), [(2.0, True), (2.4, True), (2.5, False), (9.0, False)])
+def test_the_limiter_needs_a_margin_above_the_contracts_velocity(top, tight):
+    urdf = (
+        f'<robot><joint name="a"><limit velocity="{top}"/></joint><joint name="b"/>'
+        '<joint name="c"><limit velocity="0.1"/></joint></robot>'
+    )
+    found = limiter_remarks(urdf, {"a": 2.0})
+    assert bool(found) is tight
+    assert not tight or f"a (2 of {top:g}) is more than 80 % of the URDF's" in found[0]

@@ -1,0 +1,85 @@
+"""What the executor learns of its controller over DDS, from nodes with a controller's names."""
+
+import pytest
+from motion_cases import sim_arm
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_policy_node.nodes.controller_watch import ControllerWatch
+from sf_policy_node.nodes.lifecycle import ManagedNode
+
+pytestmark = pytest.mark.ros
+
+TOPIC = sim_arm().command.topic
+NAME = TOPIC.rpartition("/")[0]
+
+
+class Controller(ManagedNode):
+    """A node with the name, the topic and the parameters of a controller."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME.strip("/"))
+        self.load(joints=list(sim_arm().command_joints), interpolation_method="splines")
+
+    def load(self, **parameters) -> None:
+        for name, value in parameters.items():
+            self.declare_parameter(name, value)
+        take = lambda message: None  # noqa: E731
+        self._taking = self.create_subscription(JointTrajectory, "~/joint_trajectory", take, 10)
+
+    def unload(self) -> None:
+        self.destroy_subscription(self._taking)
+
+
+class Watched:
+    """A watch on a node of its own, with what it reported."""
+
+    def __init__(self, graph) -> None:
+        self.graph, self.lost = graph, []
+        self.node = ManagedNode("watcher")
+        graph.add(self.node, activate=False)
+        self.watch = ControllerWatch(
+            self.node, sim_arm(), on_reference=lambda *_: None, on_lost=self.lost.append
+        )
+
+    def until(self, condition, what):
+        self.graph.until(condition, what, each=self.watch.look)
+
+
+@pytest.fixture
+def watched(graph):
+    return Watched(graph)
+
+
+def test_a_controller_is_missing_then_fit_then_restarted_and_unfit(graph, watched):
+    assert "load and activate the controller" in watched.watch.refusal
+    controller = graph.add(Controller(), activate=False)
+    watched.until(lambda: not watched.watch.refusal, "the controller to be seen")
+    watched.until(lambda: "controller version" in watched.watch.summary, "its parameters")
+    assert watched.watch.summary["controller"] == NAME and not watched.watch.refusal
+    assert not watched.lost
+
+    controller.unload()
+    unfit = {"allow_trajectory_replacement": True, "positions_upsampling.enable": False}
+    controller.load(**unfit)
+    watched.until(lambda: "set it to false" in watched.watch.refusal, "the unfit controller")
+    assert "allow_trajectory_replacement" in watched.watch.refusal
+    assert watched.lost
+
+
+def test_another_publisher_on_the_topic_is_named(graph, watched):
+    graph.add(Controller(), activate=False)
+    other = graph.add(ManagedNode("rqt_joint_trajectory_controller"), activate=False)
+    other.create_publisher(JointTrajectory, TOPIC, 10)
+    watched.until(lambda: watched.watch.remarks, "the other publisher")
+    assert "/rqt_joint_trajectory_controller publishes on" in watched.watch.remarks[0]
+
+
+def test_what_cannot_be_received_is_in_the_diagnostics(watched):
+    said = watched.watch.summary.get("controller reports", "")
+    try:
+        import control_msgs.msg  # noqa: F401
+        import controller_manager_msgs.msg  # noqa: F401
+    except ImportError:
+        assert "not installed" in said
+    else:
+        assert not said
