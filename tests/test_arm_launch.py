@@ -1,6 +1,7 @@
 """The launch file under the genuine ``launch``: the same graph as ``up`` starts. Skipped where ROS 2 came from wheels, which lack it."""
 
 import pytest
+from patient import PATIENCE_S
 
 pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with an installed ROS 2")
 launch_pytest = pytest.importorskip("launch_pytest", reason="launch_pytest is not on PyPI; it comes with an installed ROS 2")
@@ -42,10 +43,10 @@ def arm_launch(_domain):
 def test_the_arm_and_the_executor_answer():
     client = ArmClient(load_contract(find_robot("sim_arm")))
     try:
-        client.wait_for_arm(60)
-        client.wait_for_executor(60)
+        client.wait_for_arm(PATIENCE_S)
+        client.wait_for_executor(PATIENCE_S)
         assert client.task.seed == 7
         before = client.simulated_time
-        client.wait_until(lambda: client.simulated_time > before + 0.5, 30, "simulated time stands still")
+        client.wait_until(lambda: client.simulated_time > before + 0.5, PATIENCE_S, "simulated time stands still")
     finally:
         client.close()

@@ -6,6 +6,7 @@ import sys
 
 import cv2
 import pytest
+from patient import PATIENCE_S
 
 from sf_bringup import demo, evaluate_over_ros
 from sf_bringup.arm_client import ArmClient
@@ -49,7 +50,7 @@ def test_it_does_not_start_beside_another_arm(ros_domain, tmp_path):
     with GraphProcess(["policy:=none"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
-            client.wait_for_arm(60)
+            client.wait_for_arm(PATIENCE_S)
         finally:
             client.close()
         done = run_demo(tmp_path / "demo")

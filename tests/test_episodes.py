@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.contact_sheet import ContactSheet
@@ -25,8 +26,8 @@ def client(ros_domain, tmp_path):
         policy = subprocess.Popen([sys.executable, str(SCRIPTED_POLICY)])
         client = ArmClient(load_contract(find_robot("sim_arm")), images=True, alive=graph.check)
         try:
-            client.wait_for_arm(60)
-            client.wait_for_policy(60)
+            client.wait_for_arm(PATIENCE_S)
+            client.wait_for_policy(PATIENCE_S)
             yield client
         finally:
             client.close()
@@ -64,7 +65,7 @@ def test_a_graph_that_ends_is_noticed_with_its_last_lines(ros_domain, tmp_path):
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
             with pytest.raises(ArmClientError, match=r"ended with exit code 2.*\n.*'ur55' is unknown"):
-                client.wait_for_arm(30)
+                client.wait_for_arm(PATIENCE_S)
         finally:
             client.close()
 

@@ -17,6 +17,7 @@ from faults.observer import MotionObserver
 from faults.processes import Processes
 from faults.run import cases_of_the_robot
 from faults.trial import Outcome, carry_out
+from patient import PATIENCE_S
 from rclpy.serialization import deserialize_message, serialize_message
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -166,18 +167,18 @@ def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
     with Processes(CONTRACT, tmp_path, policy="none", faulty=False) as processes:
         client, observer = ArmClient(CONTRACT, alive=processes.check), MotionObserver(CONTRACT)
         try:
-            client.wait_for_arm(60)
+            client.wait_for_arm(PATIENCE_S)
             client.reset(3, 1)
-            client.wait_until(lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3, 20, "the arm did not stand")
+            client.wait_until(lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3, PATIENCE_S, "the arm did not stand")
             observer.begin()
-            client.wait_until(lambda: observer.steps > 100, 20, "nothing was seen")
+            client.wait_until(lambda: observer.steps > 100, PATIENCE_S, "nothing was seen")
             assert not observer.violations
             publisher = client._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
-            client.wait_until(publisher.get_subscription_count, 20, "nobody takes commands")
+            client.wait_until(publisher.get_subscription_count, PATIENCE_S, "nobody takes commands")
             leap = JointTrajectoryPoint(positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000))
             publisher.publish(JointTrajectory(joint_names=CONTRACT.command_joints, points=[leap]))
-            client.wait_until(lambda: observer.speed > 0.5, 20, "it did not move")
-            client.wait_until(lambda: observer.now - observer.moved_at > 0.3, 20, "it did not come to rest")
+            client.wait_until(lambda: observer.speed > 0.5, PATIENCE_S, "it did not move")
+            client.wait_until(lambda: observer.now - observer.moved_at > 0.3, PATIENCE_S, "it did not come to rest")
             assert ("acceleration", "joint1") in {(each.quantity, each.what) for each in observer.violations}
         finally:
             observer.close()

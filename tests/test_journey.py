@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from journey.person import Person
+from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.slow]
 EPISODES = 20
 DISCARDED = (4, 11)  # the person was not content
 MISTAKEN = 7  # called a failure, and then found to be none
-PATIENCE_S = 25.0  # simulated, for one cube
+CUBE_S = 25.0  # simulated, for one cube
 CONTRACT = load_contract(find_robot("sim_arm"))
 
 
@@ -48,15 +49,15 @@ class Session:
         """One episode, from a new scene to its end."""
         scene = self.client.reset(960_000 + number, cubes=2)
         self.call(StartEpisode, instruction=f"pick the {scene.target} cube")
-        self.client.wait_until(lambda: self.recorder.status.state == RecorderStatus.RECORDING, 20, "no recording")
+        self.client.wait_until(lambda: self.recorder.status.state == RecorderStatus.RECORDING, PATIENCE_S, "no recording")
         begin = self.client.simulated_time
         self.person.take(scene.target)
 
         def over() -> bool:
             lifted = any(each.lifted for each in self.client.task.objects if each.name == scene.target)
-            return lifted or self.client.simulated_time - begin > PATIENCE_S
+            return lifted or self.client.simulated_time - begin > CUBE_S
 
-        self.client.wait_until(over, 10 * PATIENCE_S, "the person did not get the cube up")
+        self.client.wait_until(over, 10 * CUBE_S, "the person did not get the cube up")
         self.client.let_pass(0.3)
         self.person.let_go()
         outcome = "discarded" if number in DISCARDED else "failure" if number == MISTAKEN else "success"
@@ -74,10 +75,12 @@ def test_twenty_episodes_from_the_persons_hand_to_a_policy_and_back_to_the_arm(r
     with GraphProcess(words, tmp_path / "graph.log") as graph:
         client = ArmClient(CONTRACT, alive=graph.check)
         try:
-            client.wait_for_arm(90)
-            client.wait_for_executor(90)
+            client.wait_for_arm(PATIENCE_S)
+            client.wait_for_executor(PATIENCE_S)
             session = Session(client)
-            client.wait_until(lambda: session.recorder.status and session.recorder.status.state == RecorderStatus.IDLE, 60, "no recorder")
+            client.wait_until(
+                lambda: session.recorder.status and session.recorder.status.state == RecorderStatus.IDLE, PATIENCE_S, "no recorder"
+            )
             ends = [session.record(number) for number in range(EPISODES)]
             session.call(LabelEpisode, episode=ends[MISTAKEN].episode, outcome="success", note="it was up, only late")
 

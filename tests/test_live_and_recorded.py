@@ -8,6 +8,7 @@ import bisect
 
 import numpy as np
 import pytest
+from patient import PATIENCE_S
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
@@ -61,14 +62,14 @@ class Watcher(ArmClient):
 
     def recorder(self, service):
         client = self._node.create_client(Trigger, f"/recorder/{service}")
-        self.wait_until(client.service_is_ready, 60, f"/recorder/{service} was not there")
+        self.wait_until(client.service_is_ready, PATIENCE_S, f"/recorder/{service} was not there")
 
         def done():
             future = client.call_async(Trigger.Request())
-            self.wait_until(future.done, 60, f"/recorder/{service} did not answer")
+            self.wait_until(future.done, PATIENCE_S, f"/recorder/{service} did not answer")
             return future.result().success
 
-        self.wait_until(done, 60, f"/recorder/{service} did not succeed")
+        self.wait_until(done, PATIENCE_S, f"/recorder/{service} did not succeed")
 
     def _on_picture(self, name, message):
         self.newest = to_seconds(message.header.stamp)
@@ -113,13 +114,13 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
     with GraphProcess(["robot:=sim_arm", "policy:=none", f"record:={episodes}"], tmp_path / "graph.log") as graph:
         watcher = Watcher(contract, graph.check)
         try:
-            watcher.wait_for_arm(60)
-            watcher.wait_for_executor(60)
+            watcher.wait_for_arm(PATIENCE_S)
+            watcher.wait_for_executor(PATIENCE_S)
             watcher.said.publish(String(data="wave"))
             watcher.recorder("start")
             watcher.leading = watcher.newest
-            watcher.wait_until(lambda: watcher.newest > watcher.leading + 3.0, 300, "the arm did not send images")
-            watcher.wait_until(lambda: watcher.complete() > WANTED, 300, "hardly any joint state was received")
+            watcher.wait_until(lambda: watcher.newest > watcher.leading + 3.0, PATIENCE_S, "the arm did not send images")
+            watcher.wait_until(lambda: watcher.complete() > WANTED, PATIENCE_S, "hardly any joint state was received")
             watcher.recorder("stop")
         finally:
             watcher.close()

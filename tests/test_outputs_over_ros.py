@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import yaml
+from patient import PATIENCE_S
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
@@ -66,8 +67,8 @@ class Guide(ArmClient):
         while self.joints[0] < end:
             self.send(place, opening)
             due = self.joints[0] + REPLAN_S
-            self.wait_until(lambda due=due: self.joints[0] >= due, 20, "time stands still")
-        self.wait_until(lambda: self.executor.state == ExecutorStatus.HOLDING, 20, "the executor did not hold")
+            self.wait_until(lambda due=due: self.joints[0] >= due, PATIENCE_S, "time stands still")
+        self.wait_until(lambda: self.executor.state == ExecutorStatus.HOLDING, PATIENCE_S, "the executor did not hold")
         stood = [self.joints]
 
         def stands():
@@ -75,7 +76,7 @@ class Guide(ArmClient):
                 stood[0] = self.joints
             return self.joints[0] - stood[0][0] > 0.3
 
-        self.wait_until(stands, 20, "the arm did not come to rest")
+        self.wait_until(stands, PATIENCE_S, "the arm did not come to rest")
 
 
 @pytest.fixture
@@ -93,10 +94,10 @@ def begin(ros_domain, tmp_path):
         running.append(graph)
         guide = Guide(load_contract(path), graph.check)
         running.append(guide)
-        guide.wait_for_arm(60)
-        guide.wait_for_executor(60)
-        guide.wait_until(lambda: guide.joints and guide._chunks.get_subscription_count(), 20, "no joint states")
-        guide.wait_until(lambda: 0.0 <= guide.executor.joint_state_age_s < 0.1, 20, "the executor sees no joint states")
+        guide.wait_for_arm(PATIENCE_S)
+        guide.wait_for_executor(PATIENCE_S)
+        guide.wait_until(lambda: guide.joints and guide._chunks.get_subscription_count(), PATIENCE_S, "no joint states")
+        guide.wait_until(lambda: 0.0 <= guide.executor.joint_state_age_s < 0.1, PATIENCE_S, "the executor sees no joint states")
         guide.log = graph.log
         return guide
 
@@ -146,7 +147,7 @@ def set_moving(guide):
     def try_to_move():  # as a policy would, again and again: a busy machine may miss a chunk
         place, now = guide.tool, guide.joints[0]
         guide.send(lambda later: place + [0.0, 0.12 * (later - now), 0.0], 1.0)
-        guide.wait_until(lambda: guide.joints[0] > now + REPLAN_S or moves(), 20, "time stands still")
+        guide.wait_until(lambda: guide.joints[0] > now + REPLAN_S or moves(), PATIENCE_S, "time stands still")
         return moves()
 
     assert any(try_to_move() for _ in range(20)), guide.executor.reason
@@ -165,13 +166,15 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
     os.kill(pid, signal.SIGSTOP)
     try:
         frozen = guide.joints[0]
-        guide.wait_until(lambda: guide.joints[0] > frozen + 1.0, 20, "time stands still")
+        guide.wait_until(lambda: guide.joints[0] > frozen + 1.0, PATIENCE_S, "time stands still")
     finally:
         os.kill(pid, signal.SIGCONT)
     stood, way = guide.tool, []
-    guide.wait_until(lambda: guide.executor.state == ExecutorStatus.HOLDING, 20, "the executor did not hold")
+    guide.wait_until(lambda: guide.executor.state == ExecutorStatus.HOLDING, PATIENCE_S, "the executor did not hold")
     woke = guide.joints[0]
-    guide.wait_until(lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0, 20, "time stands still")
+    guide.wait_until(
+        lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0, PATIENCE_S, "time stands still"
+    )
     assert max(way) < 0.02  # at 0.1 m/s a leap over the second that it missed would be 0.1; a busy machine stretches the stop
     print(guide.executor.reason)
     assert "this process stood still" in guide.executor.reason
@@ -190,7 +193,7 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
     )
     os.kill(executor_of(guide), signal.SIGINT)
     with pytest.raises(ArmClientError, match="the graph ended"):  # a node that ends stops the rest: the arm's process too
-        guide.wait_until(lambda: False, 20, "the executor goes on")
+        guide.wait_until(lambda: False, PATIENCE_S, "the executor goes on")
     limits = np.array([joint.acceleration for joint in guide.contract.joints])
     slowing = np.abs(np.diff(np.array(trace)[::5], axis=0)) / 0.05
     assert np.abs(trace[0]).max() > 0.05 and np.abs(trace[-1]).max() < 0.02

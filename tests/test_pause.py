@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
@@ -39,17 +40,17 @@ def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domai
         client = ArmClient(contract, alive=graph.check)
         try:
             arm = Arm(client)
-            client.wait_for_arm(60)
-            client.wait_for_policy(90)
+            client.wait_for_arm(PATIENCE_S)
+            client.wait_for_policy(PATIENCE_S)
             target = client.reset(SEED).target
             handle = client.start(f"pick the {target} cube", 30.0)
             start = arm.tool
-            client.wait_until(lambda: np.linalg.norm(arm.tool - start) > MOVING, 30, "the arm did not move")
+            client.wait_until(lambda: np.linalg.norm(arm.tool - start) > MOVING, PATIENCE_S, "the arm did not move")
 
             client.pause(True)
             asked = client.simulated_time
-            client.wait_until(lambda: client.policy.state == PolicyStatus.PAUSED, 10, "the policy did not pause")
-            client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, 10, "the executor did not stop")
+            client.wait_until(lambda: client.policy.state == PolicyStatus.PAUSED, PATIENCE_S, "the policy did not pause")
+            client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, PATIENCE_S, "the executor did not stop")
             while arm.moves(0.2) > STILL:
                 assert client.simulated_time < asked + contract.budgets.hold_s, "the arm still moves"
             epoch, chunks = client.executor.epoch, client.executor.chunks_accepted
@@ -57,7 +58,7 @@ def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domai
             assert client.feedback.state == "paused" and not client.finished(handle)
 
             client.pause(False)
-            client.wait_until(lambda: any(each.lifted for each in client.task.objects), 60, "nothing was lifted")
+            client.wait_until(lambda: any(each.lifted for each in client.task.objects), PATIENCE_S, "nothing was lifted")
             assert client.executor.epoch > epoch
             result = client.finish(handle)
             assert result.worst_cycle_s < 2.0, "the pause is no cycle"

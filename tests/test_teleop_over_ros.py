@@ -1,5 +1,6 @@
 """With real processes and the simulated arm: a gamepad leads it, takes over from a policy and is recorded; an episode is replayed."""
 
+import itertools
 import json
 import random
 import signal
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patient import PATIENCE_S, patient_robot
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from sf_bringup.arm_client import ArmClient
-from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ControlSource, ExecutorStatus
 from sf_policy_node.contract import load_contract
@@ -31,7 +32,6 @@ SEED = 990_001
 GAMEPAD = Path(__file__).parents[1] / "sf_bringup/config/teleoperation/gamepad.yaml"
 SCRIPTED_POLICY = Path(__file__).with_name("scripted_policy.py")
 LEFT_SHOULDER, START = 9, 6
-REPLAY_S = 240.0  # wall time on a machine that simulates at a tenth of real time
 NOBODY, POLICY, PERSON, REPLAY = ControlSource.NOBODY, ControlSource.POLICY, ControlSource.TELEOPERATION, ControlSource.REPLAY
 
 
@@ -47,6 +47,7 @@ class Operator(ArmClient):
         self.axes, self.buttons, self.plugged, self.obedient = [0.0] * 6, [0] * 15, True, True
         self._open_for = 0
         self.joints, self.sources, self.commands, self.says = None, [], [], ""
+        self.track = []  # stamps and positions of all joint states
         topics = contract.topics
         self._node.create_subscription(JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data)
         self._node.create_subscription(ControlSource, topics.control_source, self.sources.append, LATCHED)
@@ -61,25 +62,27 @@ class Operator(ArmClient):
         self.axes = [axes.get(f"axis{index}", 0.0) for index in range(6)]
 
     def ready(self):
-        self.wait_until(lambda: self._joy.get_subscription_count() and self.says and self.joints, 60, "teleoperation did not get ready")
+        self.wait_until(
+            lambda: self._joy.get_subscription_count() and self.says and self.joints, PATIENCE_S, "teleoperation did not get ready"
+        )
 
     def record(self, instruction):
         """Begin an episode, once the recorder has heard the instruction."""
         publisher = self._node.create_publisher(String, "/instruction", LATCHED)
         publisher.publish(String(data=instruction))
         client = self._node.create_client(Trigger, "/recorder/start")
-        self.wait_until(client.service_is_ready, 30, "the recorder was not there")
+        self.wait_until(client.service_is_ready, PATIENCE_S, "the recorder was not there")
 
         def begun():
             return self._answer(client.call_async(Trigger.Request()), "/recorder/start").success
 
-        self.wait_until(begun, 30, "the recorder did not begin")
+        self.wait_until(begun, PATIENCE_S, "the recorder did not begin")
 
     def call(self, service):
         client = self._node.create_client(Trigger, service)
-        self.wait_until(client.service_is_ready, 30, f"{service} was not there")
+        self.wait_until(client.service_is_ready, PATIENCE_S, f"{service} was not there")
         future = client.call_async(Trigger.Request())
-        self.wait_until(future.done, 60, f"{service} did not answer")
+        self.wait_until(future.done, PATIENCE_S, f"{service} did not answer")
         answer = future.result()
         assert answer.success, answer.message
         return answer.message
@@ -101,7 +104,7 @@ class Operator(ArmClient):
                 stood[0] = self.joints
             return self.joints[0] - stood[0][0] > 0.3
 
-        self.wait_until(still, 30, "the arm did not come to rest")
+        self.wait_until(still, PATIENCE_S, "the arm did not come to rest")
 
     def _say(self):
         if self.obedient and "press it again" in self.says and not self._open_for:
@@ -114,9 +117,19 @@ class Operator(ArmClient):
 
     def _on_joints(self, message):
         self.joints = (to_seconds(message.header.stamp), np.array(message.position))
+        self.track.append(self.joints)
 
     def _on_state(self, message):
         self.says = message.data
+
+
+def leap(track, contract):
+    """The fastest that a joint of the arm moved, as a share of its limit."""
+    limits = np.array([joint.velocity for joint in contract.joints])
+    moves = [
+        np.abs(now[1] - before[1])[:6] / ((now[0] - before[0]) * limits) for before, now in itertools.pairwise(track) if now[0] > before[0]
+    ]
+    return max(map(np.max, moves), default=0.0)
 
 
 def start(words, **options):
@@ -139,17 +152,18 @@ def stage(ros_domain, tmp_path):
     running = []
 
     def begin(*words):
-        graph = GraphProcess(["robot:=sim_arm", "policy:=none", *words], tmp_path / "graph.log").__enter__()
+        robot = patient_robot(tmp_path / "robot")
+        graph = GraphProcess([f"robot:={robot}", "policy:=none", *words], tmp_path / "graph.log").__enter__()
         running.append(graph.stop)
-        contract = load_contract(find_robot("sim_arm"))
-        ros = ["--ros-args", "-p", f"contract:={find_robot('sim_arm')}", "-p", f"device:={GAMEPAD}", "-p", "use_sim_time:=true"]
+        contract = load_contract(robot)
+        ros = ["--ros-args", "-p", f"contract:={robot}", "-p", f"device:={GAMEPAD}", "-p", "use_sim_time:=true"]
         with open(tmp_path / "teleoperation.log", "wb") as log:
             process = start(["-m", "sf_training.teleoperation.teleoperation_node", *ros], stdout=log, stderr=subprocess.STDOUT)
         running.append(lambda: end(process))
         operator = Operator(contract, graph.check)
         running.append(operator.close)
-        operator.wait_for_arm(60)
-        operator.wait_for_executor(60)
+        operator.wait_for_arm(PATIENCE_S)
+        operator.wait_for_executor(PATIENCE_S)
         operator.ready()
         return operator
 
@@ -169,21 +183,21 @@ def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or
     assert np.linalg.norm(operator.tool - begin) < 1e-3 and not operator.commands, "no hand on the switch"
 
     operator.hold(LEFT_SHOULDER, axis0=1.0)
-    operator.wait_until(lambda: operator.tool[1] - begin[1] > 0.05, 30, "the tool did not go left")
+    operator.wait_until(lambda: operator.tool[1] - begin[1] > 0.05, PATIENCE_S, "the tool did not go left")
     assert operator.source == PERSON and operator.says.startswith("you lead the arm")
     assert np.abs(operator.tool - begin)[[0, 2]].max() < 0.01
 
     operator.hold(axis0=1.0)
-    operator.wait_until(lambda: operator.source == NOBODY, 10, "the executor did not notice the open hand")
+    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the open hand")
     operator.stands()
     count, place = len(operator.commands), operator.tool
     operator.let_pass(1.0)
     assert len(operator.commands) == count and np.linalg.norm(operator.tool - place) < 1e-3
 
     operator.hold(LEFT_SHOULDER, axis0=-1.0)
-    operator.wait_until(lambda: operator.tool[1] < place[1] - 0.02, 30, "the tool did not go right")
+    operator.wait_until(lambda: operator.tool[1] < place[1] - 0.02, PATIENCE_S, "the tool did not go right")
     operator.plugged = operator.obedient = False
-    operator.wait_until(lambda: operator.source == NOBODY, 10, "the executor did not notice the cable")
+    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the cable")
     operator.stands()
     operator.plugged = True  # the switch is still down: it must be pressed anew
     count = len(operator.commands)
@@ -195,20 +209,22 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     operator = stage(f"record:={tmp_path / 'episodes'}")
     policy = start([str(SCRIPTED_POLICY)])
     stage.also(policy)
-    operator.wait_for_policy(60)
+    operator.wait_for_policy(PATIENCE_S)
     target = operator.reset(SEED).target
     operator.record(f"pick the {target} cube")
     handle = operator.start(f"pick the {target} cube", 60.0)
-    operator.wait_until(lambda: operator.source == POLICY, 30, "the policy did not move the arm")
+    operator.wait_until(lambda: operator.source == POLICY, PATIENCE_S, "the policy did not move the arm")
     operator.let_pass(0.6)
 
-    before = operator.joints
+    begun, known = operator.joints[0], len(operator.track)
     operator.hold(LEFT_SHOULDER, axis0=0.8)
-    operator.wait_until(lambda: operator.source == PERSON, 10, "the person was not let in")
-    assert np.abs(operator.joints[1] - before[1])[:6].max() < 0.3, "a takeover is no leap"
+    operator.wait_until(lambda: operator.source == PERSON, PATIENCE_S, "the person was not let in")
+    assert leap(operator.track[known:], operator.contract) < 1.2, "a takeover is no leap"
     operator.let_pass(1.0)
+    operator.wait_until(lambda: len(operator.commands) > 30, PATIENCE_S, "teleoperation sends no commands")
+    released = operator.joints[0]
     operator.hold()
-    operator.wait_until(lambda: operator.executor.state == ExecutorStatus.PAUSED, 10, "the executor did not pause")
+    operator.wait_until(lambda: operator.executor.state == ExecutorStatus.PAUSED, PATIENCE_S, "the executor did not pause")
     operator.stands()
     chunks = operator.executor.chunks_accepted
     operator.let_pass(1.0)
@@ -216,11 +232,11 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     assert "the policy waits" in operator.says
 
     operator.hold(START)
-    operator.wait_until(lambda: operator.source == POLICY, 20, "the policy did not go on")
+    operator.wait_until(lambda: operator.source == POLICY, PATIENCE_S, "the policy did not go on")
     operator.hold()
     operator.let_pass(0.5)
     operator.finish(handle)
-    operator.wait_until(lambda: operator.source == NOBODY, 20, "the arm did not stop")
+    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the arm did not stop")
     operator.call("/recorder/stop")
 
     (episode,) = find_episodes(tmp_path / "episodes")
@@ -230,16 +246,17 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     hand_over, taught, predicted = (streams[absolute(name)] for name in (topics.control_source, topics.teleop_command, topics.action_chunk))
     order = np.argsort(hand_over.stamps, kind="stable")
     sources = [hand_over.messages[index].source for index in order]
+    age = operator.contract.budgets.teleop_age_s
     in_charge = [source for source in sources if source != NOBODY]
     assert [source for source, before in zip(in_charge, [None, *in_charge], strict=False) if source != before] == [POLICY, PERSON, POLICY]
+    # All of the person's commands are in the bag, and between the first and the last of them nobody else was in charge.
+    stamps = 1e-9 * taught.stamps
+    received = np.array([to_seconds(message.header.stamp) for message in operator.commands])
+    assert len(received) > 30 and np.abs(received[:, None] - stamps).min(axis=1).max() < 1e-6
+    assert stamps[0] > begun - 0.2 and stamps[-1] < released + 0.5, "commands before the hand took the arm, or after it let go"
     times = 1e-9 * hand_over.stamps[order]
-    # A busy machine may let go for a moment: the person is then in charge more than once.
-    hers = [(times[n], times[n + 1]) for n, source in enumerate(sources) if source == PERSON]
-    age, stamps = operator.contract.budgets.teleop_age_s, 1e-9 * taught.stamps
-    # Every command of the person lies within what is recorded as hers, from the first to the last of it, and there is one for every cycle.
-    assert all(any(took - 0.1 <= stamp <= gave for took, gave in hers) for stamp in stamps)
-    assert len(stamps) > 0.6 * 50.0 * sum(max(0.0, gave - took - age) for took, gave in hers)
-    assert abs(stamps[0] - hers[0][0]) < 0.1 and hers[-1][1] - stamps[-1] == pytest.approx(age, abs=0.15)
+    during = {source for time, source in zip(times, sources, strict=True) if stamps[0] + age < time < stamps[-1]}
+    assert POLICY not in during, "the policy moved the arm between two commands of the person"
     assert (np.diff(taught.stamps) > 0).all()
     assert list(taught.messages[0].name) == operator.contract.command_joints
     assert len(predicted.stamps) > 5
@@ -250,16 +267,24 @@ def replay(episode, report, *words):
     return start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
 
 
+def distance(place, line):
+    """From a place to a line through places, which a busy machine sees rarely [m]."""
+    begin, end = np.array(line[:-1]), np.array(line[1:])
+    along = end - begin
+    share = ((place - begin) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-12)
+    return np.linalg.norm(begin + np.clip(share, 0.0, 1.0)[:, None] * along - place, axis=1).min()
+
+
 def stall(operator, process, seconds=0.0):
     """The process stands still until the arm brakes, and for ``seconds`` [wall time] at least; gives for how long."""
     begun = time.monotonic()
     process.send_signal(signal.SIGSTOP)
-    operator.wait_until(lambda: operator.source == NOBODY and time.monotonic() - begun > seconds, 10, "the executor did not notice")
+    operator.wait_until(lambda: operator.source == NOBODY and time.monotonic() - begun > seconds, PATIENCE_S, "the executor did not notice")
     process.send_signal(signal.SIGCONT)
     return time.monotonic() - begun
 
 
-def ended(operator, process, seconds=REPLAY_S):
+def ended(operator, process, seconds=PATIENCE_S):
     operator.wait_until(lambda: process.poll() is not None, seconds, "the replay did not end")
     return process.returncode, process.stdout.read()
 
@@ -276,9 +301,9 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
 
     for axis, goal in ((1.0, 0.08), (-0.6, 0.05)):
         operator.hold(LEFT_SHOULDER, axis0=axis)
-        operator.wait_until(lambda goal=goal: at(goal), 60, "the tool did not get there")
+        operator.wait_until(lambda goal=goal: at(goal), PATIENCE_S, "the tool did not get there")
     operator.hold()
-    operator.wait_until(lambda: operator.source == NOBODY, 10, "the hand was not seen to open")
+    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the hand was not seen to open")
     operator.stands()
     operator.call("/recorder/stop")
     (episode,) = find_episodes(tmp_path / "episodes")
@@ -293,24 +318,23 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
             seen.append(operator.tool)
         return process.poll() is not None
 
-    operator.wait_until(over, REPLAY_S, "the replay did not end")
+    operator.wait_until(over, PATIENCE_S, "the replay did not end")
     said = process.stdout.read()
     assert process.returncode == 0, said
     found = json.loads(report.read_text())
-    assert found["finished"] and found["tool"]["rms"] < 0.02, found  # loose: on a busy machine commands come late
+    assert found["finished"] and found["tool"]["rms"] < 0.05, found  # loose: on a busy machine commands come late
     assert "tracking error" in said
     # The tool passed everywhere the person had led it.
-    away = [np.linalg.norm(np.array(seen) - place, axis=1).min() for place in path]
-    assert max(away) < 0.02
+    assert max(distance(place, seen) for place in path) < 0.02
     operator.stands()
     assert operator.source == NOBODY
 
     process = replay(episode, report, "--speed", "0.1")
     stage.also(process)
-    operator.wait_until(lambda: operator.source == REPLAY, REPLAY_S, "the replay did not begin")
+    operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not begin")
     stood = stall(operator, process)
     if stood < 0.9:  # on a busy machine it may have been longer
-        operator.wait_until(lambda: operator.source == REPLAY, 10, "the replay did not go on")
+        operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not go on")
     if process.poll() is None:
         operator.let_pass(0.5)
         stall(operator, process, 1.2)
@@ -321,7 +345,7 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
 
     process = replay(episode, report, "--speed", "0.1")
     stage.also(process)
-    operator.wait_until(lambda: operator.source == REPLAY, REPLAY_S, "the replay did not begin")
+    operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not begin")
     operator.let_pass(0.5)
     operator.hold(LEFT_SHOULDER)
     code, said = ended(operator, process)

@@ -8,6 +8,7 @@ import sys
 
 import psutil
 import pytest
+from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
@@ -24,8 +25,8 @@ def graph(ros_domain, tmp_path):
     with GraphProcess(["robot:=sim_arm", "policy:=none"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
-            client.wait_for_arm(60)
-            client.wait_for_executor(60)
+            client.wait_for_arm(PATIENCE_S)
+            client.wait_for_executor(PATIENCE_S)
             yield graph
         finally:
             client.close()
@@ -57,11 +58,11 @@ def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_
     with GraphProcess(["robot:=sim_arm", "policy:=nano", "seed:=7", "instruction:=pick the red cube"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
-            client.wait_for_arm(60)
-            client.wait_for_policy(90)
-            client.wait_until(lambda: client.policy.instruction == "pick the red cube", 30, "the instruction did not arrive")
+            client.wait_for_arm(PATIENCE_S)
+            client.wait_for_policy(PATIENCE_S)
+            client.wait_until(lambda: client.policy.instruction == "pick the red cube", PATIENCE_S, "the instruction did not arrive")
             assert client.task.seed == 7
-            client.wait_until(lambda: client.executor.chunks_accepted > 0, 30, "no chunk was followed")
+            client.wait_until(lambda: client.executor.chunks_accepted > 0, PATIENCE_S, "no chunk was followed")
         finally:
             client.close()
         family = psutil.Process(graph.pid).children(recursive=True)
