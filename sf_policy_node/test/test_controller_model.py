@@ -193,6 +193,23 @@ def test_retiming_moves_a_trajectory_that_should_have_begun_to_now_and_keeps_one
     assert late == pytest.approx(0.2, abs=0.011)  # on its stamp it would be at 0.26 here
 
 
+def test_upsampling_fills_in_times_and_velocities_of_messages_without_any():
+    controller = make(positions_upsampling=True, policy_frequency=10.0)
+    controller.accept(trajectory([0.0, 0.0, 0.0], [0.1, 0.2, 0.3]), 0.0)
+    commands = follow(controller, cycles(1.0, 1.4))
+    assert commands[[8, 9, 18, 19, 29]] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3], abs=0.015)
+    assert np.diff(commands)[19] == pytest.approx(0.015, abs=1e-3)  # 1.5 rad/s in the middle
+    assert np.abs(np.diff(commands)[[9, -1]]).max() < 1e-3  # at rest at both ends
+
+
+def test_a_motion_whose_end_is_repeated_for_a_while_is_taken_however_late():
+    controller = make()
+    controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], [0.0, 0.0], stamp=1.0, hold_s=1.0), 1.5)
+    assert follow(controller, [1.5])[0] == 1.0
+    with pytest.raises(TrajectoryRejected, match="past"):
+        controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], stamp=1.0, hold_s=1.0), 2.2)
+
+
 def test_deferring_keeps_the_old_one_until_the_stamp_of_the_new_one():
     first, second = (
         trajectory([0.0, 1.0], [0.0, 1.0], stamp=1.0),

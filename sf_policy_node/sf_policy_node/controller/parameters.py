@@ -46,6 +46,10 @@ class ControllerParameters:
     goal_tolerance: Mapping[str, float] = field(default_factory=dict)
     """``constraints.<joint>.goal``."""
     replacement: Replacement = Replacement.REPLACE
+    positions_upsampling: bool = False
+    """``positions_upsampling.enable``, after 6.9.0: velocities for messages without any."""
+    policy_frequency: float = 0.0
+    """``positions_upsampling.policy_frequency`` [Hz]: times for messages without any."""
     continuous: frozenset[str] = frozenset()
     """Joints of type continuous in the URDF: their angles wrap around."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from sf_policy_node.controller.parameters import ControllerParameters, Replacement
 from sf_policy_node.controller.sampling import Point, SampledTrajectory, shortest_angle
+from sf_policy_node.controller.upsampling import upsampled
 from sf_policy_node.controller.validation import TrajectoryRejected, checked_points
 
 __all__ = ["JointTrajectoryController", "TrajectoryLike", "TrajectoryRejected"]
@@ -122,8 +123,10 @@ class JointTrajectoryController:
         Raises:
             TrajectoryRejected: names, sizes, times or values are wrong, or it ends in the past.
         """
-        stamp = round(1e9 * trajectory.stamp)
-        allow_moving_end = self.parameters.allow_nonzero_velocity_at_trajectory_end
+        stamp, parameters = round(1e9 * trajectory.stamp), self.parameters
+        allow_moving_end = parameters.allow_nonzero_velocity_at_trajectory_end
+        if parameters.positions_upsampling and self._interpolates:
+            trajectory = upsampled(trajectory, parameters.policy_frequency)
         try:
             points = checked_points(
                 trajectory,

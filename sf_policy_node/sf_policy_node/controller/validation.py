@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,15 +67,16 @@ def checked_points(
         name = joint_names[int(np.abs(velocities[-1]).argmax())]
         raise TrajectoryRejected(f"velocities: the last point of {name} still moves; end at rest")
     times = [round(1e9 * time) for time in seconds.tolist()]
-    if stamp and stamp + times[-1] < now:
-        late = 1e-9 * (now - stamp - times[-1])
+    end = stamp + times[-1] + round(1e9 * getattr(trajectory, "hold_s", 0.0))
+    if stamp and end < now:
+        late = 1e-9 * (now - end)
         raise TrajectoryRejected(
             f"the trajectory ends in the past: its last point was due {late:.3f} s ago"
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(times)):
         raise TrajectoryRejected("time_from_start must rise from point to point")
     rows = range(len(times))
-    return [
+    points = [
         Point(
             times[row],
             positions[row],
@@ -83,6 +85,10 @@ def checked_points(
         )
         for row in rows
     ]
+    # ``hold_s`` of our trajectories: their message has one more point, at rest at the end.
+    if hold_s := getattr(trajectory, "hold_s", 0.0):
+        points.append(replace(points[-1], time=times[-1] + round(1e9 * hold_s)))
+    return points
 
 
 def _matrix(what: str, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

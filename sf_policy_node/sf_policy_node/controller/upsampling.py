@@ -1,0 +1,57 @@
+"""What ``positions_upsampling`` of ``joint_trajectory_controller`` does to a message.
+
+Source: ``preprocess_incoming_trajectory`` and ``fill_cubic_spline_velocities`` of master 94e74de35
+(after 6.9.0).
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sf_policy_node.controller.trajectory_controller import TrajectoryLike
+
+
+def upsampled(trajectory: TrajectoryLike, policy_frequency: float) -> TrajectoryLike:
+    """Return a trajectory of positions with velocities, at rest at both ends; others unchanged.
+
+    Args:
+        trajectory: times (N,) and positions (N, J).
+        policy_frequency: points per second for a message whose times are all zero; 0: as it is.
+    """
+    if trajectory.velocities is not None or getattr(trajectory, "accelerations", None) is not None:
+        return trajectory
+    times = np.asarray(trajectory.times, dtype=float)
+    if policy_frequency > 0.0 and not times.any():
+        times = np.arange(1, len(times) + 1) / policy_frequency
+    velocities = None
+    if len(times) > 1 and (np.diff(times) > 0).all():
+        velocities = _spline_velocities(times, np.asarray(trajectory.positions, dtype=float))
+    return SimpleNamespace(
+        stamp=trajectory.stamp,
+        joint_names=trajectory.joint_names,
+        times=times,
+        positions=trajectory.positions,
+        velocities=velocities,
+    )
+
+
+def _spline_velocities(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return velocities (N, J) at which accelerations are continuous, zero at both ends.
+
+    Row i of the system says that the second derivatives left and right of point i are equal:
+    ``v[i-1] / h0 + 2 (1 / h0 + 1 / h1) v[i] + v[i+1] / h1 = 3 (d1 / h1^2 + d0 / h0^2)`` with ``h``
+    the durations [s] and ``d`` the steps (J,) before (0) and after (1) it.
+    """
+    count = len(times)
+    inverse = 1.0 / np.diff(times)
+    slopes = np.diff(positions, axis=0) * inverse[:, None] ** 2
+    matrix, right = np.eye(count), np.zeros_like(positions)
+    for row in range(1, count - 1):
+        before, after = inverse[row - 1], inverse[row]
+        matrix[row, row - 1 : row + 2] = before, 2.0 * (before + after), after
+        right[row] = 3.0 * (slopes[row] + slopes[row - 1])
+    return np.linalg.solve(matrix, right)
