@@ -19,10 +19,10 @@ REST = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.02])
 SPEED = np.array([*[0.01] * 6, 0.0005])  # a frame
 
 
-def one_camera_contract():
-    """The simulated arm with one camera of 16x12."""
+def one_camera_contract(size=SIDE, *, depth=False):
+    """The simulated arm with one camera of 16x12, or of another size with depth."""
     camera = tiny_contract().model_dump(mode="json")["cameras"][0]
-    return tiny_contract(cameras=[camera | {"width": SIDE[0], "height": SIDE[1], "depth_topic": None}])
+    return tiny_contract(cameras=[camera | {"width": size[0], "height": size[1]} | ({} if depth else {"depth_topic": None})])
 
 
 def save_contract(folder, contract):
@@ -169,7 +169,16 @@ def break_one(root, rng: random.Random) -> str:
         path.unlink()
     elif kind == "empty":
         path.write_bytes(b"")
-    elif path.suffix == ".json":
+    else:
+        try:
+            _change_content(path, files, rng)
+        except (ValueError, TypeError, LookupError, OSError, pa.ArrowException):  # broken before, by another fault
+            path.write_bytes(b"junk")
+    return f"{kind} of {path.relative_to(root)}"
+
+
+def _change_content(path, files, rng):
+    if path.suffix == ".json":
         path.write_text(json.dumps(_swapped(json.loads(path.read_text()), rng)))
     elif path.suffix == ".jsonl":
         lines = path.read_text().splitlines()
@@ -180,7 +189,6 @@ def break_one(root, rng: random.Random) -> str:
         _swap_column(path, rng)
     else:
         path.write_bytes(rng.choice(files).read_bytes())
-    return f"{kind} of {path.relative_to(root)}"
 
 
 def _swapped(content, rng):
@@ -222,7 +230,7 @@ def _swap_column(path, rng):
     elif action == "rows":
         rows = list(range(table.num_rows))
         rng.shuffle(rows)
-        table = table.take(rows[: rng.randrange(len(rows) + 1)])
+        table = table.take(pa.array(rows[: rng.randrange(len(rows) + 1)], pa.int64()))
     elif action == "rename":
         table = table.rename_columns([*table.column_names[:column], "x", *table.column_names[column + 1 :]])
     elif action == "nest":

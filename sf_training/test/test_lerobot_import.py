@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 
+import cv2
 import lerobot_datasets as datasets
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,10 @@ from lerobot_datasets import FPS, JOINTS, REST, SIDE, SPEED
 
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.lerobot.command import main
+from sf_training.lerobot.dataset_reader import DatasetReader
+from sf_training.lerobot.dataset_writer import DatasetWriter
+from sf_training.lerobot.import_bags import mapping, write_episode
+from sf_training.lerobot.layout import LeRobotError
 
 JOINT_WORDS = [f"joint{number}=j{number}" for number in range(1, 7)] + ["gripper=claw"]
 FUZZ_INPUTS = int(os.environ.get("SF_FUZZ_INPUTS", "100"))
@@ -265,3 +270,60 @@ def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
         said = capsys.readouterr().err
         assert (code == 0 and not said) or (code == 2 and len(said.splitlines()) == 1), f"seed {seed}, {done}: {said}"
         assert code == 0 or not out.exists(), f"seed {seed}, {done}: left {sorted(out.rglob('*'))}"
+
+
+def metres(frame, size=SIDE):
+    """Depth that rises over the picture, with a hole where nothing was measured."""
+    pixels = np.linspace(0.2, 3.0 + 0.1 * frame, size[0] * size[1]).reshape(size[1], size[0]).astype(np.float32)
+    pixels[0, :3] = (0.0, np.nan, -1.0)
+    return pixels
+
+
+def test_a_picture_of_another_size_is_no_frame_of_a_video(tmp_path):
+    open_set = DatasetWriter(tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, cameras={"scene": (64, 48)})
+    with pytest.raises(LeRobotError, match=r"observation\.images\.scene: a picture is 16x12, the video 64x48"), open_set as writer:
+        writer.add_episode("stack", REST[None], REST[None], np.zeros(1), [("scene", datasets.frames_of(1, 0)[0])])
+    assert not list(tmp_path.iterdir())
+
+
+def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
+    size = (64, 48)  # the encoder wants no smaller ones
+    options = {"cameras": {"scene": size}, "depths": {"scene_depth": size}, "effort": True}
+    with DatasetWriter(tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, **options) as writer:
+        values = np.tile(REST, (4, 1))
+        pictures = [("scene", np.full((48, 64, 3), 90, np.uint8))] * 4 + [("scene_depth", metres(frame, size)) for frame in range(4)]
+        writer.add_episode("stack", values, values, np.arange(4.0), pictures, effort=0.5 * values)
+        writer.finish()
+    reader = DatasetReader(tmp_path / "set")
+    assert (list(reader.cameras), list(reader.depths)) == (["scene"], ["scene_depth"])
+    for frame, found in enumerate(reader.depth_pictures(0, "scene_depth")):
+        known = metres(frame, size)[1:]
+        assert found[0, :3].tolist() == [0, 0, 0] and np.abs(found[1:] - known).max() < 0.0012
+    described = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    assert described["observation.images.scene_depth"]["info"]["is_depth_map"] and described["observation.effort"]["shape"] == [7]
+    statistics = json.loads((tmp_path / "set/meta/stats.json").read_text())["observation.images.scene_depth"]
+    assert np.shape(statistics["mean"]) == (1, 1, 1) and 3.0 < statistics["max"][0][0][0] < 3.31
+    contract = datasets.one_camera_contract(size, depth=True)
+    found = mapping(reader, contract, {}, dict(word.split("=") for word in JOINT_WORDS), "auto", None)
+    bag = write_episode(reader, 0, contract, found, tmp_path / "bags", "back")
+    (topic,) = (f"/{camera.depth_topic}" for camera in contract.cameras)
+    frames = [pixels for _, _, pixels in EpisodeReader(bag, contract).frames({topic: range(4)})]
+    assert np.abs(frames[2][1:] - metres(2, size)[1:]).max() < 0.0012
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("tiff float", None), ("png mm", None), ("png", "mm"), ("tiff float", "m")])
+def test_depth_of_others_in_pictures(tmp_path, kind, unit):
+    known = np.nan_to_num(np.maximum(metres(0), 0.0))
+    stored = known if "float" in kind else (1000 * known).round().astype(np.uint16)
+    data = cv2.imencode(".tiff" if "tiff" in kind else ".png", stored)[1].tobytes()
+    folder = datasets.write(
+        tmp_path / "theirs", extra=lambda episode, frame: {"observation.images.front.depth": {"bytes": data, "path": ""}}
+    )
+    described = json.loads((folder / "meta/info.json").read_text())
+    information = {"is_depth_map": True} | ({"depth_unit": unit} if unit else {})
+    feature = {"dtype": "image", "shape": [SIDE[1], SIDE[0], 1], "names": ["height", "width", "channels"], "info": information}
+    described["features"]["observation.images.front.depth"] = feature
+    (folder / "meta/info.json").write_text(json.dumps(described))
+    reader = DatasetReader(folder)
+    assert list(reader.cameras) == ["front"]
+    np.testing.assert_allclose(next(reader.depth_pictures(1, "front.depth")), known, atol=0.0006)

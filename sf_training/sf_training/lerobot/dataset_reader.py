@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from sf_training.lerobot import instructions, layout
-from sf_training.lerobot.dataset_info import FETCH, column_names, picture_size, read_info, reading, short_name
+from sf_training.lerobot import depth, instructions, layout
+from sf_training.lerobot.dataset_info import FETCH, column_names, depth_information, picture_size, read_info, reading, short_name
 from sf_training.lerobot.episode_list import EpisodeEntry, list_episodes, read_table, video_place
 from sf_training.lerobot.instructions import Instructions, Level, segments
 from sf_training.lerobot.layout import ACTION, STATE, LeRobotError
-from sf_training.lerobot.video import read_frames
+from sf_training.lerobot.video import as_rgb, read_frames
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DatasetEpisode:
 class DatasetReader:
     """A dataset by its directory.
 
-    Attributes: ``fps``, ``robot``, ``cameras`` (name to key of a feature), ``state_names``, ``action_names``
+    Attributes: ``fps``, ``robot``, ``cameras`` and ``depths`` (name to key of a feature), ``state_names``, ``action_names``
     (empty where the dataset has none), ``state_width``, ``action_width`` (columns), ``episodes`` (how many).
 
     Args:
@@ -66,6 +67,7 @@ class DatasetReader:
         self.fps = self._info.fps
         self.robot = str(self._info.robot_type or "")
         self.cameras = {short_name(key): key for key in self._info.pictures(depth=False)}
+        self.depths = {short_name(key): key for key in self._info.pictures(depth=True)}
         self.state_names, self.state_width = column_names(self.info_file, self._info, STATE)
         self.action_names, self.action_width = column_names(self.info_file, self._info, ACTION)
         self._entries = list_episodes(directory, self._info)
@@ -86,13 +88,13 @@ class DatasetReader:
         """Gives the time at which the n-th episode would begin if all followed each other, 10 s apart [s]."""
         return float(self._starts[position]) / self.fps + 10.0 * position
 
-    def size(self, camera: str) -> tuple[int, int]:
-        """Gives width and height of a camera's pictures.
+    def size(self, name: str) -> tuple[int, int]:
+        """Gives width and height of a camera's pictures, or of its depth.
 
         Raises:
             LeRobotError: the feature's description is broken.
         """
-        return picture_size(self.info_file, self._info, self.cameras[camera])
+        return picture_size(self.info_file, self._info, (self.cameras | self.depths)[name])
 
     def values(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Gives state and action of the n-th episode, (N, C) each.
@@ -134,14 +136,35 @@ class DatasetReader:
         Raises:
             LeRobotError: the video or a picture is missing or damaged.
         """
-        entry, key = self._entries[position], self.cameras[camera]
+        yield from self._frames(position, self.cameras[camera], as_rgb, _colour)
+
+    def depth_pictures(self, position: int, name: str) -> Iterator[np.ndarray]:
+        """Yields all depth pictures (H, W) float32 [m] of one camera in the n-th episode; 0 where nothing was measured.
+
+        Raises:
+            LeRobotError: the video or a picture is missing, damaged, or holds no depth.
+        """
+        key = self.depths[name]
+        described = depth_information(self._info, key)
+        yield from self._frames(
+            position, key, lambda frame: depth.of_frame(frame, described), lambda data: depth.of_picture(data, described)
+        )
+
+    def _frames(
+        self,
+        position: int,
+        key: str,
+        of_frame: Callable[[av.VideoFrame], np.ndarray],
+        of_picture: Callable[[bytes], np.ndarray | None],
+    ) -> Iterator[np.ndarray]:
+        entry = self._entries[position]
         if self._info.features[key]["dtype"] == "image":
             for picture in self._column(entry, self._rows_of(entry, (key,)), key).to_pylist():
-                yield self._picture(entry, key, picture)
+                yield self._picture(entry, key, picture, of_picture)
             return
         path, start = video_place(self.directory, self._info, entry, key)
         try:
-            yield from read_frames(path, start, entry.length, self.fps)
+            yield from read_frames(path, start, entry.length, self.fps, of_frame)
         except LeRobotError as error:
             raise LeRobotError(f"episode {entry.index}: {error}") from None
 
@@ -176,13 +199,17 @@ class DatasetReader:
             return None
         return np.array(table[key].to_pylist(), np.float64).reshape(len(table))
 
-    def _picture(self, entry: EpisodeEntry, key: str, picture: dict) -> np.ndarray:
+    def _picture(self, entry: EpisodeEntry, key: str, picture: dict, read: Callable[[bytes], np.ndarray | None]) -> np.ndarray:
         with reading(entry.table, f"pictures of {key}"):
-            data = picture.get("bytes") or (self.directory / picture["path"]).read_bytes()
-            try:
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-            except cv2.error:  # a size that cannot be
-                pixels = None
+            pixels = read(picture.get("bytes") or (self.directory / picture["path"]).read_bytes())
         if pixels is None:
             raise LeRobotError(f"{entry.table}: episode {entry.index}: {key} {picture.get('path') or ''} is no picture; {FETCH}")
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return pixels
+
+
+def _colour(data: bytes) -> np.ndarray | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a size that cannot be
+        return None
+    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

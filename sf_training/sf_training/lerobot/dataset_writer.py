@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sf_training.lerobot import layout
+from sf_training.lerobot import depth, layout
 from sf_training.lerobot.layout import ACTION, IMAGES, STAMP, STATE, LeRobotError
 from sf_training.lerobot.summaries import PixelSummary, looked_at, of_columns, together
-from sf_training.lerobot.video import Codec, VideoFile
+from sf_training.lerobot.video import DEPTH, Codec, VideoFile
 
 
 class DatasetWriter:
@@ -25,6 +25,8 @@ class DatasetWriter:
 
     Args:
         cameras: name to (width, height).
+        depths: the same of depth pictures.
+        effort: episodes have efforts, too.
         joints: names of the columns of state and action.
         file_mb: files are closed at about this size, (tables, videos).
 
@@ -41,6 +43,8 @@ class DatasetWriter:
         joints: list[str],
         cameras: Mapping[str, tuple[int, int]],
         codec: Codec = "h264",
+        depths: Mapping[str, tuple[int, int]] | None = None,
+        effort: bool = False,
         file_mb: tuple[float, float] = (layout.DATA_FILE_MB, layout.VIDEO_FILE_MB),
     ) -> None:
         self._final, self._root = directory, directory.with_name(directory.name + ".partial")
@@ -48,17 +52,19 @@ class DatasetWriter:
             raise LeRobotError(f"{directory}: exists already; choose another directory, or remove it")
         shutil.rmtree(self._root, ignore_errors=True)
         (self._root / "meta").mkdir(parents=True)
-        self._fps, self._robot, self._joints, self._cameras, self._codec = fps, robot, joints, dict(cameras), codec
+        self._depths, self._effort = dict(depths or {}), effort
+        self._fps, self._robot, self._joints, self._codec = fps, robot, joints, codec
+        self._cameras = dict(cameras) | self._depths
         self._limits = [int(size * 1e6) for size in file_mb]
         self._tasks: list[str] = []
         self._rows: list[dict] = []
         self._columns: dict[str, list[np.ndarray]] = {}
-        self._pixels: dict[str, list[PixelSummary]] = {name: [] for name in cameras}
+        self._pixels: dict[str, list[PixelSummary]] = {name: [] for name in self._cameras}
         self._frames = 0
         self._table: pq.ParquetWriter | None = None
         self._table_bytes, self._table_file = 0, -1
         self._videos: dict[str, VideoFile] = {}
-        self._video_files = dict.fromkeys(cameras, -1)
+        self._video_files = dict.fromkeys(self._cameras, -1)
 
     @property
     def root(self) -> Path:
@@ -71,14 +77,21 @@ class DatasetWriter:
         return len(self._rows)
 
     def add_episode(
-        self, task: str, state: np.ndarray, action: np.ndarray, stamps: np.ndarray, pictures: Iterable[tuple[str, np.ndarray]]
+        self,
+        task: str,
+        state: np.ndarray,
+        action: np.ndarray,
+        stamps: np.ndarray,
+        pictures: Iterable[tuple[str, np.ndarray]],
+        effort: np.ndarray | None = None,
     ) -> None:
         """One episode of N frames.
 
         Args:
             state, action: (N, J) [rad, m].
             stamps: (N,) when each frame was recorded [s].
-            pictures: (camera, (H, W, 3) uint8), of every camera N in order; cameras may take turns in any way.
+            pictures: (camera, (H, W, 3) uint8), of depth (camera, (H, W) [m]); N of each in order; cameras may take turns in any way.
+            effort: (N, J) [N m, N], where the dataset was begun with it.
 
         Raises:
             LeRobotError: no frame, or another number of pictures.
@@ -99,6 +112,8 @@ class DatasetWriter:
             "index": np.arange(self._frames, self._frames + count),
             "task_index": np.full(count, self._tasks.index(task)),
         }
+        if self._effort:
+            columns[layout.EFFORT] = np.asarray(effort, np.float32)
         chunk, file = self._append({name: layout.column(values) for name, values in columns.items()})
         row = {
             "episode_index": index,
@@ -152,7 +167,7 @@ class DatasetWriter:
             "splits": {"train": f"0:{len(self._rows)}"},
             "data_path": layout.DATA,
             "video_path": layout.VIDEOS,
-            "features": layout.features(self._joints, self._cameras, self._fps, self._codec),
+            "features": self._features(),
         }
         self._write_json(layout.INFO, information)
         self._root.rename(self._final)
@@ -173,11 +188,12 @@ class DatasetWriter:
             if name not in self._videos or self._videos[name].bytes > self._limits[1]:
                 self._next_video(name, width, height)
             first[name] = self._videos[name].frames
-            self._pixels[name].append(PixelSummary())
-        for name, rgb in pictures:
-            self._videos[name].add(rgb)
+            self._pixels[name].append(PixelSummary(depth.levels_m(), 1) if name in self._depths else PixelSummary())
+        for name, picture in pictures:
+            pixels = depth.to_codes(picture) if name in self._depths else picture
+            self._videos[name].add(pixels)
             if written[name] in counted:
-                self._pixels[name][-1].add(rgb)
+                self._pixels[name][-1].add(pixels.reshape(*pixels.shape[:2], -1))
             written[name] += 1
         wrong = {name: number for name, number in written.items() if number != count}
         if wrong:
@@ -190,7 +206,7 @@ class DatasetWriter:
         self._video_files[name] += 1
         chunk, file = _place(self._video_files[name])
         path = self._root / layout.VIDEOS.format(video_key=IMAGES + name, chunk_index=chunk, file_index=file)
-        self._videos[name] = VideoFile(path, self._fps, width, height, self._codec)
+        self._videos[name] = VideoFile(path, self._fps, width, height, DEPTH if name in self._depths else self._codec)
 
     def _append(self, columns: dict[str, pa.Array]) -> tuple[int, int]:
         """One row group; returns the place of its file."""
@@ -206,6 +222,13 @@ class DatasetWriter:
         self._table.write_table(table)
         self._table_bytes += table.nbytes
         return _place(self._table_file)
+
+    def _features(self) -> dict:
+        colour = {name: size for name, size in self._cameras.items() if name not in self._depths}
+        found = layout.features(self._joints, colour, self._fps, self._codec)
+        if self._effort:
+            found[layout.EFFORT] = found[STATE]
+        return found | {IMAGES + name: depth.feature(*size, self._fps) for name, size in self._depths.items()}
 
     def _close(self) -> None:
         for video in self._videos.values():

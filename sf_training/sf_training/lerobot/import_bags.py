@@ -30,12 +30,13 @@ class Mapped:
     """How a dataset becomes a robot.
 
     Attributes:
-        cameras: ours to theirs.
+        cameras, depths: ours to theirs; depths only where both sides have them.
         state_columns, action_columns: column of each command joint.
         values: the line from their values to ours.
     """
 
     cameras: dict[str, str]
+    depths: dict[str, str]
     state_columns: list[int]
     action_columns: list[int]
     values: Conversion
@@ -72,7 +73,7 @@ def mapping(
         values = conversion(contract, units, gripper, names, lowest, highest)
     except LeRobotError as error:
         raise LeRobotError(f"{reader.directory}: {error}") from None
-    return Mapped(views, *columns, values)
+    return Mapped(views, _depths(reader, contract, views), *columns, values)
 
 
 def write_episode(reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str) -> Path:
@@ -94,14 +95,20 @@ def write_episode(reader: DatasetReader, position: int, contract: Contract, mapp
         writer.add_topic(absolute(topics.instruction), messages.STRING, offered_qos(Delivery.LATCHED))
         for camera in contract.cameras:
             writer.add_topic(absolute(camera.topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
+        measured = [camera for camera in contract.cameras if camera.name in mapped.depths]
+        for camera in measured:
+            writer.add_topic(absolute(camera.depth_topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
         writer.add_topic(absolute(topics.joint_states), messages.JOINT_STATE, offered_qos(Delivery.SENSOR))
         writer.add_topic(absolute(topics.teleop_command), messages.JOINT_STATE, offered_qos(Delivery.RELIABLE))
         frames = zip(*(_pictures(reader, position, camera, mapped.cameras[camera.name]) for camera in contract.cameras), strict=True)
-        for frame, (stamp, pictures) in enumerate(zip(stamps, frames, strict=True)):
+        depths = [_pictures(reader, position, camera, mapped.depths[camera.name], depth=True) for camera in measured]
+        for frame, (stamp, pictures, *metres) in enumerate(zip(stamps, frames, *depths, strict=True)):
             if frame in texts:
                 _write(writer, topics.instruction, messages.string(texts[frame]), stamp)
             for camera, pixels in zip(contract.cameras, pictures, strict=True):
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
+            for camera, pixels in zip(measured, metres, strict=True):
+                _write(writer, camera.depth_topic, messages.depth_image(stamp, camera.frame, pixels), stamp)
             _write(writer, topics.joint_states, messages.joint_state(stamp, joints, state[frame]), stamp)
             given = stamp + COMMAND_DELAY_S
             _write(writer, topics.teleop_command, messages.joint_state(given, joints, action[frame]), given)
@@ -120,8 +127,8 @@ def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, 
         raise LeRobotError(f"{reader.directory}: episode {episode.index}: {error}; {cure}") from None
 
 
-def _pictures(reader: DatasetReader, position: int, camera: Camera, theirs: str) -> Iterator[np.ndarray]:
-    for pixels in reader.pictures(position, theirs):
+def _pictures(reader: DatasetReader, position: int, camera: Camera, theirs: str, *, depth: bool = False) -> Iterator[np.ndarray]:
+    for pixels in (reader.depth_pictures if depth else reader.pictures)(position, theirs):
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
             announced = f"{camera.width}x{camera.height} are announced"
@@ -168,6 +175,17 @@ def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, 
         said = f"{camera.width}x{camera.height}"
         raise LeRobotError(f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said}; correct the contract")
     return name
+
+
+def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str]) -> dict[str, str]:
+    """The dataset's depth of each camera that has a depth topic, by the camera's name there or here."""
+    found = {}
+    plain = {name.casefold().replace(".", "_").removeprefix("depth_").removesuffix("_depth"): name for name in reader.depths}
+    for camera in contract.cameras:
+        theirs = plain.get(views[camera.name].casefold()) or plain.get(camera.name.casefold())
+        if camera.depth_topic and theirs and reader.size(theirs) == (camera.width, camera.height):
+            found[camera.name] = theirs
+    return found
 
 
 def _columns(

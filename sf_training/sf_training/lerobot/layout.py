@@ -25,6 +25,8 @@ DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
 STATE, ACTION = "observation.state", "action"
+EFFORT = "observation.effort"
+DEPTH_SUFFIX = "_depth"  # of the camera's name
 IMAGES = "observation.images."
 STAMP = "stamp_s"  # ours: when it was recorded; not "observation.…", or policies would take it for an input
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,22 +19,32 @@ def of_columns(values: np.ndarray) -> dict[str, list]:
     return {name: value.tolist() for name, value in found.items()} | {"count": [len(columns)]}
 
 
-class PixelSummary:
-    """Counts how often each value occurs in each colour, so that quantiles of many episodes are exact."""
+BYTES = np.arange(256) / 255.0  # what LeRobot makes of a colour's value
 
-    def __init__(self) -> None:
-        self.counts = np.zeros((3, 256), np.int64)
+
+class PixelSummary:
+    """Counts how often each level occurs in each channel, so that quantiles of many episodes are exact.
+
+    Args:
+        levels: what every level stands for.
+        channels: of the pictures.
+    """
+
+    def __init__(self, levels: np.ndarray = BYTES, channels: int = 3) -> None:
+        self.levels = levels
+        self.counts = np.zeros((channels, len(levels)), np.int64)
         self.frames = 0
 
-    def add(self, rgb: np.ndarray) -> None:
-        """One picture (H, W, 3) uint8; every fourth pixel of every fourth row counts."""
-        for channel in range(3):
-            self.counts[channel] += np.bincount(rgb[::_PIXEL_STEP, ::_PIXEL_STEP, channel].ravel(), minlength=256)
+    def add(self, pixels: np.ndarray) -> None:
+        """One picture (H, W, C) of levels; every fourth pixel of every fourth row counts."""
+        seen = pixels[::_PIXEL_STEP, ::_PIXEL_STEP]
+        for channel in range(len(self.counts)):
+            self.counts[channel] += np.bincount(seen[..., channel].ravel(), minlength=len(self.levels))
         self.frames += 1
 
     def statistics(self) -> dict[str, list]:
-        """In [0, 1], each of shape (3, 1, 1) as nested lists; count is the number of pictures."""
-        levels = np.arange(256) / 255.0
+        """Each of shape (C, 1, 1) as nested lists; count is the number of pictures."""
+        levels = self.levels
         share = self.counts / self.counts.sum(axis=1, keepdims=True)
         mean = share @ levels
         found = {
@@ -46,12 +56,12 @@ class PixelSummary:
         below = share.cumsum(axis=1)
         for name, quantile in QUANTILES.items():
             found[name] = levels[np.argmax(below >= quantile - 1e-12, axis=1)]
-        return {name: value.reshape(3, 1, 1).tolist() for name, value in found.items()} | {"count": [self.frames]}
+        return {name: value.reshape(-1, 1, 1).tolist() for name, value in found.items()} | {"count": [self.frames]}
 
 
-def together(parts: Iterable[PixelSummary]) -> PixelSummary:
-    """The sum of several summaries."""
-    whole = PixelSummary()
+def together(parts: Sequence[PixelSummary]) -> PixelSummary:
+    """The sum of several summaries of one camera."""
+    whole = PixelSummary(parts[0].levels, len(parts[0].counts))
     for part in parts:
         whole.counts += part.counts
         whole.frames += part.frames

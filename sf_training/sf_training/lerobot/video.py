@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,30 +14,42 @@ from sf_training.lerobot.layout import LeRobotError
 _SAME_S = 1e-6  # times are fractions of the video's time base
 _FETCH = "fetch the dataset again"
 Codec = Literal["h264", "av1"]
-_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+DEPTH = "depth"  # lossless HEVC of 12 bits
+_ENCODERS = {"h264": "libx264", "av1": "libsvtav1", DEPTH: "libx265"}
 # A key frame every second frame, as lerobot has it: random access decodes two frames at most.
 _OPTIONS: dict[str, dict[str, str]] = {
     "h264": {"g": "2", "crf": "18", "preset": "veryfast"},
     "av1": {"g": "2", "crf": "30", "preset": "10"},
+    DEPTH: {"g": "2", "preset": "ultrafast", "x265-params": "lossless=1:log-level=none"},
 }
 
 
 class VideoFile:
     """One MP4, open for writing; ``frames`` and ``bytes`` are what it holds so far."""
 
-    def __init__(self, path: Path, fps: int, width: int, height: int, codec: Codec) -> None:
+    def __init__(self, path: Path, fps: int, width: int, height: int, codec: str) -> None:
         if width % 2 or height % 2:
             raise LeRobotError(f"{path.parent.parent.name}: pictures of {width}x{height} cannot be encoded; crop them to even numbers")
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._name = path.parent.parent.name
         self.frames = 0
         self.bytes = 0
         self._container = av.open(str(path), "w")
         self._stream = self._container.add_stream(_ENCODERS[codec], rate=fps, options=_OPTIONS[codec])
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt, self._format = ("gray12le", "gray12le") if codec == DEPTH else ("yuv420p", "rgb24")
 
-    def add(self, rgb: np.ndarray) -> None:
-        """One frame (H, W, 3) uint8."""
-        self._mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
+    def add(self, pixels: np.ndarray) -> None:
+        """One frame: (H, W, 3) uint8 RGB, or levels of depth (H, W) uint16."""
+        height, width = pixels.shape[:2]
+        if (width, height) != (self._stream.width, self._stream.height):  # av would scale it
+            expected = f"{self._stream.width}x{self._stream.height}"
+            raise LeRobotError(f"{self._name}: a picture is {width}x{height}, the video {expected}; correct the contract")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=self._format)
+        try:
+            self._mux(self._stream.encode(frame))
+        except av.error.ArgumentError as error:  # of the encoder's start
+            raise LeRobotError(f"{self._name}: {frame.width}x{frame.height} cannot be encoded ({error.strerror}); leave it out") from None
         self.frames += 1
 
     def close(self) -> None:
@@ -51,10 +63,20 @@ class VideoFile:
             self._container.mux(packet)
 
 
-def read_frames(path: Path, start_s: float, count: int, fps: float) -> Iterator[np.ndarray]:
-    """Yields ``count`` frames (H, W, 3) uint8 RGB, one every 1 / ``fps`` seconds from ``start_s`` on.
+def as_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Gives the pixels (H, W, 3) uint8 of a frame."""
+    return frame.to_ndarray(format="rgb24")
+
+
+def read_frames(
+    path: Path, start_s: float, count: int, fps: float, pixels: Callable[[av.VideoFrame], np.ndarray] = as_rgb
+) -> Iterator[np.ndarray]:
+    """Yields ``count`` frames, one every 1 / ``fps`` seconds from ``start_s`` on.
 
     Frames between these moments, as in a video of twice the rate, are skipped.
+
+    Args:
+        pixels: what to yield of a frame.
 
     Raises:
         LeRobotError: the file is missing, damaged, ends too early, or lacks a frame in between.
@@ -72,13 +94,13 @@ def read_frames(path: Path, start_s: float, count: int, fps: float) -> Iterator[
                     nearest = min((each for each in (before, now) if each), key=lambda each: abs(each[0] - done / fps))
                     if abs(nearest[0] - done / fps) > half + _SAME_S:
                         raise LeRobotError(f"{path}: has no frame at {start_s + done / fps:.3f} s; {_FETCH}")
-                    yield nearest[1].to_ndarray(format="rgb24")
+                    yield pixels(nearest[1])
                     done += 1
                 if done == count:
                     return
                 before = now
             if before and abs(before[0] - done / fps) <= half:  # the last one is a little early
-                yield before[1].to_ndarray(format="rgb24")
+                yield pixels(before[1])
                 done += 1
     except (OSError, ValueError, IndexError, OverflowError, MemoryError, av.error.FFmpegError) as error:
         if isinstance(error, LeRobotError):
