@@ -21,7 +21,6 @@ from sf_training.simulation.scene import (
     CUBE_HALF,
     MAX_CUBES,
     PEDESTAL_DEPTH,
-    PEDESTAL_HEIGHT_MAX,
     TIMESTEP,
     build_sim_arm,
 )
@@ -148,7 +147,7 @@ class ArmSim:
         colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
         places = _scatter(rng, self._parts.cube_area)
         table = self._parts.table
-        heights = table + rng.uniform(0.0, PEDESTAL_HEIGHT_MAX, MAX_CUBES)
+        heights = table + rng.uniform(0.0, self._parts.pedestal_height, MAX_CUBES)
         for n in range(MAX_CUBES):
             used = n < count
             geom = self._model.geom(f"cube{n}").id

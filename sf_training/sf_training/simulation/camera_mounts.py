@@ -36,7 +36,7 @@ def add_camera(
         return frame.parentJoint == 0
     if any(word in camera.name.lower().split("_") for word in _ON_HAND):
         body, tool = bodies.body(contract.tool_frame)
-        approach, aside = hand_axes(tool)
+        approach, aside = hand_axes(robot, contract.tool_frame)
         place = tool.translation - _HAND_BEHIND * approach + _HAND_ASIDE * aside
         _add(body, camera.name, place, _looking(place, tool.translation, -aside), "hand")
         return False
@@ -51,16 +51,27 @@ def add_camera(
     return True
 
 
-def hand_axes(tool: pinocchio.SE3) -> tuple[np.ndarray, np.ndarray]:
-    """Return the direction of the tool and one across, in the frame that ``tool`` is placed in.
+def hand_axes(robot: pinocchio.Model, tool_frame: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the direction of the tool and one across (3,), in the frame of the tool's joint.
 
     The tool points along that axis of its own which leads away from its joint; z when the two
-    coincide.
+    coincide. The other axis is the one along which the fingers are least apart.
     """
+    frame = robot.frames[robot.getFrameId(tool_frame, pinocchio.FrameType.BODY)]
+    tool = frame.placement
     away = tool.rotation.T @ tool.translation
     axis = int(np.abs(away).argmax()) if np.linalg.norm(away) > 1e-6 else 2
     sign = np.sign(away[axis]) or 1.0
-    across = (axis + 1) % 3
+    apart = np.zeros(3)
+    for joint in robot.children[frame.parentJoint]:
+        kind, place = robot.joints[joint], robot.jointPlacements[joint]
+        apart += np.abs(tool.rotation.T @ (place.translation - tool.translation))
+        if kind.shortname().startswith("JointModelP"):
+            data = kind.createData()
+            kind.calc(data, pinocchio.neutral(robot))
+            slide = place.rotation @ np.asarray(data.S, dtype=float).reshape(6)[:3]
+            apart += np.abs(tool.rotation.T @ slide)
+    across = min((n for n in range(3) if n != axis), key=lambda n: round(float(apart[n]), 6))
     return sign * tool.rotation[:, axis], tool.rotation[:, across]
 
 

@@ -77,6 +77,7 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
         jittered_camera=scene_camera,
         table=table,
         cube_area=starts.cube_area(),
+        pedestal_height=starts.pedestal_height(),
         away=away,
         start=starts.draw,
     )

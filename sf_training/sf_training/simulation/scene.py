@@ -70,6 +70,7 @@ def build_sim_arm(contract: Contract) -> SimModel:
         jittered_camera="scene",
         table=0.0,
         cube_area=_CUBE_AREA,
+        pedestal_height=PEDESTAL_HEIGHT_MAX,
         away=_AWAY,
         start=start,
     )

@@ -38,6 +38,7 @@ class SimModel:
         jittered_camera: name of the camera that stands elsewhere at each reset; ``None``: none.
         table: height of the table in the base frame [m].
         cube_area: lower and upper corner (2,), (2,) of where cubes may stand [m].
+        pedestal_height: of the highest pedestal above the table [m].
         away: where unused cubes lie, transparent (3,) [m].
         start: joints (J,) of a reset, in the order of ``contract.command_joints``, by a generator.
     """
@@ -50,5 +51,6 @@ class SimModel:
     jittered_camera: str | None
     table: float
     cube_area: tuple[np.ndarray, np.ndarray]
+    pedestal_height: float
     away: np.ndarray
     start: Callable[[np.random.Generator], np.ndarray]

@@ -14,10 +14,12 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.camera_mounts import hand_axes
 from sf_training.simulation.scene import CUBE_HALF, PEDESTAL_HEIGHT_MAX
 
-_HEIGHT = 0.20  # m of the tool above the table
+_HEIGHTS = (0.20, 0.15, 0.11)  # m of the tool above the table, the first that can be reached
+_TILTS = (0.0, 0.5, 0.9)  # rad away from the base, where the tool cannot point straight down
 _SHARE = 0.55  # of the workspace's extent: where cubes may stand
 _SPREAD = 0.3  # of the workspace's half extent: where the tool may begin
 _LIFT = 0.12  # m above the highest pedestal: the tool must get there too
+_ABOVE = 0.06  # m of the tool above the highest cube at the start, the spread included
 _TRIES = 40
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,6 @@ class StartPoses:
         box = Box("table", (*self._lower[:2] - 0.15, table - 0.1), (*self._upper[:2] + 0.15, table))
         self._collisions = CollisionModel.of(contract, boxes=[box])
         self._centre = 0.5 * (self._lower + self._upper)
-        self._centre[2] = min(table + _HEIGHT, self._upper[2])
         self.rotation: np.ndarray | None = None  # of the tool, when it points down
         self.home = self._find_home()
 
@@ -58,10 +59,15 @@ class StartPoses:
         found = self._reach(np.clip(place, self._lower, self._upper))
         return self.home.copy() if found is None else found
 
+    def pedestal_height(self) -> float:
+        """Return how high pedestals may be [m], so that the tool starts above the cubes."""
+        room = float(self._centre[2]) - self._table - _ABOVE - 2.0 * CUBE_HALF
+        return min(max(room, 0.005), PEDESTAL_HEIGHT_MAX)
+
     def cube_area(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the corners (2,), (2,) of the largest centred area that the tool reaches [m]."""
         half = 0.5 * _SHARE * (self._upper - self._lower)[:2]
-        heights = (CUBE_HALF, PEDESTAL_HEIGHT_MAX + _LIFT)
+        heights = (CUBE_HALF, self.pedestal_height() + _LIFT)
         for scale in np.linspace(1.0, 0.3, 8):
             corners = [scale * half * np.array([x, y]) for x in (-1, 1) for y in (-1, 1)]
             places = [
@@ -81,17 +87,33 @@ class StartPoses:
         return None if self._collisions.first_collision(joints[None]) else joints
 
     def _find_home(self) -> np.ndarray:
+        for tilt in _TILTS:
+            for height in _HEIGHTS:
+                self._centre[2] = np.clip(self._table + height, self._lower[2], self._upper[2])
+                found = self._find_joints(self._rotations(tilt))
+                if found is not None:
+                    return found
+        lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
+        _log.warning(
+            "simulation: %s reaches no pose with the tool down above %s; it starts in the middle "
+            "of its joint ranges. Check workspace and tool_frame",
+            self._contract.robot,
+            np.round(self._centre[:2], 3).tolist(),
+        )
+        return self._with_gripper(0.5 * (lower + upper))
+
+    def _find_joints(self, rotations: list[np.ndarray]) -> np.ndarray | None:
+        """Joints (J,) far from their limits with the tool in the middle, in one of ``rotations``."""
         lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
         middle, random = 0.5 * (lower + upper), np.random.default_rng(0)
         zero = np.clip(np.zeros(self._arm), lower, upper)
         best, best_cost = None, np.inf
         for attempt in range(_TRIES):
             share = 0.0 if attempt < 2 else 0.5
-            seed = (zero, middle)[attempt % 2] + share * random.uniform(-0.5, 0.5, self._arm) * (
-                upper - lower
-            )
-            for rotation in self._rotations():
-                found = self._kinematics.inverse(ToolPose(self._centre, rotation), seed)
+            aside = share * random.uniform(-0.5, 0.5, self._arm) * (upper - lower)
+            for rotation in rotations:
+                target = ToolPose(self._centre, rotation)
+                found = self._kinematics.inverse(target, (zero, middle)[attempt % 2] + aside)
                 if not found.reached:
                     continue
                 joints = self._with_gripper(found.positions)
@@ -100,18 +122,13 @@ class StartPoses:
                     best, best_cost, self.rotation = joints, cost, rotation
             if best_cost < 0.3:
                 break
-        if best is None:
-            _log.warning(
-                "simulation: %s reaches no pose with the tool down at %s; it starts in the middle "
-                "of its joint ranges. Check workspace and tool_frame",
-                self._contract.robot,
-                np.round(self._centre, 3).tolist(),
-            )
-            return self._with_gripper(middle)
         return best
 
-    def _rotations(self) -> list[np.ndarray]:
-        """Orientations (3, 3) of the tool in which it points down; the contract's own, if any."""
+    def _rotations(self, tilt: float) -> list[np.ndarray]:
+        """Orientations (3, 3) in which the tool points down, ``tilt`` [rad] away from the base.
+
+        The contract's own orientation comes first, if there is one.
+        """
         given = self._contract.action.tool_orientation
         if given is not None:
             x, y, z, w = given
@@ -119,12 +136,18 @@ class StartPoses:
         model = pinocchio.buildModelFromXML(self._contract.urdf_xml)
         frame = model.getFrameId(self._contract.tool_frame, pinocchio.FrameType.BODY)
         tool = model.frames[frame].placement
-        approach, across = (tool.rotation.T @ axis for axis in hand_axes(tool))
-        tool_axes = np.column_stack([approach, across, np.cross(approach, across)])
+        ahead, aside = (
+            tool.rotation.T @ axis for axis in hand_axes(model, self._contract.tool_frame)
+        )
+        tool_axes = np.column_stack([ahead, aside, np.cross(ahead, aside)])
         turned = []
         for yaw in (0.0, 0.5 * np.pi, np.pi, -0.5 * np.pi):
-            side = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-            down = np.array([0.0, 0.0, -1.0])
+            outward = np.append(self._centre[:2], 0.0)
+            outward /= max(float(np.linalg.norm(outward)), 1e-9)
+            down = np.array([0.0, 0.0, -np.cos(tilt)]) + np.sin(tilt) * outward
+            across = np.cross(down, outward)
+            across /= np.linalg.norm(across)
+            side = np.cos(yaw) * across + np.sin(yaw) * np.cross(down, across)
             turned.append(np.column_stack([down, side, np.cross(down, side)]) @ tool_axes.T)
         return turned
 

@@ -24,6 +24,7 @@ from sf_policy_node.motion.arm.link_geometry import LinkShape, box_shape, read_s
 
 MARGIN = 0.005  # m: nearer than this counts as touching
 FURTHEST_STEP = 0.02  # m: samples between which a shape moves further are refined
+_HOMES_TRIED = 40  # random poses, beside 0 and the middle of all ranges
 _RANDOM_POSES = 200  # a pair that touches in all of them counts as one body
 _CREEP = 1e-6  # m that a pair which touches at the start may come closer
 
@@ -58,7 +59,7 @@ class CollisionModel:
         names: commanded joints, in the order of all positions; the others hold still.
         arm: those of ``names`` that are no gripper.
         limits: lower and upper positions (J,), (J,) [rad or m] of ``names``.
-        home: (J,) pose in which links may touch; ``None`` is 0, or mid-range where 0 is out of range.
+        home: (J,) pose in which links may touch; ``None``: of some poses, that with fewest touches.
         boxes: what stands around the robot, in ``base_frame``.
         margin: nearer than this counts as touching [m].
         allowed: further pairs of links, or of a link and a box, that may touch.
@@ -95,16 +96,13 @@ class CollisionModel:
         self._boxes = len(boxes)
         self._set_arrays()
         self._limits = tuple(np.asarray(each, float) for each in limits)
-        lower, upper = self._limits
-        zero = np.where((lower <= 0.0) & (upper >= 0.0), 0.0, 0.5 * (lower + upper))
-        self._home = np.clip(zero if home is None else home, lower, upper)
         self.allowed: dict[tuple[str, str], str] = {}
         self._pairs = self._candidate_pairs([name in arm for name in names], allowed)
         self._functions = [
             coal.ComputeDistance(self.shapes[i].geometry, self.shapes[j].geometry)
             for i, j in self._pairs
         ]
-        self._allow_touching()
+        self._allow_touching(home)
 
     @classmethod
     def of(cls, contract: Contract, **options) -> CollisionModel:
@@ -228,11 +226,18 @@ class CollisionModel:
                     pairs.append((i, j))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
-    def _allow_touching(self) -> None:
+    def _allow_touching(self, home: np.ndarray | None) -> None:
         """Take the pairs out that touch in the home pose; a box must be touched in every pose."""
-        random = np.random.default_rng(0)
-        poses = random.uniform(*self._limits, (_RANDOM_POSES, len(self._home)))
-        at_home = self._always_touching(self._home[None], np.ones(len(self._pairs), dtype=bool))
+        random, lower, upper = np.random.default_rng(0), *self._limits
+        poses = random.uniform(lower, upper, (_RANDOM_POSES, len(lower)))
+        all_pairs = np.ones(len(self._pairs), dtype=bool)
+        if home is None:
+            zero = np.where((lower <= 0.0) & (upper >= 0.0), 0.0, 0.5 * (lower + upper))
+            homes = [zero, 0.5 * (lower + upper), *poses[:_HOMES_TRIED]]
+        else:
+            homes = [np.clip(home, lower, upper)]
+        touching = [self._always_touching(pose[None], all_pairs) for pose in homes]
+        at_home = min(touching, key=np.count_nonzero)
         everywhere = self._always_touching(poses, at_home)
         boxed = (self._pairs >= len(self.shapes) - self._boxes).any(axis=1)
         remove = at_home & (everywhere | ~boxed)

@@ -1,0 +1,224 @@
+"""Every robot of config/robots: it loads, is simulated, and follows random chunks inside its limits."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pinocchio
+import pytest
+
+from sf_policy_node.contract import ActionSpace, Contract, load_contract
+from sf_policy_node.motion.arm.collision import Box, CollisionModel
+from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.types import Chunk
+from sf_training.simulation.arm_sim import ArmSim
+
+FOLDER = Path(__file__).parents[2] / "sf_bringup/config/robots"
+ROBOTS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "sim_arm")
+CHUNKS = 6  # per robot; `python3 test_shipped_robots.py` runs 100
+_TICK = 0.01  # s
+
+
+@cache
+def contract_of(robot: str) -> Contract:
+    return load_contract(FOLDER / f"{robot}.yaml")
+
+
+class Follower:
+    """Executor and simulated arm; ``violations`` is what the arm's own steps show."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract, self.limits = contract, JointLimits.of(contract)
+        self.sim, self.executor = ArmSim(contract, render=False), ChunkExecutor(contract)
+        self.kinematics, self.arm = Kinematics(contract), len(contract.joints)
+        parts = self.sim._parts
+        cubes = Box(
+            "cubes", (-2.0, -2.0, -2.0), (2.0, 2.0, parts.table + parts.pedestal_height + 0.04)
+        )
+        self.collisions = CollisionModel.of(contract, boxes=[cubes])
+        self.sequence, self.violations = 0, []
+        self.setpoints: list[np.ndarray] = []
+        self.sim.reset(0)
+        self._report()
+        self.executor.activate(self.sim.time)
+
+    def follow(self, target: np.ndarray) -> np.ndarray:
+        """Send one chunk to ``target`` (J,), let it end, and return where the arm stands."""
+        contract, begin = self.contract, self.sim.joint_positions()
+        share = np.minimum(
+            1.0, np.arange(1, contract.action.horizon + 1) / (contract.action.horizon - 6)
+        )
+        rows = begin + share[:, None] * (target - begin)
+        if contract.gripper:
+            rows[:, -1] = [contract.gripper.to_opening(each) for each in rows[:, -1]]
+        identity = {"policy_id": "test", "instruction": "go", "epoch": 1, "sequence": self.sequence}
+        self.sequence += 1
+        chunk = Chunk.of(
+            contract,
+            rows,
+            stamp=self.sim.time,
+            reference=begin,
+            inference_latency_s=0.0,
+            **identity,
+        )
+        self._send(self.executor.on_chunk(chunk, self.sim.time))
+        for _ in range(
+            round(
+                (contract.action.horizon * contract.action.step_s + contract.budgets.hold_s) / _TICK
+            )
+        ):
+            self._send(self.executor.tick(self.sim.time))
+            for _ in range(round(_TICK / ArmSim.TIMESTEP)):
+                self.setpoints.append(self.sim.controller.sample(self.sim.time)[0].copy())
+                self.sim.step()
+            self._report()
+        self._judge()
+        return self.sim.joint_positions()
+
+    def random_target(self, random: np.random.Generator) -> np.ndarray:
+        """A pose not far away that the arm reaches inside box and limits without touching itself."""
+        begin, lower, upper = self.sim.joint_positions(), self.limits.lower, self.limits.upper
+        box = self.contract.workspace
+        for attempt in range(1000):
+            reach = 0.2 * (1.0 - attempt / 1000) * (upper - lower)
+            target = np.clip(
+                begin + random.uniform(-reach, reach),
+                lower + 0.02 * (upper - lower),
+                upper - 0.02 * (upper - lower),
+            )
+            way = begin + np.linspace(0.0, 1.0, 40)[:, None] * (target - begin)
+            tool, _ = self.kinematics.tool_motion(way[:, : self.arm])
+            inside = (tool > np.array(box.lower) + 0.01).all() and (
+                tool < np.array(box.upper) - 0.01
+            ).all()
+            seconds = (self.contract.action.horizon - 6) * self.contract.action.step_s
+            speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max() * 39 / seconds
+            slow = (
+                np.abs(target - begin)[: self.arm] / seconds
+                < 0.5 * self.limits.velocity[: self.arm]
+            ).all()
+            if (
+                inside
+                and slow
+                and speed < 0.5 * box.tool_speed
+                and self.collisions.first_collision(way[1:], begin) is None
+            ):
+                return target
+        raise AssertionError("no reachable target near the arm")
+
+    def _send(self, trajectory) -> None:
+        if trajectory is not None:
+            self.sim.controller.accept(trajectory, self.sim.time)
+
+    def _report(self) -> None:
+        self.executor.on_joint_state(
+            self.sim.time, self.sim.joint_positions(), self.sim.joint_velocities()
+        )
+
+    def _judge(self) -> None:
+        path, limits, step = np.array(self.setpoints), self.limits, ArmSim.TIMESTEP
+        self.setpoints = self.setpoints[-2:]
+        speed, bend = np.diff(path, axis=0) / step, np.diff(path, 2, axis=0) / step**2
+        tool, _ = self.kinematics.tool_motion(path[:, : self.arm])
+        box = self.contract.workspace
+        checks = {
+            "position": (path >= limits.lower - 1e-6).all() and (path <= limits.upper + 1e-6).all(),
+            "velocity": (np.abs(speed) <= 1.01 * limits.velocity).all(),
+            "acceleration": (np.abs(bend) <= 1.1 * limits.acceleration).all(),
+            "workspace": (tool >= np.array(box.lower) - 2e-3).all()
+            and (tool <= np.array(box.upper) + 2e-3).all(),
+            "clip": not (
+                self.sim.controller.position_clips.any() or self.sim.controller.velocity_clips.any()
+            ),
+        }
+        self.violations += [name for name, holds in checks.items() if not holds]
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_limits_are_those_of_the_urdf_or_narrower(robot):
+    contract = contract_of(robot)
+    model = pinocchio.buildModelFromXML(contract.urdf_xml)
+    for joint in contract.joints:
+        kind = model.joints[model.getJointId(joint.name)]
+        assert model.lowerPositionLimit[kind.idx_q] - 1e-4 <= joint.lower
+        assert joint.upper <= model.upperPositionLimit[kind.idx_q] + 1e-4
+        assert joint.velocity <= model.upperVelocityLimit[kind.idx_v] + 1e-4
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_cameras_see_cubes_and_tool_is_where_the_urdf_says(robot):
+    contract = contract_of(robot)
+    small = [camera.model_copy(update={"width": 160, "height": 120}) for camera in contract.cameras]
+    sim = ArmSim(contract.model_copy(update={"cameras": small}))
+    try:
+        sim.reset(1)
+        pose = Kinematics(contract).forward(sim.joint_positions()[: len(contract.joints)])
+        np.testing.assert_allclose(pose.position, sim.tool_position(), atol=1e-6)
+        pixels = sim.render(contract.cameras[0].name).astype(int)
+        assert (pixels.max(axis=-1) - pixels.min(axis=-1) > 90).sum() > 20
+        before = sim.joint_positions()
+        sim.step(100)
+        np.testing.assert_allclose(sim.joint_positions(), before, atol=2e-3)
+    finally:
+        sim.close()
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_random_chunks_are_followed_without_a_violation(robot):
+    assert follow_chunks(robot, CHUNKS) == (CHUNKS, [])
+
+
+def follow_chunks(robot: str, count: int) -> tuple[int, list[str]]:
+    """How many random chunks ended where they were to, and the violations seen."""
+    follower, random, arrived = (
+        Follower(joint_positions(contract_of(robot))),
+        np.random.default_rng(0),
+        0,
+    )
+    for _ in range(count):
+        target = follower.random_target(random)
+        arrived += bool((np.abs(follower.follow(target) - target) < 0.04).all())
+    return arrived, follower.violations
+
+
+def joint_positions(contract: Contract) -> Contract:
+    """The contract with targets of joints, whatever its own action space is."""
+    if contract.action.space is ActionSpace.JOINT_POSITION:
+        return contract
+    names = [*contract.arm_joints, "gripper"]
+    action = contract.action.model_copy(
+        update={"space": ActionSpace.JOINT_POSITION, "names": names}
+    )
+    return contract.model_copy(update={"action": action})
+
+
+def test_ur5e_agrees_with_the_published_dh_parameters():
+    """https://www.universal-robots.com/articles/ur/application-installation/dh-parameters-for-calculations-of-kinematics-and-dynamics"""
+    a, d = [0.0, -0.425, -0.3922, 0.0, 0.0, 0.0], [0.1625, 0.0, 0.0, 0.1333, 0.0997, 0.0996]
+    alpha = [np.pi / 2, 0.0, 0.0, np.pi / 2, -np.pi / 2, 0.0]
+    contract = contract_of("ur5e_robotiq")
+    kinematics = Kinematics(contract.model_copy(update={"tool_frame": "tool0"}))
+    for joints in np.random.default_rng(0).uniform(-2.0, 2.0, (5, 6)):
+        pose = pinocchio.SE3.Identity()
+        for q, length, offset, twist in zip(joints, a, d, alpha, strict=True):
+            turn = pinocchio.SE3(
+                pinocchio.exp3(np.array([0.0, 0.0, q])), np.array([0.0, 0.0, offset])
+            )
+            pose = (
+                pose
+                * turn
+                * pinocchio.SE3(
+                    pinocchio.exp3(np.array([twist, 0.0, 0.0])), np.array([length, 0.0, 0.0])
+                )
+            )
+        half_turn = np.diag([-1.0, -1.0, 1.0])  # of the DH base against base_link (REP 199)
+        np.testing.assert_allclose(
+            kinematics.forward(joints).position, half_turn @ pose.translation, atol=1e-6
+        )
+
+
+if __name__ == "__main__":
+    for name in ROBOTS:
+        print(name, *follow_chunks(name, 100), flush=True)
