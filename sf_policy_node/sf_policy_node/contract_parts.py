@@ -195,8 +195,12 @@ class ForeignBags(Section):
     joints: dict[str, JointName] = Field({}, description="joint name in the bag: joint of this contract")
     commands: str | None = Field(
         None,
-        description="topic in the bag with the operator's commands (JointState, JointTrajectory or Float64MultiArray); that of the joint "
+        description="topic in the bag with the operator's commands (JointState, JointTrajectory or numbers); that of the joint "
         "states: where the arm went next was the command; none: as topics.teleop_command",
     )
+    columns: dict[str, list[str]] = Field(
+        {}, description="topic in the bag whose commands are numbers without names: the joint of each number, in order"
+    )
+    units: dict[str, Literal["degrees"]] = Field({}, description="topics in the bag whose joints are not in radians")
     instruction: str = Field("", description="where the bag holds no message on topics.instruction")
     outcome: Literal["success", "failure", "discarded"] = "success"

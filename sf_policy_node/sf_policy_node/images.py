@@ -32,6 +32,7 @@ _COLOUR = {
     "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
 }
+_DEPTH_HEADER = 12  # bytes of compressedDepth before its PNG
 _DEPTH = {"32FC1": np.dtype(np.float32), "16UC1": np.dtype(np.uint16), "mono16": np.dtype(np.uint16)}
 
 
@@ -98,7 +99,7 @@ def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray
         ImageError: depth transports, or bytes that are no image.
     """
     if "compressedDepth" in format:
-        raise ImageError(f"{source}: format {format!r} is compressed depth, which is not read; record the raw depth topic")
+        raise ImageError(f"{source}: format {format!r} is compressed depth; use it as a depth_topic")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
@@ -107,6 +108,37 @@ def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray
     if pixels is None:
         raise ImageError(f"{source}: {len(data)} bytes of format {format!r} are no JPEG or PNG image; check the camera driver")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.ndarray:
+    """Decode the depth of a ``sensor_msgs/CompressedImage``: a 16-bit PNG in millimetres, or the transport ``compressedDepth``.
+
+    That transport writes 12 bytes before its PNG. For 32FC1 they hold the coefficients of the inverse depth
+    (``compressed_depth_image_transport``, ``codec.cpp``).
+
+    Returns:
+        (H, W) float32 [m]; NaN where nothing was measured.
+
+    Raises:
+        ImageError: another format, or bytes that are no such image.
+    """
+    flat = np.frombuffer(data, np.uint8)
+    is_transport = "compressedDepth" in format
+    if is_transport and "rvl" in format.lower():
+        raise ImageError(f"{source}: format {format!r} is not read; record raw depth, or compressedDepth with format png")
+    image = flat[_DEPTH_HEADER:] if is_transport else flat
+    pixels = cv2.imdecode(image, cv2.IMREAD_UNCHANGED) if len(image) else None
+    if pixels is None or pixels.ndim != 2 or pixels.dtype != np.uint16:
+        what = "no PNG image" if pixels is None else f"{pixels.dtype} in {1 if pixels.ndim == 2 else pixels.shape[2]} channels"
+        raise ImageError(f"{source}: {len(flat)} bytes of format {format!r} hold {what}; record depth as 16-bit PNG in millimetres")
+    if is_transport and format.startswith("32FC1"):
+        quant_a, quant_b = flat[4:_DEPTH_HEADER].view(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            metres = quant_a / (pixels.astype(np.float32) - quant_b)
+    else:
+        metres = pixels.astype(np.float32) * np.float32(0.001)
+    metres[pixels == 0] = np.nan
+    return metres
 
 
 def _rows(encoding: str, height: int, width: int, step: int, data, bytes_per_pixel: int, source: str) -> np.ndarray:

@@ -108,7 +108,7 @@ def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, 
         (["--bags", "{empty}"], "no episode bags here"),
         (
             ["--bags", "{bags}", "--outcomes", "perfect"],
-            "none of 5 episodes has the outcome perfect (found: failure, success); give --outcomes",
+            "none of 5 episodes has the outcome perfect (found: 4 success, 1 failure); record some, or ask for others (--outcomes)",
         ),
         (["--bags", "{bags}", "--checkpoint", "{empty}/none"], "no such checkpoint directory"),
         (["--bags", "{other}"], "was recorded with another contract"),
@@ -117,7 +117,7 @@ def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, 
 )
 def test_bad_input_is_one_sentence(bags, answers_two, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
-    write_episode(tmp_path / "other", tiny_contract(action={"step_s": 0.2}))
+    write_episode(tmp_path / "other", tiny_contract(robot="other_arm"))
     places = {"bags": bags, "empty": tmp_path / "empty", "other": tmp_path / "other"}
     places["silent"] = constant_checkpoint(tmp_path / "silent", CONTRACT, 0.0)
     if "--checkpoint" not in arguments:

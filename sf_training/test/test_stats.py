@@ -22,8 +22,8 @@ def test_episodes_frames_instructions_and_columns_are_counted(tmp_path, capsys):
     assert "10 frames and 20 labels of the successful ones" in said
     found = json.loads(out.read_text())
     assert found["instructions"] == {"pick the red cube": 10, "pick the green cube": 10}
-    assert found["episodes"]["operators"] == {"test": 3}
-    assert found["episodes"]["seconds"] == pytest.approx(3 * (5 * STEP - STEP / 5), abs=0.01)
+    assert found["episodes"]["operators"] == {"test": 2}
+    assert found["episodes"]["seconds"] == pytest.approx(2 * 4 * STEP, abs=0.01)
     # labels: 0 1 2 3 4 for red, 10 more for green
     action = found["action"]["x"]
     assert (action["min"], action["max"], action["mean"]) == (0.0, 14.0, 7.0)

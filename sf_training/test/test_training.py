@@ -339,7 +339,7 @@ def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tm
     train += ["--validation-share", "0.34", "--teacher", "none", "--contract"]
     done = subprocess.run([*train, robots["longer"]], capture_output=True, text=True, timeout=180)
     assert done.returncode == 1
-    assert "recorded with another one than" in done.stderr and "action.horizon: 9 here, 8 there" in done.stderr
+    assert "expert chunk is ee_delta 8x4" in done.stderr and "the contract says ee_delta 9x4" in done.stderr
     assert subprocess.run([*train, robots["faster"]], timeout=180).returncode == 0
     assert Policy.load(tmp_path / "nano", device="cpu").contract.joints[0].velocity == 2.1
 

@@ -1,40 +1,212 @@
-"""Which files are episodes, and what is wrong with those that are not."""
+"""Which files are episodes, which files belong to one, and what is wrong with those that do not."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
+from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
+_METADATA = "metadata.yaml"
 _PARTIAL = ".partial"
+_STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
+_ENDINGS = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
+_SERIES = re.compile(r"(.+)_(\d+)")
+
+Storage = Literal["mcap", "sqlite3"]
 
 
 class BagError(ValueError):
     """A bag cannot be used; the message names the file, what is wrong and the cure."""
 
 
-def find_episodes(root: str | Path) -> list[Path]:
-    """All finished episodes below a folder, sorted by name; the folder may be one episode itself.
+@dataclass(frozen=True)
+class BagFiles:
+    """The files of one bag, in the order in which they were recorded.
 
-    An episode is a directory with ``metadata.yaml``, or an ``.mcap`` file that lies in no such directory.
+    Attributes:
+        packed: files that are compressed as a whole end in ``.zstd``.
+        packed_messages: every message is compressed by itself (zstd).
+        custom: what ``custom_data`` of metadata.yaml says.
+    """
+
+    storage: Storage
+    files: tuple[Path, ...]
+    packed_messages: bool = False
+    custom: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def packed(self) -> bool:
+        """True when the files are compressed as a whole."""
+        return self.files[0].suffix == ".zstd"
+
+
+def find_episodes(root: str | Path) -> list[Path]:
+    """Return all finished episodes below a folder, sorted by name; the folder may be one episode.
+
+    An episode is a folder with ``metadata.yaml``, a folder NAME that holds the files NAME_0, NAME_1
+    and so on of one storage, or a bag file that lies in no such folder. Hidden folders are skipped.
 
     Raises:
         BagError: when there is none.
     """
     root = Path(root)
-    if root.is_file() or (root / "metadata.yaml").is_file():
+    if root.name.endswith(_PARTIAL):
+        raise BagError(f"{root}: was never finished; {how_to_recover(root)}")
+    if root.is_file() or (root / _METADATA).is_file():
         return [root]
-    files = list(_files_below(root))
-    bags = {path.parent for path in files if path.name == "metadata.yaml"}
-    loose = {path for path in files if path.suffix == ".mcap" and path.parent not in bags}
-    found = sorted(path for path in bags | loose if not any(part.endswith(_PARTIAL) for part in path.relative_to(root).parts))
+    files = [path for path in _files_below(root) if not _is_unfinished(path, root)]
+    bags = {path.parent for path in files if path.name == _METADATA}
+    loose = [path for path in files if path.name.endswith(_ENDINGS) and path.parent not in bags]
+    split = {path.parent for path in loose if _is_split(path.parent)}
+    found = sorted(bags | split | {path for path in loose if path.parent not in split})
     if not found:
+        unfinished = unfinished_episodes(root)
+        if unfinished:
+            raise BagError(f"{unfinished[0]}: was never finished; {how_to_recover(unfinished[0])}")
         raise BagError(f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder")
     return found
+
+
+def unfinished_episodes(root: str | Path) -> list[Path]:
+    """Return the folders ``NAME.partial`` below a folder: recordings that were cut off."""
+    root = Path(root)
+    if not root.is_dir() or (root / _METADATA).is_file():
+        return []
+    parts = {path.parent for path in _files_below(root) if path.parent.name.endswith(_PARTIAL)}
+    return sorted(parts)
+
+
+def bag_files(path: Path) -> BagFiles:
+    """Return the files of a bag.
+
+    Raises:
+        BagError: there is none, or it is not clear which.
+    """
+    if not path.exists():
+        raise BagError(f"{path}: does not exist; check the path")
+    if path.is_file():
+        return _of_file(path)
+    if path.name.endswith(_PARTIAL):
+        raise BagError(f"{path}: was never finished; {how_to_recover(path)}")
+    if not (path / _METADATA).is_file():
+        return _without_metadata(path)
+    information = _information(path / _METADATA)
+    files = _named_files(path, information)
+    mode = str(information.get("compression_mode") or "").lower()
+    packing = str(information.get("compression_format") or "").lower()
+    if mode in ("message", "file") and packing not in ("", "zstd"):
+        raise BagError(f"{path}: is compressed by {packing!r}, only zstd is read; unpack it first")
+    custom = information.get("custom_data")
+    custom = {str(key): str(value) for key, value in custom.items()} if isinstance(custom, dict) else {}
+    return BagFiles(_storage(files[0], information), files, mode == "message", custom)
+
+
+def known_outcome(path: Path) -> str | None:
+    """Return the outcome that labels.json or metadata.yaml gives, without opening the bag.
+
+    Raises:
+        BagError: one of these files is broken.
+    """
+    folder = labels_folder(path)
+    try:
+        labels = read_labels(folder) if folder else None
+    except LabelError as error:
+        raise BagError(str(error)) from None
+    if labels and labels.outcome:
+        return labels.outcome
+    if not (path / _METADATA).is_file():
+        return None
+    custom = _information(path / _METADATA).get("custom_data")
+    outcome = custom.get("outcome") if isinstance(custom, dict) else None
+    return outcome if outcome in OUTCOMES else None
+
+
+def labels_folder(path: Path) -> Path | None:
+    """Return the folder whose labels.json is about a bag; None for a file among others."""
+    if path.is_dir():
+        return path
+    if (path.parent / _METADATA).is_file():
+        return path.parent
+    alone = sum(other.name.endswith(_ENDINGS) for other in path.parent.iterdir()) == 1
+    return path.parent if alone else None
+
+
+def how_to_recover(path: Path) -> str:
+    """Return what to do about a file that was cut off."""
+    if path.name.endswith(_PARTIAL):
+        return f"make an episode of what is left with `ros2 run sf_training sf_training recover {path}`"
+    source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
+    if source.suffix == ".db3":
+        return f"save what is left with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record it again"
+    return f"save what is left with `mcap recover {source} -o recovered.mcap`, or record it again"
+
+
+def _of_file(path: Path) -> BagFiles:
+    if path.suffix == ".bag":
+        target = path.with_suffix("")
+        raise BagError(
+            f"{path}: is a bag of ROS 1; convert it with "
+            f"`rosbags-convert --src {path} --dst {target} --dst-storage mcap --dst-typestore ros2_humble`"
+        )
+    if path.name == _METADATA:
+        raise BagError(f"{path}: only describes a bag; give its folder {path.parent}")
+    inner = path.with_suffix("") if path.suffix == ".zstd" else path
+    return BagFiles(_STORAGES.get(inner.suffix, "mcap"), (path,))
+
+
+def _without_metadata(path: Path) -> BagFiles:
+    files = sorted((each for each in path.iterdir() if each.name.endswith(_ENDINGS)), key=_in_order)
+    if not files:
+        raise BagError(f"{path}: holds no .mcap or .db3 file; check the path")
+    if len(files) > 1 and not _is_split(path):
+        names = ", ".join(each.name for each in files[:8]) + (", ..." if len(files) > 8 else "")
+        raise BagError(f"{path}: holds {len(files)} bags; give one of {names}")
+    return BagFiles(_of_file(files[0]).storage, tuple(files))
+
+
+def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
+    """Return the files that metadata.yaml names, or the ones that were renamed with the folder."""
+    names = information.get("relative_file_paths")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise BagError(f"{path / _METADATA}: names no file of the bag; restore it with `ros2 bag reindex`")
+    # Old versions wrote the folder's name, too.
+    files = [path / name if (path / name).is_file() else path / Path(name).name for name in names]
+    missing = [each for each in files if not each.is_file()]
+    if not missing:
+        return tuple(files)
+    present = sorted((each for each in path.iterdir() if each.name.endswith(_ENDINGS)), key=_in_order)
+    if len(present) == len(files) and len(missing) == len(files):
+        return tuple(present)
+    raise BagError(f"{missing[0]}: is named in {_METADATA} and not there; copy it again, or run `ros2 bag reindex`")
+
+
+def _storage(file: Path, information: dict) -> Storage:
+    inner = file.with_suffix("") if file.suffix == ".zstd" else file
+    storage = _STORAGES.get(inner.suffix, information.get("storage_identifier"))
+    if storage not in _STORAGES.values():
+        raise BagError(f"{file}: storage {storage!r} is not read; convert it with `ros2 bag convert` to mcap")
+    return storage
+
+
+def _information(metadata: Path) -> dict:
+    try:
+        content = yaml.load(metadata.read_text(encoding="utf-8"), Loader=_Loader)
+        information = content["rosbag2_bagfile_information"]
+        if isinstance(information, dict):
+            return information
+    except OSError as error:
+        raise BagError(f"{metadata}: cannot be read ({error.strerror}); check its permissions") from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    raise BagError(f"{metadata}: is not a rosbag2 description; restore it with `ros2 bag reindex`")
 
 
 def _files_below(root: Path) -> Iterator[Path]:
@@ -46,69 +218,28 @@ def _files_below(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        yield from (Path(folder, name) for name in names)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def find_mcap(path: Path) -> Path:
-    """The one MCAP file of an episode.
-
-    Raises:
-        BagError: there is none, or more than one.
-    """
-    if not path.exists():
-        raise BagError(f"{path}: does not exist; check the path")
-    if path.is_file():
-        if path.suffix == ".db3":
-            raise BagError(_sqlite(path))
-        if path.suffix == ".bag":
-            raise BagError(f"{path}: is a bag of ROS 1; convert it with `rosbags-convert --src {path} --dst {path.with_suffix('')}`")
-        return path
-    if path.name.endswith(_PARTIAL):
-        raise BagError(f"{path}: was never finished; {how_to_recover(path)}")
-    files = sorted(path.glob("*.mcap"))
-    if not files:
-        packed = next(iter(path.glob("*.mcap.zstd")), None)
-        if packed:
-            raise BagError(f"{path}: {packed.name} is compressed as a whole; unpack it with `zstd -d` and `ros2 bag reindex`")
-        raise BagError(_sqlite(path) if list(path.glob("*.db3")) else f"{path}: holds no .mcap file; check the path")
-    if len(files) > 1:
-        raise BagError(f"{path}: is split into {len(files)} files; merge them with `ros2 bag convert`, or record without splitting")
-    return files[0]
+def _is_unfinished(path: Path, root: Path) -> bool:
+    return any(part.endswith(_PARTIAL) for part in path.relative_to(root).parts)
 
 
-def custom_data(path: Path) -> dict[str, str]:
-    """What metadata.yaml says about an episode; checks that it is there, and that it is about MCAP."""
-    if not path.is_dir() or path.name.endswith(_PARTIAL):
-        return {}
-    metadata = path / "metadata.yaml"
-    try:
-        information = yaml.load(metadata.read_text(encoding="utf-8"), Loader=_Loader)["rosbag2_bagfile_information"]
-    except OSError:
-        if list(path.glob("*.db3")):
-            raise BagError(_sqlite(path)) from None
-        raise BagError(f"{path}: has no metadata.yaml, so the recording was cut off; {how_to_recover(path)}") from None
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
-        raise BagError(f"{metadata}: is not a rosbag2 description; restore it with `ros2 bag reindex`") from None
-    if information.get("storage_identifier") != "mcap":
-        raise BagError(_sqlite(path))
-    return information.get("custom_data") or {}
+def _is_split(folder: Path) -> bool:
+    """Whether the bag files of a folder are the parts of one bag, as rosbag2 names them: FOLDER_0, FOLDER_1 ..."""
+    stems = [stem_of(each) for each in folder.iterdir() if each.name.endswith(_ENDINGS)]
+    found = [_SERIES.fullmatch(stem) for stem in stems]
+    if len(found) < 2 or not all(match and match[1] == folder.name for match in found):
+        return False
+    return sorted(int(match[2]) for match in found) == list(range(len(found)))
 
 
-def how_to_recover(path: Path) -> str:
-    """What to do about a file that was cut off."""
-    if path.name.endswith(_PARTIAL):
-        return f"make an episode of what is left with `ros2 run sf_training sf_training recover {path}`"
-    source = next(iter(path.glob("*.mcap")), path) if path.is_dir() else path
-    return f"save what is left with `mcap recover {source} -o recovered.mcap`, or record it again"
+def stem_of(file: Path) -> str:
+    """Return the name of a bag file without its endings."""
+    return file.name.removesuffix(".zstd").removesuffix(".mcap").removesuffix(".db3")
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sqlite(path: Path) -> str:
-    target = path.with_name(path.stem + "_mcap")
-    return f"{path}: is a sqlite3 bag; convert it with `rosbags-convert --src {path} --dst {target} --dst-storage mcap`"
+def _in_order(path: Path) -> tuple:
+    """Return a key that sorts take_2 before take_10."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name))

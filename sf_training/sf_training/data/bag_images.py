@@ -17,10 +17,10 @@ import numpy as np
 from sf_policy_node import images
 from sf_policy_node.vla import preprocessing
 from sf_policy_node.vla.preprocessing import Fit, prepare, prepare_depth
-from sf_training.data.bag_files import BagError, how_to_recover
-from sf_training.data.episode_index import EpisodeIndex, checked_size
-from sf_training.data.episode_reader import DAMAGE, EpisodeReader
-from sf_training.data.mcap_blocks import BlockReader
+from sf_training.data.bag_files import BagError
+from sf_training.data.episode_cameras import checked_size
+from sf_training.data.episode_index import EpisodeIndex
+from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.picture_store import PictureStore
 from sf_training.recording.topics import absolute
 
@@ -107,8 +107,7 @@ class BagImages:
         cameras = reader.contract.cameras
         order = np.lexsort((places[..., 1].ravel(), places[..., 0].ravel()))
         try:
-            with reader.file.open("rb") as file:
-                blocks = BlockReader(file, index.blocks)
+            with reader.places(index.blocks) as blocks:
                 for number, view in zip(*np.unravel_index(order, places.shape[:2]), strict=True):
                     place, camera = places[number, view].tolist(), cameras[view]
                     if place[0] < 0:
@@ -120,10 +119,10 @@ class BagImages:
                         out[rows[number], view] = prepare({camera.name: pixels}, [camera.name], self._size, self._fit)[0]
                     else:
                         out[rows[number], view] = prepare_depth(pixels, self._size, self._fit)
-        except OSError as error:
-            raise BagError(f"{reader.file}: cannot be read ({error.strerror}); it was there when training began, put it back") from None
-        except DAMAGE as error:
-            raise BagError(f"{reader.file}: is cut off or damaged ({error}); {how_to_recover(reader.file)}") from None
+        except BagError:
+            if any(not file.exists() for file in reader.bag.files):
+                raise BagError(f"{reader.file}: cannot be read any more; it was there when training began, put it back") from None
+            raise
 
 
 def _prepared_by() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_training.data.bag_topics import COMMANDS, NUMBERS
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
+from sf_training.data.synchronisation import JointStream, Knots
+from sf_training.data.trajectories import trajectory_knots
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
 
@@ -20,30 +21,144 @@ def command_topic(reader: EpisodeReader) -> str:
     contract = reader.contract
     joint_states = absolute(contract.topics.joint_states)
     bags = contract.bags
-    if bags and bags.commands and not reader.metadata:
+    if bags and bags.commands and reader.foreign:
         names = {absolute(theirs): absolute(ours) for theirs, ours in bags.topics.items()}
         if names.get(absolute(bags.commands), absolute(bags.commands)) == joint_states:
             return joint_states
     return absolute(contract.topics.teleop_command)
 
 
-def as_joint_states(reader: EpisodeReader, topic: str, stream: Stream) -> list:
-    """Messages with ``name`` and ``position``.
+class Commands:
+    """The operator's commands of one bag: from several topics and types, trajectories by the times of their points.
+
+    Args:
+        whole: of the whole recording, which tells what the numbers of unnamed commands mean.
 
     Raises:
-        BagError: the topic is of a type that says no joint positions.
+        BagError: a command does not say which joints it is for, or is of a type that holds no joint positions.
     """
-    kind = reader.topics.get(topic, messages.JOINT_STATE)
-    if kind == messages.JOINT_STATE:
-        return stream.messages
-    if kind == messages.JOINT_TRAJECTORY:
-        return [
-            SimpleNamespace(name=message.joint_names, position=message.points[-1].positions if message.points else [])
-            for message in stream.messages
-        ]
-    if kind == messages.NUMBERS:
-        return [SimpleNamespace(name=_joints(reader.contract, message.data.size), position=message.data) for message in stream.messages]
-    raise BagError(f"{reader.path}: {topic} is a {kind}; commands must be JointState, JointTrajectory or Float64MultiArray of positions")
+
+    def __init__(self, reader: EpisodeReader, topic: str, whole: Stream) -> None:
+        self._reader, self._topic = reader, topic
+        self._contract = reader.contract
+        self._is_plain = isinstance(whole.messages, JointMessages)
+        self._columns = {} if self._is_plain else self._numbered(whole)
+        self._whole = whole
+
+    def stream(self, part: Stream) -> JointStream | None:
+        """Return the commands in a part of the recording; None where not every joint is commanded in it.
+
+        Raises:
+            BagError: a joint is never commanded, or a command is not a finite number.
+        """
+        if not len(part.stamps):
+            return None
+        knots = self._knots(part)
+        names = self._contract.command_joints
+        missing = [name for name in names if name not in knots]
+        if missing:
+            known = knots if part is self._whole else self._knots(self._whole)
+            never = [name for name in names if name not in known]
+            if never:
+                raise BagError(
+                    f"{self._reader.path}: {self._topic}: joint {', '.join(never)} is never named in the messages; correct bags.joints, "
+                    "or map the topic that commands it, too"
+                )
+            return None
+        return JointStream.of_knots(names, knots)
+
+    def _knots(self, part: Stream) -> dict[str, Knots]:
+        if self._is_plain:
+            names = part.messages.names() & set(self._contract.command_joints)
+            columns = {name: part.messages.column(name) for name in names}
+            found = {name: Knots(part.stamps[rows], values, np.zeros(len(rows), bool)) for name, (rows, values) in columns.items()}
+            return {name: knots for name, knots in found.items() if len(knots.stamps)}
+        parts: dict[str, list[Knots]] = {}
+        for channel in np.unique(part.channels).tolist():
+            rows = np.flatnonzero(part.channels == channel)
+            for name, knots in self._of_channel(channel, part, rows).items():
+                parts.setdefault(name, []).append(knots)
+        return {name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True))) for name, found in parts.items()}
+
+    def _of_channel(self, channel: int, part: Stream, rows: np.ndarray) -> dict[str, Knots]:
+        kind = self._reader.channel(channel).type_name
+        stamps = part.stamps[rows]
+        contents = [part.messages[row] for row in rows.tolist()]
+        if kind == messages.JOINT_TRAJECTORY:
+            order = np.argsort(stamps, kind="stable")
+            try:
+                found = trajectory_knots(stamps[order], [contents[row] for row in order.tolist()], self._contract.command_joints)
+            except ValueError as error:
+                raise BagError(f"{self._reader.path}: {self._reader.channel(channel).topic}: {error}") from None
+        else:
+            builder = JointMessageBuilder({}, ())
+            for message in contents:
+                if kind == messages.JOINT_STATE:
+                    builder.add(message.name, message.position)
+                else:
+                    builder.add(self._columns[channel], numbers_of(message))
+            joints = builder.built()
+            columns = {name: joints.column(name) for name in joints.names() & set(self._contract.command_joints)}
+            found = {name: Knots(stamps[at], values, np.zeros(len(at), bool)) for name, (at, values) in columns.items() if len(at)}
+        if self._reader.in_degrees(channel):
+            angles = {joint.name for joint in self._contract.joints if joint.unit == "rad"}
+            found = {
+                name: knots._replace(values=np.radians(knots.values)) if name in angles else knots for name, knots in found.items()
+            }
+        return found
+
+    def _numbered(self, whole: Stream) -> dict[int, list[str]]:
+        """Return the joints of the numbers in every channel without names."""
+        kinds = {channel: self._reader.channel(channel).type_name for channel in np.unique(whole.channels).tolist()}
+        wrong = [kind for kind in kinds.values() if kind not in COMMANDS]
+        if wrong:
+            raise BagError(
+                f"{self._reader.path}: {self._topic} is a {wrong[0]}; commands must be JointState, JointTrajectory or numbers "
+                "(Float64MultiArray, Float64) that are joint positions"
+            )
+        named: set[str] = set()
+        for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
+            if kinds[channel] not in NUMBERS:
+                named.update(message.name if kinds[channel] == messages.JOINT_STATE else message.joint_names)
+        free = [name for name in self._contract.command_joints if name not in named]
+        counts: dict[int, set[int]] = {channel: set() for channel, kind in kinds.items() if kind in NUMBERS}
+        for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
+            if channel in counts:
+                counts[channel].add(len(numbers_of(message)))
+        found = {}
+        for channel in sorted(counts, key=lambda channel: -max(counts[channel], default=0)):
+            found[channel] = self._names(channel, counts[channel], free)
+            free = [name for name in free if name not in found[channel]]
+        return found
+
+    def _names(self, channel: int, counts: set[int], free: list[str]) -> list[str]:
+        """Return the names of the numbers in a channel, given the joints that no other topic commands."""
+        contract = self._contract
+        topic = self._reader.channel(channel).topic
+        if len(counts) > 1:
+            few, many = min(counts), max(counts)
+            raise BagError(f"{self._reader.path}: {topic}: messages hold {few} to {many} numbers; they must all be alike")
+        (count,) = counts
+        columns = contract.bags.columns if contract.bags and self._reader.foreign else {}
+        given = next((names for name, names in columns.items() if absolute(name) == absolute(topic)), None)
+        if given is not None:
+            if len(given) != count:
+                raise BagError(f"{self._reader.path}: {topic}: {count} numbers, but bags.columns names {len(given)}; correct it")
+            renamed = contract.bags.joints
+            return [renamed.get(name, name) for name in given]
+        if count == len(free):
+            return free
+        if count == len(contract.arm_joints) and free[:count] == contract.arm_joints:
+            return contract.arm_joints
+        raise BagError(
+            f"{self._reader.path}: {topic}: {count} numbers for {len(free)} joints ({', '.join(free) or 'none is left'}); say which is "
+            f"which in the contract: bags.columns: {{{topic}: [one name for each number]}}"
+        )
+
+
+def numbers_of(message: object) -> np.ndarray:
+    """Return the numbers (n,) of a command without joint names."""
+    return np.atleast_1d(np.asarray(message.data if hasattr(message, "data") else message.position, float))
 
 
 def operators_time(stamps: np.ndarray, whole: Stream, part: Stream) -> np.ndarray:
@@ -70,8 +185,3 @@ def operators_time(stamps: np.ndarray, whole: Stream, part: Stream) -> np.ndarra
             ends[row] = ends[row + 1]
     index = np.searchsorted(times, stamps, side="right") - 1
     return np.where(who[index] == _TELEOPERATION, ends[index], -1)
-
-
-def _joints(contract: Contract, count: int) -> list[str]:
-    """Names of a message that holds numbers only: the arm's joints in order, then the gripper's where there is one number more."""
-    return contract.command_joints[:count]

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from sf_training.data.bag_images import BagImages, Source, pictures_key
 from sf_training.data.episode_arrays import prepared_matrices
 from sf_training.data.episode_index import EpisodeIndex, index_episode, index_key
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags
 from sf_training.progress import ProgressBar
 
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
@@ -33,7 +34,7 @@ _POOL_FROM = 8  # episodes: below, starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """Where observations come from; ``frames`` is their number."""
+    """Where observations come from; ``frames`` is their number, ``seconds`` the time from the first to the last."""
 
     name: str
     path: str
@@ -42,6 +43,7 @@ class EpisodeInfo:
     outcome: str
     checksum: str
     frames: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Dataset:
         instructions: each text once.
         digest: changes with everything that the data depend on.
         idle_labels: how many were left out because the operator paused.
+        left_out: episodes that should have been used and cannot be.
+        notes: sentences about what is odd in the others.
+        outcomes: of all episodes, by their number.
+        contract: that all have.
     """
 
     images: BagImages
@@ -80,6 +86,10 @@ class Dataset:
     instructions: list[str]
     digest: str
     idle_labels: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    contract: Contract | None = None
 
     def frames_of(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Indices of the observations of some episodes."""
@@ -92,7 +102,7 @@ class Dataset:
 
 def load_dataset(
     bags: Sequence[str | Path],
-    contract: Contract,
+    contract: Contract | None,
     *,
     size: int | tuple[int, int],
     fit: Fit = "crop",
@@ -103,12 +113,16 @@ def load_dataset(
     keep_pictures: bool = True,
     workers: int = 2,
     progress: bool = True,
+    verdicts: Sequence[str] = VERDICTS,
+    strict: bool = False,
 ) -> Dataset:
     """Open episodes. Each is read once to index it; pictures stay in the bags.
 
+    An episode that cannot be used is left out and named in the result.
+
     Args:
         bags: episode directories, see :func:`find_episodes`.
-        contract: every bag must have been recorded with it, or be read by its ``bags``.
+        contract: every bag must have been recorded with it, or be read by its ``bags``; None takes that of the first one.
         size: side of the prepared images, or (height, width) [pixels].
         fit: how a picture of another shape is fitted.
         depth: offer depth for the teacher.
@@ -118,18 +132,26 @@ def load_dataset(
         keep_pictures: whether ``cache`` keeps the pictures that were prepared once.
         workers: processes that index. They are started afresh, so a script needs ``if __name__ == "__main__":``.
         progress: show a bar meanwhile.
+        verdicts: episodes to which the recorder gave another verdict are left out.
+        strict: whether an episode that cannot be used, or in which something is odd, is an error.
 
     Raises:
-        BagError: a bag cannot be used, or none has a wanted outcome.
+        BagError: no bag can be used, or none has a wanted outcome; with ``strict`` also the first problem of any.
     """
-    readers = [EpisodeReader(bag, contract) for bag in bags]
-    readers = [reader for reader in readers if reader.outcome in outcomes]
-    if not readers:
-        raise BagError(f"none of {len(bags)} episodes has the outcome {' or '.join(outcomes)}; record some, or ask for other outcomes")
+    opened = open_bags(bags, contract, outcomes, verdicts, strict)
     whole = (size, size) if isinstance(size, int) else tuple(size)
-    keys = [index_key(reader) for reader in readers]
+    every = [index_key(reader) for reader in opened.readers]
     folder = None if cache is None else Path(cache) / "episodes"
-    indices = _indices(readers, keys, folder, workers, progress)
+    results = _indices(opened.readers, every, folder, workers, progress)
+    used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]
+    left_out = [LeftOut(opened.readers[number].path, result) for number, result in enumerate(results) if isinstance(result, str)]
+    readers, keys, indices = ([each[number] for number in used] for each in (opened.readers, every, results))
+    notes = [f"{reader.path}: {note}" for reader, index in zip(readers, indices, strict=True) for note in index.notes]
+    if strict and (left_out or notes):
+        raise BagError(left_out[0].reason if left_out else notes[0])
+    left_out = [*opened.left_out, *left_out]
+    if not readers:
+        raise none_left(left_out, opened.count, opened.outcomes, outcomes)
     sources = [Source(reader, index, key) for reader, index, key in zip(readers, indices, keys, strict=True)]
     kept = folder if keep_pictures else None
     told = [keys, [reader.outcome for reader in readers], pictures_key(whole, fit), depth, repr(idle_s)]
@@ -141,13 +163,25 @@ def load_dataset(
             [prepared_matrices(reader.contract, index.matrices, whole, fit) for reader, index in zip(readers, indices, strict=True)],
         ),
         **_labels(indices, idle_s),
-        episodes=[
-            EpisodeInfo(
-                reader.name, str(reader.path), reader.instruction, reader.operator, reader.outcome, reader.checksum, len(index.stamps)
-            )
-            for reader, index in zip(readers, indices, strict=True)
-        ],
+        episodes=[_information(reader, index) for reader, index in zip(readers, indices, strict=True)],
         digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        left_out=left_out,
+        notes=notes,
+        outcomes=dict(opened.outcomes.most_common()),
+        contract=readers[0].contract,
+    )
+
+
+def _information(reader: EpisodeReader, index: EpisodeIndex) -> EpisodeInfo:
+    return EpisodeInfo(
+        name=reader.name,
+        path=str(reader.path),
+        instruction=reader.instruction,
+        operator=reader.operator,
+        outcome=reader.outcome,
+        checksum=reader.checksum,
+        frames=len(index.stamps),
+        seconds=float(np.ptp(index.stamps)),
     )
 
 
@@ -184,18 +218,27 @@ def _labels(indices: list[EpisodeIndex], idle_s: float) -> dict:
     }
 
 
-def _indices(readers: list[EpisodeReader], keys: list[str], folder: Path | None, workers: int, progress: bool) -> list[EpisodeIndex]:
-    """Those kept in the folder, and the others made now."""
+def _indices(
+    readers: list[EpisodeReader], keys: list[str], folder: Path | None, workers: int, progress: bool
+) -> list[EpisodeIndex | str]:
+    """Return the indices kept in the folder and the others made now; a sentence for an episode that cannot be used."""
     paths = [None if folder is None else folder / f"{key}.index" for key in keys]
-    indices = [None if path is None else EpisodeIndex.load(path) for path in paths]
+    indices: list[EpisodeIndex | str | None] = [None if path is None else EpisodeIndex.load(path) for path in paths]
     missing = [number for number, index in enumerate(indices) if index is None]
     with ProgressBar("indexing episodes", disable=not progress or not missing) as bar:
         made = _indexed([readers[number] for number in missing], workers)
         for number, index in zip(missing, bar.track(made, total=len(missing)), strict=True):
             indices[number] = index
-            if paths[number] is not None:
+            if paths[number] is not None and isinstance(index, EpisodeIndex):
                 _save(index, paths[number])
     return indices
+
+
+def _index_or_sentence(reader: EpisodeReader) -> EpisodeIndex | str:
+    try:
+        return index_episode(reader)
+    except BagError as error:
+        return str(error)
 
 
 def _save(index: EpisodeIndex, path: Path) -> None:
@@ -207,15 +250,15 @@ def _save(index: EpisodeIndex, path: Path) -> None:
         raise BagError(f"{path.parent}: cache cannot be written ({error.strerror}); {cure} or choose another folder") from None
 
 
-def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeIndex]:
+def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeIndex | str]:
     """Indices of episodes, in order."""
     if workers <= 1 or len(readers) < _POOL_FROM:
-        yield from map(index_episode, readers)
+        yield from map(_index_or_sentence, readers)
         return
     # Not forked: the parent may hold threads of ROS or torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            yield from pool.map(index_episode, readers, chunksize=4)
+            yield from pool.map(_index_or_sentence, readers, chunksize=4)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -11,141 +11,172 @@ import functools
 import struct
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
-import zstandard
-from mcap.exceptions import McapError
-from mcap.reader import make_reader
 from rosbags.serde import SerdeError
 
-from sf_policy_node.contract import Contract, ContractError, parse_contract
-from sf_policy_node.images import ImageError, decode_compressed, decode_depth, decode_image
-from sf_training.data.bag_files import BagError, custom_data, find_episodes, find_mcap, how_to_recover, sha256
-from sf_training.data.mcap_blocks import Block, messages_with_places
+from sf_policy_node.contract import Contract
+from sf_policy_node.images import ImageError, decode_compressed, decode_compressed_depth, decode_depth, decode_image
+from sf_training.data.bag_contract import given_contract, own_contract
+from sf_training.data.bag_files import BagError, find_episodes, labels_folder, stem_of
+from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
+from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
+from sf_training.data.cache_folder import checksum_of
+from sf_training.data.joint_messages import JointMessageBuilder
+from sf_training.data.mcap_blocks import Block, Located
+from sf_training.data.picture_checks import size_of
+from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
-from sf_training.recording.labels import LabelError, read_labels
-from sf_training.recording.topics import absolute, episode_topics
+from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
+from sf_training.recording.topics import absolute
 
 __all__ = ["BagError", "EpisodeReader", "Stream", "find_episodes"]
 
-_UNSTAMPED = {messages.STRING, messages.BOOL, messages.NUMBERS}
-_IMAGES = {messages.IMAGE, messages.COMPRESSED_IMAGE}
-DAMAGE = (McapError, EOFError, struct.error, zstandard.ZstdError, UnicodeDecodeError, IndexError, OverflowError, MemoryError)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One topic, in recorded order; images are not decoded and so not among ``messages``.
-
-    Attributes:
-        stamps: (N,) int64 [ns], header stamp or, where that is zero, log time.
-        messages: N, or none for images.
-        log_times: (N,) int64 [ns], of receipt.
-        order: (N,) which message of those that were read it is.
-        places: (N, 3) block, offset and length, see ``mcap_blocks``.
-    """
-
-    stamps: np.ndarray
-    messages: list
-    log_times: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    order: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    places: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
-
-    def part(self, rows: np.ndarray) -> Stream:
-        """Some of it."""
-        contents = [self.messages[row] for row in rows.tolist()] if self.messages else []
-        return Stream(self.stamps[rows], contents, self.log_times[rows], self.order[rows], self.places[rows])
+_UNSTAMPED = NUMBERS | {messages.STRING, messages.BOOL}
+_UNREADABLE = (SerdeError, ValueError, TypeError, AttributeError, *DAMAGE)
+_FOREIGN_INSTRUCTION = ("instruction", "task", "language_instruction")  # keys of custom data
 
 
 class EpisodeReader:
-    """An episode, by its bag directory or its ``.mcap`` file.
+    """An episode, by its bag folder or its file; split bags and sqlite3 are read, too.
 
-    Attributes: ``path``, ``name``, ``file``, ``contract`` (the one inside), ``instruction`` and ``outcome`` (of its newest label, else
-    as recorded), ``recorded_instruction``, ``operator``, ``metadata`` (all keys of the episode record), ``topics`` (topic to message
-    type), ``counts`` (topic to messages), ``definitions`` (topic to text), ``checksum`` (of the file), ``blocks`` (found while reading).
-    Topics and joints are named as in the contract.
+    Attributes: ``path``, ``name``, ``file`` (the first one), ``contract`` (the one inside), ``outcome``
+    (of its newest label, else as recorded), ``relabelled`` (its first instruction or None),
+    ``label_segments`` (its instructions: seconds after the bag's first message, and text), ``operator``, ``metadata`` (all keys of the
+    episode record), ``topics`` (topic to message type), ``counts`` (topic to messages), ``definitions`` (topic to text), ``blocks``
+    (found while reading). Topics and joints are named as in the contract.
 
     Args:
-        contract: of the robot that the data is for; the bag's own must be the same. A bag of another recorder needs one with ``bags``.
+        contract: of the robot that the data is for; the bag's own must be the same, labels and step aside. A bag of another recorder
+            needs one with ``bags``.
 
     Raises:
-        BagError: missing, cut off, corrupt, sqlite3, no contract, another contract, or a topic without messages.
+        BagError: missing, cut off, corrupt, no contract, another contract, or a topic without messages.
     """
 
     def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
         self.path = Path(path)
         self.blocks: list[Block] = []
-        self._kept: list[tuple[str, int, bytes, tuple[int, int, int]]] | None = None
-        self.name = self.path.stem.removesuffix("_0") if self.path.is_file() else self.path.name
-        custom = {} if self.path.is_file() else custom_data(self.path)
-        self.file = find_mcap(self.path)
-        with self._open() as (reader, _):
-            summary = reader.get_summary()
-            if summary is None or summary.statistics is None:
-                raise BagError(f"{self.file}: has no summary, so it was not finished; {how_to_recover(self.file)}")
-            attachments = {entry.name: entry.data for entry in reader.iter_attachments()}
-            records = [record.metadata for record in reader.iter_metadata() if record.name == EPISODE_RECORD]
-            ours = bool(records) and CONTRACT_ATTACHMENT in attachments
-            self.contract = self._own_contract(attachments, contract) if ours else self._given_contract(contract)
-            bags = None if ours else self.contract.bags
-            self._joint_names = bags.joints if bags else {}
-            names = _topic_names(self.contract) if bags else {}
-            self._channels = {
-                channel.id: names.get(channel.topic, channel.topic)
-                for channel in summary.channels.values()
-                if channel.message_encoding == "cdr"
-            }
-            schemas = {name: summary.schemas[summary.channels[channel].schema_id] for channel, name in self._channels.items()}
-            # As the recorder had them: the installed ones may be newer. Once for all episodes of a set.
-            self.definitions = {
-                topic: sys.intern(schema.data.decode()) for topic, schema in schemas.items() if schema.encoding == "ros2msg"
-            }
-        self.topics = {topic: schema.name for topic, schema in schemas.items()}
-        self.counts = dict.fromkeys(self.topics, 0)
-        for channel, name in self._channels.items():
-            self.counts[name] += summary.statistics.channel_message_counts.get(channel, 0)
-        self._check_topics(summary)
-        self.metadata: dict[str, str] = records[-1] if ours else {}
-        self.operator = self.metadata.get("operator", "")
-        self.recorded_instruction = self.metadata.get("instruction", "") if ours else self._first_instruction() or bags.instruction
-        self.instruction = self.recorded_instruction
-        self.outcome = self.metadata.get("outcome", "unfinished") if ours else bags.outcome
-        self._apply_labels()
-        self.checksum: str = custom.get("sha256") or sha256(self.file)
+        self._kept: list[Located] | None = None
+        self._kept_blocks: list[Block] = []
+        self.bag = bag = Bag(self.path)
+        self.file = bag.files[0]
+        self.name = stem_of(self.path).removesuffix("_0") if self.path.is_file() else self.path.name
+        records = [record for name, record in bag.records if name == EPISODE_RECORD]
+        self.foreign = not (records and CONTRACT_ATTACHMENT in bag.attachments)
+        self.contract = given_contract(self.file, contract) if self.foreign else own_contract(self.file, bag.attachments, contract)
+        self._mapped = mapped_channels(bag.channels, self.contract, foreign=self.foreign)
+        self.topics: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self.definitions: dict[str, str] = {}
+        for number, topic in self._mapped.items():
+            channel = bag.channels[number]
+            if topic not in self.topics or channel.count:
+                self.topics[topic] = channel.type_name
+                if channel.definition:
+                    self.definitions[topic] = sys.intern(channel.definition)
+            self.counts[topic] = self.counts.get(topic, 0) + channel.count
+        check_channels(self.file, self.contract, bag.channels, self._mapped, foreign=self.foreign)
+        bags = self.contract.bags if self.foreign else None
+        self._joint_names = bags.joints if bags else {}
+        self._degrees = {
+            number for number in self._mapped if bags and absolute(bag.channels[number].topic) in set(map(absolute, bags.units))
+        }
+        self._units = {joint.name: joint.unit for joint in self.contract.joints}
+        self.metadata: dict[str, str] = {} if self.foreign else records[-1]
+        self.operator = self.metadata.get("operator", bag.custom.get("operator", ""))
+        told = bag.custom.get("outcome") if bag.custom.get("outcome") in OUTCOMES else None
+        self.outcome = (told or bags.outcome) if bags else self.metadata.get("outcome", "unfinished")
+        self.label_segments: tuple[tuple[float, str], ...] = ()
+        self.relabelled = self._apply_labels()
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the bag's files."""
+        known = self.bag.custom.get("sha256", "")
+        return known if len(self.bag.files) == 1 and len(known) == 64 else checksum_of(self.bag.files)
+
+    @property
+    def instruction(self) -> str:
+        """The first instruction; that of the newest label where there is one."""
+        return self.relabelled or self.recorded_instruction
+
+    @functools.cached_property
+    def recorded_instruction(self) -> str:
+        """The first instruction as recorded."""
+        if not self.foreign:
+            return self.metadata.get("instruction", "")
+        for number, _, data, _ in self._raw([absolute(self.contract.topics.instruction)]):
+            text = self._deserialize(number, data).data.strip()
+            if text:
+                return text
+        custom = (self.bag.custom.get(key, "").strip() for key in _FOREIGN_INSTRUCTION)
+        return next(filter(None, custom), self.contract.bags.instruction)
 
     def has(self, topic: str) -> bool:
-        """True when the bag holds at least one message of a topic."""
+        """Return whether the bag holds at least one message of a topic."""
         return bool(self.counts.get(topic))
+
+    def channel(self, number: int) -> Channel:
+        """Return a channel of the bag, with the names of its recorder."""
+        return self.bag.channels[number]
+
+    def in_degrees(self, number: int) -> bool:
+        """Return whether a channel gives angles in degrees."""
+        return number in self._degrees
+
+    def channels_of(self, topic: str) -> list[int]:
+        """Return the channels of the bag that are read as a topic and hold messages."""
+        return [number for number, ours in self._mapped.items() if ours == topic and self.bag.channels[number].count]
+
+    def recorded_name(self, topic: str) -> str:
+        """Return the name that a topic has in the bag, for sentences."""
+        return ", ".join(sorted({self.channel(number).topic for number in self.channels_of(topic)})) or topic
 
     @contextmanager
     def kept_in_memory(self, limit: int = 256 << 20) -> Iterator[None]:
         """Within this context a bag of at most ``limit`` bytes uncompressed is read once, however many passes follow."""
-        with self._open() as (reader, file):
-            chunks = reader.get_summary().chunk_indexes
-            size = sum(chunk.uncompressed_size for chunk in chunks) if chunks else file.seek(0, 2)
-        self._kept = list(self._raw(self.topics)) if size <= limit else None
+        blocks: list[Block] = []
+        if self.bag.unpacked <= limit:
+            self._kept, self._kept_blocks = list(self._raw(self.topics, blocks)), blocks
         try:
             yield
         finally:
             self._kept = None
 
+    def places(self, blocks: np.ndarray) -> AbstractContextManager[PlaceReader]:
+        """Read messages by their places within this context; ``blocks`` (C, 5) as they were found."""
+        return self.bag.places(blocks)
+
     def read(self, topics: Collection[str]) -> dict[str, Stream]:
-        """Everything on some topics, in one pass; of images only times and places (see :meth:`frames`). Absent topics are empty."""
-        rows: dict[str, list[tuple[int, ...]]] = {topic: [] for topic in topics}
+        """Read everything on some topics, in one pass; of images only times, places and sizes. Absent topics are empty."""
+        built = {topic: StreamBuilder() for topic in topics}
+        joints: dict[str, JointMessageBuilder] = {}
         contents: dict[str, list] = {topic: [] for topic in topics}
-        for order, (topic, log_time, data, place) in enumerate(self._raw(topics)):
-            rows[topic].append((self._stamp(topic, log_time, data), log_time, order, *place))
-            if self.topics[topic] not in _IMAGES:
-                contents[topic].append(self._deserialize(topic, data))
-        tables = {topic: np.array(rows[topic], np.int64).reshape(-1, 6) for topic in topics}
-        return {topic: Stream(table[:, 0], contents[topic], table[:, 1], table[:, 2], table[:, 3:]) for topic, table in tables.items()}
+        angles = [name for name, unit in self._units.items() if unit == "rad"]
+        for topic in topics:
+            kinds = {self.bag.channels[number].type_name for number in self.channels_of(topic)}
+            if kinds == {messages.JOINT_STATE}:
+                joints[topic] = JointMessageBuilder(self._joint_names, angles)
+        self.blocks = []
+        for order, (number, log_time, data, place) in enumerate(self._raw(topics, self.blocks)):
+            topic, kind = self._mapped[number], self.bag.channels[number].type_name
+            size = size_of(data, kind == messages.COMPRESSED_IMAGE) if kind in IMAGES else (0, 0)
+            built[topic].add(self._stamp(number, log_time, data), log_time, order, place, number, size)
+            if topic in joints:
+                self._add_joints(joints[topic], number, data)
+            elif kind not in IMAGES:
+                contents[topic].append(self._deserialize(number, data))
+        if self._kept is not None:
+            self.blocks = self._kept_blocks
+        filled = {topic: joints[topic].built() if topic in joints else contents[topic] for topic in topics}
+        return {topic: builder.built(filled[topic]) for topic, builder in built.items()}
 
     def frames(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Some images, decoded, in one pass: topic, index among the topic's messages, and pixels.
+        """Yield some images, decoded, in one pass: topic, index among the topic's messages, and pixels.
 
         Args:
             wanted: topic to the indices to decode; the others are skipped undecoded.
@@ -153,66 +184,85 @@ class EpisodeReader:
         Yields:
             Colour as (H, W, 3) uint8 RGB, depth topics of the contract as (H, W) float32 [m].
         """
-        for topic, index, message in self._selected(wanted):
-            yield topic, index, self._decoded(topic, message)
-
-    def picture(self, topic: str, data: bytes | memoryview) -> np.ndarray:
-        """One image from its CDR bytes, as :meth:`frames` gives it."""
-        return self._decoded(topic, self._deserialize(topic, data))
-
-    def _selected(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, object]]:
         sets = {topic: set(map(int, indices)) for topic, indices in wanted.items()}
         seen = dict.fromkeys(sets, 0)
-        for topic, _, data, _ in self._raw(sets):
+        for number, _, data, _ in self._raw(sets):
+            topic = self._mapped[number]
             index, seen[topic] = seen[topic], seen[topic] + 1
             if index in sets[topic]:
-                yield topic, index, self._deserialize(topic, data)
+                yield topic, index, self._decoded(topic, self._deserialize(number, data))
 
-    def _raw(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes | memoryview, tuple[int, int, int]]]:
-        """Topic, log time, bytes and place of every message in recorded order."""
-        present = {topic for topic in topics if self.has(topic)}
+    def picture(self, topic: str, data: bytes | memoryview) -> np.ndarray:
+        """Return one image from its CDR bytes, as :meth:`frames` gives it."""
+        return self._decoded(topic, self.message(topic, data))
+
+    def message(self, topic: str, data: bytes | memoryview) -> object:
+        """Return a message of a topic from its CDR bytes."""
+        numbers = self.channels_of(topic)
+        try:
+            return self._deserialize(numbers[0], data)
+        except BagError:
+            if len(numbers) < 2:
+                raise
+        return self._deserialize(numbers[1], data)
+
+    def _add_joints(self, builder: JointMessageBuilder, number: int, data: memoryview) -> None:
+        degrees = number in self._degrees
+        try:
+            if builder.add_bytes(data, degrees):
+                return
+        except (struct.error, ValueError) as error:
+            raise self._unreadable(number, error) from None
+        message = self._deserialize(number, data)
+        builder.add(message.name, message.position, degrees)
+
+    def _raw(self, topics: Collection[str], blocks: list[Block] | None = None) -> Iterator[Located]:
+        """Yield every message in recorded order; ``blocks`` are filled."""
+        channels = {number for number, topic in self._mapped.items() if topic in topics and self.bag.channels[number].count}
         if self._kept is not None:
-            yield from (entry for entry in self._kept if entry[0] in present)
+            yield from (entry for entry in self._kept if entry.channel in channels)
             return
-        if not present:
-            return
-        channels = {number for number, topic in self._channels.items() if topic in present}
-        with self._open() as (reader, file):
-            self.blocks = []
-            for number, log_time, data, place in messages_with_places(file, reader.get_summary(), channels, self.blocks):
-                yield self._channels[number], log_time, data, place
+        if channels:
+            yield from self.bag.messages(channels, [] if blocks is None else blocks)
 
-    def _stamp(self, topic: str, log_time: int, data: bytes) -> int:
-        if self.topics[topic] in _UNSTAMPED:
+    def _stamp(self, number: int, log_time: int, data: bytes | memoryview) -> int:
+        if self.bag.channels[number].type_name in _UNSTAMPED:
             return log_time
         # All other types of an episode begin with a std_msgs/Header, and that with its stamp.
         try:
-            seconds, nanosec = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
-        except struct.error as error:
-            raise self._unreadable(topic, error) from None
+            seconds, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+        except (struct.error, IndexError) as error:
+            raise self._unreadable(number, error) from None
         return seconds * 1_000_000_000 + nanosec or log_time
 
-    def _deserialize(self, topic: str, data: bytes | memoryview) -> object:
+    def _deserialize(self, number: int, data: bytes | memoryview) -> object:
+        channel = self.bag.channels[number]
         try:
-            message = messages.deserialize(data, self.topics[topic], self.definitions.get(topic))
-        except (SerdeError, KeyError) as error:
-            raise self._unreadable(topic, error) from None
+            message = messages.deserialize(data, channel.type_name, channel.definition or None)
+        except _UNREADABLE as error:
+            raise self._unreadable(number, error) from None
         if self._joint_names:
-            field_name = {messages.JOINT_STATE: "name", messages.JOINT_TRAJECTORY: "joint_names"}.get(self.topics[topic])
+            field_name = {messages.JOINT_STATE: "name", messages.JOINT_TRAJECTORY: "joint_names"}.get(channel.type_name)
             if field_name:
                 setattr(message, field_name, [self._joint_names.get(name, name) for name in getattr(message, field_name)])
         return message
 
-    def _unreadable(self, topic: str, error: Exception) -> BagError:
-        what = f"{self.file}: {topic}: a {self.topics[topic]} cannot be read ({error})"
-        return BagError(f"{what}; it was recorded with other message definitions: install those that the recorder had, or record again")
+    def _unreadable(self, number: int, error: Exception) -> BagError:
+        what = f"{self.file}: {self._mapped[number]}: a {self.bag.channels[number].type_name} cannot be read"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return BagError(
+            f"{what} ({reason}); it is damaged, or it was recorded with other message definitions: install those that the recorder "
+            "had, or record again"
+        )
 
     def _decoded(self, topic: str, message: object) -> np.ndarray:
+        is_depth = topic in self._depth_topics
         try:
-            if self.topics[topic] == messages.COMPRESSED_IMAGE:
-                return decode_compressed(message.format, message.data, source=topic)
+            if hasattr(message, "format"):
+                decode = decode_compressed_depth if is_depth else decode_compressed
+                return decode(message.format, message.data, source=topic)
             fields = (message.encoding, message.height, message.width, message.step, message.data)
-            if topic in self._depth_topics:
+            if is_depth:
                 return decode_depth(*fields, is_bigendian=bool(message.is_bigendian), source=topic)
             return decode_image(*fields, source=topic)
         except ImageError as error:
@@ -222,82 +272,15 @@ class EpisodeReader:
     def _depth_topics(self) -> set[str]:
         return {absolute(camera.depth_topic) for camera in self.contract.cameras if camera.depth_topic}
 
-    def _own_contract(self, attachments: dict[str, bytes], contract: Contract | None) -> Contract:
-        """The one in the bag, which must be the same as the one that was given."""
-        urdf = next((data for name, data in attachments.items() if name != CONTRACT_ATTACHMENT), b"")
+    def _apply_labels(self) -> str | None:
+        """Take over the outcome that somebody gave afterwards; return the instruction that was given."""
+        folder = labels_folder(self.path)
         try:
-            own = _contract(attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode())
-        except ContractError as error:
-            first = str(error).split(f"; {CONTRACT_ATTACHMENT}")[0]
-            raise BagError(f"{self.file}: {first}; the bag is of another version of this suite, record it again") from None
-        if contract is not None and contract.hash != own.hash:
-            raise BagError(
-                f"{self.file}: was recorded with another contract ({'; '.join(contract.difference(own)[:5])}); "
-                "use that contract, or record again"
-            )
-        return own
-
-    def _given_contract(self, contract: Contract | None) -> Contract:
-        if contract is None or contract.bags is None:
-            given = "give the robot's contract with" if contract is None else "add to the contract"
-            raise BagError(
-                f"{self.file}: holds no episode record and no contract, so this suite did not record it; {given} a section bags that says "
-                "which of its topics are which (sf_training/doc/data.md)"
-            )
-        return contract
-
-    def _check_topics(self, summary) -> None:
-        for topic in episode_topics(self.contract):
-            if topic.required and not self.counts.get(topic.name):
-                cure = "check its publisher and record again"
-                if self.contract.bags:
-                    held = ", ".join(sorted(channel.topic for channel in summary.channels.values()))
-                    cure = f"map one of the bag's topics to it in the contract's bags.topics ({held})"
-                raise BagError(f"{self.file}: no message on {topic.name}, which the contract needs; {cure}")
-
-    def _first_instruction(self) -> str:
-        topic = absolute(self.contract.topics.instruction)
-        if self.topics.get(topic) != messages.STRING or not self.has(topic):
-            return ""
-        _, _, data, _ = next(self._raw([topic]))
-        return self._deserialize(topic, data).data.strip()
-
-    def _apply_labels(self) -> None:
-        """What somebody said about the episode afterwards counts."""
-        try:
-            labels = read_labels(self.path if self.path.is_dir() else self.path.parent)
+            labels = read_labels(folder) if folder else None
         except LabelError as error:
             raise BagError(str(error)) from None
-        if labels and (self.path.is_dir() or (self.path.parent / "metadata.yaml").is_file()):
-            self.outcome = labels.outcome or self.outcome
-            self.instruction = labels.instruction or self.instruction
-
-    @contextmanager
-    def _open(self):
-        """An MCAP reader and its file; damage becomes one sentence."""
-        try:
-            with self.file.open("rb") as file:
-                yield make_reader(file, validate_crcs=True), file
-        except OSError as error:
-            raise BagError(f"{self.file}: cannot be read ({error.strerror}); check path and permissions") from None
-        except BagError:
-            raise
-        except (*DAMAGE, ValueError, KeyError) as error:
-            if isinstance(error, ValueError) and not isinstance(error, DAMAGE) and "crc" not in str(error).lower():
-                raise
-            reason = str(error) or type(error).__name__
-            raise BagError(f"{self.file}: is cut off or damaged ({reason}); {how_to_recover(self.file)}") from None
-
-
-def _topic_names(contract: Contract) -> dict[str, str]:
-    """Topic in a bag of another recorder to the contract's."""
-    names = {absolute(theirs): absolute(ours) for theirs, ours in contract.bags.topics.items()}
-    commands = contract.bags.commands and absolute(contract.bags.commands)
-    if commands and names.get(commands, commands) != absolute(contract.topics.joint_states):
-        names[commands] = absolute(contract.topics.teleop_command)
-    return names
-
-
-@functools.lru_cache(maxsize=8)  # most bags of a set carry the same contract
-def _contract(text: str, urdf_xml: str) -> Contract:
-    return parse_contract(text, urdf_xml, CONTRACT_ATTACHMENT)
+        if labels is None:
+            return None
+        self.outcome = labels.outcome or self.outcome
+        self.label_segments = labels.segments
+        return labels.instruction

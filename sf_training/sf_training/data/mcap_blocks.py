@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import lz4.frame
@@ -16,7 +16,8 @@ import numpy as np
 import zstandard
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.summary import Summary
+
+from sf_training.data.mcap_summary import FileSummary
 
 _CODECS = {"": 0, "none": 0, "zstd": 1, "lz4": 2}
 _RECORD = struct.Struct("<BQ")  # opcode, length
@@ -24,15 +25,20 @@ _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct("<QQQII")  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
 _DATA_START = _RECORD.size + _MESSAGE.size
 _MAGIC_BYTES = 8
+_LARGEST = 4 << 30  # bytes of a chunk: a damaged size must not fill the memory
 
 
 class Block(NamedTuple):
-    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``), codec: 0 none, 1 zstd, 2 lz4."""
+    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``), codec: 0 none, 1 zstd, 2 lz4.
+
+    ``part`` is the number of the file in its bag.
+    """
 
     start: int
     packed: int
     size: int
     codec: int
+    part: int = 0
 
 
 class Located(NamedTuple):
@@ -44,21 +50,24 @@ class Located(NamedTuple):
     place: tuple[int, int, int]
 
 
-def messages_with_places(file: BinaryIO, summary: Summary, channels: Collection[int], blocks: list[Block]) -> Iterator[Located]:
-    """Messages of some channels in recorded order; chunks without any of them are not unpacked, checksums are compared.
+def messages_with_places(
+    file: BinaryIO, summary: FileSummary, channels: Collection[int], blocks: list[Block], part: int = 0
+) -> Iterator[Located]:
+    """Yield messages of some channels in recorded order; chunks without any of them are not unpacked, checksums are compared.
 
     Args:
         blocks: the file's blocks are appended, so that the places have a meaning.
+        part: number of the file in its bag.
 
     Raises:
         McapError, struct.error, zstandard.ZstdError, EOFError: the file is damaged.
     """
-    if not summary.chunk_indexes:
+    if summary.loose:
         size = os.fstat(file.fileno()).st_size
-        blocks.append(Block(0, size, size, 0))
-        yield from _unchunked(file, channels, len(blocks) - 1)
+        blocks.append(Block(0, size, size, 0, part))
+        yield from _unchunked(file, channels, blocks, len(blocks) - 1)
         return
-    for entry in sorted(summary.chunk_indexes, key=lambda entry: entry.chunk_start_offset):
+    for entry in sorted(summary.chunks, key=lambda entry: entry.chunk_start_offset):
         if entry.message_index_offsets and channels and not any(channel in channels for channel in entry.message_index_offsets):
             continue
         file.seek(entry.chunk_start_offset)
@@ -66,52 +75,45 @@ def messages_with_places(file: BinaryIO, summary: Summary, channels: Collection[
         opcode, length = _RECORD.unpack_from(record)
         if opcode != Opcode.CHUNK or length + _RECORD.size > len(record):
             raise McapError(f"no chunk at byte {entry.chunk_start_offset}")
-        _, _, size, checksum, name_length = _CHUNK.unpack_from(record, _RECORD.size)
-        name_end = _RECORD.size + _CHUNK.size + name_length
-        codec = record[name_end - name_length : name_end].decode()
-        if codec not in _CODECS:
-            raise McapError(f"its chunks are compressed by {codec!r}; only zstd, lz4 and none are read")
-        begin = name_end + 8
-        blocks.append(Block(entry.chunk_start_offset + begin, length + _RECORD.size - begin, size, _CODECS[codec]))
-        content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
-        if checksum and zlib.crc32(content) != checksum:
-            raise McapError(f"crc of the chunk at byte {entry.chunk_start_offset} is wrong")
-        yield from _in_block(content, channels, len(blocks) - 1)
+        yield from _in_chunk(record, entry.chunk_start_offset, channels, blocks, part)
 
 
 class BlockReader:
-    """Messages by their places, from one file; a block is unpacked once for neighbours that are asked for in turn.
+    """Messages by their places, from the files of one bag; a block is unpacked once for neighbours that are asked for in turn.
 
     Args:
-        blocks: (C, 4) integers, rows as :class:`Block`.
+        files: open ones, in the order of the bag.
+        blocks: (C, 5) integers, rows as :class:`Block`.
     """
 
-    def __init__(self, file: BinaryIO, blocks: np.ndarray) -> None:
-        self._handle, self._blocks = file.fileno(), blocks
+    def __init__(self, files: Sequence[BinaryIO], blocks: np.ndarray) -> None:
+        self._handles, self._blocks = [file.fileno() for file in files], blocks
         self._number, self._content = -1, memoryview(b"")
 
     def read(self, block: int, offset: int, length: int) -> memoryview:
-        """Its bytes.
+        """Return its bytes.
 
         Raises:
             EOFError, zstandard.ZstdError: the file has changed.
         """
         which = Block(*self._blocks[block].tolist())
         if which.codec == 0:
-            return memoryview(self._bytes(which.start + offset, length))
+            return memoryview(self._bytes(which.part, which.start + offset, length))
         if block != self._number:
-            self._content = _unpack(self._bytes(which.start, which.packed), which)
+            self._content = _unpack(self._bytes(which.part, which.start, which.packed), which)
             self._number = block
         return self._content[offset : offset + length]
 
-    def _bytes(self, start: int, length: int) -> bytes:
-        data = os.pread(self._handle, length, start)
+    def _bytes(self, part: int, start: int, length: int) -> bytes:
+        data = os.pread(self._handles[part], length, start)
         if len(data) < length:
             raise EOFError(f"ends at byte {start + len(data)}")
         return data
 
 
 def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
+    if block.size > _LARGEST:
+        raise McapError(f"a chunk claims to hold {block.size} bytes")
     if block.codec == 1:
         content = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.size)
     elif block.codec == 2:
@@ -124,6 +126,24 @@ def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
     if len(content) != block.size:
         raise EOFError(f"a chunk holds {len(content)} bytes instead of {block.size}")
     return memoryview(content)
+
+
+def _in_chunk(
+    record: bytes, offset: int, channels: Collection[int], blocks: list[Block], part: int
+) -> Iterator[Located]:
+    """Yield the messages of a chunk, whose record begins at ``offset`` in the file."""
+    _, length = _RECORD.unpack_from(record)
+    _, _, size, checksum, name_length = _CHUNK.unpack_from(record, _RECORD.size)
+    name_end = _RECORD.size + _CHUNK.size + name_length
+    codec = record[name_end - name_length : name_end].decode()
+    if codec not in _CODECS:
+        raise McapError(f"its chunks are compressed by {codec!r}; only zstd, lz4 and none are read")
+    begin = name_end + 8
+    blocks.append(Block(offset + begin, length + _RECORD.size - begin, size, _CODECS[codec], part))
+    content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
+    if checksum and zlib.crc32(content) != checksum:
+        raise McapError(f"crc of the chunk at byte {offset} is wrong")
+    yield from _in_block(content, channels, len(blocks) - 1)
 
 
 def _in_block(content: memoryview, channels: Collection[int], block: int) -> Iterator[Located]:
@@ -141,18 +161,22 @@ def _in_block(content: memoryview, channels: Collection[int], block: int) -> Ite
         position = following
 
 
-def _unchunked(file: BinaryIO, channels: Collection[int], block: int) -> Iterator[Located]:
-    position = _MAGIC_BYTES
+def _unchunked(file: BinaryIO, channels: Collection[int], blocks: list[Block], block: int) -> Iterator[Located]:
+    """Yield messages of a file some of which lie outside of chunks; ``block`` is the whole file."""
+    part = blocks[block].part
+    position, end = _MAGIC_BYTES, blocks[block].size
     while True:
         file.seek(position)
         header = file.read(_RECORD.size)
         opcode, length = _RECORD.unpack(header)
         if opcode == Opcode.DATA_END:
             return
+        if position + _RECORD.size + length > end:
+            raise EOFError(f"ends at byte {end}")
+        if opcode == Opcode.CHUNK:
+            yield from _in_chunk(header + file.read(length), position, channels, blocks, part)
         if opcode == Opcode.MESSAGE:
             record = memoryview(file.read(length))
-            if len(record) < length:
-                raise EOFError(f"ends at byte {position + len(record)}")
             channel, _, log_time, _ = _MESSAGE.unpack_from(record)
             if channel in channels:
                 place = (block, position + _DATA_START, length - _MESSAGE.size)

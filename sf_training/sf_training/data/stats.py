@@ -6,12 +6,12 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,9 +19,13 @@ from rich.table import Table
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.state import state_names
 from sf_training.config_file import parse, print_settings
-from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.episode_reader import BagError
+from sf_training.data.opening import VERDICTS
 from sf_training.data.statistics import ColumnStatistics
 from sf_training.data.stats_plot import plot_columns
+
+if TYPE_CHECKING:
+    from sf_training.training.training_set import TrainingSet
 
 _IMAGE_SIZE = 96  # nano's: what is prepared here, its training finds
 _INSTRUCTIONS = 15  # in the table; all are in the JSON
@@ -43,6 +47,10 @@ class Arguments:
     """The robot's contract; default the one in the first bag. Bags of other recorders need one that says how to read them."""
     out: Path = Path("out/stats/stats.json")
     """All figures; a plot of the columns is written beside it."""
+    strict: bool = False
+    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named and, if need be, left out."""
+    verdicts: tuple[str, ...] = VERDICTS
+    """Of the recorder: episodes with another verdict are left out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,13 +72,15 @@ def stats(arguments: Arguments, console: Console) -> dict:
     from sf_training.training.training_set import load_training_set
 
     given = load_contract(arguments.contract) if arguments.contract else None
-    readers = [EpisodeReader(path, given) for path in find_episodes(arguments.data)]
-    contract, data = load_training_set(arguments.data, _IMAGE_SIZE, console, contract=given)
+    options = {"contract": given, "verdicts": arguments.verdicts, "strict": arguments.strict}
+    contract, data = load_training_set(arguments.data, _IMAGE_SIZE, console, **options)
     columns = {"state": (state_names(contract), data.states), "action": (contract.action.names, data.label_chunk)}
     labels = Counter(data.texts[text] for text in data.label_text.tolist())
     summary = {
         "settings": json.loads(json.dumps(dataclasses.asdict(arguments), default=str)),
-        "episodes": summarise_episodes(readers),
+        "episodes": summarise_episodes(data),
+        "left_out": {str(entry.path): entry.reason for entry in data.left_out},
+        "notes": data.notes,
         "frames": len(data.states),
         "labels": len(data.label_frame),
         "instructions": dict(labels.most_common()),
@@ -85,19 +95,19 @@ def stats(arguments: Arguments, console: Console) -> dict:
     return summary
 
 
-def summarise_episodes(readers: Iterable[EpisodeReader]) -> dict:
-    """Episodes by outcome and by operator, and their recorded time [s] where the bags tell it."""
-    readers = list(readers)
-    seconds = {reader.name: _duration(reader.path) for reader in readers}
-    known = [value for value in seconds.values() if value is not None]
+def summarise_episodes(data: TrainingSet) -> dict:
+    """Return episodes by outcome and by operator, how many are used, and the time [s] from their first to their last image."""
+    seconds = [source.seconds for source in data.sources]
     return {
-        "n": len(readers),
-        "outcomes": dict(Counter(reader.outcome for reader in readers).most_common()),
-        "operators": dict(Counter(reader.operator or "(not named)" for reader in readers).most_common()),
-        "seconds": round(sum(known), 3) if known else None,
-        "seconds_median": round(float(np.median(known)), 3) if known else None,
-        "seconds_shortest": round(min(known), 3) if known else None,
-        "seconds_longest": round(max(known), 3) if known else None,
+        "n": sum(data.outcomes.values()),
+        "used": len(seconds),
+        "left_out": len(data.left_out),
+        "outcomes": dict(data.outcomes),
+        "operators": dict(Counter(source.operator or "(not named)" for source in data.sources).most_common()),
+        "seconds": round(sum(seconds), 3),
+        "seconds_median": round(float(np.median(seconds)), 3),
+        "seconds_shortest": round(min(seconds), 3),
+        "seconds_longest": round(max(seconds), 3),
     }
 
 
@@ -109,14 +119,6 @@ def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
     return {name: {key: column[index].item() for key, column in table.items()} for index, name in enumerate(names)}
 
 
-def _duration(path: Path) -> float | None:
-    try:
-        information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-        return information["duration"]["nanoseconds"] * 1e-9
-    except (OSError, KeyError, TypeError, yaml.YAMLError):
-        return None
-
-
 def _column_units(contract: Contract) -> dict[str, str]:
     """Unit of every state and action column."""
     joints = {joint.name: joint.unit for joint in contract.joints}
@@ -126,12 +128,12 @@ def _column_units(contract: Contract) -> dict[str, str]:
 
 def _print(summary: dict, contract: Contract, console: Console) -> None:
     episodes = summary["episodes"]
-    told = [f"{episodes['n']} episodes (" + ", ".join(f"{count} {name}" for name, count in episodes["outcomes"].items()) + ")"]
-    if episodes["seconds"] is not None:
-        told.append(
-            f"{episodes['seconds'] / 60:.1f} min (median {episodes['seconds_median']:.1f} s, "
-            f"{episodes['seconds_shortest']:.1f} to {episodes['seconds_longest']:.1f} s)"
-        )
+    left = f", {episodes['left_out']} left out" if episodes["left_out"] else ""
+    told = [f"{episodes['n']} episodes (" + ", ".join(f"{count} {name}" for name, count in episodes["outcomes"].items()) + f"){left}"]
+    told.append(
+        f"{episodes['seconds'] / 60:.1f} min (median {episodes['seconds_median']:.1f} s, "
+        f"{episodes['seconds_shortest']:.1f} to {episodes['seconds_longest']:.1f} s)"
+    )
     told += [f"by {', '.join(episodes['operators'])}", f"{summary['frames']} frames and {summary['labels']} labels of the successful ones"]
     console.print("\n".join(told), highlight=False, soft_wrap=True)
     units = _column_units(contract)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 
 SAME_STAMP_NS = 500_000  # stamps that went through float seconds or microseconds still count as equal
 
@@ -62,12 +64,20 @@ def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps
     return Observations(indices, oldest[picked], oldest[picked] + skew[picked], moments[picked])
 
 
+class Knots(NamedTuple):
+    """Positions of one joint: times (n,) [ns], values (n,), and whether the value goes to the next one evenly or stays (n,)."""
+
+    stamps: np.ndarray
+    values: np.ndarray
+    ramps: np.ndarray
+
+
 class JointStream:
     """Joint positions over time, from messages that may name the joints in any order, or some of them only.
 
     Args:
         stamps: (N,) of the messages.
-        joint_messages: ``sensor_msgs/JointState``.
+        joint_messages: with ``name`` and ``position``.
         names: wanted joints.
 
     Raises:
@@ -75,21 +85,37 @@ class JointStream:
     """
 
     def __init__(self, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str]) -> None:
-        times: dict[str, list[int]] = {name: [] for name in names}
-        values: dict[str, list[float]] = {name: [] for name in names}
-        for stamp, message in zip(stamps, joint_messages, strict=True):
-            for name, position in zip(message.name, message.position, strict=False):
-                if name in times:
-                    times[name].append(stamp)
-                    values[name].append(position)
-        missing = [name for name in names if not times[name]]
+        if not isinstance(joint_messages, JointMessages):
+            builder = JointMessageBuilder({}, ())
+            for message in joint_messages:
+                builder.add(message.name, message.position)
+            joint_messages = builder.built()
+        self._joints = self._sorted(names, [self._column(stamps, joint_messages, name) for name in names])
+
+    @classmethod
+    def of_knots(cls, names: Sequence[str], knots: Mapping[str, Knots]) -> JointStream:
+        """Return the stream of some points in time of each joint.
+
+        Raises:
+            ValueError: a joint has none.
+        """
+        found = cls.__new__(cls)
+        nothing = Knots(np.empty(0, np.int64), np.empty(0), np.empty(0, bool))
+        found._joints = cls._sorted(names, [knots.get(name, nothing) for name in names])
+        return found
+
+    @staticmethod
+    def _column(stamps: np.ndarray, joint_messages: JointMessages, name: str) -> Knots:
+        rows, values = joint_messages.column(name)
+        return Knots(np.asarray(stamps, np.int64)[rows], values, np.zeros(len(rows), bool))
+
+    @staticmethod
+    def _sorted(names: Sequence[str], columns: Sequence[Knots]) -> list[Knots]:
+        missing = [name for name, column in zip(names, columns, strict=True) if not len(column.stamps)]
         if missing:
             raise ValueError(f"joint {', '.join(missing)} is never named in the messages")
-        self._joints = []
-        for name in names:
-            stamped = np.array(times[name], np.int64)
-            order = np.argsort(stamped, kind="stable")
-            self._joints.append((stamped[order], np.array(values[name])[order]))
+        orders = [np.argsort(column.stamps, kind="stable") for column in columns]
+        return [Knots(*(array[order] for array in column)) for column, order in zip(columns, orders, strict=True)]
 
     @classmethod
     def of_part(
@@ -105,27 +131,51 @@ class JointStream:
         try:
             return cls(stamps, joint_messages, names)
         except ValueError:
-            if set(names) <= {name for message in whole() for name in message.name}:
+            messages = whole()
+            named = messages.names() if isinstance(messages, JointMessages) else {name for each in messages for name in each.name}
+            if set(names) <= named:
                 return None
             raise
 
     @property
+    def knots(self) -> list[Knots]:
+        """Points in time of every joint, sorted."""
+        return self._joints
+
+    @property
     def first(self) -> int:
         """From this time on every joint is known [ns]."""
-        return int(max(stamps[0] for stamps, _ in self._joints))
+        return int(max(knots.stamps[0] for knots in self._joints))
 
     @property
     def last(self) -> int:
         """Time of the last message."""
-        return int(max(stamps[-1] for stamps, _ in self._joints))
+        return int(max(knots.stamps[-1] for knots in self._joints))
 
     def held(self, times: np.ndarray) -> np.ndarray:
-        """The newest value at or before each time, (N, J); NaN before the first."""
+        """Return the newest value at or before each time, (N, J); on a trajectory the point between two of its points; NaN before all."""
         columns = []
-        for stamps, values in self._joints:
+        for stamps, values, ramps in self._joints:
             index = np.searchsorted(stamps, times + SAME_STAMP_NS, side="right") - 1
-            columns.append(np.where(index >= 0, values[index], np.nan))
+            column = np.where(index >= 0, values[index], np.nan)
+            if ramps.any():
+                after = np.minimum(index + 1, len(stamps) - 1)
+                length = np.maximum(stamps[after] - stamps[index], 1)
+                share = np.clip((times - stamps[index]) / length, 0.0, 1.0)
+                on_ramp = (index >= 0) & ramps[index] & (after > index)
+                column = np.where(on_ramp, values[index] + share * (values[after] - values[index]), column)
+            columns.append(column)
         return np.stack(columns, axis=-1)
+
+    def newest(self, times: np.ndarray) -> np.ndarray:
+        """Return the time (N,) of the newest command at or before each time; on a trajectory that is the time itself."""
+        found = np.full(len(times), np.iinfo(np.int64).min)
+        for stamps, _, ramps in self._joints:
+            index = np.searchsorted(stamps, times + SAME_STAMP_NS, side="right") - 1
+            known = index >= 0
+            moment = np.where(known & ramps[index], times, stamps[index])
+            found = np.where(known, np.maximum(found, moment), found)
+        return found
 
     def measured(
         self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int | Sequence[int], now: np.ndarray | None = None
@@ -138,7 +188,7 @@ class JointStream:
         """
         now = known_until if now is None else now
         columns = []
-        for (stamps, values), max_age in zip(self._joints, np.broadcast_to(max_age_ns, len(self._joints)), strict=True):
+        for (stamps, values, _), max_age in zip(self._joints, np.broadcast_to(max_age_ns, len(self._joints)), strict=True):
             newest = np.searchsorted(stamps, known_until, side="right") - 1
             before = np.minimum(np.searchsorted(stamps, times, side="right") - 1, newest)
             after = np.minimum(before + 1, newest)

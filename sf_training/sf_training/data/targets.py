@@ -48,7 +48,7 @@ def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk]
         chunk_stamps: times of the chunks (C,) [ns].
 
     Raises:
-        ValueError: when a chunk is in another action space, or of another size, than the contract says.
+        ValueError: when a chunk is in another action space, or has fewer rows or others than the contract says. More rows are cut.
     """
     action = contract.action
     frame = nearest(stamps, chunk_stamps) if len(stamps) else np.empty(0, int)
@@ -56,18 +56,23 @@ def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk]
     kept = np.flatnonzero(same)
     for index in kept:
         chunk = chunks[index]
-        if chunk.space != action.space or list(chunk.names) != action.names or chunk.data.shape != (action.horizon, len(action.names)):
+        fits = len(chunk.data) >= action.horizon and abs(chunk.step_s - action.step_s) < 1e-6
+        if chunk.space != action.space or list(chunk.names) != action.names or not fits:
             raise ValueError(
-                f"expert chunk is {chunk.space} {'x'.join(map(str, chunk.data.shape))} ({', '.join(chunk.names)}), "
-                f"the contract says {action.space} {action.horizon}x{len(action.names)} ({', '.join(action.names)})"
+                f"expert chunk is {chunk.space} {'x'.join(map(str, chunk.data.shape))} of {chunk.step_s:g} s ({', '.join(chunk.names)}), "
+                f"the contract says {action.space} {action.horizon}x{len(action.names)} of {action.step_s:g} s ({', '.join(action.names)}); "
+                "make the demonstrations again with this contract"
             )
-    targets = np.array([chunks[index].data for index in kept], np.float32).reshape(-1, action.horizon, len(action.names))
+        if not np.isfinite(chunk.data).all():
+            at = (int(chunk_stamps[index]) - int(stamps[0])) * 1e-9
+            raise ValueError(f"expert chunk at {at:.2f} s holds a value that is not finite; leave the episode out")
+    targets = np.array([chunks[index].data[: action.horizon] for index in kept], np.float32).reshape(-1, action.horizon, len(action.names))
     idle = np.zeros(len(kept), np.float32)  # an expert's answer is one on purpose
     return Pairs(frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets, idle)
 
 
 def operator_pairs(
-    contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instruction: str, until: np.ndarray | None = None
+    contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instructions: Sequence[str], until: np.ndarray | None = None
 ) -> Pairs:
     """One pair per observation, from the joint positions that the operator commanded after it.
 
@@ -79,6 +84,7 @@ def operator_pairs(
         stamps: observation times (N,) [ns].
         measured: joint positions (N, J) at these times, in the order of ``contract.command_joints``.
         commands: of the same joints.
+        instructions: N, in force at these times.
         until: (N,) [ns], no row of a label may lie behind; None where none is too late.
     """
     action = contract.action
@@ -94,7 +100,7 @@ def operator_pairs(
     )
     targets = targets.reshape(-1, action.horizon, len(action.names))
     idle = _idle(contract, stamps[labelled], np.concatenate([commands.held(stamps[labelled])[:, None], commanded], axis=1))
-    return Pairs(labelled.astype(np.int32), [instruction] * len(labelled), targets, idle)
+    return Pairs(labelled.astype(np.int32), [instructions[row] for row in labelled.tolist()], targets, idle)
 
 
 def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:

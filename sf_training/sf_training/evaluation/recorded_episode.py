@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
@@ -15,6 +16,7 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.data.dataset import IDLE_S
 from sf_training.data.episode_arrays import load_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.opening import open_bags, say_left_out
 from sf_training.data.targets import in_action_space
 
 
@@ -72,18 +74,19 @@ class RecordedEpisode:
         return hashlib.sha256(self.targets.tobytes() + "\n".join(self.texts).encode()).hexdigest()[:16]
 
 
-def open_episodes(bags: Path, contract: Contract, outcomes: Sequence[str]) -> list[EpisodeReader]:
-    """Episodes below a folder that have one of the outcomes, in the order in which training counts them.
+def open_episodes(
+    bags: Path, contract: Contract, outcomes: Sequence[str], console: Console | None = None
+) -> list[EpisodeReader]:
+    """Return the episodes below a folder that have one of the outcomes, in the order in which training counts them.
+
+    Those that cannot be used are named on the console, by default on stderr.
 
     Raises:
-        BagError: one is damaged or was recorded with another contract, or none has such an outcome.
+        BagError: none can be used, or none has such an outcome.
     """
-    readers = [EpisodeReader(path, contract) for path in find_episodes(bags)]
-    chosen = [reader for reader in readers if reader.outcome in outcomes]
-    if not chosen:
-        found = ", ".join(sorted({reader.outcome for reader in readers}))
-        raise BagError(f"{bags}: none of {len(readers)} episodes has the outcome {' or '.join(outcomes)} (found: {found}); give --outcomes")
-    return chosen
+    opened = open_bags(find_episodes(bags), contract, outcomes)
+    say_left_out(console or Console(stderr=True), opened.left_out, roots=[bags])
+    return opened.readers
 
 
 def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:

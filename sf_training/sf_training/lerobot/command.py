@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
-from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
+from sf_training.data.episode_reader import BagError, find_episodes
+from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, say_left_out
 from sf_training.data.picture_rows import pictures_in_rows
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
@@ -46,6 +47,10 @@ class Export:
     """Frames per second; default the contract's, 1 / action.step_s."""
     action: ActionSource = "commanded"
     """What the operator commanded, or what the joints measured, one frame later."""
+    strict: bool = False
+    """Stop at an episode that cannot be used; otherwise it is named and left out."""
+    verdicts: tuple[str, ...] = VERDICTS
+    """Of the recorder: episodes with another verdict are left out."""
     outcomes: tuple[str, ...] = ("success",)
     """Episodes with another outcome are left out."""
     hold: int = 2
@@ -111,34 +116,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(settings: Export, console: Console) -> Path:
     """Write the dataset; returns its directory."""
     given = load_contract(settings.contract) if settings.contract else None
-    readers = [EpisodeReader(bag, given) for root in settings.data for bag in find_episodes(root)]
-    chosen = [reader for reader in readers if reader.outcome in settings.outcomes]
-    if not chosen:
-        raise BagError(f"none of {len(readers)} episodes has the outcome {' or '.join(settings.outcomes)}; choose with --outcomes")
-    contract = chosen[0].contract
-    for reader in chosen:
-        if reader.contract.hash != contract.hash:
-            difference = "; ".join(contract.difference(reader.contract)[:3])
-            raise BagError(f"{reader.path}: was recorded with another contract than the first ({difference}); export them apart")
+    bags = [bag for root in settings.data for bag in find_episodes(root)]
+    opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
+    contract, left_out = opened.contract, list(opened.left_out)
     fps = frames_per_second(contract, settings.fps)
     filled, short, sources = 0, 0, []
     with open_dataset(settings.out, contract, fps, settings.codec) as writer, _progress("writing episodes", console) as bar:
-        for reader in bar.track(chosen):
+        for reader in bar.track(opened.readers):
             with reader.kept_in_memory():
-                for part in stretches(reader, fps, settings.action, settings.hold, settings.command_age_s):
+                try:
+                    parts = stretches(reader, fps, settings.action, settings.hold, settings.command_age_s)
+                except BagError as error:
+                    if settings.strict or len(opened.readers) == 1:
+                        raise
+                    left_out.append(LeftOut(reader.path, str(error)))
+                    continue
+                for part in parts:
                     if len(part.state) < settings.min_frames:
                         short += 1
                         continue
-                    writer.add_episode(reader.instruction, part.state, part.action, part.stamps, pictures_in_rows(reader, part.indices))
+                    writer.add_episode(part.tasks, part.state, part.action, part.stamps, pictures_in_rows(reader, part.indices))
                     filled += part.filled
                     entry = {"bag": reader.name, "sha256": reader.checksum, "outcome": reader.outcome, "frames": len(part.state)}
                     sources.append(entry | {"filled": part.filled})
+        if not sources and left_out:
+            raise none_left(left_out, opened.count, opened.outcomes, settings.outcomes)
         write_sources(writer.root, contract, sources)
         path = writer.finish()
+    say_left_out(console, left_out, roots=settings.data)
     frames = sum(entry["frames"] for entry in sources)
-    left = f"; {len(readers) - len(chosen)} with another outcome and {short} pieces shorter than {settings.min_frames} frames left out"
+    other = sum(count for outcome, count in opened.outcomes.items() if outcome not in (*settings.outcomes, "unreadable"))
+    left = f"; {other} with another outcome and {short} pieces shorter than {settings.min_frames} frames left out"
     console.print(
-        f"{path}: {len(sources)} episodes of {len(chosen)} bags, {frames} frames at {fps} Hz, {filled} of them filled{left}",
+        f"{path}: {len(sources)} episodes of {len(opened.readers)} bags, {frames} frames at {fps} Hz, {filled} of them filled{left}",
         highlight=False,
         soft_wrap=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -78,16 +78,17 @@ class DatasetWriter:
 
     def add_episode(
         self,
-        task: str,
+        tasks: str | Sequence[str],
         state: np.ndarray,
         action: np.ndarray,
         stamps: np.ndarray,
         pictures: Iterable[tuple[str, np.ndarray]],
         effort: np.ndarray | None = None,
     ) -> None:
-        """One episode of N frames.
+        """Add an episode of N frames.
 
         Args:
+            tasks: one for all frames, or one for each.
             state, action: (N, J) [rad, m].
             stamps: (N,) when each frame was recorded [s].
             pictures: (camera, (H, W, 3) uint8), of depth (camera, (H, W) [m]); N of each in order; cameras may take turns in any way.
@@ -100,8 +101,10 @@ class DatasetWriter:
         if not count:
             raise LeRobotError(f"episode {index}: has no frame")
         places = self._encode(count, pictures)
-        if task not in self._tasks:
-            self._tasks.append(task)
+        texts = [tasks] * count if isinstance(tasks, str) else list(tasks)
+        different = list(dict.fromkeys(texts))
+        self._tasks += [text for text in different if text not in self._tasks]
+        numbers = {text: self._tasks.index(text) for text in different}
         columns = {
             STATE: np.asarray(state, np.float32),
             ACTION: np.asarray(action, np.float32),
@@ -110,14 +113,14 @@ class DatasetWriter:
             "frame_index": np.arange(count),
             "episode_index": np.full(count, index),
             "index": np.arange(self._frames, self._frames + count),
-            "task_index": np.full(count, self._tasks.index(task)),
+            "task_index": np.array([numbers[text] for text in texts]),
         }
         if self._effort:
             columns[layout.EFFORT] = np.asarray(effort, np.float32)
         chunk, file = self._append({name: layout.column(values) for name, values in columns.items()})
         row = {
             "episode_index": index,
-            "tasks": [task],
+            "tasks": different,
             "length": count,
             "data/chunk_index": chunk,
             "data/file_index": file,

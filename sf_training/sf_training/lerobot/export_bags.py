@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_training.data.clock import cut_at_clock_steps
-from sf_training.data.commands import as_joint_states, command_topic, operators_time
+from sf_training.data.commands import Commands, command_topic, operators_time
+from sf_training.data.episode_cameras import usable_images
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.instructions import Instructions
+from sf_training.data.one_clock import check_clocks, with_one_clock
+from sf_training.data.plausibility import check_joints, check_one_source
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
@@ -26,7 +30,7 @@ ActionSource = Literal["commanded", "measured"]
 class Stretch:
     """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints (N, J), times (N,) [s].
 
-    ``filled`` of the frames repeat the one before.
+    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force.
     """
 
     indices: np.ndarray
@@ -34,6 +38,7 @@ class Stretch:
     action: np.ndarray
     stamps: np.ndarray
     filled: int
+    tasks: list[str]
 
 
 def frames_per_second(contract: Contract, fps: int | None) -> int:
@@ -61,14 +66,23 @@ def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, 
     contract = reader.contract
     cameras = [absolute(camera.topic) for camera in contract.cameras]
     joints, given, control = absolute(contract.topics.joint_states), command_topic(reader), absolute(contract.topics.control_source)
-    read = reader.read({*cameras, joints, given, control})
+    said = absolute(contract.topics.instruction)
+    read = with_one_clock(reader.read({*cameras, joints, given, control, said}), [*cameras, joints])
     if source == "commanded" and not len(read[given].stamps):
         raise BagError(f"{reader.path}: no message on {given}; export the joints that were reached with --action measured")
+    start = min(int(read[topic].stamps.min()) for topic in cameras)
+    texts = Instructions.of_recording(reader, read)
     found = []
     try:
+        check_one_source(reader, read[joints])
+        check_one_source(reader, read[given])
+        check_clocks(contract, read, {topic: topic for topic in (*cameras, joints, given)})
+        commands = Commands(reader, given, read[given]) if source == "commanded" else None
         for part in cut_at_clock_steps(read, [*cameras, joints], joints):
             if all(len(part[topic].stamps) for topic in (*cameras, joints)):
-                found += _part(reader, read, part, fps, source, hold, command_age_s)
+                found += _part(reader, read, part, fps, hold, commands, command_age_s, texts, start)
+    except BagError:
+        raise
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}") from None
     if not found:
@@ -77,22 +91,33 @@ def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, 
 
 
 def _part(
-    reader: EpisodeReader, read: dict[str, Stream], part: dict[str, Stream], fps: int, source: ActionSource, hold: int, command_age_s: float
+    reader: EpisodeReader,
+    read: dict[str, Stream],
+    part: dict[str, Stream],
+    fps: int,
+    hold: int,
+    commands: Commands | None,
+    command_age_s: float,
+    texts: Instructions,
+    start: int,
 ) -> list[Stretch]:
-    """The stretches of a part of the recording that has one time line."""
+    """Return the stretches of a part of the recording that has one time line; without ``commands`` the action is what was measured."""
     contract = _at_rate(reader.contract, fps)
     cameras = [absolute(camera.topic) for camera in contract.cameras]
     seen = align_cameras([part[topic].stamps for topic in cameras], contract)
     stream = part[absolute(contract.topics.joint_states)]
     whole = read[absolute(contract.topics.joint_states)]
     joints = JointStream.of_part(stream.stamps, stream.messages, contract.command_joints, lambda: whole.messages)
-    if joints is None:
+    if joints is None or not len(seen.stamps):
         return []
+    check_joints(reader, joints, contract.topics.joint_states, start)
+    good, _ = usable_images(reader, part, seen, start)
+    seen = Observations(*(getattr(seen, each.name)[good] for each in fields(seen)))
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
     cells = (seen.complete - seen.complete[:1] + step // 2) // step
     state = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
-    if source == "commanded":
-        action = _commands(reader, read, part, seen, fps, command_age_s)
+    if commands is not None:
+        action = _commands(reader, read, part, seen, fps, commands, command_age_s, start)
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
         action[np.append(np.diff(cells) != 1, True)] = np.nan  # before a hole nobody knows the joints of one frame later
@@ -108,7 +133,8 @@ def _part(
         places = cells[piece] - cells[piece][0]
         # Newest frame at or before each place: a filled one repeats what was seen last.
         kept = rows[piece][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
-        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, len(kept) - len(piece)))
+        filled, tasks = len(kept) - len(piece), texts.at(seen.stamps[kept])
+        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, filled, tasks))
     return found
 
 
@@ -134,18 +160,25 @@ def _at_rate(contract: Contract, fps: int) -> Contract:
 
 
 def _commands(
-    reader: EpisodeReader, read: dict[str, Stream], part: dict[str, Stream], seen: Observations, fps: int, age_s: float
+    reader: EpisodeReader,
+    read: dict[str, Stream],
+    part: dict[str, Stream],
+    seen: Observations,
+    fps: int,
+    commands: Commands,
+    age_s: float,
+    start: int,
 ) -> np.ndarray:
-    """The command in force one frame after each observation (N, J); NaN where there is none, only an old one, or none of the operator."""
+    """Return the command in force one frame after each observation (N, J).
+
+    NaN where there is none, only an old one, or none of the operator.
+    """
     topic, control = command_topic(reader), absolute(reader.contract.topics.control_source)
-    stream = part[topic]
-    if not len(stream.stamps):
+    given = commands.stream(part[topic])
+    if given is None:
         return np.full((len(seen.stamps), len(reader.contract.command_joints)), np.nan)
-    commands = JointStream(stream.stamps, as_joint_states(reader, topic, stream), reader.contract.command_joints)
+    check_joints(reader, given, topic, start)
     later = seen.stamps + round(1e9 / fps)
-    held = commands.held(later)
-    ordered = np.sort(stream.stamps)
-    newest = ordered[np.maximum(np.searchsorted(ordered, later, side="right") - 1, 0)]
-    usable = (seen.stamps < commands.last) & (later - newest <= age_s * 1e9)
+    usable = (seen.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
     usable &= later <= operators_time(seen.stamps, read[control], part[control])
-    return np.where(usable[:, None], held, np.nan)
+    return np.where(usable[:, None], given.held(later), np.nan)

@@ -191,6 +191,33 @@ def _joints(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
             yield _found(measure, "limits", joint.name, WARN, beyond, text, "correct units, zero position or the contract's limits")
 
 
+def _images(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
+    for images in measure.images:
+        broken = np.flatnonzero(~images.readable)
+        if len(broken):
+            share = len(broken) / len(images.readable)
+            text = f"{len(broken)} of {len(images.readable)} images cannot be decoded, the first at {images.times[broken[0]]:.2f} s"
+            cure = "check the camera's driver; training leaves these frames out"
+            yield _found(measure, "broken image", images.name, _graded(share, 0, limits.broken_fail), share, text, cure)
+        wrong = np.flatnonzero(~images.fits)
+        if len(wrong):
+            size = "x".join(map(str, images.sizes[wrong[0]].tolist()))
+            wanted = "x".join(map(str, images.wanted))
+            at = images.times[wrong[0]]
+            text = f"{len(wrong)} of {len(images.fits)} images are {size}, the first at {at:.2f} s; the contract says {wanted}"
+            cure = "set the driver to one size; correct width and height in the contract, or record again"
+            yield _found(measure, "image size", images.name, FAIL, len(wrong) / len(images.fits), text, cure)
+
+
+def _training(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
+    """Say what training refuses, and what it points out."""
+    for level, check, sentences in ((FAIL, "refused by training", measure.faults), (WARN, "odd", measure.notes)):
+        for sentence in sentences:
+            text, _, cure = sentence.rpartition("; ")
+            cure = cure if text else "correct it, or leave it out"
+            yield _found(measure, check, sentence.split(":")[0], level, 1, text or sentence, cure)
+
+
 def _gripper(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
     if measure.motion is None or not len(measure.motion.opening):
         return
@@ -247,7 +274,8 @@ def _recorder(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Callable[[EpisodeMeasure, Thresholds], Iterator[Finding]], ...] = (
-    _labels, _rate, _gaps, _stamps, _age, _skew, _unusable, _lost, _recorder, _joints, _gripper, _idle, _pictures,
+    _labels, _rate, _gaps, _stamps, _age, _skew, _unusable, _lost, _recorder, _joints, _gripper, _idle,
+    _images, _training, _pictures,
 )  # fmt: skip
 
 

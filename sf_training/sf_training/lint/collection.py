@@ -84,7 +84,7 @@ def _contracts(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Findin
 
 
 def _duplicates(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
-    moving = [measure for measure in measures if measure.motion is not None]
+    moving = [measure for measure in measures if measure.motion is not None and len(measure.cameras) == len(measure.contract.cameras)]
     groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
     for measure in moving:  # only those of one length, robot and number of cameras can be equal
         groups[measure.contract.hash, measure.usable].append(measure)
@@ -116,7 +116,7 @@ def _resampled(measure: EpisodeMeasure) -> np.ndarray:
 
 
 def _instructions(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
-    counts = Counter(measure.instruction for measure in measures if measure.outcome == "success" and measure.instruction.strip())
+    counts = Counter(text for measure in measures if measure.outcome == "success" for text in measure.instructions if text.strip())
     if len(counts) > 1:
         (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
         if few < limits.balance_warn * many:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_training.config_file import parse
+from sf_training.data.bag_files import unfinished_episodes
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.lint.collection import Lint, judge
 from sf_training.lint.measure import EpisodeMeasure, measure_episode
@@ -79,6 +80,7 @@ def lint(settings: Settings, console: Console) -> Lint:
         BagError, ContractError: there is no episode at all, or no such contract; what is wrong with an episode is a finding.
     """
     bags = [bag for root in settings.data for bag in find_episodes(root)]
+    bags += [bag for root in settings.data for bag in unfinished_episodes(root)]
     columns = (TextColumn("looking at episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     contract = load_contract(settings.contract) if settings.contract else None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -128,6 +130,12 @@ def show(result: Lint, console: Console) -> None:
     console.print(
         f"{totals['episodes']} episodes ({outcomes}), {totals['seconds']:.0f} s, {totals['steps']} usable steps: {levels}", highlight=False
     )
+    checked = totals["checked"]
+    console.print(
+        f"read: {checked['messages']} message headers, {checked['commands']} commands, {checked['images']} images; "
+        f"{checked['looked_at']} of them decoded and looked at",
+        highlight=False,
+    )
     console.print(f"verdict: [{_STYLES[result.verdict]}]{result.verdict.name}[/]")
 
 
@@ -140,7 +148,13 @@ def summary(result: Lint) -> dict:
         "steps": sum(measure.usable for measure in measures),
         "outcomes": dict(Counter(measure.outcome or "unreadable" for measure in measures).most_common()),
         "verdicts": {level.name: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict},
-        "instructions": dict(Counter(measure.instruction for measure in measures if not measure.broken).most_common()),
+        "instructions": dict(Counter(text for measure in measures for text in measure.instructions).most_common()),
+        "checked": {
+            "messages": sum(measure.messages for measure in measures),
+            "commands": sum(measure.commands for measure in measures),
+            "images": sum(len(images.readable) for measure in measures for images in measure.images),
+            "looked_at": sum(len(camera.times) for measure in measures for camera in measure.cameras),
+        },
     }
 
 

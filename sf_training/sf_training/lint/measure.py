@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
-from sf_training.data.commands import as_joint_states, command_topic
+from sf_training.data.bag_files import known_outcome
+from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.instructions import Instructions
+from sf_training.data.joint_messages import JointMessages
+from sf_training.data.one_clock import check_clocks, with_one_clock
+from sf_training.data.plausibility import check_joints, check_one_source
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
+from sf_training.lint.images import ImageFaults, image_faults
 from sf_training.lint.pictures import CameraMeasure, measure_pictures
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
@@ -87,6 +94,12 @@ class EpisodeMeasure:
     recorder_reasons: str = ""
     cameras: list[CameraMeasure] = field(default_factory=list)
     problem: str = ""  # why there is no motion
+    instructions: tuple[str, ...] = ()  # each text once, in order
+    faults: list[str] = field(default_factory=list)  # why training leaves the episode out; sentences with a cure
+    notes: list[str] = field(default_factory=list)  # what is odd; sentences with a cure
+    images: list[ImageFaults] = field(default_factory=list)
+    messages: int = 0  # headers that were read
+    commands: int = 0  # of them, commands that were read whole
 
 
 def measure_episode(path: Path, limits: Thresholds, frames: int, contract: Contract | None = None) -> EpisodeMeasure:
@@ -100,7 +113,15 @@ def measure_episode(path: Path, limits: Thresholds, frames: int, contract: Contr
         with reader.kept_in_memory():
             return _measure(reader, limits, frames)
     except BagError as error:
-        return EpisodeMeasure(path=str(path), name=Path(path).stem, broken=str(error))
+        return EpisodeMeasure(path=str(path), name=Path(path).stem, broken=str(error), outcome=_known_outcome(Path(path)))
+
+
+def _known_outcome(path: Path) -> str:
+    """Return the outcome of a bag that cannot be opened; empty where it is not known."""
+    try:
+        return known_outcome(path) or ""
+    except BagError:
+        return ""
 
 
 def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeMeasure:
@@ -109,22 +130,28 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     names = {absolute(camera.topic): (f"{camera.name} camera", camera.rate_hz) for camera in contract.cameras}
     names[absolute(topics.joint_states)] = ("joint states", 0.0)
     names.setdefault(command_topic(reader), ("operator's commands", 0.0))
-    read = reader.read([*names, absolute(topics.expert_chunk)])
-    colour = [read[absolute(camera.topic)].stamps for camera in contract.cameras]
+    cameras, states = [absolute(camera.topic) for camera in contract.cameras], absolute(topics.joint_states)
+    others = [absolute(topics.expert_chunk), absolute(topics.instruction)]
+    read = with_one_clock(reader.read([*names, *others]), [*cameras, states])
+    colour = [read[topic].stamps for topic in cameras]
     first = min(int(stamps.min()) for stamps in colour)
     last = max(int(stamps.max()) for stamps in colour)
     seen = align_cameras(colour, contract)
     skew = _skew(colour)
+    given, faults, notes = _commands(reader, read, names, first)
     problem, motion, usable = "", None, 0
     try:
-        motion, usable = _motion(reader, read, seen, first, limits)
+        motion, usable = _motion(reader, read, seen, first, limits, given)
     except ValueError as error:
         problem = str(error)
     commands, chunks = (len(read[topic].stamps) for topic in (command_topic(reader), absolute(topics.expert_chunk)))
+    texts = Instructions.of_recording(reader, read)
+    images = image_faults(reader, read, first)
+    good = {each.topic: each.readable for each in images}
     return EpisodeMeasure(
         path=str(reader.path),
         name=reader.name,
-        instruction=reader.instruction,
+        instruction=" | ".join(texts.different),
         operator=reader.operator,
         outcome=reader.outcome,
         checksum=reader.checksum,
@@ -140,9 +167,50 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         lost={topic: count for topic, count in _json(reader.metadata.get("drops"), dict).items() if count},
         recorder_verdict=reader.metadata.get("verdict", ""),
         recorder_reasons="; ".join(map(str, _json(reader.metadata.get("reasons"), list))),
-        cameras=measure_pictures(reader, read, motion, first, frames),
+        cameras=measure_pictures(reader, read, motion, first, frames, good),
         problem=problem,
+        instructions=tuple(texts.different),
+        faults=faults,
+        notes=notes,
+        images=images,
+        messages=sum(len(stream.stamps) for stream in read.values()),
+        commands=commands,
     )
+
+
+def _commands(
+    reader: EpisodeReader, read: dict[str, Stream], names: Collection[str], first: int
+) -> tuple[JointStream | None, list[str], list[str]]:
+    """Return the operator's commands, why training leaves the episode out, and what is odd."""
+    contract, topic = reader.contract, command_topic(reader)
+    states = absolute(contract.topics.joint_states)
+    given, faults, notes = None, [], []
+
+    def attempt(check):
+        try:
+            return check()
+        except ValueError as error:
+            faults.append(str(error).removeprefix(f"{reader.path}: "))
+        return None
+
+    def measured() -> None:
+        check_one_source(reader, read[states])
+        joints = JointStream(read[states].stamps, read[states].messages, contract.command_joints)
+        check_joints(reader, joints, heard[states], first)
+
+    def commanded() -> JointStream | None:
+        check_one_source(reader, read[topic])
+        return Commands(reader, topic, read[topic]).stream(read[topic])
+
+    heard = {each: reader.recorded_name(each) for each in names}
+    notes += attempt(lambda: check_clocks(contract, read, heard)) or []
+    if len(read[states].stamps):
+        attempt(measured)
+    if len(read[topic].stamps) and topic != states:
+        given = attempt(commanded)
+        if given is not None:
+            notes += attempt(lambda: check_joints(reader, given, heard[topic], first)) or []
+    return given, faults, notes
 
 
 def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: int) -> StreamMeasure:
@@ -179,7 +247,9 @@ def _skew(cameras: list[np.ndarray]) -> np.ndarray:
     return np.max([np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0)
 
 
-def _motion(reader: EpisodeReader, read: dict[str, Stream], seen: Observations, start: int, limits: Thresholds) -> tuple[Motion, int]:
+def _motion(
+    reader: EpisodeReader, read: dict[str, Stream], seen: Observations, start: int, limits: Thresholds, given: JointStream | None
+) -> tuple[Motion, int]:
     contract = reader.contract
     stream = read[absolute(contract.topics.joint_states)]
     joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
@@ -194,11 +264,9 @@ def _motion(reader: EpisodeReader, read: dict[str, Stream], seen: Observations, 
     if not len(whole):
         raise ValueError("no joint state holds finite positions of all joints; check the driver")
     jumps, text = _jumps(contract, moments, samples, start, limits.jump_factor)
-    commands = read[command_topic(reader)]
     commanded = np.full(len(contract.command_joints), np.nan)
-    if len(commands.stamps):
-        said = as_joint_states(reader, command_topic(reader), commands)
-        held = JointStream(commands.stamps, said, contract.command_joints).held(np.unique(commands.stamps))
+    if given is not None:
+        held = given.held(np.unique(read[command_topic(reader)].stamps))
         if np.isfinite(held).any(axis=0).all():
             commanded = np.nanmax(held, axis=0) - np.nanmin(held, axis=0)
     idle = _idle(contract, stamps, positions, limits)
@@ -214,12 +282,18 @@ def _motion(reader: EpisodeReader, read: dict[str, Stream], seen: Observations, 
         samples=len(samples),
         jumps=jumps,
         jump_text=text,
-        not_finite=sum(not np.isfinite(message.position).all() for message in stream.messages),
+        not_finite=_not_finite(stream),
         idle_share=float(idle.mean()) if len(idle) else 0.0,
         idle_start_s=_run(idle) * contract.action.step_s,
         idle_end_s=_run(idle[::-1]) * contract.action.step_s,
         opening=gripper.to_opening(positions[:, -1]) if gripper else np.empty(0),
     ), len(stamps)
+
+
+def _not_finite(stream: Stream) -> int:
+    if isinstance(stream.messages, JointMessages):
+        return int((~stream.messages.finite).sum())
+    return sum(not np.isfinite(message.position).all() for message in stream.messages)
 
 
 def _units(contract: Contract) -> list[str]:

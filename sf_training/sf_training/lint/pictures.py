@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,22 @@ class CameraMeasure:
     first: np.ndarray
 
 
-def measure_pictures(reader: EpisodeReader, read: dict[str, Stream], motion: Motion | None, start: int, frames: int) -> list[CameraMeasure]:
-    """Decode some frames of every camera.
+def measure_pictures(
+    reader: EpisodeReader, read: dict[str, Stream], motion: Motion | None, start: int, frames: int, good: Mapping[str, np.ndarray]
+) -> list[CameraMeasure]:
+    """Decode some frames of every camera that has one which can be decoded.
+
+    Args:
+        good: topic to (N,) which of its images can be decoded.
 
     Raises:
         BagError: an image cannot be decoded.
     """
     cameras = {absolute(camera.topic): camera.name for camera in reader.contract.cameras}
-    wanted = {topic: _spread(len(read[topic].stamps), max(frames, THUMBNAILS)) for topic in cameras}
+    cameras = {topic: name for topic, name in cameras.items() if good[topic].any()}
+    places = {topic: np.flatnonzero(good[topic]) for topic in cameras}
+    wanted = {topic: places[topic][_spread(len(places[topic]), max(frames, THUMBNAILS))] for topic in cameras}
+    shown = {topic: set(wanted[topic][_spread(len(wanted[topic]), THUMBNAILS)].tolist()) for topic in cameras}
     found: dict[str, list[tuple[int, float, float, int]]] = {topic: [] for topic in cameras}
     thumbnails: dict[str, list[bytes]] = {topic: [] for topic in cameras}
     first: dict[str, np.ndarray] = {}
@@ -56,7 +65,7 @@ def measure_pictures(reader: EpisodeReader, read: dict[str, Stream], motion: Mot
         sharpness = float(cv2.Laplacian(_narrowed(grey, _SHARPNESS_WIDTH), cv2.CV_32F).var())
         found[topic].append((int(read[topic].stamps[index]), float(grey.mean()), sharpness, zlib.crc32(np.ascontiguousarray(pixels))))
         first.setdefault(topic, cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA))
-        if index in wanted[topic][_spread(len(wanted[topic]), THUMBNAILS)]:
+        if index in shown[topic]:
             thumbnails[topic].append(jpeg(_narrowed(pixels, _THUMBNAIL_WIDTH)))
     return [
         CameraMeasure(

@@ -71,6 +71,8 @@ class Thresholds:
     """And above which it is overexposed."""
     exposure_fail: float = 0.2
     """Share of black or overexposed frames; any is a warning."""
+    broken_fail: float = 0.05
+    """Share of images that cannot be decoded; any is a warning."""
     blur_ratio: float = 0.15
     """A frame is blurred when its sharpness is below this share of the median of its camera."""
     blur_warn: float = 0.2

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.preprocessing import picture_area
+from sf_training.data.cache_folder import cache_folder
 from sf_training.progress import status
 from sf_training.spatial_forcing.teachers import build_targets
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
@@ -45,7 +46,7 @@ def alignment_targets(settings: Settings, data: TrainingSet, student: Student, c
     options = {"area": area, "channels": settings.channels, "control": settings.control, "digest": data.digest or None, "console": console}
     if settings.cache_format == "none":
         return vision_targets(teacher, data.images, grid, settings.alignment, live=True, **options)
-    options |= {"form": settings.cache_format, "cache": settings.data / ".cache"}
+    options |= {"form": settings.cache_format, "cache": cache_folder(settings.data)}
     targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
     if targets.folder:
         kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"

@@ -9,6 +9,7 @@ from typing import Literal
 from sf_policy_node.contract import GRIPPER_COLUMN
 from sf_policy_node.vla.normalisation import Spread
 from sf_training.data.dataset import IDLE_S
+from sf_training.data.opening import VERDICTS
 from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentOptions
 from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
@@ -124,6 +125,10 @@ class Settings:
     """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
     validation_share: float = 0.08
     """Share of the episodes kept for validation, chosen by episode."""
+    strict: bool = False
+    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named and, if need be, left out."""
+    verdicts: tuple[str, ...] = VERDICTS
+    """Of the recorder: episodes with another verdict are left out. FAIL among them trains on all."""
     idle_s: float = IDLE_S
     """Of a pause of the operator, labels are made for this long [s]."""
     keep_pictures: bool = True

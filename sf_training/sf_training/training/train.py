@@ -18,6 +18,7 @@ from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.config_file import parse, print_settings
+from sf_training.data.bag_files import known_outcome
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
 from sf_training.data.split import share_of, split_episodes
 from sf_training.progress import status
@@ -164,18 +165,22 @@ def training_data(settings: Settings, student: Student, recorded: Contract, cons
         contract=recorded,
         idle_s=settings.idle_s,
         keep_pictures=settings.keep_pictures,
+        verdicts=settings.verdicts,
+        strict=settings.strict,
     )[1]
 
 
 def recorded_contract(settings: Settings) -> Contract:
-    """The one in the first bag; bags of other recorders have none, and take the robot's."""
-    first = find_episodes(settings.data)[0]
-    try:
-        return EpisodeReader(first).contract
-    except BagError:
-        if settings.contract is None:
-            raise
-        return EpisodeReader(first, load_contract(settings.contract)).contract
+    """Return the contract of the first episode that can be used; bags of other recorders have none, and take the robot's."""
+    given = load_contract(settings.contract) if settings.contract else None
+    refused = ""
+    for bag in find_episodes(settings.data):
+        try:
+            if known_outcome(bag) in (None, "success"):
+                return EpisodeReader(bag, given).contract
+        except BagError as error:
+            refused = refused or str(error)
+    raise BagError(refused or f"{settings.data}: no episode has the outcome success; record some, or label them")
 
 
 def _robot_contract(settings: Settings, recorded: Contract) -> Contract:

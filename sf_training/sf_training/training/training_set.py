@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import Fit
-from sf_training.data.dataset import IDLE_S, load_dataset
-from sf_training.data.episode_reader import EpisodeReader, find_episodes
+from sf_training.data.cache_folder import cache_folder
+from sf_training.data.dataset import IDLE_S, EpisodeInfo, load_dataset
+from sf_training.data.episode_reader import find_episodes
+from sf_training.data.opening import VERDICTS, LeftOut, say_left_out
 from sf_training.spatial_forcing.teachers import View
 from sf_training.training.settings import TrainingError
 
@@ -36,6 +39,10 @@ class TrainingSet:
     depth: np.ndarray | None  # (F, V, H, W) [m]; as images
     views: tuple[View, ...] | None  # one per camera
     digest: str = ""  # of the recordings, their labels and the rules that made this of them
+    left_out: list[LeftOut] = field(default_factory=list)  # episodes that should have been used and cannot be
+    notes: list[str] = field(default_factory=list)  # what is odd in the others
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # of all episodes that were looked at
+    sources: tuple[EpisodeInfo, ...] = ()  # what was read
 
     def __post_init__(self) -> None:
         if not len(self.label_frame):
@@ -102,6 +109,8 @@ def load_training_set(
     idle_s: float = IDLE_S,
     cache: Path | None = None,
     keep_pictures: bool = True,
+    verdicts: Sequence[str] = VERDICTS,
+    strict: bool = False,
 ) -> tuple[Contract, TrainingSet]:
     """All successful episodes below ``folder``, with the contract that they share.
 
@@ -109,17 +118,20 @@ def load_training_set(
         size, fit: of the pictures, as the model's configuration has them.
         contract: of the robot that the data is for; None takes the one in the first bag. Bags of other recorders need one with ``bags``.
         idle_s: of a pause of the operator, labels are made for this long [s].
-        cache: folder for indices and prepared pictures; None takes ``.cache`` beside the episodes.
+        cache: folder for indices and prepared pictures; None takes ``.cache`` in the folder of the episodes (``data/cache_folder``).
         keep_pictures: whether pictures that were prepared once are kept there: faster from the second time on, for disk.
+        verdicts: of the recorder; episodes with another one are left out.
+        strict: whether an episode that cannot be used, or in which something is odd, is an error; otherwise it is named on the console.
 
     Raises:
-        BagError: there are no bags, one is damaged, or they belong to different contracts.
+        BagError: there are no bags, or none can be used; with ``strict``, one cannot.
         TrainingError: they hold nothing to learn from.
     """
     episodes = find_episodes(folder)
-    contract = contract or EpisodeReader(episodes[0]).contract
-    options = {"idle_s": idle_s, "cache": cache or folder / ".cache", "keep_pictures": keep_pictures}
-    dataset = load_dataset(episodes, contract, size=size, fit=fit, depth=True, outcomes=("success",), **options)
+    options = {"idle_s": idle_s, "cache": cache or cache_folder(folder), "keep_pictures": keep_pictures, "verdicts": verdicts}
+    dataset = load_dataset(episodes, contract, size=size, fit=fit, depth=True, outcomes=("success",), strict=strict, **options)
+    contract = dataset.contract
+    say_left_out(console, dataset.left_out, dataset.notes, [folder])
     if dataset.idle_labels:
         console.print(f"{dataset.idle_labels} labels left out: the operator had not moved for over {idle_s:g} s", highlight=False)
     kinematics = Kinematics(contract)
@@ -143,4 +155,8 @@ def load_training_set(
         depth=dataset.depth if usable else None,
         views=views if usable else None,
         digest=dataset.digest,
+        left_out=dataset.left_out,
+        notes=dataset.notes,
+        outcomes=dataset.outcomes,
+        sources=tuple(dataset.episodes),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN
-from sf_training.data.commands import as_joint_states, command_topic
+from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
+from sf_training.data.one_clock import with_one_clock
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 
@@ -67,15 +68,20 @@ def load(reader: EpisodeReader) -> Episode:
         absolute(topics.action_chunk): "policy's chunks",
     }
     happenings = [absolute(name) for name in (topics.instruction, topics.control_source, topics.emergency_stop)]
-    read = reader.read([*cameras, *others, *happenings])
+    read = with_one_clock(reader.read([*cameras, *others, *happenings]), [*cameras, absolute(topics.joint_states)])
     stamps = [np.sort(read[topic].stamps) for topic in cameras]
     start, end = min(int(each[0]) for each in stamps), max(int(each[-1]) for each in stamps)
     duration = max((end - start) * 1e-9, 1e-3)
     fps = _rate(stamps)
     moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)
-    measured = _curve(reader, absolute(topics.joint_states), read, start)
+    states = read[absolute(topics.joint_states)]
+    try:
+        measured = _curve(JointStream(states.stamps, states.messages, contract.command_joints), states.stamps, start)
+    except ValueError as error:
+        raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
     given = command_topic(reader)
-    commanded = _curve(reader, given, read, start) if len(read[given].stamps) and given != absolute(topics.joint_states) else None
+    commands = None if given == absolute(topics.joint_states) else Commands(reader, given, read[given]).stream(read[given])
+    commanded = None if commands is None else _curve(commands, read[given].stamps, start)
     return Episode(
         reader=reader,
         duration_s=duration,
@@ -105,13 +111,8 @@ def _shown(stamps: np.ndarray, moments: np.ndarray, fps: float) -> np.ndarray:
     return order[np.maximum(newest, 0)]
 
 
-def _curve(reader: EpisodeReader, topic: str, read: dict[str, Stream], start: int) -> Curve:
-    stream = read[topic]
-    try:
-        joints = JointStream(stream.stamps, as_joint_states(reader, topic, stream), reader.contract.command_joints)
-    except ValueError as error:
-        raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
-    times = np.unique(stream.stamps)
+def _curve(joints: JointStream, stamps: np.ndarray, start: int) -> Curve:
+    times = np.unique(stamps)
     return Curve((times - start) * 1e-9, joints.held(times))
 
 

@@ -1,0 +1,251 @@
+"""One bag, whatever its files are: channels, messages with their places, and messages by their places.
+
+MCAP files are read through ``mcap_blocks``, sqlite3 files through rosbags.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import apsw
+import numpy as np
+import zstandard
+from mcap.exceptions import McapError
+from mcap.stream_reader import CRCValidationError
+from rosbags.rosbag2.errors import ReaderError
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+
+from sf_training.data.bag_files import BagError, bag_files, how_to_recover
+from sf_training.data.cache_folder import unpacked
+from sf_training.data.mcap_blocks import Block, BlockReader, Located, messages_with_places
+from sf_training.data.mcap_summary import read_summary
+
+DAMAGE = (
+    McapError,
+    CRCValidationError,
+    EOFError,
+    struct.error,
+    zstandard.ZstdError,
+    ReaderError,
+    apsw.Error,
+    UnicodeDecodeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # of lz4
+)
+_ROWS = 3  # codec of a block: rows of a sqlite3 file
+
+
+class Channel(NamedTuple):
+    """A topic as one publisher type wrote it; ``definition`` is its ROS message definition, empty where there is none."""
+
+    topic: str
+    type_name: str
+    encoding: str
+    definition: str
+    count: int
+
+
+class PlaceReader(Protocol):
+    """Reads messages by their places."""
+
+    def read(self, block: int, offset: int, length: int) -> bytes | memoryview:
+        """Return the bytes of one message."""
+
+
+class Bag:
+    """An opened bag; it holds no open file and can be handed to other processes.
+
+    Attributes:
+        files: in recorded order, unpacked.
+        custom: custom data of metadata.yaml.
+        channels: by number.
+        attachments, records: of MCAP files.
+        unpacked: bytes of all messages, about.
+        start: first time of receipt [ns]; 0 where there is no message.
+
+    Raises:
+        BagError: missing, cut off or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        found = bag_files(path)
+        self.custom = found.custom
+        self.files = tuple(unpacked(file) if found.packed else file for file in found.files)
+        self.attachments: dict[str, bytes] = {}
+        self.records: list[tuple[str, dict[str, str]]] = []
+        self.channels: list[Channel] = []
+        self.unpacked = 0
+        self.start = 0
+        self._is_mcap = found.storage == "mcap"
+        self._packed_messages = found.packed_messages
+        self._numbers: list[dict[int, int]] = []  # of every file: its channel to the bag's
+        for file in self.files:
+            with _sentences(file):
+                self._numbers.append(self._add(self._mcap(file) if self._is_mcap else self._sqlite(file)))
+
+    def messages(self, channels: Collection[int], blocks: list[Block]) -> Iterator[Located]:
+        """Yield messages of some channels in recorded order; ``blocks`` are filled, see ``mcap_blocks``.
+
+        Raises:
+            BagError: the bag is damaged, or has changed.
+        """
+        for part, (file, numbers) in enumerate(zip(self.files, self._numbers, strict=True)):
+            wanted = {theirs for theirs, number in numbers.items() if number in channels}
+            if not wanted:
+                continue
+            with _sentences(file):
+                found = self._read_mcap if self._is_mcap else self._read_sqlite
+                for channel, log_time, data, place in found(file, wanted, blocks, part):
+                    content = memoryview(_message(data)) if self._packed_messages else data
+                    yield Located(numbers[channel], log_time, content, place)
+
+    @contextmanager
+    def places(self, blocks: np.ndarray) -> Iterator[PlaceReader]:
+        """Read messages by their places within this context; damage there becomes one sentence.
+
+        Args:
+            blocks: (C, 5), as :meth:`messages` filled them.
+        """
+        with ExitStack() as stack:
+            with _sentences(self.files[0]):
+                if self._is_mcap:
+                    files = [stack.enter_context(file.open("rb")) for file in self.files]
+                    reader: PlaceReader = BlockReader(files, blocks)
+                else:
+                    reader = _RowReader(self.files, blocks, stack)
+            yield _Places(reader, self.files[0], self._packed_messages)
+
+    def _add(self, channels: dict[int, Channel]) -> dict[int, int]:
+        """Add a file's channels to the bag's; the same topic of the same type is one channel."""
+        numbers = {}
+        for theirs, channel in channels.items():
+            same = [number for number, each in enumerate(self.channels) if each[:4] == channel[:4]]
+            if same:
+                total = self.channels[same[0]].count + channel.count
+                self.channels[same[0]] = channel._replace(count=total)
+                numbers[theirs] = same[0]
+            else:
+                numbers[theirs] = len(self.channels)
+                self.channels.append(channel)
+        return numbers
+
+    def _begin(self, start: int) -> None:
+        self.start = min(filter(None, (self.start, start)), default=0)
+
+    def _mcap(self, file: Path) -> dict[int, Channel]:
+        summary = read_summary(file)
+        self.unpacked += file.stat().st_size if summary.loose else summary.unpacked
+        self._begin(summary.start)
+        self.attachments |= summary.attachments
+        self.records += summary.records
+        found = {}
+        for number, channel in summary.channels.items():
+            schema = summary.schemas.get(channel.schema_id)
+            is_text = schema is not None and schema.encoding == "ros2msg"
+            text = schema.data.decode() if is_text else ""
+            count = summary.counts.get(number, 0)
+            found[number] = Channel(channel.topic, schema.name if schema else "", channel.message_encoding, text, count)
+        return found
+
+    def _sqlite(self, file: Path) -> dict[int, Channel]:
+        self.unpacked += file.stat().st_size
+        with _opened(file) as reader:
+            self._begin(reader.metadata.start_time if reader.metadata.message_count else 0)
+            return {
+                each.id: Channel(
+                    each.topic,
+                    each.msgtype,
+                    each.ext.serialization_format,
+                    each.msgdef.data if each.msgdef.format.name == "MSG" else "",
+                    each.msgcount,
+                )
+                for each in reader.connections
+            }
+
+    @staticmethod
+    def _read_mcap(file: Path, wanted: set[int], blocks: list[Block], part: int) -> Iterator[Located]:
+        with file.open("rb") as stream:
+            yield from messages_with_places(stream, read_summary(file), wanted, blocks, part)
+
+    @staticmethod
+    def _read_sqlite(file: Path, wanted: set[int], blocks: list[Block], part: int) -> Iterator[Located]:
+        blocks.append(Block(0, 0, 0, _ROWS, part))
+        marks = ",".join("?" * len(wanted))
+        with _opened(file) as reader:
+            rows = reader.dbconn.execute(
+                f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id",
+                tuple(wanted),
+            )
+            for row, channel, log_time, data in rows:
+                yield Located(channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data)))
+
+
+class _RowReader:
+    """Messages of sqlite3 files by their rows."""
+
+    def __init__(self, files: tuple[Path, ...], blocks: np.ndarray, stack: ExitStack) -> None:
+        self._blocks = blocks
+        self._readers = [stack.enter_context(_opened(file)) for file in files]
+
+    def read(self, block: int, offset: int, length: int) -> bytes:
+        """Return the bytes of one message."""
+        rows = self._readers[int(self._blocks[block, 4])].dbconn.execute("SELECT data FROM messages WHERE id = ?", (offset,))
+        found = rows.fetchone()
+        if found is None or len(found[0]) != length:
+            raise EOFError(f"row {offset} is not what it was")
+        return found[0]
+
+
+class _Places:
+    """Reads messages by their places, unpacked, with one sentence about damage."""
+
+    def __init__(self, reader: PlaceReader, file: Path, packed: bool) -> None:
+        self._reader, self._file, self._packed = reader, file, packed
+
+    def read(self, block: int, offset: int, length: int) -> bytes | memoryview:
+        """Return the bytes of one message."""
+        with _sentences(self._file):
+            data = self._reader.read(block, offset, length)
+            return _message(data) if self._packed else data
+
+
+def _message(data: bytes | memoryview) -> bytes:
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Sqlite3Reader]:
+    reader = Sqlite3Reader(file)
+    reader.open()
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+@contextmanager
+def _sentences(file: Path) -> Iterator[None]:
+    """Turn damage of a file into one sentence."""
+    try:
+        yield
+    except BagError:
+        raise
+    except OSError as error:
+        raise BagError(f"{file}: cannot be read ({error.strerror}); check path and permissions") from None
+    except (*DAMAGE, ValueError) as error:
+        reason = _reason(error)
+        raise BagError(f"{file}: is cut off or damaged ({reason}); {how_to_recover(file)}") from None
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, KeyError):
+        return f"{text} is referred to and not there"
+    return text or type(error).__name__

@@ -1,0 +1,127 @@
+"""Which channel of a bag is which topic of the contract, and what is wrong when one is missing or of another type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sf_policy_node.contract import Contract
+from sf_training.data.bag_files import BagError
+from sf_training.data.bag_storage import Channel
+from sf_training.recording import messages
+from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
+
+IMAGES = frozenset({messages.IMAGE, messages.COMPRESSED_IMAGE})
+# Commands without joint names: lists of numbers and single numbers.
+NUMBERS = frozenset(
+    {
+        messages.NUMBERS,
+        "std_msgs/msg/Float32MultiArray",
+        "std_msgs/msg/Float64",
+        "std_msgs/msg/Float32",
+        "control_msgs/msg/GripperCommand",
+    }
+)
+COMMANDS = frozenset({messages.JOINT_STATE, messages.JOINT_TRAJECTORY}) | NUMBERS
+_FOREIGN = {
+    "ros1": "messages of ROS 1, which are not read; convert the bag of ROS 1 with "
+    "`rosbags-convert --src BAG.bag --dst FOLDER --dst-storage mcap --dst-typestore ros2_humble`, or play it through ros1_bridge",
+    "json": "JSON, which has no ROS types; record the ROS 2 topics with `ros2 bag record -s mcap`",
+    "protobuf": "Protobuf messages, which are not read; record the ROS 2 topics with `ros2 bag record -s mcap`",
+}
+
+
+def mapped_channels(channels: Sequence[Channel], contract: Contract, *, foreign: bool) -> dict[int, str]:
+    """Return the contract's topic of every channel with ROS 2 messages.
+
+    A topic that only happens to have a name of the contract is left out where another one is mapped to that name: it
+    is another robot's. So is an optional topic of a type that the contract does not know there.
+    """
+    names = _topic_names(contract) if foreign else {}
+    taken = set(names.values())
+    types = accepted_types(contract)
+    found = {}
+    for number, channel in enumerate(channels):
+        if channel.encoding != "cdr" or not channel.type_name:
+            continue
+        topic = absolute(channel.topic)
+        ours = names.get(topic, topic)
+        if topic not in names and ours in taken:
+            continue
+        required = any(each.required and each.name == ours for each in episode_topics(contract))
+        mapped = topic in names or required
+        if ours in types and channel.type_name not in types[ours] and not mapped:
+            continue
+        found[number] = ours
+    return found
+
+
+def accepted_types(contract: Contract) -> dict[str, frozenset[str]]:
+    """Return the message types that can be read, for every topic of the contract that is read."""
+    topics = contract.topics
+    found = {}
+    for camera in contract.cameras:
+        found[absolute(camera.topic)] = IMAGES
+        if camera.depth_topic:
+            found[absolute(camera.depth_topic)] = IMAGES
+        if camera.info_topic:
+            found[absolute(camera.info_topic)] = frozenset({messages.CAMERA_INFO})
+        found[camera_pose_topic(camera.name)] = frozenset({messages.POSE})
+    return found | {
+        absolute(topics.joint_states): frozenset({messages.JOINT_STATE}),
+        absolute(topics.teleop_command): COMMANDS,
+        absolute(topics.instruction): frozenset({messages.STRING}),
+        absolute(topics.expert_chunk): frozenset({messages.ACTION_CHUNK}),
+        absolute(topics.action_chunk): frozenset({messages.ACTION_CHUNK}),
+        absolute(topics.control_source): frozenset({messages.CONTROL_SOURCE}),
+        absolute(topics.emergency_stop): frozenset({messages.BOOL}),
+    }
+
+
+def check_channels(file: Path, contract: Contract, channels: Sequence[Channel], mapped: Mapping[int, str], *, foreign: bool) -> None:
+    """Check that every topic that the contract needs is there, and that all are of types that can be read.
+
+    Raises:
+        BagError: one is missing, or of another type.
+    """
+    types = accepted_types(contract)
+    for number, ours in mapped.items():
+        channel = channels[number]
+        if channel.count and ours in types and channel.type_name not in types[ours]:
+            which = channel.topic if absolute(channel.topic) == ours else f"{channel.topic} (read as {ours})"
+            needed = " or ".join(sorted(_short(name) for name in types[ours]))
+            cure = "map another topic in the contract's bags.topics" if foreign else "correct its publisher and record again"
+            raise BagError(f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed there; {cure}")
+    held = {ours for number, ours in mapped.items() if channels[number].count}
+    for topic in episode_topics(contract):
+        if topic.required and topic.name not in held:
+            raise BagError(f"{file}: {_missing(contract, topic.name, channels, foreign=foreign)}")
+
+
+def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, foreign: bool) -> str:
+    theirs = {name for name, ours in _topic_names(contract).items() if ours == topic} if foreign else set()
+    for channel in channels:
+        if absolute(channel.topic) in theirs | {topic} and channel.count and channel.encoding != "cdr":
+            told = _FOREIGN.get(channel.encoding, f"messages of encoding {channel.encoding!r}, which are not read; record with ROS 2")
+            return f"{channel.topic} holds {told}"
+    if not foreign:
+        return f"no message on {topic}, which the contract needs; check its publisher and record again"
+    named = f" (mapped from {', '.join(sorted(theirs))})" if theirs else ""
+    there = ", ".join(sorted({channel.topic for channel in channels if channel.count})) or "none"
+    return (
+        f"no message on {topic}{named}, which the contract needs; map one of the bag's topics to it in the contract's bags.topics ({there})"
+    )
+
+
+def _topic_names(contract: Contract) -> dict[str, str]:
+    """Return the contract's topic for every topic of another recorder that ``bags`` names."""
+    bags = contract.bags
+    names = {absolute(theirs): absolute(ours) for theirs, ours in bags.topics.items()}
+    commands = bags.commands and absolute(bags.commands)
+    if commands and names.get(commands, commands) != absolute(contract.topics.joint_states):
+        names[commands] = absolute(contract.topics.teleop_command)
+    return names
+
+
+def _short(type_name: str) -> str:
+    return type_name.replace("/msg/", "/")

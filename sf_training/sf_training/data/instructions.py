@@ -1,0 +1,61 @@
+"""Which instruction was in force at each time of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sf_training.data.one_clock import APART_NS
+from sf_training.data.stream import Stream
+from sf_training.recording.topics import absolute
+
+if TYPE_CHECKING:
+    from sf_training.data.episode_reader import EpisodeReader
+
+
+class Instructions:
+    """The instructions of a bag in the order in which they hold.
+
+    A label that was given afterwards holds throughout, or its segments do. Otherwise a new instruction holds from its message on; in a bag
+    of another recorder the first message holds before it, too, because it may have been latched.
+
+    Args:
+        stream: ``std_msgs/String`` on the contract's instruction topic, on the clock of the cameras.
+        start: first image [ns]; in a bag of this suite what came before it was replaced by the episode's own instruction.
+        shift: of the cameras' clock against that of the receipts [ns].
+    """
+
+    def __init__(self, reader: EpisodeReader, stream: Stream, start: int, shift: int = 0) -> None:
+        self._times, self.texts = [np.iinfo(np.int64).min], [reader.instruction]
+        if reader.relabelled:
+            for seconds, text in reader.label_segments[1:]:
+                self._times.append(reader.bag.start + shift + round(seconds * 1e9))
+                self.texts.append(text)
+            return
+        for stamp, message in zip(stream.stamps.tolist(), stream.messages, strict=True):
+            text = message.data.strip()
+            if text and text != self.texts[-1] and (reader.foreign or stamp > start):
+                self._times.append(stamp)
+                self.texts.append(text)
+
+    def at(self, times: np.ndarray) -> list[str]:
+        """Return the instruction in force at each time (N,) [ns]."""
+        order = np.argsort(self._times, kind="stable")
+        index = np.searchsorted(np.array(self._times)[order], times, side="right") - 1
+        return [self.texts[order[row]] for row in index.tolist()]
+
+    @classmethod
+    def of_recording(cls, reader: EpisodeReader, streams: Mapping[str, Stream]) -> Instructions:
+        """Return the instructions of streams on one clock."""
+        contract = reader.contract
+        cameras = [streams[absolute(camera.topic)] for camera in contract.cameras]
+        start = min(int(stream.stamps.min()) for stream in cameras)
+        shift = int(np.median(cameras[0].stamps - cameras[0].log_times))
+        return cls(reader, streams[absolute(contract.topics.instruction)], start, shift if abs(shift) > APART_NS else 0)
+
+    @property
+    def different(self) -> list[str]:
+        """Each text once, in the order of its first use."""
+        return list(dict.fromkeys(self.texts))

@@ -1,0 +1,179 @@
+"""Joint states as columns: a message costs its positions and a few numbers more, and no Python object."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+
+import numpy as np
+
+_HEADER = 16  # CDR encapsulation, stamp and the length of the frame's name
+
+
+class JointMessages(Sequence):
+    """N messages with ``name`` and ``position`` in recorded order; behaves as a list of messages.
+
+    Args:
+        layouts: the lists of names that occur.
+        layout: (N,) which of them a message has.
+        starts: (N + 1,) where its positions begin in ``values``.
+        values: positions of all messages, one after the other.
+    """
+
+    def __init__(self, layouts: list[list[str]], layout: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
+        self._layouts, self._layout, self._starts, self._values = layouts, layout, starts, values
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        row = range(len(self))[index]
+        begin, end = self._starts[row], self._starts[row + 1]
+        return SimpleNamespace(name=self._layouts[self._layout[row]], position=self._values[begin:end])
+
+    def __iter__(self) -> Iterator[SimpleNamespace]:
+        return (self[row] for row in range(len(self)))
+
+    def take(self, rows: np.ndarray) -> JointMessages:
+        """Return some of the messages."""
+        rows = np.asarray(rows, int)
+        begins, ends = self._starts[:-1][rows], self._starts[1:][rows]
+        lengths = ends - begins
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        picked = np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
+        return JointMessages(self._layouts, self._layout[rows], starts, self._values[picked])
+
+    @property
+    def finite(self) -> np.ndarray:
+        """(N,) True where all positions of a message are finite numbers."""
+        if not len(self._values):
+            return np.ones(len(self), bool)
+        wrong = np.concatenate([[0], np.cumsum(~np.isfinite(self._values))])
+        return wrong[self._starts[1:]] == wrong[self._starts[:-1]]
+
+    def names(self) -> set[str]:
+        """Return every joint that some message names."""
+        return {name for number in np.unique(self._layout).tolist() for name in self._layouts[number]}
+
+    def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows (n,) of the messages that give a joint, and its positions (n,)."""
+        rows, values = [], []
+        lengths = np.diff(self._starts)
+        for number, names in enumerate(self._layouts):
+            if name in names:
+                place = names.index(name)
+                there = np.flatnonzero((self._layout == number) & (lengths > place))
+                rows.append(there)
+                values.append(self._values[self._starts[there] + place])
+        if not rows:
+            return np.empty(0, np.int64), np.empty(0)
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        return np.concatenate(rows)[order], np.concatenate(values)[order]
+
+
+class JointMessageBuilder:
+    """Collects joint states from their CDR bytes.
+
+    Args:
+        renamed: joint in the bag to joint of the contract.
+        angles: joints of the contract in radians.
+    """
+
+    def __init__(self, renamed: Mapping[str, str], angles: Collection[str]) -> None:
+        self._renamed, self._angles = renamed, frozenset(angles)
+        self._numbers: dict[tuple[tuple[str, ...], bool], int] = {}
+        self._sizes: list[int] = []  # names of each layout
+        self._layout, self._lengths, self._values = array("i"), array("q"), array("d")
+        self._known: dict[tuple[int, bool], tuple[bytes, int]] = {}  # by where the names begin: their bytes, and the layout
+
+    def add(self, names: Sequence[str], positions: Sequence[float], degrees: bool = False) -> None:
+        """Add a message that was read already."""
+        number = self._number(names, degrees)
+        values = np.asarray(positions, float)[: self._sizes[number]]
+        self._layout.append(number)
+        self._lengths.append(len(values))
+        self._values.frombytes(values.tobytes())
+
+    def add_bytes(self, data: memoryview, degrees: bool = False) -> bool:
+        """Add a little-endian ``sensor_msgs/JointState``; False when it is not one, or must be read otherwise.
+
+        Raises:
+            struct.error, ValueError: the bytes end too early.
+        """
+        if len(data) < _HEADER + 8 or data[1] != 1:
+            return False
+        names_at = _aligned(_HEADER + struct.unpack_from("<I", data, 12)[0], 4)
+        known = self._known.get((names_at, degrees))
+        if known and data[names_at : names_at + len(known[0])] == known[0]:
+            end, number = names_at + len(known[0]), known[1]
+        else:
+            names, end = _names(data, names_at)
+            number = self._number(names, degrees)
+            self._known[names_at, degrees] = (bytes(data[names_at:end]), number)
+        count = struct.unpack_from("<I", data, end)[0]
+        begin = _aligned(end + 4, 8) if count else end + 4
+        if begin + 8 * count > len(data):
+            raise ValueError(f"{count} positions in {len(data)} bytes")
+        if not _ends_well(data, begin + 8 * count):
+            return False
+        length = min(count, self._sizes[number])
+        self._values.frombytes(data[begin : begin + 8 * length])
+        self._layout.append(number)
+        self._lengths.append(length)
+        return True
+
+    def built(self) -> JointMessages:
+        """Return what was collected, in radians."""
+        starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(np.int64)
+        layout, values = np.array(self._layout, np.int32), np.array(self._values, float)
+        for (names, degrees), number in self._numbers.items():
+            rows = np.flatnonzero(layout == number) if degrees else np.empty(0, int)
+            for place, name in enumerate(names):
+                if name in self._angles:
+                    there = rows[starts[rows] + place < starts[rows + 1]]
+                    values[starts[there] + place] *= np.pi / 180.0
+        return JointMessages([list(names) for names, _ in self._numbers], layout, starts, values)
+
+    def _number(self, names: Sequence[str], degrees: bool) -> int:
+        key = (tuple(self._renamed.get(name, name) for name in names), degrees)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._numbers)
+            self._sizes.append(len(names))
+        return self._numbers[key]
+
+
+def _names(data: memoryview, position: int) -> tuple[list[str], int]:
+    """Return a sequence of strings and the position behind it."""
+    (count,) = struct.unpack_from("<I", data, position)
+    position += 4
+    names = []
+    if count > len(data):
+        raise ValueError(f"{count} names in {len(data)} bytes")
+    for _ in range(count):
+        position = _aligned(position, 4)
+        (length,) = struct.unpack_from("<I", data, position)
+        position += 4
+        if position + length > len(data):
+            raise ValueError(f"a name of {length} bytes in {len(data)} bytes")
+        names.append(bytes(data[position : position + max(length - 1, 0)]).decode())
+        position += length
+    return names, _aligned(position, 4)
+
+
+def _ends_well(data: memoryview, position: int) -> bool:
+    """Return whether velocities and efforts follow the positions, and nothing else."""
+    for _ in range(2):
+        if position + 4 > len(data):
+            return False
+        (count,) = struct.unpack_from("<I", data, position)
+        position = _aligned(position + 4, 8) + 8 * count if count else position + 4
+    return position in (len(data), len(data) - 4)  # rclpy aligns behind an empty list at the end
+
+
+def _aligned(position: int, size: int) -> int:
+    """Return the next position that is aligned; CDR counts from behind the encapsulation of four bytes."""
+    return position + -(position - 4) % size

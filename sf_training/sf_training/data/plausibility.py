@@ -1,0 +1,100 @@
+"""Whether joint positions can be those of the contract's robot: finite, of one publisher, and in its units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_training.data.bag_files import BagError
+from sf_training.data.episode_reader import EpisodeReader, Stream
+from sf_training.data.joint_messages import JointMessages
+from sf_training.data.synchronisation import JointStream
+
+NEAR_SHARE = 0.05  # of a joint's range: positions beyond a limit by more are worth a word
+FAR_SHARE = 0.5  # by more than that: they cannot be this joint's, in this unit
+FAR_GRIPPER = 10.0  # a gripper's open and closed are often set roughly
+_DEGREES = 180.0 / np.pi
+
+
+def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
+    """Check that no joint is on two topics of the bag.
+
+    Raises:
+        BagError: one is.
+    """
+    if not isinstance(stream.messages, JointMessages) or len(np.unique(stream.channels)) < 2:
+        return
+    for name in reader.contract.command_joints:
+        rows, _ = stream.messages.column(name)
+        topics = sorted({reader.channel(number).topic for number in np.unique(stream.channels[rows]).tolist()})
+        if len(topics) > 1:
+            raise BagError(
+                f"{reader.path}: joint {name} is on {' and on '.join(topics)}: whose it is cannot be told; map one of them only in "
+                "bags.topics, or name the other robot's joints otherwise in bags.joints"
+            )
+
+
+def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: int) -> list[str]:
+    """Return sentences about positions a little outside of the contract's limits.
+
+    Args:
+        topic: where they were recorded, for the sentences.
+        start: beginning of the recording [ns].
+
+    Raises:
+        BagError: a position is not a finite number, or so far outside that the unit must be another one.
+    """
+    contract = reader.contract
+    for name, knots in zip(contract.command_joints, joints.knots, strict=True):
+        wrong = np.flatnonzero(~np.isfinite(knots.values))
+        if len(wrong):
+            at = (int(knots.stamps[wrong[0]]) - start) * 1e-9
+            raise BagError(
+                f"{reader.path}: {topic}: {name} is {knots.values[wrong[0]]} at {at:.2f} s ({len(wrong)} of {len(knots.values)} positions "
+                "are not finite); correct its publisher, cut that part away, or leave the episode out"
+            )
+    lows = [float(knots.values.min()) for knots in joints.knots]
+    highs = [float(knots.values.max()) for knots in joints.knots]
+    return _units(reader, contract, lows, highs, topic)
+
+
+def _units(reader: EpisodeReader, contract: Contract, lows: Sequence[float], highs: Sequence[float], topic: str) -> list[str]:
+    limits = [(joint.lower, joint.upper, FAR_SHARE, joint.unit) for joint in contract.joints]
+    if contract.gripper:
+        ends = sorted((contract.gripper.open, contract.gripper.closed))
+        limits.append((*ends, FAR_GRIPPER, contract.gripper.unit))
+    notes, worst, share = [], "", 0.0
+    for name, low, high, (lower, upper, far, unit) in zip(contract.command_joints, lows, highs, limits, strict=True):
+        beyond = max(lower - low, high - upper) / (upper - lower)
+        value = low if lower - low > high - upper else high
+        text = f"{name} reaches {value:.4g}, the contract allows {lower:g} to {upper:g} {unit}"
+        if beyond > far and beyond / far > share:
+            worst, share = text, beyond / far
+        elif beyond > NEAR_SHARE and far == FAR_SHARE:
+            notes.append(f"{topic}: {text}; correct units, zero position or the contract's limits")
+    if not worst:
+        return notes
+    raise BagError(f"{reader.path}: {topic}: {worst}: {_guess(reader, topic, lows, highs)}")
+
+
+def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequence[float]) -> str:
+    """Return what unit the positions are probably in, and the cure."""
+    contract = reader.contract
+    angles = [place for place, joint in enumerate(contract.joints) if joint.unit == "rad"]
+    arm_is_right = all(joint.lower <= lows[place] and highs[place] <= joint.upper for place, joint in enumerate(contract.joints))
+    if (
+        not arm_is_right
+        and angles
+        and all(
+            contract.joints[place].lower - 0.1 <= lows[place] / _DEGREES and highs[place] / _DEGREES <= contract.joints[place].upper + 0.1
+            for place in angles
+        )
+    ):
+        cure = (
+            f"say so in the contract: bags.units: {{{topic}: degrees}}" if reader.foreign else "publish radians (REP 103), and record again"
+        )
+        return f"this looks like degrees; {cure}"
+    what = "millimetres, percent or another unit" if arm_is_right else "another unit, another robot or another order of joints"
+    return f"this looks like {what}; correct it in the driver or the contract"

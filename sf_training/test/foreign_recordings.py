@@ -1,0 +1,205 @@
+"""Recordings as other recorders make them, in memory, and the ways in which they are stored."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from mcap.writer import Writer as McapWriter
+from rosbags.rosbag2 import StoragePlugin, Writer
+from synthetic_episodes import HEIGHT, WIDTH, tiny_contract
+
+from sf_training.recording import messages
+
+TOP, HAND, STATES, LEADER = "/rig/top", "/rig/hand", "/ur/states", "/spacemouse/target"
+ARM = [f"elbow_{n}" for n in "abcdef"]
+FINGER = "jaw"
+ALL = [*ARM, FINGER]
+BAGS = {
+    "topics": {TOP: "/scene_camera/image_raw", HAND: "/wrist_camera/image_raw", STATES: "/joint_states"},
+    "joints": {theirs: f"joint{n}" for n, theirs in enumerate(ARM, 1)} | {FINGER: "gripper"},
+    "commands": LEADER,
+    "instruction": "stack the bowls",
+}
+JOINT_SPACE = {"space": "joint_position", "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"], "horizon": 4}
+S = 10**9
+BEGIN = 1_700_000_000 * S
+DELAY = 4_000_000
+FLOATS = "std_msgs/msg/Float64"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A message as it was received; ``at`` is when it was sent [s], ``log`` when it was received [ns]."""
+
+    topic: str
+    kind: str
+    at: float
+    log: int
+    content: object
+
+
+def contract(**bags):
+    """The tiny robot with joint positions as actions, and how these recordings name things; ``topics`` are added."""
+    topics = BAGS["topics"] | bags.pop("topics", {})
+    return tiny_contract(bags=BAGS | {"topics": topics} | bags, action=JOINT_SPACE)
+
+
+def make(kind: str, *fields):
+    """A message."""
+    return messages.typestore().types[kind](*fields)
+
+
+def header(stamp: int):
+    """A header with a stamp [ns]."""
+    return make("std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, S)), "f")
+
+
+def pose_at(t: float) -> np.ndarray:
+    """(7,) joints and gripper."""
+    return np.array([0.2 * t, 0.4 + 0.1 * t, 1.4, 1.3, -0.1 * t, 0.0, 0.03 - 0.005 * t])
+
+
+def joints(stamp: int, names: Sequence[str], positions):
+    """Joint states."""
+    none = np.zeros(0)
+    return make(messages.JOINT_STATE, header(stamp), list(names), np.asarray(positions, float), none, none)
+
+
+def numbers(values):
+    """Numbers without names."""
+    return make(messages.NUMBERS, make("std_msgs/msg/MultiArrayLayout", [], 0), np.asarray(values, float))
+
+
+def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]):
+    """A trajectory of (time from its start [s], positions)."""
+    none, made = np.zeros(0), []
+    for after, positions in points:
+        duration = make("builtin_interfaces/msg/Duration", *divmod(round(after * S), S))
+        made.append(make("trajectory_msgs/msg/JointTrajectoryPoint", np.asarray(positions, float), none, none, none, duration))
+    return make(messages.JOINT_TRAJECTORY, header(stamp), list(names), made)
+
+
+def text(words: str):
+    """An instruction."""
+    return make(messages.STRING, words)
+
+
+def shot(frame: int, scale: int = 1) -> np.ndarray:
+    """(H, W, 3), noise that differs from frame to frame."""
+    return np.random.default_rng(frame).integers(0, 255, (HEIGHT * scale, WIDTH * scale, 3)).astype(np.uint8)
+
+
+def jpeg(stamp: int, pixels: np.ndarray, suffix: str = ".jpg", what: str = "jpeg"):
+    """A compressed image."""
+    return make(messages.COMPRESSED_IMAGE, header(stamp), what, cv2.imencode(suffix, pixels)[1].ravel())
+
+
+def recording(
+    seconds: float = 2.0,
+    *,
+    stamp: Callable[[str, float], int] = lambda topic, t: BEGIN + round(t * S),
+    commands: bool = True,
+) -> list[Entry]:
+    """A raw and a JPEG camera at 10 Hz, joint states at 50 Hz and commands at 25 Hz.
+
+    Args:
+        stamp: header stamp of a topic's message at a time [s].
+    """
+    found = []
+
+    def add(topic: str, kind: str, t: float, content) -> None:
+        found.append(Entry(topic, kind, t, BEGIN + round(t * S) + DELAY, content))
+
+    for k in range(round(10 * seconds)):
+        t = k / 10
+        data = shot(k).reshape(-1)
+        add(TOP, messages.IMAGE, t, make(messages.IMAGE, header(stamp(TOP, t)), HEIGHT, WIDTH, "bgr8", 0, 3 * WIDTH, data))
+        add(HAND, messages.COMPRESSED_IMAGE, t, jpeg(stamp(HAND, t), shot(k)))
+    for k in range(round(50 * seconds)):
+        add(STATES, messages.JOINT_STATE, k / 50, joints(stamp(STATES, k / 50), ALL, pose_at(k / 50)))
+    for k in range(round(25 * seconds) if commands else 0):
+        add(LEADER, messages.JOINT_STATE, k / 25, joints(stamp(LEADER, k / 25), ALL, pose_at(k / 25 + 0.04)))
+    return sorted(found, key=lambda entry: entry.log)
+
+
+def entry(topic: str, kind: str, t: float, content) -> Entry:
+    """A message that is received a little after ``t`` [s]."""
+    return Entry(topic, kind, t, BEGIN + round(t * S) + DELAY, content)
+
+
+def merged(*parts: Sequence[Entry]) -> list[Entry]:
+    """Some recordings as one."""
+    return sorted((each for part in parts for each in part), key=lambda each: each.log)
+
+
+def changed(entries: Sequence[Entry], topic: str, change: Callable[[Entry], object]) -> list[Entry]:
+    """The recording with other contents on one topic."""
+    return [replace(each, content=change(each)) if each.topic == topic else each for each in entries]
+
+
+def without(entries: Sequence[Entry], topic: str) -> list[Entry]:
+    """The recording without a topic."""
+    return [each for each in entries if each.topic != topic]
+
+
+def write_bag(
+    path: Path, entries: Sequence[Entry], storage=StoragePlugin.MCAP, custom: dict[str, str] | None = None, compression=None
+) -> Path:
+    """A bag folder by rosbags."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = Writer(path, version=9, storage_plugin=storage)
+    if compression:
+        writer.set_compression(*compression)
+    store, connections = messages.typestore(), {}
+    with writer:
+        for key, value in (custom or {}).items():
+            writer.set_custom_data(key, value)
+        for each in entries:
+            if each.topic not in connections:
+                connections[each.topic] = writer.add_connection(each.topic, each.kind, typestore=store)
+            writer.write(connections[each.topic], each.log, store.serialize_cdr(each.content, each.kind))
+    return path
+
+
+def write_mcap(path: Path, entries: Sequence[Entry], encoding: str = "cdr", schema: str = "ros2msg", **options) -> Path:
+    """One MCAP file by the library, with its options."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store, schemas, channels = messages.typestore(), {}, {}
+    with path.open("wb") as file:
+        writer = McapWriter(file, **options)
+        writer.start("ros2", "somebody")
+        for each in entries:
+            if each.kind not in schemas:
+                definition = messages.definition(each.kind)[0].encode()
+                schemas[each.kind] = writer.register_schema(each.kind, schema, definition)
+            if each.topic not in channels:
+                channels[each.topic] = writer.register_channel(each.topic, encoding, schemas[each.kind])
+            data = bytes(store.serialize_cdr(each.content, each.kind))
+            writer.add_message(channels[each.topic], each.log, data, each.log)
+        writer.finish()
+    return path
+
+
+def describe(folder: Path, names: Sequence[str], **changes) -> None:
+    """metadata.yaml that names some files."""
+    information = {"version": 9, "storage_identifier": "mcap", "relative_file_paths": list(names), "custom_data": None}
+    text = yaml.safe_dump({"rosbag2_bagfile_information": information | {"compression_mode": ""} | changes})
+    (folder / "metadata.yaml").write_text(text)
+
+
+def damaged_jpeg(stamp: int, how: str):
+    """A JPEG that cannot be decoded to its end."""
+    data = cv2.imencode(".jpg", shot(1))[1].ravel()
+    if how == "cut":
+        data = data[: len(data) // 2]
+    elif how == "head":
+        data = np.concatenate([data[:2], np.frombuffer(struct.pack(">I", 77) * 30, np.uint8)])
+    else:
+        data = np.zeros(0, np.uint8)
+    return make(messages.COMPRESSED_IMAGE, header(stamp), "jpeg", data)

@@ -1,0 +1,210 @@
+"""Every way to store a bag gives the same training data: rosbag2 folders, bare files, split, indexed or not, packed or not."""
+
+import shutil
+
+import numpy as np
+import pytest
+import zstandard
+from foreign_recordings import LEADER, STATES, TOP, contract, describe, entry, recording, text, write_bag, write_mcap
+from mcap.writer import CompressionType, IndexType
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
+from synthetic_episodes import tiny_contract, write_episode
+
+from sf_training.data.bag_files import BagError, find_episodes, unfinished_episodes
+from sf_training.data.cache_folder import cache_folder
+from sf_training.data.dataset import load_dataset
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.lint.checks import check_episode
+from sf_training.lint.measure import measure_episode
+from sf_training.lint.thresholds import Thresholds
+from sf_training.recording import messages
+from sf_training.view.episode import load as view_episode
+
+ENTRIES = recording(1.0)
+HALF = len(ENTRIES) // 3
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return contract()
+
+
+def load(path, robot):
+    return load_dataset([path], robot, size=8, workers=1, progress=False, depth=False)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, robot):
+    return load(write_bag(tmp_path_factory.mktemp("plain") / "take", ENTRIES), robot)
+
+
+def split(folder):
+    for number, part in enumerate((ENTRIES[:HALF], ENTRIES[HALF:])):
+        write_mcap(folder / f"take/take_{number}.mcap", part)
+    return folder / "take"
+
+
+def split_and_described(folder):
+    path = split(folder)
+    for number in range(2):
+        (path / f"take_{number}.mcap").rename(path / f"part {1 - number}.mcap")
+    describe(path, ["part 1.mcap", "part 0.mcap"])
+    return path
+
+
+def described(folder, *names, others=()):
+    path = write_mcap(folder / "take/take_0.mcap", ENTRIES).parent
+    for other in others:
+        shutil.copy(path / "take_0.mcap", path / other)
+    describe(path, names)
+    return path
+
+
+def packed_file(folder):
+    path = described(folder, "take_0.mcap.zstd")
+    file = path / "take_0.mcap"
+    (path / "take_0.mcap.zstd").write_bytes(zstandard.ZstdCompressor().compress(file.read_bytes()))
+    file.unlink()
+    describe(path, ["take_0.mcap.zstd"], compression_mode="FILE", compression_format="zstd")
+    return path
+
+
+def no_metadata(path):
+    (path / "metadata.yaml").unlink()
+    return path
+
+
+SQLITE, ZSTD = StoragePlugin.SQLITE3, CompressionFormat.ZSTD
+WAYS = {
+    "sqlite3": lambda folder: write_bag(folder / "take", ENTRIES, SQLITE),
+    "sqlite3 without metadata": lambda folder: no_metadata(write_bag(folder / "take", ENTRIES, SQLITE)),
+    "sqlite3 file": lambda folder: next(write_bag(folder / "take", ENTRIES, SQLITE).glob("*.db3")),
+    "messages packed": lambda folder: write_bag(folder / "take", ENTRIES, compression=(CompressionMode.MESSAGE, ZSTD)),
+    "sqlite3 messages packed": lambda folder: write_bag(folder / "take", ENTRIES, SQLITE, compression=(CompressionMode.MESSAGE, ZSTD)),
+    "file packed": packed_file,
+    "split, no metadata": split,
+    "split, other names": split_and_described,
+    "a second file beside": lambda folder: described(folder, "take_0.mcap", others=["copy.mcap", "b.mcap"]),
+    "renamed file": lambda folder: described(folder, "before_0.mcap"),
+    "old path": lambda folder: described(folder, "take/take_0.mcap"),
+    "no index": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=9000),
+    "only messages indexed": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, index_types=IndexType.MESSAGE, chunk_size=9000),
+    "no statistics": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, use_statistics=False),
+    "no summary": lambda folder: write_mcap(
+        folder / "a.mcap",
+        ENTRIES,
+        use_statistics=False,
+        index_types=IndexType.NONE,
+        repeat_channels=False,
+        repeat_schemas=False,
+        use_summary_offsets=False,
+    ),
+    "no repeated channels": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, repeat_channels=False, repeat_schemas=False),
+    "no repeated schemas": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, repeat_schemas=False, compression=CompressionType.LZ4),
+    "no chunks, no summary": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, use_chunking=False, use_statistics=False, repeat_channels=False, index_types=IndexType.NONE
+    ),
+    "no checksums": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, enable_crcs=False, compression=CompressionType.NONE),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_store_gives_the_same_data(tmp_path, robot, expected, way):
+    path = WAYS[way](tmp_path)
+    assert len(find_episodes(path)) == 1
+    found = load(path, robot)
+    for name in ("images", "joint_positions", "stamps", "pair_frame", "pair_target"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert found.instructions == ["stack the bowls"]
+    assert [path.name for path in tmp_path.rglob(".cache")] == []
+
+
+@pytest.mark.parametrize("way", ["no index", "sqlite3", "split, no metadata"])
+def test_lint_and_view_take_what_training_takes(tmp_path, robot, way):
+    path = WAYS[way](tmp_path)
+    measure = measure_episode(path, Thresholds(), 4, robot)
+    assert {finding.check for finding in check_episode(measure, Thresholds())} <= {"rate"}
+    assert measure.messages == len(ENTRIES) and measure.usable == 10
+    assert view_episode(EpisodeReader(path, robot)).duration_s == pytest.approx(0.9)
+
+
+def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
+    for name in ("left", "right"):
+        write_mcap(tmp_path / f"{name}.mcap", ENTRIES)
+    assert len(find_episodes(tmp_path)) == 2
+    with pytest.raises(BagError, match=r"holds 2 bags; give one of left.mcap, right.mcap"):
+        EpisodeReader(tmp_path, robot)
+
+
+def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
+    path = described(tmp_path, "take_0.mcap", "take_1.mcap")
+    with pytest.raises(BagError, match=r"take_1.mcap: is named in metadata.yaml and not there"):
+        EpisodeReader(path, robot)
+    describe(path, ["take_0.mcap"], compression_mode="message", compression_format="snappy")
+    with pytest.raises(BagError, match=r"is compressed by 'snappy', only zstd is read"):
+        EpisodeReader(path, robot)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "schema", "told"), [("ros1", "ros1msg", "ROS 1.*rosbags-convert"), ("json", "jsonschema", "JSON.*ros2 bag record")]
+)
+def test_messages_that_are_not_of_ros_2(tmp_path, robot, encoding, schema, told):
+    path = write_mcap(tmp_path / "a.mcap", ENTRIES, encoding, schema)
+    with pytest.raises(BagError, match=rf"a.mcap: {TOP} holds .*{told}"):
+        EpisodeReader(path, robot)
+
+
+def test_a_bag_of_ros_1_beside_good_ones_is_named(tmp_path, robot):
+    write_bag(tmp_path / "good", ENTRIES)
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(100))
+    data = load_dataset(find_episodes(tmp_path), robot, size=8, workers=1, progress=False)
+    assert [episode.name for episode in data.episodes] == ["good"]
+    assert "old.bag: is a bag of ROS 1; convert it with `rosbags-convert" in data.left_out[0].reason
+
+
+def test_nothing_is_written_into_an_episode_or_beside_a_file(tmp_path):
+    file = write_mcap(tmp_path / "bags/a.mcap", ENTRIES)
+    folder = write_bag(tmp_path / "bags/take", ENTRIES)
+    assert cache_folder(tmp_path / "bags") == tmp_path / "bags/.cache"
+    places = {cache_folder(file), cache_folder(folder)}
+    assert len(places) == 2 and all(place.is_relative_to(tmp_path / "xdg") for place in places)
+
+
+def test_unfinished_episodes_are_found_and_not_read(tmp_path):
+    robot = tiny_contract()
+    write_episode(tmp_path, robot, "good", frames=12)
+    shutil.copytree(tmp_path / "good", tmp_path / "lost.partial")
+    (tmp_path / "lost.partial/metadata.yaml").unlink()
+    assert find_episodes(tmp_path) == [tmp_path / "good"] and unfinished_episodes(tmp_path) == [tmp_path / "lost.partial"]
+    with pytest.raises(BagError, match=r"lost.partial: was never finished; .*recover"):
+        find_episodes(tmp_path / "lost.partial")
+
+
+def test_the_checksum_of_others_bags_is_remembered(tmp_path, robot, monkeypatch):
+    file = write_mcap(tmp_path / "a.mcap", ENTRIES)
+    first = EpisodeReader(file, robot).checksum
+    monkeypatch.setattr("sf_training.data.cache_folder.hashlib.sha256", lambda data=b"": _once(data))
+    assert EpisodeReader(file, robot).checksum == first
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    write_mcap(file, [*ENTRIES, entry("/note", messages.STRING, 3.0, text("x"))])
+    assert EpisodeReader(file, robot).checksum != first
+
+
+def _once(data):
+    """A checksum of paths only: the file must not be hashed again."""
+    import hashlib
+
+    assert data, "the file is hashed again"
+    return hashlib.new("sha256", data)
+
+
+def test_topics_are_counted_over_all_parts(tmp_path, robot):
+    reader = EpisodeReader(split(tmp_path), robot)
+    assert reader.counts["/joint_states"] == sum(each.topic == STATES for each in ENTRIES)
+    assert reader.counts["/teleop/joint_command"] == sum(each.topic == LEADER for each in ENTRIES)
