@@ -43,3 +43,8 @@ def demo() -> int | None:
 def evaluate_over_ros() -> int | None:
     """Seeded episodes through the whole graph."""
     return start("sf_bringup.evaluate_over_ros")
+
+
+def doctor() -> int | None:
+    """Compare a contract with the live graph."""
+    return start("sf_bringup.doctor.command")

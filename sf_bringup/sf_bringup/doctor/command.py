@@ -1,0 +1,85 @@
+"""The command line of the doctor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from sf_bringup.arguments import (
+    SIM_ROBOT,
+    Argument,
+    GraphError,
+    check_namespace,
+    parse_arguments,
+)
+from sf_bringup.doctor.findings import Finding, as_json, exit_code, print_table
+from sf_bringup.doctor.listen import Listener, look_at_machine
+from sf_bringup.doctor.machine_checks import check_contract, check_machine
+from sf_bringup.doctor.output_checks import check_commands, check_controller, check_nodes
+from sf_bringup.doctor.seen import Seen
+from sf_bringup.doctor.stream_checks import check_cameras, check_joint_states
+from sf_bringup.graph import find_robot
+from sf_bringup.up import usage
+from sf_policy_node.contract import Contract, ContractError, load_contract
+
+ARGUMENTS = (
+    Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
+    Argument("namespace", "", "namespace in which relative topics of the contract resolve"),
+    Argument("seconds", 3.0, "how long to listen"),
+    Argument(
+        "json", "", "a file for the findings, or - for the standard output instead of a table"
+    ),
+)
+
+
+def examine(contract: Contract, seen: Seen) -> list[Finding]:
+    """Return the findings of all checks but those of the machine."""
+    checks = (check_joint_states, check_cameras, check_commands, check_controller, check_nodes)
+    findings = list(check_contract(contract))
+    return findings + [finding for check in checks for finding in check(contract, seen)]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Compare a contract with the live graph. Returns 0, 1 when a check failed, 2 for bad words."""
+    words = sys.argv[1:] if words is None else list(words)
+    if {"--help", "-h"} & set(words):
+        print(usage("python3 -m sf_bringup.doctor", ARGUMENTS))
+        return 0
+    try:
+        values = parse_arguments([each for each in words if each != "--ros-args"], ARGUMENTS)
+        if not 0.5 <= values["seconds"] <= 120.0:
+            raise GraphError(f"seconds: {values['seconds']:g} is not between 0.5 and 120")
+        namespace = check_namespace(values["namespace"])
+        contract = load_contract(find_robot(values["robot"]))
+    except (GraphError, ContractError) as error:
+        print(f"doctor: {error}", file=sys.stderr)
+        return 2
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("doctor")
+    try:
+        seen = Listener(node, contract, namespace).listen(values["seconds"])
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    look_at_machine(seen, Path.cwd())
+    findings = examine(contract, seen) + list(check_machine(contract, seen))
+    if values["json"] == "-":
+        print(as_json(contract.robot, findings))
+        return exit_code(findings)
+    print_table(contract.robot, findings)
+    if values["json"]:
+        try:
+            Path(values["json"]).write_text(as_json(contract.robot, findings), encoding="utf-8")
+        except OSError as error:
+            print(
+                f"doctor: json: {values['json']} cannot be written ({error.strerror})",
+                file=sys.stderr,
+            )
+            return 2
+    return exit_code(findings)

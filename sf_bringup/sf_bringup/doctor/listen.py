@@ -1,0 +1,174 @@
+"""Listens to a live graph for a few seconds and writes down what was seen."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from sf_bringup.doctor.seen import Controller, Seen, Stream
+from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
+from sf_policy_node.contract import Contract
+from sf_policy_node.images import ImageError, decode_compressed
+
+_DISCOVERY_S = 1.5  # until names and types of the graph have arrived
+_READABLE = {IMAGE: Image, COMPRESSED: CompressedImage, JOINT_STATE: JointState}
+_LIST = "list_controllers"
+
+
+class Listener:
+    """Subscribes to what the contract reads, and to nothing else; publishes nothing.
+
+    Args:
+        node: must not spin elsewhere.
+        namespace: in which relative topics of the contract resolve.
+    """
+
+    def __init__(self, node: Node, contract: Contract, namespace: str = "") -> None:
+        self._node, self._contract = node, contract
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(node)
+        self.seen = Seen(namespace)
+
+    def listen(self, seconds: float) -> Seen:
+        """Return what was seen in ``seconds``, after the time that discovery takes."""
+        seen = self.seen
+        self._spin(_DISCOVERY_S)
+        seen.has_clock = bool(self._node.get_publishers_info_by_topic("/clock"))
+        if seen.has_clock:
+            self._node.set_parameters([Parameter("use_sim_time", value=True)])
+            self._spin(0.5)
+        self._look_at_graph()
+        for topic in self._inputs():
+            self._subscribe(topic)
+        self._spin(0.3)  # the first messages of a new subscription come late
+        for stream in seen.streams.values():
+            stream.received.clear()
+            stream.stamps.clear()
+        seen.seconds = seconds
+        self._spin(seconds)
+        self._read_controllers()
+        return seen
+
+    def _inputs(self) -> list[str]:
+        topics = [camera.topic for camera in self._contract.cameras]
+        return [self.seen.resolve(topic) for topic in (*topics, self._contract.topics.joint_states)]
+
+    def _look_at_graph(self) -> None:
+        node, seen, contract = self._node, self.seen, self._contract
+        own = node.get_name()
+        names = [name for name in node.get_node_names() if not name.startswith("_")]
+        seen.nodes = [name for name in names if name != own]
+        seen.services = {name for name, _ in node.get_service_names_and_types()}
+        for topic, kinds in node.get_topic_names_and_types():
+            if node.count_publishers(topic):
+                seen.topics[topic] = set(kinds)
+        outputs = [contract.command.topic, contract.topics.emergency_stop]
+        if contract.command.gripper:
+            outputs.append(contract.command.gripper.topic)
+        for topic in (*self._inputs(), *(self.seen.resolve(each) for each in outputs)):
+            publishers = node.get_publishers_info_by_topic(topic)
+            subscribers = node.get_subscriptions_info_by_topic(topic)
+            seen.streams[topic] = Stream(
+                types={info.topic_type for info in (*publishers, *subscribers)},
+                publishers=[info.node_name for info in publishers],
+                subscribers=[info.node_name for info in subscribers if info.node_name != own],
+            )
+            if publishers:
+                seen.streams[topic].types = {info.topic_type for info in publishers}
+
+    def _subscribe(self, topic: str) -> None:
+        stream = self.seen.streams[topic]
+        kind = next((_READABLE[each] for each in stream.types if each in _READABLE), None)
+        if kind is None:
+            return
+
+        def take(message) -> None:
+            stamp = message.header.stamp
+            stream.received.append(self._node.get_clock().now().nanoseconds * 1e-9)
+            stream.stamps.append(stamp.sec + 1e-9 * stamp.nanosec)
+            if isinstance(message, JointState):
+                self._take_joints(message)
+                return
+            stream.frames.add(message.header.frame_id)
+            if isinstance(message, Image):
+                stream.sizes.add((message.width, message.height))
+            elif not stream.sizes:
+                stream.sizes |= _size(message)
+
+        self._node.create_subscription(kind, topic, take, qos_profile_sensor_data)
+
+    def _take_joints(self, message: JointState) -> None:
+        joints, now = self.seen.joints, time.monotonic()
+        if len(message.name) != len(message.position):
+            joints.mismatched = (len(message.name), len(message.position))
+        for name, value in zip(message.name, message.position, strict=False):
+            joints.positions[name] = value
+            joints.times.setdefault(name, []).append(now)
+            if not np.isfinite(value):
+                joints.not_finite.add(name)
+
+    def _read_controllers(self) -> None:
+        service = next((name for name in self.seen.services if name.endswith(f"/{_LIST}")), None)
+        if service is None:
+            return
+        try:
+            from controller_manager_msgs.srv import ListControllers
+        except ImportError:
+            self.seen.controllers_unread = "controller_manager_msgs is not installed"
+            return
+        client = self._node.create_client(ListControllers, service)
+        future = client.call_async(ListControllers.Request())
+        self._executor.spin_until_future_complete(future, timeout_sec=3.0)
+        if not future.done():
+            self.seen.controllers_unread = f"{service} does not answer within 3 s"
+            return
+        self.seen.controllers = [
+            Controller(each.name, each.type, each.state, _joints_of(each.claimed_interfaces, each))
+            for each in future.result().controller
+        ]
+
+    def _spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0.0:
+            self._executor.spin_once(timeout_sec=left)
+
+
+def look_at_machine(seen: Seen, folder: Path) -> None:
+    """Write down disk, GPU and versions."""
+    seen.disk, seen.free_disk_gb = str(folder), shutil.disk_usage(folder).free / 1e9
+    seen.versions = {"Python": platform.python_version()}
+    for name in ("numpy", "torch", "mujoco", "pin", "rclpy"):
+        try:
+            seen.versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.cuda.is_available():
+        seen.gpu = torch.cuda.get_device_name()
+
+
+def _joints_of(claimed: list[str], controller) -> tuple[str, ...]:
+    """Joints of interfaces such as ``joint1/position``; an inactive controller claims none yet."""
+    interfaces = claimed or list(getattr(controller, "required_command_interfaces", []))
+    return tuple(dict.fromkeys(each.rpartition("/")[0] for each in interfaces))
+
+
+def _size(message: CompressedImage) -> set[tuple[int, int]]:
+    try:
+        height, width = decode_compressed(message.format, message.data).shape[:2]
+    except ImageError:
+        return set()
+    return {(width, height)}

@@ -1,0 +1,88 @@
+"""What was seen of a live graph, as plain data: the checks know no ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Stream:
+    """Messages of one topic while the doctor listened.
+
+    Times are seconds: ``received`` on the doctor's clock (simulated where there is a ``/clock``),
+    ``stamps`` of the headers (0: without a stamp). ``types`` are those of all publishers.
+    """
+
+    types: set[str] = field(default_factory=set)
+    publishers: list[str] = field(default_factory=list)
+    subscribers: list[str] = field(default_factory=list)
+    reliable: list[bool] = field(default_factory=list)
+    received: list[float] = field(default_factory=list)
+    stamps: list[float] = field(default_factory=list)
+    frames: set[str] = field(default_factory=set)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def rate_hz(self) -> float:
+        """Messages a second, 0 for fewer than two."""
+        seconds = self.received[-1] - self.received[0] if len(self.received) > 1 else 0.0
+        return (len(self.received) - 1) / seconds if seconds > 0.0 else 0.0
+
+    @property
+    def ages(self) -> list[float]:
+        """From stamp to receipt [s], of stamped messages."""
+        return [now - stamp for now, stamp in zip(self.received, self.stamps, strict=True) if stamp]
+
+
+@dataclass
+class Joints:
+    """Joint states: the newest position of every name, and what was odd about messages."""
+
+    positions: dict[str, float] = field(default_factory=dict)
+    times: dict[str, list[float]] = field(default_factory=dict)
+    mismatched: tuple[int, int] | None = None  # names, positions
+    not_finite: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Controller:
+    """A controller of ros2_control, as the controller_manager lists it."""
+
+    name: str
+    kind: str
+    state: str
+    joints: tuple[str, ...]
+
+
+@dataclass
+class Seen:
+    """The whole live graph, and the machine.
+
+    ``controllers`` is ``None`` without a controller_manager; ``controllers_unread`` says why its
+    list could not be read. ``streams`` are by the topic's full name.
+    """
+
+    namespace: str = ""
+    streams: dict[str, Stream] = field(default_factory=dict)
+    joints: Joints = field(default_factory=Joints)
+    nodes: list[str] = field(default_factory=list)
+    topics: dict[str, set[str]] = field(default_factory=dict)  # all topics with a publisher: types
+    services: set[str] = field(default_factory=set)
+    controllers: list[Controller] | None = None
+    controllers_unread: str = ""
+    has_clock: bool = False
+    seconds: float = 0.0
+    free_disk_gb: float = 0.0
+    disk: str = ""
+    gpu: str = ""  # its name; empty: none
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def stream(self, topic: str) -> Stream:
+        """Return what was seen on a topic of the contract."""
+        return self.streams.get(self.resolve(topic), Stream())
+
+    def resolve(self, topic: str) -> str:
+        """Return a topic of the contract as the graph names it: relative ones in the namespace."""
+        if topic.startswith("/") or not self.namespace.strip("/"):
+            return "/" + topic.lstrip("/")
+        return f"/{self.namespace.strip('/')}/{topic}"

@@ -1,0 +1,294 @@
+"""The doctor: five faults planted in a live graph give five cures, and a sound graph is all green."""
+
+import json
+import threading
+
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool
+from trajectory_msgs.msg import JointTrajectory
+
+from sf_bringup.doctor import command
+from sf_bringup.doctor.findings import Level, as_json, exit_code
+from sf_bringup.doctor.listen import Listener
+from sf_bringup.doctor.machine_checks import check_machine
+from sf_bringup.doctor.output_checks import check_controller
+from sf_bringup.doctor.seen import Controller, Seen, Stream
+from sf_bringup.doctor.stream_checks import IMAGE, check_cameras, check_joint_states
+from sf_bringup.graph import find_robot
+from sf_policy_node.contract import Contract, load_contract
+
+CONTRACT = load_contract(find_robot("sim_arm"))
+HOME = {
+    "joint1": 0.0,
+    "joint2": 0.4,
+    "joint3": 1.4,
+    "joint4": 1.3,
+    "joint5": 0.0,
+    "joint6": 0.0,
+    "gripper": 0.03,
+}
+
+
+class Graph:
+    """Drivers and a controller of an arm, in this process; ``faults`` names what is wrong."""
+
+    def __init__(self, *faults: str) -> None:
+        self._faults = faults
+        self.node = rclpy.create_node("drivers")
+        self._images = []
+        for camera in CONTRACT.cameras:
+            if camera.name == "wrist" and "no wrist camera" in faults:
+                continue
+            kind = CompressedImage if "compressed" in faults else Image
+            publisher = self.node.create_publisher(kind, camera.topic, qos_profile_sensor_data)
+            self._images.append((camera, publisher))
+        self._joints = self.node.create_publisher(
+            JointState, CONTRACT.topics.joint_states, qos_profile_sensor_data
+        )
+        self._stop = self.node.create_publisher(Bool, CONTRACT.topics.emergency_stop, 1)
+        if "nobody listens" not in faults:
+            self.node.create_subscription(
+                JointTrajectory, CONTRACT.command.topic, lambda _: None, 1
+            )
+        if "second commander" in faults:
+            self._other = self.node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
+        self.node.create_timer(1.0 / 30.0, self._publish_images)
+        self.node.create_timer(0.02, self._publish_joints)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+
+    def _publish_images(self) -> None:
+        stamp = self.node.get_clock().now().to_msg()
+        for camera, publisher in self._images:
+            message = (
+                CompressedImage()
+                if publisher.msg_type is CompressedImage
+                else Image(encoding="rgb8")
+            )
+            message.header.stamp, message.header.frame_id = stamp, camera.frame
+            if isinstance(message, Image):
+                height = camera.height // 2 if "wrong size" in self._faults else camera.height
+                message.width, message.height, message.step = camera.width, height, 3 * camera.width
+            publisher.publish(message)
+
+    def _publish_joints(self) -> None:
+        prefix = "left_" if "prefix" in self._faults else ""
+        message = JointState(name=[prefix + name for name in HOME], position=list(HOME.values()))
+        if "no stamp" not in self._faults:
+            message.header.stamp = self.node.get_clock().now().to_msg()
+        self._joints.publish(message)
+
+
+@pytest.fixture
+def examined(ros_domain):
+    """A function from faults to the findings of a live graph that has them."""
+    rclpy.init()
+
+    def examine(*faults: str):
+        graph, node = Graph(*faults), rclpy.create_node("doctor")
+        try:
+            return command.examine(CONTRACT, Listener(node, CONTRACT).listen(1.0))
+        finally:
+            node.destroy_node()
+            graph.close()
+
+    yield examine
+    rclpy.try_shutdown()
+
+
+@pytest.mark.ros
+def test_a_sound_graph_has_no_failure(examined):
+    findings = examined()
+    bad = [finding for finding in findings if finding.level is Level.FAIL]
+    # A busy machine may be late with images: that is what the doctor is there to say.
+    assert [
+        finding for finding in bad if "Hz" not in finding.seen and "old" not in finding.seen
+    ] == []
+    subjects = {finding.subject for finding in findings}
+    assert {
+        "contract",
+        "joint states",
+        "camera scene",
+        "arm commands",
+        "emergency stop",
+    } <= subjects
+
+
+@pytest.mark.ros
+def test_five_planted_faults_give_five_cures(examined):
+    findings = examined(
+        "prefix", "wrong size", "no wrist camera", "second commander", "nobody listens"
+    )
+    failures = {finding.subject: finding for finding in findings if finding.level is Level.FAIL}
+    assert "lacks joint1" in failures["joint states"].seen
+    assert "left_" in failures["joint states"].cure
+    sizes = [finding for finding in findings if "images are" in finding.seen]
+    assert sizes[0].seen == "images are 320 x 120, the contract says 320 x 240"
+    assert "width and height of cameras.scene" in sizes[0].cure
+    assert failures["camera wrist"].seen.startswith("nobody publishes /wrist_camera/image_raw")
+    assert "cameras.wrist.topic" in failures["camera wrist"].cure
+    assert "drivers publishes" in failures["who else commands"].seen
+    assert "command.topic" in failures["arm commands"].cure
+    assert exit_code(findings) == 1
+
+
+@pytest.mark.ros
+def test_another_type_and_missing_stamps_are_named(examined):
+    findings = examined("compressed", "no stamp")
+    failures = [finding for finding in findings if finding.level is Level.FAIL]
+    camera = next(finding for finding in failures if finding.subject == "camera scene")
+    assert "CompressedImage" in camera.seen
+    assert "cameras.scene.transport: compressed" in camera.cure
+    stamps = next(finding for finding in failures if "time stamp" in finding.seen)
+    assert "header.stamp" in stamps.cure
+
+
+# ---- the checks alone ---------------------------------------------------------------------------
+
+
+def camera_stream(offset: float = 0.0, age: float = 0.03, count: int = 60) -> Stream:
+    received = [1000.0 + n / 30.0 for n in range(count)]
+    stamps = [time - age + offset for time in received]
+    size = (CONTRACT.cameras[0].width, CONTRACT.cameras[0].height)
+    return Stream({IMAGE}, ["driver"], [], [], received, stamps, set(), {size})
+
+
+def seen_cameras(scene: Stream, wrist: Stream) -> Seen:
+    topics = [Seen().resolve(camera.topic) for camera in CONTRACT.cameras]
+    return Seen(streams=dict(zip(topics, (scene, wrist), strict=True)))
+
+
+def failures_of(findings) -> list:
+    return [finding for finding in findings if finding.level is Level.FAIL]
+
+
+def test_clock_ahead_is_told_from_a_long_way():
+    ahead = failures_of(
+        check_cameras(CONTRACT, seen_cameras(camera_stream(age=-2.0), camera_stream()))
+    )
+    assert "2.000 s in the future" in ahead[0].seen
+    assert "synchronise the clocks" in ahead[0].cure
+    late = failures_of(
+        check_cameras(CONTRACT, seen_cameras(camera_stream(age=0.4), camera_stream(age=0.4)))
+    )
+    assert "0.400 s old" in late[0].seen
+    assert "observation_age_s" in late[0].cure
+
+
+def test_camera_skew_is_measured():
+    slow = camera_stream(count=20)
+    slow.stamps = [stamp + 0.4 for stamp in slow.stamps]
+    slow.received = [time + 0.4 for time in slow.received]
+    skewed = [
+        f
+        for f in check_cameras(CONTRACT, seen_cameras(camera_stream(count=8), slow))
+        if f.subject == "camera skew"
+    ]
+    assert skewed[0].level is Level.FAIL
+    even = [
+        f
+        for f in check_cameras(CONTRACT, seen_cameras(camera_stream(), camera_stream(0.01)))
+        if f.subject == "camera skew"
+    ]
+    assert even[0].level is Level.PASS
+
+
+@pytest.mark.parametrize(
+    ("share", "level"), [(1.0, Level.PASS), (0.8, Level.WARN), (0.4, Level.FAIL)]
+)
+def test_rate_of_a_camera_is_graded(share, level):
+    stream = camera_stream()
+    stream.received = [1000.0 + (time - 1000.0) / share for time in stream.received]
+    stream.stamps = [time - 0.03 for time in stream.received]
+    findings = [
+        f for f in check_cameras(CONTRACT, seen_cameras(stream, camera_stream())) if "Hz" in f.seen
+    ]
+    assert findings[0].level is level
+
+
+def joint_states(**positions: float) -> Seen:
+    seen = Seen(streams={"/joint_states": camera_stream(age=0.0)})
+    seen.streams["/joint_states"].types = {"sensor_msgs/msg/JointState"}
+    seen.joints.positions = HOME | positions
+    return seen
+
+
+def test_positions_in_degrees_are_suspected():
+    findings = failures_of(check_joint_states(CONTRACT, joint_states(joint3=80.2)))
+    assert "joint3 at 80.20 rad" in findings[0].seen
+    assert "degrees" in findings[0].cure
+
+
+def test_slow_gripper_and_nan_are_named():
+    seen = joint_states(joint2=float("nan"))
+    seen.joints.not_finite = {"joint2"}
+    seen.joints.times = {"joint1": [0.0, 0.01, 0.02], "gripper": [0.0, 0.2, 0.4]}
+    text = " ".join(finding.seen for finding in failures_of(check_joint_states(CONTRACT, seen)))
+    assert "joint2 is not finite" in text
+    assert "gripper every 0.20 s" in text
+
+
+def controller(state: str = "active", joints: tuple[str, ...] = tuple(HOME)) -> Seen:
+    one = Controller("joint_trajectory_controller", "JTC", state, joints)
+    other = Controller("freedrive", "F", "active", joints) if state != "active" else None
+    return Seen(controllers=[one, *([other] if other else [])])
+
+
+def test_controller_behind_the_topic_is_looked_at():
+    assert failures_of(check_controller(CONTRACT, controller())) == []
+    [inactive] = failures_of(check_controller(CONTRACT, controller("inactive")))
+    assert inactive.cure.startswith("deactivate freedrive, then ros2 control set_controller_state")
+    [joints] = failures_of(check_controller(CONTRACT, controller(joints=("joint1", "joint2"))))
+    assert "joint3" in joints.seen
+    [missing] = failures_of(check_controller(CONTRACT, Seen(controllers=[])))
+    assert "joint_trajectory_controller is not loaded" in missing.seen
+    assert failures_of(check_controller(CONTRACT, Seen())) == []
+
+
+def test_full_disk_fails_and_json_tells_it():
+    findings = list(
+        check_machine(CONTRACT, Seen(free_disk_gb=0.5, disk="/data", versions={"numpy": "2"}))
+    )
+    report = json.loads(as_json("sim_arm", findings))
+    assert report["ok"] is False
+    assert any(each["level"] == "FAIL" and "/data" in each["seen"] for each in report["findings"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [(["robot:=ur55"], "ur55"), (["seconds:=0"], "seconds"), (["x:=1"], "x:=1")]
+)
+def test_bad_words_end_with_one_sentence(words, says, capsys):
+    assert command.main(words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_relative_topics_resolve_in_the_namespace():
+    seen = Seen("left/arm")
+    assert seen.resolve("joint_states") == "/left/arm/joint_states"
+    assert seen.resolve("/joint_states") == "/joint_states"
+
+
+def test_contract_without_a_controller_of_that_name_in_a_namespace():
+    data = CONTRACT.model_copy(
+        update={
+            "command": CONTRACT.command.model_copy(
+                update={"topic": "/left/arm_controller/joint_trajectory"}
+            )
+        }
+    )
+    assert isinstance(data, Contract)
+    found = Controller("arm_controller", "JTC", "active", tuple(HOME))
+    assert failures_of(check_controller(data, Seen(controllers=[found]))) == []
