@@ -50,14 +50,10 @@ class Terminal:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code
 
-    def drop(self, *, kill):
-        """Close the terminal under the program, or kill the program alone."""
-        if kill:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+    def drop(self):
+        """Close the terminal under the program, as a dropped SSH link does."""
         os.close(self._file)
-        if not kill:
-            os.waitpid(self._pid, 0)
+        os.waitpid(self._pid, 0)
         self.code = 0
 
     def close(self):
@@ -76,55 +72,92 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(ros_domain, tmp_path):
+def start(ros_domain, tmp_path):
+    """Starts the record journey in a terminal of its own."""
     words = ["robot:=sim_arm", "task:=pick the red cube", f"directory:={tmp_path / 'episodes'}", "countdown:=1", "operator:=anna"]
-    terminal = Terminal([*COMMAND, *words])
-    yield terminal
-    terminal.close()
+    started = []
+
+    def start_one():
+        started.append(Terminal([*COMMAND, *words]))
+        return started[-1]
+
+    yield start_one
+    for terminal in started:
+        terminal.close()
 
 
-def marked_processes(directory):
-    """Processes that were started for episodes in a directory, wherever their parents are now."""
-    found = []
+def processes_of(directory):
+    """Processes that were started for episodes in a directory, wherever their parents are now: id and command line."""
+    found = {}
     for folder in Path("/proc").iterdir():
         try:
             words = (folder / "cmdline").read_bytes() if folder.name.isdecimal() else b""
         except OSError:
             continue
         if str(directory).encode() in words:
-            found.append(words.replace(b"\0", b" ").decode())
+            found[int(folder.name)] = words.replace(b"\0", b" ").decode()
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", ["the SSH link drops", "the starter is killed"])
-def test_nothing_goes_on_recording_when_its_terminal_is_gone(terminal, tmp_path, way):
-    terminal.wait_for("READY", 90)
-    second = subprocess.run(
-        [sys.executable, "-m", "sf_bringup.record", f"directory:={tmp_path}"], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert second.returncode == 2 and "already (process" in second.stderr and "set another ROS_DOMAIN_ID" in second.stderr
-    terminal.wait_for(r"camera skew \d+ ms")
-    terminal.press("\x1b[D\x1b[C")  # arrows: nothing
-    terminal.press("ifold the towel\x1b[Ds\r")
-    terminal.wait_for("fold the towels")
-    terminal.press(" ")
-    terminal.wait_for(r"RECORDING   [1-9]")
-    terminal.drop(kill=way == "the starter is killed")
+def wait_until_nothing_runs(directory):
     end = time.monotonic() + 60
-    while left := marked_processes(tmp_path):
+    while left := processes_of(directory):
         assert time.monotonic() < end, f"still running: {left}"
         time.sleep(0.1)
-    (bag,) = (path for path in (tmp_path / "episodes").iterdir() if path.is_dir())
-    verify_episode(bag)
-    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+
+
+def episodes_of(directory):
+    return sorted(path for path in directory.iterdir() if path.is_dir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tmp_path):
+    episodes = tmp_path / "episodes"
+    first = start()
+    first.wait_for("READY", 90)
+    second = subprocess.run([*COMMAND, f"directory:={tmp_path}"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert second.returncode == 2 and "already (process" in second.stderr and "set another ROS_DOMAIN_ID" in second.stderr
+    first.wait_for(r"camera skew \d+ ms")
+    first.press("\x1b[D\x1b[C")  # arrows: nothing
+    first.press("ifold the towel\x1b[Ds\r")
+    first.wait_for("fold the towels")
+    first.press(" ")
+    first.wait_for(r"RECORDING   [1-9]")
+    first.drop()
+    wait_until_nothing_runs(tmp_path)
+    (dropped,) = episodes_of(episodes)
+    verify_episode(dropped)
+    custom = yaml.safe_load((dropped / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
     assert (custom["instruction"], custom["outcome"], custom["note"]) == ("fold the towels", "discarded", "the recorder was stopped")
+
+    again = start()
+    again.wait_for(r"camera skew \d+ ms", 90)
+    again.press(" ")
+    again.wait_for(r"RECORDING   [1-9]")
+    (recorder,) = (pid for pid, words in processes_of(tmp_path).items() if "__node:=recorder" in words)
+    os.kill(recorder, signal.SIGKILL)
+    again.wait_for("recorder was ended by SIGKILL")
+    assert again.ended() == 1
+    wait_until_nothing_runs(tmp_path)
+    assert [path.suffix for path in episodes_of(episodes)] == ["", ".partial"]
+
+    last = start()
+    last.wait_for(r"1 recordings that were cut off: .*partial")
+    last.press("y\r")
+    last.wait_for("recovered")
+    last.wait_for("READY", 90)
+    last.press("q")
+    assert last.ended() == 0
+    for episode in episodes_of(episodes):
+        verify_episode(episode)
+    assert len(list(episodes.glob("record_*.log"))) == 2, "the logs of the runs before are kept"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_one_person_records_labels_and_undoes(terminal, tmp_path):
+def test_one_person_records_labels_and_undoes(start, tmp_path):
+    terminal = start()
     terminal.wait_for("READY", 90)
     terminal.wait_for(r"camera skew \d+ ms")  # both cameras deliver
     terminal.press(" ")
