@@ -132,6 +132,9 @@ class Budgets(Section):
         None, description="of the gripper's joint, where it is measured more slowly; none: as joint_state_age_s"
     )
     chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
+    emergency_stop_age_s: Positive | None = Field(
+        None, description="every button on topics.emergency_stop repeats its state within this time, or it is a stop; none: no heartbeat"
+    )
     hold_s: Positive | None = Field(None, description="at rest this long after the last usable chunk, at the latest; an executor needs it")
     teleop_age_s: Positive | None = Field(None, description="teleoperation silent for longer has let go; an executor needs it")
 

@@ -86,10 +86,9 @@ def test_the_way_of_joining_can_be_set_and_a_wrong_one_is_one_sentence(graph):
     executor = Executor(graph, join="ensemble")
     executor.send()
     executor.until(lambda: executor.status.join == "ensemble", "the status")
-    wrong = ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH)), Parameter("join", value="mix")])
-    graph.add(wrong, activate=False)
-    assert wrong.trigger_configure().name == "FAILURE"
-    assert wrong.failure == "join: 'mix' is not one of policy, blend, ensemble, rtc"
+    overrides = [Parameter("contract", value=str(CONTRACT_PATH)), Parameter("join", value="mix")]
+    with pytest.raises(ValueError, match="join: 'mix' is not one of policy, blend, ensemble, rtc"):
+        ChunkExecutorNode(parameter_overrides=overrides)
 
 
 def test_shadow_mode_publishes_the_error_against_the_operator(graph):

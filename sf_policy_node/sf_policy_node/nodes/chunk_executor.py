@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import time
 
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
+from sf_policy_node.joint_states import JointStates
 from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
@@ -21,14 +23,20 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
+from sf_policy_node.nodes.any_qos import publisher_of, same_process
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
+from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.nodes.static_frames import listen
-from sf_policy_node.observation import JointStates
+from sf_policy_node.nodes.surroundings import Rivals, unmatched
 
 _STATUS_S = 0.1
+_LOOK_S = 0.5  # who else is on the topics
+_RIVAL_S = 1.0  # another executor reports ten times a second
+_NEWCOMER_S = 3.0  # after activation: whoever hears another executor then is the one that came later
+_LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
 _TICK_S_MIN = 0.01
 _JOINS = ("policy", "blend", "ensemble", "rtc")
 
@@ -39,12 +47,10 @@ class ChunkExecutorNode(ManagedNode):
     def __init__(self, **options) -> None:
         super().__init__("chunk_executor", **options)
         self.parameter("shadow", False, "do everything, send nothing")
-        self.parameter("join", "policy", f"how chunks are joined: {', '.join(_JOINS)}; policy: as the checkpoint says")
+        self.parameter("join", "policy", "how chunks are joined; policy: as the checkpoint says", choices=_JOINS)
 
     def set_up(self, contract: Contract) -> None:
-        self._shadow, join = self.value("shadow"), self.value("join")
-        if join not in _JOINS:
-            raise ValueError(f"join: {join!r} is not one of {', '.join(_JOINS)}")
+        self._contract, self._shadow, join = contract, self.value("shadow"), self.value("join")
         before: ChunkExecutor | None = getattr(self, "_motion", None)
         self._motion = ChunkExecutor(
             contract,
@@ -57,32 +63,44 @@ class ChunkExecutorNode(ManagedNode):
             self._motion.take_latch(before)
         self._joint_states = JointStates(contract)
         self._latencies = Latencies()
+        self._chunks_from = ""
         self._reported: tuple | None = None
         self._output = make_output(self, contract)
 
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
         topics = contract.topics
+        self._rivals, self._rival, self._active_since = Rivals(self, topics.executor_status), "", -math.inf
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
+        self._rivals.mark_own()
         self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
         self.subscribe(ActionChunk, topics.action_chunk, self._on_chunk, QoSProfile(depth=5))
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5))
         self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
         for topic, source in ((topics.teleop_command, Source.TELEOPERATION), (topics.replay_command, Source.REPLAY)):
-            self.subscribe(JointState, topic, functools.partial(self._on_leader, source, JointStates(contract)), QoSProfile(depth=1))
-        self.subscribe_also_late(Bool, topics.emergency_stop, self._on_emergency_stop)
+            self.subscribe(JointState, topic, functools.partial(self._on_leader, source, JointStates(contract)), _LEADER)
+        self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
+        self.subscribe(ExecutorStatus, topics.executor_status, self._on_executor_status, QoSProfile(depth=5))
         for kind, name, callback in ((Trigger, "~/reset_emergency_stop", self._on_reset), (SetBool, "~/pause", self._on_pause)):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
         # The watchdog runs on real time: it must not stand still together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = 1.0 / contract.command.rate_hz if self._output.streams else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
         self._cycles = Cycles(period)
-        for seconds, callback in ((period, self._on_tick), (_STATUS_S, self._publish_status)):
+        self._problems: list[str] = []
+        timers = ((period, self._on_tick), (_STATUS_S, self._publish_status), (_LOOK_S, self._look_around))
+        for seconds, callback in timers:
             self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
         Diagnostics(self, lambda: executor_diagnostics(self._status_message(), contract))
         self._report_change()
 
+    def settle(self) -> float:
+        return _RIVAL_S if self._rivals.possible else 0.0
+
     def start(self) -> None:
+        if self._rival:
+            raise ValueError(self._rival)
+        self._active_since = time.monotonic()
         self._motion.activate(self.now())
         self.get_logger().info("active" + (", in shadow mode: nothing is sent" if self._shadow else ""))
         self._report_change()
@@ -94,8 +112,9 @@ class ChunkExecutorNode(ManagedNode):
         if stop is not None and not self._shadow:
             self._output.flush()
 
-    def _on_chunk(self, message: ActionChunk) -> None:
+    def _on_chunk(self, message: ActionChunk, info: dict) -> None:
         received = time.perf_counter()
+        self._chunks_from = publisher_of(info)
         chunk = chunk_from_message(message)
         try:
             trajectory = self._motion.on_chunk(chunk, self.now())
@@ -111,7 +130,9 @@ class ChunkExecutorNode(ManagedNode):
         self._latencies.add(time.perf_counter() - received)
         self._report_change()
 
-    def _on_policy_status(self, message: PolicyStatus) -> None:
+    def _on_policy_status(self, message: PolicyStatus, info: dict) -> None:
+        if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
+            return  # another policy node, which may be idle
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
         reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(message.state, "the policy follows no instruction")
         self._send(self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now()))
@@ -134,9 +155,42 @@ class ChunkExecutorNode(ManagedNode):
         if joints is not None:
             self._motion.on_joint_state(*joints)
 
-    def _on_emergency_stop(self, message: Bool) -> None:
-        self._send(self._motion.on_emergency_stop(message.data, self.now()))
+    def _on_emergency_stop(self, pressed: bool) -> None:
+        self._send(self._motion.on_emergency_stop(pressed, self.now()))
         self._report_change()
+
+    def _on_executor_status(self, message: ExecutorStatus, info: dict) -> None:
+        """Two executors on the topics of one arm: the one that came later gives up."""
+        publisher = publisher_of(info)
+        if self._rivals.is_own(publisher) or message.state == ExecutorStatus.INACTIVE:
+            return
+        if abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S:
+            return  # a recording that is played
+        self._rival = (
+            f"another executor is active on {self._contract.topics.executor_status} ({self._rivals.name(publisher)}): "
+            "two executors must not command one arm; stop one of them, or give each its own topics or ROS_DOMAIN_ID"
+        )
+        self._rival_at = time.monotonic()
+        if self.running and self._rival_at - self._active_since < _NEWCOMER_S:
+            self.give_up(self._rival)
+
+    def _look_around(self) -> None:
+        """Find what the node cannot know from messages: who listens, and who publishes in vain."""
+        if self._rival and time.monotonic() - self._rival_at > _RIVAL_S:
+            self._rival = ""
+        problems = [self._rival] if self._rival else []
+        problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
+        if not self._shadow:
+            problems += [
+                f"nobody subscribes to {topic}: start the controller, or correct section command of the contract"
+                for topic, listeners in self._output.listeners()
+                if not listeners
+            ]
+        problems += unmatched(self, self.inputs)
+        for problem in problems:
+            if problem not in self._problems:
+                self.get_logger().warning(problem)
+        self._problems = problems
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -185,7 +239,10 @@ class ChunkExecutorNode(ManagedNode):
         self._status.publish(self._status_message())
 
     def _status_message(self) -> ExecutorStatus:
-        return status_to_message(self._motion.status, self.now(), self._latencies.percentiles(), self._cycles)
+        message = status_to_message(self._motion.status, self.now(), self._latencies.percentiles(), self._cycles)
+        if self.running:
+            message.reason = "; ".join(each for each in (message.reason, *self._problems) if each)
+        return message
 
 
 def main(args: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from sf_policy_node.session_status import PolicyState
 
 _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted
-_NEEDS_A_PERSON = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
+NEEDS_INSTRUCTION = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
 _OFTEN_LATE = 0.01  # share of control cycles
 _OFTEN_LOST = 0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
 
@@ -152,7 +152,7 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
         return ERROR, f"no joint states on {contract.topics.joint_states}"
     if message.joint_state_age_s > budget:
         return ERROR, f"the newest joint state is {message.joint_state_age_s:.3f} s old, budgets.joint_state_age_s allows {budget:g} s"
-    if _NEEDS_A_PERSON in message.reason:
+    if NEEDS_INSTRUCTION in message.reason or "nobody subscribes to" in message.reason:
         return WARN, message.reason
     if message.guard_refusals:
         return WARN, f"the last check before the arm refused {message.guard_refusals} motions: please report this"

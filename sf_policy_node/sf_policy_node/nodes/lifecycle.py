@@ -11,15 +11,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import rclpy
-from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.nodes.any_qos import AnyQosSubscription
+from sf_policy_node.nodes.parameters import Parameters
 from sf_policy_node.nodes.starter import end_with_starter
+from sf_policy_node.nodes.surroundings import Input
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
@@ -38,17 +40,19 @@ class ManagedNode(LifecycleNode):
         super().__init__(name, **options)
         self.failure = ""
         self.resources = ExitStack()
-        self._running = False
+        self.inputs: list[Input] = []
+        self._running = self._has_given_up = False
+        self._parameters_declared = Parameters(self)
         self.parameter("contract", "", "path of the robot's contract (YAML)")
-        self.parameter("autostart", True, "configure and activate without waiting for lifecycle calls")
+        self.parameter("autostart", True, "configure and activate without waiting for lifecycle calls", read_only=True)
 
-    def parameter(self, name: str, default, description: str, **constraints) -> None:
-        """Declare a parameter that is read when the node is configured."""
-        self.declare_parameter(name, default, ParameterDescriptor(description=description, **constraints))
+    def parameter(self, name: str, default, description: str, **options) -> None:
+        """Declare a parameter; see :meth:`Parameters.declare`."""
+        self._parameters_declared.declare(name, default, description, **options)
 
     def value(self, name: str):
         """The value of a declared parameter."""
-        return self.get_parameter(name).value
+        return self._parameters_declared.value(name)
 
     def publisher(self, kind, topic: str, qos: QoSProfile):
         """A publisher that lives until the node is cleaned up."""
@@ -58,16 +62,24 @@ class ManagedNode(LifecycleNode):
 
     def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
         """A subscription that lives until the node is cleaned up."""
+        self.inputs.append(Input(kind, topic, qos))
         self.resources.callback(self.destroy_subscription, self.create_subscription(kind, topic, callback, qos, **options))
 
-    def subscribe_also_late(self, kind, topic: str, callback: Callable) -> None:
-        """Hear every publisher, and what a latched one said before this node came up.
+    def subscribe_any_qos(self, kind, topic: str, callback: Callable) -> AnyQosSubscription:
+        """Receive every publisher, and what a latched one sent before this node came up, as (message, publisher)."""
+        self.inputs.append(Input(kind, topic, None))
+        return AnyQosSubscription(self, kind, topic, callback)
 
-        That takes two subscriptions: a latched one does not match publishers that are not. Of latched
-        publishers ``callback`` hears everything twice.
-        """
-        self.subscribe(kind, topic, callback, QoSProfile(depth=5))
-        self.subscribe(kind, topic, callback, LATCHED, event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+    def give_up(self, reason: str) -> None:
+        """Stop being active and end the process: somebody has to do something about ``reason`` first."""
+        self.failure, self._has_given_up = reason, True
+        self.get_logger().fatal(reason)
+        self.halt()
+
+    @property
+    def has_given_up(self) -> bool:
+        """:meth:`give_up` was called."""
+        return self._has_given_up
 
     def now(self) -> float:
         """The node's time [s]: simulated where ``use_sim_time`` is set."""
@@ -81,6 +93,10 @@ class ManagedNode(LifecycleNode):
     def set_up(self, contract: Contract) -> None:
         """Create everything for a contract; raise ValueError or OSError with one sentence when that cannot be."""
         raise NotImplementedError
+
+    def settle(self) -> float:
+        """How long to listen between configuration and activation [s], to learn who else is there."""
+        return 0.0
 
     def start(self) -> None:
         """Become active."""
@@ -96,6 +112,7 @@ class ManagedNode(LifecycleNode):
             self._release()
             return TransitionCallbackReturn.FAILURE
         self.failure = ""
+        self._parameters_declared.configured = True
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,6 +153,8 @@ class ManagedNode(LifecycleNode):
     def _release(self) -> None:
         self.halt()
         self.resources.close()
+        self.inputs.clear()
+        self._parameters_declared.configured = False
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, (ValueError, OSError)):
@@ -173,23 +192,29 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
-        node = make_node()
-        if node.value("autostart") and not _autostart(node):
+        try:
+            node = make_node()
+        except (ValueError, ParameterException) as error:  # a parameter that was given at the start
+            print(" ".join(str(error).split()), file=sys.stderr)
+            return 1
+        spinner = SingleThreadedExecutor()
+        spinner.add_node(node)
+        if node.value("autostart") and not _autostart(node, spinner):
             print(f"{node.get_name()}: {node.failure or 'could not be started'}", file=sys.stderr)
             return 1
         gc.collect()
         gc.freeze()  # what was imported stays: looking through it again costs milliseconds in the middle of a motion
-        spinner = SingleThreadedExecutor()
-        spinner.add_node(node)
         spinning = True
-        while not stopping:
+        while not stopping and not node.has_given_up:
             spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
         node.halt()
         until = time.monotonic() + _LAST_ANSWERS_S
         while time.monotonic() < until:
             spinner.spin_once(timeout_sec=_LAST_ANSWERS_S)
         spinner.shutdown()
-        return 0
+        if node.has_given_up:
+            print(f"{node.get_name()}: {node.failure}", file=sys.stderr)
+        return int(node.has_given_up)
     finally:
         let_end()
         if node is not None:
@@ -207,6 +232,11 @@ def let_end() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _autostart(node: ManagedNode) -> bool:
+def _autostart(node: ManagedNode, spinner: SingleThreadedExecutor) -> bool:
     success = TransitionCallbackReturn.SUCCESS
-    return node.trigger_configure() == success and node.trigger_activate() == success
+    if node.trigger_configure() != success:
+        return False
+    until = time.monotonic() + node.settle()
+    while time.monotonic() < until:
+        spinner.spin_once(timeout_sec=0.05)
+    return node.trigger_activate() == success

@@ -44,6 +44,9 @@ class Output(Protocol):
     def stream(self, setpoint: Setpoint | None) -> None:
         """One cycle: where the arm is to be now; None while it stands still and nothing is to be said."""
 
+    def listeners(self) -> list[tuple[str, int]]:
+        """Topics or actions of the commands, and how many nodes take them."""
+
     def wait(self) -> None:
         """Until what was said has arrived, or a moment has passed."""
 
@@ -89,6 +92,9 @@ class JointTrajectoryOutput:
     def stream(self, setpoint: Setpoint | None) -> None:
         """Nothing: the controller follows the trajectory by itself."""
 
+    def listeners(self) -> list[tuple[str, int]]:
+        return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
+
     def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
@@ -115,6 +121,9 @@ class StreamingOutput:
 
     def stream(self, setpoint: Setpoint | None) -> None:
         self.say(None if self._quiet else setpoint)
+
+    def listeners(self) -> list[tuple[str, int]]:
+        raise NotImplementedError
 
     def wait(self) -> None:
         raise NotImplementedError
@@ -148,6 +157,9 @@ class ForwardCommandOutput(StreamingOutput):
     def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:  # the controller holds the last command
             self._publisher.publish(Float64MultiArray(data=array("d", setpoint.positions.tolist())))
+
+    def listeners(self) -> list[tuple[str, int]]:
+        return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
 
     def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
@@ -190,6 +202,9 @@ class ServoTwistOutput(StreamingOutput):
         linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = twist.tolist()
         self._publisher.publish(message)
 
+    def listeners(self) -> list[tuple[str, int]]:
+        return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
+
     def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
@@ -219,6 +234,9 @@ class ServoPoseOutput(StreamingOutput):
             return
         self._publisher.publish(PoseStamped(header=Header(stamp=to_stamp(self._now()), frame_id=self._frame), pose=self._pose))
 
+    def listeners(self) -> list[tuple[str, int]]:
+        return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
+
     def wait(self) -> None:
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
@@ -238,6 +256,9 @@ class ArmAndGripper(StreamingOutput):
     def say(self, setpoint: Setpoint | None) -> None:
         self._arm.stream(None if setpoint is None else _joints(setpoint, slice(None, -1)))
         self._gripper.stream(None if setpoint is None else _joints(setpoint, slice(-1, None)))
+
+    def listeners(self) -> list[tuple[str, int]]:
+        return self._arm.listeners() + self._gripper.listeners()
 
     def wait(self) -> None:
         self._arm.wait()

@@ -103,6 +103,9 @@ class ParallelGripperOutput:
         if self._waiting is not None:
             self._send_goal()
 
+    def listeners(self) -> list[tuple[str, int]]:
+        return [(f"the action {self._action}", int(self._client.server_is_ready()))]
+
     def wait(self) -> None:
         """Nothing: a goal that was sent is the action server's to end."""
 

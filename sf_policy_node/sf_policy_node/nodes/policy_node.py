@@ -5,6 +5,7 @@ Image callbacks only store the message; one worker thread of the session predict
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Bool, Header, String
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
@@ -20,8 +21,11 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.nodes.conversions import chunk_to_message, clips_of, image_to_array, policy_status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.diagnostics import Diagnostics, policy_diagnostics
+from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.instruction_action import InstructionAction
+from sf_policy_node.nodes.instruction_topic import InstructionTopic
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
+from sf_policy_node.nodes.surroundings import unmatched
 from sf_policy_node.observation import validate_instruction
 from sf_policy_node.predictor import ActionPolicy
 from sf_policy_node.reception import Reception
@@ -30,6 +34,7 @@ from sf_policy_node.session_status import PolicyState
 
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _REPORT_EVERY = 5  # housekeepings: 2 Hz
 # Deep enough for a busy computer: 0.1 s of a driver at 500 Hz. Every joint state before an image counts, not the newest alone.
 _JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -57,12 +62,18 @@ class PolicyNode(ManagedNode):
         self.parameter("checkpoint", "", "directory of the trained policy, or a server: openpi://HOST:8000, oft://HOST:8777")
         self.parameter("mapping", "", "YAML with the keys, units and gripper values of a policy server; empty: the server is one of ours")
         self.parameter("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
-        self.parameter("instruction", "", "followed from activation on, and by ~/start until there has been another; empty: wait for one")
-        self.parameter("replan_steps", 3, "rows of a chunk until the next one is predicted; a slower model: as often as it can")
-        self.parameter("instruction_timeout_s", 60.0, "for action goals that name none")
-        self.parameter("observation_timeout_s", 5.0, "an instruction is dropped after this long without a usable observation")
+        again = "followed from activation on, and by ~/start until there has been another; empty: wait for one"
+        self.parameter("instruction", "", again, live=True)
+        rows = "steps of a chunk until the next one is predicted; a slower model: as often as it can"
+        self.parameter("replan_steps", 3, rows, low=1, high=500)
+        self.parameter("instruction_timeout_s", 60.0, "for action goals that name none", low=0.1, high=86400.0, live=True)
+        unseen = "an instruction is dropped after this long without a usable observation"
+        self.parameter("observation_timeout_s", 5.0, unseen, low=0.1, high=3600.0)
 
     def set_up(self, contract: Contract) -> None:
+        device = self.value("device")
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"device: {device!r} is not one of auto, cpu, cuda or cuda:N (such as cuda:0)")
         steps = self.value("replan_steps")
         if not 1 <= steps <= contract.action.horizon:
             raise ValueError(f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got {steps}")
@@ -70,14 +81,14 @@ class PolicyNode(ManagedNode):
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._reception = Reception()
         self._has_one_publisher = False
-        self._emergency, self._housekeepings, self._problem = False, 0, ""
+        self._housekeepings, self._problem, self._unmatched = 0, "", ""
         self._first_instruction, self._refused = "", 0
         self._session: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
 
         served = (self.value("mapping"),) if self.value("mapping") else ()
-        self._policy = self._factory(self.value("checkpoint"), contract, self.value("device"), *served)
+        self._policy = self._factory(self.value("checkpoint"), contract, device, *served)
         self.resources.callback(getattr(self._policy, "close", lambda: None))
         self._policy.warm_up()
         self._chunks = self.publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2))
@@ -104,8 +115,8 @@ class PolicyNode(ManagedNode):
             kind = CompressedImage if camera.transport == "compressed" else Image
             self.subscribe(kind, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
         self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, _JOINT_STATES)
-        self.subscribe_also_late(String, contract.topics.instruction, self._on_instruction)
-        self.subscribe_also_late(Bool, contract.topics.emergency_stop, self._on_emergency_stop)
+        self._instructions = InstructionTopic(self, contract.topics.instruction, lambda: self._session.run, self._follow, self._refuse)
+        self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
         self.subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED)
 
     def _serve(self) -> None:
@@ -149,35 +160,39 @@ class PolicyNode(ManagedNode):
         sequence = info.get("publication_sequence_number") if publisher or self._has_one_publisher else None
         self._reception.add(time.monotonic(), sequence, publisher)
 
-    def _on_instruction(self, message: String) -> None:
-        current = self._session.run
-        if not self.running or (current is not None and current.instruction == message.data.strip()):
-            return  # `ros2 topic pub` repeats itself once a second
-        self._follow(message.data)
-
     def _follow(self, text: str) -> None:
         try:
             self._begin(text)
         except ValueError as error:
-            self.get_logger().warning(f"instruction refused: {error}")
-            self._session.refuse(f"instruction refused: {error}")
-            self._publish_status()
+            self._refuse(f"instruction refused: {error}")
+
+    def _refuse(self, reason: str) -> None:
+        self.get_logger().warning(reason)
+        self._session.refuse(reason)
+        self._publish_status()
 
     def _begin(self, text: str, timeout_s: float | None = None) -> InstructionRun:
-        if self._emergency:
-            raise ValueError("the emergency stop is pressed; release it and reset it first")
+        if self._emergency_stop.pressed:
+            raise ValueError(self._emergency_stop.problem or "the emergency stop is pressed; release it and reset it first")
         return self._session.begin(text, timeout_s)
 
-    def _on_emergency_stop(self, message: Bool) -> None:
-        self._emergency = message.data
-        if message.data:
-            self._session.end(Termination.STOPPED, "emergency stop")
+    def _on_emergency_stop(self, pressed: bool) -> None:
+        if pressed:
+            self._end("emergency stop")
+
+    def _end(self, reason: str) -> None:
+        """End the instruction in force; whoever repeats it must send another one."""
+        self._instructions.stop()
+        self._session.end(Termination.STOPPED, reason)
 
     def _on_executor_status(self, message: ExecutorStatus) -> None:
         self._session.note_clips(clips_of(message))
         if message.chunks_refused > self._refused or message.state not in (ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING):
             self._session.note_not_followed()  # holding may be news of before the last chunk arrived there
-        self._refused = message.chunks_refused
+        self._refused, self._instructions.executor = message.chunks_refused, message
+        current = self._session.run
+        if current is not None and self._instructions.is_asked_for(current):
+            self._session.end(Termination.STOPPED, f"the executor {message.reason}", current)
 
     # ---- services ----
 
@@ -200,7 +215,7 @@ class PolicyNode(ManagedNode):
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         current = self._session.run
-        self._session.end(Termination.STOPPED, "stopped by the stop service")
+        self._end("stopped by the stop service")
         response.success = current is not None
         response.message = f"no longer following {current.instruction!r}" if current else "there was no instruction"
         return response
@@ -233,9 +248,22 @@ class PolicyNode(ManagedNode):
         if self._housekeepings % _REPORT_EVERY:
             return
         self._has_one_publisher = self.count_publishers(self._contract.topics.joint_states) == 1
+        self._look_around()
         self._publish_status()
         if (current := self._session.run) is not None:
-            self._action.report(current, self.now(), self._reported.reason or PolicyState(self._reported.state).name.lower())
+            self._action.report(current, self.now(), self._progress())
+
+    def _look_around(self) -> None:
+        problems = [each for each in (self._emergency_stop.problem, *unmatched(self, self.inputs)) if each]
+        if problems and "; ".join(problems) != self._unmatched:
+            self.get_logger().warning("; ".join(problems))
+        self._unmatched = "; ".join(problems)
+
+    def _progress(self) -> str:
+        """What the policy waits for, or else the executor, or the policy's state; in one sentence."""
+        if not self._reported.reason and self._instructions.executor_reason:
+            return f"executor: {self._instructions.executor_reason}"
+        return self._reported.reason or PolicyState(self._reported.state).name.lower()
 
     def _publish_status(self, state: PolicyState | None = None) -> None:
         if self._session is None:
@@ -246,6 +274,7 @@ class PolicyNode(ManagedNode):
             message = policy_status_to_message(status)
             message.policy_id, message.device = self._policy.policy_id, self._policy.device
             message.camera_names = self._contract.camera_names
+            message.reason = "; ".join(each for each in (message.reason, self._unmatched) if each)
             if status.state in (PolicyState.WAITING, PolicyState.ERROR) and status.reason != self._problem:
                 self.get_logger().warning(status.reason, throttle_duration_sec=1.0)
             self._problem = status.reason

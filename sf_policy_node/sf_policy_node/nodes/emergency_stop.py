@@ -1,0 +1,115 @@
+"""The emergency stop's topic: every button counts by itself, and where the contract asks for a heartbeat, silence is a stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.clock import Clock, ClockType
+from std_msgs.msg import Bool
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.any_qos import UNKNOWN
+
+_LOOKS = 4  # at the heartbeat within its time
+
+
+class Buttons:
+    """Which publishers of the emergency stop hold it pressed.
+
+    Args:
+        age_s: a publisher that is silent for longer counts as pressed; ``None``: it need not repeat itself.
+    """
+
+    def __init__(self, age_s: float | None = None) -> None:
+        self._age_s = age_s
+        self._pressed: set[str] = set()
+        self._received: dict[str, float] = {}  # time of the last message by publisher
+
+    def receive(self, publisher: str, pressed: bool, now: float, present: set[str]) -> bool:
+        """Take a message; return False when a publisher with a heartbeat is gone, which is a stop.
+
+        A release also releases buttons whose publishers are not ``present`` any more, such as a
+        ``ros2 topic pub --once`` that pressed: nobody else can.
+        """
+        self._received[publisher] = now
+        if pressed:
+            self._pressed.add(publisher)
+            return True
+        gone = self._received.keys() - present - {publisher}
+        self._pressed -= gone | {publisher}
+        for each in gone:
+            del self._received[each]
+        return self._age_s is None or not gone
+
+    def silence(self, now: float) -> float | None:
+        """How long the publisher that was silent for longest has been silent [s]; ``None`` before the first message."""
+        return now - min(self._received.values()) if self._received else None
+
+    @property
+    def pressed(self) -> bool:
+        """Somebody presses."""
+        return bool(self._pressed)
+
+
+class EmergencyStop:
+    """Subscribes to ``topics.emergency_stop`` of a contract.
+
+    Args:
+        change: called with True whenever a button says that it is pressed or the heartbeat stops, and with False when
+            every button is released.
+    """
+
+    def __init__(self, node, contract: Contract, change: Callable[[bool], None]) -> None:
+        self._node, self._change, self._topic = node, change, contract.topics.emergency_stop
+        self._age_s = contract.budgets.emergency_stop_age_s
+        self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()
+        self._subscription = node.subscribe_any_qos(Bool, self._topic, self._receive)
+        if self._age_s is not None:
+            timer = node.create_timer(self._age_s / _LOOKS, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            node.resources.callback(node.destroy_timer, timer)
+
+    @property
+    def pressed(self) -> bool:
+        """A button is pressed, or the heartbeat is missing."""
+        return self._buttons.pressed or self._silent
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the heartbeat; empty when nothing is."""
+        if not self._silent:
+            return ""
+        silence = self._buttons.silence(time.monotonic())
+        what = "nothing was received" if silence is None else f"a button has been silent for {silence:.2f} s"
+        return (
+            f"emergency stop: {what} on {self._topic}, budgets.emergency_stop_age_s allows {self._age_s:g} s; "
+            "check the button and its driver"
+        )
+
+    def _receive(self, message: Bool, publisher: str) -> None:
+        present = set() if message.data else self._subscription.publishers()
+        if publisher == UNKNOWN and len(present) > 1:
+            self._node.get_logger().warning(
+                f"{self._topic} has {len(present)} publishers, which this version of rclpy cannot tell apart: "
+                "a release does not count; leave one publisher",
+                throttle_duration_sec=5.0,
+            )
+            return
+        complete = self._buttons.receive(publisher, message.data, time.monotonic(), present)
+        if message.data or not complete:
+            self._change(True)
+        self._look()
+        if not self.pressed:
+            self._change(False)
+
+    def _look(self) -> None:
+        if self._age_s is None:
+            return
+        now = time.monotonic()
+        silence = self._buttons.silence(now)
+        silent = (now - self._begun if silence is None else silence) > self._age_s
+        if silent and not self._silent:
+            self._silent = True
+            self._node.get_logger().error(self.problem)
+            self._change(True)
+        self._silent = silent

@@ -1,0 +1,128 @@
+"""Parameters of a managed node: each declared once, with type, range, and when it may be set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.parameter import Parameter
+
+_AT_CONFIGURE = "read when the node is configured; refused until it is cleaned up"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A parameter: ``kind`` is bool, int, float or str; ``live`` ones may be set at any time."""
+
+    name: str
+    kind: type
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    live: bool
+
+    def fault(self, value: object) -> str:
+        """Return what is wrong with a value; empty when nothing is."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = number if self.kind is float else type(value) is self.kind
+        if not fits:
+            words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+            return f"{self.name}: {value!r} is not {words[self.kind]}"
+        if number and not math.isfinite(value):
+            return f"{self.name}: {value} is not finite"
+        if self.low is not None and value < self.low:
+            return f"{self.name}: {value:g} is below {self.low:g}; give {self._range()}"
+        if self.high is not None and value > self.high:
+            return f"{self.name}: {value:g} is above {self.high:g}; give {self._range()}"
+        if self.choices and value not in self.choices:
+            return f"{self.name}: {value!r} is not one of {', '.join(self.choices)}"
+        return ""
+
+    def _range(self) -> str:
+        return f"{self.low:g} or more" if self.high is None else f"{self.low:g} to {self.high:g}"
+
+
+class Parameters:
+    """Declares the parameters of one node and checks every value that is given."""
+
+    def __init__(self, node) -> None:
+        self._node = node
+        self._declared: dict[str, Declared] = {}
+        self._fault = ""  # of the last value that was checked
+        self.configured = False
+        """Parameters that are not live are refused now."""
+        node.add_on_set_parameters_callback(self._check)
+
+    def declare(
+        self,
+        name: str,
+        default: bool | int | float | str,
+        description: str,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        choices: tuple[str, ...] = (),
+        live: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        """Declare a parameter. Whole numbers are taken for a float.
+
+        Args:
+            live: it may be set at any time, and is read when it is used.
+            read_only: it can only be given at the start of the process.
+
+        Raises:
+            ValueError: the value that was given at the start is wrong; one sentence.
+        """
+        kind = type(default)
+        declared = Declared(name, kind, low, high, choices, live)
+        self._declared[name] = declared
+        # Dynamic typing, since rclpy would refuse 10 for 10.0 with a traceback: _check looks at the type.
+        try:
+            self._node.declare_parameter(name, default, ParameterDescriptor(dynamic_typing=True))
+        except InvalidParameterValueException as error:
+            raise ValueError(self._fault or str(error)) from None
+        descriptor = ParameterDescriptor(
+            name=name,
+            description=description,
+            read_only=read_only,
+            dynamic_typing=True,
+            additional_constraints="" if live or read_only else _AT_CONFIGURE,
+        )
+        if low is not None or high is not None:
+            ends = (low if low is not None else -math.inf, high if high is not None else math.inf)
+            self._add_range(descriptor, kind, ends)
+        self._node.set_descriptor(name, descriptor)
+
+    def value(self, name: str):
+        """The value of a parameter; of one that was declared here in the type of its default."""
+        value = self._node.get_parameter(name).value
+        return self._declared[name].kind(value) if name in self._declared else value
+
+    @staticmethod
+    def _add_range(descriptor: ParameterDescriptor, kind: type, ends: tuple[float, float]) -> None:
+        if kind is int:
+            low, high = (int(max(min(end, 2.0**62), -(2.0**62))) for end in ends)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=ends[0], to_value=ends[1])]
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        for each in parameters:
+            declared = self._declared.get(each.name)
+            if declared is None:
+                continue
+            fault = declared.fault(each.value)
+            if not fault and self.configured and not declared.live:
+                fault = f"{each.name} is {_AT_CONFIGURE}: deactivate and clean up the node first, or start it anew"
+            self._fault = fault
+            if fault:
+                return SetParametersResult(successful=False, reason=fault)
+        return SetParametersResult(successful=True)

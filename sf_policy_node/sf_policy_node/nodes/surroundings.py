@@ -1,0 +1,92 @@
+"""Who else is on a node's topics: publishers that it cannot receive, subscribers that are missing, a second executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from sf_policy_node.nodes.any_qos import UNKNOWN, type_name
+
+
+@dataclass(frozen=True)
+class Input:
+    """A subscription: ``qos`` is ``None`` where every publisher is received."""
+
+    kind: type
+    topic: str
+    qos: QoSProfile | None
+
+
+def unmatched(node, inputs: Iterable[Input]) -> list[str]:
+    """One sentence for every publisher on a topic of ``inputs`` whose messages do not arrive, and the cure."""
+    problems: dict[str, None] = {}
+    by_topic: dict[str, list[Input]] = {}
+    for each in inputs:
+        by_topic.setdefault(node.resolve_topic_name(each.topic), []).append(each)
+    for topic, own in by_topic.items():
+        types = {type_name(each.kind) for each in own}
+        for publisher in node.get_publishers_info_by_topic(topic):
+            who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+            fitting = [each for each in own if type_name(each.kind) == publisher.topic_type]
+            faults = [_qos_fault(publisher.qos_profile, each.qos) for each in fitting]
+            if not fitting:
+                problems[_wrong_type(topic, who, publisher.topic_type, types)] = None
+            elif all(faults):
+                problems[f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change its QoS"] = None
+    return list(problems)
+
+
+def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
+    cure = "correct the topic in the contract, or the publisher"
+    if {found, *wanted} == {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}:
+        transport = "compressed" if found.endswith("CompressedImage") else "raw"
+        cure = f"give the camera `transport: {transport}` in the contract, or name its other topic"
+    return f"{topic}: {who} publishes {found}, and {' or '.join(sorted(wanted))} is expected; {cure}"
+
+
+def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
+    """What a publisher offers too little of; empty when it matches. The graph knows no more of a remote QoS."""
+    if requested is None:
+        return ""
+    if offered.reliability is ReliabilityPolicy.BEST_EFFORT and requested.reliability is ReliabilityPolicy.RELIABLE:
+        return "best effort and reliable is needed"
+    if offered.durability is DurabilityPolicy.VOLATILE and requested.durability is DurabilityPolicy.TRANSIENT_LOCAL:
+        return "volatile and transient local is needed"
+    return ""
+
+
+class Rivals:
+    """Other publishers of a topic that only one node may publish, such as the status of one arm's executor.
+
+    Created before the node's own publisher; :meth:`mark_own` follows, since the graph does not say which one is ours.
+    A rival counts from its first message on: a process that was killed stays in the graph for a while.
+    """
+
+    def __init__(self, node, topic: str) -> None:
+        self._node, self._topic = node, node.resolve_topic_name(topic)
+        self._before = self._publishers()
+        self._own: set[str] = set()
+
+    def mark_own(self) -> None:
+        """The node's own publisher has just been created."""
+        own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
+        self._own = {gid for gid, name in self._publishers().items() if gid not in self._before and name == own}
+
+    @property
+    def possible(self) -> bool:
+        """Somebody else's publisher is there, alive or not."""
+        return bool(self._publishers().keys() - self._own)
+
+    def is_own(self, publisher: str) -> bool:
+        """A message comes from this node, or nobody can tell."""
+        return publisher == UNKNOWN or not self._own or publisher in self._own
+
+    def name(self, publisher: str) -> str:
+        """Name of the node that publishes."""
+        return self._publishers().get(publisher, "a node")
+
+    def _publishers(self) -> dict[str, str]:
+        infos = self._node.get_publishers_info_by_topic(self._topic)
+        return {bytes(each.endpoint_gid).hex(): f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in infos}

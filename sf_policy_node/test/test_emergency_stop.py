@@ -1,0 +1,133 @@
+"""Emergency stop buttons: heard whatever their QoS, each for itself, with or without a heartbeat."""
+
+import pytest
+import yaml
+from executor_cases import TOPICS, Executor
+from motion_cases import CONTRACT_PATH, sim_arm, straight
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from sf_msgs.msg import ExecutorStatus
+from sf_policy_node.contract import load_contract
+from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
+from sf_policy_node.nodes.emergency_stop import Buttons, EmergencyStop
+from sf_policy_node.nodes.lifecycle import ManagedNode
+
+A, B = "a", "b"
+EVERY_QOS = [
+    QoSProfile(depth=1, reliability=r, durability=d) for r in ReliabilityPolicy for d in DurabilityPolicy if r in (1, 2) and d in (1, 2)
+]
+
+
+def test_every_button_must_be_released():
+    buttons = Buttons()
+    buttons.receive(A, True, 1.0, set())
+    buttons.receive(B, False, 1.1, {A, B})
+    assert buttons.pressed
+    buttons.receive(A, False, 1.2, {A, B})
+    assert not buttons.pressed
+
+
+def test_a_button_whose_publisher_is_gone_is_released_with_another_one():
+    """`ros2 topic pub --once` presses and is gone: the next one that releases counts for it."""
+    buttons = Buttons()
+    buttons.receive(A, True, 1.0, set())
+    assert buttons.receive(B, False, 5.0, {B}) and not buttons.pressed
+
+
+def test_a_button_with_a_heartbeat_that_is_gone_is_a_stop():
+    buttons = Buttons(age_s=0.5)
+    assert buttons.silence(1.0) is None
+    buttons.receive(A, False, 1.0, {A, B})
+    buttons.receive(B, False, 1.4, {A, B})
+    assert buttons.silence(1.45) == pytest.approx(0.45), "of the one that was silent for longest"
+    assert not buttons.receive(B, False, 1.46, {B})
+    assert buttons.receive(B, False, 1.5, {B}) and buttons.silence(1.5) == 0.0
+
+
+class Listener(ManagedNode):
+    """A node with nothing but an emergency stop."""
+
+    def __init__(self):
+        super().__init__("listener", parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))])
+        self.changes = []
+
+    def set_up(self, contract):
+        self.emergency_stop = EmergencyStop(self, contract, self.changes.append)
+
+
+@pytest.mark.ros
+def test_buttons_of_every_qos_are_heard_and_none_is_warned(graph):
+    warned = []
+    events = PublisherEventCallbacks(incompatible_qos=lambda event: warned.append(event))
+    for qos in EVERY_QOS:
+        listener = graph.add(Listener())
+        button = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, qos, event_callbacks=events)
+        graph.until(button.get_subscription_count, "the listener")
+        button.publish(Bool(data=True))
+        graph.until(lambda one=listener: one.emergency_stop.pressed, f"the press with {qos}")
+        button.publish(Bool(data=False))
+        graph.until(lambda one=listener: not one.emergency_stop.pressed, f"the release with {qos}")
+        graph.peer.destroy_publisher(button)
+        listener.trigger_deactivate()
+        listener.trigger_cleanup()
+    assert warned == []
+
+
+@pytest.mark.ros
+def test_what_a_latched_button_said_before_is_heard_beside_a_volatile_one(graph):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    first = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, latched)
+    first.publish(Bool(data=True))
+    second = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, 10)
+    listener = graph.add(Listener())
+    graph.until(lambda: listener.emergency_stop.pressed, "the press")
+    second.publish(Bool(data=False))
+    first.publish(Bool(data=True))
+    graph.until(lambda: len(listener.changes) > 1, "the next message")
+    assert listener.emergency_stop.pressed and False not in listener.changes
+
+
+@pytest.mark.ros
+def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
+    executor = Executor(graph)
+    executor.send(straight(sim_arm(), (0.03, 0.0, 0.0)))
+    one, other = (graph.publisher(Bool, TOPICS.emergency_stop) for _ in range(2))
+    one.publish(Bool(data=True))
+    executor.until(lambda: executor.status.state == ExecutorStatus.STOPPED, "the stop")
+    other.publish(Bool(data=False))
+    client = graph.peer.create_client(Trigger, "chunk_executor/reset_emergency_stop")
+    graph.until(client.service_is_ready, "the service")
+
+    def reset():
+        answer = client.call_async(Trigger.Request())
+        executor.until(answer.done, "the answer")
+        return answer.result().success
+
+    assert not reset()
+    one.publish(Bool(data=False))
+    executor.until(reset, "a reset after both were released")
+
+
+@pytest.mark.ros
+def test_silence_of_a_heartbeat_is_a_stop(graph, tmp_path):
+    values = yaml.safe_load(CONTRACT_PATH.read_text())
+    values["budgets"]["emergency_stop_age_s"] = 0.4
+    path = tmp_path / "arm.yaml"
+    path.write_text(yaml.safe_dump(values))
+    (tmp_path / "sim_arm.urdf").write_text(load_contract(CONTRACT_PATH).urdf_xml)
+    statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
+    graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(path))]))
+    button = graph.publisher(Bool, TOPICS.emergency_stop)
+    graph.until(lambda: statuses and statuses[-1].state != ExecutorStatus.INACTIVE, "activation")
+    graph.until(lambda: "emergency_stop_age_s allows 0.4 s" in statuses[-1].reason, "the stop")
+    assert statuses[-1].state == ExecutorStatus.STOPPED
+    graph.until(
+        lambda: "emergency_stop_age_s" not in statuses[-1].reason,
+        "the heartbeat",
+        each=lambda: button.publish(Bool(data=False)),
+    )
+    assert statuses[-1].state == ExecutorStatus.STOPPED, "until a person resets it"

@@ -1,0 +1,66 @@
+"""What a node says about others on its topics."""
+
+import pytest
+from executor_cases import Executor
+from motion_cases import CONTRACT_PATH, FORWARD
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+
+from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
+from sf_policy_node.nodes.surroundings import Input, unmatched
+
+pytestmark = pytest.mark.ros
+
+
+def test_publishers_of_another_type_or_qos_are_named_with_the_cure(graph):
+    peer = graph.peer
+    inputs = [
+        Input(Image, "camera/image", qos_profile_sensor_data),
+        Input(CompressedImage, "packed/image", qos_profile_sensor_data),
+        Input(ActionChunk, "chunks", QoSProfile(depth=5)),
+        Input(JointState, "states", qos_profile_sensor_data),
+        Input(String, "anything", None),
+    ]
+    for kind, topic in ((CompressedImage, "camera/image"), (Image, "packed/image"), (String, "states")):
+        peer.create_publisher(kind, topic, 10)
+    peer.create_publisher(ActionChunk, "chunks", qos_profile_sensor_data)
+    peer.create_publisher(String, "anything", qos_profile_sensor_data)
+    found = graph.until(lambda: len(problems := unmatched(peer, inputs)) == 4 and problems, "four problems")
+    text = "\n".join(found)
+    assert "/camera/image: /test_peer publishes sensor_msgs/msg/CompressedImage" in text and "transport: compressed" in text
+    assert "transport: raw" in text and "/states: /test_peer publishes std_msgs/msg/String" in text
+    assert "/chunks: /test_peer publishes best effort and reliable is needed" in text and "/anything" not in text
+
+
+def test_a_second_executor_is_refused_and_the_first_goes_on(graph):
+    first = Executor(graph)
+    second = graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]), activate=False)
+    assert second.trigger_configure().name == "SUCCESS" and second.settle() > 0.0
+    first.until(lambda: second._rival, "the first one's status")
+    assert second.trigger_activate().name == "FAILURE"
+    assert "another executor is active on /executor/status (/chunk_executor)" in second.failure
+    assert first.node.running and not first.node.has_given_up
+
+
+def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
+    executor = Executor(graph)
+
+    def accepted():
+        executor.send(FORWARD)
+        return executor.status.chunks_accepted
+
+    executor.until(accepted, "a chunk that is accepted")
+    message = PolicyStatus(state=PolicyStatus.IDLE, epoch=99)
+    executor.node._on_policy_status(message, {"publisher_gid": {"data": bytes(16)}})
+    assert "instruction" not in executor.node._motion.status.reason
+    executor.node._on_policy_status(message, {"publisher_gid": {"data": bytes.fromhex(executor.node._chunks_from)}})
+    assert "the policy follows no instruction" in executor.node._motion.status.reason
+
+
+def test_a_topic_of_commands_that_nobody_takes_is_named(graph):
+    executor = Executor(graph)
+    executor.graph.peer.destroy_subscription(next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory")))
+    executor.until(lambda: "nobody subscribes to /joint_trajectory_controller/joint_trajectory" in executor.status.reason, "the reason")
