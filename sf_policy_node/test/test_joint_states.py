@@ -61,7 +61,7 @@ def test_velocities_that_are_left_out_come_from_the_positions(states, velocities
 
 # A message of a driver that is wrong, and what the status must name.
 MESSAGES = {
-    "nothing came": ((), "no joint states on /joint_states"),
+    "nothing came": ((), "no joint states on joint_states"),
     "other names": ((3.0, [f"robot/{name}" for name in NAMES], [0.0] * 7), "they name robot/joint1, robot/joint2"),
     "one other name": ((3.0, [*ARM, "hand_joint"], [0.0] * 7), "lack gripper; they name hand_joint"),
     "one missing": ((3.0, NAMES[1:], [0.0] * 6), "lack joint1"),

@@ -166,6 +166,6 @@ def test_joint_states_that_the_node_lost_are_counted(policy):
     policy.until(lambda: policy.status.joint_state_age_s >= 0.0, "a joint state")
     for _ in range(500):
         states.publish(JointState(header=Header(stamp=to_stamp(policy.graph.now())), name=sim_arm().command_joints, position=HOME.tolist()))
-    policy.until(lambda: heard and "joint states on /joint_states were lost" in heard[-1].status[0].message, "the warning")
+    policy.until(lambda: heard and "joint states on joint_states were lost" in heard[-1].status[0].message, "the warning")
     assert heard[-1].status[0].level == DiagnosticStatus.WARN
     assert int({item.key: item.value for item in heard[-1].status[0].values}["joint states lost"].split()[0]) > 300

@@ -41,7 +41,7 @@ def test_a_second_executor_is_refused_and_the_first_goes_on(graph):
     assert second.trigger_configure().name == "SUCCESS" and second.settle() > 0.0
     first.until(lambda: second._rival, "the first one's status")
     assert second.trigger_activate().name == "FAILURE"
-    assert "another executor is active on /executor/status (/chunk_executor)" in second.failure
+    assert "another executor is active on executor/status (/chunk_executor)" in second.failure
     assert first.node.running and not first.node.has_given_up
 
 
