@@ -1,5 +1,6 @@
 """Tiny students of every kind for the shipped robot, and data that look like its episodes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from sf_policy_node.contract import load_contract
 from sf_policy_node.state import state_names
-from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_pi0, tiny_tokenizer
+from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_openvla_config, tiny_pi0, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
@@ -16,7 +17,7 @@ from sf_training.training.students import LoraSettings, Student, StudentSettings
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
 TEXTS = ("pick the red cube", "go")
-BACKBONES = [*FAMILIES, "pi0"]
+BACKBONES = [*FAMILIES, "pi0", "openvla_oft"]
 SIZES = {
     "cameras": len(CONTRACT.cameras),
     "state_size": len(state_names(CONTRACT)),
@@ -30,8 +31,11 @@ SMALL_LORA = LoraSettings(rank=8, alpha=16)
 def config_folder(name: str, folder: Path) -> Path:
     """``config.json`` and tokenizer of a tiny backbone, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_pi0(columns=12, **SIZES).backbone.config if name == "pi0" else tiny_config(name)
-    config.save_pretrained(folder)
+    if name == "openvla_oft":
+        (folder / "config.json").write_text(json.dumps(tiny_openvla_config()))
+    else:
+        config = tiny_pi0(columns=12, **SIZES).backbone.config if name == "pi0" else tiny_config(name)
+        config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
@@ -44,15 +48,15 @@ def student_settings(name: str, root: Path, **changes) -> StudentSettings:
     if not folder.exists():
         config_folder(name, folder)
     chosen = {
-        "kind": "pi0" if name == "pi0" else "hf",
+        "kind": name if name in ("pi0", "openvla_oft") else "hf",
         "random_weights": folder,
         "image_size": IMAGE_SIZES.get(name, ()),
-        "text_tokens": 24,
+        "text_tokens": 100 if name == "openvla_oft" else 24,
         "train_vision": "full",
         "train_language": "full",
         "lora": SMALL_LORA,
     }
-    if name != "pi0":
+    if chosen["kind"] == "hf":
         chosen["head_width"] = 32
     return StudentSettings(**{**chosen, **changes})
 

@@ -1,7 +1,8 @@
 """A checkpoint is a directory: weights, sizes, contract, URDF and statistics. No pickle is ever loaded.
 
 ``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``, ``report/``, and the tokenizer's
-files where the model has one. ``config.json`` names the kind of model: ``nano``, ``hf`` or ``pi0``.
+files where the model has one. ``config.json`` names the kind of model: ``nano``, ``hf``, ``pi0`` or
+``openvla_oft``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 
 _FORMAT = 1
-_KINDS = ("nano", "hf", "pi0")
+_KINDS = ("nano", "hf", "pi0", "openvla_oft")
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
@@ -179,6 +180,10 @@ def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
         from sf_policy_node.vla.backbones.pi0 import load_pi0
 
         return load_pi0(sizes, path)
+    if kind == "openvla_oft":
+        from sf_policy_node.vla.backbones.openvla_oft.model import load_openvla_oft
+
+        return load_openvla_oft(sizes, path)
     return Nano(NanoConfig(**sizes))
 
 

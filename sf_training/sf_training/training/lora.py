@@ -21,9 +21,9 @@ def part_of(model: Any, name: str) -> Part:
     """The part of the model that a parameter or module belongs to, by its name.
 
     ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow transformer; ``action`` all that is ours
-    or small: embeddings of state and actions, and hf's head. Nano is all ``action``.
+    or small: embeddings of state and actions, heads, and FiLM. Nano is all ``action``.
     """
-    if model.kind == "nano":
+    if model.kind == "nano" or ".film." in name:
         return "action"
     if name.startswith(f"{model.language}."):
         return "language"

@@ -19,7 +19,7 @@ from sf_training.training.student_settings import StudentError, StudentSettings
 
 _VISION = ("vggt", "hf")
 _NANO_CHANNELS = 128
-_DEFAULT_PRESET: dict[str, PresetName] = {"hf": "openvla", "pi0": "paper_pi0"}
+_DEFAULT_PRESET: dict[str, PresetName] = {"hf": "openvla", "pi0": "paper_pi0", "openvla_oft": "openvla"}
 _NANO_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
 
 
@@ -50,7 +50,7 @@ class Settings:
     """The alignment loss; ignored with teacher none."""
     preset: PresetName | None = None
     """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
-    openvla for hf (no token shift, bars masked) and paper_pi0 for pi0."""
+    openvla for hf and openvla_oft (no token shift, bars masked) and paper_pi0 for pi0."""
     teacher_weights: str = ""
     """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
     teacher_size: int = 0
@@ -259,6 +259,8 @@ class Settings:
                 if getattr(self, name):
                     raise TrainingError(f"--{name.replace('_', '-')}: nano is too small to need it; leave it out, or take --student.kind")
             return
+        if kind == "openvla_oft" and self.head != "regression":
+            raise TrainingError(f"--head {self.head}: openvla_oft has a head of its own, by regression; leave it out")
         if self.optimizer == "muon":
             raise TrainingError(f"--optimizer muon: is for nano; take adamw for {kind}")
         default = {each.name: each.default for each in fields(Settings)}

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["nano", "hf", "pi0"]
+Kind = Literal["nano", "hf", "pi0", "openvla_oft"]
+PROMPT = "{instruction}\n"
 Train = Literal["full", "lora", "frozen"]
 
 
@@ -44,9 +45,9 @@ class StudentSettings:
     """The model. ``nano`` takes none of these but ``kind``, ``weights`` and ``image_size``."""
 
     kind: Kind = "nano"
-    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers' PI0."""
+    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers' PI0. openvla_oft: OpenVLA-OFT."""
     weights: Path | None = None
-    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer (hf, pi0); or a checkpoint
+    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer; or a checkpoint
     of this package to go on from, which then says what the model is like: of the settings below only dtype, train-... and lora count."""
     random_weights: Path | None = None
     """In place of weights: a directory with config.json and a tokenizer; the model starts from random weights (dry runs, timing)."""
@@ -54,12 +55,15 @@ class StudentSettings:
     """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in every part, and hf."""
     image_size: tuple[int, ...] = ()
     """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano, 224 for Qwen)."""
-    fit: Literal["letterbox", "stretch", "crop"] = "letterbox"
-    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano always crops)."""
+    fit: Literal["letterbox", "stretch", "crop"] | None = None
+    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano always crops). None is letterbox for
+    hf and pi0, and stretch for openvla_oft, as their authors do it."""
+    test_crop: float = 1.0
+    """Of openvla_oft: share of the area, the centre of the picture, that the trained policy sees; 0.9 after training on random crops."""
     text_tokens: int = 48
     """Length of the instruction's row of tokens; a longer instruction is refused."""
-    prompt: str = "{instruction}\n"
-    """Text around the instruction."""
+    prompt: str | None = None
+    """Text around {instruction}. None is the instruction and a line feed, and OpenVLA's question for openvla_oft."""
     head_width: int = 256
     """Of hf: width of the action head."""
     head_layers: int = 2
@@ -84,7 +88,11 @@ class StudentSettings:
         for name in ("text_tokens", "head_width", "head_layers"):
             if getattr(self, name) < 1:
                 raise StudentError(f"--student.{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
-        if "{instruction}" not in self.prompt:
+        if not 0 < self.test_crop <= 1:
+            raise StudentError(f"--student.test-crop: must be above 0 and at most 1, got {self.test_crop}")
+        if self.kind == "openvla_oft" and self.image_size:
+            raise StudentError("--student.image-size: the size of openvla_oft is that of its weights; leave it out")
+        if self.prompt is not None and "{instruction}" not in self.prompt:
             raise StudentError(f"--student.prompt: must hold {{instruction}}, got {self.prompt!r}")
         if self.dtype == "bfloat16" and self.kind == "pi0":
             raise StudentError(

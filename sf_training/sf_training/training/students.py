@@ -28,7 +28,7 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
 from sf_training.training.lora import Part, apply_lora, freeze, merged_copy, merged_weights, part_of
-from sf_training.training.student_settings import LoraSettings, StudentError, StudentSettings
+from sf_training.training.student_settings import PROMPT, LoraSettings, StudentError, StudentSettings
 
 __all__ = [
     "LoraSettings",
@@ -47,7 +47,7 @@ __all__ = [
 class Student:
     """A model whose parameters require gradients just where they are to be trained."""
 
-    model: Any  # Nano, HfVla or Pi0
+    model: Any  # Nano, HfVla, Pi0 or OpenVlaOft
     settings: StudentSettings
 
     @property
@@ -180,10 +180,15 @@ def _nano(settings: StudentSettings, sizes: dict[str, int], head: str, width: in
 
 def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, meta: bool) -> Any:
     from sf_policy_node.vla.backbones.hf import HfVla
+    from sf_policy_node.vla.backbones.openvla_oft.model import PROMPT as OPENVLA_PROMPT
+    from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
     from sf_policy_node.vla.backbones.pi0 import Pi0
 
-    kind = {"hf": HfVla, "pi0": Pi0}[settings.kind]
-    sizes |= {"fit": settings.fit, "text_tokens": settings.text_tokens, "prompt": settings.prompt}
+    kind = {"hf": HfVla, "pi0": Pi0, "openvla_oft": OpenVlaOft}[settings.kind]
+    prompt, fit = (OPENVLA_PROMPT, "stretch") if settings.kind == "openvla_oft" else (PROMPT, "letterbox")
+    sizes |= {"fit": settings.fit or fit, "text_tokens": settings.text_tokens, "prompt": settings.prompt or prompt}
+    if settings.kind == "openvla_oft":
+        sizes["crop"] = settings.test_crop
     if settings.kind == "hf":
         sizes |= {"head": head, "head_width": settings.head_width, "head_layers": settings.head_layers}
     if settings.image_size:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sf_policy_node.vla.backbones.hf import HfVla
+from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
 from sf_policy_node.vla.backbones.pi0 import Pi0
 
 _VOCABULARY = 300
@@ -79,6 +80,22 @@ def tiny_pi0(*, columns: int = 8, horizon: int = 8, **sizes: Any) -> Pi0:
         num_inference_steps=4,
     )
     return Pi0.create(config, tiny_tokenizer(), horizon=horizon, **{"text_tokens": 24, **sizes})
+
+
+def tiny_openvla_oft(**sizes: Any) -> OpenVlaOft:
+    """OpenVLA-OFT with random weights of torch's current seed; ``sizes`` as for :meth:`OpenVlaOft.create`."""
+    return OpenVlaOft.create(tiny_openvla_config(), tiny_tokenizer(), **{"text_tokens": 100, **sizes})
+
+
+def tiny_openvla_config() -> dict[str, Any]:
+    """Values of a ``config.json`` of ours for OpenVLA-OFT, some 200 thousand weights."""
+    vision = {"num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    return {
+        "model_type": "openvla",
+        "dino": {"hidden_size": 48, "num_hidden_layers": 3, **vision},
+        "siglip": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "hidden_act": "gelu", **vision},
+        "language": {**_TEXT, "num_key_value_heads": 4},
+    }
 
 
 def _idefics(name: str) -> Callable[[Any], Any]:

@@ -1,0 +1,229 @@
+"""Published weights of OpenVLA and OpenVLA-OFT from a local directory, every key mapped or named.
+
+What a directory may hold (all from ``moojink/openvla-oft``, and Spatial Forcing's, which has the same names):
+
+* ``config.json`` and ``*.safetensors``: openvla-7b, or OFT's merged weights
+* ``lora_adapter/``: adapters that are not merged yet
+* ``action_head--*_checkpoint.pt``, ``proprio_projector--*_checkpoint.pt``, ``vision_backbone--*_checkpoint.pt`` (FiLM)
+* ``dataset_statistics.json``
+
+``align_projector--*_checkpoint.pt`` is of the training alone and is not read. Pickles are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sf_policy_node.vla.backbones.pretrained import BackboneError
+
+_UNREAD = re.compile(
+    # The features are those of the last block but one, and words are never predicted.
+    r"language_model\.lm_head\.weight|.*rotary_emb\.inv_freq"
+    r"|vision_backbone\.(featurizer|fused_featurizer)\.(norm|attn_pool|fc_norm)\..*"
+)
+_TOWERS = {"featurizer": "dino", "fused_featurizer": "siglip"}
+_BLOCK = re.compile(r"vision_backbone\.(\w+)\.blocks\.(\d+)\.(?:block\.)?(.+)")
+_ADAPTER = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+_PARTS = {"action_head": "head.", "proprio_projector": "proprio.", "vision_backbone": ""}
+
+_DINO_BLOCK = {
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attn.proj": "attention.o_proj",
+    "ls1": "layer_scale1",
+    "ls2": "layer_scale2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_SIGLIP_BLOCK = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.out_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_ATTENTION = {"dino": "attention", "siglip": "self_attn"}
+_EMBEDDINGS = {
+    "patch_embed.proj.weight": "patches.weight",
+    "patch_embed.proj.bias": "patches.bias",
+    "pos_embed": "position",
+    "cls_token": "class_token",
+    "reg_token": "registers",
+}
+
+
+class PublishedWeights:
+    """All tensors of a directory, under the names of ``moojink/openvla-oft``; read one at a time.
+
+    Raises:
+        BackboneError: a file is missing, damaged, or there is more than one of a kind.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            self._add(_safetensors(path), "")
+        if not self._readers:
+            raise BackboneError(f"{folder}: no *.safetensors; copy the weights there (of openvla-7b, or merged)")
+        self.head = self._add_part("action_head")
+        self.proprio = self._add_part("proprio_projector")
+        self.film = self._add_part("vision_backbone")
+        self._merge(_adapters(self.folder / "lora_adapter"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._readers[name]()
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Content of ``dataset_statistics.json``; empty where there is none."""
+        path = self.folder / "dataset_statistics.json"
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
+
+    def _add(self, readers: Mapping[str, Callable[[], Tensor]], prefix: str) -> None:
+        self._readers.update({prefix + name: reader for name, reader in readers.items()})
+
+    def _add_part(self, part: str) -> bool:
+        found = sorted(self.folder.glob(f"{part}--*checkpoint.pt"))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise BackboneError(f"{self.folder}: {len(found)} files of {part} ({names}); keep the one that belongs to the weights")
+        if not found:
+            return False
+        tensors = {name.removeprefix("module."): value for name, value in _torch_file(found[0]).items()}
+        if part == "vision_backbone":  # the whole backbone, trained beside the adapters: it replaces what is there
+            self._readers = {name: reader for name, reader in self._readers.items() if not name.startswith("vision_backbone.")}
+            tensors = {f"vision_backbone.{name.removeprefix('vision_backbone.')}": value for name, value in tensors.items()}
+            tensors = dict(_merged_inside(tensors))
+        self._add({name: (lambda value=value: value) for name, value in tensors.items()}, _PARTS[part])
+        return True
+
+    def _merge(self, adapters: tuple[Mapping[str, dict[str, Tensor]], float]) -> None:
+        factors, scale = adapters
+        for module, factor in factors.items():
+            name = f"{module}.weight"
+            if name not in self._readers or set(factor) != {"A", "B"}:
+                raise BackboneError(f"{self.folder}/lora_adapter: an adapter of {module}, which the weights do not hold")
+            before = self._readers[name]
+            self._readers[name] = lambda before=before, factor=factor: _with_adapter(before(), factor["A"], factor["B"], scale)
+
+
+def mapped(published: PublishedWeights, blocks: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
+    """Yield for every tensor the names that it has here, how to read it, and its published name.
+
+    A tensor that the model does not read (the last block of each tower, heads for words) comes with an empty name; one that is not
+    known does not come at all.
+
+    Args:
+        blocks: number of blocks that are kept of ``dino`` and ``siglip``.
+    """
+    for name in published:
+        if _UNREAD.fullmatch(name):
+            yield "", lambda: torch.empty(0), name
+        elif match := _BLOCK.fullmatch(name):
+            tower, number, rest = _TOWERS.get(match[1]), int(match[2]), match[3]
+            if tower and number >= blocks[tower]:
+                yield "", lambda: torch.empty(0), name
+            elif tower:
+                yield from _block(published, name, tower, number, rest)
+        elif ours := _other(name):
+            yield ours, (lambda name=name: published[name]), name
+
+
+def _block(published: PublishedWeights, name: str, tower: str, number: int, rest: str) -> Iterator[tuple[str, Callable, str]]:
+    part, _, kind = rest.rpartition(".")
+    prefix = f"backbone.{tower}.blocks.{number}."
+    if part == "attn.qkv":
+        for index, target in enumerate("qkv"):
+            yield f"{prefix}{_ATTENTION[tower]}.{target}_proj.{kind}", (lambda index=index: published[name].chunk(3)[index]), name
+    elif part in ("scale", "shift"):  # FiLM
+        yield f"backbone.{tower}.film.{number}.{part}.{kind}", lambda: published[name], name
+    elif part in ("ls1", "ls2") and tower == "dino" and kind in ("scale_factor", "gamma"):
+        yield f"{prefix}{_DINO_BLOCK[part]}.lambda1", lambda: published[name], name
+    elif part in (names := _DINO_BLOCK if tower == "dino" else _SIGLIP_BLOCK):
+        yield f"{prefix}{names[part]}.{kind}", lambda: published[name], name
+
+
+def _other(name: str) -> str:
+    """Name here of a tensor outside the towers' blocks; empty where there is none."""
+    if match := re.fullmatch(r"vision_backbone\.(\w+)\.(.+)", name):
+        tower, own = _TOWERS.get(match[1]), _EMBEDDINGS.get(match[2])
+        return f"backbone.{tower}.{own}" if tower and own else ""
+    if name.startswith("projector.fc"):
+        return f"backbone.{name}"
+    if name.startswith("language_model.model."):
+        return f"backbone.language_model.{name.removeprefix('language_model.model.')}"
+    if name.startswith("head.model."):
+        return f"head.{name.removeprefix('head.model.').replace('mlp_resnet_blocks', 'blocks')}"
+    return name if re.fullmatch(r"proprio\.fc[12]\.(weight|bias)", name) else ""
+
+
+def _with_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
+
+
+def _merged_inside(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a file in which peft's layers are still wrapped, as OFT saves a FiLM backbone: rank 32, alpha 16."""
+    for name, value in tensors.items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        stem = name.removesuffix(".base_layer.weight")
+        if stem != name and f"{stem}.lora_A.default.weight" in tensors:
+            down, up = (tensors[f"{stem}.lora_{side}.default.weight"] for side in "AB")
+            value = _with_adapter(value, down, up, min(len(down), 16) / len(down))
+        yield plain, value
+
+
+def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
+    if not folder.is_dir():
+        return {}, 1.0
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        scale = float(config["lora_alpha"]) / float(config["r"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise BackboneError(f"{folder}/adapter_config.json: cannot be read ({error}); copy it again") from None
+    found: dict[str, dict[str, Tensor]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, reader in _safetensors(path).items():
+            match = _ADAPTER.fullmatch(name)
+            if match is None:
+                raise BackboneError(f"{path}: {name} is no factor of an adapter")
+            found.setdefault(match[1], {})[match[2]] = reader()
+    if not found:
+        raise BackboneError(f"{folder}: no *.safetensors with adapters; copy them there, or take the merged weights")
+    return found, scale
+
+
+def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
+    try:
+        file = safe_open(path, "pt")
+        return {name: (lambda name=name: file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(f"{path}: not a readable safetensors file ({error}); copy it again") from None
+
+
+def _torch_file(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        raise BackboneError(f"{path}: cannot be read ({' '.join(str(error).split())[:150]}); copy it again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise BackboneError(f"{path}: holds something else than tensors by name")
+    return tensors
