@@ -14,6 +14,7 @@ ROSDEP = {  # key: module
     "python3-matplotlib": "matplotlib",
     "python3-numpy": "numpy",
     "python3-opencv": "cv2",
+    "python3-pil": "PIL",
     "python3-psutil": "psutil",
     "python3-rich": "rich",
     "python3-transforms3d": "transforms3d",

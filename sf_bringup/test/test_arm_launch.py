@@ -1,7 +1,6 @@
 """The launch file under the genuine ``launch``: the same graph as ``up`` starts. Skipped where ROS 2 came from wheels, which lack it."""
 
 import pytest
-from patient import PATIENCE_S
 
 pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with an installed ROS 2")
 launch_pytest = pytest.importorskip("launch_pytest", reason="launch_pytest is not on PyPI; it comes with an installed ROS 2")
@@ -20,6 +19,7 @@ from sf_policy_node.contract import load_contract  # noqa: E402
 from sf_policy_node.ros_testing import free_domain  # noqa: E402
 
 pytestmark = pytest.mark.ros
+PATIENCE_S = 300.0  # wall time to wait for a condition: reached only where something hangs
 LAUNCH_FILE = Path(get_package_share_directory("sf_bringup"), "launch", "arm.launch.py")
 
 

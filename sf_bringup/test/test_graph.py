@@ -5,6 +5,7 @@ import pytest
 from sf_bringup.arguments import ARM_ARGUMENTS, GraphError, parse_arguments
 from sf_bringup.graph import arm_graph, find_policy, find_robot
 from sf_bringup.up import command_line, main
+from sf_policy_node.contract import load_contract
 
 
 @pytest.fixture
@@ -116,3 +117,41 @@ def test_up_prints_the_arguments_for_help_and_for_an_unknown_one(capsys):
     assert all(argument.name in text and argument.description in text for argument in ARM_ARGUMENTS)
     assert main(["robt:=sim_arm"]) == 2
     assert "'robt:=sim_arm' is not an argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(find_robot("sim_arm").parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_contracts_name_topics_relative(path):
+    """So that two arms of one kind run side by side in two namespaces, without a word of their contract changing."""
+    contract = load_contract(path)
+    topics = [*contract.topics.model_dump().values(), contract.command.topic]
+    topics += [topic for camera in contract.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
+    assert not [topic for topic in topics if topic.startswith("/")]
+
+
+def test_a_namespace_takes_clock_and_frames_with_it():
+    nodes = arm_graph(policy="none", namespace="left", log_level="debug")
+    for node in nodes:
+        words = command_line(node)
+        assert node.full_name == f"/left/{node.name}"
+        assert "__ns:=/left" in words and "/clock:=clock" in words and "/tf:=tf" in words and words[-2:] == ["--log-level", "debug"]
+    alone = command_line(arm_graph(policy="none")[0])
+    assert not [word for word in alone if word.startswith(("__ns", "/clock", "/tf", "--log"))]
+
+
+def test_misspelt_arguments_are_answered_with_the_right_one():
+    with pytest.raises(GraphError, match=r"'shaddow:=true' is not an argument \(did you mean shadow\?\)"):
+        parse_arguments(["shaddow:=true"])
+    with pytest.raises(GraphError, match=r"namespace: 'a-b' is not a ROS namespace"):
+        arm_graph(policy="none", namespace="a-b")
+    with pytest.raises(GraphError, match=r"params_file: .*nowhere\.yaml does not exist"):
+        arm_graph(policy="none", params_file="/nowhere.yaml")
+
+
+def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**: {ros__parameters: {}}")
+    nodes = named(arm_graph(policy=str(checkpoint), device="cpu", replan_steps=5, params_file=str(file), use_sim_time="False".lower()))
+    assert nodes["policy_node"].parameters["device"] == "cpu" and nodes["policy_node"].parameters["replan_steps"] == 5
+    assert nodes["policy_node"].parameters["use_sim_time"] is False
+    assert command_line(nodes["policy_node"])[-2:] == ["--params-file", str(file)]
+    assert "replan_steps" not in named(arm_graph(policy=str(checkpoint)))["policy_node"].parameters
