@@ -156,7 +156,8 @@ def break_one(root, rng: random.Random) -> str:
     """Put one fault into a dataset; returns what was done."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     path = rng.choice(files)
-    kind = rng.choice(("content", "content", "content", "cut", "flip", "remove", "empty"))
+    kinds = ("content", "content", "content", "cut", "flip", "remove", "empty")
+    kind = rng.choice(kinds) if path.stat().st_size else "remove"
     if kind == "cut":
         data = path.read_bytes()
         path.write_bytes(data[: rng.randrange(len(data))])

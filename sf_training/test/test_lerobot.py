@@ -289,3 +289,39 @@ def test_odd_pictures_and_uneven_rates_are_refused(tmp_path, capsys):
 def test_usage(capsys):
     assert main([]) == 2 and "lerobot export EPISODES" in capsys.readouterr().err
     assert main(["--help"]) == 0 and "lerobot import DATASET" in capsys.readouterr().out
+
+
+def test_instructions_depth_and_effort_go_there_and_back(tmp_path, contract, capsys):
+    """Two instructions in one bag are two tasks; a depth image that is missing is an empty one, and counted."""
+    with open_writer(tmp_path / "bags", contract, instruction="stack") as writer:
+        for frame in range(10):
+            stamp = START + frame * 0.1
+            if frame == 6:
+                writer.write(absolute(contract.topics.instruction), messages.string("dry them"), messages.nanoseconds(stamp - 0.01))
+            write_cameras(writer, contract, frame, stamp, depth=frame != 3)
+            efforts = np.arange(7) + 0.5 * frame
+            data = messages.joint_state(stamp, contract.command_joints, joints_at(stamp), efforts=efforts)
+            writer.write(absolute(contract.topics.joint_states), data, messages.nanoseconds(stamp))
+            write_joints(writer, contract, contract.topics.teleop_command, stamp, joints_at(stamp))
+        writer.finish("success")
+    assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set"), "--depth", "--effort"]) == 0
+    assert "2 depth images are missing in the bags" in capsys.readouterr().out
+    reader = DatasetReader(tmp_path / "set")
+    episode = reader.episode(0)
+    count = len(episode.state)
+    assert episode.segments == ((0, "stack"), (6, "dry them"))
+    np.testing.assert_allclose(episode.effort, [np.arange(7) + 0.5 * frame for frame in range(count)])
+    depths = [pixels.mean() for pixels in reader.depth_pictures(0, "wrist_depth")]
+    known = [0.0 if frame == 3 else 1.0 + frame for frame in range(count)]
+    np.testing.assert_allclose(depths, known, atol=0.003)
+    assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "back")]) == 0
+    back = EpisodeReader(tmp_path / "back/set_000000", contract)
+    joints = list(back.messages_of("/joint_states"))
+    np.testing.assert_allclose(joints[2].effort, np.arange(7) + 1.0)
+    index = load_episode(back, 24, depth=True)
+    assert index.pairs.instructions[0] == "stack" and index.pairs.instructions[-1] == "dry them"
+    np.testing.assert_allclose(index.depth[5, 0].mean(), 6.0, atol=0.003)
+    assert main(["export", str(tmp_path / "back"), "--out", str(tmp_path / "again"), "--effort"]) == 0
+    without = write_episode(tmp_path / "no_effort", contract, labels="operator", frames=4)
+    assert main(["export", str(without), "--out", str(tmp_path / "none"), "--effort"]) == 2
+    assert "/joint_states holds no efforts; export without --effort" in capsys.readouterr().err

@@ -206,6 +206,11 @@ class EpisodeReader:
                 raise
         return self._deserialize(numbers[1], data)
 
+    def messages_of(self, topic: str) -> Iterator[object]:
+        """Yield all messages of a topic in recorded order."""
+        for number, _, data, _ in self._raw([topic]):
+            yield self._deserialize(number, data)
+
     def _add_joints(self, builder: JointMessageBuilder, number: int, data: memoryview) -> None:
         degrees = number in self._degrees
         try:

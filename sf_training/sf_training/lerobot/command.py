@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sf_training.data.picture_rows import pictures_in_rows
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.lerobot.export_bags import ActionSource, frames_per_second, open_dataset, stretches, write_sources
+from sf_training.lerobot.export_extras import depth_in_rows
 from sf_training.lerobot.import_bags import mapping, write_episode
 from sf_training.lerobot.import_folder import all_or_nothing
 from sf_training.lerobot.instructions import Level
@@ -59,6 +61,10 @@ class Export:
     """A frame whose command is older is left out: the operator had let go [s]."""
     min_frames: int = 2
     """Shorter pieces are left out."""
+    depth: bool = False
+    """Depth of the cameras that have some, too: NAME_depth, as lerobot stores it."""
+    effort: bool = False
+    """Efforts of the joint states, too: observation.effort."""
     codec: Codec = "h264"
     """h264 is quick to write; av1 is LeRobot's default, smaller."""
 
@@ -120,12 +126,13 @@ def export(settings: Export, console: Console) -> Path:
     opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
     contract, left_out = opened.contract, list(opened.left_out)
     fps = frames_per_second(contract, settings.fps)
-    filled, short, sources = 0, 0, []
-    with open_dataset(settings.out, contract, fps, settings.codec) as writer, _progress("writing episodes", console) as bar:
+    unmeasured = 0
+    filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
+    with open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer, _progress("writing episodes", console) as bar:
         for reader in bar.track(opened.readers):
             with reader.kept_in_memory():
                 try:
-                    parts = stretches(reader, fps, settings.action, settings.hold, settings.command_age_s)
+                    parts = stretches(reader, fps, settings.action, settings.hold, settings.command_age_s, **extras)
                 except BagError as error:
                     if settings.strict or len(opened.readers) == 1:
                         raise
@@ -135,7 +142,11 @@ def export(settings: Export, console: Console) -> Path:
                     if len(part.state) < settings.min_frames:
                         short += 1
                         continue
-                    writer.add_episode(part.tasks, part.state, part.action, part.stamps, pictures_in_rows(reader, part.indices))
+                    pictures = pictures_in_rows(reader, part.indices)
+                    if part.depths is not None:
+                        pictures = itertools.chain(pictures, depth_in_rows(reader, part.depths))
+                        unmeasured += int((part.depths < 0).sum())
+                    writer.add_episode(part.tasks, part.state, part.action, part.stamps, pictures, part.effort)
                     filled += part.filled
                     entry = {"bag": reader.name, "sha256": reader.checksum, "outcome": reader.outcome, "frames": len(part.state)}
                     sources.append(entry | {"filled": part.filled})
@@ -144,6 +155,8 @@ def export(settings: Export, console: Console) -> Path:
         write_sources(writer.root, contract, sources)
         path = writer.finish()
     say_left_out(console, left_out, roots=settings.data)
+    if unmeasured:
+        console.print(f"warning: {unmeasured} depth images are missing in the bags and empty in the dataset", soft_wrap=True)
     frames = sum(entry["frames"] for entry in sources)
     other = sum(count for outcome, count in opened.outcomes.items() if outcome not in (*settings.outcomes, "unreadable"))
     left = f"; {other} with another outcome and {short} pieces shorter than {settings.min_frames} frames left out"

@@ -27,6 +27,7 @@ class DatasetEpisode:
         index: its number in the dataset.
         segments: first frame and text of each instruction, in order; the first begins at 0.
         state, action: (N, C), in the dataset's units.
+        effort: (N, C), in the columns of the state; None where the dataset has none.
         timestamps: (N,) [s from its start].
         stamps: (N,) when the frames were recorded [s]; None where the dataset does not say.
     """
@@ -37,6 +38,7 @@ class DatasetEpisode:
     action: np.ndarray
     timestamps: np.ndarray
     stamps: np.ndarray | None
+    effort: np.ndarray | None = None
 
     @property
     def task(self) -> str:
@@ -128,7 +130,13 @@ class DatasetReader:
         if not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
             raise LeRobotError(f"{entry.table}: the timestamps of episode {entry.index} do not rise; {FETCH}")
         texts = [self._instruction] * entry.length if self._instruction else self._instructions.of_frames(entry, table, self._level)
-        return DatasetEpisode(entry.index, tuple(segments(texts)), state, action, timestamps, stamps)
+        return DatasetEpisode(entry.index, tuple(segments(texts)), state, action, timestamps, stamps, self._effort(entry))
+
+    def _effort(self, entry: EpisodeEntry) -> np.ndarray | None:
+        if layout.EFFORT not in self._info.features or column_names(self.info_file, self._info, layout.EFFORT)[1] != self.state_width:
+            return None
+        values = self._matrix(entry, self._rows_of(entry, (layout.EFFORT,)), layout.EFFORT, self.state_width)
+        return values if np.isfinite(values).all() else None
 
     def pictures(self, position: int, camera: str) -> Iterator[np.ndarray]:
         """Yields all pictures (H, W, 3) uint8 RGB of one camera in the n-th episode.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from sf_training.data.plausibility import check_joints, check_one_source
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
+from sf_training.lerobot.export_extras import depth_cameras, depth_indices, efforts
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.recording.topics import absolute
 
@@ -30,7 +31,8 @@ ActionSource = Literal["commanded", "measured"]
 class Stretch:
     """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints (N, J), times (N,) [s].
 
-    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force.
+    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force. ``depths`` (N, D) are indices of
+    depth messages, -1 for none, and ``effort`` (N, J), where they were asked for.
     """
 
     indices: np.ndarray
@@ -39,6 +41,8 @@ class Stretch:
     stamps: np.ndarray
     filled: int
     tasks: list[str]
+    depths: np.ndarray | None = None
+    effort: np.ndarray | None = None
 
 
 def frames_per_second(contract: Contract, fps: int | None) -> int:
@@ -53,7 +57,9 @@ def frames_per_second(contract: Contract, fps: int | None) -> int:
     return fps or round(rate)
 
 
-def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, command_age_s: float) -> list[Stretch]:
+def stretches(
+    reader: EpisodeReader, fps: int, source: ActionSource, hold: int, command_age_s: float, *, depth: bool = False, effort: bool = False
+) -> list[Stretch]:
     """The frames of one bag; a hole of more than ``hold`` frames ends a stretch, a shorter one is filled.
 
     ``observation.state`` are the joints measured at the observation. ``action`` is, with "commanded", the operator's
@@ -67,7 +73,8 @@ def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, 
     cameras = [absolute(camera.topic) for camera in contract.cameras]
     joints, given, control = absolute(contract.topics.joint_states), command_topic(reader), absolute(contract.topics.control_source)
     said = absolute(contract.topics.instruction)
-    read = with_one_clock(reader.read({*cameras, joints, given, control, said}), [*cameras, joints])
+    depths = [absolute(camera.depth_topic) for camera in depth_cameras(contract)] if depth else []
+    read = with_one_clock(reader.read({*cameras, *depths, joints, given, control, said}), [*cameras, joints])
     if source == "commanded" and not len(read[given].stamps):
         raise BagError(f"{reader.path}: no message on {given}; export the joints that were reached with --action measured")
     start = min(int(read[topic].stamps.min()) for topic in cameras)
@@ -80,13 +87,15 @@ def stretches(reader: EpisodeReader, fps: int, source: ActionSource, hold: int, 
         commands = Commands(reader, given, read[given]) if source == "commanded" else None
         for part in cut_at_clock_steps(read, [*cameras, joints], joints):
             if all(len(part[topic].stamps) for topic in (*cameras, joints)):
-                found += _part(reader, read, part, fps, hold, commands, command_age_s, texts, start)
+                found += _part(reader, read, part, fps, hold, commands, command_age_s, texts, start, depth=depth)
     except BagError:
         raise
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}") from None
     if not found:
         raise BagError(f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint` tells which is missing")
+    if effort:
+        found = [replace(part, effort=efforts(reader, read[joints].stamps, np.rint(part.stamps * 1e9).astype(np.int64))) for part in found]
     return found
 
 
@@ -100,6 +109,8 @@ def _part(
     command_age_s: float,
     texts: Instructions,
     start: int,
+    *,
+    depth: bool,
 ) -> list[Stretch]:
     """Return the stretches of a part of the recording that has one time line; without ``commands`` the action is what was measured."""
     contract = _at_rate(reader.contract, fps)
@@ -127,6 +138,7 @@ def _part(
     # Messages are counted over the whole recording.
     numbers = [np.searchsorted(read[topic].order, part[topic].order) for topic in cameras]
     indices = np.stack([number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1)
+    near = depth_indices(contract, read, part, seen) if depth else None
     cells = cells[rows]
     found = []
     for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
@@ -134,7 +146,8 @@ def _part(
         # Newest frame at or before each place: a filled one repeats what was seen last.
         kept = rows[piece][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
         filled, tasks = len(kept) - len(piece), texts.at(seen.stamps[kept])
-        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, filled, tasks))
+        depths = None if near is None else near[kept]
+        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, filled, tasks, depths))
     return found
 
 
@@ -147,10 +160,14 @@ def write_sources(root: Path, contract: Contract, bags: list[dict]) -> None:
     (folder / "episodes.json").write_text(json.dumps(bags, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def open_dataset(directory: Path, contract: Contract, fps: int, codec: str) -> DatasetWriter:
+def open_dataset(directory: Path, contract: Contract, fps: int, codec: str, *, depth: bool = False, effort: bool = False) -> DatasetWriter:
     """A writer with the cameras and joints of a contract."""
     cameras = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
-    return DatasetWriter(directory, fps=fps, robot=contract.robot, joints=contract.command_joints, cameras=cameras, codec=codec)
+    depths = {camera.name + layout.DEPTH_SUFFIX: (camera.width, camera.height) for camera in depth_cameras(contract)} if depth else {}
+    if depth and not depths:
+        raise LeRobotError("--depth: no camera of the contract has a depth_topic; leave it out")
+    names = contract.command_joints
+    return DatasetWriter(directory, fps=fps, robot=contract.robot, joints=names, cameras=cameras, codec=codec, depths=depths, effort=effort)
 
 
 def _at_rate(contract: Contract, fps: int) -> Contract:

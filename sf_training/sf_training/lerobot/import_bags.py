@@ -109,7 +109,8 @@ def write_episode(reader: DatasetReader, position: int, contract: Contract, mapp
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
             for camera, pixels in zip(measured, metres, strict=True):
                 _write(writer, camera.depth_topic, messages.depth_image(stamp, camera.frame, pixels), stamp)
-            _write(writer, topics.joint_states, messages.joint_state(stamp, joints, state[frame]), stamp)
+            effort = None if episode.effort is None else episode.effort[frame, mapped.state_columns]
+            _write(writer, topics.joint_states, messages.joint_state(stamp, joints, state[frame], efforts=effort), stamp)
             given = stamp + COMMAND_DELAY_S
             _write(writer, topics.teleop_command, messages.joint_state(given, joints, action[frame]), given)
         return writer.finish("success", note=f"imported from {reader.directory.resolve().name}, episode {episode.index}")

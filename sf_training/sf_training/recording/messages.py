@@ -123,14 +123,20 @@ def camera_info(stamp_s: float, frame: str, width: int, height: int, camera_matr
     return typestore().serialize_cdr(message, CAMERA_INFO)
 
 
-def joint_state(stamp_s: float, names: list[str], positions: np.ndarray, velocities: np.ndarray | None = None) -> memoryview:
-    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s]."""
+def joint_state(
+    stamp_s: float,
+    names: list[str],
+    positions: np.ndarray,
+    velocities: np.ndarray | None = None,
+    efforts: np.ndarray | None = None,
+) -> memoryview:
+    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s, N m, N]."""
     message = typestore().types[JOINT_STATE](
         header=_header(stamp_s, ""),
         name=list(names),
         position=_doubles(positions),
         velocity=_doubles(() if velocities is None else velocities),
-        effort=np.zeros(0),
+        effort=_doubles(() if efforts is None else efforts),
     )
     return typestore().serialize_cdr(message, JOINT_STATE)
 

@@ -1,0 +1,93 @@
+"""What goes into a dataset beside colour, joints and actions: depth and efforts, at the frames that are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from sf_policy_node.contract import Camera, Contract
+from sf_training.data.episode_reader import BagError, EpisodeReader
+from sf_training.data.stream import Stream
+from sf_training.data.synchronisation import Observations, nearest
+from sf_training.lerobot.layout import DEPTH_SUFFIX
+from sf_training.recording.topics import absolute
+
+
+def depth_cameras(contract: Contract) -> list[Camera]:
+    """Lists the cameras that have a depth stream."""
+    return [camera for camera in contract.cameras if camera.depth_topic]
+
+
+def depth_indices(contract: Contract, read: Mapping[str, Stream], part: Mapping[str, Stream], seen: Observations) -> np.ndarray:
+    """Finds the depth image of each colour image, by the nearest stamp within the skew budget.
+
+    Returns:
+        (N, D) indices among all depth messages of each camera that has some; -1 where none is near.
+    """
+    columns = []
+    for view, camera in enumerate(contract.cameras):
+        if not camera.depth_topic:
+            continue
+        topic = absolute(camera.depth_topic)
+        stream, found = part[topic], np.full(len(seen.stamps), -1)
+        if len(stream.stamps):
+            wanted = part[absolute(camera.topic)].stamps[seen.indices[:, view]]
+            index = nearest(stream.stamps, wanted)
+            close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
+            found[close] = np.searchsorted(read[topic].order, stream.order)[index[close]]
+        columns.append(found)
+    return np.stack(columns, axis=1) if columns else np.empty((len(seen.stamps), 0), int)
+
+
+def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (NAME_depth, (H, W) float32 [m]) of every row, each camera's in order; zeros where there is none.
+
+    Args:
+        indices: (N, D) of the messages of :func:`depth_cameras`, -1 for none.
+
+    Raises:
+        BagError: an image cannot be decoded.
+    """
+    for column, camera in zip(indices.T, depth_cameras(reader.contract), strict=True):
+        topic = absolute(camera.depth_topic)
+        nothing = np.zeros((camera.height, camera.width), np.float32)
+        last = {int(index): row for row, index in enumerate(column) if index >= 0}  # row that needs an image last
+        frames, held = reader.frames({topic: list(last)}), {}
+        for row, wanted in enumerate(column.tolist()):
+            while wanted >= 0 and wanted not in held:
+                _, index, pixels = next(frames)
+                held[index] = pixels
+            yield camera.name + DEPTH_SUFFIX, held[wanted] if wanted >= 0 else nothing
+            if wanted >= 0 and last[wanted] == row:
+                del held[wanted]
+
+
+def efforts(reader: EpisodeReader, stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Reads the effort of each command joint that was measured nearest to some times.
+
+    Args:
+        stamps: (M,) of all joint states of the recording, in recorded order [ns].
+        times: (N,) [ns].
+
+    Returns:
+        (N, J) [N m or N]; 0 for a joint that never has one.
+
+    Raises:
+        BagError: no joint state has efforts.
+    """
+    topic, names = absolute(reader.contract.topics.joint_states), reader.contract.command_joints
+    given: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    for row, message in enumerate(reader.messages_of(topic)):
+        if len(message.effort) == len(message.name):
+            for name, value in zip(message.name, message.effort, strict=True):
+                if name in given and np.isfinite(value):
+                    given[name].append((row, float(value)))
+    if not any(given.values()):
+        raise BagError(f"{reader.path}: {topic} holds no efforts; export without --effort")
+    found = np.zeros((len(times), len(names)))
+    for column, name in enumerate(names):
+        if given[name]:
+            rows, values = np.array([row for row, _ in given[name]]), np.array([value for _, value in given[name]])
+            found[:, column] = values[nearest(stamps[rows], times)]
+    return found
