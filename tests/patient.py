@@ -4,8 +4,6 @@ from pathlib import Path
 
 import yaml
 
-from sf_bringup.graph import find_robot
-
 PATIENCE_S = 300.0  # wall time to wait for a condition: reached only where something hangs
 # A process that gets no processor time is late, and stops the arm, as it should. With these it may be late.
 BUDGETS = {"observation_age_s": 1.0, "joint_state_age_s": 0.6, "chunk_age_s": 2.0, "hold_s": 5.0, "teleop_age_s": 0.4}
@@ -13,6 +11,8 @@ BUDGETS = {"observation_age_s": 1.0, "joint_state_age_s": 0.6, "chunk_age_s": 2.
 
 def patient_robot(folder: Path, **sections) -> Path:
     """Write the simulated arm's contract with wide budgets, and ``sections`` in place of its own."""
+    from sf_bringup.graph import find_robot
+
     data = yaml.safe_load(find_robot("sim_arm").read_text())
     data["budgets"] |= BUDGETS
     data |= sections

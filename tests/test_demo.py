@@ -16,7 +16,7 @@ from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
 
 
-def run_demo(out, *options, timeout=60):
+def run_demo(out, *options, timeout=PATIENCE_S):
     command = [sys.executable, "-m", "sf_bringup.demo", "--out", str(out), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
@@ -60,9 +60,9 @@ def test_it_does_not_start_beside_another_arm(ros_domain, tmp_path):
 
 @pytest.mark.ros
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_it_runs_five_instructions_and_writes_its_files(ros_domain, tmp_path):
-    done = run_demo(tmp_path, timeout=380)
+    done = run_demo(tmp_path, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["n"] == 5 and summary["successes"] >= demo.SUCCESSES_WANTED
@@ -86,7 +86,7 @@ def test_the_evaluation_keeps_the_other_entries_of_its_file(monkeypatch, tmp_pat
 
 @pytest.mark.ros
 def test_say_without_a_graph_is_one_sentence(ros_domain):
-    done = subprocess.run([sys.executable, "-m", "sf_bringup.say", "pick the red cube"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "sf_bringup.say", "pick the red cube"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert done.stderr.startswith("say: chunk_executor did not become active within 10 s; is the graph running")
     assert "Traceback" not in done.stderr

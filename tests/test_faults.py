@@ -216,5 +216,5 @@ def test_a_fault_while_the_arm_moves_ends_in_a_hold_inside_the_limits_with_a_rea
 
 def test_an_unknown_case_is_one_sentence():
     command = ["python3", "-m", "faults.run", "--only", "earthquake"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="tests")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd="tests")
     assert done.returncode == 2 and "'earthquake' names no case" in done.stdout and "Traceback" not in done.stderr

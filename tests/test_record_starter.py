@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patient import PATIENCE_S
 
 from sf_training.recording.labels import read_labels
 from sf_training.recording.verification import verify_episode
@@ -30,7 +31,7 @@ class Terminal:
             os.execvp(command[0], command)
         self._shown, self.code = "", None
 
-    def wait_for(self, pattern, timeout=60.0):
+    def wait_for(self, pattern, timeout=PATIENCE_S):
         end = time.monotonic() + timeout
         while not (found := list(re.finditer(pattern, self._shown))):
             assert time.monotonic() < end, f"{pattern!r} was not shown; the end of the screen:\n{self._shown[-3000:]}"
@@ -40,7 +41,7 @@ class Terminal:
     def press(self, key):
         os.write(self._file, key.encode())
 
-    def ended(self, timeout=40.0):
+    def ended(self, timeout=PATIENCE_S):
         end = time.monotonic() + timeout
         while self.code is None:
             assert time.monotonic() < end, "the program did not end"
@@ -100,7 +101,7 @@ def processes_of(directory):
 
 
 def wait_until_nothing_runs(directory):
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while left := processes_of(directory):
         assert time.monotonic() < end, f"still running: {left}"
         time.sleep(0.1)
@@ -111,11 +112,11 @@ def episodes_of(directory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tmp_path):
     episodes = tmp_path / "episodes"
     first = start()
-    first.wait_for("READY", 90)
+    first.wait_for("READY", PATIENCE_S)
     second = subprocess.run([*COMMAND, f"directory:={tmp_path}"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert second.returncode == 2 and "already (process" in second.stderr and "set another ROS_DOMAIN_ID" in second.stderr
     first.wait_for(r"camera skew \d+ ms")
@@ -132,7 +133,7 @@ def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tm
     assert (custom["instruction"], custom["outcome"], custom["note"]) == ("fold the towels", "discarded", "the recorder was stopped")
 
     again = start()
-    again.wait_for(r"camera skew \d+ ms", 90)
+    again.wait_for(r"camera skew \d+ ms", PATIENCE_S)
     again.press(" ")
     again.wait_for(r"RECORDING   [1-9]")
     (recorder,) = (pid for pid, words in processes_of(tmp_path).items() if "__node:=recorder" in words)
@@ -146,7 +147,7 @@ def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tm
     last.wait_for(r"1 recordings that were cut off: .*partial")
     last.press("y\r")
     last.wait_for("recovered")
-    last.wait_for("READY", 90)
+    last.wait_for("READY", PATIENCE_S)
     last.press("q")
     assert last.ended() == 0
     for episode in episodes_of(episodes):
@@ -155,10 +156,10 @@ def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tm
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_one_person_records_labels_and_undoes(start, tmp_path):
     terminal = start()
-    terminal.wait_for("READY", 90)
+    terminal.wait_for("READY", PATIENCE_S)
     terminal.wait_for(r"camera skew \d+ ms")  # both cameras deliver
     terminal.press(" ")
     terminal.wait_for("GET READY")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patient import PATIENCE_S
 
 from sf_bringup.graph import arm_graph
 from sf_bringup.up import command_line
@@ -22,7 +23,7 @@ def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
         for line in process.stdout:
             if READY[name] in line:
                 break
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while process.poll() is None and time.monotonic() < deadline:
             process.send_signal(signal.SIGINT)
             time.sleep(0.02)

@@ -140,7 +140,7 @@ def end(process):
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
-        process.wait(20)
+        process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(5)
@@ -355,5 +355,5 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
 
 def test_a_replay_ends_with_one_sentence_where_it_cannot_be(ros_domain, tmp_path):
     process = replay(tmp_path / "nothing", tmp_path / "report.json")
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 2 and "does not exist" in said and "Traceback" not in said

@@ -38,7 +38,7 @@ def pids(graph):
 
 
 def wait_gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     assert not alive, f"still running: {[process.cmdline() for process in alive]}"
 
 
@@ -75,7 +75,7 @@ def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_
 def test_sigterm_ends_all_nodes_too(graph):
     family = psutil.Process(graph.pid).children(recursive=True)
     os.kill(graph.pid, signal.SIGTERM)
-    assert graph.wait(30) == 0
+    assert graph.wait(PATIENCE_S) == 0
     wait_gone(family)
 
 
@@ -83,7 +83,7 @@ def test_sigterm_ends_all_nodes_too(graph):
 def test_a_node_that_dies_stops_the_rest_and_is_named(graph, victim):
     family = psutil.Process(graph.pid).children(recursive=True)
     os.kill(pids(graph)[victim], signal.SIGKILL)
-    assert graph.wait(30) == 1
+    assert graph.wait(PATIENCE_S) == 1
     wait_gone(family)
     text = graph.log.read_text()
     assert f"{victim} was ended by SIGKILL, so everything was stopped; its last lines:" in text
@@ -94,7 +94,7 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
     contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
     (tmp_path / "sim_arm.urdf").write_text(find_robot("sim_arm").with_name("sim_arm.urdf").read_text())
     with GraphProcess([f"robot:={contract}", "policy:=none"], tmp_path / "graph.log") as graph:
-        assert graph.wait(60) == 1
+        assert graph.wait(PATIENCE_S) == 1
     text = graph.log.read_text()
     assert "sim_arm ended with exit code 1" in text and "elbow: the simulated arm has scene and wrist" in text
 
@@ -108,6 +108,6 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
     ],
 )
 def test_unknown_names_are_one_sentence_and_start_nothing(word, says):
-    done = subprocess.run([sys.executable, "-m", "sf_bringup.up", word], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "sf_bringup.up", word], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert done.stderr.startswith(says) and "Traceback" not in done.stderr and "started" not in done.stdout

@@ -96,7 +96,7 @@ def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper)
     rig.output.send(stop)
     begin = time.monotonic()
     rig.output.flush()
-    assert 0.18 < time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin > 0.18
     width = 6 if gripper else 7
     end = stop.positions[-1][:width].tolist()
     graph.until(lambda: graph.heard["/arm/commands"] and list(graph.heard["/arm/commands"][-1].data) == end, "the end of the stop")

@@ -52,13 +52,13 @@ def test_a_new_instruction_replaces_the_old_and_a_late_chunk_does_not_leak(stage
 
     def slow(images, joints, instruction):
         entered.set()
-        leave.wait(10.0)
+        leave.wait(120.0)
         return predict(images, joints, instruction)
 
     stage.policy.predict = slow
     first = stage.session.begin("pick the red cube")
     stage.see()
-    assert entered.wait(10.0)
+    assert entered.wait(120.0)
     second = stage.session.begin("pick the blue cube")
     leave.set()
     stage.until(lambda: stage.policy.calls, "the first prediction")
@@ -97,7 +97,7 @@ def test_an_instruction_that_sees_nothing_is_dropped(stage):
 
 def test_a_slow_model_is_not_mistaken_for_a_missing_camera(stage):
     leave = threading.Event()
-    stage.policy.predict = lambda *_: leave.wait(10.0) and np.zeros((8, 4))
+    stage.policy.predict = lambda *_: leave.wait(120.0) and np.zeros((8, 4))
     run = stage.session.begin("pick the red cube")
     stage.see()
     stage.settle()

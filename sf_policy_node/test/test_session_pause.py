@@ -81,13 +81,13 @@ def test_a_prediction_under_way_does_not_leak_out_of_a_pause(stage):
 
     def slow(*arguments):
         entered.set()
-        leave.wait(10.0)
+        leave.wait(120.0)
         return predict(*arguments)
 
     stage.policy.predict = slow
     stage.session.begin("pick the red cube")
     stage.see()
-    assert entered.wait(10.0)
+    assert entered.wait(120.0)
     stage.session.pause(True)
     stage.now += 0.01
     stage.session.pause(False)

@@ -15,6 +15,7 @@ import tyro
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patient import PATIENCE_S
 from rich.console import Console
 
 import sf_training
@@ -157,7 +158,7 @@ def test_training_settings_survive_a_file(tmp_path):
 
 def test_help_lists_every_verb_without_loading_torch():
     code = "import sys; from sf_training.cli import main; code = main(['--help']); print('torch' in sys.modules); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and done.stdout.endswith("False\n")
     for verb, (_, line) in VERBS.items():
         assert f"  {verb} " in done.stdout and line in done.stdout
@@ -185,7 +186,7 @@ def test_a_reader_that_goes_away_is_no_error(words, unbuffered):
     """`sf_training train --help | head -1`"""
     command = f"set -o pipefail; {sys.executable} -m sf_training {words} | true"
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 

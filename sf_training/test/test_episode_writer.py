@@ -14,6 +14,7 @@ from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, make_reader
 from mcap.writer import CompressionType, Writer
 from mcap_ros2.decoder import DecoderFactory
+from patient import PATIENCE_S
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import HEIGHT, START, WIDTH, open_writer, picture, tiny_contract, write_cameras, write_episode
 
@@ -147,7 +148,7 @@ def test_a_disk_that_fills_up_leaves_one_sentence_and_nothing_else(tmp_path, con
         "except EpisodeWriteError as error:\n"
         "    sys.exit(f'recorder: {error}')\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 1
     assert result.stderr.strip() == (
         f"recorder: {tmp_path}/episode: the disk is full, the episode was dropped; free some space and record it again"

@@ -13,6 +13,7 @@ import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from patient import PATIENCE_S
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -68,7 +69,7 @@ class Robot:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.instruction = self.node.create_publisher(String, "/instruction", latched)
 
-    def wait(self, condition, what: str, timeout: float = 20.0):
+    def wait(self, condition, what: str, timeout: float = PATIENCE_S):
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, f"{what} did not happen within {timeout} s"
@@ -278,7 +279,7 @@ def test_messages_that_never_arrived_are_counted(robot):
 
 def test_a_wrong_contract_ends_the_node_with_one_sentence(ros_domain, tmp_path):
     command = [sys.executable, "-m", "sf_training.recording.recorder_node", "--ros-args", "-p", f"contract:={tmp_path}/none.yaml"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 1
     assert "none.yaml: cannot be read (No such file or directory); check the robot's name or path" in result.stderr
 
@@ -291,12 +292,12 @@ def test_interrupting_the_node_keeps_the_episode(ros_domain, tmp_path, contract,
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         client = robot.node.create_client(Trigger, "/second/start")
-        robot.wait(client.service_is_ready, "second recorder", 40.0)
+        robot.wait(client.service_is_ready, "second recorder", PATIENCE_S)
         future = client.call_async(Trigger.Request())
         robot.wait(future.done, "start")
         assert future.result().success and "nobody publishes /scene" not in future.result().message
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.wait()
@@ -329,10 +330,8 @@ def test_a_slow_disk_drops_and_counts_but_never_blocks():
 
     slow = SlowWriter()
     queued = QueuedWriter(slow, capacity=10 * 1000)
-    start = time.perf_counter()
     for n in range(25):
-        queued.put("/t", bytes(1000), n)
-    assert time.perf_counter() - start < 1.0
+        queued.put("/t", bytes(1000), n)  # comes back though nothing can be written
     slow.allowed.set()
     assert queued.finish("success") == "success"
     assert slow.written == list(range(10)) and slow.drops == {"/t": 15} and queued.received["/t"] == 10

@@ -10,6 +10,7 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
+from patient import PATIENCE_S
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
@@ -78,7 +79,7 @@ class Cell:
         for publisher in (self.joints, self.commands):
             publisher.publish(deserialize_message(bytes(messages.joint_state(now, self.contract.command_joints, np.zeros(7))), JointState))
 
-    def wait(self, condition, what, timeout=20.0):
+    def wait(self, condition, what, timeout=PATIENCE_S):
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, f"{what} did not happen within {timeout} s; status {self.status}"
@@ -223,7 +224,7 @@ def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(ros_domain, t
         cell.wait(lambda: cell.status.duration_s > 2.0, "an episode of two seconds")
         process.send_signal(signal.SIGKILL)
         killed = time.time()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         recovered = recover_episode(next((tmp_path / "episodes").glob("*.partial")))
     finally:
         process.kill()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patient import PATIENCE_S
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
@@ -217,7 +218,7 @@ def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
         "except EpisodeWriteError as error:\n"
         "    sys.exit(str(error))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     partial = tmp_path / "episode.partial"
     assert result.stderr.strip() == (
         f"{tmp_path}/episode: the disk is full, what was written is in {partial}; free some space and then `sf_training recover {partial}`"

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patient import PATIENCE_S
 from safetensors.torch import load_file, save_file
 from seeded_weights import vggt_weights
 
@@ -245,25 +246,25 @@ def command(*arguments: object) -> list[str]:
 def demos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demos")
     make = command("sf_training.simulation.demonstrations", "--out", folder, "--contract", CONTRACT_FILE, "--episodes", 3, "--workers", 1)
-    subprocess.run(make, check=True, timeout=100)
+    subprocess.run(make, check=True, timeout=PATIENCE_S)
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_training_from_bags_survives_a_kill_and_leaves_a_checkpoint_with_a_report(demos, tmp_path):
     out = tmp_path / "nano"
     train = command("sf_training.training.train", "--data", demos, "--out", out, "--steps", 60, "--width", 32, "--layers", 2)
     train += ["--save-every", "5", "--validate-every", "20", "--validation-share", "0.34"]
     state = out.with_name(out.name + ".resume.pt")
     process = subprocess.Popen(train, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE_S
     while not state.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.exists()
-    done = subprocess.run(train, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(train, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "resuming at step" in done.stdout
     assert [row.step for row in read_curves(out / "report/curves.csv")] == [20, 40, 60]
@@ -292,7 +293,7 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
         "16",
     ]
     ways = [[*train, "--control", control, "--out", tmp_path / control] for control in ("none", "mean")]
-    done = [subprocess.run(way, capture_output=True, text=True, timeout=180) for way in ways]
+    done = [subprocess.run(way, capture_output=True, text=True, timeout=PATIENCE_S) for way in ways]
     assert [each.returncode for each in done] == [0, 0], done[0].stderr
     assert "licence of its weights: Somebody's licence" in done[0].stdout
     assert "teacher features" in done[0].stdout
@@ -310,7 +311,7 @@ def test_two_processes_are_started_by_torchrun_and_leave_what_one_does(demos, tm
     launch = command("torch.distributed.run", "--standalone", "--nproc_per_node=2", *alone[1:])
 
     def run(start: list[str], name: str, *more: str) -> subprocess.CompletedProcess:
-        return subprocess.run([*start, "--out", tmp_path / name, *more], capture_output=True, text=True, timeout=180)
+        return subprocess.run([*start, "--out", tmp_path / name, *more], capture_output=True, text=True, timeout=PATIENCE_S)
 
     found, weights = [], []
     for name, start in (("two", launch), ("one", alone)):
@@ -337,16 +338,16 @@ def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tm
     (tmp_path / "sim_arm.urdf").write_bytes(CONTRACT_FILE.with_name("sim_arm.urdf").read_bytes())
     train = command("sf_training.training.train", "--data", demos, "--out", tmp_path / "nano", "--steps", 2, "--width", 32, "--layers", 2)
     train += ["--validation-share", "0.34", "--teacher", "none", "--contract"]
-    done = subprocess.run([*train, robots["longer"]], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([*train, robots["longer"]], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert "expert chunk is ee_delta 8x4" in done.stderr and "the contract says ee_delta 9x4" in done.stderr
-    assert subprocess.run([*train, robots["faster"]], timeout=180).returncode == 0
+    assert subprocess.run([*train, robots["faster"]], timeout=PATIENCE_S).returncode == 0
     assert Policy.load(tmp_path / "nano", device="cpu").contract.joints[0].velocity == 2.1
 
 
 def test_training_without_episodes_says_how_to_record_some(tmp_path):
     train = command("sf_training.training.train", "--data", tmp_path, "--out", tmp_path / "nano")
-    done = subprocess.run(train, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(train, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert "no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder" in done.stderr
     assert not (tmp_path / "nano").exists()
@@ -359,7 +360,7 @@ def test_a_truncated_bag_is_named_and_nothing_is_written(demos, tmp_path):
     bag = sorted(copy.glob("demo_*/*.mcap"))[1]
     os.truncate(bag, bag.stat().st_size // 2)
     train = command("sf_training.training.train", "--data", copy, "--out", tmp_path / "nano")
-    done = subprocess.run(train, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(train, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert bag.name in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

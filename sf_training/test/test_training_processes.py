@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from patient import PATIENCE_S
 from safetensors.torch import load_file
 from training_process import make_run
 
@@ -30,7 +31,7 @@ def command(folder: Path, name: str, *words: str, processes: int = 1, steps: int
 def train(folder: Path, name: str, *words: str, processes: int = 1) -> tuple[np.ndarray, dict]:
     """Losses (steps, 3) of action, alignment and validation, and the weights it leaves."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr[-2000:]
     return losses(done.stdout), torch.load(folder / "weights.pt", weights_only=True)
 
@@ -79,7 +80,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
     folder.mkdir()
     slowly = command(folder, name, *words, "seconds_per_step=1.0", processes=processes)
     process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while not (folder / "resume.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:  # torchrun's workers are in sessions of their own
@@ -87,7 +88,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
     process.wait()
     first = losses(process.stdout.read())
     assert 3 <= len(first) < STEPS
-    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr[-2000:]
     rest = losses(done.stdout)
     assert len(rest) == STEPS - 3  # the state was saved after step 3
@@ -104,7 +105,7 @@ def test_sharded_processes_leave_the_checkpoint_of_one(tmp_path):
     for name, words, processes in (("one", (), 1), ("two", ("fsdp=true",), 2)):
         (tmp_path / name).mkdir()
         start = command(tmp_path / name, "smolvlm", "session=true", "validate_every=2", *words, processes=processes)
-        done = subprocess.run(start, capture_output=True, text=True, timeout=110)
+        done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr[-2000:]
         out = tmp_path / name / "out"
         assert len((out / "report/curves.csv").read_text().splitlines()) == 1 + STEPS // 2
@@ -187,7 +188,8 @@ def test_a_full_disk_leaves_the_state_before_and_says_so(tmp_path):
         "import resource, sys; sys.argv = sys.argv[1:]; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
         "from training_process import main; from pathlib import Path; main(Path(sys.argv[0]), 'nano', 6)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=110, cwd=SCRIPT.parent)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=SCRIPT.parent)
     assert done.returncode != 0
     assert "the state of the run cannot be written" in done.stderr and "free some space" in done.stderr
     assert (tmp_path / "resume.pt").read_bytes() == before

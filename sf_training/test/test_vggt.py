@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patient import PATIENCE_S
 from safetensors.torch import save_file
 from seeded_weights import TINY_VGGT, seeded_images, vggt_weights
 
@@ -123,7 +124,7 @@ def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_pa
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-c", program, "someone/vggt", "facebook/VGGT-1B"]
-    told = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    told = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=PATIENCE_S).stdout.splitlines()
     assert told[0] == "cc-by-nc-4.0"
     assert "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download it elsewhere" in told[1]
 
