@@ -20,6 +20,7 @@ from sf_bringup import journeys
 from sf_bringup.arguments import NO_POLICY, SIM_ROBOT, GraphError, Value, check_namespace, parse_arguments
 from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
 from sf_bringup.second_start import refuse_second_start
+from sf_bringup.simulated_contract import for_simulation
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.vla.remote.address import is_remote
 from sf_training.recording.controls import DEFAULT_BUTTONS
@@ -160,6 +161,7 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
     except ContractError as error:
         raise GraphError(str(error)) from None
     is_simulated = sim or contract.robot == SIM_ROBOT
+    path = for_simulation(path, contract) if sim else path
     return _Robot(path, contract, is_simulated, is_simulated if use_sim_time == "auto" else use_sim_time == "true")
 
 

@@ -1,5 +1,7 @@
 """The graph as data: which nodes, with which parameters, and what an unknown argument says."""
 
+import importlib.util
+
 import pytest
 
 from sf_bringup.arguments import ARM_ARGUMENTS, GraphError, parse_arguments
@@ -155,3 +157,14 @@ def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
     assert nodes["policy_node"].parameters["use_sim_time"] is False
     assert command_line(nodes["policy_node"])[-2:] == ["--params-file", str(file)]
     assert "replan_steps" not in named(arm_graph(policy=str(checkpoint)))["policy_node"].parameters
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypatch, capsys):
+    found = importlib.util.find_spec("pytest") if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    path = named(arm_graph(robot="ur5e_robotiq", policy="none", sim=True))["sim_arm"].parameters["contract"]
+    real, simulated = load_contract(find_robot("ur5e_robotiq")), load_contract(path)
+    assert simulated.command.gripper.output == ("parallel_gripper" if installed else "forward_command")
+    assert simulated.hash == real.hash
+    assert ("control_msgs" in capsys.readouterr().err) is not installed

@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (GraphError, ContractError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("doctor")
     try:
         seen = Listener(node, contract, namespace).listen(values["seconds"])

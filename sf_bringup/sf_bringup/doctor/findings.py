@@ -69,7 +69,10 @@ def print_table(robot: str, findings: Sequence[Finding]) -> None:
         table.add_row(
             level, *(_plain(text) for text in (finding.subject, finding.seen, finding.cure))
         )
-    Console(soft_wrap=False).print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own
+        console.width = 160
+    console.print(table)
     counts = {level: sum(finding.level is level for finding in findings) for level in order}
     print(", ".join(f"{count} {level}" for level, count in counts.items()))
 

@@ -20,7 +20,7 @@ _SHARE = 0.55  # of the workspace's extent: where cubes may stand
 _SPREAD = 0.3  # of the workspace's half extent: where the tool may begin
 _LIFT = 0.12  # m above the highest pedestal: the tool must get there too
 _ABOVE = 0.06  # m of the tool above the highest cube at the start, the spread included
-_TRIES = 40
+_TRIES = 12
 _log = logging.getLogger(__name__)
 
 
