@@ -36,6 +36,12 @@ from sf_policy_node.contract_parts import (
     Topics,
     Workspace,
 )
+from sf_policy_node.contract_surroundings import (
+    CameraMount,
+    CollisionBox,
+    CollisionCheck,
+    Simulation,
+)
 from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
 from sf_policy_node.urdf import RobotDescription, UrdfError
 
@@ -45,6 +51,9 @@ __all__ = [
     "ActionSpace",
     "Budgets",
     "Camera",
+    "CameraMount",
+    "CollisionBox",
+    "CollisionCheck",
     "Command",
     "Contract",
     "ContractError",
@@ -55,6 +64,7 @@ __all__ = [
     "Joint",
     "Name",
     "Positive",
+    "Simulation",
     "Topic",
     "Topics",
     "Workspace",
@@ -84,9 +94,13 @@ class Contract(Section):
     action: Action
     budgets: Budgets
     workspace: Workspace
+    collision: CollisionCheck = CollisionCheck()
+    home: list[Finite] | None = Field(None, description="arm joints where it rests; links may touch there")
     command: Command
     topics: Topics = Topics()
     bags: ForeignBags | None = Field(None, description="to read bags of other recorders")
+    simulation: Simulation = Simulation()
+    _folder: Path | None = PrivateAttr(None)
     _urdf_xml: str = PrivateAttr("")
 
     @model_validator(mode="after")
@@ -112,7 +126,19 @@ class Contract(Section):
             raise ValueError(f"command.gripper: {self.command.output} cannot carry the gripper; say where its commands go")
         if self.bags:
             self._check_bags(self.bags)
+        self._check_surroundings()
         return self
+
+    def _check_surroundings(self) -> None:
+        if unknown := sorted(set(self.simulation.cameras) - set(self.camera_names)):
+            raise ValueError(f"simulation.cameras: {unknown[0]} is no camera; name one of {', '.join(self.camera_names)}")
+        if self.home is None:
+            return
+        if len(self.home) != len(self.joints):
+            raise ValueError(f"home: has {len(self.home)} values; give one for each of {', '.join(self.arm_joints)}")
+        for joint, value in zip(self.joints, self.home, strict=True):
+            if not joint.lower <= value <= joint.upper:
+                raise ValueError(f"home: {joint.name} at {value:g} is outside its limits {joint.lower:g} to {joint.upper:g}")
 
     def _check_topics(self) -> None:
         """Refuse one topic for two purposes: messages of one would be taken for the other."""
@@ -162,6 +188,11 @@ class Contract(Section):
     def urdf_xml(self) -> str:
         """The robot description that belongs to this contract."""
         return self._urdf_xml
+
+    @property
+    def mesh_folders(self) -> list[Path]:
+        """Where meshes of the URDF are looked for first: beside the contract, if it came from a file."""
+        return [self._folder] if self._folder else []
 
     def description(self) -> RobotDescription:
         """The URDF's links and joints.
@@ -252,6 +283,7 @@ def load_contract(path: str | Path) -> Contract:
     """
     path = Path(path)
     contract = parse_contract(_read(path, "", "check the robot's name or path"), "", str(path))
+    contract._folder = path.absolute().parent
     contract._urdf_xml = _read(path.with_name(contract.urdf), f"{path}: urdf: ", "put the URDF beside the contract")
     return contract
 

@@ -6,10 +6,10 @@ import pinocchio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from motion_cases import HOME, sim_arm
+from motion_cases import CONTRACT_PATH, HOME, sim_arm
 from random_robots import LIMIT, names, random_robot
 
-from sf_policy_node.contract import ContractError
+from sf_policy_node.contract import CollisionCheck, ContractError, load_contract
 from sf_policy_node.motion.arm.collision import Box, CollisionModel
 
 BOX = Box("shelf", (0.1, -0.2, 0.1), (0.3, 0.2, 0.15))
@@ -189,3 +189,35 @@ def test_mesh_counts_as_its_convex_hull(tmp_path):
 def test_unknown_link_in_allowed_is_named():
     with pytest.raises(ContractError, match=r"wrist_7.*known are"):
         CollisionModel.of(sim_arm(), allowed=[("wrist_7", "hand")])
+
+
+def test_boxes_allowed_pairs_and_home_come_from_the_contract():
+    table = {"name": "table", "lower": list(TABLE.lower), "upper": list(TABLE.upper)}
+    section = CollisionCheck(boxes=[table], allowed=[["link2", "table"]], margin=0.02)
+    contract = sim_arm().model_copy(update={"collision": section, "home": HOME[:6].tolist()})
+    model = CollisionModel.of(contract)
+    assert model.allowed["link2", "table"] == "allowed by the contract"
+    assert ("hand", "table") in model.checked
+    assert model.margin == 0.02
+
+
+def test_gripper_that_the_urdf_does_not_know_moves_nothing():
+    arm = sim_arm()
+    gripper = arm.gripper.model_copy(update={"joint": "elsewhere", "in_urdf": False})
+    model = CollisionModel.of(arm.model_copy(update={"gripper": gripper}))
+    assert model.first_collision(HOME) is None
+
+
+def test_meshes_lie_beside_the_contract(tmp_path):
+    urdf = sim_arm().urdf_xml.replace(
+        '<link name="link2"/>',
+        '<link name="link2"><collision><geometry><mesh filename="a.obj"/></geometry></collision></link>',
+    )
+    (tmp_path / "a.obj").write_text(
+        "v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nv 0 0 0.1\nf 1 2 3\nf 1 2 4\nf 1 3 4\nf 2 3 4"
+    )
+    (tmp_path / "sim_arm.urdf").write_text(urdf)
+    (tmp_path / "arm.yaml").write_text(CONTRACT_PATH.read_text())
+    model = CollisionModel.of(load_contract(tmp_path / "arm.yaml"))
+    [shape] = [shape for shape in model.shapes if shape.link == "link2"]
+    assert not shape.assumed

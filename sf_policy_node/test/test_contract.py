@@ -1,5 +1,6 @@
 """The contract: what is wrong with it is said with the key's path, and what is equal hashes equally."""
 
+import re
 import shutil
 
 import pytest
@@ -203,3 +204,28 @@ def test_the_gripper_maps_its_opening_to_the_joint_and_back():
     gripper = sim_arm().gripper
     assert gripper.to_joint(0.0) == 0.0 and gripper.to_joint(2.0) == 0.035
     assert gripper.to_opening(gripper.to_joint(0.25)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"collision": {"boxes": [{"name": "t", "lower": [0, 0, 1], "upper": [1, 1, 0]}]}}, "collision.boxes.0: lower z"),
+        ({"collision": {"boxes": [{"name": "t", "lower": [0, 0, 0], "upper": [1, 1, 1]}] * 2}}, "boxes: t is named twice"),
+        ({"collision": {"margin": -0.1}}, "collision.margin"),
+        ({"collision": {"allowed": [["hand"]]}}, "collision.allowed.0"),
+        ({"home": [0.0, 0.4]}, "home: has 2 values"),
+        ({"home": [0.0, 0.4, 1.4, 1.3, 0.0, 9.0]}, "home: joint6 at 9 is outside"),
+        ({"simulation": {"cameras": {"side": {"frame": "hand", "position": [0, 0, 0], "look_at": [1, 0, 0]}}}}, "side is no camera"),
+        ({"simulation": {"cameras": {"scene": {"frame": "hand", "position": [0, 0, 0], "look_at": [0, 0, 1]}}}}, "up not along"),
+    ],
+)
+def test_surroundings_are_checked(section, says):
+    with pytest.raises(ContractError, match=re.escape(says)):
+        parse(data() | section)
+
+
+def test_surroundings_do_not_make_another_robot():
+    here = {"home": [0.0, 0.4, 1.4, 1.3, 0.0, 0.0], "collision": {"check": False}, "simulation": {"table_height": 0.1}}
+    changed = parse(data() | here)
+    assert changed.hash == sim_arm().hash
+    assert parse_contract(changed.to_yaml(), sim_arm().urdf_xml) == changed

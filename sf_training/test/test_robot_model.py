@@ -109,3 +109,26 @@ def test_table_lies_below_a_workspace_that_begins_below_the_base():
         assert -0.16 <= sim.support_height(colour) <= -0.05
     sim.step(100)
     assert all(cube.position[2] > -0.15 for cube in sim.task_state().objects)
+
+
+def test_cameras_and_table_are_where_the_contract_says():
+    data = yaml.safe_load(PATH.read_text()) | {"robot": "mounted"}
+    mount = {
+        "frame": "hand",
+        "position": [0.1, 0.0, 0.0],
+        "look_at": [0.0, 0.0, 0.2],
+        "up": [1, 0, 0],
+        "field_of_view": 70,
+    }
+    data["simulation"] = {"table_height": -0.05, "cameras": {"wrist": mount}}
+    contract = parse_contract(yaml.safe_dump(data), load_contract(PATH).urdf_xml)
+    sim = ArmSim(contract, render=False)
+    assert -0.06 < min(sim.support_height(colour) for colour in sim.reset(0).colours) < 0.04
+    rotation, position = sim.camera_pose("wrist")
+    toward = sim.tool_position() - position
+    assert np.linalg.norm(toward) == pytest.approx(
+        np.hypot(0.1, 0.1), abs=1e-6
+    )  # tool0 is 0.1 m ahead of hand
+    assert rotation[:, 2] @ toward > 0.0
+    focal = sim.intrinsics("wrist")[0, 0]
+    assert focal == pytest.approx(0.5 * 240 / np.tan(np.deg2rad(35)))

@@ -24,21 +24,41 @@ def add_camera(
 ) -> bool:
     """Add a camera of the contract; true when it does not move with the arm.
 
-    A camera whose frame is a link of the URDF sits there. Otherwise one called wrist, hand,
+    A camera of ``simulation.cameras`` sits as that says, one whose frame is a link of the URDF there. Otherwise one called wrist, hand,
     gripper, tool or ee looks along the tool, the first other one looks at the workspace from the
     right front, and any further one from the left front.
     """
     robot = pinocchio.buildModelFromXML(contract.urdf_xml)
+    if mount := contract.simulation.cameras.get(camera.name):
+        body, placement = bodies.body(mount.frame)
+        place, target, up = (np.array(each) for each in (mount.position, mount.look_at, mount.up))
+        rotation = placement.rotation @ _looking(place, target, up)
+        _add(body, camera.name, placement.act(place), rotation, mount.field_of_view)
+        return (
+            robot.frames[robot.getFrameId(mount.frame, pinocchio.FrameType.BODY)].parentJoint == 0
+        )
     if robot.existFrame(camera.frame, pinocchio.FrameType.BODY):
         body, placement = bodies.body(camera.frame)
-        _add(body, camera.name, placement.translation, placement.rotation @ _OPTICAL, "frame")
+        _add(
+            body,
+            camera.name,
+            placement.translation,
+            placement.rotation @ _OPTICAL,
+            _FIELD_OF_VIEW["frame"],
+        )
         frame = robot.frames[robot.getFrameId(camera.frame, pinocchio.FrameType.BODY)]
         return frame.parentJoint == 0
     if any(word in camera.name.lower().split("_") for word in _ON_HAND):
         body, tool = bodies.body(contract.tool_frame)
         approach, aside = hand_axes(robot, contract.tool_frame)
         place = tool.translation - _HAND_BEHIND * approach + _HAND_ASIDE * aside
-        _add(body, camera.name, place, _looking(place, tool.translation, -aside), "hand")
+        _add(
+            body,
+            camera.name,
+            place,
+            _looking(place, tool.translation, -aside),
+            _FIELD_OF_VIEW["hand"],
+        )
         return False
     lower, upper = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
     target = np.append(0.5 * (lower + upper)[:2], table + 0.05)
@@ -46,7 +66,11 @@ def add_camera(
     way = _SCENE_FROM * scale * (1.0 if first else np.array([1.0, -1.0, 1.0]))
     place = target + way
     _add(
-        spec.worldbody, camera.name, place, _looking(place, target, np.array([0, 0, 1.0])), "scene"
+        spec.worldbody,
+        camera.name,
+        place,
+        _looking(place, target, np.array([0, 0, 1.0])),
+        _FIELD_OF_VIEW["scene"],
     )
     return True
 
@@ -83,6 +107,6 @@ def _looking(place: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarra
     return np.column_stack([right, np.cross(back, right), back])
 
 
-def _add(body, name: str, place: np.ndarray, rotation: np.ndarray, kind: str) -> None:
+def _add(body, name: str, place: np.ndarray, rotation: np.ndarray, field_of_view: float) -> None:
     x, y, z, w = pinocchio.Quaternion(rotation).coeffs()
-    body.add_camera(name=name, pos=place, quat=[w, x, y, z], fovy=_FIELD_OF_VIEW[kind])
+    body.add_camera(name=name, pos=place, quat=[w, x, y, z], fovy=field_of_view)

@@ -6,7 +6,7 @@ import coal
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, ContractError
 from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.link_geometry import LinkShape
@@ -33,6 +33,10 @@ class RobotBodies:
 
     def __init__(self, spec, contract: Contract, model: pinocchio.Model, tree: JointTree) -> None:
         self._spec, self._contract, self._model, self._tree = spec, contract, model, tree
+        if contract.gripper and not contract.gripper.in_urdf:
+            raise ContractError(
+                f"gripper.in_urdf: {contract.urdf} has no gripper to simulate; add its joint and links"
+            )
         self._angles = tree.angles(np.zeros((1, len(contract.command_joints))))[0]
         self._movers = tree.movers()
         arm = len(contract.joints)
@@ -66,7 +70,10 @@ class RobotBodies:
 
     def body(self, frame: str):
         """Return the body that carries a frame of the URDF, and the frame's placement in it."""
-        found = self._model.frames[self._model.getFrameId(frame)]
+        kind = pinocchio.FrameType.BODY
+        if not self._model.existFrame(frame, kind):
+            raise ContractError(f"simulation.cameras: the URDF has no link {frame!r}")
+        found = self._model.frames[self._model.getFrameId(frame, kind)]
         return self._bodies[found.parentJoint], found.placement
 
     def add_servos(self) -> Servos:

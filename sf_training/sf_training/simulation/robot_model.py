@@ -39,7 +39,13 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
 
     robot = pinocchio.buildModelFromXML(contract.urdf_xml)
     tree = JointTree(robot, contract.urdf_xml, contract.command_joints)
-    shapes = read_shapes(robot, contract.urdf_xml, contract.tool_frame, folders)
+    shapes = read_shapes(
+        robot,
+        contract.urdf_xml,
+        contract.tool_frame,
+        [*folders, *contract.mesh_folders],
+        contract.collision.capsule_radius,
+    )
     spec = mujoco.MjSpec()
     spec.modelname, spec.compiler.degree = contract.robot, False
     set_options(
@@ -93,7 +99,10 @@ def set_joints(model, data, servos, positions: np.ndarray) -> None:
 def table_height(contract: Contract) -> float:
     """Return the height of the table in the base frame [m].
 
-    The arm stands on it, unless its workspace begins below or well above the base.
+    As ``simulation.table_height`` says; without it the arm stands on the table, unless its
+    workspace begins below or well above the base.
     """
+    if contract.simulation.table_height is not None:
+        return contract.simulation.table_height
     lowest = contract.workspace.lower[2]
     return 0.0 if 0.0 <= lowest <= _LOW else lowest - _BELOW

@@ -89,7 +89,7 @@ class CollisionModel:
         except (ValueError, RuntimeError) as error:
             raise ContractError(f"urdf: cannot be parsed ({error})") from None
         self.margin = margin
-        self._tree = JointTree(model, urdf_xml, names)
+        self._tree = JointTree(model, urdf_xml, names, optional=set(names) - set(arm))
         base = model.frames[model.getFrameId(base_frame, pinocchio.FrameType.BODY)].placement
         self.shapes = read_shapes(model, urdf_xml, tool_frame, folders, capsule_radius)
         self.shapes += [box_shape(each.name, each.lower, each.upper, base) for each in boxes]
@@ -105,13 +105,28 @@ class CollisionModel:
         self._allow_touching(home)
 
     @classmethod
-    def of(cls, contract: Contract, **options) -> CollisionModel:
-        """Return the model of a contract's robot, for positions of ``contract.command_joints``."""
+    def of(cls, contract: Contract, boxes: Sequence[Box] = (), **options) -> CollisionModel:
+        """Return the model of a contract's robot, for positions of ``contract.command_joints``.
+
+        Args:
+            boxes: beside those of ``contract.collision``.
+        """
+        section, gripper = contract.collision, contract.gripper
         lower = [joint.lower for joint in contract.joints]
         upper = [joint.upper for joint in contract.joints]
-        if contract.gripper:
-            lower.append(min(contract.gripper.open, contract.gripper.closed))
-            upper.append(max(contract.gripper.open, contract.gripper.closed))
+        home = contract.home
+        if gripper:
+            lower.append(min(gripper.open, gripper.closed))
+            upper.append(max(gripper.open, gripper.closed))
+            home = home and [*home, gripper.open]
+        settings = {
+            "margin": section.margin,
+            "allowed": [(first, second) for first, second in section.allowed],
+            "capsule_radius": section.capsule_radius,
+            "folders": contract.mesh_folders,
+            "home": None if home is None else np.array(home),
+        }
+        given = [Box(each.name, tuple(each.lower), tuple(each.upper)) for each in section.boxes]
         return cls(
             contract.urdf_xml,
             contract.command_joints,
@@ -119,7 +134,8 @@ class CollisionModel:
             limits=(np.array(lower), np.array(upper)),
             base_frame=contract.base_frame,
             tool_frame=contract.tool_frame,
-            **options,
+            boxes=[*given, *boxes],
+            **settings | options,
         )
 
     def set_other_joints(self, positions: Mapping[str, float]) -> None:

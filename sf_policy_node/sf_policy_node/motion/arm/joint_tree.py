@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pinocchio
@@ -19,12 +19,19 @@ class JointTree:
 
     Args:
         names: the J commanded joints, in the order of the positions.
+        optional: those of ``names`` that the URDF may lack: they move nothing then.
 
     Raises:
         ContractError: the URDF lacks a joint, or a commanded joint neither turns nor slides.
     """
 
-    def __init__(self, model: pinocchio.Model, urdf_xml: str, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: pinocchio.Model,
+        urdf_xml: str,
+        names: Sequence[str],
+        optional: Collection[str] = (),
+    ) -> None:
         count = model.njoints - 1
         self.names = list(model.names)[1:]
         self.parents = np.array([model.parents[j + 1] - 1 for j in range(count)], dtype=np.int64)
@@ -40,6 +47,8 @@ class JointTree:
         self._others = np.zeros(count)
         index = {name: n for n, name in enumerate(self.names)}
         for column, name in enumerate(names):
+            if name not in index and name in optional:
+                continue
             if name not in index:
                 raise ContractError(f"joints.{name}: the URDF has no such joint")
             if not np.any(self.axes[index[name]]):
