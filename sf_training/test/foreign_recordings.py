@@ -203,3 +203,9 @@ def damaged_jpeg(stamp: int, how: str):
     else:
         data = np.zeros(0, np.uint8)
     return make(messages.COMPRESSED_IMAGE, header(stamp), "jpeg", data)
+
+
+def stamp_of(each: Entry) -> int:
+    """The header stamp of a message [ns]."""
+    stamp = each.content.header.stamp
+    return stamp.sec * S + stamp.nanosec
