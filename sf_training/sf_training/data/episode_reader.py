@@ -20,7 +20,7 @@ from rosbags.serde import SerdeError
 from sf_policy_node.contract import Contract
 from sf_policy_node.images import ImageError, decode_compressed, decode_compressed_depth, decode_depth, decode_image
 from sf_training.data.bag_contract import given_contract, own_contract
-from sf_training.data.bag_files import BagError, find_episodes, labels_folder, stem_of
+from sf_training.data.bag_files import BagError, find_episodes, how_to_recover, labels_folder, stem_of
 from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
 from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
 from sf_training.data.cache_folder import checksum_of
@@ -165,7 +165,10 @@ class EpisodeReader:
         for order, (number, log_time, data, place) in enumerate(self._raw(topics, self.blocks)):
             topic, kind = self._mapped[number], self.bag.channels[number].type_name
             size = size_of(data, kind == messages.COMPRESSED_IMAGE) if kind in IMAGES else (0, 0)
-            built[topic].add(self._stamp(number, log_time, data), log_time, order, place, number, size)
+            try:
+                built[topic].add(self._stamp(number, log_time, data), log_time, order, place, number, size)
+            except OverflowError as error:
+                raise self._unreadable(number, error) from None
             if topic in joints:
                 self._add_joints(joints[topic], number, data)
             elif kind not in IMAGES:
@@ -173,7 +176,14 @@ class EpisodeReader:
         if self._kept is not None:
             self.blocks = self._kept_blocks
         filled = {topic: joints[topic].built() if topic in joints else contents[topic] for topic in topics}
-        return {topic: builder.built(filled[topic]) for topic, builder in built.items()}
+        found = {topic: builder.built(filled[topic]) for topic, builder in built.items()}
+        for topic, stream in found.items():
+            if self.has(topic) and not len(stream.stamps):
+                raise BagError(
+                    f"{self.file}: is cut off or damaged (no message on {topic}, but its summary counts {self.counts[topic]}); "
+                    f"{how_to_recover(self.file)}"
+                )
+        return found
 
     def frames(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
         """Yield some images, decoded, in one pass: topic, index among the topic's messages, and pixels.

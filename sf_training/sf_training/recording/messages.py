@@ -255,8 +255,13 @@ def _recorded_typestore(type_name: str, recorded: str) -> Typestore:
         types = get_types_from_msg(recorded, type_name)
         store = get_typestore(Stores.EMPTY)
         store.register(types)
-    except TypesysError as error:
-        raise SerdeError(f"its definition in the bag cannot be parsed: {error}") from None
+    except (TypesysError, ValueError, KeyError, RecursionError) as error:
+        raise SerdeError(f"its definition in the bag cannot be parsed: {' '.join(str(error).split())[:100]}") from None
+    known = typestore()
+    for name, (_, fields) in types.items():
+        # Ours may be older; those of ROS are the same in every distribution, so one that differs is damaged.
+        if not name.startswith("sf_msgs/") and name in known.fielddefs and known.fielddefs[name][1] != fields:
+            raise SerdeError(f"its definition in the bag says something else about {name} than ROS does")
     return store
 
 

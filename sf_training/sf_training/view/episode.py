@@ -15,6 +15,7 @@ from sf_training.recording.topics import absolute
 
 SOURCES = ("nobody", "policy", "teleoperation", "replay")  # of sf_msgs/ControlSource, in the order of its constants
 _FPS_MAX = 60.0
+_LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def load(reader: EpisodeReader) -> Episode:
     stamps = [np.sort(read[topic].stamps) for topic in cameras]
     start, end = min(int(each[0]) for each in stamps), max(int(each[-1]) for each in stamps)
     duration = max((end - start) * 1e-9, 1e-3)
+    if duration > _LONGEST_S:
+        raise BagError(f"{reader.path}: its images span {duration / 86_400:.0f} days, so a stamp is wrong; `sf_training lint` shows which")
     fps = _rate(stamps)
     moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)
     states = read[absolute(topics.joint_states)]
