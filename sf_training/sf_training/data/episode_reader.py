@@ -24,6 +24,7 @@ from sf_training.data.bag_files import BagError, find_episodes, how_to_recover, 
 from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
 from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
 from sf_training.data.cache_folder import checksum_of
+from sf_training.data.converted_bag import restore_record
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
 from sf_training.data.picture_checks import size_of
@@ -63,6 +64,7 @@ class EpisodeReader:
         self._kept: list[Located] | None = None
         self._kept_blocks: list[Block] = []
         self.bag = bag = Bag(self.path)
+        restore_record(bag)
         self.file = bag.files[0]
         self.name = stem_of(self.path).removesuffix("_0") if self.path.is_file() else self.path.name
         records = [record for name, record in bag.records if name == EPISODE_RECORD]

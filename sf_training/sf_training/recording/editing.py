@@ -15,6 +15,7 @@ from pathlib import Path
 from mcap.records import Channel, Message, Schema
 
 from sf_training.recording import messages
+from sf_training.recording.episode_message import EPISODE_TOPIC
 from sf_training.recording.episode_writer import OUTCOMES, EpisodeWriter
 from sf_training.recording.finished_episode import EditError, FinishedEpisode
 from sf_training.recording.topics import Delivery, absolute, context_topics, episode_topics
@@ -134,6 +135,8 @@ def _copy(writer: EpisodeWriter, part: Window, said: str) -> str:
     for schema, channel, message in source.messages():
         if message.log_time >= part.end:
             break
+        if channel.topic == EPISODE_TOPIC:  # the new episode gets its own
+            continue
         if channel.topic == instruction_topic:  # replaced by the segments, in which labels count
             _announce(writer, channel.topic, schema.name, channel.metadata.get("offered_qos_profiles", ""), _described(schema, channel))
             continue

@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from sf_policy_node.contract import Contract
+from sf_training.recording.episode_message import EPISODE_TOPIC, episode_message
 from sf_training.recording.mcap_file import McapFile
-from sf_training.recording.messages import definition
+from sf_training.recording.messages import STRING, definition
+from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, ros_distro, seal, sync_directory
+from sf_training.recording.topics import Delivery
 
 Outcome = Literal["success", "failure", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "discarded")
@@ -58,7 +61,7 @@ class EpisodeWriter:
     ) -> None:
         self.name = name or f"{contract.robot}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
         self._final = Path(directory) / self.name
-        self._keep = keep
+        self._keep, self._contract = keep, contract
         self._topics: dict[str, TopicRecord] = {}
         self._schemas: dict[str, int] = {}
         self._mcap: McapFile | None = None
@@ -207,6 +210,8 @@ class EpisodeWriter:
             if not any(self._mcap.counts.values()):
                 self.abort()
                 raise EpisodeWriteError(f"{self._final}: no message arrived; check that the robot publishes the contract's topics")
+            self.add_topic(EPISODE_TOPIC, STRING, offered_qos(Delivery.LATCHED))
+            self.write(EPISODE_TOPIC, episode_message(self._contract, self._episode), self._mcap.time_range[1])
             seal(self._mcap, self._file, self._final, self._episode, list(self._topics.values()))
         self._open = False
         return self._final
