@@ -161,6 +161,12 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
     except ContractError as error:
         raise GraphError(str(error)) from None
     is_simulated = sim or contract.robot == SIM_ROBOT
+    if is_simulated and not sim and path != find_robot(SIM_ROBOT):
+        print(
+            f"robot: {path} calls itself {SIM_ROBOT}, so the simulated arm is started and moves on its topics; "
+            "for a real arm give it another name (key robot)",
+            file=sys.stderr,
+        )
     path = for_simulation(path, contract) if sim else path
     return _Robot(path, contract, is_simulated, is_simulated if use_sim_time == "auto" else use_sim_time == "true")
 

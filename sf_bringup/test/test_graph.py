@@ -93,6 +93,19 @@ def test_a_broken_contract_names_the_key(tmp_path):
         arm_graph(robot=str(contract), policy="none")
 
 
+def test_a_copy_of_the_simulated_arm_that_kept_its_name_is_named(tmp_path, capsys):
+    source = find_robot("sim_arm")
+    contract = tmp_path / "left_arm.yaml"
+    contract.write_text(source.read_text().replace("velocity: 2.0", "velocity: 0.4"))
+    (tmp_path / "sim_arm.urdf").write_text(source.with_name("sim_arm.urdf").read_text())
+    assert "sim_arm" in named(arm_graph(robot=str(contract), policy="none"))
+    said = capsys.readouterr().err
+    assert "left_arm.yaml calls itself sim_arm, so the simulated arm is started" in said
+    arm_graph(robot=str(contract), policy="none", sim=True)
+    arm_graph(robot="sim_arm", policy="none")
+    assert capsys.readouterr().err == ""
+
+
 def test_words_become_values_of_the_right_type():
     assert parse_arguments(["join:=Ensemble"])["join"] == "ensemble"
     values = parse_arguments(["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"])

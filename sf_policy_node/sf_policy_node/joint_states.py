@@ -18,6 +18,7 @@ from sf_policy_node.motion.safety.clock import FUTURE_S
 ROUNDING_S = 1e-6  # of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
 _CLOCK_S = 1.0  # a stamp that is that much older is of another clock ...
 _CLOCK_RUN_S = 0.03  # ... and so are stamps that rise for so long below the newest one
+_ONE_MESSAGE_S = 1e-3  # joints whose stamps differ by less came together
 _NAMED = 8  # names in a sentence
 
 
@@ -221,7 +222,7 @@ class JointStates:
 
     def _late(self, name: str, ages: dict[str, float]) -> str:
         key, budget = self._budget(name)
-        of = "" if min(ages.values()) > 0.5 * ages[name] else f" of {name}"
+        of = "" if ages[name] - min(ages.values()) < _ONE_MESSAGE_S else f" of {name}"
         text = f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows {budget:g} s"
         if self._fault:
             return f"joint states on {self._topic} {self._fault}"

@@ -35,8 +35,9 @@ class InstructionTopic:
         self._node, self._run, self._follow, self._refuse = node, run, follow, refuse
         self._repeats = InstructionRepeats()
         self._refused = ""
-        self.executor: ExecutorStatus | None = None
-        """What the executor reported last."""
+        self._executor: ExecutorStatus | None = None
+        self._seen: InstructionRun | None = None
+        self._refused_before = 0  # chunks that the executor had refused when this instruction began
         node.subscribe_any_qos(String, topic, self._receive)
 
     def stop(self) -> None:
@@ -44,16 +45,24 @@ class InstructionTopic:
         self._repeats.stop()
         self._refused = ""
 
+    def note_executor(self, status: ExecutorStatus) -> None:
+        """What the executor reports."""
+        if (run := self._run()) is not self._seen:
+            self._seen, self._refused_before = run, status.chunks_refused
+        self._executor = status
+
     def is_asked_for(self, run: InstructionRun) -> bool:
-        """The executor stopped this instruction and asks for one."""
-        executor = self.executor
-        return executor is not None and executor.epoch == run.epoch and NEEDS_INSTRUCTION in executor.reason
+        """The executor stopped this instruction, or refuses its chunks, and asks for an instruction."""
+        status = self._executor
+        if status is None or run is not self._seen or NEEDS_INSTRUCTION not in status.reason:
+            return False
+        return status.epoch == run.epoch or status.chunks_refused > self._refused_before
 
     @property
     def executor_reason(self) -> str:
         """Why the executor does not follow chunks; empty when it does, or was never received."""
-        executor = self.executor
-        return "" if executor is None or executor.state in _FOLLOWING else executor.reason
+        status = self._executor
+        return "" if status is None or status.state in _FOLLOWING else status.reason
 
     def _receive(self, message: String, publisher: str) -> None:
         if not self._node.running:

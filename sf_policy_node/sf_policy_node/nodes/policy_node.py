@@ -189,7 +189,8 @@ class PolicyNode(ManagedNode):
         self._session.note_clips(clips_of(message))
         if message.chunks_refused > self._refused or message.state not in (ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING):
             self._session.note_not_followed()  # holding may be news of before the last chunk arrived there
-        self._refused, self._instructions.executor = message.chunks_refused, message
+        self._refused = message.chunks_refused
+        self._instructions.note_executor(message)
         current = self._session.run
         if current is not None and self._instructions.is_asked_for(current):
             self._session.end(Termination.STOPPED, f"the executor {message.reason}", current)

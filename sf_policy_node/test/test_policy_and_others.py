@@ -1,0 +1,74 @@
+"""The policy node among others over DDS: texts that are repeated, an executor that stops."""
+
+import pytest
+from policy_node_cases import TOPICS
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from sf_msgs.action import RunInstruction
+from sf_msgs.msg import ExecutorStatus, PolicyStatus
+from sf_policy_node.nodes.lifecycle import LATCHED
+
+pytestmark = pytest.mark.ros
+TEXT = "pick the red cube"
+
+
+class Repeater:
+    """`ros2 topic pub -r 5 /instruction ...` as long as it is called."""
+
+    def __init__(self, policy, text):
+        self._policy, self._text, self._at = policy, text, 0.0
+        self._publisher = policy.graph.publisher(String, TOPICS.instruction)
+        self.sent = 0
+
+    def __call__(self):
+        self._policy.arm()
+        if self._policy.graph.now() >= self._at:
+            self._at = self._policy.graph.now() + 0.2
+            self._publisher.publish(String(data=self._text))
+            self.sent += 1
+
+
+def test_stop_beside_a_running_publisher_of_the_text_is_a_stop(policy):
+    repeater = Repeater(policy, TEXT)
+    policy.graph.until(lambda: policy.status.instruction == TEXT and repeater.sent > 3, "the instruction", each=repeater)
+    assert policy.call(Trigger, "stop").success
+    policy.graph.until(lambda: policy.status.state == PolicyStatus.IDLE, "the stop", each=repeater)
+    before = repeater.sent
+    policy.graph.until(lambda: repeater.sent > before + 5, "more messages", each=repeater)
+    assert policy.status.state == PolicyStatus.IDLE and "was stopped; send another instruction" in policy.status.reason
+    policy.say("push the green cube")
+    policy.until(lambda: policy.status.instruction == "push the green cube", "another instruction")
+    policy.call(Trigger, "stop")
+    policy.say(TEXT)
+    policy.until(lambda: policy.status.instruction == TEXT, "the same text from somebody else")
+
+
+def test_an_instruction_that_the_executor_stops_ends_with_its_reason_and_counts_when_it_is_given_again(policy):
+    executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
+    person = policy.graph.publisher(String, TOPICS.instruction)
+    handle, feedback = policy.start(TEXT)
+    policy.until(lambda: policy.chunks, "a chunk")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason="joint2 is outside its limits; move it back"))
+    policy.until(lambda: feedback and "executor: joint2 is outside" in feedback[-1].state, "the feedback")
+    reason = "stopped: joint3 is 0.31 from where it was sent; clear it and give an instruction again"
+    epoch = policy.status.epoch
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, epoch=epoch))
+    result = policy.result(handle).result
+    assert result.termination_reason == RunInstruction.Result.STOPPED and "joint3 is 0.31 from" in result.message
+    person.publish(String(data=TEXT))
+    policy.until(lambda: policy.status.instruction == TEXT and policy.status.epoch > epoch, "the same text again")
+
+
+def test_an_instruction_whose_chunks_are_refused_for_good_ends_with_the_refusal(policy):
+    """As after the executor was activated anew: nothing more can come of the instruction."""
+    executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
+    reason = "refused chunk 3: the executor was activated after its instruction began; give an instruction again"
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=7))
+    handle, _ = policy.start(TEXT)
+    policy.until(lambda: len(policy.chunks) > 1, "chunks, since that was about an instruction before")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=7))
+    policy.until(lambda: len(policy.chunks) > 3, "more chunks")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=8))
+    result = policy.result(handle).result
+    assert result.termination_reason == RunInstruction.Result.STOPPED and "was activated after" in result.message
