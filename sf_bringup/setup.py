@@ -30,6 +30,7 @@ setup(
             "up = sf_bringup.programs:up",
             "record = sf_bringup.programs:record",
             "teleop = sf_bringup.programs:teleop",
+            "new_robot = sf_bringup.programs:new_robot",
             "doctor = sf_bringup.programs:doctor",
             "say = sf_bringup.programs:say",
             "demo = sf_bringup.programs:demo",

@@ -48,3 +48,8 @@ def evaluate_over_ros() -> int | None:
 def doctor() -> int | None:
     """Compare a contract with the live graph."""
     return start("sf_bringup.doctor.command")
+
+
+def new_robot() -> int | None:
+    """Draft a contract from a URDF and a live graph."""
+    return start("sf_bringup.new_robot.command")

@@ -70,6 +70,7 @@ __all__ = [
     "Workspace",
     "load_contract",
     "parse_contract",
+    "undecided_keys",
 ]
 
 GRIPPER_COLUMN = "gripper"
@@ -267,12 +268,22 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         raise ContractError("; ".join(f"{source}: {problem}" for problem in repeated))
     if not isinstance(data, dict):
         raise ContractError(f"{source}: expected keys and values; start from config/robots/sim_arm.yaml")
+    if undecided := data.pop("undecided", None):
+        keys = "; ".join(map(str, undecided)) if isinstance(undecided, list) else str(undecided)
+        raise ContractError(
+            f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list undecided: {keys}"
+        )
     try:
         contract = Contract.model_validate(data)
     except ValidationError as error:
         raise ContractError("; ".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
     contract._urdf_xml = urdf_xml
     return contract
+
+
+def undecided_keys(text: str) -> list[str]:
+    """Return what a drafted contract still asks a person to decide."""
+    return [str(key) for key in (yaml.safe_load(text) or {}).get("undecided") or []]
 
 
 def load_contract(path: str | Path) -> Contract:

@@ -1,0 +1,210 @@
+"""The text of a drafted contract: what is known, and a list of what a person must decide."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pinocchio
+
+from sf_bringup.new_robot.arm import ArmGuess, reach_box
+from sf_bringup.new_robot.survey import CameraSeen, Survey
+from sf_policy_node.urdf import UrdfJoint
+
+_SHARE = 0.5  # of the URDF's velocity, to begin with
+_NO_VELOCITY = 0.5  # rad/s or m/s where the URDF gives none
+_RAMP_S = 0.5  # from rest to that velocity
+_STEP_S, _HORIZON = 1.0 / 30.0, 50
+_SAMPLES = 2000
+_BUDGETS = (
+    "budgets: {observation_age_s: 0.25, camera_skew_s: 0.05, joint_state_age_s: 0.1, "
+    "chunk_age_s: 0.5, hold_s: 2.5, teleop_age_s: 0.2}"
+)
+
+
+def draft_contract(robot: str, urdf_file: str, urdf_xml: str, arm: ArmGuess, seen: Survey) -> str:
+    """Return the contract as YAML text; its key ``undecided`` keeps it from being used.
+
+    Args:
+        seen: of the live graph; an empty one where there is none.
+    """
+    decide: list[str] = []
+    lines = [
+        f"# Drafted by new_robot from {urdf_file}. Every key is explained in sf_policy_node/doc/contract.md.",
+        "# Look at each key under `undecided`, set it, and remove it from the list: nothing runs before.",
+        "schema_version: 1",
+        f"robot: {robot}",
+        f"urdf: {urdf_file}",
+        f"base_frame: {_quoted(arm.base)}",
+        f"tool_frame: {_quoted(arm.tool)}" + _others("also possible", arm.tools[1:6]),
+        "",
+        "# position limits: of the URDF; velocity: half of the URDF's; acceleration: from rest in half a second",
+        "joints:",
+    ]
+    if len(arm.tools) > 1:
+        decide.append("tool_frame")
+    lines += [_joint(joint, decide) for joint in arm.joints]
+    lines += _gripper(arm.gripper, decide)
+    if arm.others:
+        lines.append(f"# moving joints of the URDF that are not commanded: {', '.join(arm.others)}")
+    lines += ["", "cameras:", *_cameras(seen.cameras, decide)]
+    names = [joint.name for joint in arm.joints] + (["gripper"] if arm.gripper else [])
+    lines += [
+        "",
+        "action:  # of your policy",
+        "  space: joint_position",
+        f"  names: [{', '.join(map(_quoted, names))}]",
+        f"  step_s: {_STEP_S:.6g}",
+        f"  horizon: {_HORIZON}",
+        "",
+        _BUDGETS,
+    ]
+    lower, upper = reach_box(_reached(urdf_xml, arm))
+    lines += [
+        "# the tool may not leave this box, in base_frame [m]; the arm reaches about that far",
+        f"workspace: {{lower: {lower}, upper: {upper}, tool_speed: 0.25}}",
+        "collision:",
+        "  boxes: []  # table, walls, posts: {name: table, lower: [x, y, z], upper: [x, y, z]}, in base_frame [m]",
+        *_command(seen, decide),
+        *_topics(seen, [joint.name for joint in arm.joints], decide),
+    ]
+    decide += ["action", "workspace", "collision.boxes"]
+    return "\n".join([*lines, "undecided:", *(f"  - {key}" for key in decide)]) + "\n"
+
+
+def _joint(joint: UrdfJoint, decide: list[str]) -> str:
+    key = f"joints.{joint.name}"
+    lower, upper = joint.lower, joint.upper
+    if joint.kind == "continuous" or lower is None or upper is None or lower >= upper:
+        lower, upper = -math.pi, math.pi
+        decide.append(f"{key}.lower, upper")
+    velocity = _SHARE * (joint.velocity or 0.0)
+    if not velocity:
+        velocity = _NO_VELOCITY
+        decide.append(f"{key}.velocity")
+    decide.append(f"{key}.acceleration, tracking_error")
+    unit = ", unit: m" if joint.unit == "m" else ""
+    error = 0.02 if joint.unit == "m" else 0.15
+    step = max(velocity * _STEP_S * 2.0, 0.02)
+    return (
+        f"  - {{name: {_quoted(joint.name)}, lower: {lower:.6g}, upper: {upper:.6g}, velocity: {velocity:.4g}, "
+        f"acceleration: {velocity / _RAMP_S:.4g}, tracking_error: {error:g}, step: {step:.3g}{unit}}}"
+    )
+
+
+def _gripper(joint: UrdfJoint | None, decide: list[str]) -> list[str]:
+    if joint is None:
+        return ["# no gripper was found; add a section `gripper` if there is one"]
+    low, high = joint.lower or 0.0, joint.upper or 0.0
+    low, high = (low, high) if low < high else (0.0, 1.0)
+    decide.append("gripper.open, closed")
+    velocity = _SHARE * (joint.velocity or 2.0 * (high - low))
+    ends = f"open: {high:.6g}, closed: {low:.6g}"
+    speeds = f"velocity: {velocity:.4g}, acceleration: {velocity / 0.1:.4g}"
+    rest = f"unit: {joint.unit}, binary: false"
+    return [f"gripper: {{joint: {_quoted(joint.name)}, {ends}, {speeds}, {rest}}}"]
+
+
+def _cameras(cameras: Sequence[CameraSeen], decide: list[str]) -> list[str]:
+    if not cameras:
+        decide.append("cameras")
+        cameras = [
+            CameraSeen(
+                "scene_camera/image_raw", "raw", 320, 240, "scene_camera_optical_frame", 30.0
+            )
+        ]
+    else:
+        decide.append("cameras: order and names")
+    lines, used = [], set()
+    for camera in cameras:
+        name = _camera_name(camera.topic, used)
+        lines += [
+            f"  - name: {name}",
+            f"    topic: {camera.topic}",
+            f"    transport: {camera.transport}",
+            f"    width: {camera.width}",
+            f"    height: {camera.height}",
+            f"    frame: {_quoted(camera.frame or name + '_optical_frame')}",
+            f"    rate_hz: {max(1, round(camera.rate_hz))}",
+        ]
+    return lines
+
+
+def _camera_name(topic: str, used: set[str]) -> str:
+    """``wrist`` for /wrist_camera/color/image_raw; a number behind it when that is taken."""
+    first = next((part for part in topic.split("/") if part), "camera")
+    name = (
+        re.sub(r"[^A-Za-z0-9_]", "_", first.removesuffix("_camera").removesuffix("_cam"))
+        or "camera"
+    )
+    name = name if name[0].isalpha() else f"camera_{name}"
+    number, taken = 2, name
+    while taken in used:
+        taken, number = f"{name}{number}", number + 1
+    used.add(taken)
+    return taken
+
+
+def _command(seen: Survey, decide: list[str]) -> list[str]:
+    topics = seen.command_topics
+    topic = topics[0] if topics else "joint_trajectory_controller/joint_trajectory"
+    if len(topics) != 1:
+        decide.append("command.topic")
+    decide.append("command.gripper: a gripper with a controller of its own")
+    return [
+        f"command: {{output: joint_trajectory, topic: {topic}, rate_hz: 50}}"
+        + _others("also", topics[1:])
+    ]
+
+
+def _topics(seen: Survey, joints: list[str], decide: list[str]) -> list[str]:
+    fitting = [topic for topic, names in seen.joint_topics.items() if set(joints) <= names]
+    if fitting:
+        return [f"topics: {{joint_states: {fitting[0]}}}" + _others("also", fitting[1:])]
+    decide.append("topics.joint_states")
+    seen_names = [
+        f"{topic} has {', '.join(sorted(names))}" for topic, names in seen.joint_topics.items()
+    ]
+    return [f"# no topic has all joints: {each}" for each in seen_names] + [
+        "topics: {joint_states: joint_states}"
+    ]
+
+
+def _reached(urdf_xml: str, arm: ArmGuess) -> np.ndarray:
+    """Tool positions (N, 3) in the base frame at random joints inside the limits."""
+    model = pinocchio.buildModelFromXML(urdf_xml)
+    data, random = model.createData(), np.random.default_rng(0)
+    tool, base = (model.getFrameId(link, pinocchio.FrameType.BODY) for link in (arm.tool, arm.base))
+    columns = [(model.joints[model.getJointId(joint.name)], joint) for joint in arm.joints]
+    places = np.empty((_SAMPLES, 3))
+    for n in range(_SAMPLES):
+        q = pinocchio.neutral(model)
+        for kind, joint in columns:
+            if kind.nq == 1:
+                low, high = joint.lower, joint.upper
+                low, high = (
+                    (-np.pi, np.pi) if low is None or high is None or low >= high else (low, high)
+                )
+                q[kind.idx_q] = random.uniform(low, high)
+            else:
+                turn = random.uniform(-np.pi, np.pi)
+                q[kind.idx_q : kind.idx_q + 2] = np.cos(turn), np.sin(turn)
+        pinocchio.framesForwardKinematics(model, data, q)
+        places[n] = data.oMf[base].actInv(data.oMf[tool]).translation
+    return places
+
+
+def _others(what: str, names: Sequence[str]) -> str:
+    return f"  # {what}: {', '.join(names)}" if names else ""
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML text: in quotes where YAML would read something else."""
+    return (
+        name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and name not in _WORDS else f'"{name}"'
+    )
+
+
+_WORDS = {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}
