@@ -2,6 +2,9 @@
 
 It takes the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and knows neither rclpy nor a bag.
 Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units follow REP 118.
+
+Colour is converted by ``cv_bridge`` where that is installed and works beside the NumPy in use, and by OpenCV elsewhere
+(:mod:`sf_policy_node.colour_conversion`); both give the same pixels, which a test holds.
 """
 
 from __future__ import annotations
@@ -11,27 +14,8 @@ import sys
 import cv2
 import numpy as np
 
-# encoding -> (bytes per pixel, OpenCV conversion to RGB; None when it is RGB already).
-# 8UC3 and 8UC4 say nothing about the order of colours; drivers that use them hand over OpenCV's BGR.
-_COLOUR = {
-    "rgb8": (3, None),
-    "bgr8": (3, cv2.COLOR_BGR2RGB),
-    "8UC3": (3, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, cv2.COLOR_BGRA2RGB),
-    "8UC4": (4, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, cv2.COLOR_GRAY2RGB),
-    "8UC1": (1, cv2.COLOR_GRAY2RGB),
-    # OpenCV names a Bayer pattern by its second row: rggb is its "BG".
-    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
-    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
-}
+from sf_policy_node.colour_conversion import COLOUR, to_rgb
+
 _DEPTH_HEADER = 12  # bytes of compressedDepth before its PNG
 _DEPTH = {"32FC1": np.dtype(np.float32), "16UC1": np.dtype(np.uint16), "mono16": np.dtype(np.uint16)}
 
@@ -57,13 +41,12 @@ def decode_image(encoding: str, height: int, width: int, step: int, data, *, sou
         ImageError: unknown encoding, or fewer bytes than the size says.
     """
     try:
-        channels, conversion = _COLOUR[encoding]
+        channels, _ = COLOUR[encoding]
     except KeyError:
-        cure = "use it as a depth_topic" if encoding in _DEPTH else f"set the driver to one of {', '.join(_COLOUR)}"
+        cure = "use it as a depth_topic" if encoding in _DEPTH else f"set the driver to one of {', '.join(COLOUR)}"
         raise ImageError(f"{source}: encoding {encoding!r} is not a colour image that can be read; {cure}") from None
     rows = _rows(encoding, height, width, step, data, channels, source)
-    pixels = rows.reshape(height, width) if channels == 1 else rows.reshape(height, width, channels)
-    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+    return to_rgb(encoding, rows.reshape(height, width) if channels == 1 else rows.reshape(height, width, channels))
 
 
 def decode_depth(
