@@ -26,6 +26,7 @@ setup(
     entry_points={
         "console_scripts": [
             "sim_arm = sf_bringup.programs:sim_arm",
+            "robot_state = sf_bringup.programs:robot_state",
             "graph = sf_bringup.programs:graph",
             "up = sf_bringup.programs:up",
             "record = sf_bringup.programs:record",

@@ -68,6 +68,12 @@ _EVERY_JOURNEY = (
     Argument("params_file", "", "YAML with ROS parameters for all nodes; overrides what the launch file sets"),
     Argument("log_level", "info", "lowest severity that the nodes log", LOG_LEVELS),
     Argument("use_sim_time", "auto", "nodes take the time from /clock; auto: with the simulated arm", ("auto", *BOOLEANS)),
+    Argument(
+        "robot_state",
+        "auto",
+        "publish robot_description and /tf; auto: of the simulated arm, when it is recorded or viewed",
+        ("auto", *BOOLEANS),
+    ),
     Argument("rviz", False, "start RViz with the arm, its cameras and its frames", BOOLEANS),
     Argument("foxglove", False, "start foxglove_bridge for Foxglove Studio", BOOLEANS),
 )

@@ -220,6 +220,7 @@ def _finish(
     params_file: str = "",
     log_level: str = "info",
     use_sim_time: str = "auto",
+    robot_state: str = "auto",
     rviz: bool = False,
     foxglove: bool = False,
 ) -> list[NodeSpec]:
@@ -228,6 +229,9 @@ def _finish(
         if not path.is_file():
             raise GraphError(f"params_file: {path} does not exist; check the path")
         params_file = str(path.absolute())
+    is_watched = rviz or foxglove or any(node.name == journeys.RECORDER.name for node in nodes)
+    if robot_state == "true" or (robot_state == "auto" and robot.is_simulated and is_watched):
+        nodes.append(_robot_state(robot))
     for is_wanted, tool in ((rviz, journeys.RVIZ), (foxglove, journeys.FOXGLOVE_BRIDGE)):
         if is_wanted:
             _check_installed(tool)
@@ -237,6 +241,15 @@ def _finish(
     ros_arguments = (*(("--params-file", params_file) if params_file else ()), *(("--log-level", log_level) if log_level != "info" else ()))
     remappings = tuple(remap_global_topics(namespace or os.environ.get("ROS_NAMESPACE", "")).items())
     return [replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments) for node in nodes]
+
+
+def _robot_state(robot: _Robot) -> NodeSpec:
+    try:
+        get_package_prefix(journeys.ROBOT_STATE_PUBLISHER.package)
+    except PackageNotFoundError:
+        return make_spec(journeys.ROBOT_STATE, robot.common)
+    parameters = {"robot_description": robot.contract.urdf_xml, "use_sim_time": robot.use_sim_time}
+    return make_spec(journeys.ROBOT_STATE_PUBLISHER, parameters)
 
 
 def _check_installed(tool: Executable) -> None:

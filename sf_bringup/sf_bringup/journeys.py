@@ -38,16 +38,20 @@ POLICY_NODE = Executable("sf_policy_node", "policy_node", "policy_node", lifecyc
 RECORDER = Executable("sf_training", "recorder", "recorder", lifecycle=True)
 TELEOPERATION = Executable("sf_training", "teleoperation", "teleoperation", lifecycle=True)
 RECORDER_JOY = Executable("sf_training", "recorder_joy", "recorder_joy")
+ROBOT_STATE_PUBLISHER = Executable("robot_state_publisher", "robot_state_publisher", "robot_state_publisher", essential=False)
+ROBOT_STATE = Executable("sf_bringup", "robot_state", "robot_state", essential=False)  # where that is not installed
 RVIZ = Executable("rviz2", "rviz2", "rviz", essential=False)
 FOXGLOVE_BRIDGE = Executable("foxglove_bridge", "foxglove_bridge", "foxglove_bridge", essential=False)
 
+_VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, RVIZ, FOXGLOVE_BRIDGE)
+
 JOURNEYS = {
-    "arm": Journey(ARM_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, RVIZ, FOXGLOVE_BRIDGE)),
+    "arm": Journey(ARM_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, *_VIEWERS)),
     "record": Journey(
         RECORD_ARGUMENTS,
-        (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, TELEOPERATION, RECORDER_JOY, RVIZ, FOXGLOVE_BRIDGE),
+        (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, TELEOPERATION, RECORDER_JOY, *_VIEWERS),
     ),
-    "teleop": Journey(TELEOP_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, TELEOPERATION, RVIZ, FOXGLOVE_BRIDGE)),
+    "teleop": Journey(TELEOP_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, TELEOPERATION, *_VIEWERS)),
 }
 
 

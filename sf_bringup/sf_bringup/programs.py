@@ -53,3 +53,8 @@ def doctor() -> int | None:
 def new_robot() -> int | None:
     """Draft a contract from a URDF and a live graph."""
     return start("sf_bringup.new_robot.command")
+
+
+def robot_state() -> int | None:
+    """Robot description and frames, where robot_state_publisher is not installed."""
+    return start("sf_bringup.robot_state")

@@ -40,6 +40,7 @@ JOINT_STATE_PERIOD = 0.01  # s; also of /clock
 TASK_STATE_PERIOD = 0.1
 _LATE_FRAMES = 2  # further behind than this, a frame is left out
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
+_JOINT_STATES = QoSProfile(depth=10)  # reliable, as joint_state_broadcaster: both kinds of subscribers hear it
 _CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,7 +73,7 @@ class SimArm(Node):
         self._executor.add_node(self)
 
         self._clock_publisher = self.create_publisher(Clock, "/clock", _CLOCK)
-        self._joint_publisher = self.create_publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
+        self._joint_publisher = self.create_publisher(JointState, contract.topics.joint_states, _JOINT_STATES)
         self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
         self._truth = MotionTruthPublisher(self, contract, self._sim)
         self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]

@@ -18,8 +18,8 @@ from sf_bringup.graph import find_robot  # noqa: E402
 from sf_policy_node.contract import load_contract  # noqa: E402
 from sf_policy_node.ros_testing import free_domain  # noqa: E402
 
-pytestmark = pytest.mark.ros
 PATIENCE_S = 300.0  # wall time to wait for a condition: reached only where something hangs
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(PATIENCE_S + 60)]
 LAUNCH_FILE = Path(get_package_share_directory("sf_bringup"), "launch", "arm.launch.py")
 
 

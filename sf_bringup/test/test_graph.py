@@ -31,7 +31,8 @@ def test_without_a_policy_the_arm_and_the_executor_run():
 
 def test_all_arguments_reach_their_node(checkpoint, tmp_path):
     bags = str(tmp_path / "bags")
-    nodes = named(arm_graph(policy=str(checkpoint), instruction="go", seed=3, record=bags, shadow=True, real_time_factor=0))
+    arguments = {"instruction": "go", "seed": 3, "record": bags, "shadow": True, "real_time_factor": 0, "robot_state": "false"}
+    nodes = named(arm_graph(policy=str(checkpoint), **arguments))
     assert list(nodes) == ["sim_arm", "chunk_executor", "policy_node", "recorder"]
     assert nodes["policy_node"].parameters["instruction"] == "go"
     assert nodes["policy_node"].parameters["checkpoint"] == str(checkpoint)
@@ -181,3 +182,12 @@ def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypat
     assert simulated.command.gripper.output == ("parallel_gripper" if installed else "forward_command")
     assert simulated.hash == real.hash
     assert ("control_msgs" in capsys.readouterr().err) is not installed
+
+
+def test_the_frames_of_the_simulated_arm_are_published_when_they_are_recorded_or_wanted(tmp_path):
+    publishers = {"robot_state", "robot_state_publisher"}  # the second where it is installed
+    assert not publishers & set(named(arm_graph(policy="none")))
+    (recorded,) = (node for node in arm_graph(policy="none", record=str(tmp_path)) if node.name in publishers)
+    (wanted,) = (node for node in arm_graph(policy="none", robot_state="true") if node.name in publishers)
+    assert recorded.parameters == wanted.parameters and not wanted.essential
+    assert not publishers & set(named(arm_graph(policy="none", record=str(tmp_path), robot_state="false")))

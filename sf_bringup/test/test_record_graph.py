@@ -22,7 +22,7 @@ def test_every_argument_reaches_its_node(tmp_path):
         "countdown:=5",
         "seed:=4",
     ]
-    nodes = named(record_graph(**parse_arguments(words, RECORD_ARGUMENTS)))
+    nodes = named(record_graph(**parse_arguments([*words, "robot_state:=false"], RECORD_ARGUMENTS)))
     assert list(nodes) == ["sim_arm", "chunk_executor", "recorder", "teleoperation", "recorder_joy"]
     recorder = nodes["recorder"].parameters
     assert (recorder["instruction"], recorder["operator"], recorder["directory"]) == ("pick the red cube", "anna", str(tmp_path))
@@ -43,7 +43,7 @@ def test_one_press_never_means_two_things(tmp_path):
 
 
 def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
-    assert list(named(record_graph())) == ["sim_arm", "chunk_executor", "recorder"]
+    assert list(named(record_graph(robot_state="false"))) == ["sim_arm", "chunk_executor", "recorder"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,12 @@ from sf_bringup.graph import find_robot
 from sf_bringup.journeys import JOURNEYS
 
 ROS2 = shutil.which("ros2")
-pytestmark = [pytest.mark.ros, pytest.mark.skipif(ROS2 is None, reason="there is no command ros2: it comes with an installed ROS 2")]
+PATIENCE_S = 300.0  # reached only where something hangs
+pytestmark = [
+    pytest.mark.ros,
+    pytest.mark.timeout(PATIENCE_S + 60),
+    pytest.mark.skipif(ROS2 is None, reason="there is no command ros2: it comes with an installed ROS 2"),
+]
 
 
 def launch(*words: str) -> list[str]:
@@ -22,7 +27,7 @@ def launch(*words: str) -> list[str]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(launch(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110)
+    return subprocess.run(launch(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("journey", JOURNEYS)
@@ -38,7 +43,7 @@ def test_arguments_and_nodes_are_shown(journey):
     ("words", "says"),
     [
         (["shaddow:=true"], "shaddow:= is not an argument of this launch file (did you mean shadow?)"),
-        (["speed:=2"], "speed:= is not an argument of this launch file; it takes robot"),
+        (["velocity:=2"], "velocity:= is not an argument of this launch file; it takes robot"),
         (["robot:=ur55"], "robot: 'ur55' is unknown; known are"),
         (["seed:=soon"], "seed: 'soon' is not a number"),
         (["namespace:=a-b"], "namespace: 'a-b' is not a ROS namespace"),
@@ -69,7 +74,7 @@ def test_a_signal_ends_all_nodes_in_order(number, ros_domain):
         text=True,
         start_new_session=True,
     )
-    watchdog = threading.Timer(100, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog = threading.Timer(PATIENCE_S, os.killpg, (process.pid, signal.SIGKILL))
     watchdog.start()
     lines, family = [], []
     for line in process.stdout:

@@ -1,0 +1,105 @@
+"""Publishes ``robot_description``, ``/tf`` and ``/tf_static``, where robot_state_publisher is not installed.
+
+Viewers then draw the arm, and episodes hold its frames. The topics, their types and their QoS are those of
+robot_state_publisher. Without tf2_msgs, which is not on PyPI, it publishes the description alone and says so.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import rclpy
+from geometry_msgs.msg import TransformStamped
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from sf_bringup.frame_tree import FrameTree, LinkPose
+from sf_policy_node.contract import ContractError, load_contract
+from sf_policy_node.nodes.rotations import quaternion_from_matrix
+from sf_policy_node.nodes.starter import end_with_starter
+
+try:  # not on PyPI: comes with ROS 2
+    from tf2_msgs.msg import TFMessage
+except ImportError:
+    TFMessage = None
+
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_TF = QoSProfile(depth=100)
+
+
+class RobotState(Node):
+    """Takes the description from the contract and positions from its joint states.
+
+    Raises:
+        ContractError: the contract does not load.
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__("robot_state", **options)
+        contract = load_contract(self._declare("contract", "", "path of the robot's contract (YAML)"))
+        span = FloatingPointRange(from_value=0.1, to_value=1000.0, step=0.0)
+        rate = self._declare("publish_frequency", 20.0, "highest rate of /tf [Hz]", floating_point_range=[span])
+        self._tree = FrameTree(contract.urdf_xml)
+        self._period_ns = round(1e9 / rate)
+        self._next_ns = 0
+        self._description = self.create_publisher(String, "robot_description", _LATCHED)
+        self._description.publish(String(data=contract.urdf_xml))
+        if TFMessage is None:
+            self.get_logger().warning("tf2_msgs is not installed: only robot_description is published, no /tf")
+            return
+        self._frames = self.create_publisher(TFMessage, "/tf", _TF)
+        self._fixed_frames = self.create_publisher(TFMessage, "/tf_static", _LATCHED)
+        now = self.get_clock().now().to_msg()
+        self._fixed_frames.publish(TFMessage(transforms=[_message(pose, now) for pose in self._tree.fixed()]))
+        self.create_subscription(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+
+    def _declare(self, name: str, default, description: str, **constraints):
+        descriptor = ParameterDescriptor(description=description, read_only=True, **constraints)
+        return self.declare_parameter(name, default, descriptor).value
+
+    def _on_joint_state(self, message: JointState) -> None:
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        if self._next_ns - self._period_ns <= stamp_ns < self._next_ns:
+            return  # too early; an older stamp comes from a clock that was set
+        self._next_ns = stamp_ns + self._period_ns
+        poses = self._tree.moving(dict(zip(message.name, message.position, strict=False)))
+        self._frames.publish(TFMessage(transforms=[_message(pose, message.header.stamp) for pose in poses]))
+
+
+def _message(pose: LinkPose, stamp) -> TransformStamped:
+    message = TransformStamped(child_frame_id=pose.link)
+    message.header.stamp, message.header.frame_id = stamp, pose.parent
+    place, turn = message.transform.translation, message.transform.rotation
+    place.x, place.y, place.z = pose.position.tolist()
+    turn.x, turn.y, turn.z, turn.w = quaternion_from_matrix(pose.rotation).tolist()
+    return message
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``ros2 run sf_bringup robot_state``; returns the exit code."""
+    end_with_starter()
+    rclpy.init(args=args)
+    try:
+        node = RobotState()
+    except (ContractError, ValueError) as error:
+        rclpy.try_shutdown()
+        print(f"robot_state: {error}", file=sys.stderr)
+        return 1
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and `ros2 launch` both send one
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
