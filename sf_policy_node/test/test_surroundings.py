@@ -10,7 +10,7 @@ from std_msgs.msg import String
 
 from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
-from sf_policy_node.nodes.surroundings import Input, unmatched
+from sf_policy_node.nodes.surroundings import Input, Unmatched
 
 pytestmark = pytest.mark.ros
 
@@ -28,8 +28,9 @@ def test_publishers_of_another_type_or_qos_are_named_with_the_cure(graph):
         peer.create_publisher(kind, topic, 10)
     peer.create_publisher(ActionChunk, "chunks", qos_profile_sensor_data)
     peer.create_publisher(String, "anything", qos_profile_sensor_data)
-    found = graph.until(lambda: len(problems := unmatched(peer, inputs)) == 4 and problems, "four problems")
-    text = "\n".join(found)
+    unmatched = Unmatched(peer, inputs)
+    graph.until(lambda: len(unmatched.problems) == 4, "four problems", each=unmatched.look)
+    text = "\n".join(unmatched.problems)
     assert "/camera/image: /test_peer publishes sensor_msgs/msg/CompressedImage" in text and "transport: compressed" in text
     assert "transport: raw" in text and "/states: /test_peer publishes std_msgs/msg/String" in text
     assert "/chunks: /test_peer publishes best effort and reliable is needed" in text and "/anything" not in text

@@ -30,10 +30,10 @@ from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.nodes.static_frames import listen
-from sf_policy_node.nodes.surroundings import Rivals, unmatched
+from sf_policy_node.nodes.surroundings import Rivals, Unmatched
 
 _STATUS_S = 0.1
-_LOOK_S = 0.5  # who else is on the topics
+_LOOK_S = 0.1  # who else is on the topics, one topic at a time
 _RIVAL_S = 1.0  # another executor reports ten times a second
 _NEWCOMER_S = 3.0  # after activation: whoever hears another executor then is the one that came later
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
@@ -87,7 +87,7 @@ class ChunkExecutorNode(ManagedNode):
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = 1.0 / contract.command.rate_hz if self._output.streams else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
         self._cycles = Cycles(period)
-        self._problems: list[str] = []
+        self._problems, self._unmatched = [], Unmatched(self, self.inputs)
         timers = ((period, self._on_tick), (_STATUS_S, self._publish_status), (_LOOK_S, self._look_around))
         for seconds, callback in timers:
             self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
@@ -186,7 +186,8 @@ class ChunkExecutorNode(ManagedNode):
                 for topic, listeners in self._output.listeners()
                 if not listeners
             ]
-        problems += unmatched(self, self.inputs)
+        self._unmatched.look()
+        problems += self._unmatched.problems
         for problem in problems:
             if problem not in self._problems:
                 self.get_logger().warning(problem)

@@ -25,7 +25,7 @@ from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.instruction_action import InstructionAction
 from sf_policy_node.nodes.instruction_topic import InstructionTopic
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_policy_node.nodes.surroundings import unmatched
+from sf_policy_node.nodes.surroundings import Unmatched
 from sf_policy_node.observation import validate_instruction
 from sf_policy_node.predictor import ActionPolicy
 from sf_policy_node.reception import Reception
@@ -81,7 +81,8 @@ class PolicyNode(ManagedNode):
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._reception = Reception()
         self._has_one_publisher = False
-        self._housekeepings, self._problem, self._unmatched = 0, "", ""
+        self._housekeepings, self._problem, self._problems = 0, "", ""
+        self._unmatched = Unmatched(self, self.inputs)
         self._first_instruction, self._refused = "", 0
         self._session: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
@@ -245,20 +246,21 @@ class PolicyNode(ManagedNode):
             first, self._first_instruction = self._first_instruction, ""
             self._follow(first)
         self._session.check_time()
+        self._look_around()
         self._housekeepings += 1
         if self._housekeepings % _REPORT_EVERY:
             return
         self._has_one_publisher = self.count_publishers(self._contract.topics.joint_states) == 1
-        self._look_around()
         self._publish_status()
         if (current := self._session.run) is not None:
             self._action.report(current, self.now(), self._progress())
 
     def _look_around(self) -> None:
-        problems = [each for each in (self._emergency_stop.problem, *unmatched(self, self.inputs)) if each]
-        if problems and "; ".join(problems) != self._unmatched:
-            self.get_logger().warning("; ".join(problems))
-        self._unmatched = "; ".join(problems)
+        self._unmatched.look()
+        problems = "; ".join(each for each in (self._emergency_stop.problem, *self._unmatched.problems) if each)
+        if problems and problems != self._problems:
+            self.get_logger().warning(problems)
+        self._problems = problems
 
     def _progress(self) -> str:
         """What the policy waits for, or else the executor, or the policy's state; in one sentence."""
@@ -275,7 +277,7 @@ class PolicyNode(ManagedNode):
             message = policy_status_to_message(status)
             message.policy_id, message.device = self._policy.policy_id, self._policy.device
             message.camera_names = self._contract.camera_names
-            message.reason = "; ".join(each for each in (message.reason, self._unmatched) if each)
+            message.reason = "; ".join(each for each in (message.reason, self._problems) if each)
             if status.state in (PolicyState.WAITING, PolicyState.ERROR) and status.reason != self._problem:
                 self.get_logger().warning(status.reason, throttle_duration_sec=1.0)
             self._problem = status.reason

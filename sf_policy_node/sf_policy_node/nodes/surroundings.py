@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,23 +19,42 @@ class Input:
     qos: QoSProfile | None
 
 
-def unmatched(node, inputs: Iterable[Input]) -> list[str]:
-    """One sentence for every publisher on a topic of ``inputs`` whose messages do not arrive, and the cure."""
-    problems: dict[str, None] = {}
-    by_topic: dict[str, list[Input]] = {}
-    for each in inputs:
-        by_topic.setdefault(node.resolve_topic_name(each.topic), []).append(each)
-    for topic, own in by_topic.items():
+class Unmatched:
+    """Finds publishers on a node's topics whose messages do not arrive; :attr:`problems` has a sentence for each.
+
+    Args:
+        inputs: the node's subscriptions; may change.
+    """
+
+    def __init__(self, node, inputs: list[Input]) -> None:
+        self._node, self._inputs, self._next = node, inputs, 0
+        self._found: dict[str, list[str]] = {}
+
+    def look(self) -> None:
+        """Look at the next topic. One at a time: asking the graph takes a fraction of a millisecond."""
+        topics = list(dict.fromkeys(self._node.resolve_topic_name(each.topic) for each in self._inputs))
+        if not topics:
+            return
+        self._next = (self._next + 1) % len(topics)
+        topic = topics[self._next]
+        own = [each for each in self._inputs if self._node.resolve_topic_name(each.topic) == topic]
+        self._found[topic] = list(dict.fromkeys(self._faults(topic, own)))
+
+    @property
+    def problems(self) -> list[str]:
+        """What was found, one sentence for each publisher, with the cure."""
+        return [each for found in self._found.values() for each in found]
+
+    def _faults(self, topic: str, own: list[Input]) -> Iterator[str]:
         types = {type_name(each.kind) for each in own}
-        for publisher in node.get_publishers_info_by_topic(topic):
+        for publisher in self._node.get_publishers_info_by_topic(topic):
             who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
             fitting = [each for each in own if type_name(each.kind) == publisher.topic_type]
             faults = [_qos_fault(publisher.qos_profile, each.qos) for each in fitting]
             if not fitting:
-                problems[_wrong_type(topic, who, publisher.topic_type, types)] = None
+                yield _wrong_type(topic, who, publisher.topic_type, types)
             elif all(faults):
-                problems[f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change its QoS"] = None
-    return list(problems)
+                yield f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change its QoS"
 
 
 def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:

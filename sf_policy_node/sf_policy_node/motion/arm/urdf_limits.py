@@ -12,6 +12,8 @@ _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
 _FASTER = 1.001
 _TURNS_MAX = 10.0  # no joint of an arm turns further, so the number is in degrees
 _SPEED_MAX = 50.0  # rad/s, nor faster
+_ACCELERATION_MAX = 500.0  # rad/s^2
+_FURTHEST = 20.0  # m: no arm reaches so far
 _DEGREES = (0.8 * 180.0 / math.pi, 1.25 * 180.0 / math.pi)  # ratio that shows degrees
 
 
@@ -34,6 +36,30 @@ class _Wanted:
     def of_gripper(cls, gripper: Gripper) -> _Wanted:
         lower, upper = sorted((gripper.open, gripper.closed))
         return cls("gripper", gripper.joint, gripper.unit, lower, upper, gripper.velocity)
+
+
+def check_sizes(contract: Contract) -> None:
+    """Refuse numbers that no arm has, which were typed in degrees or millimetres.
+
+    Raises:
+        ContractError: one sentence for every number.
+    """
+    problems = []
+    for joint in contract.joints:
+        reach, unit = joint.upper - joint.lower, joint.unit
+        for key in ("tracking_error", "step"):
+            if (value := getattr(joint, key)) is not None and value > reach:
+                problems.append(
+                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole range of {reach:g} {unit}; "
+                    f"give {unit}, and {'not degrees' if unit == 'rad' else 'not millimetres'}"
+                )
+        if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
+            problems.append(f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like degrees; give radians")
+    furthest = max(map(abs, (*contract.workspace.lower, *contract.workspace.upper)))
+    if furthest > _FURTHEST:
+        problems.append(f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres")
+    if problems:
+        raise ContractError("; ".join(problems))
 
 
 def check_against_urdf(contract: Contract) -> None:
