@@ -205,5 +205,8 @@ class ForeignBags(Section):
         {}, description="topic in the bag whose commands are numbers without names: the joint of each number, in order"
     )
     units: dict[str, Literal["degrees"]] = Field({}, description="topics in the bag whose joints are not in radians")
+    gripper: dict[str, tuple[Finite, Finite]] = Field(
+        {}, description="topics in the bag whose gripper joint has other values: those for closed and for open"
+    )
     instruction: str = Field("", description="where the bag holds no message on topics.instruction")
     outcome: Literal["success", "failure", "discarded"] = "success"

@@ -76,6 +76,7 @@ def test_where_an_instruction_comes_from(tmp_path):
     assert load(tmp_path, entries).instructions == ["stack the bowls"]
     data = load(tmp_path / "custom", entries, custom={"task": "wipe the table", "instruction": ""})
     assert data.instructions == ["wipe the table"]
+
     said = merged(entries, [entry("/voice", messages.STRING, 0.0, text("fold the towel"))])
     robot = contract(topics={"/voice": "/instruction"})
     data = load(tmp_path / "said", said, robot, custom={"task": "wipe the table"})

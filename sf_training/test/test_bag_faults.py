@@ -117,10 +117,13 @@ def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
     np.testing.assert_allclose(data.pair_target, expected.pair_target, atol=1e-5)
 
 
-def test_a_gripper_in_another_unit_is_refused(tmp_path):
+def test_a_gripper_in_another_unit_is_named_and_can_be_told(tmp_path):
     entries = changed(recording(0.6), STATES, lambda each: joints(stamp_of(each), ALL, each.content.position * [*[1] * 6, 1000]))
     with pytest.raises(BagError, match=rf"{STATES}: gripper reaches 30, the contract allows 0.* to 0.035 m: this looks like millimetres"):
-        load(tmp_path, entries)
+        load(tmp_path / "guessed", entries)
+    closed, opened = (1000 * end for end in (ROBOT.gripper.closed, ROBOT.gripper.open))
+    told = load(tmp_path / "told", entries, contract(gripper={STATES: [closed, opened]}))
+    np.testing.assert_allclose(told.joint_positions, load(tmp_path / "plain", recording(0.6)).joint_positions, atol=1e-6)
 
 
 @pytest.mark.parametrize(("topic", "value"), [(LEADER, np.nan), (STATES, np.inf), (LEADER, -np.inf)])

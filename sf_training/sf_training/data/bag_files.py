@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -127,6 +127,17 @@ def known_outcome(path: Path) -> str | None:
     custom = _information(path / _METADATA).get("custom_data")
     outcome = custom.get("outcome") if isinstance(custom, dict) else None
     return outcome if outcome in OUTCOMES else None
+
+
+def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
+    """Return the custom data in a metadata record of an MCAP file: rosbag2 keeps a copy of metadata.yaml there."""
+    if "serialized_metadata" not in record:
+        return dict(record)
+    try:
+        custom = yaml.load(record["serialized_metadata"], Loader=_Loader).get("custom_data")
+        return {str(key): str(value) for key, value in custom.items()}
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
+        return {}
 
 
 def labels_folder(path: Path) -> Path | None:

@@ -19,7 +19,7 @@ from mcap.stream_reader import CRCValidationError
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
-from sf_training.data.bag_files import BagError, bag_files, how_to_recover
+from sf_training.data.bag_files import BagError, bag_files, embedded_custom_data, how_to_recover
 from sf_training.data.cache_folder import unpacked
 from sf_training.data.mcap_blocks import Block, BlockReader, Located, messages_with_places
 from sf_training.data.mcap_summary import read_summary
@@ -145,6 +145,8 @@ class Bag:
         self._begin(summary.start)
         self.attachments |= summary.attachments
         self.records += summary.records
+        for _, record in summary.records:
+            self.custom = {**embedded_custom_data(record), **self.custom}
         found = {}
         for number, channel in summary.channels.items():
             schema = summary.schemas.get(channel.schema_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sf_training.data.bag_topics import COMMANDS, NUMBERS
+from sf_training.data.bag_units import converted
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 from sf_training.data.synchronisation import JointStream, Knots
@@ -91,7 +92,7 @@ class Commands:
             except ValueError as error:
                 raise BagError(f"{self._reader.path}: {self._reader.channel(channel).topic}: {error}") from None
         else:
-            builder = JointMessageBuilder({}, ())
+            builder = JointMessageBuilder({})
             for message in contents:
                 if kind == messages.JOINT_STATE:
                     builder.add(message.name, message.position)
@@ -100,11 +101,8 @@ class Commands:
             joints = builder.built()
             columns = {name: joints.column(name) for name in joints.names() & set(self._contract.command_joints)}
             found = {name: Knots(stamps[at], values, np.zeros(len(at), bool)) for name, (at, values) in columns.items() if len(at)}
-        if self._reader.in_degrees(channel):
-            angles = {joint.name for joint in self._contract.joints if joint.unit == "rad"}
-            found = {
-                name: knots._replace(values=np.radians(knots.values)) if name in angles else knots for name, knots in found.items()
-            }
+        lines = self._reader.lines(channel)
+        found = {name: knots._replace(values=converted(knots.values, lines.get(name))) for name, knots in found.items()}
         return found
 
     def _numbered(self, whole: Stream) -> dict[int, list[str]]:

@@ -100,6 +100,8 @@ def depth_places(contract: Contract, view: int, seen: Observations, part: dict[s
     wanted = part[absolute(camera.topic)].stamps[seen.indices[:, view]]
     index = nearest(stream.stamps, wanted)
     close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
+    fits = (stream.sizes[index] == (camera.width, camera.height)).all(axis=1)
+    close &= fits | ~fits.any()  # an odd one is left out; where all are of another size, that is said
     places[close] = stream.places[index[close]]
     return places
 

@@ -18,16 +18,17 @@ import numpy as np
 from rosbags.serde import SerdeError
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.images import ImageError, decode_compressed, decode_compressed_depth, decode_depth, decode_image
+from sf_policy_node.images import ImageError
 from sf_training.data.bag_contract import given_contract, own_contract
 from sf_training.data.bag_files import BagError, find_episodes, how_to_recover, labels_folder, stem_of
 from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
 from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
+from sf_training.data.bag_units import Lines, lines_of
 from sf_training.data.cache_folder import checksum_of
 from sf_training.data.converted_bag import restore_record
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
-from sf_training.data.picture_checks import size_of
+from sf_training.data.picture_checks import decoded_image, size_of
 from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
@@ -84,10 +85,7 @@ class EpisodeReader:
         check_channels(self.file, self.contract, bag.channels, self._mapped, foreign=self.foreign)
         bags = self.contract.bags if self.foreign else None
         self._joint_names = bags.joints if bags else {}
-        self._degrees = {
-            number for number in self._mapped if bags and absolute(bag.channels[number].topic) in set(map(absolute, bags.units))
-        }
-        self._units = {joint.name: joint.unit for joint in self.contract.joints}
+        self._lines = {number: lines_of(self.contract, bag.channels[number].topic) for number in self._mapped} if bags else {}
         self.metadata: dict[str, str] = {} if self.foreign else records[-1]
         self.operator = self.metadata.get("operator", bag.custom.get("operator", ""))
         told = bag.custom.get("outcome") if bag.custom.get("outcome") in OUTCOMES else None
@@ -126,9 +124,9 @@ class EpisodeReader:
         """Return a channel of the bag, with the names of its recorder."""
         return self.bag.channels[number]
 
-    def in_degrees(self, number: int) -> bool:
-        """Return whether a channel gives angles in degrees."""
-        return number in self._degrees
+    def lines(self, number: int) -> Lines:
+        """Return the conversion of the joints of a channel."""
+        return self._lines.get(number, {})
 
     def channels_of(self, topic: str) -> list[int]:
         """Return the channels of the bag that are read as a topic and hold messages."""
@@ -158,11 +156,10 @@ class EpisodeReader:
         built = {topic: StreamBuilder() for topic in topics}
         joints: dict[str, JointMessageBuilder] = {}
         contents: dict[str, list] = {topic: [] for topic in topics}
-        angles = [name for name, unit in self._units.items() if unit == "rad"]
         for topic in topics:
             kinds = {self.bag.channels[number].type_name for number in self.channels_of(topic)}
             if kinds == {messages.JOINT_STATE}:
-                joints[topic] = JointMessageBuilder(self._joint_names, angles)
+                joints[topic] = JointMessageBuilder(self._joint_names, self._lines)
         self.blocks = []
         for order, (number, log_time, data, place) in enumerate(self._raw(topics, self.blocks)):
             topic, kind = self._mapped[number], self.bag.channels[number].type_name
@@ -224,14 +221,13 @@ class EpisodeReader:
             yield self._deserialize(number, data)
 
     def _add_joints(self, builder: JointMessageBuilder, number: int, data: memoryview) -> None:
-        degrees = number in self._degrees
         try:
-            if builder.add_bytes(data, degrees):
+            if builder.add_bytes(data, number):
                 return
         except (struct.error, ValueError) as error:
             raise self._unreadable(number, error) from None
         message = self._deserialize(number, data)
-        builder.add(message.name, message.position, degrees)
+        builder.add(message.name, message.position, number)
 
     def _raw(self, topics: Collection[str], blocks: list[Block] | None = None) -> Iterator[Located]:
         """Yield every message in recorded order; ``blocks`` are filled."""
@@ -273,15 +269,8 @@ class EpisodeReader:
         )
 
     def _decoded(self, topic: str, message: object) -> np.ndarray:
-        is_depth = topic in self._depth_topics
         try:
-            if hasattr(message, "format"):
-                decode = decode_compressed_depth if is_depth else decode_compressed
-                return decode(message.format, message.data, source=topic)
-            fields = (message.encoding, message.height, message.width, message.step, message.data)
-            if is_depth:
-                return decode_depth(*fields, is_bigendian=bool(message.is_bigendian), source=topic)
-            return decode_image(*fields, source=topic)
+            return decoded_image(message, topic in self._depth_topics, topic)
         except ImageError as error:
             raise BagError(f"{self.file}: {error}") from None
 

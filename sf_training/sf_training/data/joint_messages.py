@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 
 import numpy as np
+
+from sf_training.data.bag_units import Lines, converted
 
 _HEADER = 16  # CDR encapsulation, stamp and the length of the frame's name
 
@@ -80,25 +82,25 @@ class JointMessageBuilder:
 
     Args:
         renamed: joint in the bag to joint of the contract.
-        angles: joints of the contract in radians.
+        lines: conversion of the joints of a channel, where it has one.
     """
 
-    def __init__(self, renamed: Mapping[str, str], angles: Collection[str]) -> None:
-        self._renamed, self._angles = renamed, frozenset(angles)
-        self._numbers: dict[tuple[tuple[str, ...], bool], int] = {}
+    def __init__(self, renamed: Mapping[str, str], lines: Mapping[int, Lines] | None = None) -> None:
+        self._renamed, self._lines = renamed, lines or {}
+        self._numbers: dict[tuple[tuple[str, ...], int], int] = {}
         self._sizes: list[int] = []  # names of each layout
         self._layout, self._lengths, self._values = array("i"), array("q"), array("d")
-        self._known: dict[tuple[int, bool], tuple[bytes, int]] = {}  # by where the names begin: their bytes, and the layout
+        self._known: dict[tuple[int, int], tuple[bytes, int]] = {}  # by where the names begin: their bytes, and the layout
 
-    def add(self, names: Sequence[str], positions: Sequence[float], degrees: bool = False) -> None:
+    def add(self, names: Sequence[str], positions: Sequence[float], channel: int = 0) -> None:
         """Add a message that was read already."""
-        number = self._number(names, degrees)
+        number = self._number(names, channel)
         values = np.asarray(positions, float)[: self._sizes[number]]
         self._layout.append(number)
         self._lengths.append(len(values))
         self._values.frombytes(values.tobytes())
 
-    def add_bytes(self, data: memoryview, degrees: bool = False) -> bool:
+    def add_bytes(self, data: memoryview, channel: int = 0) -> bool:
         """Add a little-endian ``sensor_msgs/JointState``; False when it is not one, or must be read otherwise.
 
         Raises:
@@ -107,13 +109,13 @@ class JointMessageBuilder:
         if len(data) < _HEADER + 8 or data[1] != 1:
             return False
         names_at = _aligned(_HEADER + struct.unpack_from("<I", data, 12)[0], 4)
-        known = self._known.get((names_at, degrees))
+        known = self._known.get((names_at, channel))
         if known and data[names_at : names_at + len(known[0])] == known[0]:
             end, number = names_at + len(known[0]), known[1]
         else:
             names, end = _names(data, names_at)
-            number = self._number(names, degrees)
-            self._known[names_at, degrees] = (bytes(data[names_at:end]), number)
+            number = self._number(names, channel)
+            self._known[names_at, channel] = (bytes(data[names_at:end]), number)
         count = struct.unpack_from("<I", data, end)[0]
         begin = _aligned(end + 4, 8) if count else end + 4
         if begin + 8 * count > len(data):
@@ -127,19 +129,20 @@ class JointMessageBuilder:
         return True
 
     def built(self) -> JointMessages:
-        """Return what was collected, in radians."""
+        """Return what was collected, in the contract's units."""
         starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(np.int64)
         layout, values = np.array(self._layout, np.int32), np.array(self._values, float)
-        for (names, degrees), number in self._numbers.items():
-            rows = np.flatnonzero(layout == number) if degrees else np.empty(0, int)
+        for (names, channel), number in self._numbers.items():
+            lines = self._lines.get(channel, {})
+            rows = np.flatnonzero(layout == number) if lines else np.empty(0, int)
             for place, name in enumerate(names):
-                if name in self._angles:
+                if name in lines:
                     there = rows[starts[rows] + place < starts[rows + 1]]
-                    values[starts[there] + place] *= np.pi / 180.0
+                    values[starts[there] + place] = converted(values[starts[there] + place], lines[name])
         return JointMessages([list(names) for names, _ in self._numbers], layout, starts, values)
 
-    def _number(self, names: Sequence[str], degrees: bool) -> int:
-        key = (tuple(self._renamed.get(name, name) for name in names), degrees)
+    def _number(self, names: Sequence[str], channel: int) -> int:
+        key = (tuple(self._renamed.get(name, name) for name in names), channel)
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
             self._sizes.append(len(names))

@@ -1,4 +1,4 @@
-"""Checks of recorded images: their size from the header alone, and whether they can be decoded."""
+"""Recorded images: decoded as on the robot, their size from the header alone, and whether they can be decoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,29 @@ import io
 import struct
 import warnings
 
+import numpy as np
 from PIL import Image
+
+from sf_policy_node.images import decode_compressed, decode_compressed_depth, decode_depth, decode_image
 
 _UNREADABLE = (-1, -1)
 _DEPTH_HEADER = 12  # bytes before the PNG of a compressedDepth image
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+
+def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
+    """Return the pixels of an ``Image`` or ``CompressedImage``: (H, W, 3) uint8 RGB, or depth (H, W) float32 [m].
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    if hasattr(message, "format"):
+        decode = decode_compressed_depth if is_depth else decode_compressed
+        return decode(message.format, message.data, source=topic)
+    fields = (message.encoding, message.height, message.width, message.step, message.data)
+    if is_depth:
+        return decode_depth(*fields, is_bigendian=bool(message.is_bigendian), source=topic)
+    return decode_image(*fields, source=topic)
 
 
 def size_of(data: memoryview, compressed: bool) -> tuple[int, int]:

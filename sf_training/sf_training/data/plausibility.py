@@ -96,5 +96,7 @@ def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequ
             f"say so in the contract: bags.units: {{{topic}: degrees}}" if reader.foreign else "publish radians (REP 103), and record again"
         )
         return f"this looks like degrees; {cure}"
-    what = "millimetres, percent or another unit" if arm_is_right else "another unit, another robot or another order of joints"
-    return f"this looks like {what}; correct it in the driver or the contract"
+    if arm_is_right:
+        cure = f"say so in the contract: bags.gripper: {{{topic}: [CLOSED, OPEN]}}" if reader.foreign else "correct it in the driver"
+        return f"this looks like millimetres, percent or another unit; {cure}"
+    return "this looks like another unit, another robot or another order of joints; correct it in the driver or the contract"

@@ -86,7 +86,7 @@ class JointStream:
 
     def __init__(self, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str]) -> None:
         if not isinstance(joint_messages, JointMessages):
-            builder = JointMessageBuilder({}, ())
+            builder = JointMessageBuilder({})
             for message in joint_messages:
                 builder.add(message.name, message.position)
             joint_messages = builder.built()
