@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from sf_policy_node.colour_conversion import cv_bridge_encodings
 from sf_policy_node.contract import Contract
 from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.nodes.conversions import chunk_to_message, clips_of, image_to_array, policy_status_to_message, to_seconds, to_stamp
@@ -92,6 +93,7 @@ class PolicyNode(ManagedNode):
         self._policy = self._factory(self.value("checkpoint"), contract, device, *served)
         self.resources.callback(getattr(self._policy, "close", lambda: None))
         self._policy.warm_up()
+        cv_bridge_encodings()  # the first call takes up to a second; then not with the first image
         self._chunks = self.publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2))
         self._events = self.create_guard_condition(self._on_event)
         self.resources.callback(self.destroy_guard_condition, self._events)
