@@ -102,7 +102,7 @@ def test_a_truncated_file_is_refused(bag, contract, share):
     file = bag / "episode_0.mcap"
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*mcap recover .*episode_0.mcap"):
+    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover .*episode_0.mcap"):
         EpisodeReader(bag, contract)
 
 
@@ -141,7 +141,7 @@ def test_a_bag_without_metadata(bag, contract):
     assert EpisodeReader(bag, contract).outcome == "success"
     file = bag / "episode_0.mcap"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*mcap recover"):
+    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover"):
         EpisodeReader(bag, contract)
 
 

@@ -3,7 +3,7 @@
 lerobot pins other versions of our libraries, so it lives in an environment of its own, outside this one:
 
     python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot          # about 6 GB
-    sf_training lerobot export out/demos --out out/lerobot
+    sf_training lerobot export out/demos --out out/lerobot --depth
     python tests/bench/lerobot_readback.py expect out/demos out/expected.npz       # here
     /tmp/lerobot/bin/python tests/bench/lerobot_readback.py read out/lerobot out/expected.npz
     /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs       # there, and back here:
@@ -11,6 +11,7 @@ lerobot pins other versions of our libraries, so it lives in an environment of i
     python tests/bench/lerobot_readback.py check out/theirs out/theirs_bags
 """
 
+import itertools
 import json
 import sys
 import time
@@ -22,25 +23,28 @@ HORIZON = 8
 CAMERAS = {"scene": (320, 240), "wrist": (320, 240)}
 
 
-def expect(bags: str, out: str) -> None:
-    """Here: what every frame should hold, straight from the bags."""
+def expect(bags: str, out: str, action: str = "commanded") -> None:
+    """Here: what every frame should hold, straight from the bags; ``action`` as it was exported."""
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.picture_rows import pictures_in_rows
     from sf_training.lerobot.export_bags import frames_per_second, stretches
+    from sf_training.lerobot.export_extras import depth_in_rows
 
     content, tasks = {"state": [], "action": [], "length": []}, []
+    episodes = 0
     for bag in find_episodes(bags):
         reader = EpisodeReader(bag)
         if reader.outcome != "success":
             continue
         with reader.kept_in_memory():
-            for part in stretches(reader, frames_per_second(reader.contract, None), "commanded", 2, 0.5):
-                episode = len(tasks)
-                tasks.append(reader.instruction)
+            for part in stretches(reader, frames_per_second(reader.contract, None), action, 2, 0.5, depth=True):
+                episode, episodes = episodes, episodes + 1
+                tasks += part.tasks
                 for name, value in (("state", part.state), ("action", part.action), ("length", [len(part.state)])):
                     content[name].append(np.asarray(value, np.float32))
                 if episode < PICTURES:
-                    for camera, pixels in pictures_in_rows(reader, part.indices):
+                    pictures = itertools.chain(pictures_in_rows(reader, part.indices), depth_in_rows(reader, part.depths))
+                    for camera, pixels in pictures:
                         content.setdefault(f"{episode}/{camera}", []).append(pixels[None])
     np.savez(out, tasks=tasks, **{name: np.concatenate(parts) for name, parts in content.items()})
 
@@ -61,16 +65,24 @@ def read(dataset: str, expected: str) -> None:
     figures = {"frames": data.num_frames, "episodes": data.num_episodes, "fps": data.fps, "open_s": round(opened, 2)}
     for key, name in (("observation.state", "state"), ("action", "action")):
         figures[f"{name}_largest_error"] = float(np.abs(np.stack(table[key]) - known[name]).max())
-    errors, peaks = [], []
+    errors, peaks, depths = [], [], []
     for episode in range(min(PICTURES, len(lengths))):
         for frame in range(lengths[episode]):
             item = data[int(ends[episode] - lengths[episode] + frame)]
-            assert item["task"] == str(known["tasks"][episode])
+            assert item["task"] == str(known["tasks"][int(ends[episode] - lengths[episode] + frame)])
             for camera in CAMERAS:
                 seen = (item[f"observation.images.{camera}"].numpy().transpose(1, 2, 0) * 255).round()
                 error = np.mean((seen - known[f"{episode}/{camera}"][frame]) ** 2)
                 errors.append(error)
                 peaks.append(10 * np.log10(255**2 / max(error, 1e-9)))
+                if f"observation.images.{camera}_depth" in item and f"{episode}/{camera}_depth" in known:
+                    truth = known[f"{episode}/{camera}_depth"][frame]
+                    metres = item[f"observation.images.{camera}_depth"].numpy().squeeze()
+                    metres = metres / 1000 if metres.max() > 50 else metres  # lerobot gives millimetres unless asked
+                    near = (truth > 0.011) & (truth < 9.9)
+                    depths.append(float(np.abs(metres - truth)[near].max()))
+    if depths:
+        figures |= {"depth_pictures": len(depths), "depth_largest_error_m": round(max(depths), 5)}
     figures |= {"pictures": len(peaks), "psnr_db_mean": round(float(np.mean(peaks)), 1), "psnr_db_worst": round(float(np.min(peaks)), 1)}
     chunks = LeRobotDataset("local/sf_ros", root=dataset, delta_timestamps={"action": [step / data.fps for step in range(HORIZON)]})
     loader = torch.utils.data.DataLoader(chunks, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(0))

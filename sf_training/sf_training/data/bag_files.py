@@ -157,7 +157,7 @@ def how_to_recover(path: Path) -> str:
     source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
     if source.suffix == ".db3":
         return f"save what is left with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record it again"
-    return f"save what is left with `mcap recover {source} -o recovered.mcap`, or record it again"
+    return f"save what is left with `ros2 run sf_training sf_training recover {source}`, or record it again"
 
 
 def _of_file(path: Path) -> BagFiles:

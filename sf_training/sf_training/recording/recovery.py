@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sf_training.recording.episode_writer import UNFINISHED
+from sf_training.recording.file_rescue import RescueError, rescue_file
 from sf_training.recording.mcap_file import McapFile
 from sf_training.recording.mcap_scan import McapScanError, scan_mcap
 from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, seal
@@ -46,7 +47,7 @@ class Arguments:
     """Make episodes of recordings that were cut off."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """NAME.partial directories, or folders that hold some"""
+    """NAME.partial directories, or folders that hold some; or damaged .mcap files of any recorder, saved as NAME_recovered.mcap"""
     outcome: Literal["discarded", "success", "failure"] = "discarded"
     """what they were; only success is trained on, and label_episode can change it later"""
 
@@ -143,11 +144,13 @@ def recover_episode(partial: Path, outcome: str = "discarded", progress: Callabl
 def main(argv: Sequence[str] | None = None) -> int:
     """Recover what the paths hold; 0 when all of it was, else 1 (2: nothing found)."""
     arguments = tyro.cli(Arguments, prog="recover", args=argv)
-    found = [partial for path in arguments.paths for partial in find_partial(path)]
-    if not found:
+    files = [path for path in arguments.paths if path.is_file()]
+    found = [partial for path in arguments.paths if path not in files for partial in find_partial(path)]
+    if not found and not files:
         print(f"recover: no *{PARTIAL} directory in {', '.join(map(str, arguments.paths))}; nothing was cut off there", file=sys.stderr)
         return 2
-    console, failed = Console(), 0
+    console = Console()
+    failed = sum(not _rescued(file, console) for file in files)
     with Progress(console=console, transient=True) as bar:
         for partial in found:
             task = bar.add_task(partial.name, total=sum(path.stat().st_size for path in partial.glob("*.mcap")))
@@ -163,6 +166,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             bar.remove_task(task)
     return 1 if failed else 0
+
+
+def _rescued(file: Path, console: Console) -> bool:
+    """Saves a file of any recorder, and says so."""
+    try:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(file.name, total=file.stat().st_size)
+            result = rescue_file(file, lambda done: bar.update(task, completed=done))
+    except RescueError as error:
+        print(f"recover: {error}", file=sys.stderr)
+        return False
+    damaged = f", {result.damaged} damaged chunks left out" if result.damaged else ""
+    console.print(f"{result.path}: {result.messages} messages{damaged}", soft_wrap=True)
+    return True
 
 
 if __name__ == "__main__":
