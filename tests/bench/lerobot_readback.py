@@ -106,14 +106,16 @@ def write(out: str) -> None:
     features = {key: {"dtype": "float32", "shape": (7,), "names": names} for key in ("observation.state", "action")}
     for camera, (width, height) in CAMERAS.items():
         features[f"observation.images.{camera}"] = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
+    width, height = CAMERAS["scene"]
+    shape = {"dtype": "video", "shape": (height, width, 1), "names": ["height", "width", "channels"]}
+    features["observation.images.scene_depth"] = shape | {"info": {"is_depth_map": True}}
     data = LeRobotDataset.create("local/theirs", fps=10, features=features, root=out, robot_type="sim_arm", use_videos=True)
     for episode in range(3):
         for frame in range(15 + 5 * episode):
             pictures = {f"observation.images.{camera}": theirs(episode, frame, index) for index, camera in enumerate(CAMERAS)}
-            data.add_frame(
-                pictures
-                | {"observation.state": joints(episode, frame), "action": joints(episode, frame + 1), "task": f"task {episode % 2}"}
-            )
+            pictures["observation.images.scene_depth"] = depth(frame)[..., None]
+            numbers = {"observation.state": joints(episode, frame), "action": joints(episode, frame + 1)}
+            data.add_frame(pictures | numbers | {"task": task(episode, frame)})
         data.save_episode()
     if hasattr(data, "finalize"):
         data.finalize()
@@ -125,26 +127,39 @@ def check(dataset: str, bags: str) -> None:
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.picture_rows import pictures_in_rows
 
-    worst_joint, errors = 0.0, []
+    worst_joint, errors, depths = 0.0, [], []
     for episode, bag in enumerate(find_episodes(bags)):
         reader = EpisodeReader(bag)
-        assert reader.instruction == f"task {episode % 2}"
+        count = 15 + 5 * episode
+        said = reader.read(["/instruction"])["/instruction"]
+        assert [message.data for message in said.messages] == [
+            text for text, _ in itertools.groupby(task(episode, frame) for frame in range(count))
+        ]
         read = reader.read(["/joint_states", "/teleop/joint_command"])
         for shift, topic in enumerate(read):
             for frame, message in enumerate(read[topic].messages):
                 worst_joint = max(worst_joint, float(np.abs(message.position - joints(episode, frame + shift)).max()))
-        count = 15 + 5 * episode
         assert reader.counts["/joint_states"] == count
+        for _, frame, metres in reader.frames({"/scene_camera/depth/image_raw": range(count)}):
+            depths.append(float(np.abs(metres - depth(frame)).max()))
         seen = dict.fromkeys(CAMERAS, 0)
         for camera, pixels in pictures_in_rows(reader, np.arange(count)[:, None].repeat(2, axis=1)):
             truth = theirs(episode, seen[camera], list(CAMERAS).index(camera)).astype(float)
             errors.append(np.abs(truth - pixels).mean())
             seen[camera] += 1
-    print(
-        json.dumps(
-            {"joints_largest_error": worst_joint, "pictures": len(errors), "grey_levels_mean_error": round(float(np.mean(errors)), 2)}
-        )
-    )
+    figures = {"joints_largest_error": worst_joint, "pictures": len(errors), "grey_levels_mean_error": round(float(np.mean(errors)), 2)}
+    print(json.dumps(figures | {"depth_pictures": len(depths), "depth_largest_error_m": max(depths, default=0.0)}))
+
+
+def task(episode: int, frame: int) -> str:
+    """An instruction that changes after ten frames."""
+    return f"task {episode % 2}, step {frame // 10 % 2}"
+
+
+def depth(frame: int) -> np.ndarray:
+    """(H, W) float32 [m] that move with the frame."""
+    width, height = CAMERAS["scene"]
+    return (0.3 + np.add.outer(np.arange(height), np.arange(width)) / 300 + 0.05 * frame).astype(np.float32)
 
 
 def joints(episode: int, frame: int) -> np.ndarray:
