@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract, ContractError
-from sf_policy_node.motion.arm.urdf_limits import check_against_urdf, check_sizes
+from sf_policy_node.motion.arm.urdf_limits import check_against_urdf
 
 _CREEPING = 0.02  # share of a joint's top speed that is always left
 
@@ -58,7 +58,6 @@ def require_limits(contract: Contract) -> None:
     Raises:
         ContractError: with every key that is missing or too small, or wider than the URDF allows.
     """
-    check_sizes(contract)
     check_against_urdf(contract)
     missing = [f"joints.{joint.name}.step" for joint in contract.joints if joint.step is None]
     missing += [f"budgets.{key}" for key in ("hold_s", "teleop_age_s") if getattr(contract.budgets, key) is None]

@@ -38,32 +38,8 @@ class _Wanted:
         return cls("gripper", gripper.joint, gripper.unit, lower, upper, gripper.velocity)
 
 
-def check_sizes(contract: Contract) -> None:
-    """Refuse numbers that no arm has, which were typed in degrees or millimetres.
-
-    Raises:
-        ContractError: one sentence for every number.
-    """
-    problems = []
-    for joint in contract.joints:
-        reach, unit = joint.upper - joint.lower, joint.unit
-        for key in ("tracking_error", "step"):
-            if (value := getattr(joint, key)) is not None and value > reach:
-                problems.append(
-                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole range of {reach:g} {unit}; "
-                    f"give {unit}, and {'not degrees' if unit == 'rad' else 'not millimetres'}"
-                )
-        if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
-            problems.append(f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like degrees; give radians")
-    furthest = max(map(abs, (*contract.workspace.lower, *contract.workspace.upper)))
-    if furthest > _FURTHEST:
-        problems.append(f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres")
-    if problems:
-        raise ContractError("; ".join(problems))
-
-
 def check_against_urdf(contract: Contract) -> None:
-    """Refuse limits and units that the URDF contradicts, and a gripper that it does not know.
+    """Refuse limits and units that the URDF contradicts or no arm has, and a gripper that it does not know.
 
     Raises:
         ContractError: with both numbers, one sentence for every joint that is wrong.
@@ -82,8 +58,28 @@ def check_against_urdf(contract: Contract) -> None:
     for each in wanted:
         if each.name in joints:  # kinematics report arm joints that are not there
             problems += _compare(each, joints[each.name], contract.urdf)
+    problems += _sizes(contract)
     if problems:
         raise ContractError("; ".join(problems))
+
+
+def _sizes(contract: Contract) -> list[str]:
+    """One sentence for every number that no arm has, which was typed in degrees or millimetres."""
+    problems = []
+    for joint in contract.joints:
+        reach, unit = joint.upper - joint.lower, joint.unit
+        for key in ("tracking_error", "step"):
+            if (value := getattr(joint, key)) is not None and value > reach:
+                problems.append(
+                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole range of {reach:g} {unit}; "
+                    f"give {unit}, and {'not degrees' if unit == 'rad' else 'not millimetres'}"
+                )
+        if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
+            problems.append(f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like degrees; give radians")
+    furthest = max(map(abs, (*contract.workspace.lower, *contract.workspace.upper)))
+    if furthest > _FURTHEST:
+        problems.append(f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres")
+    return problems
 
 
 def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
