@@ -71,14 +71,18 @@ def test_servos_follow_a_smooth_command(sim):
     np.testing.assert_allclose(sim.joint_positions(), targets, atol=2e-3)
 
 
-def test_mimic_finger_follows(sim):
+def test_mimic_finger_follows_also_when_its_leader_is_stopped(sim):
     sim.reset(0)
     model, data = sim._model, sim._data
-    left, right = (
-        data.qpos[model.joint(f"joint/{name}").qposadr[0]]
-        for name in ("gripper", "right_finger_joint")
-    )
-    assert left == right == other_robot().gripper.open
+    places = [model.joint(f"joint/{name}").qposadr[0] for name in ("gripper", "right_finger_joint")]
+    assert data.qpos[places[0]] == data.qpos[places[1]] == other_robot().gripper.open
+    servo = model.actuator("servo6").id
+    strength = model.actuator_gainprm[servo, 0]
+    model.actuator_gainprm[servo, 0] = 0.0  # the motor lets go, somebody pushes one finger
+    data.qpos[places[0]] = 0.02
+    sim.step(100)
+    model.actuator_gainprm[servo, 0] = strength
+    assert abs(data.qpos[places[0]] - data.qpos[places[1]]) < 1e-3
 
 
 def test_cameras_see_the_cubes(sim):

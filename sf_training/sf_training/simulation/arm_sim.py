@@ -15,7 +15,7 @@ from sf_training.simulation.controller_base import Controller
 from sf_training.simulation.controllers import ArmAndGripper
 from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
-from sf_training.simulation.robot_model import build_robot_model
+from sf_training.simulation.robot_model import build_robot_model, set_joints
 from sf_training.simulation.scene import (
     CUBE_COLOURS,
     CUBE_HALF,
@@ -112,11 +112,10 @@ class ArmSim:
         self._sizes = sizes
         self._jitter = camera_jitter_m
 
-        self._servos = servos = self._parts.servos
+        self._servos = self._parts.servos
         commanded = [self._model.joint(name) for name in self._parts.commanded]
         self._qpos = np.array([joint.qposadr[0] for joint in commanded])
         self._dof = np.array([joint.dofadr[0] for joint in commanded])
-        self._servo_qpos = np.array([self._model.joint(name).qposadr[0] for name in servos.joints])
         limits = JointLimits.of(contract)
         self.controller = controller or JointTrajectoryController(limits.names, limits.lower, limits.upper, limits.velocity)
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
@@ -161,7 +160,7 @@ class ArmSim:
         if self._scene_camera is not None:
             self._model.cam_pos[self._scene_camera] = self._scene_position + moved
         joints = self._parts.start(rng)
-        self._data.qpos[self._servo_qpos] = self._servo_targets(joints)
+        set_joints(self._model, self._data, self._servos, joints)
         self.controller.hold(joints)
         self._mujoco.mj_forward(self._model, self._data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import coal
 import numpy as np
 import pinocchio
@@ -77,38 +79,50 @@ class RobotBodies:
         return self._bodies[found.parentJoint], found.placement
 
     def add_servos(self) -> Servos:
-        """Add a position servo for every joint; gains follow in :func:`tune`, of the built model."""
+        """Add a position servo for every commanded joint, and hold mimic joints to theirs.
+
+        Gains follow in :func:`tune`, of the built model.
+        """
         import mujoco
 
-        limits = JointLimits.of(self._contract)
-        names, source, multiplier = [], [], []
-        for n, name in enumerate(self._tree.names):
+        limits, tree = JointLimits.of(self._contract), self._tree
+        names = [self.joint_names[name] for name in limits.names]
+        followers = []
+        for n, name in enumerate(tree.names):
             if not self._movers[n].any():
                 continue
             column = int(np.flatnonzero(self._movers[n])[0])
-            names.append(self.joint_names[name])
-            source.append(column)
+            multiplier, offset = tree.slope(column, n), float(self._angles[n])
+            ends = np.array([limits.lower[column], limits.upper[column]])
+            ends = np.sort(multiplier * ends + offset)
+            room = _ROOM * (0.1 if tree.slides[n] else 1.0)
+            joint = self._spec.joint(self.joint_names[name])
+            joint.limited, joint.range = True, [ends[0] - room, ends[1] + room]
+            if name == limits.names[column]:
+                continue
+            followers.append((self.joint_names[name], names[column], multiplier, offset))
+            held = self._spec.add_equality(name=f"follow{n}", type=mujoco.mjtEq.mjEQ_JOINT)
+            held.name1, held.name2 = followers[-1][:2]
+            held.data[:2] = offset, multiplier
+        for column, name in enumerate(names):
             servo = self._spec.add_actuator(
-                name=f"servo{n}", target=names[-1], trntype=mujoco.mjtTrn.mjTRN_JOINT
+                name=f"servo{column}", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
             )
             servo.set_to_position(kp=1.0, kv=1.0)
-            multiplier.append(float(self._tree.slope(column, n)))
+            n = tree.names.index(limits.names[column])
             if self._is_finger[n]:
-                most = _FINGER_FORCE if self._tree.slides[n] else _FINGER_TORQUE
+                most = _FINGER_FORCE if tree.slides[n] else _FINGER_TORQUE
+                most *= 1 + sum(leader == name for _, leader, _, _ in followers)
                 servo.forcelimited, servo.forcerange = True, [-most, most]
-            ends = multiplier[-1] * np.array([limits.lower[column], limits.upper[column]])
-            ends = np.sort(ends + self._angles[n])
-            room = _ROOM * (0.1 if self._tree.slides[n] else 1.0)
-            joint = self._spec.joint(names[-1])
-            joint.limited, joint.range = True, [ends[0] - room, ends[1] + room]
-        offset = [self._angles[self._tree.names.index(self._urdf_name(name))] for name in names]
         count = len(names)
         return Servos(
-            tuple(names), np.array(source), np.array(multiplier), np.array(offset), np.zeros(count)
+            joints=tuple(names),
+            source=np.arange(count),
+            multiplier=np.ones(count),
+            offset=np.zeros(count),
+            feed_forward=np.zeros(count),
+            followers=tuple(followers),
         )
-
-    def _urdf_name(self, name: str) -> str:
-        return next(ours for ours, theirs in self.joint_names.items() if theirs == name)
 
     def _up(self, joint: int) -> list[int]:
         chain = []
@@ -172,13 +186,17 @@ def tune(model, data, servos: Servos) -> Servos:
     mujoco.mj_fullM(model, data, matrix)
     feed_forward = np.zeros(len(servos.joints))
     for n, name in enumerate(servos.joints):
-        dof = model.joint(name).dofadr[0]
-        stiffness = matrix[dof, dof] * _FREQUENCY**2
-        damping = 2.0 * matrix[dof, dof] * _FREQUENCY
+        # A follower adds its own inertia to its leader's, by the square of its multiplier.
+        moved = [(name, 1.0)] + [
+            (each, m) for each, leader, m, _ in servos.followers if leader == name
+        ]
+        dofs = [(model.joint(each).dofadr[0], factor) for each, factor in moved]
+        inertia = sum(a * b * matrix[i, j] for i, a in dofs for j, b in dofs)
+        stiffness, damping = inertia * _FREQUENCY**2, 2.0 * inertia * _FREQUENCY
         model.actuator_gainprm[n, 0] = stiffness
         model.actuator_biasprm[n, :3] = [0.0, -stiffness, -damping]
         feed_forward[n] = damping / stiffness
-    return Servos(servos.joints, servos.source, servos.multiplier, servos.offset, feed_forward)
+    return dataclasses.replace(servos, feed_forward=feed_forward)
 
 
 def _armature(is_finger: bool) -> float:

@@ -94,6 +94,9 @@ def set_joints(model, data, servos, positions: np.ndarray) -> None:
     targets = servos.multiplier * positions[servos.source] + servos.offset
     for name, target in zip(servos.joints, targets, strict=True):
         data.qpos[model.joint(name).qposadr[0]] = target
+    for name, leader, multiplier, offset in servos.followers:
+        led = data.qpos[model.joint(leader).qposadr[0]]
+        data.qpos[model.joint(name).qposadr[0]] = multiplier * led + offset
 
 
 def table_height(contract: Contract) -> float:

@@ -17,6 +17,7 @@ class Servos:
 
     A servo follows ``multiplier * command[source] + offset``; ``feed_forward`` [s] of the commanded
     velocity is added, so that the servo damps towards that velocity instead of towards rest.
+    ``followers`` (joint, leading joint, multiplier, offset) have no servo: a constraint holds them.
     """
 
     joints: tuple[str, ...]
@@ -24,6 +25,7 @@ class Servos:
     multiplier: np.ndarray
     offset: np.ndarray
     feed_forward: np.ndarray
+    followers: tuple[tuple[str, str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
