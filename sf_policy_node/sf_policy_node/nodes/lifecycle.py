@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import signal
 import sys
@@ -15,6 +16,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
@@ -55,15 +57,18 @@ class ManagedNode(LifecycleNode):
         return self._parameters_declared.value(name)
 
     def publisher(self, kind, topic: str, qos: QoSProfile):
-        """A publisher that lives until the node is cleaned up."""
-        publisher = self.create_publisher(kind, topic, qos)
+        """A publisher that lives until the node is cleaned up. Parameters ``qos_overrides.TOPIC.publisher`` change its QoS."""
+        overrides = QoSOverridingOptions.with_default_policies()
+        publisher = self.create_publisher(kind, topic, copy.copy(qos), qos_overriding_options=overrides)
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
 
     def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
-        """A subscription that lives until the node is cleaned up."""
+        """A subscription that lives until the node is cleaned up. Parameters ``qos_overrides.TOPIC.subscription`` change its QoS."""
+        qos, overrides = copy.copy(qos), QoSOverridingOptions.with_default_policies()  # rclpy writes into the profile
+        subscription = self.create_subscription(kind, topic, callback, qos, qos_overriding_options=overrides, **options)
         self.inputs.append(Input(kind, topic, qos))
-        self.resources.callback(self.destroy_subscription, self.create_subscription(kind, topic, callback, qos, **options))
+        self.resources.callback(self.destroy_subscription, subscription)
 
     def subscribe_any_qos(self, kind, topic: str, callback: Callable) -> AnyQosSubscription:
         """Receive every publisher, and what a latched one sent before this node came up, as (message, publisher)."""
