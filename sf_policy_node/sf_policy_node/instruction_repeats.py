@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-_LONGER = 1.5  # times the usual interval: a message that comes so much later was sent by hand
+_STREAM_S = 3.0  # the same text again within this time may come from a program that repeats it
+_SILENT_S = 10.0  # a program that repeats its text and was silent for so long has ended
 
 
 class Kind(Enum):
@@ -14,19 +15,19 @@ class Kind(Enum):
     NEW = auto()
     """Another text than its publisher sent last, or the first of this publisher."""
     AGAIN = auto()
-    """The same text once more, out of any rhythm: somebody repeats it on purpose."""
-    PERIODIC = auto()
-    """The same text in a steady rhythm."""
+    """The same text once more, on purpose."""
+    REPEATED = auto()
+    """The same text in a steady stream."""
     STOPPED = auto()
-    """The text that was stopped, from the publisher that sent it before the stop."""
+    """The text that was stopped, from a publisher that may be repeating it since before the stop."""
 
 
 @dataclass
 class _Sent:
     text: str
     at: float
-    interval: float | None = None
-    stopped: bool = False
+    is_stream: bool = False
+    is_stopped: bool = False
 
 
 class InstructionRepeats:
@@ -41,13 +42,16 @@ class InstructionRepeats:
         if last is None or last.text != text:
             self._sent[publisher] = _Sent(text, now)
             return Kind.NEW
-        interval, before = now - last.at, last.interval
-        last.at, last.interval = now, interval
-        if last.stopped:
+        silence, last.at = now - last.at, now
+        if silence > (_SILENT_S if last.is_stream and last.is_stopped else _STREAM_S):
+            last.is_stream = last.is_stopped = False
+            return Kind.AGAIN
+        was_stream, last.is_stream = last.is_stream, True
+        if last.is_stopped:
             return Kind.STOPPED
-        return Kind.PERIODIC if before is not None and interval <= _LONGER * before else Kind.AGAIN
+        return Kind.REPEATED if was_stream else Kind.AGAIN
 
     def stop(self) -> None:
-        """Whatever was sent so far was stopped: its publishers must send another text before they count again."""
+        """Whatever was sent so far was stopped: a stream of it does not count any more."""
         for each in self._sent.values():
-            each.stopped = True
+            each.is_stopped = True

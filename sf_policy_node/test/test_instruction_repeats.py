@@ -12,27 +12,36 @@ def repeats():
     return InstructionRepeats()
 
 
-def test_a_steady_repetition_is_periodic_and_a_message_out_of_rhythm_is_not(repeats):
+@pytest.mark.parametrize("period", [0.1, 1.0, 2.5])
+def test_a_stream_of_one_text_is_one_instruction(repeats, period):
     assert repeats.receive("a", PICK, 0.0) is Kind.NEW
-    assert repeats.receive("a", PICK, 1.0) is Kind.AGAIN, "the second one may be a person's"
-    assert [repeats.receive("a", PICK, at) for at in (2.0, 3.05, 4.0)] == [Kind.PERIODIC] * 3
-    assert repeats.receive("a", PICK, 40.0) is Kind.AGAIN
-    assert repeats.receive("a", "push it", 41.0) is Kind.NEW
+    assert repeats.receive("a", PICK, period) is Kind.AGAIN, "the second one may be a person's"
+    assert {repeats.receive("a", PICK, n * period) for n in range(2, 20)} == {Kind.REPEATED}
+    assert repeats.receive("a", PICK, 100.0) is Kind.AGAIN
+    assert repeats.receive("a", "push it", 100.5) is Kind.NEW
+
+
+def test_a_program_that_gives_an_instruction_now_and_then_counts_each_time(repeats):
+    kinds = []
+    for at in range(0, 60, 12):
+        kinds.append(repeats.receive("a", PICK, at))
+        repeats.stop()
+    assert kinds == [Kind.NEW, *[Kind.AGAIN] * 4]
 
 
 def test_publishers_are_told_apart(repeats):
     """Two terminals repeat different texts: neither is new each time that it comes after the other."""
-    repeats.receive("a", PICK, 0.0)
-    assert repeats.receive("b", "push it", 0.5) is Kind.NEW
-    kinds = [(repeats.receive("a", PICK, n), repeats.receive("b", "push it", n + 0.5)) for n in (1, 2, 3)]
-    assert kinds[1:] == [(Kind.PERIODIC, Kind.PERIODIC)] * 2
+    kinds = [(repeats.receive("a", PICK, n), repeats.receive("b", "push it", n + 0.5)) for n in range(5)]
+    assert kinds[0] == (Kind.NEW, Kind.NEW) and set(kinds[2:]) == {(Kind.REPEATED, Kind.REPEATED)}
 
 
-def test_a_stop_lasts_until_its_publisher_sends_another_text(repeats):
-    for at in range(4):
+@pytest.mark.parametrize("before", [1, 2, 5])
+def test_a_stop_lasts_while_the_text_is_repeated(repeats, before):
+    for at in range(before):
         repeats.receive("a", PICK, at)
     repeats.stop()
-    assert {repeats.receive("a", PICK, at) for at in (4.0, 5.0, 60.0)} == {Kind.STOPPED}
+    delayed = [before, before + 1.0, before + 1.2, before + 3.9, before + 9.0]
+    assert {repeats.receive("a", PICK, at) for at in delayed} == {Kind.STOPPED}, "also when it is late now and then"
     assert repeats.receive("b", PICK, 61.0) is Kind.NEW, "somebody else gives the instruction again"
     assert repeats.receive("a", "push it", 62.0) is Kind.NEW
     assert repeats.receive("a", PICK, 63.0) is Kind.NEW

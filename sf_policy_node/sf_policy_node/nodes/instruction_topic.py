@@ -72,7 +72,7 @@ class InstructionTopic:
         if kind is Kind.STOPPED and current is None and text != self._refused:
             self._refused = text
             self._refuse(f"{text!r} was stopped; send another instruction, or call ~/start")
-        if kind in (Kind.STOPPED, Kind.PERIODIC):
+        if kind in (Kind.STOPPED, Kind.REPEATED):
             return
         if current is None or current.instruction != text or self.is_asked_for(current):
             self._follow(text)
