@@ -234,3 +234,33 @@ def test_limits_are_flags_and_strict_counts_warnings(tmp_path, contract):
     assert run(tmp_path, "--strict")[0] == 1
     assert run(tmp_path, "--limits.idle-fail", "0.4")[0] == 1
     assert run(tmp_path, "--limits.idle-warn", "0.9", "--limits.idle-fail", "0.9")[1] == {}
+
+
+def test_an_end_or_a_shake_that_no_other_episode_has_is_found(tmp_path, contract):
+    def to(end, shake=0.0):
+        """From rest to ``end`` of joint 2 in two seconds, with a shake of joint 1."""
+        target = np.array([0.3, end, 0.3, 0.2, 0.2, 0.2, -0.01])
+        return lambda at: REST + target * (1 - np.cos(np.pi * min(at, 2.0) / 2)) / 2 + np.array([shake * np.sin(40 * at), 0, 0, 0, 0, 0, 0])
+
+    rng = np.random.default_rng(3)
+    for number in range(9):
+        episode(tmp_path / "episodes", contract, f"good_{number}", joints=to(0.3 + 0.01 * rng.normal()))
+    episode(tmp_path / "episodes", contract, "elsewhere", joints=to(0.75))
+    episode(tmp_path / "episodes", contract, "failed", joints=to(0.75), outcome="failure")
+    episode(tmp_path / "episodes", contract, "shaking", joints=to(0.31, shake=0.01))
+    run(tmp_path)
+    found = json.loads((tmp_path / "lint/report.json").read_text())["findings"]
+    named = {(one["check"], one["subject"]): one["episodes"] for one in found if one["check"] in ("jerk", "end pose")}
+    assert named == {("end pose", "joint2"): ["elsewhere"], ("jerk", ""): ["shaking"]}, found
+
+
+def test_jerk_is_that_of_the_path_whatever_its_sampling():
+    from sf_training.lint.smoothness import relative_jerk
+
+    for hz in (50, 200):
+        times = np.arange(0, 4, 1 / hz)
+        path = np.sin(3 * times)[:, None] * [1.0, 2.0]
+        known = np.sqrt(np.mean(np.concatenate([(27 * np.cos(3 * times)) ** 2, (54 * np.cos(3 * times) / 2) ** 2])))
+        found = relative_jerk((times * 1e9).astype(np.int64), path, np.array([1.0, 2.0]))
+        assert found == pytest.approx(known, rel=0.1)
+    assert np.isnan(relative_jerk(np.array([0, 10**7]), np.zeros((2, 1)), np.ones(1)))

@@ -13,6 +13,8 @@ from sf_training.lint.measure import EpisodeMeasure
 from sf_training.lint.thresholds import Thresholds, Verdict
 
 WARN, FAIL = Verdict.WARN, Verdict.FAIL
+_ENOUGH = 8  # episodes; of fewer none can be called unusual
+_JERK_SPREAD = 0.2  # of the logarithm: people differ by this much at least
 _RESAMPLED = 24  # points of a trajectory when episodes are compared
 
 
@@ -44,7 +46,19 @@ def judge(measures: Sequence[EpisodeMeasure], limits: Thresholds) -> Lint:
     findings = [finding for measure in judged for finding in check_episode(measure, limits)]
     whole = [measure for measure in judged if not measure.broken]
     findings = _shared_by_all(findings, len(whole))
-    for check in (_nothing, _contracts, _duplicates, _instructions, _never_moves, _gripper, _durations, _outliers, _blurred):
+    for check in (
+        _nothing,
+        _contracts,
+        _duplicates,
+        _instructions,
+        _never_moves,
+        _gripper,
+        _durations,
+        _outliers,
+        _end_poses,
+        _jerks,
+        _blurred,
+    ):
         findings += check(whole, limits)
     verdicts = dict.fromkeys((measure.name for measure in measures), Verdict.PASS)
     for finding in findings:
@@ -155,22 +169,56 @@ def _gripper(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Fin
             )
 
 
+def _robust_z(values: np.ndarray, least: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each of (E, …) values is from their median, in robust standard deviations of at least ``least``; and the median."""
+    middle = np.median(values, axis=0)
+    spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), least)
+    return (values - middle) / spread, middle
+
+
 def _durations(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
-    if len(measures) < 8:  # too few to call one unusual
+    if len(measures) < _ENOUGH:
         return
-    logs = np.log([max(measure.duration_s, 1e-3) for measure in measures])
-    middle = float(np.median(logs))
-    spread = max(1.4826 * float(np.median(np.abs(logs - middle))), 0.05)  # 5 %: episodes of one length are not strict
-    for measure, value in zip(measures, logs, strict=True):
-        score = abs(value - middle) / spread
+    scores, middle = _robust_z(np.log([max(measure.duration_s, 1e-3) for measure in measures]), 0.05)  # 5 %: of one length is not strict
+    for measure, score in zip(measures, np.abs(scores).tolist(), strict=True):
         if score > limits.duration_z:
             text = f"lasts {measure.duration_s:.1f} s, the middle one {np.exp(middle):.1f} s"
             yield Finding("duration", "", WARN, text, "look at it: cut off, or a pause in it?", (measure.name,), score)
 
 
+def _end_poses(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
+    """Where a success ends tells whether it was one; episodes of another instruction may end elsewhere."""
+    groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
+    for measure in measures:
+        if measure.motion is not None and measure.outcome == "success":
+            groups[measure.instruction, tuple(measure.motion.names)].append(measure)
+    for (_, names), group in groups.items():
+        if len(group) < _ENOUGH:
+            continue
+        scores, middle = _robust_z(np.stack([measure.motion.end for measure in group]), limits.commanded_range)
+        for measure, row in zip(group, np.abs(scores), strict=True):
+            for name, score, value, usual in zip(names, row.tolist(), measure.motion.end, middle, strict=True):
+                if score > limits.end_pose_z:
+                    text = f"ends at {value:.3f}, successes of this instruction usually at {usual:.3f}"
+                    cure = "look at its end: a failure labelled as success, or cut off?"
+                    yield Finding("end pose", name, WARN, text, cure, (measure.name,), score)
+
+
+def _jerks(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
+    moving = [measure for measure in measures if measure.motion is not None and measure.motion.jerk > 0]  # NaN: too short
+    if len(moving) < _ENOUGH:
+        return
+    scores, middle = _robust_z(np.log([measure.motion.jerk for measure in moving]), _JERK_SPREAD)
+    for measure, score in zip(moving, scores.tolist(), strict=True):
+        if score > limits.jerk_z:
+            text = f"{measure.motion.jerk / np.exp(middle):.1f} times the jerk of the middle episode"
+            cure = "look at it: a shaking arm, a loose leader, dropped commands?"
+            yield Finding("jerk", "", WARN, text, cure, (measure.name,), score)
+
+
 def _outliers(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
     moving = [measure for measure in measures if measure.motion is not None]
-    if len(moving) < 8 or len({tuple(measure.motion.names) for measure in moving}) > 1:
+    if len(moving) < _ENOUGH or len({tuple(measure.motion.names) for measure in moving}) > 1:
         return
     lowest, highest = (np.array([getattr(measure.motion, end) for measure in moving]) for end in ("lower", "upper"))
     fence_low, fence_high = _fence(-lowest, limits), _fence(highest, limits)

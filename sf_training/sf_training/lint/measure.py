@@ -20,6 +20,7 @@ from sf_training.data.plausibility import check_joints, check_one_source
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
 from sf_training.lint.images import ImageFaults, image_faults
 from sf_training.lint.pictures import CameraMeasure, measure_pictures
+from sf_training.lint.smoothness import relative_jerk
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
 
@@ -67,6 +68,8 @@ class Motion:
     idle_start_s: float
     idle_end_s: float
     opening: np.ndarray  # (N,) of the gripper, 0 closed to 1 open; empty without a gripper column
+    end: np.ndarray  # (J,) at the last usable step
+    jerk: float  # see ``relative_jerk``; NaN of an episode that is too short
 
 
 @dataclass(frozen=True)
@@ -287,6 +290,8 @@ def _motion(
         idle_start_s=_run(idle) * contract.action.step_s,
         idle_end_s=_run(idle[::-1]) * contract.action.step_s,
         opening=gripper.to_opening(positions[:, -1]) if gripper else np.empty(0),
+        end=positions[-1],
+        jerk=relative_jerk(moments, samples, _velocities(contract)),
     ), len(stamps)
 
 
@@ -298,6 +303,11 @@ def _not_finite(stream: Stream) -> int:
 
 def _units(contract: Contract) -> list[str]:
     return [joint.unit for joint in contract.joints] + ([contract.gripper.unit] if contract.gripper else [])
+
+
+def _velocities(contract: Contract) -> np.ndarray:
+    """(J,) velocity limits of the command joints [rad/s, m/s]."""
+    return np.array([joint.velocity for joint in contract.joints] + ([contract.gripper.velocity] if contract.gripper else []))
 
 
 def _idle(contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds) -> np.ndarray:
@@ -316,7 +326,7 @@ def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: 
     """Joint samples that were reached faster than ``factor`` times the velocity limit, and the worst one in words."""
     if len(moments) < 2:
         return 0, ""
-    limits = np.array([joint.velocity for joint in contract.joints] + ([contract.gripper.velocity] if contract.gripper else []))
+    limits = _velocities(contract)
     speed = np.abs(np.diff(samples, axis=0)) / (np.diff(moments) * 1e-9)[:, None]
     ratio = np.nan_to_num(speed / limits)
     row, column = np.unravel_index(np.argmax(ratio), ratio.shape)

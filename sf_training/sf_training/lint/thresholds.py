@@ -63,6 +63,10 @@ class Thresholds:
     """An episode's furthest position beyond the quartile of all episodes by more than this many interquartile ranges."""
     duration_z: float = 6.0
     """Robust z-score of the logarithm of an episode's duration."""
+    end_pose_z: float = 6.0
+    """Robust z-score of a joint's last position among the successes of one instruction."""
+    jerk_z: float = 6.0
+    """Robust z-score of the logarithm of an episode's jerk, above the middle one."""
     balance_warn: float = 0.1
     """Episodes of the rarest instruction over those of the most frequent one."""
     black_level: float = 10.0
