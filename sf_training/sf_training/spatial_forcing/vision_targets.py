@@ -172,6 +172,13 @@ class LiveLayer:
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
         return self._computed.last(np.asarray(frames))[self._number]
 
+    def of(self, frames: np.ndarray, images: torch.Tensor) -> np.ndarray:
+        """Features (n, V, rows, columns, C) of changed images (n, V, 3, H, W) in [0, 255] of some frames.
+
+        All layers are computed once for the same ``images``.
+        """
+        return self._computed.last(np.asarray(frames), images)[self._number]
+
 
 class _Computed:
     """Prepared targets of any frames, by the teacher."""
@@ -181,12 +188,13 @@ class _Computed:
     ) -> None:
         self._source, self._images, self._grid, self._config, self._batch = source, images, grid, config, batch
         self._bars = None if area is None else torch.from_numpy(~area)[:, None]
-        self._last: tuple[np.ndarray, list[np.ndarray]] | None = None
+        self._last: tuple[np.ndarray, list[np.ndarray], torch.Tensor | None] | None = None
         self.compression: Compression | None = None
 
-    def whole(self, frames: np.ndarray) -> list[np.ndarray]:
-        """All channels of each layer (n, V, rows, columns, C)."""
-        parts = [self._batch_of(frames[start : start + self._batch]) for start in range(0, len(frames), self._batch)]
+    def whole(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
+        """All channels of each layer (n, V, rows, columns, C); of ``images`` where they are given."""
+        cuts = [slice(start, start + self._batch) for start in range(0, len(frames), self._batch)]
+        parts = [self._batch_of(frames[cut], None if images is None else images[cut]) for cut in cuts]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def kept(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -195,19 +203,20 @@ class _Computed:
         norms = [np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found]
         return list(zip(self.compression(found) if self.compression else found, norms, strict=True))
 
-    def last(self, frames: np.ndarray) -> list[np.ndarray]:
-        """What is kept of each layer; not computed again for the same frames."""
-        if self._last is None or not np.array_equal(self._last[0], frames):
-            found = self.whole(frames)
-            self._last = (frames, self.compression(found) if self.compression else found)
+    def last(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
+        """What is kept of each layer; not computed again for the same frames and the same tensor of images."""
+        if self._last is None or self._last[2] is not images or not np.array_equal(self._last[0], frames):
+            found = self.whole(frames, images)
+            self._last = (frames, self.compression(found) if self.compression else found, images)
         return self._last[1]
 
     def forget(self) -> None:
         """What was computed last."""
         self._last = None
 
-    def _batch_of(self, frames: np.ndarray) -> list[np.ndarray]:
-        pixels = torch.from_numpy(np.ascontiguousarray(self._images[frames])).float() / 255
+    def _batch_of(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.ascontiguousarray(self._images[frames])) if images is None else images.cpu()
+        pixels = pixels.float() / 255
         if self._bars is not None:
             pixels.masked_fill_(self._bars, 1.0)
         found = [_prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)]

@@ -20,7 +20,8 @@ from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 class Part:
     """What one process sees of a batch at once: F frames with B labels.
 
-    ``whole`` (B,) are the places of its labels in the batch, ``frames`` (F,) and ``labels`` (B,) index the training set,
+    ``whole`` (B,) and ``batch_frames`` (F,) are the places of its labels and frames in the batch, ``frames`` (F,) and ``labels`` (B,)
+    index the training set,
     ``rows`` (B,) the frames of the part. ``images`` (F, V, 3, H, W) uint8.
     """
 
@@ -28,15 +29,18 @@ class Part:
     labels: np.ndarray
     rows: Tensor
     whole: Tensor
+    batch_frames: Tensor
     images: Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's share of this process. ``size`` counts the labels of all processes; ``state`` is the sampler's afterwards."""
+    """One step's share of this process. ``size`` and ``frames`` count the labels and frames of all processes; ``state`` is the
+    sampler's afterwards."""
 
     parts: tuple[Part, ...]
     size: int
+    frames: int
     state: dict
 
 
@@ -93,7 +97,7 @@ class Batches:
         pairs, singles = self._sampler.pairs // self._parts, self._sampler.singles // self._parts
         with self.reading:
             parts = tuple(self._part(number, pairs, singles, frames, rows, labels) for number in self._mine)
-        return Batch(parts, len(labels), state)
+        return Batch(parts, len(labels), len(frames), state)
 
     def _part(self, number: int, pairs: int, singles: int, frames: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Part:
         chosen = np.concatenate([np.arange(pairs) + number * pairs, self._sampler.pairs + np.arange(singles) + number * singles])
@@ -103,6 +107,7 @@ class Batches:
             labels=labels[whole],
             rows=torch.from_numpy(np.searchsorted(chosen, rows[whole])),
             whole=torch.from_numpy(whole),
+            batch_frames=torch.from_numpy(chosen),
             images=torch.from_numpy(np.ascontiguousarray(self._data.images[frames[chosen]])),
         )
 

@@ -23,12 +23,13 @@ from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import prepare_target
 from sf_training.spatial_forcing.vision_targets import LiveLayer, Targets
+from sf_training.training.augmentation import Augmentation, mixed_seed
 from sf_training.training.average import Average
 from sf_training.training.batches import Batch, Batches, Part
 from sf_training.training.optimizer import Optimizers
 from sf_training.training.processes import make_accelerator
 from sf_training.training.projector_file import load_projector
-from sf_training.training.settings import Settings
+from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.sharding import shard, whole_state
 from sf_training.training.state import load_state, save_state
 from sf_training.training.step import Inputs, TrainingStep, valid_tokens
@@ -100,11 +101,15 @@ class TrainingRun:
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
         self._text = text
         self._noise = torch.Generator().manual_seed(settings.seed)
+        self._augmentation = _augmentation(settings, contract, self._has_bars(contract, student))
         self._motion = slice(0, -1) if contract.action.names[-1] == GRIPPER_COLUMN else slice(None)
         self.step = 0
         self.cpu_s = 0.0
         self.begin, self._wall_before = time.monotonic(), 0.0
         self._sums: list[tuple[float, float | None]] = []
+
+    def _has_bars(self, contract: Contract, student: Student) -> bool:
+        return valid_tokens(contract, student, self._grid) is not None
 
     @property
     def model(self) -> Any:
@@ -130,7 +135,7 @@ class TrainingRun:
         started = time.process_time()
         self.step += 1
         # Dropout of any model: the same after a resumption, another on every process.
-        torch.manual_seed((self.settings.seed << 32) + self.step * self.accelerator.num_processes + self.accelerator.process_index)
+        torch.manual_seed(mixed_seed(self.settings.seed, self.step, 0, self.accelerator.process_index))
         batch = next(self.batches)
         self._sampler_state = batch.state
         self._sums.append(self._backward(batch, draw(self.model, batch.size, self._noise)))
@@ -166,10 +171,11 @@ class TrainingRun:
         self._wrapped.train()
         last, losses = len(batch.parts) - 1, []
         processes = self.accelerator.num_processes
+        draws = self._augmentation.draw(self.step, batch.frames) if self._augmentation else None
         for number, part in enumerate(batch.parts):
             share = None if drawn is None else drawn.part(part.whole, processes * len(batch.parts))
             with self._without_exchange(number < last or not exchange), self.accelerator.autocast():
-                found = self._wrapped(self._inputs(part, share, aligned), aligned=aligned)
+                found = self._wrapped(self._inputs(part, share, aligned, draws), aligned=aligned)
                 loss = found["action"]
                 if "alignment" in found:
                     loss = loss + self.settings.alignment.coefficient * found["alignment"]
@@ -189,14 +195,17 @@ class TrainingRun:
             return nullcontext()
         return self.accelerator.no_sync(self._wrapped) if wanted else nullcontext()
 
-    def _inputs(self, part: Part, drawn: Any, aligned: bool) -> Inputs:
+    def _inputs(self, part: Part, drawn: Any, aligned: bool, draws: Tensor | None = None) -> Inputs:
         labels = part.labels
-        targets = ()
+        targets, seen = (), None
+        images = part.images.to(self.device, non_blocking=True)
+        if draws is not None:
+            images, seen = self._augmentation.apply(images, draws[part.batch_frames])
         if self._targets is not None and aligned:
             rows = part.rows
-            targets = tuple(self._target(layer, part.frames)[rows].to(self.device) for layer in self._targets.layers)
+            targets = tuple(self._target(layer, part.frames, seen)[rows].to(self.device) for layer in self._targets.layers)
         return Inputs(
-            images=part.images.to(self.device, non_blocking=True),
+            images=images,
             rows=part.rows.to(self.device),
             states=self._states[self.data.label_frame[labels]].to(self.device),
             text=self._text[self.data.label_text[labels]].to(self.device),
@@ -205,11 +214,15 @@ class TrainingRun:
             drawn=drawn,
         )
 
-    def _target(self, layer: Any, frames: np.ndarray) -> Tensor:
-        """Targets (F, N, C) of some frames."""
+    def _target(self, layer: Any, frames: np.ndarray, seen: Tensor | None = None) -> Tensor:
+        """Targets (F, N, C) of some frames; a live teacher looks at ``seen`` (F, V, 3, H, W) where that is given."""
         config = self.settings.alignment
-        with self.batches.reading:  # a live teacher reads pictures
-            features = torch.from_numpy(np.ascontiguousarray(layer[frames])).float()
+        if seen is not None and isinstance(layer, LiveLayer):
+            found = layer.of(frames, seen)
+        else:
+            with self.batches.reading:  # a live teacher reads pictures
+                found = layer[frames]
+        features = torch.from_numpy(np.ascontiguousarray(found)).float()
         if self._targets.prepared:
             return features.flatten(1, 3)
         return prepare_target(features, self._grid, config.position_scale, position=config.position, resize=config.resize)
@@ -320,6 +333,23 @@ class TrainingRun:
     def close(self) -> None:
         """End the thread that reads ahead."""
         self.batches.close()
+
+
+def _augmentation(settings: Settings, contract: Contract, has_bars: bool) -> Augmentation | None:
+    """What changes the images in training; None where nothing does.
+
+    Raises:
+        TrainingError: crops would move letterbox bars.
+    """
+    if settings.augmentation == "none":
+        return None
+    found = Augmentation(settings.augmentation, settings.seed, contract.camera_names)
+    if found.geometric and has_bars:
+        raise TrainingError(
+            f"--augmentation {settings.augmentation}: crops would move the letterbox bars; give --student.fit stretch or crop, or take "
+            f"--augmentation {settings.augmentation}_colour"
+        )
+    return found
 
 
 def resolved(settings: Settings, student: Student) -> Settings:

@@ -15,6 +15,8 @@ from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
 from sf_training.spatial_forcing.vision_targets import Control
+from sf_training.training.augmentation import AugmentationName
+from sf_training.training.recipes import RecipeName
 from sf_training.training.student_settings import StudentError, StudentSettings
 
 _VISION = ("vggt", "hf")
@@ -48,6 +50,8 @@ class Settings:
     """The model that learns."""
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     """The alignment loss; ignored with teacher none."""
+    recipe: RecipeName | None = None
+    """Settings of the whole run as the paper's authors trained; what is given beside it wins, and the difference is printed."""
     preset: PresetName | None = None
     """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
     openvla for hf and openvla_oft (no token shift, bars masked) and paper_pi0 for pi0."""
@@ -121,6 +125,9 @@ class Settings:
     """Of nano: blocks of the transformer."""
     head: Literal["regression", "flow"] = "regression"
     """How actions are made: directly, or from noise by flow matching, which real-time chunking needs."""
+    augmentation: AugmentationName = "none"
+    """Random changes of the images in training, with OpenVLA-OFT's or openpi's ranges; ..._colour leaves crops out. Crops need a teacher
+    that runs in every step (--cache-format none) and sees the same crop, or none."""
     share: float = 1.0
     """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
     validation_share: float = 0.08
@@ -176,6 +183,7 @@ class Settings:
         if self.gripper_weight is not None and not self.gripper_weight >= 0:
             raise TrainingError(f"--gripper-weight: must not be negative, got {self.gripper_weight}")
         self._check_schedule()
+        self._check_augmentation()
         if self.evaluate_every < 0 or self.evaluate_every % self.validate_every:
             raise TrainingError(
                 f"--evaluate-every: must be a multiple of --validate-every {self.validate_every}, got {self.evaluate_every}"
@@ -240,6 +248,17 @@ class Settings:
         """Whether the teacher is a vision model with weights."""
         return self.teacher in _VISION
 
+    def _check_augmentation(self) -> None:
+        if self.augmentation not in ("openvla", "openpi") or self.teacher == "none":
+            return
+        if not (self.uses_vision_teacher and self.cache_format == "none"):
+            kept = "are cached" if self.uses_vision_teacher else f"of teacher {self.teacher} are of whole images"
+            cure = "give --cache-format none, or" if self.uses_vision_teacher else "take"
+            raise TrainingError(
+                f"--augmentation {self.augmentation}: crops need targets of the same crop, but the features {kept}; {cure} "
+                f"--augmentation {self.augmentation}_colour"
+            )
+
     def _check_schedule(self) -> None:
         for name in ("warm_up_from", "floor"):
             if not 0 <= getattr(self, name) <= 1:
@@ -248,7 +267,10 @@ class Settings:
             raise TrainingError(f"--decay-end: must not be negative, got {self.decay_end}")
         if (self.schedule == "multistep") != bool(self.milestones):
             found = "none" if not self.milestones else " ".join(map(str, self.milestones))
-            raise TrainingError(f"--schedule {self.schedule}, --milestones {found}: multistep needs milestones, the others take none")
+            raise TrainingError(
+                f"--schedule {self.schedule}, --milestones {found}: multistep needs milestones, the others take none (--milestones "
+                "without values)"
+            )
         if any(milestone < 1 for milestone in self.milestones) or not self.milestone_factor > 0:
             raise TrainingError("--milestones, --milestone-factor: milestones must be at least 1, the factor above 0")
 

@@ -17,7 +17,7 @@ from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.vla.checkpoint import CheckpointError
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_training.config_file import parse, print_settings
+from sf_training.config_file import ConfigFileError, parse, print_settings, with_config
 from sf_training.data.bag_files import known_outcome
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
 from sf_training.data.split import share_of, split_episodes
@@ -29,6 +29,7 @@ from sf_training.training.alignment_targets import alignment_targets
 from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.memory import require_memory
 from sf_training.training.processes import make_accelerator
+from sf_training.training.recipes import RecipeError, difference, with_recipe
 from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.step import valid_tokens
@@ -42,6 +43,7 @@ _REFUSALS = (
     ContractError,
     FloatingPointError,
     OSError,
+    RecipeError,
     StudentError,
     StudentTokensError,
     TeacherError,
@@ -52,8 +54,11 @@ _REFUSALS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     try:
-        settings = parse(Settings, argv, "train")
+        settings = parse_train(argv)
         train(settings, command="train " + shlex.join(sys.argv[1:] if argv is None else argv))
+    except ConfigFileError as error:
+        _refused(str(error))
+        return 2
     except _REFUSALS as error:
         return _refused(str(error))
     except (MemoryError, RuntimeError) as error:
@@ -63,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
     return 0
+
+
+def parse_train(argv: Sequence[str] | None = None) -> Settings:
+    """Settings from ``--config`` files, a ``--recipe`` and what is typed, the last with the last word."""
+    words = with_config(sys.argv[1:] if argv is None else argv, Settings)
+    return parse(Settings, with_recipe(words), "train")
 
 
 def _refused(sentence: str) -> int:
@@ -85,6 +96,9 @@ def train(settings: Settings, *, command: str = "train") -> None:
     torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
     try:
         print_settings(settings, console)
+        if settings.recipe is not None:
+            lines = "".join(f"\n  {line}" for line in difference(settings))
+            console.print(f"recipe {settings.recipe}, differences from the paper's run:{lines}", highlight=False, soft_wrap=True)
         _train(settings, accelerator, console, command, begin)
         accelerator.end_training()
     finally:
