@@ -4,6 +4,7 @@
 #
 #   docker/bootstrap.sh            do what is missing
 #   docker/bootstrap.sh --check    say what is missing, change nothing; exit status 1 if something is
+#   docker/bootstrap.sh --packages everything but the colcon build; an image's layer that new sources do not make anew
 #
 # Variables: PYTHON           interpreter for the virtual environment when it is made
 #                            (default: python3.11, python3.12 or python3)
@@ -23,10 +24,12 @@ stamps=$venv/.stamps
 logs=$root/log/bootstrap
 needed_mb=4096
 check=no
+builds=yes
 case "${1:-}" in
     "") ;;
     --check) check=yes ;;
-    *) sed -n '2,16p' "$0" | cut -c3-; exit 2 ;;
+    --packages) builds=no ;;
+    *) sed -n '2,17p' "$0" | cut -c3-; exit 2 ;;
 esac
 
 say() { echo "bootstrap: $*"; }
@@ -258,6 +261,10 @@ step packages "packages of docker/requirements.txt" "$key" "$stamps/packages" in
 if [ -z "$ros" ]; then
     key=$(echo "$key" | hash_of - "$here/requirements-ros.txt" "$here/fix_ros_wheels.py")
     step ros "$kind" "$key" "$stamps/ros" install_ros_wheels
+fi
+if [ $builds = no ]; then
+    say "ready without the colcon build in $((SECONDS - started)) s with $kind."
+    exit 0
 fi
 key=$({ echo "$key"; build_inputs; declare -f build; } | hash_of -)
 [ -f "$root/install/local_setup.bash" ] || key+=" again"

@@ -1,0 +1,53 @@
+"""The image's files, as far as they can be checked without an engine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_a_service_is_the_node_itself_and_has_time_to_stop_the_arm(service):
+    """Through `ros2 run` no signal would arrive, and the arm would be left without its stop."""
+    settings = COMPOSE["services"][service]
+    word, package, executable, *_ = settings["command"].split()
+    assert word == "node" and settings["init"] is True and settings["restart"] == "no"
+    assert f'"{executable} = {package}.programs:{executable}"' in (ROOT / package / "setup.py").read_text(encoding="utf-8")
+    assert int(settings["stop_grace_period"].removesuffix("s")) >= 10
+
+
+def test_the_gpu_is_an_addition():
+    gpu = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text(encoding="utf-8"))
+    assert set(gpu["services"]) <= set(COMPOSE["services"])
+    assert not any("deploy" in settings for settings in COMPOSE["services"].values())
+
+
+def test_what_the_image_copies_is_there():
+    lines = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY")]
+    assert copied and all((ROOT / path).exists() for path in copied)
+    assert lines.index("COPY docker docker") < lines.index("COPY . .")  # dependencies first
+
+
+def test_the_entrypoint_becomes_the_node(tmp_path):
+    """With its paths turned to a folder of this test: the process that was started is the node, so signals arrive."""
+    node = tmp_path / "workspace/install/sf_policy_node/lib/sf_policy_node/chunk_executor"
+    node.parent.mkdir(parents=True)
+    node.write_text('#!/bin/sh\necho "$$ $*"\n')
+    node.chmod(0o755)
+    (tmp_path / "workspace/docker").mkdir()
+    (tmp_path / "workspace/docker/env.sh").touch()
+    (tmp_path / "opt/ros/jazzy").mkdir(parents=True)
+    (tmp_path / "opt/ros/jazzy/setup.bash").touch()
+    text = (ROOT / "docker/entrypoint.sh").read_text(encoding="utf-8")
+    script = tmp_path / "entrypoint.sh"
+    script.write_text(re.sub(r"(?<![\w$.])/(opt|workspace)/", rf"{tmp_path}/\1/", text))
+    command = ["bash", str(script), "node", "sf_policy_node", "chunk_executor", "--ros-args", "-p", "autostart:=true"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"ROS_DISTRO": "jazzy", "PATH": "/usr/bin:/bin"})
+    out, _ = process.communicate(timeout=60)
+    assert out.strip() == f"{process.pid} --ros-args -p autostart:=true"
