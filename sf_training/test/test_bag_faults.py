@@ -6,6 +6,7 @@ from foreign_recordings import (
     ALL,
     BEGIN,
     HAND,
+    JOINT_SPACE,
     LEADER,
     STATES,
     TOP,
@@ -25,11 +26,12 @@ from foreign_recordings import (
     without,
     write_bag,
 )
-from synthetic_episodes import HEIGHT, WIDTH
+from synthetic_episodes import HEIGHT, WIDTH, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
 
-from sf_training.data.bag_files import BagError
+from sf_training.data.bag_files import BagError, find_episodes
 from sf_training.data.dataset import load_dataset
 from sf_training.data.opening import open_bags
+from sf_training.evaluation.recorded_episode import open_episodes
 from sf_training.lint.checks import check_episode
 from sf_training.lint.measure import measure_episode
 from sf_training.lint.thresholds import Thresholds, Verdict
@@ -215,3 +217,43 @@ def test_the_outcome_is_read_before_the_bag(tmp_path):
     assert "is cut off or damaged" in opened.left_out[0].reason
     with pytest.raises(BagError, match="is cut off or damaged"):
         open_bags([tmp_path / "b", good], ROBOT, strict=True)
+
+
+def test_the_recorders_verdict_reaches_training(tmp_path):
+    """FAIL is left out by default, and said; whoever wants it says so."""
+    robot, bags = tiny_contract(), []
+    for verdict in ("PASS", "WARN", "FAIL", ""):
+        with open_writer(tmp_path, robot, f"was_{verdict.lower()}") as writer:
+            write_cameras(writer, robot, 0, 1.0)
+            write_joints(writer, robot, "joint_states", 1.0, joints_at(1.0))
+            bags.append(writer.finish("success", verdict=verdict, reasons=["a camera was slow"]))
+    opened = open_bags(bags, robot)
+    assert [reader.name for reader in opened.readers] == ["was_pass", "was_warn", "was_"]
+    assert "the recorder's verdict is FAIL (a camera was slow)" in opened.left_out[0].reason
+    assert len(open_bags(bags, None, verdicts=("PASS", "WARN", "FAIL")).readers) == 4
+
+
+def test_evaluation_counts_the_episodes_that_training_counted(tmp_path):
+    """Which episodes were held out is told by their number: what training left out must not be counted."""
+    robot = tiny_contract(action=JOINT_SPACE)
+    for name in ("a", "b", "c", "d"):
+        write_episode(tmp_path / "bags", robot, name, frames=4, labels="none" if name == "b" else "operator")
+    data = load_dataset(find_episodes(tmp_path / "bags"), robot, size=8, workers=1, progress=False)
+    readers = open_episodes(tmp_path / "bags", robot, ("success",))
+    assert [reader.name for reader in readers] == [episode.name for episode in data.episodes] == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        {"horizon": 3},
+        {"horizon": 12, "step_s": 0.05},
+        {"space": "joint_delta"},
+        {"space": "ee_delta", "names": ["x", "y", "z", "rx", "ry", "rz", "gripper"]},
+    ],
+)
+def test_own_recordings_are_labelled_as_the_contract_asks(tmp_path, action):
+    bag = write_episode(tmp_path, tiny_contract(action=JOINT_SPACE), frames=6, labels="operator")
+    robot = tiny_contract(action=JOINT_SPACE | action)
+    data = load_dataset([bag], robot, size=8, workers=1, progress=False)
+    assert data.pair_target.shape[1:] == (robot.action.horizon, len(robot.action.names)) and data.contract.hash == robot.hash

@@ -1,11 +1,29 @@
 """Every way to store a bag gives the same training data: rosbag2 folders, bare files, split, indexed or not, packed or not."""
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 import zstandard
-from foreign_recordings import LEADER, STATES, TOP, contract, describe, entry, recording, text, write_bag, write_mcap
+from foreign_recordings import (
+    ALL,
+    BEGIN,
+    LEADER,
+    STATES,
+    TOP,
+    Entry,
+    S,
+    contract,
+    describe,
+    entry,
+    joints,
+    pose_at,
+    recording,
+    text,
+    write_bag,
+    write_mcap,
+)
 from mcap.writer import CompressionType, IndexType
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from synthetic_episodes import tiny_contract, write_episode
@@ -208,3 +226,19 @@ def test_topics_are_counted_over_all_parts(tmp_path, robot):
     reader = EpisodeReader(split(tmp_path), robot)
     assert reader.counts["/joint_states"] == sum(each.topic == STATES for each in ENTRIES)
     assert reader.counts["/teleop/joint_command"] == sum(each.topic == LEADER for each in ENTRIES)
+
+
+def test_a_joint_state_costs_its_numbers_and_no_object(tmp_path, robot):
+    """Memory while reading stays flat: a long recording holds hundreds of thousands of joint states."""
+    count = 20_000
+    state = joints(BEGIN, ALL, pose_at(0.5))
+    more = [Entry(STATES, messages.JOINT_STATE, 1.0, BEGIN + S + k, state) for k in range(count)]
+    reader = EpisodeReader(write_mcap(tmp_path / "a.mcap", [*ENTRIES, *more]), robot)
+    tracemalloc.start()
+    try:
+        stream = reader.read(["/joint_states"])["/joint_states"]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(stream.messages) == count + 50 and stream.messages[-1].position[0] == pytest.approx(0.1)
+    assert peak / count < 700, "bytes a message, with the chunk that is being read"

@@ -142,7 +142,7 @@ def load_dataset(
     whole = (size, size) if isinstance(size, int) else tuple(size)
     every = [index_key(reader) for reader in opened.readers]
     folder = None if cache is None else Path(cache) / "episodes"
-    results = _indices(opened.readers, every, folder, workers, progress)
+    results = index_episodes(opened.readers, cache, workers, progress)
     used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]
     left_out = [LeftOut(opened.readers[number].path, result) for number, result in enumerate(results) if isinstance(result, str)]
     readers, keys, indices = ([each[number] for number in used] for each in (opened.readers, every, results))
@@ -218,11 +218,19 @@ def _labels(indices: list[EpisodeIndex], idle_s: float) -> dict:
     }
 
 
-def _indices(
-    readers: list[EpisodeReader], keys: list[str], folder: Path | None, workers: int, progress: bool
+def index_episodes(
+    readers: Sequence[EpisodeReader], cache: str | Path | None, workers: int = 2, progress: bool = True
 ) -> list[EpisodeIndex | str]:
-    """Return the indices kept in the folder and the others made now; a sentence for an episode that cannot be used."""
-    paths = [None if folder is None else folder / f"{key}.index" for key in keys]
+    """Return the indices kept in a cache and the others made now; a sentence for an episode that cannot be used.
+
+    Args:
+        cache: as of :func:`load_dataset`.
+
+    Raises:
+        BagError: the cache cannot be written.
+    """
+    folder = None if cache is None else Path(cache) / "episodes"
+    paths = [None if folder is None else folder / f"{index_key(reader)}.index" for reader in readers]
     indices: list[EpisodeIndex | str | None] = [None if path is None else EpisodeIndex.load(path) for path in paths]
     missing = [number for number, index in enumerate(indices) if index is None]
     with ProgressBar("indexing episodes", disable=not progress or not missing) as bar:

@@ -14,6 +14,7 @@ from rich.table import Table
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import BagError, EpisodeReader
+from sf_training.data.opening import VERDICTS
 from sf_training.data.split import split_episodes
 from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors, episode_errors, interval, overall, units
 from sf_training.evaluation.open_loop_plot import plot_open_loop
@@ -37,7 +38,8 @@ def evaluate_open_loop(
     Raises:
         BagError: there are no such episodes, or one cannot be used.
     """
-    readers, selection = choose(checkpoint, bags, open_episodes(bags, policy.contract, outcomes), part)
+    verdicts = _training_settings(checkpoint).get("verdicts", VERDICTS)  # as training counted them
+    readers, selection = choose(checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part)
     console.print(f"{bags}: {selection}", soft_wrap=True, highlight=False)
     with ProgressBar("episodes", console=console) as bar:
         found = [

@@ -13,10 +13,11 @@ from rich.console import Console
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.vla.policy import Policy
-from sf_training.data.dataset import IDLE_S
+from sf_training.data.cache_folder import cache_folder
+from sf_training.data.dataset import IDLE_S, index_episodes
 from sf_training.data.episode_arrays import load_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.data.opening import open_bags, say_left_out
+from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, say_left_out
 from sf_training.data.targets import in_action_space
 
 
@@ -75,7 +76,7 @@ class RecordedEpisode:
 
 
 def open_episodes(
-    bags: Path, contract: Contract, outcomes: Sequence[str], console: Console | None = None
+    bags: Path, contract: Contract, outcomes: Sequence[str], verdicts: Sequence[str] = VERDICTS, console: Console | None = None
 ) -> list[EpisodeReader]:
     """Return the episodes below a folder that have one of the outcomes, in the order in which training counts them.
 
@@ -84,9 +85,15 @@ def open_episodes(
     Raises:
         BagError: none can be used, or none has such an outcome.
     """
-    opened = open_bags(find_episodes(bags), contract, outcomes)
-    say_left_out(console or Console(stderr=True), opened.left_out, roots=[bags])
-    return opened.readers
+    opened = open_bags(find_episodes(bags), contract, outcomes, verdicts)
+    indices = index_episodes(opened.readers, cache_folder(bags))
+    left_out = list(opened.left_out)
+    left_out += [LeftOut(reader.path, why) for reader, why in zip(opened.readers, indices, strict=True) if isinstance(why, str)]
+    readers = [reader for reader, index in zip(opened.readers, indices, strict=True) if not isinstance(index, str)]
+    if not readers:
+        raise none_left(left_out, opened.count, opened.outcomes, outcomes)
+    say_left_out(console or Console(stderr=True), left_out, roots=[bags])
+    return readers
 
 
 def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:
