@@ -75,6 +75,7 @@ _EVERY_JOURNEY = (
         ("auto", *BOOLEANS),
     ),
     Argument("rviz", False, "start RViz with the arm, its cameras and its frames", BOOLEANS),
+    Argument("doctor", False, "compare the contract with the running graph once, and print what is wrong", BOOLEANS),
     Argument("foxglove", False, "start foxglove_bridge for Foxglove Studio", BOOLEANS),
 )
 

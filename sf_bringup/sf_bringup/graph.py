@@ -222,6 +222,7 @@ def _finish(
     use_sim_time: str = "auto",
     robot_state: str = "auto",
     rviz: bool = False,
+    doctor: bool = False,
     foxglove: bool = False,
 ) -> list[NodeSpec]:
     if params_file:
@@ -232,6 +233,8 @@ def _finish(
     is_watched = rviz or foxglove or any(node.name == journeys.RECORDER.name for node in nodes)
     if robot_state == "true" or (robot_state == "auto" and robot.is_simulated and is_watched):
         nodes.append(_robot_state(robot))
+    if doctor:
+        nodes.append(make_spec(journeys.DOCTOR, {**robot.common, "patience_s": 30.0}))
     for is_wanted, tool in ((rviz, journeys.RVIZ), (foxglove, journeys.FOXGLOVE_BRIDGE)):
         if is_wanted:
             _check_installed(tool)

@@ -40,10 +40,11 @@ TELEOPERATION = Executable("sf_training", "teleoperation", "teleoperation", life
 RECORDER_JOY = Executable("sf_training", "recorder_joy", "recorder_joy")
 ROBOT_STATE_PUBLISHER = Executable("robot_state_publisher", "robot_state_publisher", "robot_state_publisher", essential=False)
 ROBOT_STATE = Executable("sf_bringup", "robot_state", "robot_state", essential=False)  # where that is not installed
+DOCTOR = Executable("sf_bringup", "doctor", "doctor", essential=False)
 RVIZ = Executable("rviz2", "rviz2", "rviz", essential=False)
 FOXGLOVE_BRIDGE = Executable("foxglove_bridge", "foxglove_bridge", "foxglove_bridge", essential=False)
 
-_VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, RVIZ, FOXGLOVE_BRIDGE)
+_VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, DOCTOR, RVIZ, FOXGLOVE_BRIDGE)
 
 JOURNEYS = {
     "arm": Journey(ARM_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, *_VIEWERS)),

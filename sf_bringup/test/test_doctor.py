@@ -18,7 +18,7 @@ from sf_bringup.doctor.machine_checks import check_machine
 from sf_bringup.doctor.output_checks import check_controller
 from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import IMAGE, check_cameras, check_joint_states
-from sf_bringup.graph import find_robot
+from sf_bringup.graph import GRAPHS, find_robot
 from sf_policy_node.contract import Contract, load_contract
 
 CONTRACT = load_contract(find_robot("sim_arm"))
@@ -254,6 +254,42 @@ def test_controller_behind_the_topic_is_looked_at():
     [missing] = failures_of(check_controller(CONTRACT, Seen(controllers=[])))
     assert "joint_trajectory_controller is not loaded" in missing.seen
     assert failures_of(check_controller(CONTRACT, Seen())) == []
+
+
+def test_parameters_of_the_controller_are_told():
+    seen = Seen(
+        controller_refusal="/jtc: is set to velocity", controller_remarks=["/jtc: goal_time is 0"]
+    )
+    levels = {finding.seen: finding.level for finding in check_controller(CONTRACT, seen)}
+    assert levels["/jtc: is set to velocity"] is Level.FAIL
+    assert levels["/jtc: goal_time is 0"] is Level.WARN
+
+
+def test_doctor_is_a_node_of_every_journey_when_asked():
+    for graph in GRAPHS.values():
+        assert "doctor" not in [node.name for node in graph()]
+        [node] = [node for node in graph(doctor=True) if node.name == "doctor"]
+        assert not node.essential
+        assert node.parameters["contract"] == str(find_robot("sim_arm"))
+
+
+@pytest.mark.ros
+def test_doctor_as_a_node_reads_its_parameters(ros_domain, capfd):
+    words = [
+        "--ros-args",
+        "-r",
+        "__ns:=/left",
+        "-p",
+        f"contract:={find_robot('piper')}",
+        "-p",
+        "use_sim_time:=false",
+        "-p",
+        "patience_s:=0.1",
+    ]
+    assert command.main(words) == 1
+    told = capfd.readouterr().out
+    assert "doctor: piper" in told
+    assert "/left/joint_states" in told
 
 
 def test_full_disk_fails_and_json_tells_it():

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from sf_bringup.arguments import (
     SIM_ROBOT,
     Argument,
     GraphError,
+    Value,
     check_namespace,
     parse_arguments,
 )
@@ -26,8 +28,11 @@ from sf_bringup.graph import find_robot
 from sf_bringup.up import usage
 from sf_policy_node.contract import Contract, ContractError, load_contract
 
+_ROS = "--ros-args"
+
 ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
+    Argument("patience", 0.0, "how many seconds to wait for drivers that are still starting"),
     Argument("namespace", "", "namespace in which relative topics of the contract resolve"),
     Argument("seconds", 3.0, "how long to listen"),
     Argument(
@@ -44,29 +49,40 @@ def examine(contract: Contract, seen: Seen) -> list[Finding]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare a contract with the live graph. Returns 0, 1 when a check failed, 2 for bad words."""
+    """Compare a contract with the live graph. Returns 0, 1 when a check failed, 2 for bad words.
+
+    With ``--ros-args`` it is a node of a journey: the parameter ``contract`` names the contract.
+    """
     words = sys.argv[1:] if words is None else list(words)
     if {"--help", "-h"} & set(words):
         print(usage("python3 -m sf_bringup.doctor", ARGUMENTS))
         return 0
     try:
-        values = parse_arguments([each for each in words if each != "--ros-args"], ARGUMENTS)
+        values = parse_arguments([] if _ROS in words else words, ARGUMENTS)
         if not 0.5 <= values["seconds"] <= 120.0:
             raise GraphError(f"seconds: {values['seconds']:g} is not between 0.5 and 120")
         namespace = check_namespace(values["namespace"])
-        contract = load_contract(find_robot(values["robot"]))
+        rclpy.init(
+            args=words if _ROS in words else [], signal_handler_options=SignalHandlerOptions.NO
+        )
+        return _examine_graph(rclpy.create_node("doctor", namespace=namespace), values)
     except (GraphError, ContractError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("doctor")
-    try:
-        seen = Listener(node, contract, namespace).listen(values["seconds"])
     except KeyboardInterrupt:
         return 130
     finally:
-        node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _examine_graph(node: Node, values: dict[str, Value]) -> int:
+    robot = node.declare_parameter("contract", str(values["robot"])).value
+    patience = node.declare_parameter("patience_s", float(values["patience"])).value
+    contract = load_contract(find_robot(robot))
+    try:
+        seen = Listener(node, contract, node.get_namespace()).listen(values["seconds"], patience)
+    finally:
+        node.destroy_node()
     look_at_machine(seen, Path.cwd())
     findings = examine(contract, seen) + list(check_machine(contract, seen))
     if values["json"] == "-":
@@ -77,9 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             Path(values["json"]).write_text(as_json(contract.robot, findings), encoding="utf-8")
         except OSError as error:
-            print(
-                f"doctor: json: {values['json']} cannot be written ({error.strerror})",
-                file=sys.stderr,
-            )
-            return 2
+            raise GraphError(
+                f"json: {values['json']} cannot be written ({error.strerror})"
+            ) from None
     return exit_code(findings)

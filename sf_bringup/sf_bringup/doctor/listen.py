@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
 from sf_policy_node.contract import Contract
 from sf_policy_node.images import ImageError, decode_compressed
+from sf_policy_node.nodes.controller_watch import ControllerWatch
 
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived
 _READABLE = {IMAGE: Image, COMPRESSED: CompressedImage, JOINT_STATE: JointState}
@@ -39,10 +41,17 @@ class Listener:
         self._executor.add_node(node)
         self.seen = Seen(namespace)
 
-    def listen(self, seconds: float) -> Seen:
-        """Return what was seen in ``seconds``, after the time that discovery takes."""
+    def listen(self, seconds: float, patience: float = 0.0) -> Seen:
+        """Return what was seen in ``seconds``, after the time that discovery takes.
+
+        Args:
+            patience: how long to wait for drivers that are still starting [s].
+        """
         seen = self.seen
         self._spin(_DISCOVERY_S)
+        end = time.monotonic() + patience
+        while time.monotonic() < end and not all(map(self._node.count_publishers, self._inputs())):
+            self._spin(0.2)
         seen.has_clock = bool(self._node.get_publishers_info_by_topic("/clock"))
         if seen.has_clock:
             self._node.set_parameters([Parameter("use_sim_time", value=True)])
@@ -55,7 +64,15 @@ class Listener:
             stream.received.clear()
             stream.stamps.clear()
         seen.seconds = seconds
-        self._spin(seconds)
+        with ExitStack() as resources:
+            watch = self._watch_controller(resources)
+            self._spin(seconds)
+            if watch:
+                refusal = watch.refusal
+                seen.controller_refusal = "" if refusal.startswith("no controller") else refusal
+                seen.controller_remarks = [
+                    each for each in watch.remarks if " publishes on " not in each
+                ]
         self._read_controllers()
         return seen
 
@@ -116,6 +133,17 @@ class Listener:
             joints.times.setdefault(name, []).append(now)
             if not np.isfinite(value):
                 joints.not_finite.add(name)
+
+    def _watch_controller(self, resources: ExitStack) -> ControllerWatch | None:
+        """Ask the controller of trajectories for its parameters, as the executor does."""
+        if self._contract.command.output != "joint_trajectory":
+            return None
+        self._node.resources = resources
+        watch = ControllerWatch(
+            self._node, self._contract, on_reference=lambda *_: None, on_lost=lambda _: None
+        )
+        watch.look()
+        return watch
 
     def _read_controllers(self) -> None:
         service = next((name for name in self.seen.services if name.endswith(f"/{_LIST}")), None)

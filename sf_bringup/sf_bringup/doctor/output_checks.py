@@ -39,6 +39,10 @@ def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
 def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
     """Yield the state and the joints of the controller behind ``command.topic``."""
     subject = "controller"
+    if seen.controller_refusal:
+        yield failed(subject, seen.controller_refusal, "set its parameters as the sentence says")
+    for remark in seen.controller_remarks:
+        yield warned(subject, remark, "set its parameters as the sentence says")
     if seen.controllers_unread:
         yield warned(subject, f"not looked at: {seen.controllers_unread}", _INSTALL)
         return

@@ -70,6 +70,8 @@ class Seen:
     services: set[str] = field(default_factory=set)
     controllers: list[Controller] | None = None
     controllers_unread: str = ""
+    controller_refusal: str = ""  # why the controller would not follow, by its parameters
+    controller_remarks: list[str] = field(default_factory=list)
     has_clock: bool = False
     seconds: float = 0.0
     free_disk_gb: float = 0.0
