@@ -13,6 +13,9 @@ NANO := sf_bringup/config/policies/nano
 TRAIN_NANO := --contract $(ROBOT) --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
 TRAIN_STUDY := --contract $(ROBOT) --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
 
+# Tests on all cores, four at most; those that start nodes come last, one after the other (conftest.py). In order:  ARGS="-n 0"
+SHARED := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 help:  ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
@@ -23,7 +26,7 @@ up: bootstrap  ## the simulated arm and the policy, until Ctrl-C
 	$(IN_ENV) exec python3 -m sf_bringup.up robot:=sim_arm policy:=nano $(ARGS)
 
 test: bootstrap lint  ## ruff, unit tests and system tests
-	$(IN_ENV) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec python3 -m pytest $(ARGS)
+	$(IN_ENV) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec python3 -m pytest $(SHARED) $(ARGS)
 
 lint: bootstrap  ## ruff alone
 	$(IN_ENV) exec ruff check .
