@@ -1,10 +1,9 @@
-"""What makes tests independent of the machine's speed: time limits only for what hangs, and a patient robot."""
+"""A robot for tests that must not depend on the machine's speed."""
 
 from pathlib import Path
 
 import yaml
 
-PATIENCE_S = 300.0  # wall time to wait for a condition: reached only where something hangs
 # A process that gets no processor time is late, and stops the arm, as it should. With these it may be late.
 BUDGETS = {"observation_age_s": 1.0, "joint_state_age_s": 0.6, "chunk_age_s": 2.0, "hold_s": 5.0, "teleop_age_s": 0.4}
 

@@ -6,7 +6,6 @@ import sys
 
 import cv2
 import pytest
-from patient import PATIENCE_S
 
 from sf_bringup import demo, evaluate_over_ros
 from sf_bringup.arm_client import ArmClient
@@ -14,6 +13,7 @@ from sf_bringup.episodes import Outcome, summarise
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 
 
 def run_demo(out, *options, timeout=PATIENCE_S):

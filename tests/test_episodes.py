@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.contact_sheet import ContactSheet
@@ -14,6 +13,7 @@ from sf_bringup.episodes import Order, carry_out, summarise
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 SCRIPTED_POLICY = Path(__file__).with_name("scripted_policy.py")

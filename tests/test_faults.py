@@ -17,7 +17,6 @@ from faults.observer import MotionObserver
 from faults.processes import Processes
 from faults.run import cases_of_the_robot
 from faults.trial import Outcome, carry_out
-from patient import PATIENCE_S
 from rclpy.serialization import deserialize_message, serialize_message
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -26,6 +25,7 @@ from sf_bringup.graph import find_robot
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
 from sf_training.simulation.motion_trace import Motion, MotionTrace
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from journey.person import Person
-from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
@@ -15,6 +14,7 @@ from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import RecorderStatus
 from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.recording.recorder_client import RecorderClient

@@ -8,7 +8,6 @@ import bisect
 
 import numpy as np
 import pytest
-from patient import PATIENCE_S
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
@@ -23,6 +22,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import image_to_array, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED
 from sf_policy_node.observation import JointStates, NoObservation, ObservationBuffer
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import prepare
 from sf_training.data.dataset import load_dataset

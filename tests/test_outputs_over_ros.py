@@ -8,7 +8,6 @@ import signal
 import numpy as np
 import pytest
 import yaml
-from patient import PATIENCE_S
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 
@@ -20,6 +19,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.nodes.conversions import chunk_to_message, to_seconds
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 GRIPPER = {"output": "forward_command", "topic": "/gripper_controller/commands"}

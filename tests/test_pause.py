@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 SEED = 990_001

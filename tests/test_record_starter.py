@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from patient import PATIENCE_S
 
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording.labels import read_labels
 from sf_training.recording.verification import verify_episode
 

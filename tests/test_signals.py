@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from patient import PATIENCE_S
 
 from sf_bringup.graph import arm_graph
 from sf_bringup.up import command_line
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 READY = {"sim_arm": "simulated arm ready", "chunk_executor": "active"}

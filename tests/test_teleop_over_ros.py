@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from patient import PATIENCE_S, patient_robot
+from patient import patient_robot
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import String
@@ -24,6 +24,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import to_seconds
 from sf_policy_node.nodes.lifecycle import LATCHED
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.recording.topics import absolute
 

@@ -8,12 +8,12 @@ import sys
 
 import psutil
 import pytest
-from patient import PATIENCE_S
 
 from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 NODES = ("sim_arm", "chunk_executor")

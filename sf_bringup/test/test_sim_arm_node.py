@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import rclpy
-from patient import PATIENCE_S
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -20,6 +19,7 @@ from sf_bringup.graph import NodeSpec, find_robot
 from sf_bringup.up import command_line
 from sf_msgs.msg import MotionTruth
 from sf_policy_node.contract import load_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 CONTRACT = load_contract(find_robot("sim_arm"))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE_S = 300.0  # wall time to wait for a condition or a process: reached only where something hangs
 # Above 100 the ports of a domain reach those that the kernel hands out to other programs.
 DOMAINS = range(1, 101)
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250

@@ -18,10 +18,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from sf_policy_node.nodes.conversions import to_stamp
+from sf_policy_node.ros_testing import PATIENCE_S
 
 CONTRACT_PARAMETER = Parameter("contract", value=str(CONTRACT_PATH))
 TURN_S = 0.02  # longest time that the clock runs on without a turn of the test's loop
-PATIENCE_S = 120.0  # wall time: only so that a test that hangs ends
 
 
 class Graph:

@@ -164,7 +164,6 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_with_one_sentence(g
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        (["contract:=/nowhere/robot.yaml"], "/nowhere/robot.yaml: cannot be read"),
         ([f"contract:={CONTRACT_PATH}"], "checkpoint: no policy given"),
         ([f"contract:={CONTRACT_PATH}", "replan_steps:=9"], "replan_steps: give 1 to 8"),
         ([f"contract:={CONTRACT_PATH}", "checkpoint:=/nowhere/policy"], "/nowhere/policy"),

@@ -14,11 +14,11 @@ from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, make_reader
 from mcap.writer import CompressionType, Writer
 from mcap_ros2.decoder import DecoderFactory
-from patient import PATIENCE_S
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import HEIGHT, START, WIDTH, open_writer, picture, tiny_contract, write_cameras, write_episode
 
 from sf_policy_node.contract import parse_contract
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.mcap_file import McapFile

@@ -13,7 +13,6 @@ import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from patient import PATIENCE_S
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -27,6 +26,7 @@ from synthetic_episodes import HEIGHT, WIDTH, picture, tiny_contract
 
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.motion.types import Chunk
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages

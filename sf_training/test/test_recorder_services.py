@@ -10,7 +10,6 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from patient import PATIENCE_S
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
@@ -23,6 +22,7 @@ from synthetic_episodes import tiny_contract
 from sf_msgs.msg import RecorderStatus
 from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.nodes.lifecycle import LATCHED
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages
 from sf_training.recording.joy_node import RecorderJoy

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from patient import PATIENCE_S
 from rosbags.highlevel import AnyReader
 
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording.recovery import RecoveryError, recover_episode
 from sf_training.recording.verification import verify_episode
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from patient import PATIENCE_S
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording import messages, recovery, verification
 from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.mcap_scan import scan_mcap

@@ -15,16 +15,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patient import PATIENCE_S
 from safetensors.torch import load_file, save_file
 from seeded_weights import vggt_weights
 
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.types import Join
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import parse
+from sf_training.simulation import demonstrations
 from sf_training.spatial_forcing.alignment import AlignmentOptions
 from sf_training.spatial_forcing.presets import PRESETS
 from sf_training.spatial_forcing.vision_targets import Targets
@@ -33,6 +34,7 @@ from sf_training.training.loop import TrainingRun, resolved
 from sf_training.training.report import read_runs, summarise
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import StudentSettings, build_student
+from sf_training.training.train import main as train_command
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 CONTRACT_FILE = Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml"
@@ -242,11 +244,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", *map(str, arguments)]
 
 
+def here(main, *arguments: object) -> int:
+    """Run a command line in this process: a new one imports torch and transformers for seconds."""
+    return main([str(each) for each in arguments])
+
+
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demos")
-    make = command("sf_training.simulation.demonstrations", "--out", folder, "--contract", CONTRACT_FILE, "--episodes", 3, "--workers", 1)
-    subprocess.run(make, check=True, timeout=PATIENCE_S)
+    assert here(demonstrations.main, "--out", folder, "--contract", CONTRACT_FILE, "--episodes", 3, "--workers", 1) in (0, None)
     return folder
 
 
@@ -276,29 +282,19 @@ def test_training_from_bags_survives_a_kill_and_leaves_a_checkpoint_with_a_repor
 
 
 @pytest.mark.slow
-def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, tmp_path):
+def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, tmp_path, capsys):
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     (tmp_path / "LICENSE").write_text("Somebody's licence\n")
-    train = command("sf_training.training.train", "--data", demos, "--steps", 6, "--width", 32, "--layers", 2)
-    train += [
-        "--validation-share",
-        "0.34",
-        "--teacher",
-        "vggt",
-        "--teacher-weights",
-        tmp_path,
-        "--teacher-size",
-        "56",
-        "--teacher-channels",
-        "16",
-    ]
-    ways = [[*train, "--control", control, "--out", tmp_path / control] for control in ("none", "mean")]
-    done = [subprocess.run(way, capture_output=True, text=True, timeout=PATIENCE_S) for way in ways]
-    assert [each.returncode for each in done] == [0, 0], done[0].stderr
-    assert "licence of its weights: Somebody's licence" in done[0].stdout
-    assert "teacher features" in done[0].stdout
-    assert "16 of 64 channels kept: mean cosine with the whole targets 0." in done[1].stdout
-    assert "teacher features" not in done[1].stdout
+    options = ["--data", demos, "--steps", 6, "--width", 32, "--layers", 2, "--validation-share", 0.34]
+    options += ["--teacher", "vggt", "--teacher-weights", tmp_path, "--teacher-size", 56, "--teacher-channels", 16]
+    said = []
+    for control in ("none", "mean"):
+        assert here(train_command, *options, "--control", control, "--out", tmp_path / control) == 0, capsys.readouterr().err
+        said.append(" ".join(capsys.readouterr().out.split()))
+    assert "licence of its weights: Somebody's licence" in said[0]
+    assert "teacher features" in said[0]
+    assert "16 of 64 channels kept: mean cosine with the whole targets 0." in said[1]
+    assert "teacher features" not in said[1]
     assert len(list(demos.glob(".cache/features-*"))) == 1
     assert Policy.load(tmp_path / "mean", contract=CONTRACT, device="cpu").policy_id.startswith("mean@")
 
@@ -330,41 +326,41 @@ def test_two_processes_are_started_by_torchrun_and_leave_what_one_does(demos, tm
 
 
 @pytest.mark.slow
-def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tmp_path):
+def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tmp_path, capsys):
     robots = {}
     for name, change in {"faster": ("velocity: 2.0", "velocity: 2.1"), "longer": ("horizon: 8", "horizon: 9")}.items():
         robots[name] = tmp_path / f"{name}.yaml"
         robots[name].write_text(CONTRACT_FILE.read_text().replace(*change))
     (tmp_path / "sim_arm.urdf").write_bytes(CONTRACT_FILE.with_name("sim_arm.urdf").read_bytes())
-    train = command("sf_training.training.train", "--data", demos, "--out", tmp_path / "nano", "--steps", 2, "--width", 32, "--layers", 2)
-    train += ["--validation-share", "0.34", "--teacher", "none", "--contract"]
-    done = subprocess.run([*train, robots["longer"]], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 1
-    assert "expert chunk is ee_delta 8x4" in done.stderr and "the contract says ee_delta 9x4" in done.stderr
-    assert subprocess.run([*train, robots["faster"]], timeout=PATIENCE_S).returncode == 0
+    options = ["--data", demos, "--out", tmp_path / "nano", "--steps", 2, "--width", 32, "--layers", 2]
+    options += ["--validation-share", 0.34, "--teacher", "none", "--contract"]
+    assert here(train_command, *options, robots["longer"]) == 1
+    said = capsys.readouterr().err
+    assert "expert chunk is ee_delta 8x4" in said and "the contract says ee_delta 9x4" in said
+    assert here(train_command, *options, robots["faster"]) == 0
     assert Policy.load(tmp_path / "nano", device="cpu").contract.joints[0].velocity == 2.1
 
 
-def test_training_without_episodes_says_how_to_record_some(tmp_path):
-    train = command("sf_training.training.train", "--data", tmp_path, "--out", tmp_path / "nano")
-    done = subprocess.run(train, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 1
-    assert "no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder" in done.stderr
+def test_training_without_episodes_says_how_to_record_some(tmp_path, capsys):
+    assert here(train_command, "--data", tmp_path, "--out", tmp_path / "nano") == 1
+    assert "no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder" in capsys.readouterr().err
     assert not (tmp_path / "nano").exists()
 
 
-@pytest.mark.slow
-def test_a_truncated_bag_is_named_and_nothing_is_written(demos, tmp_path):
+def test_a_truncated_bag_is_named_and_left_out_or_with_strict_refused(demos, tmp_path, capsys):
     copy = tmp_path / "demos"
-    subprocess.run(["cp", "-r", demos, copy], check=True)
+    shutil.copytree(demos, copy)
     bag = sorted(copy.glob("demo_*/*.mcap"))[1]
     os.truncate(bag, bag.stat().st_size // 2)
-    train = command("sf_training.training.train", "--data", copy, "--out", tmp_path / "nano")
-    done = subprocess.run(train, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 1
-    assert bag.name in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    options = ["--data", copy, "--out", tmp_path / "nano", "--steps", 2, "--width", 32, "--layers", 2, "--teacher", "none"]
+    assert here(train_command, *options, "--strict") == 1
+    said = capsys.readouterr().err
+    assert bag.name in said
+    assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "nano").exists()
+    assert here(train_command, *options, "--validation-share", 0.5) == 0
+    assert bag.name in "".join(capsys.readouterr())
+    assert (tmp_path / "nano/config.json").exists()
 
 
 def test_report_counts_steps_to_the_threshold_and_says_when_it_was_not_reached(tmp_path):

@@ -12,10 +12,10 @@ import torch
 from huggingface_hub import errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patient import PATIENCE_S
 from safetensors.torch import save_file
 from seeded_weights import TINY_VGGT, seeded_images, vggt_weights
 
+from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.spatial_forcing import weights
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
