@@ -1,6 +1,7 @@
 """What the executor learns of its controller over DDS, from nodes with a controller's names."""
 
 import pytest
+from executor_cases import Executor
 from motion_cases import sim_arm
 from trajectory_msgs.msg import JointTrajectory
 
@@ -9,16 +10,19 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 
 pytestmark = pytest.mark.ros
 
-TOPIC = sim_arm().command.topic
+TOPIC = "/" + sim_arm().command.topic.lstrip("/")
 NAME = TOPIC.rpartition("/")[0]
+
+UNFIT = {"allow_trajectory_replacement": True, "positions_upsampling.enable": False}
 
 
 class Controller(ManagedNode):
     """A node with the name, the topic and the parameters of a controller."""
 
-    def __init__(self) -> None:
+    def __init__(self, **parameters) -> None:
         super().__init__(NAME.strip("/"))
-        self.load(joints=list(sim_arm().command_joints), interpolation_method="splines")
+        joints = list(sim_arm().command_joints)
+        self.load(**{"joints": joints, "interpolation_method": "splines", **parameters})
 
     def load(self, **parameters) -> None:
         for name, value in parameters.items():
@@ -59,8 +63,7 @@ def test_a_controller_is_missing_then_fit_then_restarted_and_unfit(graph, watche
     assert not watched.lost
 
     controller.unload()
-    unfit = {"allow_trajectory_replacement": True, "positions_upsampling.enable": False}
-    controller.load(**unfit)
+    controller.load(**UNFIT)
     watched.until(lambda: "set it to false" in watched.watch.refusal, "the unfit controller")
     assert "allow_trajectory_replacement" in watched.watch.refusal
     assert watched.lost
@@ -83,3 +86,15 @@ def test_what_cannot_be_received_is_in_the_diagnostics(watched):
         assert "not installed" in said
     else:
         assert not said
+
+
+def test_the_executor_moves_nothing_through_an_unfit_controller_and_says_what_to_set(graph):
+    graph.add(Controller(**UNFIT), activate=False)
+    executor = Executor(graph)
+    said = "allow_trajectory_replacement is true"
+    executor.until(lambda: said in executor.status.reason, "the reason in the status")
+    executor.send()
+    assert executor.node.trigger_deactivate().name == "SUCCESS"
+    assert executor.node.trigger_activate().name == "FAILURE"
+    assert said in executor.node.failure and "set it to false" in executor.node.failure
+    assert not executor.commands

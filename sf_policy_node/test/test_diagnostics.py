@@ -75,8 +75,8 @@ def values(status):
         ({"state": PolicyStatus.PAUSED}, OK, "paused: pick the red cube; ~/pause (false) resumes it"),
         ({"state": PolicyStatus.LOADING}, STALE, "the policy is not loaded yet"),
         ({"state": PolicyStatus.ERROR, "reason": "the policy failed: out of memory"}, ERROR, "the policy failed: out of memory"),
-        ({"state": PolicyStatus.WAITING, "reason": "no joint states on /joint_states"}, WARN, "no joint states on /joint_states"),
-        ({"state": PolicyStatus.IDLE, "camera_age_s": [0.03, -1.0]}, WARN, "camera wrist: no image on /wrist_camera/image_raw"),
+        ({"state": PolicyStatus.WAITING, "reason": "no joint states on joint_states"}, WARN, "no joint states on joint_states"),
+        ({"state": PolicyStatus.IDLE, "camera_age_s": [0.03, -1.0]}, WARN, "camera wrist: no image on wrist_camera/image_raw"),
         (
             {"state": PolicyStatus.IDLE, "camera_age_s": [0.8, 0.03]},
             WARN,
@@ -99,7 +99,7 @@ def test_lost_joint_states_are_reported_once_they_are_many():
     """The policy is given joints that are interpolated across the gaps, and a person can do something about it."""
     few, many = (policy_diagnostics(policy_status(), sim_arm(), (lost, 1000)) for lost in (3, 120))
     assert few.level == OK and values(few)["joint states lost"] == "3 of 1000"
-    assert many.level == WARN and many.message.startswith("120 of the last 1000 joint states on /joint_states were lost")
+    assert many.level == WARN and many.message.startswith("120 of the last 1000 joint states on joint_states were lost")
     worse = policy_diagnostics(policy_status(state=PolicyStatus.ERROR, reason="the policy failed"), sim_arm(), (120, 1000))
     assert worse.level == ERROR and worse.message == "the policy failed"
 
@@ -125,7 +125,7 @@ def test_what_has_not_been_measured_is_said_to_be_missing():
         ({"state": ExecutorStatus.HOLDING, "reason": "stopped: ran for 8 s"}, OK, "stopped: ran for 8 s"),
         ({"state": ExecutorStatus.INACTIVE}, STALE, "inactive: nothing is sent"),
         ({"state": ExecutorStatus.STOPPED, "reason": "emergency stop"}, ERROR, "emergency stop"),
-        ({"joint_state_age_s": -1.0}, ERROR, "no joint states on /joint_states"),
+        ({"joint_state_age_s": -1.0}, ERROR, "no joint states on joint_states"),
         ({"joint_state_age_s": 0.5}, ERROR, "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s"),
         ({"guard_refusals": 2}, WARN, "the last check before the arm refused 2 motions: please report this"),
         (

@@ -98,9 +98,13 @@ class ControllerPresence:
             return f"{self._said} is {self._state}: activate it"
         if self._is_silent:
             return f"{self._said} reports no state: activate it"
-        if found := objections(self.parameters, self._joints, self._tracking_error):
-            return f"{self._said}: {'; '.join(found)}"
-        return ""
+        return self.unfit
+
+    @property
+    def unfit(self) -> str:
+        """What its parameters make impossible, with the cure; empty while they are not known."""
+        found = objections(self.parameters, self._joints, self._tracking_error)
+        return f"{self._said}: {'; '.join(found)}" if found else ""
 
     @property
     def remarks(self) -> list[str]:

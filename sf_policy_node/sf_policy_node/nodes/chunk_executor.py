@@ -7,6 +7,7 @@ import math
 import sys
 import time
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
@@ -24,6 +25,7 @@ from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.any_qos import publisher_of, same_process
+from sf_policy_node.nodes.controller_watch import ControllerWatch
 from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.emergency_stop import EmergencyStop
@@ -66,6 +68,9 @@ class ChunkExecutorNode(ManagedNode):
         self._chunks_from = ""
         self._reported: tuple | None = None
         self._output = make_output(self, contract)
+        self._controller = None
+        if contract.command.output == "joint_trajectory" and not self._shadow:
+            self._controller = ControllerWatch(self, contract, on_lost=self._on_controller_lost)
 
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
@@ -91,7 +96,7 @@ class ChunkExecutorNode(ManagedNode):
         timers = ((period, self._on_tick), (_STATUS_S, self._publish_status), (_LOOK_S, self._look_around))
         for seconds, callback in timers:
             self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
-        Diagnostics(self, lambda: executor_diagnostics(self._status_message(), contract))
+        Diagnostics(self, self._describe)
         self._report_change()
 
     def settle(self) -> float:
@@ -100,6 +105,8 @@ class ChunkExecutorNode(ManagedNode):
     def start(self) -> None:
         if self._rival:
             raise ValueError(self._rival)
+        if self._controller is not None and self._controller.unfit:
+            raise ValueError(self._controller.unfit)
         self._active_since = time.monotonic()
         self._motion.activate(self.now())
         self.get_logger().info("active" + (", in shadow mode: nothing is sent" if self._shadow else ""))
@@ -117,6 +124,8 @@ class ChunkExecutorNode(ManagedNode):
         self._chunks_from = publisher_of(info)
         chunk = chunk_from_message(message)
         try:
+            if refusal := self._cannot_send():
+                raise ChunkRefused(refusal)
             trajectory = self._motion.on_chunk(chunk, self.now())
         except ChunkRefused as refusal:
             self.get_logger().warning(f"refused chunk {chunk.sequence}: {refusal}", throttle_duration_sec=1.0)
@@ -174,17 +183,34 @@ class ChunkExecutorNode(ManagedNode):
         if self.running and self._rival_at - self._active_since < _NEWCOMER_S:
             self.give_up(self._rival)
 
+    def _cannot_send(self) -> str:
+        """Return why the controller cannot be commanded now, and the cure; empty when it can."""
+        return self._controller.refusal if self._controller is not None and self.running else ""
+
+    def _on_controller_lost(self, reason: str) -> None:
+        self.get_logger().warning(reason)
+
+    def _describe(self) -> DiagnosticStatus:
+        controller = {} if self._controller is None else self._controller.summary
+        return executor_diagnostics(self._status_message(), self._contract, controller)
+
     def _look_around(self) -> None:
         """Find what the node cannot know from messages: who listens, and who publishes in vain."""
         if self._rival and time.monotonic() - self._rival_at > _RIVAL_S:
             self._rival = ""
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
+        watched = "" if self._controller is None else self._controller.topic
+        if self._controller is not None:
+            self._controller.look()
+            refusal = self._controller.refusal
+            problems += [refusal] if refusal else []
+            problems += self._controller.remarks
         if not self._shadow:
             problems += [
                 f"nobody subscribes to {topic}: start the controller, or correct section command of the contract"
                 for topic, listeners in self._output.listeners()
-                if not listeners
+                if not listeners and topic != watched
             ]
         self._unmatched.look()
         problems += self._unmatched.problems

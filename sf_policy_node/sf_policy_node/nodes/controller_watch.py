@@ -50,7 +50,12 @@ class ControllerWatch:
     """
 
     def __init__(
-        self, node, contract: Contract, *, on_reference: Reference, on_lost: Callable[[str], None]
+        self,
+        node,
+        contract: Contract,
+        *,
+        on_lost: Callable[[str], None],
+        on_reference: Reference | None = None,
     ) -> None:
         limits, command = JointLimits.of(contract), contract.command
         joints = limits.names if command.gripper is None else limits.names[:-1]
@@ -75,6 +80,16 @@ class ControllerWatch:
             self.look()  # it may have come since
             return self._presence.refusal
         return refusal
+
+    @property
+    def unfit(self) -> str:
+        """What its parameters make impossible, with the cure; empty while they are not known."""
+        return self._presence.unfit
+
+    @property
+    def topic(self) -> str:
+        """Fully resolved topic of the trajectories."""
+        return self._presence.topic
 
     @property
     def remarks(self) -> list[str]:
@@ -203,7 +218,7 @@ class ControllerWatch:
         self._next_report = now + _REPORT_S
         self._presence.saw_report(now)
         reference = _ordered(message.joint_names, message.reference, self._joints)
-        if reference is not None:
+        if reference is not None and self._on_reference is not None:
             self._on_reference(to_seconds(message.header.stamp), *reference)
 
     def _on_activity(self, message) -> None:

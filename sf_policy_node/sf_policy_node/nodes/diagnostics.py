@@ -6,7 +6,7 @@ among the ROS 2 packages on PyPI, and one publisher and a timer are all that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -84,8 +84,13 @@ def policy_diagnostics(
     return _status("policy_node: policy", contract, level, sentence, values)
 
 
-def executor_diagnostics(message: ExecutorStatus, contract: Contract) -> DiagnosticStatus:
-    """What the chunk executor's status means to a person."""
+def executor_diagnostics(
+    message: ExecutorStatus, contract: Contract, controller: Mapping[str, str] | None = None
+) -> DiagnosticStatus:
+    """What the chunk executor's status means to a person.
+
+    ``controller``: names and values of what is known of the controller.
+    """
     level, sentence = _judge_executor(message, contract)
     values = {
         "state": _word(ExecutorState, message.state),
@@ -114,6 +119,7 @@ def executor_diagnostics(message: ExecutorStatus, contract: Contract) -> Diagnos
         "cycles": message.cycles,
         "missed deadlines": message.missed_deadlines,
         "latest cycle": _milliseconds(message.cycle_late_max_s),
+        **(controller or {}),
     }
     return _status("chunk_executor: motion", contract, level, sentence, values)
 
