@@ -266,9 +266,10 @@ class PolicyNode(ManagedNode):
 
     def _progress(self) -> str:
         """What the policy waits for, or else the executor, or the policy's state; in one sentence."""
-        if not self._reported.reason and self._instructions.executor_reason:
+        reported = self._reported
+        if reported.state == PolicyStatus.RUNNING and not reported.reason and self._instructions.executor_reason:
             return f"executor: {self._instructions.executor_reason}"
-        return self._reported.reason or PolicyState(self._reported.state).name.lower()
+        return reported.reason or PolicyState(reported.state).name.lower()
 
     def _publish_status(self, state: PolicyState | None = None) -> None:
         if self._session is None:
