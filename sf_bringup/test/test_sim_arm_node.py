@@ -32,10 +32,11 @@ def seconds(stamp) -> float:
 class Arm(ArmClient):
     """A client that also counts stamps and sends trajectories."""
 
-    def __init__(self):
-        super().__init__(CONTRACT)
+    def __init__(self, contract=CONTRACT):
+        super().__init__(contract)
+        self.contract = contract
         self.stamps, self.last = defaultdict(list), {}
-        self.trajectories = self._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 10)
+        self.trajectories = self._node.create_publisher(JointTrajectory, contract.command.topic, 10)
         self.pause = self._node.create_client(SetBool, "/sim_arm/pause")
         self.listen(JointState, "/joint_states")
 
@@ -52,7 +53,7 @@ class Arm(ArmClient):
 
     def joints(self):
         message = self.last["/joint_states"]
-        return np.array([message.position[message.name.index(name)] for name in CONTRACT.command_joints])
+        return np.array([message.position[message.name.index(name)] for name in self.contract.command_joints])
 
     def later(self, duration, timeout_s=PATIENCE_S):
         """Until ``duration`` seconds of simulated time have passed."""
@@ -72,10 +73,10 @@ def start(ros_domain):
     """Starts the node with parameters and gives a client and the process."""
     started = []
 
-    def begin(**parameters):
-        spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters})
+    def begin(robot="sim_arm", **parameters):
+        spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot(robot)), **parameters})
         process = subprocess.Popen(command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        arm = Arm()
+        arm = Arm(load_contract(find_robot(robot)))
         started.append((process, arm))
         arm.wait_for_arm(PATIENCE_S)
         return arm, process
@@ -231,3 +232,18 @@ def test_a_missing_gl_library_is_one_sentence(ros_domain, monkeypatch):
 def _no_default_context():
     yield
     assert not rclpy.ok()
+
+
+def test_another_robot_follows_its_own_joints_and_shows_its_own_cameras(start):
+    arm, _ = start(robot="piper", real_time_factor=0.0)
+    camera = arm.contract.cameras[1]
+    arm.listen(Image, f"/{camera.topic}")
+    arm.wait_until(lambda: "/joint_states" in arm.last, PATIENCE_S, "no joint states came")
+    target = arm.joints()
+    target[0] += 0.3
+    target[-1] = 0.01
+    arm.move(target, 1.0, arm.contract.command_joints)
+    arm.wait_until(lambda: np.abs(arm.joints() - target).max() < 0.01, PATIENCE_S, "the arm did not get there")
+    arm.wait_until(lambda: f"/{camera.topic}" in arm.last, PATIENCE_S, "no image came")
+    image = arm.last[f"/{camera.topic}"]
+    assert (image.width, image.height, image.header.frame_id) == (camera.width, camera.height, camera.frame)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import tyro
+from bench.collision_check import bench_collisions
 from bench.command_jitter import measure_jitter
 from bench.continued_chunks import bench_continuation
 from bench.data import bench_data
@@ -31,7 +32,7 @@ from bench.training_speed import bench_training
 from rich.console import Console
 
 Subject = Literal[
-    "simulation", "policy", "training", "executor", "joins", "continuation", "delays", "latency", "jitter", "recorder", "data"
+    "simulation", "policy", "training", "executor", "collisions", "joins", "continuation", "delays", "latency", "jitter", "recorder", "data"
 ]
 OVER_ROS = ("latency", "jitter", "recorder")
 
@@ -72,6 +73,7 @@ def main() -> None:
         "simulation": lambda: bench_simulation(figures),
         "policy": lambda: bench_policy(figures),
         "executor": lambda: bench_executor(figures, arguments.chunks),
+        "collisions": lambda: bench_collisions(figures),
         "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.pictures),
         "continuation": lambda: bench_continuation(figures, arguments.rollouts),
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),

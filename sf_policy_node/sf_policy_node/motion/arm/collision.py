@@ -170,7 +170,16 @@ class CollisionModel:
             for pair in np.flatnonzero(bounds <= self.margin):
                 allowed[pair] = min(self.margin, exact.at(0, pair) - _CREEP)
         near = near_pairs(
-            self._pairs, self.margin, turns, places, first, last, self._radii, self._halves, moved
+            self._pairs,
+            self.margin,
+            turns,
+            places,
+            first,
+            last,
+            self._radii,
+            self._box_centres,
+            self._box_halves,
+            moved,
         )
         seen: dict[int, int] = {}
         for sample, pair in near.tolist():
@@ -290,12 +299,9 @@ class CollisionModel:
         self._starts = np.array([p.act(c.start) for p, c in zip(inverse, capsules, strict=True)])
         self._ends = np.array([p.act(c.end) for p, c in zip(inverse, capsules, strict=True)])
         self._radii = np.array([capsule.radius for capsule in capsules])
-        self._halves = np.array(
-            [
-                s.geometry.halfSide if isinstance(s.geometry, coal.Box) else np.zeros(3)
-                for s in shapes
-            ]
-        )
+        boxes = [_local_box(shape.geometry) for shape in shapes]
+        self._box_centres = np.array([centre for centre, _ in boxes])
+        self._box_halves = np.array([half for _, half in boxes])
 
     def _place(self, positions: np.ndarray) -> tuple[np.ndarray, ...]:
         tree = self._tree
@@ -313,7 +319,8 @@ class CollisionModel:
         return turns, places, *place_capsules(turns, places, self._starts, self._ends)
 
     def _bounds(self, turns, places, first, last) -> np.ndarray:
-        return all_bounds(self._pairs, turns, places, first, last, self._radii, self._halves)
+        boxes = self._box_centres, self._box_halves
+        return all_bounds(self._pairs, turns, places, first, last, self._radii, *boxes)
 
     def _collision(self, index: int, pair: int, distance: float) -> Collision:
         return Collision(index, *self._links(pair), float(distance))
@@ -321,3 +328,10 @@ class CollisionModel:
     def _links(self, pair: int) -> tuple[str, str]:
         i, j = self._pairs[pair]
         return self.shapes[i].link, self.shapes[j].link
+
+
+def _local_box(geometry: coal.CollisionGeometry) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (3,) and half sides (3,) of a box around a shape, along the axes of its frame [m]."""
+    geometry.computeLocalAABB()
+    box = geometry.aabb_local
+    return 0.5 * (box.min_ + box.max_), 0.5 * (box.max_ - box.min_)

@@ -1,7 +1,7 @@
 """Compiled loops of the collision check: where every shape is, and which pairs may be near.
 
 Legend: N samples, J joints of the URDF, G shapes, P pairs. A shape's capsule encloses it, so the
-distance of two capsules is a lower bound of the distance of their shapes.
+distance of two capsules is a lower bound of the distance of their shapes; so does its box.
 """
 
 from __future__ import annotations
@@ -168,56 +168,71 @@ def segment_distance(p, u, q, v):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def _box_distance(turn, place, half, p, u):  # pragma: no cover - compiled
-    """Lower bound of the distance of a box and the segment p-u: that of the segment's own box."""
+def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - compiled
+    """Lower bound of the distance of two boxes [m]: that of box ``j``'s extent along ``i``'s axes."""
     total = 0.0
     for k in range(3):
-        a = b = 0.0
-        for i in range(3):
-            a += turn[i, k] * (p[i] - place[i])
-            b += turn[i, k] * (u[i] - place[i])
-        gap = max(min(a, b) - half[k], -half[k] - max(a, b))
+        offset, extent = -centres[i, k], halves[i, k]
+        for m in range(3):
+            # Row k of the rotation from box j to box i, and the way from i to j along axis k of i.
+            turned = 0.0
+            for r in range(3):
+                turned += turns[n, i, r, k] * turns[n, j, r, m]
+            offset += turned * centres[j, m]
+            extent += abs(turned) * halves[j, m]
+        for r in range(3):
+            offset += turns[n, i, r, k] * (places[n, j, r] - places[n, i, r])
+        gap = abs(offset) - extent
         if gap > 0.0:
             total += gap * gap
     return math.sqrt(total)
 
 
 @numba.njit(cache=True)
-def pair_bound(n, i, j, turns, places, first, last, radii, halves):  # pragma: no cover - compiled
+def pair_bound(
+    n, i, j, turns, places, first, last, radii, centres, halves, enough
+):  # pragma: no cover - compiled
     """Lower bound of the distance of shapes ``i`` and ``j`` at sample ``n`` [m].
 
-    ``halves`` (G, 3) are half sides of a box, and 0 where the shape is none.
+    That of their capsules or, where this is less than ``enough``, of their boxes: ``centres`` and
+    ``halves`` (G, 3) of the box around each shape, along the axes of its own frame.
     """
     bound = segment_distance(first[n, i], last[n, i], first[n, j], last[n, j])
     bound -= radii[i] + radii[j]
-    if halves[i, 0] > 0.0:
-        bound = max(
-            bound,
-            _box_distance(turns[n, i], places[n, i], halves[i], first[n, j], last[n, j]) - radii[j],
-        )
-    if halves[j, 0] > 0.0:
-        bound = max(
-            bound,
-            _box_distance(turns[n, j], places[n, j], halves[j], first[n, i], last[n, i]) - radii[i],
-        )
+    if bound <= enough:
+        bound = max(bound, _box_gap(n, i, j, turns, places, centres, halves))
+        if bound <= enough:
+            bound = max(bound, _box_gap(n, j, i, turns, places, centres, halves))
     return bound
 
 
 @numba.njit(cache=True)
-def all_bounds(pairs, turns, places, first, last, radii, halves):  # pragma: no cover - compiled
+def all_bounds(
+    pairs, turns, places, first, last, radii, centres, halves
+):  # pragma: no cover - compiled
     """Lower bounds (N, P) of the distances of all ``pairs`` (P, 2) [m]."""
     bounds = np.empty((first.shape[0], len(pairs)))
     for n in range(first.shape[0]):
         for k in range(len(pairs)):
             bounds[n, k] = pair_bound(
-                n, pairs[k, 0], pairs[k, 1], turns, places, first, last, radii, halves
+                n,
+                pairs[k, 0],
+                pairs[k, 1],
+                turns,
+                places,
+                first,
+                last,
+                radii,
+                centres,
+                halves,
+                np.inf,
             )
     return bounds
 
 
 @numba.njit(cache=True)
 def near_pairs(
-    pairs, margin, turns, places, first, last, radii, halves, moved
+    pairs, margin, turns, places, first, last, radii, centres, halves, moved
 ):  # pragma: no cover - compiled
     """(K, 2) of sample and pair that may be nearer than ``margin`` [m], samples ascending.
 
@@ -233,7 +248,7 @@ def near_pairs(
             room[k] -= moved[n, i] + moved[n, j]
             if room[k] > 0.0:
                 continue
-            bound = pair_bound(n, i, j, turns, places, first, last, radii, halves)
+            bound = pair_bound(n, i, j, turns, places, first, last, radii, centres, halves, margin)
             room[k] = bound - margin
             if room[k] <= 0.0:
                 found[size, 0], found[size, 1] = n, k
