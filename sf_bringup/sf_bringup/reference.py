@@ -18,7 +18,6 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from sf_bringup.robot_state import RobotState
 from sf_bringup.sim_arm import SimArm
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.policy_node import PolicyNode
@@ -31,7 +30,6 @@ NODES: dict[str, tuple[str, Callable[[], Node]]] = {
     "recorder": ("sf_training", Recorder),
     "teleoperation": ("sf_training", TeleoperationNode),
     "sim_arm": ("sf_bringup", SimArm),
-    "robot_state": ("sf_bringup", RobotState),
 }
 _OF_EVERY_NODE = ("use_sim_time", "start_type_description_service", "qos_overrides")
 _HIDDEN = ("parameter_events", "rosout", "transition_event", "/_action/", "parameter", "_type_description", "get_state", "change_state")
@@ -44,8 +42,10 @@ Written by `python3 -m sf_bringup.reference`; a test compares it with the nodes.
 
 Names are those of `config/robots/sim_arm.yaml` in the root namespace; topics of a contract are relative, so they move with
 the namespace. `~` is the node's own name. Every node also has ROS's own parameters and services, and managed nodes the
-services of a lifecycle node. Left out are topics and services of tf2_msgs (`/tf`, `/tf_static`: read by `chunk_executor` and
-`recorder`, written by `robot_state`), control_msgs and controller_manager_msgs. `qos_overrides.TOPIC.publisher` and `.subscription` set history, depth and reliability.
+services of a lifecycle node. `qos_overrides.TOPIC.publisher` and `.subscription` set history, depth and reliability.
+
+Left out are topics and services of tf2_msgs (`/tf`, `/tf_static`: read by `chunk_executor` and `recorder`, written by
+`robot_state`), control_msgs and controller_manager_msgs.
 """
 
 
