@@ -26,6 +26,7 @@ from foreign_recordings import (
     without,
     write_bag,
 )
+from rosbags.rosbag2 import StoragePlugin
 
 from sf_training.data.bag_files import BagError
 from sf_training.data.dataset import load_dataset
@@ -68,6 +69,14 @@ def test_each_frame_has_the_instruction_in_force(tmp_path):
     assert told == ["grasp"] * 10 + ["lift"] * 7 + ["drop"] * 3
     measure = measure_episode(tmp_path / "take", Thresholds(), 4, ROBOT)
     assert measure.instructions == ("grasp", "lift", "drop")
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_custom_data_is_found_inside_the_file(tmp_path, storage):
+    """rosbag2 keeps a copy of metadata.yaml in the file, for the day on which the other is lost."""
+    path = write_bag(tmp_path / "take", recording(0.6), storage=storage, custom={"language_instruction": "close the lid"})
+    (path / "metadata.yaml").unlink()
+    assert load_dataset([path], ROBOT, size=8, workers=1, progress=False).instructions == ["close the lid"]
 
 
 def test_where_an_instruction_comes_from(tmp_path):

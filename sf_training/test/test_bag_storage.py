@@ -28,7 +28,7 @@ from mcap.writer import CompressionType, IndexType
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from synthetic_episodes import tiny_contract, write_episode
 
-from sf_training.data.bag_files import BagError, find_episodes, unfinished_episodes
+from sf_training.data.bag_files import BagError, find_episodes, the_episode, unfinished_episodes
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader
@@ -157,6 +157,10 @@ def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
     assert len(find_episodes(tmp_path)) == 2
     with pytest.raises(BagError, match=r"holds 2 bags; give one of left.mcap, right.mcap"):
         EpisodeReader(tmp_path, robot)
+    with pytest.raises(BagError, match=r"holds 2 episodes; give one of left.mcap, right.mcap"):
+        the_episode(tmp_path)
+    take = write_bag(tmp_path / "deep/er/take", ENTRIES)
+    assert the_episode(tmp_path / "deep") == take and the_episode(tmp_path / "left.mcap").name == "left.mcap"
 
 
 def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):

@@ -75,6 +75,19 @@ def find_episodes(root: str | Path) -> list[Path]:
     return found
 
 
+def the_episode(path: Path) -> Path:
+    """Return the one episode that a path means: itself, or the only one below it.
+
+    Raises:
+        BagError: there is none, or more than one.
+    """
+    found = find_episodes(path) if path.is_dir() else [path]
+    if len(found) > 1:
+        names = ", ".join(str(each.relative_to(path)) for each in found[:8]) + (", ..." if len(found) > 8 else "")
+        raise BagError(f"{path}: holds {len(found)} episodes; give one of {names}")
+    return found[0]
+
+
 def unfinished_episodes(root: str | Path) -> list[Path]:
     """Return the folders ``NAME.partial`` below a folder: recordings that were cut off."""
     root = Path(root)
@@ -134,7 +147,8 @@ def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
     if "serialized_metadata" not in record:
         return dict(record)
     try:
-        custom = yaml.load(record["serialized_metadata"], Loader=_Loader).get("custom_data")
+        information = yaml.load(record["serialized_metadata"], Loader=_Loader)
+        custom = information.get("rosbag2_bagfile_information", information).get("custom_data")
         return {str(key): str(value) for key, value in custom.items()}
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
         return {}

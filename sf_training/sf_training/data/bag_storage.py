@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -160,6 +160,9 @@ class Bag:
         self.unpacked += file.stat().st_size
         with _opened(file) as reader:
             self._begin(reader.metadata.start_time if reader.metadata.message_count else 0)
+            with suppress(apsw.Error):  # older files have no such table
+                for (text,) in reader.dbconn.execute("SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1"):
+                    self.custom = {**embedded_custom_data({"serialized_metadata": text}), **self.custom}
             return {
                 each.id: Channel(
                     each.topic,

@@ -71,6 +71,7 @@ class EpisodeReader:
         records = [record for name, record in bag.records if name == EPISODE_RECORD]
         self.foreign = not (records and CONTRACT_ATTACHMENT in bag.attachments)
         self.contract = given_contract(self.file, contract) if self.foreign else own_contract(self.file, bag.attachments, contract)
+        bag.attachments = {}  # a reader is handed to other processes
         self._mapped = mapped_channels(bag.channels, self.contract, foreign=self.foreign)
         self.topics: dict[str, str] = {}
         self.counts: dict[str, int] = {}

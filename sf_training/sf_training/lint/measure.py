@@ -9,22 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import known_outcome
 from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
-from sf_training.data.joint_messages import JointMessages
 from sf_training.data.one_clock import check_clocks, with_one_clock
 from sf_training.data.plausibility import check_joints, check_one_source
-from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
+from sf_training.data.synchronisation import JointStream, align_cameras, nearest
 from sf_training.lint.images import ImageFaults, image_faults
+from sf_training.lint.motion import Motion, measure_motion
 from sf_training.lint.pictures import CameraMeasure, measure_pictures
-from sf_training.lint.smoothness import relative_jerk
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
 
-TRACE_POINTS = 240
 _OTHER_CLOCK_S = 3600.0  # stamps that far from their receipt are of another clock, such as simulated time
 
 
@@ -44,32 +42,6 @@ class StreamMeasure:
     backwards: int
     age_p99_s: float  # receipt minus stamp; NaN where the two are of different clocks (simulated time)
     age_least_s: float
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Joints at the N usable policy steps, and what stands out in all samples; J joints as ``contract.command_joints``.
-
-    ``times`` (T,) [s from the episode's start] and ``positions`` (T, J) [rad, m] are thinned to at most 240 points;
-    ``lower``, ``upper`` (J,) span all samples; ``commanded`` (J,) is the span of the operator's commands, NaN without.
-    """
-
-    names: list[str]
-    times: np.ndarray
-    positions: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    commanded: np.ndarray
-    samples: int
-    jumps: int
-    jump_text: str
-    not_finite: int
-    idle_share: float
-    idle_start_s: float
-    idle_end_s: float
-    opening: np.ndarray  # (N,) of the gripper, 0 closed to 1 open; empty without a gripper column
-    end: np.ndarray  # (J,) at the last usable step
-    jerk: float  # see ``relative_jerk``; NaN of an episode that is too short
 
 
 @dataclass(frozen=True)
@@ -144,7 +116,7 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     given, faults, notes = _commands(reader, read, names, first)
     problem, motion, usable = "", None, 0
     try:
-        motion, usable = _motion(reader, read, seen, first, limits, given)
+        motion, usable = measure_motion(reader, read, seen, first, limits, given)
     except ValueError as error:
         problem = str(error)
     commands, chunks = (len(read[topic].stamps) for topic in (command_topic(reader), absolute(topics.expert_chunk)))
@@ -248,92 +220,6 @@ def _skew(cameras: list[np.ndarray]) -> np.ndarray:
         return np.empty(0)
     slowest = min(cameras, key=len)
     return np.max([np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0)
-
-
-def _motion(
-    reader: EpisodeReader, read: dict[str, Stream], seen: Observations, start: int, limits: Thresholds, given: JointStream | None
-) -> tuple[Motion, int]:
-    contract = reader.contract
-    stream = read[absolute(contract.topics.joint_states)]
-    joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
-    at = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
-    known = np.isfinite(at).all(axis=1)
-    stamps, positions = seen.stamps[known], at[known]
-    if not len(stamps):
-        raise ValueError("no moment at which all cameras and the joints were fresh; check their stamps")
-    moments = np.unique(stream.stamps)
-    samples = joints.held(moments)
-    whole = samples[np.isfinite(samples).all(axis=1)]
-    if not len(whole):
-        raise ValueError("no joint state holds finite positions of all joints; check the driver")
-    jumps, text = _jumps(contract, moments, samples, start, limits.jump_factor)
-    commanded = np.full(len(contract.command_joints), np.nan)
-    if given is not None:
-        held = given.held(np.unique(read[command_topic(reader)].stamps))
-        if np.isfinite(held).any(axis=0).all():
-            commanded = np.nanmax(held, axis=0) - np.nanmin(held, axis=0)
-    idle = _idle(contract, stamps, positions, limits)
-    thin = slice(None, None, -(-len(stamps) // TRACE_POINTS))
-    gripper = contract.gripper if GRIPPER_COLUMN in contract.action.names else None
-    return Motion(
-        names=contract.command_joints,
-        times=(stamps[thin] - start) * 1e-9,
-        positions=positions[thin].astype(np.float32),
-        lower=whole.min(axis=0),
-        upper=whole.max(axis=0),
-        commanded=commanded,
-        samples=len(samples),
-        jumps=jumps,
-        jump_text=text,
-        not_finite=_not_finite(stream),
-        idle_share=float(idle.mean()) if len(idle) else 0.0,
-        idle_start_s=_run(idle) * contract.action.step_s,
-        idle_end_s=_run(idle[::-1]) * contract.action.step_s,
-        opening=gripper.to_opening(positions[:, -1]) if gripper else np.empty(0),
-        end=positions[-1],
-        jerk=relative_jerk(moments, samples, _velocities(contract)),
-    ), len(stamps)
-
-
-def _not_finite(stream: Stream) -> int:
-    if isinstance(stream.messages, JointMessages):
-        return int((~stream.messages.finite).sum())
-    return sum(not np.isfinite(message.position).all() for message in stream.messages)
-
-
-def _units(contract: Contract) -> list[str]:
-    return [joint.unit for joint in contract.joints] + ([contract.gripper.unit] if contract.gripper else [])
-
-
-def _velocities(contract: Contract) -> np.ndarray:
-    """(J,) velocity limits of the command joints [rad/s, m/s]."""
-    return np.array([joint.velocity for joint in contract.joints] + ([contract.gripper.velocity] if contract.gripper else []))
-
-
-def _idle(contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds) -> np.ndarray:
-    """(N - 1,): no joint moved faster than its threshold from one step to the next."""
-    still = np.array([limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)])
-    seconds = np.maximum(np.diff(stamps) * 1e-9, 1e-6)
-    return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= still).all(axis=1)
-
-
-def _run(flags: np.ndarray) -> int:
-    """How many flags are set before the first one that is not."""
-    return int(np.argmin(np.append(flags, False)))
-
-
-def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: int, factor: float) -> tuple[int, str]:
-    """Joint samples that were reached faster than ``factor`` times the velocity limit, and the worst one in words."""
-    if len(moments) < 2:
-        return 0, ""
-    limits = _velocities(contract)
-    speed = np.abs(np.diff(samples, axis=0)) / (np.diff(moments) * 1e-9)[:, None]
-    ratio = np.nan_to_num(speed / limits)
-    row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
-    unit = _units(contract)[column]
-    seconds = (moments[row + 1] - start) * 1e-9
-    text = f"{contract.command_joints[column]} at {seconds:.2f} s: {speed[row, column]:.2g} {unit}/s, its limit is {limits[column]:g}"
-    return int((ratio > factor).any(axis=1).sum()), text
 
 
 def _json(text: str | None, kind: type):

@@ -15,7 +15,7 @@ from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.recording.topics import absolute
 
 if TYPE_CHECKING:
-    from sf_training.lint.measure import Motion
+    from sf_training.lint.motion import Motion
 
 THUMBNAILS = 4
 _THUMBNAIL_WIDTH = 132  # pixels

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
+from sf_training.data.bag_files import the_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.view.episode import Episode, load
 from sf_training.view.film import side_by_side, with_curves, write_film
@@ -72,7 +73,7 @@ def view(settings: Settings, console: Console) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         return out
-    episode = load(EpisodeReader(settings.episode, load_contract(settings.contract) if settings.contract else None))
+    episode = load(EpisodeReader(the_episode(settings.episode), load_contract(settings.contract) if settings.contract else None))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".mp4":
         write_film(out, _shown(with_curves(episode, settings.width), episode, console), episode.fps)
