@@ -41,7 +41,9 @@ class Follower:
         self.sequence, self.violations = 0, []
         self.setpoints: list[np.ndarray] = []
         self.sim.reset(0)
-        self._report()
+        for _ in range(50):  # half a second: the executor judges the joint states before it moves
+            self.sim.step(round(_TICK / ArmSim.TIMESTEP))
+            self._report()
         self.executor.activate(self.sim.time)
 
     def follow(self, target: np.ndarray) -> np.ndarray:
