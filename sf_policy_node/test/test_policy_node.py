@@ -10,6 +10,7 @@ from action_msgs.msg import GoalStatus
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
 from node_cases import CONTRACT_PARAMETER, PATIENCE_S, ScriptedPolicy
 from policy_node_cases import TOPICS, Policy
+from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -102,6 +103,18 @@ def test_an_action_can_be_cancelled(policy):
     policy.until(future.done, "the cancellation")
     answer = policy.result(handle)
     assert answer.status == GoalStatus.STATUS_CANCELED and answer.result.termination_reason == Result.CANCELLED
+    policy.until(lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle")
+
+
+def test_an_action_ends_when_its_client_is_gone(policy):
+    """Before, the arm went on for the rest of the time limit, up to a minute."""
+    client = ActionClient(policy.graph.peer, RunInstruction, "run_instruction")
+    policy.until(client.server_is_ready, "the action server")
+    heard = []
+    goal = RunInstruction.Goal(instruction="pick the red cube", timeout_s=500.0)
+    client.send_goal_async(goal, feedback_callback=lambda message: heard.append(message.feedback))
+    policy.until(lambda: heard and policy.chunks, "a chunk")
+    client.destroy()
     policy.until(lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle")
 
 

@@ -11,22 +11,28 @@ from sf_msgs.action import RunInstruction
 from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
+_NAME = "run_instruction"
+_FEEDBACK = f"{_NAME}/_action/feedback"
+
 
 class InstructionAction:
     """Goals of one node that are open, each with the instruction that it follows.
 
     Args:
         begin: (instruction, time limit [s]; 0: the node's) -> the run; ValueError with one sentence when it is refused.
-        cancel: called with the run of a goal that its client cancelled.
+        cancel: (run, one sentence), called for a goal that its client cancelled or whose clients are gone.
     """
 
-    def __init__(self, node: ManagedNode, begin: Callable[[str, float], InstructionRun], cancel: Callable[[InstructionRun], None]) -> None:
-        self._begin, self._cancel = begin, cancel
+    def __init__(
+        self, node: ManagedNode, begin: Callable[[str, float], InstructionRun], cancel: Callable[[InstructionRun, str], None]
+    ) -> None:
+        self._node, self._begin, self._cancel = node, begin, cancel
         self._goals: dict[InstructionRun, ServerGoalHandle] = {}
+        self._has_client = False  # somebody has subscribed to the feedback since the goal was accepted
         server = ActionServer(
             node,
             RunInstruction,
-            "run_instruction",
+            _NAME,
             execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),  # never used: see _on_goal
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
             handle_accepted_callback=self._on_goal,
@@ -37,6 +43,9 @@ class InstructionAction:
     def report(self, run: InstructionRun, now: float, state: str) -> None:
         """Feedback for the goal that follows ``run``, if there is one."""
         if (handle := self._goals.get(run)) is None:
+            return
+        if self._is_abandoned():
+            self._cancel(run, "the client of the action is gone")
             return
         p50, p95, _ = run.latencies.percentiles()
         feedback = RunInstruction.Feedback(
@@ -93,11 +102,18 @@ class InstructionAction:
             result = RunInstruction.Result(termination_reason=RunInstruction.Result.REFUSED, message=str(error))
             handle.execute(lambda goal: goal.abort() or result)
             return
-        self._goals[run] = handle
+        self._goals[run], self._has_client = handle, False
+
+    def _is_abandoned(self) -> bool:
+        """Whether every action client has left. Each subscribes to the feedback; a killed one is missed after its DDS lease."""
+        is_watched = self._node.count_subscribers(_FEEDBACK) > 0
+        is_abandoned = self._has_client and not is_watched
+        self._has_client = is_watched
+        return is_abandoned
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         for run, each in self._goals.items():
             if each is handle:
-                self._cancel(run)
+                self._cancel(run, "cancelled by the client")
                 break
         return CancelResponse.ACCEPT

@@ -129,7 +129,7 @@ class PolicyNode(ManagedNode):
         self._action = InstructionAction(
             self,
             begin=lambda text, timeout_s: self._begin(text, timeout_s or self.value("instruction_timeout_s")),
-            cancel=lambda each: self._session.end(Termination.CANCELLED, "cancelled by the client", each),
+            cancel=lambda each, why: self._session.end(Termination.CANCELLED, why, each),
         )
         timer = self.create_timer(_HOUSEKEEPING_S, self._housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.resources.callback(self.destroy_timer, timer)
