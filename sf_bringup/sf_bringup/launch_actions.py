@@ -30,6 +30,7 @@ from sf_bringup.journeys import CHECKS_SECOND_START, GLOBAL_TOPICS, JOURNEYS, Ex
 
 _SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
 _GRAPH_S = 120.0  # on a busy machine
+_IN_ORDER = (0, 130, -signal.SIGINT)  # the last two: interrupted while it was still being imported
 _OF_LAUNCH = ("emulate_tty", "log_file", "output_format", "sigterm_timeout", "sigkill_timeout")
 
 
@@ -105,7 +106,7 @@ def _end_with_failure(event: ProcessExited, context: LaunchContext) -> None:
     Raises:
         RuntimeError: the node ended by itself, or not in order when it was asked to.
     """
-    if not (context.is_shutdown and event.returncode == 0):
+    if not (context.is_shutdown and event.returncode in _IN_ORDER):
         raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
 
 

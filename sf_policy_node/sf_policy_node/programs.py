@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 _OURS = ("sf_msgs", "sf_policy_node", "sf_training", "sf_bringup")
+_INTERRUPTED = 130  # as shells report SIGINT
 _ROS = ("rclpy", "ament_index_python", "launch", "launch_ros")
 
 
@@ -22,6 +23,8 @@ def start(module: str) -> int | None:
     """
     try:
         main = importlib.import_module(module).main
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if not missing or (missing in _OURS and missing != "sf_msgs" and importlib.util.find_spec(missing)):
