@@ -123,7 +123,7 @@ def test_silence_of_a_heartbeat_is_a_stop(graph, tmp_path):
     graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(path))]))
     button = graph.publisher(Bool, TOPICS.emergency_stop)
     graph.until(lambda: statuses and statuses[-1].state != ExecutorStatus.INACTIVE, "activation")
-    graph.until(lambda: "emergency_stop_age_s allows 0.4 s" in statuses[-1].reason, "the stop")
+    graph.until(lambda: "emergency_stop_age_s allows (0.4 s)" in statuses[-1].reason, "the stop")
     assert statuses[-1].state == ExecutorStatus.STOPPED
     graph.until(
         lambda: "emergency_stop_age_s" not in statuses[-1].reason,

@@ -1,14 +1,14 @@
 """What a node says about others on its topics."""
 
 import pytest
-from executor_cases import Executor
+from executor_cases import TOPICS, Executor
 from motion_cases import CONTRACT_PATH, FORWARD
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from sf_msgs.msg import ActionChunk, PolicyStatus
+from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.surroundings import Input, Unmatched
 
@@ -64,4 +64,17 @@ def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
 def test_a_topic_of_commands_that_nobody_takes_is_named(graph):
     executor = Executor(graph)
     executor.graph.peer.destroy_subscription(next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory")))
-    executor.until(lambda: "nobody subscribes to /joint_trajectory_controller/joint_trajectory" in executor.status.reason, "the reason")
+    executor.until(lambda: "subscribes to /joint_trajectory_controller/joint_trajectory" in executor.status.reason, "the reason")
+
+
+def test_joint_states_of_another_arm_are_named_while_the_executor_waits(graph):
+    statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
+    graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]))
+    driver = graph.publisher(JointState, TOPICS.joint_states)
+    message = JointState(name=["right/shoulder", "right/elbow"], position=[0.1, 0.2])
+
+    def publish():
+        message.header.stamp = graph.peer.get_clock().now().to_msg()
+        driver.publish(message)
+
+    graph.until(lambda: statuses and "they name right/shoulder, right/elbow" in statuses[-1].reason, "the reason", each=publish)

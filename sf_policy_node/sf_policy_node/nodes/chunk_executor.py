@@ -200,6 +200,10 @@ class ChunkExecutorNode(ManagedNode):
             self._rival = ""
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
+        now = self.now()
+        if time.monotonic() - self._active_since > _RIVAL_S and (now <= 0.0 or self._joint_states.missing):
+            problem = self._joint_states.problem(now)
+            problems += [problem] if problem not in self._motion.status.reason else []
         watched = "" if self._controller is None else self._controller.topic
         if self._controller is not None:
             self._controller.look()

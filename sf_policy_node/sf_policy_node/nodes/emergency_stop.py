@@ -79,11 +79,10 @@ class EmergencyStop:
         """What is wrong with the heartbeat; empty when nothing is."""
         if not self._silent:
             return ""
-        silence = self._buttons.silence(time.monotonic())
-        what = "nothing was received" if silence is None else f"a button has been silent for {silence:.2f} s"
+        what = "nothing was received" if self._buttons.silence(0.0) is None else "a button is silent"
         return (
-            f"emergency stop: {what} on {self._topic}, budgets.emergency_stop_age_s allows {self._age_s:g} s; "
-            "check the button and its driver"
+            f"emergency stop: {what} on {self._topic} for longer than budgets.emergency_stop_age_s allows "
+            f"({self._age_s:g} s); check the button and its driver"
         )
 
     def _receive(self, message: Bool, publisher: str) -> None:
