@@ -47,6 +47,13 @@ class Collision:
     link_b: str
     distance: float
 
+    @property
+    def sentence(self) -> str:
+        """What would happen, for people."""
+        if self.distance <= 0.0:
+            return f"{self.link_a} would touch {self.link_b}"
+        return f"{self.link_a} would come within {1e3 * self.distance:.0f} mm of {self.link_b}"
+
 
 class CollisionModel:
     """Distances between the links of a robot, and to boxes, for joint positions.

@@ -118,7 +118,7 @@ class ChunkPlanner:
                 reached = int((due < start + (survey.leaves + 1) * self._period).sum())
                 cuts += rows - min(rows - 1, reached)
                 rows = min(rows - 1, reached)
-                note = f"rows from {rows} on would take the tool out of the workspace box"
+                note = f"rows from {rows} on are not followed: {survey.why}"
                 continue
             if survey.slower < 1.0 and slower < _SLOWER_TRIES:
                 limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)

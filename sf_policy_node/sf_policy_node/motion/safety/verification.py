@@ -55,7 +55,7 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
         return ""
     survey = workspace.survey(positions, velocities)
     if survey.leaves is not None:
-        return "the tool would leave the workspace box"
+        return survey.why
     if survey.too_fast:
         return f"the tool would move at {survey.top_speed:.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
     return ""

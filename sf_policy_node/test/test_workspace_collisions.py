@@ -1,0 +1,73 @@
+"""A motion that would touch something is cut before it, whoever makes it, and the two links are named."""
+
+import numpy as np
+from motion_cases import HOME, kinematics, sim_arm
+
+from sf_policy_node.contract import CollisionBox, CollisionCheck
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.safety.verification import Motion, find_violation
+
+LIMITS = JointLimits.of(sim_arm())
+SHELF = CollisionBox(name="shelf", lower=[0.1, 0.12, 0.0], upper=[0.6, 0.16, 0.5])
+
+
+def beside_a_shelf(**section):
+    return sim_arm().model_copy(update={"collision": CollisionCheck(boxes=[SHELF], **section)})
+
+
+def swing(to: float, count: int = 60) -> Motion:
+    """A smooth turn of joint 1 from HOME to ``to`` [rad], which keeps the tool inside its box."""
+    share = np.linspace(0.0, 1.0, count)
+    blend, slope = 3 * share**2 - 2 * share**3, 6 * share - 6 * share**2
+    way = np.zeros(7)
+    way[0] = to
+    seconds = 2.0
+    return Motion(
+        seconds / (count - 1), HOME + blend[:, None] * way, slope[:, None] * way / seconds
+    )
+
+
+def test_motion_into_a_box_is_refused_and_both_are_named():
+    workspace = Workspace.of(beside_a_shelf(), kinematics())
+    said = find_violation(swing(0.6), LIMITS, workspace)
+    assert "shelf" in said
+    assert "would" in said
+    assert find_violation(swing(0.05), LIMITS, workspace) == ""
+
+
+def test_it_is_cut_before_the_touch():
+    workspace = Workspace.of(beside_a_shelf(), kinematics())
+    motion = swing(0.6)
+    survey = workspace.survey(motion.positions, motion.velocities)
+    cut = motion.positions[: survey.leaves + 1]
+    assert len(cut) > 5
+    assert workspace.leaves(cut[0], cut[1:]) is None
+    assert "shelf" in survey.why
+
+
+def test_whatever_comes_first_counts():
+    contract = beside_a_shelf()
+    box = contract.workspace.model_copy(update={"upper": [0.5, 0.02, 0.4]})
+    workspace = Workspace.of(contract.model_copy(update={"workspace": box}), kinematics())
+    survey = workspace.survey(swing(0.6).positions, swing(0.6).velocities)
+    assert survey.why == "the tool would leave the workspace box"
+    alone = Workspace(sim_arm(), kinematics()).survey(swing(0.6).positions, swing(0.6).velocities)
+    assert survey.leaves < (alone.leaves or len(swing(0.6).positions))
+
+
+def test_off_only_by_saying_so_in_the_contract():
+    assert (
+        find_violation(swing(0.6), LIMITS, Workspace.of(beside_a_shelf(check=False), kinematics()))
+        == ""
+    )
+
+
+def test_arm_that_stands_in_touch_may_leave_it():
+    workspace = Workspace.of(beside_a_shelf(), kinematics())
+    motion = swing(0.6)
+    touching = motion.positions[workspace.survey(motion.positions, motion.velocities).leaves + 1]
+    back = np.linspace(0.0, 1.0, 30)[:, None] * (HOME - touching) + touching
+    assert workspace.leaves(back[0], back[1:]) is None
+    further = back[0] + np.linspace(0.0, 0.2, 30)[:, None] * (back[0] - HOME)
+    assert workspace.leaves(further[0], further[1:]) == 0
