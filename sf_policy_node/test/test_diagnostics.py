@@ -16,6 +16,10 @@ OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticS
 JOINTS = sim_arm().command_joints
 
 
+_SHORT = "waiting for the first chunk; joint states on joint_states have 7 names, 6 positions; correct the driver"
+_NOBODY = "no controller subscribes to /arm/joint_trajectory: load and activate the controller"
+
+
 def policy_status(**fields):
     """A policy that follows an instruction at its rate."""
     usual = {
@@ -126,6 +130,8 @@ def test_what_has_not_been_measured_is_said_to_be_missing():
         ({"state": ExecutorStatus.INACTIVE}, STALE, "inactive: nothing is sent"),
         ({"state": ExecutorStatus.STOPPED, "reason": "emergency stop"}, ERROR, "emergency stop"),
         ({"joint_state_age_s": -1.0}, ERROR, "no joint states on joint_states"),
+        ({"joint_state_age_s": -1.0, "reason": _SHORT}, ERROR, _SHORT),
+        ({"reason": _NOBODY}, WARN, _NOBODY),
         ({"joint_state_age_s": 0.5}, ERROR, "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s"),
         ({"guard_refusals": 2}, WARN, "the last check before the arm refused 2 motions: please report this"),
         (

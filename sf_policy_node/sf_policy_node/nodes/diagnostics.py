@@ -25,6 +25,7 @@ from sf_policy_node.session_status import PolicyState
 _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted
 NEEDS_INSTRUCTION = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
+_WARNINGS = (NEEDS_INSTRUCTION, "subscribes to", "another executor", "publishes")  # of a status that a person must see
 _OFTEN_LATE = 0.01  # share of control cycles
 _OFTEN_LOST = 0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
 
@@ -155,10 +156,11 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
         return ERROR, message.reason or "the emergency stop is latched"
     budget = contract.budgets.joint_state_age_s
     if message.joint_state_age_s < 0.0:
-        return ERROR, f"no joint states on {contract.topics.joint_states}"
+        known = any(words in message.reason for words in ("joint states", "/clock"))
+        return ERROR, message.reason if known else f"no joint states on {contract.topics.joint_states}"
     if message.joint_state_age_s > budget:
         return ERROR, f"the newest joint state is {message.joint_state_age_s:.3f} s old, budgets.joint_state_age_s allows {budget:g} s"
-    if NEEDS_INSTRUCTION in message.reason or "nobody subscribes to" in message.reason:
+    if any(words in message.reason for words in _WARNINGS):
         return WARN, message.reason
     if message.guard_refusals:
         return WARN, f"the last check before the arm refused {message.guard_refusals} motions: please report this"
