@@ -16,6 +16,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from sf_policy_node.contract_checks import check_topics, explain, flatten
 from sf_policy_node.contract_parts import (
     Action,
     ActionSpace,
@@ -106,7 +107,7 @@ class Contract(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
-        self._check_topics()
+        check_topics(self.cameras, self.topics, self.command)
         for what, names in (("joints", self.command_joints), ("cameras", self.camera_names), ("action.names", self.action.names)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -140,21 +141,6 @@ class Contract(Section):
         for joint, value in zip(self.joints, self.home, strict=True):
             if not joint.lower <= value <= joint.upper:
                 raise ValueError(f"home: {joint.name} at {value:g} is outside its limits {joint.lower:g} to {joint.upper:g}")
-
-    def _check_topics(self) -> None:
-        """Refuse one topic for two purposes: messages of one would be taken for the other."""
-        used: dict[str, str] = {}
-        streams = [
-            (f"cameras.{camera.name}.{key}", value)
-            for camera in self.cameras
-            for key in ("topic", "info_topic", "depth_topic")
-            if (value := getattr(camera, key))
-        ]
-        streams += [(f"topics.{key}", value) for key, value in self.topics.model_dump().items()]
-        for key, topic in (*streams, ("command.topic", self.command.topic)):
-            other = used.setdefault(topic.lstrip("/"), key)
-            if other != key:
-                raise ValueError(f"{key}: is the same topic as {other} ({topic}); give each its own topic")
 
     def _check_bags(self, bags: ForeignBags) -> None:
         cameras = [topic for camera in self.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
@@ -223,7 +209,7 @@ class Contract(Section):
 
     def difference(self, other: Contract) -> list[str]:
         """One line for every key of the hash that differs between two contracts; empty when the hashes agree."""
-        mine, theirs = _flatten(self._interface()), _flatten(other._interface())
+        mine, theirs = flatten(self._interface()), flatten(other._interface())
         lines = [
             f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
             for key in sorted(mine.keys() | theirs.keys())
@@ -270,13 +256,11 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         raise ContractError(f"{source}: expected keys and values; start from config/robots/sim_arm.yaml")
     if undecided := data.pop("undecided", None):
         keys = "; ".join(map(str, undecided)) if isinstance(undecided, list) else str(undecided)
-        raise ContractError(
-            f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list undecided: {keys}"
-        )
+        raise ContractError(f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list undecided: {keys}")
     try:
         contract = Contract.model_validate(data)
     except ValidationError as error:
-        raise ContractError("; ".join(f"{source}: {_explain(item)}" for item in error.errors())) from None
+        raise ContractError("; ".join(f"{source}: {explain(item)}" for item in error.errors())) from None
     contract._urdf_xml = urdf_xml
     return contract
 
@@ -306,27 +290,3 @@ def _read(path: Path, key: str, cure: str) -> str:
         raise ContractError(f"{key}{path}: cannot be read ({error.strerror}); {cure}") from None
     except TextFileError as error:
         raise ContractError(f"{key}{error}") from None
-
-
-def _explain(item: dict) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
-        return f"{key}: is missing; add it (there is no default)"
-    if item["type"] == "extra_forbidden":
-        return f"{key}: is not a known key; remove it or fix its spelling"
-    if item["type"] == "string_type" and not isinstance(item["input"], (dict, list)):
-        return f"{key}: {item['input']!r} is not a text; write it in quotes"
-    message = item["msg"].removeprefix("Value error, ")
-    if not key or isinstance(item["input"], dict):
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {item['input']!r})"
-
-
-def _flatten(value: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
-        items = ((entry.get("name", index), entry) for index, entry in enumerate(value))
-    else:
-        return {prefix: value}
-    return {key: leaf for name, entry in items for key, leaf in _flatten(entry, f"{prefix}.{name}" if prefix else str(name)).items()}
