@@ -185,7 +185,7 @@ def test_one_person_records_labels_and_undoes(start, tmp_path):
 
 def test_without_a_terminal_it_says_what_is_wrong_and_helps():
     done = subprocess.run([*COMMAND, "robot:=ur55"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 2 and done.stderr.startswith("record: robot: 'ur55' is unknown; known are sim_arm")
+    assert done.returncode == 2 and done.stderr.startswith("record: robot: 'ur55' is unknown; known are ")
     done = subprocess.run(
         [sys.executable, "-m", "sf_training.recording.keyboard_node"], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )

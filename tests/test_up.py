@@ -102,7 +102,7 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("robot:=ur55", "up: robot: 'ur55' is unknown; known are sim_arm"),
+        ("robot:=ur55", "up: robot: 'ur55' is unknown; known are "),
         ("policy:=gpt", "up: policy: 'gpt' is unknown; known are"),
         ("speed:=2", "up: 'speed:=2' is not an argument"),
     ],
