@@ -209,6 +209,19 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     keys.key("q")
     assert keys.over
 
+    driver = cell.add(RecorderKeys(parameter_overrides=[Parameter("drive", value=True)]))
+    moved = []
+    cell.node.create_subscription(Joy, "teleop/keys", moved.append, 10)
+
+    def drives():
+        driver.key("s")  # moves back here, and would label a success without `drive`
+        driver.publish_motion()
+        return any(message.axes[0] < 0 for message in moved)
+
+    cell.wait(drives, "the motion of a key")
+    driver.key("5")
+    assert driver.typing is not None and driver.said == []
+
 
 def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(ros_domain, tmp_path, contract_file):
     """SIGKILL of the node itself, in the middle of an episode over DDS."""
