@@ -22,7 +22,7 @@ def test_nothing_moves_before_activation():
 def test_nothing_moves_without_joint_states():
     executor = ChunkExecutor(sim_arm())
     executor.activate()
-    with pytest.raises(ChunkRefused, match="no joint states on /joint_states"):
+    with pytest.raises(ChunkRefused, match="no joint states on joint_states"):
         executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.01)
 
 

@@ -94,3 +94,23 @@ def test_on_a_gpu_it_is_torch_itself():
 def test_the_trainer_uses_it(tmp_path):
     """Otherwise a step takes four times as long on a processor without AVX512-BF16."""
     assert [type(each) for each in make_run("nano", tmp_path, 9).optimizers.all] == [Muon, torch.optim.AdamW]
+
+
+def test_losses_are_those_with_torchs_optimiser(tmp_path):
+    def losses(name):
+        run = make_run("nano", tmp_path / name, 8)
+        if name == "torch":
+            group = run.optimizers.all[0].param_groups[0]
+            options = {key: group[key] for key in ("lr", "momentum", "weight_decay", "adjust_lr_fn")}
+            run.optimizers.all[0] = torch.optim.Muon(group["params"], **options)
+        curve = []
+        for _ in range(8):
+            run.train_step()
+            progress = run.progress()
+            curve.append((progress.action_loss, progress.alignment_loss))
+        run.close()
+        return torch.tensor(curve)
+
+    ours, theirs = losses("ours"), losses("torch")
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0)
+    assert not torch.equal(ours, theirs)
