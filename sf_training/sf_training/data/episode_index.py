@@ -246,7 +246,7 @@ def _pairs(
     topic = command_topic(reader)
     if not len(whole[topic].stamps):
         raise ValueError(
-            f"holds nothing to learn: no message on {contract.topics.expert_chunk} or {contract.topics.teleop_command}; "
+            f"holds nothing to learn: no message on {absolute(contract.topics.expert_chunk)} or {absolute(contract.topics.teleop_command)}; "
             "record the operator's commands"
         )
     stream = recording.commands.stream(part[topic])

@@ -9,6 +9,7 @@ import numpy as np
 
 from sf_training.lint.measure import EpisodeMeasure, StreamMeasure
 from sf_training.lint.thresholds import Thresholds, Verdict
+from sf_training.recording.topics import absolute
 
 WARN, FAIL = Verdict.WARN, Verdict.FAIL
 
@@ -145,7 +146,7 @@ def _lost(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
 def _labels(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
     topics = measure.contract.topics
     if not measure.labels:
-        text = f"nothing to learn: no message on {topics.teleop_command} or {topics.expert_chunk}"
+        text = f"nothing to learn: no message on {absolute(topics.teleop_command)} or {absolute(topics.expert_chunk)}"
         yield _found(measure, "labels", "", FAIL, 1, text, "record the operator's commands")
     if not measure.instruction.strip():
         yield _found(

@@ -51,7 +51,8 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     measured = _by_joint(states, names)
     missing = [name for name, (stamps, _) in zip(names, measured, strict=True) if not len(stamps)]
     if missing:
-        raise ReplayError(f"{reader.path}: {topics.joint_states}: joint {', '.join(missing)} is never named; it cannot be replayed")
+        names, topic = ", ".join(missing), absolute(topics.joint_states)
+        raise ReplayError(f"{reader.path}: {topic}: joint {names} is never named; it cannot be replayed")
     # Arm and gripper may have publishers of their own: what counts is what is known of every joint.
     begin, end = max(stamps[0] for stamps, _ in measured), min(stamps[-1] for stamps, _ in measured)
     gap = _NS * max(float(np.diff(stamps).max(initial=0)) for stamps, _ in measured)
@@ -64,17 +65,17 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
         raise ReplayError(f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to replay")
     places = np.stack([np.interp(times, *joint) for joint in measured], axis=-1)
     if follow == "measured":
-        return RecordedMotion(places, f"as measured on {topics.joint_states}")
+        return RecordedMotion(places, f"as measured on {absolute(topics.joint_states)}")
     sent = np.full_like(places, np.nan)
     sources = []
     teleoperation = streams[absolute(topics.teleop_command)]
     if len(teleoperation.stamps):
         _overwrite(sent, _teleoperated(teleoperation, names, times))
-        sources.append(f"as commanded on {topics.teleop_command}")
+        sources.append(f"as commanded on {absolute(topics.teleop_command)}")
     commands = streams[absolute(command.topic)]
     if len(commands.stamps) and command.output == "joint_trajectory":
         _overwrite(sent, _trajectories(commands, names, times))
-        sources.insert(0, f"as sent on {command.topic}")
+        sources.insert(0, f"as sent on {absolute(command.topic)}")
     known = np.isfinite(sent) & (np.abs(sent - places) <= JointLimits.of(contract).tracking_error)
     described = ", else ".join([*sources, "as measured"])
     return RecordedMotion(np.where(known, sent, places), described)
