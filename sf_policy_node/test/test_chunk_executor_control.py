@@ -42,7 +42,7 @@ def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(
     executor.send(FAST)
     executor.until(said(ControlSource.POLICY), "the policy in charge")
     executor.graph.until(said(ControlSource.TELEOPERATION), "the person in charge", each=lead)
-    assert executor.status.state == ExecutorStatus.TELEOPERATION
+    executor.graph.until(lambda: executor.status.state == ExecutorStatus.TELEOPERATION, "the status", each=lead)
     assert executor.status.control_source == ControlSource.TELEOPERATION
     executor.until(said(ControlSource.NOBODY), "nobody in charge")
     assert "let go" in sources[-1].reason
