@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
 from teleoperation_cases import HOME, kinematics, sim_arm
 
+from sf_policy_node.contract import CollisionBox, CollisionCheck
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.types import Trajectory
 from sf_training.data.episode_reader import EpisodeReader
@@ -201,3 +202,22 @@ def test_an_arm_that_is_held_fast_ends_the_replay():
     ended, problem = follow(0.1, blocked_after=1.0, size=np.array([0.7, 0, 0, 0, 0, 0, 0]))
     assert ended is not None and 1.0 < ended < 4.0
     assert "joint1 is" in problem and "from where it was to be" in problem
+
+
+def beside_a_post():
+    post = CollisionBox(name="post", lower=[0.1, 0.10, 0.0], upper=[0.6, 0.12, 0.5])
+    return sim_arm().model_copy(update={"collision": CollisionCheck(boxes=[post])})
+
+
+def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named():
+    motion = swing(size=np.array([0.8, 0, 0, 0, 0, 0, 0]))
+    assert at_speed(motion, sim_arm(), 0.3).times[-1] > 0.0
+    with pytest.raises(ReplayError, match=r"after \d\.\d s of the episode .* post: correct collision"):
+        at_speed(motion, beside_a_post(), 0.3)
+
+
+def test_the_way_to_its_beginning_is_looked_at_too():
+    goal = HOME + np.array([0.8, 0, 0, 0, 0, 0, 0])
+    assert len(approach(sim_arm(), HOME, goal, 0.1).times) > 10
+    with pytest.raises(ReplayError, match=r"on the straight way .* post: move the arm closer"):
+        approach(beside_a_post(), HOME, goal, 0.1)

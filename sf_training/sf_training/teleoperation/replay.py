@@ -9,7 +9,7 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
+from sf_policy_node.motion.arm.workspace import LEAVES_BOX, TOLERANCE, Workspace
 from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError
 
 SPEEDS = (0.1, 2.0)
@@ -55,13 +55,16 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
         raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}")
     limits, arm = JointLimits.of(contract), len(contract.joints)
     kinematics = Kinematics(contract)
-    workspace = Workspace(contract, kinematics)
+    workspace = Workspace.of(contract, kinematics)
     outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(axis=0)
     if (outside > 0.1 * np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)).any():
         worst = limits.names[int(outside.argmax())]
         raise ReplayError(f"the episode has {worst} {outside.max():.3f} outside its limits in the contract: it is not replayed")
     positions = np.clip(motion.positions, limits.lower, limits.upper)
-    leaves = workspace.leaves(positions[0], positions[1:])
+    leaves, why = workspace.first_leave(positions[0], positions[1:])
+    if leaves is not None and why != LEAVES_BOX:
+        when = SAMPLE_S * (1 + leaves)
+        raise ReplayError(f"after {when:.1f} s of the episode {why}: correct collision in the contract, or take another episode")
     if leaves is not None or workspace.outside(positions[0]) > TOLERANCE:
         when = SAMPLE_S * (1 + (leaves if leaves is not None else -1))
         raise ReplayError(f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or take another episode")
@@ -94,7 +97,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
     limits, arm = JointLimits.of(contract), len(contract.joints)
     way = goal - start
     seconds = 1.875 * float((np.abs(way[:arm]) / (share * limits.velocity[:arm])).max())
-    workspace = Workspace(contract, Kinematics(contract))
+    workspace = Workspace.of(contract, Kinematics(contract))
     tool = workspace.places(start + np.linspace(0.0, 1.0, 50)[:, None] * way)
     path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
     seconds = max(_SHORTEST_S, seconds, 1.875 * path / (share * workspace.tool_speed))
@@ -107,7 +110,10 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
         settle = max(_EASE_S, 1.5 * float(np.abs(way[arm]) / limits.velocity[arm]))
         times = np.append(times, times[-1] + SAMPLE_S * np.arange(1, 1 + int(settle / SAMPLE_S)))
         positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
-    if workspace.leaves(positions[0], positions[1:]) is not None:
+    leaves, why = workspace.first_leave(positions[0], positions[1:])
+    if leaves is not None and why != LEAVES_BOX:
+        raise ReplayError(f"on the straight way to the beginning of the episode {why}: move the arm closer by hand")
+    if leaves is not None:
         raise ReplayError("the straight way to the beginning of the episode leads the tool out of workspace: move the arm closer by hand")
     velocities = np.gradient(positions, times, axis=0)
     velocities[:, arm:] = 0.0

@@ -10,6 +10,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.collision import CollisionModel
 from sf_policy_node.motion.arm.kinematics import Kinematics
 
+LEAVES_BOX = "the tool would leave the workspace box"
 TOLERANCE = 1e-3  # m
 _ROUNDING = 1e-7  # m, of a tool that stands outside
 TOOL_SPEED_OVER = (
@@ -75,8 +76,12 @@ class Workspace:
         away; links that touch at the start may move apart. Without the gripper's column (N, A)
         touches are not looked for.
         """
+        return self.first_leave(start, positions)[0]
+
+    def first_leave(self, start: np.ndarray, positions: np.ndarray) -> tuple[int | None, str]:
+        """Return what :meth:`leaves` does, and why in one sentence."""
         joints = np.vstack([start, positions])
-        return self._first(joints, self.places(joints))[0]
+        return self._first(joints, self.places(joints))
 
     def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
         """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its start."""
@@ -94,7 +99,7 @@ class Workspace:
     def _first(self, joints: np.ndarray, places: np.ndarray) -> tuple[int | None, str]:
         """Index of the first sample after the start that may not be, and why."""
         left = self._left(places)
-        why = "" if left is None else "the tool would leave the workspace box"
+        why = "" if left is None else LEAVES_BOX
         if self._collisions is None or joints.shape[1] != self._all_joints or len(joints) < 2:
             return left, why
         until = len(joints) if left is None else left + 1  # what comes later is cut anyway
