@@ -46,7 +46,7 @@ def alignment_targets(settings: Settings, data: TrainingSet, student: Student, c
     options = {"area": area, "channels": settings.channels, "control": settings.control, "digest": data.digest or None, "console": console}
     if settings.cache_format == "none":
         return vision_targets(teacher, data.images, grid, settings.alignment, live=True, **options)
-    options |= {"form": settings.cache_format, "cache": cache_folder(settings.data)}
+    options |= {"form": settings.cache_format, "cache": cache_folder(settings.data[0])}
     targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
     if targets.folder:
         kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"

@@ -34,7 +34,7 @@ from sf_training.training.sharding import shard, whole_state
 from sf_training.training.state import load_state, save_state
 from sf_training.training.step import Inputs, TrainingStep, valid_tokens
 from sf_training.training.students import Student, merged_copy
-from sf_training.training.training_set import ContrastiveSampler, TrainingSet
+from sf_training.training.training_set import ContrastiveSampler, TrainingSet, source_of
 
 _TIMED = 3  # steps with and without the alignment, to tell what it costs
 _PREDICTED_AT_ONCE = {"nano": 128}
@@ -93,7 +93,10 @@ class TrainingRun:
         self.average_of = Average(model, settings.ema)
         self.optimizers = Optimizers(self.training, settings)
         self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)
-        sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed)
+        more = {}
+        if settings.data_weights:
+            more = {"source": source_of(data.sources, settings.data)[data.episodes], "weights": settings.data_weights}
+        sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed, **more)
         place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
         self.batches = Batches(data, sampler, **place, accumulate=settings.accumulate, ahead=settings.read_ahead)
         self._sampler_state = sampler.state

@@ -38,8 +38,8 @@ class Settings:
     $ torchrun --nproc_per_node=2 -m sf_training train --config run.yaml
     """
 
-    data: Path
-    """Directory of episode bags."""
+    data: tuple[Path, ...]
+    """Directory of episode bags; several may be given, all of one robot."""
     out: Path
     """Checkpoint directory to write."""
     contract: Path | None = None
@@ -128,6 +128,8 @@ class Settings:
     augmentation: AugmentationName = "none"
     """Random changes of the images in training, with OpenVLA-OFT's or openpi's ranges; ..._colour leaves crops out. Crops need a teacher
     that runs in every step (--cache-format none) and sees the same crop, or none."""
+    data_weights: tuple[float, ...] = ()
+    """Share of the batches that each of several directories of --data gets, relative to each other; none given: each frame counts alike."""
     share: float = 1.0
     """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
     validation_share: float = 0.08
@@ -158,6 +160,9 @@ class Settings:
     """Threads of PyTorch. One is the most thrifty; results are the same only for the same number."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, (str, Path)):
+            object.__setattr__(self, "data", (Path(self.data),))
+        self._check_data()
         for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
@@ -247,6 +252,14 @@ class Settings:
     def uses_vision_teacher(self) -> bool:
         """Whether the teacher is a vision model with weights."""
         return self.teacher in _VISION
+
+    def _check_data(self) -> None:
+        if not self.data:
+            raise TrainingError("--data: give at least one directory")
+        weights = self.data_weights
+        if weights and (len(weights) != len(self.data) or not all(0 < weight < float("inf") for weight in weights)):
+            given = " ".join(f"{weight:g}" for weight in weights)
+            raise TrainingError(f"--data-weights {given}: needs one number above 0 for each of {len(self.data)} directories of --data")
 
     def _check_augmentation(self) -> None:
         if self.augmentation not in ("openvla", "openpi") or self.teacher == "none":

@@ -188,13 +188,13 @@ def recorded_contract(settings: Settings) -> Contract:
     """Return the contract of the first episode that can be used; bags of other recorders have none, and take the robot's."""
     given = load_contract(settings.contract) if settings.contract else None
     refused = ""
-    for bag in find_episodes(settings.data):
+    for bag in (each for folder in settings.data for each in find_episodes(folder)):
         try:
             if known_outcome(bag) in (None, "success"):
                 return EpisodeReader(bag, given).contract
         except BagError as error:
             refused = refused or str(error)
-    raise BagError(refused or f"{settings.data}: no episode has the outcome success; record some, or label them")
+    raise BagError(refused or f"{settings.data[0]}: no episode has the outcome success; record some, or label them")
 
 
 def _robot_contract(settings: Settings, recorded: Contract) -> Contract:

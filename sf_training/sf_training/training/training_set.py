@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,8 @@ class ContrastiveSampler:
     Where the data lack one of the two kinds, all of a batch comes from the other.
 
     Args:
+        source: (F,) number of the data source of each frame; with ``weights`` only.
+        weights: share of the draws of each source; None draws each frame as often.
         label_frame: (L,) frame of each label that may be drawn.
         labels: (L,) index of each such label in the training set.
         pairs: frames in a batch that bring two labels.
@@ -68,7 +71,17 @@ class ContrastiveSampler:
         seed: of the draw; ``state`` makes it resumable.
     """
 
-    def __init__(self, label_frame: np.ndarray, labels: np.ndarray, pairs: int, singles: int, seed: int) -> None:
+    def __init__(
+        self,
+        label_frame: np.ndarray,
+        labels: np.ndarray,
+        pairs: int,
+        singles: int,
+        seed: int,
+        *,
+        source: np.ndarray | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         order = np.argsort(label_frame, kind="stable")
         self._labels = labels[order]
         self._frames, self._starts, self._counts = np.unique(label_frame[order], return_index=True, return_counts=True)
@@ -79,15 +92,26 @@ class ContrastiveSampler:
             pairs, singles = pairs + (singles + 1) // 2, 0
         self.pairs, self.singles = pairs, singles  # frames of each kind in a batch
         self._rng = np.random.default_rng(seed)
+        self._chances = {}
+        if weights:
+            for name, pool in (("several", self._several), ("one", self._one)):
+                self._chances[name] = _chances(source[self._frames[pool]], np.asarray(weights, float))
 
     def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Frames (F,), for each of B rows its index into them (B,), and the rows' labels (B,); B = 2 * pairs + singles."""
-        several = self._several[self._rng.integers(0, len(self._several), self.pairs)] if self.pairs else np.empty(0, int)
-        one = self._one[self._rng.integers(0, len(self._one), self.singles)] if self.singles else np.empty(0, int)
+        several = self._pick("several", self._several, self.pairs)
+        one = self._pick("one", self._one, self.singles)
         two = [self._starts[index] + self._rng.permutation(self._counts[index])[:2] for index in several]
         rows = np.concatenate([np.repeat(np.arange(self.pairs), 2), self.pairs + np.arange(self.singles)])
         labels = np.concatenate([*two, self._starts[one]]).astype(int)
         return self._frames[np.concatenate([several, one])], rows, self._labels[labels]
+
+    def _pick(self, name: str, pool: np.ndarray, count: int) -> np.ndarray:
+        if not count:
+            return np.empty(0, int)
+        if name in self._chances:
+            return self._rng.choice(pool, count, p=self._chances[name])
+        return pool[self._rng.integers(0, len(pool), count)]
 
     @property
     def state(self) -> dict:
@@ -99,8 +123,29 @@ class ContrastiveSampler:
         self._rng.bit_generator.state = value
 
 
+def _chances(source: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Chance of each frame: those of one source share its weight; sources without a frame leave theirs to the others."""
+    counts = np.bincount(source, minlength=len(weights))
+    chances = weights[source] / counts[source]
+    return chances / chances.sum()
+
+
+def source_of(sources: Sequence[EpisodeInfo], folders: Sequence[Path]) -> np.ndarray:
+    """Return for each episode the number of the folder in which it lies, the first one that holds it.
+
+    Raises:
+        TrainingError: a folder holds no episode that is used.
+    """
+    roots = [os.path.realpath(folder) for folder in folders]
+    inside = [[os.path.commonpath([root, os.path.realpath(each.path)]) == root for root in roots] for each in sources]
+    found = np.array([row.index(True) if True in row else 0 for row in inside], int)
+    if empty := [str(folder) for number, folder in enumerate(folders) if number not in found]:
+        raise TrainingError(f"--data {empty[0]}: holds no episode that is used, so --data-weights cannot give it a share; leave it out")
+    return found
+
+
 def load_training_set(
-    folder: Path,
+    folder: Path | Sequence[Path],
     size: int | tuple[int, int],
     console: Console,
     *,
@@ -112,13 +157,14 @@ def load_training_set(
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> tuple[Contract, TrainingSet]:
-    """All successful episodes below ``folder``, with the contract that they share.
+    """All successful episodes below ``folder``, or several of them, with the contract that they share.
 
     Args:
         size, fit: of the pictures, as the model's configuration has them.
         contract: of the robot that the data is for; None takes the one in the first bag. Bags of other recorders need one with ``bags``.
         idle_s: of a pause of the operator, labels are made for this long [s].
-        cache: folder for indices and prepared pictures; None takes ``.cache`` in the folder of the episodes (``data/cache_folder``).
+        cache: folder for indices and prepared pictures; None takes ``.cache`` in the (first) folder of the episodes
+            (``data/cache_folder``).
         keep_pictures: whether pictures that were prepared once are kept there: faster from the second time on, for disk.
         verdicts: of the recorder; episodes with another one are left out.
         strict: whether an episode that cannot be used, or in which something is odd, is an error; otherwise it is named on the console.
@@ -127,11 +173,12 @@ def load_training_set(
         BagError: there are no bags, or none can be used; with ``strict``, one cannot.
         TrainingError: they hold nothing to learn from.
     """
-    episodes = find_episodes(folder)
-    options = {"idle_s": idle_s, "cache": cache or cache_folder(folder), "keep_pictures": keep_pictures, "verdicts": verdicts}
+    folders = [folder] if isinstance(folder, (str, Path)) else list(folder)
+    episodes = list(dict.fromkeys(episode for each in folders for episode in find_episodes(each)))
+    options = {"idle_s": idle_s, "cache": cache or cache_folder(folders[0]), "keep_pictures": keep_pictures, "verdicts": verdicts}
     dataset = load_dataset(episodes, contract, size=size, fit=fit, depth=True, outcomes=("success",), strict=strict, **options)
     contract = dataset.contract
-    say_left_out(console, dataset.left_out, dataset.notes, [folder])
+    say_left_out(console, dataset.left_out, dataset.notes, folders)
     if dataset.idle_labels:
         console.print(f"{dataset.idle_labels} labels left out: the operator had not moved for over {idle_s:g} s", highlight=False)
     kinematics = Kinematics(contract)
