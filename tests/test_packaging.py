@@ -72,3 +72,12 @@ def test_rosdep_keys_are_known(package):
     """A misspelt key would stop `rosdep install` on the user's machine."""
     keys = {element.text for element in manifest(package) if element.tag == "exec_depend" and element.text.startswith("python3-")}
     assert keys <= set(ROSDEP)
+
+
+def test_tests_of_a_package_need_no_other_folder():
+    """`colcon test` runs them in a workspace that has the packages and nothing else of this repository."""
+    system = {path.stem for path in (ROOT / "tests").iterdir() if path.suffix == ".py" or path.is_dir()}
+    for package in PYTHON_PACKAGES:
+        own = {path.stem for path in (ROOT / package / "test").glob("*.py")}
+        for path in (ROOT / package / "test").glob("*.py"):
+            assert not {name.partition(".")[0] for name in imports(path, path.stem)} & (system - own), path
