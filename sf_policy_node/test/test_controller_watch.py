@@ -3,6 +3,7 @@
 import pytest
 from executor_cases import Executor
 from motion_cases import sim_arm
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.nodes.controller_watch import ControllerWatch
@@ -41,8 +42,12 @@ class Watched:
         self.graph, self.lost = graph, []
         self.node = ManagedNode("watcher")
         graph.add(self.node, activate=False)
+        self.references = []
         self.watch = ControllerWatch(
-            self.node, sim_arm(), on_reference=lambda *_: None, on_lost=self.lost.append
+            self.node,
+            sim_arm(),
+            on_reference=lambda *reference: self.references.append(reference),
+            on_lost=self.lost.append,
         )
 
     def until(self, condition, what):
@@ -98,3 +103,45 @@ def test_the_executor_moves_nothing_through_an_unfit_controller_and_says_what_to
     assert executor.node.trigger_activate().name == "FAILURE"
     assert said in executor.node.failure and "set it to false" in executor.node.failure
     assert not executor.commands
+
+
+def test_what_the_controller_wants_is_passed_on_and_its_silence_is_a_loss(graph, watched):
+    kind = pytest.importorskip("control_msgs.msg").JointTrajectoryControllerState
+    controller = graph.add(Controller(), activate=False)
+    reports = controller.create_publisher(kind, "~/controller_state", 10)
+    joints = list(sim_arm().command_joints)
+    report = kind(joint_names=joints[::-1])
+    report.header.stamp.sec = 7
+    report.reference.positions = [float(row) for row in range(len(joints))]
+
+    def look():
+        reports.publish(report)
+        watched.watch.look()
+
+    graph.until(lambda: watched.references, "a report", each=look)
+    stamp, positions, velocities = watched.references[-1]
+    assert stamp == 7.0 and positions.tolist() == report.reference.positions[::-1].tolist()
+    assert not velocities.any() and watched.watch.summary["controller state"] == "active"
+    watched.until(lambda: watched.lost, "the silence")
+    assert "reports no state any more" in watched.lost[0] and "activate it" in watched.watch.refusal
+
+
+def test_a_deactivation_that_the_controller_manager_reports_is_a_loss(graph, watched):
+    messages = pytest.importorskip("controller_manager_msgs.msg")
+    graph.add(Controller(), activate=False)
+    manager = graph.add(ManagedNode("controller_manager"), activate=False)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    activity = manager.create_publisher(messages.ControllerManagerActivity, "~/activity", latched)
+
+    def report(state):
+        entry = messages.NamedLifecycleState(name=NAME.strip("/"))
+        entry.state.label = state
+        activity.publish(messages.ControllerManagerActivity(controllers=[entry]))
+
+    report("active")
+    summary = "controller state"
+    watched.until(lambda: watched.watch.summary[summary] == "active", "the active controller")
+    report("inactive")
+    watched.until(lambda: watched.lost, "the deactivation")
+    assert watched.lost == [f"{NAME} was deactivated"]
+    assert watched.watch.refusal == f"{NAME} is inactive: activate it"
