@@ -71,11 +71,26 @@ FORWARD = straight(sim_arm())
 STAY = straight(sim_arm(), (0.0, 0.0, 0.0))
 
 
+LEAP = 1e-4  # rad or m: nothing that a controller is commanded may begin further from where it is
+
+
+def rest_time(times: np.ndarray, velocities: np.ndarray) -> float:
+    """When a motion (N,), (N, J) comes to rest for good [s]."""
+    moving = np.flatnonzero(np.abs(velocities).max(axis=1) > 0.0)
+    return float(times[moving[-1] + 1] if len(moving) else times[0])
+
+
+def stop_time(trajectory: Trajectory, now: float) -> float:
+    """How long after ``now`` a trajectory comes to rest [s]."""
+    return trajectory.stamp + rest_time(trajectory.times, trajectory.velocities) - now
+
+
 class Observer:
     """A trajectory controller that moves perfectly, and the limits it saw broken.
 
-    It joins a new trajectory as ros2_controllers do: points in the past are dropped, and a cubic leads from
-    where it is to the first one left.
+    It takes a new trajectory over as joint_trajectory_controller does: where the first point lies ahead, a
+    cubic leads there from where it is; else it is at once on the cubics between the points, and where those
+    do not begin where it is, that is a leap. A trajectory that has passed as a whole is dropped.
     """
 
     def __init__(self, contract: Contract, position: np.ndarray, start: float = 0.0) -> None:
@@ -94,12 +109,20 @@ class Observer:
         self.watch(now)
         self.sent.append(trajectory)
         times = trajectory.stamp + trajectory.times
-        ahead = times > now + 1e-9
-        assert ahead.any(), "a trajectory arrived that had passed as a whole"
+        points, speeds = trajectory.positions, trajectory.velocities
+        if trajectory.hold_s > 0.0:
+            times = np.append(times, times[-1] + trajectory.hold_s)
+            points, speeds = np.vstack([points, points[-1:]]), np.vstack([speeds, 0.0 * speeds[-1:]])
+        assert times[-1] > now, "a trajectory arrived that had passed as a whole"
         position, velocity = self.state(now)
-        self._times = np.append(now, times[ahead])
-        self._positions = np.vstack([position, trajectory.positions[ahead]])
-        self._velocities = np.vstack([velocity, trajectory.velocities[ahead]])
+        if times[0] > now:
+            times = np.append(now, times)
+            points, speeds = np.vstack([position, points]), np.vstack([velocity, speeds])
+        self._times, self._positions, self._velocities = times, points, speeds
+        leap = np.abs(self.state(now)[0] - position)
+        if leap.max() > LEAP:
+            name = self.limits.names[int(leap.argmax())]
+            self._violations.append(f"{now:.4f}: {name} is commanded to leap by {leap.max():.4f}")
 
     def state(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Position and velocity at a time."""
@@ -123,7 +146,7 @@ class Observer:
         piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
         blur = 12.0 * np.abs(velocity) * np.spacing(until) / piece**2
         for what, broken in (
-            ("position", (position < limits.lower - 1e-5) | (position > limits.upper + 1e-5)),
+            ("position", (position < limits.lower - 5e-5) | (position > limits.upper + 5e-5)),
             ("velocity", np.abs(velocity) > limits.velocity),
             ("acceleration", np.abs(acceleration) > limits.acceleration + blur),
         ):
@@ -142,7 +165,8 @@ class Observer:
 
     @property
     def at_rest_after(self) -> float:
-        return float(self._times[-1])
+        """When the motion commanded last comes to rest [s]."""
+        return rest_time(self._times, self._velocities)
 
     def _evaluate(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, velocities and accelerations on cubics between the points."""
@@ -172,8 +196,12 @@ class Bench:
         self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
         self.offset = np.zeros(len(position))  # measured minus commanded
+        self.lie = lambda stamp, position, velocity: [(stamp, position, velocity)]  # what the driver makes of it
         self._mail: list[tuple[float, Trajectory | None]] = []
+        self.received: list[float] = []  # when each trajectory of ``observer.sent`` was handed over
         self.measured: list[tuple[float, np.ndarray]] = []
+        for before in np.arange(0.3, 0.0, -0.01):  # it has been standing there for a while
+            self.executor.on_joint_state(start - before, np.array(position), np.zeros(len(position)))
         self.measure()
         self.executor.activate(self.now)
 
@@ -185,7 +213,8 @@ class Bench:
         position, velocity = self.observer.state(self.now)
         self.measured.append((self.now, position + self.offset))
         if self.joint_states:
-            self.executor.on_joint_state(self.clock, position + self.offset, velocity)
+            for reading in self.lie(self.clock, position + self.offset, velocity):
+                self.executor.on_joint_state(*reading)
 
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / self.STEP)):
@@ -201,6 +230,7 @@ class Bench:
         """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent earlier."""
         if trajectory is not None:
             trajectory = dataclasses.replace(trajectory, stamp=trajectory.stamp - self.set_by)
+            self.received.append(self.now)
         arrival = max([self.now + transit, *(time for time, _ in self._mail)])
         if arrival <= self.now:
             self.observer.receive(trajectory, arrival)

@@ -98,3 +98,19 @@ def test_shadow_mode_publishes_the_error_against_the_operator(graph):
     assert len(executor.status.shadow_error_rms) == 7
     assert np.max(executor.status.shadow_error_max[:6]) > 0.05  # the operator stood still
     assert not executor.commands
+
+
+def test_in_shadow_mode_an_operator_who_leads_is_what_the_policy_is_compared_with(graph):
+    executor = Executor(graph, shadow=True)
+    leader = executor.graph.publisher(JointState, TOPICS.teleop_command)
+
+    def lead():
+        stamp = to_stamp(executor.graph.now())
+        leader.publish(JointState(header=Header(stamp=stamp), name=sim_arm().command_joints, position=(HOME + 0.03).tolist()))
+        executor.arm()
+
+    executor.graph.until(leader.get_subscription_count, "the executor", each=lead)
+    executor.send(FAST)
+    executor.graph.until(lambda: executor.status.shadow_rows >= 8, "scores", each=lead)
+    assert executor.status.control_source != ControlSource.TELEOPERATION and executor.status.chunks_refused == 0
+    assert not executor.commands

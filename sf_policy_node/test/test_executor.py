@@ -16,7 +16,7 @@ from sf_policy_node.motion.status import ExecutorState
 
 def test_a_trajectory_has_many_stamped_points_with_velocities_and_ends_at_rest(bench):
     trajectory = bench.send(bench.chunk(FORWARD))
-    assert trajectory.stamp <= bench.now < trajectory.stamp + trajectory.times[0]
+    assert bench.now < trajectory.stamp + trajectory.times[0] < bench.now + 0.15  # the controller is met first
     assert len(trajectory.times) > 20 and (np.diff(trajectory.times) > 0).all()
     assert trajectory.positions.shape == trajectory.velocities.shape == (len(trajectory.times), 7)
     assert np.abs(trajectory.velocities).max() > 0.05
@@ -38,6 +38,30 @@ def test_the_first_motion_starts_at_the_measured_joints():
     assert np.allclose(trajectory.positions[0], bench.measured[-1][1], atol=1e-6)
 
 
+def test_a_trajectory_in_motion_begins_with_the_points_just_before_now(bench):
+    """A controller that is between two points of its newest message bridges from no state of its own."""
+    bench.send(bench.chunk(FORWARD))
+    bench.run(0.1)
+    for _ in range(4):
+        bench.run(0.13)
+        commanded = bench.executor.path
+        trajectory = bench.send(bench.chunk(FORWARD, age=0.1))
+        times = trajectory.stamp + trajectory.times
+        assert bench.now - 0.07 <= times[0] <= bench.now - 0.03 and (np.diff(times) > 0).all()
+        for time, place in zip(times[:4], trajectory.positions[:4], strict=True):
+            assert place == pytest.approx(commanded.state(time)[0], abs=1e-9)
+
+
+def test_from_rest_the_arm_moves_as_soon_as_a_command_can_be_delivered(bench):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    before, received = bench.observer.state(bench.now)[0], bench.now
+    bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))))
+    while np.abs(bench.observer.state(bench.now)[0] - before).max() < 1e-4:
+        bench.run(0.005)
+    assert bench.now - received <= 0.045
+
+
 def test_the_next_motion_starts_at_the_commanded_state_and_not_at_the_noisy_measured_one(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(0.3)
@@ -45,8 +69,9 @@ def test_the_next_motion_starts_at_the_commanded_state_and_not_at_the_noisy_meas
     bench.offset = np.array([0.03, -0.02, 0.02, 0.01, 0.0, 0.0, 0.0])
     bench.measure()
     trajectory = bench.send(bench.chunk(FORWARD))
-    ahead = trajectory.stamp + trajectory.times[0] - bench.now
-    assert np.abs(trajectory.positions[0] - commanded[0] - ahead * commanded[1]).max() < 5e-3
+    ahead = trajectory.stamp + trajectory.times - bench.now
+    nearest = int(np.abs(ahead).argmin())
+    assert np.abs(trajectory.positions[nearest] - commanded[0] - ahead[nearest] * commanded[1]).max() < 5e-3
 
 
 def test_borders_are_continuous_and_the_gap_is_reported(bench):

@@ -46,11 +46,11 @@ def test_after_a_pause_in_the_lifecycle_nothing_of_the_motion_before_it_is_strea
     bench.post(bench.executor.deactivate(bench.now))
     bench.run(1.0)
     bench.offset = bench.offset + np.array([0.3, 0, 0, 0, 0, 0, 0])  # somebody turned it by hand meanwhile
-    bench.run(0.2)
+    bench.run(1.3)
     bench.executor.activate(bench.now)
     if not chunk_at_once:
         assert not stream(bench, 0.1)
-    bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (0.0, 0.01, 0.0))), bench.now)
+    bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (0.0, 0.01, 0.0)), epoch=2), bench.now)
     measured = bench.measured[-1][1]
     said = bench.executor.setpoint(bench.now + TICK)
     assert said is not None and np.abs(said.positions - measured)[:6].max() < 0.01
@@ -122,12 +122,17 @@ def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was(
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 250.0]))
+@given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 200.0]))
 def test_streamed_commands_never_leap(seed, rate):
-    """Random chunks and stops; no two commands are further apart than the top speed allows."""
+    """Random chunks, stops, late cycles and a clock that goes back a little.
+
+    Who holds each command until the next one sees no step beyond a joint's top speed, and no change
+    of steps beyond its acceleration.
+    """
     rng = np.random.default_rng(seed)
-    bench, before = bench_with("forward_command", rate_hz=rate), None
-    top = bench.observer.limits.velocity
+    bench = bench_with("forward_command", rate_hz=rate)
+    limits, period = bench.observer.limits, 1.0 / rate
+    before, step = None, None
     for n in range(300):
         if n % 37 == 0:
             rows = FORWARD * np.append(rng.normal(0.0, 1.0, 3), 1.0)
@@ -135,11 +140,38 @@ def test_streamed_commands_never_leap(seed, rate):
             with contextlib.suppress(ChunkRefused):
                 bench.send(bench.chunk(rows, age=0.05))
         if rng.random() < 0.01:
-            bench.post(bench.executor.pause(True, bench.now))
-            bench.executor.pause(False, bench.now)
-        bench.run(0.005)
-        setpoint = bench.executor.setpoint(bench.now)
-        if setpoint is not None and before is not None:
-            assert (np.abs(setpoint.positions - before[1]) <= top * (bench.now - before[0]) * 1.001 + 1e-9).all()
-        if setpoint is not None:
-            before = (bench.now, setpoint.positions)
+            bench.post(bench.executor.pause(True, bench.clock))
+            bench.executor.pause(False, bench.clock)
+        late = float(rng.choice([period, 0.03, 0.055], p=[0.94, 0.03, 0.03]))
+        if rng.random() < 0.01:
+            bench.set_by -= 0.04
+        bench.run(late)
+        setpoint = bench.executor.setpoint(bench.clock)
+        if setpoint is None or "stood still" in bench.executor.status.reason:  # it holds the last one
+            before = step = None
+            continue
+        if before is not None:
+            after = setpoint.positions - before
+            assert (np.abs(after) <= 1.3 * limits.velocity * period + 1e-9).all()
+            if step is not None:
+                assert (np.abs(after - step) <= 1.5 * limits.acceleration * period**2 + 1e-9).all()
+            step = after
+        before = setpoint.positions
+
+
+@pytest.mark.parametrize("late", [0.05, -0.045])
+def test_a_late_cycle_or_a_clock_that_goes_back_is_caught_up_inside_the_limits(late):
+    """Measured without it: 6.2 rad/s for a cycle 50 ms late, -4.3 for a clock 45 ms back; limit 2."""
+    bench = bench_with("forward_command")
+    move(bench, chunks=3)
+    said = [bench.executor.setpoint(bench.clock).positions]
+    if late > 0.0:
+        bench.run(late)
+    else:
+        bench.set_by += late
+    said += stream(bench, 1.4)
+    speeds = np.diff(said, axis=0) / TICK
+    assert (np.abs(speeds) <= 1.05 * bench.observer.limits.velocity).all()
+    changes = np.abs(np.diff(speeds, axis=0)) / TICK
+    assert (changes <= 1.2 * bench.observer.limits.acceleration).all()
+    assert np.abs(speeds[-1]).max() < 0.01

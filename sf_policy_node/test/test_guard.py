@@ -14,7 +14,9 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import MotionRefused
-from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.guard import Guard, Start
+from sf_policy_node.motion.safety.meeting import meeting_times, samples
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 
 PERIOD = 0.02
@@ -106,22 +108,55 @@ def test_no_motion_beyond_a_limit_passes(seed, kind, joint, factor):
     assert LIMITS.names[joint] in find_violation(Motion(PERIOD, positions, velocities), LIMITS, None)
 
 
-def test_the_guard_lets_nothing_through_without_permission_and_keeps_the_old_motion_when_it_refuses():
+def steady(guard, place=HOME, until=0.0):
+    for n in range(30, -1, -1):
+        guard.monitor.add(until - 0.01 * n, place, np.zeros(7))
+
+
+def test_the_guard_keeps_the_old_motion_when_it_refuses_a_new_one():
     guard = Guard(sim_arm(), WORKSPACE)
-    with pytest.raises(MotionRefused, match="not active"):
-        guard.start(0.0)
-    guard.active = True
     with pytest.raises(MotionRefused, match="no joint states"):
         guard.start(0.0)
-    guard.monitor.add(0.0, HOME, np.zeros(7))
+    steady(guard)
     start = guard.start(0.0)
     motion = there_and_stop(0, 13.0)
     with pytest.raises(MotionRefused, match="the guard does not let it through: joint1"):
         guard.admit(start, motion.positions[1:], motion.velocities[1:], 0.0)
     assert guard.path is None and guard.refusals == 1
-    guard.latch()
-    with pytest.raises(MotionRefused, match="emergency stop"):
-        guard.start(0.0)
+
+
+def test_no_motion_begins_anywhere_but_at_the_last_command():
+    """Whoever hands it a path of his own making does not get past the guard."""
+    guard = Guard(sim_arm(), WORKSPACE)
+    steady(guard)
+    motion = there_and_stop(0, 5.0)
+    guard.admit(guard.start(0.0), motion.positions[1:], motion.velocities[1:], 0.0)
+    end = guard.path.positions[-1]
+    beside = CommandedPath.resting(2.0, PERIOD, end + [0.01, 0, 0, 0, 0, 0, 0])
+    start = Start(beside, 0, 2.0, *beside.at(0), False)
+    path = guard.path
+    with pytest.raises(MotionRefused, match="does not start at the last command"):
+        guard.admit(start, beside.positions, beside.velocities, 2.0)
+    assert guard.path is path
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_a_controller_is_met_inside_the_limits_from_wherever_it_may_be(seed):
+    rng = np.random.default_rng(seed)
+    middle = 0.5 * (LIMITS.lower + LIMITS.upper)
+    spread = 0.2 * (LIMITS.upper - LIMITS.lower)
+    place = middle + rng.uniform(-spread, spread)
+    starts = [
+        (middle + rng.uniform(-spread, spread), rng.uniform(-0.3, 0.3, 7) * LIMITS.velocity * [1, 1, 1, 1, 1, 1, 0.0])
+        for _ in range(3)
+    ]
+    duration = next(meeting_times(starts, place, LIMITS, PERIOD, bounded=True))
+    for start in starts:
+        positions, velocities = samples(*start, place, duration, PERIOD)
+        motion = Motion(PERIOD, np.vstack([start[0], positions]), np.vstack([start[1], velocities]))
+        assert find_violation(motion, LIMITS, None) == ""
+        assert positions[-1] == pytest.approx(place)
 
 
 @pytest.mark.parametrize(

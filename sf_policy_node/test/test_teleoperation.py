@@ -50,7 +50,7 @@ def test_a_person_takes_over_from_the_policy_without_a_bump_and_chunks_are_refus
     lead(bench, before + 0.05, 0.04)
     after, _ = bench.observer.state(bench.now)
     assert np.abs(after - before)[:6].max() <= 0.04 * np.abs(speed).max() + 0.01
-    with pytest.raises(ChunkRefused, match="a person moves the arm"):
+    with pytest.raises(ChunkRefused, match="an operator teleoperates"):
         bench.send(bench.chunk(FORWARD, age=0.1))
     lead(bench, before, 1.0)
     assert not bench.violations()
@@ -78,7 +78,7 @@ def test_when_the_person_lets_go_the_arm_stops_and_the_policy_goes_on_with_a_fre
     old = bench.chunk(FORWARD, age=0.1)
     bench.run(sim_arm().budgets.teleop_age_s + 0.4)
     assert bench.executor.status.state is ExecutorState.HOLDING
-    assert "let go" in bench.executor.status.reason
+    assert "released" in bench.executor.status.reason
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
     with pytest.raises(ChunkRefused):
         bench.send(old)
@@ -94,6 +94,23 @@ def test_the_tool_stays_in_the_box_and_the_person_is_told(bench):
     bench.run(1.5)
     assert not bench.violations()
     assert bench.executor.status.workspace_clips > 0
+
+
+def test_what_is_cut_of_a_leader_is_counted(bench):
+    beyond = turned(0.0)
+    beyond[3] = bench.observer.limits.upper[3] + 0.5
+    bench.post(bench.executor.on_teleoperation(bench.now, beyond, np.append([9.0], np.zeros(6)), bench.now))
+    status = bench.executor.status
+    assert status.position_clips[3] == 1 and status.velocity_clips[0] >= 1
+
+
+def test_a_motion_that_could_not_be_sent_in_time_is_withdrawn(bench):
+    lead(bench, turned(0.2), 0.4)
+    path = bench.executor.path
+    bench.executor.on_teleoperation(bench.now, turned(0.2), np.zeros(7), bench.now)
+    assert not bench.executor.too_late(bench.now + 0.02) and bench.executor.too_late(bench.now + 0.1)
+    bench.executor.withdraw_lead()
+    assert bench.executor.path is path
 
 
 @pytest.mark.parametrize(

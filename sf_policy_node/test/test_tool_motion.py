@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, kinematics, sim_arm
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, ToolPlace
+from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, ToolPlace, kept_below
 
 STEP = 1e-5  # s
 BASES = ("base_link", "cell")
@@ -109,12 +109,28 @@ def test_an_arm_that_only_follows_late_is_left_alone():
 
 
 def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
-    drift = Drift()
-    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
-    drift.measure(0.0, ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)])))  # 0.02 rad about z
+    drift, now = Drift(), 0.0
+
+    def measured(place, seconds=0.5):
+        nonlocal now
+        for _ in range(round(seconds / 0.01)):
+            now, before = now + 0.01, drift.twist
+            drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
+            drift.measure(now, place)
+            assert np.abs(drift.twist - before).max() <= 0.005 + 1e-9, "a correction comes at 0.5 m/s^2 at most"
+
+    measured(ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)])))  # 0.02 rad about z
     np.testing.assert_allclose(drift.twist, [0, 0, 0, 0, 0, -0.04], atol=1e-6)
-    drift.measure(0.0, ToolPlace(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
+    measured(ToolPlace(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
     np.testing.assert_allclose(drift.twist, [0.1, 0, 0, 0, 0, 0], atol=1e-9)
+
+
+def test_a_correction_makes_the_tool_no_faster_than_it_may_be():
+    planned, back = np.array([0.475, 0.0, 0.0, 0.1, 0.0, 0.0]), np.array([0.1, 0.0, 0.0, 0.0, 0.1, 0.0])
+    np.testing.assert_allclose(kept_below(0.5, planned, back), [0.5, 0.0, 0.0, 0.1, 0.1, 0.0])
+    np.testing.assert_allclose(kept_below(0.5, planned, -back), [0.375, 0.0, 0.0, 0.1, -0.1, 0.0])
+    np.testing.assert_allclose(kept_below(0.4, planned, back)[:3], [0.475, 0.0, 0.0])
+    np.testing.assert_allclose(kept_below(np.inf, planned, back)[:3], [0.575, 0.0, 0.0])
 
 
 def test_the_drift_of_one_motion_does_not_lead_the_next():
@@ -123,6 +139,7 @@ def test_the_drift_of_one_motion_does_not_lead_the_next():
     assert not drift.twist.any()  # no motion yet
     drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
     drift.measure(0.0, ToolPlace(np.ones(3), UPRIGHT))
+    drift.note(0.01, ToolPlace(np.zeros(3), UPRIGHT))
     assert drift.twist.any()
     drift.note(5.0, ToolPlace(np.ones(3), UPRIGHT))
     assert not drift.twist.any()
@@ -135,5 +152,8 @@ def test_without_fresh_measurements_nothing_is_taken_back():
     for now in (0.05, 0.09):
         drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
         assert drift.twist.any()
+    before = drift.twist
     drift.note(0.13, ToolPlace(np.zeros(3), UPRIGHT))
+    assert np.linalg.norm(drift.twist) < np.linalg.norm(before)
+    drift.note(0.33, ToolPlace(np.zeros(3), UPRIGHT))
     assert not drift.twist.any()

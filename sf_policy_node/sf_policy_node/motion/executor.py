@@ -1,8 +1,9 @@
-"""Decides what the arm is told: a policy's chunks and a person's commands in, joint trajectories out.
+"""Decides what the arm is commanded: a policy's chunks and an operator's commands in, joint trajectories out.
 
-Every time is in seconds on one clock that the caller passes in, so it works in simulated time as well.
-The rules in words are in ``doc/motion.md``. ``planning`` and ``teleoperation`` make motions, ``guard`` lets them
-through and stops the arm; what stands here is who may move it and what is said about it.
+Every time is in seconds on one clock that the caller passes in, so it works in simulated time as
+well. The rules in words are in ``doc/motion.md``. ``state_machine`` says what may happen and what
+follows from it, ``chunks`` and ``teleoperation`` make motions, ``safety/guard`` lets them through and
+stops the arm.
 """
 
 from __future__ import annotations
@@ -18,19 +19,50 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
+from sf_policy_node.motion.leader import LeaderWatch
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.monitor import Deviation, Fault
+from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
 from sf_policy_node.motion.shadow import ShadowScore
-from sf_policy_node.motion.status import REPLAY_SILENT, ExecutorState, ExecutorStatus, StatusLog
+from sf_policy_node.motion.state_machine import (
+    Event,
+    Memory,
+    Situation,
+    State,
+    Stop,
+    may_be_led,
+    transition,
+)
+from sf_policy_node.motion.status import REPLAY_SILENT, ExecutorStatus, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
 _DELIVERY_S = 0.02  # from here to the controller
-_FOLLOWING = (ExecutorState.EXECUTING, ExecutorState.SHADOW)
-_LED_BY = {ControlSource.TELEOPERATION: "a person moves the arm", ControlSource.REPLAY: "an episode is replayed"}
-_LED_NO_MORE = {ControlSource.TELEOPERATION: "a person let go of the arm", ControlSource.REPLAY: REPLAY_SILENT}
+_PLANNING_FORGOTTEN = 0.9  # share of the longest planning time that is remembered from chunk to chunk
+_LED_BY = {
+    ControlSource.TELEOPERATION: "an operator teleoperates the arm",
+    ControlSource.REPLAY: "an episode is replayed",
+}
+_LED_NO_MORE = {
+    ControlSource.TELEOPERATION: "the operator released the arm",
+    ControlSource.REPLAY: REPLAY_SILENT,
+}
+_FAULTS = {
+    Fault.OBSTACLE: Event.OBSTACLE,
+    Fault.STALLED: Event.ARM_ELSEWHERE,
+    Fault.SCALED: Event.ARM_ELSEWHERE,
+    Fault.ELSEWHERE: Event.ARM_ELSEWHERE,
+    Fault.SENSOR: Event.SENSOR_FAULT,
+}
+_AGAIN = "give an instruction again"
+_STANDING_REASONS = {
+    State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
+    State.INACTIVE: "not active",
+    State.PAUSED: "paused; call the pause service with false to resume",
+}
 
 
 class ChunkExecutor:
@@ -59,87 +91,141 @@ class ChunkExecutor:
         self.frames = FixedFrames(contract, kinematics)
         workspace = Workspace(contract, kinematics)
         self._guard = Guard(contract, workspace, stopwatch=stopwatch, simulated=simulated)
-        names = self._guard.limits.names
-        self._log = StatusLog(names)
-        self._score = ShadowScore(len(names)) if shadow else None
-        self._policy = ChunkFollower(contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score)
+        limits = self._guard.limits
+        self._situation = Situation()
+        self._log = StatusLog(limits.names)
+        self._score = ShadowScore(len(limits.names)) if shadow else None
+        self._policy = ChunkFollower(
+            contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score
+        )
         self._teleoperation = TeleoperationPlanner(contract, workspace)
-        self._stream = Stream(contract.command.rate_hz, names, alone=self._guard.streams)
-        self._paused = False
-        self._led_until = -math.inf  # a person or a replay is in charge until then, unless heard again
-        self._log.rest(ExecutorState.INACTIVE, "not active")
+        silent_s = contract.budgets.teleop_age_s
+        self._leaders = {source: LeaderWatch(limits, silent_s) for source in _LED_BY}
+        holds = self._guard.streams and contract.command.output != "servo_twist"
+        self._stream = Stream(
+            contract.command.rate_hz,
+            limits.names,
+            limits if holds else None,
+            alone=self._guard.streams,
+        )
+        self._stop_watch = StopWatch(limits)
+        self._stopwatch = stopwatch
+        self._pressed: set[str] = set()  # emergency stop buttons
+        self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
+        self._from_rest = True
+        self._led_until = -math.inf  # an operator or a replay has control until then [s]
+        self._log.report(_STANDING_REASONS[State.INACTIVE])
 
     # ---- lifecycle, pause and emergency stop ----
 
     def activate(self, now: float | None = None) -> None:
-        """Allow motion, for chunks observed from ``now`` on (None: the latest time that was passed in)."""
-        self._guard.active, self._paused = True, False
-        self._policy.accept_from = self._guard.clock.now if now is None else now
-        self._policy.forget_order()
-        self._policy.forget_motion()
-        self._guard.path = None
+        """Allow motion, for chunks observed from ``now`` on (None: the latest time passed in).
+
+        An instruction that was under way before needs to be given again.
+        """
+        now = self._guard.clock.now if now is None else now
+        self._apply(Event.ACTIVATED, now, "waiting for the first chunk")
+        self._guard.takes_over, self._guard.streamed = True, None
         self._stream.forget()
-        self._rest("waiting for the first chunk")
+        self._policy.block(f"the executor was activated after its instruction began; {_AGAIN}")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
-        """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays latched."""
-        self._guard.active = False
-        trajectory = self._stop(self._guard.clock.now if now is None else self._guard.clock.advance(now))
-        self._rest("")
-        return trajectory
+        """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays."""
+        now, sent = (self._guard.clock.now, None) if now is None else self._advance(now)
+        return self._apply(Event.DEACTIVATED, now) or sent
 
     def pause(self, paused: bool, now: float) -> Trajectory | None:
-        """Stand still until resumed; a stop to send when the arm was moving. A person may still move the arm, a replay not.
+        """Hold position until resumed; a stop to send when the arm was moving.
+
+        An operator may still move the arm, a replay may not.
 
         Raises:
             ValueError: the executor is not active.
         """
-        if not self._guard.active:
+        if not self._situation.active:
             raise ValueError("the executor is not active; activate it first")
-        now = self._guard.clock.advance(now)
-        self._paused, self._policy.accept_from = paused, now
-        if self._leader is ControlSource.TELEOPERATION:
-            return None
-        self._rest("resumed; waiting for a new chunk")
-        return self._stop(now)
+        now, sent = self._advance(now)
+        event = Event.PAUSED if paused else Event.RESUMED
+        return self._apply(event, now, "resumed; waiting for a new chunk") or sent
 
-    def on_emergency_stop(self, pressed: bool, now: float) -> Trajectory | None:
-        """The state of the button. Pressing latches; releasing does not reset."""
-        latched = self._guard.stopped
-        self._guard.press(pressed)
-        return self._emergency_stop(now, latched) if pressed else None
+    def on_emergency_stop(self, pressed: bool, now: float, button: str = "") -> Trajectory | None:
+        """Take the state of an emergency stop button. Pressing latches; releasing does not reset.
+
+        Args:
+            button: which one; every one that was pressed has to be released before a reset.
+        """
+        if not pressed:
+            self._pressed.discard(button)
+            return None
+        self._pressed.add(button)
+        return self.emergency_stop(now)
 
     def emergency_stop(self, now: float) -> Trajectory | None:
-        """Latch, and stop at once inside the limits; the rest of that stop when called again. None when the arm stands."""
-        latched = self._guard.stopped
-        self._guard.latch()
-        return self._emergency_stop(now, latched)
+        """Latch, and stop at once inside the limits; the rest of that stop when called again.
 
-    def take_latch(self, before: ChunkExecutor) -> None:
-        """This executor takes the place of another one, whose emergency stop stays as it is until a person resets it."""
-        self._guard.pressed, self._guard.stopped = before._guard.pressed, before._guard.stopped
-        self._rest("")
+        None when the arm holds position.
+        """
+        latched = self._situation.latched
+        now, sent = self._advance(now)
+        if self._situation.settling:
+            self._apply(Event.EMERGENCY_STOP, now)
+            return self._sent_stop(self._guard.brake_unsure(now), now)
+        repeat = self._guard.repeat(now) if latched and self._guard.moving(now) else None
+        return repeat or self._apply(Event.EMERGENCY_STOP, now) or sent
+
+    def inherit_emergency_stop(self, before: ChunkExecutor) -> None:
+        """Take over the latch of an executor that this one replaces: only a person resets it."""
+        self._pressed = set(before._pressed)
+        self._situation = dataclasses.replace(self._situation, latched=before._situation.latched)
+        self._report("")
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
-        """Clear the latch. The arm stays where it is until a chunk arrives that was observed afterwards.
+        """Clear the latch. The arm holds position until a chunk arrives that was observed afterwards.
 
         Raises:
-            ValueError: while the button is still pressed.
+            ValueError: while a button is still pressed.
         """
-        latched = self._guard.stopped
-        self._guard.reset()
-        if latched:
-            self._policy.accept_from = self._guard.clock.now if now is None else now
-            self._led_until = -math.inf
-            self._rest("the emergency stop was reset; waiting for a new chunk")
+        if self._pressed:
+            count = len(self._pressed)
+            which = "the emergency stop is" if count == 1 else f"{count} emergency stops are"
+            raise ValueError(f"{which} still pressed; release first")
+        if not self._situation.latched:
+            return
+        now = self._guard.clock.now if now is None else now
+        self._led_until = -math.inf
+        self._apply(Event.RESET, now, "the emergency stop was reset; waiting for a new chunk")
 
     # ---- inputs ----
 
     def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Measured joints (J,) in the order of ``contract.command_joints``; values that are not finite count as lost."""
+        """Take measured joints (J,) in the order of ``contract.command_joints``.
+
+        Positions that are not finite count as lost, such velocities as left out.
+        """
         self._guard.monitor.add(stamp, positions, velocities)
         if self._score is not None:
             self._score.measured(stamp, np.asarray(positions, dtype=float))
+
+    def on_controller_reference(
+        self, stamp: float, positions: np.ndarray, velocities: np.ndarray
+    ) -> None:
+        """Take what the controller commands by its own account (J,), in the contract's order."""
+        positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
+        self._guard.monitor.add_reference(stamp, positions, velocities)
+
+    def on_controller_lost(self, reason: str, now: float) -> Trajectory | None:
+        """The controller does not follow what it was commanded last, and holds position by itself.
+
+        It was deactivated, started again, or ended the motion. Nothing is sent; the next motion
+        starts where the controller is then.
+        """
+        now, sent = self._advance(now)
+        if self._situation.moves:
+            self._policy.block(f"{reason}; {_AGAIN}")
+            self._require_release(reason)
+            reason = f"stopped: {reason}; {_AGAIN}"
+        self._stop_watch.end()
+        return self._apply(Event.CONTROLLER_LOST, now, reason) or sent
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         """Join a chunk to the motion under way.
@@ -148,34 +234,44 @@ class ChunkExecutor:
             The motion to send instead of the one before. It ends at rest.
 
         Raises:
-            ChunkRefused: the motion under way goes on to its end.
+            ChunkRefused: the motion under way continues to its end.
         """
-        self._before = dataclasses.replace(self._log.status)
+        self._before = dataclasses.replace(self._log.status), self._situation
+        begun = self._stopwatch() if self._stopwatch else 0.0
         try:
             if jump := self._guard.clock.jump(now):
                 raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
             now = self._guard.clock.advance(now)
-            self._check_in_charge(now)
+            self._check_follows_chunks(now)
             chunk = self.frames.in_base(chunk)
             self._policy.check(chunk, now)
-            stood = self._out_of_motion(now)
+            ended = self._out_of_motion(now)
             trajectory = self._policy.follow(chunk, now)
-            self._log.status.reason = self._log.status.reason or (stood and f"goes on; {stood}")
-            return trajectory
         except MotionRefused as refusal:
-            self._log.refused(chunk, refusal, say=self._log.status.state in (*_FOLLOWING, ExecutorState.HOLDING))
+            quiet = (State.FOLLOWING, State.HOLDING, State.BLOCKED, State.SETTLING)
+            self._log.refused(chunk, refusal, say=self._situation.state in quiet)
             raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
+        self._situation = transition(self._situation, Event.CHUNK).situation
+        self._joins_at, self._from_rest = self._policy.joins_at, self._policy.starts_from_rest
+        self._log.report(self._log.status.reason or (ended and f"resumes; {ended}"))
+        self._stop_watch.end()
+        if self._stopwatch:
+            guard, spent = self._guard, self._stopwatch() - begun
+            guard.planning_s = max(_PLANNING_FORGOTTEN * guard.planning_s, spent)
+        return trajectory
 
-    def on_policy_state(self, following: bool, epoch: int, reason: str, now: float) -> Trajectory | None:
-        """The policy says whether it still follows the instruction of ``epoch``; a stop to send when it does not."""
+    def on_policy_state(
+        self, following: bool, epoch: int, reason: str, now: float
+    ) -> Trajectory | None:
+        """Take whether the policy still follows the instruction of ``epoch``; a stop when not."""
         last = self._policy.last
         if following or (last is not None and epoch < last.epoch):
             return None
-        self._policy.block("its instruction has ended", epoch)  # also when its first chunk is still on its way
-        if self._log.status.state not in _FOLLOWING:
-            return None
-        self._rest(reason)
-        return self._stop(self._guard.clock.advance(now))
+        self._policy.block("its instruction has ended", epoch)  # also when its first chunk is on its way
+        now, sent = self._advance(now)
+        if self._situation.state is not State.FOLLOWING:
+            return sent
+        return self._apply(Event.POLICY_ENDED, now, reason)
 
     def on_teleoperation(
         self,
@@ -185,91 +281,124 @@ class ChunkExecutor:
         now: float,
         source: ControlSource = ControlSource.TELEOPERATION,
     ) -> Trajectory:
-        """Bring the joints (J,) there, moving at ``velocities``: outranks the policy until silent for ``budgets.teleop_age_s``.
+        """Lead the joints (J,) to ``positions``, moving at ``velocities``.
+
+        Outranks the policy until silent for ``budgets.teleop_age_s``.
 
         Args:
-            source: a person, or a replay: that yields to a person and to a pause.
+            source: an operator, or a replay, which yields to an operator and to a pause.
 
         Raises:
-            MotionRefused: the motion under way goes on to its end.
+            MotionRefused: the motion under way continues to its end.
         """
+        if self._score is not None:
+            raise MotionRefused("the executor only shadows a policy and moves nothing")
         if jump := self._guard.clock.jump(now):
             raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
-        leader = self._leader
-        if source is ControlSource.REPLAY and leader is ControlSource.TELEOPERATION:
-            raise MotionRefused("a person moves the arm, who outranks a replay")
-        if source is ControlSource.REPLAY and self._paused:
+        before, operator = self._situation.source, ControlSource.TELEOPERATION
+        if source is ControlSource.REPLAY and before is operator:
+            raise MotionRefused("an operator teleoperates the arm, who outranks a replay")
+        if source is ControlSource.REPLAY and self._situation.paused:
             raise MotionRefused("the executor is paused")
+        self._check_may_move()
         start = self._guard.start(now)
-        if leader is not source:
+        self._leaders[source].check(target, start.position, now)
+        if before is not source:
             self._teleoperation.take_over()
         self._led_until = now + self.contract.budgets.teleop_age_s
-        self._log.led(source, _LED_BY[source])
+        event = Event.REPLAY if source is ControlSource.REPLAY else Event.TELEOPERATION
+        self._apply(event, now, _LED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
+        self._log.status.workspace_clips += self._teleoperation.shortened
         if plan is None:
-            self._log.status.workspace_clips += 1
             raise MotionRefused("the teleoperation command leads the tool out of the workspace box")
-        self._log.clipped(position=plan.position_clips, velocity=plan.velocity_clips, acceleration=plan.acceleration_clips)
-        self._policy.forget_motion()
-        return self._guard.admit(start, plan.positions, plan.velocities, now)
+        clips = plan.position_clips, plan.velocity_clips, plan.acceleration_clips
+        self._log.clipped(position=clips[0], velocity=clips[1], acceleration=clips[2])
+        trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
+        self._joins_at, self._from_rest = start.time, not start.moving
+        self._stop_watch.end()
+        return trajectory
 
     def too_late(self, now: float) -> bool:
-        """Whether the motion of the last :meth:`on_chunk` would reach a controller after it has left the one before it."""
-        return now + self._guard.clock.unheard + _DELIVERY_S > self._policy.joins_at
+        """The motion just returned would reach a controller after it has left the one before it."""
+        delivery = 0.0 if self._from_rest else _DELIVERY_S
+        return now + self._guard.clock.unheard + delivery > self._joins_at
 
     def withdraw(self, reason: str) -> None:
-        """The trajectory that :meth:`on_chunk` just returned was not sent: what was sent before it is in force."""
+        """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in force."""
         self._policy.withdraw()
-        self._log.withdrawn(self._before, reason)
+        status, self._situation = self._before
+        self._log.withdrawn(status, reason)
+
+    def withdraw_lead(self) -> None:
+        """The trajectory that :meth:`on_teleoperation` just returned was not sent."""
+        self._guard.withdraw()
 
     def tick(self, now: float) -> Trajectory | None:
-        """The watchdog, to be called regularly: a stop to send when the motion under way must not go on."""
+        """Watch the arm, to be called regularly; a trajectory to send when something is wrong."""
         if jump := self._guard.clock.jump(now):
             return self._after_clock_jump(now, jump)
-        now, state = self._guard.clock.advance(now), self._log.status.state
-        if self._guard.clock.stands:  # nothing has an age until it goes on
+        now = self._guard.clock.advance(now)
+        if self._guard.clock.stands:  # nothing has an age until it continues
             return None
-        if self._guard.settling:
-            return self._guard.settle(now)
-        if state is ExecutorState.TELEOPERATION:
+        if self._situation.settling:
+            return self._settle(now)
+        state = self._situation.state
+        if state in (State.TELEOPERATION, State.REPLAY):
             return self._watch_leader(now)
-        if state not in _FOLLOWING:
-            return None
+        if state is not State.FOLLOWING:
+            return self._watch_stop(now)
         if ended := self._out_of_motion(now):
-            self._rest(f"{ended}: stands at the end of the last one")
-            return None
+            return self._apply(Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one")
         return self._watch_arm(now)
 
     def setpoint(self, now: float) -> Setpoint | None:
-        """For outputs that send one command after another: where the joints are to be now; None when the arm is to stay."""
-        if self._score is not None or self._guard.clock.jump(now):
+        """Return where the joints are to be now, for outputs that send single commands.
+
+        None when the arm is to hold position.
+        """
+        guard = self._guard
+        if self._score is not None or guard.clock.jump(now):
             return None
-        if self._guard.path is None:
+        if guard.path is None:
             self._stream.forget()
+            guard.streamed = None
             return None
-        setpoint, lost = self._stream.at(self._guard.path, now)
+        setpoint, lost = self._stream.at(guard.path, now)
+        guard.streamed = self._stream.place if guard.streams else None
         if lost:
-            self._guard.stay(now, setpoint.positions)
-            self._rest(f"stopped: this process stood still for {lost:.2f} s in the middle of a motion")
-            self._policy.accept_from = now
-            self._policy.forget_motion()
+            guard.freeze(now, setpoint.positions)
+            reason = f"stopped: this process stood still for {lost:.2f} s in the middle of a motion"
+            self._apply(Event.STREAM_STALLED, now, reason)
         return setpoint
 
     # ---- what it says ----
 
     @property
     def path(self) -> CommandedPath | None:
-        """What the controller was told last; None before the first motion."""
+        """What the controller was commanded last; None where that is not known."""
         return self._guard.path
+
+    @property
+    def situation(self) -> Situation:
+        """From which the state follows."""
+        return self._situation
 
     @property
     def status(self) -> ExecutorStatus:
         """A snapshot, as of the latest time that was passed in."""
-        now = self._guard.clock.now
-        status = self._log.snapshot(guard_refusals=self._guard.refusals, joint_state_age_s=self._guard.monitor.age(now))
-        if status.state in _FOLLOWING:
+        now, shadow = self._guard.clock.now, self._score is not None
+        status = self._log.snapshot(
+            self._situation,
+            shadow=shadow,
+            guard_refusals=self._guard.refusals,
+            joint_state_age_s=self._guard.monitor.age(now),
+        )
+        if complaint := self._stop_watch.complaint:
+            status.reason = f"{complaint}; {status.reason}" if status.reason else complaint
+        if self._situation.state is State.FOLLOWING:
             status.chunk_age_s = now - self._policy.last.stamp
             status.queue_depth = self._policy.rows_ahead(now)
         if self._score is not None:
@@ -279,78 +408,138 @@ class ChunkExecutor:
 
     # ---- how ----
 
-    def _check_in_charge(self, now: float) -> None:
-        if problem := self._guard.problem(now):
+    def _apply(
+        self, event: Event, now: float, reason: str = "", deviation: Deviation | None = None
+    ) -> Trajectory | None:
+        """Take an event through the state machine and do what its edge demands."""
+        step = transition(self._situation, event)
+        self._situation = step.situation
+        trajectory = self._end_motion(step.stop, now, deviation)
+        if Memory.PATH in step.forget:
+            self._guard.path = None
+            self._stream.forget()
+            self._guard.streamed = None
+        if Memory.MOTION in step.forget:
+            self._policy.forget_motion()
+        if Memory.ORDER in step.forget:
+            self._policy.forget_order()
+        if step.accept_from_now:
+            self._policy.accept_from = now
+        self._report(reason)
+        return trajectory
+
+    def _end_motion(
+        self, stop: Stop, now: float, deviation: Deviation | None
+    ) -> Trajectory | None:
+        match stop:
+            case Stop.BRAKE:
+                trajectory = self._guard.brake(now)
+            case Stop.GIVE_WAY:
+                trajectory = self._guard.give_way(now, deviation.measured)
+            case Stop.MEET:
+                trajectory = self._guard.meet(now, deviation.measured)
+            case _:
+                return None
+        return self._sent_stop(trajectory, now)
+
+    def _sent_stop(
+        self, trajectory: Trajectory | None, now: float, before: CommandedPath | None = None
+    ) -> Trajectory | None:
+        if trajectory is not None:
+            self._policy.stopped(self._guard.path.end)
+            if self._score is None and not self._guard.streams:
+                self._stop_watch.begin(self._guard.path, before or self._guard.before, now)
+        return trajectory
+
+    def _report(self, reason: str) -> None:
+        self._log.report(_STANDING_REASONS.get(self._situation.state, reason))
+
+    def _advance(self, now: float) -> tuple[float, Trajectory | None]:
+        """Return the time, and what to send where the clock was set."""
+        if jump := self._guard.clock.jump(now):
+            return now, self._after_clock_jump(now, jump)
+        return self._guard.clock.advance(now), None
+
+    def _check_may_move(self) -> None:
+        situation = self._situation
+        if situation.latched:
+            raise MotionRefused("the emergency stop is latched")
+        if not situation.active:
+            raise MotionRefused("the executor is not active")
+        if not may_be_led(situation):
+            raise MotionRefused("the arm has not been seen at rest since the clock was set")
+
+    def _check_follows_chunks(self, now: float) -> None:
+        self._check_may_move()
+        if problem := self._guard.monitor.problem(now):
             raise ChunkRefused(problem)
-        if self._leader is not None:
-            raise ChunkRefused(_LED_BY[self._leader])
-        if self._paused:
+        if self._situation.is_led:
+            raise ChunkRefused(_LED_BY[self._situation.source])
+        if self._situation.paused:
             raise ChunkRefused("the executor is paused")
 
-    @property
-    def _leader(self) -> ControlSource | None:
-        """Whose joint commands are followed; None when nobody's are."""
-        return self._log.leader if self._log.status.state is ExecutorState.TELEOPERATION else None
-
     def _out_of_motion(self, now: float) -> str:
-        """That the last chunk was followed to its end, when nobody has said so yet: a process that stood still hears the next one first."""
-        if self._log.status.state not in _FOLLOWING or self._guard.moving(now):
+        """Return why the motion ended if the last chunk ran out; empty when it did not.
+
+        After a stall the next chunk can arrive before the watchdog reports it.
+        """
+        if self._situation.state is not State.FOLLOWING or self._guard.moving(now):
             return ""
         return f"no new chunk for {now - self._policy.last.stamp:.2f} s"
 
     def _watch_leader(self, now: float) -> Trajectory | None:
         if now > self._led_until:
-            self._policy.accept_from = now
-            self._rest(f"{_LED_NO_MORE[self._leader]}; waiting for a new chunk")
-            return self._stop(now)
+            reason = f"{_LED_NO_MORE[self._situation.source]}; waiting for a new chunk"
+            return self._apply(Event.LEADER_SILENT, now, reason)
         return self._watch_arm(now) if self._guard.moving(now) else None
 
     def _watch_arm(self, now: float) -> Trajectory | None:
-        if problem := self._guard.problem(now):
-            self._rest(f"stopped: {problem}")
-            return self._stop(now)
-        deviation = None if self._score is not None else self._guard.monitor.deviation(self._guard.path)
+        monitor, path = self._guard.monitor, self._guard.path
+        if problem := monitor.problem(now):
+            return self._apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
+        if self._score is not None:
+            return None
+        if beside := monitor.reference_deviation(path):
+            return self.on_controller_lost(f"{beside}: it does not follow", now)
+        deviation = monitor.deviation(path)
         if deviation is None:
             return None
-        self._policy.block("the arm was blocked while following this instruction; clear its way and give an instruction again")
-        what = f"{deviation.joint} is {deviation.distance:.2f} from where it was sent"
-        if deviation.elsewhere:  # the controller follows somebody else, or the arm was reset: do not pull it back
-            self._rest(f"stopped: {what}; find out who moved it and give an instruction again")
-            self._policy.forget_motion()
-            return self._guard.stay(now, deviation.measured)
-        self._rest(f"stopped: {what}, something is in its way; clear it and give an instruction again")
-        return self._stop(now, give_way_to=deviation.measured)
+        self._policy.block(f"{deviation.reason}; {_AGAIN}")
+        self._require_release(deviation.reason)
+        reason = f"stopped: {deviation.reason} and {_AGAIN}"
+        return self._apply(_FAULTS[deviation.fault], now, reason, deviation)
 
-    def _emergency_stop(self, now: float, latched: bool) -> Trajectory | None:
-        if jump := self._guard.clock.jump(now):
-            trajectory = self._guard.after_clock_jump(now, jump)
-        else:
-            now = self._guard.clock.advance(now)
-            trajectory = self._guard.rest_of_stop(now) if latched else self._stop(now)
-        self._rest("")
-        return trajectory
+    def _require_release(self, reason: str) -> None:
+        for leader in self._leaders.values():
+            leader.require_release(reason)
 
-    def _stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
-        trajectory = self._guard.stop(now, give_way_to)
-        if trajectory is not None:
-            self._policy.stopped(self._guard.path.end)
+    def _watch_stop(self, now: float) -> Trajectory | None:
+        match self._stop_watch.check(now, self._guard.monitor):
+            case Act.REPEAT:
+                return self._guard.repeat(now)
+            case Act.ANEW:
+                before = self._stop_watch.before
+                return self._sent_stop(self._guard.stop_anew(before, now), now, before)
+        return None
+
+    def _settle(self, now: float) -> Trajectory | None:
+        if self._situation.latched and self._guard.path is None:
+            return self._sent_stop(self._guard.brake_unsure(now), now)
+        trajectory, settled = self._guard.settle(now)
+        if settled:
+            reason = self._log.status.reason
+            self._apply(Event.SETTLED, now, reason)
         return trajectory
 
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        trajectory = self._guard.after_clock_jump(now, jump)
+        guard = self._guard
+        moving = guard.moving(guard.clock.now) and not guard.streams
         self._stream.clock_set(jump)
-        self._policy.accept_from, self._led_until = now, -math.inf
-        self._policy.forget_order()
-        self._policy.forget_motion()
-        self._rest(f"stopped: the clock went {'back' if jump < 0 else 'forward'} by {abs(jump):.3f} s")
+        trajectory = guard.after_clock_jump(now, jump)
+        guard.streamed = self._stream.place if guard.streams else None
+        self._led_until = -math.inf
+        self._stop_watch.end()
+        event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
+        way = "back" if jump < 0 else "forward"
+        self._apply(event, now, f"stopped: the clock went {way} by {abs(jump):.3f} s")
         return trajectory
-
-    def _rest(self, reason: str) -> None:
-        if self._guard.stopped:
-            self._log.rest(ExecutorState.STOPPED, "emergency stop: release it, call reset_emergency_stop, then send a new chunk")
-        elif not self._guard.active:
-            self._log.rest(ExecutorState.INACTIVE, "not active")
-        elif self._paused:
-            self._log.rest(ExecutorState.PAUSED, "paused; call the pause service with false to go on")
-        else:
-            self._log.rest(ExecutorState.HOLDING, reason)

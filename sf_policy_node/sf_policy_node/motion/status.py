@@ -11,6 +11,7 @@ import numpy as np
 
 from sf_policy_node.motion.chunks.planning import Plan
 from sf_policy_node.motion.refusals import MotionRefused
+from sf_policy_node.motion.state_machine import Situation, State
 from sf_policy_node.motion.types import Chunk, ControlSource, Join
 
 PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
@@ -29,6 +30,19 @@ class ExecutorState(IntEnum):
     SHADOW = 4
     TELEOPERATION = 5
     PAUSED = 6
+
+
+_REPORTED = {
+    State.INACTIVE: ExecutorState.INACTIVE,
+    State.HOLDING: ExecutorState.HOLDING,
+    State.BLOCKED: ExecutorState.HOLDING,
+    State.SETTLING: ExecutorState.HOLDING,
+    State.FOLLOWING: ExecutorState.EXECUTING,
+    State.TELEOPERATION: ExecutorState.TELEOPERATION,
+    State.REPLAY: ExecutorState.TELEOPERATION,
+    State.PAUSED: ExecutorState.PAUSED,
+    State.STOPPED: ExecutorState.STOPPED,
+}
 
 
 @dataclass
@@ -76,17 +90,11 @@ class StatusLog:
 
     def __init__(self, joint_names: tuple[str, ...]) -> None:
         self.status = ExecutorStatus(joint_names)
-        self.leader = ControlSource.TELEOPERATION  # whose joint commands were followed last
         self._clipped: deque[bool] = deque(maxlen=_RECENT)
 
-    def rest(self, state: ExecutorState, reason: str) -> None:
-        """The arm is told to stand still."""
-        self.status.state, self.status.reason = state, reason
-
-    def led(self, leader: ControlSource, reason: str) -> None:
-        """The arm follows joint commands, of a person or of a replay."""
-        self.leader = leader
-        self.status.state, self.status.reason = ExecutorState.TELEOPERATION, reason
+    def report(self, reason: str) -> None:
+        """Say why the executor does what it does."""
+        self.status.reason = reason
 
     def planned(self, plan: Plan, moving: bool) -> None:
         """Count what a plan cut, whether it is followed or not; ``moving``: it joins a motion."""
@@ -106,12 +114,12 @@ class StatusLog:
         for cause, clips in counts.items():
             setattr(self.status, f"{cause}_clips", getattr(self.status, f"{cause}_clips") + clips)
 
-    def followed(self, chunk: Chunk, plan: Plan, join: Join, state: ExecutorState) -> None:
+    def followed(self, chunk: Chunk, plan: Plan, join: Join) -> None:
         """A chunk was joined."""
         status = self.status
         self._clipped.append(plan.clipped)
         status.clip_rate = sum(self._clipped) / len(self._clipped)
-        status.state, status.reason, status.join = state, plan.note, join.name.lower()
+        status.reason, status.join = plan.note, join.name.lower()
         status.instruction, status.epoch = chunk.instruction, chunk.epoch
         status.chunks_accepted += 1
 
@@ -125,7 +133,11 @@ class StatusLog:
         """The chunk followed last was not sent after all."""
         self.status = dataclasses.replace(before, reason=reason, chunks_refused=before.chunks_refused + 1)
 
-    def snapshot(self, **changes) -> ExecutorStatus:
-        """A copy, with what only others know."""
-        sources = {ExecutorState.EXECUTING: ControlSource.POLICY, ExecutorState.TELEOPERATION: self.leader}
-        return dataclasses.replace(self.status, source=sources.get(self.status.state, ControlSource.NOBODY), **changes)
+    def snapshot(self, situation: Situation, *, shadow: bool, **changes) -> ExecutorStatus:
+        """Return a copy, with the state that follows from a situation and what only others know."""
+        state = _REPORTED[situation.state]
+        if shadow and state is ExecutorState.EXECUTING:
+            state, source = ExecutorState.SHADOW, ControlSource.NOBODY
+        else:
+            source = situation.source
+        return dataclasses.replace(self.status, state=state, source=source, **changes)

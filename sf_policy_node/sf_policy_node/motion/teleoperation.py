@@ -31,6 +31,8 @@ class TeleoperationPlanner:
         self._period = 1.0 / contract.command.rate_hz
         self._age = contract.budgets.teleop_age_s
         self._caught_up = False
+        self.shortened = False
+        """The last plan covers only a part of the way, or none, so that the tool stays in its box."""
 
     def check(self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Target positions and velocities (J,) of a command that is complete, finite and fresh.
@@ -60,8 +62,14 @@ class TeleoperationPlanner:
         self._caught_up = self._caught_up or bool((np.abs(place - position) <= _CAUGHT_UP * finite).all())
         for share in _SHARES:
             shaped = self._towards(position + share * (target - position), share * target_velocity, position, velocity)
+            self.shortened = shaped is None or share < 1.0
             if shaped is not None:
-                return shaped
+                beyond, faster = place != target, np.abs(target_velocity) > self._limits.velocity
+                return dataclasses.replace(
+                    shaped,
+                    position_clips=shaped.position_clips + (beyond & (shaped.position_clips == 0)),
+                    velocity_clips=shaped.velocity_clips + (faster & (shaped.velocity_clips == 0)),
+                )
         return None
 
     def _towards(self, target: np.ndarray, target_velocity: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> Shaped | None:

@@ -91,7 +91,11 @@ class Chunk:
 class Trajectory:
     """Joint motion: ``positions`` and ``velocities`` (N, J) at ``stamp + times`` (N,), times strictly rising and > 0.
 
-    Always ends at rest, so that a receiver that hears nothing more stands still inside the limits.
+    Always ends at rest, so that a receiver that gets nothing more holds position inside the limits.
+    The first points may lie before the moment of sending: a controller that interpolates between
+    the points of its newest message then continues where it was commanded to be, instead of
+    bridging from a state of its own. ``hold_s``: the end is repeated that long after the motion, so
+    that a controller accepts the message however late it arrives.
     """
 
     stamp: float
@@ -99,6 +103,7 @@ class Trajectory:
     times: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    hold_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class ChunkExecutorNode(ManagedNode):
             simulated=self.value("use_sim_time"),
         )
         if before is not None:
-            self._motion.take_latch(before)
+            self._motion.inherit_emergency_stop(before)
         self._joint_states = JointStates(contract)
         self._latencies = Latencies()
         self._chunks_from = ""
@@ -153,8 +153,15 @@ class ChunkExecutorNode(ManagedNode):
         if command is None:
             self.get_logger().warning(f"{what} is not used: {joints.fault}", throttle_duration_sec=5.0)
             return
+        if self._shadow:
+            self.get_logger().info(f"{what} is not followed: this executor only shadows a policy", once=True)
+            return
         try:
-            self._send(self._motion.on_teleoperation(*command, self.now(), source))
+            trajectory = self._motion.on_teleoperation(*command, self.now(), source)
+            if self._motion.too_late(self.now()):
+                self._motion.withdraw_lead()
+                raise MotionRefused("this process stood still while its motion was planned")
+            self._send(trajectory)
         except MotionRefused as refusal:
             self.get_logger().warning(f"refused {what}: {refusal}", throttle_duration_sec=1.0)
         self._report_change()

@@ -17,7 +17,7 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion
+from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, kept_below
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
@@ -177,6 +177,7 @@ class ServoTwistOutput(StreamingOutput):
         self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
         self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
         self._measured, self._drift = JointStates(contract), Drift()
+        self._fastest = contract.workspace.tool_speed or math.inf
         node.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
         self._zeros_left = 0
 
@@ -189,7 +190,7 @@ class ServoTwistOutput(StreamingOutput):
         if setpoint is not None:
             positions, velocities = setpoint.positions[: self._joints], setpoint.velocities[: self._joints]
             self._drift.note(setpoint.stamp, self._tool.pose(positions))
-            twist = self._tool.twist(positions, velocities) + self._drift.twist
+            twist = kept_below(self._fastest, self._tool.twist(positions, velocities), self._drift.twist)
             self._zeros_left = _ZERO_TWISTS
         elif self._zeros_left:
             self._drift.forget()

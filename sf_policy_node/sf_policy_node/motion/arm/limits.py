@@ -46,6 +46,10 @@ class JointLimits:
         reached = np.abs(velocities).max(axis=0)
         return dataclasses.replace(self, velocity=np.minimum(self.velocity, np.maximum(factor * reached, _CREEPING * self.velocity)))
 
+    def inside(self, positions: np.ndarray) -> np.ndarray:
+        """Return positions (J,) moved to the nearest ones inside the position limits."""
+        return np.minimum(np.maximum(positions, self.lower), self.upper)
+
     @property
     def braking_s(self) -> float:
         """Time that the slowest joint needs to stop from its top speed [s]."""

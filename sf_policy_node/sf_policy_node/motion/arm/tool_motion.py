@@ -15,6 +15,7 @@ _GAIN = 2.0  # 1/s: a drift is taken back with a time constant of half a second
 _LAG_S = 0.3  # the arm may follow this late: only what is beside its path counts as drift
 _FRESH_S = 0.1  # without a newer measurement nobody knows where back is
 _FURTHEST = 0.05  # m and rad that are taken back at once
+_RAMP = 0.5  # m/s^2 and rad/s^2 with which a correction comes and goes
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class Drift:
         if self._path and now - self._path[-1][0] > _LAG_S:
             self.forget()
         if now - self._measured > _FRESH_S:
-            self.twist = np.zeros(6)
+            self._wanted = np.zeros(6)
+        furthest = _RAMP * (now - self._path[-1][0]) if self._path else 0.0
+        change = self._wanted - self.twist
+        self.twist = self.twist + np.append(_shortened(change[:3], furthest), _shortened(change[3:], furthest))
         self._path.append((now, wanted))
         while now - self._path[0][0] > _LAG_S:
             self._path.popleft()
@@ -73,10 +77,10 @@ class Drift:
         """The motion has ended."""
         self._path.clear()
         self._measured = -np.inf
-        self.twist = np.zeros(6)
+        self.twist, self._wanted = np.zeros(6), np.zeros(6)
 
     def measure(self, stamp: float, place: ToolPlace) -> None:
-        """Where the tool is at ``stamp`` [s]: :attr:`twist` (6,) in the base frame [m/s, rad/s] leads it back."""
+        """Where the tool is at ``stamp`` [s]: from then on :attr:`twist` (6,) in the base frame [m/s, rad/s] leads it back."""
         self._measured = stamp
         if not self._path:
             return
@@ -84,7 +88,14 @@ class Drift:
         index = int(np.einsum("ij,ij->i", gaps, gaps).argmin())
         away, nearest = gaps[index], self._path[index][1]
         turned = pinocchio.log3(_matrix(nearest.quaternion) @ _matrix(place.quaternion).T)
-        self.twist = _GAIN * np.append(_shortened(away), _shortened(turned))
+        self._wanted = _GAIN * np.append(_shortened(away, _FURTHEST), _shortened(turned, _FURTHEST))
+
+
+def kept_below(speed: float, planned: np.ndarray, correction: np.ndarray) -> np.ndarray:
+    """Sum of two twists (6,), whose tool is no faster than ``speed`` [m/s] or than it was planned."""
+    twist = planned + correction
+    allowed, found = max(speed, float(np.linalg.norm(planned[:3]))), float(np.linalg.norm(twist[:3]))
+    return np.append(twist[:3] * min(1.0, allowed / max(found, 1e-12)), twist[3:])
 
 
 def _matrix(quaternion: np.ndarray) -> np.ndarray:
@@ -92,5 +103,5 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
     return pinocchio.Quaternion(w, x, y, z).toRotationMatrix()
 
 
-def _shortened(vector: np.ndarray) -> np.ndarray:
-    return vector * min(1.0, _FURTHEST / max(float(np.linalg.norm(vector)), 1e-12))
+def _shortened(vector: np.ndarray, longest: float) -> np.ndarray:
+    return vector * min(1.0, longest / max(float(np.linalg.norm(vector)), 1e-12))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +18,21 @@ from sf_policy_node.motion.chunks.planning import ChunkPlanner
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
-from sf_policy_node.motion.status import ExecutorState, StatusLog
+from sf_policy_node.motion.status import StatusLog
 from sf_policy_node.motion.types import Chunk, Join, Trajectory
+
+
+@dataclass(frozen=True)
+class Block:
+    """Chunks of instructions up to ``epoch`` are not followed; ``only``: of that one alone."""
+
+    epoch: int
+    reason: str
+    only: bool = False
+
+    def covers(self, epoch: int) -> bool:
+        """A chunk of this epoch is refused."""
+        return epoch == self.epoch if self.only else epoch <= self.epoch
 
 
 class ChunkFollower:
@@ -46,16 +61,20 @@ class ChunkFollower:
         self.last: Chunk | None = None
         self.accept_from = -math.inf  # chunks observed earlier are not followed [s]
         self.joins_at = -math.inf  # when the motion of the last chunk leaves the one before it [s]
-        self._blocked: tuple[int, str] | None = None  # chunks up to this epoch are not followed, and why
+        self.starts_from_rest = True  # the motion of the last chunk left a place, and no other motion
+        self._block: Block | None = None
+        self._known_epoch: int | None = None  # the latest of which a chunk or the policy has told
         self._row_times = np.zeros(0)
 
     def check(self, chunk: Chunk, now: float) -> None:
         """Raises :class:`ChunkRefused` when a chunk must not be followed."""
-        if self._blocked is not None and chunk.epoch <= self._blocked[0]:
-            raise ChunkRefused(self._blocked[1])
+        if self._block is not None and self._block.covers(chunk.epoch):
+            self._learn(chunk.epoch)
+            raise ChunkRefused(self._block.reason)
         check_form(chunk, self._contract, self._contract_hash)
         check_age(chunk, self._contract, now)
         check_order(chunk, self.last)
+        self._learn(chunk.epoch)
         if chunk.stamp < self.accept_from:
             raise ChunkRefused("it was observed before the executor was activated, resumed, reset or handed back by a person")
         if self._score is None:
@@ -83,11 +102,12 @@ class ChunkFollower:
         self._ensemble.add(plan.rows)
         self._row_times, self.joins_at = plan.row_times, start.time
         self._consumed.follow(start.time, self._guard.path.end)
-        self.last, self._blocked = chunk, None
+        self.starts_from_rest = not start.moving
+        self.last, self._block = chunk, None
         if self._score is not None:
             due = chunk.stamp + chunk.step_s * np.arange(1, len(plan.targets.positions) + 1)
             self._score.expect(due, plan.targets.positions)
-        self._log.followed(chunk, plan, join, ExecutorState.EXECUTING if self._score is None else ExecutorState.SHADOW)
+        self._log.followed(chunk, plan, join)
         return trajectory
 
     def withdraw(self) -> None:
@@ -99,9 +119,15 @@ class ChunkFollower:
         """Rows of the last chunk whose time has not come."""
         return int((self._row_times > now).sum())
 
-    def block(self, reason: str, epoch: int = 0) -> None:
+    def block(self, reason: str, epoch: int | None = None) -> None:
         """Follow no more chunks of the instruction in force, or of ``epoch`` where that is later."""
-        self._blocked = (max(epoch, self.last.epoch if self.last else epoch), reason)
+        if epoch is not None:
+            self._learn(epoch)
+        if self._known_epoch is not None:
+            self._block = Block(self._known_epoch, reason)
+
+    def _learn(self, epoch: int) -> None:
+        self._known_epoch = epoch if self._known_epoch is None else max(self._known_epoch, epoch)
 
     def stopped(self, end: float) -> None:
         """The motion was stopped, and ends at a time [s]."""
@@ -114,5 +140,10 @@ class ChunkFollower:
         self._ensemble.clear()
 
     def forget_order(self) -> None:
-        """Accept any epoch and sequence again."""
-        self.last = self._blocked = None
+        """Accept any epoch and sequence again, but none that is blocked.
+
+        Epochs may start again lower, as after a clock that was set: only the very one stays blocked.
+        """
+        self.last = None
+        if self._block is not None:
+            self._block = dataclasses.replace(self._block, only=True)

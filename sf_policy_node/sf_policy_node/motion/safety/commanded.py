@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ import numpy as np
 from sf_policy_node.motion.types import Trajectory
 
 _PAST_S = 1.0  # kept behind a join, to compare with measurements that arrive late
+# A message starts with the grid points of this much time before it is sent, so that a controller
+# whose clock is up to 30 ms behind still interpolates inside the message. Measured on the genuine
+# joint_trajectory_controller: bridging from its own state instead costs up to 1227 times the
+# acceleration limit at 500 Hz with 50 ms of servo lag.
+_HISTORY_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,23 @@ class CommandedPath:
     period: float
     positions: np.ndarray
     velocities: np.ndarray
+    begins: float = -math.inf
+    """From when on the controller is known to be on this path [s]: where it was before that is not
+    known, and nothing earlier is ever sent."""
 
     @classmethod
-    def resting(cls, now: float, period: float, position: np.ndarray) -> CommandedPath:
-        """Standing still at ``position`` (J,) from ``now`` on."""
-        return cls(now, period, np.array([position], dtype=float), np.zeros((1, len(position))))
+    def resting(
+        cls, now: float, period: float, position: np.ndarray, *, begins: float = -math.inf
+    ) -> CommandedPath:
+        """Return the path of an arm that holds ``position`` (J,), with a grid point at ``now``."""
+        at_rest = np.zeros((1, len(position)))
+        return cls(now, period, np.array([position], dtype=float), at_rest, begins)
+
+    def shifted(self, seconds: float) -> CommandedPath:
+        """Return the same motion that much later."""
+        return dataclasses.replace(
+            self, origin=self.origin + seconds, begins=self.begins + seconds
+        )
 
     @property
     def end(self) -> float:
@@ -43,9 +61,18 @@ class CommandedPath:
         """The grid point at or before ``now``, never below 0."""
         return max(0, math.floor((now - self.origin) / self.period + 1e-6))
 
+    @property
+    def first_known(self) -> int:
+        """The first grid point at which the controller is known to be on this path."""
+        if self.begins == -math.inf:
+            return 0
+        return max(0, math.ceil((self.begins - self.origin) / self.period - 1e-6))
+
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity (J,) at a grid point; beyond the end, at rest."""
+        """Return position and velocity (J,) at a grid point; before the first and beyond the end, at rest."""
         last = len(self.positions) - 1
+        if index < 0:
+            return self.positions[0], np.zeros_like(self.velocities[0])
         if index > last:
             return self.positions[last], np.zeros_like(self.velocities[last])
         return self.positions[index], self.velocities[index]
@@ -67,11 +94,24 @@ class CommandedPath:
             self.period,
             np.vstack([[position for position, _ in kept], positions]),
             np.vstack([[velocity for _, velocity in kept], velocities]),
+            self.begins,
         )
 
-    def trajectory(self, now: float, names: tuple[str, ...]) -> Trajectory:
-        """Everything that is still ahead of ``now``, to send."""
-        index = min(self.index(now), len(self.positions) - 2)
-        count = len(self.positions) - 1 - index
-        times = self.period * np.arange(1, count + 1)
-        return Trajectory(self.time(index), names, times, self.positions[index + 1 :], self.velocities[index + 1 :])
+    def trajectory(
+        self, now: float, names: tuple[str, ...], *, valid_until: float = -math.inf
+    ) -> Trajectory:
+        """Return the part of the path from shortly before ``now`` to its end, to send.
+
+        Args:
+            valid_until: the end is held at least until then [s].
+        """
+        last = len(self.positions) - 1
+        first = math.floor((now - _HISTORY_S - self.origin) / self.period + 1e-6)
+        if self.begins > -math.inf:
+            first = max(first, self.first_known)
+        points = range(min(first, last), last + 1)
+        positions, velocities = zip(*(self.at(index) for index in points), strict=True)
+        times = self.period * np.arange(1, len(points) + 1)
+        stamp = self.time(points[0] - 1)
+        hold = max(0.0, valid_until - self.end)
+        return Trajectory(stamp, names, times, np.array(positions), np.array(velocities), hold)

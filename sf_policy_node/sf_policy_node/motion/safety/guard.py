@@ -1,14 +1,14 @@
-"""The last component before the arm: whatever made a motion, it is sent from here or not at all.
+"""The last component before the arm: every motion leaves from here, or not at all.
 
-It holds what the controller has been told, the latch of the emergency stop, the clock and the measured arm, and it
-can always stop the arm by itself. It works the same for a policy, a person and a replay.
+It knows what the controller was commanded last, the clock and the measured arm, and it can stop the
+arm by itself. It works the same for a policy, an operator and a replay. Whether anything may move
+is the state machine's decision, not the guard's.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,20 +19,29 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.meeting import State, fits, meeting_times, samples
 from sf_policy_node.motion.safety.monitor import ArmMonitor
-from sf_policy_node.motion.safety.stopping import give_way, stop
+from sf_policy_node.motion.safety.stopping import Samples, ways_to_give_way, ways_to_stop
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.types import Trajectory
 
 # The old motion is kept for this long, so that a command that takes its time still joins it.
-JOIN_LEAD_S = 0.06  # from the arrival of a motion to its first step
+JOIN_LEAD_S = 0.06  # from the arrival of a chunk to its first step, while the arm moves
+_START_LEAD_S = 0.02  # from rest: what delivery takes, since the first steps from rest are tiny
+_START_LEAD_MOST_S = 0.08
 _STOP_LEAD_S = 0.02
+_VALID_S = 1.0  # a stop is accepted by a controller although it arrives this late
+_UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
+_SAME_PLACE = 1e-6  # rad or m: rounding
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a new motion leaves the one under way: commanded position and velocity (J,) at grid point ``join``, ``time`` [s]."""
+    """Where a new motion leaves the one under way.
+
+    Commanded position and velocity (J,) at grid point ``join`` of ``path``, ``time`` [s].
+    """
 
     path: CommandedPath
     join: int
@@ -43,7 +52,7 @@ class Start:
 
 
 class Guard:
-    """Permission, limits and stops for one arm. Calls must not overlap.
+    """Limits, starts and stops for one arm. Calls must not overlap.
 
     Args:
         stopwatch, simulated: see :class:`ClockWatch`.
@@ -53,154 +62,349 @@ class Guard:
     """
 
     def __init__(
-        self, contract: Contract, workspace: Workspace, *, stopwatch: Callable[[], float] | None = None, simulated: bool = False
+        self,
+        contract: Contract,
+        workspace: Workspace,
+        *,
+        stopwatch: Callable[[], float] | None = None,
+        simulated: bool = False,
     ) -> None:
         require_limits(contract)
         self.limits = JointLimits.of(contract)
         self.monitor = ArmMonitor(contract)
         self.clock = ClockWatch(stopwatch, simulated=simulated)
         self.path: CommandedPath | None = None
-        self.active = self.stopped = self.pressed = False
+        """What the controller was commanded last; None: that is not known."""
         self.refusals = 0
-        self.settling = False  # the clock was set in the middle of a motion, which has not been seen to end
         self.streams = contract.command.output != "joint_trajectory"
+        self.streamed: float | None = None
+        """Time on the path of the newest streamed command [s]; None while none is due."""
+        self.takes_over = False
+        """Streamed commands may start where the arm is measured: a person activated the executor."""
+        self.planning_s = 0.0  # how long planning took lately
         self._workspace = workspace
         self._period = 1.0 / contract.command.rate_hz
+        self._arm = len(contract.joints)
         self._lead = max(1, math.ceil(JOIN_LEAD_S / self._period - 1e-9))
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
-        self._before: CommandedPath | None = None
-        self._stays_at = -math.inf  # when a controller has come to stay, after the clock was set
-        self._led_to: np.ndarray | None = None  # where a motion ends that nobody knows the time of any more
+        self.before: CommandedPath | None = None
+        """What was commanded before :attr:`path`."""
+        self._settled_at = -math.inf  # when the controller has been met, after the clock was set
+        self._clock_path: CommandedPath | None = None  # in force when the clock was set, on its time
 
-    # ---- the emergency stop ----
-
-    def press(self, pressed: bool) -> None:
-        """The state of the button. Pressing latches; releasing does not reset."""
-        self.pressed = pressed
-        self.stopped = self.stopped or pressed
-
-    def latch(self) -> None:
-        """Stopped until :meth:`reset`."""
-        self.stopped = True
-
-    def reset(self) -> None:
-        """Clear the latch.
-
-        Raises:
-            ValueError: while the button is still pressed.
-        """
-        if self.pressed:
-            raise ValueError("the emergency stop is still pressed; release it first")
-        self.stopped = False
-
-    # ---- motion ----
+    # ---- starts ----
 
     def moving(self, now: float) -> bool:
-        """The controller has been told to move at this time."""
-        return self.path is not None and now < self.path.end
-
-    def problem(self, now: float) -> str:
-        """Why nothing may move now; empty when it may."""
-        if not self.active:
-            return "the executor is not active"
-        if self.stopped:
-            return "the emergency stop is latched"
-        if self.settling:
-            return "the arm has not been seen at rest since the clock was set"
-        return self.monitor.problem(now)
+        """The controller has been commanded to move at this time."""
+        if self.path is None:
+            return False
+        return (now if self.streamed is None else min(now, self.streamed)) < self.path.end
 
     def start(self, now: float) -> Start:
-        """Where a new motion may begin.
+        """Return where a new motion may begin.
 
         Raises:
-            MotionRefused: nothing may move, or the arm is not where it was sent.
+            MotionRefused: the clock or the joint states do not allow it, or nobody knows where the
+                arm is.
         """
-        if problem := self.problem(now):
+        if problem := self.monitor.problem(now):
             raise MotionRefused(problem)
         if self.clock.stands:  # it is later by nobody knows how much
             raise MotionRefused("the clock has stood still, or this process has")
         moving = self.moving(now)
-        path = self.path if moving else CommandedPath.resting(now, self._period, self.monitor.standing_position(self.path))
-        join = path.index(now + self.clock.unheard) + 1 + self._lead
+        if moving:
+            path, join = self.path, self._join(now + self.clock.unheard, self._lead)
+        else:
+            path, join = self._from_rest(now), 0
         return Start(path, join, path.time(join), *path.at(join), moving)
 
-    def admit(self, start: Start, positions: np.ndarray, velocities: np.ndarray, now: float) -> Trajectory:
-        """Take over a motion: samples (N, J) from one period after ``start``. Returns what is to be sent.
+    def _join(self, now: float, lead: int) -> int:
+        """Return the grid point ``lead`` periods ahead, at which the controller is on the path."""
+        ahead = now if self.streamed is None else max(now, self.streamed)
+        return max(self.path.index(ahead) + 1 + lead, self.path.first_known)
+
+    def _from_rest(self, now: float) -> CommandedPath:
+        """Return the path of an arm that holds position until a motion leaves its only point.
+
+        A controller that is known to be where it was commanded needs no more time than delivery
+        takes. Any other one is met first, at the place where the arm is measured.
+        """
+        lead = min(_START_LEAD_S + self.planning_s, _START_LEAD_MOST_S) + self.clock.unheard
+        place = self.monitor.place_to_start(self.path, now)
+        if self.streams and self.takes_over and not place.is_commanded:
+            self.path = None
+        self.takes_over = False
+        if place.is_commanded or (self.streams and self.path is None):
+            if self.path is not None and not np.array_equal(self.path.positions[-1], place.position):
+                self.path = CommandedPath.resting(now, self._period, place.position)
+            return CommandedPath.resting(now + lead, self._period, place.position)
+        if self.streams:
+            raise MotionRefused(
+                f"{place.reason}, and a controller of single commands would leap there: find out "
+                "who moved the arm, then deactivate and activate the executor"
+            )
+        if self._leads_out(place.position):
+            raise MotionRefused(f"{place.reason}, where the tool is outside the workspace box; lead it back by hand")
+        at_rest = np.zeros(len(place.position))
+        starts = [(each, at_rest) for each in self._may_stand_at(place.position)]
+        needed = self._meeting_time(starts, place.position)
+        if needed is None:
+            raise MotionRefused(f"{place.reason}, and cannot be met there inside the limits")
+        begins = now + max(lead, needed)
+        return CommandedPath.resting(begins, self._period, place.position, begins=begins)
+
+    def _may_stand_at(self, place: np.ndarray) -> list[np.ndarray]:
+        """Return where the controller may hold position (J,) when the arm is to start at ``place``."""
+        error = self.limits.tracking_error  # a servo may droop that much
+        droop = np.where(np.isfinite(error), error, 0.0)
+        known = [] if self.path is None else [self.path.positions[-1]]
+        return [place + droop, *known]
+
+    def admit(
+        self, start: Start, positions: np.ndarray, velocities: np.ndarray, now: float
+    ) -> Trajectory:
+        """Take over a motion: samples (N, J) from one period after ``start``. Returns what to send.
 
         Raises:
             MotionRefused: it breaks a limit; what was sent before stays in force.
         """
-        motion = Motion(self._period, np.vstack([start.position, positions]), np.vstack([start.velocity, velocities]))
-        if violation := find_violation(motion, self.limits, self._workspace):
+        try:
+            return self._release(start.path, start.join, (positions, velocities), now)
+        except MotionRefused as refusal:
             self.refusals += 1
-            raise MotionRefused(f"the guard does not let it through: {violation}")
-        self._before, self.path = self.path, start.path.spliced(start.join, positions, velocities)
-        return self.path.trajectory(now, self.limits.names)
+            raise MotionRefused(f"the guard does not let it through: {refusal}") from None
 
     def withdraw(self) -> None:
-        """What :meth:`admit` just returned was not sent: what was sent before it is in force."""
-        self.path = self._before
+        """Undo the last release: it was not sent, so what was sent before it is in force."""
+        self.path = self.before
 
-    def stop(self, now: float, give_way_to: np.ndarray | None = None) -> Trajectory | None:
-        """Stop the motion under way, if any; ``give_way_to`` (J,): and go back there."""
-        if self.settling and self.monitor.heard:  # nobody knows where the controller is in its motion
-            self.settling, self._stays_at = False, -math.inf
-            _, position, velocity = self.monitor.newest
-            path = CommandedPath(now, self._period, position[None], velocity[None])
-            self.path = path.spliced(0, *brake(position, velocity, self.limits, self._period))
-            return self.path.trajectory(now, self.limits.names)
+    # ---- stops ----
+
+    def brake(self, now: float) -> Trajectory | None:
+        """Stop the motion under way as soon as the limits allow; None when there is none."""
+        return self._stop(now, lambda path, join: ways_to_stop(path, join, self.limits, self._workspace))
+
+    def give_way(self, now: float, place: np.ndarray) -> Trajectory | None:
+        """Stop, and return towards ``place`` (J,), where something keeps the arm."""
+        return self._stop(
+            now,
+            lambda path, join: ways_to_give_way(path, join, place, self.limits, self._workspace),
+        )
+
+    def _stop(self, now: float, ways: Callable[..., Iterable[Samples]]) -> Trajectory | None:
         if not self.moving(now):
             return None
-        join = self.path.index(now + min(self.clock.unheard, STANDS_S)) + 1 + self._stop_lead
-        if give_way_to is None:
-            samples = stop(self.path, join, self.limits, self._workspace)
+        join = self._join(now + min(self.clock.unheard, STANDS_S), self._stop_lead)
+        for tool in (True, False):  # to stop is more important than the box
+            for stop in ways(self.path, join):
+                try:
+                    return self._release(self.path, join, stop, now, stop=True, tool=tool)
+                except MotionRefused:
+                    continue
+        self.refusals += 1  # what is under way ends at rest by itself
+        return None
+
+    def repeat(self, now: float) -> Trajectory | None:
+        """Return the end of the motion commanded last, to send again; None where none is known."""
+        if self.path is None:
+            return None
+        return self.path.trajectory(now, self.limits.names, valid_until=now + _VALID_S)
+
+    def meet(self, now: float, place: np.ndarray) -> Trajectory | None:
+        """Lead the controller to rest at ``place`` (J,), from wherever it may be.
+
+        It may be on the commanded path, or hold position at ``place`` because it was started again.
+        Streamed commands are led from the last one. A gripper keeps its grip. None where even that
+        would break a limit: what was commanded ends at rest by itself.
+        """
+        place = self.limits.inside(place)
+        if self.path is not None:
+            place[self._arm :] = self.path.positions[-1][self._arm :]
+        if self._leads_out(place):
+            return self.brake(now)
+        at_rest = [] if self.streams else [(place, np.zeros(len(place)))]
+        starts = [self._last_command(now), *at_rest]
+        if self._meeting_time(starts, place) is None:  # a joint is too fast to stop before its limit
+            return self.brake(now)
+        return self._meet(now, starts, place)
+
+    def _meet(self, now: float, starts: list[State], place: np.ndarray) -> Trajectory | None:
+        """Command one place (J,) far enough ahead for all states that the controller may be in."""
+        duration = self._meeting_time(starts, place) or self._meeting_time(starts, place, bounded=False)
+        begins = -math.inf if self.streams else now + duration
+        position, velocity = starts[0]
+        origin = CommandedPath(now, self._period, position[None], velocity[None], begins)
+        motion = samples(position, velocity, place, duration, self._period)
+        try:
+            return self._release(origin, 0, motion, now, stop=True, tool=False)
+        except MotionRefused:
+            self.refusals += 1
+            return None
+
+    def _leads_out(self, place: np.ndarray) -> bool:
+        """The tool is further outside the box at ``place`` (J,) than where it was commanded last."""
+        if self.path is None:
+            return False
+        return self._workspace.leaves(self.path.positions[-1], place[None]) is not None
+
+    def _meeting_time(
+        self, starts: list[State], place: np.ndarray, *, bounded: bool = True
+    ) -> float | None:
+        """Return the shortest time [s] in which the tool keeps its speed limit, too; None: none."""
+        duration = None
+        for duration in meeting_times(starts, place, self.limits, self._period, bounded=bounded):
+            motions = [samples(*start, place, duration, self._period) for start in starts]
+            surveys = [
+                self._workspace.survey(np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]]))
+                for start, motion in zip(starts, motions, strict=True)
+            ]
+            if not any(survey.too_fast for survey in surveys):
+                break
+        return duration
+
+    def freeze(self, now: float, position: np.ndarray) -> None:
+        """Hold the last streamed command (J,): the stream stood still in the middle of a motion."""
+        self.before, self.path = self.path, CommandedPath.resting(now, self._period, position)
+
+    # ---- the one way out ----
+
+    def _release(
+        self,
+        base: CommandedPath,
+        join: int,
+        motion: Samples,
+        now: float,
+        *,
+        stop: bool = False,
+        tool: bool = True,
+    ) -> Trajectory:
+        """Check a motion from the last command on, command it, and return it to be sent.
+
+        Args:
+            base: the path that the motion leaves at grid point ``join``.
+            motion: samples (N, J) from one period after it.
+            stop: a controller accepts it also when it arrives late.
+            tool: workspace box and tool speed count, too.
+
+        Raises:
+            MotionRefused: a limit is broken; nothing changes.
+        """
+        position, velocity = base.at(join)
+        candidate = Motion(self._period, np.vstack([position, motion[0]]), np.vstack([velocity, motion[1]]))
+        violation = find_violation(candidate, self.limits, self._workspace if tool else None)
+        if violation or (violation := self._leap(base, now)):
+            raise MotionRefused(violation)
+        self.before, self.path = self.path, base.spliced(join, *motion)
+        return self.path.trajectory(
+            now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
+        )
+
+    def _leap(self, base: CommandedPath, now: float) -> str:
+        """Return why a path does not begin at the last command; empty when it does."""
+        if self.path is None or base is self.path:
+            return ""
+        position, velocity = self._last_command(now)
+        first, speed = base.at(0)
+        if base.begins > now:
+            reached = fits(position, velocity, base.at(base.first_known)[0], base.begins - now, self.limits)
         else:
-            samples = give_way(self.path, join, give_way_to, self.limits, self._workspace)
-        self.path = self.path.spliced(join, *samples)
-        return self.path.trajectory(now, self.limits.names)
+            reached = np.abs(first - position).max() <= _SAME_PLACE and np.abs(speed - velocity).max() <= _SAME_PLACE
+        return "" if reached else "it does not start at the last command"
 
-    def rest_of_stop(self, now: float) -> Trajectory | None:
-        """What is left of the motion under way, to send again."""
-        return self.path.trajectory(now, self.limits.names) if self.moving(now) else None
+    def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the commanded positions and velocities (J,) at ``now``.
 
-    def stay(self, now: float, place: np.ndarray) -> Trajectory:
-        """The arm stands at ``place`` (J,), whatever it was told: tell it to stay there."""
-        place = np.minimum(np.maximum(place, self.limits.lower), self.limits.upper)[None]
-        self.path = CommandedPath.resting(now, self._period, place[0]).spliced(self._lead, place, np.zeros_like(place))
-        return self.path.trajectory(now, self.limits.names)
+        Where nothing was commanded since the controller was lost: at rest where it is measured.
+        """
+        if self.path is not None:
+            return self.path.state(now if self.streamed is None else self.streamed)
+        place = self.limits.inside(self.monitor.newest[1])
+        return place, np.zeros(len(place))
+
+    # ---- the clock ----
 
     def after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        """The clock was set by ``jump`` [s] and shows ``now``: all that was told has the old time. What to send, if anything.
+        """Take over a clock that was set by ``jump`` [s] and shows ``now``; what to send, if anything.
 
-        A controller of trajectories is somewhere in the last one: where exactly depends on its own clock. That motion ends at
-        rest by itself, and a stop that begins a few milliseconds beside it would be a leap: nothing is sent
-        until the arm stands (:meth:`settle`). Commands that are sent one by one come from here: those slow down.
+        All that was commanded has the old time. A controller of trajectories is somewhere in the
+        last one: where exactly depends on its own clock. That motion ends at rest by itself, and a
+        stop that begins a few milliseconds beside it would be a leap: nothing is sent until the arm
+        stands (:meth:`settle`). Commands that are streamed come from here: those slow down.
         """
         moving = self.moving(self.clock.now)
         self.clock.reset(now)
         self.monitor.forget()
-        if self.streams and moving:
-            self.path = dataclasses.replace(self.path, origin=self.path.origin + jump)
-            return self.stop(now)
-        self._led_to = self.path.positions[-1] if moving else self._led_to
-        self.path, self.settling, self._stays_at = None, moving or self.settling, -math.inf
+        if self._clock_path is not None:
+            self._clock_path = self._clock_path.shifted(jump)
+        if self.path is None:
+            return None
+        if self.streams:
+            self.path = self.path.shifted(jump)
+            if self.streamed is not None:
+                self.streamed += jump
+            return self.brake(now) if moving else None
+        if moving:
+            self._clock_path, self.path = self.path.shifted(jump), None
+            self._settled_at = -math.inf
+        else:
+            self.path = self.path.shifted(jump)
         return None
 
-    def settle(self, now: float) -> Trajectory | None:
-        """Once the arm stands after the clock was set: tell it to stay there, whatever a controller has kept for later.
+    def settle(self, now: float) -> tuple[Trajectory | None, bool]:
+        """Return what to send after the clock was set during a motion, and whether that is over.
 
-        It is told to be there only after a while: what it was told last may not have reached it, and where it believes to
-        stand may then be a tracking error away.
+        Once the arm is measured at rest, the controller is led to hold position there, whatever it
+        has kept for later. That takes a while: its last command may not have reached it.
         """
-        if not self.settling or now < self._stays_at or not self.monitor.at_rest(now):
+        if self._settled_at > -math.inf:
+            return None, now >= self._settled_at and self.monitor.at_rest(now)
+        if not self.monitor.at_rest(now):
+            return None, False
+        measured = self.limits.inside(self.monitor.resting_place())
+        place = measured if self._clock_path is None else self._clock_path.positions[-1]
+        if self.monitor.away(place, measured).any():  # whatever moved it, it is not led back
+            self.path = CommandedPath.resting(now, self._period, place)
+            return None, True
+        error = np.where(np.isfinite(self.limits.tracking_error), self.limits.tracking_error, 0.0)
+        places = (measured, place + error, place)
+        trajectory = self._meet(now, [(each, np.zeros(len(place))) for each in places], place)
+        if trajectory is not None:
+            self._settled_at = self.path.end
+        return trajectory, False
+
+    def brake_unsure(self, now: float) -> Trajectory | None:
+        """Stop an arm whose controller is somewhere in a motion of which nobody knows the time.
+
+        None while it is not known where the arm is.
+        """
+        if self.path is not None:  # it has been met already
+            return self.repeat(now)
+        state = None if self.monitor.problem(now) else self.monitor.state_from_positions()
+        planned = None
+        if self._clock_path is not None and now < self._clock_path.end:
+            planned = self._clock_path.state(now)
+            if state is None or self.monitor.away(planned[0], state[0]).any():
+                state = planned
+        if state is None:
             return None
-        if self._stays_at > -math.inf:
-            self.settling, self._stays_at = False, -math.inf
-            return None
-        limits = self.limits
-        place = np.minimum(np.maximum(self.monitor.near(self._led_to), limits.lower), limits.upper)
-        furthest = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, limits.upper - limits.lower)
-        slowly = float(np.maximum(np.sqrt(6.0 * furthest / limits.acceleration), 1.5 * furthest / limits.velocity).max())  # of a cubic
-        self._stays_at = now + slowly
-        self.path = CommandedPath.resting(now, self._period, place)
-        return Trajectory(now, limits.names, np.array([slowly]), place[None], np.zeros((1, len(place))))
+        trajectory = self._brake_from(now, state, [])
+        if trajectory is not None:
+            self._settled_at = self.path.end
+        return trajectory
+
+    def stop_anew(self, before: CommandedPath, now: float) -> Trajectory | None:
+        """Stop a controller that still follows the motion ``before`` the stop commanded last."""
+        return self._brake_from(now, before.state(now), [self._last_command(now)])
+
+    def _brake_from(self, now: float, state: State, others: list[State]) -> Trajectory | None:
+        """Lead the controller to rest from a state (J,), near it, or one of ``others``."""
+        position, velocity = self.limits.inside(state[0]), state[1].copy()
+        path = self.path or self._clock_path
+        if path is not None:  # a gripper keeps its grip
+            position[self._arm :] = path.state(now)[0][self._arm :]
+        velocity[self._arm :] = 0.0
+        place = self.limits.inside(brake(position, velocity, self.limits, self._period)[0][-1])
+        error = self.limits.tracking_error
+        unsure = np.where(np.isfinite(error), _UNSURE * error, 0.0)
+        starts = [(position + beside, velocity) for beside in (0.0 * unsure, unsure, -unsure)]
+        return self._meet(now, [*starts, *others], place)

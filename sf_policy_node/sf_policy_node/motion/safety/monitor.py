@@ -1,8 +1,13 @@
-"""Watches the measured arm: are joint states fresh, does it stand where it was sent, does it follow."""
+"""Judges the measured arm: are joint states fresh, can they be true, does the arm follow.
+
+Measured joints are evidence, not commands: drivers report zeros, wrap angles at pi, droop, lag and
+flicker. Speeds are taken from positions, since many drivers report none or wrong ones.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 
@@ -14,24 +19,61 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.measured import JointHistory
 from sf_policy_node.motion.types import Chunk
 
-_AT_COMMAND = 0.1  # share of the tracking error within which an arm at rest stands where it was sent
-_STILL = 0.1  # share of the top speed below which a joint counts as standing
+_AT_COMMAND = 0.1  # share of the tracking error within which a joint counts as being at a place
 _ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere else
-_IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing pushes an arm that fast
-_RESTING, _RESTING_S = 0.02, 0.1  # share of the top speed below which a joint that stays so for this long is at rest
+_IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing moves an arm that fast
+_RESTING_S = 0.1  # an arm that is measured at one place for this long is at rest
+_STEADY_S = 0.2  # somebody moved the arm: it must be measured at one place for this long ...
+_STEADY_AFTER_LEAP_S = 1.0  # ... and for this long where the joint states leapt there
+_COVERED = 0.8  # share of such a time that joint states must cover
+_GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a place
+_NEAR = 0.9  # share of the joint states that must agree on a place
 _CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
-_CLOCK_S = 1.0  # a stamp that is that much older is of another clock, and the ones before it may be wrong
+_CLOCK_S = 1.0  # a stamp that is that much older is of another clock
 _LOOK_BACK = 10  # joint states in which a leap is looked for
+_STALLED_S = 0.05  # an arm that did not move for so long while it was commanded to has stalled ...
+_STALLED = 0.1  # ... when it went less than this share of the commanded way
+_SCALED_S = 1.0  # how late an arm whose speed is scaled down may follow
+_SPEED_S = 0.03  # joint states over which a speed is taken
+_SAME = 0.01  # share of the tracking error within which two accounts of one place agree
+_AT_REST = 0.02  # share of the top speed below which a controller holds position
+_WRAPS = (
+    "that is a full turn, so the driver wraps angles and commands do not; make the driver report "
+    "joint states that do not wrap"
+)
+
+
+class Fault(Enum):
+    """Why an arm is not where it was commanded to be."""
+
+    OBSTACLE = auto()
+    STALLED = auto()
+    """It stands still as a whole: something holds it, or its controller does not follow."""
+    SCALED = auto()
+    """It follows its path, too slowly."""
+    ELSEWHERE = auto()
+    SENSOR = auto()
+    """The joint states cannot be true."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A joint that is not where it was sent; ``elsewhere``: so far off that it cannot be following."""
+    """A joint that is not where it was commanded to be: by ``distance``, and why, in words."""
 
     joint: str
     distance: float
+    fault: Fault
+    reason: str
     measured: np.ndarray
-    elsewhere: bool
+
+
+@dataclass(frozen=True)
+class StartPlace:
+    """Where a motion may start (J,): the commanded place, or where the arm is measured instead."""
+
+    position: np.ndarray
+    is_commanded: bool
+    reason: str = ""
 
 
 class ArmMonitor:
@@ -40,39 +82,59 @@ class ArmMonitor:
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
         self._limits = JointLimits.of(contract)
-        self._history = JointHistory(contract.budgets.chunk_age_s + 1.0)
+        error = self._limits.tracking_error
+        grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
+        self._band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
+        self._units = [*(joint.unit for joint in contract.joints), ""][: len(self._limits.names)]
+        self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_LEAP_S) + 1.0)
+        self._reference: tuple[float, np.ndarray, np.ndarray] | None = None
+
+    # ---- what is measured ----
 
     def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Remember a joint state; one with values that are not finite counts as lost.
+        """Remember a joint state. One whose positions are not finite counts as lost.
+
+        Velocities that are not finite count as left out.
 
         Raises:
             ValueError: when the number of joints is wrong.
         """
-        positions, velocities = np.asarray(positions, dtype=float), np.asarray(velocities, dtype=float)
+        positions = np.asarray(positions, dtype=float)
+        velocities = np.asarray(velocities, dtype=float)
         names = self._limits.names
         if positions.shape != (len(names),) or velocities.shape != (len(names),):
-            raise ValueError(f"joint state: needs {len(names)} positions and velocities ({', '.join(names)}), got {positions.shape}")
-        if not (np.isfinite(stamp) and np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise ValueError(
+                f"joint state: needs {len(names)} positions and velocities ({', '.join(names)}), "
+                f"got {positions.shape}"
+            )
+        if not (np.isfinite(stamp) and np.isfinite(positions).all()):
             return
+        velocities = np.where(np.isfinite(velocities), velocities, 0.0)
         if self._history and stamp < self._history.newest[0] - _CLOCK_S:
             self._history.clear()
         self._history.add(stamp, positions, velocities)
 
+    def add_reference(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Remember what the controller commands by its own account (J,) twice; not finite: nothing."""
+        known = np.isfinite(positions).all() and np.isfinite(velocities).all()
+        self._reference = (stamp, positions, velocities) if known else None
+
     def forget(self) -> None:
         """Drop all joint states, as after a jump of the clock."""
         self._history.clear()
+        self._reference = None
 
     @property
-    def heard(self) -> bool:
-        """There is a joint state."""
-        return bool(self._history)
+    def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
+        return self._history.newest
 
     def age(self, now: float) -> float:
-        """Age of the newest joint state [s]; -1 before the first."""
+        """Return the age of the newest joint state [s]; -1 before the first."""
         return now - self._history.newest[0] if self._history else -1.0
 
     def problem(self, now: float) -> str:
-        """Why joint states cannot be used at ``now``; empty when they can."""
+        """Return why joint states cannot be used at ``now``; empty when they can."""
         if not self._history:
             return f"no joint states on {self._contract.topics.joint_states}"
         age, budget = self.age(now), self._contract.budgets.joint_state_age_s
@@ -82,26 +144,60 @@ class ArmMonitor:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
         return ""
 
-    @property
-    def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
-        return self._history.newest
+    def state_from_positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the newest positions (J,), and velocities (J,) from the positions before them.
 
-    def near(self, place: np.ndarray) -> np.ndarray:
-        """``place`` (J,) where the arm stands near it; joints that are further away than their tracking error, as measured."""
-        _, measured, _ = self._history.newest
-        return np.where(np.abs(place - measured) <= self._limits.tracking_error, place, measured)
+        With a single joint state the velocities are the reported ones.
+        """
+        stamp, positions, reported = self._history.newest
+        recent = self._history.since(stamp - _SPEED_S)
+        if len(recent) < 2:
+            recent = self._history.last(2)
+        velocities = reported
+        if len(recent) > 1:
+            velocities = (positions - recent[0][1]) / (stamp - recent[0][0])
+        return positions, np.clip(velocities, -self._limits.velocity, self._limits.velocity)
+
+    def away(self, place: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """Return which joints (J,) are measured further than their tracking error from a place."""
+        return np.abs(place - measured) > self._limits.tracking_error
 
     def at_rest(self, now: float) -> bool:
-        """Fresh joint states say that every joint has stood still for a tenth of a second."""
-        if self.problem(now):
+        """Fresh joint states say that no joint has moved for a tenth of a second."""
+        return not self.problem(now) and self._is_steady(_RESTING_S, gripper=True)
+
+    def _is_steady(self, seconds: float, *, gripper: bool = False) -> bool:
+        """The arm (with its gripper) was measured at one place all that time.
+
+        Encoders flicker, and single readings may be wrong: nine of ten must be near the median, and
+        the halves of the time must agree on average.
+        """
+        stamp, _, _ = self._history.newest
+        recent = self._history.since(stamp - seconds)
+        if len(recent) < 3 or stamp - recent[0][0] < _COVERED * seconds:
             return False
-        recent = self._history.since(self._history.newest[0] - _RESTING_S)
-        slow = all((np.abs(speed) < _RESTING * self._limits.velocity).all() for _, _, speed in recent)
-        return slow and recent[-1][0] - recent[0][0] >= 0.8 * _RESTING_S
+        count = len(self._limits.names if gripper else self._contract.joints)
+        places = np.array([positions[:count] for _, positions, _ in recent])
+        band = self._band[:count]
+        near = (np.abs(places - np.median(places, axis=0)) <= band).all(axis=1)
+        if near.mean() < _NEAR:
+            return False
+        halves = np.array_split(places[near], 2)
+        return bool((np.abs(halves[0].mean(axis=0) - halves[-1].mean(axis=0)) <= 0.5 * band).all())
+
+    def resting_place(self) -> np.ndarray:
+        """Return where an arm is that :meth:`at_rest` has found at rest (J,)."""
+        return self._steady_place(_RESTING_S)
+
+    def _steady_place(self, seconds: float) -> np.ndarray:
+        """Return the median of the measured joints (J,)."""
+        recent = self._history.since(self._history.newest[0] - seconds)
+        return np.median([positions for _, positions, _ in recent], axis=0)
+
+    # ---- chunks ----
 
     def check_reference(self, chunk: Chunk) -> None:
-        """The joints that the policy saw are those that were measured then.
+        """Check that the joints that the policy saw are those that were measured then.
 
         Raises:
             ChunkRefused: when a joint differs by more than its tracking error.
@@ -114,45 +210,170 @@ class ArmMonitor:
             name = self._limits.names[int(error.argmax())]
             raise ChunkRefused(f"its reference for {name} is not where {name} was measured at that time")
 
-    def standing_position(self, path: CommandedPath | None) -> np.ndarray:
-        """Where a motion from rest starts (J,), inside the limits.
+    # ---- starts ----
 
-        As long as the arm stands where it was sent, that is the commanded position: it does not carry
-        the servo's error along, and a gripper keeps its grip. Else somebody moved the arm, and it is the measured one.
+    def place_to_start(self, path: CommandedPath | None, now: float) -> StartPlace:
+        """Return where a motion from rest starts, inside the limits.
+
+        As long as every joint is within its tracking error of where it was commanded to be, that
+        is the commanded place: the servo's error is not carried along, and a gripper keeps its
+        grip. What the controller itself reports to command counts more than what this executor
+        commanded last. Else somebody moved the arm: it starts where it is measured.
 
         Raises:
-            MotionRefused: when somebody else moves the arm, or it stands outside its limits.
+            MotionRefused: joint states may be wrong, somebody else moves the arm, or it is outside
+                its limits.
         """
-        _, measured, speed = self._history.newest
-        if path is not None:
-            commanded, _ = path.at(len(path.positions))
-            if (np.abs(commanded - measured) <= _AT_COMMAND * self._limits.tracking_error).all():
-                return commanded
-        arm, names = len(self._contract.joints), self._limits.names
-        fast = np.abs(speed[:arm]) / self._limits.velocity[:arm]
-        if fast.max() > _STILL:
-            raise MotionRefused(f"{names[int(fast.argmax())]} is moving and not by this executor, which takes over only an arm that stands")
-        inside = np.clip(measured, self._limits.lower, self._limits.upper)
-        excess = np.abs(inside - measured) / self._limits.tracking_error
+        stamp, measured, _ = self._history.newest
+        commanded = self._commanded(path, now)
+        if commanded is None:
+            if not self._is_steady(_STEADY_S):
+                raise MotionRefused(f"{self._restless()}; this executor takes over only an arm at rest")
+            return StartPlace(self._inside(self._steady_place(_STEADY_S)), False)
+        away = self.away(commanded, measured)
+        if not away.any():
+            return StartPlace(self._limits.inside(commanded), True)
+        worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
+        reason = self._off(worst, measured - commanded)
+        if self._wraps(worst, (measured - commanded)[worst]):
+            raise MotionRefused(f"{reason}: {_WRAPS}")
+        needed = _STEADY_AFTER_LEAP_S if self._leapt(worst, stamp - _STEADY_AFTER_LEAP_S) else _STEADY_S
+        if not self._is_steady(needed):
+            raise MotionRefused(f"{reason}; it must be measured at one place for {needed:g} s before it counts")
+        place = np.where(away, self._steady_place(needed), commanded)
+        return StartPlace(self._inside(place), False, reason)
+
+    def _commanded(self, path: CommandedPath | None, now: float) -> np.ndarray | None:
+        """Return where the controller holds position (J,), by its own account where it gives one.
+
+        Raises:
+            MotionRefused: the controller moves, commanded by somebody else.
+        """
+        own = None if path is None else path.positions[-1]
+        if self._reference is None:
+            return own
+        stamp, place, speed = self._reference
+        if now - stamp > self._contract.budgets.joint_state_age_s:
+            return own
+        moving = np.abs(speed) / self._limits.velocity
+        if moving.max() > _AT_REST:
+            name = self._limits.names[int(moving.argmax())]
+            raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
+        if own is not None:
+            error = np.where(np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf)
+            if (np.abs(place - own) <= _SAME * error).all():
+                return own
+        return place
+
+    def _restless(self) -> str:
+        recent = self._history.since(self._history.newest[0] - _STEADY_S)
+        arm = len(self._contract.joints)
+        places = np.array([positions for _, positions, _ in recent])[:, :arm]
+        ways = np.ptp(places, axis=0) / self._limits.tracking_error[:arm]
+        if ways.max() <= _AT_COMMAND:
+            return f"there are only {len(recent)} joint states so far"
+        return f"{self._limits.names[int(ways.argmax())]} is moving and not by this executor"
+
+    def _inside(self, place: np.ndarray) -> np.ndarray:
+        """Return a measured place (J,), moved inside the limits where it is hardly outside."""
+        inside = self._limits.inside(place)
+        excess = np.abs(inside - place) / self._limits.tracking_error
         if excess.max() > _AT_COMMAND:
-            raise MotionRefused(f"{names[int(excess.argmax())]} is measured outside its limits in the contract; move it back first")
+            name = self._limits.names[int(excess.argmax())]
+            raise MotionRefused(f"{name} is measured outside its limits in the contract; move it back first")
         return inside
 
+    # ---- while it moves ----
+
     def deviation(self, path: CommandedPath) -> Deviation | None:
-        """The joint that is further than its tracking error from where ``path`` had it at that time."""
-        shares = [
-            np.abs(measured - path.state(stamp)[0]) / self._limits.tracking_error for stamp, measured, _ in self._history.last(_CONFIRMED)
-        ]
+        """Return the joint that is further than its tracking error from ``path``, and why.
+
+        Two joint states in a row must agree.
+        """
+        recent = self._history.last(_CONFIRMED)
+        errors = [measured - path.state(stamp)[0] for stamp, measured, _ in recent]
+        shares = [np.abs(error) / self._limits.tracking_error for error in errors]
         share = np.min(shares, axis=0)
         worst = int(share.argmax())
         if len(shares) < _CONFIRMED or share[worst] <= 1.0:
             return None
-        distance = float(share[worst] * self._limits.tracking_error[worst])
-        elsewhere = bool(share[worst] > _ELSEWHERE) or self._leapt(worst)
-        return Deviation(self._limits.names[worst], distance, self._history.newest[1], elsewhere)
+        stamp, measured, _ = recent[-1]
+        error = float(errors[-1][worst])
+        fault, reason = self._explain(path, worst, error, share[worst])
+        reason = f"{self._off(worst, errors[-1])}{reason}"
+        return Deviation(self._limits.names[worst], abs(error), fault, reason, measured)
 
-    def _leapt(self, joint: int) -> bool:
-        recent = self._history.last(_LOOK_BACK)
+    def reference_deviation(self, path: CommandedPath) -> str:
+        """Return how far the controller itself is from ``path``, by its own account; empty: it follows."""
+        if self._reference is None:
+            return ""
+        stamp, positions, _ = self._reference
+        if stamp < path.begins:
+            return ""
+        wanted, speed = path.state(stamp)
+        allowed = _AT_COMMAND * self._limits.tracking_error + np.abs(speed) * _SPEED_S
+        over = np.abs(positions - wanted) / np.where(np.isfinite(allowed), allowed, np.inf)
+        worst = int(over.argmax())
+        if over[worst] <= 1.0:
+            return ""
+        return f"the controller commands {self._limits.names[worst]} {abs(positions - wanted)[worst]:.2f} from the path"
+
+    def _explain(self, path: CommandedPath, joint: int, error: float, share: float) -> tuple[Fault, str]:
+        if self._wraps(joint, error):
+            return Fault.SENSOR, f": {_WRAPS}"
+        if self._leapt(joint, -np.inf):
+            return Fault.SENSOR, (
+                " and leapt there faster than it can move: the sensor or its driver reports wrong joint "
+                "states; check its cable and driver"
+            )
+        if self._is_scaled(path):
+            return Fault.SCALED, (
+                ": the arm follows its path too slowly; set the speed scaling of the robot to 100 %"
+            )
+        if share > _ELSEWHERE:
+            return Fault.ELSEWHERE, "; find out who moved it"
+        if self._has_stalled(path):
+            return Fault.STALLED, (
+                ": the arm stands still; something is in its way, or its controller does not follow"
+            )
+        return Fault.OBSTACLE, ", something is in its way; clear it"
+
+    def _off(self, joint: int, errors: np.ndarray) -> str:
+        distance = f"{abs(errors[joint]):.2f} {self._units[joint]}".rstrip()
+        return f"{self._limits.names[joint]} is measured {distance} from where it was sent"
+
+    def _wraps(self, joint: int, error: float) -> bool:
+        if joint >= len(self._contract.joints) or self._contract.joints[joint].unit != "rad":
+            return False
+        turns = round(error / (2.0 * np.pi))
+        return turns != 0 and abs(error - turns * 2.0 * np.pi) <= self._limits.tracking_error[joint]
+
+    def _leapt(self, joint: int, since: float) -> bool:
+        """The joint was measured to move faster than it can, lately or since a stamp."""
+        recent = self._history.last(_LOOK_BACK) if since == -np.inf else self._history.since(since)
         way = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
         reach = _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
         return bool((way > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
+
+    def _has_stalled(self, path: CommandedPath) -> bool:
+        """No joint of the arm moved while the path moved all along."""
+        stamp, measured, _ = self._history.newest
+        recent = self._history.since(stamp - _STALLED_S)
+        if len(recent) < 3:
+            return False
+        first = recent[0][0]
+        arm = len(self._contract.joints)
+        wanted = np.abs(path.state(stamp)[0] - path.state(first)[0])[:arm]
+        moved = np.ptp([positions[:arm] for _, positions, _ in recent], axis=0)
+        shares = wanted / self._limits.tracking_error[:arm]
+        return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
+
+    def _is_scaled(self, path: CommandedPath) -> bool:
+        """The arm is measured on its path, where it should have been earlier, and still moves on."""
+        stamp, measured, _ = self._history.newest
+        arm = len(self._contract.joints)
+        lags = np.arange(0.05, _SCALED_S, 0.02)
+        earlier = np.array([path.state(stamp - lag)[0][:arm] for lag in lags])
+        beside = np.abs(earlier - measured[:arm]) / self._limits.tracking_error[:arm]
+        lag = lags[int(beside.max(axis=1).argmin())]
+        return bool(beside.max(axis=1).min() < _AT_COMMAND) and not self._has_stalled(path) and lag > 0.1

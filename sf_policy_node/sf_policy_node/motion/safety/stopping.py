@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,8 +22,10 @@ _SLOWER = (1.0, 0.5, 0.25, 0.12)  # shares of the joints' speed, until the tool 
 Samples = tuple[np.ndarray, np.ndarray]  # positions and velocities (N, J), the last at rest
 
 
-def stop(path: CommandedPath, join: int, limits: JointLimits, workspace: Workspace) -> Samples:
-    """Stop from grid point ``join`` on, as soon as the slowest joint can.
+def ways_to_stop(
+    path: CommandedPath, join: int, limits: JointLimits, workspace: Workspace
+) -> Iterator[Samples]:
+    """Yield stops from grid point ``join`` on, the best one first.
 
     All joints come to rest together, so that the tool goes on in its direction. Where there is no room for that,
     every joint brakes as hard as it may; where this takes the tool out of the box or makes it faster, the arm
@@ -30,30 +33,15 @@ def stop(path: CommandedPath, join: int, limits: JointLimits, workspace: Workspa
     """
     position, velocity = path.at(join)
     shortest = brake(position, velocity, limits, path.period)
-    ways = [_together(position, velocity, len(shortest[0]), path.period), shortest]
-    for way in ways:
-        if _keeps(workspace, position, velocity, way, limits):
-            return way
+    yield _together(position, velocity, len(shortest[0]), path.period)
+    yield shortest
     for factor in _LONGER:
-        slower = _slow_down(path, join, factor * len(shortest[0]) * path.period, limits)
-        if _keeps(workspace, position, velocity, slower, limits):
-            return slower
-    return shortest
+        yield _slow_down(path, join, factor * len(shortest[0]) * path.period, limits)
 
 
 def _together(position: np.ndarray, velocity: np.ndarray, steps: int, period: float) -> Samples:
     done = np.arange(1, steps + 1)[:, None] / steps
     return position + velocity * period * steps * (done - 0.5 * done**2), velocity * (1.0 - done)
-
-
-def _keeps(workspace: Workspace, position: np.ndarray, velocity: np.ndarray, way: Samples, limits: JointLimits) -> bool:
-    """A stop that stays inside position limits and box, and does not make the tool faster."""
-    positions, velocities = np.vstack([position, way[0]]), np.vstack([velocity, way[1]])
-    lower, upper = np.minimum(limits.lower, position), np.maximum(limits.upper, position)
-    if (positions < lower).any() or (positions > upper).any():
-        return False
-    survey = workspace.survey(positions, velocities)
-    return survey.leaves is None and not survey.too_fast
 
 
 def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLimits) -> Samples:
@@ -68,8 +56,10 @@ def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLim
     return _then_brake(shaped.positions, shaped.velocities, limits, path.period)
 
 
-def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLimits, workspace: Workspace) -> Samples:
-    """Stop and move back to ``place`` (J,), by one tracking error at most; only stop where that would leave the workspace box.
+def ways_to_give_way(
+    path: CommandedPath, join: int, place: np.ndarray, limits: JointLimits, workspace: Workspace
+) -> Iterator[Samples]:
+    """Yield stops that move back to ``place`` (J,), by one tracking error at most, then plain stops.
 
     A joint without a tracking error (the gripper) only stops.
     """
@@ -82,10 +72,8 @@ def give_way(path: CommandedPath, join: int, place: np.ndarray, limits: JointLim
     for share in _SLOWER:
         slowed = dataclasses.replace(limits, velocity=limits.velocity * share)
         back = follow(reference, np.zeros_like(reference), position, velocity, slowed, path.period, gain)
-        samples = _then_brake(back.positions, back.velocities, limits, path.period)
-        if _keeps(workspace, position, velocity, samples, limits):
-            return samples
-    return stop(path, join, limits, workspace)
+        yield _then_brake(back.positions, back.velocities, limits, path.period)
+    yield from ways_to_stop(path, join, limits, workspace)
 
 
 def _then_brake(positions: np.ndarray, velocities: np.ndarray, limits: JointLimits, period: float) -> Samples:

@@ -1,0 +1,88 @@
+"""Watches whether the arm stops: a stop message may be late, lost or refused by the controller."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+
+import numpy as np
+
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.monitor import ArmMonitor
+
+_REPEAT_S = 0.1
+_REPEATS = 10
+_NOT_STOPPED_S = 0.4  # after its end a stop has failed when the arm still moves
+_OFF = 0.5  # share of the tracking error within which the arm is on a path
+
+
+class Act(Enum):
+    """What to do about a stop."""
+
+    NOTHING = auto()
+    REPEAT = auto()
+    """Send it again."""
+    ANEW = auto()
+    """The arm still follows the motion from before the stop: stop that motion anew."""
+
+
+class StopWatch:
+    """One stop at a time, until the arm is measured at rest."""
+
+    def __init__(self, limits: JointLimits) -> None:
+        self._limits = limits
+        self._path: CommandedPath | None = None
+        self.before: CommandedPath | None = None
+        """What was commanded before the stop."""
+        self._next = math.inf
+        self._sent = 0
+        self.complaint = ""
+        """Why the arm is not known to have stopped; empty while there is time, and when it has."""
+
+    def begin(self, path: CommandedPath, before: CommandedPath | None, now: float) -> None:
+        """A stop was sent, which ends with ``path``, instead of the motion ``before``."""
+        self.before = before
+        self._path, self._next, self._sent, self.complaint = path, now + _REPEAT_S, 0, ""
+
+    def end(self) -> None:
+        """Another motion was sent, or the arm is nobody's business any more."""
+        self._path, self.complaint = None, ""
+
+    def check(self, now: float, monitor: ArmMonitor) -> Act:
+        """Look at the measured arm."""
+        if self._path is None:
+            return Act.NOTHING
+        if now >= self._path.end and monitor.at_rest(now):
+            self.end()
+            return Act.NOTHING
+        failed = now > self._path.end + _NOT_STOPPED_S
+        if failed:
+            self.complaint = self._complain(now, monitor)
+        if now < self._next or self._sent >= _REPEATS:
+            return Act.NOTHING
+        self._sent += 1
+        self._next = now + _REPEAT_S
+        if failed and not monitor.problem(now) and self._follows_before(monitor):
+            self._path = None  # the new stop begins its own watch
+            return Act.ANEW
+        return Act.REPEAT
+
+    def _follows_before(self, monitor: ArmMonitor) -> bool:
+        """The arm is measured on the motion from before the stop, and not where the stop ends."""
+        if self.before is None:
+            return False
+        stamp, measured, _ = monitor.newest
+        allowed = _OFF * self._limits.tracking_error
+        on_before = (np.abs(self.before.state(stamp)[0] - measured) <= allowed).all()
+        return bool(on_before and (np.abs(self._path.positions[-1] - measured) > allowed).any())
+
+    def _complain(self, now: float, monitor: ArmMonitor) -> str:
+        if problem := monitor.problem(now):
+            return f"nobody can see whether the arm has stopped: {problem}"
+        speed = np.abs(monitor.state_from_positions()[1]) / self._limits.velocity
+        name = self._limits.names[int(speed.argmax())]
+        return (
+            f"the arm does not stop: {name} still moves though a stop was sent {self._sent + 1} times; "
+            "use the robot's own emergency stop"
+        )

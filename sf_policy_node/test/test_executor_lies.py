@@ -1,0 +1,238 @@
+"""Whatever the driver reports, no command starts elsewhere than at the last one, or leaves the limits."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lying_arm import LyingArm
+from motion_cases import FORWARD, HOME, Bench, keep_moving, sim_arm, straight
+from test_executor_random import CONTRACTS, random_rows
+
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.state_machine import State
+from sf_policy_node.motion.status import ExecutorState
+
+SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "60"))
+FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
+
+
+def act(bench, rng, target):
+    """One thing that a policy, an operator or a person at a button does."""
+    executor, kind = bench.executor, rng.choice(["chunk", "lead", "stop", "pause", "activate", "clock"], p=[0.55, 0.3, 0.05, 0.04, 0.03, 0.03])
+    if kind == "chunk":
+        rows = random_rows(bench.contract, rng, rng.choice([0.3, 1.0]))
+        measured = bench.measured[-1][1]
+        bench.send(bench.chunk(rows, age=0.05, epoch=bench.sequence, reference=measured), transit=rng.uniform(0.0, 0.015))
+    elif kind == "lead":
+        target += rng.normal(0.0, 0.03, len(target))
+        if rng.random() < 0.1:
+            target = np.zeros_like(target)
+        for _ in range(rng.integers(1, 15)):
+            bench.post(executor.on_teleoperation(bench.clock, target, np.zeros(len(target)), bench.clock))
+            bench.run(0.02)
+    elif kind == "stop":
+        bench.post(executor.on_emergency_stop(True, bench.clock))
+        bench.run(rng.uniform(0.0, 0.4))
+        executor.on_emergency_stop(False, bench.clock)
+        executor.reset_emergency_stop(bench.clock)
+    elif kind == "pause":
+        bench.post(executor.pause(True, bench.clock))
+        bench.run(rng.uniform(0.0, 0.3))
+        bench.post(executor.pause(False, bench.clock))
+    elif kind == "activate":
+        bench.post(executor.deactivate(bench.clock))
+        bench.run(rng.uniform(0.3, 0.5))
+        executor.activate(bench.clock)
+    else:
+        bench.set_by += rng.choice([-3.0, 5.0])
+
+
+@settings(max_examples=SEQUENCES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(contract=st.sampled_from(CONTRACTS), seed=st.integers(0, 2**31))
+@pytest.mark.slow
+def test_no_sequence_of_readings_makes_the_executor_break_a_limit(contract, seed):
+    rng = np.random.default_rng(seed)
+    bench = Bench(contract, start=float(rng.choice([10.0, 1.7e9])))
+    bench.lie = LyingArm(rng, len(HOME))
+    target = HOME.copy()
+    for _ in range(14):
+        with contextlib.suppress(MotionRefused, ValueError):
+            act(bench, rng, target)
+        bench.run(float(rng.choice([0.02, 0.1, 0.3])))
+    bench.run(2.5)
+    assert not bench.violations()
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+
+
+def leap_for(bench, seconds, change):
+    """The driver reports wrong places for a while, from now on."""
+    until = bench.now + seconds
+
+    def lie(stamp, position, velocity):
+        return [(stamp, change(position) if bench.now <= until else position, velocity)]
+
+    bench.lie = lie
+
+
+def plus(*beside):
+    return lambda position: position + np.array([*beside, *[0.0] * (7 - len(beside))])
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.4])
+@pytest.mark.parametrize(
+    "change", [plus(1.0), plus(0.0, -0.6, 0.4), np.zeros_like, plus(-0.8, 0.8, 0.8, 0.8, 0.8, 0.8)]
+)
+def test_a_leap_that_no_arm_can_make_is_a_lying_sensor(bench, seconds, change):
+    keep_moving(bench, 0.6, FAST)
+    leap_for(bench, seconds, change)
+    bench.run(0.6)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
+    status = bench.executor.status
+    assert bench.executor.situation.state is State.BLOCKED and status.state is ExecutorState.HOLDING
+    assert "sensor" in status.reason and "is measured" in status.reason
+    bench.lie = lambda *reading: [reading]
+    bench.run(1.5)
+    with pytest.raises(ChunkRefused, match="sensor.*give an instruction again"):
+        bench.send(bench.chunk(FORWARD))
+    bench.send(bench.chunk(FORWARD, epoch=2))
+
+
+def test_one_wrong_reading_when_a_motion_starts_from_rest_starts_nothing_elsewhere(bench):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    for wrong in (plus(0.0, -0.4), plus(0.0, 0.3), np.zeros_like):
+        leap_for(bench, 0.005, wrong)
+        bench.run(0.005)
+        with contextlib.suppress(ChunkRefused):
+            bench.send(bench.chunk(straight(sim_arm(), (-0.005, 0.0, 0.0)), reference=bench.observer.state(bench.now)[0]))
+        bench.run(0.5)
+    assert not bench.violations()
+
+
+@pytest.mark.parametrize("led_by", ["chunk", "operator"])
+@pytest.mark.parametrize("droop", [0.06, 0.2])
+def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_its_grip(bench, led_by, droop):
+    closed = straight(sim_arm(), (0.005, 0.0, 0.0), opening=0.0)
+    bench.send(bench.chunk(closed))
+    bench.run(2.5)
+    commanded = bench.observer.state(bench.now)[0]
+    bench.offset = np.array([0.0, droop, -0.5 * droop, 0.0, 0.0, 0.0, 0.02])
+    bench.run(0.3)
+    if led_by == "chunk":
+        trajectory = bench.send(bench.chunk(closed, reference=bench.measured[-1][1]))
+        assert trajectory.positions[0] == pytest.approx(commanded, abs=1e-6)
+    else:
+        for _ in range(10):
+            bench.post(bench.executor.on_teleoperation(bench.now, commanded, np.zeros(7), bench.now))
+            bench.run(0.02)
+    for _ in range(50):
+        bench.run(0.02)
+        assert bench.observer.state(bench.now)[0][6] == pytest.approx(0.0, abs=1e-6)
+    assert not bench.violations()
+
+
+@pytest.mark.parametrize("turns", [1, -1])
+def test_a_driver_that_wraps_is_named_at_rest_and_in_motion(bench, turns):
+    keep_moving(bench, 0.6, FAST)
+    leap_for(bench, np.inf, plus(2.0 * np.pi * turns))
+    bench.run(0.6)
+    assert "full turn" in bench.executor.status.reason and "joint1" in bench.executor.status.reason
+    bench.run(2.0)
+    with pytest.raises(ChunkRefused, match=r"joint1 is measured 6\.28 rad .* full turn"):
+        bench.send(bench.chunk(FORWARD, epoch=2, reference=bench.observer.state(bench.now)[0] + 2 * np.pi * turns * np.eye(7)[0]))
+    assert not bench.violations()
+
+
+def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it_stays_there(bench):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    moved = np.zeros(7)
+
+    def lie(stamp, position, velocity):
+        return [(stamp, position + moved, velocity)]
+
+    bench.lie = lie
+    for _ in range(50):  # 0.5 rad in half a second
+        moved = moved + [0.01, 0, 0, 0, 0, 0, 0]
+        bench.run(0.01)
+    reference = bench.observer.state(bench.now)[0] + moved
+    with pytest.raises(ChunkRefused, match="one place for 0.2 s"):
+        bench.send(bench.chunk(FORWARD, reference=reference))
+    bench.run(0.3)
+    trajectory = bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference))
+    assert trajectory.positions[0] == pytest.approx(reference, abs=1e-6)
+    assert trajectory.stamp + trajectory.times[0] - bench.now > 0.3, "the controller is given time for the way"
+    bench.run(0.2)
+    assert not bench.violations()
+
+
+def test_an_arm_at_rest_whose_joint_states_leap_must_be_seen_there_for_a_second(bench):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    bench.offset = np.array([0.5, 0, 0, 0, 0, 0, 0])
+    bench.run(0.6)
+    reference = bench.observer.state(bench.now)[0] + bench.offset
+    with pytest.raises(ChunkRefused, match="one place for 1 s"):
+        bench.send(bench.chunk(FORWARD, reference=reference))
+    bench.run(0.6)
+    bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference))
+
+
+def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(bench):
+    """It was deactivated and activated: it holds where it stood, and nobody told the executor."""
+    keep_moving(bench, 0.6, FAST)
+    place = bench.observer.state(bench.now)[0]
+    bench.lie = lambda stamp, position, velocity: [(stamp, place, 0.0 * velocity)]
+    sent = len(bench.observer.sent)
+    bench.run(0.5)
+    stop = bench.observer.sent[sent]
+    assert stop.positions[0] == pytest.approx(place, abs=1e-6)
+    assert stop.stamp + stop.times[0] - bench.received[sent] > 0.2, "from there and from the path alike inside the limits"
+    assert "stands still" in bench.executor.status.reason and not bench.violations()
+
+
+def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
+    keep_moving(bench, 0.6, FAST)
+    path_time, rate = bench.now, 0.5
+
+    def lie(stamp, position, velocity):
+        return [(stamp, bench.executor.path.state(path_time + rate * (bench.now - path_time))[0], velocity)]
+
+    bench.lie = lie
+    for _ in range(100):
+        bench.run(0.01)
+        if "too slowly" in bench.executor.status.reason:
+            break
+    assert "speed scaling" in bench.executor.status.reason and not bench.violations()
+
+
+def test_a_controller_that_says_it_does_not_follow_is_believed(bench):
+    keep_moving(bench, 0.6, FAST)
+    place = bench.observer.state(bench.now)[0]
+    sent = len(bench.observer.sent)
+    for _ in range(40):
+        bench.executor.on_controller_reference(bench.now, place, np.zeros(7))
+        bench.run(0.005)
+    assert len(bench.observer.sent) == sent, "it holds position by itself"
+    assert "the controller commands" in bench.executor.status.reason
+    with pytest.raises(ChunkRefused, match="give an instruction again"):
+        bench.send(bench.chunk(FORWARD))
+
+
+def test_a_motion_starts_where_the_controller_says_that_it_holds_position(bench):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    place = bench.observer.state(bench.now)[0] + [0.1, 0, 0, 0, 0, 0, 0]
+    bench.executor.on_controller_reference(bench.now, place, np.zeros(7))
+    trajectory = bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))), bench.now)
+    assert trajectory.positions[0] == pytest.approx(place)
+    bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
+    bench.executor.deactivate(bench.now)
+    bench.executor.activate(bench.now)
+    bench.run(0.4)
+    bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
+    with pytest.raises(ChunkRefused, match="commanded by somebody else"):
+        bench.send(bench.chunk(FORWARD, epoch=2))
