@@ -108,11 +108,8 @@ class Observer:
             return
         self.watch(now)
         self.sent.append(trajectory)
-        times = trajectory.stamp + trajectory.times
-        points, speeds = trajectory.positions, trajectory.velocities
-        if trajectory.hold_s > 0.0:
-            times = np.append(times, times[-1] + trajectory.hold_s)
-            points, speeds = np.vstack([points, points[-1:]]), np.vstack([speeds, 0.0 * speeds[-1:]])
+        held = trajectory.held()
+        times, points, speeds = held.stamp + held.times, held.positions, held.velocities
         assert times[-1] > now, "a trajectory arrived that had passed as a whole"
         position, velocity = self.state(now)
         if times[0] > now:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -104,6 +104,18 @@ class Trajectory:
     positions: np.ndarray
     velocities: np.ndarray
     hold_s: float = 0.0
+
+    def held(self) -> Trajectory:
+        """Return the same motion as a controller gets it: with the end repeated after ``hold_s``."""
+        if self.hold_s <= 0.0:
+            return self
+        return replace(
+            self,
+            times=np.append(self.times, self.times[-1] + self.hold_s),
+            positions=np.vstack([self.positions, self.positions[-1:]]),
+            velocities=np.vstack([self.velocities, 0.0 * self.velocities[-1:]]),
+            hold_s=0.0,
+        )
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
 
 def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
     """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes it."""
+    trajectory = trajectory.held()
     joints, points = len(trajectory.joint_names), []
     positions, velocities = _doubles(trajectory.positions), _doubles(trajectory.velocities)
     for n, nanoseconds in enumerate(np.rint(trajectory.times * 1e9).astype(np.int64).tolist()):
@@ -109,11 +110,6 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
         point = JointTrajectoryPoint(positions=positions[row], velocities=velocities[row])
         point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanoseconds, 10**9)
         points.append(point)
-    if trajectory.hold_s > 0.0:
-        hold = JointTrajectoryPoint(positions=points[-1].positions, velocities=points[-1].velocities)
-        nanoseconds = round((trajectory.times[-1] + trajectory.hold_s) * 1e9)
-        hold.time_from_start.sec, hold.time_from_start.nanosec = divmod(nanoseconds, 10**9)
-        points.append(hold)
     return JointTrajectory(header=Header(stamp=to_stamp(trajectory.stamp)), joint_names=list(trajectory.joint_names), points=points)
 
 

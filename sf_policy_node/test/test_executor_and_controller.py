@@ -1,0 +1,163 @@
+"""The executor in front of a controller with the genuine rules, at its default parameters first.
+
+The model is ``sf_policy_node.controller``, compared with the genuine joint_trajectory_controller.
+Judged is what the hardware is told, cycle by cycle.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from motion_cases import FORWARD, HOME, make_chunk, sim_arm, straight
+
+from sf_policy_node.controller.control_loop import ControlLoop
+from sf_policy_node.controller.parameters import ControllerParameters
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.status import ExecutorState
+
+LIMITS = JointLimits.of(sim_arm())
+TICK = 0.01
+FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
+
+
+class Arm:
+    """Executor, controller and servos, with messages that take ``transit`` [s]."""
+
+    def __init__(self, *, transit=0.004, velocity_state=True, **options):
+        parameters = ControllerParameters(
+            interpolate_from_desired_state=options.pop("desired", False)
+        )
+        self.loop = ControlLoop(
+            LIMITS.names, HOME, 0.0, parameters=parameters, velocity_state=velocity_state, **options
+        )
+        self.executor = ChunkExecutor(sim_arm(), stopwatch=lambda: self.now)
+        self.now, self.transit, self.sequence = 0.0, transit, 0
+        self.stop_transit = None
+        self._mail, self.refused = [], 0
+        self.places = []
+        self.executor.activate(0.0)
+        self.run(0.5)
+
+    def run(self, seconds):
+        for _ in range(round(seconds / TICK)):
+            self.now = round(self.now + TICK, 6)
+            for arrival, trajectory in [mail for mail in self._mail if mail[0] <= self.now]:
+                self.refused += not self.loop.receive(trajectory.held(), arrival)
+            self._mail = [mail for mail in self._mail if mail[0] > self.now]
+            self.loop.advance(self.now)
+            self.executor.on_joint_state(self.now, self.loop.position, self.loop.velocity)
+            self.places.append((self.now, self.loop.position))
+            self.send(self.executor.tick(self.now))
+
+    def send(self, trajectory, transit=None):
+        if trajectory is not None:
+            late = self.transit if transit is None else transit
+            if trajectory.hold_s and self.stop_transit is not None:
+                late = self.stop_transit
+            self._mail.append((self.now + late, trajectory))
+
+    def chunk(self, rows=FAST, age=0.1):
+        self.sequence += 1
+        stamp, place = self.places[-1 - round(age / TICK)]
+        chunk = make_chunk(sim_arm(), rows, stamp=stamp, sequence=self.sequence, epoch=self.sequence)
+        self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=place), self.now))
+
+    def shares(self):
+        """Largest velocity and acceleration that the hardware was told, as shares of the limits."""
+        told = self.loop.take()
+        velocity = np.abs(told.velocities) / LIMITS.velocity
+        acceleration = np.abs(told.accelerations) / LIMITS.acceleration
+        return float(velocity.max()), float(acceleration.max())
+
+
+STOPS = {
+    "none": lambda arm: None,
+    "emergency stop": lambda arm: arm.send(arm.executor.emergency_stop(arm.now)),
+    "pause": lambda arm: arm.send(arm.executor.pause(True, arm.now)),
+    "deactivate": lambda arm: arm.send(arm.executor.deactivate(arm.now)),
+    "policy": lambda arm: arm.send(arm.executor.on_policy_state(False, 99, "done", arm.now)),
+}
+
+
+@pytest.mark.parametrize("clock", [0.0, -0.03])
+@pytest.mark.parametrize("desired", [False, True])
+@pytest.mark.parametrize("lag", [0.0, 0.05])
+@pytest.mark.parametrize("rate", [100.0, 250.0, 500.0])
+def test_borders_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, clock):
+    rng = np.random.default_rng(int(rate + 100 * lag))
+    for stop in STOPS:
+        arm = Arm(update_rate_hz=rate, servo_lag_s=lag, desired=desired, clock_offset_s=clock)
+        for _ in range(5):
+            rows = FAST * np.append(rng.uniform(-1.0, 1.0, 3), 1.0)
+            arm.chunk(rows + np.append(rng.normal(0.0, 0.002, 3), 0.0))
+            arm.run(float(rng.choice([0.2, 0.27])))
+        STOPS[stop](arm)
+        arm.run(1.8)
+        velocity, acceleration = arm.shares()
+        assert velocity <= 1.02 and acceleration <= 1.05, (stop, velocity, acceleration)
+        assert not arm.refused and arm.executor.status.guard_refusals == 0
+        assert np.abs(arm.loop.velocity).max() < 1e-3
+
+
+@pytest.mark.parametrize("late", [0.13, 0.25, 0.4])
+@pytest.mark.parametrize("stop", ["emergency stop", "pause", "policy"])
+def test_a_stop_that_arrives_late_is_still_a_stop(late, stop):
+    """Before, the controller dropped it as past, and the arm continued to the end of the chunk."""
+    arm = Arm()
+    for _ in range(3):
+        arm.chunk()
+        arm.run(0.25)
+    arm.chunk()
+    arm.run(0.1)
+    moving = np.abs(arm.loop.velocity[:6]).max()
+    assert moving > 0.2
+    arm.stop_transit = late
+    before = arm.loop.position.copy()
+    STOPS[stop](arm)
+    arm.run(late + 0.15)
+    assert np.abs(arm.loop.velocity).max() < 1e-3 and not arm.refused
+    assert np.abs(arm.loop.position - before)[:6].max() <= moving * (late + 0.1)
+    arm.run(1.0)
+    assert np.abs(arm.loop.velocity).max() < 1e-3
+
+
+def test_a_stop_that_is_lost_is_repeated_until_the_arm_stops():
+    arm = Arm()
+    for _ in range(3):
+        arm.chunk()
+        arm.run(0.25)
+    arm.chunk()
+    arm.run(0.1)
+    arm.executor.emergency_stop(arm.now)  # never sent
+    arm.run(0.35)
+    assert np.abs(arm.loop.velocity).max() < 1e-3
+    assert arm.executor.status.state is ExecutorState.STOPPED
+
+
+def test_an_arm_that_does_not_stop_is_reported():
+    arm = Arm()
+    arm.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)))
+    arm.run(0.4)
+    arm.send = lambda *_: None  # the link is gone
+    arm.executor.emergency_stop(arm.now)
+    said = []
+    for _ in range(80):
+        arm.run(0.01)
+        place = HOME + 0.4 * arm.now  # and something moves it
+        arm.executor.on_joint_state(arm.now + 0.001, place, np.zeros(7))
+        said.append(arm.executor.status.reason)
+    assert any("does not stop" in reason and "still moves" in reason for reason in said)
+
+
+def test_the_first_steps_come_as_soon_as_delivery_allows():
+    arm = Arm(update_rate_hz=250.0)
+    arm.chunk(FORWARD)
+    arm.run(3.0)
+    arm.loop.take()
+    begun = arm.now
+    arm.chunk(-FORWARD * [1, 1, 1, -1])
+    arm.run(0.2)
+    told = arm.loop.take()
+    moved = np.abs(told.positions - told.positions[0]).max(axis=1) > 1e-6
+    assert told.times[int(moved.argmax())] - begun <= 0.03
