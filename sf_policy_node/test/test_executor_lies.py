@@ -15,7 +15,7 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState
 
-SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "60"))
+SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "40"))
 FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
 
 

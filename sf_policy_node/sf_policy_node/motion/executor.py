@@ -72,6 +72,7 @@ class ChunkExecutor:
         shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
         join: how chunks are joined; None: as each policy says.
         stopwatch, simulated: see :class:`~sf_policy_node.motion.safety.clock.ClockWatch`.
+        joint_state_problem: see :class:`~sf_policy_node.motion.safety.monitor.ArmMonitor`.
 
     Raises:
         ContractError: a limit is missing, or the URDF does not fit the contract.
@@ -85,12 +86,19 @@ class ChunkExecutor:
         join: Join | None = None,
         stopwatch: Callable[[], float] | None = None,
         simulated: bool = False,
+        joint_state_problem: Callable[[float], str] | None = None,
     ) -> None:
         self.contract = contract
         kinematics = Kinematics(contract)
         self.frames = FixedFrames(contract, kinematics)
         workspace = Workspace(contract, kinematics)
-        self._guard = Guard(contract, workspace, stopwatch=stopwatch, simulated=simulated)
+        self._guard = Guard(
+            contract,
+            workspace,
+            stopwatch=stopwatch,
+            simulated=simulated,
+            joint_state_problem=joint_state_problem,
+        )
         limits = self._guard.limits
         self._situation = Situation()
         self._log = StatusLog(limits.names)

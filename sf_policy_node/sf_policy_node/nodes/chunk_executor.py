@@ -54,16 +54,17 @@ class ChunkExecutorNode(ManagedNode):
     def set_up(self, contract: Contract) -> None:
         self._contract, self._shadow, join = contract, self.value("shadow"), self.value("join")
         before: ChunkExecutor | None = getattr(self, "_motion", None)
+        self._joint_states = JointStates(contract)
         self._motion = ChunkExecutor(
             contract,
             shadow=self._shadow,
             join=None if join == "policy" else Join[join.upper()],
             stopwatch=time.monotonic,
             simulated=self.value("use_sim_time"),
+            joint_state_problem=self._joint_states.problem,
         )
         if before is not None:
             self._motion.inherit_emergency_stop(before)
-        self._joint_states = JointStates(contract)
         self._latencies = Latencies()
         self._chunks_from = ""
         self._reported: tuple | None = None

@@ -56,6 +56,7 @@ class Guard:
 
     Args:
         stopwatch, simulated: see :class:`ClockWatch`.
+        joint_state_problem: see :class:`ArmMonitor`.
 
     Raises:
         ContractError: a limit is missing.
@@ -68,10 +69,11 @@ class Guard:
         *,
         stopwatch: Callable[[], float] | None = None,
         simulated: bool = False,
+        joint_state_problem: Callable[[float], str] | None = None,
     ) -> None:
         require_limits(contract)
         self.limits = JointLimits.of(contract)
-        self.monitor = ArmMonitor(contract)
+        self.monitor = ArmMonitor(contract, joint_state_problem)
         self.clock = ClockWatch(stopwatch, simulated=simulated)
         self.path: CommandedPath | None = None
         """What the controller was commanded last; None: that is not known."""

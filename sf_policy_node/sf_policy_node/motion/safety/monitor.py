@@ -6,6 +6,7 @@ flicker. Speeds are taken from positions, since many drivers report none or wron
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -77,10 +78,17 @@ class StartPlace:
 
 
 class ArmMonitor:
-    """Judges measured joints (J,) in the order of ``contract.command_joints`` against the contract."""
+    """Judges measured joints (J,) in the order of ``contract.command_joints`` against the contract.
 
-    def __init__(self, contract: Contract) -> None:
+    Args:
+        joint_state_problem: why whoever receives joint states cannot use them at a time [s].
+    """
+
+    def __init__(
+        self, contract: Contract, joint_state_problem: Callable[[float], str] | None = None
+    ) -> None:
         self._contract = contract
+        self._receives = joint_state_problem or (lambda now: "")
         self._limits = JointLimits.of(contract)
         error = self._limits.tracking_error
         grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
@@ -135,6 +143,8 @@ class ArmMonitor:
 
     def problem(self, now: float) -> str:
         """Return why joint states cannot be used at ``now``; empty when they can."""
+        if problem := self._receives(now):
+            return problem
         if not self._history:
             return f"no joint states on {self._contract.topics.joint_states}"
         age, budget = self.age(now), self._contract.budgets.joint_state_age_s
@@ -227,9 +237,9 @@ class ArmMonitor:
         stamp, measured, _ = self._history.newest
         commanded = self._commanded(path, now)
         if commanded is None:
-            if not self._is_steady(_STEADY_S):
+            if not self._is_steady(_RESTING_S):
                 raise MotionRefused(f"{self._restless()}; this executor takes over only an arm at rest")
-            return StartPlace(self._inside(self._steady_place(_STEADY_S)), False)
+            return StartPlace(self._inside(self.resting_place()), False)
         away = self.away(commanded, measured)
         if not away.any():
             return StartPlace(self._limits.inside(commanded), True)
@@ -266,12 +276,12 @@ class ArmMonitor:
         return place
 
     def _restless(self) -> str:
-        recent = self._history.since(self._history.newest[0] - _STEADY_S)
+        recent = self._history.since(self._history.newest[0] - _RESTING_S)
         arm = len(self._contract.joints)
         places = np.array([positions for _, positions, _ in recent])[:, :arm]
         ways = np.ptp(places, axis=0) / self._limits.tracking_error[:arm]
         if ways.max() <= _AT_COMMAND:
-            return f"there are only {len(recent)} joint states so far"
+            return f"there are only {len(recent)} joint states of the last {_RESTING_S:g} s"
         return f"{self._limits.names[int(ways.argmax())]} is moving and not by this executor"
 
     def _inside(self, place: np.ndarray) -> np.ndarray:
