@@ -45,7 +45,7 @@ def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(
     executor.graph.until(lambda: executor.status.state == ExecutorStatus.TELEOPERATION, "the status", each=lead)
     assert executor.status.control_source == ControlSource.TELEOPERATION
     executor.until(said(ControlSource.NOBODY), "nobody in charge")
-    assert "let go" in sources[-1].reason
+    assert "released" in sources[-1].reason
 
 
 def test_a_pause_stops_the_arm_and_a_late_joiner_learns_of_it(executor):

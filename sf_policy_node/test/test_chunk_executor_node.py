@@ -100,7 +100,9 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     executor.until(lambda: len(executor.commands) >= 2, "the stop")
     stop = executor.commands[1]
     assert list(stop.points[-1].velocities) == [0.0] * 7
-    assert to_seconds(stop.points[-1].time_from_start) < 0.4
+    at_rest = next(point for point in stop.points if not any(point.velocities))
+    assert to_seconds(at_rest.time_from_start) < 0.5
+    assert to_seconds(stop.points[-1].time_from_start) > 0.9, "valid for a while, however late it arrives"
     executor.send()
     executor.until(lambda: executor.status.chunks_refused == 1, "the refusal")
     assert executor.status.state == ExecutorStatus.STOPPED

@@ -43,6 +43,17 @@ class JointHistory:
         """The joint states from a time on, oldest first."""
         return [sample for sample in self._samples if sample[0] >= stamp]
 
+    def covering(
+        self, seconds: float, at_least: int
+    ) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """Return the newest joint states that span ``seconds``, oldest first.
+
+        At least that many where there are so many; fewer, or a shorter span, where there are not.
+        """
+        begin = self._samples[-1][0] - seconds
+        inside = sum(sample[0] > begin for sample in self._samples)
+        return self.last(max(inside + 1, at_least))
+
     def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
         """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest.
 

@@ -29,6 +29,7 @@ _STEADY_AFTER_LEAP_S = 1.0  # ... and for this long where the joint states leapt
 _COVERED = 0.8  # share of such a time that joint states must cover
 _GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a place
 _NEAR = 0.9  # share of the joint states that must agree on a place
+_SEVERAL = 3  # joint states that are needed to call anything steady
 _CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
 _CLOCK_S = 1.0  # a stamp that is that much older is of another clock
 _LOOK_BACK = 10  # joint states in which a leap is looked for
@@ -182,9 +183,8 @@ class ArmMonitor:
         Encoders flicker, and single readings may be wrong: nine of ten must be near the median, and
         the halves of the time must agree on average.
         """
-        stamp, _, _ = self._history.newest
-        recent = self._history.since(stamp - seconds)
-        if len(recent) < 3 or stamp - recent[0][0] < _COVERED * seconds:
+        recent = self._history.covering(seconds, _SEVERAL)
+        if len(recent) < _SEVERAL or recent[-1][0] - recent[0][0] < _COVERED * seconds:
             return False
         count = len(self._limits.names if gripper else self._contract.joints)
         places = np.array([positions[:count] for _, positions, _ in recent])
@@ -201,7 +201,7 @@ class ArmMonitor:
 
     def _steady_place(self, seconds: float) -> np.ndarray:
         """Return the median of the measured joints (J,)."""
-        recent = self._history.since(self._history.newest[0] - seconds)
+        recent = self._history.covering(seconds, _SEVERAL)
         return np.median([positions for _, positions, _ in recent], axis=0)
 
     # ---- chunks ----
@@ -276,12 +276,12 @@ class ArmMonitor:
         return place
 
     def _restless(self) -> str:
-        recent = self._history.since(self._history.newest[0] - _RESTING_S)
+        recent = self._history.covering(_RESTING_S, _SEVERAL)
         arm = len(self._contract.joints)
         places = np.array([positions for _, positions, _ in recent])[:, :arm]
         ways = np.ptp(places, axis=0) / self._limits.tracking_error[:arm]
         if ways.max() <= _AT_COMMAND:
-            return f"there are only {len(recent)} joint states of the last {_RESTING_S:g} s"
+            return f"there are only {len(recent)} joint states so far"
         return f"{self._limits.names[int(ways.argmax())]} is moving and not by this executor"
 
     def _inside(self, place: np.ndarray) -> np.ndarray:
