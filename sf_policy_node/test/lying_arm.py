@@ -21,7 +21,7 @@ class LyingArm:
         def maybe(share: float, value):
             return value if rng.random() < share else np.zeros_like(value)
 
-        self._droop = maybe(0.5, np.append(rng.normal(0.0, 0.05, ARM), rng.uniform(0.0, 0.02, joints - ARM)))
+        self._droop = maybe(0.5, np.append(np.clip(rng.normal(0.0, 0.05, ARM), -0.04, 0.04), rng.uniform(0.0, 0.02, joints - ARM)))
         self._lag = int(maybe(0.4, np.array(rng.integers(1, 12))))
         self._noise = float(maybe(0.5, np.array(rng.choice([1e-4, 2e-3, 1e-2]))))
         self._grid = float(maybe(0.3, np.array(rng.choice([1e-3, 5e-3]))))

@@ -183,7 +183,7 @@ def test_an_arm_at_rest_whose_joint_states_leap_must_be_seen_there_for_a_second(
 
 def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(bench):
     """It was deactivated and activated: it holds where it stood, and nobody told the executor."""
-    keep_moving(bench, 0.6, FAST)
+    keep_moving(bench, 0.3, FAST)
     place = bench.observer.state(bench.now)[0]
     bench.lie = lambda stamp, position, velocity: [(stamp, place, 0.0 * velocity)]
     sent = len(bench.observer.sent)
@@ -195,7 +195,7 @@ def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(ben
 
 
 def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
-    keep_moving(bench, 0.6, FAST)
+    keep_moving(bench, 0.3, FAST)
     path_time, rate = bench.now, 0.5
 
     def lie(stamp, position, velocity):

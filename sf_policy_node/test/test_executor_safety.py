@@ -255,7 +255,7 @@ def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
 def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
     bench.send(bench.chunk(FORWARD))
     assert not bench.executor.too_late(bench.now + 0.02)
-    assert bench.executor.too_late(bench.now + 0.15)
+    assert bench.executor.too_late(bench.now + 0.05)
     bench.run(0.4)
     bench.send(bench.chunk(FORWARD, age=0.1))
     assert not bench.executor.too_late(bench.now + 0.02)

@@ -507,7 +507,7 @@ class ChunkExecutor:
             return self._apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
         if self._score is not None:
             return None
-        if beside := monitor.reference_deviation(path):
+        if beside := monitor.reference_deviation(path, now):
             return self.on_controller_lost(f"{beside}: it does not follow", now)
         deviation = monitor.deviation(path)
         if deviation is None:

@@ -111,7 +111,8 @@ class CommandedPath:
             first = max(first, self.first_known)
         points = range(min(first, last), last + 1)
         positions, velocities = zip(*(self.at(index) for index in points), strict=True)
-        times = self.period * np.arange(1, len(points) + 1)
-        stamp = self.time(points[0] - 1)
+        begin = self.time(points[0] - 1)
+        stamp = min(begin, now)  # a stamp in the future would leave the motion before it in force
+        times = begin - stamp + self.period * np.arange(1, len(points) + 1)
         hold = max(0.0, valid_until - self.end)
         return Trajectory(stamp, names, times, np.array(positions), np.array(velocities), hold)

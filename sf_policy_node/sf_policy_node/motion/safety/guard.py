@@ -33,6 +33,7 @@ _START_LEAD_MOST_S = 0.08
 _STOP_LEAD_S = 0.02
 _VALID_S = 1.0  # a stop is accepted by a controller although it arrives this late
 _UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
+_DROOP = 0.25  # share of the tracking error by which a servo may droop at a place that is not known
 _SAME_PLACE = 1e-6  # rad or m: rounding
 
 
@@ -157,8 +158,8 @@ class Guard:
 
     def _may_stand_at(self, place: np.ndarray) -> list[np.ndarray]:
         """Return where the controller may hold position (J,) when the arm is to start at ``place``."""
-        error = self.limits.tracking_error  # a servo may droop that much
-        droop = np.where(np.isfinite(error), error, 0.0)
+        error = self.limits.tracking_error
+        droop = np.where(np.isfinite(error), _DROOP * error, 0.0)
         known = [] if self.path is None else [self.path.positions[-1]]
         return [place + droop, *known]
 

@@ -242,7 +242,7 @@ class ArmMonitor:
             return StartPlace(self._inside(self.resting_place()), False)
         away = self.away(commanded, measured)
         if not away.any():
-            return StartPlace(self._limits.inside(commanded), True)
+            return StartPlace(self._inside(commanded), True)
         worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
         reason = self._off(worst, measured - commanded)
         if self._wraps(worst, (measured - commanded)[worst]):
@@ -313,12 +313,15 @@ class ArmMonitor:
         reason = f"{self._off(worst, errors[-1])}{reason}"
         return Deviation(self._limits.names[worst], abs(error), fault, reason, measured)
 
-    def reference_deviation(self, path: CommandedPath) -> str:
-        """Return how far the controller itself is from ``path``, by its own account; empty: it follows."""
+    def reference_deviation(self, path: CommandedPath, now: float) -> str:
+        """Return how far the controller itself is from ``path``, by its own account.
+
+        Empty: it follows, or has not reported lately.
+        """
         if self._reference is None:
             return ""
         stamp, positions, _ = self._reference
-        if stamp < path.begins:
+        if stamp < path.begins or now - stamp > self._contract.budgets.joint_state_age_s:
             return ""
         wanted, speed = path.state(stamp)
         allowed = _AT_COMMAND * self._limits.tracking_error + np.abs(speed) * _SPEED_S
