@@ -113,7 +113,7 @@ def test_borders_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, c
 def test_a_stop_that_arrives_late_is_still_a_stop(late, stop):
     """Before, the controller dropped it as past, and the arm continued to the end of the chunk."""
     arm = Arm()
-    for _ in range(3):
+    for _ in range(2):
         arm.chunk()
         arm.run(0.25)
     arm.chunk()
@@ -132,7 +132,7 @@ def test_a_stop_that_arrives_late_is_still_a_stop(late, stop):
 
 def test_a_stop_that_is_lost_is_repeated_until_the_arm_stops():
     arm = Arm()
-    for _ in range(3):
+    for _ in range(2):
         arm.chunk()
         arm.run(0.25)
     arm.chunk()

@@ -14,8 +14,8 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import MotionRefused
-from sf_policy_node.motion.safety.commanded import CommandedPath
-from sf_policy_node.motion.safety.guard import Guard, Start
+from sf_policy_node.motion.safety.commanded import CommandedPath, Start
+from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.safety.meeting import meeting_times, samples
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 

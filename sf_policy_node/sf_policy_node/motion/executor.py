@@ -19,50 +19,24 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
-from sf_policy_node.motion.leader import LeaderWatch
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
-from sf_policy_node.motion.safety.monitor import Deviation, Fault
-from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.state_machine import (
     Event,
-    Memory,
     Situation,
     State,
-    Stop,
     may_be_led,
     transition,
 )
-from sf_policy_node.motion.status import REPLAY_SILENT, ExecutorStatus, StatusLog
-from sf_policy_node.motion.streaming import Stream
+from sf_policy_node.motion.status import ExecutorStatus, StatusLog
+from sf_policy_node.motion.supervisor import AGAIN, LED_BY, Supervisor
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
 _DELIVERY_S = 0.02  # from here to the controller
 _PLANNING_FORGOTTEN = 0.9  # share of the longest planning time that is remembered from chunk to chunk
-_LED_BY = {
-    ControlSource.TELEOPERATION: "an operator teleoperates the arm",
-    ControlSource.REPLAY: "an episode is replayed",
-}
-_LED_NO_MORE = {
-    ControlSource.TELEOPERATION: "the operator released the arm",
-    ControlSource.REPLAY: REPLAY_SILENT,
-}
-_FAULTS = {
-    Fault.OBSTACLE: Event.OBSTACLE,
-    Fault.STALLED: Event.ARM_ELSEWHERE,
-    Fault.SCALED: Event.ARM_ELSEWHERE,
-    Fault.ELSEWHERE: Event.ARM_ELSEWHERE,
-    Fault.SENSOR: Event.SENSOR_FAULT,
-}
-_AGAIN = "give an instruction again"
-_STANDING_REASONS = {
-    State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
-    State.INACTIVE: "not active",
-    State.PAUSED: "paused; call the pause service with false to resume",
-}
 
 
 class ChunkExecutor:
@@ -100,29 +74,19 @@ class ChunkExecutor:
             joint_state_problem=joint_state_problem,
         )
         limits = self._guard.limits
-        self._situation = Situation()
         self._log = StatusLog(limits.names)
         self._score = ShadowScore(len(limits.names)) if shadow else None
         self._policy = ChunkFollower(
             contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score
         )
         self._teleoperation = TeleoperationPlanner(contract, workspace)
-        silent_s = contract.budgets.teleop_age_s
-        self._leaders = {source: LeaderWatch(limits, silent_s) for source in _LED_BY}
-        holds = self._guard.streams and contract.command.output != "servo_twist"
-        self._stream = Stream(
-            contract.command.rate_hz,
-            limits.names,
-            limits if holds else None,
-            alone=self._guard.streams,
+        self._supervisor = Supervisor(
+            contract, self._guard, self._policy, self._log, shadow=shadow
         )
-        self._stop_watch = StopWatch(limits)
         self._stopwatch = stopwatch
         self._pressed: set[str] = set()  # emergency stop buttons
         self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
         self._from_rest = True
-        self._led_until = -math.inf  # an operator or a replay has control until then [s]
-        self._log.report(_STANDING_REASONS[State.INACTIVE])
 
     # ---- lifecycle, pause and emergency stop ----
 
@@ -132,15 +96,15 @@ class ChunkExecutor:
         An instruction that was under way before needs to be given again.
         """
         now = self._guard.clock.now if now is None else now
-        self._apply(Event.ACTIVATED, now, "waiting for the first chunk")
+        self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
         self._guard.takes_over, self._guard.streamed = True, None
-        self._stream.forget()
-        self._policy.block(f"the executor was activated after its instruction began; {_AGAIN}")
+        self._supervisor.stream.forget()
+        self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
         """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays."""
-        now, sent = (self._guard.clock.now, None) if now is None else self._advance(now)
-        return self._apply(Event.DEACTIVATED, now) or sent
+        now, sent = (self._guard.clock.now, None) if now is None else self._supervisor.advance(now)
+        return self._supervisor.apply(Event.DEACTIVATED, now) or sent
 
     def pause(self, paused: bool, now: float) -> Trajectory | None:
         """Hold position until resumed; a stop to send when the arm was moving.
@@ -150,11 +114,11 @@ class ChunkExecutor:
         Raises:
             ValueError: the executor is not active.
         """
-        if not self._situation.active:
+        if not self._supervisor.situation.active:
             raise ValueError("the executor is not active; activate it first")
-        now, sent = self._advance(now)
+        now, sent = self._supervisor.advance(now)
         event = Event.PAUSED if paused else Event.RESUMED
-        return self._apply(event, now, "resumed; waiting for a new chunk") or sent
+        return self._supervisor.apply(event, now, "resumed; waiting for a new chunk") or sent
 
     def on_emergency_stop(self, pressed: bool, now: float, button: str = "") -> Trajectory | None:
         """Take the state of an emergency stop button. Pressing latches; releasing does not reset.
@@ -173,19 +137,19 @@ class ChunkExecutor:
 
         None when the arm holds position.
         """
-        latched = self._situation.latched
-        now, sent = self._advance(now)
-        if self._situation.settling:
-            self._apply(Event.EMERGENCY_STOP, now)
-            return self._sent_stop(self._guard.brake_unsure(now), now)
+        latched = self._supervisor.situation.latched
+        now, sent = self._supervisor.advance(now)
+        if self._supervisor.situation.settling:
+            self._supervisor.apply(Event.EMERGENCY_STOP, now)
+            return self._supervisor.sent_stop(self._guard.brake_unsure(now), now)
         repeat = self._guard.repeat(now) if latched and self._guard.moving(now) else None
-        return repeat or self._apply(Event.EMERGENCY_STOP, now) or sent
+        return repeat or self._supervisor.apply(Event.EMERGENCY_STOP, now) or sent
 
     def inherit_emergency_stop(self, before: ChunkExecutor) -> None:
         """Take over the latch of an executor that this one replaces: only a person resets it."""
         self._pressed = set(before._pressed)
-        self._situation = dataclasses.replace(self._situation, latched=before._situation.latched)
-        self._report("")
+        self._supervisor.situation = dataclasses.replace(self._supervisor.situation, latched=before.situation.latched)
+        self._supervisor.report("")
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
         """Clear the latch. The arm holds position until a chunk arrives that was observed afterwards.
@@ -197,11 +161,11 @@ class ChunkExecutor:
             count = len(self._pressed)
             which = "the emergency stop is" if count == 1 else f"{count} emergency stops are"
             raise ValueError(f"{which} still pressed; release first")
-        if not self._situation.latched:
+        if not self._supervisor.situation.latched:
             return
         now = self._guard.clock.now if now is None else now
-        self._led_until = -math.inf
-        self._apply(Event.RESET, now, "the emergency stop was reset; waiting for a new chunk")
+        self._supervisor.led_until = -math.inf
+        self._supervisor.apply(Event.RESET, now, "the emergency stop was reset; waiting for a new chunk")
 
     # ---- inputs ----
 
@@ -227,13 +191,7 @@ class ChunkExecutor:
         It was deactivated, started again, or ended the motion. Nothing is sent; the next motion
         starts where the controller is then.
         """
-        now, sent = self._advance(now)
-        if self._situation.moves:
-            self._policy.block(f"{reason}; {_AGAIN}")
-            self._require_release(reason)
-            reason = f"stopped: {reason}; {_AGAIN}"
-        self._stop_watch.end()
-        return self._apply(Event.CONTROLLER_LOST, now, reason) or sent
+        return self._supervisor.lose_controller(reason, now)
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         """Join a chunk to the motion under way.
@@ -244,7 +202,7 @@ class ChunkExecutor:
         Raises:
             ChunkRefused: the motion under way continues to its end.
         """
-        self._before = dataclasses.replace(self._log.status), self._situation
+        self._before = dataclasses.replace(self._log.status), self._supervisor.situation
         begun = self._stopwatch() if self._stopwatch else 0.0
         try:
             if jump := self._guard.clock.jump(now):
@@ -253,16 +211,16 @@ class ChunkExecutor:
             self._check_follows_chunks(now)
             chunk = self.frames.in_base(chunk)
             self._policy.check(chunk, now)
-            ended = self._out_of_motion(now)
+            ended = self._supervisor.out_of_motion(now)
             trajectory = self._policy.follow(chunk, now)
         except MotionRefused as refusal:
             quiet = (State.FOLLOWING, State.HOLDING, State.BLOCKED, State.SETTLING)
-            self._log.refused(chunk, refusal, say=self._situation.state in quiet)
+            self._log.refused(chunk, refusal, say=self._supervisor.situation.state in quiet)
             raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
-        self._situation = transition(self._situation, Event.CHUNK).situation
+        self._supervisor.situation = transition(self._supervisor.situation, Event.CHUNK).situation
         self._joins_at, self._from_rest = self._policy.joins_at, self._policy.starts_from_rest
         self._log.report(self._log.status.reason or (ended and f"resumes; {ended}"))
-        self._stop_watch.end()
+        self._supervisor.stop_watch.end()
         if self._stopwatch:
             guard, spent = self._guard, self._stopwatch() - begun
             guard.planning_s = max(_PLANNING_FORGOTTEN * guard.planning_s, spent)
@@ -276,10 +234,10 @@ class ChunkExecutor:
         if following or (last is not None and epoch < last.epoch):
             return None
         self._policy.block("its instruction has ended", epoch)  # also when its first chunk is on its way
-        now, sent = self._advance(now)
-        if self._situation.state is not State.FOLLOWING:
+        now, sent = self._supervisor.advance(now)
+        if self._supervisor.situation.state is not State.FOLLOWING:
             return sent
-        return self._apply(Event.POLICY_ENDED, now, reason)
+        return self._supervisor.apply(Event.POLICY_ENDED, now, reason)
 
     def on_teleoperation(
         self,
@@ -305,19 +263,19 @@ class ChunkExecutor:
             raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
-        before, operator = self._situation.source, ControlSource.TELEOPERATION
+        before, operator = self._supervisor.situation.source, ControlSource.TELEOPERATION
         if source is ControlSource.REPLAY and before is operator:
             raise MotionRefused("an operator teleoperates the arm, who outranks a replay")
-        if source is ControlSource.REPLAY and self._situation.paused:
+        if source is ControlSource.REPLAY and self._supervisor.situation.paused:
             raise MotionRefused("the executor is paused")
         self._check_may_move()
         start = self._guard.start(now)
-        self._leaders[source].check(target, start.position, now)
+        self._supervisor.leaders[source].check(target, start.position, now)
         if before is not source:
             self._teleoperation.take_over()
-        self._led_until = now + self.contract.budgets.teleop_age_s
+        self._supervisor.led_until = now + self.contract.budgets.teleop_age_s
         event = Event.REPLAY if source is ControlSource.REPLAY else Event.TELEOPERATION
-        self._apply(event, now, _LED_BY[source])
+        self._supervisor.apply(event, now, LED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         self._log.status.workspace_clips += self._teleoperation.shortened
         if plan is None:
@@ -326,7 +284,7 @@ class ChunkExecutor:
         self._log.clipped(position=clips[0], velocity=clips[1], acceleration=clips[2])
         trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
         self._joins_at, self._from_rest = start.time, not start.moving
-        self._stop_watch.end()
+        self._supervisor.stop_watch.end()
         return trajectory
 
     def too_late(self, now: float) -> bool:
@@ -337,7 +295,7 @@ class ChunkExecutor:
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in force."""
         self._policy.withdraw()
-        status, self._situation = self._before
+        status, self._supervisor.situation = self._before
         self._log.withdrawn(status, reason)
 
     def withdraw_lead(self) -> None:
@@ -346,21 +304,7 @@ class ChunkExecutor:
 
     def tick(self, now: float) -> Trajectory | None:
         """Watch the arm, to be called regularly; a trajectory to send when something is wrong."""
-        if jump := self._guard.clock.jump(now):
-            return self._after_clock_jump(now, jump)
-        now = self._guard.clock.advance(now)
-        if self._guard.clock.stands:  # nothing has an age until it continues
-            return None
-        if self._situation.settling:
-            return self._settle(now)
-        state = self._situation.state
-        if state in (State.TELEOPERATION, State.REPLAY):
-            return self._watch_leader(now)
-        if state is not State.FOLLOWING:
-            return self._watch_stop(now)
-        if ended := self._out_of_motion(now):
-            return self._apply(Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one")
-        return self._watch_arm(now)
+        return self._supervisor.tick(now)
 
     def setpoint(self, now: float) -> Setpoint | None:
         """Return where the joints are to be now, for outputs that send single commands.
@@ -371,15 +315,15 @@ class ChunkExecutor:
         if self._score is not None or guard.clock.jump(now):
             return None
         if guard.path is None:
-            self._stream.forget()
+            self._supervisor.stream.forget()
             guard.streamed = None
             return None
-        setpoint, lost = self._stream.at(guard.path, now)
-        guard.streamed = self._stream.place if guard.streams else None
+        setpoint, lost = self._supervisor.stream.at(guard.path, now)
+        guard.streamed = self._supervisor.stream.place if guard.streams else None
         if lost:
             guard.freeze(now, setpoint.positions)
             reason = f"stopped: this process stood still for {lost:.2f} s in the middle of a motion"
-            self._apply(Event.STREAM_STALLED, now, reason)
+            self._supervisor.apply(Event.STREAM_STALLED, now, reason)
         return setpoint
 
     # ---- what it says ----
@@ -392,21 +336,21 @@ class ChunkExecutor:
     @property
     def situation(self) -> Situation:
         """From which the state follows."""
-        return self._situation
+        return self._supervisor.situation
 
     @property
     def status(self) -> ExecutorStatus:
         """A snapshot, as of the latest time that was passed in."""
         now, shadow = self._guard.clock.now, self._score is not None
         status = self._log.snapshot(
-            self._situation,
+            self._supervisor.situation,
             shadow=shadow,
             guard_refusals=self._guard.refusals,
             joint_state_age_s=self._guard.monitor.age(now),
         )
-        if complaint := self._stop_watch.complaint:
+        if complaint := self._supervisor.stop_watch.complaint:
             status.reason = f"{complaint}; {status.reason}" if status.reason else complaint
-        if self._situation.state is State.FOLLOWING:
+        if self._supervisor.situation.state is State.FOLLOWING:
             status.chunk_age_s = now - self._policy.last.stamp
             status.queue_depth = self._policy.rows_ahead(now)
         if self._score is not None:
@@ -416,60 +360,8 @@ class ChunkExecutor:
 
     # ---- how ----
 
-    def _apply(
-        self, event: Event, now: float, reason: str = "", deviation: Deviation | None = None
-    ) -> Trajectory | None:
-        """Take an event through the state machine and do what its edge demands."""
-        step = transition(self._situation, event)
-        self._situation = step.situation
-        trajectory = self._end_motion(step.stop, now, deviation)
-        if Memory.PATH in step.forget:
-            self._guard.path = None
-            self._stream.forget()
-            self._guard.streamed = None
-        if Memory.MOTION in step.forget:
-            self._policy.forget_motion()
-        if Memory.ORDER in step.forget:
-            self._policy.forget_order()
-        if step.accept_from_now:
-            self._policy.accept_from = now
-        self._report(reason)
-        return trajectory
-
-    def _end_motion(
-        self, stop: Stop, now: float, deviation: Deviation | None
-    ) -> Trajectory | None:
-        match stop:
-            case Stop.BRAKE:
-                trajectory = self._guard.brake(now)
-            case Stop.GIVE_WAY:
-                trajectory = self._guard.give_way(now, deviation.measured)
-            case Stop.MEET:
-                trajectory = self._guard.meet(now, deviation.measured)
-            case _:
-                return None
-        return self._sent_stop(trajectory, now)
-
-    def _sent_stop(
-        self, trajectory: Trajectory | None, now: float, before: CommandedPath | None = None
-    ) -> Trajectory | None:
-        if trajectory is not None:
-            self._policy.stopped(self._guard.path.end)
-            if self._score is None and not self._guard.streams:
-                self._stop_watch.begin(self._guard.path, before or self._guard.before, now)
-        return trajectory
-
-    def _report(self, reason: str) -> None:
-        self._log.report(_STANDING_REASONS.get(self._situation.state, reason))
-
-    def _advance(self, now: float) -> tuple[float, Trajectory | None]:
-        """Return the time, and what to send where the clock was set."""
-        if jump := self._guard.clock.jump(now):
-            return now, self._after_clock_jump(now, jump)
-        return self._guard.clock.advance(now), None
-
     def _check_may_move(self) -> None:
-        situation = self._situation
+        situation = self._supervisor.situation
         if situation.latched:
             raise MotionRefused("the emergency stop is latched")
         if not situation.active:
@@ -481,73 +373,8 @@ class ChunkExecutor:
         self._check_may_move()
         if problem := self._guard.monitor.problem(now):
             raise ChunkRefused(problem)
-        if self._situation.is_led:
-            raise ChunkRefused(_LED_BY[self._situation.source])
-        if self._situation.paused:
+        if self._supervisor.situation.is_led:
+            raise ChunkRefused(LED_BY[self._supervisor.situation.source])
+        if self._supervisor.situation.paused:
             raise ChunkRefused("the executor is paused")
 
-    def _out_of_motion(self, now: float) -> str:
-        """Return why the motion ended if the last chunk ran out; empty when it did not.
-
-        After a stall the next chunk can arrive before the watchdog reports it.
-        """
-        if self._situation.state is not State.FOLLOWING or self._guard.moving(now):
-            return ""
-        return f"no new chunk for {now - self._policy.last.stamp:.2f} s"
-
-    def _watch_leader(self, now: float) -> Trajectory | None:
-        if now > self._led_until:
-            reason = f"{_LED_NO_MORE[self._situation.source]}; waiting for a new chunk"
-            return self._apply(Event.LEADER_SILENT, now, reason)
-        return self._watch_arm(now) if self._guard.moving(now) else None
-
-    def _watch_arm(self, now: float) -> Trajectory | None:
-        monitor, path = self._guard.monitor, self._guard.path
-        if problem := monitor.problem(now):
-            return self._apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
-        if self._score is not None:
-            return None
-        if beside := monitor.reference_deviation(path, now):
-            return self.on_controller_lost(f"{beside}: it does not follow", now)
-        deviation = monitor.deviation(path)
-        if deviation is None:
-            return None
-        self._policy.block(f"{deviation.reason}; {_AGAIN}")
-        self._require_release(deviation.reason)
-        reason = f"stopped: {deviation.reason} and {_AGAIN}"
-        return self._apply(_FAULTS[deviation.fault], now, reason, deviation)
-
-    def _require_release(self, reason: str) -> None:
-        for leader in self._leaders.values():
-            leader.require_release(reason)
-
-    def _watch_stop(self, now: float) -> Trajectory | None:
-        match self._stop_watch.check(now, self._guard.monitor):
-            case Act.REPEAT:
-                return self._guard.repeat(now)
-            case Act.ANEW:
-                before = self._stop_watch.before
-                return self._sent_stop(self._guard.stop_anew(before, now), now, before)
-        return None
-
-    def _settle(self, now: float) -> Trajectory | None:
-        if self._situation.latched and self._guard.path is None:
-            return self._sent_stop(self._guard.brake_unsure(now), now)
-        trajectory, settled = self._guard.settle(now)
-        if settled:
-            reason = self._log.status.reason
-            self._apply(Event.SETTLED, now, reason)
-        return trajectory
-
-    def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        guard = self._guard
-        moving = guard.moving(guard.clock.now) and not guard.streams
-        self._stream.clock_set(jump)
-        trajectory = guard.after_clock_jump(now, jump)
-        guard.streamed = self._stream.place if guard.streams else None
-        self._led_until = -math.inf
-        self._stop_watch.end()
-        event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
-        way = "back" if jump < 0 else "forward"
-        self._apply(event, now, f"stopped: the clock went {way} by {abs(jump):.3f} s")
-        return trajectory

@@ -116,3 +116,18 @@ class CommandedPath:
         times = begin - stamp + self.period * np.arange(1, len(points) + 1)
         hold = max(0.0, valid_until - self.end)
         return Trajectory(stamp, names, times, np.array(positions), np.array(velocities), hold)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a new motion leaves the one under way.
+
+    Commanded position and velocity (J,) at grid point ``join`` of ``path``, ``time`` [s].
+    """
+
+    path: CommandedPath
+    join: int
+    time: float
+    position: np.ndarray
+    velocity: np.ndarray
+    moving: bool

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from sf_policy_node.motion.arm.limits import JointLimits, require_limits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
-from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.meeting import State, fits, meeting_times, samples
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, ways_to_give_way, ways_to_stop
@@ -35,21 +34,6 @@ _VALID_S = 1.0  # a stop is accepted by a controller although it arrives this la
 _UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at a place that is not known
 _SAME_PLACE = 1e-6  # rad or m: rounding
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a new motion leaves the one under way.
-
-    Commanded position and velocity (J,) at grid point ``join`` of ``path``, ``time`` [s].
-    """
-
-    path: CommandedPath
-    join: int
-    time: float
-    position: np.ndarray
-    velocity: np.ndarray
-    moving: bool
 
 
 class Guard:

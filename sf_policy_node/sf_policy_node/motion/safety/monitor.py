@@ -307,7 +307,7 @@ class ArmMonitor:
         worst = int(share.argmax())
         if len(shares) < _CONFIRMED or share[worst] <= 1.0:
             return None
-        stamp, measured, _ = recent[-1]
+        _, measured, _ = recent[-1]
         error = float(errors[-1][worst])
         fault, reason = self._explain(path, worst, error, share[worst])
         reason = f"{self._off(worst, errors[-1])}{reason}"
@@ -370,7 +370,7 @@ class ArmMonitor:
 
     def _has_stalled(self, path: CommandedPath) -> bool:
         """No joint of the arm moved while the path moved all along."""
-        stamp, measured, _ = self._history.newest
+        stamp, _, _ = self._history.newest
         recent = self._history.since(stamp - _STALLED_S)
         if len(recent) < 3:
             return False

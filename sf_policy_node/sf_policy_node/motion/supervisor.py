@@ -1,0 +1,213 @@
+"""Takes events through the state machine, does what its edges demand, and watches the arm."""
+
+from __future__ import annotations
+
+import math
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.motion.chunks.follower import ChunkFollower
+from sf_policy_node.motion.leader import LeaderWatch
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.monitor import Deviation, Fault
+from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
+from sf_policy_node.motion.state_machine import Event, Memory, Situation, State, Stop, transition
+from sf_policy_node.motion.status import REPLAY_SILENT, StatusLog
+from sf_policy_node.motion.streaming import Stream
+from sf_policy_node.motion.types import ControlSource, Trajectory
+
+LED_BY = {
+    ControlSource.TELEOPERATION: "an operator teleoperates the arm",
+    ControlSource.REPLAY: "an episode is replayed",
+}
+_LED_NO_MORE = {
+    ControlSource.TELEOPERATION: "the operator released the arm",
+    ControlSource.REPLAY: REPLAY_SILENT,
+}
+_FAULTS = {
+    Fault.OBSTACLE: Event.OBSTACLE,
+    Fault.STALLED: Event.ARM_ELSEWHERE,
+    Fault.SCALED: Event.ARM_ELSEWHERE,
+    Fault.ELSEWHERE: Event.ARM_ELSEWHERE,
+    Fault.SENSOR: Event.SENSOR_FAULT,
+}
+AGAIN = "give an instruction again"
+STANDING_REASONS = {
+    State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
+    State.INACTIVE: "not active",
+    State.PAUSED: "paused; call the pause service with false to resume",
+}
+
+
+class Supervisor:
+    """Holds the situation of one executor. Calls must not overlap.
+
+    Args:
+        shadow: nothing is sent: the arm is somebody else's.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        guard: Guard,
+        policy: ChunkFollower,
+        log: StatusLog,
+        *,
+        shadow: bool,
+    ) -> None:
+        self._guard, self._policy, self._log, self._shadow = guard, policy, log, shadow
+        limits, silent_s = guard.limits, contract.budgets.teleop_age_s
+        self.situation = Situation()
+        self.leaders = {source: LeaderWatch(limits, silent_s) for source in LED_BY}
+        self.led_until = -math.inf  # an operator or a replay has control until then [s]
+        self.stop_watch = StopWatch(limits)
+        holds = guard.streams and contract.command.output != "servo_twist"
+        rate, bounds = contract.command.rate_hz, limits if holds else None
+        self.stream = Stream(rate, limits.names, bounds, alone=guard.streams)
+        self._log.report(STANDING_REASONS[State.INACTIVE])
+
+    def apply(
+        self, event: Event, now: float, reason: str = "", deviation: Deviation | None = None
+    ) -> Trajectory | None:
+        """Take an event through the state machine and do what its edge demands."""
+        step = transition(self.situation, event)
+        self.situation = step.situation
+        trajectory = self._end_motion(step.stop, now, deviation)
+        if Memory.PATH in step.forget:
+            self._guard.path = None
+            self.stream.forget()
+            self._guard.streamed = None
+        if Memory.MOTION in step.forget:
+            self._policy.forget_motion()
+        if Memory.ORDER in step.forget:
+            self._policy.forget_order()
+        if step.accept_from_now:
+            self._policy.accept_from = now
+        self.report(reason)
+        return trajectory
+
+    def _end_motion(
+        self, stop: Stop, now: float, deviation: Deviation | None
+    ) -> Trajectory | None:
+        match stop:
+            case Stop.BRAKE:
+                trajectory = self._guard.brake(now)
+            case Stop.GIVE_WAY:
+                trajectory = self._guard.give_way(now, deviation.measured)
+            case Stop.MEET:
+                trajectory = self._guard.meet(now, deviation.measured)
+            case _:
+                return None
+        return self.sent_stop(trajectory, now)
+
+    def sent_stop(
+        self, trajectory: Trajectory | None, now: float, before: CommandedPath | None = None
+    ) -> Trajectory | None:
+        if trajectory is not None:
+            self._policy.stopped(self._guard.path.end)
+            if not self._shadow and not self._guard.streams:
+                self.stop_watch.begin(self._guard.path, before or self._guard.before, now)
+        return trajectory
+
+    def report(self, reason: str) -> None:
+        self._log.report(STANDING_REASONS.get(self.situation.state, reason))
+
+    def advance(self, now: float) -> tuple[float, Trajectory | None]:
+        """Return the time, and what to send where the clock was set."""
+        if jump := self._guard.clock.jump(now):
+            return now, self._after_clock_jump(now, jump)
+        return self._guard.clock.advance(now), None
+
+    def tick(self, now: float) -> Trajectory | None:
+        """Watch the arm, to be called regularly; a trajectory to send when something is wrong."""
+        if jump := self._guard.clock.jump(now):
+            return self._after_clock_jump(now, jump)
+        now = self._guard.clock.advance(now)
+        if self._guard.clock.stands:  # nothing has an age until it continues
+            return None
+        if self.situation.settling:
+            return self._settle(now)
+        state = self.situation.state
+        if state in (State.TELEOPERATION, State.REPLAY):
+            return self._watch_leader(now)
+        if state is not State.FOLLOWING:
+            return self._watch_stop(now)
+        if ended := self.out_of_motion(now):
+            return self.apply(Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one")
+        return self._watch_arm(now)
+
+    def lose_controller(self, reason: str, now: float) -> Trajectory | None:
+        """Forget the commanded path: see ``ChunkExecutor.on_controller_lost``."""
+        now, sent = self.advance(now)
+        if self.situation.moves:
+            self._policy.block(f"{reason}; {AGAIN}")
+            self._require_release(reason)
+            reason = f"stopped: {reason}; {AGAIN}"
+        self.stop_watch.end()
+        return self.apply(Event.CONTROLLER_LOST, now, reason) or sent
+
+    def out_of_motion(self, now: float) -> str:
+        """Return why the motion ended if the last chunk ran out; empty when it did not.
+
+        After a stall the next chunk can arrive before the watchdog reports it.
+        """
+        if self.situation.state is not State.FOLLOWING or self._guard.moving(now):
+            return ""
+        return f"no new chunk for {now - self._policy.last.stamp:.2f} s"
+
+    def _watch_leader(self, now: float) -> Trajectory | None:
+        if now > self.led_until:
+            reason = f"{_LED_NO_MORE[self.situation.source]}; waiting for a new chunk"
+            return self.apply(Event.LEADER_SILENT, now, reason)
+        return self._watch_arm(now) if self._guard.moving(now) else None
+
+    def _watch_arm(self, now: float) -> Trajectory | None:
+        monitor, path = self._guard.monitor, self._guard.path
+        if problem := monitor.problem(now):
+            return self.apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
+        if self._shadow:
+            return None
+        if beside := monitor.reference_deviation(path, now):
+            return self.lose_controller(f"{beside}: it does not follow", now)
+        deviation = monitor.deviation(path)
+        if deviation is None:
+            return None
+        self._policy.block(f"{deviation.reason}; {AGAIN}")
+        self._require_release(deviation.reason)
+        reason = f"stopped: {deviation.reason} and {AGAIN}"
+        return self.apply(_FAULTS[deviation.fault], now, reason, deviation)
+
+    def _require_release(self, reason: str) -> None:
+        for leader in self.leaders.values():
+            leader.require_release(reason)
+
+    def _watch_stop(self, now: float) -> Trajectory | None:
+        match self.stop_watch.check(now, self._guard.monitor):
+            case Act.REPEAT:
+                return self._guard.repeat(now)
+            case Act.ANEW:
+                before = self.stop_watch.before
+                return self.sent_stop(self._guard.stop_anew(before, now), now, before)
+        return None
+
+    def _settle(self, now: float) -> Trajectory | None:
+        if self.situation.latched and self._guard.path is None:
+            return self.sent_stop(self._guard.brake_unsure(now), now)
+        trajectory, settled = self._guard.settle(now)
+        if settled:
+            reason = self._log.status.reason
+            self.apply(Event.SETTLED, now, reason)
+        return trajectory
+
+    def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
+        guard = self._guard
+        moving = guard.moving(guard.clock.now) and not guard.streams
+        self.stream.clock_set(jump)
+        trajectory = guard.after_clock_jump(now, jump)
+        guard.streamed = self.stream.place if guard.streams else None
+        self.led_until = -math.inf
+        self.stop_watch.end()
+        event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
+        way = "back" if jump < 0 else "forward"
+        self.apply(event, now, f"stopped: the clock went {way} by {abs(jump):.3f} s")
+        return trajectory
