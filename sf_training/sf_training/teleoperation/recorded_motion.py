@@ -93,7 +93,7 @@ def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray
         pairs = [
             (stamp, message.position[list(message.name).index(name)])
             for stamp, message in zip(stream.stamps, stream.messages, strict=True)
-            if name in message.name
+            if name in getattr(message, "name", ())  # commands may be of another type, too
         ]
         found.append(tuple(np.array(sorted(pairs)).reshape(-1, 2).T))
     return found
