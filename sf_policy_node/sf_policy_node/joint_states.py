@@ -174,9 +174,9 @@ class JointStates:
         return [name for name in self._names if not self._tracks[name]]
 
     def age(self, now: float) -> float:
-        """Age of the arm joint that was received longest ago [s]; -1 as long as one was never received."""
+        """Age of the arm joint that was received longest ago [s]: 0 for a stamp ahead of ``now``, -1 while one is missing."""
         stamps = [self._tracks[name].stamp for name in self._arm if self._tracks[name]]
-        return now - min(stamps) if len(stamps) == len(self._arm) else -1.0
+        return max(0.0, now - min(stamps)) if len(stamps) == len(self._arm) else -1.0
 
     def problem(self, now: float) -> str:
         """Return why the joints cannot be used at ``now`` [s]; empty when they can.

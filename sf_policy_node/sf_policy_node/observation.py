@@ -101,8 +101,8 @@ class ObservationBuffer:
         return Observation(stamp, {name: image for name, (_, image) in chosen.items()}, self._joints_at(stamp, chosen[newest][0], now))
 
     def camera_ages(self, now: float) -> list[float]:
-        """Age of the newest image of each camera, in the contract's order [s]; -1 before the first."""
-        return [now - kept[-1][0] if kept else -1.0 for kept in self._images.values()]
+        """Age of the newest image of each camera, in the contract's order [s]: 0 for a stamp ahead of ``now``, -1 before the first."""
+        return [max(0.0, now - kept[-1][0]) if kept else -1.0 for kept in self._images.values()]
 
     @property
     def skew(self) -> float:

@@ -9,6 +9,7 @@ from motion_cases import FORWARD, sim_arm
 
 from sf_msgs.msg import ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.motion.cycles import Cycles
+from sf_policy_node.motion.status import ExecutorStatus as MotionStatus
 from sf_policy_node.nodes.conversions import status_to_message
 from sf_policy_node.nodes.diagnostics import executor_diagnostics, policy_diagnostics
 
@@ -157,6 +158,13 @@ def test_joint_states_that_cannot_be_true_ask_for_a_person(bench):
     message.joint_state_age_s = 0.01
     status = executor_diagnostics(message, sim_arm())
     assert status.level == WARN and "sensor" in status.message and "give an instruction again" in status.message
+
+
+@pytest.mark.parametrize(("age", "reported"), [(-0.02, 0.0), (0.03, 0.03), (-1.0, -1.0)])
+def test_stamps_a_little_ahead_are_not_reported_as_none(age, reported):
+    status = MotionStatus(tuple(JOINTS), joint_state_age_s=age)
+    message = status_to_message(status, 5.0, (0.0, 0.0, 0.0), Cycles(0.02))
+    assert message.joint_state_age_s == pytest.approx(reported)
 
 
 def test_the_figures_of_the_executor_have_names_and_units():

@@ -39,7 +39,8 @@ _COUNTERS = (
     "shadow_rows",
     "epoch",
 )
-_NUMBERS = ("chunk_age_s", "joint_state_age_s", "border_jump", "border_jump_max", "clip_rate")
+_AGES = ("chunk_age_s", "joint_state_age_s")  # -1: there is none
+_NUMBERS = ("border_jump", "border_jump_max", "clip_rate")
 
 
 def to_seconds(stamp: Time) -> float:
@@ -122,6 +123,9 @@ def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float
         setattr(message, name, int(getattr(status, name)))
     for name in _NUMBERS:
         setattr(message, name, float(getattr(status, name)))
+    for name in _AGES:  # the stamp may be a little ahead of this clock: that is not "none"
+        age = float(getattr(status, name))
+        setattr(message, name, age if age == -1.0 else max(0.0, age))
     for name in PER_JOINT_CLIPS:
         setattr(message, name, array("Q", getattr(status, name).tolist()))
     message.shadow_error_rms = array("f", status.shadow_error_rms.tolist())
