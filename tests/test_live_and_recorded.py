@@ -125,7 +125,9 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
         finally:
             watcher.close()
     (bag,) = find_episodes(episodes)
-    data = load_dataset([bag], contract, size=SIZE, fit="letterbox", outcomes=("success", "discarded"), workers=1, progress=False)
+    # A busy computer loses joint states, for which the recorder's verdict may be FAIL; what was recorded must be equal all the same.
+    every = {"outcomes": ("success", "discarded"), "verdicts": ("PASS", "WARN", "FAIL")}
+    data = load_dataset([bag], contract, size=SIZE, fit="letterbox", workers=1, progress=False, **every)
     assert data.instructions == ["wave"] and absolute(contract.topics.joint_states) == "/joint_states"
     assert np.ptp(data.joint_positions[:, 0]) > 0.05, "the arm did not move: the comparison would show little"
 
