@@ -16,7 +16,7 @@ from trajectory_msgs.msg import JointTrajectory
 from sf_msgs.msg import ObjectState
 from sf_msgs.msg import TaskState as TaskStateMessage
 from sf_training.simulation.arm_sim import TaskState
-from sf_training.simulation.trajectory_controller import TrajectoryRejected
+from sf_policy_node.controller.validation import TrajectoryRejected
 
 
 def to_stamp(seconds: float) -> Time:

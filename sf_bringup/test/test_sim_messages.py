@@ -9,7 +9,7 @@ from rosbags.image import message_to_cvimage
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sf_bringup import sim_messages
-from sf_training.simulation.trajectory_controller import TrajectoryRejected
+from sf_policy_node.controller.validation import TrajectoryRejected
 
 
 @given(st.floats(0, 1e6))

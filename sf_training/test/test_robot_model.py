@@ -51,7 +51,7 @@ def test_servos_follow_a_smooth_command(sim):
     targets = begin + np.array([0.5, -0.2, 0.3, -0.3, 0.4, 0.5, -0.02])
 
     class Smooth:
-        def sample(self, now):
+        def sample(self, now, measured=None):
             share = np.clip((now - start) / 1.0, 0.0, 1.0)
             blend = 10 * share**3 - 15 * share**4 + 6 * share**5
             slope = 30 * share**2 - 60 * share**3 + 30 * share**4

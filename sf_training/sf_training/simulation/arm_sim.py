@@ -175,7 +175,8 @@ class ArmSim:
         """Advance physics by ``steps`` of :attr:`TIMESTEP`, following the controller."""
         data, servos = self._data, self._servos
         for _ in range(steps):
-            position, velocity = self.controller.sample(self.time)
+            measured = data.qpos[self._qpos], data.qvel[self._dof]
+            position, velocity = self.controller.sample(self.time, measured)
             # The servo damps towards rest; this makes it damp towards the wanted velocity, as a good drive does.
             ahead = servos.multiplier * velocity[servos.source] * servos.feed_forward
             data.ctrl[:] = self._servo_targets(position) + ahead

@@ -6,7 +6,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_training.simulation.controller_base import Controller
+from sf_training.simulation.controller_base import Controller, Measured
 from sf_training.simulation.forward_controller import ForwardCommandController
 from sf_training.simulation.servo_controller import ServoController
 from sf_training.simulation.trajectory_controller import JointTrajectoryController
@@ -18,9 +18,16 @@ class ArmAndGripper:
     def __init__(self, arm: Controller, gripper: Controller) -> None:
         self.arm, self.gripper = arm, gripper
 
-    def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, now: float, measured: Measured | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
-        (arm, arm_speed), (gripper, gripper_speed) = self.arm.sample(now), self.gripper.sample(now)
+        of_arm, of_gripper = (
+            None if measured is None else (measured[0][part], measured[1][part])
+            for part in (slice(None, -1), slice(-1, None))
+        )
+        arm, arm_speed = self.arm.sample(now, of_arm)
+        gripper, gripper_speed = self.gripper.sample(now, of_gripper)
         return np.append(arm, gripper), np.append(arm_speed, gripper_speed)
 
     def hold(self, positions: np.ndarray) -> None:

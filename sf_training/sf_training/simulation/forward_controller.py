@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sf_training.simulation.controller_base import CommandRejected, JointLimiter
+from sf_training.simulation.controller_base import CommandRejected, JointLimiter, Measured
 
 
 class ForwardCommandController:
@@ -40,6 +40,8 @@ class ForwardCommandController:
             self._limiter.time = now
         self._command = command
 
-    def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, now: float, measured: Measured | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions (J,) at ``now`` [s], inside the limits, and zero velocities: this controller knows none."""
         return self._limiter.limit(self._command, self._still, now)[0], self._still

@@ -16,7 +16,7 @@ import pinocchio
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_training.simulation.controller_base import CommandRejected, JointLimiter
+from sf_training.simulation.controller_base import CommandRejected, JointLimiter, Measured
 
 COMMAND_TIMEOUT = 0.1  # s, Servo's default
 PUBLISH_PERIOD = 0.01  # s, Servo's default: so often it makes a new joint velocity of the newest command
@@ -79,7 +79,9 @@ class ServoController:
             raise CommandRejected("orientation is no rotation: its length is 0")
         self._command = command
 
-    def sample(self, now: float) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, now: float, measured: Measured | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
         position, period = self._limiter.position, 0.0 if self._limiter.time is None else now - self._limiter.time
         if now >= self._next_update - 1e-9:
