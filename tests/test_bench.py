@@ -5,16 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 from bench.command_jitter import moving_periods
+from bench.controller_ways import WAYS, drive, judge
 from bench.figures import Figures
 from bench.peers import LatestChunk, OnePoint, RowTargets
-from bench.recording import record
+from bench.recording import Recording, record
 from bench.replay import border_jerk, border_jump, replay
 from bench.ways import make_motion
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.contract import load_contract
+from sf_policy_node.controller.control_loop import Commands
 from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.vla.policy import Policy
@@ -82,6 +85,27 @@ def test_the_latest_chunk_is_sent_whole_from_where_its_time_is(chunk):
     np.testing.assert_array_equal(careless.positions, rows)
     with pytest.raises(ChunkRefused, match="passed"):
         LatestChunk(CONTRACT).on_chunk(chunk, STAMP + 1.0)
+
+
+def test_commands_are_judged_against_their_limits():
+    limits, time = JointLimits.of(CONTRACT), 0.004 * np.arange(251)[:, None]
+    commands = Commands(time[:, 0], HOME + 0.5 * limits.acceleration * time**2 * 0.5)
+    found = {what: value for what, (value, _) in judge([commands], limits).items()}
+    assert found["acceleration"] == pytest.approx(0.5) and found["jerk_rms"] < 1e-3
+    assert found["acceleration_20ms"] == pytest.approx(0.5)
+    top = (0.5 * limits.acceleration * 0.998 / limits.velocity).max()
+    assert found["velocity"] == pytest.approx(top, rel=1e-3)
+
+
+def test_the_genuine_controller_keeps_our_motion_inside_the_limits_and_not_single_points(chunk):
+    chunk = dataclasses.replace(chunk, stamp=0.0)
+    recording = Recording(0, 2, [(0.1, chunk)], [(0.0, HOME, np.zeros(7))])
+    limits = JointLimits.of(CONTRACT)
+    ours, single = (
+        judge([drive(recording, WAYS[way], CONTRACT)], limits) for way in ("ours", "one_point")
+    )
+    assert ours["acceleration"][0] < 1.05 and ours["velocity"][0] < 1.02
+    assert single["acceleration"][0] > 50
 
 
 def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():

@@ -15,8 +15,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from sf_msgs.msg import ObjectState
 from sf_msgs.msg import TaskState as TaskStateMessage
-from sf_training.simulation.arm_sim import TaskState
 from sf_policy_node.controller.validation import TrajectoryRejected
+from sf_training.simulation.arm_sim import TaskState
 
 
 def to_stamp(seconds: float) -> Time:

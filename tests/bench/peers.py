@@ -26,9 +26,13 @@ class OnePoint:
     Args:
         when_due: send a row at the time for which it was predicted; else one step before, so that the first row is
             sent with the observation and the arm has a step's time to get there.
+        reach_s: ``time_from_start`` of the point.
     """
 
-    def __init__(self, contract: Contract, *, when_due: bool = False) -> None:
+    def __init__(
+        self, contract: Contract, *, when_due: bool = False, reach_s: float = 0.0
+    ) -> None:
+        self._reach_s = np.array([reach_s])
         self._targets = RowTargets(contract)
         self._names, self._step = tuple(contract.command_joints), contract.action.step_s
         self._later = self._step if when_due else 0.0
@@ -53,7 +57,7 @@ class OnePoint:
         row = math.floor((now - stamp - self._later) / self._step + 1e-6)
         if not 0 <= row < len(positions):
             return None
-        return Trajectory(0.0, self._names, np.zeros(1), positions[row : row + 1], None)
+        return Trajectory(0.0, self._names, self._reach_s, positions[row : row + 1], None)
 
 
 class LatestChunk:
@@ -62,10 +66,13 @@ class LatestChunk:
     Args:
         skip_passed: leave out rows whose time has passed and keep the others' times; else row 0 comes first whenever
             the chunk arrives, as in clients that know no stamps.
+        stamped: send all rows with the observation's stamp, and let the controller skip what has passed.
     """
 
-    def __init__(self, contract: Contract, *, skip_passed: bool = True) -> None:
-        self._targets = RowTargets(contract)
+    def __init__(
+        self, contract: Contract, *, skip_passed: bool = True, stamped: bool = False
+    ) -> None:
+        self._targets, self._stamped = RowTargets(contract), stamped
         self._names, self._skip_passed = tuple(contract.command_joints), skip_passed
 
     def activate(self, now: float) -> None:
@@ -76,6 +83,8 @@ class LatestChunk:
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         times = chunk.step_s * np.arange(1, len(chunk.data) + 1)
+        if self._stamped:
+            return Trajectory(chunk.stamp, self._names, times, self._targets.of(chunk), None)
         if self._skip_passed:
             times = times + chunk.stamp - now
         ahead = times > 1e-6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
     """Reset to the recording's scene and execute its chunks at the times at which they came."""
     sim.reset(recording.seed, recording.cubes)
     begin, arm = sim.time, slice(0, -1)
-    listener = copy.deepcopy(sim.controller)  # follows the same trajectories, sampled more often
+    listener = sim.controller.at_rate(1.0 / COMMAND_S)  # follows the same trajectories
     motion.on_joint_state(begin, sim.joint_positions(), sim.joint_velocities())
     motion.activate(begin)
     arrivals = [arrival for arrival, _ in recording.chunks]
@@ -63,8 +62,11 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
                 followed.append(arrival)
         if step % every == 0:
             send(motion.tick(sim.time))
-        commanded += [listener.sample(sim.time + n * COMMAND_S)[0][arm] for n in range(fine)]
-        true.append(sim.joint_positions()[arm])
+        place, speed = sim.joint_positions(), sim.joint_velocities()
+        for n in range(fine):
+            measured = place + n * COMMAND_S * speed, speed
+            commanded.append(listener.sample(sim.time + n * COMMAND_S, measured)[0][arm])
+        true.append(place[arm])
         sim.step()
         if (step + 1) % every == 0:
             motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())

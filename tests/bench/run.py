@@ -20,6 +20,7 @@ import tyro
 from bench.collision_check import bench_collisions
 from bench.command_jitter import measure_jitter
 from bench.continued_chunks import bench_continuation
+from bench.controller_ways import RECORDINGS, bench_controller
 from bench.data import bench_data
 from bench.delays import bench_delays
 from bench.executor_latency import bench_executor
@@ -32,7 +33,19 @@ from bench.training_speed import bench_training
 from rich.console import Console
 
 Subject = Literal[
-    "simulation", "policy", "training", "executor", "collisions", "joins", "continuation", "delays", "latency", "jitter", "recorder", "data"
+    "simulation",
+    "policy",
+    "training",
+    "executor",
+    "collisions",
+    "controller",
+    "joins",
+    "continuation",
+    "delays",
+    "latency",
+    "jitter",
+    "recorder",
+    "data",
 ]
 OVER_ROS = ("latency", "jitter", "recorder")
 
@@ -74,6 +87,7 @@ def main() -> None:
         "policy": lambda: bench_policy(figures),
         "executor": lambda: bench_executor(figures, arguments.chunks),
         "collisions": lambda: bench_collisions(figures),
+        "controller": lambda: bench_controller(figures, min(RECORDINGS, arguments.rollouts)),
         "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.pictures),
         "continuation": lambda: bench_continuation(figures, arguments.rollouts),
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),

@@ -42,6 +42,7 @@ class JointTrajectoryController:
         update_rate_hz: float = 200.0,
         clock_offset_s: float = 0.0,
     ) -> None:
+        self._made_of = joint_names, lower, upper, velocity
         self.model = Model(joint_names, parameters, update_rate_hz=update_rate_hz)
         self.joint_names = self.model.joint_names
         self.clock_offset_s = clock_offset_s
@@ -49,6 +50,18 @@ class JointTrajectoryController:
         self.position_clips = self._limiter.position_clips
         self.velocity_clips = self._limiter.velocity_clips
         self.hold(np.zeros(len(self.joint_names)))
+
+    def at_rate(self, update_rate_hz: float) -> JointTrajectoryController:
+        """Return a controller like this one, updated at another rate, that stands there too."""
+        parameters, offset = self.model.parameters, self.clock_offset_s
+        other = JointTrajectoryController(
+            *self._made_of,
+            parameters=parameters,
+            update_rate_hz=update_rate_hz,
+            clock_offset_s=offset,
+        )
+        other.hold(self._limiter.position)
+        return other
 
     @property
     def accepted(self) -> int:
@@ -61,7 +74,7 @@ class JointTrajectoryController:
         return self.model.rejected
 
     def hold(self, positions: np.ndarray) -> None:
-        """Forget all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
+        """Forget all motion and stand at ``positions`` (J,), as after a reset of the arm."""
         self._limiter.hold(positions)
         self._stand(self._limiter.position)
 
@@ -81,9 +94,7 @@ class JointTrajectoryController:
         """
         self.model.accept(trajectory, now + self.clock_offset_s)
 
-    def sample(
-        self, now: float, measured: Measured | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return commanded positions and velocities (J,), inside the limits.
 
         ``measured``: positions and velocities (J,) now; default: where the joints were commanded

@@ -1,0 +1,167 @@
+"""The same recorded chunks, executed in every way by the genuine controller's rules.
+
+Velocities and accelerations that the hardware is commanded, over the limits, and their jerk. The
+controller is the model of ``sf_policy_node.controller``, in a loop of 250 Hz without a limiter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from bench.figures import Figures
+from bench.joins import DELAYS
+from bench.peers import LatestChunk, OnePoint
+from bench.recording import Recording, record
+from bench.ways import make_motion
+
+from sf_bringup.graph import find_policy, find_robot
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.controller.control_loop import Commands, ControlLoop
+from sf_policy_node.controller.parameters import ControllerParameters, Replacement
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.vla.policy import Policy
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.rollout import Motion
+
+RATE_HZ = 250.0
+RECORDINGS = 6
+JERK_S = 0.008
+MEAN_S = 0.02
+_TICK_S = 0.01
+_START_S, _STILL_S, _TAIL_S = 10.0, 1.0, 1.0
+
+_DESIRED = ControllerParameters(interpolate_from_desired_state=True)
+_RETIMED = dataclasses.replace(_DESIRED, replacement=Replacement.RETIME)
+_UPSAMPLED = dataclasses.replace(_RETIMED, positions_upsampling=True)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Who makes trajectories of chunks, for which controller."""
+
+    said: str
+    make: object
+    parameters: ControllerParameters = _DESIRED
+    loop: dict[str, float] = field(default_factory=dict)
+
+
+def _ours(contract: Contract) -> Motion:
+    return make_motion("blend", contract)
+
+
+WAYS = {
+    "ours": Way("our executor, blending", _ours),
+    "ours_defaults": Way(
+        "our executor, controller defaults, servos 50 ms behind, its clock 30 ms behind",
+        _ours,
+        ControllerParameters(),
+        {"servo_lag_s": 0.05, "clock_offset_s": -0.03},
+    ),
+    "ours_retimed": Way("our executor, master with its default replacement", _ours, _RETIMED),
+    "one_point": Way("one point per step, t = 0", OnePoint),
+    "one_point_ahead": Way(
+        "one point per step, t = 0.1 s", lambda contract: OnePoint(contract, reach_s=0.1)
+    ),
+    "latest_chunk_from_now": Way(
+        "newest chunk, all points from now",
+        lambda contract: LatestChunk(contract, skip_passed=False),
+    ),
+    "latest_chunk": Way(
+        "newest chunk, stamped", lambda contract: LatestChunk(contract, stamped=True)
+    ),
+    "latest_chunk_retimed": Way(
+        "newest chunk, stamped, master with its default replacement",
+        lambda contract: LatestChunk(contract, stamped=True),
+        _RETIMED,
+    ),
+    "latest_chunk_upsampled": Way(
+        "the same with positions_upsampling",
+        lambda contract: LatestChunk(contract, stamped=True),
+        _UPSAMPLED,
+    ),
+}
+
+
+def bench_controller(figures: Figures, rollouts: int) -> None:
+    """Record ``rollouts`` rollouts, and follow their chunks in every way."""
+    contract = load_contract(find_robot("sim_arm"))
+    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
+    recordings = [
+        record(sim, policy, _ours(contract), number, DELAYS[number % len(DELAYS)])
+        for number in range(rollouts)
+    ]
+    sim.close()
+    limits, chunks = JointLimits.of(contract), sum(len(each.chunks) for each in recordings)
+    for name, way in WAYS.items():
+        followed = [drive(recording, way, contract) for recording in recordings]
+        for what, (value, unit) in judge(followed, limits).items():
+            figures.add(f"controller_{what}_{name}", value, unit, chunks, way.said)
+
+
+def drive(recording: Recording, way: Way, contract: Contract) -> Commands:
+    """Return what the hardware is commanded when a recording's chunks come when they came."""
+    motion: Motion = way.make(contract)
+    begin = _START_S + _STILL_S
+    joints = np.asarray(recording.joints[0][1], dtype=float)
+    loop = ControlLoop(
+        contract.command_joints,
+        joints,
+        _START_S,
+        parameters=way.parameters,
+        update_rate_hz=RATE_HZ,
+        **way.loop,
+    )
+    arrivals = [begin + arrival for arrival, _ in recording.chunks]
+    coming, is_active = 0, False
+
+    def send(trajectory, now: float) -> None:
+        if trajectory is not None:
+            loop.receive(trajectory, now)
+
+    for tick in range(round((arrivals[-1] + _TAIL_S - _START_S) / _TICK_S)):
+        now = _START_S + tick * _TICK_S
+        loop.advance(now)
+        motion.on_joint_state(now, loop.position, loop.velocity)
+        if not is_active and now >= begin - 1e-9:
+            motion.activate(now)
+            is_active = True
+        if not is_active:
+            continue
+        send(motion.tick(now), now)
+        while coming < len(arrivals) and arrivals[coming] <= now + 1e-9:
+            chunk = recording.chunks[coming][1]
+            coming += 1
+            with contextlib.suppress(ChunkRefused):
+                chunk = dataclasses.replace(chunk, stamp=begin + chunk.stamp)
+                send(motion.on_chunk(chunk, now), now)
+    return loop.take()
+
+
+def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[float, str]]:
+    """Return the largest velocity and acceleration over their limits, and the arm's jerk."""
+    velocity = max((np.abs(each.velocities) / limits.velocity).max() for each in followed)
+    accelerations = [np.abs(each.accelerations) / limits.acceleration for each in followed]
+    steps = round(MEAN_S * RATE_HZ)
+    means = [
+        np.abs(each.velocities[steps:] - each.velocities[:-steps]) / MEAN_S / limits.acceleration
+        for each in followed
+    ]
+    jerks = [_jerk(each.positions[:, :-1]) for each in followed]
+    return {
+        "velocity": (velocity, "of the limit"),
+        "acceleration": (max(each.max() for each in accelerations), "of the limit"),
+        "acceleration_20ms": (max(each.max() for each in means), "of the limit"),
+        "jerk_rms": (np.sqrt(np.mean(np.concatenate(jerks) ** 2)), "rad/s^3"),
+    }
+
+
+def _jerk(positions: np.ndarray) -> np.ndarray:
+    """Third differences (N, J) [rad/s^3] over steps of :data:`JERK_S`, while the arm moves."""
+    step = round(JERK_S * RATE_HZ)
+    at = [positions[n * step : len(positions) - (3 - n) * step] for n in range(4)]
+    jerk = (at[3] - 3 * at[2] + 3 * at[1] - at[0]) / JERK_S**3
+    return jerk[np.abs(at[3] - at[0]).max(axis=1) > 1e-6]
