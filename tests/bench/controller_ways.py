@@ -142,19 +142,23 @@ def drive(recording: Recording, way: Way, contract: Contract) -> Commands:
 
 
 def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[float, str]]:
-    """Return the largest velocity and acceleration over their limits, and the arm's jerk."""
-    velocity = max((np.abs(each.velocities) / limits.velocity).max() for each in followed)
-    accelerations = [np.abs(each.accelerations) / limits.acceleration for each in followed]
-    steps = round(MEAN_S * RATE_HZ)
-    means = [
-        np.abs(each.velocities[steps:] - each.velocities[:-steps]) / MEAN_S / limits.acceleration
-        for each in followed
-    ]
+    """Return the largest velocity and acceleration over their limits, and the jerk, of the arm.
+
+    Not of the gripper: a binary one is commanded to leap by all ways but ours.
+    """
+    arm, steps = slice(0, -1), round(MEAN_S * RATE_HZ)
+    velocities = [each.velocities[:, arm] for each in followed]
+    accelerations = [each.accelerations[:, arm] for each in followed]
+    means = [(each[steps:] - each[:-steps]) / MEAN_S for each in velocities]
+
+    def share(parts: list[np.ndarray], limit: np.ndarray) -> float:
+        return max(float((np.abs(each) / limit[arm]).max()) for each in parts)
+
     jerks = [_jerk(each.positions[:, :-1]) for each in followed]
     return {
-        "velocity": (velocity, "of the limit"),
-        "acceleration": (max(each.max() for each in accelerations), "of the limit"),
-        "acceleration_20ms": (max(each.max() for each in means), "of the limit"),
+        "velocity": (share(velocities, limits.velocity), "of the limit"),
+        "acceleration": (share(accelerations, limits.acceleration), "of the limit"),
+        "acceleration_20ms": (share(means, limits.acceleration), "of the limit"),
         "jerk_rms": (np.sqrt(np.mean(np.concatenate(jerks) ** 2)), "rad/s^3"),
     }
 
