@@ -27,9 +27,11 @@ from sf_bringup import sim_messages
 from sf_bringup.motion_truth import MotionTruthPublisher
 from sf_bringup.pacing import FACTOR_WANTED, Pacer
 from sf_bringup.sim_commands import listen_for_commands, takes_single_commands
+from sf_bringup.sim_controller import SETTINGS, controller_values
 from sf_msgs.msg import TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Camera, ContractError, load_contract
+from sf_policy_node.controller.requirements import read_parameters
 from sf_policy_node.nodes.lifecycle import let_end
 from sf_policy_node.nodes.starter import end_with_starter
 from sf_training.simulation.arm_sim import ArmSim
@@ -65,7 +67,13 @@ class SimArm(Node):
         self._with_depth = declare("depth", False, "publish 32FC1 depth images")
         factor = declare("real_time_factor", 1.0, "simulated seconds per second; 0 is as fast as possible", _span(0.0, 1000.0))
         self._contract = contract
-        self._sim = ArmSim(contract, camera_jitter_m=jitter, controller=make_controller(contract))
+        settings = {
+            name: declare(f"controller.{name}", default, description)
+            for name, (default, description) in SETTINGS.items()
+        }
+        values = controller_values(contract, settings)
+        controller = make_controller(contract, read_parameters(values))
+        self._sim = ArmSim(contract, camera_jitter_m=jitter, controller=controller)
         self._sim.reset(seed, cubes)
         self._pacer = Pacer(factor)
         self._paused = self._stopping = False
@@ -77,7 +85,9 @@ class SimArm(Node):
         self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
         self._truth = MotionTruthPublisher(self, contract, self._sim)
         self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]
-        listen_for_commands(self, contract, self._sim)
+        self._controller = listen_for_commands(self, contract, self._sim, values)
+        if self._controller is not None:
+            self._executor.add_node(self._controller)
         # Commands that come one by one are taken at every physics step: two of them in one step would be felt as a jerk.
         self._cycle = ArmSim.TIMESTEP if takes_single_commands(contract) else JOINT_STATE_PERIOD
         self.create_service(ResetScene, "~/reset", self._on_reset)
@@ -101,6 +111,8 @@ class SimArm(Node):
             self._pacer.stepped(self._sim.time)
             now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
             self._publish_clock()
+            if self._controller is not None:
+                self._controller.publish_state()
             if now >= next_state:
                 self._publish_state()
                 next_state = (now // JOINT_STATE_PERIOD + 1) * JOINT_STATE_PERIOD
@@ -125,6 +137,8 @@ class SimArm(Node):
         """Free the GL contexts and the node."""
         self._executor.shutdown()
         self._sim.close()
+        if self._controller is not None:
+            self._controller.destroy_node()
         self.destroy_node()
 
     def _declare(self, name: str, default, description: str, span=None):

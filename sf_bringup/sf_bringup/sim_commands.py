@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -11,6 +11,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup.gripper_action import serve_gripper
+from sf_bringup.sim_controller import SimController
 from sf_bringup.sim_messages import to_trajectory
 from sf_policy_node.contract import Contract
 from sf_training.simulation.arm_sim import ArmSim
@@ -24,8 +25,13 @@ def takes_single_commands(contract: Contract) -> bool:
     return contract.command.output != "joint_trajectory" or contract.command.gripper is not None
 
 
-def listen_for_commands(node: Node, contract: Contract, sim: ArmSim) -> None:
+def listen_for_commands(
+    node: Node, contract: Contract, sim: ArmSim, values: Mapping[str, object]
+) -> SimController | None:
     """Subscribe to what the contract's output sends, and hand it to the simulated arm's controllers.
+
+    Returns:
+        The trajectory controller's own node, with the parameters ``values``, where there is one.
 
     Raises:
         ValueError: the contract asks for the gripper action and control_msgs is not installed.
@@ -33,12 +39,17 @@ def listen_for_commands(node: Node, contract: Contract, sim: ArmSim) -> None:
     controller, command = sim.controller, contract.command
     arm = controller.arm if isinstance(controller, ArmAndGripper) else controller
     kind, convert = _ARM_COMMANDS[command.output]
-    _listen(node, kind, command.topic, convert, arm, sim)
+    of_its_own, topic = None, node.resolve_topic_name(command.topic)
+    if kind is JointTrajectory and topic.count("/") > 1:
+        of_its_own = SimController(topic, values, arm, sim)
+    else:
+        _listen(node, kind, command.topic, convert, arm, sim)
     if isinstance(controller, ArmAndGripper):
         if command.gripper.output == "parallel_gripper":
             serve_gripper(node, command.gripper.topic, controller.gripper, sim)
         else:
             _listen(node, Float64MultiArray, command.gripper.topic, _to_positions, controller.gripper, sim)
+    return of_its_own
 
 
 def _listen(node: Node, kind: type, topic: str, convert: Callable, controller: Controller, sim: ArmSim) -> None:

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import rclpy
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -135,6 +137,25 @@ def test_a_trajectory_moves_the_arm_to_the_commanded_joints(start):
     arm.move(target, 1.0)
     arm.later(1.8)
     np.testing.assert_allclose(arm.joints(), target, atol=0.01)
+
+
+def test_the_controller_shows_its_parameters_and_can_be_deactivated(start):
+    arm, _ = start(**{"controller.version": "after_6.9"})
+    name = CONTRACT.command.topic.rpartition("/")[0].lstrip("/")
+    client = arm._node.create_client(GetParameters, f"/{name}/get_parameters")
+    wanted = ["joints", "allow_trajectory_replacement", "interpolate_from_desired_state"]
+    answer = arm.call(client, GetParameters.Request(names=wanted))
+    values = [parameter_value_to_python(value) for value in answer.values]
+    assert values == [list(CONTRACT.command_joints), True, False]
+
+    switch, begin = arm._node.create_client(SetBool, f"/{name}/set_active"), arm.joints()
+    assert arm.call(switch, SetBool.Request(data=False)).message == "inactive"
+    arm.move(begin + 0.1, 0.2)
+    arm.later(0.5)
+    np.testing.assert_allclose(arm.joints()[:6], begin[:6], atol=2e-3)
+    assert arm.call(switch, SetBool.Request(data=True)).success
+    arm.move(begin + [0.1, 0, 0, 0, 0, 0, 0], 0.5)
+    arm.wait_until(lambda: arm.joints()[0] - begin[0] > 0.09, PATIENCE_S, "it did not move")
 
 
 def test_a_bad_trajectory_is_refused_with_a_sentence_and_the_node_lives(start):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.controller.parameters import ControllerParameters
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller, Measured
 from sf_training.simulation.forward_controller import ForwardCommandController
@@ -36,8 +37,14 @@ class ArmAndGripper:
         self.gripper.hold(positions[-1:])
 
 
-def make_controller(contract: Contract) -> Controller | ArmAndGripper:
-    """What takes the commands of ``contract.command``; the gripper has a controller of its own where the contract says so."""
+def make_controller(
+    contract: Contract, parameters: ControllerParameters | None = None
+) -> Controller | ArmAndGripper:
+    """Make what takes the commands of ``contract.command``.
+
+    The gripper has a controller of its own where the contract says so. ``parameters`` are those of
+    a trajectory controller; default: the genuine one's defaults.
+    """
     limits = JointLimits.of(contract)
     apart = contract.command.gripper is not None
     part = slice(None, -1) if apart else slice(None)
@@ -45,7 +52,7 @@ def make_controller(contract: Contract) -> Controller | ArmAndGripper:
     arm: Controller
     match contract.command.output:
         case "joint_trajectory":
-            arm = JointTrajectoryController(limits.names[part], *bounds)
+            arm = JointTrajectoryController(limits.names[part], *bounds, parameters=parameters)
         case "forward_command":
             arm = ForwardCommandController(*bounds)
         case "servo_twist" | "servo_pose":

@@ -1,0 +1,146 @@
+"""The simulated arm's trajectory controller as a node of its own, as ros2_control would show it.
+
+It has the name, the topic and the parameters of a ``joint_trajectory_controller``, and, where
+control_msgs is installed, its ``~/controller_state``. ``~/set_active`` (std_srvs/SetBool) takes the
+place of the controller manager's ``switch_controller``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_srvs.srv import SetBool
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from sf_bringup import sim_messages
+from sf_policy_node.contract import Contract
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.controller_base import CommandRejected
+from sf_training.simulation.trajectory_controller import JointTrajectoryController
+
+try:  # comes with ROS 2, or from source
+    from control_msgs.msg import JointTrajectoryControllerState
+except ImportError:
+    JointTrajectoryControllerState = None
+
+VERSIONS = ("5.17", "6.9", "after_6.9")
+SETTINGS: Mapping[str, tuple[object, str]] = {
+    "version": ("5.17", f"whose rules it follows: {', '.join(VERSIONS)}"),
+    "interpolate_from_desired_state": (False, "as on the controller"),
+    "interpolation_method": ("splines", "as on the controller: splines or none"),
+    "allow_trajectory_replacement": (True, "as on the controller; 5.17 does not have it"),
+    "cmd_timeout": (0.0, "as on the controller [s]"),
+    "trajectory_tolerance": (0.0, "constraints.<joint>.trajectory of all joints; 0: none"),
+}
+"""Parameters of the simulated arm, below ``controller.``: default and description."""
+
+
+def controller_values(contract: Contract, settings: Mapping[str, object]) -> dict[str, object]:
+    """Return names and values of a controller's parameters for ``settings`` (see SETTINGS).
+
+    Raises:
+        ValueError: a setting has a value that the controller does not know.
+    """
+    if settings["version"] not in VERSIONS:
+        raise ValueError(
+            f"controller.version: {settings['version']!r} is not one of {', '.join(VERSIONS)}"
+        )
+    if settings["interpolation_method"] not in ("splines", "none"):
+        raise ValueError(
+            f"controller.interpolation_method: {settings['interpolation_method']!r} is not one of "
+            "splines, none"
+        )
+    joints = contract.command_joints
+    joints = list(joints if contract.command.gripper is None else joints[:-1])
+    same = ("interpolate_from_desired_state", "interpolation_method", "cmd_timeout")
+    values = {
+        "joints": joints,
+        "command_interfaces": ["position"],
+        "state_interfaces": ["position", "velocity"],
+        "allow_partial_joints_goal": False,
+        "allow_nonzero_velocity_at_trajectory_end": False,
+        "set_last_command_interface_value_as_state_on_activation": True,
+        "update_rate": round(1.0 / ArmSim.TIMESTEP),
+        "constraints.goal_time": 0.0,
+        **{name: settings[name] for name in same},
+        **{f"constraints.{name}.trajectory": settings["trajectory_tolerance"] for name in joints},
+    }
+    if settings["version"] != "5.17":
+        values["allow_trajectory_replacement"] = settings["allow_trajectory_replacement"]
+    if settings["version"] == "after_6.9":
+        values["positions_upsampling.enable"] = False
+    return values
+
+
+class SimController(Node):
+    """Hands trajectories to ``controller``. Name and namespace are those that the topic names.
+
+    Args:
+        topic: of the trajectories, fully resolved: ``/namespace/name/joint_trajectory``.
+        values: its parameters.
+        controller: the simulated arm's.
+        sim: whose clock counts.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        values: Mapping[str, object],
+        controller: JointTrajectoryController,
+        sim: ArmSim,
+    ) -> None:
+        owner = topic.rpartition("/")[0]
+        namespace, _, name = owner.rpartition("/")
+        # Arguments of the process name the simulated arm's node, not this one.
+        super().__init__(name, namespace=namespace or "/", use_global_arguments=False)
+        for key, value in values.items():
+            self.declare_parameter(key, value, ParameterDescriptor(read_only=True))
+        self._controller, self._sim = controller, sim
+        self.create_subscription(JointTrajectory, topic, self._on_trajectory, 10)
+        self.create_service(SetBool, "~/set_active", self._on_set_active)
+        self._state = None
+        if JointTrajectoryControllerState is not None:
+            kind, qos = JointTrajectoryControllerState, QoSProfile(depth=10)
+            self._state = self.create_publisher(kind, "~/controller_state", qos)
+
+    def publish_state(self) -> None:
+        """Report where it wants the joints to be, as long as it is active and anybody listens."""
+        model = self._controller.model
+        if self._state is None or not model.is_active or not self._state.get_subscription_count():
+            return
+        message = JointTrajectoryControllerState(joint_names=list(model.joint_names))
+        message.header.stamp = sim_messages.to_stamp(self._sim.time)
+        desired = model.reference
+        velocity = np.zeros_like(desired.position) if desired.velocity is None else desired.velocity
+        message.reference = _point(desired.position, velocity)
+        count = len(model.joint_names)
+        message.feedback = _point(
+            self._sim.joint_positions()[:count], self._sim.joint_velocities()[:count]
+        )
+        self._state.publish(message)
+
+    def _on_trajectory(self, message: JointTrajectory) -> None:
+        try:
+            self._controller.accept(sim_messages.to_trajectory(message), self._sim.time)
+        except CommandRejected as error:
+            self.get_logger().warning(f"trajectory rejected: {error}", throttle_duration_sec=1.0)
+
+    def _on_set_active(
+        self, request: SetBool.Request, response: SetBool.Response
+    ) -> SetBool.Response:
+        if request.data and not self._controller.model.is_active:
+            count = len(self._controller.joint_names)
+            measured = self._sim.joint_positions()[:count], self._sim.joint_velocities()[:count]
+            self._controller.activate(measured)
+        elif not request.data:
+            self._controller.deactivate()
+        response.success, response.message = True, "active" if request.data else "inactive"
+        return response
+
+
+def _point(positions: np.ndarray, velocities: np.ndarray) -> JointTrajectoryPoint:
+    return JointTrajectoryPoint(positions=positions.tolist(), velocities=velocities.tolist())
