@@ -6,6 +6,7 @@ from motion_cases import sim_arm
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory
 
+from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.nodes.controller_watch import ControllerWatch
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
@@ -145,3 +146,15 @@ def test_a_deactivation_that_the_controller_manager_reports_is_a_loss(graph, wat
     watched.until(lambda: watched.lost, "the deactivation")
     assert watched.lost == [f"{NAME} was deactivated"]
     assert watched.watch.refusal == f"{NAME} is inactive: activate it"
+
+
+def test_a_controller_that_leaves_in_the_middle_of_a_motion_ends_it_and_is_named(graph):
+    controller = graph.add(Controller(), activate=False)
+    executor = Executor(graph)
+    executor.send()
+    moving = ExecutorStatus.EXECUTING
+    executor.until(lambda: executor.status.state == moving, "a motion")
+    controller.unload()
+    executor.until(lambda: executor.status.state != moving, "the end of the motion")
+    executor.until(lambda: f"{NAME} has left" in executor.status.reason, "the reason")
+    assert "give an instruction again" in executor.status.reason

@@ -71,7 +71,12 @@ class ChunkExecutorNode(ManagedNode):
         self._output = make_output(self, contract)
         self._controller = None
         if contract.command.output == "joint_trajectory" and not self._shadow:
-            self._controller = ControllerWatch(self, contract, on_lost=self._on_controller_lost)
+            self._controller = ControllerWatch(
+                self,
+                contract,
+                on_lost=self._on_controller_lost,
+                on_reference=self._motion.on_controller_reference,
+            )
 
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
@@ -158,6 +163,8 @@ class ChunkExecutorNode(ManagedNode):
             self.get_logger().info(f"{what} is not followed: this executor only shadows a policy", once=True)
             return
         try:
+            if refusal := self._cannot_send():
+                raise MotionRefused(refusal)
             trajectory = self._motion.on_teleoperation(*command, self.now(), source)
             if self._motion.too_late(self.now()):
                 self._motion.withdraw_lead()
@@ -197,6 +204,9 @@ class ChunkExecutorNode(ManagedNode):
 
     def _on_controller_lost(self, reason: str) -> None:
         self.get_logger().warning(reason)
+        if self.running:
+            self._send(self._motion.on_controller_lost(reason, self.now()))
+            self._report_change()
 
     def _describe(self) -> DiagnosticStatus:
         controller = {} if self._controller is None else self._controller.summary
