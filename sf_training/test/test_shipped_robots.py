@@ -52,6 +52,7 @@ class Follower:
         share = np.minimum(
             1.0, np.arange(1, contract.action.horizon + 1) / (contract.action.horizon - 6)
         )
+        share = share**2 * (3.0 - 2.0 * share)  # at rest at both ends, as the limits want it
         rows = begin + share[:, None] * (target - begin)
         if contract.gripper:
             rows[:, -1] = [contract.gripper.to_opening(each) for each in rows[:, -1]]
@@ -99,7 +100,7 @@ class Follower:
             speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max() * 39 / seconds
             slow = (
                 np.abs(target - begin)[: self.arm] / seconds
-                < 0.5 * self.limits.velocity[: self.arm]
+                < 0.35 * self.limits.velocity[: self.arm]
             ).all()
             if (
                 inside
@@ -181,7 +182,7 @@ def follow_chunks(robot: str, count: int) -> tuple[int, list[str]]:
     )
     for _ in range(count):
         target = follower.random_target(random)
-        arrived += bool((np.abs(follower.follow(target) - target) < 0.04).all())
+        arrived += bool((np.abs(follower.follow(target) - target) < 0.005).all())
     return arrived, follower.violations
 
 
