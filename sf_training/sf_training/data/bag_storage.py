@@ -167,11 +167,12 @@ class Bag:
                 each.id: Channel(
                     each.topic,
                     each.msgtype,
-                    each.ext.serialization_format,
-                    each.msgdef.data if each.msgdef.format.name == "MSG" else "",
+                    str(each.ext.serialization_format),
+                    str(each.msgdef.data) if each.msgdef.format.name == "MSG" else "",
                     each.msgcount,
                 )
                 for each in reader.connections
+                if isinstance(each.topic, str) and isinstance(each.msgtype, str)  # a damaged table may hold anything
             }
 
     @staticmethod
@@ -189,6 +190,8 @@ class Bag:
                 tuple(wanted),
             )
             for row, channel, log_time, data in rows:
+                if not isinstance(data, bytes) or not isinstance(log_time, int):
+                    raise ValueError(f"row {row} holds no message")
                 yield Located(channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data)))
 
 
