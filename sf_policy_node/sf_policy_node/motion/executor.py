@@ -65,7 +65,7 @@ class ChunkExecutor:
         self.contract = contract
         kinematics = Kinematics(contract)
         self.frames = FixedFrames(contract, kinematics)
-        workspace = Workspace(contract, kinematics)
+        workspace = Workspace.of(contract, kinematics)
         self._guard = Guard(
             contract,
             workspace,
