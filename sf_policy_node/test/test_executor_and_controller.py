@@ -90,6 +90,7 @@ STOPS = {
         (500.0, 0.05, False, 0.0),
         (500.0, 0.0, False, -0.03),
         (500.0, 0.05, True, 0.0),
+        (500.0, 0.0, False, 0.03),
     ],
 )
 def test_borders_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, clock):

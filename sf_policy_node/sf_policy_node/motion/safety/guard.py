@@ -29,7 +29,7 @@ from sf_policy_node.motion.types import Trajectory
 JOIN_LEAD_S = 0.06  # from the arrival of a chunk to its first step, while the arm moves
 _START_LEAD_S = 0.02  # from rest: what delivery takes, since the first steps from rest are tiny
 _START_LEAD_MOST_S = 0.08
-_STOP_LEAD_S = 0.02
+_STOP_LEAD_S = 0.04  # the controller's clock may be 30 ms ahead
 _VALID_S = 1.0  # a stop is accepted by a controller although it arrives this late
 _UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at a place that is not known
@@ -345,6 +345,8 @@ class Guard:
         """
         if self._settled_at > -math.inf:
             return None, now >= self._settled_at and self.monitor.at_rest(now)
+        if self._clock_path is not None and now < self._clock_path.end:
+            return None, False  # whatever is measured: what was commanded takes until then
         if not self.monitor.at_rest(now):
             return None, False
         measured = self.limits.inside(self.monitor.resting_place())
