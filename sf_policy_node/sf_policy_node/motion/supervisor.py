@@ -8,8 +8,8 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.leader import LeaderWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.findings import Deviation, Fault
 from sf_policy_node.motion.safety.guard import Guard
-from sf_policy_node.motion.safety.monitor import Deviation, Fault
 from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
 from sf_policy_node.motion.state_machine import Event, Memory, Situation, State, Stop, transition
 from sf_policy_node.motion.status import REPLAY_SILENT, StatusLog
@@ -28,7 +28,7 @@ _FAULTS = {
     Fault.OBSTACLE: Event.OBSTACLE,
     Fault.STALLED: Event.ARM_ELSEWHERE,
     Fault.SCALED: Event.ARM_ELSEWHERE,
-    Fault.ELSEWHERE: Event.ARM_ELSEWHERE,
+    Fault.ELSEWHERE: Event.SENSOR_FAULT,
     Fault.SENSOR: Event.SENSOR_FAULT,
 }
 AGAIN = "give an instruction again"

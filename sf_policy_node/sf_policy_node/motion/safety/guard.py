@@ -33,6 +33,7 @@ _STOP_LEAD_S = 0.04  # the controller's clock may be 30 ms ahead
 _VALID_S = 1.0  # a stop is accepted by a controller although it arrives this late
 _UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at a place that is not known
+_AT_REST_S = 0.3  # after its last command the arm has come to rest
 _SAME_PLACE = 1e-6  # rad or m: rounding
 
 
@@ -68,6 +69,7 @@ class Guard:
         """Time on the path of the newest streamed command [s]; None while none is due."""
         self.takes_over = False
         """Streamed commands may start where the arm is measured: a person activated the executor."""
+        self.displaced = False  # joint states jumped while the arm held position
         self.planning_s = 0.0  # how long planning took lately
         self._workspace = workspace
         self._period = 1.0 / contract.command.rate_hz
@@ -86,6 +88,11 @@ class Guard:
         if self.path is None:
             return False
         return (now if self.streamed is None else min(now, self.streamed)) < self.path.end
+
+    def notice_jump(self, stamp: float) -> None:
+        """A joint state was received: remember when it jumped though the arm holds position."""
+        if self.path is not None and stamp > self.path.end + _AT_REST_S and self.monitor.has_jumped():
+            self.displaced = True
 
     def start(self, now: float) -> Start:
         """Return where a new motion may begin.
@@ -113,11 +120,11 @@ class Guard:
     def _from_rest(self, now: float) -> CommandedPath:
         """Return the path of an arm that holds position until a motion leaves its only point.
 
-        A controller that is known to be where it was commanded needs no more time than delivery
-        takes. Any other one is met first, at the place where the arm is measured.
+        A controller that is where it was commanded needs no more time than delivery takes. Any
+        other one is met first, where the arm is measured.
         """
         lead = min(_START_LEAD_S + self.planning_s, _START_LEAD_MOST_S) + self.clock.unheard
-        place = self.monitor.place_to_start(self.path, now)
+        place = self.monitor.place_to_start(self.path, now, displaced=self.displaced)
         if self.streams and self.takes_over and not place.is_commanded:
             self.path = None
         self.takes_over = False
@@ -145,15 +152,15 @@ class Guard:
         error = self.limits.tracking_error
         droop = np.where(np.isfinite(error), _DROOP * error, 0.0)
         known = [] if self.path is None else [self.path.positions[-1]]
-        return [place + droop, *known]
+        return [place + droop, self.monitor.newest[1], *known]
 
     def admit(
         self, start: Start, positions: np.ndarray, velocities: np.ndarray, now: float
     ) -> Trajectory:
-        """Take over a motion: samples (N, J) from one period after ``start``. Returns what to send.
+        """Take over a motion, samples (N, J) from one period after ``start``, and return it.
 
         Raises:
-            MotionRefused: it breaks a limit; what was sent before stays in force.
+            MotionRefused: it breaks a limit; the one before stays in force.
         """
         try:
             return self._release(start.path, start.join, (positions, velocities), now)
@@ -162,7 +169,7 @@ class Guard:
             raise MotionRefused(f"the guard does not let it through: {refusal}") from None
 
     def withdraw(self) -> None:
-        """Undo the last release: it was not sent, so what was sent before it is in force."""
+        """Undo the last release, which was not sent."""
         self.path = self.before
 
     # ---- stops ----
@@ -201,8 +208,7 @@ class Guard:
         """Lead the controller to rest at ``place`` (J,), from wherever it may be.
 
         It may be on the commanded path, or hold position at ``place`` because it was started again.
-        Streamed commands are led from the last one. A gripper keeps its grip. None where even that
-        would break a limit: what was commanded ends at rest by itself.
+        A gripper keeps its grip. None where that breaks a limit: the motion ends by itself.
         """
         place = self.limits.inside(place)
         if self.path is not None:
@@ -282,6 +288,7 @@ class Guard:
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
         self.before, self.path = self.path, base.spliced(join, *motion)
+        self.displaced = False
         return self.path.trajectory(
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
         )
@@ -290,8 +297,7 @@ class Guard:
         """Return why a path does not begin at the last command; empty when it does."""
         if self.path is None or base is self.path:
             return ""
-        position, velocity = self._last_command(now)
-        first, speed = base.at(0)
+        (position, velocity), (first, speed) = self._last_command(now), base.at(0)
         if base.begins > now:
             reached = fits(position, velocity, base.at(base.first_known)[0], base.begins - now, self.limits)
         else:
@@ -299,10 +305,7 @@ class Guard:
         return "" if reached else "it does not start at the last command"
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the commanded positions and velocities (J,) at ``now``.
-
-        Where nothing was commanded since the controller was lost: at rest where it is measured.
-        """
+        """Return the commanded state (J,) at ``now``; at rest where measured if none is known."""
         if self.path is not None:
             return self.path.state(now if self.streamed is None else self.streamed)
         place = self.limits.inside(self.monitor.newest[1])
@@ -340,8 +343,7 @@ class Guard:
     def settle(self, now: float) -> tuple[Trajectory | None, bool]:
         """Return what to send after the clock was set during a motion, and whether that is over.
 
-        Once the arm is measured at rest, the controller is led to hold position there, whatever it
-        has kept for later. That takes a while: its last command may not have reached it.
+        An arm measured at rest is led to hold position there, whatever its controller has kept.
         """
         if self._settled_at > -math.inf:
             return None, now >= self._settled_at and self.monitor.at_rest(now)
@@ -362,10 +364,7 @@ class Guard:
         return trajectory, False
 
     def brake_unsure(self, now: float) -> Trajectory | None:
-        """Stop an arm whose controller is somewhere in a motion of which nobody knows the time.
-
-        None while it is not known where the arm is.
-        """
+        """Stop an arm in a motion of unknown time; None while it is not known where the arm is."""
         if self.path is not None:  # it has been met already
             return self.repeat(now)
         state = None if self.monitor.problem(now) else self.monitor.state_from_positions()

@@ -7,8 +7,6 @@ flicker. Speeds are taken from positions, since many drivers report none or wron
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
 from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPlace
 from sf_policy_node.motion.safety.measured import JointHistory
 from sf_policy_node.motion.types import Chunk
 
@@ -25,7 +24,7 @@ _ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere els
 _IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing moves an arm that fast
 _RESTING_S = 0.1  # an arm that is measured at one place for this long is at rest
 _STEADY_S = 0.2  # somebody moved the arm: it must be measured at one place for this long ...
-_STEADY_AFTER_LEAP_S = 1.0  # ... and for this long where the joint states leapt there
+_STEADY_AFTER_LEAP_S = 0.5  # ... and for this long where the joint states leapt there
 _COVERED = 0.8  # share of such a time that joint states must cover
 _GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a place
 _NEAR = 0.9  # share of the joint states that must agree on a place
@@ -43,39 +42,6 @@ _WRAPS = (
     "that is a full turn, so the driver wraps angles and commands do not; make the driver report "
     "joint states that do not wrap"
 )
-
-
-class Fault(Enum):
-    """Why an arm is not where it was commanded to be."""
-
-    OBSTACLE = auto()
-    STALLED = auto()
-    """It stands still as a whole: something holds it, or its controller does not follow."""
-    SCALED = auto()
-    """It follows its path, too slowly."""
-    ELSEWHERE = auto()
-    SENSOR = auto()
-    """The joint states cannot be true."""
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """A joint that is not where it was commanded to be: by ``distance``, and why, in words."""
-
-    joint: str
-    distance: float
-    fault: Fault
-    reason: str
-    measured: np.ndarray
-
-
-@dataclass(frozen=True)
-class StartPlace:
-    """Where a motion may start (J,): the commanded place, or where the arm is measured instead."""
-
-    position: np.ndarray
-    is_commanded: bool
-    reason: str = ""
 
 
 class ArmMonitor:
@@ -222,8 +188,23 @@ class ArmMonitor:
 
     # ---- starts ----
 
-    def place_to_start(self, path: CommandedPath | None, now: float) -> StartPlace:
+    def has_jumped(self) -> bool:
+        """A joint of the arm is measured elsewhere than in the joint state before."""
+        recent = self._history.last(2)
+        if len(recent) < 2:
+            return False
+        arm = len(self._contract.joints)
+        way = np.abs(recent[1][1] - recent[0][1])[:arm]
+        return bool((way > self._band[:arm]).any())
+
+    def place_to_start(
+        self, path: CommandedPath | None, now: float, *, displaced: bool = False
+    ) -> StartPlace:
         """Return where a motion from rest starts, inside the limits.
+
+        Args:
+            displaced: joint states jumped while the arm held position: a simulated arm was reset,
+                or a driver was started again, and with it maybe the controller.
 
         As long as every joint is within its tracking error of where it was commanded to be, that
         is the commanded place: the servo's error is not carried along, and a gripper keeps its
@@ -241,13 +222,16 @@ class ArmMonitor:
                 raise MotionRefused(f"{self._restless()}; this executor takes over only an arm at rest")
             return StartPlace(self._inside(self.resting_place()), False)
         away = self.away(commanded, measured)
+        if displaced:
+            away |= np.isfinite(self._limits.tracking_error) & (np.abs(commanded - measured) > self._band)
         if not away.any():
             return StartPlace(self._inside(commanded), True)
         worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
         reason = self._off(worst, measured - commanded)
         if self._wraps(worst, (measured - commanded)[worst]):
             raise MotionRefused(f"{reason}: {_WRAPS}")
-        needed = _STEADY_AFTER_LEAP_S if self._leapt(worst, stamp - _STEADY_AFTER_LEAP_S) else _STEADY_S
+        leapt = displaced or self._leapt(worst, stamp - _STEADY_AFTER_LEAP_S)
+        needed = _STEADY_AFTER_LEAP_S if leapt else _STEADY_S
         if not self._is_steady(needed):
             raise MotionRefused(f"{reason}; it must be measured at one place for {needed:g} s before it counts")
         place = np.where(away, self._steady_place(needed), commanded)
