@@ -101,6 +101,7 @@ class Observer:
         # A gripper that is met while it still moves may overshoot a little.
         self._slack = np.where(np.isfinite(self.limits.tracking_error), 1e-4, 1e-3)
         self._violations: list[str] = []
+        self.acceleration_allowed = 1.0  # of the limit
         self._workspace = Workspace(contract, kinematics())
         self.top_tool_speed = self.outside_box = 0.0
         self.sent: list[Trajectory] = []
@@ -147,7 +148,7 @@ class Observer:
         for what, broken in (
             ("position", (position < limits.lower - self._slack) | (position > limits.upper + self._slack)),
             ("velocity", np.abs(velocity) > limits.velocity),
-            ("acceleration", np.abs(acceleration) > limits.acceleration + blur),
+            ("acceleration", np.abs(acceleration) > self.acceleration_allowed * limits.acceleration + blur),
         ):
             for row, joint in np.argwhere(broken)[:3]:
                 value = {"position": position, "velocity": velocity, "acceleration": acceleration}[what][row, joint]
