@@ -37,6 +37,7 @@ from sf_policy_node.nodes.surroundings import Rivals, Unmatched
 _STATUS_S = 0.1
 _LOOK_S = 0.1  # who else is on the topics, one topic at a time
 _RIVAL_S = 1.0  # another executor reports ten times a second
+_COMES_UP_S = 2.5  # after activation a driver may still come up
 _NEWCOMER_S = 3.0  # after activation: whoever hears another executor then is the one that came later
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
 _TICK_S_MIN = 0.01
@@ -219,7 +220,7 @@ class ChunkExecutorNode(ManagedNode):
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
         now = self.now()
-        if time.monotonic() - self._active_since > _RIVAL_S and (now <= 0.0 or self._joint_states.missing):
+        if time.monotonic() - self._active_since > _COMES_UP_S and (now <= 0.0 or self._joint_states.missing):
             problem = self._joint_states.problem(now)
             problems += [problem] if problem not in self._motion.status.reason else []
         watched = "" if self._controller is None else self._controller.topic

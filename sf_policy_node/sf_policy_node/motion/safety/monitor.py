@@ -234,7 +234,10 @@ class ArmMonitor:
         needed = _STEADY_AFTER_LEAP_S if leapt else _STEADY_S
         if not self._is_steady(needed):
             raise MotionRefused(f"{reason}; it must be measured at one place for {needed:g} s before it counts")
-        place = np.where(away, self._steady_place(needed), commanded)
+        place = self._steady_place(needed)  # of all joints: the controller is most likely there
+        if not displaced:  # a gripper keeps its grip
+            arm = len(self._contract.joints)
+            place[arm:] = commanded[arm:]
         return StartPlace(self._inside(place), False, reason)
 
     def _commanded(self, path: CommandedPath | None, now: float) -> np.ndarray | None:
