@@ -368,14 +368,12 @@ class Guard:
         if self.path is not None:  # it has been met already
             return self.repeat(now)
         state = None if self.monitor.problem(now) else self.monitor.state_from_positions()
-        planned = None
-        if self._clock_path is not None and now < self._clock_path.end:
-            planned = self._clock_path.state(now)
-            if state is None or self.monitor.away(planned[0], state[0]).any():
-                state = planned
+        planned = None if self._clock_path is None else self._clock_path.state(now)
+        if planned and (state is None or self.monitor.away(planned[0], state[0]).any()):
+            state = planned
         if state is None:
             return None
-        trajectory = self._brake_from(now, state, [])
+        trajectory = self._brake_from(now, state, [planned] if planned else [])
         if trajectory is not None:
             self._settled_at = self.path.end
         return trajectory
