@@ -28,8 +28,8 @@ up: bootstrap  ## the simulated arm and the policy, until Ctrl-C
 test: bootstrap lint  ## ruff, unit tests and system tests
 	$(IN_ENV) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec python3 -m pytest $(SHARED) $(ARGS)
 
-lint: bootstrap  ## ruff alone
-	$(IN_ENV) exec ruff check .
+lint: bootstrap  ## ruff: rules and layout
+	$(IN_ENV) ruff check . && ruff format --check --quiet .
 
 eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/eval/summary.json
 	$(IN_ENV) python3 -m sf_training.simulation.evaluate --checkpoint $(NANO) --contract $(ROBOT) $(ARGS)

@@ -1,4 +1,6 @@
-"""Settings of all tests: nothing depends on the machine's speed, and `pytest -n` shares the tests well."""
+"""Settings of all tests: nothing depends on the machine's speed, and `pytest -n` shares the tests
+well.
+"""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,9 +11,11 @@ settings.load_profile("suite")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests that start nodes last, and all by one worker; other files go to any worker as a whole.
+    """Run tests that start nodes last, and all by one worker; other files go to any worker as a
+    whole.
 
-    So a simulated arm and its nodes have the machine to themselves, and the fixtures of a module are made once.
+    So a simulated arm and its nodes have the machine to themselves, and the fixtures of a module
+    are made once.
     """
     for item in items:
         if "ros_domain" in getattr(item, "fixturenames", ()):

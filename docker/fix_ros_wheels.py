@@ -1,8 +1,9 @@
 """Makes the ROS 2 wheels of this virtual environment usable as a CMake prefix.
 
-The exported CMake targets in the wheels name the Python and NumPy headers of the machine that built the wheels;
-CMake refuses a target whose include path does not exist. This names the headers of this interpreter instead.
-Run it with the environment's own Python after every installation; a second run changes nothing.
+The exported CMake targets in the wheels name the Python and NumPy headers of the machine that built
+the wheels; CMake refuses a target whose include path does not exist. This names the headers of this
+interpreter instead. Run it with the environment's own Python after every installation; a second run
+changes nothing.
 """
 
 import os
@@ -15,7 +16,10 @@ import numpy
 
 BUILDER = r"/opt/python/cp\d+-cp\d+"
 REPLACEMENTS = (
-    (re.compile(BUILDER + r"/lib/python3\.\d+/site-packages/numpy/_?core/include"), numpy.get_include()),
+    (
+        re.compile(BUILDER + r"/lib/python3\.\d+/site-packages/numpy/_?core/include"),
+        numpy.get_include(),
+    ),
     (re.compile(BUILDER + r"/include/python3\.\d+"), sysconfig.get_path("include")),
 )
 
@@ -35,8 +39,8 @@ def fix(prefix: Path) -> int:
         after = fixed(before)
         if after == before:
             continue
-        # A new file under the old name: some installers hard-link from their cache, and an edit in place
-        # would change the cache and every other environment.
+        # A new file under the old name: some installers hard-link from their cache, and an edit in
+        # place would change the cache and every other environment.
         new = path.with_name(path.name + ".new")
         new.write_text(after, encoding="utf-8")
         os.replace(new, path)
@@ -46,5 +50,8 @@ def fix(prefix: Path) -> int:
 
 if __name__ == "__main__":
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        sys.exit(f"Python.h is not in {sysconfig.get_path('include')}: install the headers of this Python (Debian: python3-dev).")
+        sys.exit(
+            f"Python.h is not in {sysconfig.get_path('include')}: install the headers of this"
+            " Python (Debian: python3-dev)."
+        )
     print(f"{fix(Path(sys.prefix))} CMake files now name the headers of this interpreter")

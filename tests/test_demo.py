@@ -1,4 +1,6 @@
-"""The demo's own promises: exit code, files, and what it refuses. Whether the policy is good is for ``make eval``."""
+"""The demo's own promises: exit code, files, and what it refuses. Whether the policy is good is for
+``make eval``.
+"""
 
 import json
 import subprocess
@@ -22,11 +24,28 @@ def run_demo(out, *options, timeout=PATIENCE_S):
 
 
 def outcome(success, p50, p95, wrong=False, chunks=9):
-    return Outcome(1, "pick", "red", ("red", "blue"), success, wrong, 4.0, chunks, {"p50": p50, "p95": p95}, "success")
+    return Outcome(
+        1,
+        "pick",
+        "red",
+        ("red", "blue"),
+        success,
+        wrong,
+        4.0,
+        chunks,
+        {"p50": p50, "p95": p95},
+        "success",
+    )
 
 
 def test_the_summary_counts_and_takes_latencies_of_episodes_with_chunks():
-    summary = summarise([outcome(True, 40.0, 60.0), outcome(False, 50.0, 90.0, wrong=True), outcome(False, 0.0, 0.0, chunks=0)])
+    summary = summarise(
+        [
+            outcome(True, 40.0, 60.0),
+            outcome(False, 50.0, 90.0, wrong=True),
+            outcome(False, 0.0, 0.0, chunks=0),
+        ]
+    )
     assert (summary["n"], summary["successes"], summary["wrong_object"]) == (3, 1, 1)
     assert summary["chunk_latency_ms"] == {"p50": 45.0, "p95": 90.0}
     assert summarise([])["chunk_latency_ms"] == {"p50": None, "p95": None}
@@ -34,7 +53,9 @@ def test_the_summary_counts_and_takes_latencies_of_episodes_with_chunks():
 
 @pytest.mark.parametrize(("successes", "code"), [(5, 0), (4, 0), (3, 1)])
 def test_four_of_five_are_wanted(monkeypatch, successes, code):
-    monkeypatch.setattr(demo, "run", lambda *_: [outcome(index < successes, 1.0, 1.0) for index in range(5)])
+    monkeypatch.setattr(
+        demo, "run", lambda *_: [outcome(index < successes, 1.0, 1.0) for index in range(5)]
+    )
     monkeypatch.setattr(sys, "argv", ["demo"])
     assert demo.main() == code
 
@@ -42,7 +63,9 @@ def test_four_of_five_are_wanted(monkeypatch, successes, code):
 def test_an_unknown_policy_is_one_sentence(tmp_path):
     done = run_demo(tmp_path, "--policy", "gpt")
     assert done.returncode == 1
-    assert done.stderr.startswith("demo: policy: 'gpt' is unknown") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.startswith("demo: policy: 'gpt' is unknown") and "Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.ros
@@ -80,13 +103,27 @@ def test_the_evaluation_keeps_the_other_entries_of_its_file(monkeypatch, tmp_pat
     assert evaluate_over_ros.main() == 0
     summary = json.loads(path.read_text())
     over_ros = summary["over_ros"]
-    assert summary["n"] == 100 and (over_ros["n"], over_ros["successes"], over_ros["wrong_object"]) == (3, 3, 0)
-    assert over_ros["seeds"] == [1, 1, 1] and 0 < over_ros["interval_95"][0] < over_ros["interval_95"][1] <= 1
+    assert summary["n"] == 100 and (
+        over_ros["n"],
+        over_ros["successes"],
+        over_ros["wrong_object"],
+    ) == (3, 3, 0)
+    assert (
+        over_ros["seeds"] == [1, 1, 1]
+        and 0 < over_ros["interval_95"][0] < over_ros["interval_95"][1] <= 1
+    )
 
 
 @pytest.mark.ros
 def test_say_without_a_graph_is_one_sentence(ros_domain):
-    done = subprocess.run([sys.executable, "-m", "sf_bringup.say", "pick the red cube"], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-m", "sf_bringup.say", "pick the red cube"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("say: chunk_executor did not become active within 10 s; is the graph running")
+    assert done.stderr.startswith(
+        "say: chunk_executor did not become active within 10 s; is the graph running"
+    )
     assert "Traceback" not in done.stderr

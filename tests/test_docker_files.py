@@ -17,7 +17,9 @@ def test_a_service_is_the_node_itself_and_has_time_to_stop_the_arm(service):
     settings = COMPOSE["services"][service]
     word, package, executable, *_ = settings["command"].split()
     assert word == "node" and settings["init"] is True and settings["restart"] == "no"
-    assert f'"{executable} = {package}.programs:{executable}"' in (ROOT / package / "setup.py").read_text(encoding="utf-8")
+    assert f'"{executable} = {package}.programs:{executable}"' in (
+        ROOT / package / "setup.py"
+    ).read_text(encoding="utf-8")
     assert int(settings["stop_grace_period"].removesuffix("s")) >= 10
 
 
@@ -35,7 +37,9 @@ def test_what_the_image_copies_is_there():
 
 
 def test_the_entrypoint_becomes_the_node(tmp_path):
-    """With its paths turned to a folder of this test: the process that was started is the node, so signals arrive."""
+    """With its paths turned to a folder of this test: the process that was started is the node, so
+    signals arrive.
+    """
     node = tmp_path / "workspace/install/sf_policy_node/lib/sf_policy_node/chunk_executor"
     node.parent.mkdir(parents=True)
     node.write_text('#!/bin/sh\necho "$$ $*"\n')
@@ -47,7 +51,21 @@ def test_the_entrypoint_becomes_the_node(tmp_path):
     text = (ROOT / "docker/entrypoint.sh").read_text(encoding="utf-8")
     script = tmp_path / "entrypoint.sh"
     script.write_text(re.sub(r"(?<![\w$.])/(opt|workspace)/", rf"{tmp_path}/\1/", text))
-    command = ["bash", str(script), "node", "sf_policy_node", "chunk_executor", "--ros-args", "-p", "autostart:=true"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"ROS_DISTRO": "jazzy", "PATH": "/usr/bin:/bin"})
+    command = [
+        "bash",
+        str(script),
+        "node",
+        "sf_policy_node",
+        "chunk_executor",
+        "--ros-args",
+        "-p",
+        "autostart:=true",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"ROS_DISTRO": "jazzy", "PATH": "/usr/bin:/bin"},
+    )
     out, _ = process.communicate(timeout=60)
     assert out.strip() == f"{process.pid} --ros-args -p autostart:=true"

@@ -1,4 +1,6 @@
-"""Instructions over ROS to the whole graph but the model: a scripted policy shows that arm, executor and scoring agree."""
+"""Instructions over ROS to the whole graph but the model: a scripted policy shows that arm,
+executor and scoring agree.
+"""
 
 import subprocess
 import sys
@@ -41,12 +43,17 @@ def test_the_expert_picks_the_named_cube_over_ros(client, tmp_path):
     for seed in (990_001, 990_002):
         target = client.reset(seed).target
         order = Order(seed, f"pick the {target} cube", target)
-        outcomes.append(carry_out(client, order, lambda seconds: sheet.add(seconds, client.newest_images())))
+        outcomes.append(
+            carry_out(client, order, lambda seconds: sheet.add(seconds, client.newest_images()))
+        )
         sheet.finish_row(order.instruction, outcomes[-1].success)
     summary = summarise(outcomes)
     assert (summary["n"], summary["successes"], summary["wrong_object"]) == (2, 2, 0), outcomes
     assert summary["chunk_latency_ms"] == {"p50": 1.0, "p95": 1.0}
-    assert all(outcome.reason == "success" and outcome.chunks > 3 and 1.0 < outcome.seconds < 12.0 for outcome in outcomes)
+    assert all(
+        outcome.reason == "success" and outcome.chunks > 3 and 1.0 < outcome.seconds < 12.0
+        for outcome in outcomes
+    )
     sheet.write(tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
 
@@ -64,7 +71,9 @@ def test_a_graph_that_ends_is_noticed_with_its_last_lines(ros_domain, tmp_path):
     with GraphProcess(["robot:=ur55"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
-            with pytest.raises(ArmClientError, match=r"ended with exit code 2.*\n.*'ur55' is unknown"):
+            with pytest.raises(
+                ArmClientError, match=r"ended with exit code 2.*\n.*'ur55' is unknown"
+            ):
                 client.wait_for_arm(PATIENCE_S)
         finally:
             client.close()

@@ -1,4 +1,5 @@
-"""Faults between arm and suite, with real processes; and that the observer who judges them can see what it is there to see.
+"""Faults between arm and suite, with real processes; and that the observer who judges them can see
+what it is there to see.
 
 All cases: ``make faults``. Here a selection, in one graph.
 """
@@ -34,13 +35,24 @@ KINEMATICS = Kinematics(CONTRACT)
 STEP = ArmSim.TIMESTEP
 VELOCITY = np.array([joint.velocity for joint in CONTRACT.joints])
 ACCELERATION = np.array([joint.acceleration for joint in CONTRACT.joints])
-HOME = np.append(KINEMATICS.inverse(ToolPose(np.array([0.3, 0.0, 0.2]), TOOL_DOWN), np.array([0, 0.4, 1.4, 1.3, 0, 0])).positions, 0.02)
+HOME = np.append(
+    KINEMATICS.inverse(
+        ToolPose(np.array([0.3, 0.0, 0.2]), TOOL_DOWN), np.array([0, 0.4, 1.4, 1.3, 0, 0])
+    ).positions,
+    0.02,
+)
 
 
 def motion(positions, begin=0.0):
     """A motion through these joints (N, J), followed exactly."""
     tool = np.array([KINEMATICS.forward(joints[:6]).position for joints in positions])
-    return Motion(begin + STEP * (len(positions) - 1), positions, np.gradient(positions, STEP, axis=0), positions, tool)
+    return Motion(
+        begin + STEP * (len(positions) - 1),
+        positions,
+        np.gradient(positions, STEP, axis=0),
+        positions,
+        tool,
+    )
 
 
 def moved(joint, way, seconds=1.0):
@@ -56,7 +68,10 @@ def found(*pieces, **options):
     for piece in pieces:
         check.add(piece, STEP, **options)
     last = pieces[-1]  # it judges a little behind: let it rest there
-    rest = [np.tile(part[-1], (20, 1)) for part in (last.positions, 0 * last.velocities, last.setpoints, last.tool)]
+    rest = [
+        np.tile(part[-1], (20, 1))
+        for part in (last.positions, 0 * last.velocities, last.setpoints, last.tool)
+    ]
     check.add(Motion(last.time + 20 * STEP, *rest), STEP)
     return {(violation.quantity, violation.what) for violation in check.violations}
 
@@ -105,21 +120,34 @@ def test_motion_at_the_full_limits_stays_inside_the_tolerances():
     sim.trace = MotionTrace()
     start = sim.joint_positions()
     times = np.arange(0.0, 0.62, 0.02)
-    share = np.clip(times / 0.2, 0, 1) - np.clip((times - 0.4) / 0.2, 0, 1)  # up to a speed, on, and down again
+    share = np.clip(times / 0.2, 0, 1) - np.clip(
+        (times - 0.4) / 0.2, 0, 1
+    )  # up to a speed, on, and down again
     signs = np.array([0.5, -1, 1, -1, 1, 1, 0])
     velocities = share[:, None] * signs * np.append(np.minimum(VELOCITY, 0.2 * ACCELERATION), 0.0)
     way = np.cumsum(0.5 * (velocities[1:] + velocities[:-1]) * 0.02, axis=0)
     positions = start + np.vstack([np.zeros(7), way])
-    command = SimpleNamespace(stamp=sim.time, joint_names=CONTRACT.command_joints, times=times, positions=positions, velocities=velocities)
+    command = SimpleNamespace(
+        stamp=sim.time,
+        joint_names=CONTRACT.command_joints,
+        times=times,
+        positions=positions,
+        velocities=velocities,
+    )
     sim.controller.accept(command, sim.time)
     sim.step(200)
     broken = found(sim.trace.take())
-    assert {quantity for quantity, _ in broken} <= {"speed", "commanded speed"}  # of the tool: the joints' limits allow more
+    assert {quantity for quantity, _ in broken} <= {
+        "speed",
+        "commanded speed",
+    }  # of the tool: the joints' limits allow more
     sim.close()
 
 
 def test_a_serialised_message_gets_another_stamp_and_is_else_the_same():
-    chunk = ActionChunk(policy_id="nano", rows=2, columns=2, names=["x", "y"], data=[1.0, 2.0, 3.0, 4.0])
+    chunk = ActionChunk(
+        policy_id="nano", rows=2, columns=2, names=["x", "y"], data=[1.0, 2.0, 3.0, 4.0]
+    )
     chunk.header.stamp.sec, chunk.header.stamp.nanosec = 5, 900_000_000
     message = serialize_message(chunk)
     assert stamp_of(message) == 5_900_000_000
@@ -149,16 +177,25 @@ def test_a_case_is_good_only_if_it_held_broke_nothing_and_somebody_said_why():
     assert good.good
     assert not any(
         outcome.good
-        for outcome in (Outcome("a", reason="because"), Outcome("a", held=True), Outcome("a", held=True, reason="b", violations=[{}]))
+        for outcome in (
+            Outcome("a", reason="because"),
+            Outcome("a", held=True),
+            Outcome("a", held=True, reason="b", violations=[{}]),
+        )
     )
 
 
 def test_growing_memory_is_reported():
     watch = MemoryWatch(dict)
     watch.close()
-    watch.samples = {"leaky": [(at, 100.0 + 0.01 * at) for at in np.arange(0.0, 1320.0, 10.0)], "young": [(0.0, 5.0)]}
+    watch.samples = {
+        "leaky": [(at, 100.0 + 0.01 * at) for at in np.arange(0.0, 1320.0, 10.0)],
+        "young": [(0.0, 5.0)],
+    }
     report = watch.growth()
-    assert set(report) == {"leaky"} and report["leaky"]["first_mb"] == pytest.approx(100 + 0.01 * BASELINE_S, abs=0.5)
+    assert set(report) == {"leaky"} and report["leaky"]["first_mb"] == pytest.approx(
+        100 + 0.01 * BASELINE_S, abs=0.5
+    )
     assert report["leaky"]["growth_percent"] == pytest.approx(11.3, abs=0.5)
 
 
@@ -169,17 +206,29 @@ def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
         try:
             client.wait_for_arm(PATIENCE_S)
             client.reset(3, 1)
-            client.wait_until(lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3, PATIENCE_S, "the arm did not stand")
+            client.wait_until(
+                lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3,
+                PATIENCE_S,
+                "the arm did not stand",
+            )
             observer.begin()
             client.wait_until(lambda: observer.steps > 100, PATIENCE_S, "nothing was seen")
             assert not observer.violations
             publisher = client._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
             client.wait_until(publisher.get_subscription_count, PATIENCE_S, "nobody takes commands")
-            leap = JointTrajectoryPoint(positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000))
+            leap = JointTrajectoryPoint(
+                positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000)
+            )
             publisher.publish(JointTrajectory(joint_names=CONTRACT.command_joints, points=[leap]))
             client.wait_until(lambda: observer.speed > 0.5, PATIENCE_S, "it did not move")
-            client.wait_until(lambda: observer.now - observer.moved_at > 0.3, PATIENCE_S, "it did not come to rest")
-            assert ("acceleration", "joint1") in {(each.quantity, each.what) for each in observer.violations}
+            client.wait_until(
+                lambda: observer.now - observer.moved_at > 0.3,
+                PATIENCE_S,
+                "it did not come to rest",
+            )
+            assert ("acceleration", "joint1") in {
+                (each.quantity, each.what) for each in observer.violations
+            }
         finally:
             observer.close()
             client.close()
@@ -197,7 +246,12 @@ def arm(tmp_path_factory) -> FaultyArm:
             yield arm
 
 
-SELECTION = ("chunks with NaN", "a camera is gone", "joint states lost", "emergency stop while chunks arrive")
+SELECTION = (
+    "chunks with NaN",
+    "a camera is gone",
+    "joint states lost",
+    "emergency stop while chunks arrive",
+)
 
 
 @pytest.mark.ros
@@ -205,7 +259,11 @@ SELECTION = ("chunks with NaN", "a camera is gone", "joint states lost", "emerge
 @pytest.mark.parametrize("name", SELECTION)
 def test_a_fault_while_the_arm_moves_ends_in_a_hold_inside_the_limits_with_a_reason(arm, name):
     (case,) = [case for case in cases_of_the_robot() if case.name == name]
-    for attempt in range(3):  # on a machine with other work a command may come too late for its own limits: `make faults` judges every try
+    for attempt in range(
+        3
+        # on a machine with other work a command may come too late for its own limits: `make faults`
+        # judges every try
+    ):
         outcome = carry_out(arm, case, 982_000 + SELECTION.index(name) + 10 * attempt)
         arm.processes.check()
         if outcome.good:
@@ -217,4 +275,8 @@ def test_a_fault_while_the_arm_moves_ends_in_a_hold_inside_the_limits_with_a_rea
 def test_an_unknown_case_is_one_sentence():
     command = ["python3", "-m", "faults.run", "--only", "earthquake"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd="tests")
-    assert done.returncode == 2 and "'earthquake' names no case" in done.stdout and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and "'earthquake' names no case" in done.stdout
+        and "Traceback" not in done.stderr
+    )

@@ -1,4 +1,6 @@
-"""The whole journey of data: a person records twenty episodes, throws some away, mends a label; they are checked, trained on, replayed."""
+"""The whole journey of data: a person records twenty episodes, throws some away, mends a label;
+they are checked, trained on, replayed.
+"""
 
 import json
 import subprocess
@@ -36,12 +38,18 @@ class Session:
         self.recorder = RecorderClient(node)
         self.services = {
             kind: node.create_client(kind, f"/recorder/{name}")
-            for kind, name in ((StartEpisode, "start_episode"), (EndEpisode, "end_episode"), (LabelEpisode, "label_episode"))
+            for kind, name in (
+                (StartEpisode, "start_episode"),
+                (EndEpisode, "end_episode"),
+                (LabelEpisode, "label_episode"),
+            )
         }
 
     def call(self, kind, **fields):
         assert self.services[kind].wait_for_service(20.0)
-        answer = self.client._answer(self.services[kind].call_async(kind.Request(**fields)), kind.__name__)
+        answer = self.client._answer(
+            self.services[kind].call_async(kind.Request(**fields)), kind.__name__
+        )
         assert answer.success, answer.message
         return answer
 
@@ -49,27 +57,42 @@ class Session:
         """One episode, from a new scene to its end."""
         scene = self.client.reset(960_000 + number, cubes=2)
         self.call(StartEpisode, instruction=f"pick the {scene.target} cube")
-        self.client.wait_until(lambda: self.recorder.status.state == RecorderStatus.RECORDING, PATIENCE_S, "no recording")
+        self.client.wait_until(
+            lambda: self.recorder.status.state == RecorderStatus.RECORDING,
+            PATIENCE_S,
+            "no recording",
+        )
         begin = self.client.simulated_time
         self.person.take(scene.target)
 
         def over() -> bool:
-            lifted = any(each.lifted for each in self.client.task.objects if each.name == scene.target)
+            lifted = any(
+                each.lifted for each in self.client.task.objects if each.name == scene.target
+            )
             return lifted or self.client.simulated_time - begin > CUBE_S
 
         self.client.wait_until(over, 10 * CUBE_S, "the person did not get the cube up")
         self.client.let_pass(0.3)
         self.person.let_go()
-        outcome = "discarded" if number in DISCARDED else "failure" if number == MISTAKEN else "success"
+        outcome = (
+            "discarded" if number in DISCARDED else "failure" if number == MISTAKEN else "success"
+        )
         return self.call(EndEpisode, outcome=outcome)
 
 
 def run(*words: object, timeout: float = 300.0) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "sf_training", *map(str, words)], capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        [sys.executable, "-m", "sf_training", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 @pytest.mark.timeout(1200)
-def test_twenty_episodes_from_the_persons_hand_to_a_policy_and_back_to_the_arm(ros_domain, tmp_path):
+def test_twenty_episodes_from_the_persons_hand_to_a_policy_and_back_to_the_arm(
+    ros_domain, tmp_path
+):
     bags = tmp_path / "episodes"
     words = ["robot:=sim_arm", "policy:=none", f"record:={bags}"]
     with GraphProcess(words, tmp_path / "graph.log") as graph:
@@ -79,26 +102,50 @@ def test_twenty_episodes_from_the_persons_hand_to_a_policy_and_back_to_the_arm(r
             client.wait_for_executor(PATIENCE_S)
             session = Session(client)
             client.wait_until(
-                lambda: session.recorder.status and session.recorder.status.state == RecorderStatus.IDLE, PATIENCE_S, "no recorder"
+                lambda: (
+                    session.recorder.status and session.recorder.status.state == RecorderStatus.IDLE
+                ),
+                PATIENCE_S,
+                "no recorder",
             )
             ends = [session.record(number) for number in range(EPISODES)]
-            session.call(LabelEpisode, episode=ends[MISTAKEN].episode, outcome="success", note="it was up, only late")
+            session.call(
+                LabelEpisode,
+                episode=ends[MISTAKEN].episode,
+                outcome="success",
+                note="it was up, only late",
+            )
 
             episodes = {reader.name: reader for reader in map(EpisodeReader, find_episodes(bags))}
             assert len(episodes) == EPISODES
             outcomes = [episodes[Path(end.episode).name].outcome for end in ends]
-            assert [number for number, outcome in enumerate(outcomes) if outcome == "discarded"] == list(DISCARDED)
+            assert [
+                number for number, outcome in enumerate(outcomes) if outcome == "discarded"
+            ] == list(DISCARDED)
             assert outcomes.count("success") == EPISODES - len(DISCARDED)
             assert run("verify", bags).returncode == 0
 
-            again = run("replay", ends[0].episode, "--speed", 1.0, "--approach", 0.3, "--yes", "--report", tmp_path / "replay.json")
+            again = run(
+                "replay",
+                ends[0].episode,
+                "--speed",
+                1.0,
+                "--approach",
+                0.3,
+                "--yes",
+                "--report",
+                tmp_path / "replay.json",
+            )
             assert again.returncode == 0, again.stdout + again.stderr
             assert json.loads((tmp_path / "replay.json").read_text())
         finally:
             client.close()
 
     checked = run("lint", bags, "--out", tmp_path / "lint/report.html")
-    assert checked.returncode in (0, 1), checked.stderr  # 1: a finding, such as a gap on a busy machine
+    assert checked.returncode in (
+        0,
+        1,
+    ), checked.stderr  # 1: a finding, such as a gap on a busy machine
     assert (tmp_path / "lint/report.html").stat().st_size > 10_000
 
     small = ("--steps", 10, "--width", 32, "--layers", 2, "--teacher", "none")
@@ -106,4 +153,6 @@ def test_twenty_episodes_from_the_persons_hand_to_a_policy_and_back_to_the_arm(r
     trained = run("train", "--data", bags, "--out", tmp_path / "nano", *small, *every)
     assert trained.returncode == 0, trained.stderr
     assert f"{EPISODES - len(DISCARDED)} episodes" in trained.stdout
-    assert Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu").policy_id.startswith("nano@")
+    assert Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu").policy_id.startswith(
+        "nano@"
+    )

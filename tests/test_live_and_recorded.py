@@ -1,7 +1,8 @@
 """Live observations of a moving arm and the bag of the same seconds give the same tensors.
 
-Compared is what both received: on a busy machine each subscriber loses other messages, as sensor data are best effort.
-What a node knows of its own losses is tested with the node (``sf_policy_node/test/test_policy_node.py``).
+Compared is what both received: on a busy machine each subscriber loses other messages, as sensor
+data are best effort. What a node knows of its own losses is tested with the node
+(``sf_policy_node/test/test_policy_node.py``).
 """
 
 import bisect
@@ -39,9 +40,13 @@ def microseconds(seconds):
 
 
 def around(ordered, stamp):
-    """The last of ``ordered`` at or before ``stamp``, and the first after it; infinite where there is none."""
+    """The last of ``ordered`` at or before ``stamp``, and the first after it; infinite where there
+    is none.
+    """
     index = bisect.bisect_right(ordered, stamp)
-    return ordered[index - 1] if index else -np.inf, ordered[index] if index < len(ordered) else np.inf
+    return ordered[index - 1] if index else -np.inf, (
+        ordered[index] if index < len(ordered) else np.inf
+    )
 
 
 class Watcher(ArmClient):
@@ -52,11 +57,21 @@ class Watcher(ArmClient):
         self.contract, self.cameras = contract, {camera.name: camera for camera in contract.cameras}
         self.buffer, self.states = ObservationBuffer(contract), JointStates(contract)
         self.seen, self.newest, self.start, self.leading = {}, 0.0, None, None
-        self.joint_stamps, self.image_stamps = [], {name: set() for name in self.cameras}  # [us], as received
+        self.joint_stamps, self.image_stamps = (
+            [],
+            {name: set() for name in self.cameras},
+        )  # [us], as received
         subscribe = self._node.create_subscription
         for camera in contract.cameras:
-            subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_picture(name, message), qos_profile_sensor_data)
-        subscribe(JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data)
+            subscribe(
+                Image,
+                camera.topic,
+                lambda message, name=camera.name: self._on_picture(name, message),
+                qos_profile_sensor_data,
+            )
+        subscribe(
+            JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data
+        )
         self._commands = self._node.create_publisher(JointState, contract.topics.teleop_command, 10)
         self.said = self._node.create_publisher(String, contract.topics.instruction, LATCHED)
 
@@ -88,7 +103,11 @@ class Watcher(ArmClient):
             command = self.start.copy()
             command[:2] += 0.15 * np.sin(1.5 * (stamp - self.leading))
             header = Header(stamp=to_stamp(stamp))
-            self._commands.publish(JointState(header=header, name=self.contract.command_joints, position=command.tolist()))
+            self._commands.publish(
+                JointState(
+                    header=header, name=self.contract.command_joints, position=command.tolist()
+                )
+            )
 
     def _look(self):
         try:
@@ -100,18 +119,26 @@ class Watcher(ArmClient):
     def complete(self):
         """How many observations lie between two joint states of consecutive periods."""
         period = 1.5e6 * JOINT_STATE_PERIOD
-        return sum(after - before < period for before, after in (around(self.joint_stamps, stamp) for stamp in self.seen))
+        return sum(
+            after - before < period
+            for before, after in (around(self.joint_stamps, stamp) for stamp in self.seen)
+        )
 
     def tensors(self, stamp):
         observation = self.seen[stamp]
-        pictures = {name: image_to_array(message, self.cameras[name]) for name, message in observation.images.items()}
+        pictures = {
+            name: image_to_array(message, self.cameras[name])
+            for name, message in observation.images.items()
+        }
         return prepare(pictures, self.contract.camera_names, SIZE, "letterbox"), observation.joints
 
 
 def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
     contract = load_contract(find_robot("sim_arm"))
     episodes = tmp_path / "episodes"
-    with GraphProcess(["robot:=sim_arm", "policy:=none", f"record:={episodes}"], tmp_path / "graph.log") as graph:
+    with GraphProcess(
+        ["robot:=sim_arm", "policy:=none", f"record:={episodes}"], tmp_path / "graph.log"
+    ) as graph:
         watcher = Watcher(contract, graph.check)
         try:
             watcher.wait_for_arm(PATIENCE_S)
@@ -119,24 +146,50 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
             watcher.said.publish(String(data="wave"))
             watcher.recorder("start")
             watcher.leading = watcher.newest
-            watcher.wait_until(lambda: watcher.newest > watcher.leading + 3.0, PATIENCE_S, "the arm did not send images")
-            watcher.wait_until(lambda: watcher.complete() > WANTED, PATIENCE_S, "hardly any joint state was received")
+            watcher.wait_until(
+                lambda: watcher.newest > watcher.leading + 3.0,
+                PATIENCE_S,
+                "the arm did not send images",
+            )
+            watcher.wait_until(
+                lambda: watcher.complete() > WANTED,
+                PATIENCE_S,
+                "hardly any joint state was received",
+            )
             watcher.recorder("stop")
         finally:
             watcher.close()
     (bag,) = find_episodes(episodes)
-    # A busy computer loses joint states, for which the recorder's verdict may be FAIL; what was recorded must be equal all the same.
+    # A busy computer loses joint states, for which the recorder's verdict may be FAIL; what was
+    # recorded must be equal all the same.
     every = {"outcomes": ("success", "discarded"), "verdicts": ("PASS", "WARN", "FAIL")}
-    data = load_dataset([bag], contract, size=SIZE, fit="letterbox", workers=1, progress=False, **every)
-    assert data.instructions == ["wave"] and absolute(contract.topics.joint_states) == "/joint_states"
-    assert np.ptp(data.joint_positions[:, 0]) > 0.05, "the arm did not move: the comparison would show little"
+    data = load_dataset(
+        [bag], contract, size=SIZE, fit="letterbox", workers=1, progress=False, **every
+    )
+    assert (
+        data.instructions == ["wave"] and absolute(contract.topics.joint_states) == "/joint_states"
+    )
+    assert np.ptp(data.joint_positions[:, 0]) > 0.05, (
+        "the arm did not move: the comparison would show little"
+    )
 
-    topics = [absolute(name) for name in (contract.topics.joint_states, *(camera.topic for camera in contract.cameras))]
-    joints, *images = (sorted(np.round(1e-3 * stream.stamps).astype(int).tolist()) for stream in read(bag, contract, topics))
-    images = [set(received) & live for received, live in zip(images, watcher.image_stamps.values(), strict=True)]
+    topics = [
+        absolute(name)
+        for name in (contract.topics.joint_states, *(camera.topic for camera in contract.cameras))
+    ]
+    joints, *images = (
+        sorted(np.round(1e-3 * stream.stamps).astype(int).tolist())
+        for stream in read(bag, contract, topics)
+    )
+    images = [
+        set(received) & live
+        for received, live in zip(images, watcher.image_stamps.values(), strict=True)
+    ]
     kinematics, compared = Kinematics(contract), 0
     for row, stamp in enumerate(map(microseconds, data.stamps)):
-        alike = around(joints, stamp) == around(watcher.joint_stamps, stamp) and all(stamp in both for both in images)
+        alike = around(joints, stamp) == around(watcher.joint_stamps, stamp) and all(
+            stamp in both for both in images
+        )
         if not alike or stamp not in watcher.seen:
             continue
         compared += 1
@@ -144,8 +197,12 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
         np.testing.assert_array_equal(data.images[row], pictures)
         np.testing.assert_array_equal(data.joint_positions[row], live.astype(np.float32))
         state = robot_state(contract, kinematics, live)
-        np.testing.assert_allclose(robot_state(contract, kinematics, data.joint_positions[row]), state, atol=1e-6)
-    assert compared >= 10, f"of {len(data.stamps)} recorded observations only {compared} were received alike"
+        np.testing.assert_allclose(
+            robot_state(contract, kinematics, data.joint_positions[row]), state, atol=1e-6
+        )
+    assert compared >= 10, (
+        f"of {len(data.stamps)} recorded observations only {compared} were received alike"
+    )
 
 
 def read(bag, contract, topics):

@@ -1,4 +1,6 @@
-"""Ten training steps of a tiny OpenVLA-OFT with Spatial Forcing give the losses of the authors' code on the same batch."""
+"""Ten training steps of a tiny OpenVLA-OFT with Spatial Forcing give the losses of the authors'
+code on the same batch.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -10,8 +12,9 @@ from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
 from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.training.step import Inputs, TrainingStep
 
-# (L1, 1 - cosine) of each step, from moojink/openvla-oft 213c5ff, its fork of transformers, timm 0.9.16 and the AlignProjector of
-# OpenHelix-Team/Spatial-Forcing: full fine-tuning in float32, torch's AdamW at 5e-4, layer 2 of 3, tokens shifted by one.
+# (L1, 1 - cosine) of each step, from moojink/openvla-oft 213c5ff, its fork of transformers, timm
+# 0.9.16 and the AlignProjector of OpenHelix-Team/Spatial-Forcing: full fine-tuning in float32,
+# torch's AdamW at 5e-4, layer 2 of 3, tokens shifted by one.
 LOSSES = [
     (0.4766026437282562, 0.9940422773361206),
     (0.4427212178707123, 0.9858325719833374),
@@ -38,13 +41,19 @@ def cases():
 
 
 def test_ten_steps_have_the_losses_of_the_authors(cases, tmp_path):
-    model = OpenVlaOft.from_pretrained(cases.write_published(tmp_path / "w"), cameras=2, **cases.SIZES)
+    model = OpenVlaOft.from_pretrained(
+        cases.write_published(tmp_path / "w"), cameras=2, **cases.SIZES
+    )
     config = AlignmentConfig(layer=2, token_shift=1, mask=False)
     training = TrainingStep(model, config, CHANNELS, torch.ones(cases.ACTIONS)).train()
     projector = training.alignment.projector.state_dict()
     theirs = {name: f"{PROJECTOR[name.split('.')[0]]}.{name.split('.')[1]}" for name in projector}
-    weights = cases.seeded({theirs[name]: tuple(value.shape) for name, value in projector.items()}, 5)
-    training.alignment.projector.load_state_dict({name: weights[theirs[name]] for name in projector})
+    weights = cases.seeded(
+        {theirs[name]: tuple(value.shape) for name, value in projector.items()}, 5
+    )
+    training.alignment.projector.load_state_dict(
+        {name: weights[theirs[name]] for name in projector}
+    )
     optimizer = torch.optim.AdamW(training.parameters(), lr=5e-4)
     generator = torch.Generator().manual_seed(11)
     chunks = torch.rand(2, cases.HORIZON, cases.ACTIONS, generator=generator) * 2 - 1
@@ -58,4 +67,6 @@ def test_ten_steps_have_the_losses_of_the_authors(cases, tmp_path):
         optimizer.zero_grad()
         (losses["action"] + 0.5 * losses["alignment"]).backward()
         optimizer.step()
-    assert torch.tensor(found).flatten().tolist() == pytest.approx(torch.tensor(LOSSES).flatten().tolist(), rel=1e-4)
+    assert torch.tensor(found).flatten().tolist() == pytest.approx(
+        torch.tensor(LOSSES).flatten().tolist(), rel=1e-4
+    )

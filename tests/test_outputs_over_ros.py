@@ -1,4 +1,6 @@
-"""Every output of the executor with real processes: the arm goes where the chunks lead, through the controller that the contract names."""
+"""Every output of the executor with real processes: the arm goes where the chunks lead, through the
+controller that the contract names.
+"""
 
 import importlib.util
 import os
@@ -23,7 +25,11 @@ from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = pytest.mark.ros
 GRIPPER = {"output": "forward_command", "topic": "/gripper_controller/commands"}
-ACTION = {"output": "parallel_gripper", "topic": "/gripper_controller/gripper_cmd", "max_effort": 12.0}
+ACTION = {
+    "output": "parallel_gripper",
+    "topic": "/gripper_controller/gripper_cmd",
+    "max_effort": 12.0,
+}
 COMMANDS = {
     "joint_trajectory": {"topic": "/arm_controller/joint_trajectory", "gripper": GRIPPER},
     "forward_command": {"topic": "/arm_controller/commands"},
@@ -41,9 +47,18 @@ class Guide(ArmClient):
 
     def __init__(self, contract, alive):
         super().__init__(contract, alive=alive)
-        self.contract, self.kinematics, self.joints, self.sequence = contract, Kinematics(contract), None, 0
-        self._node.create_subscription(JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data)
-        self._chunks = self._node.create_publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=5))
+        self.contract, self.kinematics, self.joints, self.sequence = (
+            contract,
+            Kinematics(contract),
+            None,
+            0,
+        )
+        self._node.create_subscription(
+            JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data
+        )
+        self._chunks = self._node.create_publisher(
+            ActionChunk, contract.topics.action_chunk, QoSProfile(depth=5)
+        )
 
     def _on_joints(self, message):
         self.joints = (to_seconds(message.header.stamp), np.array(message.position))
@@ -53,13 +68,24 @@ class Guide(ArmClient):
         return self.kinematics.forward(self.joints[1][:6]).position
 
     def send(self, place, opening):
-        """One chunk from here on: ``place(seconds)`` (3,) is where the tool is to be [m], ``opening`` that of the gripper."""
+        """One chunk from here on: ``place(seconds)`` (3,) is where the tool is to be [m],
+        ``opening`` that of the gripper.
+        """
         (stamp, joints), action = self.joints, self.contract.action
         times = action.step_s * np.arange(1, action.horizon + 1)
         data = np.array([[*(place(stamp + ahead) - self.tool), opening] for ahead in times])
         self.sequence += 1
-        identity = {"policy_id": "guide", "instruction": "follow me", "epoch": 1, "sequence": self.sequence}
-        self._chunks.publish(chunk_to_message(Chunk.of(self.contract, data, stamp=stamp, reference=joints, **identity)))
+        identity = {
+            "policy_id": "guide",
+            "instruction": "follow me",
+            "epoch": 1,
+            "sequence": self.sequence,
+        }
+        self._chunks.publish(
+            chunk_to_message(
+                Chunk.of(self.contract, data, stamp=stamp, reference=joints, **identity)
+            )
+        )
 
     def lead(self, place, seconds, opening):
         """Chunk after chunk for a time, then wait until the executor holds and the arm stands."""
@@ -68,7 +94,11 @@ class Guide(ArmClient):
             self.send(place, opening)
             due = self.joints[0] + REPLAN_S
             self.wait_until(lambda due=due: self.joints[0] >= due, PATIENCE_S, "time stands still")
-        self.wait_until(lambda: self.executor.state == ExecutorStatus.HOLDING, PATIENCE_S, "the executor did not hold")
+        self.wait_until(
+            lambda: self.executor.state == ExecutorStatus.HOLDING,
+            PATIENCE_S,
+            "the executor did not hold",
+        )
         stood = [self.joints]
 
         def stands():
@@ -89,15 +119,27 @@ def begin(ros_domain, tmp_path):
         data["command"] = {"output": output, "rate_hz": 100, **command}
         path = tmp_path / "arm.yaml"
         path.write_text(yaml.safe_dump(data))
-        path.with_name(data["urdf"]).write_text(find_robot("sim_arm").with_name(data["urdf"]).read_text())
-        graph = GraphProcess([f"robot:={path}", "policy:=none", "seed:=4"], tmp_path / "graph.log").__enter__()
+        path.with_name(data["urdf"]).write_text(
+            find_robot("sim_arm").with_name(data["urdf"]).read_text()
+        )
+        graph = GraphProcess(
+            [f"robot:={path}", "policy:=none", "seed:=4"], tmp_path / "graph.log"
+        ).__enter__()
         running.append(graph)
         guide = Guide(load_contract(path), graph.check)
         running.append(guide)
         guide.wait_for_arm(PATIENCE_S)
         guide.wait_for_executor(PATIENCE_S)
-        guide.wait_until(lambda: guide.joints and guide._chunks.get_subscription_count(), PATIENCE_S, "no joint states")
-        guide.wait_until(lambda: 0.0 <= guide.executor.joint_state_age_s < 0.1, PATIENCE_S, "the executor sees no joint states")
+        guide.wait_until(
+            lambda: guide.joints and guide._chunks.get_subscription_count(),
+            PATIENCE_S,
+            "no joint states",
+        )
+        guide.wait_until(
+            lambda: 0.0 <= guide.executor.joint_state_age_s < 0.1,
+            PATIENCE_S,
+            "the executor sees no joint states",
+        )
         guide.log = graph.log
         return guide
 
@@ -114,13 +156,20 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
 
     def place(now):
         phase = min((now - beginning) / PATH_S, 1.0)
-        return start + SWING * [np.sin(2 * np.pi * phase), 1 - np.cos(3 * np.pi * phase), np.sin(np.pi * phase)]
+        return start + SWING * [
+            np.sin(2 * np.pi * phase),
+            1 - np.cos(3 * np.pi * phase),
+            np.sin(np.pi * phase),
+        ]
 
     guide.lead(place, PATH_S + 0.6, opening=0.0)
     end = place(beginning + 2 * PATH_S)
     assert np.linalg.norm(end - start) > 0.05
     error = np.linalg.norm(guide.tool - end)
-    print(f"{output}: {1e3 * error:.2f} mm from the end of the path; {guide.executor.chunks_accepted} chunks")
+    print(
+        f"{output}: {1e3 * error:.2f} mm from the end of the path; {guide.executor.chunks_accepted}"
+        " chunks"
+    )
     assert error < WITHIN
     assert guide.joints[1][-1] < 0.002  # closed
     assert guide.executor.chunks_accepted >= 5  # of about a dozen: it was led, chunk after chunk
@@ -128,7 +177,9 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
 
 @pytest.mark.slow
 def test_a_gripper_with_an_action_closes_and_opens(begin):
-    pytest.importorskip("control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2")
+    pytest.importorskip(
+        "control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2"
+    )
     guide = begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
     place = guide.tool
     for opening, position in ((0.0, 0.0), (1.0, 0.035), (0.0, 0.0)):
@@ -147,7 +198,9 @@ def set_moving(guide):
     def try_to_move():  # as a policy would, again and again: a busy machine may miss a chunk
         place, now = guide.tool, guide.joints[0]
         guide.send(lambda later: place + [0.0, 0.12 * (later - now), 0.0], 1.0)
-        guide.wait_until(lambda: guide.joints[0] > now + REPLAN_S or moves(), PATIENCE_S, "time stands still")
+        guide.wait_until(
+            lambda: guide.joints[0] > now + REPLAN_S or moves(), PATIENCE_S, "time stands still"
+        )
         return moves()
 
     assert any(try_to_move() for _ in range(20)), guide.executor.reason
@@ -170,12 +223,22 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
     finally:
         os.kill(pid, signal.SIGCONT)
     stood, way = guide.tool, []
-    guide.wait_until(lambda: guide.executor.state == ExecutorStatus.HOLDING, PATIENCE_S, "the executor did not hold")
+    guide.wait_until(
+        lambda: guide.executor.state == ExecutorStatus.HOLDING,
+        PATIENCE_S,
+        "the executor did not hold",
+    )
     woke = guide.joints[0]
     guide.wait_until(
-        lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0, PATIENCE_S, "time stands still"
+        lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0,
+        PATIENCE_S,
+        "time stands still",
     )
-    assert max(way) < 0.02  # at 0.1 m/s a leap over the second that it missed would be 0.1; a busy machine stretches the stop
+    assert (
+        max(way) < 0.02
+        # at 0.1 m/s a leap over the second that it missed would be 0.1; a busy machine stretches
+        # the stop
+    )
     print(guide.executor.reason)
     assert "this process stood still" in guide.executor.reason
     guide.lead(lambda _: stood + [0.0, 0.0, 0.03], 1.2, 1.0)  # and it can go on
@@ -189,10 +252,15 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
     set_moving(guide)
     trace = []
     guide._node.create_subscription(
-        JointState, guide.contract.topics.joint_states, lambda message: trace.append(message.velocity[:6]), qos_profile_sensor_data
+        JointState,
+        guide.contract.topics.joint_states,
+        lambda message: trace.append(message.velocity[:6]),
+        qos_profile_sensor_data,
     )
     os.kill(executor_of(guide), signal.SIGINT)
-    with pytest.raises(ArmClientError, match="the graph ended"):  # a node that ends stops the rest: the arm's process too
+    with pytest.raises(
+        ArmClientError, match="the graph ended"
+    ):  # a node that ends stops the rest: the arm's process too
         guide.wait_until(lambda: False, PATIENCE_S, "the executor goes on")
     limits = np.array([joint.acceleration for joint in guide.contract.joints])
     slowing = np.abs(np.diff(np.array(trace)[::5], axis=0)) / 0.05
@@ -200,8 +268,12 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
     assert (slowing < 1.2 * limits).all()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("control_msgs") is not None, reason="control_msgs is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("control_msgs") is not None, reason="control_msgs is installed"
+)
 def test_a_gripper_action_that_is_not_installed_ends_the_graph_with_one_sentence(begin):
     with pytest.raises(ArmClientError, match="the graph ended with exit code 1") as ended:
         begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
-    assert "parallel_gripper needs the ROS package control_msgs" in str(ended.value) and "Traceback" not in str(ended.value)
+    assert "parallel_gripper needs the ROS package control_msgs" in str(
+        ended.value
+    ) and "Traceback" not in str(ended.value)

@@ -1,4 +1,6 @@
-"""What a package imports is declared: by a rosdep key or a ROS package in package.xml, or in its requirements.txt."""
+"""What a package imports is declared: by a rosdep key or a ROS package in package.xml, or in its
+requirements.txt.
+"""
 
 import re
 import sys
@@ -20,7 +22,10 @@ ROSDEP = {  # key: module
     "python3-transforms3d": "transforms3d",
     "python3-yaml": "yaml",
 }
-DISTRIBUTIONS = {"pin": "pinocchio", "mcap-ros2-support": "mcap_ros2"}  # name on PyPI: module, where they differ
+DISTRIBUTIONS = {
+    "pin": "pinocchio",
+    "mcap-ros2-support": "mcap_ros2",
+}  # name on PyPI: module, where they differ
 ONLY_TESTS = {"pytest"}  # ros_testing.py is imported by tests alone
 
 
@@ -45,7 +50,9 @@ def test_what_is_imported_is_declared(package):
     declared = keys | {ROSDEP[key] for key in keys & set(ROSDEP)}
     declared |= {DISTRIBUTIONS.get(name, name.replace("-", "_")) for name in requirements(package)}
     missing = used - declared - set(sys.stdlib_module_names) - {package} - ONLY_TESTS
-    assert not missing, f"add {sorted(missing)} to {package}/package.xml (rosdep) or {package}/requirements.txt"
+    assert not missing, (
+        f"add {sorted(missing)} to {package}/package.xml (rosdep) or {package}/requirements.txt"
+    )
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
@@ -70,14 +77,24 @@ def test_a_package_is_complete(package):
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
 def test_rosdep_keys_are_known(package):
     """A misspelt key would stop `rosdep install` on the user's machine."""
-    keys = {element.text for element in manifest(package) if element.tag == "exec_depend" and element.text.startswith("python3-")}
+    keys = {
+        element.text
+        for element in manifest(package)
+        if element.tag == "exec_depend" and element.text.startswith("python3-")
+    }
     assert keys <= set(ROSDEP)
 
 
 def test_tests_of_a_package_need_no_other_folder():
-    """`colcon test` runs them in a workspace that has the packages and nothing else of this repository."""
-    system = {path.stem for path in (ROOT / "tests").iterdir() if path.suffix == ".py" or path.is_dir()}
+    """`colcon test` runs them in a workspace that has the packages and nothing else of this
+    repository.
+    """
+    system = {
+        path.stem for path in (ROOT / "tests").iterdir() if path.suffix == ".py" or path.is_dir()
+    }
     for package in PYTHON_PACKAGES:
         own = {path.stem for path in (ROOT / package / "test").glob("*.py")}
         for path in (ROOT / package / "test").glob("*.py"):
-            assert not {name.partition(".")[0] for name in imports(path, path.stem)} & (system - own), path
+            assert not {name.partition(".")[0] for name in imports(path, path.stem)} & (
+                system - own
+            ), path

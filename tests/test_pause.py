@@ -1,4 +1,6 @@
-"""Pause and resume with the shipped policy and real processes: the arm stands, keeps its task, and finishes it."""
+"""Pause and resume with the shipped policy and real processes: the arm stands, keeps its task, and
+finishes it.
+"""
 
 import re
 
@@ -45,23 +47,44 @@ def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domai
             target = client.reset(SEED).target
             handle = client.start(f"pick the {target} cube", 30.0)
             start = arm.tool
-            client.wait_until(lambda: np.linalg.norm(arm.tool - start) > MOVING, PATIENCE_S, "the arm did not move")
+            client.wait_until(
+                lambda: np.linalg.norm(arm.tool - start) > MOVING,
+                PATIENCE_S,
+                "the arm did not move",
+            )
 
             client.pause(True)
             asked = client.simulated_time
-            client.wait_until(lambda: client.policy.state == PolicyStatus.PAUSED, PATIENCE_S, "the policy did not pause")
-            client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, PATIENCE_S, "the executor did not stop")
+            client.wait_until(
+                lambda: client.policy.state == PolicyStatus.PAUSED,
+                PATIENCE_S,
+                "the policy did not pause",
+            )
+            client.wait_until(
+                lambda: client.executor.state != ExecutorStatus.EXECUTING,
+                PATIENCE_S,
+                "the executor did not stop",
+            )
             while arm.moves(0.2) > STILL:
-                assert client.simulated_time < asked + contract.budgets.hold_s, "the arm still moves"
+                assert client.simulated_time < asked + contract.budgets.hold_s, (
+                    "the arm still moves"
+                )
             epoch, chunks = client.executor.epoch, client.executor.chunks_accepted
             assert arm.moves(2.0) < STILL and client.executor.chunks_accepted == chunks
             assert client.feedback.state == "paused" and not client.finished(handle)
 
             client.pause(False)
-            client.wait_until(lambda: any(each.lifted for each in client.task.objects), PATIENCE_S, "nothing was lifted")
+            client.wait_until(
+                lambda: any(each.lifted for each in client.task.objects),
+                PATIENCE_S,
+                "nothing was lifted",
+            )
             assert client.executor.epoch > epoch
             result = client.finish(handle)
             assert result.worst_cycle_s < 2.0, "the pause is no cycle"
         finally:
             client.close()
-    assert re.search(r"cube' ended after .* chunks: cancelled by the client; .* chunks per second", (tmp_path / "graph.log").read_text())
+    assert re.search(
+        r"cube' ended after .* chunks: cancelled by the client; .* chunks per second",
+        (tmp_path / "graph.log").read_text(),
+    )

@@ -1,4 +1,6 @@
-"""The record journey as a person has it: one command in a terminal, single keys, and an episode that trains; a real terminal (pty)."""
+"""The record journey as a person has it: one command in a terminal, single keys, and an episode
+that trains; a real terminal (pty).
+"""
 
 import os
 import pty
@@ -34,7 +36,9 @@ class Terminal:
     def wait_for(self, pattern, timeout=PATIENCE_S):
         end = time.monotonic() + timeout
         while not (found := list(re.finditer(pattern, self._shown))):
-            assert time.monotonic() < end, f"{pattern!r} was not shown; the end of the screen:\n{self._shown[-3000:]}"
+            assert time.monotonic() < end, (
+                f"{pattern!r} was not shown; the end of the screen:\n{self._shown[-3000:]}"
+            )
             self._read()
         self._shown = self._shown[found[-1].end() :]
 
@@ -75,7 +79,13 @@ class Terminal:
 @pytest.fixture
 def start(ros_domain, tmp_path):
     """Starts the record journey in a terminal of its own."""
-    words = ["robot:=sim_arm", "task:=pick the red cube", f"directory:={tmp_path / 'episodes'}", "countdown:=1", "operator:=anna"]
+    words = [
+        "robot:=sim_arm",
+        "task:=pick the red cube",
+        f"directory:={tmp_path / 'episodes'}",
+        "countdown:=1",
+        "operator:=anna",
+    ]
     started = []
 
     def start_one():
@@ -88,7 +98,9 @@ def start(ros_domain, tmp_path):
 
 
 def processes_of(directory):
-    """Processes that were started for episodes in a directory, wherever their parents are now: id and command line."""
+    """Processes that were started for episodes in a directory, wherever their parents are now: id
+    and command line.
+    """
     found = {}
     for folder in Path("/proc").iterdir():
         try:
@@ -117,8 +129,17 @@ def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tm
     episodes = tmp_path / "episodes"
     first = start()
     first.wait_for("READY", PATIENCE_S)
-    second = subprocess.run([*COMMAND, f"directory:={tmp_path}"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert second.returncode == 2 and "already (process" in second.stderr and "set another ROS_DOMAIN_ID" in second.stderr
+    second = subprocess.run(
+        [*COMMAND, f"directory:={tmp_path}"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (
+        second.returncode == 2
+        and "already (process" in second.stderr
+        and "set another ROS_DOMAIN_ID" in second.stderr
+    )
     first.wait_for(r"camera skew \d+ ms")
     first.press("\x1b[D\x1b[C")  # arrows: nothing
     first.press("ifold the towel\x1b[Ds\r")
@@ -129,14 +150,22 @@ def test_a_day_with_a_dropped_link_and_a_killed_recorder_loses_nothing(start, tm
     wait_until_nothing_runs(tmp_path)
     (dropped,) = episodes_of(episodes)
     verify_episode(dropped)
-    custom = yaml.safe_load((dropped / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
-    assert (custom["instruction"], custom["outcome"], custom["note"]) == ("fold the towels", "discarded", "the recorder was stopped")
+    custom = yaml.safe_load((dropped / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
+    assert (custom["instruction"], custom["outcome"], custom["note"]) == (
+        "fold the towels",
+        "discarded",
+        "the recorder was stopped",
+    )
 
     again = start()
     again.wait_for(r"camera skew \d+ ms", PATIENCE_S)
     again.press(" ")
     again.wait_for(r"RECORDING   [1-9]")
-    (recorder,) = (pid for pid, words in processes_of(tmp_path).items() if "__node:=recorder" in words)
+    (recorder,) = (
+        pid for pid, words in processes_of(tmp_path).items() if "__node:=recorder" in words
+    )
     os.kill(recorder, signal.SIGKILL)
     again.wait_for("recorder was ended by SIGKILL")
     assert again.ended() == 1
@@ -177,16 +206,29 @@ def test_one_person_records_labels_and_undoes(start, tmp_path):
     assert terminal.ended() == 0
     (bag,) = (path for path in (tmp_path / "episodes").iterdir() if path.is_dir())
     verify_episode(bag)
-    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
-    assert (custom["instruction"], custom["operator"], custom["outcome"]) == ("pick the red cube", "anna", "failure")
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
+    assert (custom["instruction"], custom["operator"], custom["outcome"]) == (
+        "pick the red cube",
+        "anna",
+        "failure",
+    )
     assert custom["verdict"] in ("WARN", "FAIL"), "nobody moved the arm"
     assert read_labels(bag).outcome == "discarded"
 
 
 def test_without_a_terminal_it_says_what_is_wrong_and_helps():
-    done = subprocess.run([*COMMAND, "robot:=ur55"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 2 and done.stderr.startswith("record: robot: 'ur55' is unknown; known are ")
     done = subprocess.run(
-        [sys.executable, "-m", "sf_training.recording.keyboard_node"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [*COMMAND, "robot:=ur55"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2 and done.stderr.startswith(
+        "record: robot: 'ur55' is unknown; known are "
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "sf_training.recording.keyboard_node"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 2 and "needs a terminal for its keys" in done.stderr

@@ -1,4 +1,6 @@
-"""The checkpoint that ships: it fits the shipped robot, picks what it is asked for, and understands other words."""
+"""The checkpoint that ships: it fits the shipped robot, picks what it is asked for, and understands
+other words.
+"""
 
 import json
 from pathlib import Path
@@ -38,7 +40,9 @@ def test_it_is_small_and_says_how_it_was_made():
 
 
 def test_it_picks_the_named_cube(policy, sim):
-    results = [run_episode(sim, policy, seed, cubes=2 + seed % 2) for seed in range(960_000, 960_006)]
+    results = [
+        run_episode(sim, policy, seed, cubes=2 + seed % 2) for seed in range(960_000, 960_006)
+    ]
     assert sum(result.success for result in results) >= 5
     assert not any(result.wrong_object for result in results)
 
@@ -46,7 +50,10 @@ def test_it_picks_the_named_cube(policy, sim):
 def test_the_flow_policy_picks_the_named_cube_continuing_its_chunks_late(sim):
     flow = Policy.load(CONFIG / "policies/nano_flow", contract=CONTRACT, device="cpu")
     assert flow.join is Join.RTC
-    results = [run_episode(sim, flow, seed, cubes=2 + seed % 2, latency_s=0.1) for seed in range(960_000, 960_006)]
+    results = [
+        run_episode(sim, flow, seed, cubes=2 + seed % 2, latency_s=0.1)
+        for seed in range(960_000, 960_006)
+    ]
     assert sum(result.success for result in results) >= 5
     assert not any(result.wrong_object for result in results)
 
@@ -54,15 +61,24 @@ def test_the_flow_policy_picks_the_named_cube_continuing_its_chunks_late(sim):
 def test_the_instruction_decides_which_cube_is_picked(policy, sim):
     colours = sim.reset(960_100, 3).colours
     for colour in colours:
-        assert run_episode(sim, policy, 960_100, cubes=3, instruction=f"pick the {colour} cube", target=colour).success
+        assert run_episode(
+            sim, policy, 960_100, cubes=3, instruction=f"pick the {colour} cube", target=colour
+        ).success
 
 
-@pytest.mark.parametrize("wording", ["grab the crimson block", "please take the red block", "pick up the crimson cube"])
+@pytest.mark.parametrize(
+    "wording", ["grab the crimson block", "please take the red block", "pick up the crimson cube"]
+)
 def test_other_words_mean_the_same(policy, sim, wording):
-    seed = next(seed for seed in range(960_200, 960_300) if {"red", "blue"} <= set(sim.reset(seed, 3).colours))
+    seed = next(
+        seed
+        for seed in range(960_200, 960_300)
+        if {"red", "blue"} <= set(sim.reset(seed, 3).colours)
+    )
     sim.reset(seed, 3)
     images = {camera: sim.render(camera) for camera in CONTRACT.camera_names}
     red, blue, asked = (
-        policy.predict(images, sim.joint_positions(), sentence)[-1, :3] for sentence in ("pick the red cube", "pick the blue cube", wording)
+        policy.predict(images, sim.joint_positions(), sentence)[-1, :3]
+        for sentence in ("pick the red cube", "pick the blue cube", wording)
     )
     assert np.linalg.norm(asked - red) < 0.5 * np.linalg.norm(asked - blue)

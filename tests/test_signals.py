@@ -1,4 +1,6 @@
-"""The terminal and ``ros2 launch`` both pass a Ctrl-C on: a node hears it twice, and still ends in order."""
+"""The terminal and ``ros2 launch`` both pass a Ctrl-C on: a node hears it twice, and still ends in
+order.
+"""
 
 import signal
 import subprocess
@@ -18,7 +20,9 @@ SPECS = {spec.name: spec for spec in arm_graph(robot="sim_arm", policy="none")}
 
 @pytest.mark.parametrize("name", sorted(READY))
 def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
-    process = subprocess.Popen(command_line(SPECS[name]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command_line(SPECS[name]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         for line in process.stdout:
             if READY[name] in line:
@@ -34,15 +38,25 @@ def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
 
 
 def test_a_node_has_no_tcp_transport(ros_domain):
-    """With that one a node which ends while others send sometimes never does, and no signal helps (docker/README.md)."""
-    process = subprocess.Popen(command_line(SPECS["sim_arm"]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """With that one a node which ends while others send sometimes never does, and no signal helps
+    (docker/README.md).
+    """
+    process = subprocess.Popen(
+        command_line(SPECS["sim_arm"]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         for line in process.stdout:
             if READY["sim_arm"] in line:
                 break
         open_files = {link.readlink().name for link in Path(f"/proc/{process.pid}/fd").iterdir()}
-        tables = {kind: Path(f"/proc/{process.pid}/net/{kind}").read_text().splitlines()[1:] for kind in ("udp", "tcp", "tcp6")}
-        sockets = {kind: [line for line in lines if f"socket:[{line.split()[9]}]" in open_files] for kind, lines in tables.items()}
+        tables = {
+            kind: Path(f"/proc/{process.pid}/net/{kind}").read_text().splitlines()[1:]
+            for kind in ("udp", "tcp", "tcp6")
+        }
+        sockets = {
+            kind: [line for line in lines if f"socket:[{line.split()[9]}]" in open_files]
+            for kind, lines in tables.items()
+        }
         assert sockets["udp"] and not sockets["tcp"] + sockets["tcp6"]
     finally:
         process.kill()

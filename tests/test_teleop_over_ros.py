@@ -1,4 +1,6 @@
-"""With real processes and the simulated arm: a gamepad leads it, takes over from a policy and is recorded; an episode is replayed."""
+"""With real processes and the simulated arm: a gamepad leads it, takes over from a policy and is
+recorded; an episode is replayed.
+"""
 
 import itertools
 import json
@@ -33,13 +35,19 @@ SEED = 990_001
 GAMEPAD = Path(__file__).parents[1] / "sf_bringup/config/teleoperation/gamepad.yaml"
 SCRIPTED_POLICY = Path(__file__).with_name("scripted_policy.py")
 LEFT_SHOULDER, START = 9, 6
-NOBODY, POLICY, PERSON, REPLAY = ControlSource.NOBODY, ControlSource.POLICY, ControlSource.TELEOPERATION, ControlSource.REPLAY
+NOBODY, POLICY, PERSON, REPLAY = (
+    ControlSource.NOBODY,
+    ControlSource.POLICY,
+    ControlSource.TELEOPERATION,
+    ControlSource.REPLAY,
+)
 
 
 class Operator(ArmClient):
     """A person with a gamepad who watches the arm. The pad repeats what it says 50 times a second.
 
-    On a busy machine even that may fall silent for a moment: as told to, the person then lets go and presses again.
+    On a busy machine even that may fall silent for a moment: as told to, the person then lets go
+    and presses again.
     """
 
     def __init__(self, contract, alive):
@@ -50,9 +58,15 @@ class Operator(ArmClient):
         self.joints, self.sources, self.commands, self.says = None, [], [], ""
         self.track = []  # stamps and positions of all joint states
         topics = contract.topics
-        self._node.create_subscription(JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data)
-        self._node.create_subscription(ControlSource, topics.control_source, self.sources.append, LATCHED)
-        self._node.create_subscription(JointState, topics.teleop_command, self.commands.append, QoSProfile(depth=100))
+        self._node.create_subscription(
+            JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data
+        )
+        self._node.create_subscription(
+            ControlSource, topics.control_source, self.sources.append, LATCHED
+        )
+        self._node.create_subscription(
+            JointState, topics.teleop_command, self.commands.append, QoSProfile(depth=100)
+        )
         self._node.create_subscription(String, "/teleoperation/state", self._on_state, LATCHED)
         self._joy = self._node.create_publisher(Joy, "/joy", 10)
         self._node.create_timer(0.02, self._say)
@@ -64,7 +78,9 @@ class Operator(ArmClient):
 
     def ready(self):
         self.wait_until(
-            lambda: self._joy.get_subscription_count() and self.says and self.joints, PATIENCE_S, "teleoperation did not get ready"
+            lambda: self._joy.get_subscription_count() and self.says and self.joints,
+            PATIENCE_S,
+            "teleoperation did not get ready",
         )
 
     def record(self, instruction):
@@ -128,7 +144,9 @@ def leap(track, contract):
     """The fastest that a joint of the arm moved, as a share of its limit."""
     limits = np.array([joint.velocity for joint in contract.joints])
     moves = [
-        np.abs(now[1] - before[1])[:6] / ((now[0] - before[0]) * limits) for before, now in itertools.pairwise(track) if now[0] > before[0]
+        np.abs(now[1] - before[1])[:6] / ((now[0] - before[0]) * limits)
+        for before, now in itertools.pairwise(track)
+        if now[0] > before[0]
     ]
     return max(map(np.max, moves), default=0.0)
 
@@ -149,17 +167,33 @@ def end(process):
 
 @pytest.fixture
 def stage(ros_domain, tmp_path):
-    """Starts the arm, the executor, teleoperation and what is asked for besides; gives the operator."""
+    """Starts the arm, the executor, teleoperation and what is asked for besides; gives the
+    operator.
+    """
     running = []
 
     def begin(*words):
         robot = patient_robot(tmp_path / "robot")
-        graph = GraphProcess([f"robot:={robot}", "policy:=none", *words], tmp_path / "graph.log").__enter__()
+        graph = GraphProcess(
+            [f"robot:={robot}", "policy:=none", *words], tmp_path / "graph.log"
+        ).__enter__()
         running.append(graph.stop)
         contract = load_contract(robot)
-        ros = ["--ros-args", "-p", f"contract:={robot}", "-p", f"device:={GAMEPAD}", "-p", "use_sim_time:=true"]
+        ros = [
+            "--ros-args",
+            "-p",
+            f"contract:={robot}",
+            "-p",
+            f"device:={GAMEPAD}",
+            "-p",
+            "use_sim_time:=true",
+        ]
         with open(tmp_path / "teleoperation.log", "wb") as log:
-            process = start(["-m", "sf_training.teleoperation.teleoperation_node", *ros], stdout=log, stderr=subprocess.STDOUT)
+            process = start(
+                ["-m", "sf_training.teleoperation.teleoperation_node", *ros],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         running.append(lambda: end(process))
         operator = Operator(contract, graph.check)
         running.append(operator.close)
@@ -174,31 +208,43 @@ def stage(ros_domain, tmp_path):
         stop()
 
 
-def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or_the_cable_is_out(stage):
+def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or_the_cable_is_out(
+    stage,
+):
     operator = stage()
     operator.reset(SEED)
     begin = operator.tool
 
     operator.hold(axis0=1.0)
     operator.let_pass(1.0)
-    assert np.linalg.norm(operator.tool - begin) < 1e-3 and not operator.commands, "no hand on the switch"
+    assert np.linalg.norm(operator.tool - begin) < 1e-3 and not operator.commands, (
+        "no hand on the switch"
+    )
 
     operator.hold(LEFT_SHOULDER, axis0=1.0)
-    operator.wait_until(lambda: operator.tool[1] - begin[1] > 0.05, PATIENCE_S, "the tool did not go left")
+    operator.wait_until(
+        lambda: operator.tool[1] - begin[1] > 0.05, PATIENCE_S, "the tool did not go left"
+    )
     assert operator.source == PERSON and operator.says.startswith("you lead the arm")
     assert np.abs(operator.tool - begin)[[0, 2]].max() < 0.01
 
     operator.hold(axis0=1.0)
-    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the open hand")
+    operator.wait_until(
+        lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the open hand"
+    )
     operator.stands()
     count, place = len(operator.commands), operator.tool
     operator.let_pass(1.0)
     assert len(operator.commands) == count and np.linalg.norm(operator.tool - place) < 1e-3
 
     operator.hold(LEFT_SHOULDER, axis0=-1.0)
-    operator.wait_until(lambda: operator.tool[1] < place[1] - 0.02, PATIENCE_S, "the tool did not go right")
+    operator.wait_until(
+        lambda: operator.tool[1] < place[1] - 0.02, PATIENCE_S, "the tool did not go right"
+    )
     operator.plugged = operator.obedient = False
-    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the cable")
+    operator.wait_until(
+        lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the cable"
+    )
     operator.stands()
     operator.plugged = True  # the switch is still down: it must be pressed anew
     count = len(operator.commands)
@@ -206,7 +252,9 @@ def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or
     assert len(operator.commands) == count and "press it again" in operator.says
 
 
-def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may_go_on(stage, tmp_path):
+def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may_go_on(
+    stage, tmp_path
+):
     operator = stage(f"record:={tmp_path / 'episodes'}")
     policy = start([str(SCRIPTED_POLICY)])
     stage.also(policy)
@@ -214,7 +262,9 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     target = operator.reset(SEED).target
     operator.record(f"pick the {target} cube")
     handle = operator.start(f"pick the {target} cube", 60.0)
-    operator.wait_until(lambda: operator.source == POLICY, PATIENCE_S, "the policy did not move the arm")
+    operator.wait_until(
+        lambda: operator.source == POLICY, PATIENCE_S, "the policy did not move the arm"
+    )
     operator.let_pass(0.6)
 
     begun, known = operator.joints[0], len(operator.track)
@@ -222,14 +272,22 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     operator.wait_until(lambda: operator.source == PERSON, PATIENCE_S, "the person was not let in")
     assert leap(operator.track[known:], operator.contract) < 1.2, "a takeover is no leap"
     operator.let_pass(1.0)
-    operator.wait_until(lambda: len(operator.commands) > 30, PATIENCE_S, "teleoperation sends no commands")
+    operator.wait_until(
+        lambda: len(operator.commands) > 30, PATIENCE_S, "teleoperation sends no commands"
+    )
     released = operator.joints[0]
     operator.hold()
-    operator.wait_until(lambda: operator.executor.state == ExecutorStatus.PAUSED, PATIENCE_S, "the executor did not pause")
+    operator.wait_until(
+        lambda: operator.executor.state == ExecutorStatus.PAUSED,
+        PATIENCE_S,
+        "the executor did not pause",
+    )
     operator.stands()
     chunks = operator.executor.chunks_accepted
     operator.let_pass(1.0)
-    assert operator.executor.chunks_accepted == chunks and operator.source == NOBODY, "the policy waits"
+    assert operator.executor.chunks_accepted == chunks and operator.source == NOBODY, (
+        "the policy waits"
+    )
     assert "the policy waits" in operator.says
 
     operator.hold(START)
@@ -243,20 +301,39 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     (episode,) = find_episodes(tmp_path / "episodes")
     reader = EpisodeReader(episode, operator.contract)
     topics = operator.contract.topics
-    streams = reader.read([absolute(name) for name in (topics.control_source, topics.teleop_command, topics.action_chunk)])
-    hand_over, taught, predicted = (streams[absolute(name)] for name in (topics.control_source, topics.teleop_command, topics.action_chunk))
+    streams = reader.read(
+        [
+            absolute(name)
+            for name in (topics.control_source, topics.teleop_command, topics.action_chunk)
+        ]
+    )
+    hand_over, taught, predicted = (
+        streams[absolute(name)]
+        for name in (topics.control_source, topics.teleop_command, topics.action_chunk)
+    )
     order = np.argsort(hand_over.stamps, kind="stable")
     sources = [hand_over.messages[index].source for index in order]
     age = operator.contract.budgets.teleop_age_s
     in_charge = [source for source in sources if source != NOBODY]
-    assert [source for source, before in zip(in_charge, [None, *in_charge], strict=False) if source != before] == [POLICY, PERSON, POLICY]
-    # All of the person's commands are in the bag, and between the first and the last of them nobody else was in charge.
+    assert [
+        source
+        for source, before in zip(in_charge, [None, *in_charge], strict=False)
+        if source != before
+    ] == [POLICY, PERSON, POLICY]
+    # All of the person's commands are in the bag, and between the first and the last of them nobody
+    # else was in charge.
     stamps = 1e-9 * taught.stamps
     received = np.array([to_seconds(message.header.stamp) for message in operator.commands])
     assert len(received) > 30 and np.abs(received[:, None] - stamps).min(axis=1).max() < 1e-6
-    assert stamps[0] > begun - 0.2 and stamps[-1] < released + 0.5, "commands before the hand took the arm, or after it let go"
+    assert stamps[0] > begun - 0.2 and stamps[-1] < released + 0.5, (
+        "commands before the hand took the arm, or after it let go"
+    )
     times = 1e-9 * hand_over.stamps[order]
-    during = {source for time, source in zip(times, sources, strict=True) if stamps[0] + age < time < stamps[-1]}
+    during = {
+        source
+        for time, source in zip(times, sources, strict=True)
+        if stamps[0] + age < time < stamps[-1]
+    }
     assert POLICY not in during, "the policy moved the arm between two commands of the person"
     assert (np.diff(taught.stamps) > 0).all()
     assert list(taught.messages[0].name) == operator.contract.command_joints
@@ -264,8 +341,23 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
 
 
 def replay(episode, report, *words):
-    command = ["-m", "sf_training", "replay", str(episode), "--yes", "--report", str(report), *words]
-    return start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
+    command = [
+        "-m",
+        "sf_training",
+        "replay",
+        str(episode),
+        "--yes",
+        "--report",
+        str(report),
+        *words,
+    ]
+    return start(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 def distance(place, line):
@@ -277,10 +369,16 @@ def distance(place, line):
 
 
 def stall(operator, process, seconds=0.0):
-    """The process stands still until the arm brakes, and for ``seconds`` [wall time] at least; gives for how long."""
+    """The process stands still until the arm brakes, and for ``seconds`` [wall time] at least;
+    gives for how long.
+    """
     begun = time.monotonic()
     process.send_signal(signal.SIGSTOP)
-    operator.wait_until(lambda: operator.source == NOBODY and time.monotonic() - begun > seconds, PATIENCE_S, "the executor did not notice")
+    operator.wait_until(
+        lambda: operator.source == NOBODY and time.monotonic() - begun > seconds,
+        PATIENCE_S,
+        "the executor did not notice",
+    )
     process.send_signal(signal.SIGCONT)
     return time.monotonic() - begun
 
@@ -304,7 +402,9 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
         operator.hold(LEFT_SHOULDER, axis0=axis)
         operator.wait_until(lambda goal=goal: at(goal), PATIENCE_S, "the tool did not get there")
     operator.hold()
-    operator.wait_until(lambda: operator.source == NOBODY, PATIENCE_S, "the hand was not seen to open")
+    operator.wait_until(
+        lambda: operator.source == NOBODY, PATIENCE_S, "the hand was not seen to open"
+    )
     operator.stands()
     operator.call("/recorder/stop")
     (episode,) = find_episodes(tmp_path / "episodes")
@@ -323,7 +423,9 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     said = process.stdout.read()
     assert process.returncode == 0, said
     found = json.loads(report.read_text())
-    assert found["finished"] and found["tool"]["rms"] < 0.05, found  # loose: on a busy machine commands come late
+    assert found["finished"] and found["tool"]["rms"] < 0.05, (
+        found
+    )  # loose: on a busy machine commands come late
     assert "tracking error" in said
     # The tool passed everywhere the person had led it.
     assert max(distance(place, seen) for place in path) < 0.02
@@ -335,7 +437,9 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not begin")
     stood = stall(operator, process)
     if stood < 0.9:  # on a busy machine it may have been longer
-        operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not go on")
+        operator.wait_until(
+            lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not go on"
+        )
     if process.poll() is None:
         operator.let_pass(0.5)
         stall(operator, process, 1.2)

@@ -1,4 +1,6 @@
-"""The benchmark of training: what it compares is what it says, memory is that of one process, and it refuses where there is no GPU."""
+"""The benchmark of training: what it compares is what it says, memory is that of one process, and
+it refuses where there is no GPU.
+"""
 
 import json
 import sys
@@ -70,14 +72,34 @@ def test_the_largest_batch_is_found(most, room):
 def test_without_a_gpu_there_is_a_sentence(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu_training"])
-    with pytest.raises(SystemExit, match="PyTorch finds no GPU here; run it where one is, or take --dry-run"):
+    with pytest.raises(
+        SystemExit, match="PyTorch finds no GPU here; run it where one is, or take --dry-run"
+    ):
         gpu_training.main()
 
 
 def test_the_gpu_benchmark_goes_through_on_a_processor(monkeypatch, tmp_path):
     out = tmp_path / "gpu.json"
-    monkeypatch.setattr(sys, "argv", ["gpu_training", "--dry-run", "--steps", "1", "--batch", "1", "--most", "2", "--out", str(out)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "gpu_training",
+            "--dry-run",
+            "--steps",
+            "1",
+            "--batch",
+            "1",
+            "--most",
+            "2",
+            "--out",
+            str(out),
+        ],
+    )
     gpu_training.main()
     found = json.loads(out.read_text())
-    assert found["gpu_largest_batch_loop"]["value"] == 2 and found["gpu_step_loop_over_no_sf"]["value"] > 0
+    assert (
+        found["gpu_largest_batch_loop"]["value"] == 2
+        and found["gpu_step_loop_over_no_sf"]["value"] > 0
+    )
     assert found["device"] == "dry run"

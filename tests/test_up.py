@@ -1,4 +1,6 @@
-"""The graph as processes (``up``): it answers over ROS, ends in order, and says who broke it. Twin of ``test_arm_launch.py``."""
+"""The graph as processes (``up``): it answers over ROS, ends in order, and says who broke it. Twin
+of ``test_arm_launch.py``.
+"""
 
 import os
 import re
@@ -34,7 +36,10 @@ def graph(ros_domain, tmp_path):
 
 def pids(graph):
     """Process id of each node, from what ``up`` prints."""
-    return {name: int(pid) for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", graph.log.read_text())}
+    return {
+        name: int(pid)
+        for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", graph.log.read_text())
+    }
 
 
 def wait_gone(processes):
@@ -55,14 +60,23 @@ def test_ctrl_c_ends_all_nodes_in_order(graph):
 
 @pytest.mark.slow
 def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_domain, tmp_path):
-    with GraphProcess(["robot:=sim_arm", "policy:=nano", "seed:=7", "instruction:=pick the red cube"], tmp_path / "graph.log") as graph:
+    with GraphProcess(
+        ["robot:=sim_arm", "policy:=nano", "seed:=7", "instruction:=pick the red cube"],
+        tmp_path / "graph.log",
+    ) as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
             client.wait_for_arm(PATIENCE_S)
             client.wait_for_policy(PATIENCE_S)
-            client.wait_until(lambda: client.policy.instruction == "pick the red cube", PATIENCE_S, "the instruction did not arrive")
+            client.wait_until(
+                lambda: client.policy.instruction == "pick the red cube",
+                PATIENCE_S,
+                "the instruction did not arrive",
+            )
             assert client.task.seed == 7
-            client.wait_until(lambda: client.executor.chunks_accepted > 0, PATIENCE_S, "no chunk was followed")
+            client.wait_until(
+                lambda: client.executor.chunks_accepted > 0, PATIENCE_S, "no chunk was followed"
+            )
         finally:
             client.close()
         family = psutil.Process(graph.pid).children(recursive=True)
@@ -92,11 +106,16 @@ def test_a_node_that_dies_stops_the_rest_and_is_named(graph, victim):
 def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, tmp_path):
     contract = tmp_path / "arm.yaml"
     contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
-    (tmp_path / "sim_arm.urdf").write_text(find_robot("sim_arm").with_name("sim_arm.urdf").read_text())
+    (tmp_path / "sim_arm.urdf").write_text(
+        find_robot("sim_arm").with_name("sim_arm.urdf").read_text()
+    )
     with GraphProcess([f"robot:={contract}", "policy:=none"], tmp_path / "graph.log") as graph:
         assert graph.wait(PATIENCE_S) == 1
     text = graph.log.read_text()
-    assert "sim_arm ended with exit code 1" in text and "elbow: the simulated arm has scene and wrist" in text
+    assert (
+        "sim_arm ended with exit code 1" in text
+        and "elbow: the simulated arm has scene and wrist" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +127,15 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
     ],
 )
 def test_unknown_names_are_one_sentence_and_start_nothing(word, says):
-    done = subprocess.run([sys.executable, "-m", "sf_bringup.up", word], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-m", "sf_bringup.up", word],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
     assert done.returncode == 2
-    assert done.stderr.startswith(says) and "Traceback" not in done.stderr and "started" not in done.stdout
+    assert (
+        done.stderr.startswith(says)
+        and "Traceback" not in done.stderr
+        and "started" not in done.stdout
+    )

@@ -1,4 +1,6 @@
-"""The arm journey under ``ros2 launch``; arguments and nodes are listed in ``sf_bringup/journeys.py``."""
+"""The arm journey under ``ros2 launch``; arguments and nodes are listed in
+``sf_bringup/journeys.py``.
+"""
 
 from launch import LaunchDescription
 

@@ -1,4 +1,6 @@
-"""The teleop journey under ``ros2 launch``; arguments and nodes are listed in ``sf_bringup/journeys.py``."""
+"""The teleop journey under ``ros2 launch``; arguments and nodes are listed in
+``sf_bringup/journeys.py``.
+"""
 
 from launch import LaunchDescription
 

@@ -1,6 +1,8 @@
-"""Arguments of the journeys: names, types, defaults, and how a word such as ``shadow:=true`` is read.
+"""Arguments of the journeys: names, types, defaults, and how a word such as ``shadow:=true`` is
+read.
 
-Launch files import this under the system's Python. It needs the standard library alone, from Python 3.10 on.
+Launch files import this under the system's Python. It needs the standard library alone, from Python
+3.10 on.
 """
 
 from __future__ import annotations
@@ -56,26 +58,51 @@ class Argument:
 
 
 _ROBOT = Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML")
-_SIM = Argument("sim", False, "simulate the robot from its contract and URDF instead of its drivers", BOOLEANS)
+_SIM = Argument(
+    "sim", False, "simulate the robot from its contract and URDF instead of its drivers", BOOLEANS
+)
 _SEED = Argument("seed", 0, "scene of the simulated arm")
 _SPEED = Argument("real_time_factor", 1.0, "speed of the simulated arm; 0 is as fast as possible")
 _POLICY = (
-    Argument("device", "auto", "device of the policy: auto (a GPU if there is one), cpu, cuda or cuda:N"),
-    Argument("replan_steps", 0, "steps of a chunk until the next one is predicted; 0: the default of policy_node"),
+    Argument(
+        "device", "auto", "device of the policy: auto (a GPU if there is one), cpu, cuda or cuda:N"
+    ),
+    Argument(
+        "replan_steps",
+        0,
+        "steps of a chunk until the next one is predicted; 0: the default of policy_node",
+    ),
 )
 _EVERY_JOURNEY = (
-    Argument("namespace", "", "namespace of all nodes; relative topics of the contract resolve in it"),
-    Argument("params_file", "", "YAML with ROS parameters for all nodes; overrides what the launch file sets"),
+    Argument(
+        "namespace", "", "namespace of all nodes; relative topics of the contract resolve in it"
+    ),
+    Argument(
+        "params_file",
+        "",
+        "YAML with ROS parameters for all nodes; overrides what the launch file sets",
+    ),
     Argument("log_level", "info", "lowest severity that the nodes log", LOG_LEVELS),
-    Argument("use_sim_time", "auto", "nodes take the time from /clock; auto: with the simulated arm", ("auto", *BOOLEANS)),
+    Argument(
+        "use_sim_time",
+        "auto",
+        "nodes take the time from /clock; auto: with the simulated arm",
+        ("auto", *BOOLEANS),
+    ),
     Argument(
         "robot_state",
         "auto",
-        "publish robot_description and /tf; auto: of the simulated arm, when it is recorded or viewed",
+        "publish robot_description and /tf; auto: of the simulated arm, when it is recorded or"
+        " viewed",
         ("auto", *BOOLEANS),
     ),
     Argument("rviz", False, "start RViz with the arm, its cameras and its frames", BOOLEANS),
-    Argument("doctor", False, "compare the contract with the running graph once, and print what is wrong", BOOLEANS),
+    Argument(
+        "doctor",
+        False,
+        "compare the contract with the running graph once, and print what is wrong",
+        BOOLEANS,
+    ),
     Argument("foxglove", False, "start foxglove_bridge for Foxglove Studio", BOOLEANS),
 )
 
@@ -84,14 +111,29 @@ ARM_ARGUMENTS = (
     Argument(
         "policy",
         "nano",
-        f"a policy of config/policies, a checkpoint directory, openpi://HOST:8000, oft://HOST:8777, or {NO_POLICY}",
+        "a policy of config/policies, a checkpoint directory, openpi://HOST:8000, oft://HOST:8777,"
+        f" or {NO_POLICY}",
     ),
-    Argument("mapping", "", "YAML with the keys, units and gripper values of a policy server that is not ours"),
+    Argument(
+        "mapping",
+        "",
+        "YAML with the keys, units and gripper values of a policy server that is not ours",
+    ),
     Argument("instruction", "", "what to do from the start; empty waits for one"),
     _SIM,
     _SEED,
-    Argument("record", "", "directory for episodes, begun by recorder/start and ended by recorder/stop; empty: no recorder"),
-    Argument("join", "policy", "how chunks are joined; policy: as the checkpoint says", ("policy", "blend", "ensemble", "rtc")),
+    Argument(
+        "record",
+        "",
+        "directory for episodes, begun by recorder/start and ended by recorder/stop; empty: no"
+        " recorder",
+    ),
+    Argument(
+        "join",
+        "policy",
+        "how chunks are joined; policy: as the checkpoint says",
+        ("policy", "blend", "ensemble", "rtc"),
+    ),
     Argument("shadow", False, "predict, but send no commands to the arm", BOOLEANS),
     _SPEED,
     *_POLICY,
@@ -100,11 +142,24 @@ ARM_ARGUMENTS = (
 
 RECORD_ARGUMENTS = (
     _ROBOT,
-    Argument("task", "", "what the operator is asked to do, as long as no topic and no key says otherwise"),
+    Argument(
+        "task",
+        "",
+        "what the operator is asked to do, as long as no topic and no key says otherwise",
+    ),
     Argument("directory", "out/episodes", "where episodes are written"),
     Argument("operator", "", "name of the operator; stored in every episode"),
-    Argument("teleop", "", "a device of config/teleoperation, or the path of its YAML; empty: you start one yourself"),
-    Argument("gamepad", False, "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy", BOOLEANS),
+    Argument(
+        "teleop",
+        "",
+        "a device of config/teleoperation, or the path of its YAML; empty: you start one yourself",
+    ),
+    Argument(
+        "gamepad",
+        False,
+        "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy",
+        BOOLEANS,
+    ),
     Argument("countdown", 3.0, "seconds before an episode begins"),
     Argument("policy", NO_POLICY, "a policy to take over from (DAgger), as for arm.launch.py"),
     _SIM,
@@ -124,7 +179,9 @@ TELEOP_ARGUMENTS = (
 )
 
 
-def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS) -> dict[str, Value]:
+def parse_arguments(
+    words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS
+) -> dict[str, Value]:
     """Return a value for every argument from words such as ``robot:=sim_arm``.
 
     Raises:
@@ -135,7 +192,10 @@ def parse_arguments(words: Sequence[str], arguments: Sequence[Argument] = ARM_AR
     for word in words:
         name, assigned, text = word.partition(":=")
         if not assigned or name not in known:
-            raise GraphError(f"{word!r} is not an argument{did_you_mean(name, known)}; write name:=value with one of {', '.join(known)}")
+            raise GraphError(
+                f"{word!r} is not an argument{did_you_mean(name, known)}; write name:=value with"
+                f" one of {', '.join(known)}"
+            )
         values[name] = known[name].parse(text)
     return values
 
@@ -153,5 +213,8 @@ def check_namespace(namespace: str) -> str:
         GraphError: it is not a ROS namespace.
     """
     if namespace and not _NAMESPACE.fullmatch(namespace):
-        raise GraphError(f"namespace: {namespace!r} is not a ROS namespace; use letters, digits and _, with / between parts")
+        raise GraphError(
+            f"namespace: {namespace!r} is not a ROS namespace; use letters, digits and _, with /"
+            " between parts"
+        )
     return namespace

@@ -1,4 +1,6 @@
-"""A client of the running graph: resets the simulated arm, gives instructions, watches what happens. Blocks until conditions hold."""
+"""A client of the running graph: resets the simulated arm, gives instructions, watches what
+happens. Blocks until conditions hold.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,12 @@ class ArmClient:
     """
 
     def __init__(
-        self, contract: Contract, *, images: bool = False, alive: Callable[[], None] = lambda: None, namespace: str | None = None
+        self,
+        contract: Contract,
+        *,
+        images: bool = False,
+        alive: Callable[[], None] = lambda: None,
+        namespace: str | None = None,
     ) -> None:
         self.task: TaskState | None = None
         self.policy: PolicyStatus | None = None
@@ -62,7 +69,12 @@ class ArmClient:
         subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor, 10)
         if images:
             for camera in contract.cameras:
-                subscribe(Image, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
+                subscribe(
+                    Image,
+                    camera.topic,
+                    lambda message, name=camera.name: self._on_image(name, message),
+                    qos_profile_sensor_data,
+                )
         self._reset = self._node.create_client(ResetScene, "sim_arm/reset")
         self._pause = self._node.create_client(SetBool, "policy_node/pause")
         self._run = ActionClient(self._node, RunInstruction, "run_instruction")
@@ -83,7 +95,11 @@ class ArmClient:
 
     def wait_for_arm(self, timeout_s: float) -> None:
         """Until the simulated arm reports and offers its reset."""
-        self.wait_until(lambda: self.task and self._reset.service_is_ready(), timeout_s, "sim_arm did not answer")
+        self.wait_until(
+            lambda: self.task and self._reset.service_is_ready(),
+            timeout_s,
+            "sim_arm did not answer",
+        )
 
     def wait_for_executor(self, timeout_s: float) -> None:
         """Until the executor is active."""
@@ -97,10 +113,16 @@ class ArmClient:
 
     def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
         """A new scene; returns when nobody takes anything from before it for new any more."""
-        answer = self._answer(self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "sim_arm/reset")
+        answer = self._answer(
+            self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "sim_arm/reset"
+        )
         if not answer.success:
             raise ArmClientError(f"sim_arm/reset: {answer.message}")
-        self.wait_until(lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects), ANSWER_S, "no new scene")
+        self.wait_until(
+            lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects),
+            ANSWER_S,
+            "no new scene",
+        )
         self.let_pass(_SETTLE_S)
         return answer
 
@@ -117,9 +139,13 @@ class ArmClient:
         """
         self.feedback = None
         goal = RunInstruction.Goal(instruction=instruction, timeout_s=float(timeout_s))
-        handle = self._answer(self._run.send_goal_async(goal, feedback_callback=self._on_feedback), "run_instruction")
+        handle = self._answer(
+            self._run.send_goal_async(goal, feedback_callback=self._on_feedback), "run_instruction"
+        )
         if not handle.accepted:
-            raise ArmClientError("run_instruction refused the instruction: give 1 to 500 characters")
+            raise ArmClientError(
+                "run_instruction refused the instruction: give 1 to 500 characters"
+            )
         return handle
 
     def pause(self, paused: bool) -> None:
@@ -128,27 +154,44 @@ class ArmClient:
         Raises:
             ArmClientError: there is no instruction.
         """
-        answer = self._answer(self._pause.call_async(SetBool.Request(data=paused)), "policy_node/pause")
+        answer = self._answer(
+            self._pause.call_async(SetBool.Request(data=paused)), "policy_node/pause"
+        )
         if not answer.success:
             raise ArmClientError(f"policy_node/pause: {answer.message}")
 
     def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
         """The result, after cancelling when it still runs."""
         result = handle.get_result_async()
-        if cancel and handle.status in (GoalStatus.STATUS_UNKNOWN, GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING):
+        if cancel and handle.status in (
+            GoalStatus.STATUS_UNKNOWN,
+            GoalStatus.STATUS_ACCEPTED,
+            GoalStatus.STATUS_EXECUTING,
+        ):
             self._answer(handle.cancel_goal_async(), "run_instruction (cancel)")
         return self._answer(result, "run_instruction (result)").result
 
     def finished(self, handle: ClientGoalHandle) -> bool:
         """True when the server has ended the goal by itself."""
-        return handle.status in (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_ABORTED, GoalStatus.STATUS_CANCELED)
+        return handle.status in (
+            GoalStatus.STATUS_SUCCEEDED,
+            GoalStatus.STATUS_ABORTED,
+            GoalStatus.STATUS_CANCELED,
+        )
 
     def image(self, camera: str) -> np.ndarray | None:
         """The newest image (H, W, 3) uint8 RGB of a camera; None before the first."""
         message = self._images.get(camera)
         if message is None:
             return None
-        return decode_image(message.encoding, message.height, message.width, message.step, message.data, source=camera)
+        return decode_image(
+            message.encoding,
+            message.height,
+            message.width,
+            message.step,
+            message.data,
+            source=camera,
+        )
 
     def newest_images(self) -> list[np.ndarray | None]:
         """The newest image of every camera, in the contract's order."""
@@ -157,7 +200,9 @@ class ArmClient:
     @property
     def simulated_time(self) -> float:
         """Stamp of the newest task state [s]."""
-        return self.task.header.stamp.sec + 1e-9 * self.task.header.stamp.nanosec if self.task else 0.0
+        return (
+            self.task.header.stamp.sec + 1e-9 * self.task.header.stamp.nanosec if self.task else 0.0
+        )
 
     def close(self) -> None:
         """Leave the graph."""
@@ -176,7 +221,10 @@ class ArmClient:
     def _policy_ready(self) -> bool:
         if self.policy is not None and self.policy.state == PolicyStatus.ERROR:
             raise ArmClientError(f"policy_node: {self.policy.reason}")
-        return self.policy is not None and self.policy.state not in (PolicyStatus.UNCONFIGURED, PolicyStatus.LOADING)
+        return self.policy is not None and self.policy.state not in (
+            PolicyStatus.UNCONFIGURED,
+            PolicyStatus.LOADING,
+        )
 
     def _on_task(self, message: TaskState) -> None:
         self.task = message

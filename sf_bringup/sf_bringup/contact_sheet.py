@@ -1,4 +1,6 @@
-"""Pictures of episodes on one sheet: a pair of rows for each instruction (scene above wrist), time from left to right."""
+"""Pictures of episodes on one sheet: a pair of rows for each instruction (scene above wrist), time
+from left to right.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ class ContactSheet:
     def add(self, seconds: float, images: list[np.ndarray | None]) -> None:
         """Images (H, W, 3) RGB of all cameras at one moment of the current instruction."""
         if all(image is not None for image in images):
-            self._moments.append((seconds, [cv2.resize(image, _CELL, interpolation=cv2.INTER_AREA) for image in images]))
+            self._moments.append(
+                (
+                    seconds,
+                    [cv2.resize(image, _CELL, interpolation=cv2.INTER_AREA) for image in images],
+                )
+            )
 
     def finish_row(self, title: str, good: bool) -> None:
         """Close the current instruction."""
@@ -38,7 +45,9 @@ class ContactSheet:
     def write(self, path: Path) -> None:
         """Write the PNG; raises OSError when it cannot be written."""
         width = self._columns * _CELL[0]
-        sheet = np.vstack([self._draw(title, good, moments, width) for title, good, moments in self._rows])
+        sheet = np.vstack(
+            [self._draw(title, good, moments, width) for title, good, moments in self._rows]
+        )
         done, data = cv2.imencode(".png", sheet)
         if not done:
             raise OSError(f"{path}: the picture could not be encoded")
@@ -47,8 +56,19 @@ class ContactSheet:
     def _draw(self, title: str, good: bool, moments: list, width: int) -> np.ndarray:
         cameras = len(moments[0][1]) if moments else 0
         row = np.full((_TITLE + cameras * _CELL[1] + _TIME, width, 3), _PAPER, np.uint8)
-        cv2.putText(row, title, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, _GOOD if good else _BAD, 1, cv2.LINE_AA)
-        chosen = np.linspace(0, len(moments) - 1, min(self._columns, len(moments))).round().astype(int)
+        cv2.putText(
+            row,
+            title,
+            (6, 18),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.55,
+            _GOOD if good else _BAD,
+            1,
+            cv2.LINE_AA,
+        )
+        chosen = (
+            np.linspace(0, len(moments) - 1, min(self._columns, len(moments))).round().astype(int)
+        )
         for column, index in enumerate(chosen):
             seconds, images = moments[index]
             left = column * _CELL[0]
@@ -56,5 +76,14 @@ class ContactSheet:
                 top = _TITLE + camera * _CELL[1]
                 row[top : top + _CELL[1], left : left + _CELL[0]] = image[..., ::-1]
             bottom = row.shape[0] - 4
-            cv2.putText(row, f"{seconds:.1f} s", (left + 4, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.35, _INK, 1, cv2.LINE_AA)
+            cv2.putText(
+                row,
+                f"{seconds:.1f} s",
+                (left + 4, bottom),
+                cv2.FONT_HERSHEY_SIMPLEX,
+                0.35,
+                _INK,
+                1,
+                cv2.LINE_AA,
+            )
         return row

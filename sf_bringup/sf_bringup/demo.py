@@ -1,4 +1,6 @@
-"""``make demo``: five instructions in free words to the simulated arm, over ROS, with figures and pictures of what happened."""
+"""``make demo``: five instructions in free words to the simulated arm, over ROS, with figures and
+pictures of what happened.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,21 @@ class Arguments:
     policy: str = "nano"
     """A policy of config/policies, or the path of a checkpoint directory."""
     seed: int = 980_000
-    """Scene of the first instruction; the others follow. Demonstrations and evaluations use other seeds."""
+    """Scene of the first instruction; the others follow. Demonstrations and evaluations use other
+    seeds.
+    """
     out: Path = Path("out/demo")
     """Directory for summary.json, contact_sheet.png and graph.log."""
 
 
 def main() -> int:
-    """Command line; returns the exit code: 0 when all instructions ran and at least four succeeded."""
-    arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
+    """Command line; returns the exit code: 0 when all instructions ran and at least four
+    succeeded.
+    """
+    arguments, console = (
+        tyro.cli(Arguments, description=Arguments.__doc__),
+        Console(highlight=False),
+    )
     try:
         outcomes = run(arguments, console)
     except (ArmClientError, GraphError, OSError) as error:
@@ -60,7 +69,9 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
     """Start the graph, give the instructions, write the files."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet, outcomes = ContactSheet(), []
-    with running_graph(arguments.policy, arguments.out / "graph.log", console, images=True) as client:
+    with running_graph(
+        arguments.policy, arguments.out / "graph.log", console, images=True
+    ) as client:
         for index, phrasing in enumerate(_PHRASINGS):
             outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
             outcomes.append(outcome)
@@ -69,11 +80,16 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
     summary.write_text(json.dumps(summarise(outcomes), indent=1) + "\n")
     sheet.write(picture)
     console.print(_table(outcomes))
-    console.print(f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}", soft_wrap=True)
+    console.print(
+        f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}",
+        soft_wrap=True,
+    )
     return outcomes
 
 
-def _episode(client: ArmClient, phrasing: Phrasing, seed: int, sheet: ContactSheet, console: Console) -> Outcome:
+def _episode(
+    client: ArmClient, phrasing: Phrasing, seed: int, sheet: ContactSheet, console: Console
+) -> Outcome:
     target = client.reset(seed).target
     order = Order(seed, phrasing.say(target, np.random.default_rng(seed)), target)
     kept = -_FRAME_SECONDS
@@ -89,7 +105,9 @@ def _episode(client: ArmClient, phrasing: Phrasing, seed: int, sheet: ContactShe
         outcome = carry_out(client, order, on_frame)
     sheet.add(outcome.seconds, client.newest_images())
     verdict = "picked" if outcome.success else f"not picked: {outcome.reason}"
-    sheet.finish_row(f'"{outcome.instruction}"  ({", ".join(outcome.colours)})  {verdict}', outcome.success)
+    sheet.finish_row(
+        f'"{outcome.instruction}"  ({", ".join(outcome.colours)})  {verdict}', outcome.success
+    )
     return outcome
 
 
@@ -98,8 +116,9 @@ def _line(outcome: Outcome) -> str:
     wrong = ", [red]touched another cube[/]" if outcome.wrong_object else ""
     latency = outcome.chunk_latency_ms
     return (
-        f"“{outcome.instruction}” ({', '.join(outcome.colours)}): {verdict} in {outcome.seconds:.1f} s{wrong}, "
-        f"camera to chunk p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms"
+        f"“{outcome.instruction}” ({', '.join(outcome.colours)}): {verdict} in"
+        f" {outcome.seconds:.1f} s{wrong}, camera to chunk p50 {latency['p50']:.0f} ms, p95"
+        f" {latency['p95']:.0f} ms"
     )
 
 
@@ -117,7 +136,10 @@ def _table(outcomes: list[Outcome]) -> Table:
             f"{latency['p50']:.0f} / {latency['p95']:.0f} ms",
         )
     summary = summarise(outcomes)
-    table.caption = f"{summary['successes']} of {summary['n']} picked, {summary['wrong_object']} touched another cube\n{LATENCY_NOTE}"
+    table.caption = (
+        f"{summary['successes']} of {summary['n']} picked, {summary['wrong_object']} touched"
+        f" another cube\n{LATENCY_NOTE}"
+    )
     return table
 
 

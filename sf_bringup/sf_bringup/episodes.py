@@ -1,4 +1,6 @@
-"""Instructions to the simulated arm over ROS, one after the other, with what came of them. Demo and evaluation share it."""
+"""Instructions to the simulated arm over ROS, one after the other, with what came of them. Demo and
+evaluation share it.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from sf_training.simulation.rollout import EPISODE_SECONDS
 
 STOP_S = 10.0  # wall time; the executor itself needs a few milliseconds
 BRAKING_SECONDS = 0.4  # of any arm from its top speed, with the join ahead of it
-LATENCY_NOTE = "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
+LATENCY_NOTE = (
+    "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
+)
 REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "refused", "error")
 
 
 @dataclass(frozen=True)
 class Order:
-    """One instruction to give: ``target`` is the colour that counts as success in the scene of ``seed``."""
+    """One instruction to give: ``target`` is the colour that counts as success in the scene of
+    ``seed``.
+    """
 
     seed: int
     instruction: str
@@ -29,7 +35,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order ended. Times are simulated seconds; latencies run from the observation's stamp to the published chunk."""
+    """How one order ended. Times are simulated seconds; latencies run from the observation's stamp
+    to the published chunk.
+    """
 
     seed: int
     instruction: str
@@ -43,11 +51,15 @@ class Outcome:
     reason: str
 
 
-def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None] = lambda seconds: None) -> Outcome:
-    """Reset to the order's scene, give its instruction, and watch until its cube is lifted or the time is over.
+def carry_out(
+    client: ArmClient, order: Order, on_frame: Callable[[float], None] = lambda seconds: None
+) -> Outcome:
+    """Reset to the order's scene, give its instruction, and watch until its cube is lifted or the
+    time is over.
 
     Args:
-        on_frame: called about ten times per simulated second with the seconds since the instruction.
+        on_frame: called about ten times per simulated second with the seconds since the
+            instruction.
 
     Raises:
         ArmClientError: the graph does not answer, or stops.
@@ -71,7 +83,11 @@ def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None]
     wrong = any(each.touched for each in client.task.objects if each.name != order.target)
     result = client.finish(handle)
     # Before the next reset moves it by force, the arm has to stop by itself.
-    client.wait_until(lambda: client.executor.state != ExecutorStatus.EXECUTING, STOP_S, "the arm did not stop after the instruction ended")
+    client.wait_until(
+        lambda: client.executor.state != ExecutorStatus.EXECUTING,
+        STOP_S,
+        "the arm did not stop after the instruction ended",
+    )
     client.let_pass(BRAKING_SECONDS)
     return Outcome(
         seed=order.seed,
@@ -82,13 +98,18 @@ def carry_out(client: ArmClient, order: Order, on_frame: Callable[[float], None]
         wrong_object=wrong,
         seconds=round(seconds, 2),
         chunks=result.chunks,
-        chunk_latency_ms={"p50": round(1e3 * result.chunk_latency_p50_s, 1), "p95": round(1e3 * result.chunk_latency_p95_s, 1)},
+        chunk_latency_ms={
+            "p50": round(1e3 * result.chunk_latency_p50_s, 1),
+            "p95": round(1e3 * result.chunk_latency_p95_s, 1),
+        },
         reason="success" if success else result.message or REASONS[result.termination_reason],
     )
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict:
-    """The figures of ``summary.json``; p50 is the median of the episodes' p50, p95 the largest of their p95."""
+    """The figures of ``summary.json``; p50 is the median of the episodes' p50, p95 the largest of
+    their p95.
+    """
     latencies = [outcome.chunk_latency_ms for outcome in outcomes if outcome.chunks]
     return {
         "n": len(outcomes),

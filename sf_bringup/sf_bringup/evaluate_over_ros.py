@@ -1,4 +1,6 @@
-"""``make eval``, second half: seeded episodes through the whole graph in real time, merged into ``out/eval/summary.json``."""
+"""``make eval``, second half: seeded episodes through the whole graph in real time, merged into
+``out/eval/summary.json``.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ class Arguments:
 
 def main() -> int:
     """Command line; returns the exit code: 0 when all episodes ran, whatever they scored."""
-    arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
+    arguments, console = (
+        tyro.cli(Arguments, description=Arguments.__doc__),
+        Console(highlight=False),
+    )
     try:
         outcomes = run(arguments, console)
     except (ArmClientError, GraphError, OSError) as error:
@@ -45,10 +50,14 @@ def main() -> int:
         return 130
     summary = summarise(outcomes)
     interval = [round(bound, 3) for bound in wilson(summary["successes"], summary["n"])]
-    merge_summary(arguments.out, {"over_ros": {**summary, "interval_95": interval, "seeds": seeds_of(outcomes)}})
+    merge_summary(
+        arguments.out,
+        {"over_ros": {**summary, "interval_95": interval, "seeds": seeds_of(outcomes)}},
+    )
     console.print(
-        f"over ROS: {summary['successes']} of {summary['n']} picked (95 % interval {interval[0]:.0%} to {interval[1]:.0%}), "
-        f"{summary['wrong_object']} touched another cube\nfigures: {arguments.out}"
+        f"over ROS: {summary['successes']} of {summary['n']} picked (95 % interval"
+        f" {interval[0]:.0%} to {interval[1]:.0%}), {summary['wrong_object']} touched another"
+        f" cube\nfigures: {arguments.out}"
     )
     return 0
 
@@ -56,8 +65,17 @@ def main() -> int:
 def run(arguments: Arguments, console: Console) -> list[Outcome]:
     """Start the graph and run all episodes."""
     outcomes = []
-    columns = (TextColumn("episodes over ROS"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with running_graph(arguments.policy, arguments.out.parent / "graph.log", console) as client, Progress(*columns, console=console) as bar:
+    columns = (
+        TextColumn("episodes over ROS"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with (
+        running_graph(arguments.policy, arguments.out.parent / "graph.log", console) as client,
+        Progress(*columns, console=console) as bar,
+    ):
         for index in bar.track(range(arguments.episodes)):
             seed, cubes = arguments.seed + index, 2 + index % 2
             target = client.reset(seed, cubes).target

@@ -52,13 +52,17 @@ class FrameTree:
         return [_pose(joint, 0.0) for joint in self._fixed]
 
     def moving(self, positions: Mapping[str, float]) -> list[LinkPose]:
-        """Return the poses of links whose joint has a position [rad or m], mimicking joints included."""
+        """Return the poses of links whose joint has a position [rad or m], mimicking joints
+        included.
+        """
         poses = []
         for joint in self._moving:
             mimic = self._mimics.get(joint.name)
             leader = positions.get(mimic.leader if mimic else joint.name)
             if leader is not None:
-                poses.append(_pose(joint, mimic.multiplier * leader + mimic.offset if mimic else leader))
+                poses.append(
+                    _pose(joint, mimic.multiplier * leader + mimic.offset if mimic else leader)
+                )
         return poses
 
 
@@ -69,7 +73,9 @@ def _pose(joint: UrdfJoint, position: float) -> LinkPose:
     elif joint.kind != "fixed":
         turn = pinocchio.exp3(joint.axis * position)
     origin = joint.origin
-    return LinkPose(joint.parent, joint.child, origin[:3, 3] + origin[:3, :3] @ shift, origin[:3, :3] @ turn)
+    return LinkPose(
+        joint.parent, joint.child, origin[:3, 3] + origin[:3, :3] @ shift, origin[:3, :3] @ turn
+    )
 
 
 def _read_mimics(urdf_xml: str) -> dict[str, _Mimic]:

@@ -1,7 +1,8 @@
-"""Which nodes of a journey start, and with which parameters, as plain data: for the launch files, ``up`` and ``record``.
+"""Which nodes of a journey start, and with which parameters, as plain data: for the launch files,
+``up`` and ``record``.
 
-``ros2 run sf_bringup graph arm robot:=...`` prints it as JSON. Launch files read that, because the Python of ``ros2``
-need not have what a contract's validation needs.
+``ros2 run sf_bringup graph arm robot:=...`` prints it as JSON. Launch files read that, because the
+Python of ``ros2`` need not have what a contract's validation needs.
 """
 
 from __future__ import annotations
@@ -14,10 +15,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 
 from sf_bringup import journeys
-from sf_bringup.arguments import NO_POLICY, SIM_ROBOT, GraphError, Value, check_namespace, parse_arguments
+from sf_bringup.arguments import (
+    NO_POLICY,
+    SIM_ROBOT,
+    GraphError,
+    Value,
+    check_namespace,
+    parse_arguments,
+)
 from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
 from sf_bringup.second_start import refuse_second_start
 from sf_bringup.simulated_contract import for_simulation
@@ -37,7 +49,9 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
-    lifecycle: bool = False  # a managed node; ours configure and activate themselves (parameter autostart)
+    lifecycle: bool = (
+        False  # a managed node; ours configure and activate themselves (parameter autostart)
+    )
     essential: bool = True  # when it ends, the others stop
     namespace: str = ""  # empty: as ROS_NAMESPACE says
     ros_arguments: tuple[str, ...] = ()
@@ -51,7 +65,14 @@ class NodeSpec:
 
 def make_spec(node: Executable, parameters: Mapping[str, Value]) -> NodeSpec:
     """Return the node of a journey with its parameters."""
-    return NodeSpec(node.package, node.executable, node.name, parameters, lifecycle=node.lifecycle, essential=node.essential)
+    return NodeSpec(
+        node.package,
+        node.executable,
+        node.name,
+        parameters,
+        lifecycle=node.lifecycle,
+        essential=node.essential,
+    )
 
 
 @dataclass(frozen=True)
@@ -84,16 +105,24 @@ def arm_graph(
     replan_steps: int = 0,
     **common: Value,
 ) -> list[NodeSpec]:
-    """Return the run journey: the arm (when it is simulated), the policy, the executor and the recorder.
+    """Return the run journey: the arm (when it is simulated), the policy, the executor and the
+    recorder.
 
     Args:
         common: the arguments that every journey has.
 
     Raises:
-        GraphError: unknown robot or policy, a contract that does not load, or arguments that exclude each other.
+        GraphError: unknown robot or policy, a contract that does not load, or arguments that
+            exclude each other.
     """
     the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
-    nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=bool(record), executor={"shadow": shadow, "join": join})
+    nodes = _moving_nodes(
+        the_robot,
+        seed,
+        real_time_factor,
+        depth=bool(record),
+        executor={"shadow": shadow, "join": join},
+    )
     nodes += _policy_nodes(the_robot, policy, instruction, device, replan_steps, mapping)
     if record:
         nodes.append(_recorder(the_robot, record, instruction))
@@ -116,7 +145,8 @@ def record_graph(
     replan_steps: int = 0,
     **common: Value,
 ) -> list[NodeSpec]:
-    """Return the record journey: the nodes of the arm, with the recorder, and what moves the arm and the recorder.
+    """Return the record journey: the nodes of the arm, with the recorder, and what moves the arm
+    and the recorder.
 
     Raises:
         GraphError: as for :func:`arm_graph`; an unknown device, or a countdown that cannot be.
@@ -139,7 +169,12 @@ def record_graph(
 
 
 def teleop_graph(
-    robot: str = SIM_ROBOT, teleop: str = "keyboard", sim: bool = False, seed: int = 0, real_time_factor: float = 1.0, **common: Value
+    robot: str = SIM_ROBOT,
+    teleop: str = "keyboard",
+    sim: bool = False,
+    seed: int = 0,
+    real_time_factor: float = 1.0,
+    **common: Value,
 ) -> list[NodeSpec]:
     """Return the teleoperation journey: the arm, the executor with its limits, and the device.
 
@@ -151,7 +186,11 @@ def teleop_graph(
     return _finish([*nodes, _teleoperation(the_robot, teleop)], the_robot, **common)
 
 
-GRAPHS: dict[str, Callable[..., list[NodeSpec]]] = {"arm": arm_graph, "record": record_graph, "teleop": teleop_graph}
+GRAPHS: dict[str, Callable[..., list[NodeSpec]]] = {
+    "arm": arm_graph,
+    "record": record_graph,
+    "teleop": teleop_graph,
+}
 
 
 def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
@@ -163,40 +202,73 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
     is_simulated = sim or contract.robot == SIM_ROBOT
     if is_simulated and not sim and path != find_robot(SIM_ROBOT):
         print(
-            f"robot: {path} calls itself {SIM_ROBOT}, so the simulated arm is started and moves on its topics; "
-            "for a real arm give it another name (key robot)",
+            f"robot: {path} calls itself {SIM_ROBOT}, so the simulated arm is started and moves on"
+            " its topics; for a real arm give it another name (key robot)",
             file=sys.stderr,
         )
     path = for_simulation(path, contract) if sim else path
-    return _Robot(path, contract, is_simulated, is_simulated if use_sim_time == "auto" else use_sim_time == "true")
+    return _Robot(
+        path,
+        contract,
+        is_simulated,
+        is_simulated if use_sim_time == "auto" else use_sim_time == "true",
+    )
 
 
 def _moving_nodes(
-    robot: _Robot, seed: int, real_time_factor: float, *, depth: bool, executor: Mapping[str, Value] | None = None
+    robot: _Robot,
+    seed: int,
+    real_time_factor: float,
+    *,
+    depth: bool,
+    executor: Mapping[str, Value] | None = None,
 ) -> list[NodeSpec]:
     if seed < 0:
         raise GraphError(f"seed: {seed} is negative; give 0 or more")
     if real_time_factor < 0:
-        raise GraphError(f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as fast as possible")
+        raise GraphError(
+            f"real_time_factor: {real_time_factor} is negative; give 1.0 for real time or 0 for as"
+            " fast as possible"
+        )
     executor = {"shadow": False, "join": "policy"} if executor is None else executor
     nodes = [make_spec(journeys.CHUNK_EXECUTOR, {**robot.common, **executor})]
     if robot.is_simulated:
-        arm = {"contract": str(robot.contract_path), "seed": seed, "real_time_factor": float(real_time_factor), "depth": depth}
+        arm = {
+            "contract": str(robot.contract_path),
+            "seed": seed,
+            "real_time_factor": float(real_time_factor),
+            "depth": depth,
+        }
         nodes.insert(0, make_spec(journeys.SIM_ARM, arm))
     return nodes
 
 
-def _policy_nodes(robot: _Robot, policy: str, instruction: str, device: str, replan_steps: int, mapping: str = "") -> list[NodeSpec]:
+def _policy_nodes(
+    robot: _Robot, policy: str, instruction: str, device: str, replan_steps: int, mapping: str = ""
+) -> list[NodeSpec]:
     checkpoint = find_policy(policy)
     if mapping and not is_remote(policy):
-        raise GraphError(f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out")
+        raise GraphError(
+            f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out"
+        )
     if checkpoint is None:
         if instruction:
-            raise GraphError("instruction: policy:=none follows no instruction; name a policy or leave the instruction out")
+            raise GraphError(
+                "instruction: policy:=none follows no instruction; name a policy or leave the"
+                " instruction out"
+            )
         return []
     if replan_steps < 0:
-        raise GraphError(f"replan_steps: {replan_steps} is negative; give 1 or more, or 0 for the default of policy_node")
-    parameters: dict[str, Value] = {**robot.common, "checkpoint": str(checkpoint), "instruction": instruction, "device": device}
+        raise GraphError(
+            f"replan_steps: {replan_steps} is negative; give 1 or more, or 0 for the default of"
+            " policy_node"
+        )
+    parameters: dict[str, Value] = {
+        **robot.common,
+        "checkpoint": str(checkpoint),
+        "instruction": instruction,
+        "device": device,
+    }
     if mapping:
         parameters["mapping"] = str(Path(mapping).expanduser().absolute())
     if replan_steps:
@@ -204,9 +276,17 @@ def _policy_nodes(robot: _Robot, policy: str, instruction: str, device: str, rep
     return [make_spec(journeys.POLICY_NODE, parameters)]
 
 
-def _recorder(robot: _Robot, directory: str, instruction: str, operator: str | None = None) -> NodeSpec:
-    parameters = {**robot.common, "directory": str(Path(directory).expanduser().absolute()), "instruction": instruction}
-    return make_spec(journeys.RECORDER, parameters if operator is None else {**parameters, "operator": operator})
+def _recorder(
+    robot: _Robot, directory: str, instruction: str, operator: str | None = None
+) -> NodeSpec:
+    parameters = {
+        **robot.common,
+        "directory": str(Path(directory).expanduser().absolute()),
+        "instruction": instruction,
+    }
+    return make_spec(
+        journeys.RECORDER, parameters if operator is None else {**parameters, "operator": operator}
+    )
 
 
 def _teleoperation(robot: _Robot, device: str) -> NodeSpec:
@@ -241,9 +321,17 @@ def _finish(
             nodes.append(make_spec(tool, {"use_sim_time": robot.use_sim_time}))
     check_namespace(namespace)
     # Only what differs from ROS's own defaults, so that a command line stays short.
-    ros_arguments = (*(("--params-file", params_file) if params_file else ()), *(("--log-level", log_level) if log_level != "info" else ()))
-    remappings = tuple(remap_global_topics(namespace or os.environ.get("ROS_NAMESPACE", "")).items())
-    return [replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments) for node in nodes]
+    ros_arguments = (
+        *(("--params-file", params_file) if params_file else ()),
+        *(("--log-level", log_level) if log_level != "info" else ()),
+    )
+    remappings = tuple(
+        remap_global_topics(namespace or os.environ.get("ROS_NAMESPACE", "")).items()
+    )
+    return [
+        replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments)
+        for node in nodes
+    ]
 
 
 def _robot_state(robot: _Robot) -> NodeSpec:
@@ -259,8 +347,12 @@ def _check_installed(tool: Executable) -> None:
     try:
         get_package_prefix(tool.package)
     except PackageNotFoundError:
-        package = f"ros-{os.environ.get('ROS_DISTRO', '<distribution>')}-{tool.package.replace('_', '-')}"
-        raise GraphError(f"package {tool.package} is not installed; install {package}, or leave the argument out") from None
+        package = (
+            f"ros-{os.environ.get('ROS_DISTRO', '<distribution>')}-{tool.package.replace('_', '-')}"
+        )
+        raise GraphError(
+            f"package {tool.package} is not installed; install {package}, or leave the argument out"
+        ) from None
 
 
 def _check_buttons(device: Path) -> None:
@@ -275,7 +367,11 @@ def _check_buttons(device: Path) -> None:
         if isinstance(part, dict):
             for name, value in part.items():
                 look(value, f"{key}.{name}" if key else name, part.get("topic", topic))
-        elif key.rpartition(".")[2] in _BUTTON_KEYS and isinstance(part, int) and "/" + topic.strip("/") == "/joy":
+        elif (
+            key.rpartition(".")[2] in _BUTTON_KEYS
+            and isinstance(part, int)
+            and "/" + topic.strip("/") == "/joy"
+        ):
             used[part] = key
 
     try:
@@ -285,36 +381,63 @@ def _check_buttons(device: Path) -> None:
     for press, button in DEFAULT_BUTTONS.items():
         if button in used:
             raise GraphError(
-                f"gamepad: button {button} is {press} for the recorder and {used[button]} in {device.name}; take another button there, "
-                f"or start recorder_joy by hand with button_{press}"
+                f"gamepad: button {button} is {press} for the recorder and {used[button]} in"
+                f" {device.name}; take another button there, or start recorder_joy by hand with"
+                f" button_{press}"
             )
 
 
 def find_robot(robot: str) -> Path:
     """Path of a contract from a robot's name or a path."""
-    return _find(robot, "robot", _config("robots"), {path.stem: path for path in sorted(_config("robots").glob("*.yaml"))}, Path.is_file)
+    return _find(
+        robot,
+        "robot",
+        _config("robots"),
+        {path.stem: path for path in sorted(_config("robots").glob("*.yaml"))},
+        Path.is_file,
+    )
 
 
 def find_device(device: str) -> Path:
     """Path of a teleoperation device's YAML from its name or a path."""
     folder = _config("teleoperation")
-    return _find(device, "teleop", folder, {path.stem: path for path in sorted(folder.glob("*.yaml"))}, Path.is_file)
+    return _find(
+        device,
+        "teleop",
+        folder,
+        {path.stem: path for path in sorted(folder.glob("*.yaml"))},
+        Path.is_file,
+    )
 
 
 def find_policy(policy: str) -> Path | str | None:
-    """Checkpoint directory from a policy's name or a path; a server's address as it is; None for ``none``."""
+    """Checkpoint directory from a policy's name or a path; a server's address as it is; None for
+    ``none``.
+    """
     if policy == NO_POLICY:
         return None
     if is_remote(policy):
         return policy
-    shipped = {path.parent.name: path.parent for path in sorted(_config("policies").glob("*/config.json"))}
+    shipped = {
+        path.parent.name: path.parent for path in sorted(_config("policies").glob("*/config.json"))
+    }
     path = _find(policy, "policy", _config("policies"), shipped, Path.is_dir, (NO_POLICY,))
     if not (path / "config.json").is_file():
-        raise GraphError(f"policy: {path} has no config.json, so it is not a checkpoint; give a directory that `train --out` has written")
+        raise GraphError(
+            f"policy: {path} has no config.json, so it is not a checkpoint; give a directory that"
+            " `train --out` has written"
+        )
     return path
 
 
-def _find(given: str, what: str, folder: Path, shipped: dict[str, Path], exists, also: tuple[str, ...] = ()) -> Path:
+def _find(
+    given: str,
+    what: str,
+    folder: Path,
+    shipped: dict[str, Path],
+    exists,
+    also: tuple[str, ...] = (),
+) -> Path:
     if given in shipped:
         return shipped[given]
     path = Path(given).expanduser()
@@ -323,7 +446,9 @@ def _find(given: str, what: str, folder: Path, shipped: dict[str, Path], exists,
             return path.absolute()
         raise GraphError(f"{what}: {path} does not exist; check the path")
     known = ", ".join((*shipped, *also)) or "none yet"
-    raise GraphError(f"{what}: {given!r} is unknown; known are {known} (in {folder}), or give a path")
+    raise GraphError(
+        f"{what}: {given!r} is unknown; known are {known} (in {folder}), or give a path"
+    )
 
 
 def _config(kind: str) -> Path:
@@ -334,7 +459,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print the graph of a journey as JSON; returns the exit code."""
     words = sys.argv[1:] if words is None else list(words)
     if not words or words[0] not in GRAPHS:
-        print(f"graph: name a journey first: {', '.join(GRAPHS)}; then its arguments, as for its launch file", file=sys.stderr)
+        print(
+            f"graph: name a journey first: {', '.join(GRAPHS)}; then its arguments, as for its"
+            " launch file",
+            file=sys.stderr,
+        )
         return 2
     try:
         values = parse_arguments(words[1:], JOURNEYS[words[0]].arguments)
@@ -344,8 +473,15 @@ def main(words: Sequence[str] | None = None) -> int:
     except GraphError as error:
         print(f"graph: {error}", file=sys.stderr)
         return 2
-    params_file = str(Path(str(values["params_file"])).expanduser().absolute()) if values["params_file"] else ""
-    content = {"nodes": {node.name: dict(node.parameters) for node in nodes}, "params_file": params_file}
+    params_file = (
+        str(Path(str(values["params_file"])).expanduser().absolute())
+        if values["params_file"]
+        else ""
+    )
+    content = {
+        "nodes": {node.name: dict(node.parameters) for node in nodes},
+        "params_file": params_file,
+    }
     print(json.dumps({**content, "rviz_config": str(_config("rviz") / "arm.rviz")}))
     return 0
 

@@ -1,4 +1,6 @@
-"""The graph as one child process (``up``), for programs that need a running arm: demo, evaluation, tests."""
+"""The graph as one child process (``up``), for programs that need a running arm: demo, evaluation,
+tests.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,20 @@ class GraphProcess:
     def __enter__(self) -> GraphProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as output:
-            # A session of its own: Ctrl-C reaches this program, which then stops the graph in order.
+            # A session of its own: Ctrl-C reaches this program, which then stops the graph in
+            # order.
             command = [sys.executable, "-m", self._module, *self._words]
-            environment = {**os.environ, STARTER: str(os.getpid())}  # a killed program leaves no graph behind
-            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+            environment = {
+                **os.environ,
+                STARTER: str(os.getpid()),
+            }  # a killed program leaves no graph behind
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+            )
         return self
 
     def __exit__(self, *_) -> None:
@@ -55,7 +67,10 @@ class GraphProcess:
         code = self._process.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()[-_TAIL:]
-            raise ArmClientError(f"the graph ended with exit code {code}; the end of {self.log}:\n  " + "\n  ".join(lines))
+            raise ArmClientError(
+                f"the graph ended with exit code {code}; the end of {self.log}:\n  "
+                + "\n  ".join(lines)
+            )
 
     def wait(self, timeout_s: float) -> int:
         """Exit code of ``up`` once it has ended."""

@@ -1,4 +1,6 @@
-"""The gripper of the simulated arm as a ``control_msgs/ParallelGripperCommand`` action, like ``parallel_gripper_action_controller``."""
+"""The gripper of the simulated arm as a ``control_msgs/ParallelGripperCommand`` action, like
+``parallel_gripper_action_controller``.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ def serve_gripper(node: Node, action: str, controller: Controller, sim: ArmSim) 
     """
     if ParallelGripperCommand is None:
         raise ValueError(
-            "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which is not installed; "
-            "install ros-$ROS_DISTRO-control-msgs or use forward_command"
+            "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which is"
+            " not installed; install ros-$ROS_DISTRO-control-msgs or use forward_command"
         )
     _GripperServer(node, action, controller, sim)
 
@@ -44,7 +46,12 @@ class _GripperServer:
         self._done: Future | None = None  # becomes how the goal ended
         self._moved_at = 0.0
         self._server = ActionServer(
-            node, ParallelGripperCommand, action, self._follow, goal_callback=self._on_goal, cancel_callback=self._on_cancel
+            node,
+            ParallelGripperCommand,
+            action,
+            self._follow,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
         )
         node.create_timer(_CHECK_S, self._check)
 
@@ -52,7 +59,9 @@ class _GripperServer:
         try:
             self._controller.accept(request.command.position, self._sim.time)
         except CommandRejected as error:
-            self._node.get_logger().warning(f"gripper goal rejected: {error}", throttle_duration_sec=1.0)
+            self._node.get_logger().warning(
+                f"gripper goal rejected: {error}", throttle_duration_sec=1.0
+            )
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
@@ -67,16 +76,26 @@ class _GripperServer:
         self._goal, self._done, self._moved_at = handle, Future(), self._sim.time
         how = await self._done
         {"cancelled": handle.canceled, "replaced": handle.abort}.get(how, handle.succeed)()
-        position, speed = float(self._sim.joint_positions()[-1]), float(self._sim.joint_velocities()[-1])
-        state = JointState(name=list(handle.request.command.name), position=[position], velocity=[speed])
-        return ParallelGripperCommand.Result(state=state, stalled=how == "stalled", reached_goal=how == "reached")
+        position, speed = (
+            float(self._sim.joint_positions()[-1]),
+            float(self._sim.joint_velocities()[-1]),
+        )
+        state = JointState(
+            name=list(handle.request.command.name), position=[position], velocity=[speed]
+        )
+        return ParallelGripperCommand.Result(
+            state=state, stalled=how == "stalled", reached_goal=how == "reached"
+        )
 
     def _check(self) -> None:
         if self._goal is None:
             return
         if abs(self._sim.joint_velocities()[-1]) > _STALL_SPEED:
             self._moved_at = self._sim.time
-        if np.abs(self._sim.joint_positions()[-1] - self._goal.request.command.position[0]) < _REACHED:
+        if (
+            np.abs(self._sim.joint_positions()[-1] - self._goal.request.command.position[0])
+            < _REACHED
+        ):
             self._end("reached")
         elif self._sim.time - self._moved_at > _STALL_S:
             self._end("stalled")

@@ -1,8 +1,10 @@
-"""Ends the nodes of a graph whose starter died without being able to: by SIGKILL, the out-of-memory killer or a crash.
+"""Ends the nodes of a graph whose starter died without being able to: by SIGKILL, the out-of-memory
+killer or a crash.
 
-``up`` starts ``python3 -m sf_bringup.guardian PID GRAPH`` beside the nodes. It waits until ``up`` has ended, and then
-stops whatever process still carries the graph's mark in its environment: SIGINT, so that a recorder completes its
-episode and an executor stops the arm, then SIGTERM, then SIGKILL.
+``up`` starts ``python3 -m sf_bringup.guardian PID GRAPH`` beside the nodes. It waits until ``up``
+has ended, and then stops whatever process still carries the graph's mark in its environment:
+SIGINT, so that a recorder completes its episode and an executor stops the arm, then SIGTERM, then
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from pathlib import Path
 
 MARK = "SF_GRAPH"  # environment variable of every node of a graph
 STARTER = "SF_STARTER"  # environment variable of a graph: the process id without which it ends
-STOPPING = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0))  # signal, seconds until the next one
+STOPPING = (
+    (signal.SIGINT, 8.0),
+    (signal.SIGTERM, 4.0),
+    (signal.SIGKILL, 4.0),
+)  # signal, seconds until the next one
 _POLL_S = 0.1
 
 
@@ -46,7 +52,9 @@ def wait_for_parent(pid: int) -> None:
 
 
 def when_starter_ends(act: Callable[[], None]) -> None:
-    """Calls ``act`` in a thread once the process named by ``SF_STARTER``, the parent, has ended. Without it: nothing."""
+    """Calls ``act`` in a thread once the process named by ``SF_STARTER``, the parent, has ended.
+    Without it: nothing.
+    """
     pid = os.environ.pop(STARTER, "")
     if not pid.isdecimal():
         return
@@ -62,7 +70,9 @@ def start_guardian(graph: str) -> subprocess.Popen:
     """Starts the guardian of a graph in a session of its own, where no terminal reaches it."""
     command = [sys.executable, "-m", "sf_bringup.guardian", str(os.getpid()), graph]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(
+        command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
 
 
 def processes_of(graph: str) -> list[int]:

@@ -1,6 +1,8 @@
-"""The three journeys and every node that they can start, as plain data. Which of the nodes start is decided in ``graph.py``.
+"""The three journeys and every node that they can start, as plain data. Which of the nodes start is
+decided in ``graph.py``.
 
-Launch files import this under the system's Python. It needs the standard library alone, from Python 3.10 on.
+Launch files import this under the system's Python. It needs the standard library alone, from Python
+3.10 on.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 
 from sf_bringup.arguments import ARM_ARGUMENTS, RECORD_ARGUMENTS, TELEOP_ARGUMENTS, Argument
 
-CHECKS_SECOND_START = "SF_BRINGUP_CHECKS_SECOND_START"  # a launch file sets it for the executable `graph`: it starts the nodes
+CHECKS_SECOND_START = (  # a launch file sets it for the executable `graph`: it starts the nodes
+    "SF_BRINGUP_CHECKS_SECOND_START"
+)
 GLOBAL_TOPICS = ("/clock", "/tf", "/tf_static")  # libraries of ROS 2 name them so
 
 
@@ -20,7 +24,9 @@ class Executable:
     package: str
     executable: str
     name: str
-    lifecycle: bool = False  # a managed node; ours configure and activate themselves (parameter autostart)
+    lifecycle: bool = (
+        False  # a managed node; ours configure and activate themselves (parameter autostart)
+    )
     essential: bool = True  # when it ends, the others stop
 
 
@@ -38,11 +44,17 @@ POLICY_NODE = Executable("sf_policy_node", "policy_node", "policy_node", lifecyc
 RECORDER = Executable("sf_training", "recorder", "recorder", lifecycle=True)
 TELEOPERATION = Executable("sf_training", "teleoperation", "teleoperation", lifecycle=True)
 RECORDER_JOY = Executable("sf_training", "recorder_joy", "recorder_joy")
-ROBOT_STATE_PUBLISHER = Executable("robot_state_publisher", "robot_state_publisher", "robot_state_publisher", essential=False)
-ROBOT_STATE = Executable("sf_bringup", "robot_state", "robot_state", essential=False)  # where that is not installed
+ROBOT_STATE_PUBLISHER = Executable(
+    "robot_state_publisher", "robot_state_publisher", "robot_state_publisher", essential=False
+)
+ROBOT_STATE = Executable(
+    "sf_bringup", "robot_state", "robot_state", essential=False
+)  # where that is not installed
 DOCTOR = Executable("sf_bringup", "doctor", "doctor", essential=False)
 RVIZ = Executable("rviz2", "rviz2", "rviz", essential=False)
-FOXGLOVE_BRIDGE = Executable("foxglove_bridge", "foxglove_bridge", "foxglove_bridge", essential=False)
+FOXGLOVE_BRIDGE = Executable(
+    "foxglove_bridge", "foxglove_bridge", "foxglove_bridge", essential=False
+)
 
 _VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, DOCTOR, RVIZ, FOXGLOVE_BRIDGE)
 
@@ -57,7 +69,8 @@ JOURNEYS = {
 
 
 def remap_global_topics(namespace: str) -> dict[str, str]:
-    """Return a remapping for each of :data:`GLOBAL_TOPICS`: in a namespace, clock and frames are those of the namespace.
+    """Return a remapping for each of :data:`GLOBAL_TOPICS`: in a namespace, clock and frames are
+    those of the namespace.
 
     Without a namespace the map is empty.
     """

@@ -1,7 +1,9 @@
-"""A journey as a launch description: every node is an action, with a condition and parameters that the graph decides.
+"""A journey as a launch description: every node is an action, with a condition and parameters that
+the graph decides.
 
-Only launch files import this. They run under the Python of ``ros2``, which need not have pydantic: the graph is
-computed by the executable ``graph`` of this package, which runs under the interpreter that the workspace was built with.
+Only launch files import this. They run under the Python of ``ros2``, which need not have pydantic:
+the graph is computed by the executable ``graph`` of this package, which runs under the interpreter
+that the workspace was built with.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import LifecycleNode, Node
 
 from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean
-from sf_bringup.journeys import CHECKS_SECOND_START, GLOBAL_TOPICS, JOURNEYS, Executable, remap_global_topics
+from sf_bringup.journeys import (
+    CHECKS_SECOND_START,
+    GLOBAL_TOPICS,
+    JOURNEYS,
+    Executable,
+    remap_global_topics,
+)
 
 _SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
 _GRAPH_S = 120.0  # on a busy machine
@@ -35,7 +43,8 @@ _OF_LAUNCH = ("emulate_tty", "log_file", "output_format", "sigterm_timeout", "si
 
 
 def describe(journey: str) -> LaunchDescription:
-    """Return the launch description of a journey: its arguments, then its nodes. A node that ends stops the others.
+    """Return the launch description of a journey: its arguments, then its nodes. A node that ends
+    stops the others.
 
     Args:
         journey: a key of :data:`sf_bringup.journeys.JOURNEYS`.
@@ -47,15 +56,22 @@ def describe(journey: str) -> LaunchDescription:
         _refuse_unknown_arguments(context, arguments)
         _resolve_graph(context, journey)
 
-    return LaunchDescription([*map(_declare, arguments), OpaqueFunction(function=resolve), *map(_action, nodes)])
+    return LaunchDescription(
+        [*map(_declare, arguments), OpaqueFunction(function=resolve), *map(_action, nodes)]
+    )
 
 
 def _declare(argument: Argument) -> DeclareLaunchArgument:
     choices = list(argument.choices)
-    if set(BOOLEANS) <= set(choices):  # as Python and YAML write them; `launch` compares letter by letter
+    if set(BOOLEANS) <= set(
+        choices
+    ):  # as Python and YAML write them; `launch` compares letter by letter
         choices += [choice.capitalize() for choice in BOOLEANS]
     return DeclareLaunchArgument(
-        argument.name, default_value=argument.default_text, description=argument.description, choices=choices or None
+        argument.name,
+        default_value=argument.default_text,
+        description=argument.description,
+        choices=choices or None,
     )
 
 
@@ -66,8 +82,13 @@ def _action(node: Executable) -> Node:
         "executable": node.executable,
         "name": node.name,
         "namespace": LaunchConfiguration(_configuration("namespace")),
-        "parameters": [LaunchConfiguration(_configuration(f"{node.name}.{file}")) for file in ("parameters", "overrides")],
-        "remappings": [(topic, LaunchConfiguration(_configuration(topic))) for topic in GLOBAL_TOPICS],
+        "parameters": [
+            LaunchConfiguration(_configuration(f"{node.name}.{file}"))
+            for file in ("parameters", "overrides")
+        ],
+        "remappings": [
+            (topic, LaunchConfiguration(_configuration(topic))) for topic in GLOBAL_TOPICS
+        ],
         "ros_arguments": ["--log-level", LaunchConfiguration("log_level")],
         "condition": IfCondition(LaunchConfiguration(_configuration(f"{node.name}.starts"))),
         "output": "screen",
@@ -85,9 +106,11 @@ def _configuration(key: str) -> str:
 
 
 def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
-    """Shut down on SIGTERM as on Ctrl-C. ``launch`` itself ends at once and leaves all nodes, and a moving arm, behind."""
-    # `launch` has no public way to it. Where this one is gone, the nodes still end with their starter
-    # (sf_policy_node.nodes.starter).
+    """Shut down on SIGTERM as on Ctrl-C. ``launch`` itself ends at once and leaves all nodes, and a
+    moving arm, behind.
+    """
+    # `launch` has no public way to it. Where this one is gone, the nodes still end with their
+    # starter (sf_policy_node.nodes.starter).
     manager = getattr(AsyncSafeSignalManager, "_AsyncSafeSignalManager__current", None)
     if manager is None or threading.current_thread() is not threading.main_thread():
         return
@@ -97,11 +120,14 @@ def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
             context.emit_event_sync(Shutdown(reason="SIGTERM"))
 
     manager.handle(signal.SIGTERM, on_sigterm)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the manager is woken only for signals that have a handler
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # the manager is woken only for signals that have a handler
 
 
 def _end_with_failure(event: ProcessExited, context: LaunchContext) -> None:
-    """Stop everything and exit with 1: an exception of a handler is the only failure that ``launch`` reports by its exit code.
+    """Stop everything and exit with 1: an exception of a handler is the only failure that
+    ``launch`` reports by its exit code.
 
     Raises:
         RuntimeError: the node ended by itself, or not in order when it was asked to.
@@ -111,26 +137,35 @@ def _end_with_failure(event: ProcessExited, context: LaunchContext) -> None:
 
 
 def _refuse_unknown_arguments(context: LaunchContext, arguments: tuple[Argument, ...]) -> None:
-    """Refuse arguments that nobody declares. ``launch`` ignores them: a misspelt ``shaddow:=true`` would move the arm.
+    """Refuse arguments that nobody declares. ``launch`` ignores them: a misspelt ``shaddow:=true``
+    would move the arm.
 
     Raises:
-        GraphError: an argument of the command line that this launch file does not declare; where another file includes
+        GraphError: an argument of the command line that this launch file does not declare; where
+            another file includes
             this one, only a name that looks like one of its arguments.
     """
     known = [argument.name for argument in arguments]
     typed = [word.partition(":=")[0] for word in context.argv if ":=" in word]
-    others = [name for name in context.launch_configurations if name not in known and not _is_internal(name)]
+    others = [
+        name
+        for name in context.launch_configurations
+        if name not in known and not _is_internal(name)
+    ]
     is_included = bool(set(others) - set(typed))
     for name in dict.fromkeys([*typed, *others]):
         if name in known or _is_internal(name):
             continue
         near = did_you_mean(name, known)
         if not is_included:
-            raise GraphError(f"{name}:= is not an argument of this launch file{near}; it takes {', '.join(known)}")
+            raise GraphError(
+                f"{name}:= is not an argument of this launch file{near}; it takes"
+                f" {', '.join(known)}"
+            )
         if near:
             raise GraphError(
-                f"{name}:= is not an argument of this launch file{near}; if it belongs to the file that includes this one, "
-                "include it in a GroupAction with forwarding=False"
+                f"{name}:= is not an argument of this launch file{near}; if it belongs to the file"
+                " that includes this one, include it in a GroupAction with forwarding=False"
             )
 
 
@@ -140,15 +175,25 @@ def _is_internal(name: str) -> bool:
 
 
 def _resolve_graph(context: LaunchContext, journey: str) -> None:
-    """Ask the graph which nodes start, and with which parameters; keep the answer as launch configurations.
+    """Ask the graph which nodes start, and with which parameters; keep the answer as launch
+    configurations.
 
     Raises:
         GraphError: with the graph's own sentence.
     """
-    values = {argument.name: context.launch_configurations[argument.name] for argument in JOURNEYS[journey].arguments}
-    pushed = context.launch_configurations.get("ros_namespace", "")  # by PushRosNamespace of a file that includes this one
+    values = {
+        argument.name: context.launch_configurations[argument.name]
+        for argument in JOURNEYS[journey].arguments
+    }
+    pushed = context.launch_configurations.get(
+        "ros_namespace", ""
+    )  # by PushRosNamespace of a file that includes this one
     namespace = values["namespace"] or ("" if pushed else os.environ.get("ROS_NAMESPACE", ""))
-    full = namespace if namespace.startswith("/") else "/".join(part for part in (pushed.rstrip("/"), namespace) if part)
+    full = (
+        namespace
+        if namespace.startswith("/")
+        else "/".join(part for part in (pushed.rstrip("/"), namespace) if part)
+    )
     graph = _ask_graph(journey, {**values, "namespace": full})
     # A remapping of a topic to itself changes nothing.
     remappings = {topic: remap_global_topics(full).get(topic, topic) for topic in GLOBAL_TOPICS}
@@ -160,7 +205,8 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
         path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
         configurations[f"{node.name}.starts"] = str(parameters is not None).lower()
         configurations[f"{node.name}.parameters"] = str(path)
-        # launch_ros warns about an empty path: without a file of the user's, the node reads its own twice.
+        # launch_ros warns about an empty path: without a file of the user's, the node reads its own
+        # twice.
         configurations[f"{node.name}.overrides"] = graph["params_file"] or str(path)
     for key, value in configurations.items():
         context.launch_configurations[_configuration(key)] = value
@@ -183,8 +229,12 @@ def _ask_graph(journey: str, values: dict[str, str]) -> dict:
             env={**os.environ, CHECKS_SECOND_START: "1"},
         )
     except FileNotFoundError:
-        raise GraphError(f"{executable} or its interpreter does not exist; build the workspace with colcon") from None
+        raise GraphError(
+            f"{executable} or its interpreter does not exist; build the workspace with colcon"
+        ) from None
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"{executable} ended with exit code {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [
+            f"{executable} ended with exit code {done.returncode}"
+        ]
         raise GraphError(lines[-1].removeprefix("graph: "))
     return json.loads(done.stdout.splitlines()[-1])

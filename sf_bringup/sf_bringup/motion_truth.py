@@ -1,4 +1,6 @@
-"""Publishes every physics step of the simulated arm as ``~/motion_truth``, for tests that trust nothing else."""
+"""Publishes every physics step of the simulated arm as ``~/motion_truth``, for tests that trust
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class MotionTruthPublisher:
         self._controlled = True
 
     def publish(self, *, moved_by_reset: bool = False) -> None:
-        """To be called after every few steps, and with ``moved_by_reset`` after a reset: it ends a message early."""
+        """To be called after every few steps, and with ``moved_by_reset`` after a reset: it ends a
+        message early.
+        """
         if not self._publisher.get_subscription_count():
             self._sim.trace = None
             return
@@ -42,10 +46,16 @@ class MotionTruthPublisher:
 
     def _message(self) -> MotionTruth:
         motion = self._sim.trace.take()
-        message = MotionTruth(names=self._names, step_s=ArmSim.TIMESTEP, steps=len(motion.positions), controlled=self._controlled)
+        message = MotionTruth(
+            names=self._names,
+            step_s=ArmSim.TIMESTEP,
+            steps=len(motion.positions),
+            controlled=self._controlled,
+        )
         message.header.stamp = sim_messages.to_stamp(motion.time)
         message.position, message.velocity, message.setpoint = (
-            array("d", np.ascontiguousarray(part).tobytes()) for part in (motion.positions, motion.velocities, motion.setpoints)
+            array("d", np.ascontiguousarray(part).tobytes())
+            for part in (motion.positions, motion.velocities, motion.setpoints)
         )
         message.tool = [sim_messages.point(place) for place in motion.tool]
         return message

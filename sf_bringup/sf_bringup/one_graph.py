@@ -1,4 +1,6 @@
-"""One graph in a namespace of a ROS domain: two executors would both move the arm, and two recorders would both record it."""
+"""One graph in a namespace of a ROS domain: two executors would both move the arm, and two
+recorders would both record it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from sf_bringup.arguments import GraphError
 
 @contextmanager
 def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
-    """Holds this machine's place for a graph in the present ROS domain; a killed holder leaves nothing behind.
+    """Holds this machine's place for a graph in the present ROS domain; a killed holder leaves
+    nothing behind.
 
     Args:
         words: what was started, for the sentence that another starter gets.
@@ -51,9 +54,15 @@ def _opened(namespace: str) -> int:
     place = (namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
     try:
         folder.mkdir(exist_ok=True)
-        return os.open(folder / "_".join(("domain", _domain(), *place.split("/"))), os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(
+            folder / "_".join(("domain", _domain(), *place.split("/"))),
+            os.O_RDWR | os.O_CREAT,
+            0o600,
+        )
     except OSError as error:
-        raise GraphError(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder that can") from None
+        raise GraphError(
+            f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder that can"
+        ) from None
 
 
 def _domain() -> str:
@@ -63,5 +72,6 @@ def _domain() -> str:
 def _taken(handle: int) -> str:
     holder = os.pread(handle, 1000, 0).decode(errors="replace").strip() or "another process"
     return (
-        f"a graph runs in ROS domain {_domain()} already ({holder}); stop it, give another namespace:=, or set another ROS_DOMAIN_ID"
+        f"a graph runs in ROS domain {_domain()} already ({holder}); stop it, give another"
+        " namespace:=, or set another ROS_DOMAIN_ID"
     )

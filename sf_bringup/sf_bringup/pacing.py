@@ -1,13 +1,19 @@
-"""Keeps simulated time at a wanted ratio to wall time, and measures the ratio that is reached. No ROS."""
+"""Keeps simulated time at a wanted ratio to wall time, and measures the ratio that is reached. No
+ROS.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-RESTART_LAG = 0.1  # s: further behind than this, the lost time is given up: it passed for nobody in the simulated world
+# s: further behind than this, the lost time is given up: it passed for nobody in the simulated
+# world
+RESTART_LAG = 0.1
 AT_ONCE = 0.03  # s of lag that are made up for at once, such as two cameras' pictures
-CATCH_UP = 1.2  # times the wanted factor at most for the rest: were time to race, commands on their way would come late
+# times the wanted factor at most for the rest: were time to race, commands on their way would come
+# late
+CATCH_UP = 1.2
 REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is judged
 FACTOR_WANTED = 0.95  # share of the wanted factor below which a warning is due
 
@@ -37,17 +43,23 @@ class Pacer:
     def stepped(self, simulated: float) -> None:
         """Note that the simulation has just got to ``simulated`` [s]."""
         now = self._clock()
-        planned = now if self.factor == 0 or simulated == self._simulated else self._allowed(simulated)
+        planned = (
+            now if self.factor == 0 or simulated == self._simulated else self._allowed(simulated)
+        )
         self._last_wall, self._last_simulated = max(planned, now - AT_ONCE), simulated
 
     def wait_s(self, simulated: float) -> float:
-        """Wall seconds until the simulation may go on to ``simulated`` [s]; negative when it is late; 0 without pacing."""
+        """Wall seconds until the simulation may go on to ``simulated`` [s]; negative when it is
+        late; 0 without pacing.
+        """
         if self.factor == 0:
             return 0.0
         return self._allowed(simulated) - self._clock()
 
     def lag_s(self, simulated: float) -> float:
-        """Wall seconds by which ``simulated`` [s] is late; negative before it is due; 0 without pacing."""
+        """Wall seconds by which ``simulated`` [s] is late; negative before it is due; 0 without
+        pacing.
+        """
         return self._clock() - self._due(simulated) if self.factor else 0.0
 
     def give_up_lag(self, simulated: float) -> None:

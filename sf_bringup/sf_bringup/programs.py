@@ -1,4 +1,6 @@
-"""The programs of this package, for ``ros2 run sf_bringup ...``; see :mod:`sf_policy_node.programs`."""
+"""The programs of this package, for ``ros2 run sf_bringup ...``; see
+:mod:`sf_policy_node.programs`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Starts the record journey: ``python3 -m sf_bringup.record task:="pick the red cube"``. The twin of ``launch/record.launch.py``.
+"""Starts the record journey: ``python3 -m sf_bringup.record task:="pick the red cube"``. The twin
+of ``launch/record.launch.py``.
 
-In a terminal it shows the health of all streams, and single keys start, end and label episodes; the nodes' lines go to a file.
-With ``teleop:=keyboard`` the same terminal moves the arm. Elsewhere it prints the nodes' lines, like ``up``.
+In a terminal it shows the health of all streams, and single keys start, end and label episodes; the
+nodes' lines go to a file. With ``teleop:=keyboard`` the same terminal moves the arm. Elsewhere it
+prints the nodes' lines, like ``up``.
 """
 
 from __future__ import annotations
@@ -45,10 +47,20 @@ def main(words: Sequence[str] | None = None) -> int:
     directory = Path(values["directory"]).expanduser()
     notes = _offer_recovery(directory)
     drive, namespace = values["teleop"] == KEYBOARD, str(values["namespace"])
-    return _with_keys(words, directory, float(values["countdown"]), drive=drive, notes=notes, namespace=namespace)
+    return _with_keys(
+        words, directory, float(values["countdown"]), drive=drive, notes=notes, namespace=namespace
+    )
 
 
-def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, drive: bool, notes: Sequence[str], namespace: str) -> int:
+def _with_keys(
+    words: Sequence[str],
+    directory: Path,
+    countdown_s: float,
+    *,
+    drive: bool,
+    notes: Sequence[str],
+    namespace: str,
+) -> int:
     log = directory / LOG_FILE
     keep_log(log)
     with GraphProcess(words, log, "sf_bringup.record") as graph:
@@ -60,10 +72,19 @@ def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, dri
                 return False
             return True
 
-        parameters = ["--ros-args", "-p", f"countdown_s:={countdown_s}", "-p", f"drive:={str(drive).lower()}", *place_in(namespace)]
+        parameters = [
+            "--ros-args",
+            "-p",
+            f"countdown_s:={countdown_s}",
+            "-p",
+            f"drive:={str(drive).lower()}",
+            *place_in(namespace),
+        ]
         code = keyboard_node.main(parameters, alive, notes)
         for number in (signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the graph is being stopped in order, and that goes on
+            signal.signal(
+                number, signal.SIG_IGN
+            )  # the graph is being stopped in order, and that goes on
         try:
             graph.check()
         except ArmClientError as error:
@@ -75,7 +96,9 @@ def _with_keys(words: Sequence[str], directory: Path, countdown_s: float, *, dri
 
 
 def keep_log(log: Path) -> None:
-    """Renames the log of the run before to ``record_DATE_TIME.log``: after a crash it says why. The newest ten are kept."""
+    """Renames the log of the run before to ``record_DATE_TIME.log``: after a crash it says why. The
+    newest ten are kept.
+    """
     try:
         if log.exists() and log.stat().st_size:
             when = datetime.fromtimestamp(log.stat().st_mtime).strftime("%Y%m%d_%H%M%S")
@@ -104,7 +127,11 @@ def _offer_recovery(directory: Path) -> list[str]:
             except RecoveryError as error:
                 print(f"record: {error}", file=sys.stderr)
         left = cut_off(directory)
-    return [f"cut off: {', '.join(path.name for path in left)}; {recovery_command(directory)}"] if left else []
+    return (
+        [f"cut off: {', '.join(path.name for path in left)}; {recovery_command(directory)}"]
+        if left
+        else []
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Writes the reference of parameters, topics, services and actions from the running nodes: ``python3 -m sf_bringup.reference``.
+"""Writes the reference of parameters, topics, services and actions from the running nodes:
+``python3 -m sf_bringup.reference``.
 
-It configures every node of the suite with the simulated arm, asks rclpy what the node has, and prints Markdown.
+It configures every node of the suite with the simulated arm, asks rclpy what the node has, and
+prints Markdown.
 """
 
 from __future__ import annotations
@@ -32,8 +34,21 @@ NODES: dict[str, tuple[str, Callable[[], Node]]] = {
     "sim_arm": ("sf_bringup", SimArm),
 }
 _OF_EVERY_NODE = ("use_sim_time", "start_type_description_service", "qos_overrides")
-_HIDDEN = ("parameter_events", "rosout", "transition_event", "/_action/", "parameter", "_type_description", "get_state", "change_state")
-_NOT_ON_PYPI = ("tf2_msgs", "control_msgs", "controller_manager_msgs")  # the page is the same with and without them
+_HIDDEN = (
+    "parameter_events",
+    "rosout",
+    "transition_event",
+    "/_action/",
+    "parameter",
+    "_type_description",
+    "get_state",
+    "change_state",
+)
+_NOT_ON_PYPI = (
+    "tf2_msgs",
+    "control_msgs",
+    "controller_manager_msgs",
+)  # the page is the same with and without them
 _LIFECYCLE = ("get_available_states", "get_available_transitions", "get_transition_graph")
 _GRAPH_S = 30.0  # until a node sees itself
 HEAD = """# Reference: parameters, topics, services, actions
@@ -46,7 +61,7 @@ services of a lifecycle node. `qos_overrides.TOPIC.publisher` and `.subscription
 
 Left out are topics and services of tf2_msgs (`/tf`, `/tf_static`: read by `chunk_executor` and `recorder`, written by
 `robot_state`), control_msgs and controller_manager_msgs.
-"""
+"""  # noqa: E501
 
 
 def write_reference() -> str:
@@ -75,7 +90,9 @@ def _describe(name: str) -> Iterator[str]:
     package, make = NODES[name]
     node = make()
     try:
-        if isinstance(node, LifecycleNode) and not (_succeeds(node.trigger_configure()) and _succeeds(node.trigger_activate())):
+        if isinstance(node, LifecycleNode) and not (
+            _succeeds(node.trigger_configure()) and _succeeds(node.trigger_activate())
+        ):
             raise RuntimeError(f"{name}: {getattr(node, 'failure', '') or 'cannot be configured'}")
         yield from (f"## {name}", "", f"`ros2 run {package} {name}`", "")
         yield from _parameters(node)
@@ -91,12 +108,17 @@ def _succeeds(result) -> bool:
 
 
 def _parameters(node: Node) -> Iterator[str]:
-    names = sorted(name for name in node.get_parameters_by_prefix("") if not name.startswith(_OF_EVERY_NODE))
+    names = sorted(
+        name for name in node.get_parameters_by_prefix("") if not name.startswith(_OF_EVERY_NODE)
+    )
     yield from ("| parameter | type | range | read only | meaning |", "|---|---|---|---|---|")
     for descriptor in node.describe_parameters(names):
         kind = type(node.get_parameter(descriptor.name).value).__name__
         read_only = "yes" if descriptor.read_only else ""
-        yield f"| `{descriptor.name}` | {kind} | {_range(descriptor)} | {read_only} | {_cell(descriptor.description)} |"
+        yield (
+            f"| `{descriptor.name}` | {kind} | {_range(descriptor)} | {read_only} |"
+            f" {_cell(descriptor.description)} |"
+        )
     yield ""
 
 
@@ -125,13 +147,16 @@ def _services(node: Node) -> Iterator[str]:
     rows = {
         (_short(service.srv_name, node), "service", _type(service.srv_type))
         for service in node.services
-        if _is_shown(service.srv_name, service.srv_type) and not service.srv_name.endswith(_LIFECYCLE)
+        if _is_shown(service.srv_name, service.srv_type)
+        and not service.srv_name.endswith(_LIFECYCLE)
     }
     for name, types in _actions(node):
         rows.add((_short(name, node), "action", types[0].replace("/action/", "/")))
     if rows:
         yield from ("| offers | kind | type |", "|---|---|---|")
-        yield from (f"| `{name}` | {kind} | {type_name} |" for name, kind, type_name in sorted(rows))
+        yield from (
+            f"| `{name}` | {kind} | {type_name} |" for name, kind, type_name in sorted(rows)
+        )
         yield ""
 
 
@@ -140,18 +165,26 @@ def _actions(node: Node) -> list[tuple[str, list[str]]]:
     wanted = sum(isinstance(waitable, ActionServer) for waitable in node.waitables)
     end = time.monotonic() + _GRAPH_S
     while True:
-        found = get_action_server_names_and_types_by_node(node, node.get_name(), node.get_namespace())
+        found = get_action_server_names_and_types_by_node(
+            node, node.get_name(), node.get_namespace()
+        )
         if len(found) >= wanted or time.monotonic() > end:
             return found
         time.sleep(0.05)
 
 
 def _is_shown(name: str, kind: type) -> bool:
-    return not any(part in name for part in _HIDDEN) and not kind.__module__.startswith(_NOT_ON_PYPI)
+    return not any(part in name for part in _HIDDEN) and not kind.__module__.startswith(
+        _NOT_ON_PYPI
+    )
 
 
 def _short(name: str, node: Node) -> str:
-    return name.replace(f"/{node.get_name()}/", "~/", 1) if name.startswith(f"/{node.get_name()}/") else name
+    return (
+        name.replace(f"/{node.get_name()}/", "~/", 1)
+        if name.startswith(f"/{node.get_name()}/")
+        else name
+    )
 
 
 def _type(kind: type) -> str:
@@ -159,8 +192,14 @@ def _type(kind: type) -> str:
 
 
 def _qos(profile: QoSProfile) -> str:
-    reliability = "best effort" if profile.reliability == ReliabilityPolicy.BEST_EFFORT else "reliable"
-    return f"{reliability}, latched" if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL else reliability
+    reliability = (
+        "best effort" if profile.reliability == ReliabilityPolicy.BEST_EFFORT else "reliable"
+    )
+    return (
+        f"{reliability}, latched"
+        if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        else reliability
+    )
 
 
 def main() -> int:

@@ -1,7 +1,9 @@
-"""Publishes ``robot_description``, ``/tf`` and ``/tf_static``, where robot_state_publisher is not installed.
+"""Publishes ``robot_description``, ``/tf`` and ``/tf_static``, where robot_state_publisher is not
+installed.
 
-Viewers then draw the arm, and episodes hold its frames. The topics, their types and their QoS are those of
-robot_state_publisher. Without tf2_msgs, which is not on PyPI, it publishes the description alone and says so.
+Viewers then draw the arm, and episodes hold its frames. The topics, their types and their QoS are
+those of robot_state_publisher. Without tf2_msgs, which is not on PyPI, it publishes the description
+alone and says so.
 """
 
 from __future__ import annotations
@@ -41,22 +43,32 @@ class RobotState(Node):
 
     def __init__(self, **options) -> None:
         super().__init__("robot_state", **options)
-        contract = load_contract(self._declare("contract", "", "path of the robot's contract (YAML)"))
+        contract = load_contract(
+            self._declare("contract", "", "path of the robot's contract (YAML)")
+        )
         span = FloatingPointRange(from_value=0.1, to_value=1000.0, step=0.0)
-        rate = self._declare("publish_frequency", 20.0, "highest rate of /tf [Hz]", floating_point_range=[span])
+        rate = self._declare(
+            "publish_frequency", 20.0, "highest rate of /tf [Hz]", floating_point_range=[span]
+        )
         self._tree = FrameTree(contract.urdf_xml)
         self._period_ns = round(1e9 / rate)
         self._next_ns = 0
         self._description = self.create_publisher(String, "robot_description", _LATCHED)
         self._description.publish(String(data=contract.urdf_xml))
         if TFMessage is None:
-            self.get_logger().warning("tf2_msgs is not installed: only robot_description is published, no /tf")
+            self.get_logger().warning(
+                "tf2_msgs is not installed: only robot_description is published, no /tf"
+            )
             return
         self._frames = self.create_publisher(TFMessage, "/tf", _TF)
         self._fixed_frames = self.create_publisher(TFMessage, "/tf_static", _LATCHED)
         now = self.get_clock().now().to_msg()
-        self._fixed_frames.publish(TFMessage(transforms=[_message(pose, now) for pose in self._tree.fixed()]))
-        self.create_subscription(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        self._fixed_frames.publish(
+            TFMessage(transforms=[_message(pose, now) for pose in self._tree.fixed()])
+        )
+        self.create_subscription(
+            JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data
+        )
 
     def _declare(self, name: str, default, description: str, **constraints):
         descriptor = ParameterDescriptor(description=description, read_only=True, **constraints)
@@ -68,7 +80,9 @@ class RobotState(Node):
             return  # too early; an older stamp comes from a clock that was set
         self._next_ns = stamp_ns + self._period_ns
         poses = self._tree.moving(dict(zip(message.name, message.position, strict=False)))
-        self._frames.publish(TFMessage(transforms=[_message(pose, message.header.stamp) for pose in poses]))
+        self._frames.publish(
+            TFMessage(transforms=[_message(pose, message.header.stamp) for pose in poses])
+        )
 
 
 def _message(pose: LinkPose, stamp) -> TransformStamped:

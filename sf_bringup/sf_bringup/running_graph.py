@@ -1,4 +1,6 @@
-"""A started graph with a client, ready for instructions; what demo and evaluation share before the first episode."""
+"""A started graph with a client, ready for instructions; what demo and evaluation share before the
+first episode.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,20 @@ _LOOK_AROUND_S = 3.0
 
 
 @contextmanager
-def running_graph(policy: str, log: Path, console: Console, *, images: bool = False) -> Iterator[ArmClient]:
-    """Start the simulated arm with a policy, wait until both are ready, and stop everything at the end.
+def running_graph(
+    policy: str, log: Path, console: Console, *, images: bool = False
+) -> Iterator[ArmClient]:
+    """Start the simulated arm with a policy, wait until both are ready, and stop everything at the
+    end.
 
     Raises:
         GraphError: unknown policy.
         ArmClientError: another arm runs in this ROS domain, or the graph does not get ready.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so that no node is left
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # through the context managers, so that no node is left
     arm_graph(robot=SIM_ROBOT, policy=policy)  # says what is wrong before anything starts
     contract = load_contract(find_robot(SIM_ROBOT))
     _refuse_company(contract)
@@ -43,7 +50,10 @@ def running_graph(policy: str, log: Path, console: Console, *, images: bool = Fa
                 client.wait_for_arm(START_S)
             with console.status("loading the policy"):
                 client.wait_for_policy(START_S)
-            console.print(f"ready after {time.monotonic() - begin:.1f} s: {client.policy.policy_id} on {client.policy.device}")
+            console.print(
+                f"ready after {time.monotonic() - begin:.1f} s: {client.policy.policy_id} on"
+                f" {client.policy.device}"
+            )
             yield client
         finally:
             client.close()
@@ -58,5 +68,6 @@ def _refuse_company(contract) -> None:
     finally:
         client.close()
     raise ArmClientError(
-        f"a simulated arm already runs in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: stop it, or set another ROS_DOMAIN_ID"
+        f"a simulated arm already runs in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: stop"
+        " it, or set another ROS_DOMAIN_ID"
     )

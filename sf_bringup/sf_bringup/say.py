@@ -1,4 +1,6 @@
-"""Gives one instruction to a running graph and shows how it goes: ``python3 -m sf_bringup.say "pick the red cube"``."""
+"""Gives one instruction to a running graph and shows how it goes: ``python3 -m sf_bringup.say "pick
+the red cube"``.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,18 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; 0 when the simulated cube was lifted, or when a real arm followed until the time was over."""
-    arguments, console = tyro.cli(Arguments, description=Arguments.__doc__), Console(highlight=False)
+    """Command line; 0 when the simulated cube was lifted, or when a real arm followed until the
+    time was over.
+    """
+    arguments, console = (
+        tyro.cli(Arguments, description=Arguments.__doc__),
+        Console(highlight=False),
+    )
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        client = ArmClient(load_contract(find_robot(arguments.robot)), namespace=arguments.namespace or None)
+        client = ArmClient(
+            load_contract(find_robot(arguments.robot)), namespace=arguments.namespace or None
+        )
     except (GraphError, ContractError) as error:
         print(f"say: {error}", file=sys.stderr)
         return 1
@@ -76,12 +85,17 @@ def run(client: ArmClient, arguments: Arguments, console: Console) -> int:
         console.print("cancelling")
     lifted = [name for name in _lifted(client) if name not in before]
     ended = client.finish(handle)
-    what = f"lifted: {', '.join(lifted)}" if lifted else ended.message or REASONS[ended.termination_reason]
+    what = (
+        f"lifted: {', '.join(lifted)}"
+        if lifted
+        else ended.message or REASONS[ended.termination_reason]
+    )
     console.print(f"{what} ({ended.duration_s:.1f} s, {ended.chunks} chunks, {ended.clips} clips)")
     console.print(
-        f"{ended.rate_hz:.2f} of {ended.rate_wanted_hz:.2f} chunks per second, {ended.cycles_over_budget} late, "
-        f"worst cycle {ended.worst_cycle_s:.3f} s; "
-        f"camera to chunk p50 {1e3 * ended.chunk_latency_p50_s:.0f} ms, p95 {1e3 * ended.chunk_latency_p95_s:.0f} ms"
+        f"{ended.rate_hz:.2f} of {ended.rate_wanted_hz:.2f} chunks per second,"
+        f" {ended.cycles_over_budget} late, worst cycle {ended.worst_cycle_s:.3f} s; camera to"
+        f" chunk p50 {1e3 * ended.chunk_latency_p50_s:.0f} ms, p95"
+        f" {1e3 * ended.chunk_latency_p95_s:.0f} ms"
     )
     simulated = client.task is not None
     return 0 if lifted or (not simulated and ended.termination_reason == ended.TIMEOUT) else 1

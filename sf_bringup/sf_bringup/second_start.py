@@ -23,16 +23,24 @@ def refuse_second_start(full_names: Iterable[str]) -> None:
     wanted = set(full_names)
     context = rclpy.Context()
     rclpy.init(args=[], context=context)
-    node = Node("sf_bringup_starts", context=context, enable_rosout=False, start_parameter_services=False)
+    node = Node(
+        "sf_bringup_starts", context=context, enable_rosout=False, start_parameter_services=False
+    )
     try:
         end = time.monotonic() + _DISCOVERY_S
         while time.monotonic() < end:
-            running = sorted(wanted & {f"{namespace.rstrip('/')}/{name}" for name, namespace in node.get_node_names_and_namespaces()})
+            running = sorted(
+                wanted
+                & {
+                    f"{namespace.rstrip('/')}/{name}"
+                    for name, namespace in node.get_node_names_and_namespaces()
+                }
+            )
             if running:
                 domain = os.environ.get("ROS_DOMAIN_ID", "0")
                 raise GraphError(
-                    f"{', '.join(running)} already runs in ROS domain {domain}; stop it, give another namespace:=, "
-                    "or set another ROS_DOMAIN_ID"
+                    f"{', '.join(running)} already runs in ROS domain {domain}; stop it, give"
+                    " another namespace:=, or set another ROS_DOMAIN_ID"
                 )
             time.sleep(0.05)
     finally:

@@ -1,8 +1,10 @@
-"""The simulated arm as a ROS node: what an arm under ros2_control and its camera drivers would offer.
+"""The simulated arm as a ROS node: what an arm under ros2_control and its camera drivers would
+offer.
 
-One thread does everything in turn (physics, rendering, messages), because the GL context belongs to a thread and
-so that the same inputs give the same simulation. Images are rendered only while somebody subscribes to them.
-Everything is stamped with simulated time, which it also publishes as /clock.
+One thread does everything in turn (physics, rendering, messages), because the GL context belongs to
+a thread and so that the same inputs give the same simulation. Images are rendered only while
+somebody subscribes to them. Everything is stamped with simulated time, which it also publishes as
+/clock.
 """
 
 from __future__ import annotations
@@ -41,8 +43,12 @@ from sf_training.simulation.rendering import RenderingError
 JOINT_STATE_PERIOD = 0.01  # s; also of /clock
 TASK_STATE_PERIOD = 0.1
 _LATE_FRAMES = 2  # further behind than this, a frame is left out
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
-_JOINT_STATES = QoSProfile(depth=10)  # reliable, as joint_state_broadcaster: both kinds of subscribers hear it
+_LATCHED = QoSProfile(
+    depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
+)
+_JOINT_STATES = QoSProfile(
+    depth=10
+)  # reliable, as joint_state_broadcaster: both kinds of subscribers hear it
 _CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,11 +67,28 @@ class SimArm(Node):
         super().__init__("sim_arm")
         declare = self._declare
         contract = load_contract(declare("contract", "", "path of the robot contract"))
-        seed = declare("seed", 0, "scene at the start", IntegerRange(from_value=0, to_value=2**62, step=1))
-        cubes = declare("cubes", 0, "1 to 3; 0 lets the seed choose", IntegerRange(from_value=0, to_value=3, step=1))
-        jitter = declare("camera_jitter_m", 0.06, "standard deviation of the scene camera's place", _span(0.0, 1.0))
+        seed = declare(
+            "seed", 0, "scene at the start", IntegerRange(from_value=0, to_value=2**62, step=1)
+        )
+        cubes = declare(
+            "cubes",
+            0,
+            "1 to 3; 0 lets the seed choose",
+            IntegerRange(from_value=0, to_value=3, step=1),
+        )
+        jitter = declare(
+            "camera_jitter_m",
+            0.06,
+            "standard deviation of the scene camera's place",
+            _span(0.0, 1.0),
+        )
         self._with_depth = declare("depth", False, "publish 32FC1 depth images")
-        factor = declare("real_time_factor", 1.0, "simulated seconds per second; 0 is as fast as possible", _span(0.0, 1000.0))
+        factor = declare(
+            "real_time_factor",
+            1.0,
+            "simulated seconds per second; 0 is as fast as possible",
+            _span(0.0, 1000.0),
+        )
         self._contract = contract
         settings = {
             name: declare(f"controller.{name}", default, description)
@@ -81,18 +104,26 @@ class SimArm(Node):
         self._executor.add_node(self)
 
         self._clock_publisher = self.create_publisher(Clock, "/clock", _CLOCK)
-        self._joint_publisher = self.create_publisher(JointState, contract.topics.joint_states, _JOINT_STATES)
+        self._joint_publisher = self.create_publisher(
+            JointState, contract.topics.joint_states, _JOINT_STATES
+        )
         self._task_publisher = self.create_publisher(TaskState, "~/task_state", _LATCHED)
         self._truth = MotionTruthPublisher(self, contract, self._sim)
-        self._cameras = [_CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras]
+        self._cameras = [
+            _CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras
+        ]
         self._controller = listen_for_commands(self, contract, self._sim, values)
         if self._controller is not None:
             self._executor.add_node(self._controller)
-        # Commands that come one by one are taken at every physics step: two of them in one step would be felt as a jerk.
+        # Commands that come one by one are taken at every physics step: two of them in one step
+        # would be felt as a jerk.
         self._cycle = ArmSim.TIMESTEP if takes_single_commands(contract) else JOINT_STATE_PERIOD
         self.create_service(ResetScene, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
-        self.get_logger().info(f"simulated arm ready: {', '.join(self._sim.scene.colours)} cubes; try {self._sim.scene.instruction!r}")
+        self.get_logger().info(
+            f"simulated arm ready: {', '.join(self._sim.scene.colours)} cubes; try"
+            f" {self._sim.scene.instruction!r}"
+        )
 
     def run(self) -> None:
         """Simulate until :meth:`stop`."""
@@ -121,7 +152,9 @@ class SimArm(Node):
                 self._publish_task()
                 next_task = (now // TASK_STATE_PERIOD + 1) * TASK_STATE_PERIOD
             if now >= next_frame:
-                self._publish_images(late=self._pacer.lag_s(self._sim.time) > _LATE_FRAMES * frame_period)
+                self._publish_images(
+                    late=self._pacer.lag_s(self._sim.time) > _LATE_FRAMES * frame_period
+                )
                 next_frame = (now // frame_period + 1) * frame_period
             self._watch_speed()
 
@@ -131,7 +164,10 @@ class SimArm(Node):
 
     def summary(self) -> str:
         """One sentence on the speed that was reached."""
-        return f"real-time factor {self._pacer.total(self._sim.time):.3f}, {self._pacer.frames_dropped} frames dropped"
+        return (
+            f"real-time factor {self._pacer.total(self._sim.time):.3f},"
+            f" {self._pacer.frames_dropped} frames dropped"
+        )
 
     def close(self) -> None:
         """Free the GL contexts and the node."""
@@ -150,7 +186,9 @@ class SimArm(Node):
         return self.declare_parameter(name, default, descriptor).value
 
     def _receive_until(self, simulated: float) -> None:
-        """Answer messages until ``simulated`` is due; at least once, so that a slow machine still listens."""
+        """Answer messages until ``simulated`` is due; at least once, so that a slow machine still
+        listens.
+        """
         while True:
             wait = self._pacer.wait_s(simulated)
             self._executor.spin_once(timeout_sec=max(wait, 0.0))
@@ -161,11 +199,21 @@ class SimArm(Node):
         self._clock_publisher.publish(Clock(clock=sim_messages.to_stamp(self._sim.time)))
 
     def _publish_state(self) -> None:
-        stamp, positions, velocities = sim_messages.to_stamp(self._sim.time), self._sim.joint_positions(), self._sim.joint_velocities()
-        self._joint_publisher.publish(sim_messages.joint_state(stamp, self._contract.command_joints, positions, velocities))
+        stamp, positions, velocities = (
+            sim_messages.to_stamp(self._sim.time),
+            self._sim.joint_positions(),
+            self._sim.joint_velocities(),
+        )
+        self._joint_publisher.publish(
+            sim_messages.joint_state(stamp, self._contract.command_joints, positions, velocities)
+        )
 
     def _publish_task(self) -> None:
-        self._task_publisher.publish(sim_messages.task_state(self._sim.time, self._contract.base_frame, self._sim.task_state()))
+        self._task_publisher.publish(
+            sim_messages.task_state(
+                self._sim.time, self._contract.base_frame, self._sim.task_state()
+            )
+        )
 
     def _publish_images(self, late: bool) -> None:
         wanted = [camera for camera in self._cameras if camera.wanted()]
@@ -182,10 +230,13 @@ class SimArm(Node):
         if reached is not None and reached < FACTOR_WANTED * self._pacer.factor:
             dropped = self._pacer.frames_dropped
             self.get_logger().warning(
-                f"real-time factor {reached:.2f} of {self._pacer.factor:g}, {dropped} frames dropped: the machine is busy"
+                f"real-time factor {reached:.2f} of {self._pacer.factor:g}, {dropped} frames"
+                " dropped: the machine is busy"
             )
 
-    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+    def _on_reset(
+        self, request: ResetScene.Request, response: ResetScene.Response
+    ) -> ResetScene.Response:
         try:
             scene = self._sim.reset(request.seed, request.cubes)
         except ValueError as error:
@@ -220,12 +271,19 @@ class _CameraPublishers:
         kind = Image if camera.transport == "raw" else CompressedImage
         self._image = node.create_publisher(kind, camera.topic, qos_profile_sensor_data)
         info, depth = camera.info_topic, camera.depth_topic if with_depth else None
-        self._info = node.create_publisher(CameraInfo, info, qos_profile_sensor_data) if info else None
-        self._depth = node.create_publisher(Image, depth, qos_profile_sensor_data) if depth else None
+        self._info = (
+            node.create_publisher(CameraInfo, info, qos_profile_sensor_data) if info else None
+        )
+        self._depth = (
+            node.create_publisher(Image, depth, qos_profile_sensor_data) if depth else None
+        )
 
     def wanted(self) -> bool:
         """True when anybody subscribes to this camera."""
-        return any(publisher is not None and publisher.get_subscription_count() for publisher in (self._image, self._info, self._depth))
+        return any(
+            publisher is not None and publisher.get_subscription_count()
+            for publisher in (self._image, self._info, self._depth)
+        )
 
     def publish(self, sim: ArmSim, stamp) -> None:
         """Render what is subscribed to and publish it."""
@@ -239,7 +297,11 @@ class _CameraPublishers:
         if self._depth is not None and self._depth.get_subscription_count():
             self._depth.publish(sim_messages.image(stamp, frame, "32FC1", sim.depth(name)))
         if self._info is not None:
-            self._info.publish(sim_messages.camera_info(stamp, frame, self._camera.width, self._camera.height, sim.intrinsics(name)))
+            self._info.publish(
+                sim_messages.camera_info(
+                    stamp, frame, self._camera.width, self._camera.height, sim.intrinsics(name)
+                )
+            )
 
 
 def _span(low: float, high: float) -> FloatingPointRange:
@@ -247,7 +309,9 @@ def _span(low: float, high: float) -> FloatingPointRange:
 
 
 def _end_within(seconds: float, code: int) -> None:
-    """End the process even when the teardown of rclpy or GL blocks, as it did in two of some three hundred runs."""
+    """End the process even when the teardown of rclpy or GL blocks, as it did in two of some three
+    hundred runs.
+    """
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
@@ -276,7 +340,9 @@ def main(args: list[str] | None = None) -> int:
         print(f"sim_arm: {node.summary()}", flush=True)
         _end_within(3.0, 0)
     except (ContractError, RenderingError, ValueError, ParameterException) as error:
-        if interrupted:  # compiled libraries turn a SystemExit during their import into an error of their own
+        if (
+            interrupted
+        ):  # compiled libraries turn a SystemExit during their import into an error of their own
             return 0
         print(f"sim_arm: {error}", file=sys.stderr, flush=True)
         _end_within(3.0, 1)

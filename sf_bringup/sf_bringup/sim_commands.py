@@ -1,4 +1,6 @@
-"""The topics on which the simulated arm takes commands, by ``command`` of the contract, as its controllers would offer them."""
+"""The topics on which the simulated arm takes commands, by ``command`` of the contract, as its
+controllers would offer them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def takes_single_commands(contract: Contract) -> bool:
 def listen_for_commands(
     node: Node, contract: Contract, sim: ArmSim, values: Mapping[str, object]
 ) -> SimController | None:
-    """Subscribe to what the contract's output sends, and hand it to the simulated arm's controllers.
+    """Subscribe to what the contract's output sends, and hand it to the simulated arm's
+    controllers.
 
     Returns:
         The trajectory controller's own node, with the parameters ``values``, where there is one.
@@ -48,11 +51,20 @@ def listen_for_commands(
         if command.gripper.output == "parallel_gripper":
             serve_gripper(node, command.gripper.topic, controller.gripper, sim)
         else:
-            _listen(node, Float64MultiArray, command.gripper.topic, _to_positions, controller.gripper, sim)
+            _listen(
+                node,
+                Float64MultiArray,
+                command.gripper.topic,
+                _to_positions,
+                controller.gripper,
+                sim,
+            )
     return of_its_own
 
 
-def _listen(node: Node, kind: type, topic: str, convert: Callable, controller: Controller, sim: ArmSim) -> None:
+def _listen(
+    node: Node, kind: type, topic: str, convert: Callable, controller: Controller, sim: ArmSim
+) -> None:
     what = "trajectory" if kind is JointTrajectory else "command"
 
     def take(message) -> None:
@@ -76,7 +88,10 @@ def _to_twist(message: TwistStamped) -> ToolTwist:
 
 def _to_target(message: PoseStamped) -> ToolTarget:
     place, turn = message.pose.position, message.pose.orientation
-    position, quaternion = np.array([place.x, place.y, place.z]), np.array([turn.x, turn.y, turn.z, turn.w])
+    position, quaternion = (
+        np.array([place.x, place.y, place.z]),
+        np.array([turn.x, turn.y, turn.z, turn.w]),
+    )
     return ToolTarget(_seconds(message), message.header.frame_id, position, quaternion)
 
 

@@ -26,7 +26,8 @@ def to_stamp(seconds: float) -> Time:
 
 
 def to_trajectory(message: JointTrajectory) -> SimpleNamespace:
-    """What the controller reads from a trajectory message: points as arrays (N, J); velocities None when no point has them.
+    """What the controller reads from a trajectory message: points as arrays (N, J); velocities None
+    when no point has them.
 
     Raises:
         TrajectoryRejected: points of different sizes.
@@ -34,24 +35,39 @@ def to_trajectory(message: JointTrajectory) -> SimpleNamespace:
     points = message.points
     with_velocities = sum(bool(point.velocities) for point in points)
     if with_velocities not in (0, len(points)):
-        raise TrajectoryRejected(f"velocities: {with_velocities} of {len(points)} points have them; give all or none")
+        raise TrajectoryRejected(
+            f"velocities: {with_velocities} of {len(points)} points have them; give all or none"
+        )
     width = len(message.joint_names)
     for what in ("positions", "velocities") if with_velocities else ("positions",):
         for index, point in enumerate(points):
             if len(getattr(point, what)) != width:
-                raise TrajectoryRejected(f"{what}: point {index} has {len(getattr(point, what))} values for {width} joints")
+                raise TrajectoryRejected(
+                    f"{what}: point {index} has {len(getattr(point, what))} values for {width}"
+                    " joints"
+                )
     return SimpleNamespace(
         stamp=message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec,
         joint_names=tuple(message.joint_names),
-        times=np.array([point.time_from_start.sec + 1e-9 * point.time_from_start.nanosec for point in points]),
-        positions=np.array([point.positions for point in points], float).reshape(len(points), width),
-        velocities=np.array([point.velocities for point in points], float) if with_velocities else None,
+        times=np.array(
+            [point.time_from_start.sec + 1e-9 * point.time_from_start.nanosec for point in points]
+        ),
+        positions=np.array([point.positions for point in points], float).reshape(
+            len(points), width
+        ),
+        velocities=(
+            np.array([point.velocities for point in points], float) if with_velocities else None
+        ),
     )
 
 
-def joint_state(stamp: Time, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray) -> JointState:
+def joint_state(
+    stamp: Time, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray
+) -> JointState:
     """Positions [rad, m] and velocities [rad/s, m/s], both (J,)."""
-    message = JointState(name=list(names), position=positions.tolist(), velocity=velocities.tolist())
+    message = JointState(
+        name=list(names), position=positions.tolist(), velocity=velocities.tolist()
+    )
     message.header.stamp = stamp
     return message
 
@@ -59,16 +75,21 @@ def joint_state(stamp: Time, names: Sequence[str], positions: np.ndarray, veloci
 def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
     """``pixels`` (H, W, 3) uint8 for rgb8, or (H, W) float32 for 32FC1."""
     pixels = np.ascontiguousarray(pixels)
-    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0])
+    message = Image(
+        height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0]
+    )
     message.header.stamp, message.header.frame_id = stamp, frame
     data = array("B")
     data.frombytes(memoryview(pixels).cast("B"))
-    message.data = data  # an array.array is taken as it is; an ndarray would be copied value by value, in 100 ms
+    # an array.array is taken as it is; an ndarray would be copied value by value, in 100 ms
+    message.data = data
     return message
 
 
 def compressed_image(stamp: Time, frame: str, pixels: np.ndarray) -> CompressedImage:
-    """``pixels`` (H, W, 3) uint8 RGB as JPEG, as image_transport's compressed publisher sends it."""
+    """``pixels`` (H, W, 3) uint8 RGB as JPEG, as image_transport's compressed publisher sends
+    it.
+    """
     data = cv2.imencode(".jpg", pixels[..., ::-1])[1]
     message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))
     message.header.stamp, message.header.frame_id = stamp, frame
@@ -94,7 +115,13 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
         suggested_target=state.target,
         tool=point(state.tool),
         objects=[
-            ObjectState(name=each.colour, position=point(each.position), lifted=each.lifted, touched=each.touched) for each in state.objects
+            ObjectState(
+                name=each.colour,
+                position=point(each.position),
+                lifted=each.lifted,
+                touched=each.touched,
+            )
+            for each in state.objects
         ],
     )
     message.header.stamp, message.header.frame_id = to_stamp(seconds), frame

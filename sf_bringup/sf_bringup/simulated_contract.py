@@ -34,8 +34,8 @@ def for_simulation(path: Path, contract: Contract) -> Path:
     written = folder / f"{contract.robot}.yaml"
     written.write_text(copy.to_yaml(), encoding="utf-8")
     print(
-        f"{contract.robot}: the simulated gripper takes its commands on {topic}, because control_msgs "
-        "is not installed (the real one needs ros-$ROS_DISTRO-control-msgs)",
+        f"{contract.robot}: the simulated gripper takes its commands on {topic}, because"
+        " control_msgs is not installed (the real one needs ros-$ROS_DISTRO-control-msgs)",
         file=sys.stderr,
     )
     return written

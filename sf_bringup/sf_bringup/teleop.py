@@ -1,4 +1,6 @@
-"""Starts the teleoperation journey: ``ros2 run sf_bringup teleop teleop:=spacemouse``. The twin of ``launch/teleop.launch.py``."""
+"""Starts the teleoperation journey: ``ros2 run sf_bringup teleop teleop:=spacemouse``. The twin of
+``launch/teleop.launch.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Starts the graph of a journey as processes: ``python3 -m sf_bringup.up robot:=sim_arm policy:=nano``.
+"""Starts the graph of a journey as processes: ``python3 -m sf_bringup.up robot:=sim_arm
+policy:=nano``.
 
-The twin of ``launch/arm.launch.py`` for machines without ``launch``: same graph, same arguments. Ctrl-C stops all
-nodes; a node that ends by itself stops the others and gives a non-zero exit.
+The twin of ``launch/arm.launch.py`` for machines without ``launch``: same graph, same arguments.
+Ctrl-C stops all nodes; a node that ends by itself stops the others and gives a non-zero exit.
 """
 
 from __future__ import annotations
@@ -44,25 +45,35 @@ def command_line(spec: NodeSpec) -> list[str]:
     try:
         executable = Path(get_package_prefix(spec.package)) / "lib" / spec.package / spec.executable
     except PackageNotFoundError:
-        raise UpError(f"package {spec.package} is not on AMENT_PREFIX_PATH; source install/setup.bash") from None
+        raise UpError(
+            f"package {spec.package} is not on AMENT_PREFIX_PATH; source install/setup.bash"
+        ) from None
     if not executable.is_file():
-        raise UpError(f"{spec.package} has no executable {spec.executable}; build the workspace with colcon")
+        raise UpError(
+            f"{spec.package} has no executable {spec.executable}; build the workspace with colcon"
+        )
     words = [str(executable), "--ros-args", "-r", f"__node:={spec.name}"]
     words += place_in(spec.namespace)
     for name, value in spec.parameters.items():
         words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
     for old, new in spec.remappings:
         words += ["-r", f"{old}:={new}"]
-    return [*words, *spec.ros_arguments]  # last: a file of the user's overrides the parameters above
+    return [
+        *words,
+        *spec.ros_arguments,
+    ]  # last: a file of the user's overrides the parameters above
 
 
 def place_in(namespace: str) -> list[str]:
-    """Return the ROS arguments that put a node into a namespace; none for an empty one, so that ROS_NAMESPACE counts."""
+    """Return the ROS arguments that put a node into a namespace; none for an empty one, so that
+    ROS_NAMESPACE counts.
+    """
     return ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
 
 
 class NodeManager(Manager):
-    """honcho's process manager, stopping nodes with the signals they know and remembering who ended first.
+    """honcho's process manager, stopping nodes with the signals they know and remembering who ended
+    first.
 
     Args:
         output: where the nodes' lines go, each with its node's name.
@@ -77,52 +88,75 @@ class NodeManager(Manager):
 
     def add_node(self, spec: NodeSpec, environment: Mapping[str, str]) -> None:
         """Register a node; :meth:`loop` starts it."""
-        # exec: the shell becomes the node, so the process id that is printed and signalled is the node's own.
+        # exec: the shell becomes the node, so the process id that is printed and signalled is the
+        # node's own.
         if spec.essential:
             self._essential.append(spec.name)
         self.add_process(spec.name, f"exec {shlex.join(command_line(spec))}", env=dict(environment))
 
     def run(self) -> int:
-        """Start all nodes and block until all have ended. 0 when asked to stop by SIGINT, SIGTERM or SIGHUP, else 1."""
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # a closed terminal leaves no orphans
+        """Start all nodes and block until all have ended. 0 when asked to stop by SIGINT, SIGTERM
+        or SIGHUP, else 1.
+        """
+        signal.signal(
+            signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        )  # a closed terminal leaves no orphans
         when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         self.loop()
         if self.ended is not None:
             code = self._processes[self.ended]["returncode"]
-            self._system_print(f"{self.ended} {_describe_end(code)}, so everything was stopped; its last lines:\n")
+            self._system_print(
+                f"{self.ended} {_describe_end(code)}, so everything was stopped; its last lines:\n"
+            )
             for line in self._printer_with_tails.tails[self.ended]:
                 self._system_print(f"  {line}\n")
             return 1
         if self.killed:
-            self._system_print(f"{', '.join(self.killed)} did not stop when asked and had to be killed\n")
+            self._system_print(
+                f"{', '.join(self.killed)} did not stop when asked and had to be killed\n"
+            )
             return 1
         return 0
 
     def _any_stopped(self) -> bool:
         """Whether to stop the others: honcho asks, and counts RViz and bridges too."""
-        return any("returncode" in process for name, process in self._processes.items() if name in self._essential)
+        return any(
+            "returncode" in process
+            for name, process in self._processes.items()
+            if name in self._essential
+        )
 
     def terminate(self) -> None:
         """Stop all nodes: SIGINT, then SIGTERM, then SIGKILL for those that are left."""
         if self._terminating:
             return
         self._terminating = True
-        self.ended = next((name for name in self._essential if "returncode" in self._processes[name]), None)
+        self.ended = next(
+            (name for name in self._essential if "returncode" in self._processes[name]), None
+        )
         threading.Thread(target=self._stop_all, daemon=True).start()
 
     def kill(self) -> None:
-        """Nothing: honcho calls this five seconds after the first node ended; :meth:`terminate` has its own patience."""
+        """Nothing: honcho calls this five seconds after the first node ended; :meth:`terminate` has
+        its own patience.
+        """
 
     def _stop_all(self) -> None:
         pause = threading.Event()
         for number, patience in STOPPING:
             waited, signalled = 0.0, set()
             while waited < patience:
-                left = [(name, process.get("pid")) for name, process in self._processes.items() if "returncode" not in process]
+                left = [
+                    (name, process.get("pid"))
+                    for name, process in self._processes.items()
+                    if "returncode" not in process
+                ]
                 if not left:
                     return
                 for name, pid in left:
-                    if pid is not None and name not in signalled:  # without a pid it is just being started
+                    if (
+                        pid is not None and name not in signalled
+                    ):  # without a pid it is just being started
                         signalled.add(name)
                         if number == signal.SIGKILL:
                             self.killed.append(name)
@@ -139,7 +173,11 @@ class _TailPrinter(Printer):
         self.tails: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
 
     def write(self, message: Message) -> None:
-        text = message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else message.data
+        text = (
+            message.data.decode("utf-8", "replace")
+            if isinstance(message.data, bytes)
+            else message.data
+        )
         self.tails[message.name].extend(text.splitlines())
         super().write(message)
 
@@ -156,7 +194,10 @@ def usage(program: str, arguments: Sequence[Argument]) -> str:
     """Help text with all arguments."""
     lines = [f"usage: {program} [name:=value ...]", "", "arguments:"]
     for argument in arguments:
-        lines.append(f"  {argument.name:<18}{argument.description} (default {argument.default_text or 'empty'})")
+        lines.append(
+            f"  {argument.name:<18}{argument.description} (default"
+            f" {argument.default_text or 'empty'})"
+        )
     return "\n".join(lines)
 
 
@@ -165,7 +206,12 @@ def main(words: Sequence[str] | None = None) -> int:
     return start(words, "up", ARM_ARGUMENTS, arm_graph)
 
 
-def start(words: Sequence[str] | None, name: str, arguments: Sequence[Argument], graph: Callable[..., list[NodeSpec]]) -> int:
+def start(
+    words: Sequence[str] | None,
+    name: str,
+    arguments: Sequence[Argument],
+    graph: Callable[..., list[NodeSpec]],
+) -> int:
     """Start a journey's graph as processes; returns the exit code.
 
     Args:
@@ -199,11 +245,15 @@ def start(words: Sequence[str] | None, name: str, arguments: Sequence[Argument],
 
 def _signal_group(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)  # each node leads its own session, so that its children get the signal too
+        os.killpg(
+            pid, number
+        )  # each node leads its own session, so that its children get the signal too
 
 
 def _describe_end(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""The launch file under the genuine ``launch``: the same graph as ``up`` starts. Skipped where ROS 2 came from wheels, which lack it."""
+"""The launch file under the genuine ``launch``: the same graph as ``up`` starts. Skipped where ROS
+2 came from wheels, which lack it.
+"""
 
 import pytest
 
-pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with an installed ROS 2")
-launch_pytest = pytest.importorskip("launch_pytest", reason="launch_pytest is not on PyPI; it comes with an installed ROS 2")
+pytest.importorskip(
+    "launch_ros", reason="launch_ros is not on PyPI; it comes with an installed ROS 2"
+)
+launch_pytest = pytest.importorskip(
+    "launch_pytest", reason="launch_pytest is not on PyPI; it comes with an installed ROS 2"
+)
 
 from pathlib import Path  # noqa: E402
 
@@ -36,7 +42,9 @@ def arm_launch(_domain):
     """The launch file with the simulated arm and no policy."""
     arguments = {"robot": "sim_arm", "policy": "none", "seed": "7"}
     source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
-    return LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments.items()), ReadyToTest()])
+    return LaunchDescription(
+        [IncludeLaunchDescription(source, launch_arguments=arguments.items()), ReadyToTest()]
+    )
 
 
 @pytest.mark.launch(fixture=arm_launch)
@@ -47,6 +55,8 @@ def test_the_arm_and_the_executor_answer():
         client.wait_for_executor(PATIENCE_S)
         assert client.task.seed == 7
         before = client.simulated_time
-        client.wait_until(lambda: client.simulated_time > before + 0.5, PATIENCE_S, "simulated time stands still")
+        client.wait_until(
+            lambda: client.simulated_time > before + 0.5, PATIENCE_S, "simulated time stands still"
+        )
     finally:
         client.close()

@@ -1,4 +1,6 @@
-"""The doctor: five faults planted in a live graph give five cures, and a sound graph is all green."""
+"""The doctor: five faults planted in a live graph give five cures, and a sound graph is all
+green.
+"""
 
 import json
 import threading

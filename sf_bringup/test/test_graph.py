@@ -31,15 +31,28 @@ def test_without_a_policy_the_arm_and_the_executor_run():
 
 def test_all_arguments_reach_their_node(checkpoint, tmp_path):
     bags = str(tmp_path / "bags")
-    arguments = {"instruction": "go", "seed": 3, "record": bags, "shadow": True, "real_time_factor": 0, "robot_state": "false"}
+    arguments = {
+        "instruction": "go",
+        "seed": 3,
+        "record": bags,
+        "shadow": True,
+        "real_time_factor": 0,
+        "robot_state": "false",
+    }
     nodes = named(arm_graph(policy=str(checkpoint), **arguments))
     assert list(nodes) == ["sim_arm", "chunk_executor", "policy_node", "recorder"]
     assert nodes["policy_node"].parameters["instruction"] == "go"
     assert nodes["policy_node"].parameters["checkpoint"] == str(checkpoint)
     assert nodes["chunk_executor"].parameters["shadow"] is True
     assert nodes["chunk_executor"].parameters["join"] == "policy"
-    assert nodes["recorder"].parameters["directory"] == bags and nodes["recorder"].parameters["instruction"] == "go"
-    assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["real_time_factor"] == 0.0
+    assert (
+        nodes["recorder"].parameters["directory"] == bags
+        and nodes["recorder"].parameters["instruction"] == "go"
+    )
+    assert (
+        nodes["sim_arm"].parameters["depth"] is True
+        and nodes["sim_arm"].parameters["real_time_factor"] == 0.0
+    )
     assert {node.parameters["contract"] for node in nodes.values()} == {str(find_robot("sim_arm"))}
 
 
@@ -65,7 +78,10 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
         ({"policy": "gpt"}, r"policy: 'gpt' is unknown; known are .*none"),
         ({"policy": "/nowhere/checkpoint"}, "policy: /nowhere/checkpoint does not exist"),
         ({"policy": "none", "instruction": "go"}, "policy:=none follows no instruction"),
-        ({"policy": "none", "mapping": "m.yaml"}, "mapping: m.yaml is for a policy server, policy:=none is none"),
+        (
+            {"policy": "none", "mapping": "m.yaml"},
+            "mapping: m.yaml is for a policy server, policy:=none is none",
+        ),
         ({"policy": "none", "seed": -1}, "seed: -1 is negative"),
         ({"policy": "none", "real_time_factor": -1.0}, "real_time_factor: -1.0 is negative"),
     ],
@@ -78,8 +94,15 @@ def test_bad_arguments_are_one_sentence(arguments, says):
 
 def test_a_server_takes_the_place_of_a_checkpoint_with_its_mapping(tmp_path):
     for policy in ("openpi://gpu:8000", "oft://10.0.0.2"):
-        (node,) = (node for node in arm_graph(policy=policy, mapping=str(tmp_path / "m.yaml")) if node.name == "policy_node")
-        assert (node.parameters["checkpoint"], node.parameters["mapping"]) == (policy, str(tmp_path / "m.yaml"))
+        (node,) = (
+            node
+            for node in arm_graph(policy=policy, mapping=str(tmp_path / "m.yaml"))
+            if node.name == "policy_node"
+        )
+        assert (node.parameters["checkpoint"], node.parameters["mapping"]) == (
+            policy,
+            str(tmp_path / "m.yaml"),
+        )
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
@@ -109,22 +132,38 @@ def test_a_copy_of_the_simulated_arm_that_kept_its_name_is_named(tmp_path, capsy
 
 def test_words_become_values_of_the_right_type():
     assert parse_arguments(["join:=Ensemble"])["join"] == "ensemble"
-    values = parse_arguments(["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"])
-    assert values["seed"] == 5 and values["shadow"] is True and values["instruction"] == "put a:=b down"
+    values = parse_arguments(
+        ["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"]
+    )
+    assert (
+        values["seed"] == 5
+        and values["shadow"] is True
+        and values["instruction"] == "put a:=b down"
+    )
     assert values["robot"] == "sim_arm" and values["real_time_factor"] == 2.0
     assert set(values) == {argument.name for argument in ARM_ARGUMENTS}
 
 
-@pytest.mark.parametrize("word", ["robots:=sim_arm", "robot=sim_arm", "seed:=soon", "shadow:=maybe"])
+@pytest.mark.parametrize(
+    "word", ["robots:=sim_arm", "robot=sim_arm", "seed:=soon", "shadow:=maybe"]
+)
 def test_bad_words_are_refused(word):
     with pytest.raises(GraphError, match=word.split(":=")[0]):
         parse_arguments([word])
 
 
 def test_command_lines_keep_strings_strings(checkpoint):
-    (policy,) = (node for node in arm_graph(policy=str(checkpoint), instruction="1") if node.name == "policy_node")
+    (policy,) = (
+        node
+        for node in arm_graph(policy=str(checkpoint), instruction="1")
+        if node.name == "policy_node"
+    )
     words = command_line(policy)
-    assert 'instruction:="1"' in words and "use_sim_time:=true" in words and "__node:=policy_node" in words
+    assert (
+        'instruction:="1"' in words
+        and "use_sim_time:=true" in words
+        and "__node:=policy_node" in words
+    )
 
 
 def test_up_prints_the_arguments_for_help_and_for_an_unknown_one(capsys):
@@ -135,12 +174,21 @@ def test_up_prints_the_arguments_for_help_and_for_an_unknown_one(capsys):
     assert "'robt:=sim_arm' is not an argument" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(find_robot("sim_arm").parent.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(find_robot("sim_arm").parent.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_contracts_name_topics_relative(path):
-    """So that two arms of one kind run side by side in two namespaces, without a word of their contract changing."""
+    """So that two arms of one kind run side by side in two namespaces, without a word of their
+    contract changing.
+    """
     contract = load_contract(path)
     topics = [*contract.topics.model_dump().values(), contract.command.topic]
-    topics += [topic for camera in contract.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
+    topics += [
+        topic
+        for camera in contract.cameras
+        for topic in (camera.topic, camera.info_topic, camera.depth_topic)
+        if topic
+    ]
     assert not [topic for topic in topics if topic.startswith("/")]
 
 
@@ -149,13 +197,20 @@ def test_a_namespace_takes_clock_and_frames_with_it():
     for node in nodes:
         words = command_line(node)
         assert node.full_name == f"/left/{node.name}"
-        assert "__ns:=/left" in words and "/clock:=clock" in words and "/tf:=tf" in words and words[-2:] == ["--log-level", "debug"]
+        assert (
+            "__ns:=/left" in words
+            and "/clock:=clock" in words
+            and "/tf:=tf" in words
+            and words[-2:] == ["--log-level", "debug"]
+        )
     alone = command_line(arm_graph(policy="none")[0])
     assert not [word for word in alone if word.startswith(("__ns", "/clock", "/tf", "--log"))]
 
 
 def test_misspelt_arguments_are_answered_with_the_right_one():
-    with pytest.raises(GraphError, match=r"'shaddow:=true' is not an argument \(did you mean shadow\?\)"):
+    with pytest.raises(
+        GraphError, match=r"'shaddow:=true' is not an argument \(did you mean shadow\?\)"
+    ):
         parse_arguments(["shaddow:=true"])
     with pytest.raises(GraphError, match=r"namespace: 'a-b' is not a ROS namespace"):
         arm_graph(policy="none", namespace="a-b")
@@ -166,8 +221,19 @@ def test_misspelt_arguments_are_answered_with_the_right_one():
 def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("/**: {ros__parameters: {}}")
-    nodes = named(arm_graph(policy=str(checkpoint), device="cpu", replan_steps=5, params_file=str(file), use_sim_time="False".lower()))
-    assert nodes["policy_node"].parameters["device"] == "cpu" and nodes["policy_node"].parameters["replan_steps"] == 5
+    nodes = named(
+        arm_graph(
+            policy=str(checkpoint),
+            device="cpu",
+            replan_steps=5,
+            params_file=str(file),
+            use_sim_time="False".lower(),
+        )
+    )
+    assert (
+        nodes["policy_node"].parameters["device"] == "cpu"
+        and nodes["policy_node"].parameters["replan_steps"] == 5
+    )
     assert nodes["policy_node"].parameters["use_sim_time"] is False
     assert command_line(nodes["policy_node"])[-2:] == ["--params-file", str(file)]
     assert "replan_steps" not in named(arm_graph(policy=str(checkpoint)))["policy_node"].parameters
@@ -177,9 +243,13 @@ def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
 def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypatch, capsys):
     found = importlib.util.find_spec("pytest") if installed else None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    path = named(arm_graph(robot="ur5e_robotiq", policy="none", sim=True))["sim_arm"].parameters["contract"]
+    path = named(arm_graph(robot="ur5e_robotiq", policy="none", sim=True))["sim_arm"].parameters[
+        "contract"
+    ]
     real, simulated = load_contract(find_robot("ur5e_robotiq")), load_contract(path)
-    assert simulated.command.gripper.output == ("parallel_gripper" if installed else "forward_command")
+    assert simulated.command.gripper.output == (
+        "parallel_gripper" if installed else "forward_command"
+    )
     assert simulated.hash == real.hash
     assert ("control_msgs" in capsys.readouterr().err) is not installed
 
@@ -187,7 +257,13 @@ def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypat
 def test_the_frames_of_the_simulated_arm_are_published_when_they_are_recorded_or_wanted(tmp_path):
     publishers = {"robot_state", "robot_state_publisher"}  # the second where it is installed
     assert not publishers & set(named(arm_graph(policy="none")))
-    (recorded,) = (node for node in arm_graph(policy="none", record=str(tmp_path)) if node.name in publishers)
-    (wanted,) = (node for node in arm_graph(policy="none", robot_state="true") if node.name in publishers)
+    (recorded,) = (
+        node for node in arm_graph(policy="none", record=str(tmp_path)) if node.name in publishers
+    )
+    (wanted,) = (
+        node for node in arm_graph(policy="none", robot_state="true") if node.name in publishers
+    )
     assert recorded.parameters == wanted.parameters and not wanted.essential
-    assert not publishers & set(named(arm_graph(policy="none", record=str(tmp_path), robot_state="false")))
+    assert not publishers & set(
+        named(arm_graph(policy="none", record=str(tmp_path), robot_state="false"))
+    )

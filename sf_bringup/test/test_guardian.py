@@ -1,4 +1,6 @@
-"""A graph whose starter was killed ends in order, and a ROS domain has one graph. Plain processes here, no nodes."""
+"""A graph whose starter was killed ends in order, and a ROS domain has one graph. Plain processes
+here, no nodes.
+"""
 
 import os
 import signal
@@ -24,7 +26,7 @@ child.stdout.readline()
 start_guardian(sys.argv[1])
 print("up", flush=True)
 time.sleep(600)
-"""
+"""  # noqa: E501
 
 
 def wait(condition, what, seconds=30.0):
@@ -36,7 +38,9 @@ def wait(condition, what, seconds=30.0):
 
 def test_nodes_of_a_killed_starter_are_stopped_in_order(tmp_path):
     graph, trace = f"test-{os.getpid()}", tmp_path / "trace"
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, graph, str(trace)], stdout=subprocess.PIPE)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, graph, str(trace)], stdout=subprocess.PIPE
+    )
     starter.stdout.readline()
     assert len(processes_of(graph)) == 1
     starter.kill()
@@ -48,14 +52,15 @@ def test_nodes_of_a_killed_starter_are_stopped_in_order(tmp_path):
 def test_a_graph_ends_when_its_starter_is_killed():
     """SF_STARTER names the parent: when that one is gone, the watcher acts."""
     watcher = (
-        "import os, signal\nfrom sf_bringup.guardian import when_starter_ends\n"
-        "when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))\nprint(os.getpid(), flush=True)\nsignal.pause()"
+        "import os, signal\nfrom sf_bringup.guardian import"
+        " when_starter_ends\nwhen_starter_ends(lambda: os.kill(os.getpid(),"
+        " signal.SIGTERM))\nprint(os.getpid(), flush=True)\nsignal.pause()"
     )
     parent = f"""
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {watcher!r}], env={{**os.environ, "SF_STARTER": str(os.getpid()), "{MARK}": sys.argv[1]}})
 time.sleep(600)
-"""
+"""  # noqa: E501
     graph = f"test-starter-{os.getpid()}"
     process = subprocess.Popen([sys.executable, "-c", parent, graph], stdout=subprocess.PIPE)
     assert int(process.stdout.readline()) in processes_of(graph)
@@ -69,7 +74,10 @@ def test_a_domain_has_one_graph(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("ROS_DOMAIN_ID", "77")
     with only_graph(["record", "task:=fold"]):
-        with pytest.raises(GraphError, match=rf"ROS domain 77 already \(process {os.getpid()}: record task:=fold\); stop it"):
+        with pytest.raises(
+            GraphError,
+            match=rf"ROS domain 77 already \(process {os.getpid()}: record task:=fold\); stop it",
+        ):
             refuse_second_graph()
         monkeypatch.setenv("ROS_DOMAIN_ID", "78")
         refuse_second_graph()
@@ -84,4 +92,6 @@ def test_the_log_of_the_run_before_is_kept(tmp_path):
         os.utime(log, (1e9 + number, 1e9 + number))
         keep_log(log)
         assert not log.exists()
-    assert sorted(path.read_text() for path in tmp_path.iterdir()) == sorted(f"run {number}" for number in range(3, 13))
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == sorted(
+        f"run {number}" for number in range(3, 13)
+    )

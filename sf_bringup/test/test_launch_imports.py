@@ -1,4 +1,6 @@
-"""Launch files run under the Python of `ros2`, which has ROS packages and nothing of the virtual environment."""
+"""Launch files run under the Python of `ros2`, which has ROS packages and nothing of the virtual
+environment.
+"""
 
 import ast
 import subprocess
@@ -24,7 +26,9 @@ def imported(path: Path) -> set[str]:
 
 
 def all_modules(path: Path) -> dict[str, set[str]]:
-    """Module of sf_bringup: top-level names that it imports; for everything that a launch file leads to."""
+    """Module of sf_bringup: top-level names that it imports; for everything that a launch file
+    leads to.
+    """
     found, open_ends = {}, [path]
     while open_ends:
         path = open_ends.pop()
@@ -46,15 +50,29 @@ def test_a_launch_file_imports_ros_and_the_standard_library_alone(path):
         assert not names - OF_ROS - {"sf_bringup"} - set(sys.stdlib_module_names), file
 
 
-@pytest.mark.parametrize("module", ["sf_bringup.arguments", "sf_bringup.journeys", "sf_policy_node.programs"])
+@pytest.mark.parametrize(
+    "module", ["sf_bringup.arguments", "sf_bringup.journeys", "sf_policy_node.programs"]
+)
 def test_it_imports_without_any_installed_package(module):
     places = [str(PACKAGE), str(PACKAGE.parent / "sf_policy_node")]
-    code = f"import sys; sys.path = {places!r} + [p for p in sys.path if 'site-packages' not in p]; import {module}"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60)
+    code = (
+        f"import sys; sys.path = {places!r} + [p for p in sys.path if 'site-packages' not in p];"
+        f" import {module}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "sf_bringup" / name for name in ("arguments.py", "journeys.py", "launch_actions.py")], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [
+        PACKAGE / "sf_bringup" / name
+        for name in ("arguments.py", "journeys.py", "launch_actions.py")
+    ],
+    ids=str,
+)
 def test_it_is_python_3_10(path):
     """Humble's; `ast` knows the syntax, and StrEnum, tomllib and the like came later."""
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
@@ -69,6 +87,10 @@ sys.path = [{str(tmp_path)!r}] + [p for p in sys.path if 'site-packages' not in 
 from sf_policy_node.programs import start
 sys.exit(start("sf_policy_node.contract"))
 """
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "is not installed for" in done.stderr and "sf_policy_node/requirements.txt" in done.stderr
+    assert (
+        "is not installed for" in done.stderr and "sf_policy_node/requirements.txt" in done.stderr
+    )

@@ -1,4 +1,6 @@
-"""new_robot: the draft of every shipped robot names its arm, is valid but for what a person decides, and does not run."""
+"""new_robot: the draft of every shipped robot names its arm, is valid but for what a person
+decides, and does not run.
+"""
 
 import threading
 
@@ -73,7 +75,7 @@ def test_rail_continuous_joint_and_odd_names_are_drafted():
       <joint name="slide" type="prismatic"><parent link="rail"/><child link="cart"/><axis xyz="0 1 0"/>
         <limit lower="-1" upper="1" velocity="0.4" effort="1"/></joint>
       <joint name="left/turn" type="continuous"><parent link="cart"/><child link="1"/><origin xyz="0.4 0 0.5"/><axis xyz="0 0 1"/></joint>
-      <joint name="end" type="fixed"><parent link="1"/><child link="on"/><origin xyz="0.3 0 0"/></joint></robot>"""
+      <joint name="end" type="fixed"><parent link="1"/><child link="on"/><origin xyz="0.3 0 0"/></joint></robot>"""  # noqa: E501
     arm = guess_arm(RobotDescription(urdf))
     text = draft_contract("cell_7", "cell_7.urdf", urdf, arm, Survey())
     asked = undecided_keys(text)

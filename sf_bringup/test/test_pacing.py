@@ -45,7 +45,9 @@ def test_after_a_stall_time_does_not_race_and_the_lag_is_made_up_for():
     simulated = 0.0
     for cycle in range(300):
         wall.now += 0.09 if cycle == 100 else 0.0  # the process stood still
-        wall.now += max(0.0, pacer.wait_s(simulated + 0.01)) + 0.001  # and always sleeps a little too long
+        wall.now += (
+            max(0.0, pacer.wait_s(simulated + 0.01)) + 0.001
+        )  # and always sleeps a little too long
         simulated += 0.01
         pacer.stepped(simulated)
         if cycle == 105:

@@ -1,4 +1,6 @@
-"""The record journey as data: which nodes, with which parameters, and what an unknown argument says."""
+"""The record journey as data: which nodes, with which parameters, and what an unknown argument
+says.
+"""
 
 import pytest
 
@@ -25,7 +27,11 @@ def test_every_argument_reaches_its_node(tmp_path):
     nodes = named(record_graph(**parse_arguments([*words, "robot_state:=false"], RECORD_ARGUMENTS)))
     assert list(nodes) == ["sim_arm", "chunk_executor", "recorder", "teleoperation", "recorder_joy"]
     recorder = nodes["recorder"].parameters
-    assert (recorder["instruction"], recorder["operator"], recorder["directory"]) == ("pick the red cube", "anna", str(tmp_path))
+    assert (recorder["instruction"], recorder["operator"], recorder["directory"]) == (
+        "pick the red cube",
+        "anna",
+        str(tmp_path),
+    )
     assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["seed"] == 4
     assert nodes["teleoperation"].parameters["device"] == str(find_device("gamepad"))
     assert nodes["recorder_joy"].parameters["countdown_s"] == 5.0
@@ -35,15 +41,26 @@ def test_every_argument_reaches_its_node(tmp_path):
 
 def test_one_press_never_means_two_things(tmp_path):
     device = tmp_path / "mine.yaml"
-    device.write_text(find_device("gamepad").read_text().replace("slow_button: 8", "slow_button: 12"))
-    with pytest.raises(GraphError, match=r"gamepad: button 12 is failure for the recorder and motion\.slow_button in mine\.yaml"):
+    device.write_text(
+        find_device("gamepad").read_text().replace("slow_button: 8", "slow_button: 12")
+    )
+    with pytest.raises(
+        GraphError,
+        match=(
+            r"gamepad: button 12 is failure for the recorder and motion\.slow_button in mine\.yaml"
+        ),
+    ):
         record_graph(teleop=str(device), gamepad=True)
     record_graph(teleop=str(device))
     record_graph(teleop="spacemouse", gamepad=True)  # its buttons are on another topic
 
 
 def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
-    assert list(named(record_graph(robot_state="false"))) == ["sim_arm", "chunk_executor", "recorder"]
+    assert list(named(record_graph(robot_state="false"))) == [
+        "sim_arm",
+        "chunk_executor",
+        "recorder",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +71,10 @@ def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
         (["countdown:=soon"], "countdown: 'soon' is not a number"),
         (["directory:="], "directory: is empty"),
         (["robot:=ur55"], "robot: 'ur55' is unknown"),
-        (["instruction:=go"], "'instruction:=go' is not an argument; write name:=value with one of robot, task"),
+        (
+            ["instruction:=go"],
+            "'instruction:=go' is not an argument; write name:=value with one of robot, task",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(words, says, capsys):
@@ -67,4 +87,7 @@ def test_what_cannot_be_used_is_named(words, says, capsys):
 def test_help_names_all_arguments(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {argument.name}" in text for argument in RECORD_ARGUMENTS) and "python3 -m sf_bringup.record" in text
+    assert (
+        all(f"  {argument.name}" in text for argument in RECORD_ARGUMENTS)
+        and "python3 -m sf_bringup.record" in text
+    )

@@ -1,4 +1,6 @@
-"""Frames of the robot: as pinocchio computes them, and over ROS as robot_state_publisher would publish them."""
+"""Frames of the robot: as pinocchio computes them, and over ROS as robot_state_publisher would
+publish them.
+"""
 
 import numpy as np
 import pinocchio
@@ -22,7 +24,7 @@ MIMICKING = """<robot name="jaw"><link name="base"/><link name="a"/><link name="
 <limit lower="0" upper="1" effort="1" velocity="1"/></joint>
 <joint name="right" type="prismatic"><parent link="base"/><child link="b"/><axis xyz="0 1 0"/>
 <mimic joint="left" multiplier="-1" offset="0.5"/>
-<limit lower="0" upper="1" effort="1" velocity="1"/></joint></robot>"""
+<limit lower="0" upper="1" effort="1" velocity="1"/></joint></robot>"""  # noqa: E501
 
 
 @pytest.mark.parametrize("path", ROBOTS, ids=lambda path: path.stem)
@@ -31,7 +33,10 @@ def test_links_are_where_pinocchio_puts_them(path):
     model = pinocchio.buildModelFromXML(xml)
     data, dice = model.createData(), np.random.default_rng(3)
     moving = [name for name, joint in zip(model.names, model.joints, strict=True) if joint.nq == 1]
-    positions = {name: float(value) for name, value in zip(moving, dice.uniform(-0.5, 0.5, len(moving)), strict=True)}
+    positions = {
+        name: float(value)
+        for name, value in zip(moving, dice.uniform(-0.5, 0.5, len(moving)), strict=True)
+    }
     q = pinocchio.neutral(model)
     for name, value in positions.items():
         q[model.joints[model.getJointId(name)].idx_q] = value
@@ -40,7 +45,9 @@ def test_links_are_where_pinocchio_puts_them(path):
     poses = [*tree.fixed(), *tree.moving(positions)]
     assert poses
     for pose in poses:
-        parent, link = (data.oMf[model.getFrameId(name, pinocchio.BODY)] for name in (pose.parent, pose.link))
+        parent, link = (
+            data.oMf[model.getFrameId(name, pinocchio.BODY)] for name in (pose.parent, pose.link)
+        )
         expected = parent.actInv(link)
         if "mimic" not in xml:
             np.testing.assert_allclose(pose.position, expected.translation, atol=1e-9)
@@ -49,7 +56,9 @@ def test_links_are_where_pinocchio_puts_them(path):
 
 def test_mimicking_joints_follow_and_unknown_ones_are_left_out():
     left, right = FrameTree(MIMICKING).moving({"left": 0.2})
-    assert left.position.tolist() == pytest.approx([0, 1.2, 0]) and right.position.tolist() == pytest.approx([0, 0.3, 0])
+    assert left.position.tolist() == pytest.approx(
+        [0, 1.2, 0]
+    ) and right.position.tolist() == pytest.approx([0, 0.3, 0])
     assert FrameTree(MIMICKING).moving({}) == []
 
 
@@ -58,13 +67,21 @@ def test_the_description_and_the_frames_are_published(ros_domain):
     path = find_robot("sim_arm")
     contract = load_contract(path)
     rclpy.init()
-    node = robot_state.RobotState(namespace="left", parameter_overrides=[Parameter("contract", value=str(path))])
+    node = robot_state.RobotState(
+        namespace="left", parameter_overrides=[Parameter("contract", value=str(path))]
+    )
     peer, heard = Node("peer", namespace="left"), {}
     late = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    peer.create_subscription(String, "robot_description", lambda message: heard.update(xml=message.data), late)
+    peer.create_subscription(
+        String, "robot_description", lambda message: heard.update(xml=message.data), late
+    )
     if robot_state.TFMessage is not None:
-        peer.create_subscription(robot_state.TFMessage, "/tf", lambda message: heard.update(tf=message), 10)
-        peer.create_subscription(robot_state.TFMessage, "/tf_static", lambda message: heard.update(fixed=message), late)
+        peer.create_subscription(
+            robot_state.TFMessage, "/tf", lambda message: heard.update(tf=message), 10
+        )
+        peer.create_subscription(
+            robot_state.TFMessage, "/tf_static", lambda message: heard.update(fixed=message), late
+        )
     states = peer.create_publisher(JointState, "joint_states", 10)
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -18,7 +18,9 @@ PATIENCE_S = 300.0  # reached only where something hangs
 pytestmark = [
     pytest.mark.ros,
     pytest.mark.timeout(PATIENCE_S + 60),
-    pytest.mark.skipif(ROS2 is None, reason="there is no command ros2: it comes with an installed ROS 2"),
+    pytest.mark.skipif(
+        ROS2 is None, reason="there is no command ros2: it comes with an installed ROS 2"
+    ),
 ]
 
 
@@ -27,13 +29,21 @@ def launch(*words: str) -> list[str]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(launch(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S)
+    return subprocess.run(
+        launch(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_S,
+    )
 
 
 @pytest.mark.parametrize("journey", JOURNEYS)
 def test_arguments_and_nodes_are_shown(journey):
     shown = run(f"{journey}.launch.py", "--show-args").stdout
-    assert re.findall(r"^ +'(\w+)':$", shown, re.MULTILINE) == [each.name for each in JOURNEYS[journey].arguments]
+    assert re.findall(r"^ +'(\w+)':$", shown, re.MULTILINE) == [
+        each.name for each in JOURNEYS[journey].arguments
+    ]
     printed = run(f"{journey}.launch.py", "--print").stdout
     for node in JOURNEYS[journey].nodes:
         assert f"ExecInPkg(pkg='{node.package}', exec='{node.executable}')" in printed
@@ -42,7 +52,10 @@ def test_arguments_and_nodes_are_shown(journey):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["shaddow:=true"], "shaddow:= is not an argument of this launch file (did you mean shadow?)"),
+        (
+            ["shaddow:=true"],
+            "shaddow:= is not an argument of this launch file (did you mean shadow?)",
+        ),
         (["velocity:=2"], "velocity:= is not an argument of this launch file; it takes robot"),
         (["robot:=ur55"], "robot: 'ur55' is unknown; known are"),
         (["seed:=soon"], "seed: 'soon' is not a number"),
@@ -59,7 +72,9 @@ def test_what_cannot_be_used_starts_nothing(words, says, ros_domain):
 def test_a_node_that_cannot_start_is_exit_code_one(ros_domain, tmp_path):
     contract = tmp_path / "arm.yaml"
     contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
-    (tmp_path / "sim_arm.urdf").write_text(find_robot("sim_arm").with_name("sim_arm.urdf").read_text())
+    (tmp_path / "sim_arm.urdf").write_text(
+        find_robot("sim_arm").with_name("sim_arm.urdf").read_text()
+    )
     done = run("arm.launch.py", f"robot:={contract}", "policy:=none")
     assert done.returncode == 1
     assert re.search(r"\[launch\].*sim_arm-\d+ ended with exit code 1", done.stdout)

@@ -44,7 +44,9 @@ class Arm(ArmClient):
 
     def listen(self, kind, topic):
         def note(message):
-            self.stamps[topic].append(seconds(message.clock if kind is Clock else message.header.stamp))
+            self.stamps[topic].append(
+                seconds(message.clock if kind is Clock else message.header.stamp)
+            )
             self.last[topic] = message
 
         self._node.create_subscription(kind, topic, note, qos_profile_sensor_data)
@@ -55,15 +57,23 @@ class Arm(ArmClient):
 
     def joints(self):
         message = self.last["/joint_states"]
-        return np.array([message.position[message.name.index(name)] for name in self.contract.command_joints])
+        return np.array(
+            [message.position[message.name.index(name)] for name in self.contract.command_joints]
+        )
 
     def later(self, duration, timeout_s=PATIENCE_S):
         """Until ``duration`` seconds of simulated time have passed."""
         end = self.simulated_time + duration
-        self.wait_until(lambda: self.simulated_time >= end, timeout_s, f"{duration} simulated seconds did not pass")
+        self.wait_until(
+            lambda: self.simulated_time >= end,
+            timeout_s,
+            f"{duration} simulated seconds did not pass",
+        )
 
     def move(self, target, duration, names=CONTRACT.command_joints):
-        self.wait_until(self.trajectories.get_subscription_count, PATIENCE_S, "nobody takes trajectories")
+        self.wait_until(
+            self.trajectories.get_subscription_count, PATIENCE_S, "nobody takes trajectories"
+        )
         point = JointTrajectoryPoint(positions=list(target), velocities=[0.0] * len(target))
         point.time_from_start.sec = int(duration)
         point.time_from_start.nanosec = int(duration % 1 * 1e9)
@@ -76,8 +86,12 @@ def start(ros_domain):
     started = []
 
     def begin(robot="sim_arm", **parameters):
-        spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot(robot)), **parameters})
-        process = subprocess.Popen(command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        spec = NodeSpec(
+            "sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot(robot)), **parameters}
+        )
+        process = subprocess.Popen(
+            command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         arm = Arm(load_contract(find_robot(robot)))
         started.append((process, arm))
         arm.wait_for_arm(PATIENCE_S)
@@ -104,26 +118,48 @@ def test_topics_and_rates(start):
         arm.listen(Image, camera.topic)
     arm.listen(CameraInfo, wrist.info_topic)
     arm.listen(Image, wrist.depth_topic)
-    arm.wait_until(lambda: len(arm.stamps[wrist.depth_topic]) > 20 and len(arm.stamps[scene.topic]) > 20, PATIENCE_S, "no images came")
+    arm.wait_until(
+        lambda: len(arm.stamps[wrist.depth_topic]) > 20 and len(arm.stamps[scene.topic]) > 20,
+        PATIENCE_S,
+        "no images came",
+    )
     arm.later(2.0)
 
-    # Stamps tell the simulated period whatever this machine is busy with, and however many images it drops.
+    # Stamps tell the simulated period whatever this machine is busy with, and however many images
+    # it drops.
     for topic, period in (("/joint_states", 0.01), ("/clock", 0.01)):
         assert np.median(np.diff(arm.stamps[topic])) == pytest.approx(period, abs=1e-6)
     for topic in (scene.topic, wrist.topic, wrist.depth_topic):
         gaps = np.diff(arm.stamps[topic])
         assert gaps.min() >= 0.0299 and np.percentile(gaps, 25) <= 0.0401
-    assert set(arm.stamps[wrist.topic]) & set(arm.stamps[scene.topic])  # both cameras see the same moment
+    assert set(arm.stamps[wrist.topic]) & set(
+        arm.stamps[scene.topic]
+    )  # both cameras see the same moment
 
-    image, depth, info = (arm.last[topic] for topic in (wrist.topic, wrist.depth_topic, wrist.info_topic))
-    assert (image.encoding, image.width, image.height, image.step, len(image.data)) == ("rgb8", 320, 240, 960, 230400)
+    image, depth, info = (
+        arm.last[topic] for topic in (wrist.topic, wrist.depth_topic, wrist.info_topic)
+    )
+    assert (image.encoding, image.width, image.height, image.step, len(image.data)) == (
+        "rgb8",
+        320,
+        240,
+        960,
+        230400,
+    )
     assert image.header.frame_id == wrist.frame and np.frombuffer(image.data, np.uint8).std() > 5
     metres = np.frombuffer(depth.data, np.float32).reshape(240, 320)
     assert depth.encoding == "32FC1" and 0.01 < np.median(metres) < 1.0
-    assert (info.width, info.height) == (320, 240) and info.k[0] == info.k[4] > 0 and info.k[2] == 160.0
+    assert (
+        (info.width, info.height) == (320, 240)
+        and info.k[0] == info.k[4] > 0
+        and info.k[2] == 160.0
+    )
 
     state = arm.last["/joint_states"]
-    assert list(state.name) == CONTRACT.command_joints and len(state.velocity) == len(state.position) == 7
+    assert (
+        list(state.name) == CONTRACT.command_joints
+        and len(state.velocity) == len(state.position) == 7
+    )
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
@@ -167,7 +203,10 @@ def test_a_bad_trajectory_is_refused_with_a_sentence_and_the_node_lives(start):
     assert arm.simulated_time > before
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert "trajectory rejected: joint_names must be joint1, joint2" in output and "Traceback" not in output
+    assert (
+        "trajectory rejected: joint_names must be joint1, joint2" in output
+        and "Traceback" not in output
+    )
 
 
 def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
@@ -178,7 +217,9 @@ def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
         arm.later(0.3)
         scenes.append([(each.name, each.position.x, each.position.y) for each in arm.task.objects])
     assert [name for name, *_ in scenes[0]] == [name for name, *_ in scenes[2]]
-    np.testing.assert_allclose([place for _, *place in scenes[0]], [place for _, *place in scenes[2]], atol=1e-3)
+    np.testing.assert_allclose(
+        [place for _, *place in scenes[0]], [place for _, *place in scenes[2]], atol=1e-3
+    )
     assert scenes[0] != scenes[1]
     assert len(arm.reset(5, cubes=1).colours) == 1
     assert (np.diff(arm.stamps["/joint_states"]) >= 0).all()
@@ -195,13 +236,21 @@ def test_the_truth_about_the_motion_has_every_step_and_tells_of_a_reset(start):
     arm.later(0.5)
     arm.reset(9)
     arm.later(0.5)
-    begins = [seconds(message.header.stamp) - (message.steps - 1) * message.step_s for message in truth]
+    begins = [
+        seconds(message.header.stamp) - (message.steps - 1) * message.step_s for message in truth
+    ]
     ends = [seconds(message.header.stamp) for message in truth]
     np.testing.assert_allclose(np.array(begins[1:]) - ends[:-1], 0.005, atol=1e-5)
-    assert all(len(message.position) == message.steps * len(message.names) == 7 * len(message.tool) for message in truth)
+    assert all(
+        len(message.position) == message.steps * len(message.names) == 7 * len(message.tool)
+        for message in truth
+    )
     assert [message.controlled for message in truth].count(False) == 1
     moved = next(index for index, message in enumerate(truth) if not message.controlled)
-    leaps = [np.abs(np.array(now.position[:6]) - before.position[-7:-1]).max() for before, now in pairwise(truth)]
+    leaps = [
+        np.abs(np.array(now.position[:6]) - before.position[-7:-1]).max()
+        for before, now in pairwise(truth)
+    ]
     assert np.argmax(leaps) == moved - 1 and leaps[moved - 1] > 0.05
 
 
@@ -214,7 +263,9 @@ def test_the_pause_stops_the_clock_and_lets_it_go_on(start):
     with pytest.raises(ArmClientError, match="time stood"):
         arm.wait_until(lambda: len(arm.stamps["/joint_states"]) > count, 0.5, "time stood")
     assert arm.call(arm.pause, SetBool.Request(data=False)).success
-    arm.wait_until(lambda: len(arm.stamps["/joint_states"]) > count, PATIENCE_S, "time did not go on")
+    arm.wait_until(
+        lambda: len(arm.stamps["/joint_states"]) > count, PATIENCE_S, "time did not go on"
+    )
     assert arm.stamps["/joint_states"][count] - stood < 0.3  # no jump over the pause
 
 
@@ -226,7 +277,9 @@ def test_the_pause_stops_the_clock_and_lets_it_go_on(start):
     ],
 )
 def test_bad_parameters_are_one_sentence(ros_domain, parameters, says):
-    spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters})
+    spec = NodeSpec(
+        "sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters}
+    )
     done = subprocess.run(command_line(spec), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
     assert says in done.stderr and "Traceback" not in done.stderr
@@ -236,7 +289,9 @@ def test_a_missing_gl_library_is_one_sentence(ros_domain, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
     spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm"))})
-    process = subprocess.Popen(command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command_line(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -264,7 +319,13 @@ def test_another_robot_follows_its_own_joints_and_shows_its_own_cameras(start):
     target[0] += 0.3
     target[-1] = 0.01
     arm.move(target, 1.0, arm.contract.command_joints)
-    arm.wait_until(lambda: np.abs(arm.joints() - target).max() < 0.01, PATIENCE_S, "the arm did not get there")
+    arm.wait_until(
+        lambda: np.abs(arm.joints() - target).max() < 0.01, PATIENCE_S, "the arm did not get there"
+    )
     arm.wait_until(lambda: f"/{camera.topic}" in arm.last, PATIENCE_S, "no image came")
     image = arm.last[f"/{camera.topic}"]
-    assert (image.width, image.height, image.header.frame_id) == (camera.width, camera.height, camera.frame)
+    assert (image.width, image.height, image.header.frame_id) == (
+        camera.width,
+        camera.height,
+        camera.frame,
+    )

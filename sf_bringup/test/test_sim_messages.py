@@ -15,7 +15,10 @@ from sf_policy_node.controller.validation import TrajectoryRejected
 @given(st.floats(0, 1e6))
 def test_stamps_keep_the_microsecond(seconds):
     stamp = sim_messages.to_stamp(seconds)
-    assert abs(stamp.sec + 1e-9 * stamp.nanosec - seconds) < 1e-6 and 0 <= stamp.nanosec < 1_000_000_000
+    assert (
+        abs(stamp.sec + 1e-9 * stamp.nanosec - seconds) < 1e-6
+        and 0 <= stamp.nanosec < 1_000_000_000
+    )
 
 
 def message(*points):
@@ -24,7 +27,9 @@ def message(*points):
 
 def point(seconds, positions, velocities=()):
     duration = Duration(sec=int(seconds), nanosec=round(seconds % 1 * 1e9))
-    return JointTrajectoryPoint(positions=positions, velocities=list(velocities), time_from_start=duration)
+    return JointTrajectoryPoint(
+        positions=positions, velocities=list(velocities), time_from_start=duration
+    )
 
 
 def test_a_trajectory_becomes_arrays():
@@ -43,7 +48,10 @@ def test_a_trajectory_becomes_arrays():
     ("bad", "says"),
     [
         (message(point(1, [1.0])), "positions: point 0 has 1 values for 2 joints"),
-        (message(point(1, [1.0, 2.0], [0.0, 0.0]), point(2, [1.0, 2.0])), "velocities: 1 of 2 points have them"),
+        (
+            message(point(1, [1.0, 2.0], [0.0, 0.0]), point(2, [1.0, 2.0])),
+            "velocities: 1 of 2 points have them",
+        ),
         (message(point(1, [1.0, 2.0], [0.0])), "velocities: point 0 has 1 values"),
     ],
 )
@@ -57,7 +65,11 @@ def test_images_are_what_another_library_reads():
     colour = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
     depth = rng.random((24, 32), dtype=np.float32)
     stamp = sim_messages.to_stamp(1.5)
-    np.testing.assert_array_equal(message_to_cvimage(sim_messages.image(stamp, "camera", "rgb8", colour)), colour)
-    np.testing.assert_array_equal(message_to_cvimage(sim_messages.image(stamp, "camera", "32FC1", depth)), depth)
+    np.testing.assert_array_equal(
+        message_to_cvimage(sim_messages.image(stamp, "camera", "rgb8", colour)), colour
+    )
+    np.testing.assert_array_equal(
+        message_to_cvimage(sim_messages.image(stamp, "camera", "32FC1", depth)), depth
+    )
     mirrored = sim_messages.image(stamp, "camera", "rgb8", colour[:, ::-1])  # not contiguous
     np.testing.assert_array_equal(message_to_cvimage(mirrored), colour[:, ::-1])

@@ -8,7 +8,9 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
 PACKAGE = Path(__file__).resolve().parents[1]
-FILES = sorted(path for kind in ("msg", "srv", "action") for path in (PACKAGE / kind).glob(f"*.{kind}"))
+FILES = sorted(
+    path for kind in ("msg", "srv", "action") for path in (PACKAGE / kind).glob(f"*.{kind}")
+)
 PARTS = {"msg": ("",), "srv": ("Request", "Response"), "action": ("Goal", "Result", "Feedback")}
 
 
@@ -42,6 +44,10 @@ def test_an_interface_is_documented_and_named_as_ros_does(path):
     assert text.startswith("# "), "the first line says what it is for"
     fields = [line.partition("#")[0].split() for line in text.splitlines()]
     names = [words[1].partition("=")[0] for words in fields if len(words) > 1]
-    constants = [words[1].partition("=")[0] for words in fields if len(words) > 1 and "=" in " ".join(words)]
+    constants = [
+        words[1].partition("=")[0] for words in fields if len(words) > 1 and "=" in " ".join(words)
+    ]
     for name in names:
-        assert re.fullmatch(r"[A-Z][A-Z0-9_]*" if name in constants else r"[a-z][a-z0-9_]*", name), name
+        assert re.fullmatch(
+            r"[A-Z][A-Z0-9_]*" if name in constants else r"[a-z][a-z0-9_]*", name
+        ), name

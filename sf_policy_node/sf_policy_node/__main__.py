@@ -6,7 +6,11 @@ import sys
 def main() -> int:
     """Run a verb; returns the exit code."""
     if sys.argv[1:2] != ["serve"]:
-        print("usage: python3 -m sf_policy_node serve CHECKPOINT [--host --port --device --token-file]", file=sys.stderr)
+        print(
+            "usage: python3 -m sf_policy_node serve CHECKPOINT [--host --port --device"
+            " --token-file]",
+            file=sys.stderr,
+        )
         return 2
     from sf_policy_node.vla.remote.serve import main as serve
 

@@ -1,4 +1,6 @@
-"""How regularly something happens that is wanted at a rate: rate reached, cycles over budget, worst case."""
+"""How regularly something happens that is wanted at a rate: rate reached, cycles over budget, worst
+case.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class CadenceReport:
             return f"too short for a rate, {self.rate_wanted_hz:.2f} chunks per second wanted"
         share = 100.0 * self.over_budget / self.cycles
         return (
-            f"{self.rate_hz:.2f} of {self.rate_wanted_hz:.2f} chunks per second, "
-            f"{self.over_budget} of {self.cycles} cycles ({share:.1f} %) over budget, worst {self.worst_s:.3f} s"
+            f"{self.rate_hz:.2f} of {self.rate_wanted_hz:.2f} chunks per second, {self.over_budget}"
+            f" of {self.cycles} cycles ({share:.1f} %) over budget, worst {self.worst_s:.3f} s"
         )
 
 
@@ -54,8 +56,12 @@ class Cadence:
         self._last = None
 
     def report(self, now: float) -> CadenceReport:
-        """Until ``now``; a cycle that is not complete counts once it is over budget, so that a silent end is not left out."""
+        """Until ``now``; a cycle that is not complete counts once it is over budget, so that a
+        silent end is not left out.
+        """
         cycles, over, total, worst = self._cycles, self._over_budget, self._total_s, self._worst_s
         if self._last is not None and (open_s := now - self._last) > self._budget_s:
             cycles, over, total, worst = cycles + 1, over + 1, total + open_s, max(worst, open_s)
-        return CadenceReport(cycles / total if cycles else 0.0, 1.0 / self._wanted_s, cycles, over, worst)
+        return CadenceReport(
+            cycles / total if cycles else 0.0, 1.0 / self._wanted_s, cycles, over, worst
+        )

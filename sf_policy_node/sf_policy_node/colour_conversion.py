@@ -1,7 +1,9 @@
-"""Colour encodings into RGB, by ``cv_bridge`` where it is installed and works, else by OpenCV: the one place that chooses.
+"""Colour encodings into RGB, by ``cv_bridge`` where it is installed and works, else by OpenCV: the
+one place that chooses.
 
-``cv_bridge`` is compiled for the NumPy of its distribution. Beside another one in a virtual environment its import fails,
-or it crashes. It is therefore tried in a process of its own first, and used for those encodings that it converts.
+``cv_bridge`` is compiled for the NumPy of its distribution. Beside another one in a virtual
+environment its import fails, or it crashes. It is therefore tried in a process of its own first,
+and used for those encodings that it converts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import cv2
 import numpy as np
 
 # encoding -> (bytes per pixel, OpenCV conversion to RGB; None when it is RGB already).
-# 8UC3 and 8UC4 say nothing about the order of colours; drivers that use them hand over OpenCV's BGR.
+# 8UC3 and 8UC4 say nothing about the order of colours; drivers that use them hand over OpenCV's
+# BGR.
 COLOUR = {
     "rgb8": (3, None),
     "bgr8": (3, cv2.COLOR_BGR2RGB),
@@ -38,7 +41,11 @@ COLOUR = {
     "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
 }
-_NAMES_IN_CV_BRIDGE = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}  # it converts no generic ones
+_NAMES_IN_CV_BRIDGE = {
+    "8UC1": "mono8",
+    "8UC3": "bgr8",
+    "8UC4": "bgra8",
+}  # it converts no generic ones
 _TRIAL_S = 30.0
 _TRIAL = "from sf_policy_node.colour_conversion import print_trial; print_trial()"
 
@@ -55,7 +62,11 @@ def to_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
     """
     if COLOUR[encoding][1] is None:
         return pixels
-    return by_cv_bridge(encoding, pixels) if encoding in cv_bridge_encodings() else by_opencv(encoding, pixels)
+    return (
+        by_cv_bridge(encoding, pixels)
+        if encoding in cv_bridge_encodings()
+        else by_opencv(encoding, pixels)
+    )
 
 
 def by_opencv(encoding: str, pixels: np.ndarray) -> np.ndarray:
@@ -65,17 +76,27 @@ def by_opencv(encoding: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def by_cv_bridge(encoding: str, pixels: np.ndarray) -> np.ndarray:
-    """Convert with ``cv_bridge``; see :func:`to_rgb`. Only for encodings of :func:`cv_bridge_encodings`."""
+    """Convert with ``cv_bridge``; see :func:`to_rgb`. Only for encodings of
+    :func:`cv_bridge_encodings`.
+    """
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     name = _NAMES_IN_CV_BRIDGE.get(encoding, encoding)
-    message = SimpleNamespace(encoding=name, height=height, width=width, step=pixels.strides[0], is_bigendian=0, data=pixels.reshape(-1))
+    message = SimpleNamespace(
+        encoding=name,
+        height=height,
+        width=width,
+        step=pixels.strides[0],
+        is_bigendian=0,
+        data=pixels.reshape(-1),
+    )
     return _bridge().imgmsg_to_cv2(message, "rgb8")
 
 
 @cache
 def cv_bridge_encodings() -> frozenset[str]:
-    """Return the encodings that ``cv_bridge`` converts here; none where it is not installed or does not work.
+    """Return the encodings that ``cv_bridge`` converts here; none where it is not installed or does
+    not work.
 
     The first call takes up to a second where ``cv_bridge`` is installed.
     """
@@ -83,17 +104,26 @@ def cv_bridge_encodings() -> frozenset[str]:
         return frozenset()
     command = [sys.executable, "-c", _TRIAL]
     try:
-        trial = subprocess.run(command, capture_output=True, timeout=_TRIAL_S, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        trial = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=_TRIAL_S,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
         return frozenset(json.loads(trial.stdout)) if trial.returncode == 0 else frozenset()
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return frozenset()
 
 
 def print_trial() -> None:
-    """Print, as JSON, the encodings for which ``cv_bridge`` gives what OpenCV gives; this process may crash in it."""
+    """Print, as JSON, the encodings for which ``cv_bridge`` gives what OpenCV gives; this process
+    may crash in it.
+    """
     works = []
     for encoding, (channels, _) in COLOUR.items():
-        pixels = np.arange(4 * 4 * channels, dtype=np.uint8).reshape((4, 4) if channels == 1 else (4, 4, channels))
+        pixels = np.arange(4 * 4 * channels, dtype=np.uint8).reshape(
+            (4, 4) if channels == 1 else (4, 4, channels)
+        )
         try:
             if np.array_equal(by_cv_bridge(encoding, pixels), by_opencv(encoding, pixels)):
                 works.append(encoding)

@@ -1,4 +1,6 @@
-"""What of the last chunk is still ahead when the next one is predicted: real-time chunking continues there."""
+"""What of the last chunk is still ahead when the next one is predicted: real-time chunking
+continues there.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ _SAME = 1e-6  # of a step: times closer than this are one
 class Continuation:
     """The last chunk as the next one would have to say it.
 
-    ``rows`` (n, C) are for the next chunk's first n rows, in its action space and relative to ITS reference joints.
-    The first ``delay_rows`` of them will have been executed when the arm can change over to the next chunk.
+    ``rows`` (n, C) are for the next chunk's first n rows, in its action space and relative to ITS
+    reference joints. The first ``delay_rows`` of them will have been executed when the arm can
+    change over to the next chunk.
     """
 
     rows: np.ndarray
@@ -31,7 +34,9 @@ class Continuation:
 
 
 class ChunkHistory:
-    """Remembers the last chunk and the latest latencies of one instruction; another instruction needs a fresh one."""
+    """Remembers the last chunk and the latest latencies of one instruction; another instruction
+    needs a fresh one.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._action = contract.action
@@ -45,7 +50,9 @@ class ChunkHistory:
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
 
     def note(self, chunk: Chunk, latency_s: float) -> None:
-        """A chunk that was sent, and its measured time from observation to sending [s]; not of a warm-up."""
+        """A chunk that was sent, and its measured time from observation to sending [s]; not of a
+        warm-up.
+        """
         self._last = chunk
         self._latencies.append(latency_s)
 
@@ -54,10 +61,12 @@ class ChunkHistory:
         self._last = None
 
     def continuation(self, stamp: float, joints: np.ndarray) -> Continuation | None:
-        """For an observation at ``stamp`` [s] with measured ``joints`` (J,); None when nothing of the last chunk is ahead.
+        """For an observation at ``stamp`` [s] with measured ``joints`` (J,); None when nothing of
+        the last chunk is ahead.
 
-        The worst latency and the executor's lead decide how many rows count as executed, at most those that exist. The paper's rule
-        d <= s <= H - d holds: one prediction at a time means d <= s, and n = H - s rows exist.
+        The worst latency and the executor's lead decide how many rows count as executed, at most
+        those that exist. The paper's rule d <= s <= H - d holds: one prediction at a time means d
+        <= s, and n = H - s rows exist.
         """
         last = self._last
         if last is None or stamp < last.stamp:  # the clock went back
@@ -73,27 +82,49 @@ class ChunkHistory:
         after = np.minimum(before + (share > 0), len(last.data) - 1)
         data = np.asarray(last.data, dtype=float)
         rows = np.empty((ahead, data.shape[1]))
-        rows[:, self._arm_columns] = self._arm_rows(data[:, self._arm_columns], before, after, share, last.reference, joints)
+        rows[:, self._arm_columns] = self._arm_rows(
+            data[:, self._arm_columns], before, after, share, last.reference, joints
+        )
         if self._gripper is not None:
             opening = data[:, self._gripper]
             # A two-valued gripper steps: a row's value holds from the row before it on.
-            rows[:, self._gripper] = opening[after] if self._binary else (1 - share) * opening[before] + share * opening[after]
+            rows[:, self._gripper] = (
+                opening[after]
+                if self._binary
+                else (1 - share) * opening[before] + share * opening[after]
+            )
         delay = math.ceil((max(self._latencies) + JOIN_LEAD_S) / self._action.step_s - _SAME)
         return Continuation(rows, max(0, min(delay, ahead)))
 
     def _arm_rows(self, rows, before, after, share, old: np.ndarray, new: np.ndarray) -> np.ndarray:
         if self._kinematics is None:
             between = (1 - share)[:, None] * rows[before] + share[:, None] * rows[after]
-            return between + (old - new)[: self._arm] if self._action.space is ActionSpace.JOINT_DELTA else between
+            return (
+                between + (old - new)[: self._arm]
+                if self._action.space is ActionSpace.JOINT_DELTA
+                else between
+            )
         relative = self._action.space is ActionSpace.EE_DELTA
         origin = ToolPose(np.zeros(3), np.eye(3))
-        start, now = (self._kinematics.forward(joints[: self._arm]) if relative else origin for joints in (old, new))
+        start, now = (
+            self._kinematics.forward(joints[: self._arm]) if relative else origin
+            for joints in (old, new)
+        )
         result = np.empty((len(before), rows.shape[1]))
-        result[:, :3] = (1 - share)[:, None] * rows[before, :3] + share[:, None] * rows[after, :3] + start.position - now.position
+        result[:, :3] = (
+            (1 - share)[:, None] * rows[before, :3]
+            + share[:, None] * rows[after, :3]
+            + start.position
+            - now.position
+        )
         if rows.shape[1] == 6:
-            for i, (one, other, part) in enumerate(zip(rows[before, 3:], rows[after, 3:], share, strict=True)):
+            for i, (one, other, part) in enumerate(
+                zip(rows[before, 3:], rows[after, 3:], share, strict=True)
+            ):
                 first = pinocchio.exp3(one)
                 # On the sphere, at constant speed.
-                between = first @ pinocchio.exp3(part * pinocchio.log3(first.T @ pinocchio.exp3(other)))
+                between = first @ pinocchio.exp3(
+                    part * pinocchio.log3(first.T @ pinocchio.exp3(other))
+                )
                 result[i, 3:] = pinocchio.log3(between @ start.rotation @ now.rotation.T)
         return result

@@ -1,4 +1,5 @@
-"""The robot contract: one YAML per robot names its joints, limits, cameras, action space, budgets and topics.
+"""The robot contract: one YAML per robot names its joints, limits, cameras, action space, budgets
+and topics.
 
 It is the only place where these are written. Nodes, recorder, training and checkpoints all read it
 through :func:`load_contract`, and compare it by :attr:`Contract.hash` where they meet.
@@ -97,7 +98,9 @@ class Contract(Section):
     budgets: Budgets
     workspace: Workspace
     collision: CollisionCheck = CollisionCheck()
-    home: list[Finite] | None = Field(None, description="arm joints where it rests; links may touch there")
+    home: list[Finite] | None = Field(
+        None, description="arm joints where it rests; links may touch there"
+    )
     command: Command
     topics: Topics = Topics()
     bags: ForeignBags | None = Field(None, description="to read bags of other recorders")
@@ -108,24 +111,46 @@ class Contract(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
         check_topics(self.cameras, self.topics, self.command)
-        for what, names in (("joints", self.command_joints), ("cameras", self.camera_names), ("action.names", self.action.names)):
+        for what, names in (
+            ("joints", self.command_joints),
+            ("cameras", self.camera_names),
+            ("action.names", self.action.names),
+        ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{what}: {', '.join(twice)} is named twice; give every entry its own name")
+                raise ValueError(
+                    f"{what}: {', '.join(twice)} is named twice; give every entry its own name"
+                )
         columns = [name for name in self.action.names if name != GRIPPER_COLUMN]
         if GRIPPER_COLUMN in self.action.names and self.gripper is None:
-            raise ValueError("action.names has a gripper column; add a gripper section or remove the column")
+            raise ValueError(
+                "action.names has a gripper column; add a gripper section or remove the column"
+            )
         if self.action.space.is_tool:
             if columns not in (list(_TOOL_COLUMNS[:3]), list(_TOOL_COLUMNS)):
-                raise ValueError(f"action.names: {self.action.space} needs x y z or x y z rx ry rz (and gripper), got {columns}")
+                raise ValueError(
+                    f"action.names: {self.action.space} needs x y z or x y z rx ry rz (and"
+                    f" gripper), got {columns}"
+                )
             if len(columns) == 3 and self.action.tool_orientation is None:
-                raise ValueError("action.tool_orientation: give the fixed tool orientation, or add the columns rx ry rz")
+                raise ValueError(
+                    "action.tool_orientation: give the fixed tool orientation, or add the columns"
+                    " rx ry rz"
+                )
         elif columns != [joint.name for joint in self.joints]:
-            raise ValueError(f"action.names: {self.action.space} needs all joints in order, got {columns}")
+            raise ValueError(
+                f"action.names: {self.action.space} needs all joints in order, got {columns}"
+            )
         if self.command.gripper and not self.gripper:
-            raise ValueError("command.gripper: there is no gripper; add a gripper section or remove command.gripper")
+            raise ValueError(
+                "command.gripper: there is no gripper; add a gripper section or remove"
+                " command.gripper"
+            )
         if self.gripper and not self.command.carries_joints and not self.command.gripper:
-            raise ValueError(f"command.gripper: {self.command.output} cannot carry the gripper; say where its commands go")
+            raise ValueError(
+                f"command.gripper: {self.command.output} cannot carry the gripper; say where its"
+                " commands go"
+            )
         if self.bags:
             self._check_bags(self.bags)
         self._check_surroundings()
@@ -133,22 +158,44 @@ class Contract(Section):
 
     def _check_surroundings(self) -> None:
         if unknown := sorted(set(self.simulation.cameras) - set(self.camera_names)):
-            raise ValueError(f"simulation.cameras: {unknown[0]} is no camera; name one of {', '.join(self.camera_names)}")
+            raise ValueError(
+                f"simulation.cameras: {unknown[0]} is no camera; name one of"
+                f" {', '.join(self.camera_names)}"
+            )
         if self.home is None:
             return
         if len(self.home) != len(self.joints):
-            raise ValueError(f"home: has {len(self.home)} values; give one for each of {', '.join(self.arm_joints)}")
+            raise ValueError(
+                f"home: has {len(self.home)} values; give one for each of"
+                f" {', '.join(self.arm_joints)}"
+            )
         for joint, value in zip(self.joints, self.home, strict=True):
             if not joint.lower <= value <= joint.upper:
-                raise ValueError(f"home: {joint.name} at {value:g} is outside its limits {joint.lower:g} to {joint.upper:g}")
+                raise ValueError(
+                    f"home: {joint.name} at {value:g} is outside its limits {joint.lower:g} to"
+                    f" {joint.upper:g}"
+                )
 
     def _check_bags(self, bags: ForeignBags) -> None:
-        cameras = [topic for camera in self.cameras for topic in (camera.topic, camera.info_topic, camera.depth_topic) if topic]
+        cameras = [
+            topic
+            for camera in self.cameras
+            for topic in (camera.topic, camera.info_topic, camera.depth_topic)
+            if topic
+        ]
         known = {topic.lstrip("/") for topic in (*cameras, *self.topics.model_dump().values())}
-        for key, values, ours in (("topics", bags.topics, known), ("joints", bags.joints, set(self.command_joints))):
-            wrong = next((value for value in values.values() if value.lstrip("/") not in ours), None)
+        for key, values, ours in (
+            ("topics", bags.topics, known),
+            ("joints", bags.joints, set(self.command_joints)),
+        ):
+            wrong = next(
+                (value for value in values.values() if value.lstrip("/") not in ours), None
+            )
             if wrong is not None:
-                raise ValueError(f"bags.{key}: {wrong} is not in this contract; name one of {', '.join(sorted(ours))}")
+                raise ValueError(
+                    f"bags.{key}: {wrong} is not in this contract; name one of"
+                    f" {', '.join(sorted(ours))}"
+                )
 
     @property
     def arm_joints(self) -> list[str]:
@@ -164,7 +211,9 @@ class Contract(Section):
     def joint_ages_s(self) -> list[float]:
         """How old the measurement of each of ``command_joints`` may be [s]."""
         age = self.budgets.joint_state_age_s
-        return [age] * len(self.joints) + ([self.budgets.gripper_age_s or age] if self.gripper else [])
+        return [age] * len(self.joints) + (
+            [self.budgets.gripper_age_s or age] if self.gripper else []
+        )
 
     @property
     def camera_names(self) -> list[str]:
@@ -178,7 +227,9 @@ class Contract(Section):
 
     @property
     def mesh_folders(self) -> list[Path]:
-        """Where meshes of the URDF are looked for first: beside the contract, if it came from a file."""
+        """Where meshes of the URDF are looked for first: beside the contract, if it came from a
+        file.
+        """
         return [self._folder] if self._folder else []
 
     def description(self) -> RobotDescription:
@@ -194,11 +245,13 @@ class Contract(Section):
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits over what policies and recorded data depend on; the same for every key order.
+        """Sixteen hex digits over what policies and recorded data depend on; the same for every key
+        order.
 
-        That is the robot's kinematics, joints, gripper, cameras and action space. Limits, budgets, workspace,
-        topics and command output are not in it: they may be tuned without a new training. Of the URDF only
-        what moves the tool counts, not its text.
+        That is the robot's kinematics, joints, gripper, cameras and action space. Limits, budgets,
+        workspace,
+        topics and command output are not in it: they may be tuned without a new training. Of the
+        URDF only what moves the tool counts, not its text.
         """
         text = json.dumps(self._interface(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -208,7 +261,9 @@ class Contract(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def difference(self, other: Contract) -> list[str]:
-        """One line for every key of the hash that differs between two contracts; empty when the hashes agree."""
+        """One line for every key of the hash that differs between two contracts; empty when the
+        hashes agree.
+        """
         mine, theirs = flatten(self._interface()), flatten(other._interface())
         lines = [
             f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
@@ -216,7 +271,10 @@ class Contract(Section):
             if mine.get(key) != theirs.get(key)
         ]
         if not lines and self.camera_names != other.camera_names:
-            lines.append(f"cameras: order {', '.join(self.camera_names)} here, {', '.join(other.camera_names)} there")
+            lines.append(
+                f"cameras: order {', '.join(self.camera_names)} here,"
+                f" {', '.join(other.camera_names)} there"
+            )
         return lines
 
     def _interface(self) -> dict:
@@ -225,8 +283,13 @@ class Contract(Section):
             "base_frame": self.base_frame,
             "tool_frame": self.tool_frame,
             "joints": [{"name": joint.name, "unit": joint.unit} for joint in self.joints],
-            "gripper": self.gripper and self.gripper.model_dump(include={"joint", "open", "closed", "unit", "binary"}),
-            "cameras": [camera.model_dump(include={"name", "width", "height"}) for camera in self.cameras],
+            "gripper": (
+                self.gripper
+                and self.gripper.model_dump(include={"joint", "open", "closed", "unit", "binary"})
+            ),
+            "cameras": [
+                camera.model_dump(include={"name", "width", "height"}) for camera in self.cameras
+            ],
             "action": self.action.model_dump(mode="json"),
             "urdf": self._kinematics(),
         }
@@ -249,18 +312,27 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         repeated = repeated_keys(text)
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ContractError(f"{source}: not valid YAML ({' '.join(str(error).split())}); fix the syntax") from None
+        raise ContractError(
+            f"{source}: not valid YAML ({' '.join(str(error).split())}); fix the syntax"
+        ) from None
     if repeated:
         raise ContractError("; ".join(f"{source}: {problem}" for problem in repeated))
     if not isinstance(data, dict):
-        raise ContractError(f"{source}: expected keys and values; start from config/robots/sim_arm.yaml")
+        raise ContractError(
+            f"{source}: expected keys and values; start from config/robots/sim_arm.yaml"
+        )
     if undecided := data.pop("undecided", None):
         keys = "; ".join(map(str, undecided)) if isinstance(undecided, list) else str(undecided)
-        raise ContractError(f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list undecided: {keys}")
+        raise ContractError(
+            f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list"
+            f" undecided: {keys}"
+        )
     try:
         contract = Contract.model_validate(data)
     except ValidationError as error:
-        raise ContractError("; ".join(f"{source}: {explain(item)}" for item in error.errors())) from None
+        raise ContractError(
+            "; ".join(f"{source}: {explain(item)}" for item in error.errors())
+        ) from None
     contract._urdf_xml = urdf_xml
     return contract
 
@@ -279,7 +351,9 @@ def load_contract(path: str | Path) -> Contract:
     path = Path(path)
     contract = parse_contract(_read(path, "", "check the robot's name or path"), "", str(path))
     contract._folder = path.absolute().parent
-    contract._urdf_xml = _read(path.with_name(contract.urdf), f"{path}: urdf: ", "put the URDF beside the contract")
+    contract._urdf_xml = _read(
+        path.with_name(contract.urdf), f"{path}: urdf: ", "put the URDF beside the contract"
+    )
     return contract
 
 

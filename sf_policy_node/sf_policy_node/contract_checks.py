@@ -24,7 +24,9 @@ def check_topics(cameras: Sequence[Camera], topics: Topics, command: Command) ->
     for key, topic in (*streams, ("command.topic", command.topic)):
         other = used.setdefault(topic.lstrip("/"), key)
         if other != key:
-            raise ValueError(f"{key}: is the same topic as {other} ({topic}); give each its own topic")
+            raise ValueError(
+                f"{key}: is the same topic as {other} ({topic}); give each its own topic"
+            )
 
 
 def explain(item: dict) -> str:
@@ -50,4 +52,8 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
         items = ((entry.get("name", index), entry) for index, entry in enumerate(value))
     else:
         return {prefix: value}
-    return {key: leaf for name, entry in items for key, leaf in flatten(entry, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        key: leaf
+        for name, entry in items
+        for key, leaf in flatten(entry, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

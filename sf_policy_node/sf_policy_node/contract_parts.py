@@ -1,4 +1,6 @@
-"""The sections of a robot contract, each validated by itself; :mod:`sf_policy_node.contract` puts them together."""
+"""The sections of a robot contract, each validated by itself; :mod:`sf_policy_node.contract` puts
+them together.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,15 @@ class Joint(Section):
     upper: Finite = Field(description="highest position [unit]")
     velocity: Positive = Field(description="highest speed [unit/s]")
     acceleration: Positive = Field(description="highest acceleration [unit/s^2]")
-    tracking_error: Positive = Field(description="measured this far from commanded: something is in the way, stop [unit]")
-    step: Positive | None = Field(None, description="furthest target from one row of a chunk to the next [unit]; an executor needs it")
+    tracking_error: Positive = Field(
+        description="measured this far from commanded: something is in the way, stop [unit]"
+    )
+    step: Positive | None = Field(
+        None,
+        description=(
+            "furthest target from one row of a chunk to the next [unit]; an executor needs it"
+        ),
+    )
     unit: Literal["rad", "m"] = "rad"
 
     @model_validator(mode="after")
@@ -68,7 +77,9 @@ class Gripper(Section):
     acceleration: Positive
     unit: Literal["rad", "m"] = "m"
     binary: bool = Field(True, description="commands snap to open or closed at 0.5")
-    in_urdf: bool = Field(True, description="false: the URDF knows no gripper, its limits are not compared")
+    in_urdf: bool = Field(
+        True, description="false: the URDF knows no gripper, its limits are not compared"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Gripper:
@@ -96,7 +107,9 @@ class Camera(Section):
     frame: FrameName = Field(description="optical frame (REP 103: z forward, x right, y down)")
     rate_hz: Positive
     info_topic: Topic | None = None
-    depth_topic: Topic | None = Field(None, description="32FC1 metres or 16UC1 millimetres (REP 118), for training only")
+    depth_topic: Topic | None = Field(
+        None, description="32FC1 metres or 16UC1 millimetres (REP 118), for training only"
+    )
 
 
 class Action(Section):
@@ -107,7 +120,11 @@ class Action(Section):
     step_s: Positive = Field(description="time between two rows of a chunk [s]")
     horizon: Annotated[int, Field(ge=2, le=500)] = Field(description="rows of a chunk")
     tool_orientation: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="fixed tool orientation, quaternion x y z w in base_frame, when no rx ry rz columns exist"
+        None,
+        description=(
+            "fixed tool orientation, quaternion x y z w in base_frame, when no rx ry rz columns"
+            " exist"
+        ),
     )
 
     @model_validator(mode="after")
@@ -116,8 +133,8 @@ class Action(Section):
             length = sum(value * value for value in self.tool_orientation) ** 0.5
             if abs(length - 1.0) > _UNIT_LENGTH:
                 raise ValueError(
-                    f"tool_orientation: {self.tool_orientation} has the length {length:.3g}; "
-                    "give a unit quaternion x y z w, such as [0, 1, 0, 0] for a tool that points down"
+                    f"tool_orientation: {self.tool_orientation} has the length {length:.3g}; give a"
+                    " unit quaternion x y z w, such as [0, 1, 0, 0] for a tool that points down"
                 )
         return self
 
@@ -125,18 +142,34 @@ class Action(Section):
 class Budgets(Section):
     """How old things may be before they are not used any more."""
 
-    observation_age_s: Positive = Field(description="oldest camera image of an observation, when it is used")
+    observation_age_s: Positive = Field(
+        description="oldest camera image of an observation, when it is used"
+    )
     camera_skew_s: Positive = Field(description="between the cameras of one observation")
     joint_state_age_s: Positive
     gripper_age_s: Positive | None = Field(
-        None, description="of the gripper's joint, where it is measured more slowly; none: as joint_state_age_s"
+        None,
+        description=(
+            "of the gripper's joint, where it is measured more slowly; none: as joint_state_age_s"
+        ),
     )
     chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
     emergency_stop_age_s: Positive | None = Field(
-        None, description="every button on topics.emergency_stop repeats its state within this time, or it is a stop; none: no heartbeat"
+        None,
+        description=(
+            "every button on topics.emergency_stop repeats its state within this time, or it is a"
+            " stop; none: no heartbeat"
+        ),
     )
-    hold_s: Positive | None = Field(None, description="at rest this long after the last usable chunk, at the latest; an executor needs it")
-    teleop_age_s: Positive | None = Field(None, description="teleoperation silent for longer has let go; an executor needs it")
+    hold_s: Positive | None = Field(
+        None,
+        description=(
+            "at rest this long after the last usable chunk, at the latest; an executor needs it"
+        ),
+    )
+    teleop_age_s: Positive | None = Field(
+        None, description="teleoperation silent for longer has let go; an executor needs it"
+    )
 
 
 class Workspace(Section):
@@ -144,7 +177,9 @@ class Workspace(Section):
 
     lower: Vector3
     upper: Vector3
-    tool_speed: Positive | None = Field(None, description="highest speed of the tool [m/s]; an executor needs it")
+    tool_speed: Positive | None = Field(
+        None, description="highest speed of the tool [m/s]; an executor needs it"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Workspace:
@@ -158,17 +193,29 @@ class GripperCommand(Section):
     """A gripper with a controller of its own."""
 
     output: Literal["forward_command", "parallel_gripper"]
-    topic: Topic = Field(description="topic of the commands, or name of the control_msgs/ParallelGripperCommand action")
-    max_effort: Positive | None = Field(None, description="with parallel_gripper [N]; none: as the controller is set")
+    topic: Topic = Field(
+        description=(
+            "topic of the commands, or name of the control_msgs/ParallelGripperCommand action"
+        )
+    )
+    max_effort: Positive | None = Field(
+        None, description="with parallel_gripper [N]; none: as the controller is set"
+    )
 
 
 class Command(Section):
     """Where and how motion leaves the executor."""
 
-    output: Literal["joint_trajectory", "forward_command", "servo_twist", "servo_pose"] = "joint_trajectory"
+    output: Literal["joint_trajectory", "forward_command", "servo_twist", "servo_pose"] = (
+        "joint_trajectory"
+    )
     topic: Topic
-    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(description="points per second of a trajectory, or commands per second")
-    gripper: GripperCommand | None = Field(None, description="none: the gripper is the last joint of the arm's command")
+    rate_hz: Annotated[float, Field(ge=10, le=1000)] = Field(
+        description="points per second of a trajectory, or commands per second"
+    )
+    gripper: GripperCommand | None = Field(
+        None, description="none: the gripper is the last joint of the arm's command"
+    )
 
     @property
     def carries_joints(self) -> bool:
@@ -192,21 +239,39 @@ class Topics(Section):
 
 
 class ForeignBags(Section):
-    """How bags that this suite has not recorded name what the contract needs; for reading them only."""
+    """How bags that this suite has not recorded name what the contract needs; for reading them
+    only.
+    """
 
-    topics: dict[str, Topic] = Field({}, description="topic in the bag: topic of this contract; several may become one")
-    joints: dict[str, JointName] = Field({}, description="joint name in the bag: joint of this contract")
+    topics: dict[str, Topic] = Field(
+        {}, description="topic in the bag: topic of this contract; several may become one"
+    )
+    joints: dict[str, JointName] = Field(
+        {}, description="joint name in the bag: joint of this contract"
+    )
     commands: str | None = Field(
         None,
-        description="topic in the bag with the operator's commands (JointState, JointTrajectory or numbers); that of the joint "
-        "states: where the arm went next was the command; none: as topics.teleop_command",
+        description=(
+            "topic in the bag with the operator's commands (JointState, JointTrajectory or"
+            " numbers); that of the joint states: where the arm went next was the command; none: as"
+            " topics.teleop_command"
+        ),
     )
     columns: dict[str, list[str]] = Field(
-        {}, description="topic in the bag whose commands are numbers without names: the joint of each number, in order"
+        {},
+        description=(
+            "topic in the bag whose commands are numbers without names: the joint of each number,"
+            " in order"
+        ),
     )
-    units: dict[str, Literal["degrees"]] = Field({}, description="topics in the bag whose joints are not in radians")
+    units: dict[str, Literal["degrees"]] = Field(
+        {}, description="topics in the bag whose joints are not in radians"
+    )
     gripper: dict[str, tuple[Finite, Finite]] = Field(
-        {}, description="topics in the bag whose gripper joint has other values: those for closed and for open"
+        {},
+        description=(
+            "topics in the bag whose gripper joint has other values: those for closed and for open"
+        ),
     )
     instruction: str = Field("", description="where the bag holds no message on topics.instruction")
     outcome: Literal["success", "failure", "discarded"] = "success"

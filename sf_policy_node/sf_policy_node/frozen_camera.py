@@ -1,4 +1,6 @@
-"""Finds a camera that repeats one picture with fresh stamps: the driver lives, the sensor or the cable does not."""
+"""Finds a camera that repeats one picture with fresh stamps: the driver lives, the sensor or the
+cable does not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.observation import NoObservation
 
-_MOVED = 0.02  # sum over the arm's joints [rad or m]: every camera that sees the arm or rides on it sees this
+# sum over the arm's joints [rad or m]: every camera that sees the arm or rides on it sees this
+_MOVED = 0.02
 
 
 @dataclass
@@ -24,7 +27,8 @@ class _Picture:
 class FrozenCameras:
     """Remembers the last picture of every camera and where the arm was when it first came.
 
-    A picture may stay the same for as long as the arm stands still: a simulated camera has no noise.
+    A picture may stay the same for as long as the arm stands still: a simulated camera has no
+    noise.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -36,14 +40,20 @@ class FrozenCameras:
         """Look at pictures (H, W, 3) by camera, taken at ``stamp`` with the joints (J,).
 
         Raises:
-            NoObservation: a picture has stayed the same to the last bit for longer than ``budgets.observation_age_s`` while the arm moved.
+            NoObservation: a picture has stayed the same to the last bit for longer than
+                ``budgets.observation_age_s`` while the arm moved.
         """
-        frozen = [name for name, pixels in pictures.items() if self._is_frozen(name, stamp, pixels, joints[: self._arm])]
+        frozen = [
+            name
+            for name, pixels in pictures.items()
+            if self._is_frozen(name, stamp, pixels, joints[: self._arm])
+        ]
         if frozen:
             name = max(frozen, key=lambda each: stamp - self._pictures[each].since)
             raise NoObservation(
-                f"camera {name}: the picture has not changed for {stamp - self._pictures[name].since:.1f} s although the arm moved; "
-                "restart the camera's driver"
+                f"camera {name}: the picture has not changed for"
+                f" {stamp - self._pictures[name].since:.1f} s although the arm moved; restart the"
+                " camera's driver"
             )
 
     def _is_frozen(self, name: str, stamp: float, pixels: np.ndarray, joints: np.ndarray) -> bool:
@@ -54,5 +64,6 @@ class FrozenCameras:
             return False
         if np.abs(joints - known.joints).sum() <= _MOVED:
             known.still = stamp
-        # Counted from when the arm left: a camera that is a little late after a long rest is not frozen.
+        # Counted from when the arm left: a camera that is a little late after a long rest is not
+        # frozen.
         return stamp - known.still > self._budget_s

@@ -1,10 +1,13 @@
-"""Image bytes into arrays: the one decoder of the live policy and of the bag reader, so that both see the same pixels.
+"""Image bytes into arrays: the one decoder of the live policy and of the bag reader, so that both
+see the same pixels.
 
-It takes the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and knows neither rclpy nor a bag.
-Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units follow REP 118.
+It takes the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and knows neither
+rclpy nor a bag. Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units follow
+REP 118.
 
-Colour is converted by ``cv_bridge`` where that is installed and works beside the NumPy in use, and by OpenCV elsewhere
-(:mod:`sf_policy_node.colour_conversion`); both give the same pixels, which a test holds.
+Colour is converted by ``cv_bridge`` where that is installed and works beside the NumPy in use, and
+by OpenCV elsewhere (:mod:`sf_policy_node.colour_conversion`); both give the same pixels, which a
+test holds.
 """
 
 from __future__ import annotations
@@ -17,14 +20,20 @@ import numpy as np
 from sf_policy_node.colour_conversion import COLOUR, to_rgb
 
 _DEPTH_HEADER = 12  # bytes of compressedDepth before its PNG
-_DEPTH = {"32FC1": np.dtype(np.float32), "16UC1": np.dtype(np.uint16), "mono16": np.dtype(np.uint16)}
+_DEPTH = {
+    "32FC1": np.dtype(np.float32),
+    "16UC1": np.dtype(np.uint16),
+    "mono16": np.dtype(np.uint16),
+}
 
 
 class ImageError(ValueError):
     """An image cannot be decoded; the message names the topic, the encoding and the cure."""
 
 
-def decode_image(encoding: str, height: int, width: int, step: int, data, *, source: str = "image") -> np.ndarray:
+def decode_image(
+    encoding: str, height: int, width: int, step: int, data, *, source: str = "image"
+) -> np.ndarray:
     """Pixels of a ``sensor_msgs/Image`` as RGB.
 
     Args:
@@ -35,7 +44,8 @@ def decode_image(encoding: str, height: int, width: int, step: int, data, *, sou
         source: topic or camera, for the error message.
 
     Returns:
-        (height, width, 3) uint8; for rgb8 without padding a view on ``data``, so copy it before ``data`` changes.
+        (height, width, 3) uint8; for rgb8 without padding a view on ``data``, so copy it before
+        ``data`` changes.
 
     Raises:
         ImageError: unknown encoding, or fewer bytes than the size says.
@@ -43,19 +53,37 @@ def decode_image(encoding: str, height: int, width: int, step: int, data, *, sou
     try:
         channels, _ = COLOUR[encoding]
     except KeyError:
-        cure = "use it as a depth_topic" if encoding in _DEPTH else f"set the driver to one of {', '.join(COLOUR)}"
-        raise ImageError(f"{source}: encoding {encoding!r} is not a colour image that can be read; {cure}") from None
+        cure = (
+            "use it as a depth_topic"
+            if encoding in _DEPTH
+            else f"set the driver to one of {', '.join(COLOUR)}"
+        )
+        raise ImageError(
+            f"{source}: encoding {encoding!r} is not a colour image that can be read; {cure}"
+        ) from None
     rows = _rows(encoding, height, width, step, data, channels, source)
-    return to_rgb(encoding, rows.reshape(height, width) if channels == 1 else rows.reshape(height, width, channels))
+    return to_rgb(
+        encoding,
+        rows.reshape(height, width) if channels == 1 else rows.reshape(height, width, channels),
+    )
 
 
 def decode_depth(
-    encoding: str, height: int, width: int, step: int, data, *, is_bigendian: bool = False, source: str = "depth"
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    data,
+    *,
+    is_bigendian: bool = False,
+    source: str = "depth",
 ) -> np.ndarray:
-    """Depth along the optical axis of a ``sensor_msgs/Image``, 32FC1 in metres or 16UC1 in millimetres.
+    """Depth along the optical axis of a ``sensor_msgs/Image``, 32FC1 in metres or 16UC1 in
+    millimetres.
 
     Returns:
-        (height, width) float32 [m]; NaN where 16UC1 says "no measurement" (0). 32FC1 passes as it is.
+        (height, width) float32 [m]; NaN where 16UC1 says "no measurement" (0). 32FC1 passes as it
+        is.
 
     Raises:
         ImageError: unknown encoding, or fewer bytes than the size says.
@@ -63,7 +91,10 @@ def decode_depth(
     try:
         dtype = _DEPTH[encoding]
     except KeyError:
-        raise ImageError(f"{source}: encoding {encoding!r} is not depth; publish 32FC1 (metres) or 16UC1 (millimetres)") from None
+        raise ImageError(
+            f"{source}: encoding {encoding!r} is not depth; publish 32FC1 (metres) or 16UC1"
+            " (millimetres)"
+        ) from None
     rows = _rows(encoding, height, width, step, data, dtype.itemsize, source)
     values = np.ascontiguousarray(rows).view(dtype)
     if bool(is_bigendian) != (sys.byteorder == "big"):
@@ -82,22 +113,28 @@ def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray
         ImageError: depth transports, or bytes that are no image.
     """
     if "compressedDepth" in format:
-        raise ImageError(f"{source}: format {format!r} is compressed depth; use it as a depth_topic")
+        raise ImageError(
+            f"{source}: format {format!r} is compressed depth; use it as a depth_topic"
+        )
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
     except cv2.error:  # such as a size that a spoilt header claims
         pixels = None
     if pixels is None:
-        raise ImageError(f"{source}: {len(data)} bytes of format {format!r} are no JPEG or PNG image; check the camera driver")
+        raise ImageError(
+            f"{source}: {len(data)} bytes of format {format!r} are no JPEG or PNG image; check the"
+            " camera driver"
+        )
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.ndarray:
-    """Decode the depth of a ``sensor_msgs/CompressedImage``: a 16-bit PNG in millimetres, or the transport ``compressedDepth``.
+    """Decode the depth of a ``sensor_msgs/CompressedImage``: a 16-bit PNG in millimetres, or the
+    transport ``compressedDepth``.
 
-    That transport writes 12 bytes before its PNG. For 32FC1 they hold the coefficients of the inverse depth
-    (``compressed_depth_image_transport``, ``codec.cpp``).
+    That transport writes 12 bytes before its PNG. For 32FC1 they hold the coefficients of the
+    inverse depth (``compressed_depth_image_transport``, ``codec.cpp``).
 
     Returns:
         (H, W) float32 [m]; NaN where nothing was measured.
@@ -108,12 +145,22 @@ def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.n
     flat = np.frombuffer(data, np.uint8)
     is_transport = "compressedDepth" in format
     if is_transport and "rvl" in format.lower():
-        raise ImageError(f"{source}: format {format!r} is not read; record raw depth, or compressedDepth with format png")
+        raise ImageError(
+            f"{source}: format {format!r} is not read; record raw depth, or compressedDepth with"
+            " format png"
+        )
     image = flat[_DEPTH_HEADER:] if is_transport else flat
     pixels = cv2.imdecode(image, cv2.IMREAD_UNCHANGED) if len(image) else None
     if pixels is None or pixels.ndim != 2 or pixels.dtype != np.uint16:
-        what = "no PNG image" if pixels is None else f"{pixels.dtype} in {1 if pixels.ndim == 2 else pixels.shape[2]} channels"
-        raise ImageError(f"{source}: {len(flat)} bytes of format {format!r} hold {what}; record depth as 16-bit PNG in millimetres")
+        what = (
+            "no PNG image"
+            if pixels is None
+            else f"{pixels.dtype} in {1 if pixels.ndim == 2 else pixels.shape[2]} channels"
+        )
+        raise ImageError(
+            f"{source}: {len(flat)} bytes of format {format!r} hold {what}; record depth as 16-bit"
+            " PNG in millimetres"
+        )
     if is_transport and format.startswith("32FC1"):
         quant_a, quant_b = flat[4:_DEPTH_HEADER].view(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -124,14 +171,16 @@ def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.n
     return metres
 
 
-def _rows(encoding: str, height: int, width: int, step: int, data, bytes_per_pixel: int, source: str) -> np.ndarray:
+def _rows(
+    encoding: str, height: int, width: int, step: int, data, bytes_per_pixel: int, source: str
+) -> np.ndarray:
     """The image's bytes (height, width * bytes_per_pixel) without padding at the row ends."""
     used = width * bytes_per_pixel
     flat = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0 or step < used or flat.size < step * (height - 1) + used:
         raise ImageError(
-            f"{source}: {flat.size} bytes do not hold {width}x{height} {encoding} with step {step}; "
-            "check width, height and step in the driver"
+            f"{source}: {flat.size} bytes do not hold {width}x{height} {encoding} with step {step};"
+            " check width, height and step in the driver"
         )
     if step == used:
         return flat[: height * used].reshape(height, used)

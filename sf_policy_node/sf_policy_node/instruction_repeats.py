@@ -1,4 +1,6 @@
-"""Tell a new instruction from a repeated one: ``ros2 topic pub`` sends the same text once a second for as long as it runs."""
+"""Tell a new instruction from a repeated one: ``ros2 topic pub`` sends the same text once a second
+for as long as it runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Kind(Enum):
     REPEATED = auto()
     """The same text in a steady stream."""
     STOPPED = auto()
-    """The text that was stopped, from a publisher that may be repeating it since before the stop."""
+    """The text that was stopped, from a publisher that may be repeating it since before the
+    stop.
+    """
 
 
 @dataclass

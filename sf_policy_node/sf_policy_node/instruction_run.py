@@ -1,4 +1,6 @@
-"""One instruction from its start to its end: what it may cost, what it has done, how it ended. No ROS here."""
+"""One instruction from its start to its end: what it may cost, what it has done, how it ended. No
+ROS here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Termination(IntEnum):
 class InstructionRun:
     """Times are on the node's clock [s].
 
-    ``epoch`` changes with every resume: what was predicted before a pause must not be followed after it.
+    ``epoch`` changes with every resume: what was predicted before a pause must not be followed
+    after it.
     ``look_from``: what was observed earlier is not used, the scene may have been another one.
     """
 
@@ -76,7 +79,9 @@ class InstructionRun:
     def elapsed_s(self, now: float) -> float:
         """Time in which it was followed, pauses left out; after its end: until then [s]."""
         now = now if self.ended is None else self.ended
-        return max(0.0, (now if self.paused_at is None else self.paused_at) - self.started - self.paused_s)
+        return max(
+            0.0, (now if self.paused_at is None else self.paused_at) - self.started - self.paused_s
+        )
 
     @property
     def duration_s(self) -> float:

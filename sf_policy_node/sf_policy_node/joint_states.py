@@ -1,7 +1,8 @@
-"""Joint states of any publishers into arrays in the contract's order; every joint has its own history and age.
+"""Joint states of any publishers into arrays in the contract's order; every joint has its own
+history and age.
 
-No ROS here: a joint state is a stamp [s], names, positions and velocities. An arm and its gripper may come in
-messages of their own, at rates of their own.
+No ROS here: a joint state is a stamp [s], names, positions and velocities. An arm and its gripper
+may come in messages of their own, at rates of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.safety.clock import FUTURE_S
 
-ROUNDING_S = 1e-6  # of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
+# of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
+ROUNDING_S = 1e-6
 _CLOCK_S = 1.0  # a stamp that is that much older is of another clock ...
 _CLOCK_RUN_S = 0.03  # ... and so are stamps that rise for so long below the newest one
 _ONE_MESSAGE_S = 1e-3  # joints whose stamps differ by less came together
@@ -23,13 +25,17 @@ _NAMED = 8  # names in a sentence
 
 
 class JointTrack:
-    """The positions of one joint by stamp, rising; those older than ``length_s`` before the newest are dropped."""
+    """The positions of one joint by stamp, rising; those older than ``length_s`` before the newest
+    are dropped.
+    """
 
     def __init__(self, length_s: float) -> None:
         self._length = length_s
         self._stamps: list[float] = []
         self._positions: list[float] = []
-        self._older_since: float | None = None  # the first of the stamps that came since and were not newer
+        self._older_since: float | None = (
+            None  # the first of the stamps that came since and were not newer
+        )
         self.velocity = 0.0
 
     def __bool__(self) -> bool:
@@ -62,7 +68,9 @@ class JointTrack:
         self.velocity = velocity
         self._stamps.append(stamp)
         self._positions.append(position)
-        old = bisect_right(self._stamps, stamp - self._length) - 1  # one of them may be needed to interpolate
+        old = (
+            bisect_right(self._stamps, stamp - self._length) - 1
+        )  # one of them may be needed to interpolate
         if old > len(self._stamps) // 2:  # rarely: removing from the front moves the rest
             del self._stamps[:old], self._positions[:old]
 
@@ -73,12 +81,15 @@ class JointTrack:
         self.velocity = 0.0
 
     def age_at(self, stamp: float) -> float:
-        """Age that the newest position at or before ``stamp`` has then [s]; infinite before the first."""
+        """Age that the newest position at or before ``stamp`` has then [s]; infinite before the
+        first.
+        """
         before = bisect_right(self._stamps, stamp) - 1
         return stamp - self._stamps[before] if before >= 0 else math.inf
 
     def at(self, stamp: float, known_until: float = math.inf) -> float | None:
-        """Position at ``stamp``, interpolated; the newest known one for later stamps; ``None`` before the oldest.
+        """Position at ``stamp``, interpolated; the newest known one for later stamps; ``None``
+        before the oldest.
 
         Args:
             known_until: positions with later stamps are not used.
@@ -90,11 +101,14 @@ class JointTrack:
         if before == known - 1:
             return self._positions[before]
         share = (stamp - self._stamps[before]) / (self._stamps[before + 1] - self._stamps[before])
-        return self._positions[before] + share * (self._positions[before + 1] - self._positions[before])
+        return self._positions[before] + share * (
+            self._positions[before + 1] - self._positions[before]
+        )
 
 
 class JointStates:
-    """The joints of one contract, from messages that may name more joints, in any order, or only some of them.
+    """The joints of one contract, from messages that may name more joints, in any order, or only
+    some of them.
 
     Args:
         length_s: how long positions are remembered [s].
@@ -109,7 +123,13 @@ class JointStates:
         self._fault = ""  # of the last message about joints of ours; empty when it was right
         self._others: dict[str, None] = {}  # names that came and are not in the contract
 
-    def add(self, stamp: float, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float] = ()) -> bool:
+    def add(
+        self,
+        stamp: float,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float] = (),
+    ) -> bool:
         """Remember a message; False when it is broken, or names no joint of the contract.
 
         Positions that are not finite count as not sent, velocities that are not finite as left out.
@@ -129,7 +149,9 @@ class JointStates:
                 continue
             known = True
             if math.isfinite(position):
-                track.add(stamp, float(position), float(velocity) if math.isfinite(velocity) else None)
+                track.add(
+                    stamp, float(position), float(velocity) if math.isfinite(velocity) else None
+                )
             else:
                 fault = f"have the position {position} for {name}; check its sensor and driver"
         if known:
@@ -137,16 +159,21 @@ class JointStates:
         return known and not fault
 
     def read(
-        self, stamp: float, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+        self,
+        stamp: float,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float],
     ) -> tuple[float, np.ndarray, np.ndarray] | None:
         """Remember a message and return :meth:`newest`; ``None`` when :meth:`add` refuses it."""
         return self.newest() if self.add(stamp, names, positions, velocities) else None
 
     def newest(self) -> tuple[float, np.ndarray, np.ndarray] | None:
-        """Return the newest time [s] at which all arm joints are known, positions and velocities (J,).
+        """Return the newest time [s] at which all arm joints are known, positions and velocities
+        (J,).
 
-        Every joint is taken from its own history at that time. A gripper that was measured earlier holds its
-        position. ``None`` as long as a joint was never received.
+        Every joint is taken from its own history at that time. A gripper that was measured earlier
+        holds its position. ``None`` as long as a joint was never received.
         """
         if self.missing:
             return None
@@ -155,10 +182,16 @@ class JointStates:
         for track in self._tracks.values():
             position = track.at(stamp)
             positions.append(track.position if position is None else position)
-        return stamp, np.array(positions), np.array([track.velocity for track in self._tracks.values()])
+        return (
+            stamp,
+            np.array(positions),
+            np.array([track.velocity for track in self._tracks.values()]),
+        )
 
     def at(self, stamp: float, known_until: float = math.inf) -> np.ndarray | None:
-        """Positions (J,) at ``stamp``, each from its own history; ``None`` when a joint was not known by then."""
+        """Positions (J,) at ``stamp``, each from its own history; ``None`` when a joint was not
+        known by then.
+        """
         positions = [track.at(stamp, known_until) for track in self._tracks.values()]
         return None if None in positions else np.array(positions)
 
@@ -174,7 +207,9 @@ class JointStates:
         return [name for name in self._names if not self._tracks[name]]
 
     def age(self, now: float) -> float:
-        """Age of the arm joint that was received longest ago [s]: 0 for a stamp ahead of ``now``, -1 while one is missing."""
+        """Age of the arm joint that was received longest ago [s]: 0 for a stamp ahead of ``now``,
+        -1 while one is missing.
+        """
         stamps = [self._tracks[name].stamp for name in self._arm if self._tracks[name]]
         return max(0.0, now - min(stamps)) if len(stamps) == len(self._arm) else -1.0
 
@@ -186,7 +221,11 @@ class JointStates:
         if now <= 0.0:
             return NO_CLOCK
         if self.missing:
-            return f"joint states on {self._topic} {self.fault}" if self.fault else f"no joint states on {self._topic}"
+            return (
+                f"joint states on {self._topic} {self.fault}"
+                if self.fault
+                else f"no joint states on {self._topic}"
+            )
         ages = {name: now - track.stamp for name, track in self._tracks.items()}
         excess = {name: age - self._budget(name)[1] for name, age in ages.items()}
         worst = max(excess, key=excess.__getitem__)
@@ -194,36 +233,55 @@ class JointStates:
             return self._late(worst, ages)
         newest = min(ages, key=ages.__getitem__)
         if ages[newest] < -FUTURE_S:
-            return f"joint states are stamped {-ages[newest]:.3f} s in the future ({newest}); synchronise the clocks"
+            return (
+                f"joint states are stamped {-ages[newest]:.3f} s in the future ({newest});"
+                " synchronise the clocks"
+            )
         return ""
 
     def gap(self, stamp: float) -> str:
-        """Return that a joint was not measured for too long before ``stamp``, though it was after; empty if it was.
+        """Return that a joint was not measured for too long before ``stamp``, though it was after;
+        empty if it was.
 
-        Between joint states so far apart positions are not interpolated: those between them were lost.
+        Between joint states so far apart positions are not interpolated: those between them were
+        lost.
         """
         for name, track in self._tracks.items():
             key, budget = self._budget(name)
             if (age := track.age_at(stamp)) > budget + ROUNDING_S:
                 return (
-                    f"joint states of {name} on {self._topic} are lost: the last one before the images is {age:.3f} s older, "
-                    f"budgets.{key} allows {budget:g} s; is this computer too busy?"
+                    f"joint states of {name} on {self._topic} are lost: the last one before the"
+                    f" images is {age:.3f} s older, budgets.{key} allows {budget:g} s; is this"
+                    " computer too busy?"
                 )
         return ""
 
     @property
     def fault(self) -> str:
-        """What is wrong with the messages so far, as ``have no time stamp``; empty when nothing is, or none came."""
-        if self._fault or not self.missing or (not self._others and len(self.missing) == len(self._names)):
+        """What is wrong with the messages so far, as ``have no time stamp``; empty when nothing is,
+        or none came.
+        """
+        if (
+            self._fault
+            or not self.missing
+            or (not self._others and len(self.missing) == len(self._names))
+        ):
             return self._fault
         named = f"; they name {', '.join(self._others)}" if self._others else ""
-        cure = "correct the names in the contract or in the driver" if named else "start the driver that reports it"
+        cure = (
+            "correct the names in the contract or in the driver"
+            if named
+            else "start the driver that reports it"
+        )
         return f"lack {', '.join(self.missing)}{named}; {cure}"
 
     def _late(self, name: str, ages: dict[str, float]) -> str:
         key, budget = self._budget(name)
         of = "" if ages[name] - min(ages.values()) < _ONE_MESSAGE_S else f" of {name}"
-        text = f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows {budget:g} s"
+        text = (
+            f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows"
+            f" {budget:g} s"
+        )
         if self._fault:
             return f"joint states on {self._topic} {self._fault}"
         if name not in self._arm and of and self._budgets.gripper_age_s is None:
@@ -237,4 +295,7 @@ class JointStates:
         return "joint_state_age_s", self._budgets.joint_state_age_s
 
 
-NO_CLOCK = "simulated time has not begun: use_sim_time is set and nobody publishes /clock; start the simulator, or set it to false"
+NO_CLOCK = (
+    "simulated time has not begun: use_sim_time is set and nobody publishes /clock; start the"
+    " simulator, or set it to false"
+)

@@ -1,4 +1,6 @@
-"""What names may be: our own, those of a URDF, tf frames and ROS topics. Checks return the name or raise ``ValueError``."""
+"""What names may be: our own, those of a URDF, tf frames and ROS topics. Checks return the name or
+raise ``ValueError``.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def topic_name(name: str) -> str:
     """A topic of ROS 2; see https://design.ros2.org/articles/topic_and_service_names.html."""
     if not _TOPIC.fullmatch(name):
         part = next((each for each in name.split("/") if each[:1].isdigit()), "")
-        why = f"its part {part!r} begins with a digit" if part else "parts between single slashes are letters, digits and underscores"
+        why = (
+            f"its part {part!r} begins with a digit"
+            if part
+            else "parts between single slashes are letters, digits and underscores"
+        )
         raise ValueError(f"is not a topic name that ROS 2 allows: {why}")
     if len(name) > _LONGEST_TOPIC:
         raise ValueError(f"has {len(name)} characters, ROS 2 allows {_LONGEST_TOPIC}; shorten it")

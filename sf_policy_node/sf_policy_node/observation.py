@@ -1,4 +1,5 @@
-"""From messages that arrive one by one to an observation that fits together, and what an instruction may be.
+"""From messages that arrive one by one to an observation that fits together, and what an
+instruction may be.
 
 No ROS here: an image is whatever the caller stored, times are seconds on one clock.
 """
@@ -26,19 +27,28 @@ def validate_instruction(text: str) -> str:
     """
     text = text.strip()
     if not text:
-        raise ValueError("the instruction is empty; say what to do, for example 'pick the red cube'")
+        raise ValueError(
+            "the instruction is empty; say what to do, for example 'pick the red cube'"
+        )
     if len(text) > MAX_INSTRUCTION:
-        raise ValueError(f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION} are read; shorten it")
+        raise ValueError(
+            f"the instruction has {len(text)} characters, at most {MAX_INSTRUCTION} are read;"
+            " shorten it"
+        )
     return text
 
 
 class NoObservation(ValueError):
-    """There is no usable observation; the message says what is missing or too old, and by how much."""
+    """There is no usable observation; the message says what is missing or too old, and by how
+    much.
+    """
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Images that belong together. ``stamp`` [s]: the oldest image; ``joints`` (J,): measured then, in the contract's order."""
+    """Images that belong together. ``stamp`` [s]: the oldest image; ``joints`` (J,): measured then,
+    in the contract's order.
+    """
 
     stamp: float
     images: dict[str, object]
@@ -46,25 +56,34 @@ class Observation:
 
 
 class ObservationBuffer:
-    """The newest images of every camera and the joint states around them. Calls must not overlap."""
+    """The newest images of every camera and the joint states around them. Calls must not
+    overlap.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        self._images: dict[str, deque[tuple[float, object]]] = {name: deque() for name in contract.camera_names}
+        self._images: dict[str, deque[tuple[float, object]]] = {
+            name: deque() for name in contract.camera_names
+        }
         self._topics = {camera.name: camera.topic for camera in contract.cameras}
         self._joints = JointStates(contract, contract.budgets.observation_age_s + 1.0)
 
     def add_image(self, camera: str, stamp: float, image: object) -> None:
-        """Keep an image; one that is older than the newest means that the clock was set back, and empties the camera."""
+        """Keep an image; one that is older than the newest means that the clock was set back, and
+        empties the camera.
+        """
         kept = self._images[camera]
         if kept and stamp < kept[-1][0]:
             kept.clear()
         kept.append((stamp, image))
-        # By age and not by number: a camera of 60 Hz must still have the image that fits the last one of 10 Hz.
+        # By age and not by number: a camera of 60 Hz must still have the image that fits the last
+        # one of 10 Hz.
         while kept[0][0] < stamp - self._contract.budgets.observation_age_s:
             kept.popleft()
 
-    def add_joint_state(self, stamp: float, names: Sequence[str], positions: Sequence[float]) -> None:
+    def add_joint_state(
+        self, stamp: float, names: Sequence[str], positions: Sequence[float]
+    ) -> None:
         """Keep a joint state, which may name only some joints, and in any order."""
         self._joints.add(stamp, names, positions)
 
@@ -75,7 +94,8 @@ class ObservationBuffer:
         self._joints.clear()
 
     def pick(self, now: float) -> Observation:
-        """The newest images that belong together, with the joints at the time of the oldest of them.
+        """The newest images that belong together, with the joints at the time of the oldest of
+        them.
 
         Raises:
             NoObservation: a camera or the joint states are missing, too old or too far apart.
@@ -87,26 +107,48 @@ class ObservationBuffer:
             if not kept:
                 raise NoObservation(f"camera {name}: no image on {self._topics[name]}")
             if kept[-1][0] <= 0.0:
-                raise NoObservation(f"camera {name}: images on {self._topics[name]} have no time stamp; set it in the driver")
-            self._check_age(f"camera {name}: the newest image", now - kept[-1][0], "observation_age_s", budgets.observation_age_s)
+                raise NoObservation(
+                    f"camera {name}: images on {self._topics[name]} have no time stamp; set it in"
+                    " the driver"
+                )
+            self._check_age(
+                f"camera {name}: the newest image",
+                now - kept[-1][0],
+                "observation_age_s",
+                budgets.observation_age_s,
+            )
         chosen = self._matching()
         oldest = min(chosen, key=lambda name: chosen[name][0])
         newest = max(chosen, key=lambda name: chosen[name][0])
         stamp, skew = chosen[oldest][0], chosen[newest][0] - chosen[oldest][0]
         if skew > budgets.camera_skew_s + ROUNDING_S:
             raise NoObservation(
-                f"cameras {oldest} and {newest} are {skew:.3f} s apart, budgets.camera_skew_s allows {budgets.camera_skew_s:g} s"
+                f"cameras {oldest} and {newest} are {skew:.3f} s apart, budgets.camera_skew_s"
+                f" allows {budgets.camera_skew_s:g} s"
             )
-        self._check_age(f"camera {oldest}: the matching image", now - stamp, "observation_age_s", budgets.observation_age_s)
-        return Observation(stamp, {name: image for name, (_, image) in chosen.items()}, self._joints_at(stamp, chosen[newest][0], now))
+        self._check_age(
+            f"camera {oldest}: the matching image",
+            now - stamp,
+            "observation_age_s",
+            budgets.observation_age_s,
+        )
+        return Observation(
+            stamp,
+            {name: image for name, (_, image) in chosen.items()},
+            self._joints_at(stamp, chosen[newest][0], now),
+        )
 
     def camera_ages(self, now: float) -> list[float]:
-        """Age of the newest image of each camera, in the contract's order [s]: 0 for a stamp ahead of ``now``, -1 before the first."""
+        """Age of the newest image of each camera, in the contract's order [s]: 0 for a stamp ahead
+        of ``now``, -1 before the first.
+        """
         return [max(0.0, now - kept[-1][0]) if kept else -1.0 for kept in self._images.values()]
 
     @property
     def skew(self) -> float:
-        """Spread of the stamps of the newest images that belong together [s]; -1 before all cameras have delivered."""
+        """Spread of the stamps of the newest images that belong together [s]; -1 before all cameras
+        have delivered.
+        """
         if not all(self._images.values()):
             return -1.0
         stamps = [stamp for stamp, _ in self._matching().values()]
@@ -117,13 +159,20 @@ class ObservationBuffer:
         return self._joints.age(now)
 
     def _matching(self) -> dict[str, tuple[float, object]]:
-        """Stamp and image by camera: the newest of the slowest camera, and of the others those nearest to it."""
+        """Stamp and image by camera: the newest of the slowest camera, and of the others those
+        nearest to it.
+        """
         latest = min(kept[-1][0] for kept in self._images.values())
         # Rounded, so that of two images equally far the earlier one is taken, as in recorded data.
-        return {name: min(kept, key=lambda item: round(abs(item[0] - latest) / ROUNDING_S)) for name, kept in self._images.items()}
+        return {
+            name: min(kept, key=lambda item: round(abs(item[0] - latest) / ROUNDING_S))
+            for name, kept in self._images.items()
+        }
 
     def _joints_at(self, stamp: float, known_until: float, now: float) -> np.ndarray:
-        """Joints at ``stamp`` from what had been measured when the last image was taken: the same, however late the images arrive."""
+        """Joints at ``stamp`` from what had been measured when the last image was taken: the same,
+        however late the images arrive.
+        """
         if problem := self._joints.problem(now):
             raise NoObservation(problem)
         joints = self._joints.at(stamp, known_until + ROUNDING_S)
@@ -137,4 +186,6 @@ class ObservationBuffer:
         if age > budget + ROUNDING_S:
             raise NoObservation(f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s")
         if age < -FUTURE_S:
-            raise NoObservation(f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks")
+            raise NoObservation(
+                f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks"
+            )

@@ -1,4 +1,6 @@
-"""From an observation to a chunk: reads the pictures, asks the policy, and lets nothing through that is not a chunk of the contract."""
+"""From an observation to a chunk: reads the pictures, asks the policy, and lets nothing through
+that is not a chunk of the contract.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from sf_policy_node.observation import Observation
 
 
 class PolicyUnavailable(ValueError):
-    """A policy that runs elsewhere cannot be asked at the moment; the message says why. Asking again may help."""
+    """A policy that runs elsewhere cannot be asked at the moment; the message says why. Asking
+    again may help.
+    """
 
 
 class ActionPolicy(Protocol):
     """What a session needs of a policy; ``vla.policy.Policy`` is one.
 
-    A policy with an attribute ``join`` that is ``Join.RTC`` is also given the keyword ``continuation``:
-    the part of its last chunk that is still ahead (``continuation.Continuation``), or None.
+    A policy with an attribute ``join`` that is ``Join.RTC`` is also given the keyword
+    ``continuation``: the part of its last chunk that is still ahead
+    (``continuation.Continuation``), or None.
     """
 
     policy_id: str
@@ -31,7 +36,9 @@ class ActionPolicy(Protocol):
     def warm_up(self) -> None:
         """Run once, so that the first real prediction is not slow."""
 
-    def predict(self, images: dict[str, np.ndarray], joint_positions: np.ndarray, instruction: str) -> np.ndarray:
+    def predict(
+        self, images: dict[str, np.ndarray], joint_positions: np.ndarray, instruction: str
+    ) -> np.ndarray:
         """A chunk (horizon, columns) for images (H, W, 3) uint8 RGB by camera and joints (J,)."""
 
 
@@ -39,10 +46,13 @@ class Predictor:
     """One policy; used from one thread.
 
     Args:
-        decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence when it cannot be read.
+        decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence
+            when it cannot be read.
     """
 
-    def __init__(self, contract: Contract, policy: ActionPolicy, decode: Callable[[str, object], np.ndarray]) -> None:
+    def __init__(
+        self, contract: Contract, policy: ActionPolicy, decode: Callable[[str, object], np.ndarray]
+    ) -> None:
         self._contract, self._policy, self._decode = contract, policy, decode
         self._cameras = FrozenCameras(contract)
         self._join = Join(getattr(policy, "join", Join.BLEND))
@@ -58,7 +68,14 @@ class Predictor:
         self._cameras.check(observation.stamp, images, observation.joints)
         return images
 
-    def chunk(self, observation: Observation, images: dict[str, np.ndarray], instruction: str, epoch: int, sequence: int) -> Chunk:
+    def chunk(
+        self,
+        observation: Observation,
+        images: dict[str, np.ndarray],
+        instruction: str,
+        epoch: int,
+        sequence: int,
+    ) -> Chunk:
         """What the policy predicts.
 
         Raises:
@@ -66,9 +83,13 @@ class Predictor:
         """
         more = {}
         if self._join is Join.RTC:
-            more["continuation"] = self._history_of(epoch).continuation(observation.stamp, observation.joints)
+            more["continuation"] = self._history_of(epoch).continuation(
+                observation.stamp, observation.joints
+            )
         begin = time.perf_counter()
-        data = np.asarray(self._policy.predict(images, observation.joints, instruction, **more), dtype=float)
+        data = np.asarray(
+            self._policy.predict(images, observation.joints, instruction, **more), dtype=float
+        )
         inference_s = time.perf_counter() - begin
         self._check(data)
         return Chunk.of(
@@ -85,7 +106,9 @@ class Predictor:
         )
 
     def published(self, chunk: Chunk, latency_s: float) -> None:
-        """The chunk is on its way to the arm, ``latency_s`` after its observation: the next one may continue it."""
+        """The chunk is on its way to the arm, ``latency_s`` after its observation: the next one may
+        continue it.
+        """
         if self._join is Join.RTC:
             self._history_of(chunk.epoch).note(chunk, latency_s)
 
@@ -95,9 +118,13 @@ class Predictor:
             self._history.forget()
 
     def _history_of(self, epoch: int):
-        """Begins anew with every epoch: nothing of another instruction, or of before a pause, is continued."""
+        """Begins anew with every epoch: nothing of another instruction, or of before a pause, is
+        continued.
+        """
         if epoch != self._history_epoch:
-            from sf_policy_node.continuation import ChunkHistory  # brings kinematics along: only where it is used
+            from sf_policy_node.continuation import (
+                ChunkHistory,
+            )  # brings kinematics along: only where it is used
 
             self._history, self._history_epoch = ChunkHistory(self._contract), epoch
         return self._history
@@ -106,6 +133,11 @@ class Predictor:
         action = self._contract.action
         expected = (action.horizon, len(action.names))
         if data.shape != expected:
-            raise ValueError(f"it returned a chunk of shape {data.shape}, the contract says {expected}")
+            raise ValueError(
+                f"it returned a chunk of shape {data.shape}, the contract says {expected}"
+            )
         if not np.isfinite(data).all():
-            raise ValueError(f"it returned {data[~np.isfinite(data)][0]} in column {action.names[np.argwhere(~np.isfinite(data))[0][1]]}")
+            raise ValueError(
+                f"it returned {data[~np.isfinite(data)][0]} in column"
+                f" {action.names[np.argwhere(~np.isfinite(data))[0][1]]}"
+            )

@@ -1,6 +1,8 @@
-"""The programs of this package. A Python package that is missing is one sentence with the cure, not a traceback.
+"""The programs of this package. A Python package that is missing is one sentence with the cure, not
+a traceback.
 
-It imports nothing but the standard library until a program is called, so that it runs where nothing else is installed.
+It imports nothing but the standard library until a program is called, so that it runs where nothing
+else is installed.
 """
 
 from __future__ import annotations
@@ -27,29 +29,50 @@ def start(module: str) -> int | None:
         return _INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if not missing or (missing in _OURS and missing != "sf_msgs" and importlib.util.find_spec(missing)):
+        if not missing or (
+            missing in _OURS and missing != "sf_msgs" and importlib.util.find_spec(missing)
+        ):
             raise  # a mistake of ours
-        print(f"{module.rpartition('.')[2]}: {explain_missing(missing, module.partition('.')[0])}", file=sys.stderr)
+        print(
+            f"{module.rpartition('.')[2]}: {explain_missing(missing, module.partition('.')[0])}",
+            file=sys.stderr,
+        )
         return 3
     return main()
 
 
 def explain_missing(missing: str, package: str) -> str:
-    """Return one sentence: which Python package is missing for which interpreter, and what to type."""
+    """Return one sentence: which Python package is missing for which interpreter, and what to
+    type.
+    """
     if missing in _OURS:
-        return f"package {missing} is not on the Python path; source install/setup.bash of the workspace"
+        return (
+            f"package {missing} is not on the Python path; source install/setup.bash of the"
+            " workspace"
+        )
     if missing in _ROS or missing.endswith(("_msgs", "_interfaces")):
-        return f"the ROS 2 package {missing} is not on the Python path; source /opt/ros/<distribution>/setup.bash"
+        return (
+            f"the ROS 2 package {missing} is not on the Python path; source"
+            " /opt/ros/<distribution>/setup.bash"
+        )
     return (
-        f"Python package {missing} is not installed for {sys.executable}; run {sys.executable} -m pip install -r {_requirements(package)}, "
-        "in a virtual environment with system site packages, and build the workspace with its Python (sf_bringup/doc/install.md)"
+        f"Python package {missing} is not installed for {sys.executable}; run {sys.executable} -m"
+        f" pip install -r {_requirements(package)}, in a virtual environment with system site"
+        " packages, and build the workspace with its Python (sf_bringup/doc/install.md)"
     )
 
 
 def _requirements(package: str) -> str:
     """Return the requirements file beside the installed package, or in its sources."""
-    folder = Path(sys.modules[package].__file__ or "").resolve().parent if package in sys.modules else Path()
-    for place in (folder.parent / "requirements.txt", *(up / "share" / package / "requirements.txt" for up in folder.parents)):
+    folder = (
+        Path(sys.modules[package].__file__ or "").resolve().parent
+        if package in sys.modules
+        else Path()
+    )
+    for place in (
+        folder.parent / "requirements.txt",
+        *(up / "share" / package / "requirements.txt" for up in folder.parents),
+    ):
         if place.is_file():
             return str(place)
     return f"{package}/requirements.txt"

@@ -40,6 +40,8 @@ class Reception:
         return lost
 
     def recent(self, now: float) -> tuple[int, int]:
-        """Return how many messages of the last ``WINDOW_S`` seconds were lost, and how many were sent."""
+        """Return how many messages of the last ``WINDOW_S`` seconds were lost, and how many were
+        sent.
+        """
         window = [each for each in self._losses if each[0] >= now - WINDOW_S]
         return sum(lost for _, lost, _ in window), sum(sent for _, _, sent in window)

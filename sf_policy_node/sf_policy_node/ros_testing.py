@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE_S = 300.0  # wall time to wait for a condition or a process: reached only where something hangs
+PATIENCE_S = (
+    300.0  # wall time to wait for a condition or a process: reached only where something hangs
+)
 # Above 100 the ports of a domain reach those that the kernel hands out to other programs.
 DOMAINS = range(1, 101)
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250
@@ -33,7 +35,8 @@ def domains_in_use() -> set[int]:
 def free_domain() -> Iterator[int]:
     """Holds a domain that no other test and no other program uses, until the context ends.
 
-    A locked file marks the domain: the lock goes with its process, so a killed test leaves nothing behind.
+    A locked file marks the domain: the lock goes with its process, so a killed test leaves nothing
+    behind.
     """
     folder = Path(tempfile.gettempdir(), f"sf_ros_domains-{os.getuid()}")
     folder.mkdir(exist_ok=True)
@@ -48,12 +51,16 @@ def free_domain() -> Iterator[int]:
                 continue
             yield domain
             return
-    raise RuntimeError(f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use: stop some tests first.")
+    raise RuntimeError(
+        f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use: stop some tests first."
+    )
 
 
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The ROS_DOMAIN_ID of this test, set in the environment together with discovery on this host only."""
+    """The ROS_DOMAIN_ID of this test, set in the environment together with discovery on this host
+    only.
+    """
     with free_domain() as domain:
         monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
         monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

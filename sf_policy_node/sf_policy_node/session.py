@@ -1,7 +1,8 @@
-"""Follows instructions with a policy: when to predict, for which instruction, and when to give up. No ROS here.
+"""Follows instructions with a policy: when to predict, for which instruction, and when to give up.
+No ROS here.
 
-Callers deliver messages and instructions from one thread; one worker thread predicts. All public methods
-may be called from any thread.
+Callers deliver messages and instructions from one thread; one worker thread predicts. All public
+methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -17,12 +18,19 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.observation import NoObservation, Observation, ObservationBuffer, validate_instruction
+from sf_policy_node.observation import (
+    NoObservation,
+    Observation,
+    ObservationBuffer,
+    validate_instruction,
+)
 from sf_policy_node.predictor import ActionPolicy, PolicyUnavailable, Predictor
 from sf_policy_node.session_status import PolicyState, SessionStatus
 
 _LOOK_S = 0.1  # the worker looks again this often when nothing arrives
-_STAMP_JITTER = 0.5  # of a camera period: an image this much early still counts for the next prediction
+_STAMP_JITTER = (
+    0.5  # of a camera period: an image this much early still counts for the next prediction
+)
 _CLOCK_BACK_S = 1.0
 
 
@@ -30,12 +38,15 @@ class PolicySession:
     """One policy on one robot.
 
     Args:
-        decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence when it cannot be read.
+        decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence
+            when it cannot be read.
         publish: called with each chunk, from the worker.
         notify: called when an instruction ended or the state changed, from any thread.
         clock: the node's time [s].
-        replan_s: time between the observations of two chunks; a slower model runs as often as it can [s].
-        observation_timeout_s: an instruction is dropped after this long without a usable observation [s].
+        replan_s: time between the observations of two chunks; a slower model runs as often as it
+            can [s].
+        observation_timeout_s: an instruction is dropped after this long without a usable
+            observation [s].
     """
 
     def __init__(
@@ -54,7 +65,8 @@ class PolicySession:
         self._publish, self._notify, self._clock = publish, notify, clock
         self._replan_s, self._observation_timeout_s = replan_s, observation_timeout_s
         self._early_s = _STAMP_JITTER / max(camera.rate_hz for camera in contract.cameras)
-        # Predictions wait for the next picture: one picture late is as regular as the cameras allow.
+        # Predictions wait for the next picture: one picture late is as regular as the cameras
+        # allow.
         self._cadence_tolerance_s = 1.0 / min(camera.rate_hz for camera in contract.cameras)
         self._buffer = ObservationBuffer(contract)
         self._lock = threading.RLock()
@@ -86,7 +98,9 @@ class PolicySession:
             self._buffer.add_image(camera, stamp, image)
         self._wake.set()
 
-    def add_joint_state(self, stamp: float, names: Sequence[str], positions: Sequence[float]) -> None:
+    def add_joint_state(
+        self, stamp: float, names: Sequence[str], positions: Sequence[float]
+    ) -> None:
         """Measured joints, all or some of them."""
         with self._lock:
             self._buffer.add_joint_state(stamp, names, positions)
@@ -94,13 +108,17 @@ class PolicySession:
     def note_clips(self, total: int) -> None:
         """How many commands the executor has cut since it was started."""
         with self._lock:
-            before = 0 if self._clips is not None and total < self._clips else self._clips  # less: it was started again
+            before = (
+                0 if self._clips is not None and total < self._clips else self._clips
+            )  # less: it was started again
             if self._run is not None and before is not None:
                 self._run.clips += total - before
             self._clips = total
 
     def note_not_followed(self) -> None:
-        """The executor has refused a chunk, or follows somebody else: the next chunk does not continue the last one."""
+        """The executor has refused a chunk, or follows somebody else: the next chunk does not
+        continue the last one.
+        """
         with self._lock:
             self._predictor.not_followed()
 
@@ -116,20 +134,25 @@ class PolicySession:
         with self._lock:
             self.end(Termination.REPLACED, "another instruction arrived")
             cadence = Cadence(self._replan_s, self._cadence_tolerance_s)
-            self._run = self._last_run = InstructionRun(text, self._next_epoch(), self._clock(), cadence, timeout_s)
+            self._run = self._last_run = InstructionRun(
+                text, self._next_epoch(), self._clock(), cadence, timeout_s
+            )
             self._set_state(PolicyState.RUNNING, "")
             self._wake.set()
             return self._run
 
     def pause(self, paused: bool) -> InstructionRun:
-        """Keep the instruction in force without following it, or go on with it; its time stands still meanwhile.
+        """Keep the instruction in force without following it, or go on with it; its time stands
+        still meanwhile.
 
         Raises:
             ValueError: there is no instruction.
         """
         with self._lock:
             if (run := self._run) is None:
-                raise ValueError(f"there is no instruction to {'pause' if paused else 'resume'}; give one first")
+                raise ValueError(
+                    f"there is no instruction to {'pause' if paused else 'resume'}; give one first"
+                )
             if paused and not run.paused:
                 run.pause(self._clock())
                 self._set_state(PolicyState.PAUSED, "")
@@ -139,7 +162,9 @@ class PolicySession:
                 self._wake.set()
             return run
 
-    def end(self, termination: Termination, message: str, run: InstructionRun | None = None) -> None:
+    def end(
+        self, termination: Termination, message: str, run: InstructionRun | None = None
+    ) -> None:
         """End the instruction in force, or only ``run`` if that is it."""
         with self._lock:
             if self._run is None or (run is not None and run is not self._run):
@@ -148,7 +173,10 @@ class PolicySession:
             ended.end(self._clock(), termination, message)
             self._ended.append(ended)
             failed = termination is Termination.ERROR
-            self._set_state(PolicyState.ERROR if failed else PolicyState.IDLE, "" if termination is Termination.CANCELLED else message)
+            self._set_state(
+                PolicyState.ERROR if failed else PolicyState.IDLE,
+                "" if termination is Termination.CANCELLED else message,
+            )
             self._notify()
 
     def refuse(self, message: str) -> None:
@@ -173,21 +201,33 @@ class PolicySession:
         return self._last_run
 
     def check_time(self) -> None:
-        """End an instruction whose time is over, or that has seen nothing for too long; to be called regularly."""
+        """End an instruction whose time is over, or that has seen nothing for too long; to be
+        called regularly.
+        """
         with self._lock:
             if (run := self._run) is None:
                 return
             now = self._clock()
             run.keep_time(now)
-            if now < max(run.look_from, run.last_observation or 0.0, run.paused_at or 0.0) - _CLOCK_BACK_S:
+            if (
+                now
+                < max(run.look_from, run.last_observation or 0.0, run.paused_at or 0.0)
+                - _CLOCK_BACK_S
+            ):
                 self.end(Termination.STOPPED, "the clock went back")
             elif run.paused:
                 return
             elif run.timeout_s is not None and run.elapsed_s(now) > run.timeout_s:
                 self.end(Termination.TIMEOUT, f"ran for {run.timeout_s:g} s")
-            elif run.waiting_since is not None and now - run.waiting_since > self._observation_timeout_s:
+            elif (
+                run.waiting_since is not None
+                and now - run.waiting_since > self._observation_timeout_s
+            ):
                 what = self._reason or "no observation"
-                self.end(Termination.NO_OBSERVATION, f"nothing usable for {self._observation_timeout_s:g} s: {what}")
+                self.end(
+                    Termination.NO_OBSERVATION,
+                    f"nothing usable for {self._observation_timeout_s:g} s: {what}",
+                )
 
     def status(self) -> SessionStatus:
         """A snapshot of now."""
@@ -205,7 +245,11 @@ class PolicySession:
                 joint_state_age=self._buffer.joint_state_age(now),
                 inference=self._inference.percentiles(),
                 chunk_latency=self._chunk_latency.percentiles(),
-                cadence=self._last_run.cadence_report(now) if self._last_run else Cadence(self._replan_s).report(now),
+                cadence=(
+                    self._last_run.cadence_report(now)
+                    if self._last_run
+                    else Cadence(self._replan_s).report(now)
+                ),
             )
 
     # ---- the worker ----
@@ -219,9 +263,15 @@ class PolicySession:
                 continue
             try:
                 self._predict_once(run)
-            except Exception as error:  # a worker that dies in silence would leave the arm without a word
+            except (
+                Exception
+            ) as error:  # a worker that dies in silence would leave the arm without a word
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                self.end(Termination.ERROR, f"the policy failed: {kind}{' '.join(str(error).split())}", run)
+                self.end(
+                    Termination.ERROR,
+                    f"the policy failed: {kind}{' '.join(str(error).split())}",
+                    run,
+                )
 
     def _predict_once(self, run: InstructionRun) -> None:
         epoch = run.epoch
@@ -235,14 +285,18 @@ class PolicySession:
             return
         since, run.waiting_since = run.waiting_since or self._clock(), None
         try:
-            chunk = self._predictor.chunk(observation, images, run.instruction, epoch, run.chunks + 1)
+            chunk = self._predictor.chunk(
+                observation, images, run.instruction, epoch, run.chunks + 1
+            )
         except PolicyUnavailable as problem:  # no chunk: the arm holds once the last one is over
             run.waiting_since = since
             self._wait(run, str(problem))
             return
         with self._lock:
             if run is not self._run or run.paused or run.epoch != epoch:
-                return  # the instruction has changed or paused meanwhile: this chunk must not leak into what comes next
+                # the instruction has changed or paused meanwhile: this chunk must not leak into
+                # what comes next
+                return
             run.last_observation = observation.stamp
             run.chunks += 1
             self._publish(chunk)
@@ -257,7 +311,9 @@ class PolicySession:
             self._set_state(PolicyState.RUNNING, "")
 
     def _observe(self, run: InstructionRun) -> Observation | None:
-        """The next observation to predict from; None when it is too early, there is none, or none is wanted."""
+        """The next observation to predict from; None when it is too early, there is none, or none
+        is wanted.
+        """
         with self._lock:
             if run is not self._run or run.paused:
                 return None
@@ -269,7 +325,11 @@ class PolicySession:
                 self._wait(run, str(problem))
                 return None
             last = run.last_observation
-            early = observation.stamp < run.look_from if last is None else observation.stamp < last + self._replan_s - self._early_s
+            early = (
+                observation.stamp < run.look_from
+                if last is None
+                else observation.stamp < last + self._replan_s - self._early_s
+            )
             return None if early else observation
 
     def _wait(self, run: InstructionRun, reason: str) -> None:

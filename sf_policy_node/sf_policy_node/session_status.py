@@ -22,7 +22,9 @@ class PolicyState(IntEnum):
 
 @dataclass(frozen=True)
 class SessionStatus:
-    """A snapshot; latencies are (p50, p95, p99) [s]; ``cadence`` is that of the instruction in force, or of the last one."""
+    """A snapshot; latencies are (p50, p95, p99) [s]; ``cadence`` is that of the instruction in
+    force, or of the last one.
+    """
 
     state: PolicyState
     reason: str

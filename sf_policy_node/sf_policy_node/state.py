@@ -1,4 +1,6 @@
-"""What a policy is told about the robot itself, computed the same way for training and on the robot."""
+"""What a policy is told about the robot itself, computed the same way for training and on the
+robot.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ def state_names(contract: Contract) -> list[str]:
     return [*contract.arm_joints, *gripper, "tool_x", "tool_y", "tool_z"]
 
 
-def robot_state(contract: Contract, kinematics: Kinematics, joint_positions: np.ndarray) -> np.ndarray:
-    """Arm joints [rad or m], gripper opening (0 to 1) and tool position in the base frame [m], as one vector.
+def robot_state(
+    contract: Contract, kinematics: Kinematics, joint_positions: np.ndarray
+) -> np.ndarray:
+    """Arm joints [rad or m], gripper opening (0 to 1) and tool position in the base frame [m], as
+    one vector.
 
     Args:
         joint_positions: measured, in the order of ``contract.command_joints``.
@@ -26,9 +31,14 @@ def robot_state(contract: Contract, kinematics: Kinematics, joint_positions: np.
     joints = np.asarray(joint_positions, dtype=float)
     names = contract.command_joints
     if joints.shape != (len(names),):
-        raise ValueError(f"joint positions: got shape {joints.shape}, needs {len(names)} values ({', '.join(names)})")
+        raise ValueError(
+            f"joint positions: got shape {joints.shape}, needs {len(names)} values"
+            f" ({', '.join(names)})"
+        )
     if not np.isfinite(joints).all():
-        raise ValueError(f"joint positions: {names[int(np.argmin(np.isfinite(joints)))]} is not finite")
+        raise ValueError(
+            f"joint positions: {names[int(np.argmin(np.isfinite(joints)))]} is not finite"
+        )
     arm = joints[: len(contract.joints)]
     opening = [contract.gripper.to_opening(joints[-1])] if contract.gripper else []
     return np.concatenate([arm, opening, kinematics.forward(arm).position])

@@ -32,16 +32,20 @@ def read_text(path: Path) -> str:
     try:
         return data.decode(encoding)
     except LookupError:
-        raise TextFileError(f"{path}: its encoding {encoding!r} is not known; save it as UTF-8") from None
+        raise TextFileError(
+            f"{path}: its encoding {encoding!r} is not known; save it as UTF-8"
+        ) from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise TextFileError(
-            f"{path}: line {line} is not {encoding} text (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+            f"{path}: line {line} is not {encoding} text (byte 0x{data[error.start]:02x}); save the"
+            " file as UTF-8"
         ) from None
 
 
 def repeated_keys(text: str) -> list[str]:
-    """Return one sentence for every key that YAML text gives twice; the last one would win silently.
+    """Return one sentence for every key that YAML text gives twice; the last one would win
+    silently.
 
     Raises:
         yaml.YAMLError: the text is not YAML.
@@ -62,7 +66,9 @@ def repeated_keys(text: str) -> list[str]:
                 where = f"{path}.{key.value}" if path else str(key.value)
                 line, name = key.start_mark.line + 1, (key.tag, str(key.value))
                 if name in lines and key.tag != "tag:yaml.org,2002:merge":
-                    problems.append(f"{where}: is given twice (lines {lines[name]} and {line}); keep one")
+                    problems.append(
+                        f"{where}: is given twice (lines {lines[name]} and {line}); keep one"
+                    )
                 lines.setdefault(name, line)
                 look(value, where)
 

@@ -24,7 +24,8 @@ class UrdfError(ValueError):
 class UrdfJoint:
     """One joint. Limits are ``None`` where the URDF gives none.
 
-    ``origin``: (4, 4) pose of the joint in its parent link at position 0. ``axis``: unit vector (3,).
+    ``origin``: (4, 4) pose of the joint in its parent link at position 0. ``axis``: unit vector
+    (3,).
     ``mimics``: name of the joint that it follows.
     """
 
@@ -64,7 +65,9 @@ class RobotDescription:
         for element in root.findall("joint"):
             joint = self._joint(element)
             if joint.name in self.joints:
-                raise UrdfError(f"{source}: joint {joint.name} is defined twice; rename one of them")
+                raise UrdfError(
+                    f"{source}: joint {joint.name} is defined twice; rename one of them"
+                )
             self.joints[joint.name] = joint
         self._above = {joint.child: joint for joint in self.joints.values()}
 
@@ -75,7 +78,8 @@ class RobotDescription:
         return self.joints[frame].child if frame in self.joints else None
 
     def path(self, base: str, tool: str) -> tuple[list[UrdfJoint], list[UrdfJoint]]:
-        """Joints between two frames: from ``base`` up to the first common link, then down to ``tool``.
+        """Joints between two frames: from ``base`` up to the first common link, then down to
+        ``tool``.
 
         Raises:
             UrdfError: a frame is missing, or nothing connects the two.
@@ -84,7 +88,10 @@ class RobotDescription:
         while up and down and up[-1] is down[-1]:
             up.pop()
             down.pop()
-        ends = [path[-1].parent if path else self.link_of(frame) for path, frame in ((up, base), (down, tool))]
+        ends = [
+            path[-1].parent if path else self.link_of(frame)
+            for path, frame in ((up, base), (down, tool))
+        ]
         if ends[0] != ends[1]:
             raise UrdfError(f"{self._source}: no joints connect {base} and {tool}")
         return up, down[::-1]
@@ -92,7 +99,8 @@ class RobotDescription:
     def kinematics(self, base: str, tool: str) -> dict[str, dict]:
         """What the pose of ``tool`` in ``base`` depends on, as plain numbers that JSON can carry.
 
-        Fixed joints are merged into the next moving one, so that only a change of the motion changes the
+        Fixed joints are merged into the next moving one, so that only a change of the motion
+        changes the
         result: not a comment, a limit, a mesh, the name of a link or one more fixed link.
 
         Raises:
@@ -107,7 +115,13 @@ class RobotDescription:
             if forward:
                 place = place @ joint.origin
             result[joint.name] = {
-                "kind": "prismatic" if joint.kind == "prismatic" else "revolute" if joint.unit else joint.kind,
+                "kind": (
+                    "prismatic"
+                    if joint.kind == "prismatic"
+                    else "revolute"
+                    if joint.unit
+                    else joint.kind
+                ),
                 "axis": _rounded(joint.axis if forward else -joint.axis),
                 **_pose(place),
             }
@@ -128,7 +142,9 @@ class RobotDescription:
             joints.append(joint)
             link = joint.parent
             if len(joints) > len(self.joints):
-                raise UrdfError(f"{self._source}: the joints above {frame} form a circle; correct their parents")
+                raise UrdfError(
+                    f"{self._source}: the joints above {frame} form a circle; correct their parents"
+                )
         return joints
 
     def _joint(self, element: ElementTree.Element) -> UrdfJoint:
@@ -139,9 +155,14 @@ class RobotDescription:
         axis = self._vector(element, name, "axis", "xyz", (1.0, 0.0, 0.0))
         length = float(np.linalg.norm(axis))
         if kind in (*MOVING, "planar") and length < 1e-6:
-            raise UrdfError(f"{self._source}: joint {name}: axis {axis.tolist()} has no direction; give a unit vector such as 0 0 1")
+            raise UrdfError(
+                f"{self._source}: joint {name}: axis {axis.tolist()} has no direction; give a unit"
+                " vector such as 0 0 1"
+            )
         limit = element.find("limit")
-        lower, upper, velocity = (self._limit(limit, name, key) for key in ("lower", "upper", "velocity"))
+        lower, upper, velocity = (
+            self._limit(limit, name, key) for key in ("lower", "upper", "velocity")
+        )
         mimic = element.find("mimic")
         return UrdfJoint(
             name=name,
@@ -163,7 +184,10 @@ class RobotDescription:
         child = element.find(key)
         name = "" if child is None else child.get("link", "")
         if name not in self.links:
-            raise UrdfError(f"{self._source}: joint {joint}: its {key} {name or '(none)'} is not a link of the URDF")
+            raise UrdfError(
+                f"{self._source}: joint {joint}: its {key} {name or '(none)'} is not a link of the"
+                " URDF"
+            )
         return name
 
     def _vector(self, element, joint: str, tag: str, key: str, default: tuple) -> np.ndarray:
@@ -176,7 +200,9 @@ class RobotDescription:
         except ValueError:
             values = np.empty(0)
         if values.shape != (3,) or not np.isfinite(values).all():
-            raise UrdfError(f"{self._source}: joint {joint}: {tag} {key}={text!r} is not three numbers")
+            raise UrdfError(
+                f"{self._source}: joint {joint}: {tag} {key}={text!r} is not three numbers"
+            )
         return values
 
     def _limit(self, limit: ElementTree.Element | None, joint: str, key: str) -> float | None:
@@ -198,23 +224,37 @@ def _parse(xml: str, source: str) -> ElementTree.Element:
     Raises:
         UrdfError: not XML, a xacro file, or another document.
     """
-    expand = f"run `xacro {source} > robot.urdf` (with the arguments of your robot) and name the result in the contract"
+    expand = (
+        f"run `xacro {source} > robot.urdf` (with the arguments of your robot) and name the result"
+        " in the contract"
+    )
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         if "<xacro:" in xml:
             raise UrdfError(f"{source}: is a xacro file, not a URDF; {expand}") from None
-        raise UrdfError(f"{source}: cannot be parsed as XML ({error}); export the URDF again") from None
+        raise UrdfError(
+            f"{source}: cannot be parsed as XML ({error}); export the URDF again"
+        ) from None
     for element in root.iter():
-        if isinstance(element.tag, str) and element.tag.startswith("{") and "xacro" in element.tag.split("}")[0]:
+        if (
+            isinstance(element.tag, str)
+            and element.tag.startswith("{")
+            and "xacro" in element.tag.split("}")[0]
+        ):
             word = element.tag.split("}")[1]
-            raise UrdfError(f"{source}: is a xacro file (it has xacro:{word}), not a URDF; {expand}")
+            raise UrdfError(
+                f"{source}: is a xacro file (it has xacro:{word}), not a URDF; {expand}"
+            )
         if element.tag in ("joint", "link", "origin", "axis", "limit") and any(
             "${" in value or "$(" in value for value in element.attrib.values()
         ):
             raise UrdfError(f"{source}: <{element.tag}> has an expression of xacro; {expand}")
     if root.tag != "robot":
-        raise UrdfError(f"{source}: is not a URDF: its first element is <{root.tag}>, not <robot>; name a URDF file")
+        raise UrdfError(
+            f"{source}: is not a URDF: its first element is <{root.tag}>, not <robot>; name a URDF"
+            " file"
+        )
     return root
 
 

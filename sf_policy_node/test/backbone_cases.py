@@ -33,18 +33,33 @@ def pi0(seed: int = 0, **settings):
 
 def camera_images(seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: rng.integers(0, 256, (120, 160, 3), dtype=np.uint8) for name in CONTRACT.camera_names}
+    return {
+        name: rng.integers(0, 256, (120, 160, 3), dtype=np.uint8) for name in CONTRACT.camera_names
+    }
 
 
 def statistics() -> Normalisation:
     rng = np.random.default_rng(1)
-    states, chunks = rng.normal(size=(20, SIZES["state_size"])), rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"]))
+    states, chunks = (
+        rng.normal(size=(20, SIZES["state_size"])),
+        rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"])),
+    )
     return Normalisation.from_data(states, chunks, np.zeros((20, 0)), CONTRACT.action.names)
 
 
 def batch(model, count: int = 2, seed: int = 0):
     """Images, states and token ids for ``model.context``."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, SIZES["cameras"], 3, *model.config.image_size), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        0,
+        256,
+        (count, SIZES["cameras"], 3, *model.config.image_size),
+        dtype=torch.uint8,
+        generator=generator,
+    )
     sentences = [SENTENCE, "go", "pick the blue cube", "put it down"][:count]
-    return images, torch.randn(count, SIZES["state_size"], generator=generator), model.words.encode(sentences)
+    return (
+        images,
+        torch.randn(count, SIZES["state_size"], generator=generator),
+        model.words.encode(sentences),
+    )

@@ -1,9 +1,11 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sf_policy_node.ros_testing import ros_domain  # noqa: F401  (a fixture for the tests of this folder)
+from sf_policy_node.ros_testing import ros_domain  # noqa: F401  (a fixture of this folder)
 
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # any machine's speed will do
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # any machine's speed will do
 settings.load_profile("suite")
 
 
@@ -17,7 +19,9 @@ def bench():
 
 @pytest.fixture
 def graph(ros_domain, monkeypatch):  # noqa: F811
-    """Nodes of this test in a domain of their own, with a clock that stands while the machine is too busy."""
+    """Nodes of this test in a domain of their own, with a clock that stands while the machine is
+    too busy.
+    """
     from node_cases import Graph
 
     from sf_policy_node.nodes import chunk_executor

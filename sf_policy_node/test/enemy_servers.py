@@ -1,4 +1,6 @@
-"""Policy servers that misbehave, written without the code under test: only sockets, websockets, msgpack and http.server."""
+"""Policy servers that misbehave, written without the code under test: only sockets, websockets,
+msgpack and http.server.
+"""
 
 import base64
 import http.server
@@ -18,13 +20,20 @@ def encoded(value):
     """As openpi's packer has it."""
 
     def plain(item):
-        return {b"__ndarray__": True, b"data": item.tobytes(), b"dtype": item.dtype.str, b"shape": item.shape}
+        return {
+            b"__ndarray__": True,
+            b"data": item.tobytes(),
+            b"dtype": item.dtype.str,
+            b"shape": item.shape,
+        }
 
     return msgpack.packb(value, default=plain)
 
 
 class OpenpiServer:
-    """Sends its metadata, then for each observation what ``answer(connection, observation)`` returns: bytes or text, or None."""
+    """Sends its metadata, then for each observation what ``answer(connection, observation)``
+    returns: bytes or text, or None.
+    """
 
     def __init__(self, answer, metadata=None):
         self.answer, self.metadata = answer, {} if metadata is None else metadata
@@ -76,7 +85,11 @@ def drop_mid_message(connection, _):
 
 
 def json_array(array):
-    return {"__numpy__": base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
+    return {
+        "__numpy__": base64.b64encode(array.tobytes()).decode(),
+        "dtype": array.dtype.str,
+        "shape": list(array.shape),
+    }
 
 
 @contextmanager

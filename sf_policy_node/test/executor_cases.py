@@ -1,4 +1,6 @@
-"""The chunk executor as a node in this process, an arm that stands where it is told, and what was heard."""
+"""The chunk executor as a node in this process, an arm that stands where it is told, and what was
+heard.
+"""
 
 import dataclasses
 
@@ -19,14 +21,19 @@ class Executor:
 
     def __init__(self, graph, **parameters):
         self.graph = graph
-        overrides = [CONTRACT_PARAMETER, *(Parameter(name, value=value) for name, value in parameters.items())]
+        overrides = [
+            CONTRACT_PARAMETER,
+            *(Parameter(name, value=value) for name, value in parameters.items()),
+        ]
         self.node = graph.add(ChunkExecutorNode(parameter_overrides=overrides))
         self.commands = graph.listen(JointTrajectory, COMMANDS)
         self.statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
         self.chunks = graph.publisher(ActionChunk, TOPICS.action_chunk)
         self.arm = FakeArm(graph, images=False)
         self.sequence = 0
-        self.until(lambda: self.statuses and 0.0 <= self.status.joint_state_age_s < 0.1, "joint states")
+        self.until(
+            lambda: self.statuses and 0.0 <= self.status.joint_state_age_s < 0.1, "joint states"
+        )
         seen = graph.now() + 0.3  # it takes over an arm that has been at rest for a while
         self.until(lambda: graph.now() > seen, "joint states of a while")
 

@@ -10,7 +10,8 @@ ARM = 6
 
 
 class LyingArm:
-    """Turns true joints (J,) into the joint states that a faulty driver publishes; see ``Bench.lie``.
+    """Turns true joints (J,) into the joint states that a faulty driver publishes; see
+    ``Bench.lie``.
 
     Every fault is drawn from ``rng``: which are there at all, how large, and when.
     """
@@ -21,7 +22,13 @@ class LyingArm:
         def maybe(share: float, value):
             return value if rng.random() < share else np.zeros_like(value)
 
-        self._droop = maybe(0.5, np.append(np.clip(rng.normal(0.0, 0.05, ARM), -0.04, 0.04), rng.uniform(0.0, 0.02, joints - ARM)))
+        self._droop = maybe(
+            0.5,
+            np.append(
+                np.clip(rng.normal(0.0, 0.05, ARM), -0.04, 0.04),
+                rng.uniform(0.0, 0.02, joints - ARM),
+            ),
+        )
         self._lag = int(maybe(0.4, np.array(rng.integers(1, 12))))
         self._noise = float(maybe(0.5, np.array(rng.choice([1e-4, 2e-3, 1e-2]))))
         self._grid = float(maybe(0.3, np.array(rng.choice([1e-3, 5e-3]))))
@@ -62,13 +69,20 @@ class LyingArm:
         elif rng.random() < self._single:
             place = place + self._wrong_place(true)
         elif rng.random() < self._burst:
-            self._wrong, self._wrong_left = self._wrong_place(true), int(rng.choice([1, 2, 5, 20, 100]))
+            self._wrong, self._wrong_left = (
+                self._wrong_place(true),
+                int(rng.choice([1, 2, 5, 20, 100])),
+            )
         if self._wrap_at is not None and place[0] > self._wrap_at:
             place[0] -= 2.0 * np.pi
         place = place + self._noise * rng.normal(size=len(place))
         if self._grid:
             place = np.round(place / self._grid) * self._grid
-        speed = {"true": velocity, "nan": np.full_like(velocity, np.nan), "zero": 0.0 * velocity}.get(self._velocity)
+        speed = {
+            "true": velocity,
+            "nan": np.full_like(velocity, np.nan),
+            "zero": 0.0 * velocity,
+        }.get(self._velocity)
         if speed is None:
             speed = rng.normal(0.0, 0.3, len(velocity))
         if self._lost_left:

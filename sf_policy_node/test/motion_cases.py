@@ -1,4 +1,6 @@
-"""What the motion tests share: the simulated arm's contract, chunks for it, and an observer that trusts only what was sent."""
+"""What the motion tests share: the simulated arm's contract, chunks for it, and an observer that
+trusts only what was sent.
+"""
 
 import dataclasses
 from functools import cache
@@ -14,8 +16,12 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Chunk, Trajectory
 
-CONTRACT_PATH = Path(__file__).resolve().parents[2] / "sf_bringup" / "config" / "robots" / "sim_arm.yaml"
-HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])  # tool points down, in the middle of the workspace
+CONTRACT_PATH = (
+    Path(__file__).resolve().parents[2] / "sf_bringup" / "config" / "robots" / "sim_arm.yaml"
+)
+HOME = np.array(
+    [0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035]
+)  # tool points down, in the middle of the workspace
 
 
 @cache
@@ -88,9 +94,10 @@ def stop_time(trajectory: Trajectory, now: float) -> float:
 class Observer:
     """A trajectory controller that moves perfectly, and the limits it saw broken.
 
-    It takes a new trajectory over as joint_trajectory_controller does: where the first point lies ahead, a
-    cubic leads there from where it is; else it is at once on the cubics between the points, and where those
-    do not begin where it is, that is a leap. A trajectory that has passed as a whole is dropped.
+    It takes a new trajectory over as joint_trajectory_controller does: where the first point lies
+    ahead, a cubic leads there from where it is; else it is at once on the cubics between the
+    points, and where those do not begin where it is, that is a leap. A trajectory that has passed
+    as a whole is dropped.
     """
 
     def __init__(self, contract: Contract, position: np.ndarray, start: float = 0.0) -> None:
@@ -138,21 +145,39 @@ class Observer:
         position, velocity, acceleration = self._evaluate(times)
         limits = self.limits
         self.top_tool_speed = max(
-            self.top_tool_speed, self._workspace.survey(np.vstack([position[:1], position]), np.vstack([velocity[:1], velocity])).top_speed
+            self.top_tool_speed,
+            self._workspace.survey(
+                np.vstack([position[:1], position]), np.vstack([velocity[:1], velocity])
+            ).top_speed,
         )
-        self.outside_box = max(self.outside_box, max(self._workspace.outside(joints) for joints in position[::5]))
-        # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone looks like an acceleration.
-        k = np.clip(np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2))
+        self.outside_box = max(
+            self.outside_box, max(self._workspace.outside(joints) for joints in position[::5])
+        )
+        # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone
+        # looks like an acceleration.
+        k = np.clip(
+            np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2)
+        )
         piece = np.diff(self._times)[k][:, None] if len(self._times) > 1 else np.inf
         blur = 12.0 * np.abs(velocity) * np.spacing(until) / piece**2
         for what, broken in (
-            ("position", (position < limits.lower - self._slack) | (position > limits.upper + self._slack)),
+            (
+                "position",
+                (position < limits.lower - self._slack) | (position > limits.upper + self._slack),
+            ),
             ("velocity", np.abs(velocity) > limits.velocity),
-            ("acceleration", np.abs(acceleration) > self.acceleration_allowed * limits.acceleration + blur),
+            (
+                "acceleration",
+                np.abs(acceleration) > self.acceleration_allowed * limits.acceleration + blur,
+            ),
         ):
             for row, joint in np.argwhere(broken)[:3]:
-                value = {"position": position, "velocity": velocity, "acceleration": acceleration}[what][row, joint]
-                self._violations.append(f"{times[row]:.4f}: {what} of {limits.names[joint]} is {value}")
+                value = {"position": position, "velocity": velocity, "acceleration": acceleration}[
+                    what
+                ][row, joint]
+                self._violations.append(
+                    f"{times[row]:.4f}: {what} of {limits.names[joint]} is {value}"
+                )
 
     def violations(self, until: float) -> list[str]:
         self.watch(until)
@@ -189,19 +214,27 @@ class Bench:
 
     STEP = 0.005
 
-    def __init__(self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options) -> None:
+    def __init__(
+        self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options
+    ) -> None:
         self.contract, self.now = contract, start
-        self.stopwatch = self.set_by = 0.0  # the executor's clock is set; stopwatch and controller are not
+        self.stopwatch = self.set_by = (
+            0.0  # the executor's clock is set; stopwatch and controller are not
+        )
         self.executor = ChunkExecutor(contract, stopwatch=lambda: self.stopwatch, **options)
         self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
         self.offset = np.zeros(len(position))  # measured minus commanded
-        self.lie = lambda stamp, position, velocity: [(stamp, position, velocity)]  # what the driver makes of it
+        self.lie = lambda stamp, position, velocity: [
+            (stamp, position, velocity)
+        ]  # what the driver makes of it
         self._mail: list[tuple[float, Trajectory | None]] = []
         self.received: list[float] = []  # when each trajectory of ``observer.sent`` was handed over
         self.measured: list[tuple[float, np.ndarray]] = []
         for before in np.arange(0.3, 0.0, -0.01):  # it has been standing there for a while
-            self.executor.on_joint_state(start - before, np.array(position), np.zeros(len(position)))
+            self.executor.on_joint_state(
+                start - before, np.array(position), np.zeros(len(position))
+            )
         self.measure()
         self.executor.on_controller_reference(start, np.array(position), np.zeros(len(position)))
         self.executor.activate(self.now)
@@ -228,7 +261,9 @@ class Bench:
             self.post(self.executor.tick(self.clock))
 
     def post(self, trajectory: Trajectory | None, transit: float = 0.0) -> None:
-        """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent earlier."""
+        """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent
+        earlier.
+        """
         if trajectory is not None:
             trajectory = dataclasses.replace(trajectory, stamp=trajectory.stamp - self.set_by)
             self.received.append(self.now)
@@ -239,7 +274,9 @@ class Bench:
             self._mail.append((arrival, trajectory))
 
     def chunk(self, data: np.ndarray, age: float = 0.0, **changes) -> Chunk:
-        """The next chunk, right in all but ``changes``, observed ``age`` seconds ago where the arm was then."""
+        """The next chunk, right in all but ``changes``, observed ``age`` seconds ago where the arm
+        was then.
+        """
         self.sequence += 1
         stamp, reference = self.measured[max(0, len(self.measured) - 1 - round(age / self.STEP))]
         right = {"stamp": stamp + self.set_by, "reference": reference, "sequence": self.sequence}
@@ -257,7 +294,9 @@ class Bench:
         return kinematics().forward(self.observer.state(self.now)[0][:6]).position
 
 
-def keep_moving(bench: Bench, seconds: float, data: np.ndarray = FORWARD, every: float = 0.3, age: float = 0.1) -> None:
+def keep_moving(
+    bench: Bench, seconds: float, data: np.ndarray = FORWARD, every: float = 0.3, age: float = 0.1
+) -> None:
     """Chunk after chunk."""
     for _ in range(round(seconds / every)):
         bench.send(bench.chunk(data, age=age))

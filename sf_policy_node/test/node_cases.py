@@ -1,7 +1,7 @@
 """A graph of nodes in this process, over real DDS, that tests wait on instead of sleeping.
 
-The nodes' clock is the test's: it runs with the wall clock, but stands still while this process gets no
-processor time. So nothing is late, too old or lost because the machine is busy.
+The nodes' clock is the test's: it runs with the wall clock, but stands still while this process
+gets no processor time. So nothing is late, too old or lost because the machine is busy.
 """
 
 import time
@@ -28,7 +28,8 @@ class Graph:
     """Nodes and a peer node for the test; closed at the end of the test.
 
     Args:
-        clock: the nodes' clock is that of :meth:`now`. False: the machine's, for nodes that are processes.
+        clock: the nodes' clock is that of :meth:`now`. False: the machine's, for nodes that are
+            processes.
     """
 
     def __init__(self, *, clock: bool = True) -> None:
@@ -73,7 +74,9 @@ class Graph:
         return publisher
 
     def until(self, condition, what: str, timeout_s: float = PATIENCE_S, each=lambda: None):
-        """Spin until a condition is true; ``each`` runs between callbacks, every 10 ms or sooner."""
+        """Spin until a condition is true; ``each`` runs between callbacks, every 10 ms or
+        sooner.
+        """
         end = time.monotonic() + timeout_s
         while not (result := condition()):
             assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
@@ -101,9 +104,14 @@ class FakeArm:
         self._graph = graph
         contract = sim_arm()
         self.joints, self.encoding = HOME.copy(), "rgb8"
-        self.joint_states = graph.publisher(JointState, contract.topics.joint_states, qos_profile_sensor_data)
+        self.joint_states = graph.publisher(
+            JointState, contract.topics.joint_states, qos_profile_sensor_data
+        )
         cameras = contract.cameras if images else []
-        self._images = {camera.name: graph.publisher(Image, camera.topic, qos_profile_sensor_data) for camera in cameras}
+        self._images = {
+            camera.name: graph.publisher(Image, camera.topic, qos_profile_sensor_data)
+            for camera in cameras
+        }
         self._bytes = array("B", bytes(320 * 240 * 3))
         self._next = 0.0
         self.stamps: set[int] = set()
@@ -117,11 +125,22 @@ class FakeArm:
         stamp = to_stamp(now)
         names = sim_arm().command_joints
         self.joint_states.publish(
-            JointState(header=Header(stamp=stamp), name=names, position=self.joints.tolist(), velocity=[0.0] * len(names))
+            JointState(
+                header=Header(stamp=stamp),
+                name=names,
+                position=self.joints.tolist(),
+                velocity=[0.0] * len(names),
+            )
         )
         for name, publisher in self._images.items():
             if name not in self.silent:
-                image = Image(header=Header(stamp=stamp), height=240, width=320, encoding=self.encoding, step=960)
+                image = Image(
+                    header=Header(stamp=stamp),
+                    height=240,
+                    width=320,
+                    encoding=self.encoding,
+                    step=960,
+                )
                 image.data = self._bytes
                 publisher.publish(image)
         self.stamps.add(stamp.sec * 10**9 + stamp.nanosec)

@@ -1,4 +1,6 @@
-"""A tiny OpenVLA-OFT in the published layout: names and shapes of ``moojink/openvla-oft``, weights from a seed."""
+"""A tiny OpenVLA-OFT in the published layout: names and shapes of ``moojink/openvla-oft``, weights
+from a seed.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,13 @@ from safetensors.torch import save_file
 from sf_policy_node.vla.backbones.tiny import tiny_tokenizer
 
 WIDTH, VOCABULARY, ACTIONS, HORIZON, STATE = 32, 32000, 3, 4, 5
-DINO = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
+DINO = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
 SIGLIP = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -30,10 +38,18 @@ LLAMA = {
     "rms_norm_eps": 1e-6,
     "pad_token_id": 0,
 }
-SIZES = {"state_size": STATE, "action_size": ACTIONS, "horizon": HORIZON, "text_tokens": 100, "crop": 1.0}
+SIZES = {
+    "state_size": STATE,
+    "action_size": ACTIONS,
+    "horizon": HORIZON,
+    "text_tokens": 100,
+    "crop": 1.0,
+}
 
 
-def backbone_shapes(dino: dict = DINO, siglip: dict = SIGLIP, llama: dict = LLAMA, *, film: bool = False) -> dict[str, tuple[int, ...]]:
+def backbone_shapes(
+    dino: dict = DINO, siglip: dict = SIGLIP, llama: dict = LLAMA, *, film: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Of openvla-7b's safetensors."""
     shapes: dict[str, tuple[int, ...]] = {}
     for tower, config in (("featurizer", dino), ("fused_featurizer", siglip)):
@@ -51,40 +67,66 @@ def backbone_shapes(dino: dict = DINO, siglip: dict = SIGLIP, llama: dict = LLAM
         else:
             pool = prefix + "attn_pool."
             shapes |= {pool + "latent": (1, 1, width), **_norm(pool + "norm", width)}
-            for name, rows, columns in (("q", width, width), ("kv", 2 * width, width), ("proj", width, width)):
+            for name, rows, columns in (
+                ("q", width, width),
+                ("kv", 2 * width, width),
+                ("proj", width, width),
+            ):
                 shapes |= _linear(pool + name, rows, columns)
-            shapes |= _linear(pool + "mlp.fc1", hidden, width) | _linear(pool + "mlp.fc2", width, hidden)
+            shapes |= _linear(pool + "mlp.fc1", hidden, width) | _linear(
+                pool + "mlp.fc2", width, hidden
+            )
         for number in range(config["num_hidden_layers"]):
             block = f"{prefix}blocks.{number}." + ("block." if film else "")
             shapes |= _norm(block + "norm1", width) | _norm(block + "norm2", width)
-            shapes |= _linear(block + "attn.qkv", 3 * width, width) | _linear(block + "attn.proj", width, width)
-            shapes |= _linear(block + "mlp.fc1", hidden, width) | _linear(block + "mlp.fc2", width, hidden)
+            shapes |= _linear(block + "attn.qkv", 3 * width, width) | _linear(
+                block + "attn.proj", width, width
+            )
+            shapes |= _linear(block + "mlp.fc1", hidden, width) | _linear(
+                block + "mlp.fc2", width, hidden
+            )
             if tower == "featurizer":
-                shapes |= {block + "ls1.scale_factor": (width,), block + "ls2.scale_factor": (width,)}
+                shapes |= {
+                    block + "ls1.scale_factor": (width,),
+                    block + "ls2.scale_factor": (width,),
+                }
             if film:
                 outer = block.removesuffix("block.")
-                shapes |= _linear(outer + "scale", width, llama["hidden_size"]) | _linear(outer + "shift", width, llama["hidden_size"])
+                shapes |= _linear(outer + "scale", width, llama["hidden_size"]) | _linear(
+                    outer + "shift", width, llama["hidden_size"]
+                )
     vision, width = dino["hidden_size"] + siglip["hidden_size"], llama["hidden_size"]
     shapes |= (
-        _linear("projector.fc1", 4 * vision, vision) | _linear("projector.fc2", width, 4 * vision) | _linear("projector.fc3", width, width)
+        _linear("projector.fc1", 4 * vision, vision)
+        | _linear("projector.fc2", width, 4 * vision)
+        | _linear("projector.fc3", width, width)
     )
     model = "language_model.model."
-    shapes |= {model + "embed_tokens.weight": (llama["vocab_size"], width), model + "norm.weight": (width,)}
+    shapes |= {
+        model + "embed_tokens.weight": (llama["vocab_size"], width),
+        model + "norm.weight": (width,),
+    }
     shapes["language_model.lm_head.weight"] = (llama["vocab_size"], width)
     for number in range(llama["num_hidden_layers"]):
         layer, inner = f"{model}layers.{number}.", llama["intermediate_size"]
         shapes |= {f"{layer}self_attn.{name}_proj.weight": (width, width) for name in "qkvo"}
         shapes |= {f"{layer}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
         shapes |= {layer + "mlp.down_proj.weight": (width, inner)}
-        shapes |= {f"{layer}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+        shapes |= {
+            f"{layer}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")
+        }
     return shapes
 
 
 def head_shapes(width: int = WIDTH, actions: int = ACTIONS) -> dict[str, tuple[int, ...]]:
     """Of ``action_head--*_checkpoint.pt``."""
-    shapes = _norm("model.layer_norm1", width * actions) | _linear("model.fc1", width, width * actions)
+    shapes = _norm("model.layer_norm1", width * actions) | _linear(
+        "model.fc1", width, width * actions
+    )
     for number in range(2):
-        shapes |= _norm(f"model.mlp_resnet_blocks.{number}.ffn.0", width) | _linear(f"model.mlp_resnet_blocks.{number}.ffn.1", width, width)
+        shapes |= _norm(f"model.mlp_resnet_blocks.{number}.ffn.0", width) | _linear(
+            f"model.mlp_resnet_blocks.{number}.ffn.1", width, width
+        )
     return shapes | _norm("model.layer_norm2", width) | _linear("model.fc2", actions, width)
 
 
@@ -99,28 +141,49 @@ def seeded(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Ten
     for name in sorted(shapes):
         value = torch.randn(shapes[name], generator=generator)
         ones = name.endswith("weight") and len(shapes[name]) == 1
-        found[name] = 1.0 + 0.1 * value if ones else value * (0.5 if "scale_factor" in name else 0.15)
+        found[name] = (
+            1.0 + 0.1 * value if ones else value * (0.5 if "scale_factor" in name else 0.15)
+        )
     return found
 
 
-def write_published(folder: Path, *, film: bool = False, head: bool = True, proprio: bool = True, step: str = "150000") -> Path:
-    """A directory as OFT leaves it after merging; with ``film`` the vision backbone is a file of its own."""
+def write_published(
+    folder: Path,
+    *,
+    film: bool = False,
+    head: bool = True,
+    proprio: bool = True,
+    step: str = "150000",
+) -> Path:
+    """A directory as OFT leaves it after merging; with ``film`` the vision backbone is a file of
+    its own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = seeded(backbone_shapes(), 1)
     names = sorted(weights)
     half = len(names) // 2
     for number, part in enumerate((names[:half], names[half:]), 1):
-        save_file({name: weights[name] for name in part}, folder / f"model-{number:05d}-of-00002.safetensors")
+        save_file(
+            {name: weights[name] for name in part},
+            folder / f"model-{number:05d}-of-00002.safetensors",
+        )
     if film:
-        state = {name: value for name, value in seeded(backbone_shapes(film=True), 2).items() if name.startswith("vision_backbone.")}
+        state = {
+            name: value
+            for name, value in seeded(backbone_shapes(film=True), 2).items()
+            if name.startswith("vision_backbone.")
+        }
         torch.save(state, folder / f"vision_backbone--{step}_checkpoint.pt")
     if head:
         torch.save(
-            {f"module.{name}": value for name, value in seeded(head_shapes(), 3).items()}, folder / f"action_head--{step}_checkpoint.pt"
+            {f"module.{name}": value for name, value in seeded(head_shapes(), 3).items()},
+            folder / f"action_head--{step}_checkpoint.pt",
         )
     if proprio:
         torch.save(seeded(proprio_shapes(), 4), folder / f"proprio_projector--{step}_checkpoint.pt")
-    (folder / "config.json").write_text(json.dumps({"dino": DINO, "siglip": SIGLIP, "language": LLAMA}))
+    (folder / "config.json").write_text(
+        json.dumps({"dino": DINO, "siglip": SIGLIP, "language": LLAMA})
+    )
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

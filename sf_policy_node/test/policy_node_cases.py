@@ -20,7 +20,11 @@ class Policy:
         self.graph, self.policy = graph, policy or ScriptedPolicy()
         self.chunks = graph.listen(ActionChunk, TOPICS.action_chunk)
         self.statuses = graph.listen(PolicyStatus, TOPICS.policy_status, 50)
-        self.node = graph.add(PolicyNode(lambda *_: self.policy, parameter_overrides=[CONTRACT_PARAMETER, *parameters]))
+        self.node = graph.add(
+            PolicyNode(
+                lambda *_: self.policy, parameter_overrides=[CONTRACT_PARAMETER, *parameters]
+            )
+        )
         self.arm = FakeArm(graph)
         self.until(lambda: self.statuses and min(self.status.camera_age_s) >= 0, "images")
 
@@ -40,7 +44,9 @@ class Policy:
         client, feedback = ActionClient(self.graph.peer, RunInstruction, "run_instruction"), []
         self.until(client.server_is_ready, "the action server")
         goal = RunInstruction.Goal(instruction=instruction, timeout_s=timeout_s)
-        future = client.send_goal_async(goal, feedback_callback=lambda message: feedback.append(message.feedback))
+        future = client.send_goal_async(
+            goal, feedback_callback=lambda message: feedback.append(message.feedback)
+        )
         self.until(future.done, "the answer")
         return future.result(), feedback
 

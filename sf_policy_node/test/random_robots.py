@@ -1,4 +1,6 @@
-"""Random robots as URDF text: joints of every kind, primitives as links, a gripper with a mimic joint."""
+"""Random robots as URDF text: joints of every kind, primitives as links, a gripper with a mimic
+joint.
+"""
 
 import numpy as np
 
@@ -6,7 +8,9 @@ LIMIT = 2.5  # rad; a tenth of it in m for joints that slide
 
 
 def random_robot(seed: int, joints: int = 6) -> str:
-    """A chain ``joint0`` to ``joint{n}`` on ``base_link``, then ``tool0``, ``gripper`` and its mimic."""
+    """A chain ``joint0`` to ``joint{n}`` on ``base_link``, then ``tool0``, ``gripper`` and its
+    mimic.
+    """
     random = np.random.default_rng(seed)
     parts = [_link("base_link", random)]
     parent = "base_link"
@@ -42,10 +46,11 @@ def _joint(name, kind, parent, child, random, mimic="") -> str:
     reach = LIMIT / 10 if kind == "prismatic" else LIMIT
     follow = f'<mimic joint="{mimic}" multiplier="-0.7" offset="0.02"/>' if mimic else ""
     return (
-        f'<joint name="{name}" type="{kind}"><parent link="{parent}"/><child link="{child}"/>'
-        f'<origin xyz="{_numbers(random.uniform(-0.15, 0.15, 3))}" rpy="{_numbers(random.uniform(-3, 3, 3))}"/>'
-        f'<axis xyz="{_numbers(axis / np.linalg.norm(axis))}"/>'
-        f'<limit lower="{-reach}" upper="{reach}" velocity="2" effort="10"/>{follow}</joint>'
+        f'<joint name="{name}" type="{kind}"><parent link="{parent}"/><child'
+        f' link="{child}"/><origin xyz="{_numbers(random.uniform(-0.15, 0.15, 3))}"'
+        f' rpy="{_numbers(random.uniform(-3, 3, 3))}"/><axis'
+        f' xyz="{_numbers(axis / np.linalg.norm(axis))}"/><limit lower="{-reach}" upper="{reach}"'
+        f' velocity="2" effort="10"/>{follow}</joint>'
     )
 
 
@@ -58,5 +63,8 @@ def _link(name, random) -> str:
             f'<sphere radius="{size[0]:.6f}"/>',
         ]
     )
-    origin = f'<origin xyz="{_numbers(random.uniform(-0.03, 0.03, 3))}" rpy="{_numbers(random.uniform(-3, 3, 3))}"/>'
+    origin = (
+        f'<origin xyz="{_numbers(random.uniform(-0.03, 0.03, 3))}"'
+        f' rpy="{_numbers(random.uniform(-3, 3, 3))}"/>'
+    )
     return f'<link name="{name}"><collision>{origin}<geometry>{shape}</geometry></collision></link>'

@@ -12,7 +12,12 @@ from sf_policy_node.session import PolicySession
 
 class Stage:
     def __init__(self, policy=None):
-        self.now, self.policy, self.chunks, self.notified = 100.0, policy or ScriptedPolicy(), [], threading.Event()
+        self.now, self.policy, self.chunks, self.notified = (
+            100.0,
+            policy or ScriptedPolicy(),
+            [],
+            threading.Event(),
+        )
         self.decode = lambda camera, image: image
         self.session = PolicySession(
             sim_arm(),

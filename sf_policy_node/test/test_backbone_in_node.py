@@ -15,7 +15,11 @@ pytestmark = pytest.mark.ros
 
 @pytest.mark.parametrize(
     ("make", "join"),
-    [(lambda: cases.hf("smolvlm"), Join.BLEND), (lambda: cases.hf("qwen3_vl", head="flow"), Join.RTC), (cases.pi0, Join.RTC)],
+    [
+        (lambda: cases.hf("smolvlm"), Join.BLEND),
+        (lambda: cases.hf("qwen3_vl", head="flow"), Join.RTC),
+        (cases.pi0, Join.RTC),
+    ],
 )
 def test_a_checkpoint_of_each_kind_sends_chunks_that_follow_each_other(graph, tmp_path, make, join):
     save_checkpoint(tmp_path / "policy", make(), cases.CONTRACT, cases.statistics(), {})

@@ -1,4 +1,6 @@
-"""Any image-text-to-text model behind one adapter, proven on eight families with tiny random weights."""
+"""Any image-text-to-text model behind one adapter, proven on eight families with tiny random
+weights.
+"""
 
 import json
 from pathlib import Path
@@ -33,8 +35,12 @@ def test_a_saved_model_predicts_the_same_chunk(family, tmp_path):
     assert loaded.join is Join.BLEND
     # It looks, listens and feels.
     assert not np.allclose(expected, loaded.predict(camera_images(1), JOINTS, SENTENCE), atol=1e-7)
-    assert not np.allclose(expected, loaded.predict(camera_images(), JOINTS, "pick the blue cube"), atol=1e-7)
-    assert not np.allclose(expected, loaded.predict(camera_images(), JOINTS + 0.1, SENTENCE), atol=1e-7)
+    assert not np.allclose(
+        expected, loaded.predict(camera_images(), JOINTS, "pick the blue cube"), atol=1e-7
+    )
+    assert not np.allclose(
+        expected, loaded.predict(camera_images(), JOINTS + 0.1, SENTENCE), atol=1e-7
+    )
 
 
 @every_family
@@ -48,7 +54,10 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
     images = images.float().requires_grad_(True)
     seen = []
     hook = places.blocks[0].register_forward_pre_hook(
-        lambda _m, positional, named: seen.append(positional[0] if positional else named["hidden_states"]), with_kwargs=True
+        lambda _m, positional, named: seen.append(
+            positional[0] if positional else named["hidden_states"]
+        ),
+        with_kwargs=True,
     )
     model.context(images, state, text)
     hook.remove()
@@ -58,7 +67,13 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
     direction = torch.randn(tokens.shape[1], generator=torch.Generator().manual_seed(0))
     for number in {0, 1, columns, rows * columns - 1, rows * columns, len(tokens) - 1}:
         (gradient,) = torch.autograd.grad(tokens[number] @ direction, images, retain_graph=True)
-        cells = gradient[0].square().sum(1).reshape(places.views, rows, height // rows, columns, width // columns).sum((2, 4))
+        cells = (
+            gradient[0]
+            .square()
+            .sum(1)
+            .reshape(places.views, rows, height // rows, columns, width // columns)
+            .sum((2, 4))
+        )
         assert int(cells.argmax()) == number
 
 
@@ -71,7 +86,10 @@ def test_a_missing_camera_changes_nothing(family):
         other = torch.where(present[..., None, None, None], images, 255 - images)
         torch.testing.assert_close(model(other, state, text, present=present), expected)
         assert not torch.allclose(model(images, state, text), expected, atol=1e-6)
-        assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in gradients(model, expected))
+        assert all(
+            parameter.grad is None or torch.isfinite(parameter.grad).all()
+            for parameter in gradients(model, expected)
+        )
 
 
 def gradients(model, out: torch.Tensor):
@@ -84,7 +102,9 @@ def test_rows_that_share_a_picture_get_what_separate_ones_give():
     model = hf("paligemma")
     images, state, text = batch(model, 3)
     rows = torch.tensor([0, 0, 1])
-    torch.testing.assert_close(model(images[:2], state, text, rows=rows), model(images[rows], state, text))
+    torch.testing.assert_close(
+        model(images[:2], state, text, rows=rows), model(images[rows], state, text)
+    )
 
 
 def test_a_flow_head_continues_the_last_chunk(tmp_path):
@@ -102,10 +122,17 @@ def test_patches_and_normalisation_are_those_of_the_models_own_processor():
     processing = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
     model = hf("qwen2_5_vl")
     picture = np.random.default_rng(0).integers(0, 256, (56, 112, 3), dtype=np.uint8)
-    theirs = processing.Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2, do_resize=False)
+    theirs = processing.Qwen2VLImageProcessorPil(
+        patch_size=14, merge_size=2, temporal_patch_size=2, do_resize=False
+    )
     expected = torch.as_tensor(np.asarray(theirs(picture, return_tensors="np")["pixel_values"]))
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0
-    torch.testing.assert_close(flat_patches((tensor - model._mean) / model._std, 14, 2, 2), expected.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        flat_patches((tensor - model._mean) / model._std, 14, 2, 2),
+        expected.float(),
+        atol=1e-5,
+        rtol=1e-5,
+    )
 
 
 def test_a_letterbox_keeps_the_shape_and_a_stretch_fills():
@@ -129,8 +156,13 @@ def pretrained_folder(folder: Path, family: str = "smolvlm") -> Path:
 
 def test_pretrained_weights_and_statistics_come_from_a_local_directory(tmp_path):
     folder = pretrained_folder(tmp_path / "vlm")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}))
-    first, second = HfVla.from_pretrained(folder, **SIZES), HfVla.from_pretrained(folder, dtype="bfloat16", **SIZES)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]})
+    )
+    first, second = (
+        HfVla.from_pretrained(folder, **SIZES),
+        HfVla.from_pretrained(folder, dtype="bfloat16", **SIZES),
+    )
     assert first.config.mean == (0.4, 0.4, 0.4)
     one, other = (next(model.backbone.vision_model.parameters()) for model in (first, second))
     assert other.dtype is torch.bfloat16
@@ -153,12 +185,24 @@ def another_width(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json; give the local directory"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*.safetensors; copy the weights"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "no config.json; give the local directory",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"no \*.safetensors; copy the weights",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"0" * 50), "cannot be loaded .*; copy it again"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"0" * 50),
+            "cannot be loaded .*; copy it again",
+        ),
         (another_architecture, r"weights \d+ missing \(first .*it belongs to another architecture"),
-        (another_width, r"weights \d+ of another size \(first .*it belongs to another architecture"),
+        (
+            another_width,
+            r"weights \d+ of another size \(first .*it belongs to another architecture",
+        ),
     ],
 )
 def test_pretrained_weights_that_do_not_fit_are_one_sentence(tmp_path, damage, message):
@@ -195,19 +239,31 @@ def weights_of(model):
 def save_file_of(model, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in model().state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model().state_dict().items()},
+        folder / "model.safetensors",
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (weights_of(lambda: hf("smolvlm")), "another architecture .*weights missing, first .*weights unknown, first"),
-        (weights_of(lambda: hf("llava", head_width=64)), "another architecture .*with a size mismatch, first"),
+        (
+            weights_of(lambda: hf("smolvlm")),
+            "another architecture .*weights missing, first .*weights unknown, first",
+        ),
+        (
+            weights_of(lambda: hf("llava", head_width=64)),
+            "another architecture .*with a size mismatch, first",
+        ),
         (edit("model", "nano"), "damaged or of another architecture"),
         (edit("model", "pi0"), "damaged or of another architecture"),
         (edit("model_type", "llama9000"), "transformers does not know a model of type 'llama9000'"),
-        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "holds no tokenizer"),
+        (
+            lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+            "holds no tokenizer",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_sentence(saved, damage, message):
@@ -224,7 +280,9 @@ def test_an_instruction_that_is_too_long_is_named():
 
 
 def test_sizes_and_families_that_do_not_fit_are_named():
-    with pytest.raises(BackboneError, match=r"qwen2_5_vl: image size \(50, 50\): .* needs multiples of 28 x 28"):
+    with pytest.raises(
+        BackboneError, match=r"qwen2_5_vl: image size \(50, 50\): .* needs multiples of 28 x 28"
+    ):
         HfVla.create(tiny_config("qwen2_5_vl"), tiny_tokenizer(), image_size=(50, 50), **SIZES)
     with pytest.raises(BackboneError, match=r"takes \(56, 56\)"):
         HfVla.create(tiny_config("paligemma"), tiny_tokenizer(), image_size=(64, 64), **SIZES)
@@ -234,25 +292,50 @@ def test_a_family_that_was_not_tested_works_or_is_refused():
     import transformers
 
     text, vision = tiny_config("llava").text_config, tiny_config("llava").vision_config
-    clip = {**vision.to_dict(), "model_type": "clip_vision_model"}  # with a class token, which is left out
-    like = transformers.VipLlavaConfig(text_config=text, vision_config=clip, vision_feature_layers=[-1, -2], image_token_id=299)
+    clip = {
+        **vision.to_dict(),
+        "model_type": "clip_vision_model",
+    }  # with a class token, which is left out
+    like = transformers.VipLlavaConfig(
+        text_config=text, vision_config=clip, vision_feature_layers=[-1, -2], image_token_id=299
+    )
     model = HfVla.create(like, tiny_tokenizer(), text_tokens=24, **SIZES)
     assert torch.isfinite(model(*batch(model))).all()
-    other = transformers.AyaVisionConfig(text_config=text, vision_config=vision, image_token_id=299, downsample_factor=2)
-    with pytest.raises(BackboneError, match=r"backbone aya_vision: not supported \(.*\); smolvlm, "):
+    other = transformers.AyaVisionConfig(
+        text_config=text, vision_config=vision, image_token_id=299, downsample_factor=2
+    )
+    with pytest.raises(
+        BackboneError, match=r"backbone aya_vision: not supported \(.*\); smolvlm, "
+    ):
         HfVla.create(other, tiny_tokenizer(), text_tokens=24, **SIZES)
 
 
 @pytest.mark.parametrize(
-    ("name", "grid"), [("SmolVLM", (8, 8)), ("PaliGemma", (16, 16)), ("Gemma3", (16, 16)), ("InternVL", (16, 16)), ("Llava", (24, 24))]
+    ("name", "grid"),
+    [
+        ("SmolVLM", (8, 8)),
+        ("PaliGemma", (16, 16)),
+        ("Gemma3", (16, 16)),
+        ("InternVL", (16, 16)),
+        ("Llava", (24, 24)),
+    ],
 )
 def test_grids_of_the_public_sizes(name, grid):
     import transformers
 
     sizes = {
         "SmolVLM": {"vision_config": {"image_size": 512, "patch_size": 16}, "scale_factor": 4},
-        "PaliGemma": {"vision_config": {"model_type": "siglip_vision_model", "image_size": 224, "patch_size": 14}},
-        "Gemma3": {"vision_config": {"image_size": 896, "patch_size": 14}, "mm_tokens_per_image": 256},
+        "PaliGemma": {
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "image_size": 224,
+                "patch_size": 14,
+            }
+        },
+        "Gemma3": {
+            "vision_config": {"image_size": 896, "patch_size": 14},
+            "mm_tokens_per_image": 256,
+        },
     }
     assert pixels_of(getattr(transformers, f"{name}Config")(**sizes.get(name, {}))).grid == grid
 
@@ -262,5 +345,7 @@ def test_half_precision_survives_a_checkpoint(tmp_path):
         save_checkpoint(tmp_path / model.kind, model, CONTRACT, statistics(), {})
         loaded = Policy.load(tmp_path / model.kind, contract=CONTRACT, device="cpu")
         assert next(loaded._model.backbone.parameters()).dtype is torch.bfloat16
-        expected = Policy(model, CONTRACT, statistics(), device="cpu").predict(camera_images(), JOINTS, SENTENCE)
+        expected = Policy(model, CONTRACT, statistics(), device="cpu").predict(
+            camera_images(), JOINTS, SENTENCE
+        )
         np.testing.assert_array_equal(loaded.predict(camera_images(), JOINTS, SENTENCE), expected)

@@ -42,20 +42,28 @@ def test_a_pause_is_no_cycle(before, after, pause):
         cadence.add(now)
     report = cadence.report(now)
     assert report.cycles == len(before) + len(after)
-    assert report.worst_s == pytest.approx(max(before + after)) and report.rate_hz == pytest.approx(report.cycles / sum(before + after))
+    assert report.worst_s == pytest.approx(max(before + after)) and report.rate_hz == pytest.approx(
+        report.cycles / sum(before + after)
+    )
 
 
 @given(TIMES, st.floats(0.34, 100.0))
 def test_a_chunk_that_never_came_counts_too(gaps, silence):
     cadence, now = run(gaps)
     before, report = cadence.report(now), cadence.report(now + silence)
-    assert report.over_budget == before.over_budget + 1 and report.worst_s == pytest.approx(max(*gaps, silence))
+    assert report.over_budget == before.over_budget + 1 and report.worst_s == pytest.approx(
+        max(*gaps, silence)
+    )
     assert cadence.report(now + 0.2).over_budget == before.over_budget  # it may still come in time
 
 
 def test_before_the_second_chunk_there_is_no_rate():
     report = Cadence(0.3).report(5.0)
-    assert (report.rate_hz, report.cycles, report.worst_s) == (0.0, 0, 0.0) and report.rate_wanted_hz == pytest.approx(1 / 0.3)
+    assert (report.rate_hz, report.cycles, report.worst_s) == (
+        0.0,
+        0,
+        0.0,
+    ) and report.rate_wanted_hz == pytest.approx(1 / 0.3)
     assert "too short for a rate" in str(report)
 
 
@@ -69,4 +77,7 @@ def test_a_clock_that_goes_back_is_no_cycle():
 
 def test_the_report_is_one_line_for_people():
     cadence, now = run([0.3] * 9 + [0.6])
-    assert str(cadence.report(now)) == "3.03 of 3.33 chunks per second, 1 of 10 cycles (10.0 %) over budget, worst 0.600 s"
+    assert (
+        str(cadence.report(now))
+        == "3.03 of 3.33 chunks per second, 1 of 10 cycles (10.0 %) over budget, worst 0.600 s"
+    )

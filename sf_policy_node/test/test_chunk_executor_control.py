@@ -34,15 +34,26 @@ def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(
 
     def lead():
         stamp = to_stamp(executor.graph.now())
-        leader.publish(JointState(header=Header(stamp=stamp), name=sim_arm().command_joints, position=(HOME + 0.03).tolist()))
+        leader.publish(
+            JointState(
+                header=Header(stamp=stamp),
+                name=sim_arm().command_joints,
+                position=(HOME + 0.03).tolist(),
+            )
+        )
         executor.arm()
 
-    executor.until(lambda: sources and sources[-1].reason == "waiting for the first chunk", "nobody in charge, for a reason of now")
+    executor.until(
+        lambda: sources and sources[-1].reason == "waiting for the first chunk",
+        "nobody in charge, for a reason of now",
+    )
     assert sources[-1].source == ControlSource.NOBODY
     executor.send(FAST)
     executor.until(said(ControlSource.POLICY), "the policy in charge")
     executor.graph.until(said(ControlSource.TELEOPERATION), "the person in charge", each=lead)
-    executor.graph.until(lambda: executor.status.state == ExecutorStatus.TELEOPERATION, "the status", each=lead)
+    executor.graph.until(
+        lambda: executor.status.state == ExecutorStatus.TELEOPERATION, "the status", each=lead
+    )
     assert executor.status.control_source == ControlSource.TELEOPERATION
     executor.until(said(ControlSource.NOBODY), "nobody in charge")
     assert "released" in sources[-1].reason
@@ -106,11 +117,20 @@ def test_in_shadow_mode_an_operator_who_leads_is_what_the_policy_is_compared_wit
 
     def lead():
         stamp = to_stamp(executor.graph.now())
-        leader.publish(JointState(header=Header(stamp=stamp), name=sim_arm().command_joints, position=(HOME + 0.03).tolist()))
+        leader.publish(
+            JointState(
+                header=Header(stamp=stamp),
+                name=sim_arm().command_joints,
+                position=(HOME + 0.03).tolist(),
+            )
+        )
         executor.arm()
 
     executor.graph.until(leader.get_subscription_count, "the executor", each=lead)
     executor.send(FAST)
     executor.graph.until(lambda: executor.status.shadow_rows >= 8, "scores", each=lead)
-    assert executor.status.control_source != ControlSource.TELEOPERATION and executor.status.chunks_refused == 0
+    assert (
+        executor.status.control_source != ControlSource.TELEOPERATION
+        and executor.status.chunks_refused == 0
+    )
     assert not executor.commands

@@ -39,7 +39,13 @@ def test_a_chunk_becomes_a_stamped_trajectory_with_velocities(executor):
     assert all(len(point.positions) == len(point.velocities) == 7 for point in trajectory.points)
     assert max(max(map(abs, point.velocities)) for point in trajectory.points) > 0.05
     assert list(trajectory.points[-1].velocities) == [0.0] * 7
-    executor.until(lambda: executor.status.state == ExecutorStatus.EXECUTING and executor.status.chunks_accepted == 1, "the status")
+    executor.until(
+        lambda: (
+            executor.status.state == ExecutorStatus.EXECUTING
+            and executor.status.chunks_accepted == 1
+        ),
+        "the status",
+    )
     assert executor.status.executor_latency_p50_s > 0.0
 
 
@@ -62,12 +68,20 @@ def test_a_bad_chunk_moves_nothing_and_the_status_says_why(executor, changes, re
 def test_what_was_wrong_with_a_chunk_is_told_though_a_good_one_follows_at_once(executor):
     executor.send(data=np.full((8, 4), np.nan))
     executor.send()
-    executor.until(lambda: executor.status.state == ExecutorStatus.EXECUTING and executor.status.chunks_accepted == 1, "motion")
+    executor.until(
+        lambda: (
+            executor.status.state == ExecutorStatus.EXECUTING
+            and executor.status.chunks_accepted == 1
+        ),
+        "motion",
+    )
     assert any("row 0, column x is nan" in status.reason for status in executor.statuses)
 
 
 def test_a_message_whose_size_and_data_disagree_is_refused(executor):
-    message = chunk_to_message(make_chunk(sim_arm(), straight(sim_arm()), stamp=executor.graph.now()))
+    message = chunk_to_message(
+        make_chunk(sim_arm(), straight(sim_arm()), stamp=executor.graph.now())
+    )
     message.rows = 5
     message.action_space = 77
     executor.chunks.publish(message)
@@ -78,7 +92,9 @@ def test_a_message_whose_size_and_data_disagree_is_refused(executor):
 def test_when_chunks_stop_it_holds_and_says_so(executor):
     executor.send()
     executor.until(lambda: executor.status.state == ExecutorStatus.EXECUTING, "motion")
-    executor.arm.joints = np.array(executor.commands[0].points[-1].positions)  # not a real arm: it is there at once
+    executor.arm.joints = np.array(
+        executor.commands[0].points[-1].positions
+    )  # not a real arm: it is there at once
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     assert executor.status.reason.startswith(("no new chunk for", "stopped: "))
     assert executor.status.queue_depth == 0 and executor.status.chunk_age_s == -1.0
@@ -102,18 +118,28 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     assert list(stop.points[-1].velocities) == [0.0] * 7
     at_rest = next(point for point in stop.points if not any(point.velocities))
     assert to_seconds(at_rest.time_from_start) < 0.5
-    assert to_seconds(stop.points[-1].time_from_start) > 0.9, "valid for a while, however late it arrives"
+    assert to_seconds(stop.points[-1].time_from_start) > 0.9, (
+        "valid for a while, however late it arrives"
+    )
     executor.send()
     executor.until(lambda: executor.status.chunks_refused == 1, "the refusal")
     assert executor.status.state == ExecutorStatus.STOPPED
-    assert all(list(command.points[-1].velocities) == [0.0] * 7 for command in executor.commands[1:])
+    assert all(
+        list(command.points[-1].velocities) == [0.0] * 7 for command in executor.commands[1:]
+    )
     answer = call_reset()
     assert not answer.success and "still pressed" in answer.message
     button.publish(Bool(data=False))
     executor.until(lambda: call_reset().success, "the reset to be taken")
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     executor.arm.joints = np.array(stop.points[-1].positions)
-    executor.until(lambda: executor.send(reference=executor.arm.joints) or executor.status.state == ExecutorStatus.EXECUTING, "motion")
+    executor.until(
+        lambda: (
+            executor.send(reference=executor.arm.joints)
+            or executor.status.state == ExecutorStatus.EXECUTING
+        ),
+        "motion",
+    )
 
 
 def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(executor):
@@ -129,7 +155,11 @@ def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(execu
 
 
 def test_an_emergency_stop_that_was_pressed_before_the_node_came_up_counts(graph):
-    button = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    button = graph.peer.create_publisher(
+        Bool,
+        TOPICS.emergency_stop,
+        QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+    )
     button.publish(Bool(data=True))
     executor = Executor(graph)
     executor.until(lambda: executor.status.state == ExecutorStatus.STOPPED, "the latch")
@@ -150,7 +180,10 @@ def test_deactivation_stops_a_moving_arm_and_cleanup_leaves_nothing(executor):
     executor.until(lambda: len(executor.commands) >= 2, "the stop")
     executor.until(lambda: executor.status.state == ExecutorStatus.INACTIVE, "the status")
     executor.node.trigger_cleanup()
-    names = {name for name, _ in executor.node.get_publisher_names_and_types_by_node("chunk_executor", "/")}
+    names = {
+        name
+        for name, _ in executor.node.get_publisher_names_and_types_by_node("chunk_executor", "/")
+    }
     assert COMMANDS not in names
     assert executor.node.trigger_configure().name == "SUCCESS"
 
@@ -161,7 +194,9 @@ def test_deactivation_stops_a_moving_arm_and_cleanup_leaves_nothing(executor):
 def start(*parameters):
     options = [word for parameter in parameters for word in ("-p", parameter)]
     command = [sys.executable, "-m", "sf_policy_node.nodes.chunk_executor", "--ros-args", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
 
 
 def test_an_unknown_contract_ends_the_process_with_one_sentence(ros_domain):
@@ -190,18 +225,35 @@ def patient_contract(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_cleanly_after_stopping_the_arm(processes_graph, patient_contract, number):
+def test_a_signal_ends_the_process_cleanly_after_stopping_the_arm(
+    processes_graph, patient_contract, number
+):
     graph, contract = processes_graph, load_contract(patient_contract)
     process = start(f"contract:={patient_contract}")
     try:
-        statuses, commands = graph.listen(ExecutorStatus, TOPICS.executor_status), graph.listen(JointTrajectory, COMMANDS)
-        chunks, arm = graph.publisher(ActionChunk, TOPICS.action_chunk), FakeArm(graph, images=False)
-        graph.until(lambda: statuses and statuses[-1].joint_state_age_s >= 0, "joint states", each=arm)
+        statuses, commands = (
+            graph.listen(ExecutorStatus, TOPICS.executor_status),
+            graph.listen(JointTrajectory, COMMANDS),
+        )
+        chunks, arm = (
+            graph.publisher(ActionChunk, TOPICS.action_chunk),
+            FakeArm(graph, images=False),
+        )
+        graph.until(
+            lambda: statuses and statuses[-1].joint_state_age_s >= 0, "joint states", each=arm
+        )
         sequence = itertools.count(1)
 
         def moves():
-            if not commands:  # also when this process or that one gets no time for so long that a chunk is refused
-                chunk = make_chunk(contract, straight(contract, (0.03, 0, 0)), stamp=graph.now(), reference=HOME, sequence=next(sequence))
+            # also when this process or that one gets no time for so long that a chunk is refused
+            if not commands:
+                chunk = make_chunk(
+                    contract,
+                    straight(contract, (0.03, 0, 0)),
+                    stamp=graph.now(),
+                    reference=HOME,
+                    sequence=next(sequence),
+                )
                 chunks.publish(chunk_to_message(chunk))
             return bool(commands)
 

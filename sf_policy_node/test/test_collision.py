@@ -166,15 +166,20 @@ def test_mesh_counts_as_its_convex_hull(tmp_path):
     lines = [f"v {x} {y} {z}" for x, y, z in corners]
     lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in faces]
     (tmp_path / "block.obj").write_text("\n".join(lines))
-    mesh = '<collision><origin xyz="0.5 0 0"/><geometry><mesh filename="block.obj"/></geometry></collision>'
+    mesh = (
+        '<collision><origin xyz="0.5 0 0"/><geometry><mesh'
+        ' filename="block.obj"/></geometry></collision>'
+    )
     urdf = (
-        f'<robot name="r"><link name="base_link">{mesh}</link><link name="arm"><collision><geometry>'
-        '<sphere radius="0.05"/></geometry></collision></link><link name="hand"/><link name="tool0"/>'
-        '<joint name="a" type="prismatic"><parent link="base_link"/><child link="hand"/><axis xyz="1 0 0"/>'
-        '<limit lower="-1" upper="1" velocity="1" effort="1"/></joint>'
-        '<joint name="b" type="prismatic"><parent link="hand"/><child link="arm"/><axis xyz="0 1 0"/>'
-        '<limit lower="-1" upper="1" velocity="1" effort="1"/></joint>'
-        '<joint name="t" type="fixed"><parent link="arm"/><child link="tool0"/></joint></robot>'
+        f'<robot name="r"><link name="base_link">{mesh}</link><link'
+        ' name="arm"><collision><geometry><sphere'
+        ' radius="0.05"/></geometry></collision></link><link name="hand"/><link'
+        ' name="tool0"/><joint name="a" type="prismatic"><parent link="base_link"/><child'
+        ' link="hand"/><axis xyz="1 0 0"/><limit lower="-1" upper="1" velocity="1"'
+        ' effort="1"/></joint><joint name="b" type="prismatic"><parent link="hand"/><child'
+        ' link="arm"/><axis xyz="0 1 0"/><limit lower="-1" upper="1" velocity="1"'
+        ' effort="1"/></joint><joint name="t" type="fixed"><parent link="arm"/><child'
+        ' link="tool0"/></joint></robot>'
     )
     limits = (-np.ones(2), np.ones(2))
     frames = {"base_frame": "base_link", "tool_frame": "tool0"}
@@ -211,7 +216,8 @@ def test_gripper_that_the_urdf_does_not_know_moves_nothing():
 def test_meshes_lie_beside_the_contract(tmp_path):
     urdf = sim_arm().urdf_xml.replace(
         '<link name="link2"/>',
-        '<link name="link2"><collision><geometry><mesh filename="a.obj"/></geometry></collision></link>',
+        '<link name="link2"><collision><geometry><mesh'
+        ' filename="a.obj"/></geometry></collision></link>',
     )
     (tmp_path / "a.obj").write_text(
         "v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nv 0 0 0.1\nf 1 2 3\nf 1 2 4\nf 1 3 4\nf 2 3 4"

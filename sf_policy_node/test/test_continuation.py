@@ -1,4 +1,6 @@
-"""What is still ahead of the last chunk: the same motion in space, said from another observation."""
+"""What is still ahead of the last chunk: the same motion in space, said from another
+observation.
+"""
 
 from pathlib import Path
 
@@ -26,25 +28,35 @@ STAMP = 100.0
 
 def contract(space: str, binary: bool = True) -> Contract:
     data = yaml.safe_load(CONTRACT.to_yaml())
-    data["action"].update(space=space, names=[*(TOOL_NAMES if space.startswith("ee") else JOINT_NAMES), "gripper"])
+    data["action"].update(
+        space=space, names=[*(TOOL_NAMES if space.startswith("ee") else JOINT_NAMES), "gripper"]
+    )
     data["action"].pop("tool_orientation", None)
     data["gripper"]["binary"] = binary
     return parse_contract(yaml.safe_dump(data), CONTRACT.urdf_xml)
 
 
-CONTRACTS = {space: contract(space) for space in ("joint_position", "joint_delta", "ee_delta", "ee_pose")}
+CONTRACTS = {
+    space: contract(space) for space in ("joint_position", "joint_delta", "ee_delta", "ee_pose")
+}
 KINEMATICS = Kinematics(CONTRACT)
 
 
 def rows(space: str, rng: np.random.Generator) -> np.ndarray:
     """A smooth random chunk with a gripper that closes at some row."""
     columns = 6
-    start = {"joint_position": REST[:6], "ee_pose": np.array([0.3, 0.0, 0.2, 1.0, -0.5, 0.3])}.get(space, np.zeros(columns))
+    start = {"joint_position": REST[:6], "ee_pose": np.array([0.3, 0.0, 0.2, 1.0, -0.5, 0.3])}.get(
+        space, np.zeros(columns)
+    )
     data = start + np.cumsum(rng.normal(0.0, 0.02, (HORIZON, columns)), axis=0)
-    return np.column_stack([data, (np.arange(HORIZON) < rng.integers(0, HORIZON + 1)).astype(float)])
+    return np.column_stack(
+        [data, (np.arange(HORIZON) < rng.integers(0, HORIZON + 1)).astype(float)]
+    )
 
 
-def sent(chosen: Contract, data: np.ndarray, reference: np.ndarray = REST, stamp: float = STAMP) -> Chunk:
+def sent(
+    chosen: Contract, data: np.ndarray, reference: np.ndarray = REST, stamp: float = STAMP
+) -> Chunk:
     about = {"policy_id": "test", "instruction": "go", "epoch": 1, "sequence": 0}
     return Chunk.of(chosen, data, stamp=stamp, reference=reference, **about)
 
@@ -76,10 +88,15 @@ def test_rows_on_the_grid_lead_where_the_last_chunk_leads(space, seed, steps, la
         return
     assert ahead.rows.shape == (HORIZON - steps, 7)
     for now, before in zip(ahead.rows, data[steps:], strict=True):
-        np.testing.assert_allclose(in_space(space, now, joints), in_space(space, before, REST), atol=1e-7)
+        np.testing.assert_allclose(
+            in_space(space, now, joints), in_space(space, before, REST), atol=1e-7
+        )
         assert now[6] == before[6]
     assert 0 <= ahead.delay_rows <= len(ahead.rows)
-    assert ahead.delay_rows == len(ahead.rows) or ahead.delay_rows * STEP >= latency + JOIN_LEAD_S - 1e-6
+    assert (
+        ahead.delay_rows == len(ahead.rows)
+        or ahead.delay_rows * STEP >= latency + JOIN_LEAD_S - 1e-6
+    )
 
 
 @pytest.mark.parametrize("space", CONTRACTS)
@@ -94,8 +111,12 @@ def test_rows_off_the_grid_lie_between_their_neighbours(space, seed, after):
     if ahead is None:
         assert after > (HORIZON - 1) * STEP - 1e-6
         return
-    assert STAMP + after + len(ahead.rows) * STEP <= STAMP + HORIZON * STEP + 1e-6  # never past the last chunk's end
-    assert STAMP + after + (len(ahead.rows) + 1) * STEP > STAMP + HORIZON * STEP - 1e-6  # and nothing is left out
+    assert (
+        STAMP + after + len(ahead.rows) * STEP <= STAMP + HORIZON * STEP + 1e-6
+    )  # never past the last chunk's end
+    assert (
+        STAMP + after + (len(ahead.rows) + 1) * STEP > STAMP + HORIZON * STEP - 1e-6
+    )  # and nothing is left out
     for i, now in enumerate(ahead.rows):
         place = i + after / STEP
         one = in_space(space, data[min(int(place), HORIZON - 1)], REST)
@@ -113,7 +134,9 @@ def test_a_gripper_that_is_not_binary_moves_evenly_and_a_binary_one_steps_early(
         chosen = contract("joint_delta", binary)
         history = ChunkHistory(chosen)
         history.note(sent(chosen, data), 0.0)
-        np.testing.assert_allclose(history.continuation(STAMP + 1.25 * STEP, REST).rows[:3, 6], expected, atol=1e-9)
+        np.testing.assert_allclose(
+            history.continuation(STAMP + 1.25 * STEP, REST).rows[:3, 6], expected, atol=1e-9
+        )
 
 
 def test_the_worst_of_ten_latencies_and_the_lead_of_the_executor_decide_the_delay():
@@ -125,7 +148,9 @@ def test_the_worst_of_ten_latencies_and_the_lead_of_the_executor_decide_the_dela
         history.note(chunk, 0.0)
     assert history.continuation(STAMP + STEP, REST).delay_rows == 3
     history.note(chunk, 2 * STEP - JOIN_LEAD_S)
-    assert history.continuation(STAMP + STEP, REST).delay_rows == 2  # exactly two steps are two rows
+    assert (
+        history.continuation(STAMP + STEP, REST).delay_rows == 2
+    )  # exactly two steps are two rows
 
 
 def test_nothing_is_ahead_before_the_first_chunk_and_after_a_clock_that_went_back():
@@ -137,7 +162,9 @@ def test_nothing_is_ahead_before_the_first_chunk_and_after_a_clock_that_went_bac
 
 
 def test_a_contract_with_a_fixed_tool_orientation_has_positions_alone():
-    data = np.column_stack([np.linspace(0.01, 0.08, HORIZON)[:, None] * [1.0, 0.0, -1.0], np.ones(HORIZON)])
+    data = np.column_stack(
+        [np.linspace(0.01, 0.08, HORIZON)[:, None] * [1.0, 0.0, -1.0], np.ones(HORIZON)]
+    )
     history = ChunkHistory(CONTRACT)
     history.note(sent(CONTRACT, data), 0.05)
     joints = REST + [0.05, 0.0, 0.02, 0.0, 0.0, 0.0, 0.0]

@@ -1,4 +1,6 @@
-"""The contract: what is wrong with it is said with the key's path, and what is equal hashes equally."""
+"""The contract: what is wrong with it is said with the key's path, and what is equal hashes
+equally.
+"""
 
 import re
 import shutil
@@ -41,11 +43,22 @@ def with_value(path, value):
 
 @pytest.mark.parametrize("limit", ["lower", "upper", "velocity", "acceleration", "tracking_error"])
 def test_there_is_no_default_limit(limit):
-    with pytest.raises(ContractError, match=rf"robot\.yaml: joints\.1\.{limit}: is missing; add it"):
+    with pytest.raises(
+        ContractError, match=rf"robot\.yaml: joints\.1\.{limit}: is missing; add it"
+    ):
         parse(without(["joints", 1, limit]))
 
 
-@pytest.mark.parametrize("path", [["workspace"], ["budgets", "chunk_age_s"], ["command", "rate_hz"], ["cameras"], ["base_frame"]])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ["workspace"],
+        ["budgets", "chunk_age_s"],
+        ["command", "rate_hz"],
+        ["cameras"],
+        ["base_frame"],
+    ],
+)
 def test_a_missing_key_is_named_with_its_path(path):
     with pytest.raises(ContractError, match=r"\.".join(path) + ": is missing"):
         parse(without(path))
@@ -58,10 +71,26 @@ WRONG = {
     "not a number limit": (["joints", 0, "acceleration"], float("nan"), "joints.0.acceleration"),
     "limits swapped": (["joints", 2, "lower"], 9.0, r"joints.2: lower \(9.0\) must be below upper"),
     "workspace swapped": (["workspace", "lower"], [1.0, 0.0, 0.0], "workspace: lower x"),
-    "gripper that does not move": (["gripper", "open"], 0.0, "gripper: open and closed must differ"),
-    "columns": (["action", "names"], ["x", "z", "y", "gripper"], "action.names: ee_delta needs x y z"),
-    "joint columns": (["action", "space"], "joint_delta", "action.names: joint_delta needs all joints in order"),
-    "no orientation": (["action", "tool_orientation"], None, "action.tool_orientation: give the fixed tool orientation"),
+    "gripper that does not move": (
+        ["gripper", "open"],
+        0.0,
+        "gripper: open and closed must differ",
+    ),
+    "columns": (
+        ["action", "names"],
+        ["x", "z", "y", "gripper"],
+        "action.names: ee_delta needs x y z",
+    ),
+    "joint columns": (
+        ["action", "space"],
+        "joint_delta",
+        "action.names: joint_delta needs all joints in order",
+    ),
+    "no orientation": (
+        ["action", "tool_orientation"],
+        None,
+        "action.tool_orientation: give the fixed tool orientation",
+    ),
     "unknown space": (["action", "space"], "wiggle", "action.space"),
     "schema": (["schema_version"], 2, "schema_version"),
     "camera twice": (["cameras", 1, "name"], "scene", "cameras: scene is named twice"),
@@ -71,19 +100,51 @@ WRONG = {
         "/arm/2nd/command",
         "topics.teleop_command: .* '2nd' begins",
     ),
-    "topic that ends with a slash": (["command", "topic"], "/arm/", "command.topic: is not a topic name"),
+    "topic that ends with a slash": (
+        ["command", "topic"],
+        "/arm/",
+        "command.topic: is not a topic name",
+    ),
     "one topic for two cameras": (
         ["cameras", 1, "depth_topic"],
         "scene_camera/image_raw",
         "cameras.wrist.depth_topic: .* cameras.scene.topic",
     ),
-    "the arm as its own leader": (["topics", "teleop_command"], "/joint_states", "topics.teleop_command: .* topics.joint_states"),
-    "frame with a slash first": (["cameras", 0, "frame"], "/camera", "cameras.0.frame: .* write camera"),
-    "joint name with spaces around it": (["joints", 0, "name"], "joint1 ", "joints.0.name: a name needs visible"),
-    "joint name without quotes": (["joints", 0, "name"], 1, "joints.0.name: 1 is not a text; write it in quotes"),
-    "urdf in a folder": (["urdf"], "urdf/arm.urdf", "urdf: is not the name of a file beside the contract"),
-    "quaternion of no rotation": (["action", "tool_orientation"], [0.0, 0.0, 0.0, 0.0], "tool_orientation: .* length 0"),
-    "quaternion in degrees": (["action", "tool_orientation"], [0.0, 180.0, 0.0, 0.0], "tool_orientation: .* length 180"),
+    "the arm as its own leader": (
+        ["topics", "teleop_command"],
+        "/joint_states",
+        "topics.teleop_command: .* topics.joint_states",
+    ),
+    "frame with a slash first": (
+        ["cameras", 0, "frame"],
+        "/camera",
+        "cameras.0.frame: .* write camera",
+    ),
+    "joint name with spaces around it": (
+        ["joints", 0, "name"],
+        "joint1 ",
+        "joints.0.name: a name needs visible",
+    ),
+    "joint name without quotes": (
+        ["joints", 0, "name"],
+        1,
+        "joints.0.name: 1 is not a text; write it in quotes",
+    ),
+    "urdf in a folder": (
+        ["urdf"],
+        "urdf/arm.urdf",
+        "urdf: is not the name of a file beside the contract",
+    ),
+    "quaternion of no rotation": (
+        ["action", "tool_orientation"],
+        [0.0, 0.0, 0.0, 0.0],
+        "tool_orientation: .* length 0",
+    ),
+    "quaternion in degrees": (
+        ["action", "tool_orientation"],
+        [0.0, 180.0, 0.0, 0.0],
+        "tool_orientation: .* length 180",
+    ),
     "rate": (["command", "rate_hz"], 5, "command.rate_hz"),
 }
 
@@ -99,9 +160,17 @@ def test_a_wrong_value_is_refused_with_its_path(case):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("robot: sim_arm\n", "robot: sim_arm\nurdf: other.urdf\n", r"robot.yaml: urdf: is given twice \(lines 5 and 6\); keep one"),
+        (
+            "robot: sim_arm\n",
+            "robot: sim_arm\nurdf: other.urdf\n",
+            r"robot.yaml: urdf: is given twice \(lines 5 and 6\); keep one",
+        ),
         ("joint: gripper,", "joint: gripper, open: 0.1,", r"gripper.open: is given twice"),
-        ("    rate_hz: 30\n  - name: wrist", "    rate_hz: 30\n    'topic': /b\n  - name: wrist", r"cameras.0.topic: is given twice"),
+        (
+            "    rate_hz: 30\n  - name: wrist",
+            "    rate_hz: 30\n    'topic': /b\n  - name: wrist",
+            r"cameras.0.topic: is given twice",
+        ),
     ],
 )
 def test_a_key_that_is_given_twice_is_refused(old, new, message):
@@ -133,7 +202,9 @@ def test_every_problem_is_listed():
     values["speed"] = 1
     with pytest.raises(ContractError) as caught:
         parse(values)
-    assert "speed: is not a known key" in str(caught.value) and "workspace: is missing" in str(caught.value)
+    assert "speed: is not a known key" in str(caught.value) and "workspace: is missing" in str(
+        caught.value
+    )
 
 
 def test_broken_yaml_and_other_files_are_refused():
@@ -178,13 +249,22 @@ def test_the_hash_depends_on_what_a_policy_depends_on(case):
 
 
 def test_a_urdf_that_cannot_be_used_is_compared_by_its_text():
-    contracts = [parse_contract(CONTRACT_PATH.read_text(), urdf) for urdf in ("<robot/>", "<robot/>", "<robot name='a'/>")]
+    contracts = [
+        parse_contract(CONTRACT_PATH.read_text(), urdf)
+        for urdf in ("<robot/>", "<robot/>", "<robot name='a'/>")
+    ]
     assert contracts[0].hash == contracts[1].hash != contracts[2].hash
     assert contracts[0].difference(contracts[2])[0].startswith("urdf: text")
 
 
 @pytest.mark.parametrize(
-    "path", [["joints", 0, "velocity"], ["joints", 0, "tracking_error"], ["budgets", "chunk_age_s"], ["command", "rate_hz"]]
+    "path",
+    [
+        ["joints", 0, "velocity"],
+        ["joints", 0, "tracking_error"],
+        ["budgets", "chunk_age_s"],
+        ["command", "rate_hz"],
+    ],
 )
 def test_limits_and_budgets_may_be_tuned_without_a_new_training(path):
     value = data()
@@ -209,14 +289,38 @@ def test_the_gripper_maps_its_opening_to_the_joint_and_back():
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ({"collision": {"boxes": [{"name": "t", "lower": [0, 0, 1], "upper": [1, 1, 0]}]}}, "collision.boxes.0: lower z"),
-        ({"collision": {"boxes": [{"name": "t", "lower": [0, 0, 0], "upper": [1, 1, 1]}] * 2}}, "boxes: t is named twice"),
+        (
+            {"collision": {"boxes": [{"name": "t", "lower": [0, 0, 1], "upper": [1, 1, 0]}]}},
+            "collision.boxes.0: lower z",
+        ),
+        (
+            {"collision": {"boxes": [{"name": "t", "lower": [0, 0, 0], "upper": [1, 1, 1]}] * 2}},
+            "boxes: t is named twice",
+        ),
         ({"collision": {"margin": -0.1}}, "collision.margin"),
         ({"collision": {"allowed": [["hand"]]}}, "collision.allowed.0"),
         ({"home": [0.0, 0.4]}, "home: has 2 values"),
         ({"home": [0.0, 0.4, 1.4, 1.3, 0.0, 9.0]}, "home: joint6 at 9 is outside"),
-        ({"simulation": {"cameras": {"side": {"frame": "hand", "position": [0, 0, 0], "look_at": [1, 0, 0]}}}}, "side is no camera"),
-        ({"simulation": {"cameras": {"scene": {"frame": "hand", "position": [0, 0, 0], "look_at": [0, 0, 1]}}}}, "up not along"),
+        (
+            {
+                "simulation": {
+                    "cameras": {
+                        "side": {"frame": "hand", "position": [0, 0, 0], "look_at": [1, 0, 0]}
+                    }
+                }
+            },
+            "side is no camera",
+        ),
+        (
+            {
+                "simulation": {
+                    "cameras": {
+                        "scene": {"frame": "hand", "position": [0, 0, 0], "look_at": [0, 0, 1]}
+                    }
+                }
+            },
+            "up not along",
+        ),
     ],
 )
 def test_surroundings_are_checked(section, says):
@@ -225,7 +329,11 @@ def test_surroundings_are_checked(section, says):
 
 
 def test_surroundings_do_not_make_another_robot():
-    here = {"home": [0.0, 0.4, 1.4, 1.3, 0.0, 0.0], "collision": {"check": False}, "simulation": {"table_height": 0.1}}
+    here = {
+        "home": [0.0, 0.4, 1.4, 1.3, 0.0, 0.0],
+        "collision": {"check": False},
+        "simulation": {"table_height": 0.1},
+    }
     changed = parse(data() | here)
     assert changed.hash == sim_arm().hash
     assert parse_contract(changed.to_yaml(), sim_arm().urdf_xml) == changed

@@ -1,4 +1,6 @@
-"""Contract and URDF must agree: what does not fit is refused in one sentence when motion is configured."""
+"""Contract and URDF must agree: what does not fit is refused in one sentence when motion is
+configured.
+"""
 
 import pytest
 import yaml
@@ -31,8 +33,17 @@ def set_joint(index, **values):
     return lambda contract: contract["joints"][index].update(values)
 
 
-def joint_xml(name, kind="revolute", parent="hand", child="more", inside="<limit lower='-1' upper='1' velocity='1' effort='1'/>"):
-    return f"<link name='{child}'/><joint name='{name}' type='{kind}'><parent link='{parent}'/><child link='{child}'/>{inside}</joint>"
+def joint_xml(
+    name,
+    kind="revolute",
+    parent="hand",
+    child="more",
+    inside="<limit lower='-1' upper='1' velocity='1' effort='1'/>",
+):
+    return (
+        f"<link name='{child}'/><joint name='{name}' type='{kind}'><parent link='{parent}'/><child"
+        f" link='{child}'/>{inside}</joint>"
+    )
 
 
 def with_more(*elements):
@@ -45,18 +56,38 @@ def with_more(*elements):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (set_joint(1, lower=-1.9), ("joints.joint2: lower and upper -1.9 and 2.2", "-1.8 and 2.2 rad of the URDF")),
+        (
+            set_joint(1, lower=-1.9),
+            ("joints.joint2: lower and upper -1.9 and 2.2", "-1.8 and 2.2 rad of the URDF"),
+        ),
         (set_joint(5, velocity=3.2), ("joints.joint6.velocity: 3.2 rad/s is above 3 rad/s",)),
         (set_joint(2, lower=-11.46, upper=154.7), ("-0.2 and 2.7", "looks like degrees")),
         (set_joint(4, velocity=143.24), ("2.5 rad/s", "looks like degrees")),
-        (set_joint(0, step=22.9), ("joints.joint1.step: 22.9 rad", "whole range of 5.6 rad", "not degrees")),
+        (
+            set_joint(0, step=22.9),
+            ("joints.joint1.step: 22.9 rad", "whole range of 5.6 rad", "not degrees"),
+        ),
         (set_joint(3, tracking_error=14.3), ("joints.joint4.tracking_error",)),
-        (set_joint(2, acceleration=859.0), ("joints.joint3.acceleration: 859 rad/s^2 looks like degrees",)),
-        (lambda c: c["workspace"].update(lower=[120.0, -300.0, 6.0], upper=[500.0, 300.0, 400.0]), ("500 m", "millimetres")),
-        (lambda c: c["gripper"].update(open=0.05), ("gripper: open and closed 0 and 0.05 m", "0 and 0.035 m")),
+        (
+            set_joint(2, acceleration=859.0),
+            ("joints.joint3.acceleration: 859 rad/s^2 looks like degrees",),
+        ),
+        (
+            lambda c: c["workspace"].update(
+                lower=[120.0, -300.0, 6.0], upper=[500.0, 300.0, 400.0]
+            ),
+            ("500 m", "millimetres"),
+        ),
+        (
+            lambda c: c["gripper"].update(open=0.05),
+            ("gripper: open and closed 0 and 0.05 m", "0 and 0.035 m"),
+        ),
         (lambda c: c["gripper"].update(unit="rad"), ("gripper.unit: rad", "prismatic", "unit: m")),
         (set_joint(3, unit="m"), ("joints.joint4.unit: m", "revolute", "unit: rad")),
-        (lambda c: c["gripper"].update(joint="thumb"), ("gripper.joint", "'thumb'", "in_urdf: false")),
+        (
+            lambda c: c["gripper"].update(joint="thumb"),
+            ("gripper.joint", "'thumb'", "in_urdf: false"),
+        ),
     ],
 )
 def test_limits_that_the_urdf_contradicts_are_refused_with_both_numbers(edit, words):
@@ -67,13 +98,16 @@ def test_limits_that_the_urdf_contradicts_are_refused_with_both_numbers(edit, wo
 def test_narrower_limits_rounding_and_a_gripper_outside_the_urdf_are_fine():
     configure(edit=set_joint(0, lower=-1.0, upper=2.8005, velocity=0.5))
     configure(edit=lambda c: c["gripper"].update(joint="suction", in_urdf=False))
-    configure(URDF.replace('upper="2.8" velocity="2.0"', 'upper="2.8" velocity="0"'), set_joint(0, velocity=9.0))
+    configure(
+        URDF.replace('upper="2.8" velocity="2.0"', 'upper="2.8" velocity="0"'),
+        set_joint(0, velocity=9.0),
+    )
 
 
 def test_degrees_are_noticed_where_the_urdf_has_no_limit():
-    endless = URDF.replace('name="joint6" type="revolute"', 'name="joint6" type="continuous"').replace(
-        '<limit lower="-3.0" upper="3.0" velocity="3.0" effort="40"/>', ""
-    )
+    endless = URDF.replace(
+        'name="joint6" type="revolute"', 'name="joint6" type="continuous"'
+    ).replace('<limit lower="-3.0" upper="3.0" velocity="3.0" effort="40"/>', "")
     assert endless.count("<limit") == URDF.count("<limit") - 1
     assert "look like degrees" in sentence(endless, set_joint(5, lower=-360, upper=360))
     assert "look like degrees" in sentence(endless, set_joint(5, velocity=180.0))
@@ -82,7 +116,9 @@ def test_degrees_are_noticed_where_the_urdf_has_no_limit():
 def test_a_continuous_joint_turns_as_far_as_the_contract_allows():
     endless = URDF.replace('name="joint1" type="revolute"', 'name="joint1" type="continuous"')
     _, kinematics = configure(endless, set_joint(0, lower=-7.0, upper=7.0))
-    assert kinematics.forward([6.5, *HOME[1:6]]).position == pytest.approx(configure()[1].forward([6.5 - 6.283185307, *HOME[1:6]]).position)
+    assert kinematics.forward([6.5, *HOME[1:6]]).position == pytest.approx(
+        configure()[1].forward([6.5 - 6.283185307, *HOME[1:6]]).position
+    )
 
 
 # ---- the chain from base to tool ----
@@ -90,21 +126,35 @@ def test_a_continuous_joint_turns_as_far_as_the_contract_allows():
 
 def test_the_tool_must_be_moved_by_the_joints():
     other = with_more(joint_xml("wrist", parent="base_link", child="other_hand"))
-    assert "tool_frame: 'other_hand' is moved by none" in sentence(other, lambda c: c.update(tool_frame="other_hand"))
-    assert "tool_frame: 'link4' is not moved by joint5, joint6" in sentence(edit=lambda c: c.update(tool_frame="link4"))
-    assert "base_frame: 'link2' moves with joint2" in sentence(edit=lambda c: c.update(base_frame="link2"))
+    assert "tool_frame: 'other_hand' is moved by none" in sentence(
+        other, lambda c: c.update(tool_frame="other_hand")
+    )
+    assert "tool_frame: 'link4' is not moved by joint5, joint6" in sentence(
+        edit=lambda c: c.update(tool_frame="link4")
+    )
+    assert "base_frame: 'link2' moves with joint2" in sentence(
+        edit=lambda c: c.update(base_frame="link2")
+    )
 
 
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
         ("<limit lower='-1' upper='1' velocity='1' effort='1'/>", "is not in the contract"),
-        ("<limit lower='-1' upper='1' velocity='1' effort='1'/><mimic joint='joint2'/>", "follows joint2"),
-        ("<limit lower='-1' upper='1' velocity='1' effort='1'/><mimic joint='gripper'/>", "belongs to the gripper"),
+        (
+            "<limit lower='-1' upper='1' velocity='1' effort='1'/><mimic joint='joint2'/>",
+            "follows joint2",
+        ),
+        (
+            "<limit lower='-1' upper='1' velocity='1' effort='1'/><mimic joint='gripper'/>",
+            "belongs to the gripper",
+        ),
     ],
 )
 def test_a_joint_before_the_tool_that_nobody_measures_is_refused(inside, words):
-    said = sentence(with_more(joint_xml("roll", inside=inside)), lambda c: c.update(tool_frame="more"))
+    said = sentence(
+        with_more(joint_xml("roll", inside=inside)), lambda c: c.update(tool_frame="more")
+    )
     assert "roll" in said and words in said
 
 
@@ -113,7 +163,9 @@ def test_a_tool_on_a_finger_is_refused():
 
 
 def test_an_arm_joint_must_be_one_that_can_be_commanded():
-    mimic = URDF.replace('<axis xyz="1 0 0"/>', '<axis xyz="1 0 0"/><mimic joint="joint4" multiplier="-1"/>')
+    mimic = URDF.replace(
+        '<axis xyz="1 0 0"/>', '<axis xyz="1 0 0"/><mimic joint="joint4" multiplier="-1"/>'
+    )
     assert "joints.4.name: joint5 follows joint4" in sentence(mimic)
     fixed = URDF.replace('name="joint3" type="revolute"', 'name="joint3" type="fixed"')
     assert "joints.2.name: joint3 is of type fixed" in sentence(fixed)
@@ -122,7 +174,9 @@ def test_an_arm_joint_must_be_one_that_can_be_commanded():
 def test_a_link_and_a_joint_may_share_a_name():
     shared = URDF.replace('"hand"', '"joint3"').replace('"base_link"', '"joint2"')
     _, kinematics = configure(shared, lambda c: c.update(base_frame="joint2"))
-    assert kinematics.forward(HOME[:6]).position == pytest.approx(configure()[1].forward(HOME[:6]).position)
+    assert kinematics.forward(HOME[:6]).position == pytest.approx(
+        configure()[1].forward(HOME[:6]).position
+    )
 
 
 # ---- the file ----
@@ -134,7 +188,10 @@ def test_a_link_and_a_joint_may_share_a_name():
         (URDF.replace('<axis xyz="0 1 0"/>', '<axis xyz="0 0.0 0"/>', 1), "joint joint2: axis"),
         (URDF.replace('xyz="0 0 0.28"', 'xyz="0 0 nan"'), "joint joint3: origin"),
         (URDF.replace('xyz="0 0 0.28"', 'xyz="0 0 ${length}"'), "xacro"),
-        ("<robot xmlns:x='http://wiki.ros.org/xacro' name='a'><x:macro name='m'/></robot>", "xacro:macro"),
+        (
+            "<robot xmlns:x='http://wiki.ros.org/xacro' name='a'><x:macro name='m'/></robot>",
+            "xacro:macro",
+        ),
         ("<robot name='a'><xacro:arm/></robot>", "xacro"),
         ("<sdf version='1.9'/>", "first element is <sdf>"),
         ("solid cube", "cannot be parsed as XML"),
@@ -146,7 +203,12 @@ def test_a_faulty_urdf_is_reported_with_the_place(urdf, words):
 
 
 def test_an_expanded_urdf_may_still_declare_the_namespace_of_xacro():
-    configure(URDF.replace('<robot name="sim_arm">', '<robot name="sim_arm" xmlns:xacro="http://www.ros.org/wiki/xacro">'))
+    configure(
+        URDF.replace(
+            '<robot name="sim_arm">',
+            '<robot name="sim_arm" xmlns:xacro="http://www.ros.org/wiki/xacro">',
+        )
+    )
 
 
 def test_files_in_other_encodings(tmp_path):
@@ -154,10 +216,16 @@ def test_files_in_other_encodings(tmp_path):
     folder.mkdir()
     text, path = CONTRACT_PATH.read_text(), folder / "arm.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    (folder / "sim_arm.urdf").write_bytes(URDF.replace('"1.0"?>', '"1.0" encoding="iso-8859-1"?><!-- Höhe -->', 1).encode("latin-1"))
+    (folder / "sim_arm.urdf").write_bytes(
+        URDF.replace('"1.0"?>', '"1.0" encoding="iso-8859-1"?><!-- Höhe -->', 1).encode("latin-1")
+    )
     assert load_contract(path).hash == sim_arm().hash
-    (folder / "sim_arm.urdf").write_bytes(URDF.replace("<link", "<!-- Höhe -->\n<link", 1).encode("latin-1"))
-    with pytest.raises(ContractError, match=r"urdf: .*sim_arm\.urdf: line 4 is not utf-8 text \(byte 0xf6\)"):
+    (folder / "sim_arm.urdf").write_bytes(
+        URDF.replace("<link", "<!-- Höhe -->\n<link", 1).encode("latin-1")
+    )
+    with pytest.raises(
+        ContractError, match=r"urdf: .*sim_arm\.urdf: line 4 is not utf-8 text \(byte 0xf6\)"
+    ):
         load_contract(path)
     path.write_bytes(text.replace("robot:", "# Höhe\nrobot:", 1).encode("cp1252"))
     with pytest.raises(ContractError, match=r"arm\.yaml: line 4 is not utf-8"):
@@ -174,15 +242,21 @@ SAME_MOTION = {
     "link names": URDF.replace('"link3"', '"forearm"'),
     "one more fixed link": URDF.replace(
         '<parent link="hand"/><child link="tool0"/><origin xyz="0 0 0.10"/>\n  </joint>',
-        '<parent link="hand"/><child link="flange"/><origin xyz="0 0 0.04"/></joint><link name="flange"/>'
-        '<joint name="cover" type="fixed"><parent link="flange"/><child link="tool0"/><origin xyz="0 0 0.06"/></joint>',
+        '<parent link="hand"/><child link="flange"/><origin xyz="0 0 0.04"/></joint><link'
+        ' name="flange"/><joint name="cover" type="fixed"><parent link="flange"/><child'
+        ' link="tool0"/><origin xyz="0 0 0.06"/></joint>',
     ),
 }
 OTHER_MOTION = {
     "longer link": (URDF.replace("0 0 0.28", "0 0 0.29"), "urdf.joint3.xyz"),
-    "turned axis": (URDF.replace('<axis xyz="1 0 0"/>', '<axis xyz="-1 0 0"/>'), "urdf.joint5.axis"),
+    "turned axis": (
+        URDF.replace('<axis xyz="1 0 0"/>', '<axis xyz="-1 0 0"/>'),
+        "urdf.joint5.axis",
+    ),
     "turned tool": (
-        URDF.replace('<origin xyz="0 0 0.10"/>\n  </joint>', '<origin xyz="0 0 0.10" rpy="0 0 1"/></joint>'),
+        URDF.replace(
+            '<origin xyz="0 0 0.10"/>\n  </joint>', '<origin xyz="0 0 0.10" rpy="0 0 1"/></joint>'
+        ),
         "urdf.tool.rotation",
     ),
 }

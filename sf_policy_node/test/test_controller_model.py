@@ -95,9 +95,7 @@ def test_which_fields_are_filled_decides_the_degree(velocities, accelerations, m
 
 
 @pytest.mark.parametrize("desired", [False, True])
-def test_the_approach_starts_at_the_measured_joints_or_at_the_last_command_a_cycle_early(
-    desired,
-):
+def test_the_approach_starts_at_the_measured_joints_or_at_the_last_command_a_cycle_early(desired):
     controller = make(interpolate_from_desired_state=desired)
     controller.accept(trajectory([0.0], [1.0], stamp=0.0), 0.0)
     follow(controller, [1.0, 1.01], measured=ORIGIN + 0.9)

@@ -1,4 +1,6 @@
-"""What a person reads on /diagnostics: a level, one sentence and figures with units, for both nodes."""
+"""What a person reads on /diagnostics: a level, one sentence and figures with units, for both
+nodes.
+"""
 
 from array import array
 
@@ -13,11 +15,19 @@ from sf_policy_node.motion.status import ExecutorStatus as MotionStatus
 from sf_policy_node.nodes.conversions import status_to_message
 from sf_policy_node.nodes.diagnostics import executor_diagnostics, policy_diagnostics
 
-OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
 JOINTS = sim_arm().command_joints
 
 
-_SHORT = "waiting for the first chunk; joint states on joint_states have 7 names, 6 positions; correct the driver"
+_SHORT = (
+    "waiting for the first chunk; joint states on joint_states have 7 names, 6 positions; correct"
+    " the driver"
+)
 _NOBODY = "no controller subscribes to /arm/joint_trajectory: load and activate the controller"
 
 
@@ -77,20 +87,42 @@ def values(status):
         ({}, OK, "follows: pick the red cube"),
         ({"state": PolicyStatus.IDLE}, OK, "no instruction"),
         ({"state": PolicyStatus.IDLE, "reason": "ran for 8 s"}, OK, "no instruction; ran for 8 s"),
-        ({"state": PolicyStatus.PAUSED}, OK, "paused: pick the red cube; ~/pause (false) resumes it"),
+        (
+            {"state": PolicyStatus.PAUSED},
+            OK,
+            "paused: pick the red cube; ~/pause (false) resumes it",
+        ),
         ({"state": PolicyStatus.LOADING}, STALE, "the policy is not loaded yet"),
-        ({"state": PolicyStatus.ERROR, "reason": "the policy failed: out of memory"}, ERROR, "the policy failed: out of memory"),
-        ({"state": PolicyStatus.WAITING, "reason": "no joint states on joint_states"}, WARN, "no joint states on joint_states"),
-        ({"state": PolicyStatus.IDLE, "camera_age_s": [0.03, -1.0]}, WARN, "camera wrist: no image on wrist_camera/image_raw"),
+        (
+            {"state": PolicyStatus.ERROR, "reason": "the policy failed: out of memory"},
+            ERROR,
+            "the policy failed: out of memory",
+        ),
+        (
+            {"state": PolicyStatus.WAITING, "reason": "no joint states on joint_states"},
+            WARN,
+            "no joint states on joint_states",
+        ),
+        (
+            {"state": PolicyStatus.IDLE, "camera_age_s": [0.03, -1.0]},
+            WARN,
+            "camera wrist: no image on wrist_camera/image_raw",
+        ),
         (
             {"state": PolicyStatus.IDLE, "camera_age_s": [0.8, 0.03]},
             WARN,
-            "camera scene: the newest image is 0.800 s old, budgets.observation_age_s allows 0.25 s",
+            (
+                "camera scene: the newest image is 0.800 s old, budgets.observation_age_s allows"
+                " 0.25 s"
+            ),
         ),
         (
             {"rate_hz": 1.5},
             WARN,
-            "1.50 chunks per second, 3.33 are wanted: use a faster device or policy, or raise replan_steps",
+            (
+                "1.50 chunks per second, 3.33 are wanted: use a faster device or policy, or raise"
+                " replan_steps"
+            ),
         ),
     ],
 )
@@ -101,24 +133,43 @@ def test_the_policy_is_judged(fields, level, sentence):
 
 
 def test_lost_joint_states_are_reported_once_they_are_many():
-    """The policy is given joints that are interpolated across the gaps, and a person can do something about it."""
+    """The policy is given joints that are interpolated across the gaps, and a person can do
+    something about it.
+    """
     few, many = (policy_diagnostics(policy_status(), sim_arm(), (lost, 1000)) for lost in (3, 120))
     assert few.level == OK and values(few)["joint states lost"] == "3 of 1000"
-    assert many.level == WARN and many.message.startswith("120 of the last 1000 joint states on joint_states were lost")
-    worse = policy_diagnostics(policy_status(state=PolicyStatus.ERROR, reason="the policy failed"), sim_arm(), (120, 1000))
+    assert many.level == WARN and many.message.startswith(
+        "120 of the last 1000 joint states on joint_states were lost"
+    )
+    worse = policy_diagnostics(
+        policy_status(state=PolicyStatus.ERROR, reason="the policy failed"), sim_arm(), (120, 1000)
+    )
     assert worse.level == ERROR and worse.message == "the policy failed"
 
 
 def test_the_figures_of_the_policy_have_names_and_units():
     read = values(policy_diagnostics(policy_status(), sim_arm()))
     assert read["camera to chunk p50 / p95 / p99"] == "45.0 / 61.0 / 70.5 ms"
-    assert (read["camera scene age"], read["camera wrist age"], read["camera skew"]) == ("31.0 ms", "42.0 ms", "2.0 ms")
+    assert (read["camera scene age"], read["camera wrist age"], read["camera skew"]) == (
+        "31.0 ms",
+        "42.0 ms",
+        "2.0 ms",
+    )
     assert read["rate"] == "3.30 Hz of 3.33 Hz wanted" and read["worst cycle"] == "331.0 ms"
-    assert (read["state"], read["policy"], read["instruction"]) == ("running", "nano-12ab", "pick the red cube")
+    assert (read["state"], read["policy"], read["instruction"]) == (
+        "running",
+        "nano-12ab",
+        "pick the red cube",
+    )
 
 
 def test_what_has_not_been_measured_is_said_to_be_missing():
-    read = values(policy_diagnostics(policy_status(camera_age_s=[-1.0, 0.1], camera_skew_s=-1.0, joint_state_age_s=-1.0), sim_arm()))
+    read = values(
+        policy_diagnostics(
+            policy_status(camera_age_s=[-1.0, 0.1], camera_skew_s=-1.0, joint_state_age_s=-1.0),
+            sim_arm(),
+        )
+    )
     assert read["camera scene age"] == read["camera skew"] == read["joint state age"] == "none yet"
 
 
@@ -127,20 +178,36 @@ def test_what_has_not_been_measured_is_said_to_be_missing():
     [
         ({}, OK, "executing"),
         ({"state": ExecutorStatus.HOLDING, "reason": "no chunk yet"}, OK, "no chunk yet"),
-        ({"state": ExecutorStatus.HOLDING, "reason": "stopped: ran for 8 s"}, OK, "stopped: ran for 8 s"),
+        (
+            {"state": ExecutorStatus.HOLDING, "reason": "stopped: ran for 8 s"},
+            OK,
+            "stopped: ran for 8 s",
+        ),
         ({"state": ExecutorStatus.INACTIVE}, STALE, "inactive: nothing is sent"),
         ({"state": ExecutorStatus.STOPPED, "reason": "emergency stop"}, ERROR, "emergency stop"),
         ({"joint_state_age_s": -1.0}, ERROR, "no joint states on joint_states"),
         ({"joint_state_age_s": -1.0, "reason": _SHORT}, ERROR, _SHORT),
         ({"reason": _NOBODY}, WARN, _NOBODY),
-        ({"joint_state_age_s": 0.5}, ERROR, "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s"),
-        ({"guard_refusals": 2}, WARN, "the last check before the arm refused 2 motions: please report this"),
+        (
+            {"joint_state_age_s": 0.5},
+            ERROR,
+            "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s",
+        ),
+        (
+            {"guard_refusals": 2},
+            WARN,
+            "the last check before the arm refused 2 motions: please report this",
+        ),
         (
             {"missed_deadlines": 20, "cycle_late_max_s": 0.045},
             WARN,
             "20 of 1000 control cycles were late, one by 0.045 s: this host is too busy",
         ),
-        ({"clip_rate": 1.0}, OK, "executing"),  # a motion from rest is softened by the acceleration limit: that is no fault
+        (
+            {"clip_rate": 1.0},
+            OK,
+            "executing",
+        ),  # a motion from rest is softened by the acceleration limit: that is no fault
     ],
 )
 def test_the_executor_is_judged(fields, level, sentence):
@@ -157,7 +224,11 @@ def test_joint_states_that_cannot_be_true_ask_for_a_person(bench):
     message = status_to_message(bench.executor.status, bench.now, (0.0, 0.0, 0.0), Cycles(0.02))
     message.joint_state_age_s = 0.01
     status = executor_diagnostics(message, sim_arm())
-    assert status.level == WARN and "sensor" in status.message and "give an instruction again" in status.message
+    assert (
+        status.level == WARN
+        and "sensor" in status.message
+        and "give an instruction again" in status.message
+    )
 
 
 @pytest.mark.parametrize(("age", "reported"), [(-0.02, 0.0), (0.03, 0.03), (-1.0, -1.0)])
@@ -170,8 +241,15 @@ def test_stamps_a_little_ahead_are_not_reported_as_none(age, reported):
 def test_the_figures_of_the_executor_have_names_and_units():
     read = values(executor_diagnostics(executor_status(), sim_arm()))
     assert read["chunk to command p50 / p95 / p99"] == "0.8 / 1.2 / 1.9 ms"
-    assert (read["queue depth"], read["clip rate"], read["join"]) == ("5 rows", "4 % of the last 100 chunks", "ensemble")
-    assert (read["border jump, newest"], read["border jump, largest"]) == ("0.0123 rad or m", "0.0456 rad or m")
+    assert (read["queue depth"], read["clip rate"], read["join"]) == (
+        "5 rows",
+        "4 % of the last 100 chunks",
+        "ensemble",
+    )
+    assert (read["border jump, newest"], read["border jump, largest"]) == (
+        "0.0123 rad or m",
+        "0.0456 rad or m",
+    )
     assert read["velocity clips"] == "joint2 3, gripper 1" and read["position clips"] == "0"
     assert (read["who moves the arm"], read["missed deadlines"]) == ("policy", "0")
 

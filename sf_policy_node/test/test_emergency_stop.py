@@ -1,4 +1,6 @@
-"""Emergency stop buttons: heard whatever their QoS, each for itself, with or without a heartbeat."""
+"""Emergency stop buttons: heard whatever their QoS, each for itself, with or without a
+heartbeat.
+"""
 
 import pytest
 import yaml
@@ -18,7 +20,10 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 
 A, B = "a", "b"
 EVERY_QOS = [
-    QoSProfile(depth=1, reliability=r, durability=d) for r in ReliabilityPolicy for d in DurabilityPolicy if r in (1, 2) and d in (1, 2)
+    QoSProfile(depth=1, reliability=r, durability=d)
+    for r in ReliabilityPolicy
+    for d in DurabilityPolicy
+    if r in (1, 2) and d in (1, 2)
 ]
 
 
@@ -52,7 +57,9 @@ class Listener(ManagedNode):
     """A node with nothing but an emergency stop."""
 
     def __init__(self):
-        super().__init__("listener", parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))])
+        super().__init__(
+            "listener", parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]
+        )
         self.changes = []
 
     def set_up(self, contract):
@@ -65,7 +72,9 @@ def test_buttons_of_every_qos_are_heard_and_none_is_warned(graph):
     events = PublisherEventCallbacks(incompatible_qos=lambda event: warned.append(event))
     for qos in EVERY_QOS:
         listener = graph.add(Listener())
-        button = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, qos, event_callbacks=events)
+        button = graph.peer.create_publisher(
+            Bool, TOPICS.emergency_stop, qos, event_callbacks=events
+        )
         graph.until(button.get_subscription_count, "the listener")
         button.publish(Bool(data=True))
         graph.until(lambda one=listener: one.emergency_stop.pressed, f"the press with {qos}")

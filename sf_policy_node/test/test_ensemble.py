@@ -45,13 +45,20 @@ def test_predictions_that_have_passed_are_forgotten():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.05, 1.5))
 def test_rotations_are_averaged_on_the_sphere(seed, spread):
-    """The mean of a rotation and its mirror image about a centre is the centre, and always a rotation."""
+    """The mean of a rotation and its mirror image about a centre is the centre, and always a
+    rotation.
+    """
     rng = np.random.default_rng(seed)
-    centre, turn = pinocchio.exp3(rng.normal(size=3)), spread * pinocchio.exp3(rng.normal(size=3))[0]
+    centre, turn = (
+        pinocchio.exp3(rng.normal(size=3)),
+        spread * pinocchio.exp3(rng.normal(size=3))[0],
+    )
     pair = np.array([centre @ pinocchio.exp3(turn), centre @ pinocchio.exp3(-turn)])
     mean = mean_rotation(pair, np.array([0.5, 0.5]))
     assert np.allclose(mean, centre, atol=1e-6)
-    assert np.allclose(mean @ mean.T, np.eye(3), atol=1e-9) and np.linalg.det(mean) == pytest.approx(1.0)
+    assert np.allclose(mean @ mean.T, np.eye(3), atol=1e-9) and np.linalg.det(
+        mean
+    ) == pytest.approx(1.0)
 
 
 def averaged_bench():

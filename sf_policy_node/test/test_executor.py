@@ -1,4 +1,6 @@
-"""What the chunk executor sends, and when. Times are simulated; the observer is a perfect controller."""
+"""What the chunk executor sends, and when. Times are simulated; the observer is a perfect
+controller.
+"""
 
 import dataclasses
 
@@ -43,11 +45,15 @@ def test_a_controller_whose_place_is_not_known_is_given_the_time_to_come_to_the_
     bench.run(0.5)  # what it said of itself is old
     trajectory = bench.send(bench.chunk(FORWARD))
     assert 0.1 < trajectory.stamp + trajectory.times[0] - bench.now < 0.3
-    assert trajectory.stamp <= bench.now, "a stamp in the future would leave the old motion in force"
+    assert trajectory.stamp <= bench.now, (
+        "a stamp in the future would leave the old motion in force"
+    )
 
 
 def test_a_trajectory_in_motion_begins_with_the_points_just_before_now(bench):
-    """A controller that is between two points of its newest message bridges from no state of its own."""
+    """A controller that is between two points of its newest message bridges from no state of its
+    own.
+    """
     bench.send(bench.chunk(FORWARD))
     bench.run(0.1)
     for _ in range(4):
@@ -79,12 +85,17 @@ def test_the_next_motion_starts_at_the_commanded_state_and_not_at_the_noisy_meas
     trajectory = bench.send(bench.chunk(FORWARD))
     ahead = trajectory.stamp + trajectory.times - bench.now
     nearest = int(np.abs(ahead).argmin())
-    assert np.abs(trajectory.positions[nearest] - commanded[0] - ahead[nearest] * commanded[1]).max() < 5e-3
+    assert (
+        np.abs(trajectory.positions[nearest] - commanded[0] - ahead[nearest] * commanded[1]).max()
+        < 5e-3
+    )
 
 
 def test_borders_are_continuous_and_the_gap_is_reported(bench):
     for n in range(8):
-        bench.send(bench.chunk(straight(sim_arm(), (0.01 * (-1) ** n, 0.005, 0.0)), age=0.1), transit=0.01)
+        bench.send(
+            bench.chunk(straight(sim_arm(), (0.01 * (-1) ** n, 0.005, 0.0)), age=0.1), transit=0.01
+        )
         bench.run(0.2)
     bench.run(2.0)
     assert not bench.violations()
@@ -107,7 +118,9 @@ def test_without_a_gripper_column_the_gripper_is_left_alone():
     contract = contract_for(ActionSpace.JOINT_DELTA)
     data = contract.model_dump(mode="json")
     data["action"]["names"] = data["action"]["names"][:-1]
-    bench = Bench(parse_contract(yaml.safe_dump(data), contract.urdf_xml), HOME - [0, 0, 0, 0, 0, 0, 0.01])
+    bench = Bench(
+        parse_contract(yaml.safe_dump(data), contract.urdf_xml), HOME - [0, 0, 0, 0, 0, 0, 0.01]
+    )
     trajectory = bench.send(bench.chunk(np.full((8, 6), 0.02)))
     assert np.allclose(trajectory.positions[:, 6], 0.025)
 
@@ -120,7 +133,9 @@ def test_rows_whose_time_has_passed_are_skipped_while_moving(bench):
     bench.run(0.5)
     bench.send(bench.chunk(FORWARD, age=0.15))
     assert bench.executor.status.steps_skipped == 2
-    assert bench.executor.status.queue_depth == 7  # the second of them is due just before the new motion joins
+    assert (
+        bench.executor.status.queue_depth == 7
+    )  # the second of them is due just before the new motion joins
 
 
 def test_nothing_is_skipped_that_was_not_consumed_an_arm_at_rest_starts_at_the_first_row(bench):
@@ -154,6 +169,8 @@ def test_a_chunk_whose_rows_have_all_passed_is_refused():
 
 def test_late_delivery_up_to_the_lead_still_joins_inside_the_limits(bench):
     for n in range(6):
-        bench.send(bench.chunk(straight(sim_arm(), (0.01, 0.01 * (-1) ** n, 0.0)), age=0.1), transit=0.015)
+        bench.send(
+            bench.chunk(straight(sim_arm(), (0.01, 0.01 * (-1) ** n, 0.0)), age=0.1), transit=0.015
+        )
         bench.run(0.3)
     assert not bench.violations()

@@ -60,7 +60,9 @@ class Arm:
     def chunk(self, rows=FAST, age=0.1):
         self.sequence += 1
         stamp, place = self.places[-1 - round(age / TICK)]
-        chunk = make_chunk(sim_arm(), rows, stamp=stamp, sequence=self.sequence, epoch=self.sequence)
+        chunk = make_chunk(
+            sim_arm(), rows, stamp=stamp, sequence=self.sequence, epoch=self.sequence
+        )
         self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=place), self.now))
 
     def shares(self):

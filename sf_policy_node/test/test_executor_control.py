@@ -1,4 +1,6 @@
-"""Who may move the arm and when: the policy's own state, pauses, one command after another, shadow mode, deadlines."""
+"""Who may move the arm and when: the policy's own state, pauses, one command after another, shadow
+mode, deadlines.
+"""
 
 import contextlib
 import dataclasses
@@ -30,10 +32,14 @@ def at_rest(bench):
 # ---- the policy ends or pauses ----
 
 
-def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chunks_are_refused(bench):
+def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chunks_are_refused(
+    bench,
+):
     keep_moving(bench, 0.6)
     late = bench.chunk(FORWARD, age=0.1)
-    bench.post(bench.executor.on_policy_state(False, 1, "stopped: cancelled by the client", bench.now))
+    bench.post(
+        bench.executor.on_policy_state(False, 1, "stopped: cancelled by the client", bench.now)
+    )
     with pytest.raises(ChunkRefused, match="its instruction has ended"):
         bench.send(late)
     assert bench.executor.status.reason.startswith("refused chunk")
@@ -43,9 +49,14 @@ def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chu
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_the_first_chunk_of_an_instruction_that_was_cancelled_before_it_arrived_is_not_followed(bench):
+def test_the_first_chunk_of_an_instruction_that_was_cancelled_before_it_arrived_is_not_followed(
+    bench,
+):
     late = bench.chunk(FORWARD, epoch=7)
-    assert bench.executor.on_policy_state(False, 7, "stopped: cancelled by the client", bench.now) is None
+    assert (
+        bench.executor.on_policy_state(False, 7, "stopped: cancelled by the client", bench.now)
+        is None
+    )
     with pytest.raises(ChunkRefused, match="its instruction has ended"):
         bench.send(late)
     bench.send(bench.chunk(FORWARD, epoch=8))
@@ -123,7 +134,9 @@ def test_in_shadow_mode_the_policy_is_scored_against_what_the_operator_does():
         bench.executor.on_joint_state(bench.now, position, np.zeros(7))
         bench.executor.tick(bench.now)
     status = bench.executor.status
-    expected = 0.1 * 0.1 * np.arange(1, 9)  # the policy wanted to stay, the operator turned at 0.1 rad/s
+    expected = (
+        0.1 * 0.1 * np.arange(1, 9)
+    )  # the policy wanted to stay, the operator turned at 0.1 rad/s
     assert status.shadow_rows == 8
     assert status.shadow_error_rms[0] == pytest.approx(np.sqrt((expected**2).mean()), rel=1e-6)
     assert status.shadow_error_max[0] == pytest.approx(expected.max(), rel=1e-6)
@@ -178,8 +191,13 @@ def test_a_withdrawn_chunk_leaves_the_counts_as_they_were(bench):
     bench.executor.on_chunk(bench.chunk(FORWARD, age=0.1), bench.now)
     bench.executor.withdraw("it was late")
     after = bench.executor.status
-    assert after.chunks_accepted == before.chunks_accepted and after.chunks_refused == before.chunks_refused + 1
+    assert (
+        after.chunks_accepted == before.chunks_accepted
+        and after.chunks_refused == before.chunks_refused + 1
+    )
     changed = {"chunks_refused", "reason", "joint_state_age_s", "chunk_age_s", "queue_depth"}
     for field in dataclasses.fields(after):
         if field.name not in changed:
-            assert np.array_equal(getattr(after, field.name), getattr(before, field.name)), field.name
+            assert np.array_equal(getattr(after, field.name), getattr(before, field.name)), (
+                field.name
+            )

@@ -1,4 +1,6 @@
-"""Whatever the driver reports, no command starts elsewhere than at the last one, or leaves the limits."""
+"""Whatever the driver reports, no command starts elsewhere than at the last one, or leaves the
+limits.
+"""
 
 import contextlib
 import os
@@ -27,13 +29,18 @@ def act(bench, rng, target):
     if kind == "chunk":
         rows = random_rows(bench.contract, rng, rng.choice([0.3, 1.0]))
         measured = bench.measured[-1][1]
-        bench.send(bench.chunk(rows, age=0.05, epoch=bench.sequence, reference=measured), transit=rng.uniform(0.0, 0.015))
+        bench.send(
+            bench.chunk(rows, age=0.05, epoch=bench.sequence, reference=measured),
+            transit=rng.uniform(0.0, 0.015),
+        )
     elif kind == "lead":
         target += rng.normal(0.0, 0.03, len(target))
         if rng.random() < 0.1:
             target = np.zeros_like(target)
         for _ in range(rng.integers(1, 15)):
-            bench.post(executor.on_teleoperation(bench.clock, target, np.zeros(len(target)), bench.clock))
+            bench.post(
+                executor.on_teleoperation(bench.clock, target, np.zeros(len(target)), bench.clock)
+            )
             bench.run(0.02)
     elif kind == "stop":
         bench.post(executor.on_emergency_stop(True, bench.clock))
@@ -115,14 +122,21 @@ def test_one_wrong_reading_when_a_motion_starts_from_rest_starts_nothing_elsewhe
         leap_for(bench, 0.005, wrong)
         bench.run(0.005)
         with contextlib.suppress(ChunkRefused):
-            bench.send(bench.chunk(straight(sim_arm(), (-0.005, 0.0, 0.0)), reference=bench.observer.state(bench.now)[0]))
+            bench.send(
+                bench.chunk(
+                    straight(sim_arm(), (-0.005, 0.0, 0.0)),
+                    reference=bench.observer.state(bench.now)[0],
+                )
+            )
         bench.run(0.5)
     assert not bench.violations()
 
 
 @pytest.mark.parametrize("led_by", ["chunk", "operator"])
 @pytest.mark.parametrize("droop", [0.06, 0.2])
-def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_its_grip(bench, led_by, droop):
+def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_its_grip(
+    bench, led_by, droop
+):
     closed = straight(sim_arm(), (0.005, 0.0, 0.0), opening=0.0)
     bench.send(bench.chunk(closed))
     bench.run(2.5)
@@ -136,7 +150,9 @@ def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_it
         assert trajectory.positions[0] == pytest.approx(commanded, abs=1e-6)
     else:
         for _ in range(10):
-            bench.post(bench.executor.on_teleoperation(bench.now, commanded, np.zeros(7), bench.now))
+            bench.post(
+                bench.executor.on_teleoperation(bench.now, commanded, np.zeros(7), bench.now)
+            )
             bench.run(0.02)
     for _ in range(50):
         bench.run(0.02)
@@ -152,7 +168,13 @@ def test_a_driver_that_wraps_is_named_at_rest_and_in_motion(bench, turns):
     assert "full turn" in bench.executor.status.reason and "joint1" in bench.executor.status.reason
     bench.run(2.0)
     with pytest.raises(ChunkRefused, match=r"joint1 is measured 6\.28 rad .* full turn"):
-        bench.send(bench.chunk(FORWARD, epoch=2, reference=bench.observer.state(bench.now)[0] + 2 * np.pi * turns * np.eye(7)[0]))
+        bench.send(
+            bench.chunk(
+                FORWARD,
+                epoch=2,
+                reference=bench.observer.state(bench.now)[0] + 2 * np.pi * turns * np.eye(7)[0],
+            )
+        )
     assert not bench.violations()
 
 
@@ -172,17 +194,25 @@ def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it
     with pytest.raises(ChunkRefused, match=r"one place for 0\.2 s"):
         bench.send(bench.chunk(FORWARD, reference=reference))
     bench.run(0.3)
-    trajectory = bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference))
+    trajectory = bench.send(
+        bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference)
+    )
     assert trajectory.positions[0] == pytest.approx(reference, abs=1e-6)
-    assert trajectory.stamp + trajectory.times[0] - bench.now > 0.3, "the controller is given time for the way"
+    assert trajectory.stamp + trajectory.times[0] - bench.now > 0.3, (
+        "the controller is given time for the way"
+    )
     bench.run(0.2)
     assert not bench.violations()
 
 
 @pytest.mark.parametrize("later", [0.4, 6.0])
 @pytest.mark.parametrize("jump", [0.5, 0.1])
-def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_there_for_a_while(bench, jump, later):
-    """As after a reset of the simulated arm: its controller holds position elsewhere, and nobody says so."""
+def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_there_for_a_while(
+    bench, jump, later
+):
+    """As after a reset of the simulated arm: its controller holds position elsewhere, and nobody
+    says so.
+    """
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     bench.offset = np.array([jump, 0, 0, 0, 0, 0, 0])
@@ -191,7 +221,9 @@ def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_th
     with pytest.raises(ChunkRefused, match=r"one place for 0\.5 s"):
         bench.send(bench.chunk(FORWARD, reference=reference))
     bench.run(later)
-    trajectory = bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference))
+    trajectory = bench.send(
+        bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference)
+    )
     assert trajectory.positions[0] == pytest.approx(reference, abs=1e-6)
     assert trajectory.stamp + trajectory.times[0] > bench.now + 0.1
 
@@ -205,7 +237,9 @@ def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(ben
     bench.run(0.5)
     stop = bench.observer.sent[sent]
     assert stop.positions[0] == pytest.approx(place, abs=1e-6)
-    assert stop.stamp + stop.times[0] - bench.received[sent] > 0.2, "from there and from the path alike inside the limits"
+    assert stop.stamp + stop.times[0] - bench.received[sent] > 0.2, (
+        "from there and from the path alike inside the limits"
+    )
     assert "stands still" in bench.executor.status.reason and not bench.violations()
 
 
@@ -214,7 +248,13 @@ def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
     path_time, rate = bench.now, 0.5
 
     def lie(stamp, position, velocity):
-        return [(stamp, bench.executor.path.state(path_time + rate * (bench.now - path_time))[0], velocity)]
+        return [
+            (
+                stamp,
+                bench.executor.path.state(path_time + rate * (bench.now - path_time))[0],
+                velocity,
+            )
+        ]
 
     bench.lie = lie
     for _ in range(100):
@@ -242,7 +282,9 @@ def test_a_motion_starts_where_the_controller_says_that_it_holds_position(bench)
     bench.run(2.5)
     place = bench.observer.state(bench.now)[0] + [0.1, 0, 0, 0, 0, 0, 0]
     bench.executor.on_controller_reference(bench.now, place, np.zeros(7))
-    trajectory = bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))), bench.now)
+    trajectory = bench.executor.on_chunk(
+        bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))), bench.now
+    )
     assert trajectory.positions[0] == pytest.approx(place)
     bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
     bench.executor.deactivate(bench.now)

@@ -1,4 +1,6 @@
-"""Thousands of random chunks, delayed, lost and reordered: a perfect controller never sees a limit broken."""
+"""Thousands of random chunks, delayed, lost and reordered: a perfect controller never sees a limit
+broken.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,9 @@ def outside_box(bench):
     return max(box.outside(position) for _, position in bench.measured)
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(
     contract=st.sampled_from(CONTRACTS),
     seed=st.integers(0, 2**31),
@@ -43,7 +47,9 @@ def outside_box(bench):
     lost=st.floats(0.0, 0.5),
     delay=st.floats(0.0, 0.5),
     join=st.sampled_from(list(Join)),
-    stop=st.sampled_from(["none", "emergency stop", "joint states", "pause", "policy ended", "clock step"]),
+    stop=st.sampled_from(
+        ["none", "emergency stop", "joint states", "pause", "policy ended", "clock step"]
+    ),
 )
 @pytest.mark.slow
 def test_no_sequence_of_chunks_breaks_a_limit(contract, seed, size, lost, delay, join, stop):

@@ -1,4 +1,6 @@
-"""What the chunk executor refuses, with its reason, while the motion under way goes on. Times are simulated."""
+"""What the chunk executor refuses, with its reason, while the motion under way goes on. Times are
+simulated.
+"""
 
 import contextlib
 
@@ -13,7 +15,10 @@ from sf_policy_node.motion.status import ExecutorState
 # ---- refusals ----
 
 REFUSALS = {
-    "NaN": ({"data": np.where(np.arange(32).reshape(8, 4) == 9, np.nan, 0.0)}, "row 2, column y is nan"),
+    "NaN": (
+        {"data": np.where(np.arange(32).reshape(8, 4) == 9, np.nan, 0.0)},
+        "row 2, column y is nan",
+    ),
     "infinity": ({"data": np.full((8, 4), np.inf)}, "row 0, column x is inf"),
     "too few rows": ({"data": np.zeros((7, 4))}, "size is 7 x 4"),
     "too many columns": ({"data": np.zeros((8, 5))}, "size is 8 x 5"),
@@ -45,7 +50,11 @@ def test_a_bad_chunk_is_refused_whole_with_its_reason_and_the_motion_goes_on(ben
     bench.run(0.1)
     path = bench.executor.path
     with pytest.raises(ChunkRefused, match=reason):
-        bench.send(bench.chunk(FORWARD, epoch=5).__class__(**{**vars(bench.chunk(FORWARD, epoch=5)), **changes}))
+        bench.send(
+            bench.chunk(FORWARD, epoch=5).__class__(
+                **{**vars(bench.chunk(FORWARD, epoch=5)), **changes}
+            )
+        )
     status = bench.executor.status
     assert bench.executor.path is path
     assert status.chunks_refused == 1 and reason in status.reason
@@ -95,6 +104,8 @@ def test_the_tool_never_leaves_the_workspace_box(bench):
         for _ in range(15):
             bench.run(0.02)
             tool = bench.tool()
-            assert (tool >= np.array(box.lower) - 2e-3).all() and (tool <= np.array(box.upper) + 2e-3).all(), tool
+            assert (tool >= np.array(box.lower) - 2e-3).all() and (
+                tool <= np.array(box.upper) + 2e-3
+            ).all(), tool
     assert bench.executor.status.workspace_clips > 0
     assert not bench.violations()

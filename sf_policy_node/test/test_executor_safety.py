@@ -1,8 +1,20 @@
-"""When the chunk executor does not move, stops, and starts again. Times are simulated; the observer is a perfect controller."""
+"""When the chunk executor does not move, stops, and starts again. Times are simulated; the observer
+is a perfect controller.
+"""
 
 import numpy as np
 import pytest
-from motion_cases import FORWARD, HOME, STAY, Bench, keep_moving, make_chunk, sim_arm, stop_time, straight
+from motion_cases import (
+    FORWARD,
+    HOME,
+    STAY,
+    Bench,
+    keep_moving,
+    make_chunk,
+    sim_arm,
+    stop_time,
+    straight,
+)
 
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
@@ -93,7 +105,11 @@ def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
         bench.run(0.01)
     commanded = bench.observer.state(bench.now)[0][0]
     status = bench.executor.status
-    assert status.state is ExecutorState.HOLDING and "something is in its way" in status.reason and "joint1" in status.reason
+    assert (
+        status.state is ExecutorState.HOLDING
+        and "something is in its way" in status.reason
+        and "joint1" in status.reason
+    )
     bench.run(1.0)
     assert bench.observer.state(bench.now)[0][0] < commanded, "it still pushes"
     assert not bench.violations()
@@ -107,14 +123,18 @@ def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
 def test_one_bad_reading_stops_nothing(bench):
     keep_moving(bench, 0.6)
     position = bench.observer.state(bench.now)[0]
-    bench.executor.on_joint_state(bench.now + 0.001, position + [0.4, 0, 0, 0, 0, 0, 0], np.zeros(7))
+    bench.executor.on_joint_state(
+        bench.now + 0.001, position + [0.4, 0, 0, 0, 0, 0, 0], np.zeros(7)
+    )
     bench.run(0.1)
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
 @pytest.mark.parametrize("step", [-50.0, -0.3, 0.3, 100.0])
 def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_stay(bench, step):
-    """The controller goes on by its own clock; a stop that begins a little beside its motion would be a leap."""
+    """The controller goes on by its own clock; a stop that begins a little beside its motion would
+    be a leap.
+    """
     keep_moving(bench, 0.6)
     late, sent = bench.chunk(FORWARD, age=0.1), len(bench.observer.sent)
     bench.set_by = step
@@ -160,7 +180,9 @@ def test_a_simulated_clock_that_is_heard_late_and_in_pieces_was_not_set(bench):
 
 
 def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench):
-    """After SIGCONT simulated time is still the old one for some ticks, while joint states are two seconds newer."""
+    """After SIGCONT simulated time is still the old one for some ticks, while joint states are two
+    seconds newer.
+    """
     keep_moving(bench, 0.6)
     bench.stopwatch += 2.0
     bench.executor.on_joint_state(bench.now + 2.0, HOME, np.zeros(7))
@@ -168,7 +190,9 @@ def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench)
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_the_arm_is_measured(bench):
+def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_the_arm_is_measured(
+    bench,
+):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     bench.set_by = 30.0
     bench.run(0.05)
@@ -181,7 +205,9 @@ def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_t
     assert not bench.violations()
 
 
-def test_an_emergency_stop_after_the_clock_was_set_believes_no_joint_states_far_from_the_motion(bench):
+def test_an_emergency_stop_after_the_clock_was_set_believes_no_joint_states_far_from_the_motion(
+    bench,
+):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     bench.set_by = -3.0
     far = np.array([0.8, -0.5, 0.6, 0, 0, 0, 0])
@@ -205,7 +231,9 @@ def test_one_joint_state_from_the_future_stops_the_arm_and_the_next_right_one_he
 
 
 @pytest.mark.parametrize("ahead", [0.005, 2.0])
-def test_after_a_clock_step_the_arm_can_be_stopped_though_joint_states_are_stamped_ahead(bench, ahead):
+def test_after_a_clock_step_the_arm_can_be_stopped_though_joint_states_are_stamped_ahead(
+    bench, ahead
+):
     keep_moving(bench, 0.9)
     bench.set_by = -30.0
     assert bench.executor.tick(bench.clock) is None  # the motion under way ends by itself
@@ -248,7 +276,9 @@ def test_a_chunk_heard_before_the_watchdog_tells_that_the_arm_stood(bench):
     bench.measure()
     bench.send(bench.chunk(STAY))
     status = bench.executor.status
-    assert status.state is ExecutorState.EXECUTING and status.reason.startswith("resumes; no new chunk for 2.")
+    assert status.state is ExecutorState.EXECUTING and status.reason.startswith(
+        "resumes; no new chunk for 2."
+    )
     bench.run(0.2)
     bench.send(bench.chunk(FORWARD))
     assert "no new chunk" not in bench.executor.status.reason

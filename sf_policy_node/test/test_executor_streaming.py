@@ -1,4 +1,6 @@
-"""Commands that are sent one by one: to an arm that knows nothing else, or to a gripper beside an arm that follows trajectories."""
+"""Commands that are sent one by one: to an arm that knows nothing else, or to a gripper beside an
+arm that follows trajectories.
+"""
 
 import contextlib
 
@@ -45,7 +47,9 @@ def test_after_a_pause_in_the_lifecycle_nothing_of_the_motion_before_it_is_strea
     move(bench)
     bench.post(bench.executor.deactivate(bench.now))
     bench.run(1.0)
-    bench.offset = bench.offset + np.array([0.3, 0, 0, 0, 0, 0, 0])  # somebody turned it by hand meanwhile
+    bench.offset = bench.offset + np.array(
+        [0.3, 0, 0, 0, 0, 0, 0]
+    )  # somebody turned it by hand meanwhile
     bench.run(1.3)
     bench.executor.activate(bench.now)
     if not chunk_at_once:
@@ -81,7 +85,10 @@ def test_streamed_commands_slow_down_when_the_clock_is_set():
     bench.set_by = 30.0
     bench.run(0.02)
     after = bench.executor.setpoint(bench.clock)
-    assert np.abs(after.positions - before.positions).max() <= 0.03 * np.abs(before.velocities).max() + 1e-6
+    assert (
+        np.abs(after.positions - before.positions).max()
+        <= 0.03 * np.abs(before.velocities).max() + 1e-6
+    )
     bench.run(0.4)
     assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
 
@@ -147,7 +154,9 @@ def test_streamed_commands_never_leap(seed, rate):
             bench.set_by -= 0.04
         bench.run(late)
         setpoint = bench.executor.setpoint(bench.clock)
-        if setpoint is None or "stood still" in bench.executor.status.reason:  # it holds the last one
+        if (
+            setpoint is None or "stood still" in bench.executor.status.reason
+        ):  # it holds the last one
             before = step = None
             continue
         if before is not None:
@@ -161,7 +170,9 @@ def test_streamed_commands_never_leap(seed, rate):
 
 @pytest.mark.parametrize("late", [0.05, -0.045])
 def test_a_late_cycle_or_a_clock_that_goes_back_is_caught_up_inside_the_limits(late):
-    """Measured without it: 6.2 rad/s for a cycle 50 ms late, -4.3 for a clock 45 ms back; limit 2."""
+    """Measured without it: 6.2 rad/s for a cycle 50 ms late, -4.3 for a clock 45 ms back; limit
+    2.
+    """
     bench = bench_with("forward_command")
     move(bench, chunks=3)
     said = [bench.executor.setpoint(bench.clock).positions]

@@ -1,4 +1,6 @@
-"""The flow head: it learns a distribution, keeps given rows, and lives in a checkpoint beside the regression head."""
+"""The flow head: it learns a distribution, keeps given rows, and lives in a checkpoint beside the
+regression head.
+"""
 
 import hashlib
 from pathlib import Path
@@ -23,20 +25,33 @@ REPOSITORY = Path(__file__).parents[2]
 CONTRACT = load_contract(REPOSITORY / "sf_bringup/config/robots/sim_arm.yaml")
 RNG = np.random.default_rng(0)
 JOINTS = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
-IMAGES = {name: RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8) for name in CONTRACT.camera_names}
+IMAGES = {
+    name: RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8) for name in CONTRACT.camera_names
+}
 HORIZON, COLUMNS = CONTRACT.action.horizon, len(CONTRACT.action.names)
 
 
 def tiny(head: str = "flow") -> Nano:
     torch.manual_seed(0)
-    sizes = {"cameras": 2, "state_size": len(state_names(CONTRACT)), "action_size": COLUMNS, "horizon": HORIZON, "image_size": 32}
+    sizes = {
+        "cameras": 2,
+        "state_size": len(state_names(CONTRACT)),
+        "action_size": COLUMNS,
+        "horizon": HORIZON,
+        "image_size": 32,
+    }
     return Nano(NanoConfig(**sizes, width=32, layers=2, head=head)).eval()
 
 
 def statistics() -> Normalisation:
     rng = np.random.default_rng(1)
-    states, chunks = rng.normal(size=(20, len(state_names(CONTRACT)))), rng.normal(size=(20, HORIZON, COLUMNS))
-    return Normalisation.from_data(states, chunks, rng.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names)
+    states, chunks = (
+        rng.normal(size=(20, len(state_names(CONTRACT)))),
+        rng.normal(size=(20, HORIZON, COLUMNS)),
+    )
+    return Normalisation.from_data(
+        states, chunks, rng.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names
+    )
 
 
 def policy(head: str = "flow") -> Policy:
@@ -45,14 +60,22 @@ def policy(head: str = "flow") -> Policy:
 
 @pytest.fixture(scope="module")
 def trained() -> FlowHead:
-    """Knows chunks of two kinds: a ramp up and a ramp down, equally likely; it sees no difference between the two."""
+    """Knows chunks of two kinds: a ramp up and a ramp down, equally likely; it sees no difference
+    between the two.
+    """
     torch.manual_seed(0)
     head = FlowHead(width=32, heads=2, layers=2, horizon=6, action_size=1)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     tokens = torch.zeros(64, 6, 32)
     for _ in range(400):
-        loss = flow_loss(head, tokens, ramps(64, generator), torch.ones(1), FlowDraws.draw(64, 6, 1, 2, generator))
+        loss = flow_loss(
+            head,
+            tokens,
+            ramps(64, generator),
+            torch.ones(1),
+            FlowDraws.draw(64, 6, 1, 2, generator),
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -89,22 +112,30 @@ def test_a_policy_with_a_flow_head_is_as_random_as_its_seed():
     one, other = (p.predict(IMAGES, JOINTS, "pick the red cube") for p in (first, again))
     assert one.shape == (HORIZON, COLUMNS)
     np.testing.assert_array_equal(one, other)
-    assert not np.allclose(one, first.predict(IMAGES, JOINTS, "pick the red cube"))  # the next noise is another one
+    assert not np.allclose(
+        one, first.predict(IMAGES, JOINTS, "pick the red cube")
+    )  # the next noise is another one
 
 
 def test_the_trunk_runs_once_for_a_prediction():
     flow, calls = policy(), []
     flow._model.stem.register_forward_hook(lambda *_: calls.append("trunk"))
     flow._model.head.register_forward_hook(lambda *_: calls.append("head"))
-    flow.predict(IMAGES, JOINTS, "pick the red cube", continuation=Continuation(np.zeros((5, COLUMNS)), 1))
+    flow.predict(
+        IMAGES, JOINTS, "pick the red cube", continuation=Continuation(np.zeros((5, COLUMNS)), 1)
+    )
     assert calls == ["trunk", *["head"] * 5]
 
 
 def test_a_continued_chunk_begins_with_the_rows_that_are_executed_meanwhile():
     rows = np.linspace(0.0, 0.08, 5)[:, None] * np.ones(COLUMNS)
-    continued = policy().predict(IMAGES, JOINTS, "pick the red cube", continuation=Continuation(rows, 2))
+    continued = policy().predict(
+        IMAGES, JOINTS, "pick the red cube", continuation=Continuation(rows, 2)
+    )
     np.testing.assert_allclose(continued[:2], rows[:2], atol=1e-6)
-    free = policy().predict(IMAGES, JOINTS, "pick the red cube", continuation=Continuation(rows[:0], 0))
+    free = policy().predict(
+        IMAGES, JOINTS, "pick the red cube", continuation=Continuation(rows[:0], 0)
+    )
     np.testing.assert_array_equal(free, policy().predict(IMAGES, JOINTS, "pick the red cube"))
 
 
@@ -113,7 +144,9 @@ def test_the_join_follows_from_the_head():
     assert policy("regression").join is Join.BLEND
     rows = Continuation(np.zeros((5, COLUMNS)), 1)
     plain = policy("regression").predict(IMAGES, JOINTS, "pick the red cube")
-    np.testing.assert_array_equal(policy("regression").predict(IMAGES, JOINTS, "pick the red cube", continuation=rows), plain)
+    np.testing.assert_array_equal(
+        policy("regression").predict(IMAGES, JOINTS, "pick the red cube", continuation=rows), plain
+    )
 
 
 def test_a_flow_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
@@ -121,7 +154,8 @@ def test_a_flow_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
     loaded = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
     assert loaded.join is Join.RTC
     np.testing.assert_array_equal(
-        loaded.predict(IMAGES, JOINTS, "pick the red cube"), policy().predict(IMAGES, JOINTS, "pick the red cube")
+        loaded.predict(IMAGES, JOINTS, "pick the red cube"),
+        policy().predict(IMAGES, JOINTS, "pick the red cube"),
     )
 
 
@@ -129,20 +163,31 @@ def test_a_head_that_is_not_known_is_named(tmp_path):
     save_checkpoint(tmp_path / "flow", tiny(), CONTRACT, statistics(), {})
     config = tmp_path / "flow/config.json"
     config.write_text(config.read_text().replace('"flow"', '"diffusion"'))
-    with pytest.raises(CheckpointError, match="head 'diffusion' is not known; it is regression or flow"):
+    with pytest.raises(
+        CheckpointError, match="head 'diffusion' is not known; it is regression or flow"
+    ):
         load_checkpoint(tmp_path / "flow")
 
 
 def test_the_shipped_regression_checkpoint_answers_as_when_it_was_made():
-    """Its outputs, computed before there was a choice of heads, on pictures that can be made again."""
+    """Its outputs, computed before there was a choice of heads, on pictures that can be made
+    again.
+    """
     folder = REPOSITORY / "sf_bringup/config/policies/nano"
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8] == "3b1f6699"
     shipped = Policy.load(folder, contract=CONTRACT, device="cpu")
     rows, columns = np.mgrid[:240, :320]
     picture = np.stack([rows % 256, columns % 256, (rows + columns) % 256], -1).astype(np.uint8)
-    chunk = shipped.predict(dict.fromkeys(CONTRACT.camera_names, picture), JOINTS, "pick the red cube")
+    chunk = shipped.predict(
+        dict.fromkeys(CONTRACT.camera_names, picture), JOINTS, "pick the red cube"
+    )
     np.testing.assert_allclose(chunk[[0, -1]], EXPECTED, atol=2e-6)
     assert shipped.join is Join.BLEND
 
 
-EXPECTED = np.array([[-0.01582877, 0.01599339, -0.01014610, 1.00134683], [-0.07411099, 0.07805152, -0.13719088, 1.00484496]])
+EXPECTED = np.array(
+    [
+        [-0.01582877, 0.01599339, -0.01014610, 1.00134683],
+        [-0.07411099, 0.07805152, -0.13719088, 1.00484496],
+    ]
+)

@@ -52,7 +52,9 @@ def test_a_displacement_is_turned_and_not_moved():
     known = frames(contract)
     known.set("table", BASE, np.array([1.0, 2.0, 3.0]), QUARTER)
     row = [0.1, 0.0, 0.02, 0.3, 0.0, 0.0, 0.0]
-    here = known.in_base(make_chunk(contract, np.tile(row, (contract.action.horizon, 1)), frame="table"))
+    here = known.in_base(
+        make_chunk(contract, np.tile(row, (contract.action.horizon, 1)), frame="table")
+    )
     assert here.data[0] == pytest.approx([0.0, 0.1, 0.02, 0.0, 0.3, 0.0, 0.0])
 
 
@@ -68,7 +70,9 @@ def test_frames_are_found_through_what_base_and_frame_both_stand_in_and_below_li
     assert known.pose("world").translation == pytest.approx([0.0, 1.0, -0.5])
     assert known.pose("riser").translation == pytest.approx([0.0, 0.0, -0.1])
     assert known.pose(BASE).translation == pytest.approx(0.0)
-    assert known.pose("moon") is None and known.pose(sim_arm().tool_frame) is None  # joints move the tool
+    assert (
+        known.pose("moon") is None and known.pose(sim_arm().tool_frame) is None
+    )  # joints move the tool
 
 
 def test_frames_in_a_circle_are_unknown():
@@ -89,9 +93,14 @@ def test_what_is_no_rotation_is_not_taken(turn):
 def test_the_executor_follows_a_chunk_of_a_known_frame_and_no_other():
     turned, straight_on = Bench(sim_arm()), Bench(sim_arm())
     chunk = dataclasses.replace(turned.chunk(FORWARD), frame="table")
-    with pytest.raises(ChunkRefused, match="neither the contract's base_frame 'base_link' nor known to be fixed to it"):
+    with pytest.raises(
+        ChunkRefused,
+        match="neither the contract's base_frame 'base_link' nor known to be fixed to it",
+    ):
         turned.send(chunk)
-    turned.executor.frames.set("table", BASE, np.array([0.3, 0.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0]))
+    turned.executor.frames.set(
+        "table", BASE, np.array([0.3, 0.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0])
+    )
     backwards = FORWARD.copy()
     backwards[:, :2] *= -1.0
     turned.send(dataclasses.replace(turned.chunk(backwards), frame="table"))
@@ -111,7 +120,13 @@ def test_an_empty_chunk_of_poses_is_refused_and_breaks_nothing():
 
 
 @pytest.mark.parametrize(
-    "change", [{"data": np.zeros((3, 2))}, {"data": np.full((8, 4), np.nan)}, {"names": ("a",)}, {"space": "number 77"}]
+    "change",
+    [
+        {"data": np.zeros((3, 2))},
+        {"data": np.full((8, 4), np.nan)},
+        {"names": ("a",)},
+        {"space": "number 77"},
+    ],
 )
 def test_a_chunk_of_a_wrong_form_is_left_as_it_is(change):
     known = frames()
@@ -125,7 +140,9 @@ def test_joint_chunks_have_no_frame_to_be_taken_from():
     contract = contract_for(ActionSpace.JOINT_DELTA)
     known = frames(contract)
     known.set("table", BASE, np.zeros(3), NO_TURN)
-    chunk = make_chunk(contract, np.zeros((contract.action.horizon, len(contract.action.names))), frame="table")
+    chunk = make_chunk(
+        contract, np.zeros((contract.action.horizon, len(contract.action.names))), frame="table"
+    )
     assert known.in_base(chunk) is chunk
 
 
@@ -150,14 +167,18 @@ def test_the_node_hears_tf_static_from_before_it_came_up(graph):
 
     executor.until(followed, "a motion from a chunk in the frame of the table")
     executor.send(frame="nowhere")
-    executor.until(lambda: any("'nowhere', which is neither" in status.reason for status in executor.statuses), "the refusal")
+    executor.until(
+        lambda: any("'nowhere', which is neither" in status.reason for status in executor.statuses),
+        "the refusal",
+    )
 
 
 def test_links_of_the_urdf_are_known_without_tf():
     urdf = sim_arm().urdf_xml.replace(
         "</robot>",
-        '<link name="bench"/><joint name="bench_joint" type="fixed"><parent link="base_link"/><child link="bench"/>'
-        '<origin xyz="0.5 0 -0.1" rpy="0 0 0"/></joint></robot>',
+        '<link name="bench"/><joint name="bench_joint" type="fixed"><parent'
+        ' link="base_link"/><child link="bench"/><origin xyz="0.5 0 -0.1" rpy="0 0'
+        ' 0"/></joint></robot>',
     )
     known = frames(parse_contract(CONTRACT_PATH.read_text(), urdf))
     assert known.pose("bench").translation == pytest.approx([0.5, 0.0, -0.1])
@@ -166,8 +187,9 @@ def test_links_of_the_urdf_are_known_without_tf():
 def test_a_link_behind_a_joint_that_the_contract_does_not_name_moves():
     urdf = sim_arm().urdf_xml.replace(
         "</robot>",
-        '<link name="head"/><joint name="neck" type="revolute"><parent link="base_link"/><child link="head"/>'
-        '<axis xyz="0 0 1"/><limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>',
+        '<link name="head"/><joint name="neck" type="revolute"><parent link="base_link"/><child'
+        ' link="head"/><axis xyz="0 0 1"/><limit lower="-1" upper="1" effort="1"'
+        ' velocity="1"/></joint></robot>',
     )
     known = frames(parse_contract(CONTRACT_PATH.read_text(), urdf))
     assert known.pose("head") is None

@@ -51,9 +51,18 @@ def test_a_motion_inside_all_limits_passes():
         (there_and_stop(0, 13.0, 0.1), "joint1 would accelerate more than its limit"),
         (there_and_stop(5, 18.0, 0.2), "joint6 would be faster than its velocity limit"),
         (there_and_stop(0, 5.0, 0.3), "the tool would"),
-        (there_and_stop(5, 5.0, 0.2, start=np.array([0, 0.4, 1.4, 1.3, 0, 2.95, 0.035])), "joint6 would leave its position limits"),
-        (changed(there_and_stop(), velocities=np.ones_like(there_and_stop().velocities)), "does not end at rest"),
-        (changed(there_and_stop(), positions=np.full_like(there_and_stop().positions, np.nan)), "not finite"),
+        (
+            there_and_stop(5, 5.0, 0.2, start=np.array([0, 0.4, 1.4, 1.3, 0, 2.95, 0.035])),
+            "joint6 would leave its position limits",
+        ),
+        (
+            changed(there_and_stop(), velocities=np.ones_like(there_and_stop().velocities)),
+            "does not end at rest",
+        ),
+        (
+            changed(there_and_stop(), positions=np.full_like(there_and_stop().positions, np.nan)),
+            "not finite",
+        ),
         (changed(there_and_stop(), positions=there_and_stop().positions[:, :5]), "for 7 joints"),
     ],
 )
@@ -65,11 +74,15 @@ def test_a_step_in_position_counts_as_the_acceleration_that_it_is():
     motion = there_and_stop()
     positions = motion.positions.copy()
     positions[5:, 3] += 0.01
-    assert "joint4 would accelerate" in find_violation(changed(motion, positions=positions), LIMITS, WORKSPACE)
+    assert "joint4 would accelerate" in find_violation(
+        changed(motion, positions=positions), LIMITS, WORKSPACE
+    )
 
 
 def test_the_tool_may_not_be_faster_than_its_limit_though_every_joint_is_inside_its_own():
-    slow = parse_contract(yaml.safe_dump(_contract(workspace={"tool_speed": 0.05})), sim_arm().urdf_xml)
+    slow = parse_contract(
+        yaml.safe_dump(_contract(workspace={"tool_speed": 0.05})), sim_arm().urdf_xml
+    )
     sentence = find_violation(there_and_stop(), LIMITS, Workspace(slow, kinematics()))
     assert "workspace.tool_speed allows 0.05" in sentence
 
@@ -105,7 +118,9 @@ def test_no_motion_beyond_a_limit_passes(seed, kind, joint, factor):
     else:
         speed = there_and_stop(joint, LIMITS.acceleration[joint] * factor, PERIOD)
         positions, velocities = speed.positions, speed.velocities
-    assert LIMITS.names[joint] in find_violation(Motion(PERIOD, positions, velocities), LIMITS, None)
+    assert LIMITS.names[joint] in find_violation(
+        Motion(PERIOD, positions, velocities), LIMITS, None
+    )
 
 
 def steady(guard, place=HOME, until=0.0):
@@ -148,7 +163,10 @@ def test_a_controller_is_met_inside_the_limits_from_wherever_it_may_be(seed):
     spread = 0.2 * (LIMITS.upper - LIMITS.lower)
     place = middle + rng.uniform(-spread, spread)
     starts = [
-        (middle + rng.uniform(-spread, spread), rng.uniform(-0.3, 0.3, 7) * LIMITS.velocity * [1, 1, 1, 1, 1, 1, 0.0])
+        (
+            middle + rng.uniform(-spread, spread),
+            rng.uniform(-0.3, 0.3, 7) * LIMITS.velocity * [1, 1, 1, 1, 1, 1, 0.0],
+        )
         for _ in range(3)
     ]
     duration = next(meeting_times(starts, place, LIMITS, PERIOD, bounded=True))

@@ -11,13 +11,30 @@ from rosbags.image import message_to_cvimage
 from sf_policy_node.images import ImageError, decode_compressed, decode_depth, decode_image
 
 HEIGHT, WIDTH = 6, 8
-CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "uyvy": 2, "yuv422": 2, "yuv422_yuy2": 2, "yuyv": 2}
+CHANNELS = {
+    "rgb8": 3,
+    "bgr8": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "mono8": 1,
+    "uyvy": 2,
+    "yuv422": 2,
+    "yuv422_yuy2": 2,
+    "yuyv": 2,
+}
 BAYER = ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"]
 
 
 def _message(encoding: str, channels: int) -> SimpleNamespace:
     data = np.random.default_rng(7).integers(0, 256, HEIGHT * WIDTH * channels, dtype=np.uint8)
-    return SimpleNamespace(encoding=encoding, height=HEIGHT, width=WIDTH, step=WIDTH * channels, data=data, is_bigendian=False)
+    return SimpleNamespace(
+        encoding=encoding,
+        height=HEIGHT,
+        width=WIDTH,
+        step=WIDTH * channels,
+        data=data,
+        is_bigendian=False,
+    )
 
 
 @pytest.mark.parametrize("encoding", [*CHANNELS, *BAYER])
@@ -30,7 +47,10 @@ def test_colour_encodings_agree_with_rosbags_image(encoding):
 
 def test_generic_opencv_encodings_are_read_as_bgr():
     message = _message("8UC3", 3)
-    np.testing.assert_array_equal(decode_image("8UC3", HEIGHT, WIDTH, message.step, message.data), message.data.reshape(6, 8, 3)[..., ::-1])
+    np.testing.assert_array_equal(
+        decode_image("8UC3", HEIGHT, WIDTH, message.step, message.data),
+        message.data.reshape(6, 8, 3)[..., ::-1],
+    )
 
 
 @pytest.mark.parametrize("last_row_padded", [True, False])
@@ -38,7 +58,10 @@ def test_padding_at_the_row_ends_is_skipped(last_row_padded):
     pixels = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH * 3)
     padded = np.pad(pixels, ((0, 0), (0, 8)), constant_values=255).ravel()
     data = padded if last_row_padded else padded[:-8]
-    np.testing.assert_array_equal(decode_image("rgb8", HEIGHT, WIDTH, WIDTH * 3 + 8, data.tobytes()).reshape(HEIGHT, -1), pixels)
+    np.testing.assert_array_equal(
+        decode_image("rgb8", HEIGHT, WIDTH, WIDTH * 3 + 8, data.tobytes()).reshape(HEIGHT, -1),
+        pixels,
+    )
 
 
 def test_rgb8_is_not_copied():
@@ -50,24 +73,34 @@ def test_rgb8_is_not_copied():
 
 def test_depth_in_metres_from_both_encodings_and_byte_orders():
     metres = np.linspace(0.5, 3.0, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    np.testing.assert_array_equal(decode_depth("32FC1", HEIGHT, WIDTH, WIDTH * 4, metres.tobytes()), metres)
+    np.testing.assert_array_equal(
+        decode_depth("32FC1", HEIGHT, WIDTH, WIDTH * 4, metres.tobytes()), metres
+    )
     millimetres = (metres * 1000).astype(np.uint16)
     millimetres[0, 0] = 0
     depth = decode_depth("16UC1", HEIGHT, WIDTH, WIDTH * 2, millimetres.tobytes())
     assert np.isnan(depth[0, 0]) and depth.dtype == np.float32
     np.testing.assert_allclose(depth[1:], metres[1:], atol=1e-3)
     other = sys.byteorder == "little"
-    swapped = decode_depth("16UC1", HEIGHT, WIDTH, WIDTH * 2, millimetres.byteswap().tobytes(), is_bigendian=other)
+    swapped = decode_depth(
+        "16UC1", HEIGHT, WIDTH, WIDTH * 2, millimetres.byteswap().tobytes(), is_bigendian=other
+    )
     np.testing.assert_array_equal(swapped, depth)
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 0), (".jpg", 12)])
 def test_compressed_images(suffix, tolerance):
-    pixels = cv2.resize(np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
+    pixels = cv2.resize(
+        np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8),
+        (64, 48),
+        interpolation=cv2.INTER_CUBIC,
+    )
     data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
     decoded = decode_compressed("rgb8; compressed bgr8", data)
     assert np.abs(decoded.astype(int) - pixels).mean() <= tolerance
-    np.testing.assert_array_equal(decoded, message_to_cvimage(SimpleNamespace(format="jpeg", data=data), "rgb8"))
+    np.testing.assert_array_equal(
+        decoded, message_to_cvimage(SimpleNamespace(format="jpeg", data=data), "rgb8")
+    )
 
 
 def test_errors_name_topic_encoding_and_cure():

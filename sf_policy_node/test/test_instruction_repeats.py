@@ -30,8 +30,12 @@ def test_a_program_that_gives_an_instruction_now_and_then_counts_each_time(repea
 
 
 def test_publishers_are_told_apart(repeats):
-    """Two terminals repeat different texts: neither is new each time that it comes after the other."""
-    kinds = [(repeats.receive("a", PICK, n), repeats.receive("b", "push it", n + 0.5)) for n in range(5)]
+    """Two terminals repeat different texts: neither is new each time that it comes after the
+    other.
+    """
+    kinds = [
+        (repeats.receive("a", PICK, n), repeats.receive("b", "push it", n + 0.5)) for n in range(5)
+    ]
     assert kinds[0] == (Kind.NEW, Kind.NEW) and set(kinds[2:]) == {(Kind.REPEATED, Kind.REPEATED)}
 
 
@@ -41,7 +45,9 @@ def test_a_stop_lasts_while_the_text_is_repeated(repeats, before):
         repeats.receive("a", PICK, at)
     repeats.stop()
     delayed = [before, before + 1.0, before + 1.2, before + 3.9, before + 9.0]
-    assert {repeats.receive("a", PICK, at) for at in delayed} == {Kind.STOPPED}, "also when it is late now and then"
+    assert {repeats.receive("a", PICK, at) for at in delayed} == {Kind.STOPPED}, (
+        "also when it is late now and then"
+    )
     assert repeats.receive("b", PICK, 61.0) is Kind.NEW, "somebody else gives the instruction again"
     assert repeats.receive("a", "push it", 62.0) is Kind.NEW
     assert repeats.receive("a", PICK, 63.0) is Kind.NEW

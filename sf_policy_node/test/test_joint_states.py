@@ -1,4 +1,6 @@
-"""Joint states as real drivers send them: arm and gripper apart, without stamps, without velocities, with other names."""
+"""Joint states as real drivers send them: arm and gripper apart, without stamps, without
+velocities, with other names.
+"""
 
 import math
 
@@ -27,20 +29,26 @@ def states():
 
 
 def test_messages_with_more_joints_in_any_order_are_sorted(states):
-    stamp, positions, velocities = states.read(1.0, ["extra", *reversed(NAMES)], list(range(8)), [0.1 * n for n in range(8)])
+    stamp, positions, velocities = states.read(
+        1.0, ["extra", *reversed(NAMES)], list(range(8)), [0.1 * n for n in range(8)]
+    )
     assert stamp == 1.0 and positions.tolist() == [7, 6, 5, 4, 3, 2, 1]
     assert np.allclose(velocities, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
 def test_a_slow_gripper_costs_the_arm_nothing(states):
-    """At 100 Hz and 8 Hz the arm is known at its own rate; the gripper holds the position measured last."""
+    """At 100 Hz and 8 Hz the arm is known at its own rate; the gripper holds the position measured
+    last.
+    """
     for tick in range(100):
         now = 5.0 + 0.01 * tick
         if tick % 12 == 0:
             states.read(now, ["gripper"], [0.0002 * tick], [])
         read = states.read(now, ARM, [0.02 * tick] * 6, [])
         assert read is not None and read[0] == now
-        assert read[1][0] == pytest.approx(0.02 * tick) and read[1][6] == pytest.approx(0.0002 * (tick - tick % 12))
+        assert read[1][0] == pytest.approx(0.02 * tick) and read[1][6] == pytest.approx(
+            0.0002 * (tick - tick % 12)
+        )
     assert read[2][0] == pytest.approx(2.0)
 
 
@@ -62,8 +70,14 @@ def test_velocities_that_are_left_out_come_from_the_positions(states, velocities
 # A message of a driver that is wrong, and what the status must name.
 MESSAGES = {
     "nothing came": ((), "no joint states on joint_states"),
-    "other names": ((3.0, [f"robot/{name}" for name in NAMES], [0.0] * 7), "they name robot/joint1, robot/joint2"),
-    "one other name": ((3.0, [*ARM, "hand_joint"], [0.0] * 7), "lack gripper; they name hand_joint"),
+    "other names": (
+        (3.0, [f"robot/{name}" for name in NAMES], [0.0] * 7),
+        "they name robot/joint1, robot/joint2",
+    ),
+    "one other name": (
+        (3.0, [*ARM, "hand_joint"], [0.0] * 7),
+        "lack gripper; they name hand_joint",
+    ),
     "one missing": ((3.0, NAMES[1:], [0.0] * 6), "lack joint1"),
     "short": ((3.0, NAMES, [0.0] * 5), "7 names, 5 positions"),
     "without positions": ((3.0, NAMES, []), "7 names, 0 positions"),
@@ -85,8 +99,10 @@ def test_the_problem_names_what_came(states, case):
 def test_the_late_joint_is_named_with_its_own_budget(states):
     states.read(4.0, NAMES, HOME, [])
     states.read(4.2, ARM, HOME[:6], [])
-    assert states.problem(4.21) == (
-        "the newest joint state of gripper is 0.210 s old, budgets.joint_state_age_s allows 0.1 s; "
+    assert (
+        states.problem(4.21)
+        == "the newest joint state of gripper is 0.210 s old, budgets.joint_state_age_s allows"
+        " 0.1 s; "
         "if its driver is that slow, give budgets.gripper_age_s"
     )
     slow = JointStates(with_gripper_age(0.3))
@@ -100,7 +116,9 @@ def test_the_late_joint_is_named_with_its_own_budget(states):
 def test_clocks(states):
     assert "/clock" in states.problem(0.0)
     states.read(7.0, NAMES, HOME, [])
-    assert states.problem(6.98) == "" and states.age(6.98) == 0.0, "clocks may differ by 20 ms, which is not no joint state"
+    assert states.problem(6.98) == "" and states.age(6.98) == 0.0, (
+        "clocks may differ by 20 ms, which is not no joint state"
+    )
     assert "0.200 s in the future" in states.problem(6.8)
 
 
@@ -115,7 +133,9 @@ def test_a_message_that_was_overtaken_is_dropped_and_a_clock_that_was_set_back_i
 
 
 def test_a_policy_is_told_every_joint_from_its_own_history():
-    """As training reads it: the gripper interpolated between its own messages, the arm between its own."""
+    """As training reads it: the gripper interpolated between its own messages, the arm between its
+    own.
+    """
     contract = with_gripper_age(0.5)
     buffer = ObservationBuffer(contract)
     for tick in range(101):

@@ -22,11 +22,18 @@ def test_quantiles_do_not_see_a_glitch():
     glitch = states.copy()
     glitch[7, 0] = 500.0
     for spread, moved in (("deviation", 5.0), ("quantiles", 0.01)):
-        clean, dirty = made(states, chunks, spread).state.std[0], made(glitch, chunks, spread).state.std[0]
-        assert (abs(dirty - clean) > moved) if spread == "deviation" else (abs(dirty - clean) < moved)
+        clean, dirty = (
+            made(states, chunks, spread).state.std[0],
+            made(glitch, chunks, spread).state.std[0],
+        )
+        assert (
+            (abs(dirty - clean) > moved) if spread == "deviation" else (abs(dirty - clean) < moved)
+        )
     normal = made(glitch, chunks, "quantiles")
     assert (np.abs(normal.state.normalise(states)) <= 1.05).all()
-    again = Normalisation.from_json(normal.to_json())  # the same two numbers per column: what runs need not know how they came about
+    again = Normalisation.from_json(
+        normal.to_json()
+    )  # the same two numbers per column: what runs need not know how they came about
     np.testing.assert_array_equal(again.action.normalise(chunks), normal.action.normalise(chunks))
 
 
@@ -39,5 +46,9 @@ def test_normalising_is_undone_and_dead_joints_stay_small(spread, states, dead):
     values = normalisation.state.normalise(states)
     assert np.isfinite(values).all() and np.abs(values[:, 1]).max() < 1e-3
     columns = normalisation.state
-    limited = np.clip(states, columns.mean - columns.std, columns.mean + columns.std) if columns.clipped else states
+    limited = (
+        np.clip(states, columns.mean - columns.std, columns.mean + columns.std)
+        if columns.clipped
+        else states
+    )
     np.testing.assert_allclose(columns.restore(values), limited, atol=1e-4)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from motion_cases import HOME, sim_arm
 
-from sf_policy_node.observation import MAX_INSTRUCTION, NoObservation, ObservationBuffer, validate_instruction
+from sf_policy_node.observation import (
+    MAX_INSTRUCTION,
+    NoObservation,
+    ObservationBuffer,
+    validate_instruction,
+)
 
 NAMES = sim_arm().command_joints
 
@@ -38,7 +43,9 @@ def test_joints_are_interpolated_between_two_joint_states():
 
 
 def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
-    """What was measured after the last image was taken is not looked at: recorded data cannot know how long images travel."""
+    """What was measured after the last image was taken is not looked at: recorded data cannot know
+    how long images travel.
+    """
     picked = []
     for late in (False, True):
         buffer = ObservationBuffer(sim_arm())
@@ -53,7 +60,9 @@ def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
 
 @pytest.mark.parametrize(("gap", "usable"), [(0.09, True), (0.3, False)])
 def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
-    """The newest joint state is fresh, but nothing is known of the moment when the images were taken."""
+    """The newest joint state is fresh, but nothing is known of the moment when the images were
+    taken.
+    """
     buffer = ObservationBuffer(sim_arm())
     for stamp in (9.98 - gap, 9.98):
         buffer.add_joint_state(stamp, NAMES, HOME + stamp)
@@ -62,7 +71,10 @@ def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
     if usable:
         assert buffer.pick(9.99).stamp == 9.97
     else:
-        with pytest.raises(NoObservation, match=r"joint1 on joint_states are lost: .* 0\.290 s older, budgets\.joint_state_age_s"):
+        with pytest.raises(
+            NoObservation,
+            match=r"joint1 on joint_states are lost: .* 0\.290 s older, budgets\.joint_state_age_s",
+        ):
             buffer.pick(9.99)
 
 
@@ -71,11 +83,29 @@ def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
     [
         (None, 9.9, 10.0, "camera scene: no image on scene_camera/image_raw"),
         (9.9, None, 10.0, "camera wrist: no image on wrist_camera/image_raw"),
-        (9.9, 9.0, 10.0, r"camera wrist: the newest image is 1\.000 s old, budgets\.observation_age_s allows 0\.25 s"),
-        (9.99, 9.93, 10.0, r"cameras wrist and scene are 0\.060 s apart, budgets\.camera_skew_s allows 0\.05 s"),
+        (
+            9.9,
+            9.0,
+            10.0,
+            (
+                r"camera wrist: the newest image is 1\.000 s old, budgets\.observation_age_s allows"
+                r" 0\.25 s"
+            ),
+        ),
+        (
+            9.99,
+            9.93,
+            10.0,
+            r"cameras wrist and scene are 0\.060 s apart, budgets\.camera_skew_s allows 0\.05 s",
+        ),
         (12.0, 9.9, 10.0, r"camera scene: the newest image is stamped 2\.000 s in the future"),
         (0.0, 9.9, 10.0, "camera scene: images on scene_camera/image_raw have no time stamp"),
-        (10.15, 10.15, 10.2, r"the newest joint state is 0\.200 s old, budgets\.joint_state_age_s allows 0\.1 s"),
+        (
+            10.15,
+            10.15,
+            10.2,
+            r"the newest joint state is 0\.200 s old, budgets\.joint_state_age_s allows 0\.1 s",
+        ),
     ],
 )
 def test_what_is_missing_or_too_old_is_said_with_how_much(buffer, scene, wrist, now, reason):
@@ -112,7 +142,9 @@ def test_ages_and_skew_are_reported(buffer):
     assert buffer.camera_ages(10.0) == [-1.0, -1.0] and buffer.skew == -1.0
     buffer.add_image("scene", 9.9, None)
     buffer.add_image("wrist", 9.8, None)
-    assert buffer.camera_ages(10.0) == pytest.approx([0.1, 0.2]) and buffer.skew == pytest.approx(0.1)
+    assert buffer.camera_ages(10.0) == pytest.approx([0.1, 0.2]) and buffer.skew == pytest.approx(
+        0.1
+    )
     assert buffer.joint_state_age(10.1) == pytest.approx(0.1)
 
 

@@ -1,4 +1,6 @@
-"""OpenVLA-OFT: the numbers of the authors' code on the same weights, published layouts with every key accounted for, and checkpoints."""
+"""OpenVLA-OFT: the numbers of the authors' code on the same weights, published layouts with every
+key accounted for, and checkpoints.
+"""
 
 import json
 from dataclasses import replace
@@ -6,7 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oft_cases import DINO, LLAMA, SIGLIP, SIZES, backbone_shapes, head_shapes, observations, proprio_shapes, seeded, write_published
+from oft_cases import (
+    DINO,
+    LLAMA,
+    SIGLIP,
+    SIZES,
+    backbone_shapes,
+    head_shapes,
+    observations,
+    proprio_shapes,
+    seeded,
+    write_published,
+)
 from safetensors.torch import load_file, save_file
 
 from sf_policy_node.vla.backbones.openvla_oft.model import OftWords, OpenVlaOft, centre_crop
@@ -16,16 +29,33 @@ from sf_policy_node.vla.backbones.tiny import tiny_openvla_config, tiny_tokenize
 from sf_policy_node.vla.backbones.words import PADDING, WordsError
 
 TEXTS = ["Pick the RED cube", "put the small blue cube into the bowl"]
-# From moojink/openvla-oft 213c5ff with its fork of transformers 4.40.1 and timm 0.9.16, float32, on the weights and inputs of
-# oft_cases. Keys: views, state, FiLM, sample. Values: first and last step of the chunk, norm of the slots' hidden states.
+# From moojink/openvla-oft 213c5ff with its fork of transformers 4.40.1 and timm 0.9.16, float32, on
+# the weights and inputs of oft_cases. Keys: views, state, FiLM, sample. Values: first and last step
+# of the chunk, norm of the slots' hidden states.
 GOLDEN = {
-    (1, False, False, 0): ([0.9436985, -0.268255, 1.2027808, 1.2542238, -0.3286107, 1.2006073], 19.849475860595703),
-    (1, True, False, 1): ([0.5336643, 0.2550249, 0.7042021, 0.7343222, 0.1808644, 0.76627], 19.812395095825195),
-    (2, True, False, 0): ([0.2641398, -0.2558489, 1.1403689, 0.1366161, -0.5037585, 0.9476971], 19.64244270324707),
-    (2, True, False, 1): ([0.3351917, 0.186989, 0.7820655, 0.7936742, 0.1011317, 0.6996676], 19.901592254638672),
-    (2, True, True, 0): ([0.3691721, -0.0749946, 0.7494504, 1.3968878, -0.4269896, 0.45638], 19.541505813598633),
+    (1, False, False, 0): (
+        [0.9436985, -0.268255, 1.2027808, 1.2542238, -0.3286107, 1.2006073],
+        19.849475860595703,
+    ),
+    (1, True, False, 1): (
+        [0.5336643, 0.2550249, 0.7042021, 0.7343222, 0.1808644, 0.76627],
+        19.812395095825195,
+    ),
+    (2, True, False, 0): (
+        [0.2641398, -0.2558489, 1.1403689, 0.1366161, -0.5037585, 0.9476971],
+        19.64244270324707,
+    ),
+    (2, True, False, 1): (
+        [0.3351917, 0.186989, 0.7820655, 0.7936742, 0.1011317, 0.6996676],
+        19.901592254638672,
+    ),
+    (2, True, True, 0): (
+        [0.3691721, -0.0749946, 0.7494504, 1.3968878, -0.4269896, 0.45638],
+        19.541505813598633,
+    ),
 }
-# Of the same code on both samples at once, the shorter one padded: norms of the patches' hidden states in front of each block.
+# Of the same code on both samples at once, the shorter one padded: norms of the patches' hidden
+# states in front of each block.
 GOLDEN_LAYERS = {
     1: [251.2499237060547, 253.76296997070312, 253.90011596679688],
     2: [362.2475280761719, 365.8596496582031, 366.3335266113281],
@@ -44,7 +74,9 @@ def load(folder, **sizes) -> OpenVlaOft:
 @pytest.mark.parametrize("case", GOLDEN)
 def test_chunks_and_hidden_states_are_the_authors(case, tmp_path):
     views, state, film, sample = case
-    model = load(write_published(tmp_path / "w", film=film, proprio=state), cameras=views, use_state=state)
+    model = load(
+        write_published(tmp_path / "w", film=film, proprio=state), cameras=views, use_state=state
+    )
     images, states = observations(2, views)
     with torch.no_grad():  # both samples at once: padding of the shorter instruction must not count
         context = model.context(images, states, model.words.encode(TEXTS))
@@ -56,15 +88,28 @@ def test_chunks_and_hidden_states_are_the_authors(case, tmp_path):
 
 @pytest.mark.parametrize("views", GOLDEN_LAYERS)
 def test_hidden_states_of_every_block_are_the_authors(views, folder, tmp_path):
-    model = load(folder, cameras=views) if views == 2 else load(write_published(tmp_path, proprio=False), cameras=1, use_state=False)
+    model = (
+        load(folder, cameras=views)
+        if views == 2
+        else load(write_published(tmp_path, proprio=False), cameras=1, use_state=False)
+    )
     images, states = observations(2, views)
     seen, places = [], model.visual_places()
     for block in places.blocks:
-        block.register_forward_pre_hook(lambda _, given, named: seen.append((given or (named["hidden_states"],))[0]), with_kwargs=True)
+        block.register_forward_pre_hook(
+            lambda _, given, named: seen.append((given or (named["hidden_states"],))[0]),
+            with_kwargs=True,
+        )
     with torch.no_grad():
         model.context(images, states, model.words.encode(TEXTS))
-    assert int(places.mask.sum()) == 16 * views and places.grid == (4, 4) and len(places.mask) == seen[0].shape[1]
-    assert [float(hidden[:, places.mask].norm()) for hidden in seen] == pytest.approx(GOLDEN_LAYERS[views], rel=1e-6)
+    assert (
+        int(places.mask.sum()) == 16 * views
+        and places.grid == (4, 4)
+        and len(places.mask) == seen[0].shape[1]
+    )
+    assert [float(hidden[:, places.mask].norm()) for hidden in seen] == pytest.approx(
+        GOLDEN_LAYERS[views], rel=1e-6
+    )
 
 
 def test_a_missing_camera_changes_nothing_but_by_its_absence(folder):
@@ -74,26 +119,39 @@ def test_a_missing_camera_changes_nothing_but_by_its_absence(folder):
     other = images.clone()
     other[0, 1] = 255
     with torch.no_grad():
-        found, changed = (model.context(each, states, text, present=present) for each in (images, other))
+        found, changed = (
+            model.context(each, states, text, present=present) for each in (images, other)
+        )
         whole = model.context(images, states, text)
-    assert torch.allclose(found[0], changed[0], atol=1e-6) and not torch.allclose(found[0], whole[0], atol=1e-3)
+    assert torch.allclose(found[0], changed[0], atol=1e-6) and not torch.allclose(
+        found[0], whole[0], atol=1e-3
+    )
     assert torch.allclose(found[1], whole[1], atol=1e-5)
 
 
 def test_instructions_are_asked_in_lower_case_and_end_with_the_empty_word():
     words = OftWords(tiny_tokenizer(), 100, "In: {instruction}?\nOut:", 32000, (29871,))
     short, long = words.encode(["PICK", "pick it"])
-    assert short[: int((short != PADDING).sum())].tolist()[-1] == 29871 and (long != PADDING).sum() == (short != PADDING).sum() + 3
+    assert (
+        short[: int((short != PADDING).sum())].tolist()[-1] == 29871
+        and (long != PADDING).sum() == (short != PADDING).sum() + 3
+    )
     assert torch.equal(short, words.encode(["pick"])[0])
     with pytest.raises(WordsError, match="say it shorter"):
         words.encode(["x" * 90])
 
 
 def test_the_centre_crop_takes_the_samples_of_tensorflow():
-    """crop_and_resize of the box [0.25, 0.75]: sample i lies at 0.25 (n - 1) + i 0.5 (n - 1) / (n - 1)."""
+    """crop_and_resize of the box [0.25, 0.75]: sample i lies at 0.25 (n - 1) + i 0.5 (n - 1) / (n -
+    1).
+    """
     ramp = torch.arange(9.0).expand(1, 1, 9, 9)
-    assert centre_crop(ramp, 0.25)[0, 0, 0].tolist() == pytest.approx([2 + 0.5 * i for i in range(9)])
-    assert centre_crop(ramp.transpose(2, 3), 0.25)[0, 0, :, 4].tolist() == pytest.approx([2 + 0.5 * i for i in range(9)])
+    assert centre_crop(ramp, 0.25)[0, 0, 0].tolist() == pytest.approx(
+        [2 + 0.5 * i for i in range(9)]
+    )
+    assert centre_crop(ramp.transpose(2, 3), 0.25)[0, 0, :, 4].tolist() == pytest.approx(
+        [2 + 0.5 * i for i in range(9)]
+    )
 
 
 def test_the_crop_is_of_the_trained_policy_and_not_of_training(folder):
@@ -102,7 +160,9 @@ def test_the_crop_is_of_the_trained_policy_and_not_of_training(folder):
     text = model.words.encode(TEXTS)
     with torch.no_grad():
         cropped, trained = model(images, states, text), model.train()(images, states, text)
-        assert torch.allclose(trained, load(folder)(images, states, text), atol=1e-5) and not torch.allclose(trained, cropped, atol=1e-3)
+        assert torch.allclose(
+            trained, load(folder)(images, states, text), atol=1e-5
+        ) and not torch.allclose(trained, cropped, atol=1e-3)
 
 
 def test_a_checkpoint_gives_the_same_chunks(folder, tmp_path):
@@ -114,13 +174,19 @@ def test_a_checkpoint_gives_the_same_chunks(folder, tmp_path):
     again.load_state_dict(model.state_dict())
     images, states = observations(2, 2)
     with torch.no_grad():
-        one, other = (each.eval()(images, states, each.words.encode(TEXTS)) for each in (model, again))
+        one, other = (
+            each.eval()(images, states, each.words.encode(TEXTS)) for each in (model, again)
+        )
     assert torch.equal(one, other)
 
 
 def test_base_weights_without_head_start_one_and_adapters_are_merged(tmp_path):
     base = load(write_published(tmp_path / "base", head=False, proprio=False))
-    assert base.head.fc1.weight.abs().max() < 1 and base.head.fc1.weight.std() > 0 and base.proprio.fc1.weight.std() > 0
+    assert (
+        base.head.fc1.weight.abs().max() < 1
+        and base.head.fc1.weight.std() > 0
+        and base.proprio.fc1.weight.std() > 0
+    )
     folder = write_published(tmp_path / "lora")
     adapter = folder / "lora_adapter"
     adapter.mkdir()
@@ -128,31 +194,49 @@ def test_base_weights_without_head_start_one_and_adapters_are_merged(tmp_path):
     module = "vision_backbone.featurizer.blocks.0.attn.qkv"
     factors = seeded({"A": (4, 48), "B": (144, 4)}, 9)
     prefix = f"base_model.model.{module}.lora_"
-    save_file({f"{prefix}{side}.weight": value for side, value in factors.items()}, adapter / "adapter_model.safetensors")
+    save_file(
+        {f"{prefix}{side}.weight": value for side, value in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
     merged = load(folder)
     before = base.backbone.dino.blocks[0].attention
     update = (2.0 * factors["B"] @ factors["A"]).chunk(3)
     for name, part in zip("qkv", update, strict=True):
-        pair = (getattr(each, f"{name}_proj").weight for each in (merged.backbone.dino.blocks[0].attention, before))
+        pair = (
+            getattr(each, f"{name}_proj").weight
+            for each in (merged.backbone.dino.blocks[0].attention, before)
+        )
         assert torch.allclose(*(next(pair), next(pair) + part), atol=1e-6)
-    save_file({prefix.replace("qkv", "nothing") + "A.weight": factors["A"]}, adapter / "adapter_model.safetensors")
-    with pytest.raises(BackboneError, match=r"an adapter of .*attn.nothing, which the weights do not hold"):
+    save_file(
+        {prefix.replace("qkv", "nothing") + "A.weight": factors["A"]},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(
+        BackboneError, match=r"an adapter of .*attn.nothing, which the weights do not hold"
+    ):
         load(folder)
 
 
 def test_a_film_backbone_with_its_adapters_still_wrapped_is_merged(tmp_path):
-    """As OFT saves it: peft's names inside, rank 32 and alpha 16 there, here rank 4, so a scale of 1."""
+    """As OFT saves it: peft's names inside, rank 32 and alpha 16 there, here rank 4, so a scale of
+    1.
+    """
     plain = load(write_published(tmp_path / "plain", film=True))
     folder = write_published(tmp_path / "wrapped", film=True)
     path = next(folder.glob("vision_backbone--*"))
     state = torch.load(path, weights_only=True)
     name = "vision_backbone.fused_featurizer.blocks.1.block.mlp.fc1"
     factors = seeded({"A": (4, 32), "B": (64, 4)}, 9)
-    state[f"{name}.base_layer.weight"], state[f"{name}.base_layer.bias"] = state.pop(f"{name}.weight"), state.pop(f"{name}.bias")
+    state[f"{name}.base_layer.weight"], state[f"{name}.base_layer.bias"] = (
+        state.pop(f"{name}.weight"),
+        state.pop(f"{name}.bias"),
+    )
     state |= {f"{name}.lora_{side}.default.weight": value for side, value in factors.items()}
     torch.save(state, path)
     one, other = (each.backbone.siglip.blocks[1].mlp.fc1 for each in (load(folder), plain))
-    assert torch.allclose(one.weight, other.weight + factors["B"] @ factors["A"], atol=1e-6) and torch.equal(one.bias, other.bias)
+    assert torch.allclose(
+        one.weight, other.weight + factors["B"] @ factors["A"], atol=1e-6
+    ) and torch.equal(one.bias, other.bias)
 
 
 def damage(folder, change):
@@ -164,15 +248,21 @@ def damage(folder, change):
 
 DAMAGE = {
     "missing": (
-        lambda weights: [weights.pop(name) for name in list(weights) if name.endswith("blocks.0.attn.qkv.weight")],
+        lambda weights: [
+            weights.pop(name) for name in list(weights) if name.endswith("blocks.0.attn.qkv.weight")
+        ],
         r"6 missing \(backbone.dino.blocks.0.attention.k_proj.weight, .*, \.\.\.\)",
     ),
     "left over": (
-        lambda weights: weights.update({"projector.fc9.weight": torch.ones(1), "vision_backbone.third.x": torch.ones(1)}),
+        lambda weights: weights.update(
+            {"projector.fc9.weight": torch.ones(1), "vision_backbone.third.x": torch.ones(1)}
+        ),
         r"2 left over \(projector.fc9.weight, vision_backbone.third.x\)",
     ),
     "of another size": (
-        lambda weights: weights.update({name: torch.ones(3) for name in weights if name == "projector.fc3.bias"}),
+        lambda weights: weights.update(
+            {name: torch.ones(3) for name in weights if name == "projector.fc3.bias"}
+        ),
         r"1 of another size \(projector.fc3.bias \(3,\), needs \(32,\)\)",
     ),
 }
@@ -190,14 +280,40 @@ def test_damaged_weights_give_the_list(what, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: [path.unlink() for path in folder.glob("*.safetensors")], r"no \*.safetensors"),
-        (lambda folder: (folder / "model-00001-of-00002.safetensors").write_bytes(b"x" * 20), "not a readable safetensors file"),
-        (lambda folder: (folder / "action_head--1_checkpoint.pt").write_bytes(b""), "2 files of action_head .*keep the one"),
-        (lambda folder: (folder / "proprio_projector--150000_checkpoint.pt").write_bytes(b"x"), "cannot be read .*copy it again"),
-        (lambda folder: torch.save([1], folder / "action_head--150000_checkpoint.pt"), "something else than tensors by name"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "llava"}'), "holds a llava model, not openvla"),
-        (lambda folder: (folder / "config.json").write_text('{"vision_backbone_id": "clip-vit-l"}'), "not openvla|only dinosiglip"),
-        (lambda folder: (folder / "config.json").unlink(), "no config.json; give the local directory"),
+        (
+            lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
+            r"no \*.safetensors",
+        ),
+        (
+            lambda folder: (folder / "model-00001-of-00002.safetensors").write_bytes(b"x" * 20),
+            "not a readable safetensors file",
+        ),
+        (
+            lambda folder: (folder / "action_head--1_checkpoint.pt").write_bytes(b""),
+            "2 files of action_head .*keep the one",
+        ),
+        (
+            lambda folder: (folder / "proprio_projector--150000_checkpoint.pt").write_bytes(b"x"),
+            "cannot be read .*copy it again",
+        ),
+        (
+            lambda folder: torch.save([1], folder / "action_head--150000_checkpoint.pt"),
+            "something else than tensors by name",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "llava"}'),
+            "holds a llava model, not openvla",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                '{"vision_backbone_id": "clip-vit-l"}'
+            ),
+            "not openvla|only dinosiglip",
+        ),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "no config.json; give the local directory",
+        ),
     ],
 )
 def test_directories_that_cannot_be_used_are_a_sentence(spoil, message, tmp_path):
@@ -215,7 +331,9 @@ def test_an_object_in_a_pickle_is_never_built(tmp_path):
 
 
 def test_openvla_7b_and_oft_have_a_place_for_every_weight():
-    """The published sizes, on no memory: names and shapes of the files against those of the model."""
+    """The published sizes, on no memory: names and shapes of the files against those of the
+    model.
+    """
     llama = {
         **LLAMA,
         "hidden_size": 4096,
@@ -225,31 +343,50 @@ def test_openvla_7b_and_oft_have_a_place_for_every_weight():
         "vocab_size": 32064,
     }
     dino = {**DINO, "hidden_size": 1024, "num_hidden_layers": 24, "image_size": 224}
-    siglip = {**SIGLIP, "hidden_size": 1152, "num_hidden_layers": 27, "intermediate_size": 4304, "image_size": 224}
+    siglip = {
+        **SIGLIP,
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "intermediate_size": 4304,
+        "image_size": 224,
+    }
     published = {
         "vision_backbone_id": "dinosiglip-vit-so-224px",
         "model_type": "openvla",
         "text_config": {"model_type": "llama", "vocab_size": 32064},
     }
     with torch.device("meta"):
-        model = OpenVlaOft.create(published, tiny_tokenizer(), cameras=2, state_size=8, action_size=7, horizon=8)
+        model = OpenVlaOft.create(
+            published, tiny_tokenizer(), cameras=2, state_size=8, action_size=7, horizon=8
+        )
         shapes = backbone_shapes(dino, siglip, llama)
         shapes |= {f"head.{name}": shape for name, shape in head_shapes(4096, 7).items()}
         shapes |= {f"proprio.{name}": shape for name, shape in proprio_shapes(4096, 8).items()}
         files = {name: torch.empty(shape) for name, shape in shapes.items()}
     weights = PublishedWeights.__new__(PublishedWeights)
-    weights._readers = {name: (lambda value=value: value) for name, value in files.items()}
-    found = {name: tuple(read().shape) for name, read, _ in mapped(weights, {"dino": 23, "siglip": 26}) if name}
+    weights._readers = {name: lambda value=value: value for name, value in files.items()}
+    found = {
+        name: tuple(read().shape)
+        for name, read, _ in mapped(weights, {"dino": 23, "siglip": 26})
+        if name
+    }
     assert found == {name: tuple(value.shape) for name, value in model.state_dict().items()}
     assert {source for _, _, source in mapped(weights, {"dino": 23, "siglip": 26})} == set(files)
-    count = sum(value.numel() for name, value in model.state_dict().items() if name.startswith("backbone."))
+    count = sum(
+        value.numel() for name, value in model.state_dict().items() if name.startswith("backbone.")
+    )
     assert count == pytest.approx(7.4e9, rel=0.02)
-    assert model.config.suffix == (29871,) and len(model.visual_places().mask) == 1 + 512 + 1 + 64 + 56
+    assert (
+        model.config.suffix == (29871,) and len(model.visual_places().mask) == 1 + 512 + 1 + 64 + 56
+    )
 
 
 def test_random_weights_from_a_configuration_of_ours():
     torch.manual_seed(0)
     model = OpenVlaOft.create(tiny_openvla_config(), tiny_tokenizer(), cameras=1, **SIZES)
-    assert model.config.suffix == () and np.isfinite([float(parameter.detach().sum()) for parameter in model.parameters()]).all()
+    assert (
+        model.config.suffix == ()
+        and np.isfinite([float(parameter.detach().sum()) for parameter in model.parameters()]).all()
+    )
     with pytest.raises(BackboneError, match=r"crop 1.5: must be above 0"):
         replace(model.config, crop=1.5)

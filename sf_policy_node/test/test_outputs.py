@@ -1,4 +1,6 @@
-"""What each output of the executor puts on its topics, over DDS, for motion that is handed to it by hand."""
+"""What each output of the executor puts on its topics, over DDS, for motion that is handed to it by
+hand.
+"""
 
 import time
 
@@ -42,7 +44,13 @@ def motion(stamp, seconds=0.3):
     """From HOME along MOVING, slowing down to rest."""
     times = np.arange(1, round(seconds * RATE) + 1) / RATE
     rate = 1.0 - times / seconds
-    return Trajectory(stamp, NAMES, times, HOME + MOVING * (times - 0.5 * times**2 / seconds)[:, None], MOVING * rate[:, None])
+    return Trajectory(
+        stamp,
+        NAMES,
+        times,
+        HOME + MOVING * (times - 0.5 * times**2 / seconds)[:, None],
+        MOVING * rate[:, None],
+    )
 
 
 class Rig:
@@ -54,10 +62,17 @@ class Rig:
         self.output = make_output(self.node, contract)
         for topic, kind in {"/arm/commands": topics["arm"], **topics.get("more", {})}.items():
             graph.listen(kind, topic, 200)
-            graph.until(lambda topic=topic: self.node.count_subscribers(topic) and graph.peer.count_publishers(topic), topic)
+            graph.until(
+                lambda topic=topic: (
+                    self.node.count_subscribers(topic) and graph.peer.count_publishers(topic)
+                ),
+                topic,
+            )
 
     def heard(self, topic="/arm/commands", count=1):
-        self.graph.until(lambda: len(self.graph.heard[topic]) >= count, f"{count} messages on {topic}")
+        self.graph.until(
+            lambda: len(self.graph.heard[topic]) >= count, f"{count} messages on {topic}"
+        )
         return self.graph.heard[topic]
 
     def stream(self, setpoint, count, topic="/arm/commands"):
@@ -73,7 +88,9 @@ def test_a_trajectory_leaves_whole_and_needs_no_stream(graph):
     rig.output.send(sent)
     rig.output.flush()
     (message,) = rig.heard()
-    assert tuple(message.joint_names) == NAMES and to_seconds(message.header.stamp) == pytest.approx(sent.stamp, abs=1e-6)
+    assert tuple(message.joint_names) == NAMES and to_seconds(
+        message.header.stamp
+    ) == pytest.approx(sent.stamp, abs=1e-6)
     np.testing.assert_array_equal([point.positions for point in message.points], sent.positions)
     np.testing.assert_array_equal([point.velocities for point in message.points], sent.velocities)
 
@@ -99,9 +116,14 @@ def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper)
     assert time.monotonic() - begin > 0.18
     width = 6 if gripper else 7
     end = stop.positions[-1][:width].tolist()
-    graph.until(lambda: graph.heard["/arm/commands"] and list(graph.heard["/arm/commands"][-1].data) == end, "the end of the stop")
+    graph.until(
+        lambda: graph.heard["/arm/commands"] and list(graph.heard["/arm/commands"][-1].data) == end,
+        "the end of the stop",
+    )
     played = np.array([message.data for message in rig.heard()])
-    assert np.abs(np.diff(played, axis=0)).max() < 0.0065  # at most what the fastest joint moves in one period: no jump
+    assert (
+        np.abs(np.diff(played, axis=0)).max() < 0.0065
+    )  # at most what the fastest joint moves in one period: no jump
     if gripper:
         assert list(rig.heard("/gripper/commands")[-1].data) == [HOME[-1]]
 
@@ -112,7 +134,9 @@ def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):
     rig.output.send(stop)
     rig.output.flush()
     rig.output.stream(setpoint(rig.node.now(), positions=HOME))  # where it was before the stop
-    graph.until(lambda: list(rig.heard()[-1].data) == stop.positions[-1].tolist(), "the end of the stop")
+    graph.until(
+        lambda: list(rig.heard()[-1].data) == stop.positions[-1].tolist(), "the end of the stop"
+    )
     count = len(rig.heard())
     rig.output.send(motion(rig.node.now()))
     assert list(rig.stream(setpoint(positions=HOME + 0.1), count + 1).data) == (HOME + 0.1).tolist()
@@ -123,7 +147,9 @@ def test_an_arm_that_has_stood_still_is_not_pulled_back_by_the_end_of_the_node(g
     rig.output.send(motion(rig.node.now() - 5.0))
     rig.output.flush()
     rig.output.send(motion(rig.node.now()))
-    rig.stream(setpoint(positions=HOME + 0.2), 1)  # a sentinel: what was sent before it would have come before it
+    rig.stream(
+        setpoint(positions=HOME + 0.2), 1
+    )  # a sentinel: what was sent before it would have come before it
     assert len(rig.heard()) == 1
 
 
@@ -134,7 +160,11 @@ def test_a_gripper_with_a_controller_of_its_own_is_left_out_of_the_arms_trajecto
     rig.output.send(motion(rig.node.now()))
     message = rig.heard()[0]
     assert tuple(message.joint_names) == NAMES[:-1]
-    assert {len(point.positions) for point in message.points} == {len(point.velocities) for point in message.points} == {6}
+    assert (
+        {len(point.positions) for point in message.points}
+        == {len(point.velocities) for point in message.points}
+        == {6}
+    )
     assert list(rig.stream(setpoint(), 1, "/gripper/commands").data) == [HOME[-1]]
 
 
@@ -146,13 +176,17 @@ def test_the_twist_is_the_tools_in_the_base_frame_and_ends_with_zeros_then_silen
     said = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
     np.testing.assert_allclose(said, ToolMotion(contract).twist(HOME[:6], MOVING[:6]), atol=1e-12)
     assert message.header.frame_id == "base_link"
-    assert abs(graph.now() - to_seconds(message.header.stamp)) < 1.0  # Servo drops what is older than 0.1 s, and stamps of 0
+    assert (
+        abs(graph.now() - to_seconds(message.header.stamp)) < 1.0
+    )  # Servo drops what is older than 0.1 s, and stamps of 0
     for _ in range(10):
         rig.output.stream(None)
     last = rig.stream(setpoint(), 6)
     assert last.twist.linear.x == linear.x
     zeros = rig.heard()[1:5]
-    assert all(zero.twist.linear.x == zero.twist.linear.y == zero.twist.angular.z == 0.0 for zero in zeros)
+    assert all(
+        zero.twist.linear.x == zero.twist.linear.y == zero.twist.angular.z == 0.0 for zero in zeros
+    )
     assert len(rig.heard()) == 6
 
 
@@ -165,7 +199,14 @@ def test_a_tool_beside_its_path_is_led_back_by_the_twist(graph):
 
     def says_so():
         stamp = to_stamp(rig.node.now())
-        states.publish(JointState(header=Header(stamp=stamp), name=list(NAMES), position=away.tolist(), velocity=[0.0] * 7))
+        states.publish(
+            JointState(
+                header=Header(stamp=stamp),
+                name=list(NAMES),
+                position=away.tolist(),
+                velocity=[0.0] * 7,
+            )
+        )
         rig.output.stream(setpoint(rig.node.now()))
         return rig.heard()[-1].twist.linear != straight
 
@@ -208,7 +249,10 @@ def test_an_action_that_is_not_installed_is_refused_with_the_cure(graph, monkeyp
     monkeypatch.setattr(parallel_gripper, "ParallelGripperCommand", None)
     node = graph.add(ManagedNode("executor"), activate=False)
     gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd"}
-    with pytest.raises(ContractError, match=r"command\.gripper\.output: parallel_gripper needs the ROS package control_msgs"):
+    with pytest.raises(
+        ContractError,
+        match=r"command\.gripper\.output: parallel_gripper needs the ROS package control_msgs",
+    ):
         make_output(node, variant("joint_trajectory", gripper))
 
 

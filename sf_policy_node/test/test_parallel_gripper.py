@@ -1,4 +1,6 @@
-"""Which goals the motion of a gripper becomes, and the same against a real action server where control_msgs is installed."""
+"""Which goals the motion of a gripper becomes, and the same against a real action server where
+control_msgs is installed.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ def ramp(begin, end, speed=0.3):
 
 def goals_of(samples, gripper=GRIPPER, goals=None, start=0.0):
     goals = goals or GripperGoals(gripper)
-    said = [goals.next(position, velocity, start + index * PERIOD) for index, (position, velocity) in enumerate(samples)]
+    said = [
+        goals.next(position, velocity, start + index * PERIOD)
+        for index, (position, velocity) in enumerate(samples)
+    ]
     return [goal for goal in said if goal is not None]
 
 
@@ -76,7 +81,9 @@ def test_a_forgotten_goal_is_sent_again():
 
 
 class Server:
-    """What parallel_gripper_action_controller does with goals: the newest one wins, and a cancelled one ends where it is."""
+    """What parallel_gripper_action_controller does with goals: the newest one wins, and a cancelled
+    one ends where it is.
+    """
 
     def __init__(self, node, action, kind):
         from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -114,7 +121,9 @@ class Server:
 
 @pytest.fixture
 def rig(graph):
-    action = pytest.importorskip("control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2")
+    action = pytest.importorskip(
+        "control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2"
+    )
     from std_msgs.msg import Float64MultiArray
     from test_outputs import Rig, variant
 
@@ -143,7 +152,9 @@ def test_goals_arrive_with_joint_position_and_effort(graph, rig):
     rig.play([(CLOSED, 0.0)] * 20 + ramp(CLOSED, OPEN))
     graph.until(lambda: len(server.goals) == 2, "the goal to open")
     assert [list(goal.position) for goal in server.goals] == [[CLOSED], [OPEN]]
-    assert {tuple(goal.name) for goal in server.goals} == {("gripper",)} and list(server.goals[0].effort) == [15.0]
+    assert {tuple(goal.name) for goal in server.goals} == {("gripper",)} and list(
+        server.goals[0].effort
+    ) == [15.0]
     assert not server.cancelled
 
 

@@ -1,4 +1,6 @@
-"""Parameters: taken in the right type and range, refused in one sentence, and not changed under a configured node."""
+"""Parameters: taken in the right type and range, refused in one sentence, and not changed under a
+configured node.
+"""
 
 import pytest
 from motion_cases import CONTRACT_PATH
@@ -25,7 +27,11 @@ STEPS = Declared("steps", int, 1, None, (), False)
         (STEPS, 3.0, "steps: 3.0 is not a whole number"),
         (STEPS, 0, "steps: 0 is below 1; give 1 or more"),
         (Declared("on", bool, None, None, (), False), "yes", "on: 'yes' is not true or false"),
-        (Declared("way", str, None, None, ("up", "down"), False), "left", "way: 'left' is not one of up, down"),
+        (
+            Declared("way", str, None, None, ("up", "down"), False),
+            "left",
+            "way: 'left' is not one of up, down",
+        ),
     ],
 )
 def test_values(declared, value, fault):
@@ -33,20 +39,36 @@ def test_values(declared, value, fault):
 
 
 def overrides(**values):
-    return [Parameter("contract", value=str(CONTRACT_PATH)), *(Parameter(name, value=value) for name, value in values.items())]
+    return [
+        Parameter("contract", value=str(CONTRACT_PATH)),
+        *(Parameter(name, value=value) for name, value in values.items()),
+    ]
 
 
 @pytest.mark.ros
 def test_whole_numbers_are_taken_and_wrong_values_refused_in_one_sentence(graph):
-    node = graph.add(PolicyNode(parameter_overrides=overrides(observation_timeout_s=10)), activate=False)
-    assert node.value("observation_timeout_s") == 10.0 and isinstance(node.value("observation_timeout_s"), float)
+    node = graph.add(
+        PolicyNode(parameter_overrides=overrides(observation_timeout_s=10)), activate=False
+    )
+    assert node.value("observation_timeout_s") == 10.0 and isinstance(
+        node.value("observation_timeout_s"), float
+    )
     (described,) = node.describe_parameters(["observation_timeout_s"])
-    assert described.floating_point_range[0].from_value == 0.1 and "configured" in described.additional_constraints
-    for values, words in (({"replan_steps": 0}, "replan_steps: 0 is below 1"), ({"observation_timeout_s": -1}, "is below 0.1")):
+    assert (
+        described.floating_point_range[0].from_value == 0.1
+        and "configured" in described.additional_constraints
+    )
+    for values, words in (
+        ({"replan_steps": 0}, "replan_steps: 0 is below 1"),
+        ({"observation_timeout_s": -1}, "is below 0.1"),
+    ):
         with pytest.raises(ValueError, match=words):
             PolicyNode(parameter_overrides=overrides(**values))
     gpu = graph.add(PolicyNode(parameter_overrides=overrides(device="gpu")), activate=False)
-    assert gpu.trigger_configure().name == "FAILURE" and "'gpu' is not one of auto, cpu, cuda or cuda:N" in gpu.failure
+    assert (
+        gpu.trigger_configure().name == "FAILURE"
+        and "'gpu' is not one of auto, cpu, cuda or cuda:N" in gpu.failure
+    )
 
 
 @pytest.mark.ros
@@ -57,7 +79,11 @@ def test_what_is_read_at_configuration_cannot_be_set_under_a_configured_node(gra
         return node.set_parameters([Parameter("shadow", value=True)])[0]
 
     refused = set_shadow()
-    assert not refused.successful and "clean up the node first" in refused.reason and node.value("shadow") is False
+    assert (
+        not refused.successful
+        and "clean up the node first" in refused.reason
+        and node.value("shadow") is False
+    )
     assert not node.set_parameters([Parameter("autostart", value=False)])[0].successful
     node.trigger_deactivate()
     node.trigger_cleanup()

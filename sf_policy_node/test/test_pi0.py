@@ -1,4 +1,6 @@
-"""pi0: the same loss and the same actions as transformers' own code, and real-time chunking on top."""
+"""pi0: the same loss and the same actions as transformers' own code, and real-time chunking on
+top.
+"""
 
 import copy
 
@@ -42,10 +44,14 @@ def test_loss_and_its_gradient_are_those_of_transformers():
     inputs, (noise, actions), time = batch(model), noise_and_actions(), torch.tensor([0.3, 0.8])
     ours = model.flow_loss(model.context(*inputs), actions, noise=noise, time=time)
     ours.backward()
-    gradient = {name: p.grad.clone() for name, p in model.backbone.named_parameters() if p.grad is not None}
+    gradient = {
+        name: p.grad.clone() for name, p in model.backbone.named_parameters() if p.grad is not None
+    }
     model.zero_grad()
     padded = torch.nn.functional.pad(actions, (0, COLUMNS - actions.shape[-1]))
-    theirs = model.backbone(**their_inputs(model, *inputs), actions=padded, noise=noise, timestep=time).loss
+    theirs = model.backbone(
+        **their_inputs(model, *inputs), actions=padded, noise=noise, timestep=time
+    ).loss
     theirs.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     for name, p in model.backbone.named_parameters():
@@ -75,7 +81,10 @@ def test_a_missing_camera_changes_nothing():
     for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
         other = torch.where(present[..., None, None, None], images, 255 - images)
         with torch.no_grad():
-            first, second = (model.velocity(model.context(view, state, text, present=present), noise, 0.2) for view in (images, other))
+            first, second = (
+                model.velocity(model.context(view, state, text, present=present), noise, 0.2)
+                for view in (images, other)
+            )
         assert torch.isfinite(first).all()
         torch.testing.assert_close(first, second)
 
@@ -83,12 +92,21 @@ def test_a_missing_camera_changes_nothing():
 def test_loss_falls_and_draws_are_repeatable():
     model = pi0().train()
     inputs, (_, actions) = batch(model), noise_and_actions()
-    draws = [float(model.flow_loss(model.context(*inputs), actions, generator=torch.Generator().manual_seed(3)).detach()) for _ in range(2)]
+    draws = [
+        float(
+            model.flow_loss(
+                model.context(*inputs), actions, generator=torch.Generator().manual_seed(3)
+            ).detach()
+        )
+        for _ in range(2)
+    ]
     assert draws[0] == draws[1]
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(30):  # of the same noise: thirty steps are too few to see through fresh one
-        loss = model.flow_loss(model.context(*inputs), actions, generator=torch.Generator().manual_seed(0))
+        loss = model.flow_loss(
+            model.context(*inputs), actions, generator=torch.Generator().manual_seed(0)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -99,12 +117,19 @@ def test_loss_falls_and_draws_are_repeatable():
 def test_a_saved_model_predicts_the_same_chunk_and_continues_the_last_one(tmp_path):
     model = pi0()
     save_checkpoint(tmp_path / "pi0", model, CONTRACT, statistics(), {})
-    expected = Policy(copy.deepcopy(model), CONTRACT, statistics(), device="cpu").predict(camera_images(), JOINTS, SENTENCE)
+    expected = Policy(copy.deepcopy(model), CONTRACT, statistics(), device="cpu").predict(
+        camera_images(), JOINTS, SENTENCE
+    )
     policy = Policy.load(tmp_path / "pi0", contract=CONTRACT, device="cpu")
     np.testing.assert_array_equal(policy.predict(camera_images(), JOINTS, SENTENCE), expected)
     assert expected.shape == (SIZES["horizon"], SIZES["action_size"])
     assert policy.join is Join.RTC
-    policy.predict(camera_images(), JOINTS, SENTENCE, continuation=Continuation(np.zeros((6, SIZES["action_size"])), 3))
+    policy.predict(
+        camera_images(),
+        JOINTS,
+        SENTENCE,
+        continuation=Continuation(np.zeros((6, SIZES["action_size"])), 3),
+    )
 
 
 def test_guidance_draws_the_chunk_towards_the_last_one():
@@ -120,7 +145,11 @@ def test_guidance_draws_the_chunk_towards_the_last_one():
 
 def test_sizes_that_do_not_fit_are_named():
     config = pi0().backbone.config
-    with pytest.raises(BackboneError, match="action_size 40 is more than the model's max_action_dim 12"):
+    with pytest.raises(
+        BackboneError, match="action_size 40 is more than the model's max_action_dim 12"
+    ):
         Pi0.create(config, tiny_tokenizer(), **{**SIZES, "action_size": 40})
-    with pytest.raises(BackboneError, match="the contract's horizon is 16, the model's chunk_size 8"):
+    with pytest.raises(
+        BackboneError, match="the contract's horizon is 16, the model's chunk_size 8"
+    ):
         Pi0.create(config, tiny_tokenizer(), **{**SIZES, "horizon": 16})

@@ -31,12 +31,19 @@ class Repeater:
 
 def test_stop_beside_a_running_publisher_of_the_text_is_a_stop(policy):
     repeater = Repeater(policy, TEXT)
-    policy.graph.until(lambda: policy.status.instruction == TEXT and repeater.sent > 3, "the instruction", each=repeater)
+    policy.graph.until(
+        lambda: policy.status.instruction == TEXT and repeater.sent > 3,
+        "the instruction",
+        each=repeater,
+    )
     assert policy.call(Trigger, "stop").success
     policy.graph.until(lambda: policy.status.state == PolicyStatus.IDLE, "the stop", each=repeater)
     before = repeater.sent
     policy.graph.until(lambda: repeater.sent > before + 5, "more messages", each=repeater)
-    assert policy.status.state == PolicyStatus.IDLE and "was stopped; send another instruction" in policy.status.reason
+    assert (
+        policy.status.state == PolicyStatus.IDLE
+        and "was stopped; send another instruction" in policy.status.reason
+    )
     policy.say("push the green cube")
     policy.until(lambda: policy.status.instruction == "push the green cube", "another instruction")
     policy.call(Trigger, "stop")
@@ -44,31 +51,55 @@ def test_stop_beside_a_running_publisher_of_the_text_is_a_stop(policy):
     policy.until(lambda: policy.status.instruction == TEXT, "the same text from somebody else")
 
 
-def test_an_instruction_that_the_executor_stops_ends_with_its_reason_and_counts_when_it_is_given_again(policy):
+def test_an_instruction_stopped_by_the_executor_ends_with_its_reason_and_may_be_repeated(
+    policy,
+):
     executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
     person = policy.graph.publisher(String, TOPICS.instruction)
     handle, feedback = policy.start(TEXT)
     policy.until(lambda: policy.chunks, "a chunk")
-    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason="joint2 is outside its limits; move it back"))
-    policy.until(lambda: feedback and "executor: joint2 is outside" in feedback[-1].state, "the feedback")
-    reason = "stopped: joint3 is 0.31 from where it was sent; clear it and give an instruction again"
+    executor.publish(
+        ExecutorStatus(
+            state=ExecutorStatus.HOLDING, reason="joint2 is outside its limits; move it back"
+        )
+    )
+    policy.until(
+        lambda: feedback and "executor: joint2 is outside" in feedback[-1].state, "the feedback"
+    )
+    reason = (
+        "stopped: joint3 is 0.31 from where it was sent; clear it and give an instruction again"
+    )
     epoch = policy.status.epoch
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, epoch=epoch))
     result = policy.result(handle).result
-    assert result.termination_reason == RunInstruction.Result.STOPPED and "joint3 is 0.31 from" in result.message
+    assert (
+        result.termination_reason == RunInstruction.Result.STOPPED
+        and "joint3 is 0.31 from" in result.message
+    )
     person.publish(String(data=TEXT))
-    policy.until(lambda: policy.status.instruction == TEXT and policy.status.epoch > epoch, "the same text again")
+    policy.until(
+        lambda: policy.status.instruction == TEXT and policy.status.epoch > epoch,
+        "the same text again",
+    )
 
 
 def test_an_instruction_whose_chunks_are_refused_for_good_ends_with_the_refusal(policy):
     """As after the executor was activated anew: nothing more can come of the instruction."""
     executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
-    reason = "refused chunk 3: the executor was activated after its instruction began; give an instruction again"
+    reason = (
+        "refused chunk 3: the executor was activated after its instruction began; give an"
+        " instruction again"
+    )
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=7))
     handle, _ = policy.start(TEXT)
-    policy.until(lambda: len(policy.chunks) > 1, "chunks, since that was about an instruction before")
+    policy.until(
+        lambda: len(policy.chunks) > 1, "chunks, since that was about an instruction before"
+    )
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=7))
     policy.until(lambda: len(policy.chunks) > 3, "more chunks")
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=8))
     result = policy.result(handle).result
-    assert result.termination_reason == RunInstruction.Result.STOPPED and "was activated after" in result.message
+    assert (
+        result.termination_reason == RunInstruction.Result.STOPPED
+        and "was activated after" in result.message
+    )

@@ -1,4 +1,6 @@
-"""The policy node over DDS, with a scripted policy: observations in, chunks out, and the instruction interfaces."""
+"""The policy node over DDS, with a scripted policy: observations in, chunks out, and the
+instruction interfaces.
+"""
 
 import os
 import subprocess
@@ -32,16 +34,24 @@ def test_an_instruction_on_the_topic_becomes_chunks_stamped_with_the_observation
     assert chunk.header.frame_id == "base_link" and chunk.instruction == "pick the red cube"
     assert (chunk.rows, chunk.columns, list(chunk.names)) == (8, 4, ["x", "y", "z", "gripper"])
     assert np.allclose(np.array(chunk.data).reshape(8, 4)[:, 0], 0.005 * np.arange(1, 9))
-    assert np.allclose(chunk.reference, HOME) and list(chunk.reference_names) == sim_arm().command_joints
+    assert (
+        np.allclose(chunk.reference, HOME)
+        and list(chunk.reference_names) == sim_arm().command_joints
+    )
     assert chunk.action_space == ActionChunk.EE_DELTA and chunk.contract_hash == sim_arm().hash
     images, joints, _ = policy.policy.calls[0]
     assert images["scene"].shape == images["wrist"].shape == (240, 320, 3) and joints.shape == (7,)
-    policy.until(lambda: policy.status.state == PolicyStatus.RUNNING and policy.status.chunks > 2, "the status")
+    policy.until(
+        lambda: policy.status.state == PolicyStatus.RUNNING and policy.status.chunks > 2,
+        "the status",
+    )
     assert policy.status.chunk_latency_p50_s > 0 and policy.status.policy_id == "scripted"
 
 
 def test_a_latched_instruction_from_before_the_node_came_up_is_not_lost(graph):
-    publisher = graph.peer.create_publisher(String, TOPICS.instruction, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    publisher = graph.peer.create_publisher(
+        String, TOPICS.instruction, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    )
     publisher.publish(String(data="pick the red cube"))
     policy = Policy(graph)
     policy.until(lambda: policy.chunks, "a chunk")
@@ -54,11 +64,16 @@ def test_the_same_text_again_goes_on_with_the_same_epoch(policy):
     policy.until(lambda: len(policy.chunks) > 4, "more chunks")
     assert len({chunk.epoch for chunk in policy.chunks}) == 1
     policy.say("pick the blue cube")
-    policy.until(lambda: policy.chunks[-1].instruction == "pick the blue cube", "the new instruction")
+    policy.until(
+        lambda: policy.chunks[-1].instruction == "pick the blue cube", "the new instruction"
+    )
     assert policy.chunks[-1].epoch > policy.chunks[0].epoch
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "the instruction is empty"), ("x" * 10_000, "has 10000 characters, at most 500")])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "the instruction is empty"), ("x" * 10_000, "has 10000 characters, at most 500")],
+)
 def test_an_unusable_instruction_is_refused_with_one_sentence(policy, text, reason):
     policy.say(text)
     policy.until(lambda: reason in policy.status.reason, "the refusal")
@@ -81,7 +96,9 @@ def test_a_wrong_encoding_is_named_with_its_topic(policy):
 def test_a_silent_camera_is_named(policy):
     policy.arm.silent.add("wrist")
     policy.say("pick the red cube")
-    policy.until(lambda: policy.status.reason.startswith("camera wrist: the newest image is"), "the reason")
+    policy.until(
+        lambda: policy.status.reason.startswith("camera wrist: the newest image is"), "the reason"
+    )
     assert policy.status.state == PolicyStatus.WAITING
 
 
@@ -102,8 +119,13 @@ def test_an_action_can_be_cancelled(policy):
     future = handle.cancel_goal_async()
     policy.until(future.done, "the cancellation")
     answer = policy.result(handle)
-    assert answer.status == GoalStatus.STATUS_CANCELED and answer.result.termination_reason == Result.CANCELLED
-    policy.until(lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle")
+    assert (
+        answer.status == GoalStatus.STATUS_CANCELED
+        and answer.result.termination_reason == Result.CANCELLED
+    )
+    policy.until(
+        lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle"
+    )
 
 
 def test_an_action_ends_when_its_client_is_gone(policy):
@@ -115,7 +137,9 @@ def test_an_action_ends_when_its_client_is_gone(policy):
     client.send_goal_async(goal, feedback_callback=lambda message: heard.append(message.feedback))
     policy.until(lambda: heard and policy.chunks, "a chunk")
     client.destroy()
-    policy.until(lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle")
+    policy.until(
+        lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle"
+    )
 
 
 def test_another_instruction_replaces_an_action(policy):
@@ -160,7 +184,10 @@ def test_deactivation_ends_the_action_and_refuses_new_ones(policy):
 def test_it_can_be_cleaned_up_and_configured_again(policy):
     policy.node.trigger_deactivate()
     policy.node.trigger_cleanup()
-    assert policy.node.trigger_configure().name == "SUCCESS" and policy.node.trigger_activate().name == "SUCCESS"
+    assert (
+        policy.node.trigger_configure().name == "SUCCESS"
+        and policy.node.trigger_activate().name == "SUCCESS"
+    )
     policy.say("pick the red cube")
     policy.until(lambda: policy.chunks, "a chunk")
 
@@ -182,10 +209,14 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_with_one_sentence(g
         ([f"contract:={CONTRACT_PATH}", "checkpoint:=/nowhere/policy"], "/nowhere/policy"),
     ],
 )
-def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(ros_domain, parameters, sentence):
+def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(
+    ros_domain, parameters, sentence
+):
     options = [word for parameter in parameters for word in ("-p", parameter)]
     command = [sys.executable, "-m", "sf_policy_node.nodes.policy_node", "--ros-args", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=os.environ)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, env=os.environ
+    )
     assert done.returncode == 1
     assert sentence in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
@@ -205,11 +236,19 @@ class Continuing(ScriptedPolicy):
 
 
 @pytest.mark.parametrize(
-    "message", [ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=7), ExecutorStatus(state=ExecutorStatus.TELEOPERATION)]
+    "message",
+    [
+        ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=7),
+        ExecutorStatus(state=ExecutorStatus.TELEOPERATION),
+    ],
 )
 def test_a_chunk_that_the_arm_does_not_follow_is_not_continued(graph, message):
     policy = Policy(graph, Continuing())
-    executor = graph.publisher(ExecutorStatus, TOPICS.executor_status, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    executor = graph.publisher(
+        ExecutorStatus,
+        TOPICS.executor_status,
+        QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+    )
     told = policy.policy.continued
     policy.say("pick the red cube")
     executor.publish(ExecutorStatus(state=ExecutorStatus.EXECUTING))
@@ -217,5 +256,7 @@ def test_a_chunk_that_the_arm_does_not_follow_is_not_continued(graph, message):
     assert told[0] is False and all(told[2:])
     executor.publish(message)
     policy.until(lambda: told[-1] is False, "a chunk that begins anew")
-    executor.publish(ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=message.chunks_refused))
+    executor.publish(
+        ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=message.chunks_refused)
+    )
     policy.until(lambda: told[-1] is True, "chunks that continue each other again")

@@ -1,4 +1,6 @@
-"""Start, stop and pause over services, what an action tells its client, cameras that freeze, and /diagnostics; over DDS."""
+"""Start, stop and pause over services, what an action tells its client, cameras that freeze, and
+/diagnostics; over DDS.
+"""
 
 import math
 import time
@@ -38,7 +40,9 @@ def test_a_pause_keeps_the_instruction_and_a_resume_starts_a_new_epoch(policy):
     assert len(policy.chunks) == heard and policy.status.state == PolicyStatus.PAUSED
     assert policy.call(SetBool, "pause", data=False).success
     policy.until(lambda: len(policy.chunks) > heard + 1, "chunks again")
-    assert {chunk.epoch for chunk in policy.chunks[heard:]} == {policy.status.epoch} and policy.status.epoch > first
+    assert {chunk.epoch for chunk in policy.chunks[heard:]} == {
+        policy.status.epoch
+    } and policy.status.epoch > first
     assert policy.chunks[-1].instruction == "pick the red cube"
 
 
@@ -54,24 +58,34 @@ def test_an_action_goes_on_through_a_pause_that_does_not_cost_its_time(policy):
     assert feedback[-1].progress == pytest.approx(paused.progress) and 0.0 < paused.progress < 1.0
     policy.call(Trigger, "start")
     result = policy.result(handle).result
-    assert result.termination_reason == Result.TIMEOUT and result.duration_s == pytest.approx(1.5, abs=0.4)
+    assert result.termination_reason == Result.TIMEOUT and result.duration_s == pytest.approx(
+        1.5, abs=0.4
+    )
     assert result.worst_cycle_s < 1.5, "the pause is no cycle"
 
 
 def test_without_an_instruction_start_and_pause_say_what_is_missing(policy):
-    for kind, name, request in ((Trigger, "start", {}), (SetBool, "pause", {"data": True}), (SetBool, "pause", {"data": False})):
+    for kind, name, request in (
+        (Trigger, "start", {}),
+        (SetBool, "pause", {"data": True}),
+        (SetBool, "pause", {"data": False}),
+    ):
         answer = policy.call(kind, name, **request)
         assert not answer.success and "there is no instruction to" in answer.message
     assert not policy.call(Trigger, "stop").success
 
 
-def test_start_follows_the_last_instruction_again_and_not_while_the_emergency_stop_is_pressed(policy):
+def test_start_follows_the_last_instruction_again_and_not_while_the_emergency_stop_is_pressed(
+    policy,
+):
     policy.say("pick the red cube")
     policy.until(lambda: policy.chunks, "a chunk")
     assert policy.call(Trigger, "stop").success
     policy.until(lambda: policy.status.state == PolicyStatus.IDLE, "idle")
     assert policy.call(Trigger, "start").message == "follows 'pick the red cube'"
-    policy.until(lambda: policy.chunks[-1].epoch > policy.chunks[0].epoch, "a chunk of the new start")
+    policy.until(
+        lambda: policy.chunks[-1].epoch > policy.chunks[0].epoch, "a chunk of the new start"
+    )
     button = policy.graph.publisher(Bool, TOPICS.emergency_stop)
     button.publish(Bool(data=True))
     policy.until(lambda: policy.status.reason == "emergency stop", "the stop")
@@ -103,7 +117,13 @@ def test_an_action_tells_progress_clips_latency_and_cadence(policy):
     handle, feedback = policy.start("pick the red cube", timeout_s=2.0)
     policy.until(lambda: feedback and feedback[-1].chunks > 0, "feedback")
     assert feedback[-1].clips == 0, "what was cut before is not of this instruction"
-    executor.publish(ExecutorStatus(workspace_clips=101, velocity_clips=array("Q", [2, 0, 0, 0, 0, 0, 1]), tool_speed_clips=3))
+    executor.publish(
+        ExecutorStatus(
+            workspace_clips=101,
+            velocity_clips=array("Q", [2, 0, 0, 0, 0, 0, 1]),
+            tool_speed_clips=3,
+        )
+    )
     result = policy.result(handle).result
     shares = [each.progress for each in feedback]
     assert shares == sorted(shares) and 0.0 < shares[0] < shares[-1] <= 1.0
@@ -114,7 +134,10 @@ def test_an_action_tells_progress_clips_latency_and_cadence(policy):
     assert result.worst_cycle_s > 0.25 and result.cycles_over_budget < result.chunks
     policy.until(lambda: policy.status.state == PolicyStatus.IDLE, "idle")
     status = policy.status
-    assert (status.rate_hz, status.cycles_over_budget) == (pytest.approx(result.rate_hz), result.cycles_over_budget)
+    assert (status.rate_hz, status.cycles_over_budget) == (
+        pytest.approx(result.rate_hz),
+        result.cycles_over_budget,
+    )
 
 
 def test_a_policy_that_is_too_slow_is_counted_and_the_warm_up_is_not(graph):
@@ -128,7 +151,11 @@ def test_a_policy_that_is_too_slow_is_counted_and_the_warm_up_is_not(graph):
     handle, _ = policy.start("pick the red cube", timeout_s=3.0)
     result = policy.result(handle).result
     assert policy.policy.warm_ups == 1
-    assert result.cycles_over_budget >= 3 and result.rate_hz < 2.1 and 0.49 < result.worst_cycle_s < 1.0
+    assert (
+        result.cycles_over_budget >= 3
+        and result.rate_hz < 2.1
+        and 0.49 < result.worst_cycle_s < 1.0
+    )
     policy.until(lambda: policy.status.inference_latency_p99_s > 0, "the latency")
     assert policy.status.inference_latency_p99_s >= 0.5
     policy.policy.clock = lambda: math.inf  # so that a prediction under way ends
@@ -144,17 +171,28 @@ def test_a_camera_that_repeats_its_picture_while_the_arm_moves_is_refused(policy
     policy.arm = moving
     policy.say("pick the red cube")
     policy.until(lambda: "the picture has not changed for" in policy.status.reason, "the refusal")
-    assert policy.status.state == PolicyStatus.WAITING and policy.status.reason.startswith("camera ")
+    assert policy.status.state == PolicyStatus.WAITING and policy.status.reason.startswith(
+        "camera "
+    )
     assert "restart the camera's driver" in policy.status.reason
 
 
 def test_the_node_speaks_on_diagnostics(policy):
     heard = policy.graph.listen(DiagnosticArray, "/diagnostics")
     policy.say("pick the red cube")
-    policy.until(lambda: heard and heard[-1].status[0].message == "follows: pick the red cube", "the diagnostics")
+    policy.until(
+        lambda: heard and heard[-1].status[0].message == "follows: pick the red cube",
+        "the diagnostics",
+    )
     status = heard[-1].status[0]
-    assert (status.name, status.hardware_id, status.level) == ("policy_node: policy", sim_arm().robot, DiagnosticStatus.OK)
-    assert {"camera to chunk p50 / p95 / p99", "camera scene age", "camera skew"} <= {item.key for item in status.values}
+    assert (status.name, status.hardware_id, status.level) == (
+        "policy_node: policy",
+        sim_arm().robot,
+        DiagnosticStatus.OK,
+    )
+    assert {"camera to chunk p50 / p95 / p99", "camera scene age", "camera skew"} <= {
+        item.key for item in status.values
+    }
     policy.arm.silent.add("wrist")
     policy.until(lambda: heard[-1].status[0].level == DiagnosticStatus.WARN, "the warning")
     assert heard[-1].status[0].message.startswith("camera wrist: the newest image is")
@@ -165,7 +203,23 @@ def test_joint_states_that_the_node_lost_are_counted(policy):
     heard, states = policy.graph.listen(DiagnosticArray, "/diagnostics"), policy.arm.joint_states
     policy.until(lambda: policy.status.joint_state_age_s >= 0.0, "a joint state")
     for _ in range(500):
-        states.publish(JointState(header=Header(stamp=to_stamp(policy.graph.now())), name=sim_arm().command_joints, position=HOME.tolist()))
-    policy.until(lambda: heard and "joint states on joint_states were lost" in heard[-1].status[0].message, "the warning")
+        states.publish(
+            JointState(
+                header=Header(stamp=to_stamp(policy.graph.now())),
+                name=sim_arm().command_joints,
+                position=HOME.tolist(),
+            )
+        )
+    policy.until(
+        lambda: heard and "joint states on joint_states were lost" in heard[-1].status[0].message,
+        "the warning",
+    )
     assert heard[-1].status[0].level == DiagnosticStatus.WARN
-    assert int({item.key: item.value for item in heard[-1].status[0].values}["joint states lost"].split()[0]) > 300
+    assert (
+        int(
+            {item.key: item.value for item in heard[-1].status[0].values}[
+                "joint states lost"
+            ].split()[0]
+        )
+        > 300
+    )

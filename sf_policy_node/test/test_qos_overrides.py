@@ -1,4 +1,6 @@
-"""QoS of a managed node's topics can be changed by parameters, as in any ROS 2 node, and a second configuration keeps them."""
+"""QoS of a managed node's topics can be changed by parameters, as in any ROS 2 node, and a second
+configuration keeps them.
+"""
 
 import pytest
 from rclpy.parameter import Parameter
@@ -24,8 +26,13 @@ def test_parameters_change_the_qos(graph):
     from motion_cases import CONTRACT_PATH
 
     assert load_contract(CONTRACT_PATH)
-    overrides = {"/left/heard.subscription.reliability": "reliable", "/left/said.publisher.depth": 7}
-    parameters = [Parameter(f"qos_overrides.{name}", value=value) for name, value in overrides.items()]
+    overrides = {
+        "/left/heard.subscription.reliability": "reliable",
+        "/left/said.publisher.depth": 7,
+    }
+    parameters = [
+        Parameter(f"qos_overrides.{name}", value=value) for name, value in overrides.items()
+    ]
     parameters.append(Parameter("contract", value=str(CONTRACT_PATH)))
     node = graph.add(Relay("relay", namespace="left", parameter_overrides=parameters))
     for _ in range(2):
@@ -37,4 +44,6 @@ def test_parameters_change_the_qos(graph):
         node.trigger_cleanup()
         node.trigger_configure()
         node.trigger_activate()
-    assert LATCHED.depth == 1 and qos_profile_sensor_data.reliability == ReliabilityPolicy.BEST_EFFORT  # shared profiles stay
+    assert (
+        LATCHED.depth == 1 and qos_profile_sensor_data.reliability == ReliabilityPolicy.BEST_EFFORT
+    )  # shared profiles stay

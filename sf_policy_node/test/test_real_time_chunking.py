@@ -1,4 +1,6 @@
-"""Guided sampling of a flow policy, on a flow whose answer is known: actions with a Gaussian distribution."""
+"""Guided sampling of a flow policy, on a flow whose answer is known: actions with a Gaussian
+distribution.
+"""
 
 import math
 
@@ -6,20 +8,40 @@ import pytest
 import torch
 from torch import Tensor
 
-from sf_policy_node.vla.real_time_chunking import MAX_GUIDANCE, Guidance, ascending, guidance_weight, sample, soft_mask
+from sf_policy_node.vla.real_time_chunking import (
+    MAX_GUIDANCE,
+    Guidance,
+    ascending,
+    guidance_weight,
+    sample,
+    soft_mask,
+)
 
 HORIZON = 8
 DELAY, OVERLAP = 2, 5
 ROWS = torch.arange(HORIZON, dtype=torch.float64)
 # Neighbouring rows of a chunk go together.
-COVARIANCE = torch.exp(-((ROWS[:, None] - ROWS) ** 2) / 8) + 1e-6 * torch.eye(HORIZON, dtype=torch.float64)
-NOISE = torch.randn(256, HORIZON, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-PREFIX = torch.full((HORIZON, 1), 1.5, dtype=torch.float64)  # 1.5 standard deviations from the mean, 0
+COVARIANCE = torch.exp(-((ROWS[:, None] - ROWS) ** 2) / 8) + 1e-6 * torch.eye(
+    HORIZON, dtype=torch.float64
+)
+NOISE = torch.randn(
+    256, HORIZON, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+)
+PREFIX = torch.full(
+    (HORIZON, 1), 1.5, dtype=torch.float64
+)  # 1.5 standard deviations from the mean, 0
 
 
 def clean_estimate(x: Tensor, tau: float) -> Tensor:
     """E[action | x] for x = (1 - tau) noise + tau action and action ~ N(0, COVARIANCE)."""
-    return tau * COVARIANCE @ torch.linalg.inv(tau**2 * COVARIANCE + (1 - tau) ** 2 * torch.eye(HORIZON, dtype=torch.float64)) @ x
+    return (
+        tau
+        * COVARIANCE
+        @ torch.linalg.inv(
+            tau**2 * COVARIANCE + (1 - tau) ** 2 * torch.eye(HORIZON, dtype=torch.float64)
+        )
+        @ x
+    )
 
 
 def velocity(x: Tensor, tau: float) -> Tensor:
@@ -28,12 +50,18 @@ def velocity(x: Tensor, tau: float) -> Tensor:
 
 
 def descending_velocity(x: Tensor, t: float) -> Tensor:
-    """The same flow as openpi and transformers state it: ``noise - action``, t from 1 (noise) to 0 (action)."""
+    """The same flow as openpi and transformers state it: ``noise - action``, t from 1 (noise) to 0
+    (action).
+    """
     return (x - clean_estimate(x, 1 - t)) / t
 
 
-def descending_sample(noise: Tensor, steps: int, guidance: Guidance | None, sign: float = -1.0) -> Tensor:
-    """Real-time chunking written down in the openpi convention alone; ``sign`` is that of the pull in dx/dt."""
+def descending_sample(
+    noise: Tensor, steps: int, guidance: Guidance | None, sign: float = -1.0
+) -> Tensor:
+    """Real-time chunking written down in the openpi convention alone; ``sign`` is that of the pull
+    in dx/dt.
+    """
     x = noise
     for step in range(steps):
         t = 1 - step / steps
@@ -42,8 +70,14 @@ def descending_sample(noise: Tensor, steps: int, guidance: Guidance | None, sign
         clean = x - t * v
         change = v.detach()
         if guidance is not None:
-            (pull,) = torch.autograd.grad(clean, x, (guidance.rows - clean.detach()) * guidance.weights[:, None])
-            weight = MAX_GUIDANCE if t == 1 else min(MAX_GUIDANCE, t / ((1 - t) * (t**2 / ((1 - t) ** 2 + t**2))))
+            (pull,) = torch.autograd.grad(
+                clean, x, (guidance.rows - clean.detach()) * guidance.weights[:, None]
+            )
+            weight = (
+                MAX_GUIDANCE
+                if t == 1
+                else min(MAX_GUIDANCE, t / ((1 - t) * (t**2 / ((1 - t) ** 2 + t**2))))
+            )
             change = change + sign * weight * pull
         x = x.detach() - change / steps
     return x
@@ -72,7 +106,8 @@ def test_plain_sampling_reaches_the_distribution():
 def test_frozen_rows_end_at_the_prefix_and_free_rows_keep_their_freedom():
     plain, guided = sample(velocity, NOISE), sample(velocity, NOISE, guidance=guidance())
     assert drawn_to_the_prefix(guided, plain)
-    # Steadily less from the frozen rows to the free ones; the last row is hardly touched, and its spread remains.
+    # Steadily less from the frozen rows to the free ones; the last row is hardly touched, and its
+    # spread remains.
     assert (distance(guided)[DELAY - 1 :].diff() > 0).all()
     assert (guided - plain)[:, -1].abs().mean() < 0.1
     assert guided[:, -1].std() > 0.8 * plain[:, -1].std()
@@ -81,9 +116,15 @@ def test_frozen_rows_end_at_the_prefix_and_free_rows_keep_their_freedom():
 def test_both_conventions_of_time_give_the_same_chunks():
     for steps in (1, 5, 10):
         ours = sample(ascending(descending_velocity), NOISE, steps, guidance())
-        torch.testing.assert_close(ours, sample(velocity, NOISE, steps, guidance()), atol=1e-9, rtol=0.0)
-        torch.testing.assert_close(ours, descending_sample(NOISE, steps, guidance()), atol=1e-9, rtol=0.0)
-    assert drawn_to_the_prefix(descending_sample(NOISE, 5, guidance()), descending_sample(NOISE, 5, None))
+        torch.testing.assert_close(
+            ours, sample(velocity, NOISE, steps, guidance()), atol=1e-9, rtol=0.0
+        )
+        torch.testing.assert_close(
+            ours, descending_sample(NOISE, steps, guidance()), atol=1e-9, rtol=0.0
+        )
+    assert drawn_to_the_prefix(
+        descending_sample(NOISE, 5, guidance()), descending_sample(NOISE, 5, None)
+    )
 
 
 def test_a_reversed_sign_is_noticed():

@@ -7,7 +7,17 @@ from sf_policy_node.reception import WINDOW_S, Reception
 
 def test_gaps_are_counted_for_each_publisher():
     reception = Reception()
-    lost = [reception.add(0.0, number, name) for number, name in ((7, b"a"), (8, b"a"), (900, b"b"), (12, b"a"), (901, b"b"), (904, b"b"))]
+    lost = [
+        reception.add(0.0, number, name)
+        for number, name in (
+            (7, b"a"),
+            (8, b"a"),
+            (900, b"b"),
+            (12, b"a"),
+            (901, b"b"),
+            (904, b"b"),
+        )
+    ]
     assert lost == [0, 0, 0, 3, 0, 2]
     assert (reception.received, reception.lost) == (6, 5) and reception.recent(0.0) == (5, 11)
 

@@ -1,4 +1,6 @@
-"""The policy node over DDS with a policy on a server: chunks, a wait with the reason when the server is gone, and refusals at the start."""
+"""The policy node over DDS with a policy on a server: chunks, a wait with the reason when the
+server is gone, and refusals at the start.
+"""
 
 import re
 
@@ -43,8 +45,16 @@ def test_a_server_drives_the_node_and_its_loss_is_a_wait_with_the_reason(graph, 
         graph.until(lambda: statuses and "reply" in statuses[-1].device, "the latency", each=arm)
         assert statuses[-1].policy_id == f"policy@openpi://127.0.0.1:{server.port}"
         server.stop()
-        lost = graph.until(lambda: next((each for each in statuses if each.state == PolicyStatus.WAITING), None), "the wait", each=arm)
-        graph.until(lambda: f"openpi://127.0.0.1:{server.port}: " in statuses[-1].reason, "the reason", each=arm)
+        lost = graph.until(
+            lambda: next((each for each in statuses if each.state == PolicyStatus.WAITING), None),
+            "the wait",
+            each=arm,
+        )
+        graph.until(
+            lambda: f"openpi://127.0.0.1:{server.port}: " in statuses[-1].reason,
+            "the reason",
+            each=arm,
+        )
         count = len(chunks)
         graph.until(lambda: len(statuses) > statuses.index(lost) + 3, "more statuses", each=arm)
         assert len(chunks) == count
@@ -55,11 +65,16 @@ def test_a_server_drives_the_node_and_its_loss_is_a_wait_with_the_reason(graph, 
     ("mapping", "reason"),
     [
         (MAPPING.replace("step_s: 0.1", "step_s: 0.02"), "step_s: 0.02 s, the contract's is 0.1 s"),
-        (MAPPING.replace("open: 1.0, closed: 0.0", "open: 0.0, closed: 0.01"), "moves gripper to .* check open and closed of gripper"),
+        (
+            MAPPING.replace("open: 1.0, closed: 0.0", "open: 0.0, closed: 0.01"),
+            "moves gripper to .* check open and closed of gripper",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_arm_moves(graph, tmp_path, mapping, reason):
     with openpi_server(lambda *_: encoded({"actions": chunk()})) as server:
-        node = graph.add(PolicyNode(parameter_overrides=parameters(server, tmp_path, mapping)), activate=False)
+        node = graph.add(
+            PolicyNode(parameter_overrides=parameters(server, tmp_path, mapping)), activate=False
+        )
         assert node.trigger_configure().name != "SUCCESS"
         assert re.search(reason, str(node.failure))

@@ -1,11 +1,22 @@
-"""A policy on a server that lies, hangs, breaks off and comes back: the arm gets a sound chunk, or none and the reason."""
+"""A policy on a server that lies, hangs, breaks off and comes back: the arm gets a sound chunk, or
+none and the reason.
+"""
 
 import socket
 import threading
 
 import numpy as np
 import pytest
-from enemy_servers import chunk, cut, drip, drop_mid_message, encoded, json_array, oft_server, openpi_server
+from enemy_servers import (
+    chunk,
+    cut,
+    drip,
+    drop_mid_message,
+    encoded,
+    json_array,
+    oft_server,
+    openpi_server,
+)
 from motion_cases import HOME, sim_arm
 from session_cases import Stage
 
@@ -23,8 +34,15 @@ COLUMNS = ["x", "y", "z", {"name": "gripper", "open": 1.0, "closed": 0.0}]
 
 
 def mapping(**changes):
-    keys = {"images": {"scene": "observation/image"}, "state": {"observation/state": ["joint1"]}, "space": "ee_delta", "step_s": 0.1}
-    return Mapping(**{**keys, "columns": COLUMNS, "timeout_s": 5.0, "first_timeout_s": 5.0, **changes})
+    keys = {
+        "images": {"scene": "observation/image"},
+        "state": {"observation/state": ["joint1"]},
+        "space": "ee_delta",
+        "step_s": 0.1,
+    }
+    return Mapping(
+        **{**keys, "columns": COLUMNS, "timeout_s": 5.0, "first_timeout_s": 5.0, **changes}
+    )
 
 
 def good(*_):
@@ -36,7 +54,9 @@ def ask(policy, text="pick the red cube"):
 
 
 def remote(server, **changes):
-    return RemotePolicy(make_link(f"openpi://127.0.0.1:{server.port}"), sim_arm(), mapping(**changes))
+    return RemotePolicy(
+        make_link(f"openpi://127.0.0.1:{server.port}"), sim_arm(), mapping(**changes)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +73,27 @@ def test_a_chunk_comes_from_openpis_protocol_with_its_timing():
         policy.warm_up()
         assert np.array_equal(ask(policy), chunk())
         network, model = policy.latency
-        assert model == pytest.approx(1e-6) and network > 0 and "network" in policy.device and "model" in policy.device
-        assert len(server.seen) == 2 and b"observation/image" in server.seen[1] and b"pick the red cube" in server.seen[1]
+        assert (
+            model == pytest.approx(1e-6)
+            and network > 0
+            and "network" in policy.device
+            and "model" in policy.device
+        )
+        assert (
+            len(server.seen) == 2
+            and b"observation/image" in server.seen[1]
+            and b"pick the red cube" in server.seen[1]
+        )
         policy.close()
         policy.close()
 
 
 GARBAGE = {
     "noise": (lambda *_: b"\xc1\xff" * 50, "the reply cannot be read: not a msgpack message"),
-    "text": (lambda *_: "Traceback (most recent call last):\n  File x\nKeyError: 'observation/wrist'\n", "reports an error: KeyError"),
+    "text": (
+        lambda *_: "Traceback (most recent call last):\n  File x\nKeyError: 'observation/wrist'\n",
+        "reports an error: KeyError",
+    ),
     "silence in text": (lambda *_: "", "reports an error: without a word"),
     "number": (lambda *_: encoded(5), "no 'actions'"),
     "other shape": (lambda *_: encoded({"actions": chunk(3)}), "at least 8 rows"),
@@ -143,14 +175,21 @@ def test_a_server_that_does_not_read_holds_nobody():
 def test_nobody_there_and_somebody_else_are_told_apart(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(PolicyUnavailable, match=rf"openpi://127.0.0.1:{port}: cannot be reached \(.*refused"):
+    with pytest.raises(
+        PolicyUnavailable, match=rf"openpi://127.0.0.1:{port}: cannot be reached \(.*refused"
+    ):
         load_remote(f"openpi://127.0.0.1:{port}", sim_arm())
     with (
         oft_server(lambda *_: [1]) as server,
-        pytest.raises(ServerError, match=r"the server refuses the connection|no openpi policy server"),
+        pytest.raises(
+            ServerError, match=r"the server refuses the connection|no openpi policy server"
+        ),
     ):
         load_remote(f"openpi://127.0.0.1:{server.server_port}", sim_arm())
-    for greeting, reason in ((b"\xc1", "no openpi policy server answers there"), (encoded([1]), "its metadata is a list")):
+    for greeting, reason in (
+        (b"\xc1", "no openpi policy server answers there"),
+        (encoded([1]), "its metadata is a list"),
+    ):
         with openpi_server(good, greeting) as server, pytest.raises(ServerError, match=reason):
             remote(server)
 
@@ -159,7 +198,10 @@ def test_a_server_of_others_needs_a_mapping_and_the_metadata_it_expects():
     with openpi_server(good, {"robot": "other", "reset_pose": np.zeros(2)}) as server:
         with pytest.raises(MappingError, match="does not say its keys and units; write a mapping"):
             load_remote(f"openpi://127.0.0.1:{server.port}", sim_arm())
-        with pytest.raises(MappingError, match="metadata says robot: other, the mapping expects mine: is this the right policy"):
+        with pytest.raises(
+            MappingError,
+            match="metadata says robot: other, the mapping expects mine: is this the right policy",
+        ):
             remote(server, metadata={"robot": "mine"})
         remote(server, metadata={"robot": "other", "reset_pose": [0.0, 0.0]}).close()
 
@@ -176,21 +218,44 @@ def test_another_policy_behind_the_same_address_is_refused():
 
 @pytest.mark.parametrize(
     "address",
-    ["openpi://", "openpi://host:port", "http://host:1", "openpi://host:8000/path", "oft://user@host:1", "openpi://host:8000?a=b"],
+    [
+        "openpi://",
+        "openpi://host:port",
+        "http://host:1",
+        "openpi://host:8000/path",
+        "oft://user@host:1",
+        "openpi://host:8000?a=b",
+    ],
 )
 def test_an_address_that_is_none_is_refused(address):
-    with pytest.raises(MappingError, match="not an address; write openpi://HOST:8000 or oft://HOST:8777"):
+    with pytest.raises(
+        MappingError, match="not an address; write openpi://HOST:8000 or oft://HOST:8777"
+    ):
         make_link(address)
 
 
 def test_addresses_are_told_from_paths():
-    assert is_remote("openpi://h:1") and is_remote("oft://h") and not is_remote("/out/nano") and not is_remote("nano")
-    assert make_link("oft://h").address == "oft://h:8777" and make_link("openpi://[::1]:9").address == "openpi://::1:9"
+    assert (
+        is_remote("openpi://h:1")
+        and is_remote("oft://h")
+        and not is_remote("/out/nano")
+        and not is_remote("nano")
+    )
+    assert (
+        make_link("oft://h").address == "oft://h:8777"
+        and make_link("openpi://[::1]:9").address == "openpi://::1:9"
+    )
 
 
 def oft(server, **changes):
-    keys = {"images": {"scene": "full_image", "wrist": "wrist_image"}, "prompt": "instruction", "actions": ""}
-    return RemotePolicy(make_link(f"oft://127.0.0.1:{server.server_port}"), sim_arm(), mapping(**keys, **changes))
+    keys = {
+        "images": {"scene": "full_image", "wrist": "wrist_image"},
+        "prompt": "instruction",
+        "actions": "",
+    }
+    return RemotePolicy(
+        make_link(f"oft://127.0.0.1:{server.server_port}"), sim_arm(), mapping(**keys, **changes)
+    )
 
 
 def test_a_chunk_comes_from_oft_as_a_list_of_arrays():
@@ -200,16 +265,28 @@ def test_a_chunk_comes_from_oft_as_a_list_of_arrays():
         assert np.array_equal(ask(policy), chunk())
         path, body = server.seen[-1]
         assert path == "/act" and body["instruction"] == "pick the red cube"
-        assert body["full_image"]["shape"] == [240, 320, 3] and body["full_image"]["dtype"] == "|u1" and "__numpy__" in body["wrist_image"]
+        assert (
+            body["full_image"]["shape"] == [240, 320, 3]
+            and body["full_image"]["dtype"] == "|u1"
+            and "__numpy__" in body["wrist_image"]
+        )
         policy.close()
 
 
 OFT_GARBAGE = {
     "error": (lambda *_: "error", ServerError, "reports 'error'; its own log says why"),
-    "not found": (lambda handler, _: handler.send_error(404), ServerError, "answers 404 to POST /act"),
+    "not found": (
+        lambda handler, _: handler.send_error(404),
+        ServerError,
+        "answers 404 to POST /act",
+    ),
     "cut off": (cut, PolicyUnavailable, "the connection was lost"),
     "no table": (lambda *_: {"detail": 1}, ValueError, "no table of numbers"),
-    "half a chunk": (lambda *_: [json_array(row) for row in chunk(4)], ValueError, "at least 8 rows"),
+    "half a chunk": (
+        lambda *_: [json_array(row) for row in chunk(4)],
+        ValueError,
+        "at least 8 rows",
+    ),
 }
 
 
@@ -217,7 +294,9 @@ OFT_GARBAGE = {
 def test_garbage_from_oft_is_no_chunk_and_the_next_sound_reply_is(name):
     answer, kind, reason = OFT_GARBAGE[name]
     replies = [answer]
-    with oft_server(lambda *given: replies.pop()(*given) if replies else [json_array(row) for row in chunk()]) as server:
+    with oft_server(
+        lambda *given: replies.pop()(*given) if replies else [json_array(row) for row in chunk()]
+    ) as server:
         policy = oft(server)
         with pytest.raises(kind, match=reason):
             ask(policy)
@@ -226,7 +305,10 @@ def test_garbage_from_oft_is_no_chunk_and_the_next_sound_reply_is(name):
 
 
 def test_a_reply_that_comes_byte_by_byte_is_given_up():
-    with oft_server(drip) as server, pytest.raises(PolicyUnavailable, match=r"no reply within 0.3 s"):
+    with (
+        oft_server(drip) as server,
+        pytest.raises(PolicyUnavailable, match=r"no reply within 0.3 s"),
+    ):
         ask(oft(server, first_timeout_s=0.3))
 
 
@@ -242,7 +324,11 @@ def test_a_lost_server_makes_the_session_wait_and_go_on_when_it_is_back():
         stage.until(lambda: stage.session.status().state is PolicyState.WAITING, "the wait")
         stage.advance(1.0)
         status = stage.session.status()
-        assert len(stage.chunks) == before and f"openpi://127.0.0.1:{server.port}: " in status.reason and run.ended is None
+        assert (
+            len(stage.chunks) == before
+            and f"openpi://127.0.0.1:{server.port}: " in status.reason
+            and run.ended is None
+        )
         server.start()
         stage.until(lambda: (stage.advance(0.1), len(stage.chunks) > before)[1], "chunks again")
         assert stage.session.status().state is PolicyState.RUNNING
@@ -269,5 +355,8 @@ def test_a_server_error_ends_the_instruction():
         run = stage.session.begin("pick the red cube")
         stage.see()
         stage.until(lambda: run.termination, "the end")
-        assert run.termination is Termination.ERROR and "reports an error: RuntimeError: out of memory" in run.message
+        assert (
+            run.termination is Termination.ERROR
+            and "reports an error: RuntimeError: out of memory" in run.message
+        )
         stage.session.close()

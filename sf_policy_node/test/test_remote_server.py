@@ -1,4 +1,6 @@
-"""Our server: the same chunks as in process, only for those who may ask, and a sentence for what it cannot answer."""
+"""Our server: the same chunks as in process, only for those who may ask, and a sentence for what it
+cannot answer.
+"""
 
 import threading
 
@@ -33,16 +35,34 @@ class Words:
     """Stands for the text encoder, which takes seconds to load."""
 
     def encode(self, texts):
-        return np.stack([np.random.default_rng(len(text)).normal(size=TEXT_SIZE) for text in texts]).astype(np.float32)
+        return np.stack(
+            [np.random.default_rng(len(text)).normal(size=TEXT_SIZE) for text in texts]
+        ).astype(np.float32)
 
 
 def tiny(head="regression", contract=None):
     contract = contract or sim_arm()
     torch.manual_seed(0)
     rng, states = np.random.default_rng(1), len(state_names(contract))
-    model = Nano(NanoConfig(cameras=2, state_size=states, action_size=4, horizon=8, image_size=32, width=32, layers=2, head=head))
+    model = Nano(
+        NanoConfig(
+            cameras=2,
+            state_size=states,
+            action_size=4,
+            horizon=8,
+            image_size=32,
+            width=32,
+            layers=2,
+            head=head,
+        )
+    )
     chunks = 0.01 * rng.normal(size=(20, 8, 4))
-    statistics = Normalisation.from_data(rng.normal(size=(20, states)), chunks, rng.normal(size=(20, TEXT_SIZE)), contract.action.names)
+    statistics = Normalisation.from_data(
+        rng.normal(size=(20, states)),
+        chunks,
+        rng.normal(size=(20, TEXT_SIZE)),
+        contract.action.names,
+    )
     statistics.action.std[-1] = 0.01  # untrained: an opening near a half
     return Policy(model, contract, statistics, policy_id="tiny@0", device="cpu", encoder=Words())
 
@@ -87,18 +107,25 @@ def test_a_flow_policy_is_told_what_it_has_to_continue(served):
         each.predict(IMAGES, HOME, "go", continuation=Continuation(rows, 2))
     for continuation in (None, Continuation(rows, 2)):
         found = policy.predict(IMAGES, HOME, "go", continuation=continuation)
-        assert found == pytest.approx(here.predict(IMAGES, HOME, "go", continuation=continuation), abs=1e-12)
+        assert found == pytest.approx(
+            here.predict(IMAGES, HOME, "go", continuation=continuation), abs=1e-12
+        )
     assert found[:2] == pytest.approx(rows[:2], abs=1e-6)
     policy.close()
 
 
 def test_only_loopback_is_served_without_a_token_and_only_the_token_opens(served, monkeypatch):
     for host in ("0.0.0.0", "192.168.0.7", "::", "robot.local"):
-        with pytest.raises(ServeError, match=f"--host {host}: others can reach it, so a token is needed"):
+        with pytest.raises(
+            ServeError, match=f"--host {host}: others can reach it, so a token is needed"
+        ):
             PolicyServer(tiny(), sim_arm(), host=host)
     server = served(token="secret")
     for token in ("", "secre", "secret2", "sécret"):
-        with pytest.raises((ServerError, ValueError), match=r"refuses the connection \(401\); give its token|header"):
+        with pytest.raises(
+            (ServerError, ValueError),
+            match=r"refuses the connection \(401\); give its token|header",
+        ):
             OpenpiLink("127.0.0.1", server.port, token).open(5.0)
     monkeypatch.setenv(TOKEN_VARIABLE, "secret")
     load_remote(f"openpi://127.0.0.1:{server.port}", sim_arm()).close()
@@ -109,21 +136,32 @@ def test_health_is_told_to_anybody_and_a_taken_port_is_a_sentence(served):
     with pytest.raises(InvalidStatus) as told:
         connect(f"ws://127.0.0.1:{server.port}/healthz", proxy=None)
     assert told.value.response.status_code == 200 and told.value.response.body == b"OK\n"
-    with pytest.raises(ServeError, match=f"--port {server.port}: cannot listen there .*choose another port"):
+    with pytest.raises(
+        ServeError, match=f"--port {server.port}: cannot listen there .*choose another port"
+    ):
         PolicyServer(tiny(), sim_arm(), port=server.port)
 
 
 def test_a_policy_for_another_contract_is_refused_with_the_difference(served):
     server = served()
-    with pytest.raises(MappingError, match=r"trained for another contract .*action.space: joint_position here, ee_delta there"):
+    with pytest.raises(
+        MappingError,
+        match=r"trained for another contract .*action.space: joint_position here, ee_delta there",
+    ):
         load_remote(f"openpi://127.0.0.1:{server.port}", contract_for(ActionSpace.JOINT_POSITION))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"images": {"scene": IMAGES["scene"]}}, "images: needs an array .* for each of scene, wrist"),
-        ({"images": {"scene": IMAGES["scene"], "wrist": IMAGES["wrist"][..., :2]}}, r"camera wrist: got \(240, 320, 2\) uint8"),
+        (
+            {"images": {"scene": IMAGES["scene"]}},
+            "images: needs an array .* for each of scene, wrist",
+        ),
+        (
+            {"images": {"scene": IMAGES["scene"], "wrist": IMAGES["wrist"][..., :2]}},
+            r"camera wrist: got \(240, 320, 2\) uint8",
+        ),
         ({"images": {name: image / 255.0 for name, image in IMAGES.items()}}, "float64, needs"),
         ({"state": HOME[:3]}, "state: needs 7 finite values in rad and m: joint1"),
         ({"state": HOME * np.nan}, "state: needs 7 finite values"),
@@ -131,7 +169,9 @@ def test_a_policy_for_another_contract_is_refused_with_the_difference(served):
         ({"prompt": 5}, "prompt: needs the instruction as text"),
     ],
 )
-def test_an_observation_that_cannot_be_used_is_a_sentence_and_the_next_one_counts(served, change, reason):
+def test_an_observation_that_cannot_be_used_is_a_sentence_and_the_next_one_counts(
+    served, change, reason
+):
     link = OpenpiLink("127.0.0.1", served().port)
     link.open(5.0)
     sound = {"images": IMAGES, "state": HOME, "prompt": "go"}
@@ -145,7 +185,11 @@ def test_an_observation_that_cannot_be_used_is_a_sentence_and_the_next_one_count
 def test_frames_that_are_none_are_answered_in_words(served):
     with connect(f"ws://127.0.0.1:{served().port}", proxy=None) as client:
         assert unpack(client.recv())["server"] == "sf_policy_node"
-        for frame, reason in ((b"\xc1", "not a msgpack message"), ("text", "is a binary msgpack frame"), (pack([1]), "got a list")):
+        for frame, reason in (
+            (b"\xc1", "not a msgpack message"),
+            ("text", "is a binary msgpack frame"),
+            (pack([1]), "got a list"),
+        ):
             client.send(frame)
             assert reason in client.recv()
 

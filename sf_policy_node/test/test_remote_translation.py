@@ -1,4 +1,6 @@
-"""A mapping from the contract to a server's keys, units and gripper values, and what only a wrong mapping explains."""
+"""A mapping from the contract to a server's keys, units and gripper values, and what only a wrong
+mapping explains.
+"""
 
 import numpy as np
 import pytest
@@ -17,8 +19,11 @@ state:
 space: ee_delta
 step_s: 0.1
 columns: [ignore, {name: y, unit: mm}, x, {name: z, sign: -1}, {name: gripper, open: -1, closed: 1}]
-"""
-IMAGES = {name: np.full((240, 320, 3), 60 + index, np.uint8) for index, name in enumerate(("scene", "wrist"))}
+"""  # noqa: E501
+IMAGES = {
+    name: np.full((240, 320, 3), 60 + index, np.uint8)
+    for index, name in enumerate(("scene", "wrist"))
+}
 
 
 def translation(tmp_path, text=TOOL, contract=None):
@@ -58,7 +63,9 @@ def test_a_chunk_comes_back_in_the_contracts_order_and_units(tmp_path):
     assert found.shape == (8, 4)
     assert found[:, 0] == pytest.approx(0.01 * np.arange(8), abs=1e-7)
     assert found[:, 1] == pytest.approx(0.02) and found[:, 2] == pytest.approx(-0.5)
-    assert found[:, 3] == pytest.approx(np.clip(0.5 - np.linspace(-1.0, 1.2, 12)[:8] / 2, 0, 1), abs=1e-6)
+    assert found[:, 3] == pytest.approx(
+        np.clip(0.5 - np.linspace(-1.0, 1.2, 12)[:8] / 2, 0, 1), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,10 @@ def test_a_chunk_comes_back_in_the_contracts_order_and_units(tmp_path):
         ({"actions": [["a"]]}, "no table of numbers"),
         ({"actions": [[1.0], [1.0, 2.0]]}, "no table of numbers"),
         ({"actions": np.full((8, 5), np.nan)}, "holds nan"),
-        ({"actions": np.full((8, 5), 57.0)}, r"moves gripper to -28, its range is 0 to 1: check open and closed of gripper"),
+        (
+            {"actions": np.full((8, 5), 57.0)},
+            r"moves gripper to -28, its range is 0 to 1: check open and closed of gripper",
+        ),
     ],
 )
 def test_a_reply_that_is_no_chunk_is_refused(tmp_path, reply, reason):
@@ -83,26 +93,60 @@ def test_a_reply_that_is_no_chunk_is_refused(tmp_path, reply, reason):
 def test_degrees_taken_for_radians_are_refused_by_name(tmp_path):
     contract = contract_for(ActionSpace.JOINT_POSITION)
     names = ", ".join(contract.arm_joints)
-    text = f"images: {{scene: a}}\nspace: joint_position\nstep_s: {contract.action.step_s}\ncolumns: [{names}GRIPPER]\n"
-    text = text.replace("GRIPPER", ", {name: gripper, open: 1, closed: 0}" if "gripper" in contract.action.names else "")
+    text = (
+        f"images: {{scene: a}}\nspace: joint_position\nstep_s: {contract.action.step_s}\ncolumns:"
+        f" [{names}GRIPPER]\n"
+    )
+    text = text.replace(
+        "GRIPPER",
+        ", {name: gripper, open: 1, closed: 0}" if "gripper" in contract.action.names else "",
+    )
     ours = translation(tmp_path, text, contract)
-    rows = np.tile(np.append(HOME[:6], 1.0)[: len(contract.action.names)], (contract.action.horizon, 1))
+    rows = np.tile(
+        np.append(HOME[:6], 1.0)[: len(contract.action.names)], (contract.action.horizon, 1)
+    )
     assert ours.chunk({"actions": rows}) == pytest.approx(rows)
-    with pytest.raises(ValueError, match=r"moves joint\d to .*, its range is .*: check unit, sign and order"):
+    with pytest.raises(
+        ValueError, match=r"moves joint\d to .*, its range is .*: check unit, sign and order"
+    ):
         ours.chunk({"actions": np.degrees(rows) * np.append(np.ones(6), 0.017)[: rows.shape[1]]})
 
 
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("scene: ", "front: ", r"images.front: the contract has no such camera; it has scene, wrist"),
-        ("space: ee_delta", "space: joint_position", "space: joint_position, the contract's is ee_delta"),
+        (
+            "scene: ",
+            "front: ",
+            r"images.front: the contract has no such camera; it has scene, wrist",
+        ),
+        (
+            "space: ee_delta",
+            "space: joint_position",
+            "space: joint_position, the contract's is ee_delta",
+        ),
         ("step_s: 0.1", "step_s: 0.02", "step_s: 0.02 s, the contract's is 0.1 s"),
         ("tool_x", "elbow", "state.observation/state: elbow is unknown; known are"),
-        ("{name: joint2, unit: deg}", "{name: joint2, unit: mm}", "joint2: unit mm does not fit, the contract's is rad"),
-        ("{name: joint2, unit: deg}", "{name: joint2, open: 0, closed: 1}", "joint2: open and closed are for the gripper"),
-        ("{name: gripper, open: -1, closed: 1}", "gripper", "give the server's values of open and closed; there is no default"),
-        ("{name: gripper, open: -1, closed: 1}", "{name: gripper, open: 1, closed: 1}", "give open and closed, two different values"),
+        (
+            "{name: joint2, unit: deg}",
+            "{name: joint2, unit: mm}",
+            "joint2: unit mm does not fit, the contract's is rad",
+        ),
+        (
+            "{name: joint2, unit: deg}",
+            "{name: joint2, open: 0, closed: 1}",
+            "joint2: open and closed are for the gripper",
+        ),
+        (
+            "{name: gripper, open: -1, closed: 1}",
+            "gripper",
+            "give the server's values of open and closed; there is no default",
+        ),
+        (
+            "{name: gripper, open: -1, closed: 1}",
+            "{name: gripper, open: 1, closed: 1}",
+            "give open and closed, two different values",
+        ),
         ("[ignore, ", "[speed, ", "speed is no action of the contract"),
         ("[ignore, ", "[x, ", "x must be there once, it is 2 times"),
         ("{name: z, sign: -1}, ", "", "z must be there once, it is 0 times"),

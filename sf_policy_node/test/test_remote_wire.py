@@ -1,4 +1,6 @@
-"""Messages of policy servers: openpi's bytes to the letter, json_numpy's layout, and nothing read that is not sound."""
+"""Messages of policy servers: openpi's bytes to the letter, json_numpy's layout, and nothing read
+that is not sound.
+"""
 
 import json
 
@@ -10,7 +12,11 @@ from hypothesis import strategies as st
 from sf_policy_node.vla.remote.wire import WireError, from_json, pack, to_json, unpack
 
 # From openpi_client.msgpack_numpy.packb (Physical-Intelligence/openpi 15a9616) of OBSERVATION.
-OBSERVATION = {"observation/state": np.array([1, -2.5], np.float32), "n": np.float64(0.5), "prompt": "go"}
+OBSERVATION = {
+    "observation/state": np.array([1, -2.5], np.float32),
+    "n": np.float64(0.5),
+    "prompt": "go",
+}
 OPENPI = bytes.fromhex(
     "83b16f62736572766174696f6e2f737461746584c40b5f5f6e6461727261795f5fc3c40464617461c4080000803f000020c0c4056474797065a33c6634c405736861"
     "70659102a16ecb3fe0000000000000a670726f6d7074a2676f"
@@ -22,13 +28,19 @@ JSON_NUMPY = '[{"__numpy__": "AAAAAAAAgD8AAABA", "dtype": "<f4", "shape": [3]}]'
 def test_bytes_are_openpis():
     found = unpack(OPENPI)
     assert found["prompt"] == "go" and found["n"] == 0.5
-    assert found["observation/state"].tolist() == [1.0, -2.5] and found["observation/state"].dtype == np.float32
+    assert (
+        found["observation/state"].tolist() == [1.0, -2.5]
+        and found["observation/state"].dtype == np.float32
+    )
     assert pack(OBSERVATION) == OPENPI
 
 
 def test_a_numpy_number_comes_back_with_its_dtype():
     found = unpack(pack({"n": np.float32(0.1), "k": np.int16(-3)}))
-    assert (found["n"].dtype, found["k"].dtype) == (np.float32, np.int16) and (found["n"], found["k"]) == (np.float32(0.1), -3)
+    assert (found["n"].dtype, found["k"].dtype) == (np.float32, np.int16) and (
+        found["n"],
+        found["k"],
+    ) == (np.float32(0.1), -3)
 
 
 def test_json_is_json_numpys():
@@ -47,7 +59,11 @@ def test_arrays_come_back_as_they_were(dtype, shape, text):
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
     for there, back in ((pack, unpack), (to_json, from_json)):
         found = back(there({"a": {"b": [array]}, "text": text}))
-        assert found["text"] == text and found["a"]["b"][0].dtype == array.dtype and np.array_equal(found["a"]["b"][0], array)
+        assert (
+            found["text"] == text
+            and found["a"]["b"][0].dtype == array.dtype
+            and np.array_equal(found["a"]["b"][0], array)
+        )
 
 
 @settings(max_examples=300, deadline=None)
@@ -61,7 +77,11 @@ def test_noise_is_refused_or_read_and_never_anything_else(noise):
 
 
 @settings(max_examples=200, deadline=None)
-@given(where=st.integers(0, len(OPENPI) - 1), value=st.integers(0, 255), cut=st.integers(0, len(OPENPI)))
+@given(
+    where=st.integers(0, len(OPENPI) - 1),
+    value=st.integers(0, 255),
+    cut=st.integers(0, len(OPENPI)),
+)
 def test_a_damaged_message_is_refused_or_read_and_never_anything_else(where, value, cut):
     damaged = bytearray(OPENPI)
     damaged[where] = value

@@ -1,4 +1,6 @@
-"""A replayed episode moves the arm like a person does, outranks the policy, and yields to a person, a pause and an emergency stop."""
+"""A replayed episode moves the arm like a person does, outranks the policy, and yields to a person,
+a pause and an emergency stop.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ def turned(angle):
 
 def lead(bench, target, seconds, source=ControlSource.REPLAY):
     for _ in range(round(seconds / PERIOD)):
-        bench.post(bench.executor.on_teleoperation(bench.now, target, np.zeros(7), bench.now, source))
+        bench.post(
+            bench.executor.on_teleoperation(bench.now, target, np.zeros(7), bench.now, source)
+        )
         bench.run(PERIOD)
 
 
@@ -30,7 +34,11 @@ def test_a_replay_moves_the_arm_inside_the_limits_and_says_so(bench):
     lead(bench, turned(0.2), 1.5)
     assert bench.observer.state(bench.now)[0][0] == pytest.approx(0.2, abs=0.01)
     status = bench.executor.status
-    assert (status.state, status.source, status.reason) == (ExecutorState.TELEOPERATION, ControlSource.REPLAY, "an episode is replayed")
+    assert (status.state, status.source, status.reason) == (
+        ExecutorState.TELEOPERATION,
+        ControlSource.REPLAY,
+        "an episode is replayed",
+    )
     with pytest.raises(ChunkRefused, match="an episode is replayed"):
         bench.send(bench.chunk(FORWARD, age=0.1))
     assert not bench.violations()
@@ -52,7 +60,10 @@ def test_a_replay_outranks_the_policy_which_goes_on_after_it(bench):
     lead(bench, bench.observer.state(bench.now)[0], 0.3)
     assert bench.executor.status.source is ControlSource.REPLAY
     bench.run(sim_arm().budgets.teleop_age_s + 0.4)
-    assert (bench.executor.status.state, bench.executor.status.source) == (ExecutorState.HOLDING, ControlSource.NOBODY)
+    assert (bench.executor.status.state, bench.executor.status.source) == (
+        ExecutorState.HOLDING,
+        ControlSource.NOBODY,
+    )
     assert "the replay has ended" in bench.executor.status.reason
     bench.send(bench.chunk(FORWARD))
     assert bench.executor.status.source is ControlSource.POLICY

@@ -1,4 +1,6 @@
-"""When a policy predicts, for which instruction, and when it gives up. With a real worker thread and a clock of the test's own."""
+"""When a policy predicts, for which instruction, and when it gives up. With a real worker thread
+and a clock of the test's own.
+"""
 
 import threading
 import time
@@ -123,11 +125,16 @@ def test_a_timeout_ends_it(stage):
     [
         (ValueError("no wrist camera"), "the policy failed: no wrist camera"),
         (RuntimeError("out of memory"), "the policy failed: RuntimeError: out of memory"),
-        (np.zeros((3, 4)), "the policy failed: it returned a chunk of shape (3, 4), the contract says (8, 4)"),
+        (
+            np.zeros((3, 4)),
+            "the policy failed: it returned a chunk of shape (3, 4), the contract says (8, 4)",
+        ),
         (np.full((8, 4), np.nan), "the policy failed: it returned nan in column x"),
     ],
 )
-def test_a_failing_policy_ends_the_instruction_and_says_so_and_a_new_one_may_work(stage, result, message):
+def test_a_failing_policy_ends_the_instruction_and_says_so_and_a_new_one_may_work(
+    stage, result, message
+):
     stage.policy.result = result
     run = stage.session.begin("pick the red cube")
     stage.see()
@@ -147,7 +154,9 @@ def test_an_image_that_cannot_be_read_makes_it_wait_with_the_sentence(stage):
     stage.decode = decode
     stage.session.begin("pick the red cube")
     stage.see()
-    stage.until(lambda: "encoding 'x' cannot be read" in stage.session.status().reason, "the sentence")
+    stage.until(
+        lambda: "encoding 'x' cannot be read" in stage.session.status().reason, "the sentence"
+    )
     assert stage.session.status().state is PolicyState.WAITING and not stage.chunks
 
 

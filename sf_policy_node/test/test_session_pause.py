@@ -1,4 +1,6 @@
-"""Pause and resume, the cadence of a run, cameras that freeze, and policies that continue their last chunk."""
+"""Pause and resume, the cadence of a run, cameras that freeze, and policies that continue their
+last chunk.
+"""
 
 import threading
 
@@ -19,11 +21,17 @@ def test_a_pause_keeps_the_instruction_and_predicts_nothing(stage):
     predicted = len(stage.policy.calls)
     stage.notified.clear()
     assert stage.session.pause(True) is run
-    assert stage.notified.is_set(), "the status must go out at once: the executor stops the arm by it"
+    assert stage.notified.is_set(), (
+        "the status must go out at once: the executor stops the arm by it"
+    )
     stage.advance(2.0)
     status = stage.session.status()
     assert len(stage.policy.calls) == predicted
-    assert (status.state, status.instruction, status.epoch) == (PolicyState.PAUSED, "pick the red cube", run.epoch)
+    assert (status.state, status.instruction, status.epoch) == (
+        PolicyState.PAUSED,
+        "pick the red cube",
+        run.epoch,
+    )
 
 
 def test_a_resume_goes_on_in_a_new_epoch_with_what_is_seen_then(stage):
@@ -35,10 +43,14 @@ def test_a_resume_goes_on_in_a_new_epoch_with_what_is_seen_then(stage):
     stage.now = resumed = stage.now + 0.01
     assert stage.session.pause(False) is run and stage.session.status().state is PolicyState.RUNNING
     stage.settle()
-    assert {chunk.epoch for chunk in stage.chunks} == {first}, "pictures from before the resume are not used"
+    assert {chunk.epoch for chunk in stage.chunks} == {first}, (
+        "pictures from before the resume are not used"
+    )
     stage.advance(1.0)
     later = [chunk for chunk in stage.chunks if chunk.epoch != first]
-    assert later and all(chunk.epoch == run.epoch > first and chunk.stamp >= resumed for chunk in later)
+    assert later and all(
+        chunk.epoch == run.epoch > first and chunk.stamp >= resumed for chunk in later
+    )
     assert {chunk.instruction for chunk in stage.chunks} == {"pick the red cube"}
     assert np.all(np.diff([chunk.sequence for chunk in stage.chunks]) == 1)
 
@@ -49,7 +61,11 @@ def test_the_time_limit_stands_still_while_paused(stage):
     stage.session.pause(True)
     stage.advance(10.0, step=0.5)
     stage.session.check_time()
-    assert run.termination is None and run.progress(stage.now) == pytest.approx(0.5) and run.elapsed_s(stage.now) == pytest.approx(1.0)
+    assert (
+        run.termination is None
+        and run.progress(stage.now) == pytest.approx(0.5)
+        and run.elapsed_s(stage.now) == pytest.approx(1.0)
+    )
     stage.session.pause(False)
     stage.advance(0.9)
     stage.session.check_time()
@@ -103,7 +119,11 @@ def test_a_new_instruction_replaces_a_paused_one_and_a_stop_ends_it(stage):
     first = stage.session.begin("pick the red cube")
     stage.session.pause(True)
     second = stage.session.begin("pick the blue cube")
-    assert first.termination is Termination.REPLACED and not second.paused and stage.session.status().state is PolicyState.RUNNING
+    assert (
+        first.termination is Termination.REPLACED
+        and not second.paused
+        and stage.session.status().state is PolicyState.RUNNING
+    )
     stage.session.pause(True)
     stage.session.end(Termination.STOPPED, "emergency stop")
     assert stage.session.run is None and stage.session.status().state is PolicyState.IDLE
@@ -160,7 +180,10 @@ def test_a_frozen_camera_stops_the_predictions_and_then_the_instruction(stage):
         if run.termination is not None:
             break
     assert run.termination is Termination.NO_OBSERVATION
-    assert "camera scene: the picture has not changed for" in run.message and "restart the camera's driver" in run.message
+    assert (
+        "camera scene: the picture has not changed for" in run.message
+        and "restart the camera's driver" in run.message
+    )
     assert run.chunks <= 2 and stage.session.status().observations_refused > 0
 
 
@@ -175,7 +198,10 @@ def test_pictures_that_cannot_be_read_end_the_instruction_after_a_while(stage):
     assert run.termination is None
     stage.advance(1.0, step=0.1)
     stage.session.check_time()
-    assert run.termination is Termination.NO_OBSERVATION and "encoding 'x' cannot be read" in run.message
+    assert (
+        run.termination is Termination.NO_OBSERVATION
+        and "encoding 'x' cannot be read" in run.message
+    )
 
 
 def test_chunks_say_how_they_want_to_be_joined(stage):
@@ -201,7 +227,9 @@ def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last
     assert {chunk.join for chunk in stage.chunks} == {Join.RTC}
     assert given[0][1] is None, "nothing came before the first chunk"
     rows = given[1][1].rows
-    assert rows.shape[1] == 4 and 4 <= len(rows) <= 6, "of 8 rows of 0.1 s, those of the first 0.3 s are over"
+    assert rows.shape[1] == 4 and 4 <= len(rows) <= 6, (
+        "of 8 rows of 0.1 s, those of the first 0.3 s are over"
+    )
     # The arm has not moved, so what is ahead is what was predicted.
     assert rows[0][0] == pytest.approx(0.005 * 4, abs=0.0026)
     stage.session.pause(True)
@@ -211,5 +239,12 @@ def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last
     assert given[paused_after][1] is None, "nothing of before a pause is continued"
     stage.session.begin("pick the blue cube")
     stage.advance(0.2)
-    assert next(continuation for instruction, continuation in given if instruction == "pick the blue cube") is None
+    assert (
+        next(
+            continuation
+            for instruction, continuation in given
+            if instruction == "pick the blue cube"
+        )
+        is None
+    )
     stage.session.close()

@@ -25,7 +25,9 @@ def inside(values):
 
 def assert_within_limits(position, velocity, positions, velocities, period):
     ps, vs = np.vstack([position, positions]), np.vstack([velocity, velocities])
-    assert np.allclose(np.diff(ps, axis=0), 0.5 * period * (vs[1:] + vs[:-1]), atol=1e-9), "not a motion of constant acceleration pieces"
+    assert np.allclose(np.diff(ps, axis=0), 0.5 * period * (vs[1:] + vs[:-1]), atol=1e-9), (
+        "not a motion of constant acceleration pieces"
+    )
     assert (np.abs(np.diff(vs, axis=0)) / period <= LIMITS.acceleration).all()
     assert (np.abs(velocities) <= LIMITS.velocity * (1 + 1e-9)).all()
     low, high = np.minimum(LIMITS.lower, position), np.maximum(LIMITS.upper, position)
@@ -46,24 +48,44 @@ def test_any_reference_becomes_a_motion_inside_the_limits(start, seed, rate, wil
     position, velocity = inside(start), np.zeros(J)
     shaped = follow(reference, speed, position, velocity, LIMITS, period, np.full(J, 8.0))
     rest, zero = brake(shaped.positions[-1], shaped.velocities[-1], LIMITS, period)
-    assert_within_limits(position, velocity, np.vstack([shaped.positions, rest]), np.vstack([shaped.velocities, zero]), period)
+    assert_within_limits(
+        position,
+        velocity,
+        np.vstack([shaped.positions, rest]),
+        np.vstack([shaped.velocities, zero]),
+        period,
+    )
     assert (zero[-1] == 0.0).all()
 
 
 def test_a_reference_inside_the_limits_is_followed_closely_and_cut_nowhere():
     period = 0.02
     times = period * np.arange(100)
-    reference = 0.2 * np.sin(times)[:, None] * np.ones(J) * np.append(np.ones(J - 1), 0.01) + inside(np.zeros(J))
+    reference = 0.2 * np.sin(times)[:, None] * np.ones(J) * np.append(
+        np.ones(J - 1), 0.01
+    ) + inside(np.zeros(J))
     speed = np.gradient(reference, period, axis=0)
     shaped = follow(reference, speed, reference[0], speed[0], LIMITS, period, np.full(J, 8.0))
     assert np.abs(shaped.positions - reference[1:]).max() < 1e-3
-    assert not shaped.velocity_clips.any() and not shaped.acceleration_clips.any() and not shaped.position_clips.any()
+    assert (
+        not shaped.velocity_clips.any()
+        and not shaped.acceleration_clips.any()
+        and not shaped.position_clips.any()
+    )
 
 
 def test_a_far_target_is_reached_at_top_speed_without_overshoot():
     target = inside(np.full(J, 0.9))
     reference = np.tile(target, (400, 1))
-    shaped = follow(reference, np.zeros_like(reference), inside(np.full(J, -0.9)), np.zeros(J), LIMITS, 0.02, np.full(J, 8.0))
+    shaped = follow(
+        reference,
+        np.zeros_like(reference),
+        inside(np.full(J, -0.9)),
+        np.zeros(J),
+        LIMITS,
+        0.02,
+        np.full(J, 8.0),
+    )
     assert (shaped.positions <= target + 1e-9).all()
     assert np.allclose(shaped.positions[-1], target, atol=1e-6)
     assert np.allclose(shaped.velocities.max(axis=0)[:6], 0.995 * LIMITS.velocity[:6])
@@ -87,7 +109,9 @@ def test_braking_is_the_shortest_stop_of_each_joint(speed, rate):
     vs = np.vstack([velocity, velocities])
     assert (velocities[-1] == 0.0).all()
     assert (np.abs(np.diff(vs, axis=0)) / period <= LIMITS.acceleration).all()
-    assert len(positions) <= np.ceil((np.abs(velocity) / (0.98 * LIMITS.acceleration)).max() / period + 1)
+    assert len(positions) <= np.ceil(
+        (np.abs(velocity) / (0.98 * LIMITS.acceleration)).max() / period + 1
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,7 +129,9 @@ def test_the_curve_passes_every_row_and_never_leaves_the_range_between_two(value
 
 
 def test_a_column_of_steps_takes_the_value_of_the_row_it_leads_to():
-    curve = ReferenceCurve(np.array([0.0, 0.1, 0.2]), np.array([[0.0], [1.0], [0.0]]), np.array([True]))
+    curve = ReferenceCurve(
+        np.array([0.0, 0.1, 0.2]), np.array([[0.0], [1.0], [0.0]]), np.array([True])
+    )
     positions, velocities = curve.sample(np.array([0.0, 0.01, 0.09, 0.1, 0.11, 0.2, 5.0]))
     assert positions[:, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     assert not velocities.any()

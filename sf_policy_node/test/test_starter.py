@@ -27,7 +27,12 @@ time.sleep(60)
 def start(folder, name, mode):
     script = folder / name
     script.write_text(PARENT.format(child=CHILD, mode=mode))
-    return subprocess.Popen([sys.executable, str(script), "run"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])

@@ -24,21 +24,34 @@ def test_publishers_of_another_type_or_qos_are_named_with_the_cure(graph):
         Input(JointState, "states", qos_profile_sensor_data),
         Input(String, "anything", None),
     ]
-    for kind, topic in ((CompressedImage, "camera/image"), (Image, "packed/image"), (String, "states")):
+    for kind, topic in (
+        (CompressedImage, "camera/image"),
+        (Image, "packed/image"),
+        (String, "states"),
+    ):
         peer.create_publisher(kind, topic, 10)
     peer.create_publisher(ActionChunk, "chunks", qos_profile_sensor_data)
     peer.create_publisher(String, "anything", qos_profile_sensor_data)
     unmatched = Unmatched(peer, inputs)
     graph.until(lambda: len(unmatched.problems) == 4, "four problems", each=unmatched.look)
     text = "\n".join(unmatched.problems)
-    assert "/camera/image: /test_peer publishes sensor_msgs/msg/CompressedImage" in text and "transport: compressed" in text
+    assert (
+        "/camera/image: /test_peer publishes sensor_msgs/msg/CompressedImage" in text
+        and "transport: compressed" in text
+    )
     assert "transport: raw" in text and "/states: /test_peer publishes std_msgs/msg/String" in text
-    assert "/chunks: /test_peer publishes best effort and reliable is needed" in text and "/anything" not in text
+    assert (
+        "/chunks: /test_peer publishes best effort and reliable is needed" in text
+        and "/anything" not in text
+    )
 
 
 def test_a_second_executor_is_refused_and_the_first_goes_on(graph):
     first = Executor(graph)
-    second = graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]), activate=False)
+    second = graph.add(
+        ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]),
+        activate=False,
+    )
     assert second.trigger_configure().name == "SUCCESS" and second.settle() > 0.0
     first.until(lambda: second._rival, "the first one's status")
     assert second.trigger_activate().name == "FAILURE"
@@ -57,19 +70,30 @@ def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
     message = PolicyStatus(state=PolicyStatus.IDLE, epoch=99)
     executor.node._on_policy_status(message, {"publisher_gid": {"data": bytes(16)}})
     assert "instruction" not in executor.node._motion.status.reason
-    executor.node._on_policy_status(message, {"publisher_gid": {"data": bytes.fromhex(executor.node._chunks_from)}})
+    executor.node._on_policy_status(
+        message, {"publisher_gid": {"data": bytes.fromhex(executor.node._chunks_from)}}
+    )
     assert "the policy follows no instruction" in executor.node._motion.status.reason
 
 
 def test_a_topic_of_commands_that_nobody_takes_is_named(graph):
     executor = Executor(graph)
-    executor.graph.peer.destroy_subscription(next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory")))
-    executor.until(lambda: "subscribes to /joint_trajectory_controller/joint_trajectory" in executor.status.reason, "the reason")
+    executor.graph.peer.destroy_subscription(
+        next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory"))
+    )
+    executor.until(
+        lambda: (
+            "subscribes to /joint_trajectory_controller/joint_trajectory" in executor.status.reason
+        ),
+        "the reason",
+    )
 
 
 def test_joint_states_of_another_arm_are_named_while_the_executor_waits(graph):
     statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
-    graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]))
+    graph.add(
+        ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))])
+    )
     driver = graph.publisher(JointState, TOPICS.joint_states)
     message = JointState(name=["right/shoulder", "right/elbow"], position=[0.1, 0.2])
 
@@ -77,4 +101,8 @@ def test_joint_states_of_another_arm_are_named_while_the_executor_waits(graph):
         message.header.stamp = graph.peer.get_clock().now().to_msg()
         driver.publish(message)
 
-    graph.until(lambda: statuses and "they name right/shoulder, right/elbow" in statuses[-1].reason, "the reason", each=publish)
+    graph.until(
+        lambda: statuses and "they name right/shoulder, right/elbow" in statuses[-1].reason,
+        "the reason",
+        each=publish,
+    )

@@ -1,4 +1,6 @@
-"""Rows of a chunk into joint targets, for each action space, and what happens to rows that cannot be followed."""
+"""Rows of a chunk into joint targets, for each action space, and what happens to rows that cannot
+be followed.
+"""
 
 import numpy as np
 import pytest
@@ -35,7 +37,9 @@ def test_inverse_kinematics_undoes_forward_kinematics(shares):
     solution = kinematics().inverse(pose, HOME[:6])
     again = kinematics().forward(solution.positions)
     assert solution.reached
-    assert np.allclose(again.position, pose.position, atol=1e-3) and np.allclose(again.rotation, pose.rotation, atol=1e-2)
+    assert np.allclose(again.position, pose.position, atol=1e-3) and np.allclose(
+        again.rotation, pose.rotation, atol=1e-2
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +50,9 @@ def test_the_chain_of_a_whole_motion_agrees_with_pinocchio(seed):
     places, velocities = kinematics().tool_motion(joints, speeds)
     for n in range(5):
         assert np.allclose(places[n], kinematics().forward(joints[n]).position, atol=1e-12)
-        assert np.allclose(velocities[n], kinematics().jacobian(joints[n])[:3] @ speeds[n], atol=1e-12)
+        assert np.allclose(
+            velocities[n], kinematics().jacobian(joints[n])[:3] @ speeds[n], atol=1e-12
+        )
 
 
 def test_inverse_kinematics_says_when_a_target_is_out_of_reach():
@@ -57,7 +63,9 @@ def test_inverse_kinematics_says_when_a_target_is_out_of_reach():
 def test_ee_delta_rows_refer_to_the_tool_at_the_reference():
     targets = make(sim_arm(), straight(sim_arm(), (0.01, -0.01, 0.005)))
     start = kinematics().forward(HOME[:6]).position
-    assert np.allclose(tools(targets), start + np.outer(np.arange(1, H + 1), [0.01, -0.01, 0.005]), atol=1e-3)
+    assert np.allclose(
+        tools(targets), start + np.outer(np.arange(1, H + 1), [0.01, -0.01, 0.005]), atol=1e-3
+    )
 
 
 def test_ee_delta_turns_about_the_axes_of_the_base_frame():
@@ -67,7 +75,11 @@ def test_ee_delta_turns_about_the_axes_of_the_base_frame():
     rotation = kinematics().forward(make(contract, data).positions[-1][:6]).rotation
     turn = rotation @ kinematics().forward(HOME[:6]).rotation.T
     angle = 0.02 * H
-    assert np.allclose(turn, [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]], atol=0.02)
+    assert np.allclose(
+        turn,
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]],
+        atol=0.02,
+    )
 
 
 def test_ee_pose_rows_are_places_in_the_base_frame():

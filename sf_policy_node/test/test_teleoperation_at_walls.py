@@ -1,4 +1,6 @@
-"""A person takes over close to a wall of the workspace box, as close to the table as most work is done, and can lead the arm away."""
+"""A person takes over close to a wall of the workspace box, as close to the table as most work is
+done, and can lead the arm away.
+"""
 
 import contextlib
 
@@ -27,11 +29,18 @@ def target(bench, way):
     """Joints (7,) with the tool moved from where it is."""
     joints = bench.observer.state(bench.now)[0]
     pose = kinematics().forward(joints[:6])
-    return np.append(kinematics().inverse(ToolPose(pose.position + way, pose.rotation), joints[:6]).positions, joints[-1])
+    return np.append(
+        kinematics().inverse(ToolPose(pose.position + way, pose.rotation), joints[:6]).positions,
+        joints[-1],
+    )
 
 
-@pytest.mark.parametrize("way", [(0.0, 0.1, 0.0), (-0.1, 0.0, 0.0), (0.0, -0.15, 0.02), (-0.1, 0.1, 0.0)])
-def test_targets_along_the_table_are_reached_though_the_straight_way_in_the_joints_leads_through_it(low, way):
+@pytest.mark.parametrize(
+    "way", [(0.0, 0.1, 0.0), (-0.1, 0.0, 0.0), (0.0, -0.15, 0.02), (-0.1, 0.1, 0.0)]
+)
+def test_targets_along_the_table_are_reached_though_the_straight_way_in_the_joints_leads_through_it(
+    low, way
+):
     wanted = target(low, np.array([*way[:2], max(way[2], 0.003)]))
     for _ in range(200):
         with contextlib.suppress(MotionRefused):
@@ -59,7 +68,11 @@ def test_a_leader_that_goes_down_slowly_does_not_lead_the_tool_through_the_table
     way = kinematics().forward(HOME[:6]).position[2] - sim_arm().workspace.lower[2] + 0.015
     for _ in range(round(way / step)):
         pose = kinematics().forward(wanted[:6])
-        wanted[:6] = kinematics().inverse(ToolPose(pose.position - [0.0, 0.0, step], pose.rotation), wanted[:6]).positions
+        wanted[:6] = (
+            kinematics()
+            .inverse(ToolPose(pose.position - [0.0, 0.0, step], pose.rotation), wanted[:6])
+            .positions
+        )
         with contextlib.suppress(MotionRefused):
             bench.post(bench.executor.on_teleoperation(bench.now, wanted, np.zeros(7), bench.now))
         bench.run(PERIOD)

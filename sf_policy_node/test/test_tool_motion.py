@@ -1,4 +1,6 @@
-"""The tool's pose and twist against finite differences, with the base frame where URDFs put it and turned."""
+"""The tool's pose and twist against finite differences, with the base frame where URDFs put it and
+turned.
+"""
 
 from functools import cache
 
@@ -15,20 +17,28 @@ from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, ToolPlace, 
 
 STEP = 1e-5  # s
 BASES = ("base_link", "cell")
-LOWER, UPPER = (np.array([getattr(joint, limit) for joint in sim_arm().joints]) for limit in ("lower", "upper"))
-inside = st.lists(st.floats(0.02, 0.98), min_size=6, max_size=6).map(lambda share: LOWER + np.array(share) * (UPPER - LOWER))
+LOWER, UPPER = (
+    np.array([getattr(joint, limit) for joint in sim_arm().joints]) for limit in ("lower", "upper")
+)
+inside = st.lists(st.floats(0.02, 0.98), min_size=6, max_size=6).map(
+    lambda share: LOWER + np.array(share) * (UPPER - LOWER)
+)
 speeds = st.lists(st.floats(-2.0, 2.0), min_size=6, max_size=6).map(np.array)
 
 
 @cache
 def tool_motion(base: str) -> ToolMotion:
-    """The simulated arm; its base frame is the arm's own, or a cell that is turned and shifted against it."""
+    """The simulated arm; its base frame is the arm's own, or a cell that is turned and shifted
+    against it.
+    """
     data = yaml.safe_load(CONTRACT_PATH.read_text()) | {"base_frame": base}
     cell = (
-        '<link name="cell"/><joint name="cell_joint" type="fixed"><parent link="base_link"/><child link="cell"/>'
-        '<origin xyz="0.4 -0.2 0.1" rpy="0.3 -0.8 1.9"/></joint></robot>'
+        '<link name="cell"/><joint name="cell_joint" type="fixed"><parent link="base_link"/><child'
+        ' link="cell"/><origin xyz="0.4 -0.2 0.1" rpy="0.3 -0.8 1.9"/></joint></robot>'
     )
-    return ToolMotion(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml.replace("</robot>", cell)))
+    return ToolMotion(
+        parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml.replace("</robot>", cell))
+    )
 
 
 def rotation(quaternion):
@@ -55,11 +65,16 @@ def test_the_twist_is_the_derivative_of_the_pose(base, positions, velocities):
 
 
 def test_pose_and_twist_are_given_in_the_base_frame_of_the_contract():
-    positions, velocities = np.array([0.3, 0.5, 1.2, 0.9, -0.2, 0.4]), np.array([0.5, -0.3, 0.2, 0.1, 0.7, -0.4])
+    positions, velocities = (
+        np.array([0.3, 0.5, 1.2, 0.9, -0.2, 0.4]),
+        np.array([0.5, -0.3, 0.2, 0.1, 0.7, -0.4]),
+    )
     axes, origin = pinocchio.rpy.rpyToMatrix(0.3, -0.8, 1.9), np.array([0.4, -0.2, 0.1])
     arm, cell = (tool_motion(base).pose(positions) for base in BASES)
     np.testing.assert_allclose(axes @ cell.position + origin, arm.position, atol=1e-12)
-    np.testing.assert_allclose(axes @ rotation(cell.quaternion), rotation(arm.quaternion), atol=1e-12)
+    np.testing.assert_allclose(
+        axes @ rotation(cell.quaternion), rotation(arm.quaternion), atol=1e-12
+    )
     arm, cell = (tool_motion(base).twist(positions, velocities) for base in BASES)
     np.testing.assert_allclose(axes @ cell[:3], arm[:3], atol=1e-12)
     np.testing.assert_allclose(axes @ cell[3:], arm[3:], atol=1e-12)
@@ -84,7 +99,9 @@ UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
 
 
 def follow(loss, seconds, *, corrected):
-    """How far (N,) a tool is beside the circle of 5 cm along which twists lead it; a share of those towards +x is lost."""
+    """How far (N,) a tool is beside the circle of 5 cm along which twists lead it; a share of those
+    towards +x is lost.
+    """
     times = 0.01 * np.arange(round(seconds / 0.01))
     circle = 0.05 * np.stack([np.cos(times), np.sin(times), np.zeros_like(times)], axis=1)
     drift, place, sent, beside = Drift(), circle[0].copy(), [np.zeros(3)] * LATE, []
@@ -117,16 +134,23 @@ def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
             now, before = now + 0.01, drift.twist
             drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
             drift.measure(now, place)
-            assert np.abs(drift.twist - before).max() <= 0.005 + 1e-9, "a correction comes at 0.5 m/s^2 at most"
+            assert np.abs(drift.twist - before).max() <= 0.005 + 1e-9, (
+                "a correction comes at 0.5 m/s^2 at most"
+            )
 
-    measured(ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)])))  # 0.02 rad about z
+    measured(
+        ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)]))
+    )  # 0.02 rad about z
     np.testing.assert_allclose(drift.twist, [0, 0, 0, 0, 0, -0.04], atol=1e-6)
     measured(ToolPlace(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
     np.testing.assert_allclose(drift.twist, [0.1, 0, 0, 0, 0, 0], atol=1e-9)
 
 
 def test_a_correction_makes_the_tool_no_faster_than_it_may_be():
-    planned, back = np.array([0.475, 0.0, 0.0, 0.1, 0.0, 0.0]), np.array([0.1, 0.0, 0.0, 0.0, 0.1, 0.0])
+    planned, back = (
+        np.array([0.475, 0.0, 0.0, 0.1, 0.0, 0.0]),
+        np.array([0.1, 0.0, 0.0, 0.0, 0.1, 0.0]),
+    )
     np.testing.assert_allclose(kept_below(0.5, planned, back), [0.5, 0.0, 0.0, 0.1, 0.1, 0.0])
     np.testing.assert_allclose(kept_below(0.5, planned, -back), [0.375, 0.0, 0.0, 0.1, -0.1, 0.0])
     np.testing.assert_allclose(kept_below(0.4, planned, back)[:3], [0.475, 0.0, 0.0])

@@ -22,18 +22,30 @@ from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
 RNG = np.random.default_rng(0)
 JOINTS = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
-IMAGES = {name: RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8) for name in CONTRACT.camera_names}
+IMAGES = {
+    name: RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8) for name in CONTRACT.camera_names
+}
 
 
 def tiny(seed: int = 0) -> Nano:
     torch.manual_seed(seed)
-    config = NanoConfig(cameras=2, state_size=len(state_names(CONTRACT)), action_size=4, horizon=8, image_size=32, width=32, layers=2)
+    config = NanoConfig(
+        cameras=2,
+        state_size=len(state_names(CONTRACT)),
+        action_size=4,
+        horizon=8,
+        image_size=32,
+        width=32,
+        layers=2,
+    )
     return Nano(config).eval()
 
 
 def statistics() -> Normalisation:
     states, chunks = RNG.normal(size=(20, len(state_names(CONTRACT)))), RNG.normal(size=(20, 8, 4))
-    return Normalisation.from_data(states, chunks, RNG.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names)
+    return Normalisation.from_data(
+        states, chunks, RNG.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names
+    )
 
 
 @pytest.fixture
@@ -60,7 +72,9 @@ def test_prepared_intrinsics_project_to_the_prepared_pixel():
     blob = prepare({"scene": image}, ["scene"], 96)[0, 0].astype(float)
     rows, columns = np.mgrid[:96, :96] + 0.5
     centre = np.array([(blob * columns).sum(), (blob * rows).sum()]) / blob.sum()
-    np.testing.assert_allclose((prepare_intrinsics(camera_matrix, 320, 240, 96) @ point)[:2], centre, atol=0.5)
+    np.testing.assert_allclose(
+        (prepare_intrinsics(camera_matrix, 320, 240, 96) @ point)[:2], centre, atol=0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +114,12 @@ def test_reading_visual_tokens_changes_no_action():
 
 def test_alignment_gradient_stops_at_the_tapped_layer():
     model = tiny()
-    _, tokens = model(torch.randint(0, 256, (2, 2, 3, 32, 32)), torch.randn(2, 10), torch.randn(2, TEXT_SIZE), tap=1)
+    _, tokens = model(
+        torch.randint(0, 256, (2, 2, 3, 32, 32)),
+        torch.randn(2, 10),
+        torch.randn(2, TEXT_SIZE),
+        tap=1,
+    )
     tokens.square().mean().backward()
     assert model.stem.weight.grad.abs().max() > 0
     assert model.blocks[0].qkv.weight.grad.abs().max() > 0
@@ -114,14 +133,25 @@ def test_actions_depend_on_images_state_and_text():
     assert first.shape == (8, 4)
     assert not np.allclose(first, policy.predict(IMAGES, JOINTS, "pick the blue cube"))
     assert not np.allclose(first, policy.predict(IMAGES, JOINTS + 0.1, "pick the red cube"))
-    assert not np.allclose(first, policy.predict({k: 255 - v for k, v in IMAGES.items()}, JOINTS, "pick the red cube"))
+    assert not np.allclose(
+        first, policy.predict({k: 255 - v for k, v in IMAGES.items()}, JOINTS, "pick the red cube")
+    )
 
 
 def test_many_predictions_at_once_are_those_made_one_by_one():
     policy = Policy(tiny(), CONTRACT, statistics(), device="cpu")
     pictures = [IMAGES, {name: 255 - image for name, image in IMAGES.items()}]
-    asked = [(0, JOINTS, "pick the red cube"), (0, JOINTS, "pick the blue cube"), (1, JOINTS + 0.1, "pick the red cube")]
-    pixels = np.stack([prepare(images, CONTRACT.camera_names, policy.config.image_size, policy.config.fit) for images in pictures])
+    asked = [
+        (0, JOINTS, "pick the red cube"),
+        (0, JOINTS, "pick the blue cube"),
+        (1, JOINTS + 0.1, "pick the red cube"),
+    ]
+    pixels = np.stack(
+        [
+            prepare(images, CONTRACT.camera_names, policy.config.image_size, policy.config.fit)
+            for images in pictures
+        ]
+    )
     rows, joints, texts = zip(*asked, strict=True)
     together = policy.predict_prepared(pixels, np.stack(joints), texts, rows=np.array(rows))
     apart = [policy.predict(pictures[row], joint, text) for row, joint, text in asked]
@@ -132,7 +162,9 @@ def test_a_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
     model, normalisation = tiny(), statistics()
     save_checkpoint(tmp_path / "tiny", model, CONTRACT, normalisation, {})
     loaded = Policy.load(tmp_path / "tiny", contract=CONTRACT, device="cpu")
-    expected = Policy(model, CONTRACT, normalisation, device="cpu").predict(IMAGES, JOINTS, "pick the red cube")
+    expected = Policy(model, CONTRACT, normalisation, device="cpu").predict(
+        IMAGES, JOINTS, "pick the red cube"
+    )
     np.testing.assert_array_equal(loaded.predict(IMAGES, JOINTS, "pick the red cube"), expected)
     assert loaded.policy_id.startswith("tiny@")
     loaded.warm_up()
@@ -150,8 +182,13 @@ def test_a_checkpoint_holds_nothing_of_the_alignment(saved):
 
 
 def test_a_checkpoint_of_another_contract_is_refused_with_the_difference(saved):
-    other = parse_contract(CONTRACT.to_yaml().replace("horizon: 8", "horizon: 16"), CONTRACT.urdf_xml)
-    with pytest.raises(CheckpointError, match=r"trained for another contract \(action.horizon: 16 here, 8 there\); retrain"):
+    other = parse_contract(
+        CONTRACT.to_yaml().replace("horizon: 8", "horizon: 16"), CONTRACT.urdf_xml
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"trained for another contract \(action.horizon: 16 here, 8 there\); retrain",
+    ):
         load_checkpoint(saved, other)
 
 
@@ -160,7 +197,9 @@ def test_limits_may_be_tuned_without_a_new_training(saved):
     tuned["joints"][0]["velocity"] = 0.5
     tuned["budgets"]["observation_age_s"] = 0.1
     robot = parse_contract(yaml.safe_dump(tuned), CONTRACT.urdf_xml)
-    assert Policy.load(saved, contract=robot, device="cpu").contract.joints[0].velocity == 0.5  # the robot's limits hold
+    assert (
+        Policy.load(saved, contract=robot, device="cpu").contract.joints[0].velocity == 0.5
+    )  # the robot's limits hold
 
 
 def cut(path: Path) -> None:
@@ -199,7 +238,9 @@ def test_a_damaged_checkpoint_is_one_sentence(saved, name, damage, message):
 
 
 def test_a_missing_checkpoint_says_how_to_make_one(tmp_path):
-    with pytest.raises(CheckpointError, match="no such checkpoint directory; train one with `make train`"):
+    with pytest.raises(
+        CheckpointError, match="no such checkpoint directory; train one with `make train`"
+    ):
         load_checkpoint(tmp_path / "nothing")
 
 
@@ -223,10 +264,15 @@ def test_a_gpu_that_is_not_there_is_named():
         Policy(tiny(), CONTRACT, statistics(), device="cuda")
 
 
-@pytest.mark.parametrize(("joints", "message"), [(JOINTS[:5], "needs 7 values"), (np.full(7, np.nan), "joint1 is not finite")])
+@pytest.mark.parametrize(
+    ("joints", "message"),
+    [(JOINTS[:5], "needs 7 values"), (np.full(7, np.nan), "joint1 is not finite")],
+)
 def test_wrong_joints_are_named(joints, message):
     with pytest.raises(ValueError, match=message):
-        Policy(tiny(), CONTRACT, statistics(), device="cpu").predict(IMAGES, joints, "pick the red cube")
+        Policy(tiny(), CONTRACT, statistics(), device="cpu").predict(
+            IMAGES, joints, "pick the red cube"
+        )
 
 
 def test_robot_state_is_joints_opening_and_tool():
@@ -236,7 +282,9 @@ def test_robot_state_is_joints_opening_and_tool():
     state = dict(zip(state_names(CONTRACT), robot_state(CONTRACT, kinematics, JOINTS), strict=True))
     assert state["opening"] == 1.0
     assert state["joint3"] == 1.4
-    np.testing.assert_allclose([state["tool_x"], state["tool_y"], state["tool_z"]], kinematics.forward(JOINTS[:6]).position)
+    np.testing.assert_allclose(
+        [state["tool_x"], state["tool_y"], state["tool_z"]], kinematics.forward(JOINTS[:6]).position
+    )
 
 
 def test_normalisation_survives_json_and_floors_dead_columns():
@@ -249,12 +297,18 @@ def test_normalisation_survives_json_and_floors_dead_columns():
     np.testing.assert_array_equal(again.state.normalise(states), first.state.normalise(states))
     assert np.abs(first.state.normalise(states)[:, 3]).max() == 0.0
     assert set(np.unique(first.action.normalise(chunks)[..., 3])) == {-1.0, 1.0}
-    np.testing.assert_allclose(first.action.restore(first.action.normalise(chunks)), chunks, atol=1e-5)
+    np.testing.assert_allclose(
+        first.action.restore(first.action.normalise(chunks)), chunks, atol=1e-5
+    )
 
 
 def test_sentences_of_like_meaning_lie_closer_than_others():
-    red, crimson, blue = text_encoder().encode(["pick the red cube", "grab the crimson block", "pick the blue cube"])
+    red, crimson, blue = text_encoder().encode(
+        ["pick the red cube", "grab the crimson block", "pick the blue cube"]
+    )
     np.testing.assert_allclose(np.linalg.norm([red, crimson, blue], axis=1), 1.0, atol=1e-5)
     assert red @ crimson > blue @ crimson
-    again = text_encoder().encode(["a sentence of quite another length that needs padding", "pick the red cube"])
+    again = text_encoder().encode(
+        ["a sentence of quite another length that needs padding", "pick the red cube"]
+    )
     np.testing.assert_allclose(again[1], red, atol=1e-5)

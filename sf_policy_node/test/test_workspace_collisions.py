@@ -1,4 +1,6 @@
-"""A motion that would touch something is cut before it, whoever makes it, and the two links are named."""
+"""A motion that would touch something is cut before it, whoever makes it, and the two links are
+named.
+"""
 
 import numpy as np
 from motion_cases import HOME, kinematics, sim_arm

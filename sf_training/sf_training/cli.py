@@ -1,4 +1,6 @@
-"""``ros2 run sf_training sf_training VERB``, or ``python3 -m sf_training VERB``: one door from episodes to a checkpoint."""
+"""``ros2 run sf_training sf_training VERB``, or ``python3 -m sf_training VERB``: one door from
+episodes to a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +11,94 @@ import signal
 import sys
 from collections.abc import Sequence
 
-# Verb: module and one line. The module offers main(argv) -> int, or the function named after a colon; it is imported only when
-# its verb is called.
+# Verb: module and one line. The module offers main(argv) -> int, or the function named after a
+# colon; it is imported only when its verb is called.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Episodes": {
-        "demonstrations": ("sf_training.simulation.demonstrations", "record episodes of the simulated arm, by a scripted expert"),
-        "lint": ("sf_training.lint.command", "check episodes: rates, gaps, skew, dead joints, duplicates; HTML report"),
-        "stats": ("sf_training.data.stats", "how many episodes, frames and instructions, and the range of every column"),
-        "view": ("sf_training.view.command", "an episode as HTML or MP4: cameras, joints, timeline"),
-        "recover": ("sf_training.recording.recovery", "make an episode of a recording that was cut off"),
-        "verify": ("sf_training.recording.verification", "are episodes still, bit by bit, what was recorded?"),
-        "relabel": ("sf_training.recording.edit_command:relabel", "say outcome, instruction (or several in time) or note of episodes"),
+        "demonstrations": (
+            "sf_training.simulation.demonstrations",
+            "record episodes of the simulated arm, by a scripted expert",
+        ),
+        "lint": (
+            "sf_training.lint.command",
+            "check episodes: rates, gaps, skew, dead joints, duplicates; HTML report",
+        ),
+        "stats": (
+            "sf_training.data.stats",
+            "how many episodes, frames and instructions, and the range of every column",
+        ),
+        "view": (
+            "sf_training.view.command",
+            "an episode as HTML or MP4: cameras, joints, timeline",
+        ),
+        "recover": (
+            "sf_training.recording.recovery",
+            "make an episode of a recording that was cut off",
+        ),
+        "verify": (
+            "sf_training.recording.verification",
+            "are episodes still, bit by bit, what was recorded?",
+        ),
+        "relabel": (
+            "sf_training.recording.edit_command:relabel",
+            "say outcome, instruction (or several in time) or note of episodes",
+        ),
         "trim": ("sf_training.recording.edit_command:trim", "a part of an episode as a new one"),
-        "split": ("sf_training.recording.edit_command:split", "cut an episode into several new ones"),
-        "merge": ("sf_training.recording.edit_command:merge", "join episodes that follow each other into a new one"),
-        "replay": ("sf_training.teleoperation.replay_node", "send an episode to the robot again, through the guard"),
+        "split": (
+            "sf_training.recording.edit_command:split",
+            "cut an episode into several new ones",
+        ),
+        "merge": (
+            "sf_training.recording.edit_command:merge",
+            "join episodes that follow each other into a new one",
+        ),
+        "replay": (
+            "sf_training.teleoperation.replay_node",
+            "send an episode to the robot again, through the guard",
+        ),
         "lerobot": ("sf_training.lerobot.command", "episodes to a LeRobot v3 data set, and back"),
     },
     "Training": {
-        "cache": ("sf_training.training.cache_features", "compute the teacher's features before training"),
-        "train": ("sf_training.training.train", "fine-tune a model on episodes, with Spatial Forcing"),
-        "report": ("sf_training.training.report", "compare runs: with Spatial Forcing, without, and controls"),
+        "cache": (
+            "sf_training.training.cache_features",
+            "compute the teacher's features before training",
+        ),
+        "train": (
+            "sf_training.training.train",
+            "fine-tune a model on episodes, with Spatial Forcing",
+        ),
+        "report": (
+            "sf_training.training.report",
+            "compare runs: with Spatial Forcing, without, and controls",
+        ),
     },
     "Judging a checkpoint": {
-        "evaluate": ("sf_training.simulation.evaluate", "success in the simulator, or errors on held-out episodes (--bags)"),
+        "evaluate": (
+            "sf_training.simulation.evaluate",
+            "success in the simulator, or errors on held-out episodes (--bags)",
+        ),
         "probe": ("sf_training.spatial_forcing.probe", "how much depth its visual tokens hold"),
-        "regress": ("sf_training.evaluation.regression", "compare it with the operator and with an earlier checkpoint"),
+        "regress": (
+            "sf_training.evaluation.regression",
+            "compare it with the operator and with an earlier checkpoint",
+        ),
         "export": ("sf_training.training.export", "a smaller, checked directory for the robot"),
     },
 }
 VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
 
-_USAGE = "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells the options of a verb"
+_USAGE = (
+    "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells the options of a verb"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and (not words or {"-h", "--help", "help"} & set(words)):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads a help text may stop early: `… --help | head`
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # who reads a help text may stop early: `… --help | head`
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if words else 2
@@ -63,7 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sf_training"):
             raise
-        print(f"{verb}: the Python module {error.name} is missing; run `source docker/env.sh` or your ROS 2 setup first", file=sys.stderr)
+        print(
+            f"{verb}: the Python module {error.name} is missing; run `source docker/env.sh` or your"
+            " ROS 2 setup first",
+            file=sys.stderr,
+        )
         return 2
     try:
         code = run(arguments) or 0
@@ -82,7 +137,11 @@ def help_text() -> str:
     width = max(map(len, VERBS)) + 2
     lines = [_USAGE]
     for title, verbs in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {verb:{width}}{line}" for verb, (_, line) in verbs.items())]
+        lines += [
+            "",
+            f"{title}:",
+            *(f"  {verb:{width}}{line}" for verb, (_, line) in verbs.items()),
+        ]
     return "\n".join(lines)
 
 

@@ -27,7 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 Settings = TypeVar("Settings")
-_HINT = "Any of these options can come from a file: --config FILE.yaml (keys as below, nested ones indented); what is typed wins."
+_HINT = (
+    "Any of these options can come from a file: --config FILE.yaml (keys as below, nested ones"
+    " indented); what is typed wins."
+)
 
 
 class ConfigFileError(ValueError):
@@ -35,7 +38,8 @@ class ConfigFileError(ValueError):
 
 
 def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Settings:
-    """Read a command's settings, a frozen dataclass, from ``argv`` (default: the process's own) and from ``--config`` files.
+    """Read a command's settings, a frozen dataclass, from ``argv`` (default: the process's own) and
+    from ``--config`` files.
 
     Bad input ends the process with code 2 and one message, as does ``--help`` with code 0.
     """
@@ -49,15 +53,18 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Se
 
 
 def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
-    """Replace ``--config FILE`` by the options that the file holds, in front of those typed. Of several files the last wins.
+    """Replace ``--config FILE`` by the options that the file holds, in front of those typed. Of
+    several files the last wins.
 
-    A key without a value (null) means None. Paths in a file are relative to the working directory, as typed ones are.
+    A key without a value (null) means None. Paths in a file are relative to the working directory,
+    as typed ones are.
 
     Args:
         settings: dataclass of the command; with it, unknown keys are named here.
 
     Raises:
-        ConfigFileError: the file cannot be read, is not a mapping, or holds a key that the command does not have.
+        ConfigFileError: the file cannot be read, is not a mapping, or holds a key that the command
+            does not have.
     """
     files, typed = [], []
     words = iter(argv)
@@ -72,7 +79,9 @@ def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
         else:
             typed.append(word)
     known = {} if settings is None else dict(_flags(settings))
-    return [word for path in files for word in _options(Path(path), settings)] + _typed_booleans(typed, known)
+    return [word for path in files for word in _options(Path(path), settings)] + _typed_booleans(
+        typed, known
+    )
 
 
 def to_yaml(settings: Any) -> str:
@@ -101,19 +110,27 @@ def _options(path: Path, settings: type | None) -> list[str]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigFileError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+        raise ConfigFileError(
+            f"{path}: cannot be read ({error.strerror}); check --config"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path}: is not YAML ({' '.join(str(error).split())}); correct it") from None
+        raise ConfigFileError(
+            f"{path}: is not YAML ({' '.join(str(error).split())}); correct it"
+        ) from None
     if data is None:
         return []
     if not isinstance(data, Mapping):
         raise ConfigFileError(f"{path}: must hold `key: value` lines, got {type(data).__name__}")
     known = None if settings is None else dict(_flags(settings))
-    return [word for key, value in _flat(data, "", path) for word in _option(key, value, known, path)]
+    return [
+        word for key, value in _flat(data, "", path) for word in _option(key, value, known, path)
+    ]
 
 
 def _typed_booleans(words: Sequence[str], known: Mapping[str, Any]) -> list[str]:
-    """Turn ``--flag True`` and ``--flag=False`` into ``--flag`` and ``--no-flag``, the forms that tyro takes for a bool."""
+    """Turn ``--flag True`` and ``--flag=False`` into ``--flag`` and ``--no-flag``, the forms that
+    tyro takes for a bool.
+    """
     found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -136,7 +153,9 @@ def _flag(name: str, value: bool) -> str:
 def _flat(data: Mapping, prefix: str, path: Path) -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
         if not isinstance(key, str):
-            raise ConfigFileError(f"{path}: key {key!r} must be a word; put it in quotes if it is one")
+            raise ConfigFileError(
+                f"{path}: key {key!r} must be a word; put it in quotes if it is one"
+            )
         name = f"{prefix}{key.replace('_', '-')}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.", path)

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _FIRST_LINE_S = 2.0
 _LINE_EVERY_S = 15.0
@@ -17,7 +24,8 @@ _LINE_EVERY_S = 15.0
 class ProgressBar(Progress):
     """A bar with a count and the time that is left.
 
-    Without a terminal it prints a line after 2 s and then every 15 s, so that a log shows that the work goes on.
+    Without a terminal it prints a line after 2 s and then every 15 s, so that a log shows that the
+    work goes on.
 
     Args:
         title: what is counted.
@@ -26,8 +34,17 @@ class ProgressBar(Progress):
         columns: further columns, in front of the time that is left.
     """
 
-    def __init__(self, title: str, *columns: Any, console: Console | None = None, disable: bool = False) -> None:
-        parts = (TextColumn(title), BarColumn(), MofNCompleteColumn(), *columns, TextColumn("left"), TimeRemainingColumn())
+    def __init__(
+        self, title: str, *columns: Any, console: Console | None = None, disable: bool = False
+    ) -> None:
+        parts = (
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            *columns,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         super().__init__(*parts, console=console, disable=disable)
         self._title = title
         self._next_line = time.monotonic() + _FIRST_LINE_S
@@ -49,7 +66,10 @@ class ProgressBar(Progress):
         self._next_line = now + _LINE_EVERY_S
         task = next(each for each in self.tasks if each.id == task_id)
         left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
-        line = f"{self._title}: {task.completed:.0f} of {task.total or 0:.0f} after {task.elapsed or 0:.0f} s{left}"
+        line = (
+            f"{self._title}: {task.completed:.0f} of {task.total or 0:.0f} after"
+            f" {task.elapsed or 0:.0f} s{left}"
+        )
         self.console.print(line, highlight=False, soft_wrap=True)
 
 

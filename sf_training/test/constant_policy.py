@@ -15,7 +15,9 @@ from sf_policy_node.vla.normalisation import Columns, Normalisation
 from sf_policy_node.vla.text import TEXT_SIZE
 
 
-def constant_checkpoint(path: Path, contract: Contract, value: float, training: dict | None = None) -> Path:
+def constant_checkpoint(
+    path: Path, contract: Contract, value: float, training: dict | None = None
+) -> Path:
     """A nano checkpoint that answers ``value`` everywhere, in units of the contract."""
     model = untrained(contract)
     with torch.no_grad():
@@ -35,7 +37,12 @@ def untrained(contract: Contract, seed: int = 0) -> Nano:
 
 def _sizes(contract: Contract) -> dict[str, int]:
     action, state = contract.action, len(state_names(contract))
-    return {"cameras": len(contract.cameras), "state_size": state, "action_size": len(action.names), "horizon": action.horizon}
+    return {
+        "cameras": len(contract.cameras),
+        "state_size": state,
+        "action_size": len(action.names),
+        "horizon": action.horizon,
+    }
 
 
 def vision_language_model(contract: Contract, family: str = "smolvlm", seed: int = 0) -> HfVla:
@@ -44,7 +51,9 @@ def vision_language_model(contract: Contract, family: str = "smolvlm", seed: int
     return tiny_hf(family, **_sizes(contract)).eval()
 
 
-def statistics(contract: Contract, action: Columns | None = None, text: int = TEXT_SIZE) -> Normalisation:
+def statistics(
+    contract: Contract, action: Columns | None = None, text: int = TEXT_SIZE
+) -> Normalisation:
     """That leave everything as it is. A model with words of its own has no ``text`` columns."""
     sizes = (len(state_names(contract)), len(contract.action.names), text)
     state, identity, words = (Columns(np.zeros(size), np.ones(size)) for size in sizes)

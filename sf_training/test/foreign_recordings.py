@@ -21,12 +21,20 @@ ARM = [f"elbow_{n}" for n in "abcdef"]
 FINGER = "jaw"
 ALL = [*ARM, FINGER]
 BAGS = {
-    "topics": {TOP: "/scene_camera/image_raw", HAND: "/wrist_camera/image_raw", STATES: "/joint_states"},
+    "topics": {
+        TOP: "/scene_camera/image_raw",
+        HAND: "/wrist_camera/image_raw",
+        STATES: "/joint_states",
+    },
     "joints": {theirs: f"joint{n}" for n, theirs in enumerate(ARM, 1)} | {FINGER: "gripper"},
     "commands": LEADER,
     "instruction": "stack the bowls",
 }
-JOINT_SPACE = {"space": "joint_position", "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"], "horizon": 4}
+JOINT_SPACE = {
+    "space": "joint_position",
+    "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"],
+    "horizon": 4,
+}
 S = 10**9
 BEGIN = 1_700_000_000 * S
 DELAY = 4_000_000
@@ -35,7 +43,9 @@ FLOATS = "std_msgs/msg/Float64"
 
 @dataclass(frozen=True)
 class Entry:
-    """A message as it was received; ``at`` is when it was sent [s], ``log`` when it was received [ns]."""
+    """A message as it was received; ``at`` is when it was sent [s], ``log`` when it was received
+    [ns].
+    """
 
     topic: str
     kind: str
@@ -45,7 +55,9 @@ class Entry:
 
 
 def contract(**bags):
-    """The tiny robot with joint positions as actions, and how these recordings name things; ``topics`` are added."""
+    """The tiny robot with joint positions as actions, and how these recordings name things;
+    ``topics`` are added.
+    """
     topics = BAGS["topics"] | bags.pop("topics", {})
     return tiny_contract(bags=BAGS | {"topics": topics} | bags, action=JOINT_SPACE)
 
@@ -68,12 +80,16 @@ def pose_at(t: float) -> np.ndarray:
 def joints(stamp: int, names: Sequence[str], positions):
     """Joint states."""
     none = np.zeros(0)
-    return make(messages.JOINT_STATE, header(stamp), list(names), np.asarray(positions, float), none, none)
+    return make(
+        messages.JOINT_STATE, header(stamp), list(names), np.asarray(positions, float), none, none
+    )
 
 
 def numbers(values):
     """Numbers without names."""
-    return make(messages.NUMBERS, make("std_msgs/msg/MultiArrayLayout", [], 0), np.asarray(values, float))
+    return make(
+        messages.NUMBERS, make("std_msgs/msg/MultiArrayLayout", [], 0), np.asarray(values, float)
+    )
 
 
 def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]):
@@ -81,7 +97,16 @@ def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, S
     none, made = np.zeros(0), []
     for after, positions in points:
         duration = make("builtin_interfaces/msg/Duration", *divmod(round(after * S), S))
-        made.append(make("trajectory_msgs/msg/JointTrajectoryPoint", np.asarray(positions, float), none, none, none, duration))
+        made.append(
+            make(
+                "trajectory_msgs/msg/JointTrajectoryPoint",
+                np.asarray(positions, float),
+                none,
+                none,
+                none,
+                duration,
+            )
+        )
     return make(messages.JOINT_TRAJECTORY, header(stamp), list(names), made)
 
 
@@ -92,12 +117,18 @@ def text(words: str):
 
 def shot(frame: int, scale: int = 1) -> np.ndarray:
     """(H, W, 3), noise that differs from frame to frame."""
-    return np.random.default_rng(frame).integers(0, 255, (HEIGHT * scale, WIDTH * scale, 3)).astype(np.uint8)
+    return (
+        np.random.default_rng(frame)
+        .integers(0, 255, (HEIGHT * scale, WIDTH * scale, 3))
+        .astype(np.uint8)
+    )
 
 
 def jpeg(stamp: int, pixels: np.ndarray, suffix: str = ".jpg", what: str = "jpeg"):
     """A compressed image."""
-    return make(messages.COMPRESSED_IMAGE, header(stamp), what, cv2.imencode(suffix, pixels)[1].ravel())
+    return make(
+        messages.COMPRESSED_IMAGE, header(stamp), what, cv2.imencode(suffix, pixels)[1].ravel()
+    )
 
 
 def recording(
@@ -119,12 +150,27 @@ def recording(
     for k in range(round(10 * seconds)):
         t = k / 10
         data = shot(k).reshape(-1)
-        add(TOP, messages.IMAGE, t, make(messages.IMAGE, header(stamp(TOP, t)), HEIGHT, WIDTH, "bgr8", 0, 3 * WIDTH, data))
+        add(
+            TOP,
+            messages.IMAGE,
+            t,
+            make(messages.IMAGE, header(stamp(TOP, t)), HEIGHT, WIDTH, "bgr8", 0, 3 * WIDTH, data),
+        )
         add(HAND, messages.COMPRESSED_IMAGE, t, jpeg(stamp(HAND, t), shot(k)))
     for k in range(round(50 * seconds)):
-        add(STATES, messages.JOINT_STATE, k / 50, joints(stamp(STATES, k / 50), ALL, pose_at(k / 50)))
+        add(
+            STATES,
+            messages.JOINT_STATE,
+            k / 50,
+            joints(stamp(STATES, k / 50), ALL, pose_at(k / 50)),
+        )
     for k in range(round(25 * seconds) if commands else 0):
-        add(LEADER, messages.JOINT_STATE, k / 25, joints(stamp(LEADER, k / 25), ALL, pose_at(k / 25 + 0.04)))
+        add(
+            LEADER,
+            messages.JOINT_STATE,
+            k / 25,
+            joints(stamp(LEADER, k / 25), ALL, pose_at(k / 25 + 0.04)),
+        )
     return sorted(found, key=lambda entry: entry.log)
 
 
@@ -140,7 +186,9 @@ def merged(*parts: Sequence[Entry]) -> list[Entry]:
 
 def changed(entries: Sequence[Entry], topic: str, change: Callable[[Entry], object]) -> list[Entry]:
     """The recording with other contents on one topic."""
-    return [replace(each, content=change(each)) if each.topic == topic else each for each in entries]
+    return [
+        replace(each, content=change(each)) if each.topic == topic else each for each in entries
+    ]
 
 
 def without(entries: Sequence[Entry], topic: str) -> list[Entry]:
@@ -149,7 +197,11 @@ def without(entries: Sequence[Entry], topic: str) -> list[Entry]:
 
 
 def write_bag(
-    path: Path, entries: Sequence[Entry], storage=StoragePlugin.MCAP, custom: dict[str, str] | None = None, compression=None
+    path: Path,
+    entries: Sequence[Entry],
+    storage=StoragePlugin.MCAP,
+    custom: dict[str, str] | None = None,
+    compression=None,
 ) -> Path:
     """A bag folder by rosbags."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,12 +214,18 @@ def write_bag(
             writer.set_custom_data(key, value)
         for each in entries:
             if each.topic not in connections:
-                connections[each.topic] = writer.add_connection(each.topic, each.kind, typestore=store)
-            writer.write(connections[each.topic], each.log, store.serialize_cdr(each.content, each.kind))
+                connections[each.topic] = writer.add_connection(
+                    each.topic, each.kind, typestore=store
+                )
+            writer.write(
+                connections[each.topic], each.log, store.serialize_cdr(each.content, each.kind)
+            )
     return path
 
 
-def write_mcap(path: Path, entries: Sequence[Entry], encoding: str = "cdr", schema: str = "ros2msg", **options) -> Path:
+def write_mcap(
+    path: Path, entries: Sequence[Entry], encoding: str = "cdr", schema: str = "ros2msg", **options
+) -> Path:
     """One MCAP file by the library, with its options."""
     path.parent.mkdir(parents=True, exist_ok=True)
     store, schemas, channels = messages.typestore(), {}, {}
@@ -179,7 +237,9 @@ def write_mcap(path: Path, entries: Sequence[Entry], encoding: str = "cdr", sche
                 definition = messages.definition(each.kind)[0].encode()
                 schemas[each.kind] = writer.register_schema(each.kind, schema, definition)
             if each.topic not in channels:
-                channels[each.topic] = writer.register_channel(each.topic, encoding, schemas[each.kind])
+                channels[each.topic] = writer.register_channel(
+                    each.topic, encoding, schemas[each.kind]
+                )
             data = bytes(store.serialize_cdr(each.content, each.kind))
             writer.add_message(channels[each.topic], each.log, data, each.log)
         writer.finish()
@@ -188,8 +248,15 @@ def write_mcap(path: Path, entries: Sequence[Entry], encoding: str = "cdr", sche
 
 def describe(folder: Path, names: Sequence[str], **changes) -> None:
     """metadata.yaml that names some files."""
-    information = {"version": 9, "storage_identifier": "mcap", "relative_file_paths": list(names), "custom_data": None}
-    text = yaml.safe_dump({"rosbag2_bagfile_information": information | {"compression_mode": ""} | changes})
+    information = {
+        "version": 9,
+        "storage_identifier": "mcap",
+        "relative_file_paths": list(names),
+        "custom_data": None,
+    }
+    text = yaml.safe_dump(
+        {"rosbag2_bagfile_information": information | {"compression_mode": ""} | changes}
+    )
     (folder / "metadata.yaml").write_text(text)
 
 

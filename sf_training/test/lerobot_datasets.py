@@ -22,7 +22,13 @@ SPEED = np.array([*[0.01] * 6, 0.0005])  # a frame
 def one_camera_contract(size=SIDE, *, depth=False):
     """The simulated arm with one camera of 16x12, or of another size with depth."""
     camera = tiny_contract().model_dump(mode="json")["cameras"][0]
-    return tiny_contract(cameras=[camera | {"width": size[0], "height": size[1]} | ({} if depth else {"depth_topic": None})])
+    return tiny_contract(
+        cameras=[
+            camera
+            | {"width": size[0], "height": size[1]}
+            | ({} if depth else {"depth_topic": None})
+        ]
+    )
 
 
 def save_contract(folder, contract):
@@ -35,7 +41,10 @@ def save_contract(folder, contract):
 
 def frames_of(count, episode):
     """Pictures whose brightness tells frame and episode."""
-    return [np.full((SIDE[1], SIDE[0], 3), 20 + 10 * frame + 60 * episode, np.uint8) for frame in range(count)]
+    return [
+        np.full((SIDE[1], SIDE[0], 3), 20 + 10 * frame + 60 * episode, np.uint8)
+        for frame in range(count)
+    ]
 
 
 def info(described, version="v3.0", **changes):
@@ -78,9 +87,19 @@ def write(
     **changes,
 ):
     """A dataset of one camera; ``changes`` replace keys of info.json."""
-    numbers = {"dtype": "float32", "shape": [7], "names": list(names) if isinstance(names, tuple) else names}
-    picture = {"dtype": "video" if video else "image", "shape": list(picture_shape), "names": picture_names and list(picture_names)}
-    described = info({"observation.state": numbers, "action": numbers, camera: picture}, version, **changes)
+    numbers = {
+        "dtype": "float32",
+        "shape": [7],
+        "names": list(names) if isinstance(names, tuple) else names,
+    }
+    picture = {
+        "dtype": "video" if video else "image",
+        "shape": list(picture_shape),
+        "names": picture_names and list(picture_names),
+    }
+    described = info(
+        {"observation.state": numbers, "action": numbers, camera: picture}, version, **changes
+    )
     rows = [
         {
             "observation.state": values(episode, frame).tolist(),
@@ -96,12 +115,20 @@ def write(
         for frame in range(length)
     ]
     listed = [
-        {"episode_index": episode, "length": length, "tasks": sorted({tasks[task_of(episode, frame)] for frame in range(length)})}
+        {
+            "episode_index": episode,
+            "length": length,
+            "tasks": sorted({tasks[task_of(episode, frame)] for frame in range(length)}),
+        }
         for episode, length in enumerate(lengths)
     ]
     (root / "meta").mkdir(parents=True)
-    (root / "meta/info.json").write_text(json.dumps({key: value for key, value in described.items() if value != "absent"}))
-    (_write_v2 if version.startswith("v2") else _write_v3)(root, rows, listed, tasks, camera if video else None)
+    (root / "meta/info.json").write_text(
+        json.dumps({key: value for key, value in described.items() if value != "absent"})
+    )
+    (_write_v2 if version.startswith("v2") else _write_v3)(
+        root, rows, listed, tasks, camera if video else None
+    )
     return root
 
 
@@ -110,25 +137,39 @@ def _write_v3(root, rows, listed, tasks, video):
     for row in listed:
         row |= {"data/chunk_index": 0, "data/file_index": 0}
         if video:
-            row |= {f"videos/{video}/{name}": 0 for name in ("chunk_index", "file_index")} | {f"videos/{video}/from_timestamp": start}
+            row |= {f"videos/{video}/{name}": 0 for name in ("chunk_index", "file_index")} | {
+                f"videos/{video}/from_timestamp": start
+            }
             start += row["length"] / FPS
     for part, content in (("data", rows), ("meta/episodes", listed)):
         path = root / part / "chunk-000/file-000.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(content), path)
-    pq.write_table(pa.table({"task_index": list(range(len(tasks))), "task": list(tasks)}), root / "meta/tasks.parquet")
+    pq.write_table(
+        pa.table({"task_index": list(range(len(tasks))), "task": list(tasks)}),
+        root / "meta/tasks.parquet",
+    )
     if video:
-        frames = [picture for row in listed for picture in frames_of(row["length"], row["episode_index"])]
+        frames = [
+            picture for row in listed for picture in frames_of(row["length"], row["episode_index"])
+        ]
         write_video(root / f"videos/{video}/chunk-000/file-000.mp4", frames)
 
 
 def _write_v2(root, rows, listed, tasks, video):
     (root / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, listed)))
-    (root / "meta/tasks.jsonl").write_text("\n".join(json.dumps({"task_index": i, "task": text}) for i, text in enumerate(tasks)))
+    (root / "meta/tasks.jsonl").write_text(
+        "\n".join(json.dumps({"task_index": i, "task": text}) for i, text in enumerate(tasks))
+    )
     for row in listed:
         path = root / f"data/chunk-000/episode_{row['episode_index']:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([each for each in rows if each["episode_index"] == row["episode_index"]]), path)
+        pq.write_table(
+            pa.Table.from_pylist(
+                [each for each in rows if each["episode_index"] == row["episode_index"]]
+            ),
+            path,
+        )
         if video:
             name = f"videos/chunk-000/{video}/episode_{row['episode_index']:06d}.mp4"
             write_video(root / name, frames_of(row["length"], row["episode_index"]))
@@ -149,7 +190,29 @@ def _png(pixels):
     return {"bytes": cv2.imencode(".png", pixels)[1].tobytes(), "path": "frame.png"}
 
 
-JUNK = [None, True, -1, 0, 1, 3, 10**18, 1e308, math.nan, "", "x", "v2.1", "v3.0", "{", "../..", [], [[]], [0], [1, 2, 3], {}, {"a": None}]
+JUNK = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    10**18,
+    1e308,
+    math.nan,
+    "",
+    "x",
+    "v2.1",
+    "v3.0",
+    "{",
+    "../..",
+    [],
+    [[]],
+    [0],
+    [1, 2, 3],
+    {},
+    {"a": None},
+]
 
 
 def break_one(root, rng: random.Random) -> str:
@@ -173,7 +236,13 @@ def break_one(root, rng: random.Random) -> str:
     else:
         try:
             _change_content(path, files, rng)
-        except (ValueError, TypeError, LookupError, OSError, pa.ArrowException):  # broken before, by another fault
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            OSError,
+            pa.ArrowException,
+        ):  # broken before, by another fault
             path.write_bytes(b"junk")
     return f"{kind} of {path.relative_to(root)}"
 
@@ -233,11 +302,17 @@ def _swap_column(path, rng):
         rng.shuffle(rows)
         table = table.take(pa.array(rows[: rng.randrange(len(rows) + 1)], pa.int64()))
     elif action == "rename":
-        table = table.rename_columns([*table.column_names[:column], "x", *table.column_names[column + 1 :]])
+        table = table.rename_columns(
+            [*table.column_names[:column], "x", *table.column_names[column + 1 :]]
+        )
     elif action == "nest":
-        table = table.set_column(column, name, pa.array([[None if rng.random() < 0.3 else value] for value in values]))
+        table = table.set_column(
+            column, name, pa.array([[None if rng.random() < 0.3 else value] for value in values])
+        )
     else:
         junk = rng.choice([-1, 7, 2**40, math.nan, math.inf, "x", "", b"\0", [1.0], [], {"a": 1}])
         changed = [None if action == "none" and rng.random() < 0.5 else value for value in values]
-        table = table.set_column(column, name, pa.array(changed if action == "none" else [junk] * len(values)))
+        table = table.set_column(
+            column, name, pa.array(changed if action == "none" else [junk] * len(values))
+        )
     pq.write_table(table, path)

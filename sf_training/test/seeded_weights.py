@@ -1,11 +1,15 @@
-"""Weights and inputs made in code from a seed, the same on every machine: what golden values are computed from."""
+"""Weights and inputs made in code from a seed, the same on every machine: what golden values are
+computed from.
+"""
 
 import numpy as np
 import torch
 
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 
-TINY_VGGT = VggtConfig(width=32, pairs=3, encoder_blocks=2, head_size=8, registers=2, patch=14, grid=4)
+TINY_VGGT = VggtConfig(
+    width=32, pairs=3, encoder_blocks=2, head_size=8, registers=2, patch=14, grid=4
+)
 
 
 def seeded(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -18,14 +22,26 @@ def seeded_images(seed: int, *shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).uniform(size=shape)).float()
 
 
-def vggt_weights(config: VggtConfig = TINY_VGGT, prefix: str = "aggregator.") -> dict[str, torch.Tensor]:
-    """All tensors of an aggregator under the official names, none of them near its initial value."""
+def vggt_weights(
+    config: VggtConfig = TINY_VGGT, prefix: str = "aggregator."
+) -> dict[str, torch.Tensor]:
+    """All tensors of an aggregator under the official names, none of them near its initial
+    value.
+    """
     with torch.device("meta"):
-        shapes = {name: tuple(value.shape) for name, value in VggtAggregator(config).state_dict().items()}
+        shapes = {
+            name: tuple(value.shape) for name, value in VggtAggregator(config).state_dict().items()
+        }
     shapes["patch_embed.mask_token"] = (1, config.width)
     tensors = {}
     for seed, name in enumerate(sorted(shapes)):
-        scale = 0.5 if "token" in name or "pos_embed" in name else 0.3 if len(shapes[name]) == 1 else 0.15
+        scale = (
+            0.5
+            if "token" in name or "pos_embed" in name
+            else 0.3
+            if len(shapes[name]) == 1
+            else 0.15
+        )
         centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         tensors[prefix + name] = centre + seeded(seed, *shapes[name], scale=scale)
     return tensors

@@ -8,7 +8,13 @@ import torch
 
 from sf_policy_node.contract import load_contract
 from sf_policy_node.state import state_names
-from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_openvla_config, tiny_pi0, tiny_tokenizer
+from sf_policy_node.vla.backbones.tiny import (
+    FAMILIES,
+    tiny_config,
+    tiny_openvla_config,
+    tiny_pi0,
+    tiny_tokenizer,
+)
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
@@ -34,14 +40,18 @@ def config_folder(name: str, folder: Path) -> Path:
     if name == "openvla_oft":
         (folder / "config.json").write_text(json.dumps(tiny_openvla_config()))
     else:
-        config = tiny_pi0(columns=12, **SIZES).backbone.config if name == "pi0" else tiny_config(name)
+        config = (
+            tiny_pi0(columns=12, **SIZES).backbone.config if name == "pi0" else tiny_config(name)
+        )
         config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
 def student_settings(name: str, root: Path, **changes) -> StudentSettings:
-    """Settings of a tiny model with random weights, all of it trained; its folder is made below ``root`` when it is not there."""
+    """Settings of a tiny model with random weights, all of it trained; its folder is made below
+    ``root`` when it is not there.
+    """
     if name == "nano":
         return StudentSettings(**{"image_size": IMAGE_SIZES[name], **changes})
     folder = root / name
@@ -61,7 +71,9 @@ def student_settings(name: str, root: Path, **changes) -> StudentSettings:
     return StudentSettings(**{**chosen, **changes})
 
 
-def student(name: str, root: Path, *, head: str = "regression", seed: int = 0, **changes) -> Student:
+def student(
+    name: str, root: Path, *, head: str = "regression", seed: int = 0, **changes
+) -> Student:
     chosen = student_settings(name, root, **changes)  # may draw random numbers
     torch.manual_seed(seed)
     return build_student(chosen, CONTRACT, head=head, width=32, layers=4)
@@ -71,13 +83,23 @@ def random_statistics(text_size: int = 0) -> Normalisation:
     rng = np.random.default_rng(1)
     states = rng.normal(size=(20, SIZES["state_size"]))
     chunks = rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"]))
-    return Normalisation.from_data(states, chunks, rng.normal(size=(20, text_size)), CONTRACT.action.names)
+    return Normalisation.from_data(
+        states, chunks, rng.normal(size=(20, text_size)), CONTRACT.action.names
+    )
 
 
-def inputs(one: Student, count: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(
+    one: Student, count: int = 2, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images, states and text rows for ``model.context``."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, SIZES["cameras"], 3, *one.image_size), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        0,
+        256,
+        (count, SIZES["cameras"], 3, *one.image_size),
+        dtype=torch.uint8,
+        generator=generator,
+    )
     text = one.text_rows((TEXTS * count)[:count], random_statistics(one.model.config.text_size))
     return images, torch.randn(count, SIZES["state_size"], generator=generator), text
 
@@ -93,11 +115,15 @@ def outputs(model, batch) -> torch.Tensor:
 
 
 class Joint:
-    """A student in the trainer's module, with its alignment to a random teacher and an optimiser, on one batch of random data."""
+    """A student in the trainer's module, with its alignment to a random teacher and an optimiser,
+    on one batch of random data.
+    """
 
     def __init__(self, one: Student, layer: int) -> None:
         self.model = one.model
-        self.training = TrainingStep(one.model, AlignmentConfig(layer=layer), 48, torch.ones(SIZES["action_size"])).train()
+        self.training = TrainingStep(
+            one.model, AlignmentConfig(layer=layer), 48, torch.ones(SIZES["action_size"])
+        ).train()
         images, states, text = inputs(one)
         generator = torch.Generator().manual_seed(1)
         chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)

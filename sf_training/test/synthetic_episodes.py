@@ -1,4 +1,6 @@
-"""Small episodes made in code: a contract with tiny cameras, and bags whose every value says where it comes from."""
+"""Small episodes made in code: a contract with tiny cameras, and bags whose every value says where
+it comes from.
+"""
 
 from pathlib import Path
 
@@ -18,7 +20,9 @@ REST = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 
 def tiny_contract(**changes) -> Contract:
-    """The simulated arm with 32x24 cameras; ``changes`` replace top-level keys, ``action`` and ``topics`` are merged."""
+    """The simulated arm with 32x24 cameras; ``changes`` replace top-level keys, ``action`` and
+    ``topics`` are merged.
+    """
     contract = load_contract(SIM_ARM)
     data = contract.model_dump(mode="json")
     for camera in data["cameras"]:
@@ -58,29 +62,54 @@ def expert_answer(contract: Contract, stamp: float, instruction: str, value: flo
     )
 
 
-def open_writer(directory: Path, contract: Contract, name: str = "episode", **options) -> EpisodeWriter:
+def open_writer(
+    directory: Path, contract: Contract, name: str = "episode", **options
+) -> EpisodeWriter:
     """A writer with all topics of the contract announced."""
-    writer = EpisodeWriter(directory, contract, **{"instruction": "pick the red cube", "operator": "test", "name": name} | options)
+    writer = EpisodeWriter(
+        directory,
+        contract,
+        **{"instruction": "pick the red cube", "operator": "test", "name": name} | options,
+    )
     for topic in episode_topics(contract):
         writer.add_topic(topic.name, topic.type_name)
     return writer
 
 
-def write_cameras(writer: EpisodeWriter, contract: Contract, frame: int, stamp: float, *, depth: bool = True) -> None:
-    """All cameras' images at one stamp, with depth ``1 + frame`` metres and the pose of the camera."""
+def write_cameras(
+    writer: EpisodeWriter, contract: Contract, frame: int, stamp: float, *, depth: bool = True
+) -> None:
+    """All cameras' images at one stamp, with depth ``1 + frame`` metres and the pose of the
+    camera.
+    """
     at = messages.nanoseconds(stamp)
     for index, camera in enumerate(contract.cameras):
-        writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, picture(frame, index)), at)
+        writer.write(
+            absolute(camera.topic), messages.image(stamp, camera.frame, picture(frame, index)), at
+        )
         if depth:
             metres = np.full((HEIGHT, WIDTH), 1.0 + frame, np.float32)
-            writer.write(absolute(camera.depth_topic), messages.depth_image(stamp, camera.frame, metres), at)
-        pose = messages.pose(stamp, contract.base_frame, np.diag([-1.0, 1.0, -1.0]), [float(index), 0.0, float(frame)])
+            writer.write(
+                absolute(camera.depth_topic), messages.depth_image(stamp, camera.frame, metres), at
+            )
+        pose = messages.pose(
+            stamp,
+            contract.base_frame,
+            np.diag([-1.0, 1.0, -1.0]),
+            [float(index), 0.0, float(frame)],
+        )
         writer.write(camera_pose_topic(camera.name), pose, at)
 
 
-def write_joints(writer: EpisodeWriter, contract: Contract, topic: str, stamp: float, positions: np.ndarray) -> None:
+def write_joints(
+    writer: EpisodeWriter, contract: Contract, topic: str, stamp: float, positions: np.ndarray
+) -> None:
     """One joint state or command."""
-    writer.write(absolute(topic), messages.joint_state(stamp, contract.command_joints, positions), messages.nanoseconds(stamp))
+    writer.write(
+        absolute(topic),
+        messages.joint_state(stamp, contract.command_joints, positions),
+        messages.nanoseconds(stamp),
+    )
 
 
 def write_episode(
@@ -94,7 +123,9 @@ def write_episode(
     outcome: str = "success",
     instruction: str = "pick the red cube",
 ) -> Path:
-    """A whole episode: ``labels`` is "expert" (two instructions per frame), "operator" (joint commands) or "none"."""
+    """A whole episode: ``labels`` is "expert" (two instructions per frame), "operator" (joint
+    commands) or "none".
+    """
     with open_writer(directory, contract, name, instruction=instruction) as writer:
         for camera in contract.cameras:
             matrix = np.array([[20.0, 0.0, WIDTH / 2], [0.0, 20.0, HEIGHT / 2], [0.0, 0.0, 1.0]])
@@ -105,11 +136,25 @@ def write_episode(
             write_cameras(writer, contract, frame, stamp, depth=depth)
             if labels == "expert":
                 for value, text in enumerate(("red", "green")):
-                    chunk = expert_answer(contract, stamp, f"pick the {text} cube", frame + 10 * value)
-                    writer.write(absolute(contract.topics.expert_chunk), messages.action_chunk(chunk), messages.nanoseconds(stamp))
+                    chunk = expert_answer(
+                        contract, stamp, f"pick the {text} cube", frame + 10 * value
+                    )
+                    writer.write(
+                        absolute(contract.topics.expert_chunk),
+                        messages.action_chunk(chunk),
+                        messages.nanoseconds(stamp),
+                    )
             for sample in range(5):
                 moment = stamp + sample * STEP / 5
-                write_joints(writer, contract, contract.topics.joint_states, moment, joints_at(moment))
+                write_joints(
+                    writer, contract, contract.topics.joint_states, moment, joints_at(moment)
+                )
                 if labels == "operator":
-                    write_joints(writer, contract, contract.topics.teleop_command, moment, joints_at(moment + 0.05))
+                    write_joints(
+                        writer,
+                        contract,
+                        contract.topics.teleop_command,
+                        moment,
+                        joints_at(moment + 0.05),
+                    )
         return writer.finish(outcome)

@@ -1,4 +1,6 @@
-"""What the teleoperation tests share: the simulated arm's contract, the shipped devices, and a hand that moves them."""
+"""What the teleoperation tests share: the simulated arm's contract, the shipped devices, and a hand
+that moves them.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,9 @@ from sf_training.teleoperation.session import Session
 
 CONFIG = Path(__file__).resolve().parents[2] / "sf_bringup" / "config"
 DEVICES = CONFIG / "teleoperation"
-HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])  # tool points down, in the middle of the workspace
+HOME = np.array(
+    [0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035]
+)  # tool points down, in the middle of the workspace
 PERIOD = 0.02
 
 
@@ -29,7 +33,9 @@ def kinematics():
 
 def shipped(name, **changes) -> Device:
     """A shipped device with some top-level keys changed."""
-    return Device.model_validate({**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes})
+    return Device.model_validate(
+        {**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes}
+    )
 
 
 class Hand:
@@ -74,7 +80,10 @@ class Pad(Hand):
     def press(self, seconds=0.0, *, grip=True, axes=None, buttons=()):
         """Hold the dead-man switch (or not), deflect axes and press buttons for a time."""
         self.axes = [(axes or {}).get(index, 0.0) for index in range(len(self.axes))]
-        self.buttons = [int(index in buttons or (grip and index == self.grip)) for index in range(len(self.buttons))]
+        self.buttons = [
+            int(index in buttons or (grip and index == self.grip))
+            for index in range(len(self.buttons))
+        ]
         return super().run(seconds, self.say)
 
     def run(self, seconds, each=None):
@@ -87,5 +96,7 @@ class Pad(Hand):
 def written(folder, name, **changes):
     """The path of a shipped device's YAML with some keys changed."""
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes}))
+    path.write_text(
+        yaml.safe_dump({**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes})
+    )
     return path

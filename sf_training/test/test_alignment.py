@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seeded_weights import seeded
 
-from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, AlignmentError, alignment_loss, prepare_target, token_mask
+from sf_training.spatial_forcing.alignment import (
+    Alignment,
+    AlignmentConfig,
+    AlignmentError,
+    alignment_loss,
+    prepare_target,
+    token_mask,
+)
 from sf_training.spatial_forcing.presets import PRESETS, preset
 from sf_training.spatial_forcing.student_tokens import visual_tokens
 
@@ -19,22 +26,38 @@ def upstreams_projector(config: AlignmentConfig) -> Alignment:
     alignment = Alignment(config, STUDENT, TEACHER)
     parameters = dict(alignment.projector.named_parameters())
     with torch.no_grad():
-        for seed, name in enumerate(("hidden.bias", "hidden.weight", "out.bias", "out.weight", "norm.bias", "norm.weight"), 200):
-            parameters[name].copy_(seeded(seed, *parameters[name].shape, scale=0.3) + (name == "norm.weight"))
+        for seed, name in enumerate(
+            ("hidden.bias", "hidden.weight", "out.bias", "out.weight", "norm.bias", "norm.weight"),
+            200,
+        ):
+            parameters[name].copy_(
+                seeded(seed, *parameters[name].shape, scale=0.3) + (name == "norm.weight")
+            )
     return alignment
 
 
 def targets(config: AlignmentConfig, batch: int, views: int) -> list[torch.Tensor]:
-    return [prepare_target(seeded(301, batch, views, 9, 9, TEACHER, scale=3.0), GRID, config.position_scale)]
+    return [
+        prepare_target(
+            seeded(301, batch, views, 9, 9, TEACHER, scale=3.0), GRID, config.position_scale
+        )
+    ]
 
 
 def gradients(loss: torch.Tensor, hidden: torch.Tensor, alignment: Alignment) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss, [hidden, alignment.projector.hidden.weight, alignment.projector.out.weight]))
+    return list(
+        torch.autograd.grad(
+            loss, [hidden, alignment.projector.hidden.weight, alignment.projector.out.weight]
+        )
+    )
 
 
-# Both from OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and custom_pooling of each tree.
+# Both from OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and custom_pooling of
+# each tree.
 def test_openvla_loss_and_gradient_are_those_of_upstream():
-    """Sequence: one token, 2 x 16 patches, proprioception, text. The shift leaves the first patch out and takes proprioception in."""
+    """Sequence: one token, 2 x 16 patches, proprioception, text. The shift leaves the first patch
+    out and takes proprioception in.
+    """
     config = preset("paper_openvla", 32)
     hidden = seeded(300, 2, 1 + 2 * PATCHES + 1 + 4, STUDENT).requires_grad_()
     alignment = upstreams_projector(config)
@@ -60,7 +83,11 @@ def test_openpi_loss_gradient_and_mask_are_those_of_upstream():
     assert mask.sum(1).tolist() == [28, 12, 40]
     hidden = seeded(300, 3, 3 * PATCHES + 4, STUDENT).requires_grad_()
     alignment = upstreams_projector(config)
-    loss = alignment({12: visual_tokens(hidden, slice(0, 3 * PATCHES), config.token_shift)}, targets(config, 3, 3), mask)
+    loss = alignment(
+        {12: visual_tokens(hidden, slice(0, 3 * PATCHES), config.token_shift)},
+        targets(config, 3, 3),
+        mask,
+    )
     found = gradients(loss, hidden, alignment)
     assert loss.item() == pytest.approx(0.998223602771759, rel=1e-6)
     norms = [0.021628256887197495, 0.07047615200281143, 0.07721936702728271]
@@ -72,10 +99,26 @@ def test_openpi_loss_gradient_and_mask_are_those_of_upstream():
 
 def test_presets_are_the_papers_and_keep_their_proportion():
     openvla, pi0 = preset("paper_openvla", 32), preset("paper_pi0", 18)
-    assert (openvla.layer, openvla.token_shift, openvla.norm, openvla.coefficient, openvla.mask) == (24, 1, "layer", 0.5, False)
-    assert (pi0.layer, pi0.token_shift, pi0.position_scale, pi0.teacher_layers, pi0.mask) == (12, 0, 0.1, (-1,), True)
+    assert (
+        openvla.layer,
+        openvla.token_shift,
+        openvla.norm,
+        openvla.coefficient,
+        openvla.mask,
+    ) == (24, 1, "layer", 0.5, False)
+    assert (pi0.layer, pi0.token_shift, pi0.position_scale, pi0.teacher_layers, pi0.mask) == (
+        12,
+        0,
+        0.1,
+        (-1,),
+        True,
+    )
     assert preset("paper_openvla", 4).layer == 3
-    assert (preset("openvla", 32).layer, preset("openvla", 32).token_shift, preset("openvla", 32).mask) == (24, 0, True)
+    assert (
+        preset("openvla", 32).layer,
+        preset("openvla", 32).token_shift,
+        preset("openvla", 32).mask,
+    ) == (24, 0, True)
     many = preset("multilayer", 32)
     assert many.student_layers == (2, 4, 6, 8, 10, 12, 14, 16, 18, 32)
     assert many.teacher_layers == (1, 3, 5, 7, 9, 11, 13, 15, 17, -1)
@@ -84,15 +127,24 @@ def test_presets_are_the_papers_and_keep_their_proportion():
 
 def test_a_preset_takes_changes_and_an_unknown_one_is_refused():
     assert preset("paper_pi0", 18, coefficient=0.125, token_shift=1).coefficient == 0.125
-    with pytest.raises(AlignmentError, match="preset pi0: there are openvla, paper_openvla, paper_pi0, multilayer, adaptive"):
+    with pytest.raises(
+        AlignmentError,
+        match="preset pi0: there are openvla, paper_openvla, paper_pi0, multilayer, adaptive",
+    ):
         preset("pi0", 18)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": (1, 2, 3), "teacher_layers": (1, 2)}, "teacher_layers: 2 for 3 student layers; give 3, or one for all"),
-        ({"layers": (1, 2), "teacher_layers": (1, 2), "combine": "gate"}, "aligned with one teacher layer, give one"),
+        (
+            {"layers": (1, 2, 3), "teacher_layers": (1, 2)},
+            "teacher_layers: 2 for 3 student layers; give 3, or one for all",
+        ),
+        (
+            {"layers": (1, 2), "teacher_layers": (1, 2), "combine": "gate"},
+            "aligned with one teacher layer, give one",
+        ),
         ({"layer": -1}, "layers: must not be negative, got -1"),
     ],
 )
@@ -107,7 +159,9 @@ def test_alignment_learns_in_every_preset(name):
     config = preset(name, 6)
     alignment = Alignment(config, STUDENT, TEACHER)
     tokens = {layer: seeded(layer, 2, PATCHES, STUDENT) for layer in config.student_layers}
-    wanted = [seeded(50 + number, 2, PATCHES, TEACHER) for number in range(len(config.teacher_layers))]
+    wanted = [
+        seeded(50 + number, 2, PATCHES, TEACHER) for number in range(len(config.teacher_layers))
+    ]
     optimizer = torch.optim.Adam(alignment.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
@@ -123,10 +177,15 @@ def test_several_layers_share_one_projector_and_their_losses_are_averaged():
     config = AlignmentConfig(layers=(1, 2), teacher_layers=(0, -1))
     alignment = Alignment(config, STUDENT, TEACHER)
     single = Alignment(AlignmentConfig(), STUDENT, TEACHER)
-    assert sum(p.numel() for p in alignment.parameters()) == sum(p.numel() for p in single.parameters())
+    assert sum(p.numel() for p in alignment.parameters()) == sum(
+        p.numel() for p in single.parameters()
+    )
     tokens = {layer: seeded(layer, 2, PATCHES, STUDENT) for layer in (1, 2)}
     wanted = [seeded(50 + number, 2, PATCHES, TEACHER) for number in range(2)]
-    each = [alignment_loss(alignment.projector(tokens[layer]), target) for layer, target in zip((1, 2), wanted, strict=True)]
+    each = [
+        alignment_loss(alignment.projector(tokens[layer]), target)
+        for layer, target in zip((1, 2), wanted, strict=True)
+    ]
     torch.testing.assert_close(alignment(tokens, wanted), (each[0] + each[1]) / 2)
     one_target = Alignment(AlignmentConfig(layers=(1, 2)), STUDENT, TEACHER)
     assert torch.isfinite(one_target(tokens, wanted[:1]))
@@ -136,7 +195,11 @@ def test_the_gate_finds_the_layer_that_holds_the_target():
     torch.manual_seed(0)
     alignment = Alignment(preset("adaptive", 3), STUDENT, STUDENT)
     wanted = torch.randn(8, PATCHES, STUDENT)
-    tokens = {1: torch.randn_like(wanted), 2: 100 * torch.randn_like(wanted), 3: wanted}  # the loudest layer is not the best
+    tokens = {
+        1: torch.randn_like(wanted),
+        2: 100 * torch.randn_like(wanted),
+        3: wanted,
+    }  # the loudest layer is not the best
     assert list(alignment.shares.values()) == pytest.approx([1 / 3] * 3)
     optimizer = torch.optim.Adam(alignment.parameters(), lr=2e-2)
     for _ in range(150):
@@ -173,7 +236,10 @@ def test_a_masked_token_may_be_anything(norm):
 
 def test_tokens_of_a_backbone_in_bfloat16_are_aligned_in_float32():
     alignment = Alignment(AlignmentConfig(), STUDENT, TEACHER)
-    tokens, target = seeded(1, 2, PATCHES, STUDENT).bfloat16().requires_grad_(), seeded(2, 2, PATCHES, TEACHER)
+    tokens, target = (
+        seeded(1, 2, PATCHES, STUDENT).bfloat16().requires_grad_(),
+        seeded(2, 2, PATCHES, TEACHER),
+    )
     loss = alignment({2: tokens}, [target])
     loss.backward()
     assert loss.dtype == torch.float32 and tokens.grad.dtype == torch.bfloat16 and tokens.grad.any()
@@ -183,10 +249,18 @@ def test_tokens_of_a_backbone_in_bfloat16_are_aligned_in_float32():
 def test_the_mask_is_ignored_when_the_settings_say_so():
     alignment = Alignment(AlignmentConfig(mask=False), STUDENT, TEACHER)
     tokens, target = {2: seeded(1, 2, PATCHES, STUDENT)}, [seeded(2, 2, PATCHES, TEACHER)]
-    assert alignment(tokens, target, torch.zeros(2, PATCHES, dtype=torch.bool)).item() == alignment(tokens, target).item() > 0
+    assert (
+        alignment(tokens, target, torch.zeros(2, PATCHES, dtype=torch.bool)).item()
+        == alignment(tokens, target).item()
+        > 0
+    )
 
 
-@given(rows=st.integers(1, 40), columns=st.integers(1, 40), resize=st.sampled_from(["bilinear", "area"]))
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    resize=st.sampled_from(["bilinear", "area"]),
+)
 @settings(max_examples=40, deadline=None)
 def test_targets_have_the_size_asked_for_whatever_the_teachers_grid(rows, columns, resize):
     target = prepare_target(torch.ones(1, 2, rows, columns, 8), (3, 5), 0.0, resize=resize)
@@ -196,7 +270,9 @@ def test_targets_have_the_size_asked_for_whatever_the_teachers_grid(rows, column
 
 def test_position_after_resizing_is_that_of_the_students_grid():
     features = torch.zeros(1, 1, 9, 9, 8)
-    before, after = (prepare_target(features, 4, 0.1, position=position) for position in ("before", "after"))
+    before, after = (
+        prepare_target(features, 4, 0.1, position=position) for position in ("before", "after")
+    )
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, prepare_target(torch.zeros(1, 1, 4, 4, 8), 4, 0.1))
 

@@ -66,7 +66,9 @@ def test_depth_and_camera_pose_put_the_cubes_where_they_are(sim):
     depth = sim.depth("scene")
     pad = np.full((320, 320), 5.0, np.float32)  # square, as points_from_depth expects
     pad[:240] = depth
-    points = points_from_depth(pad[None], View(sim.intrinsics("scene")[None], rotation[None], position[None]))[0, :240]
+    points = points_from_depth(
+        pad[None], View(sim.intrinsics("scene")[None], rotation[None], position[None])
+    )[0, :240]
     for colour in scene.colours:
         nearest = np.linalg.norm(points - sim.cube_position(colour), axis=-1).min()
         assert 0.014 < nearest < 0.02  # the visible face, half a cube from the centre
@@ -133,7 +135,13 @@ def test_the_trace_of_the_motion_agrees_with_itself_and_leaves_the_motion_as_it_
         target = start + np.array([0.3, -0.1, 0.1, 0.1, 0.1, -0.3, -0.02])
         times = np.array([0.0, 0.5])
         positions = np.array([start, target])
-        command = SimpleNamespace(stamp=sim.time, joint_names=CONTRACT.command_joints, times=times, positions=positions, velocities=None)
+        command = SimpleNamespace(
+            stamp=sim.time,
+            joint_names=CONTRACT.command_joints,
+            times=times,
+            positions=positions,
+            velocities=None,
+        )
         sim.controller.accept(command, sim.time)
         sim.step(100)
         sim.trace = None
@@ -144,7 +152,9 @@ def test_the_trace_of_the_motion_agrees_with_itself_and_leaves_the_motion_as_it_
     motion = trace.take()
     np.testing.assert_allclose(move(None), moved, atol=1e-12)  # the clock is another one
     assert len(motion.positions) == 100
-    np.testing.assert_allclose(np.diff(motion.positions, axis=0) / sim.TIMESTEP, motion.velocities[1:], atol=1e-6)
+    np.testing.assert_allclose(
+        np.diff(motion.positions, axis=0) / sim.TIMESTEP, motion.velocities[1:], atol=1e-6
+    )
     for joints, tool in zip(motion.positions, motion.tool, strict=True):
         np.testing.assert_allclose(KINEMATICS.forward(joints[:-1]).position, tool, atol=1e-9)
     assert np.abs(motion.setpoints - motion.positions)[:, :6].max() < 0.1

@@ -1,4 +1,5 @@
-"""Augmentation: colours against colorsys, crops against interpolation, the same crop for the teacher, and the same draws however a batch
+"""Augmentation: colours against colorsys, crops against interpolation, the same crop for the
+teacher, and the same draws however a batch
 is split."""
 
 import colorsys
@@ -48,9 +49,13 @@ def test_hue_and_saturation_are_those_of_colorsys():
     factor, shift = 1 + 0.2 * 0.8, -0.05 * 0.8
     for place in np.ndindex(1, 2, 4, 4):
         frame, view, row, column = place
-        hue, saturation, value = colorsys.rgb_to_hsv(*(images[frame, view, :, row, column].double() / 255).tolist())
+        hue, saturation, value = colorsys.rgb_to_hsv(
+            *(images[frame, view, :, row, column].double() / 255).tolist()
+        )
         expected = colorsys.hsv_to_rgb((hue + shift) % 1.0, min(1.0, saturation * factor), value)
-        assert (student[frame, view, :, row, column] / 255).tolist() == pytest.approx(expected, abs=1e-5)
+        assert (student[frame, view, :, row, column] / 255).tolist() == pytest.approx(
+            expected, abs=1e-5
+        )
     assert torch.equal(student, teacher)  # OpenVLA's teacher sees the colours too
 
 
@@ -60,24 +65,38 @@ def test_brightness_and_contrast_of_openvla_and_of_openpi():
     found = make("openvla_colour").apply(images, draws(brightness=0.75, contrast=1.0))[0]
     bright = (values + 0.1).clamp(0, 1)
     mean = bright.mean((-2, -1), keepdim=True)
-    assert torch.allclose(found.double() / 255, ((bright - mean) * 1.2 + mean).clamp(0, 1), atol=1e-5)
-    student, teacher = make("openpi_colour").apply(images, draws(brightness=0.0, contrast=1.0, saturation=1.0))
+    assert torch.allclose(
+        found.double() / 255, ((bright - mean) * 1.2 + mean).clamp(0, 1), atol=1e-5
+    )
+    student, teacher = make("openpi_colour").apply(
+        images, draws(brightness=0.0, contrast=1.0, saturation=1.0)
+    )
     dark = values * 0.7
     mean = dark.mean((-3, -2, -1), keepdim=True)
     dark = (dark - mean) * 1.4 + mean
     grey = dark.mean(-3, keepdim=True)
-    assert torch.allclose(student.double() / 255, (grey + (dark - grey) * 1.5).clamp(0, 1), atol=1e-5)
-    assert torch.allclose(teacher, images.float(), atol=1e-3)  # openpi's colours are not for the teacher
+    assert torch.allclose(
+        student.double() / 255, (grey + (dark - grey) * 1.5).clamp(0, 1), atol=1e-5
+    )
+    assert torch.allclose(
+        teacher, images.float(), atol=1e-3
+    )  # openpi's colours are not for the teacher
 
 
 @pytest.mark.parametrize(("down", "across"), [(0.0, 0.0), (0.999, 0.0), (0.5, 0.999)])
 def test_openvlas_crop_is_ninety_percent_of_the_area_anywhere(down, across):
     ramp = torch.arange(31.0)
-    images = torch.stack([ramp[:, None].expand(31, 31), ramp.expand(31, 31), torch.zeros(31, 31)])[None, None].to(torch.uint8)
-    found = make("openvla", ("scene",)).apply(images, draws(views=1, down=down, across=across))[1][0, 0]
+    images = torch.stack([ramp[:, None].expand(31, 31), ramp.expand(31, 31), torch.zeros(31, 31)])[
+        None, None
+    ].to(torch.uint8)
+    found = make("openvla", ("scene",)).apply(images, draws(views=1, down=down, across=across))[1][
+        0, 0
+    ]
     side = 0.9**0.5
     begin = [place * (1 - side) * 30 for place in (down, across)]
-    assert found[0, :, 5].tolist() == pytest.approx([begin[0] + i * side for i in range(31)], abs=2e-3)
+    assert found[0, :, 5].tolist() == pytest.approx(
+        [begin[0] + i * side for i in range(31)], abs=2e-3
+    )
     assert found[1, 5].tolist() == pytest.approx([begin[1] + i * side for i in range(31)], abs=2e-3)
 
 
@@ -90,15 +109,23 @@ def test_openpis_crop_and_rotation_are_interpolations_and_leave_the_wrist_alone(
     cut = functional.interpolate(cut, (40, 40), mode="bilinear", align_corners=False)
     angle = np.radians(4.0)
     y, x = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 40), indexing="ij")
-    grid = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], -1)
-    expected = functional.grid_sample(cut.double(), torch.from_numpy(grid)[None], align_corners=False)
+    grid = np.stack(
+        [x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], -1
+    )
+    expected = functional.grid_sample(
+        cut.double(), torch.from_numpy(grid)[None], align_corners=False
+    )
     assert torch.allclose(found[:, 0].double(), expected, atol=1e-4)
 
 
 def test_draws_depend_on_seed_and_step_alone():
     one = make("openvla")
-    assert torch.equal(one.draw(5, 4), one.draw(5, 4)) and torch.equal(one.draw(5, 4)[:2], one.draw(5, 2))
-    assert not torch.equal(one.draw(5, 4), one.draw(6, 4)) and not torch.equal(one.draw(5, 4), Augmentation("openvla", 4, "ab").draw(5, 4))
+    assert torch.equal(one.draw(5, 4), one.draw(5, 4)) and torch.equal(
+        one.draw(5, 4)[:2], one.draw(5, 2)
+    )
+    assert not torch.equal(one.draw(5, 4), one.draw(6, 4)) and not torch.equal(
+        one.draw(5, 4), Augmentation("openvla", 4, "ab").draw(5, 4)
+    )
     assert one.draw(5, 4).std() > 0.2
 
 
@@ -106,7 +133,15 @@ def test_draws_depend_on_seed_and_step_alone():
 def test_a_batch_in_parts_sees_the_same_images(name, tmp_path):
     losses = []
     for accumulate in (1, 2):
-        run = make_run(name, tmp_path, 4, augmentation="openvla_colour", accumulate=accumulate, teacher="none", read_ahead=0)
+        run = make_run(
+            name,
+            tmp_path,
+            4,
+            augmentation="openvla_colour",
+            accumulate=accumulate,
+            teacher="none",
+            read_ahead=0,
+        )
         for _ in range(3):
             run.train_step()
         losses.append([action for action, _ in run._sums])
@@ -129,14 +164,20 @@ class Watching:
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         self.seen.append(images)
-        means = functional.adaptive_avg_pool2d(images.flatten(0, 1), 4).unflatten(0, images.shape[:2]).permute(0, 1, 3, 4, 2)
+        means = (
+            functional.adaptive_avg_pool2d(images.flatten(0, 1), 4)
+            .unflatten(0, images.shape[:2])
+            .permute(0, 1, 3, 4, 2)
+        )
         return [torch.cat([means, means[..., :1]], -1)]
 
 
 def test_a_live_teacher_sees_the_crop_of_the_student():
     teacher, images = Watching(), pictures(frames=3, side=32).numpy()
     targets = vision_targets(teacher, images, 4, AlignmentConfig(), live=True)
-    student, seen = make("openvla").apply(torch.from_numpy(images[[2, 0]]), draws(frames=2, down=0.1, brightness=0.9))
+    student, seen = make("openvla").apply(
+        torch.from_numpy(images[[2, 0]]), draws(frames=2, down=0.1, brightness=0.9)
+    )
     (layer,) = targets.layers
     changed = layer.of(np.array([2, 0]), seen)
     assert torch.allclose(teacher.seen[-1], student / 255) and changed.shape == (2, 2, 4, 4, 4)
@@ -165,5 +206,8 @@ def test_crops_without_targets_of_the_crop_are_refused(changes, message):
 
 
 def test_crops_that_would_move_bars_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match=r"crops would move the letterbox bars; give --student.fit stretch or crop"):
+    with pytest.raises(
+        TrainingError,
+        match=r"crops would move the letterbox bars; give --student.fit stretch or crop",
+    ):
         make_run("llava", tmp_path, 2, augmentation="openvla", teacher="none")

@@ -1,4 +1,6 @@
-"""Every kind of model is trained: what a step changes, losses on record, and that what was learned arrives on the robot."""
+"""Every kind of model is trained: what a step changes, losses on record, and that what was learned
+arrives on the robot.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +21,8 @@ from sf_training.training.students import merged_copy
 EVERY = ["nano", *BACKBONES]
 ADAPTED = {"train_vision": "lora", "train_language": "lora"}
 LAYER = 2
-# (action, alignment) losses of three steps at seed 0; a change of model, loss, adapters or order of random numbers shows here.
+# (action, alignment) losses of three steps at seed 0; a change of model, loss, adapters or order of
+# random numbers shows here.
 RECORD = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 
 
@@ -33,7 +36,9 @@ def joint(name: str, root: Path, how: str, **changes) -> Joint:
 
 
 def ways(names):
-    return [(name, how) for name in names for how in ("full", "lora") if name != "nano" or how == "full"]
+    return [
+        (name, how) for name in names for how in ("full", "lora") if name != "nano" or how == "full"
+    ]
 
 
 @pytest.mark.parametrize(("name", "how"), ways(EVERY))
@@ -49,28 +54,48 @@ def test_a_step_changes_what_is_trained_and_nothing_else(name, how, root):
     before = {key: value.detach().clone() for key, value in one.model.named_parameters()}
     one.step()
     one.step()  # in the first, the inner half of an adapter has no gradient yet
-    changed = {key for key, value in one.model.named_parameters() if not torch.equal(value, before[key])}
+    changed = {
+        key for key, value in one.model.named_parameters() if not torch.equal(value, before[key])
+    }
     trained = {key for key, value in one.model.named_parameters() if value.requires_grad}
     assert changed <= trained
-    assert {part_of(one.model, key) for key in changed} == {part_of(one.model, key) for key in trained}
+    assert {part_of(one.model, key) for key in changed} == {
+        part_of(one.model, key) for key in trained
+    }
     if how == "lora":
-        assert {key for key in changed if part_of(one.model, key) in ("vision", "language")} <= {key for key in changed if ".lora_" in key}
+        assert {key for key in changed if part_of(one.model, key) in ("vision", "language")} <= {
+            key for key in changed if ".lora_" in key
+        }
 
 
 @pytest.mark.parametrize(("name", "how"), ways(BACKBONES))
 def test_the_alignment_alone_reaches_the_vision_tower_and_nothing_above_its_layer(name, how, root):
     one = joint(name, root, how)
     one.losses()[1].backward()
-    touched = {key: bool(value.grad.any()) for key, value in one.model.named_parameters() if value.grad is not None}
+    touched = {
+        key: bool(value.grad.any())
+        for key, value in one.model.named_parameters()
+        if value.grad is not None
+    }
     reached = {key for key, moved in touched.items() if moved}
     assert any(part_of(one.model, key) == "vision" for key in reached)
     if how == "full":
         assert any("patch" in key for key in reached)  # where pictures enter
-    blocks = next(key for key, module in one.model.named_modules() if module is one.model.visual_places().blocks)
-    assert {int(key.removeprefix(f"{blocks}.").split(".")[0]) for key in touched if key.startswith(f"{blocks}.")} == set(range(LAYER))
+    blocks = next(
+        key
+        for key, module in one.model.named_modules()
+        if module is one.model.visual_places().blocks
+    )
+    assert {
+        int(key.removeprefix(f"{blocks}.").split(".")[0])
+        for key in touched
+        if key.startswith(f"{blocks}.")
+    } == set(range(LAYER))
     beyond = {key for key in reached if part_of(one.model, key) in ("action", "expert")}
     # OpenVLA-OFT's attention is bidirectional: its patches see the state's token.
-    assert {key.split(".")[0] for key in beyond} == ({"proprio"} if name == "openvla_oft" else set())
+    assert {key.split(".")[0] for key in beyond} == (
+        {"proprio"} if name == "openvla_oft" else set()
+    )
 
 
 @pytest.mark.parametrize(("name", "how"), ways(BACKBONES))
@@ -83,11 +108,20 @@ def test_losses_fall_in_thirty_steps_and_the_robot_gets_what_was_learned(name, h
 
     save_checkpoint(tmp_path / name, merged_copy(one.model), CONTRACT, random_statistics(), {})
     loaded = Policy.load(tmp_path / name, contract=CONTRACT, device="cpu")
-    pictures = {camera.name: np.full((camera.height, camera.width, 3), 90, np.uint8) for camera in CONTRACT.cameras}
+    pictures = {
+        camera.name: np.full((camera.height, camera.width, 3), 90, np.uint8)
+        for camera in CONTRACT.cameras
+    }
     joints = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
-    with_adapters = Policy(one.model, CONTRACT, random_statistics(), device="cpu").predict(pictures, joints, TEXTS[0])
-    np.testing.assert_allclose(loaded.predict(pictures, joints, TEXTS[0]), with_adapters, rtol=1e-3, atol=1e-4)
-    untrained = Policy(student(name, root).model, CONTRACT, random_statistics(), device="cpu").predict(pictures, joints, TEXTS[0])
+    with_adapters = Policy(one.model, CONTRACT, random_statistics(), device="cpu").predict(
+        pictures, joints, TEXTS[0]
+    )
+    np.testing.assert_allclose(
+        loaded.predict(pictures, joints, TEXTS[0]), with_adapters, rtol=1e-3, atol=1e-4
+    )
+    untrained = Policy(
+        student(name, root).model, CONTRACT, random_statistics(), device="cpu"
+    ).predict(pictures, joints, TEXTS[0])
     assert np.abs(with_adapters - untrained).max() > 1e-2
 
 
@@ -101,10 +135,17 @@ def test_a_flow_head_of_a_pretrained_model_learns(root):
 def test_gradient_checkpointing_changes_no_gradient(name, root):
     plain, saving = joint(name, root, "full"), joint(name, root, "full")
     saving.model.checkpoint_gradients()
-    assert [module for module in saving.model.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert [
+        module
+        for module in saving.model.modules()
+        if getattr(module, "gradient_checkpointing", False)
+    ]
     for one in (plain, saving):
         sum(one.losses()).backward()
-    gradients = [{key: value.grad for key, value in one.model.named_parameters() if value.grad is not None} for one in (plain, saving)]
+    gradients = [
+        {key: value.grad for key, value in one.model.named_parameters() if value.grad is not None}
+        for one in (plain, saving)
+    ]
     torch.testing.assert_close(*gradients)
 
 
@@ -122,4 +163,7 @@ def test_presets_find_their_layers(name, root):
     tokens = StudentTokens(one.model, config.student_layers, one.model.visual_places().blocks)
     with tokens.recording():
         one.model.context(*inputs(one))
-    assert all(tokens[layer].shape[1] == len(one.model.visual_places().mask) for layer in config.student_layers)
+    assert all(
+        tokens[layer].shape[1] == len(one.model.visual_places().mask)
+        for layer in config.student_layers
+    )

@@ -1,4 +1,6 @@
-"""What is learned from a bag: instructions in time, commands of every kind, and whose topics they are."""
+"""What is learned from a bag: instructions in time, commands of every kind, and whose topics they
+are.
+"""
 
 import numpy as np
 import pytest
@@ -46,7 +48,9 @@ def user_cache(tmp_path, monkeypatch):
 
 
 def load(tmp_path, entries, robot=ROBOT, **options):
-    bags = [write_bag(tmp_path / "take", entries, **options)] if not isinstance(entries, dict) else []
+    bags = (
+        [write_bag(tmp_path / "take", entries, **options)] if not isinstance(entries, dict) else []
+    )
     if isinstance(entries, dict):
         bags = [write_bag(tmp_path / name, each) for name, each in entries.items()]
     return load_dataset(bags, robot, size=8, workers=1, progress=False)
@@ -54,8 +58,14 @@ def load(tmp_path, entries, robot=ROBOT, **options):
 
 def findings(tmp_path, entries, robot=ROBOT):
     """What lint finds, by level."""
-    found = check_episode(measure_episode(write_bag(tmp_path / "lint", entries), Thresholds(), 4, robot), Thresholds())
-    return {(each.level, each.check): each.text for each in found if each.check not in ("rate", "frozen")}
+    found = check_episode(
+        measure_episode(write_bag(tmp_path / "lint", entries), Thresholds(), 4, robot), Thresholds()
+    )
+    return {
+        (each.level, each.check): each.text
+        for each in found
+        if each.check not in ("rate", "frozen")
+    }
 
 
 # ---- instructions -------------------------------------------------------------------------------
@@ -74,9 +84,16 @@ def test_each_frame_has_the_instruction_in_force(tmp_path):
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_custom_data_is_found_inside_the_file(tmp_path, storage):
     """rosbag2 keeps a copy of metadata.yaml in the file, for the day on which the other is lost."""
-    path = write_bag(tmp_path / "take", recording(0.6), storage=storage, custom={"language_instruction": "close the lid"})
+    path = write_bag(
+        tmp_path / "take",
+        recording(0.6),
+        storage=storage,
+        custom={"language_instruction": "close the lid"},
+    )
     (path / "metadata.yaml").unlink()
-    assert load_dataset([path], ROBOT, size=8, workers=1, progress=False).instructions == ["close the lid"]
+    assert load_dataset([path], ROBOT, size=8, workers=1, progress=False).instructions == [
+        "close the lid"
+    ]
 
 
 def test_where_an_instruction_comes_from(tmp_path):
@@ -105,24 +122,43 @@ def test_a_trajectory_is_followed_by_the_times_of_its_points(tmp_path):
     ahead = [(0.4, pose_at(1.0)), (1.2, pose_at(3.0))]
     plan = [
         entry(LEADER, messages.JOINT_TRAJECTORY, 0.0, trajectory(0, ALL, ahead)),
-        entry(LEADER, messages.JOINT_TRAJECTORY, 0.8, trajectory(0, ALL, [(0.2, pose_at(5.0)), (0.6, pose_at(5.0))])),
+        entry(
+            LEADER,
+            messages.JOINT_TRAJECTORY,
+            0.8,
+            trajectory(0, ALL, [(0.2, pose_at(5.0)), (0.6, pose_at(5.0))]),
+        ),
     ]
-    first = load(tmp_path, merged(states, plan)).pair_target[:, 0, 0]  # joint 1, commanded 0.1 s after each frame
-    due = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]) - 0.004  # the trajectories were received 4 ms later
+    first = load(tmp_path, merged(states, plan)).pair_target[
+        :, 0, 0
+    ]  # joint 1, commanded 0.1 s after each frame
+    due = (
+        np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]) - 0.004
+    )  # the trajectories were received 4 ms later
     expected = 0.2 * np.interp(due, [0.0, 0.4, 0.8, 1.0, 1.4], [1.0, 1.0, 2.0, 5.0, 5.0])
     np.testing.assert_allclose(first[:10], expected, atol=1e-3)
 
 
 def test_a_plan_that_cannot_be_followed_is_named(tmp_path):
     states = without(recording(0.6), LEADER)
-    for name, points in (("order", [(0.4, pose_at(0)), (0.2, pose_at(1))]), ("size", [(0.1, pose_at(0)[:5])])):
-        plan = [entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, ALL, points)) for t in (0.0, 0.2)]
+    for name, points in (
+        ("order", [(0.4, pose_at(0)), (0.2, pose_at(1))]),
+        ("size", [(0.1, pose_at(0)[:5])]),
+    ):
+        plan = [
+            entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, ALL, points))
+            for t in (0.0, 0.2)
+        ]
         with pytest.raises(BagError, match=rf"{LEADER}: a trajectory's point"):
             load(tmp_path / name, merged(states, plan))
 
 
 def arm_only(entries):
-    return changed(entries, LEADER, lambda each: joints(each.content.header.stamp.sec * S, ARM, each.content.position[:6]))
+    return changed(
+        entries,
+        LEADER,
+        lambda each: joints(each.content.header.stamp.sec * S, ARM, each.content.position[:6]),
+    )
 
 
 @pytest.mark.parametrize("kind", ["float", "numbers", "state", "trajectory"])
@@ -136,11 +172,19 @@ def test_arm_and_gripper_are_commanded_on_two_topics(tmp_path, kind):
         content = {
             "float": lambda value=value: (FLOATS, make(FLOATS, float(value))),
             "numbers": lambda value=value: (messages.NUMBERS, numbers([value])),
-            "state": lambda value=value, t=t: (messages.JOINT_STATE, joints(BEGIN + round(t * S), [FINGER], [value])),
-            "trajectory": lambda value=value: (messages.JOINT_TRAJECTORY, trajectory(0, [FINGER], [(0.0, [value])])),
+            "state": lambda value=value, t=t: (
+                messages.JOINT_STATE,
+                joints(BEGIN + round(t * S), [FINGER], [value]),
+            ),
+            "trajectory": lambda value=value: (
+                messages.JOINT_TRAJECTORY,
+                trajectory(0, [FINGER], [(0.0, [value])]),
+            ),
         }[kind]()
         jaw.append(entry(GRIPPER, content[0], t, content[1]))
-    arm = changed(recording(), LEADER, lambda each: joints(stamp_of(each), ARM, each.content.position[:6]))
+    arm = changed(
+        recording(), LEADER, lambda each: joints(stamp_of(each), ARM, each.content.position[:6])
+    )
     both = load(tmp_path / "two", merged(arm, jaw), robot)
     np.testing.assert_allclose(both.pair_target[..., :6], whole.pair_target[..., :6], atol=1e-6)
     np.testing.assert_allclose(both.pair_target[1:, :, 6], whole.pair_target[1:, :, 6], atol=0.02)
@@ -148,27 +192,41 @@ def test_arm_and_gripper_are_commanded_on_two_topics(tmp_path, kind):
 
 def as_numbers(values):
     return [
-        entry(each.topic, messages.NUMBERS, each.at, numbers(values(each.content.position))) if each.topic == LEADER else each
+        (
+            entry(each.topic, messages.NUMBERS, each.at, numbers(values(each.content.position)))
+            if each.topic == LEADER
+            else each
+        )
         for each in recording()
     ]
 
 
 def test_numbers_for_other_joints_than_the_robots_are_refused(tmp_path):
     wide = as_numbers(lambda position: [*position[::-1], 5.0, 5.0, *position, 5.0])
-    with pytest.raises(BagError, match=rf"{LEADER}: 17 numbers for 7 joints .*bags.columns: {{{LEADER}: "):
+    with pytest.raises(
+        BagError, match=rf"{LEADER}: 17 numbers for 7 joints .*bags.columns: {{{LEADER}: "
+    ):
         load(tmp_path / "refused", wide)
     names = [*[f"other{n}" for n in range(9)], *ALL, "rail"]
     data = load(tmp_path / "named", wide, contract(columns={LEADER: names}))
-    np.testing.assert_allclose(data.pair_target, load(tmp_path / "plain", recording()).pair_target, atol=0.01)  # received 4 ms later
+    np.testing.assert_allclose(
+        data.pair_target, load(tmp_path / "plain", recording()).pair_target, atol=0.01
+    )  # received 4 ms later
     with pytest.raises(BagError, match=r"17 numbers, but bags.columns names 2"):
         load(tmp_path / "short", wide, contract(columns={LEADER: ["a", "b"]}))
-    assert "17 numbers for 7 joints" in findings(tmp_path, wide)[Verdict.FAIL, "refused by training"]
+    assert (
+        "17 numbers for 7 joints" in findings(tmp_path, wide)[Verdict.FAIL, "refused by training"]
+    )
 
 
 def test_a_joint_that_nobody_commands_is_named(tmp_path):
     some = [0, 1, 2, 3, 4, 6]
     names = [ALL[place] for place in some]
-    arm = changed(recording(0.6), LEADER, lambda each: joints(stamp_of(each), names, each.content.position[some]))
+    arm = changed(
+        recording(0.6),
+        LEADER,
+        lambda each: joints(stamp_of(each), names, each.content.position[some]),
+    )
     with pytest.raises(BagError, match=r"/teleop/joint_command: joint joint6 is never named"):
         load(tmp_path, arm)
 
@@ -181,29 +239,56 @@ def test_topics_of_another_robot_with_our_names_are_left_alone(tmp_path):
     other = []
     for k in range(40):
         t = k / 20
-        other.append(entry("/joint_states", messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["joint1", "joint4"], [2.0, 1.9])))
+        other.append(
+            entry(
+                "/joint_states",
+                messages.JOINT_STATE,
+                t,
+                joints(BEGIN + round(t * S), ["joint1", "joint4"], [2.0, 1.9]),
+            )
+        )
         other.append(entry("/teleop/joint_command", messages.NUMBERS, t, numbers([9.0])))
         other.append(entry("/control_source", messages.STRING, t, text("not ours")))
     data = load(tmp_path / "both", merged(recording(), other))
-    np.testing.assert_array_equal(data.pair_target, load(tmp_path / "alone", recording()).pair_target)
+    np.testing.assert_array_equal(
+        data.pair_target, load(tmp_path / "alone", recording()).pair_target
+    )
 
 
 def test_one_joint_on_two_mapped_topics_is_refused(tmp_path):
-    other = [entry("/b/states", messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["elbow_c"], [0.0])) for t in (0.1, 0.3)]
+    other = [
+        entry(
+            "/b/states", messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["elbow_c"], [0.0])
+        )
+        for t in (0.1, 0.3)
+    ]
     with pytest.raises(BagError, match=rf"joint joint3 is on /b/states and on {STATES}"):
-        load(tmp_path, merged(recording(0.6), other), contract(topics={"/b/states": "/joint_states"}))
+        load(
+            tmp_path, merged(recording(0.6), other), contract(topics={"/b/states": "/joint_states"})
+        )
 
 
 @pytest.mark.parametrize(
     ("topics", "told"),
     [
-        ({"/words": "/joint_states"}, r"/words .* holds std_msgs/String, but sensor_msgs/JointState is needed"),
-        ({"/words": "/scene_camera/image_raw"}, r"/words \(read as /scene_camera/image_raw\) holds std_msgs/String, but .*Image is needed"),
+        (
+            {"/words": "/joint_states"},
+            r"/words .* holds std_msgs/String, but sensor_msgs/JointState is needed",
+        ),
+        (
+            {"/words": "/scene_camera/image_raw"},
+            (
+                r"/words \(read as /scene_camera/image_raw\) holds std_msgs/String, but .*Image is"
+                r" needed"
+            ),
+        ),
         ({"/words": "/teleop/joint_command"}, r"/words .* holds std_msgs/String, but"),
     ],
 )
 def test_a_topic_of_the_wrong_type_is_named(tmp_path, topics, told):
-    entries = merged(recording(0.4), [entry("/words", messages.STRING, t, text("hm")) for t in (0.0, 0.2)])
+    entries = merged(
+        recording(0.4), [entry("/words", messages.STRING, t, text("hm")) for t in (0.0, 0.2)]
+    )
     robot = contract(topics=topics)
     with pytest.raises(BagError, match=told):
         load(tmp_path, entries, robot)

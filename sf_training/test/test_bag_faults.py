@@ -1,4 +1,6 @@
-"""What is wrong in a bag is named, and the rest of it or of the folder is used: clocks, units, numbers, images, outcomes."""
+"""What is wrong in a bag is named, and the rest of it or of the folder is used: clocks, units,
+numbers, images, outcomes.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +28,16 @@ from foreign_recordings import (
     without,
     write_bag,
 )
-from synthetic_episodes import HEIGHT, WIDTH, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
+from synthetic_episodes import (
+    HEIGHT,
+    WIDTH,
+    joints_at,
+    open_writer,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
 
 from sf_training.data.bag_files import BagError, find_episodes
 from sf_training.data.dataset import load_dataset
@@ -48,7 +59,9 @@ def user_cache(tmp_path, monkeypatch):
 
 
 def load(tmp_path, entries, robot=ROBOT, **options):
-    bags = [write_bag(tmp_path / "take", entries, **options)] if not isinstance(entries, dict) else []
+    bags = (
+        [write_bag(tmp_path / "take", entries, **options)] if not isinstance(entries, dict) else []
+    )
     if isinstance(entries, dict):
         bags = [write_bag(tmp_path / name, each) for name, each in entries.items()]
     return load_dataset(bags, robot, size=8, workers=1, progress=False)
@@ -56,8 +69,14 @@ def load(tmp_path, entries, robot=ROBOT, **options):
 
 def findings(tmp_path, entries, robot=ROBOT):
     """What lint finds, by level."""
-    found = check_episode(measure_episode(write_bag(tmp_path / "lint", entries), Thresholds(), 4, robot), Thresholds())
-    return {(each.level, each.check): each.text for each in found if each.check not in ("rate", "frozen")}
+    found = check_episode(
+        measure_episode(write_bag(tmp_path / "lint", entries), Thresholds(), 4, robot), Thresholds()
+    )
+    return {
+        (each.level, each.check): each.text
+        for each in found
+        if each.check not in ("rate", "frozen")
+    }
 
 
 # ---- clocks -------------------------------------------------------------------------------------
@@ -70,7 +89,11 @@ def test_commands_without_stamps_join_a_simulated_clock(tmp_path, kind):
 
     entries = recording(stamp=simulated)
     if kind == "no stamps":
-        bare = [entry(LEADER, messages.NUMBERS, each.at, numbers(each.content.position)) for each in entries if each.topic == LEADER]
+        bare = [
+            entry(LEADER, messages.NUMBERS, each.at, numbers(each.content.position))
+            for each in entries
+            if each.topic == LEADER
+        ]
         entries = merged(without(entries, LEADER), bare)
     data = load(tmp_path / "sim", entries)
     wall = load(tmp_path / "wall", recording())
@@ -78,13 +101,17 @@ def test_commands_without_stamps_join_a_simulated_clock(tmp_path, kind):
     assert data.stamps[0] == pytest.approx(77.0) and not data.notes
 
 
-@pytest.mark.parametrize(("topic", "ahead"), [(STATES, 3.0), (HAND, -4.0), (LEADER, 1.5), (TOP, 4000.0)])
+@pytest.mark.parametrize(
+    ("topic", "ahead"), [(STATES, 3.0), (HAND, -4.0), (LEADER, 1.5), (TOP, 4000.0)]
+)
 def test_clocks_that_differ_are_named_with_bag_and_stream(tmp_path, topic, ahead):
     def late(name, t):
         return BEGIN + round((t + (ahead if name == topic else 0.0)) * S)
 
     entries = recording(4.5, stamp=late)
-    with pytest.raises(BagError, match=rf"take: .*{topic}.* on two clocks|take: .* and {topic} are on two clocks"):
+    with pytest.raises(
+        BagError, match=rf"take: .*{topic}.* on two clocks|take: .* and {topic} are on two clocks"
+    ):
         load(tmp_path, entries)
     assert "on two clocks" in findings(tmp_path, entries)[Verdict.FAIL, "refused by training"]
 
@@ -104,14 +131,26 @@ def test_a_clock_a_little_ahead_is_noted(tmp_path):
 
 def in_degrees(entries, *topics):
     for topic in topics:
-        entries = changed(entries, topic, lambda each: joints(stamp_of(each), ALL, each.content.position * [*[180 / np.pi] * 6, 1]))
+        entries = changed(
+            entries,
+            topic,
+            lambda each: joints(
+                stamp_of(each), ALL, each.content.position * [*[180 / np.pi] * 6, 1]
+            ),
+        )
     return entries
 
 
 @pytest.mark.parametrize("topic", [STATES, LEADER])
 def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
     entries = in_degrees(recording(), topic)
-    with pytest.raises(BagError, match=rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees; say so .*{{{topic}: degrees}}"):
+    with pytest.raises(
+        BagError,
+        match=(
+            rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees; say so .*{{{topic}:"
+            r" degrees}"
+        ),
+    ):
         load(tmp_path / "guessed", entries)
     data = load(tmp_path / "told", entries, contract(units={topic: "degrees"}))
     expected = load(tmp_path / "radians", recording())
@@ -120,15 +159,29 @@ def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
 
 
 def test_a_gripper_in_another_unit_is_named_and_can_be_told(tmp_path):
-    entries = changed(recording(0.6), STATES, lambda each: joints(stamp_of(each), ALL, each.content.position * [*[1] * 6, 1000]))
-    with pytest.raises(BagError, match=rf"{STATES}: gripper reaches 30, the contract allows 0.* to 0.035 m: this looks like millimetres"):
+    entries = changed(
+        recording(0.6),
+        STATES,
+        lambda each: joints(stamp_of(each), ALL, each.content.position * [*[1] * 6, 1000]),
+    )
+    with pytest.raises(
+        BagError,
+        match=(
+            rf"{STATES}: gripper reaches 30, the contract allows 0.* to 0.035 m: this looks like"
+            r" millimetres"
+        ),
+    ):
         load(tmp_path / "guessed", entries)
     closed, opened = (1000 * end for end in (ROBOT.gripper.closed, ROBOT.gripper.open))
     told = load(tmp_path / "told", entries, contract(gripper={STATES: [closed, opened]}))
-    np.testing.assert_allclose(told.joint_positions, load(tmp_path / "plain", recording(0.6)).joint_positions, atol=1e-6)
+    np.testing.assert_allclose(
+        told.joint_positions, load(tmp_path / "plain", recording(0.6)).joint_positions, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("topic", "value"), [(LEADER, np.nan), (STATES, np.inf), (LEADER, -np.inf)])
+@pytest.mark.parametrize(
+    ("topic", "value"), [(LEADER, np.nan), (STATES, np.inf), (LEADER, -np.inf)]
+)
 def test_numbers_that_are_not_finite_are_named_and_the_good_bags_used(tmp_path, topic, value):
     def spoilt(each):
         position = each.content.position.copy()
@@ -139,7 +192,9 @@ def test_numbers_that_are_not_finite_are_named_and_the_good_bags_used(tmp_path, 
     data = load(tmp_path, {"good": recording(), "bad": bad})
     assert [each.name for each in data.episodes] == ["good"]
     (left,) = data.left_out
-    assert f"{tmp_path / 'bad'}: {topic}: joint5 is {value}" in left.reason and "at 0.5" in left.reason
+    assert (
+        f"{tmp_path / 'bad'}: {topic}: joint5 is {value}" in left.reason and "at 0.5" in left.reason
+    )
     assert "joint5" in findings(tmp_path, bad)[Verdict.FAIL, "refused by training"]
 
 
@@ -148,52 +203,95 @@ def test_numbers_that_are_not_finite_are_named_and_the_good_bags_used(tmp_path, 
 
 @pytest.mark.parametrize("how", ["cut", "head", "empty"])
 def test_an_image_that_cannot_be_decoded_costs_its_frame_only(tmp_path, how):
-    entries = changed(recording(), HAND, lambda each: damaged_jpeg(stamp_of(each), how) if each.at == 0.7 else each.content)
+    entries = changed(
+        recording(),
+        HAND,
+        lambda each: damaged_jpeg(stamp_of(each), how) if each.at == 0.7 else each.content,
+    )
     data = load(tmp_path, entries)
     assert len(data.images) == 19 and np.asarray(data.images).shape[0] == 19
-    assert "/wrist_camera/image_raw at 0.70 s: an image cannot be decoded" in data.notes[0] and "1 of 20 observations" in data.notes[0]
-    assert "1 of 20 images cannot be decoded, the first at 0.70 s" in str(findings(tmp_path, entries))
+    assert (
+        "/wrist_camera/image_raw at 0.70 s: an image cannot be decoded" in data.notes[0]
+        and "1 of 20 observations" in data.notes[0]
+    )
+    assert "1 of 20 images cannot be decoded, the first at 0.70 s" in str(
+        findings(tmp_path, entries)
+    )
 
 
 def test_a_raw_image_that_ends_too_early_costs_its_frame_only(tmp_path):
     def cut(each):
         if each.at != 1.1:
             return each.content
-        return make(messages.IMAGE, each.content.header, HEIGHT, WIDTH, "bgr8", 0, 3 * WIDTH, each.content.data[:500])
+        return make(
+            messages.IMAGE,
+            each.content.header,
+            HEIGHT,
+            WIDTH,
+            "bgr8",
+            0,
+            3 * WIDTH,
+            each.content.data[:500],
+        )
 
     data = load(tmp_path, changed(recording(), TOP, cut))
     assert len(data.images) == 19 and "/scene_camera/image_raw at 1.10 s" in data.notes[0]
 
 
 def test_a_size_that_changes_is_found_before_training(tmp_path):
-    entries = changed(recording(), HAND, lambda each: jpeg(stamp_of(each), shot(3, 2)) if each.at >= 1.45 else each.content)
+    entries = changed(
+        recording(),
+        HAND,
+        lambda each: jpeg(stamp_of(each), shot(3, 2)) if each.at >= 1.45 else each.content,
+    )
     data = load(tmp_path, entries)
-    assert len(data.images) == 15 and f"at 1.50 s: image is {2 * WIDTH}x{2 * HEIGHT}, the contract says {WIDTH}x{HEIGHT}" in data.notes[0]
-    assert "5 of 20 images are 64x48, the first at 1.50 s" in findings(tmp_path, entries)[Verdict.FAIL, "image size"]
+    assert (
+        len(data.images) == 15
+        and f"at 1.50 s: image is {2 * WIDTH}x{2 * HEIGHT}, the contract says {WIDTH}x{HEIGHT}"
+        in data.notes[0]
+    )
+    assert (
+        "5 of 20 images are 64x48, the first at 1.50 s"
+        in findings(tmp_path, entries)[Verdict.FAIL, "image size"]
+    )
     whole = changed(recording(0.5), HAND, lambda each: jpeg(stamp_of(each), shot(3, 2)))
-    with pytest.raises(BagError, match=r"whole/take: /wrist_camera/image_raw: image is 64x48, the contract says 32x24"):
+    with pytest.raises(
+        BagError,
+        match=r"whole/take: /wrist_camera/image_raw: image is 64x48, the contract says 32x24",
+    ):
         load(tmp_path / "whole", whole)
 
 
 def depth_of(kind: str, stamp: int):
     """A CompressedImage of 0.8 m, and nothing measured in its left half."""
     metres = np.full((HEIGHT, WIDTH), 0.8)
-    if kind == "inverse":  # compressedDepth of 32FC1: coefficients of the inverse depth before the PNG
+    if (
+        kind == "inverse"
+    ):  # compressedDepth of 32FC1: coefficients of the inverse depth before the PNG
         quantised = np.full((HEIGHT, WIDTH), round(100.0 / 0.8 + 2.0), np.uint16)
     else:
         quantised = (metres * 1000).astype(np.uint16)
     quantised[:, : WIDTH // 2] = 0
-    formats = {"png": "16UC1; png compressed", "transport": "16UC1; compressedDepth png", "inverse": "32FC1; compressedDepth png"}
+    formats = {
+        "png": "16UC1; png compressed",
+        "transport": "16UC1; compressedDepth png",
+        "inverse": "32FC1; compressedDepth png",
+    }
     content = jpeg(stamp, quantised, ".png", formats[kind])
     if kind != "png":
-        head = np.frombuffer(np.int32(0).tobytes() + np.array([100.0, 2.0], np.float32).tobytes(), np.uint8)
+        head = np.frombuffer(
+            np.int32(0).tobytes() + np.array([100.0, 2.0], np.float32).tobytes(), np.uint8
+        )
         content.data = np.concatenate([head, content.data])
     return content
 
 
 @pytest.mark.parametrize("kind", ["png", "transport", "inverse"])
 def test_compressed_depth_is_read_in_metres(tmp_path, kind):
-    depth = [entry("/rig/depth", messages.COMPRESSED_IMAGE, k / 10, depth_of(kind, BEGIN + k * S // 10)) for k in range(5)]
+    depth = [
+        entry("/rig/depth", messages.COMPRESSED_IMAGE, k / 10, depth_of(kind, BEGIN + k * S // 10))
+        for k in range(5)
+    ]
     robot = contract(topics={"/rig/depth": "/scene_camera/depth/image_raw"})
     seen = load(tmp_path, merged(recording(0.5), depth), robot).depth[2, 0]
     assert np.isnan(seen[:, :3]).all()
@@ -234,13 +332,21 @@ def test_the_recorders_verdict_reaches_training(tmp_path):
 
 
 def test_evaluation_counts_the_episodes_that_training_counted(tmp_path):
-    """Which episodes were held out is told by their number: what training left out must not be counted."""
+    """Which episodes were held out is told by their number: what training left out must not be
+    counted.
+    """
     robot = tiny_contract(action=JOINT_SPACE)
     for name in ("a", "b", "c", "d"):
-        write_episode(tmp_path / "bags", robot, name, frames=4, labels="none" if name == "b" else "operator")
+        write_episode(
+            tmp_path / "bags", robot, name, frames=4, labels="none" if name == "b" else "operator"
+        )
     data = load_dataset(find_episodes(tmp_path / "bags"), robot, size=8, workers=1, progress=False)
     readers = open_episodes(tmp_path / "bags", robot, ("success",))
-    assert [reader.name for reader in readers] == [episode.name for episode in data.episodes] == ["a", "c", "d"]
+    assert (
+        [reader.name for reader in readers]
+        == [episode.name for episode in data.episodes]
+        == ["a", "c", "d"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,4 +362,7 @@ def test_own_recordings_are_labelled_as_the_contract_asks(tmp_path, action):
     bag = write_episode(tmp_path, tiny_contract(action=JOINT_SPACE), frames=6, labels="operator")
     robot = tiny_contract(action=JOINT_SPACE | action)
     data = load_dataset([bag], robot, size=8, workers=1, progress=False)
-    assert data.pair_target.shape[1:] == (robot.action.horizon, len(robot.action.names)) and data.contract.hash == robot.hash
+    assert (
+        data.pair_target.shape[1:] == (robot.action.horizon, len(robot.action.names))
+        and data.contract.hash == robot.hash
+    )

@@ -37,10 +37,16 @@ def folder_of(path):
 MAKERS = {
     "mcap": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, **PLAIN)),
     "zstd": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, chunk_size=6000)),
-    "no index": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=6000, **PLAIN)),
-    "no chunks": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, use_chunking=False, **PLAIN)),
+    "no index": lambda out: folder_of(
+        write_mcap(out / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=6000, **PLAIN)
+    ),
+    "no chunks": lambda out: folder_of(
+        write_mcap(out / "a.mcap", ENTRIES, use_chunking=False, **PLAIN)
+    ),
     "sqlite3": lambda out: write_bag(out / "bag", ENTRIES, StoragePlugin.SQLITE3),
-    "packed": lambda out: write_bag(out / "bag", ENTRIES, compression=(CompressionMode.MESSAGE, CompressionFormat.ZSTD)),
+    "packed": lambda out: write_bag(
+        out / "bag", ENTRIES, compression=(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    ),
     "own": lambda out: write_episode(out, tiny_contract(), frames=3, labels="operator"),
 }
 
@@ -48,7 +54,10 @@ MAKERS = {
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """Bytes with one kind of damage."""
     data = bytearray(data)
-    size, kind = len(data), rng.choice(["cut", "flip", "flips", "swap", "number", "drop", "double", "zeros"])
+    size, kind = (
+        len(data),
+        rng.choice(["cut", "flip", "flips", "swap", "number", "drop", "double", "zeros"]),
+    )
     at = rng.randrange(size)
     if rng.random() < 0.4:  # where the structure is: at the ends
         at = min(size - 1, rng.choice([rng.randrange(200), max(0, size - 1 - rng.randrange(1500))]))
@@ -62,7 +71,10 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
             data[rng.randrange(size)] ^= 1 << rng.randrange(8)
     elif kind == "swap":
         other = rng.randrange(size - length + 1)
-        data[at : at + length], data[other : other + length] = data[other : other + length], data[at : at + length]
+        data[at : at + length], data[other : other + length] = (
+            data[other : other + length],
+            data[at : at + length],
+        )
     elif kind == "number":
         number = rng.choice([0, 1, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1])
         data[at : at + 8] = number.to_bytes(8, "little")[: min(8, size - at)]
@@ -115,9 +127,13 @@ def test_damage_gives_a_result_or_one_sentence(originals, tmp_path, monkeypatch,
         try:
             told = read_everything(path, robot)
         except Exception as error:
-            raise AssertionError(f"number {number} of {name}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"number {number} of {name}: {type(error).__name__}: {error}"
+            ) from error
         refused += any(told)
         for sentence in filter(None, told):
             assert "\n" not in sentence and len(sentence) < 1200
-            assert str(tmp_path) in sentence or sentence.startswith("none of 1 episodes has the outcome")
+            assert str(tmp_path) in sentence or sentence.startswith(
+                "none of 1 episodes has the outcome"
+            )
     assert refused

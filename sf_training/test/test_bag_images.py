@@ -1,4 +1,6 @@
-"""Pictures that stay in the bags are indexed like an array, from any process, and say what happened when a file is gone."""
+"""Pictures that stay in the bags are indexed like an array, from any process, and say what happened
+when a file is gone.
+"""
 
 import multiprocessing
 import pickle
@@ -26,11 +28,18 @@ def contract():
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory, contract):
     folder = tmp_path_factory.mktemp("bags")
-    return [write_episode(folder, contract, f"e{number}", frames=frames) for number, frames in enumerate(FRAMES)]
+    return [
+        write_episode(folder, contract, f"e{number}", frames=frames)
+        for number, frames in enumerate(FRAMES)
+    ]
 
 
 def load(bags, contract, **options):
-    return load_dataset(bags, contract, **{"size": (8, 12), "fit": "letterbox", "workers": 1, "progress": False} | options)
+    return load_dataset(
+        bags,
+        contract,
+        **{"size": (8, 12), "fit": "letterbox", "workers": 1, "progress": False} | options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +64,21 @@ def test_any_frames_in_any_order(data, everything, frames):
 
 def test_it_is_indexed_like_an_array(data, everything):
     images, whole = data.images, everything[0]
-    assert images.shape == whole.shape == (8, 2, 3, 8, 12) and len(images) == 8 and images.dtype == np.uint8 and images.ndim == 5
-    for index in (2, -1, slice(1, 6, 2), (slice(None), 1), (slice(2, 5), 0, 1), np.array([[0, 1], [2, 7]]), np.arange(8) % 2 == 0):
+    assert (
+        images.shape == whole.shape == (8, 2, 3, 8, 12)
+        and len(images) == 8
+        and images.dtype == np.uint8
+        and images.ndim == 5
+    )
+    for index in (
+        2,
+        -1,
+        slice(1, 6, 2),
+        (slice(None), 1),
+        (slice(2, 5), 0, 1),
+        np.array([[0, 1], [2, 7]]),
+        np.arange(8) % 2 == 0,
+    ):
         np.testing.assert_array_equal(images[index], whole[index])
     with pytest.raises(IndexError):
         images[8]
@@ -87,25 +109,39 @@ def test_a_bag_that_vanishes_or_changes_meanwhile(contract, tmp_path):
 
 @pytest.mark.parametrize("way", ["lz4", "none", "unchunked"])
 def test_other_ways_to_pack_messages(bags, contract, tmp_path, everything, way):
-    """The same messages, attachments and records in a file that is compressed in another way, or has no chunks at all."""
+    """The same messages, attachments and records in a file that is compressed in another way, or
+    has no chunks at all.
+    """
     from mcap.reader import make_reader
 
     target = tmp_path / "again.mcap"
     compression = {"lz4": CompressionType.LZ4}.get(way, CompressionType.NONE)
     with EpisodeReader(bags[0]).file.open("rb") as source, target.open("wb") as file:
         reader = make_reader(source)
-        writer = McapWriter(file, compression=compression, use_chunking=way != "unchunked", chunk_size=20_000)
+        writer = McapWriter(
+            file, compression=compression, use_chunking=way != "unchunked", chunk_size=20_000
+        )
         writer.start("ros2", "test")
         for attachment in reader.iter_attachments():
-            writer.add_attachment(attachment.create_time, attachment.log_time, attachment.name, attachment.media_type, attachment.data)
+            writer.add_attachment(
+                attachment.create_time,
+                attachment.log_time,
+                attachment.name,
+                attachment.media_type,
+                attachment.data,
+            )
         for record in reader.iter_metadata():
             writer.add_metadata(record.name, record.metadata)
         channels = {}
         for schema, channel, message in reader.iter_messages(log_time_order=False):
             if channel.id not in channels:
                 number = writer.register_schema(schema.name, schema.encoding, schema.data)
-                channels[channel.id] = writer.register_channel(channel.topic, channel.message_encoding, number, channel.metadata)
-            writer.add_message(channels[channel.id], message.log_time, message.data, message.publish_time)
+                channels[channel.id] = writer.register_channel(
+                    channel.topic, channel.message_encoding, number, channel.metadata
+                )
+            writer.add_message(
+                channels[channel.id], message.log_time, message.data, message.publish_time
+            )
         writer.finish()
     data = load([target], contract)
     np.testing.assert_array_equal(data.images, everything[0][: FRAMES[0]])

@@ -1,4 +1,6 @@
-"""Every way to store a bag gives the same training data: rosbag2 folders, bare files, split, indexed or not, packed or not."""
+"""Every way to store a bag gives the same training data: rosbag2 folders, bare files, split,
+indexed or not, packed or not.
+"""
 
 import shutil
 import tracemalloc
@@ -100,18 +102,30 @@ def no_metadata(path):
 SQLITE, ZSTD = StoragePlugin.SQLITE3, CompressionFormat.ZSTD
 WAYS = {
     "sqlite3": lambda folder: write_bag(folder / "take", ENTRIES, SQLITE),
-    "sqlite3 without metadata": lambda folder: no_metadata(write_bag(folder / "take", ENTRIES, SQLITE)),
+    "sqlite3 without metadata": lambda folder: no_metadata(
+        write_bag(folder / "take", ENTRIES, SQLITE)
+    ),
     "sqlite3 file": lambda folder: next(write_bag(folder / "take", ENTRIES, SQLITE).glob("*.db3")),
-    "messages packed": lambda folder: write_bag(folder / "take", ENTRIES, compression=(CompressionMode.MESSAGE, ZSTD)),
-    "sqlite3 messages packed": lambda folder: write_bag(folder / "take", ENTRIES, SQLITE, compression=(CompressionMode.MESSAGE, ZSTD)),
+    "messages packed": lambda folder: write_bag(
+        folder / "take", ENTRIES, compression=(CompressionMode.MESSAGE, ZSTD)
+    ),
+    "sqlite3 messages packed": lambda folder: write_bag(
+        folder / "take", ENTRIES, SQLITE, compression=(CompressionMode.MESSAGE, ZSTD)
+    ),
     "file packed": packed_file,
     "split, no metadata": split,
     "split, other names": split_and_described,
-    "a second file beside": lambda folder: described(folder, "take_0.mcap", others=["copy.mcap", "b.mcap"]),
+    "a second file beside": lambda folder: described(
+        folder, "take_0.mcap", others=["copy.mcap", "b.mcap"]
+    ),
     "renamed file": lambda folder: described(folder, "before_0.mcap"),
     "old path": lambda folder: described(folder, "take/take_0.mcap"),
-    "no index": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=9000),
-    "only messages indexed": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, index_types=IndexType.MESSAGE, chunk_size=9000),
+    "no index": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=9000
+    ),
+    "only messages indexed": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, index_types=IndexType.MESSAGE, chunk_size=9000
+    ),
     "no statistics": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, use_statistics=False),
     "no summary": lambda folder: write_mcap(
         folder / "a.mcap",
@@ -122,12 +136,23 @@ WAYS = {
         repeat_schemas=False,
         use_summary_offsets=False,
     ),
-    "no repeated channels": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, repeat_channels=False, repeat_schemas=False),
-    "no repeated schemas": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, repeat_schemas=False, compression=CompressionType.LZ4),
-    "no chunks, no summary": lambda folder: write_mcap(
-        folder / "a.mcap", ENTRIES, use_chunking=False, use_statistics=False, repeat_channels=False, index_types=IndexType.NONE
+    "no repeated channels": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, repeat_channels=False, repeat_schemas=False
     ),
-    "no checksums": lambda folder: write_mcap(folder / "a.mcap", ENTRIES, enable_crcs=False, compression=CompressionType.NONE),
+    "no repeated schemas": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, repeat_schemas=False, compression=CompressionType.LZ4
+    ),
+    "no chunks, no summary": lambda folder: write_mcap(
+        folder / "a.mcap",
+        ENTRIES,
+        use_chunking=False,
+        use_statistics=False,
+        repeat_channels=False,
+        index_types=IndexType.NONE,
+    ),
+    "no checksums": lambda folder: write_mcap(
+        folder / "a.mcap", ENTRIES, enable_crcs=False, compression=CompressionType.NONE
+    ),
 }
 
 
@@ -160,7 +185,10 @@ def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
     with pytest.raises(BagError, match=r"holds 2 episodes; give one of left.mcap, right.mcap"):
         the_episode(tmp_path)
     take = write_bag(tmp_path / "deep/er/take", ENTRIES)
-    assert the_episode(tmp_path / "deep") == take and the_episode(tmp_path / "left.mcap").name == "left.mcap"
+    assert (
+        the_episode(tmp_path / "deep") == take
+        and the_episode(tmp_path / "left.mcap").name == "left.mcap"
+    )
 
 
 def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
@@ -173,7 +201,11 @@ def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "schema", "told"), [("ros1", "ros1msg", "ROS 1.*rosbags-convert"), ("json", "jsonschema", "JSON.*ros2 bag record")]
+    ("encoding", "schema", "told"),
+    [
+        ("ros1", "ros1msg", "ROS 1.*rosbags-convert"),
+        ("json", "jsonschema", "JSON.*ros2 bag record"),
+    ],
 )
 def test_messages_that_are_not_of_ros_2(tmp_path, robot, encoding, schema, told):
     path = write_mcap(tmp_path / "a.mcap", ENTRIES, encoding, schema)
@@ -202,7 +234,9 @@ def test_unfinished_episodes_are_found_and_not_read(tmp_path):
     write_episode(tmp_path, robot, "good", frames=12)
     shutil.copytree(tmp_path / "good", tmp_path / "lost.partial")
     (tmp_path / "lost.partial/metadata.yaml").unlink()
-    assert find_episodes(tmp_path) == [tmp_path / "good"] and unfinished_episodes(tmp_path) == [tmp_path / "lost.partial"]
+    assert find_episodes(tmp_path) == [tmp_path / "good"] and unfinished_episodes(tmp_path) == [
+        tmp_path / "lost.partial"
+    ]
     with pytest.raises(BagError, match=r"lost.partial: was never finished; .*recover"):
         find_episodes(tmp_path / "lost.partial")
 
@@ -210,7 +244,9 @@ def test_unfinished_episodes_are_found_and_not_read(tmp_path):
 def test_the_checksum_of_others_bags_is_remembered(tmp_path, robot, monkeypatch):
     file = write_mcap(tmp_path / "a.mcap", ENTRIES)
     first = EpisodeReader(file, robot).checksum
-    monkeypatch.setattr("sf_training.data.cache_folder.hashlib.sha256", lambda data=b"": _once(data))
+    monkeypatch.setattr(
+        "sf_training.data.cache_folder.hashlib.sha256", lambda data=b"": _once(data)
+    )
     assert EpisodeReader(file, robot).checksum == first
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -233,7 +269,9 @@ def test_topics_are_counted_over_all_parts(tmp_path, robot):
 
 
 def test_a_joint_state_costs_its_numbers_and_no_object(tmp_path, robot):
-    """Memory while reading stays flat: a long recording holds hundreds of thousands of joint states."""
+    """Memory while reading stays flat: a long recording holds hundreds of thousands of joint
+    states.
+    """
     count = 20_000
     state = joints(BEGIN, ALL, pose_at(0.5))
     more = [Entry(STATES, messages.JOINT_STATE, 1.0, BEGIN + S + k, state) for k in range(count)]
@@ -244,5 +282,7 @@ def test_a_joint_state_costs_its_numbers_and_no_object(tmp_path, robot):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(stream.messages) == count + 50 and stream.messages[-1].position[0] == pytest.approx(0.1)
+    assert len(stream.messages) == count + 50 and stream.messages[-1].position[0] == pytest.approx(
+        0.1
+    )
     assert peak / count < 700, "bytes a message, with the chunk that is being read"

@@ -21,7 +21,18 @@ def place(tmp_path):
 
 
 def teacher(place, *more: str) -> list[str]:
-    options = ["--data", place / "bags", "--teacher", "vggt", "--teacher-weights", place, "--teacher-size", 56, "--teacher-channels", 16]
+    options = [
+        "--data",
+        place / "bags",
+        "--teacher",
+        "vggt",
+        "--teacher-weights",
+        place,
+        "--teacher-size",
+        56,
+        "--teacher-channels",
+        16,
+    ]
     return [*map(str, options), *more]
 
 
@@ -29,13 +40,27 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
     assert main(teacher(place)) == 0
     said = capsys.readouterr().out
     folder = next((place / "bags/.cache").glob("features-*"))
-    assert f"{folder}: " in said.replace("\n", "") and "10 frames of 2 cameras, 6x6 patches, 16 channels" in said
+    assert (
+        f"{folder}: " in said.replace("\n", "")
+        and "10 frames of 2 cameras, 6x6 patches, 16 channels" in said
+    )
     assert "licence of its weights: Somebody's licence" in said
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
     assert before
 
     assert main(teacher(place)) == 0  # there is nothing left to do
-    run = ["--out", str(place / "nano"), "--steps", "2", "--width", "32", "--layers", "2", "--validation-share", "0.5"]
+    run = [
+        "--out",
+        str(place / "nano"),
+        "--steps",
+        "2",
+        "--width",
+        "32",
+        "--layers",
+        "2",
+        "--validation-share",
+        "0.5",
+    ]
     assert train(teacher(place, *run)) == 0
     assert [path.name for path in (place / "bags/.cache").glob("features-*")] == [folder.name]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")} == before
@@ -45,10 +70,16 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--teacher", "pointmap"], "--teacher pointmap: is made when training starts and not kept; take vggt or hf"),
+        (
+            ["--teacher", "pointmap"],
+            "--teacher pointmap: is made when training starts and not kept; take vggt or hf",
+        ),
         (["--teacher", "none"], "--teacher none: is made when training starts and not kept"),
         (["--teacher", "vggt", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--teacher", "vggt", "--teacher-weights", "w", "--cache-format", "none"], "--cache-format none: keeps nothing; take float16"),
+        (
+            ["--teacher", "vggt", "--teacher-weights", "w", "--cache-format", "none"],
+            "--cache-format none: keeps nothing; take float16",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_one_sentence(place, options, message):
@@ -63,8 +94,23 @@ def test_without_a_cache_the_time_of_the_teacher_is_measured(place, monkeypatch)
     ran = []
     features = VggtTeacher.features
     monkeypatch.setattr(
-        VggtTeacher, "features", lambda self, images, present=None: ran.append(len(images)) or features(self, images, present)
+        VggtTeacher,
+        "features",
+        lambda self, images, present=None: (
+            ran.append(len(images)) or features(self, images, present)
+        ),
     )
-    run = ["--out", str(place / "nano"), "--steps", "1", "--width", "32", "--layers", "2", "--validation-share", "0.5"]
+    run = [
+        "--out",
+        str(place / "nano"),
+        "--steps",
+        "1",
+        "--width",
+        "32",
+        "--layers",
+        "2",
+        "--validation-share",
+        "0.5",
+    ]
     assert train(teacher(place, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
     assert len(ran) >= _TIMED + 1

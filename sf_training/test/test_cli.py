@@ -53,9 +53,15 @@ def written(tmp_path: Path, text: str, name: str = "run.yaml") -> str:
 
 
 def test_what_is_typed_wins_over_the_file_wherever_it_stands(tmp_path):
-    file = written(tmp_path, "data: out/demos\nsteps: 300\nlearning_rate: 1e-4\ninner:\n  weight: 0.25\n  layers: [1, -1]\n")
+    file = written(
+        tmp_path,
+        "data: out/demos\nsteps: 300\nlearning_rate: 1e-4\ninner:\n  weight: 0.25\n  layers: [1,"
+        " -1]\n",
+    )
     chosen = parse(Chosen, ["--steps", "7", "--config", file, "--inner.no-mask"], "train")
-    assert chosen == Chosen(Path("out/demos"), steps=7, learning_rate=1e-4, inner=Inner(0.25, False, (1, -1)))
+    assert chosen == Chosen(
+        Path("out/demos"), steps=7, learning_rate=1e-4, inner=Inner(0.25, False, (1, -1))
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,10 @@ def test_a_flag_takes_true_or_false_too(typed, fast, mask):
 
 
 def test_of_two_files_the_last_wins(tmp_path):
-    files = [f"--config={written(tmp_path, text, name)}" for name, text in (("a", "data: a\nsteps: 1"), ("b", "steps: 2"), ("c", ""))]
+    files = [
+        f"--config={written(tmp_path, text, name)}"
+        for name, text in (("a", "data: a\nsteps: 1"), ("b", "steps: 2"), ("c", ""))
+    ]
     assert parse(Chosen, files, "train") == Chosen(Path("a"), steps=2)
 
 
@@ -92,7 +101,12 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size
         note=words,
         names=st.lists(words.filter(lambda text: not text.startswith("-")), max_size=3).map(tuple),
         fast=st.booleans(),
-        inner=st.builds(Inner, st.floats(0, 1), st.booleans(), st.lists(st.integers(-9, 9), max_size=3).map(tuple)),
+        inner=st.builds(
+            Inner,
+            st.floats(0, 1),
+            st.booleans(),
+            st.lists(st.integers(-9, 9), max_size=3).map(tuple),
+        ),
     )
 )
 def test_saved_settings_are_read_back_as_they_were(tmp_path_factory, chosen):
@@ -104,7 +118,10 @@ def test_saved_settings_are_read_back_as_they_were(tmp_path_factory, chosen):
     ("text", "message"),
     [
         ("data: a\nstep: 3", "no setting is called step; did you mean steps?"),
-        ("data: a\ninner:\n  wieght: 3", "no setting is called inner.wieght; did you mean inner.weight?"),
+        (
+            "data: a\ninner:\n  wieght: 3",
+            "no setting is called inner.wieght; did you mean inner.weight?",
+        ),
         ("data: a\nsteps:\n  many: 3", "no setting is called steps.many"),
         ("data: a\nqqq: 3", "no setting is called qqq; see --help for those there are"),
         ("- data", "must hold `key: value` lines, got list"),
@@ -123,7 +140,10 @@ def test_a_file_that_does_not_fit_is_named_with_the_key(tmp_path, capsys, text, 
 
 
 def test_a_missing_file_or_path_is_said():
-    with pytest.raises(ConfigFileError, match=r"nowhere.yaml: cannot be read \(No such file or directory\); check --config"):
+    with pytest.raises(
+        ConfigFileError,
+        match=r"nowhere.yaml: cannot be read \(No such file or directory\); check --config",
+    ):
         with_config(["--config", "nowhere.yaml"])
     with pytest.raises(ConfigFileError, match="--config: needs the path of a YAML file"):
         with_config(["--data", "a", "--config"])
@@ -139,7 +159,11 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_option(tmp_path, capsys):
 def test_every_setting_is_printed_and_changes_stand_beside_their_default():
     console = Console(width=120, record=True, file=io.StringIO())
     print_settings(Chosen(Path("out/[1]"), steps=7, inner=Inner(layers=(1, 2))), console)
-    lines = {line.split()[0]: line.split()[1:] for line in console.export_text().splitlines() if line.strip()}
+    lines = {
+        line.split()[0]: line.split()[1:]
+        for line in console.export_text().splitlines()
+        if line.strip()
+    }
     assert lines["data"] == ["out/[1]", "(required)"]
     assert lines["steps"] == ["7", "10"]
     assert lines["inner.layers"] == ["1", "2", "(none)"]
@@ -157,8 +181,13 @@ def test_training_settings_survive_a_file(tmp_path):
 
 
 def test_help_lists_every_verb_without_loading_torch():
-    code = "import sys; from sf_training.cli import main; code = main(['--help']); print('torch' in sys.modules); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    code = (
+        "import sys; from sf_training.cli import main; code = main(['--help']); print('torch' in"
+        " sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0 and done.stdout.endswith("False\n")
     for verb, (_, line) in VERBS.items():
         assert f"  {verb} " in done.stdout and line in done.stdout
@@ -177,15 +206,21 @@ def test_every_verb_has_its_module(verb):
     module, _, function = VERBS[verb][0].partition(":")
     path = Path(sf_training.__file__).parents[1] / (module.replace(".", "/") + ".py")
     assert path.exists()
-    assert f"def {function or 'main'}(argv: Sequence[str] | None = None) -> int:" in path.read_text()  # not imported: a node needs ROS
+    assert (
+        f"def {function or 'main'}(argv: Sequence[str] | None = None) -> int:" in path.read_text()
+    )  # not imported: a node needs ROS
 
 
-@pytest.mark.parametrize(("words", "unbuffered"), [("--help", ""), ("train --help", ""), ("train --help", "1")])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"), [("--help", ""), ("train --help", ""), ("train --help", "1")]
+)
 def test_a_reader_that_goes_away_is_no_error(words, unbuffered):
     """`sf_training train --help | head -1`"""
     command = f"set -o pipefail; {sys.executable} -m sf_training {words} | true"
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, env=environment
+    )
     assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 

@@ -1,4 +1,6 @@
-"""The forward command controller and the stand-in for MoveIt Servo: one test for each rule that the suite relies on."""
+"""The forward command controller and the stand-in for MoveIt Servo: one test for each rule that the
+suite relies on.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,12 @@ from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected
 from sf_training.simulation.controllers import ArmAndGripper, make_controller
 from sf_training.simulation.forward_controller import ForwardCommandController
-from sf_training.simulation.servo_controller import PUBLISH_PERIOD, ServoController, ToolTarget, ToolTwist
+from sf_training.simulation.servo_controller import (
+    PUBLISH_PERIOD,
+    ServoController,
+    ToolTarget,
+    ToolTwist,
+)
 
 PERIOD = 0.005
 HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0])
@@ -31,12 +38,19 @@ def kinematics():
 
 def variant(output, gripper=None):
     data = yaml.safe_load(CONTRACT.to_yaml())
-    data["command"] = {"output": output, "topic": "/arm/commands", "rate_hz": 100, "gripper": gripper}
+    data["command"] = {
+        "output": output,
+        "topic": "/arm/commands",
+        "rate_hz": 100,
+        "gripper": gripper,
+    }
     return parse_contract(yaml.safe_dump(data), CONTRACT.urdf_xml)
 
 
 def forward():
-    return ForwardCommandController(np.array([-2.0, -1.0]), np.array([2.0, 1.0]), np.array([1.0, 2.0]))
+    return ForwardCommandController(
+        np.array([-2.0, -1.0]), np.array([2.0, 1.0]), np.array([1.0, 2.0])
+    )
 
 
 @pytest.fixture
@@ -110,8 +124,12 @@ def tool(positions):
 
 
 def test_a_twist_moves_the_tool_along_the_base_frame_and_keeps_its_orientation(servo):
-    positions, _ = run(servo, 0.0, 0.5, lambda now: servo.accept(ToolTwist(now, "base_link", UP), now))
-    np.testing.assert_allclose(tool(positions[-1]).position - tool(HOME).position, [0.0, 0.0, 0.05], atol=1e-3)
+    positions, _ = run(
+        servo, 0.0, 0.5, lambda now: servo.accept(ToolTwist(now, "base_link", UP), now)
+    )
+    np.testing.assert_allclose(
+        tool(positions[-1]).position - tool(HOME).position, [0.0, 0.0, 0.05], atol=1e-3
+    )
     np.testing.assert_allclose(tool(positions[-1]).rotation, tool(HOME).rotation, atol=5e-3)
 
 
@@ -134,13 +152,18 @@ def test_what_is_stamped_too_early_is_not_followed(servo):
 def test_a_pose_is_reached_and_held(servo):
     target = ToolMotion(CONTRACT).pose(HOME + [0.2, 0.1, -0.1, 0.1, 0.2, 0.3])
     command = (target.position, target.quaternion)
-    positions, velocities = run(servo, 0.0, 1.5, lambda now: servo.accept(ToolTarget(now, "base_link", *command), now))
+    positions, velocities = run(
+        servo, 0.0, 1.5, lambda now: servo.accept(ToolTarget(now, "base_link", *command), now)
+    )
     reached = ToolMotion(CONTRACT).pose(positions[-1])
     np.testing.assert_allclose(reached.position, target.position, atol=1e-4)
     assert abs(reached.quaternion @ target.quaternion) == pytest.approx(1.0, abs=1e-6)
     assert np.abs(velocities[-1]).max() < 1e-3
     way = np.array([tool(position).position for position in positions])
-    assert np.linalg.norm(np.diff(way, axis=0), axis=1).max() / PERIOD < CONTRACT.workspace.tool_speed * 1.02
+    assert (
+        np.linalg.norm(np.diff(way, axis=0), axis=1).max() / PERIOD
+        < CONTRACT.workspace.tool_speed * 1.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +173,10 @@ def test_a_pose_is_reached_and_held(servo):
         (ToolTwist(0.0, "", UP), "got none"),
         (ToolTwist(0.0, "base_link", UP * np.nan), "not finite"),
         (ToolTarget(0.0, "base_link", np.zeros(3), np.zeros(4)), "its length is 0"),
-        (ToolTarget(0.0, "base_link", np.array([np.inf, 0, 0]), np.array([0, 0, 0, 1.0])), "not finite"),
+        (
+            ToolTarget(0.0, "base_link", np.array([np.inf, 0, 0]), np.array([0, 0, 0, 1.0])),
+            "not finite",
+        ),
     ],
 )
 def test_bad_tool_commands_are_refused(servo, command, says):
@@ -165,8 +191,13 @@ def test_no_twist_takes_the_joints_beyond_their_limits(twist):
     servo = ServoController(CONTRACT)
     servo.hold(HOME)
     servo.sample(0.0)
-    positions, velocities = run(servo, 0.0, 0.5, lambda now: servo.accept(ToolTwist(now, "base_link", np.array(twist)), now))
-    lower, upper, speed = (np.array([getattr(joint, name) for joint in CONTRACT.joints]) for name in ("lower", "upper", "velocity"))
+    positions, velocities = run(
+        servo, 0.0, 0.5, lambda now: servo.accept(ToolTwist(now, "base_link", np.array(twist)), now)
+    )
+    lower, upper, speed = (
+        np.array([getattr(joint, name) for joint in CONTRACT.joints])
+        for name in ("lower", "upper", "velocity")
+    )
     assert (positions >= lower).all() and (positions <= upper).all()
     assert (np.abs(velocities) <= speed + 1e-9).all()
 
@@ -174,7 +205,9 @@ def test_no_twist_takes_the_joints_beyond_their_limits(twist):
 # ---- in the simulated arm ----
 
 
-@pytest.mark.parametrize("output", ["joint_trajectory", "forward_command", "servo_twist", "servo_pose"])
+@pytest.mark.parametrize(
+    "output", ["joint_trajectory", "forward_command", "servo_twist", "servo_pose"]
+)
 def test_the_simulated_arm_stands_still_without_commands(output):
     contract = variant(output, {"output": "forward_command", "topic": "/gripper/commands"})
     controller = make_controller(contract)

@@ -1,4 +1,6 @@
-"""An episode that went through `ros2 bag convert`, which copies messages and nothing else, is an episode still."""
+"""An episode that went through `ros2 bag convert`, which copies messages and nothing else, is an
+episode still.
+"""
 
 import subprocess
 import sys
@@ -17,19 +19,42 @@ from sf_training.recording.messages import string
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_contract_instruction_and_outcome_survive_a_conversion(tmp_path, storage):
     contract = tiny_contract()
-    bag = write_episode(tmp_path, contract, labels="operator", outcome="failure", instruction="fold the towel")
+    bag = write_episode(
+        tmp_path, contract, labels="operator", outcome="failure", instruction="fold the towel"
+    )
     converted = tmp_path / "converted"
-    command = [Path(sys.executable).with_name("rosbags-convert"), "--src", bag, "--dst", converted, "--dst-storage", storage]
+    command = [
+        Path(sys.executable).with_name("rosbags-convert"),
+        "--src",
+        bag,
+        "--dst",
+        converted,
+        "--dst-storage",
+        storage,
+    ]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     before, after = EpisodeReader(bag), EpisodeReader(converted)
     assert not after.foreign and after.contract.hash == contract.hash
-    assert (after.instruction, after.outcome, after.operator) == ("fold the towel", "failure", "test")
+    assert (after.instruction, after.outcome, after.operator) == (
+        "fold the towel",
+        "failure",
+        "test",
+    )
     assert after.metadata == before.metadata and after.counts[EPISODE_TOPIC] == 1
     first, second = (load_episode(reader, 24, depth=False) for reader in (before, after))
     np.testing.assert_array_equal(first.images, second.images)
     np.testing.assert_array_equal(first.pairs.targets, second.pairs.targets)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"contract": "x"}', '{"contract": "", "urdf": "", "urdf_name": "", "record": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"contract": "x"}',
+        '{"contract": "", "urdf": "", "urdf_name": "", "record": 3}',
+    ],
+)
 def test_other_texts_on_the_topic_are_no_record(text):
     assert read_episode_message(bytes(string(text))) is None

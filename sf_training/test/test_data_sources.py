@@ -43,7 +43,11 @@ def test_episodes_belong_to_the_first_directory_that_holds_them(tmp_path):
     (tmp_path / "disk/c").mkdir(parents=True)
     (tmp_path / "b").symlink_to(tmp_path / "disk")
     sources = [episode(tmp_path / "a/e1"), episode(tmp_path / "b/c"), episode(tmp_path / "a2/e")]
-    assert source_of(sources, [tmp_path / "a", tmp_path / "disk", tmp_path / "a2"]).tolist() == [0, 1, 2]
+    assert source_of(sources, [tmp_path / "a", tmp_path / "disk", tmp_path / "a2"]).tolist() == [
+        0,
+        1,
+        2,
+    ]
     with pytest.raises(TrainingError, match=r"--data .*nowhere: holds no episode that is used"):
         source_of(sources, [tmp_path / "a", tmp_path / "nowhere"])
 
@@ -52,8 +56,18 @@ def test_one_directory_is_given_as_ever_and_several_by_their_names(tmp_path):
     (tmp_path / "run.yaml").write_text("data: [x, y]\nout: o\ndata_weights: [2, 1]\n")
     found = parse(Settings, ["--config", str(tmp_path / "run.yaml")], "train")
     assert found.data == (Path("x"), Path("y")) and found.data_weights == (2.0, 1.0)
-    assert parse(Settings, ["--data", "x", "y", "--out", "o"], "train").data == (Path("x"), Path("y"))
-    assert Settings(data=Path("x"), out=Path("o")).data == Settings(data="x", out=Path("o")).data == (Path("x"),)
+    assert parse(Settings, ["--data", "x", "y", "--out", "o"], "train").data == (
+        Path("x"),
+        Path("y"),
+    )
+    assert (
+        Settings(data=Path("x"), out=Path("o")).data
+        == Settings(data="x", out=Path("o")).data
+        == (Path("x"),)
+    )
     for weights in ((1.0,), (1.0, 0.0), (1.0, float("nan"))):
-        with pytest.raises(TrainingError, match=r"--data-weights .*needs one number above 0 for each of 2 directories"):
+        with pytest.raises(
+            TrainingError,
+            match=r"--data-weights .*needs one number above 0 for each of 2 directories",
+        ):
             Settings(data=(Path("x"), Path("y")), out=Path("o"), data_weights=weights)

@@ -45,22 +45,40 @@ def load(bags, contract, **options):
 
 
 def test_arrays_hold_what_was_recorded(tmp_path, contract):
-    bags = [write_episode(tmp_path, contract, name, frames=frames) for name, frames in (("a", 3), ("b", 2))]
+    bags = [
+        write_episode(tmp_path, contract, name, frames=frames)
+        for name, frames in (("a", 3), ("b", 2))
+    ]
     data = load(bags, contract)
     assert data.images.shape == (5, 2, 3, SIZE, SIZE) and data.depth.shape == (5, 2, SIZE, SIZE)
     assert data.images.dtype == np.uint8 and data.depth.dtype == np.float16
     for row, frame in enumerate([0, 1, 2, 0, 1]):
-        images = {camera.name: picture(frame, index) for index, camera in enumerate(contract.cameras)}
-        np.testing.assert_array_equal(data.images[row], prepare(images, contract.camera_names, SIZE))
-        np.testing.assert_array_equal(data.depth[row, 1], prepare_depth(np.full((HEIGHT, WIDTH), 1.0 + frame), SIZE))
-        np.testing.assert_allclose(data.joint_positions[row], joints_at(START + frame * STEP), atol=1e-6)
+        images = {
+            camera.name: picture(frame, index) for index, camera in enumerate(contract.cameras)
+        }
+        np.testing.assert_array_equal(
+            data.images[row], prepare(images, contract.camera_names, SIZE)
+        )
+        np.testing.assert_array_equal(
+            data.depth[row, 1], prepare_depth(np.full((HEIGHT, WIDTH), 1.0 + frame), SIZE)
+        )
+        np.testing.assert_allclose(
+            data.joint_positions[row], joints_at(START + frame * STEP), atol=1e-6
+        )
         np.testing.assert_allclose(data.camera_poses[row, 1, :3, 3], [1.0, 0.0, frame])
-        np.testing.assert_allclose(data.camera_poses[row, 1, :3, :3], np.diag([-1.0, 1.0, -1.0]), atol=1e-6)
+        np.testing.assert_allclose(
+            data.camera_poses[row, 1, :3, :3], np.diag([-1.0, 1.0, -1.0]), atol=1e-6
+        )
     np.testing.assert_allclose(data.stamps, START + np.array([0, 1, 2, 0, 1]) * STEP)
     matrix = np.array([[20.0, 0, WIDTH / 2], [0, 20.0, HEIGHT / 2], [0, 0, 1]])
-    np.testing.assert_allclose(data.intrinsics[4, 0], prepare_intrinsics(matrix, WIDTH, HEIGHT, SIZE))
+    np.testing.assert_allclose(
+        data.intrinsics[4, 0], prepare_intrinsics(matrix, WIDTH, HEIGHT, SIZE)
+    )
     assert data.episode.tolist() == [0, 0, 0, 1, 1]
-    assert [(entry.name, entry.frames, entry.outcome) for entry in data.episodes] == [("a", 3, "success"), ("b", 2, "success")]
+    assert [(entry.name, entry.frames, entry.outcome) for entry in data.episodes] == [
+        ("a", 3, "success"),
+        ("b", 2, "success"),
+    ]
 
 
 def test_expert_answers_become_contrastive_pairs(tmp_path, contract):
@@ -68,21 +86,40 @@ def test_expert_answers_become_contrastive_pairs(tmp_path, contract):
     assert data.pair_frame.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert data.instructions == ["pick the red cube", "pick the green cube"]
     assert data.pair_instruction.tolist() == [0, 1] * 4
-    assert data.pair_target.shape == (8, 8, 4) and data.pair_target[:, 0, 0].tolist() == [0, 10, 1, 11, 0, 10, 1, 11]
+    assert data.pair_target.shape == (8, 8, 4) and data.pair_target[:, 0, 0].tolist() == [
+        0,
+        10,
+        1,
+        11,
+        0,
+        10,
+        1,
+        11,
+    ]
     assert data.pairs_of([1]).tolist() == [4, 5, 6, 7] and data.frames_of([1]).tolist() == [2, 3]
 
 
 def test_frames_without_an_answer_are_left_out(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
-        for frame in range(9):  # 30 Hz, answers at 10 Hz, between the frames that the grid would choose
+        for frame in range(
+            9
+        ):  # 30 Hz, answers at 10 Hz, between the frames that the grid would choose
             stamp = START + frame / 30
             write_cameras(writer, contract, frame, stamp)
             write_joints(writer, contract, "joint_states", stamp, joints_at(stamp))
             if frame % 3 == 1:
                 chunk = expert_answer(contract, stamp, "pick", frame)
-                writer.write("/expert/action_chunk", messages.action_chunk(chunk), messages.nanoseconds(stamp))
+                writer.write(
+                    "/expert/action_chunk",
+                    messages.action_chunk(chunk),
+                    messages.nanoseconds(stamp),
+                )
         data = load([writer.finish("success")], contract)
-    assert data.pair_target[:, 0, 0].tolist() == [1, 4, 7] and data.depth[:, 0, 0, 0].tolist() == [2, 5, 8]
+    assert data.pair_target[:, 0, 0].tolist() == [1, 4, 7] and data.depth[:, 0, 0, 0].tolist() == [
+        2,
+        5,
+        8,
+    ]
 
 
 ROTATION = {"names": ["x", "y", "z", "rx", "ry", "rz", "gripper"], "tool_orientation": None}
@@ -104,7 +141,9 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
     data = load([write_episode(tmp_path, contract, frames=5, labels="operator")], contract)
     kinematics = Kinematics(contract)
     last = START + 4 * STEP + 4 * STEP / 5  # the last command
-    assert data.pair_frame.tolist() == [0, 1, 2, 3, 4] and data.instructions == ["pick the red cube"]
+    assert data.pair_frame.tolist() == [0, 1, 2, 3, 4] and data.instructions == [
+        "pick the red cube"
+    ]
     for frame in range(5):
         stamp = START + frame * STEP
         measured = joints_at(stamp)
@@ -116,9 +155,21 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
                 "ee_delta": (pose.position - start.position, pose.rotation @ start.rotation.T),
                 "ee_pose": (pose.position, pose.rotation),
             }.get(space, (None, None))
-            columns = dict(zip(ARM, commanded[:6] - (measured[:6] if space == "joint_delta" else 0), strict=True))
+            columns = dict(
+                zip(
+                    ARM,
+                    commanded[:6] - (measured[:6] if space == "joint_delta" else 0),
+                    strict=True,
+                )
+            )
             if place is not None:
-                columns = dict(zip(("x", "y", "z", "rx", "ry", "rz"), [*place, *pinocchio.log3(turn)], strict=True))
+                columns = dict(
+                    zip(
+                        ("x", "y", "z", "rx", "ry", "rz"),
+                        [*place, *pinocchio.log3(turn)],
+                        strict=True,
+                    )
+                )
             columns["gripper"] = commanded[6] / 0.035
             expected = [columns[name] for name in contract.action.names]
             np.testing.assert_allclose(data.pair_target[frame, row], expected, atol=1e-5)
@@ -133,28 +184,54 @@ def test_without_depth_poses_and_camera_info(tmp_path, contract):
         write_joints(writer, contract, "/teleop/joint_command", START + 0.1, joints_at(START))
         bag = writer.finish("success")
     data = load([bag], contract)
-    assert np.isnan(data.depth).all() and np.isnan(data.camera_poses).all() and np.isnan(data.intrinsics).all()
+    assert (
+        np.isnan(data.depth).all()
+        and np.isnan(data.camera_poses).all()
+        and np.isnan(data.intrinsics).all()
+    )
     assert load([bag], contract, depth=False).depth is None
 
 
 def test_only_wanted_outcomes_are_read(tmp_path, contract):
-    bags = [write_episode(tmp_path, contract, outcome, frames=1, outcome=outcome) for outcome in ("success", "failure", "discarded")]
+    bags = [
+        write_episode(tmp_path, contract, outcome, frames=1, outcome=outcome)
+        for outcome in ("success", "failure", "discarded")
+    ]
     assert [entry.name for entry in load(bags, contract).episodes] == ["success"]
-    assert [entry.name for entry in load(bags, contract, outcomes=("success", "failure")).episodes] == ["success", "failure"]
-    with pytest.raises(BagError, match=r"none of 1 episodes has the outcome success \(found: 1 failure\); record some"):
+    assert [
+        entry.name for entry in load(bags, contract, outcomes=("success", "failure")).episodes
+    ] == ["success", "failure"]
+    with pytest.raises(
+        BagError,
+        match=r"none of 1 episodes has the outcome success \(found: 1 failure\); record some",
+    ):
         load(bags[1:2], contract)
 
 
-FIELDS = ("images", "depth", "joint_positions", "stamps", "intrinsics", "camera_poses", "episode", "pair_frame", "pair_target")
+FIELDS = (
+    "images",
+    "depth",
+    "joint_positions",
+    "stamps",
+    "intrinsics",
+    "camera_poses",
+    "episode",
+    "pair_frame",
+    "pair_target",
+)
 
 
-def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(tmp_path, contract, monkeypatch):
+def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(
+    tmp_path, contract, monkeypatch
+):
     bags = [write_episode(tmp_path / "bags", contract, name, frames=3) for name in "ab"]
     in_memory, first = load(bags, contract), load(bags, contract, cache=tmp_path / "cache")
     expected = {field: np.array(getattr(in_memory, field)) for field in FIELDS}
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(first, field), expected[field])
-    monkeypatch.setattr("sf_training.data.dataset.index_episode", lambda *_: pytest.fail("indexed again"))
+    monkeypatch.setattr(
+        "sf_training.data.dataset.index_episode", lambda *_: pytest.fail("indexed again")
+    )
     monkeypatch.setattr(EpisodeReader, "picture", lambda *_: pytest.fail("decoded again"))
     second = load(bags, contract, cache=tmp_path / "cache")
     for field in FIELDS:
@@ -164,8 +241,18 @@ def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(tmp_path, 
 
 
 def test_what_the_data_depend_on_changes_their_digest(tmp_path, contract):
-    bag, other = (write_episode(tmp_path, contract, name, frames=frames, labels="operator") for name, frames in (("a", 1), ("b", 2)))
-    ways = [{}, {"size": SIZE + 1}, {"size": (SIZE, SIZE + 2)}, {"fit": "letterbox"}, {"depth": False}, {"idle_s": 1.0}]
+    bag, other = (
+        write_episode(tmp_path, contract, name, frames=frames, labels="operator")
+        for name, frames in (("a", 1), ("b", 2))
+    )
+    ways = [
+        {},
+        {"size": SIZE + 1},
+        {"size": (SIZE, SIZE + 2)},
+        {"fit": "letterbox"},
+        {"depth": False},
+        {"idle_s": 1.0},
+    ]
     digests = [load([bag], contract, cache=tmp_path / "cache", **way).digest for way in ways]
     digests += [load(bags, contract).digest for bags in ([other], [bag, other], [other, bag])]
     add_label(bag, instruction="pick the blue cube")
@@ -176,13 +263,17 @@ def test_what_the_data_depend_on_changes_their_digest(tmp_path, contract):
 def test_a_damaged_or_half_written_cache_is_made_again(tmp_path, contract):
     bag = write_episode(tmp_path / "bags", contract, "a", frames=3)
     before = np.asarray(load([bag], contract, cache=tmp_path / "cache").images)
-    index, pictures = sorted((tmp_path / "cache/episodes").iterdir(), key=lambda path: path.suffix != ".index")
+    index, pictures = sorted(
+        (tmp_path / "cache/episodes").iterdir(), key=lambda path: path.suffix != ".index"
+    )
     index.write_bytes(index.read_bytes()[:200])
     content = bytearray(pictures.read_bytes())
     content[: len(content) // 2] = bytes(len(content) // 2)
     pictures.write_bytes(content)
     for _ in range(2):
-        np.testing.assert_array_equal(load([bag], contract, cache=tmp_path / "cache").images, before)
+        np.testing.assert_array_equal(
+            load([bag], contract, cache=tmp_path / "cache").images, before
+        )
 
 
 def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplog):
@@ -195,19 +286,31 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplo
     monkeypatch.setattr(os, "pwrite", full)
     for _ in range(2):
         np.testing.assert_array_equal(images, expected)
-    assert [record.message for record in caplog.records] and "not kept (No space left" in caplog.records[0].message
+    assert [
+        record.message for record in caplog.records
+    ] and "not kept (No space left" in caplog.records[0].message
     assert len(caplog.records) == 1
     (tmp_path / "file").write_text("")
-    with pytest.raises(BagError, match=r"file/episodes: cache cannot be written .* or choose another folder"):
+    with pytest.raises(
+        BagError, match=r"file/episodes: cache cannot be written .* or choose another folder"
+    ):
         load([bag], contract, cache=tmp_path / "file")
 
 
 def test_one_bad_episode_is_named_and_left_out(tmp_path, contract):
-    bags = [write_episode(tmp_path, contract, "good"), write_episode(tmp_path, contract, "bad", labels="none")]
-    reason = r"bad: holds nothing to learn: no message on /?expert/action_chunk or /?teleop/joint_command"
+    bags = [
+        write_episode(tmp_path, contract, "good"),
+        write_episode(tmp_path, contract, "bad", labels="none"),
+    ]
+    reason = (
+        r"bad: holds nothing to learn: no message on /?expert/action_chunk or"
+        r" /?teleop/joint_command"
+    )
     data = load(bags, contract, cache=tmp_path / "cache")
     assert [entry.name for entry in data.episodes] == ["good"] and data.outcomes == {"success": 2}
-    assert [entry.path for entry in data.left_out] == bags[1:] and re.search(reason, data.left_out[0].reason)
+    assert [entry.path for entry in data.left_out] == bags[1:] and re.search(
+        reason, data.left_out[0].reason
+    )
     assert len(list((tmp_path / "cache/episodes").iterdir())) == 1
     for unusable, options in ((bags, {"strict": True}), (bags[1:], {})):
         with pytest.raises(BagError, match=reason):
@@ -221,7 +324,10 @@ def test_processes_give_the_same_arrays(tmp_path, contract):
     np.testing.assert_array_equal(alone.images, together.images)
     np.testing.assert_array_equal(alone.pair_target, together.pair_target)
     write_episode(tmp_path, contract, "wrong", labels="none")
-    assert "wrong: holds nothing to learn" in load([*bags, tmp_path / "wrong"], contract, workers=2).left_out[0].reason
+    assert (
+        "wrong: holds nothing to learn"
+        in load([*bags, tmp_path / "wrong"], contract, workers=2).left_out[0].reason
+    )
 
 
 def test_bad_episodes_are_named(tmp_path, contract):
@@ -229,31 +335,56 @@ def test_bad_episodes_are_named(tmp_path, contract):
         write_cameras(writer, contract, 0, START)
         write_joints(writer, contract, "joint_states", START + 5, joints_at(START))
         stale = writer.finish("success")
-    with pytest.raises(BagError, match=r"stale: holds no usable observation: 1 with all cameras within 0.05 s"):
+    with pytest.raises(
+        BagError, match=r"stale: holds no usable observation: 1 with all cameras within 0.05 s"
+    ):
         load([stale], contract)
     with open_writer(tmp_path, contract, "shape") as writer:
         for index, camera in enumerate(contract.cameras):
-            writer.write(absolute(camera.topic), messages.image(START, "c", np.zeros((10 + index, 20, 3), np.uint8)), 1)
+            writer.write(
+                absolute(camera.topic),
+                messages.image(START, "c", np.zeros((10 + index, 20, 3), np.uint8)),
+                1,
+            )
         write_joints(writer, contract, "joint_states", START, joints_at(START))
-        writer.write("/expert/action_chunk", messages.action_chunk(expert_answer(contract, START, "pick", 0.0)), 1)
+        writer.write(
+            "/expert/action_chunk",
+            messages.action_chunk(expert_answer(contract, START, "pick", 0.0)),
+            1,
+        )
         shape = writer.finish("success")
-    with pytest.raises(BagError, match=r"shape: /scene_camera/image_raw: image is 20x10, the contract says 32x24"):
+    with pytest.raises(
+        BagError, match=r"shape: /scene_camera/image_raw: image is 20x10, the contract says 32x24"
+    ):
         load([shape], contract)
     shorter = tiny_contract(action={"horizon": 7})
     with open_writer(tmp_path, contract, "horizon") as writer:
         write_cameras(writer, contract, 0, START)
         write_joints(writer, contract, "joint_states", START, joints_at(START))
-        writer.write("/expert/action_chunk", messages.action_chunk(expert_answer(shorter, START, "pick", 0.0)), 1)
+        writer.write(
+            "/expert/action_chunk",
+            messages.action_chunk(expert_answer(shorter, START, "pick", 0.0)),
+            1,
+        )
         horizon = writer.finish("success")
-    with pytest.raises(BagError, match=r"horizon: expert chunk is ee_delta 7x4 of 0.1 s .*, the contract says ee_delta 8x4"):
+    with pytest.raises(
+        BagError,
+        match=r"horizon: expert chunk is ee_delta 7x4 of 0.1 s .*, the contract says ee_delta 8x4",
+    ):
         load([horizon], contract)
 
 
 def test_episodes_are_split_whole_and_always_the_same_way():
     train, validation = split_episodes(20, validation=0.2, seed=3)
     assert len(validation) == 4 and sorted([*train, *validation]) == list(range(20))
-    assert split_episodes(20, 0.2, 3)[1].tolist() == validation.tolist() != split_episodes(20, 0.2, 4)[1].tolist()
-    assert [len(part) for part in split_episodes(1)] == [1, 0] and [len(part) for part in split_episodes(2, 0.01)] == [1, 1]
+    assert (
+        split_episodes(20, 0.2, 3)[1].tolist()
+        == validation.tolist()
+        != split_episodes(20, 0.2, 4)[1].tolist()
+    )
+    assert [len(part) for part in split_episodes(1)] == [1, 0] and [
+        len(part) for part in split_episodes(2, 0.01)
+    ] == [1, 1]
     assert [len(part) for part in split_episodes(5, 0.0)] == [5, 0]
     with pytest.raises(ValueError, match="at least 1 episode"):
         split_episodes(0)

@@ -1,10 +1,21 @@
-"""Which labels are made of a demonstration: takeovers, pauses, clocks that are set, labels that a person gave afterwards."""
+"""Which labels are made of a demonstration: takeovers, pauses, clocks that are set, labels that a
+person gave afterwards.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
+from synthetic_episodes import (
+    START,
+    STEP,
+    joints_at,
+    open_writer,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
 
 from sf_training.data.clock import cut_at_clock_steps
 from sf_training.data.dataset import BagError, load_dataset
@@ -24,19 +35,32 @@ def contract():
 
 
 def load(bag, contract, **options):
-    return load_dataset([bag], contract, **{"size": 12, "workers": 1, "progress": False, "depth": False} | options)
+    return load_dataset(
+        [bag], contract, **{"size": 12, "workers": 1, "progress": False, "depth": False} | options
+    )
 
 
 def write_source(writer, contract, stamp, source):
     types = messages.typestore().types
     at = messages.nanoseconds(stamp)
-    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](*divmod(at, 10**9)), "")
-    data = messages.typestore().serialize_cdr(types[messages.CONTROL_SOURCE](header, source, ""), messages.CONTROL_SOURCE)
+    header = types["std_msgs/msg/Header"](
+        types["builtin_interfaces/msg/Time"](*divmod(at, 10**9)), ""
+    )
+    data = messages.typestore().serialize_cdr(
+        types[messages.CONTROL_SOURCE](header, source, ""), messages.CONTROL_SOURCE
+    )
     writer.write(absolute(contract.topics.control_source), data, at)
 
 
 def write_demonstration(
-    folder, contract, frames, *, sources=(), commands=joints_at, clock=lambda stamp: stamp, commanded=lambda frame: True
+    folder,
+    contract,
+    frames,
+    *,
+    sources=(),
+    commands=joints_at,
+    clock=lambda stamp: stamp,
+    commanded=lambda frame: True,
 ):
     """Frames of 0.1 s with commands at 50 Hz; ``sources``: (frame, who leads from then on)."""
     with open_writer(folder, contract) as writer:
@@ -46,28 +70,46 @@ def write_demonstration(
             write_cameras(writer, contract, frame, clock(START + frame * STEP), depth=False)
             for sample in range(5):
                 moment = START + frame * STEP + sample * STEP / 5
-                write_joints(writer, contract, contract.topics.joint_states, clock(moment), joints_at(moment))
+                write_joints(
+                    writer, contract, contract.topics.joint_states, clock(moment), joints_at(moment)
+                )
                 if commanded(frame):
-                    write_joints(writer, contract, contract.topics.teleop_command, clock(moment), commands(moment))
+                    write_joints(
+                        writer,
+                        contract,
+                        contract.topics.teleop_command,
+                        clock(moment),
+                        commands(moment),
+                    )
         return writer.finish("success")
 
 
 def test_only_what_a_person_did_after_taking_over_is_learned_from(tmp_path, contract):
     sources = [(0, POLICY), (5, PERSON), (15, NOBODY), (17, POLICY)]
-    bag = write_demonstration(tmp_path, contract, 25, sources=sources, commanded=lambda frame: 5 <= frame < 15)
+    bag = write_demonstration(
+        tmp_path, contract, 25, sources=sources, commanded=lambda frame: 5 <= frame < 15
+    )
     data = load(bag, contract)
     # The last rows of a label must not reach behind the hand-over at frame 15.
     assert data.pair_frame.tolist() == list(range(5, 15 - HORIZON + 1))
 
 
 def test_a_person_who_kept_the_arm_is_learned_from_to_the_end(tmp_path, contract):
-    bag = write_demonstration(tmp_path, contract, 12, sources=[(0, POLICY), (4, PERSON)], commanded=lambda frame: frame >= 4)
+    bag = write_demonstration(
+        tmp_path,
+        contract,
+        12,
+        sources=[(0, POLICY), (4, PERSON)],
+        commanded=lambda frame: frame >= 4,
+    )
     assert load(bag, contract).pair_frame.tolist() == list(range(4, 12))
 
 
 def test_without_a_policy_everything_is_the_operators(tmp_path, contract):
     sources = [(0, NOBODY), (2, PERSON), (5, NOBODY), (7, PERSON)]
-    assert load(write_demonstration(tmp_path, contract, 10, sources=sources), contract).pair_frame.tolist() == list(range(10))
+    assert load(
+        write_demonstration(tmp_path, contract, 10, sources=sources), contract
+    ).pair_frame.tolist() == list(range(10))
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,12 +117,16 @@ def test_without_a_policy_everything_is_the_operators(tmp_path, contract):
 def test_no_label_reaches_into_a_stretch_of_somebody_else(tmp_path_factory, contract, who):
     """Whatever the order of hand-overs: all rows of every label lie where a person led."""
     who = [POLICY, *who]
-    bag = write_demonstration(tmp_path_factory.mktemp("bag"), contract, len(who), sources=list(enumerate(who)))
+    bag = write_demonstration(
+        tmp_path_factory.mktemp("bag"), contract, len(who), sources=list(enumerate(who))
+    )
     labelled = load(bag, contract).pair_frame.tolist()
     expected = [
         frame
         for frame in range(len(who))
-        if all(source == PERSON for source in who[frame : frame + HORIZON])  # the row at the border holds the last command before it
+        if all(
+            source == PERSON for source in who[frame : frame + HORIZON]
+        )  # the row at the border holds the last command before it
     ]
     assert labelled == expected
 
@@ -116,17 +162,28 @@ def test_nothing_is_joined_over_a_clock_that_was_set_back(tmp_path, contract):
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(-90, 200), min_size=2, max_size=40),
-    st.lists(st.tuples(st.integers(1, 39), st.integers(600, 5000).flatmap(lambda s: st.sampled_from([s, -s]))), max_size=2),
+    st.lists(
+        st.tuples(
+            st.integers(1, 39), st.integers(600, 5000).flatmap(lambda s: st.sampled_from([s, -s]))
+        ),
+        max_size=2,
+    ),
 )
 def test_every_part_has_one_time_line(gaps, steps):
-    """Stamps within a part never go back by more than messages may overtake each other, and every message is in one part."""
+    """Stamps within a part never go back by more than messages may overtake each other, and every
+    message is in one part.
+    """
     stamps = np.cumsum(np.array(gaps)) * MS + 10**12
     for place, step in steps:
         stamps[place:] += step * MS
     received = 10**12 + np.arange(len(stamps)) * 20 * MS
-    stream = Stream(stamps, [], received, np.arange(len(stamps)), np.zeros((len(stamps), 3), np.int64))
+    stream = Stream(
+        stamps, [], received, np.arange(len(stamps)), np.zeros((len(stamps), 3), np.int64)
+    )
     parts = cut_at_clock_steps({"/joint_states": stream}, ["/joint_states"], "/joint_states")
-    assert np.concatenate([part["/joint_states"].order for part in parts]).tolist() == list(range(len(stamps)))
+    assert np.concatenate([part["/joint_states"].order for part in parts]).tolist() == list(
+        range(len(stamps))
+    )
     for part in parts:
         assert (np.diff(part["/joint_states"].stamps) >= -100 * MS).all()
 
@@ -147,8 +204,12 @@ def test_frames_that_are_missing_leave_a_gap_and_nothing_else(tmp_path, contract
                 write_cameras(writer, contract, frame, stamp, depth=False)
             for sample in range(5):
                 moment = stamp + sample * STEP / 5
-                write_joints(writer, contract, contract.topics.joint_states, moment, joints_at(moment))
-                write_joints(writer, contract, contract.topics.teleop_command, moment, joints_at(moment))
+                write_joints(
+                    writer, contract, contract.topics.joint_states, moment, joints_at(moment)
+                )
+                write_joints(
+                    writer, contract, contract.topics.teleop_command, moment, joints_at(moment)
+                )
         data = load(writer.finish("success"), contract)
     np.testing.assert_allclose(data.stamps, START + STEP * np.array([0, 1, 2, 3, 6, 7, 8, 9]))
     assert len(data.pair_frame) == 8
@@ -163,7 +224,10 @@ def test_what_was_said_about_an_episode_afterwards_counts(tmp_path, contract):
     add_label(bag, outcome="failure")
     with pytest.raises(BagError, match="none of 1 episodes has the outcome success"):
         load(bag, contract)
-    assert EpisodeReader(bag).checksum == checksum and EpisodeReader(bag).recorded_instruction == "pick the red cube"
+    assert (
+        EpisodeReader(bag).checksum == checksum
+        and EpisodeReader(bag).recorded_instruction == "pick the red cube"
+    )
     undo_label(bag)
     undo_label(bag)
     assert load(bag, contract).digest == digest

@@ -1,4 +1,6 @@
-"""Finished episodes are relabelled, cut and joined; what was recorded stays as it was, bit by bit."""
+"""Finished episodes are relabelled, cut and joined; what was recorded stays as it was, bit by
+bit.
+"""
 
 import json
 
@@ -27,15 +29,23 @@ def contract():
     return tiny_contract()
 
 
-def record(folder, contract, name="take", begin=100.0, texts=((0.0, "stack"),), outcome="success", **finish):
-    """Joint states at 10 Hz for two seconds, a latched source and camera info at the very beginning, instructions in time."""
-    with EpisodeWriter(folder, contract, instruction=texts[0][1], operator="anna", name=name) as writer:
+def record(
+    folder, contract, name="take", begin=100.0, texts=((0.0, "stack"),), outcome="success", **finish
+):
+    """Joint states at 10 Hz for two seconds, a latched source and camera info at the very
+    beginning, instructions in time.
+    """
+    with EpisodeWriter(
+        folder, contract, instruction=texts[0][1], operator="anna", name=name
+    ) as writer:
         writer.add_topic(SAID, messages.STRING, offered_qos(Delivery.LATCHED))
         writer.add_topic(JOINTS, messages.JOINT_STATE, offered_qos(Delivery.SENSOR))
         writer.add_topic("/scene_camera/camera_info", messages.CAMERA_INFO)
         writer.add_topic("/tf_static", messages.TF, offered_qos(Delivery.STATIC))
         for frame in range(2):  # two publishers
-            writer.write("/tf_static", b"\0\1\0\0" + bytes([frame]) * 4, messages.nanoseconds(begin))
+            writer.write(
+                "/tf_static", b"\0\1\0\0" + bytes([frame]) * 4, messages.nanoseconds(begin)
+            )
         info = messages.camera_info(begin, "c", 32, 24, np.eye(3))
         writer.write("/scene_camera/camera_info", info, messages.nanoseconds(begin))
         for frame in range(FRAMES):
@@ -43,7 +53,11 @@ def record(folder, contract, name="take", begin=100.0, texts=((0.0, "stack"),), 
             for at, text in texts:
                 if round(at * 10) == frame:
                     writer.write(SAID, messages.string(text), messages.nanoseconds(now))
-            writer.write(JOINTS, messages.joint_state(now, contract.command_joints, [float(frame)] * 7), messages.nanoseconds(now))
+            writer.write(
+                JOINTS,
+                messages.joint_state(now, contract.command_joints, [float(frame)] * 7),
+                messages.nanoseconds(now),
+            )
         return writer.finish(outcome, **finish)
 
 
@@ -53,41 +67,71 @@ def read(bag):
     with AnyReader([bag]) as reader:
         begin = reader.start_time
         for connection, time, data in reader.messages():
-            found.setdefault(connection.topic, []).append((round((time - begin) * 1e-9, 6), bytes(data)))
+            found.setdefault(connection.topic, []).append(
+                (round((time - begin) * 1e-9, 6), bytes(data))
+            )
     return found
 
 
 def joints(bag):
-    return [messages.deserialize(data, messages.JOINT_STATE).position[0] for _, data in read(bag)[JOINTS]]
+    return [
+        messages.deserialize(data, messages.JOINT_STATE).position[0]
+        for _, data in read(bag)[JOINTS]
+    ]
 
 
 def said(bag):
-    return [(time, messages.deserialize(data, messages.STRING).data) for time, data in read(bag).get(SAID, [])]
+    return [
+        (time, messages.deserialize(data, messages.STRING).data)
+        for time, data in read(bag).get(SAID, [])
+    ]
 
 
 def custom(bag):
-    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
 
 
 @pytest.fixture
 def take(tmp_path, contract):
-    bag = record(tmp_path / "day", contract, texts=((0.0, "stack"), (0.8, "rinse"), (1.4, "dry")), verdict="WARN", reasons=["slow"])
+    bag = record(
+        tmp_path / "day",
+        contract,
+        texts=((0.0, "stack"), (0.8, "rinse"), (1.4, "dry")),
+        verdict="WARN",
+        reasons=["slow"],
+    )
     before = {path.name: path.read_bytes() for path in bag.iterdir()}
     yield bag
-    assert {path.name: path.read_bytes() for path in bag.iterdir() if path.name != "labels.json"} == before, "the original was touched"
+    assert {
+        path.name: path.read_bytes() for path in bag.iterdir() if path.name != "labels.json"
+    } == before, "the original was touched"
 
 
 def test_a_part_of_an_episode_keeps_what_held_before_it(take, tmp_path, capsys):
-    assert edit_command.trim([str(take), "--begin", "1.0", "--end", "1.55", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        edit_command.trim(
+            [str(take), "--begin", "1.0", "--end", "1.55", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
     bag = tmp_path / "out/take_trimmed"
     assert str(bag) in capsys.readouterr().out
     verify_episode(bag)
     assert joints(bag) == list(range(10, 16))
     assert said(bag) == [(0.0, "rinse"), (0.4, "dry")]
     kept = read(bag)
-    assert len(kept["/scene_camera/camera_info"]) == 1 and [data[4] for _, data in kept["/tf_static"]] == [0, 1]
+    assert len(kept["/scene_camera/camera_info"]) == 1 and [
+        data[4] for _, data in kept["/tf_static"]
+    ] == [0, 1]
     told = custom(bag)
-    assert (told["instruction"], told["operator"], told["outcome"], told["verdict"]) == ("rinse", "anna", "success", "WARN")
+    assert (told["instruction"], told["operator"], told["outcome"], told["verdict"]) == (
+        "rinse",
+        "anna",
+        "success",
+        "WARN",
+    )
     assert json.loads(told["edited_from"]) == [{"episode": "take", "from_s": 1.0, "to_s": 1.55}]
     assert json.loads(told["reasons"]) == ["slow"]
 
@@ -96,9 +140,15 @@ def test_pieces_hold_every_message_once_and_merge_back(take, tmp_path):
     out = tmp_path / "out"
     assert edit_command.split([str(take), "--at", "0.45", "1.3", "--out", str(out)]) == 0
     parts = [out / f"take_part{number}" for number in (1, 2, 3)]
-    assert [joints(part) for part in parts] == [list(range(5)), list(range(5, 13)), list(range(13, 20))]
+    assert [joints(part) for part in parts] == [
+        list(range(5)),
+        list(range(5, 13)),
+        list(range(13, 20)),
+    ]
     assert [custom(part)["instruction"] for part in parts] == ["stack", "stack", "rinse"]
-    assert edit_command.merge([*map(str, reversed(parts)), "--name", "whole", "--out", str(out)]) == 0
+    assert (
+        edit_command.merge([*map(str, reversed(parts)), "--name", "whole", "--out", str(out)]) == 0
+    )
     assert joints(out / "whole") == list(range(FRAMES)) and said(out / "whole") == said(take)
 
 
@@ -124,13 +174,37 @@ def test_what_is_cut_trains(tmp_path, contract):
 
 def test_episodes_are_relabelled_without_a_recorder(take, tmp_path, contract, capsys):
     other = record(tmp_path / "day", contract, "other", begin=300.0)
-    assert edit_command.relabel([str(tmp_path / "day"), "--outcome", "failure", "--note", "slipped", "--operator", "ben"]) == 0
-    assert {read_labels(bag).outcome for bag in (take, other)} == {"failure"} and read_labels(other).operator == "ben"
+    assert (
+        edit_command.relabel(
+            [
+                str(tmp_path / "day"),
+                "--outcome",
+                "failure",
+                "--note",
+                "slipped",
+                "--operator",
+                "ben",
+            ]
+        )
+        == 0
+    )
+    assert {read_labels(bag).outcome for bag in (take, other)} == {"failure"} and read_labels(
+        other
+    ).operator == "ben"
     assert edit_command.relabel([str(other), "--at", "0", "open the lid", "1.2", "close it"]) == 0
-    assert read_labels(other).segments == ((0.0, "open the lid"), (1.2, "close it")) and read_labels(other).outcome == "failure"
+    assert (
+        read_labels(other).segments == ((0.0, "open the lid"), (1.2, "close it"))
+        and read_labels(other).outcome == "failure"
+    )
     assert read_labels(other).instruction == "open the lid"
-    assert edit_command.relabel([str(other), "--instruction", "tidy up"]) == 0 and read_labels(other).segments == ()
-    assert edit_command.relabel([str(other), "--undo"]) == 0 and read_labels(other).segments[1] == (1.2, "close it")
+    assert (
+        edit_command.relabel([str(other), "--instruction", "tidy up"]) == 0
+        and read_labels(other).segments == ()
+    )
+    assert edit_command.relabel([str(other), "--undo"]) == 0 and read_labels(other).segments[1] == (
+        1.2,
+        "close it",
+    )
     capsys.readouterr()
     for words, sentence in (
         (["--at", "0", "a", "9", "b"], "lasts 1.90 s, and a segment begins at 9 s"),
@@ -157,13 +231,17 @@ def test_what_cannot_be_edited_is_one_sentence(take, tmp_path, contract, capsys)
         assert len(text.splitlines()) == 1
         return text
 
-    assert "lasts 1.90 s, and 1 to 5 s were asked for" in refused(edit_command.trim, take, "--begin", 1, "--end", 5)
+    assert "lasts 1.90 s, and 1 to 5 s were asked for" in refused(
+        edit_command.trim, take, "--begin", 1, "--end", 5
+    )
     assert "shorter than 0.1 s" in refused(edit_command.trim, take, "--begin", 1, "--end", 1.05)
     assert "must rise" in refused(edit_command.split, take, "--at", 1.0, 0.5)
     assert "take: exists already" in refused(edit_command.trim, take, "--name", "take")
     assert "give two episodes or more" in refused(edit_command.merge, take)
     assert "begins before" in refused(edit_command.merge, take, late)
-    assert "say which the new episode has with --outcome" in refused(edit_command.merge, take, failed)
+    assert "say which the new episode has with --outcome" in refused(
+        edit_command.merge, take, failed
+    )
     assert "another contract" in refused(edit_command.merge, take, other)
     assert "recover it first" in refused(edit_command.trim, day / "cut.partial")
     assert "is not a finished episode" in refused(edit_command.trim, day)

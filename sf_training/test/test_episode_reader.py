@@ -1,4 +1,6 @@
-"""Bags come back as they were written; broken ones are refused with one sentence that names file and cure."""
+"""Bags come back as they were written; broken ones are refused with one sentence that names file
+and cure.
+"""
 
 import shutil
 
@@ -40,16 +42,31 @@ def bag(tmp_path, contract):
 
 def test_round_trip(bag, contract):
     reader = EpisodeReader(bag, contract)
-    assert (reader.name, reader.instruction, reader.operator, reader.outcome) == ("episode", "pick the red cube", "test", "success")
+    assert (reader.name, reader.instruction, reader.operator, reader.outcome) == (
+        "episode",
+        "pick the red cube",
+        "test",
+        "success",
+    )
     assert reader.contract.hash == contract.hash
     streams = reader.read([SCENE, "/joint_states", "/expert/action_chunk", "/policy/action_chunk"])
-    np.testing.assert_array_equal(streams[SCENE].stamps, [messages.nanoseconds(START + n * STEP) for n in range(5)])
+    np.testing.assert_array_equal(
+        streams[SCENE].stamps, [messages.nanoseconds(START + n * STEP) for n in range(5)]
+    )
     assert streams[SCENE].messages == [] and len(streams["/joint_states"].messages) == 25
     assert len(streams["/policy/action_chunk"].stamps) == 0
     chunk = messages.to_chunk(streams["/expert/action_chunk"].messages[1])
-    assert chunk.instruction == "pick the green cube" and chunk.data.shape == (8, 4) and chunk.stamp == pytest.approx(START)
+    assert (
+        chunk.instruction == "pick the green cube"
+        and chunk.data.shape == (8, 4)
+        and chunk.stamp == pytest.approx(START)
+    )
     frames = list(reader.frames({SCENE: [0, 3], "/wrist_camera/depth/image_raw": [2]}))
-    assert [(topic, index) for topic, index, _ in frames] == [(SCENE, 0), ("/wrist_camera/depth/image_raw", 2), (SCENE, 3)]
+    assert [(topic, index) for topic, index, _ in frames] == [
+        (SCENE, 0),
+        ("/wrist_camera/depth/image_raw", 2),
+        (SCENE, 3),
+    ]
     np.testing.assert_array_equal(frames[2][2], picture(3, 0))
     np.testing.assert_array_equal(frames[1][2], np.full((HEIGHT, WIDTH), 3.0, np.float32))
 
@@ -66,7 +83,9 @@ def test_a_zero_stamp_is_replaced_by_the_time_of_receipt(tmp_path, contract):
         write_joints(writer, contract, "joint_states", 1.0, np.zeros(7))
         reader = EpisodeReader(writer.finish("success"), contract)
     streams = reader.read([SCENE, WRIST])
-    assert streams[SCENE].stamps.tolist() == [7_000] and streams[WRIST].stamps.tolist() == [2_500_000_000]
+    assert streams[SCENE].stamps.tolist() == [7_000] and streams[WRIST].stamps.tolist() == [
+        2_500_000_000
+    ]
 
 
 def test_compressed_cameras_are_decoded(tmp_path, contract):
@@ -78,7 +97,9 @@ def test_compressed_cameras_are_decoded(tmp_path, contract):
     png = cv2.imencode(".png", picture(4, 0))[1].ravel()
     with open_writer(tmp_path, compressed) as writer:
         message = types[messages.COMPRESSED_IMAGE](header, "png", png)
-        writer.write(SCENE, messages.typestore().serialize_cdr(message, messages.COMPRESSED_IMAGE), 3)
+        writer.write(
+            SCENE, messages.typestore().serialize_cdr(message, messages.COMPRESSED_IMAGE), 3
+        )
         writer.write(WRIST, messages.image(3.0, "c", picture(4, 1)), 3)
         write_joints(writer, compressed, "joint_states", 3.0, np.zeros(7))
         reader = EpisodeReader(writer.finish("success"), compressed)
@@ -93,7 +114,13 @@ def test_a_foreign_encoding_is_named(tmp_path, contract):
         wrong = bytes(messages.image(2.0, "c", picture(1, 0))).replace(b"rgb8\0", b"rgb7\0")
         writer.write(SCENE, wrong, 2)
         reader = EpisodeReader(writer.finish("success"), contract)
-    with pytest.raises(BagError, match=r"episode_0.mcap: /scene_camera/image_raw: encoding 'rgb7' is not .* set the driver to one of"):
+    with pytest.raises(
+        BagError,
+        match=(
+            r"episode_0.mcap: /scene_camera/image_raw: encoding 'rgb7' is not .* set the driver to"
+            r" one of"
+        ),
+    ):
         list(reader.frames({SCENE: [1]}))
 
 
@@ -102,7 +129,10 @@ def test_a_truncated_file_is_refused(bag, contract, share):
     file = bag / "episode_0.mcap"
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover .*episode_0.mcap"):
+    with pytest.raises(
+        BagError,
+        match=r"episode_0.mcap: is cut off or damaged .*sf_training recover .*episode_0.mcap",
+    ):
         EpisodeReader(bag, contract)
 
 
@@ -117,7 +147,9 @@ def test_flipped_bytes_are_noticed(bag, contract):
         damaged[place] ^= 0xFF
         file.write_bytes(damaged)
         try:
-            pixels = [pixels for _, _, pixels in EpisodeReader(bag, contract).frames({SCENE: range(5)})]
+            pixels = [
+                pixels for _, _, pixels in EpisodeReader(bag, contract).frames({SCENE: range(5)})
+            ]
         except BagError as error:
             assert str(bag) in str(error)
             noticed += 1
@@ -129,7 +161,10 @@ def test_flipped_bytes_are_noticed(bag, contract):
 def test_no_bag_at_all(tmp_path, contract):
     with pytest.raises(BagError, match="nowhere: does not exist"):
         EpisodeReader(tmp_path / "nowhere", contract)
-    with pytest.raises(BagError, match=r"no episode bags here; make some with `ros2 run sf_training demonstrations`"):
+    with pytest.raises(
+        BagError,
+        match=r"no episode bags here; make some with `ros2 run sf_training demonstrations`",
+    ):
         find_episodes(tmp_path)
     (tmp_path / "text.mcap").write_text("this is not a bag, whatever its name says" * 10)
     with pytest.raises(BagError, match=r"text.mcap: is cut off or damaged"):
@@ -141,7 +176,9 @@ def test_a_bag_without_metadata(bag, contract):
     assert EpisodeReader(bag, contract).outcome == "success"
     file = bag / "episode_0.mcap"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover"):
+    with pytest.raises(
+        BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover"
+    ):
         EpisodeReader(bag, contract)
 
 
@@ -149,13 +186,19 @@ def test_an_unfinished_bag(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         writer.flush()
-        with pytest.raises(BagError, match=r"episode.partial: was never finished; .*sf_training recover .*episode.partial"):
+        with pytest.raises(
+            BagError,
+            match=r"episode.partial: was never finished; .*sf_training recover .*episode.partial",
+        ):
             EpisodeReader(tmp_path / "episode.partial", contract)
 
 
 def test_metadata_that_is_no_yaml(bag, contract):
     (bag / "metadata.yaml").write_text("{")
-    with pytest.raises(BagError, match=r"metadata.yaml: is not a rosbag2 description; restore it with `ros2 bag reindex`"):
+    with pytest.raises(
+        BagError,
+        match=r"metadata.yaml: is not a rosbag2 description; restore it with `ros2 bag reindex`",
+    ):
         EpisodeReader(bag, contract)
 
 
@@ -163,16 +206,35 @@ def test_somebody_elses_mcap_bag(tmp_path, contract):
     store = messages.typestore()
     with Writer(tmp_path / "theirs", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/a", messages.STRING, typestore=store)
-        writer.write(connection, 1, store.serialize_cdr(store.types[messages.STRING]("x"), messages.STRING))
-    with pytest.raises(BagError, match=r"theirs.mcap: holds no episode record and no contract, .* add to the contract a section bags"):
+        writer.write(
+            connection, 1, store.serialize_cdr(store.types[messages.STRING]("x"), messages.STRING)
+        )
+    with pytest.raises(
+        BagError,
+        match=(
+            r"theirs.mcap: holds no episode record and no contract, .* add to the contract a"
+            r" section bags"
+        ),
+    ):
         EpisodeReader(tmp_path / "theirs", contract)
 
 
 def test_another_contract(bag, contract):
     other = tiny_contract(robot="other_arm", action={"horizon": 9})
-    with pytest.raises(BagError, match=r"recorded with another contract \(robot: other_arm here, sim_arm there\); use that contract"):
+    with pytest.raises(
+        BagError,
+        match=(
+            r"recorded with another contract \(robot: other_arm here, sim_arm there\); use that"
+            r" contract"
+        ),
+    ):
         EpisodeReader(bag, other)
-    assert EpisodeReader(bag, tiny_contract(action={"horizon": 9, "step_s": 0.2})).contract.action.horizon == 9
+    assert (
+        EpisodeReader(
+            bag, tiny_contract(action={"horizon": 9, "step_s": 0.2})
+        ).contract.action.horizon
+        == 9
+    )
 
 
 def test_a_missing_topic(tmp_path, contract):
@@ -187,12 +249,18 @@ def test_a_bag_of_older_message_definitions_is_read_with_its_own(tmp_path, contr
     def without_join(type_name: str) -> tuple[str, str]:
         text, type_hash = messages.definition(type_name)
         lines = text.splitlines()
-        return "\n".join(line for line in lines if type_name != messages.ACTION_CHUNK or line != "uint8 join"), type_hash
+        return (
+            "\n".join(
+                line for line in lines if type_name != messages.ACTION_CHUNK or line != "uint8 join"
+            ),
+            type_hash,
+        )
 
     old = get_typestore(Stores.EMPTY)
     old.register(get_types_from_msg(without_join(messages.ACTION_CHUNK)[0], messages.ACTION_CHUNK))
     new = messages.typestore().deserialize_cdr(
-        messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0)), messages.ACTION_CHUNK
+        messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0)),
+        messages.ACTION_CHUNK,
     )
     fields = {name: value for name, value in vars(new).items() if name != "join"}
     monkeypatch.setattr(episode_writer, "definition", without_join)
@@ -200,12 +268,18 @@ def test_a_bag_of_older_message_definitions_is_read_with_its_own(tmp_path, contr
         write_cameras(writer, contract, 0, START)
         write_joints(writer, contract, "joint_states", START, np.zeros(7))
         data = old.serialize_cdr(old.types[messages.ACTION_CHUNK](**fields), messages.ACTION_CHUNK)
-        assert len(data) < len(messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0)))
+        assert len(data) < len(
+            messages.action_chunk(expert_answer(contract, START, "pick the red cube", 2.0))
+        )
         writer.write("/expert/action_chunk", data, messages.nanoseconds(START))
         reader = EpisodeReader(writer.finish("success"), contract)
     (message,) = reader.read(["/expert/action_chunk"])["/expert/action_chunk"].messages
     chunk = messages.to_chunk(message)
-    assert (chunk.data == 2.0).all() and chunk.join is Join.BLEND and chunk.instruction == "pick the red cube"
+    assert (
+        (chunk.data == 2.0).all()
+        and chunk.join is Join.BLEND
+        and chunk.instruction == "pick the red cube"
+    )
 
 
 @pytest.mark.parametrize("length", [3, 20, 400])
@@ -214,7 +288,13 @@ def test_other_message_definitions(tmp_path, contract, length):
         write_cameras(writer, contract, 0, START)
         writer.write("/joint_states", b"\0\1\0\0" + bytes(length), 5)
         bag = writer.finish("success")
-    with pytest.raises(BagError, match=r"/joint_states: a sensor_msgs/msg/JointState cannot be read .*other message definitions"):
+    with pytest.raises(
+        BagError,
+        match=(
+            r"/joint_states: a sensor_msgs/msg/JointState cannot be read .*other message"
+            r" definitions"
+        ),
+    ):
         EpisodeReader(bag, contract).read(["/joint_states"])
 
 

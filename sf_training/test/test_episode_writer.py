@@ -15,7 +15,16 @@ from mcap.reader import NonSeekingReader, make_reader
 from mcap.writer import CompressionType, Writer
 from mcap_ros2.decoder import DecoderFactory
 from rosbags.highlevel import AnyReader
-from synthetic_episodes import HEIGHT, START, WIDTH, open_writer, picture, tiny_contract, write_cameras, write_episode
+from synthetic_episodes import (
+    HEIGHT,
+    START,
+    WIDTH,
+    open_writer,
+    picture,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+)
 
 from sf_policy_node.contract import parse_contract
 from sf_policy_node.ros_testing import PATIENCE_S
@@ -33,7 +42,11 @@ def test_rosbags_reads_the_bag(tmp_path, contract):
     bag = write_episode(tmp_path, contract, frames=3)
     with AnyReader([bag]) as reader:
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
-        assert counts["/scene_camera/image_raw"] == 3 and counts["/expert/action_chunk"] == 6 and counts["/joint_states"] == 15
+        assert (
+            counts["/scene_camera/image_raw"] == 3
+            and counts["/expert/action_chunk"] == 6
+            and counts["/joint_states"] == 15
+        )
         assert reader.start_time == messages.nanoseconds(START)
         images, chunks = [], []
         for connection, _, data in reader.messages():
@@ -43,7 +56,10 @@ def test_rosbags_reads_the_bag(tmp_path, contract):
             if connection.msgtype == messages.ACTION_CHUNK:
                 chunks.append(message)
     np.testing.assert_array_equal(images, [picture(frame, 1) for frame in range(3)])
-    assert [chunk.instruction for chunk in chunks] == ["pick the red cube", "pick the green cube"] * 3
+    assert [chunk.instruction for chunk in chunks] == [
+        "pick the red cube",
+        "pick the green cube",
+    ] * 3
     assert chunks[-1].rows == 8 and chunks[-1].data[0] == 12.0
 
 
@@ -51,16 +67,26 @@ def test_mcap_ros2_support_reads_the_file_and_its_checksums(tmp_path, contract):
     bag = write_episode(tmp_path, contract, frames=3)
     with (bag / "episode_0.mcap").open("rb") as file:
         reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
-        decoded = [(channel.topic, message) for _, channel, _, message in reader.iter_decoded_messages()]
+        decoded = [
+            (channel.topic, message) for _, channel, _, message in reader.iter_decoded_messages()
+        ]
         attachments = {entry.name: entry.data.decode() for entry in reader.iter_attachments()}
         records = {entry.name: entry.metadata for entry in reader.iter_metadata()}
         header = reader.get_header()
     assert header.profile == "ros2" and len(decoded) == len([topic for topic, _ in decoded])
     poses = [message for topic, message in decoded if topic == "/scene_camera/pose"]
     assert poses[2].pose.position.z == 2.0 and poses[2].header.frame_id == "base_link"
-    assert parse_contract(attachments["contract.yaml"], attachments["sim_arm.urdf"]).hash == contract.hash
-    assert records["sf_episode"]["outcome"] == "success" and records["sf_episode"]["contract_hash"] == contract.hash
-    assert yaml.safe_load(records["rosbag2"]["serialized_metadata"])["message_count"] == len(decoded)
+    assert (
+        parse_contract(attachments["contract.yaml"], attachments["sim_arm.urdf"]).hash
+        == contract.hash
+    )
+    assert (
+        records["sf_episode"]["outcome"] == "success"
+        and records["sf_episode"]["contract_hash"] == contract.hash
+    )
+    assert yaml.safe_load(records["rosbag2"]["serialized_metadata"])["message_count"] == len(
+        decoded
+    )
 
 
 def test_metadata_describes_the_episode(tmp_path, contract):
@@ -76,14 +102,24 @@ def test_metadata_describes_the_episode(tmp_path, contract):
     assert information["relative_file_paths"] == ["episode_0.mcap"]
     assert information["starting_time"]["nanoseconds_since_epoch"] == 2_000_000_000
     assert information["duration"]["nanoseconds"] == 3_000_000_000
-    extra = next(entry for entry in information["topics_with_message_count"] if entry["topic_metadata"]["name"] == "/extra")
-    assert extra["message_count"] == 2 and extra["topic_metadata"]["offered_qos_profiles"][0]["reliability"] == "best_effort"
+    extra = next(
+        entry
+        for entry in information["topics_with_message_count"]
+        if entry["topic_metadata"]["name"] == "/extra"
+    )
+    assert (
+        extra["message_count"] == 2
+        and extra["topic_metadata"]["offered_qos_profiles"][0]["reliability"] == "best_effort"
+    )
     custom = information["custom_data"]
     assert (custom["outcome"], custom["note"], custom["instruction"], custom["operator"]) == (
         "failure", "dropped it", "pick the blue cube", "test",
     )  # fmt: skip
     assert yaml.safe_load(custom["drops"])["/extra"] == 3 and "mcap" in custom["software"]
-    assert subprocess.check_output(["sha256sum", bag / "episode_0.mcap"], text=True).split()[0] == custom["sha256"]
+    assert (
+        subprocess.check_output(["sha256sum", bag / "episode_0.mcap"], text=True).split()[0]
+        == custom["sha256"]
+    )
 
 
 def test_until_finished_an_episode_has_no_name(tmp_path, contract):
@@ -95,7 +131,10 @@ def test_until_finished_an_episode_has_no_name(tmp_path, contract):
 
 
 def test_an_error_while_recording_leaves_nothing(tmp_path, contract):
-    with pytest.raises(RuntimeError, match="robot fell over"), open_writer(tmp_path, contract) as writer:
+    with (
+        pytest.raises(RuntimeError, match="robot fell over"),
+        open_writer(tmp_path, contract) as writer,
+    ):
         write_cameras(writer, contract, 0, START)
         raise RuntimeError("robot fell over")
     assert not list(tmp_path.iterdir())
@@ -122,43 +161,52 @@ def test_refuses_what_would_lose_data(tmp_path, contract):
 
 
 def test_a_full_disk_is_seen_before_recording(tmp_path, contract, monkeypatch):
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=10, f_frsize=4096, f_blocks=1000, f_bfree=10))
-    with pytest.raises(EpisodeWriteError, match=r"only 0 MB are free, an episode needs at least 67 MB; free some disk space"):
+    monkeypatch.setattr(
+        os,
+        "statvfs",
+        lambda _: SimpleNamespace(f_bavail=10, f_frsize=4096, f_blocks=1000, f_bfree=10),
+    )
+    with pytest.raises(
+        EpisodeWriteError,
+        match=r"only 0 MB are free, an episode needs at least 67 MB; free some disk space",
+    ):
         open_writer(tmp_path, contract)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_fills_up_leaves_one_sentence_and_nothing_else(tmp_path, contract):
-    """A real limit on the file's size, in a process of its own: the kernel refuses the write as a full disk does."""
+    """A real limit on the file's size, in a process of its own: the kernel refuses the write as a
+    full disk does.
+    """
     code = (
-        "import resource, signal, sys, numpy as np\n"
-        f"sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\n"
-        "from synthetic_episodes import *\n"
-        "from sf_training.recording.episode_writer import EpisodeWriteError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\n"
-        "rng = np.random.default_rng(0)\n"
-        "contract = tiny_contract()\n"
-        "try:\n"
-        f"    with open_writer(Path({str(tmp_path)!r}), contract) as writer:\n"
-        "        for n in range(100):\n"
-        "            noise = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)\n"
-        "            writer.write('/scene_camera/image_raw', messages.image(1.0 + n, 'c', noise), n)\n"
-        "except EpisodeWriteError as error:\n"
-        "    sys.exit(f'recorder: {error}')\n"
+        f"import resource, signal, sys, numpy as np\nsys.path[:0] = {sys.path!r}\nfrom pathlib"
+        " import Path\nfrom synthetic_episodes import *\nfrom sf_training.recording.episode_writer"
+        " import EpisodeWriteError\nsignal.signal(signal.SIGXFSZ,"
+        " signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\nrng"
+        " = np.random.default_rng(0)\ncontract = tiny_contract()\ntry:\n    with"
+        f" open_writer(Path({str(tmp_path)!r}), contract) as writer:\n        for n in"
+        " range(100):\n            noise = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)\n  "
+        "          writer.write('/scene_camera/image_raw', messages.image(1.0 + n, 'c', noise),"
+        " n)\nexcept EpisodeWriteError as error:\n    sys.exit(f'recorder: {error}')\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert result.returncode == 1
-    assert result.stderr.strip() == (
-        f"recorder: {tmp_path}/episode: the disk is full, the episode was dropped; free some space and record it again"
+    assert (
+        result.stderr.strip()
+        == f"recorder: {tmp_path}/episode: the disk is full, the episode was dropped; free some"
+        " space and record it again"
     )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path, contract):
     (tmp_path / "file").write_text("")
-    with pytest.raises(EpisodeWriteError, match=r"file/episode: cannot be written \(File exists\); check the directory"):
+    with pytest.raises(
+        EpisodeWriteError,
+        match=r"file/episode: cannot be written \(File exists\); check the directory",
+    ):
         open_writer(tmp_path / "file", contract)
 
 
@@ -185,7 +233,9 @@ def test_files_of_the_writer_are_what_the_mcap_library_writes(tmp_path):
         theirs.start(profile="ros2", library="test")
         schema = theirs.register_schema("a/msg/B", "ros2msg", b"int32 x")
         assert ours.add_schema("a/msg/B", "int32 x") == schema
-        assert ours.add_channel("/b", schema, {"k": "v"}) == theirs.register_channel("/b", "cdr", schema, {"k": "v"})
+        assert ours.add_channel("/b", schema, {"k": "v"}) == theirs.register_channel(
+            "/b", "cdr", schema, {"k": "v"}
+        )
         for time in range(5):
             ours.write(1, bytes([time] * 9), time * 10, time)
             theirs.add_message(1, time * 10, bytes([time] * 9), time, time)
@@ -199,11 +249,17 @@ def test_files_of_the_writer_are_what_the_mcap_library_writes(tmp_path):
             reader = make_reader(file, validate_crcs=True)
             summaries.append(reader.get_summary())
             messages_read.append(
-                [(message.sequence, message.log_time, message.publish_time, message.data) for _, _, message in reader.iter_messages()]
+                [
+                    (message.sequence, message.log_time, message.publish_time, message.data)
+                    for _, _, message in reader.iter_messages()
+                ]
             )
     assert messages_read[0] == messages_read[1]
     assert summaries[0].statistics == summaries[1].statistics
-    assert summaries[0].channels == summaries[1].channels and summaries[0].schemas == summaries[1].schemas
+    assert (
+        summaries[0].channels == summaries[1].channels
+        and summaries[0].schemas == summaries[1].schemas
+    )
     assert [entry.name for entry in summaries[0].metadata_indexes] == ["m"]
     assert len(summaries[0].chunk_indexes) == len(summaries[1].chunk_indexes) == 1
 

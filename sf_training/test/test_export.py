@@ -15,7 +15,10 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.training.export import main
 
 CONTRACT = tiny_contract()
-IMAGES = {name: np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8) for name in CONTRACT.camera_names}
+IMAGES = {
+    name: np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    for name in CONTRACT.camera_names
+}
 JOINTS = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 
@@ -23,7 +26,13 @@ JOINTS = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 def trained(tmp_path):
     """A checkpoint with random weights and a report, as training leaves it."""
     path = tmp_path / "trained"
-    save_checkpoint(path, untrained(CONTRACT), CONTRACT, statistics(CONTRACT), {"settings": {"data": "bags", "seed": 3}})
+    save_checkpoint(
+        path,
+        untrained(CONTRACT),
+        CONTRACT,
+        statistics(CONTRACT),
+        {"settings": {"data": "bags", "seed": 3}},
+    )
     (path / "report").mkdir()
     (path / "report/curves.csv").write_text("step\n")
     return path
@@ -46,20 +55,44 @@ def test_an_export_is_half_the_size_and_gives_the_same_chunk(trained, tmp_path, 
     assert not (out / "report").exists()
     training = json.loads((out / "config.json").read_text())["training"]
     assert training["settings"] == {"data": "bags", "seed": 3}
-    assert training["exported"]["from"].startswith("trained@") and training["exported"]["dtype"] == "float16"
+    assert (
+        training["exported"]["from"].startswith("trained@")
+        and training["exported"]["dtype"] == "float16"
+    )
     assert 0 < training["exported"]["largest_difference"]["x"] < 0.005
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=out).returncode == 0
     assert load_file(out / "model.safetensors")["norm.bias"].dtype == torch.float32
 
 
 def test_in_float32_nothing_changes(trained, tmp_path):
-    assert main(["--checkpoint", str(trained), "--out", str(tmp_path / "robot"), "--dtype", "float32"]) == 0
+    assert (
+        main(["--checkpoint", str(trained), "--out", str(tmp_path / "robot"), "--dtype", "float32"])
+        == 0
+    )
     np.testing.assert_array_equal(chunk(tmp_path / "robot"), chunk(trained))
 
 
 def test_a_model_with_a_tokenizer_takes_it_along(tmp_path):
-    save_checkpoint(tmp_path / "vlm", vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), {})
-    assert main(["--checkpoint", str(tmp_path / "vlm"), "--out", str(tmp_path / "robot"), "--observations", "4"]) == 0
+    save_checkpoint(
+        tmp_path / "vlm",
+        vision_language_model(CONTRACT),
+        CONTRACT,
+        statistics(CONTRACT, text=0),
+        {},
+    )
+    assert (
+        main(
+            [
+                "--checkpoint",
+                str(tmp_path / "vlm"),
+                "--out",
+                str(tmp_path / "robot"),
+                "--observations",
+                "4",
+            ]
+        )
+        == 0
+    )
     np.testing.assert_allclose(chunk(tmp_path / "robot"), chunk(tmp_path / "vlm"), atol=0.01)
 
 
@@ -91,7 +124,9 @@ def test_a_weight_beyond_the_range_of_float16_is_named(tmp_path):
 
 def test_an_export_never_overwrites(trained, tmp_path):
     (tmp_path / "robot").mkdir()
-    assert "exists already; choose another --out" in refused("--checkpoint", trained, "--out", tmp_path / "robot")
+    assert "exists already; choose another --out" in refused(
+        "--checkpoint", trained, "--out", tmp_path / "robot"
+    )
 
 
 def test_an_exported_checkpoint_is_judged_like_any_other(tmp_path):
@@ -99,9 +134,25 @@ def test_an_exported_checkpoint_is_judged_like_any_other(tmp_path):
     bags = tmp_path / "bags"
     for number in range(2):
         write_episode(bags, CONTRACT, f"episode_{number}")
-    constant_checkpoint(tmp_path / "two", CONTRACT, 2.0, {"settings": {"data": str(bags), "validation_share": 0.5}})
-    main(["--checkpoint", str(tmp_path / "two"), "--out", str(tmp_path / "robot"), "--observations", "2"])
+    constant_checkpoint(
+        tmp_path / "two", CONTRACT, 2.0, {"settings": {"data": str(bags), "validation_share": 0.5}}
+    )
+    main(
+        [
+            "--checkpoint",
+            str(tmp_path / "two"),
+            "--out",
+            str(tmp_path / "robot"),
+            "--observations",
+            "2",
+        ]
+    )
     from sf_training.evaluation.open_loop import choose
     from sf_training.evaluation.recorded_episode import open_episodes
 
-    assert len(choose(tmp_path / "robot", bags, open_episodes(bags, CONTRACT, ("success",)), "auto")[0]) == 1
+    assert (
+        len(
+            choose(tmp_path / "robot", bags, open_episodes(bags, CONTRACT, ("success",)), "auto")[0]
+        )
+        == 1
+    )

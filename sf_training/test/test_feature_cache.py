@@ -1,4 +1,6 @@
-"""Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while training."""
+"""Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while
+training.
+"""
 
 import os
 from collections.abc import Callable
@@ -42,7 +44,9 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99, end: Callable[[], object] = interrupt) -> list[slice]:
+def fill(
+    cache: FeatureCache, values: np.ndarray, stop: int = 99, end: Callable[[], object] = interrupt
+) -> list[slice]:
     """The parts that were asked for."""
     asked = []
 
@@ -99,7 +103,9 @@ def test_a_resumed_cache_is_the_same_and_so_is_its_error(form, tmp_path, monkeyp
     fill(whole, features())
     child = os.fork()
     if not child:
-        fill(FeatureCache(tmp_path, {}, SHAPE, 1, form), features(), stop=5, end=lambda: os._exit(9))
+        fill(
+            FeatureCache(tmp_path, {}, SHAPE, 1, form), features(), stop=5, end=lambda: os._exit(9)
+        )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     again = FeatureCache(tmp_path, {}, SHAPE, 1, form)
     assert again.done == 4  # the fifth frame was not saved yet, and its error does not count twice
@@ -120,7 +126,12 @@ def test_what_is_interrupted_keeps_every_frame_that_was_computed(tmp_path):
 def test_slow_frames_are_saved_as_they_come(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "_SAVE_AFTER_S", 0.0)
     seen = []
-    fill(FeatureCache(tmp_path, {}, SHAPE, 1), features(), stop=5, end=lambda: seen.append(FeatureCache(tmp_path, {}, SHAPE, 1).done))
+    fill(
+        FeatureCache(tmp_path, {}, SHAPE, 1),
+        features(),
+        stop=5,
+        end=lambda: seen.append(FeatureCache(tmp_path, {}, SHAPE, 1).done),
+    )
     assert seen == [5]
 
 
@@ -134,7 +145,9 @@ def test_runs_that_start_together_find_the_channels_once(tmp_path):
     teacher.features = lambda pixels: seen.append(len(pixels)) or features(pixels)
 
     def run(_):
-        return vision_targets(teacher, images, 3, AlignmentConfig(), channels=16, cache=tmp_path / "cache").layers[0][:]
+        return vision_targets(
+            teacher, images, 3, AlignmentConfig(), channels=16, cache=tmp_path / "cache"
+        ).layers[0][:]
 
     with ThreadPoolExecutor(2) as pool:
         fitted = list(pool.map(run, range(2)))
@@ -146,25 +159,38 @@ def test_a_missing_file_of_scales_is_told(tmp_path):
     cache = FeatureCache(tmp_path, {}, SHAPE, 1, "int8")
     fill(cache, features())
     (cache.folder / "layer_0_scale.npy").unlink()
-    with pytest.raises(TeacherError, match=r"cached features cannot be read .*layer_0_scale.npy.*; delete this folder"):
+    with pytest.raises(
+        TeacherError,
+        match=r"cached features cannot be read .*layer_0_scale.npy.*; delete this folder",
+    ):
         _ = FeatureCache(tmp_path, {}, SHAPE, 1, "int8").done
 
 
 @settings(max_examples=100, deadline=None)
-@given(values=arrays.arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=32)), form=st.sampled_from(FORMATS))
+@given(
+    values=arrays.arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=32)),
+    form=st.sampled_from(FORMATS),
+)
 def test_no_value_is_further_off_than_a_step(values, form):
     found = decode(encode(values, form), form)
     step = {
         "float16": np.maximum(np.abs(values) * 2**-11, 2**-25),
         "bfloat16": np.abs(values) * 2**-8 + 1e-38,
-        "int8": np.abs(values).max(-1, keepdims=True) / 127 * 0.57 + 1e-5,  # half a step, and what the scale itself is rounded by
+        "int8": (
+            np.abs(values).max(-1, keepdims=True) / 127 * 0.57 + 1e-5
+        ),  # half a step, and what the scale itself is rounded by
     }[form]
     assert (np.abs(found - values) <= step).all()
 
 
 def test_bfloat16_rounds_as_torch_does():
-    values = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32) * 10.0 ** np.arange(-25, 25)[:, None].astype(np.float32)
-    np.testing.assert_array_equal(decode(encode(values, "bfloat16"), "bfloat16"), torch.from_numpy(values).bfloat16().float().numpy())
+    values = np.random.default_rng(1).normal(size=(50, 64)).astype(np.float32) * 10.0 ** np.arange(
+        -25, 25
+    )[:, None].astype(np.float32)
+    np.testing.assert_array_equal(
+        decode(encode(values, "bfloat16"), "bfloat16"),
+        torch.from_numpy(values).bfloat16().float().numpy(),
+    )
 
 
 def test_a_token_of_zeros_loses_nothing():
@@ -184,18 +210,33 @@ def test_channels_and_form_together_are_measured_against_the_whole_targets(tmp_p
     def targets(**options):
         return vision_targets(teacher, images, 3, config, cache=tmp_path / "cache", **options)
 
-    whole, int8, few, both = targets(), targets(form="int8"), targets(channels=16), targets(channels=16, form="int8")
-    assert int8.cosine == pytest.approx(cosines(int8.layers[0][:], whole.layers[0][:]).mean(), abs=1e-5)
+    whole, int8, few, both = (
+        targets(),
+        targets(form="int8"),
+        targets(channels=16),
+        targets(channels=16, form="int8"),
+    )
+    assert int8.cosine == pytest.approx(
+        cosines(int8.layers[0][:], whole.layers[0][:]).mean(), abs=1e-5
+    )
     assert whole.cosine > int8.cosine > few.cosine > both.cosine > 0.9
-    assert min(each.lowest_cosine for each in (whole, int8, few, both)) == both.lowest_cosine < both.cosine
+    assert (
+        min(each.lowest_cosine for each in (whole, int8, few, both))
+        == both.lowest_cosine
+        < both.cosine
+    )
     assert both.nbytes < int8.nbytes / 3 < whole.nbytes / 5
-    np.testing.assert_array_equal(targets(form="int8").layers[0][np.array([3, 0])], int8.layers[0][:][[3, 0]])
+    np.testing.assert_array_equal(
+        targets(form="int8").layers[0][np.array([3, 0])], int8.layers[0][:][[3, 0]]
+    )
     (mean,) = targets(form="int8", control="mean").layers
     np.testing.assert_allclose(mean[0], whole.layers[0].mean(0, dtype=np.float64), atol=5e-3)
 
 
 def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
-    """Data that are decoded from bags give frames by their indices and are known by a digest of their own."""
+    """Data that are decoded from bags give frames by their indices and are known by a digest of
+    their own.
+    """
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     teacher = open_teacher("vggt", str(tmp_path), (-1,), size=56)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 3, 28, 56), dtype=np.uint8)
@@ -220,7 +261,9 @@ def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
     vision_targets(teacher, bags, (1, 2), AlignmentConfig(), **options)
     assert bags.read == 5
     for control in ("rgb", "mean", "random"):
-        (layer,) = vision_targets(teacher, bags, (1, 2), AlignmentConfig(), control=control, **options).layers
+        (layer,) = vision_targets(
+            teacher, bags, (1, 2), AlignmentConfig(), control=control, **options
+        ).layers
         assert layer.shape == (5, 1, 1, 2, 64)
 
 
@@ -242,7 +285,13 @@ def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_la
         for one, other in zip(found, cached, strict=True):
             assert one.shape == (3, *other.shape[1:])
             np.testing.assert_allclose(one, other[frames], atol=2e-3)
-    with pytest.raises(TeacherError, match="control mean: the average is over all frames, so their features must be kept; take a cache"):
+    with pytest.raises(
+        TeacherError,
+        match=(
+            "control mean: the average is over all frames, so their features must be kept; take a"
+            " cache"
+        ),
+    ):
         vision_targets(teacher, images, 3, config, control="mean", live=True)
 
 
@@ -254,7 +303,9 @@ def test_cached_features_need_no_weights_in_memory(tmp_path):
         weights = open_weights(tmp_path)
         read = []
         counting = replace(weights, _read=lambda name: read.append(name) or weights[name])
-        vision_targets(VggtTeacher(counting, size=56), images, 2, AlignmentConfig(), cache=tmp_path / "cache")
+        vision_targets(
+            VggtTeacher(counting, size=56), images, 2, AlignmentConfig(), cache=tmp_path / "cache"
+        )
         return len(read)
 
     assert targets() > 50
@@ -262,6 +313,15 @@ def test_cached_features_need_no_weights_in_memory(tmp_path):
 
 
 def test_a_format_without_a_cache_is_refused():
-    with pytest.raises(TrainingError, match="--cache-format int8: teacher pointmap has no cache; it is for vggt and hf"):
+    with pytest.raises(
+        TrainingError,
+        match="--cache-format int8: teacher pointmap has no cache; it is for vggt and hf",
+    ):
         Settings(data=Path("data"), out=Path("out"), cache_format="int8")
-    Settings(data=Path("data"), out=Path("out"), teacher="vggt", teacher_weights="somewhere", cache_format="int8")
+    Settings(
+        data=Path("data"),
+        out=Path("out"),
+        teacher="vggt",
+        teacher_weights="somewhere",
+        cache_format="int8",
+    )

@@ -1,4 +1,6 @@
-"""Damaged MCAP files of other recorders: what can be read is saved, and the damaged file stays as it is."""
+"""Damaged MCAP files of other recorders: what can be read is saved, and the damaged file stays as
+it is.
+"""
 
 import io
 import random
@@ -16,17 +18,27 @@ def another_recorders_file(compression=CompressionType.ZSTD, messages=200):
     writer = Writer(out, chunk_size=400, compression=compression)
     writer.start(profile="ros2", library="another")
     schema = writer.register_schema("std_msgs/msg/String", "ros2msg", b"string data")
-    channels = [writer.register_channel(topic, "cdr", schema, {"qos": "x"}) for topic in ("/a", "/b")]
+    channels = [
+        writer.register_channel(topic, "cdr", schema, {"qos": "x"}) for topic in ("/a", "/b")
+    ]
     writer.add_attachment(1, 1, "notes.txt", "text/plain", b"kept")
     for number in range(messages):
-        writer.add_message(channels[number % 2], 1000 + number, f"message {number:06d} {'x' * (number % 7)}".encode(), 1000 + number)
+        writer.add_message(
+            channels[number % 2],
+            1000 + number,
+            f"message {number:06d} {'x' * (number % 7)}".encode(),
+            1000 + number,
+        )
     writer.finish()
     return out.getvalue()
 
 
 def texts(path):
     with path.open("rb") as file:
-        return [(channel.topic, message.log_time, message.data) for _, channel, message in make_reader(file).iter_messages()]
+        return [
+            (channel.topic, message.log_time, message.data)
+            for _, channel, message in make_reader(file).iter_messages()
+        ]
 
 
 @pytest.fixture(params=[CompressionType.ZSTD, CompressionType.LZ4, CompressionType.NONE])
@@ -43,7 +55,9 @@ def test_a_file_that_was_cut_off_is_saved_up_to_its_last_whole_chunk(tmp_path, d
     saved, known = texts(tmp_path / "torn_recovered.mcap"), texts(whole)
     assert 20 < len(saved) < len(known) and saved == known[: len(saved)]
     assert torn.read_bytes() == data[: len(data) // 2]
-    assert main([str(torn)]) == 1 and "torn_recovered.mcap: exists already" in capsys.readouterr().err
+    assert (
+        main([str(torn)]) == 1 and "torn_recovered.mcap: exists already" in capsys.readouterr().err
+    )
 
 
 def test_a_chunk_that_is_damaged_in_the_middle_is_left_out_alone(tmp_path):

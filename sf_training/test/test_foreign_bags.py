@@ -1,4 +1,6 @@
-"""Bags of other recorders: read through the contract's ``bags``, in every encoding; what cannot be read gives one sentence and a cure."""
+"""Bags of other recorders: read through the contract's ``bags``, in every encoding; what cannot be
+read gives one sentence and a cure.
+"""
 
 import cv2
 import numpy as np
@@ -22,12 +24,17 @@ MAPPING = {
         "/franka/joint_states": "/joint_states",
         "/gripper/joint_states": "/joint_states",
     },
-    "joints": {f"panda_joint{n}": f"joint{n}" for n in range(1, 7)} | {"panda_finger_joint1": "gripper_joint"},
+    "joints": (
+        {f"panda_joint{n}": f"joint{n}" for n in range(1, 7)}
+        | {"panda_finger_joint1": "gripper_joint"}
+    ),
     "commands": "/leader/joint_states",
     "instruction": "pick the cup",
 }
 ENCODINGS = ("rgb8", "bgr8", "mono8", "bayer_rggb8", "bgra8", "yuv422_yuy2")
-RAMP = np.linspace(40, 200, WIDTH).astype(np.uint8)[None].repeat(HEIGHT, 0)  # grey: the same in all encodings
+RAMP = (
+    np.linspace(40, 200, WIDTH).astype(np.uint8)[None].repeat(HEIGHT, 0)
+)  # grey: the same in all encodings
 
 
 def foreign_contract(gripper: str, **changes):
@@ -45,7 +52,9 @@ def encoded(encoding: str) -> np.ndarray:
     if encoding in ("mono8", "bayer_rggb8"):
         return RAMP
     if encoding == "yuv422_yuy2":  # brightness from 16 to 235
-        return np.stack([(16 + RAMP * (219 / 255)).round().astype(np.uint8), np.full_like(RAMP, 128)], -1)
+        return np.stack(
+            [(16 + RAMP * (219 / 255)).round().astype(np.uint8), np.full_like(RAMP, 128)], -1
+        )
     return np.repeat(RAMP[..., None], 4 if encoding.endswith("a8") else 3, -1)
 
 
@@ -72,20 +81,47 @@ class ForeignBag:
         if topic not in self.connections:
             self.connections[topic] = self.writer.add_connection(topic, kind, typestore=self.store)
         if header:
-            fields = (types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](*divmod(at, 10**9)), "f"), *fields)
-        self.writer.write(self.connections[topic], at, self.store.serialize_cdr(types[kind](*fields), kind))
+            fields = (
+                types["std_msgs/msg/Header"](
+                    types["builtin_interfaces/msg/Time"](*divmod(at, 10**9)), "f"
+                ),
+                *fields,
+            )
+        self.writer.write(
+            self.connections[topic], at, self.store.serialize_cdr(types[kind](*fields), kind)
+        )
 
     def image(self, topic, stamp, encoding, pixels):
         data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
-        self.write(topic, messages.IMAGE, stamp, pixels.shape[0], pixels.shape[1], encoding, 0, data.size // pixels.shape[0], data)
+        self.write(
+            topic,
+            messages.IMAGE,
+            stamp,
+            pixels.shape[0],
+            pixels.shape[1],
+            encoding,
+            0,
+            data.size // pixels.shape[0],
+            data,
+        )
 
     def compressed(self, topic, stamp, kind, pixels):
-        data = cv2.imencode(f".{kind}", pixels, [cv2.IMWRITE_JPEG_QUALITY, 98] if kind == "jpg" else [])[1].ravel()
+        data = cv2.imencode(
+            f".{kind}", pixels, [cv2.IMWRITE_JPEG_QUALITY, 98] if kind == "jpg" else []
+        )[1].ravel()
         self.write(topic, messages.COMPRESSED_IMAGE, stamp, f"bgr8; {kind} compressed bgr8", data)
 
     def joints(self, topic, stamp, names, positions):
         none = np.zeros(0)
-        self.write(topic, messages.JOINT_STATE, stamp, list(names), np.asarray(positions, float), none, none)
+        self.write(
+            topic,
+            messages.JOINT_STATE,
+            stamp,
+            list(names),
+            np.asarray(positions, float),
+            none,
+            none,
+        )
 
     def second(self, frame, encoding="rgb8", depth=None, kind="png"):
         """A tenth of a second of everything."""
@@ -110,16 +146,29 @@ def test_every_encoding_gives_the_same_picture(tmp_path, contract, encoding, kin
     with ForeignBag(tmp_path / "bag") as bag:
         for frame in range(3):
             stamp, arm = bag.second(frame, encoding, kind=kind)
-            bag.joints("/leader/joint_states", stamp, [*arm, "panda_finger_joint1"], [*np.full(6, 0.1 * frame + 0.05), 0.03])
+            bag.joints(
+                "/leader/joint_states",
+                stamp,
+                [*arm, "panda_finger_joint1"],
+                [*np.full(6, 0.1 * frame + 0.05), 0.03],
+            )
     data = load(tmp_path / "bag", contract)
-    expected = prepare(dict.fromkeys(contract.camera_names, RAMP[..., None].repeat(3, -1)), contract.camera_names, 12)
+    expected = prepare(
+        dict.fromkeys(contract.camera_names, RAMP[..., None].repeat(3, -1)),
+        contract.camera_names,
+        12,
+    )
     assert data.images.shape == (3, 2, 3, 12, 12)
     assert np.abs(data.images[:].astype(int) - expected).max() <= 2
-    np.testing.assert_allclose(data.joint_positions, [[*np.full(6, 0.1 * n), 0.02] for n in range(3)], atol=1e-6)
+    np.testing.assert_allclose(
+        data.joint_positions, [[*np.full(6, 0.1 * n), 0.02] for n in range(3)], atol=1e-6
+    )
     assert data.instructions == ["pick the cup"] and len(data.pair_frame) == 2
 
 
-@pytest.mark.parametrize("depth", [np.full((HEIGHT, WIDTH), 1500, np.uint16), np.full((HEIGHT, WIDTH), 1.5, np.float32)])
+@pytest.mark.parametrize(
+    "depth", [np.full((HEIGHT, WIDTH), 1500, np.uint16), np.full((HEIGHT, WIDTH), 1.5, np.float32)]
+)
 def test_depth_in_millimetres_and_in_metres(tmp_path, contract, depth):
     depth[:, : WIDTH // 2] = 0 if depth.dtype == np.uint16 else np.nan
     with ForeignBag(tmp_path / "bag") as bag:
@@ -131,7 +180,9 @@ def test_depth_in_millimetres_and_in_metres(tmp_path, contract, depth):
 
 
 def test_commands_of_other_types(tmp_path, contract):
-    """A trajectory, plain numbers, and no commands at all: then the arm's own motion is the label."""
+    """A trajectory, plain numbers, and no commands at all: then the arm's own motion is the
+    label.
+    """
     types = messages.typestore().types
     duration = types["builtin_interfaces/msg/Duration"](0, 0)
     for name in ("trajectory", "numbers", "measured"):
@@ -141,16 +192,34 @@ def test_commands_of_other_types(tmp_path, contract):
                 command = np.append(np.full(6, 0.1 * frame), 0.02)
                 if name == "trajectory":
                     none = np.zeros(0)
-                    point = types["trajectory_msgs/msg/JointTrajectoryPoint"](command, none, none, none, duration)
-                    bag.write("/leader", messages.JOINT_TRAJECTORY, stamp, [*arm, "panda_finger_joint1"], [point])
+                    point = types["trajectory_msgs/msg/JointTrajectoryPoint"](
+                        command, none, none, none, duration
+                    )
+                    bag.write(
+                        "/leader",
+                        messages.JOINT_TRAJECTORY,
+                        stamp,
+                        [*arm, "panda_finger_joint1"],
+                        [point],
+                    )
                 elif name == "numbers":
                     layout = types["std_msgs/msg/MultiArrayLayout"]([], 0)
                     bag.write("/leader", messages.NUMBERS, stamp, layout, command, header=False)
-    joint_space = {"space": "joint_position", "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"], "horizon": 4}
+    joint_space = {
+        "space": "joint_position",
+        "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"],
+        "horizon": 4,
+    }
     found = {}
-    for name, commands in (("trajectory", "/leader"), ("numbers", "/leader"), ("measured", "/franka/joint_states")):
+    for name, commands in (
+        ("trajectory", "/leader"),
+        ("numbers", "/leader"),
+        ("measured", "/franka/joint_states"),
+    ):
         bags = contract.bags.model_dump() | {"commands": commands}
-        found[name] = load(tmp_path / name, tiny_contract(bags=bags, action=joint_space)).pair_target
+        found[name] = load(
+            tmp_path / name, tiny_contract(bags=bags, action=joint_space)
+        ).pair_target
     np.testing.assert_allclose(found["trajectory"][2, :, 0], [0.3, 0.4, 0.5, 0.6], atol=1e-6)
     np.testing.assert_array_equal(found["trajectory"], found["numbers"])
     np.testing.assert_array_equal(found["trajectory"], found["measured"])
@@ -163,12 +232,23 @@ def test_a_whole_folder_trains_with_the_robots_contract(tmp_path, contract):
         with ForeignBag(tmp_path / name) as bag:
             for frame in range(12):
                 stamp, arm = bag.second(frame)
-                bag.joints("/leader/joint_states", stamp, [*arm, "panda_finger_joint1"], np.full(7, 0.01 * frame))
+                bag.joints(
+                    "/leader/joint_states",
+                    stamp,
+                    [*arm, "panda_finger_joint1"],
+                    np.full(7, 0.01 * frame),
+                )
                 bag.write("/instruction", messages.STRING, stamp, f"pick cup {name}", header=False)
     loose = tmp_path / "loose.mcap"
     loose.write_bytes(next((tmp_path / "a").glob("*.mcap")).read_bytes())
-    used, data = load_training_set(tmp_path, (12, 16), Console(quiet=True), fit="letterbox", contract=contract)
-    assert used is contract and data.images.shape == (36, 2, 3, 12, 16) and data.texts == ("pick cup a", "pick cup b")
+    used, data = load_training_set(
+        tmp_path, (12, 16), Console(quiet=True), fit="letterbox", contract=contract
+    )
+    assert (
+        used is contract
+        and data.images.shape == (36, 2, 3, 12, 16)
+        and data.texts == ("pick cup a", "pick cup b")
+    )
     assert len(data.digest) == 16
 
 
@@ -176,13 +256,22 @@ def test_sentences_for_bags_that_cannot_be_read(tmp_path, contract):
     with ForeignBag(tmp_path / "bag") as bag:
         stamp, arm = bag.second(0)
         bag.joints("/leader/joint_states", stamp, arm, np.zeros(6))
-    with pytest.raises(BagError, match=r"holds no episode record and no contract.*give the robot's contract with a section bags"):
+    with pytest.raises(
+        BagError,
+        match=(
+            r"holds no episode record and no contract.*give the robot's contract with a section"
+            r" bags"
+        ),
+    ):
         EpisodeReader(tmp_path / "bag")
     with pytest.raises(BagError, match=r"add to the contract a section bags .*data.md"):
         EpisodeReader(tmp_path / "bag", tiny_contract())
     topics = {theirs: ours for theirs, ours in MAPPING["topics"].items() if theirs != SECOND}
     wrong = foreign_contract(contract.gripper.joint, topics=topics)
-    with pytest.raises(BagError, match=rf"no message on /wrist_camera/image_raw.*map one of the bag's topics .*{SECOND}"):
+    with pytest.raises(
+        BagError,
+        match=rf"no message on /wrist_camera/image_raw.*map one of the bag's topics .*{SECOND}",
+    ):
         EpisodeReader(tmp_path / "bag", wrong)
     with pytest.raises(BagError, match=r"joint .* is never named in the messages"):
         load(tmp_path / "bag", foreign_contract(contract.gripper.joint, joints={}))
@@ -195,11 +284,17 @@ def test_sentences_for_bags_that_cannot_be_read(tmp_path, contract):
         bag.joints("/franka/joint_states", 50.0, arm, np.zeros(6))
         bag.joints("/gripper/joint_states", 50.0, ["panda_finger_joint1"], [0.0])
     data = load(tmp_path / "sizes", contract)
-    assert len(data.images) == 1 and "/scene_camera/image_raw at 0.00 s: image is 9x7, the contract says 32x24" in data.notes[0]
+    assert (
+        len(data.images) == 1
+        and "/scene_camera/image_raw at 0.00 s: image is 9x7, the contract says 32x24"
+        in data.notes[0]
+    )
 
 
 def test_chunks_that_are_compressed_are_read(tmp_path, contract):
-    with ForeignBag(tmp_path / "bag", mode=CompressionMode.STORAGE, fmt=CompressionFormat.ZSTD) as bag:
+    with ForeignBag(
+        tmp_path / "bag", mode=CompressionMode.STORAGE, fmt=CompressionFormat.ZSTD
+    ) as bag:
         for frame in range(3):
             stamp, arm = bag.second(frame)
             bag.joints("/leader/joint_states", stamp, [*arm, "panda_finger_joint1"], np.zeros(7))
@@ -207,8 +302,14 @@ def test_chunks_that_are_compressed_are_read(tmp_path, contract):
 
 
 def test_a_mapping_to_what_the_contract_does_not_have(contract):
-    with pytest.raises(ContractError, match=r"bags.topics: /front is not in this contract; name one of "):
+    with pytest.raises(
+        ContractError, match=r"bags.topics: /front is not in this contract; name one of "
+    ):
         tiny_contract(bags={"topics": {"/a": "/front"}})
-    with pytest.raises(ContractError, match=r"bags.joints: elbow is not in this contract; name one of .*joint1"):
+    with pytest.raises(
+        ContractError, match=r"bags.joints: elbow is not in this contract; name one of .*joint1"
+    ):
         tiny_contract(bags={"joints": {"j1": "elbow"}})
-    assert contract.hash == tiny_contract().hash, "how bags are read is no part of what policies depend on"
+    assert contract.hash == tiny_contract().hash, (
+        "how bags are read is no part of what policies depend on"
+    )

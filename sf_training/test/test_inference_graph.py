@@ -1,4 +1,6 @@
-"""What the robot computes after a training with Spatial Forcing and adapters is what it computes without either."""
+"""What the robot computes after a training with Spatial Forcing and adapters is what it computes
+without either.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sf_policy_node.vla.checkpoint import load_checkpoint, save_checkpoint
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig
-from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
+from sf_training.spatial_forcing.student_tokens import (
+    StudentTokens,
+    visual_positions,
+    visual_tokens,
+)
 from sf_training.training.students import Student, merged_copy
 
 LAYER = 2
@@ -52,16 +58,28 @@ def align_once(one: Student, batch) -> None:
 
 
 @pytest.mark.parametrize("name", ["nano", *BACKBONES])
-def test_operations_and_names_of_weights_are_those_of_a_model_that_knew_neither(name, root, tmp_path):
+def test_operations_and_names_of_weights_are_those_of_a_model_that_knew_neither(
+    name, root, tmp_path
+):
     plain = student(name, root)
-    aligned = student(name, root, **({} if name == "nano" else {"train_vision": "lora", "train_language": "lora"}))
+    aligned = student(
+        name, root, **({} if name == "nano" else {"train_vision": "lora", "train_language": "lora"})
+    )
     batch = inputs(plain)
     align_once(aligned, batch)
-    save_checkpoint(tmp_path / name, merged_copy(aligned.model), CONTRACT, random_statistics(plain.model.config.text_size), {})
+    save_checkpoint(
+        tmp_path / name,
+        merged_copy(aligned.model),
+        CONTRACT,
+        random_statistics(plain.model.config.text_size),
+        {},
+    )
     loaded = load_checkpoint(tmp_path / name, CONTRACT).model
     assert loaded.state_dict().keys() == plain.model.state_dict().keys()
     assert operations(loaded, batch) == operations(plain.model.eval(), batch)
-    assert not torch.equal(outputs(loaded, batch), outputs(plain.model, batch))  # it learned something all the same
+    assert not torch.equal(
+        outputs(loaded, batch), outputs(plain.model, batch)
+    )  # it learned something all the same
 
 
 class Answer(torch.nn.Module):

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_training.recording.labels import OUTCOMES, LabelError, Labels, add_label, label_history, read_labels, undo_label
+from sf_training.recording.labels import (
+    OUTCOMES,
+    LabelError,
+    Labels,
+    add_label,
+    label_history,
+    read_labels,
+    undo_label,
+)
 
 
 @pytest.fixture
@@ -24,7 +32,11 @@ def test_what_a_label_leaves_out_stays(bag):
     add_label(bag, outcome="failure", note="dropped the cube")
     add_label(bag, instruction="pick the green cube")
     label = read_labels(bag)
-    assert (label.outcome, label.instruction, label.note) == ("failure", "pick the green cube", "dropped the cube")
+    assert (label.outcome, label.instruction, label.note) == (
+        "failure",
+        "pick the green cube",
+        "dropped the cube",
+    )
 
 
 def test_undo_goes_back_step_by_step_to_the_recording(bag):
@@ -53,7 +65,17 @@ def test_a_label_that_cannot_be_is_refused_and_changes_nothing(bag, label, messa
     assert label_history(bag) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"history": [{"outcome": "great"}]}', '{"history": [{"colour": 1}]}', '{"history": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"history": [{"outcome": "great"}]}',
+        '{"history": [{"colour": 1}]}',
+        '{"history": 3}',
+    ],
+)
 def test_a_broken_file_says_so(bag, text):
     (bag / "labels.json").write_text(text)
     with pytest.raises(LabelError, match=r"labels.json: .*delete it"):
@@ -75,7 +97,13 @@ def test_labels_at_the_same_time_are_all_kept(bag):
 words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
 
 
-@given(st.lists(st.tuples(st.none() | st.sampled_from(OUTCOMES), st.none() | words, words), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.none() | st.sampled_from(OUTCOMES), st.none() | words, words),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_whatever_is_said_is_read_again(tmp_path_factory, said):
     bag = tmp_path_factory.mktemp("bag")
     (bag / "metadata.yaml").write_text("")
@@ -84,5 +112,9 @@ def test_whatever_is_said_is_read_again(tmp_path_factory, said):
         add_label(bag, outcome=outcome, instruction=instruction, note=note)
         expected = Labels(outcome or expected.outcome, instruction or expected.instruction, note)
     label = read_labels(bag)
-    assert (label.outcome, label.instruction, label.note) == (expected.outcome, expected.instruction, expected.note)
+    assert (label.outcome, label.instruction, label.note) == (
+        expected.outcome,
+        expected.instruction,
+        expected.note,
+    )
     assert len(json.loads((bag / "labels.json").read_text())["history"]) == len(said)

@@ -1,4 +1,6 @@
-"""Other people's LeRobot datasets: nothing is lost or learned wrongly, and what cannot be read says why in one sentence."""
+"""Other people's LeRobot datasets: nothing is lost or learned wrongly, and what cannot be read says
+why in one sentence.
+"""
 
 import json
 import os
@@ -35,7 +37,18 @@ def bring_in(tmp_path, robot, capsys):
 
     def bring(data, *words, joints=JOINT_WORDS, out="bags"):
         joint_words = ["--joints", *joints] if joints else []
-        code = main(["import", str(data), "--contract", str(robot), "--out", str(tmp_path / out), *joint_words, *words])
+        code = main(
+            [
+                "import",
+                str(data),
+                "--contract",
+                str(robot),
+                "--out",
+                str(tmp_path / out),
+                *joint_words,
+                *words,
+            ]
+        )
         said = capsys.readouterr()
         bags = sorted((tmp_path / out).iterdir()) if (tmp_path / out).exists() else []
         return code, said.err if code else said.out, bags
@@ -51,7 +64,8 @@ def instructions(bag):
     begin = streams[camera].stamps[0]
     texts = [message.data for message in streams["/instruction"].messages]
     return [
-        (round((int(stamp) - int(begin)) * 1e-9, 6), text) for stamp, text in zip(streams["/instruction"].log_times, texts, strict=True)
+        (round((int(stamp) - int(begin)) * 1e-9, 6), text)
+        for stamp, text in zip(streams["/instruction"].log_times, texts, strict=True)
     ]
 
 
@@ -69,32 +83,60 @@ def brightness(bag):
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 @pytest.mark.parametrize("video", [True, False])
 def test_versions_and_kinds_of_pictures_say_the_same(tmp_path, bring_in, version, video):
-    data = datasets.write(tmp_path / "theirs", version=version, video=video, task_of=lambda episode, frame: int(frame >= 4))
+    data = datasets.write(
+        tmp_path / "theirs",
+        version=version,
+        video=video,
+        task_of=lambda episode, frame: int(frame >= 4),
+    )
     code, said, bags = bring_in(data)
     assert (code, len(bags)) == (0, 2), said
-    np.testing.assert_allclose(joint_values(bags[1]), [REST + SPEED * frame for frame in range(5)], atol=1e-9)
+    np.testing.assert_allclose(
+        joint_values(bags[1]), [REST + SPEED * frame for frame in range(5)], atol=1e-9
+    )
     np.testing.assert_allclose(brightness(bags[1]), 80 + 10 * np.arange(5), atol=3)
     assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.4, "rinse them")]
 
 
 def test_instructions_change_within_an_episode_and_back(tmp_path, bring_in):
     order = [1, 1, 0, 1, 1, 1]
-    data = datasets.write(tmp_path / "theirs", task_of=lambda episode, frame: order[frame] if episode == 0 else 0)
+    data = datasets.write(
+        tmp_path / "theirs", task_of=lambda episode, frame: order[frame] if episode == 0 else 0
+    )
     _, _, bags = bring_in(data)
-    assert instructions(bags[0]) == [(0.0, "rinse them"), (0.2, "stack the cups"), (0.3, "rinse them")]
-    assert EpisodeReader(bags[0]).recorded_instruction == "rinse them" and instructions(bags[1]) == [(0.0, "stack the cups")]
+    assert instructions(bags[0]) == [
+        (0.0, "rinse them"),
+        (0.2, "stack the cups"),
+        (0.3, "rinse them"),
+    ]
+    assert EpisodeReader(bags[0]).recorded_instruction == "rinse them" and instructions(
+        bags[1]
+    ) == [(0.0, "stack the cups")]
 
 
 def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
-    """subtask_index with its table (-1: not labelled), and language_persistent (a row holds from its time on)."""
+    """subtask_index with its table (-1: not labelled), and language_persistent (a row holds from
+    its time on).
+    """
 
     def rows(episode, frame):
         steps = [("grasp", 0.2), ("lift", 0.4)]
-        return [{"role": "assistant", "content": text, "style": "subtask", "timestamp": time} for text, time in steps]
+        return [
+            {"role": "assistant", "content": text, "style": "subtask", "timestamp": time}
+            for text, time in steps
+        ]
 
-    data = datasets.write(tmp_path / "numbers", extra=lambda episode, frame: {"subtask_index": frame // 2 - 1})
-    pq.write_table(pa.table({"subtask_index": [0, 1], "__index_level_0__": ["grasp", "lift"]}), data / "meta/subtasks.parquet")
-    other = datasets.write(tmp_path / "rows", extra=lambda episode, frame: {"language_persistent": rows(episode, frame)})
+    data = datasets.write(
+        tmp_path / "numbers", extra=lambda episode, frame: {"subtask_index": frame // 2 - 1}
+    )
+    pq.write_table(
+        pa.table({"subtask_index": [0, 1], "__index_level_0__": ["grasp", "lift"]}),
+        data / "meta/subtasks.parquet",
+    )
+    other = datasets.write(
+        tmp_path / "rows",
+        extra=lambda episode, frame: {"language_persistent": rows(episode, frame)},
+    )
     for folder, key in ((data, "subtask_index"), (other, "language_persistent")):
         described = json.loads((folder / "meta/info.json").read_text())
         described["features"][key] = {"dtype": "language", "shape": [1], "names": None}
@@ -102,18 +144,30 @@ def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
         _, _, bags = bring_in(folder, "--instructions", "subtask", out=f"bags_{key}")
         assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.2, "grasp"), (0.4, "lift")]
         _, said, bags = bring_in(folder, out=f"tasks_{key}")
-        assert "--instructions subtask takes them" in said and instructions(bags[0]) == [(0.0, "stack the cups")]
-    assert "neither subtask_index nor" in bring_in(datasets.write(tmp_path / "none"), "--instructions", "subtask")[1]
+        assert "--instructions subtask takes them" in said and instructions(bags[0]) == [
+            (0.0, "stack the cups")
+        ]
+    assert (
+        "neither subtask_index nor"
+        in bring_in(datasets.write(tmp_path / "none"), "--instructions", "subtask")[1]
+    )
 
 
 def test_tasks_that_cannot_be_told_apart_are_refused(tmp_path, bring_in):
     data = datasets.write(tmp_path / "theirs", task_of=lambda episode, frame: frame % 2)
     (data / "meta/tasks.parquet").unlink()
     code, said, bags = bring_in(data)
-    assert code == 2 and "episode 0 has 2 tasks, and no task_index says which is when" in said and not bags
+    assert (
+        code == 2
+        and "episode 0 has 2 tasks, and no task_index says which is when" in said
+        and not bags
+    )
     assert bring_in(data, "--instruction", "tidy up")[0] == 0
     empty = datasets.write(tmp_path / "empty", tasks=(" ", "rinse"))
-    assert "episode 0 has no instruction at frame 0; say it with --instruction TEXT" in bring_in(empty, out="other")[1]
+    assert (
+        "episode 0 has no instruction at frame 0; say it with --instruction TEXT"
+        in bring_in(empty, out="other")[1]
+    )
 
 
 DEGREES = np.degrees(REST)
@@ -122,18 +176,29 @@ DEGREES[6] = REST[6]
 
 def test_what_is_not_in_radians_is_refused_with_what_it_looks_like(tmp_path, bring_in):
     def said(name, values, *words):
-        data = datasets.write(tmp_path / name, values=lambda episode, frame: np.asarray(values) + SPEED * frame)
+        data = datasets.write(
+            tmp_path / name, values=lambda episode, frame: np.asarray(values) + SPEED * frame
+        )
         code, text, _ = bring_in(data, *words, out=f"out_{name}")
         assert code == 2 and len(text.splitlines()) == 1
         return text
 
     text = said("both", [*DEGREES[:6], 0.01])
-    assert "joint3 (column j3) goes from 80.21 to 80.27" in text and "--units degrees or --units normalised" in text
+    assert (
+        "joint3 (column j3) goes from 80.21 to 80.27" in text
+        and "--units degrees or --units normalised" in text
+    )
     assert "degrees: if so, say --units degrees" in said("degrees", [-120, *DEGREES[1:6], 0.01])
-    assert "values from -100 to 100: if so, say --units normalised" in said("percent", [0, 99, -99, 0, 0, 0, 0.01])
-    assert "neither degrees nor values from -100 to 100" in said("steps", [2048, 900, 3000, 2000, 100, 0, 0.01])
+    assert "values from -100 to 100: if so, say --units normalised" in said(
+        "percent", [0, 99, -99, 0, 0, 0, 0.01]
+    )
+    assert "neither degrees nor values from -100 to 100" in said(
+        "steps", [2048, 900, 3000, 2000, 100, 0, 0.01]
+    )
     assert "the gripper (column claw) goes from 95 to 95" in said("claw", [*REST[:6], 95.0])
-    assert "normalised values lie between -100 and 100: try --units degrees" in said("far", [-150] + [0] * 6, "--units", "normalised")
+    assert "normalised values lie between -100 and 100: try --units degrees" in said(
+        "far", [-150] + [0] * 6, "--units", "normalised"
+    )
 
 
 def test_units_are_converted_as_asked(tmp_path, bring_in, robot):
@@ -144,13 +209,25 @@ def test_units_are_converted_as_asked(tmp_path, bring_in, robot):
     ends = np.array([-100.0, 100, 0, 50, -50, 0, 25])
     data = datasets.write(tmp_path / "percent", values=lambda episode, frame: ends)
     _, _, bags = bring_in(data, "--units", "normalised", out="percent_out")
-    lower, upper = (np.array([getattr(joint, side) for joint in contract.joints]) for side in ("lower", "upper"))
-    np.testing.assert_allclose(joint_values(bags[0])[0, :6], lower + (ends[:6] + 100) / 200 * (upper - lower), atol=1e-9)
+    lower, upper = (
+        np.array([getattr(joint, side) for joint in contract.joints]) for side in ("lower", "upper")
+    )
+    np.testing.assert_allclose(
+        joint_values(bags[0])[0, :6], lower + (ends[:6] + 100) / 200 * (upper - lower), atol=1e-9
+    )
     gripper = contract.gripper
-    np.testing.assert_allclose(joint_values(bags[0])[0, 6], gripper.closed + 0.25 * (gripper.open - gripper.closed))
-    wide = datasets.write(tmp_path / "wide", values=lambda episode, frame: REST + [7.0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(
+        joint_values(bags[0])[0, 6], gripper.closed + 0.25 * (gripper.open - gripper.closed)
+    )
+    wide = datasets.write(
+        tmp_path / "wide", values=lambda episode, frame: REST + [7.0, 0, 0, 0, 0, 0, 0]
+    )
     code, said, _ = bring_in(wide, "--units", "radians", out="wide_out")
-    assert code == 0 and "joint1 (column j1) goes from 7 to 7.002, the contract allows" in said and "check --units" in said
+    assert (
+        code == 0
+        and "joint1 (column j1) goes from 7 to 7.002, the contract allows" in said
+        and "check --units" in said
+    )
 
 
 NAMES = {
@@ -165,7 +242,9 @@ NAMES = {
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_names_of_columns_in_every_form(tmp_path, bring_in, names):
-    data = datasets.write(tmp_path / "theirs", names=names, values=lambda episode, frame: REST + 0.0001 * np.arange(7))
+    data = datasets.write(
+        tmp_path / "theirs", names=names, values=lambda episode, frame: REST + 0.0001 * np.arange(7)
+    )
     code, said, bags = bring_in(data)
     assert code == 0, said
     np.testing.assert_allclose(joint_values(bags[0])[0], REST + 0.0001 * np.arange(7), atol=1e-9)
@@ -175,8 +254,14 @@ def test_columns_are_found_by_number_and_mistakes_are_named(tmp_path, bring_in):
     data = datasets.write(tmp_path / "theirs", names=("a", "b"))  # two names for seven columns
     numbers = [f"joint{number}={number - 1}" for number in range(1, 7)]
     assert "it has 7 columns without usable names" in bring_in(data)[1]
-    assert "has no column 7 for gripper; its columns are 0 to 6" in bring_in(data, joints=[*numbers, "gripper=7"])[1]
-    assert "joint6 and gripper are the same column of state" in bring_in(data, joints=[*numbers, "gripper=5"])[1]
+    assert (
+        "has no column 7 for gripper; its columns are 0 to 6"
+        in bring_in(data, joints=[*numbers, "gripper=7"])[1]
+    )
+    assert (
+        "joint6 and gripper are the same column of state"
+        in bring_in(data, joints=[*numbers, "gripper=5"])[1]
+    )
     assert "--joints: the contract has no 'elbow'" in bring_in(data, joints=["elbow=3"])[1]
     code, said, bags = bring_in(data, joints=[*numbers, "gripper=6"])
     assert code == 0 and len(bags) == 2, said
@@ -194,25 +279,40 @@ SHAPES = {
 
 @pytest.mark.parametrize(("names", "shape"), SHAPES.values(), ids=SHAPES)
 def test_shapes_of_pictures_in_every_order(tmp_path, bring_in, names, shape):
-    code, said, _ = bring_in(datasets.write(tmp_path / "theirs", picture_names=names, picture_shape=shape))
+    code, said, _ = bring_in(
+        datasets.write(tmp_path / "theirs", picture_names=names, picture_shape=shape)
+    )
     assert code == 0, said
 
 
-@pytest.mark.parametrize("camera", ["observation.image", "observation.images.front", "observation.rgb", "image"])
+@pytest.mark.parametrize(
+    "camera", ["observation.image", "observation.images.front", "observation.rgb", "image"]
+)
 def test_the_only_camera_is_found_under_any_key(tmp_path, bring_in, camera):
     data = datasets.write(tmp_path / "theirs", camera=camera)
     assert bring_in(data)[0] == 0
     assert bring_in(data, "--cameras", f"scene={camera.split('.')[-1]}", out="short")[0] == 0
     assert bring_in(data, "--cameras", f"scene={camera}", out="whole")[0] == 0
-    assert "--cameras: the contract has no 'top'" in bring_in(data, "--cameras", f"top={camera}", out="wrong")[1]
+    assert (
+        "--cameras: the contract has no 'top'"
+        in bring_in(data, "--cameras", f"top={camera}", out="wrong")[1]
+    )
 
 
 def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_in):
     data = datasets.write(tmp_path / "theirs", lengths=(6, 5, 4), video=True)
     video = next(data.rglob("*.mp4"))
-    datasets.write_video(video, [frame for episode in range(2) for frame in datasets.frames_of((6, 5)[episode], episode)])
+    datasets.write_video(
+        video,
+        [frame for episode in range(2) for frame in datasets.frames_of((6, 5)[episode], episode)],
+    )
     first, second = bring_in(data), bring_in(data)
-    assert first == second and first[0] == 2 and "episode 2: " in first[1] and "4 frames too early" in first[1]
+    assert (
+        first == second
+        and first[0] == 2
+        and "episode 2: " in first[1]
+        and "4 frames too early" in first[1]
+    )
     assert not (tmp_path / "bags").exists()
     left = tmp_path / "bags/.theirs.partial/theirs_000000"  # what a killed import leaves
     left.mkdir(parents=True)
@@ -226,7 +326,9 @@ def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_
 def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):
     data = datasets.write(tmp_path / "theirs", lengths=(6,), video=True)
     video = next(data.rglob("*.mp4"))
-    datasets.write_video(video, [frame for frame in datasets.frames_of(6, 0) for _ in range(3)], rate=3 * FPS)
+    datasets.write_video(
+        video, [frame for frame in datasets.frames_of(6, 0) for _ in range(3)], rate=3 * FPS
+    )
     _, _, bags = bring_in(data)
     np.testing.assert_allclose(brightness(bags[0]), 20 + 10 * np.arange(6), atol=3)
     datasets.write_video(video, datasets.frames_of(6, 0), rate=FPS // 2)
@@ -246,9 +348,16 @@ def test_broken_descriptions_name_file_and_key(tmp_path, bring_in, key, value, s
 
 
 def test_numbers_that_are_none_are_named(tmp_path, bring_in):
-    data = datasets.write(tmp_path / "theirs", values=lambda episode, frame: np.where(episode == 1 and frame == 3, np.nan, REST))
+    data = datasets.write(
+        tmp_path / "theirs",
+        values=lambda episode, frame: np.where(episode == 1 and frame == 3, np.nan, REST),
+    )
     code, said, bags = bring_in(data)
-    assert code == 2 and "episode 1: observation.state of column 0 is nan at frame 3" in said and not bags
+    assert (
+        code == 2
+        and "episode 1: observation.state of column 0 is nan at frame 3" in said
+        and not bags
+    )
 
 
 def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
@@ -265,24 +374,43 @@ def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
         for folder in (data, out):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(rng.choice(whole), data)
-        done = [datasets.break_one(data, rng) for _ in range(rng.choice((1, 1, 2))) if any(data.rglob("*.*"))]
+        done = [
+            datasets.break_one(data, rng)
+            for _ in range(rng.choice((1, 1, 2)))
+            if any(data.rglob("*.*"))
+        ]
         code = main(["import", str(data), "--contract", str(robot), "--out", str(out), *joints])
         said = capsys.readouterr().err
-        assert (code == 0 and not said) or (code == 2 and len(said.splitlines()) == 1), f"seed {seed}, {done}: {said}"
+        assert (code == 0 and not said) or (code == 2 and len(said.splitlines()) == 1), (
+            f"seed {seed}, {done}: {said}"
+        )
         assert code == 0 or not out.exists(), f"seed {seed}, {done}: left {sorted(out.rglob('*'))}"
 
 
 def metres(frame, size=SIDE):
     """Depth that rises over the picture, with a hole where nothing was measured."""
-    pixels = np.linspace(0.2, 3.0 + 0.1 * frame, size[0] * size[1]).reshape(size[1], size[0]).astype(np.float32)
+    pixels = (
+        np.linspace(0.2, 3.0 + 0.1 * frame, size[0] * size[1])
+        .reshape(size[1], size[0])
+        .astype(np.float32)
+    )
     pixels[0, :3] = (0.0, np.nan, -1.0)
     return pixels
 
 
 def test_a_picture_of_another_size_is_no_frame_of_a_video(tmp_path):
-    open_set = DatasetWriter(tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, cameras={"scene": (64, 48)})
-    with pytest.raises(LeRobotError, match=r"observation\.images\.scene: a picture is 16x12, the video 64x48"), open_set as writer:
-        writer.add_episode("stack", REST[None], REST[None], np.zeros(1), [("scene", datasets.frames_of(1, 0)[0])])
+    open_set = DatasetWriter(
+        tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, cameras={"scene": (64, 48)}
+    )
+    with (
+        pytest.raises(
+            LeRobotError, match=r"observation\.images\.scene: a picture is 16x12, the video 64x48"
+        ),
+        open_set as writer,
+    ):
+        writer.add_episode(
+            "stack", REST[None], REST[None], np.zeros(1), [("scene", datasets.frames_of(1, 0)[0])]
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -291,7 +419,9 @@ def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
     options = {"cameras": {"scene": size}, "depths": {"scene_depth": size}, "effort": True}
     with DatasetWriter(tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, **options) as writer:
         values = np.tile(REST, (4, 1))
-        pictures = [("scene", np.full((48, 64, 3), 90, np.uint8))] * 4 + [("scene_depth", metres(frame, size)) for frame in range(4)]
+        pictures = [("scene", np.full((48, 64, 3), 90, np.uint8))] * 4 + [
+            ("scene_depth", metres(frame, size)) for frame in range(4)
+        ]
         writer.add_episode("stack", values, values, np.arange(4.0), pictures, effort=0.5 * values)
         writer.finish()
     reader = DatasetReader(tmp_path / "set")
@@ -300,28 +430,44 @@ def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
         known = metres(frame, size)[1:]
         assert found[0, :3].tolist() == [0, 0, 0] and np.abs(found[1:] - known).max() < 0.0012
     described = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
-    assert described["observation.images.scene_depth"]["info"]["is_depth_map"] and described["observation.effort"]["shape"] == [7]
-    statistics = json.loads((tmp_path / "set/meta/stats.json").read_text())["observation.images.scene_depth"]
+    assert described["observation.images.scene_depth"]["info"]["is_depth_map"] and described[
+        "observation.effort"
+    ]["shape"] == [7]
+    statistics = json.loads((tmp_path / "set/meta/stats.json").read_text())[
+        "observation.images.scene_depth"
+    ]
     assert np.shape(statistics["mean"]) == (1, 1, 1) and 3.0 < statistics["max"][0][0][0] < 3.31
     contract = datasets.one_camera_contract(size, depth=True)
-    found = mapping(reader, contract, {}, dict(word.split("=") for word in JOINT_WORDS), "auto", None)
+    found = mapping(
+        reader, contract, {}, dict(word.split("=") for word in JOINT_WORDS), "auto", None
+    )
     bag = write_episode(reader, 0, contract, found, tmp_path / "bags", "back")
     (topic,) = (f"/{camera.depth_topic}" for camera in contract.cameras)
     frames = [pixels for _, _, pixels in EpisodeReader(bag, contract).frames({topic: range(4)})]
     assert np.abs(frames[2][1:] - metres(2, size)[1:]).max() < 0.0012
 
 
-@pytest.mark.parametrize(("kind", "unit"), [("tiff float", None), ("png mm", None), ("png", "mm"), ("tiff float", "m")])
+@pytest.mark.parametrize(
+    ("kind", "unit"), [("tiff float", None), ("png mm", None), ("png", "mm"), ("tiff float", "m")]
+)
 def test_depth_of_others_in_pictures(tmp_path, kind, unit):
     known = np.nan_to_num(np.maximum(metres(0), 0.0))
     stored = known if "float" in kind else (1000 * known).round().astype(np.uint16)
     data = cv2.imencode(".tiff" if "tiff" in kind else ".png", stored)[1].tobytes()
     folder = datasets.write(
-        tmp_path / "theirs", extra=lambda episode, frame: {"observation.images.front.depth": {"bytes": data, "path": ""}}
+        tmp_path / "theirs",
+        extra=lambda episode, frame: {
+            "observation.images.front.depth": {"bytes": data, "path": ""}
+        },
     )
     described = json.loads((folder / "meta/info.json").read_text())
     information = {"is_depth_map": True} | ({"depth_unit": unit} if unit else {})
-    feature = {"dtype": "image", "shape": [SIDE[1], SIDE[0], 1], "names": ["height", "width", "channels"], "info": information}
+    feature = {
+        "dtype": "image",
+        "shape": [SIDE[1], SIDE[0], 1],
+        "names": ["height", "width", "channels"],
+        "info": information,
+    }
     described["features"]["observation.images.front.depth"] = feature
     (folder / "meta/info.json").write_text(json.dumps(described))
     reader = DatasetReader(folder)

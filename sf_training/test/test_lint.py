@@ -21,18 +21,37 @@ TEXTURE = RNG.integers(60, 200, (HEIGHT, WIDTH, 3), np.uint8)
 def contract():
     """Cameras that are as fast as the tiny episodes are."""
     base = tiny_contract().model_dump(mode="json")
-    return tiny_contract(cameras=[camera | {"rate_hz": 10.0} for camera in base["cameras"]], budgets={"camera_skew_s": 0.03})
+    return tiny_contract(
+        cameras=[camera | {"rate_hz": 10.0} for camera in base["cameras"]],
+        budgets={"camera_skew_s": 0.03},
+    )
 
 
 def look(frame, blur=False, level=None):
     """A picture with texture that differs from frame to frame."""
     if level is not None:
         return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
-    return np.full((HEIGHT, WIDTH, 3), TEXTURE.mean(), np.uint8) if blur else np.roll(TEXTURE, 3 * frame, axis=1)
+    return (
+        np.full((HEIGHT, WIDTH, 3), TEXTURE.mean(), np.uint8)
+        if blur
+        else np.roll(TEXTURE, 3 * frame, axis=1)
+    )
 
 
-def episode(folder, contract, name, *, seconds=2.0, instruction="pick the red cube", outcome="success", seed=None, **changes):
-    """An episode without faults, but for ``changes``: functions that say what is written at a frame or joint sample."""
+def episode(
+    folder,
+    contract,
+    name,
+    *,
+    seconds=2.0,
+    instruction="pick the red cube",
+    outcome="success",
+    seed=None,
+    **changes,
+):
+    """An episode without faults, but for ``changes``: functions that say what is written at a frame
+    or joint sample.
+    """
     seed = sum(name.encode()) if seed is None else seed
     sway = np.random.default_rng(seed).uniform(0.15, 0.3, 7) * np.array([1, 1, 1, 1, 1, 1, -0.1])
     frame_stamp = changes.get("frame_stamp", lambda camera, frame: START + frame * 0.1)
@@ -45,20 +64,35 @@ def episode(folder, contract, name, *, seconds=2.0, instruction="pick the red cu
                 if stamp is not None:
                     pixels = np.roll(picture(frame), index, axis=0)
                     received = messages.nanoseconds(stamp + changes.get("delay", 0.0))
-                    writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, pixels), received)
+                    writer.write(
+                        absolute(camera.topic),
+                        messages.image(stamp, camera.frame, pixels),
+                        received,
+                    )
         for sample in range(round(seconds * 50)):
             at = sample * 0.02
             write_joints(writer, contract, contract.topics.joint_states, START + at, joints(at))
-            write_joints(writer, contract, contract.topics.teleop_command, START + at, changes.get("commands", joints)(at + 0.05))
+            write_joints(
+                writer,
+                contract,
+                contract.topics.teleop_command,
+                START + at,
+                changes.get("commands", joints)(at + 0.05),
+            )
         return writer.finish(outcome, drops=changes.get("drops"), **changes.get("said", {}))
 
 
 def run(tmp_path, *options):
-    """Exit code, findings as {(check, subject): (level, text, cure)}, of the worst each, and the HTML."""
+    """Exit code, findings as {(check, subject): (level, text, cure)}, of the worst each, and the
+    HTML.
+    """
     out = tmp_path / "lint/report.html"
     code = main([str(tmp_path / "episodes"), "--out", str(out), "--workers", "1", *options])
     found = json.loads(out.with_suffix(".json").read_text())["findings"]
-    worst = {(one["check"], one["subject"]): (one["level"], one["text"], one["cure"]) for one in reversed(found)}
+    worst = {
+        (one["check"], one["subject"]): (one["level"], one["text"], one["cure"])
+        for one in reversed(found)
+    }
     return code, worst, out.read_text()
 
 
@@ -96,10 +130,34 @@ def late(frame):
 ALL = (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, -0.01)
 # Name: check, subject, level, part of the sentence, what is done to an episode.
 CASES = {
-    "black": ("black", "scene camera", "FAIL", "100% of 16 frames are black", {"picture": lambda frame: look(frame, level=2)}),
-    "white": ("overexposed", "scene camera", "WARN", "overexposed", {"picture": lambda n: look(n, level=None if n else 255)}),
-    "frozen": ("frozen", "scene camera", "FAIL", "equal the one before although the arm moved", {"picture": lambda _: look(0)}),
-    "blurred": ("blurred", "scene camera", "WARN", "sharpness that this camera usually has", {"picture": lambda n: look(n, blur=True)}),
+    "black": (
+        "black",
+        "scene camera",
+        "FAIL",
+        "100% of 16 frames are black",
+        {"picture": lambda frame: look(frame, level=2)},
+    ),
+    "white": (
+        "overexposed",
+        "scene camera",
+        "WARN",
+        "overexposed",
+        {"picture": lambda n: look(n, level=None if n else 255)},
+    ),
+    "frozen": (
+        "frozen",
+        "scene camera",
+        "FAIL",
+        "equal the one before although the arm moved",
+        {"picture": lambda _: look(0)},
+    ),
+    "blurred": (
+        "blurred",
+        "scene camera",
+        "WARN",
+        "sharpness that this camera usually has",
+        {"picture": lambda n: look(n, blur=True)},
+    ),
     "slow": (
         "rate",
         "scene camera",
@@ -126,9 +184,27 @@ CASES = {
         *("stamps", "scene camera", "WARN", "0 stamps repeat and 1 go back"),
         {"frame_stamp": at_times(scene=lambda n: START + {4: 5, 5: 4}.get(n, n) * 0.1)},
     ),
-    "lost": ("lost", "/joint_states", "FAIL", "7 messages lost while recording", {"drops": {"/joint_states": 7}}),
-    "idle": ("idle", "", "WARN", "nothing moves in", {"joints": lambda at: along(*ALL)(max(0.0, at - 1.0))}),
-    "jump": ("jump", "joints", "FAIL", "joint2 at 1.0", {"joints": lambda at: along(*ALL)(at) + np.eye(7)[1] * 0.6 * (1.0 < at < 1.03)}),
+    "lost": (
+        "lost",
+        "/joint_states",
+        "FAIL",
+        "7 messages lost while recording",
+        {"drops": {"/joint_states": 7}},
+    ),
+    "idle": (
+        "idle",
+        "",
+        "WARN",
+        "nothing moves in",
+        {"joints": lambda at: along(*ALL)(max(0.0, at - 1.0))},
+    ),
+    "jump": (
+        "jump",
+        "joints",
+        "FAIL",
+        "joint2 at 1.0",
+        {"joints": lambda at: along(*ALL)(at) + np.eye(7)[1] * 0.6 * (1.0 < at < 1.03)},
+    ),
     "dead": (
         "dead joint",
         "joint3",
@@ -136,10 +212,34 @@ CASES = {
         "was commanded over",
         {"joints": along(0.3, 0.3, 0, 0.3), "commands": along(*ALL)},
     ),
-    "limits": ("limits", "joint3", "WARN", "the contract allows -0.2 to 2.7", {"joints": along(0.3, 0, 0.9, 0, 0, 0, 0)}),
-    "gripper": ("gripper", "range", "WARN", "should lie in 0 to 1", {"joints": along(0.3, 0, 0, 0, 0, 0, -0.03)}),
-    "late": ("age", "wrist camera", "WARN", "more than 0.40 s after their stamp, the live policy refuses after 0.25 s", {"delay": 0.4}),
-    "early": ("clock", "scene camera", "WARN", "stamps lie up to 0.20 s in the future", {"delay": -0.2}),
+    "limits": (
+        "limits",
+        "joint3",
+        "WARN",
+        "the contract allows -0.2 to 2.7",
+        {"joints": along(0.3, 0, 0.9, 0, 0, 0, 0)},
+    ),
+    "gripper": (
+        "gripper",
+        "range",
+        "WARN",
+        "should lie in 0 to 1",
+        {"joints": along(0.3, 0, 0, 0, 0, 0, -0.03)},
+    ),
+    "late": (
+        "age",
+        "wrist camera",
+        "WARN",
+        "more than 0.40 s after their stamp, the live policy refuses after 0.25 s",
+        {"delay": 0.4},
+    ),
+    "early": (
+        "clock",
+        "scene camera",
+        "WARN",
+        "stamps lie up to 0.20 s in the future",
+        {"delay": -0.2},
+    ),
     "said": (
         "recorder",
         "",
@@ -148,7 +248,13 @@ CASES = {
         {"said": {"verdict": "FAIL", "reasons": ["camera off", "disk"]}},
     ),
     "untitled": ("instruction", "", "FAIL", "has no instruction", {"instruction": " "}),
-    "nan": ("joints", "", "FAIL", "1 joint states hold NaN", {"joints": lambda at: along(*ALL)(at) + (np.nan if at == 1.0 else 0)}),
+    "nan": (
+        "joints",
+        "",
+        "FAIL",
+        "1 joint states hold NaN",
+        {"joints": lambda at: along(*ALL)(at) + (np.nan if at == 1.0 else 0)},
+    ),
 }
 
 
@@ -181,7 +287,9 @@ def test_duplicates_and_balance(tmp_path, contract):
     episode(folder, contract, "shouted", instruction="Pick the red cube!", seed=51)
     code, findings, _ = run(tmp_path)
     assert code == 1 and "the same as again" in findings["duplicate", ""][1]
-    assert 'has 1 of 14 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1]
+    assert (
+        'has 1 of 14 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1]
+    )
     assert "differ in case, blanks or signs only" in findings["spelling", "instructions"][1]
 
 
@@ -200,7 +308,9 @@ def test_what_is_discarded_is_not_judged(tmp_path, contract):
     folder = tmp_path / "episodes"
     for name in ("a", "b"):
         episode(folder, contract, name)
-    episode(folder, contract, "bad", outcome="discarded", picture=lambda frame: look(frame, level=0))
+    episode(
+        folder, contract, "bad", outcome="discarded", picture=lambda frame: look(frame, level=0)
+    )
     code, findings, html = run(tmp_path)
     assert code == 0 and findings == {} and "ep-bad" in html
 
@@ -215,7 +325,11 @@ def test_a_damaged_bag_is_one_finding_among_others(tmp_path, contract):
     code, findings, html = run(tmp_path)
     level, text, _ = findings["unreadable", ""]
     assert code == 1 and level == "FAIL" and "broken_0.mcap" in text
-    assert "1 of 3 episodes should not be trained on" in html and 'href="#ep-broken"' in html and 'id="ep-broken"' in html
+    assert (
+        "1 of 3 episodes should not be trained on" in html
+        and 'href="#ep-broken"' in html
+        and 'id="ep-broken"' in html
+    )
 
 
 def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
@@ -240,17 +354,27 @@ def test_an_end_or_a_shake_that_no_other_episode_has_is_found(tmp_path, contract
     def to(end, shake=0.0):
         """From rest to ``end`` of joint 2 in two seconds, with a shake of joint 1."""
         target = np.array([0.3, end, 0.3, 0.2, 0.2, 0.2, -0.01])
-        return lambda at: REST + target * (1 - np.cos(np.pi * min(at, 2.0) / 2)) / 2 + np.array([shake * np.sin(40 * at), 0, 0, 0, 0, 0, 0])
+        return lambda at: (
+            REST
+            + target * (1 - np.cos(np.pi * min(at, 2.0) / 2)) / 2
+            + np.array([shake * np.sin(40 * at), 0, 0, 0, 0, 0, 0])
+        )
 
     rng = np.random.default_rng(3)
     for number in range(9):
-        episode(tmp_path / "episodes", contract, f"good_{number}", joints=to(0.3 + 0.01 * rng.normal()))
+        episode(
+            tmp_path / "episodes", contract, f"good_{number}", joints=to(0.3 + 0.01 * rng.normal())
+        )
     episode(tmp_path / "episodes", contract, "elsewhere", joints=to(0.75))
     episode(tmp_path / "episodes", contract, "failed", joints=to(0.75), outcome="failure")
     episode(tmp_path / "episodes", contract, "shaking", joints=to(0.31, shake=0.01))
     run(tmp_path)
     found = json.loads((tmp_path / "lint/report.json").read_text())["findings"]
-    named = {(one["check"], one["subject"]): one["episodes"] for one in found if one["check"] in ("jerk", "end pose")}
+    named = {
+        (one["check"], one["subject"]): one["episodes"]
+        for one in found
+        if one["check"] in ("jerk", "end pose")
+    }
     assert named == {("end pose", "joint2"): ["elsewhere"], ("jerk", ""): ["shaking"]}, found
 
 
@@ -260,7 +384,11 @@ def test_jerk_is_that_of_the_path_whatever_its_sampling():
     for hz in (50, 200):
         times = np.arange(0, 4, 1 / hz)
         path = np.sin(3 * times)[:, None] * [1.0, 2.0]
-        known = np.sqrt(np.mean(np.concatenate([(27 * np.cos(3 * times)) ** 2, (54 * np.cos(3 * times) / 2) ** 2])))
+        known = np.sqrt(
+            np.mean(
+                np.concatenate([(27 * np.cos(3 * times)) ** 2, (54 * np.cos(3 * times) / 2) ** 2])
+            )
+        )
         found = relative_jerk((times * 1e9).astype(np.int64), path, np.array([1.0, 2.0]))
         assert found == pytest.approx(known, rel=0.1)
     assert np.isnan(relative_jerk(np.array([0, 10**7]), np.zeros((2, 1)), np.ones(1)))

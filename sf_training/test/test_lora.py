@@ -1,4 +1,6 @@
-"""Adapters: where they sit, that they fold into an ordinary checkpoint of the same policy, and what is refused."""
+"""Adapters: where they sit, that they fold into an ordinary checkpoint of the same policy, and what
+is refused.
+"""
 
 import copy
 from pathlib import Path
@@ -28,16 +30,30 @@ def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(na
     plain, adapted = student(name, root), student(name, root, **ADAPTED)
     assert not [key for key, _ in plain.model.named_parameters() if "lora" in key]
     model = adapted.model
-    linear = {key for key, module in plain.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear = {
+        key for key, module in plain.model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
     wanted = {key for key in linear if part_of(plain.model, key) in PARTS}
-    assert {key.removesuffix(".lora_A.default") for key, _ in model.named_modules() if key.endswith(".lora_A.default")} == wanted
+    assert {
+        key.removesuffix(".lora_A.default")
+        for key, _ in model.named_modules()
+        if key.endswith(".lora_A.default")
+    } == wanted
     trained = {part_of(model, key) for key in wanted}
     assert trained == set(PARTS)
     model.eval()
-    torch.testing.assert_close(outputs(model, inputs(adapted)), outputs(merged_copy(model), inputs(adapted)))
+    torch.testing.assert_close(
+        outputs(model, inputs(adapted)), outputs(merged_copy(model), inputs(adapted))
+    )
     # Names of places that Spatial Forcing hooks stay.
-    blocks = [key for key, module in model.named_modules() if module is model.visual_places().blocks]
-    assert blocks == [key for key, module in plain.model.named_modules() if module is plain.model.visual_places().blocks]
+    blocks = [
+        key for key, module in model.named_modules() if module is model.visual_places().blocks
+    ]
+    assert blocks == [
+        key
+        for key, module in plain.model.named_modules()
+        if module is plain.model.visual_places().blocks
+    ]
 
 
 def stir(model) -> None:
@@ -56,7 +72,10 @@ def test_folded_adapters_are_an_ordinary_checkpoint_of_the_same_policy(name, roo
     expected = outputs(adapted.model, batch)
     assert not torch.allclose(expected, before, atol=1e-4)
     save_checkpoint(tmp_path / name, merged_copy(adapted.model), CONTRACT, random_statistics(), {})
-    assert load_file(tmp_path / name / "model.safetensors").keys() == student(name, root).model.state_dict().keys()
+    assert (
+        load_file(tmp_path / name / "model.safetensors").keys()
+        == student(name, root).model.state_dict().keys()
+    )
     loaded = load_checkpoint(tmp_path / name, CONTRACT)
     torch.testing.assert_close(outputs(loaded.model, batch), expected, rtol=1e-4, atol=1e-5)
     assert any("lora" in key for key in adapted.model.state_dict())  # training goes on with them
@@ -72,8 +91,20 @@ def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(name, root):
             adapted.model.checkpoint_gradients()
         context = adapted.model.train().context(*inputs(adapted))
         generator = torch.Generator().manual_seed(0)
-        action_loss(adapted.model, context, torch.ones(2, SIZES["horizon"], 4), torch.ones(4), draw(adapted.model, 2, generator)).backward()
-        gradients.append({key: value.grad for key, value in adapted.model.named_parameters() if value.grad is not None})
+        action_loss(
+            adapted.model,
+            context,
+            torch.ones(2, SIZES["horizon"], 4),
+            torch.ones(4),
+            draw(adapted.model, 2, generator),
+        ).backward()
+        gradients.append(
+            {
+                key: value.grad
+                for key, value in adapted.model.named_parameters()
+                if value.grad is not None
+            }
+        )
     assert {part_of(adapted.model, key) for key in gradients[0] if ".lora_" in key} == set(PARTS)
     torch.testing.assert_close(*gradients)
 
@@ -83,13 +114,23 @@ def test_an_average_of_the_weights_is_folded_too(root):
     average = {key: value.clone() for key, value in adapted.model.state_dict().items()}
     stir(adapted.model)
     batch = inputs(adapted)
-    torch.testing.assert_close(outputs(merged_copy(adapted.model, average), batch), outputs(student("smolvlm", root).model.eval(), batch))
+    torch.testing.assert_close(
+        outputs(merged_copy(adapted.model, average), batch),
+        outputs(student("smolvlm", root).model.eval(), batch),
+    )
 
 
 def test_adapters_are_float32_on_a_backbone_of_half_precision(root):
     adapted = student("paligemma", root, dtype="bfloat16", **ADAPTED)
-    kinds = {("lora" in key, part_of(adapted.model, key) == "action"): p.dtype for key, p in adapted.model.named_parameters()}
-    assert kinds == {(False, False): torch.bfloat16, (True, False): torch.float32, (False, True): torch.float32}
+    kinds = {
+        ("lora" in key, part_of(adapted.model, key) == "action"): p.dtype
+        for key, p in adapted.model.named_parameters()
+    }
+    assert kinds == {
+        (False, False): torch.bfloat16,
+        (True, False): torch.float32,
+        (False, True): torch.float32,
+    }
     assert torch.isfinite(outputs(adapted.model.eval(), inputs(adapted))).all()
     assert next(merged_copy(adapted.model).backbone.parameters()).dtype is torch.bfloat16
 
@@ -100,12 +141,23 @@ def test_dropout_of_adapters_is_gone_on_the_robot(root):
     batch = inputs(adapted)
     assert not torch.equal(outputs(adapted.model.train(), batch), outputs(adapted.model, batch))
     assert torch.equal(outputs(adapted.model.eval(), batch), outputs(adapted.model, batch))
-    torch.testing.assert_close(outputs(merged_copy(adapted.model), batch), outputs(adapted.model, batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        outputs(merged_copy(adapted.model), batch),
+        outputs(adapted.model, batch),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_chosen_targets_get_adapters_and_no_others(root):
-    adapted = student("llava", root, lora=LoraSettings(rank=4, targets=("q_proj", "v_proj")), **ADAPTED)
-    ends = {key.split(".lora_")[0].rpartition(".")[2] for key, _ in adapted.model.named_parameters() if ".lora_" in key}
+    adapted = student(
+        "llava", root, lora=LoraSettings(rank=4, targets=("q_proj", "v_proj")), **ADAPTED
+    )
+    ends = {
+        key.split(".lora_")[0].rpartition(".")[2]
+        for key, _ in adapted.model.named_parameters()
+        if ".lora_" in key
+    }
     assert ends == {"q_proj", "v_proj"}
 
 
@@ -116,7 +168,10 @@ def test_adapters_of_no_size_are_refused(name, value):
 
 
 def test_targets_that_no_layer_has_are_named_with_those_there_are(root):
-    with pytest.raises(StudentError, match=r"--student\.lora\.targets: the vision has no layer qkv_proj; there are .*q_proj"):
+    with pytest.raises(
+        StudentError,
+        match=r"--student\.lora\.targets: the vision has no layer qkv_proj; there are .*q_proj",
+    ):
         student("llava", root, lora=LoraSettings(targets=("qkv_proj",)), **ADAPTED)
 
 

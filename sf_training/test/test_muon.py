@@ -11,7 +11,12 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 OPTIONS = [
     {"adjust_lr_fn": "match_rms_adamw"},
     {"nesterov": False, "weight_decay": 0.3},
-    {"adjust_lr_fn": "original", "momentum": 0.5, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
+    {
+        "adjust_lr_fn": "original",
+        "momentum": 0.5,
+        "ns_steps": 3,
+        "ns_coefficients": (2.0, -1.5, 0.5),
+    },
 ]
 
 
@@ -21,7 +26,9 @@ def make_matrices():
 
 
 def take_steps(optimizer, matrices, first, last):
-    """Steps ``first`` to ``last`` with the same gradients for everybody; the last matrix has none at first."""
+    """Steps ``first`` to ``last`` with the same gradients for everybody; the last matrix has none
+    at first.
+    """
     for number in range(first, last):
         generator = torch.Generator().manual_seed(number)
         for matrix in matrices:
@@ -34,7 +41,10 @@ def take_steps(optimizer, matrices, first, last):
 def difference(ours, theirs, start):
     """Largest difference of two sets of matrices, relative to their distance from ``start``."""
     with torch.no_grad():
-        return max(float((one - two).norm() / (two - begin).norm()) for one, two, begin in zip(ours, theirs, start, strict=True))
+        return max(
+            float((one - two).norm() / (two - begin).norm())
+            for one, two, begin in zip(ours, theirs, start, strict=True)
+        )
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -46,16 +56,25 @@ def test_updates_are_those_of_torch_but_for_the_rounding_of_bfloat16(options):
 
 
 def test_the_iteration_is_exact_to_float32():
-    """A matrix with singular values of 1 and 0.5 keeps its singular vectors; the values follow the polynomial."""
-    left = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
-    right = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))[0][:12]
+    """A matrix with singular values of 1 and 0.5 keeps its singular vectors; the values follow the
+    polynomial.
+    """
+    left = torch.linalg.qr(
+        torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )[0]
+    right = torch.linalg.qr(
+        torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    )[0][:12]
     values = torch.linspace(0.5, 1.0, 12, dtype=torch.float64)
     scaled = values / values.norm()
     a, b, c = COEFFICIENTS
     for _ in range(5):
         scaled = a * scaled + b * scaled**3 + c * scaled**5
     expected = left @ torch.diag(scaled) @ right
-    for matrix, wanted in ((left @ torch.diag(values) @ right, expected), ((left @ torch.diag(values) @ right).T, expected.T)):
+    for matrix, wanted in (
+        (left @ torch.diag(values) @ right, expected),
+        ((left @ torch.diag(values) @ right).T, expected.T),
+    ):
         found = orthogonalize(matrix.float(), COEFFICIENTS, 5, 1e-7)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-5)
@@ -74,7 +93,10 @@ def test_a_saved_state_of_one_is_a_state_of_the_other(first, second):
 
 
 def test_bfloat16_weights_keep_their_type_and_zero_gradients_leave_the_decay_alone():
-    half, zero = torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16)), torch.nn.Parameter(torch.ones(4, 6))
+    half, zero = (
+        torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16)),
+        torch.nn.Parameter(torch.ones(4, 6)),
+    )
     half.grad, zero.grad = torch.randn(4, 6, dtype=torch.bfloat16), torch.zeros(4, 6)
     Muon([half, zero], lr=0.1, weight_decay=0.5).step()
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
@@ -84,16 +106,24 @@ def test_bfloat16_weights_keep_their_type_and_zero_gradients_leave_the_decay_alo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_it_is_torch_itself():
     ours, theirs = ([torch.nn.Parameter(each.cuda()) for each in make_matrices()] for _ in range(2))
-    for optimizer, matrices in ((Muon(ours, lr=0.02), ours), (torch.optim.Muon(theirs, lr=0.02), theirs)):
+    for optimizer, matrices in (
+        (Muon(ours, lr=0.02), ours),
+        (torch.optim.Muon(theirs, lr=0.02), theirs),
+    ):
         for matrix in matrices:
-            matrix.grad = torch.sin(torch.arange(matrix.numel(), device="cuda")).reshape(matrix.shape)
+            matrix.grad = torch.sin(torch.arange(matrix.numel(), device="cuda")).reshape(
+                matrix.shape
+            )
         optimizer.step()
     assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
 
 
 def test_the_trainer_uses_it(tmp_path):
     """Otherwise a step takes four times as long on a processor without AVX512-BF16."""
-    assert [type(each) for each in make_run("nano", tmp_path, 9).optimizers.all] == [Muon, torch.optim.AdamW]
+    assert [type(each) for each in make_run("nano", tmp_path, 9).optimizers.all] == [
+        Muon,
+        torch.optim.AdamW,
+    ]
 
 
 def test_losses_are_those_with_torchs_optimiser(tmp_path):
@@ -101,7 +131,9 @@ def test_losses_are_those_with_torchs_optimiser(tmp_path):
         run = make_run("nano", tmp_path / name, 8)
         if name == "torch":
             group = run.optimizers.all[0].param_groups[0]
-            options = {key: group[key] for key in ("lr", "momentum", "weight_decay", "adjust_lr_fn")}
+            options = {
+                key: group[key] for key in ("lr", "momentum", "weight_decay", "adjust_lr_fn")
+            }
             run.optimizers.all[0] = torch.optim.Muon(group["params"], **options)
         curve = []
         for _ in range(8):

@@ -11,11 +11,17 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.evaluation.chunk_errors import EpisodeErrors, episode_errors, interval, overall
 from sf_training.evaluation.open_loop import choose
-from sf_training.evaluation.recorded_episode import RecordedEpisode, keep_moving, open_episodes, stay
+from sf_training.evaluation.recorded_episode import (
+    RecordedEpisode,
+    keep_moving,
+    open_episodes,
+    stay,
+)
 from sf_training.simulation.evaluate import main
 
 CONTRACT = tiny_contract()
-# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns and rows.
+# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns and
+# rows.
 LABELS = np.array([[frame, frame + 10] for frame in range(5)])
 
 
@@ -45,31 +51,49 @@ def test_errors_are_the_mean_distance_to_the_labels(bags, answers_two):
     np.testing.assert_allclose(found.errors["policy"], np.abs(LABELS - 2).mean(), atol=1e-5)
     motion = found.errors["stay"][:, :3]  # displacements of somebody who stays are zero
     np.testing.assert_allclose(motion, LABELS.mean(), atol=1e-5)
-    # 2 is nearer to every red label (0 to 4) than to the green one of its frame, and never to the green one.
+    # 2 is nearer to every red label (0 to 4) than to the green one of its frame, and never to the
+    # green one.
     assert (found.right, found.choices) == (5, 10)
 
 
-def test_who_goes_on_as_before_is_right_about_steady_motion_and_who_stays_is_not(tmp_path, answers_two):
-    """The synthetic operator moves every joint at constant speed; the command leads the arm by 0.05 s."""
+def test_who_goes_on_as_before_is_right_about_steady_motion_and_who_stays_is_not(
+    tmp_path, answers_two
+):
+    """The synthetic operator moves every joint at constant speed; the command leads the arm by 0.05
+    s.
+    """
     policy = Policy.load(answers_two, device="cpu")
     write_episode(tmp_path, CONTRACT, frames=30, labels="operator")
     episode = load(tmp_path, policy, "episode")
-    steady = (episode.frame > 0) & (episode.stamps[episode.frame] < episode.stamps[-1] - CONTRACT.action.horizon * STEP)
-    going, staying = (np.abs(make(CONTRACT, episode) - episode.targets)[steady, :, :3].mean((0, 2)) for make in (keep_moving, stay))
+    steady = (episode.frame > 0) & (
+        episode.stamps[episode.frame] < episode.stamps[-1] - CONTRACT.action.horizon * STEP
+    )
+    going, staying = (
+        np.abs(make(CONTRACT, episode) - episode.targets)[steady, :, :3].mean((0, 2))
+        for make in (keep_moving, stay)
+    )
     assert (going < 0.5 * staying).all() and going[-1] < 0.15 * staying[-1]
-    assert np.abs(keep_moving(CONTRACT, episode) - stay(CONTRACT, episode))[0].max() < 1e-9  # nothing is known before the first frame
+    assert (
+        np.abs(keep_moving(CONTRACT, episode) - stay(CONTRACT, episode))[0].max() < 1e-9
+    )  # nothing is known before the first frame
 
 
 def test_a_model_with_a_tokenizer_and_pictures_of_its_own_shape_is_judged_as_it_sees(tmp_path):
     write_episode(tmp_path, CONTRACT)
-    policy = Policy(vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), device="cpu")
+    policy = Policy(
+        vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), device="cpu"
+    )
     episode = load(tmp_path, policy, "episode")
     height, width = policy.config.image_size
     assert policy.config.fit != "crop" and episode.images.shape[-2:] == (height, width)
     found, chunks = episode_errors(policy, episode, batch=4)
-    with_pixels = dict(zip(CONTRACT.camera_names, [picture(3, camera) for camera in range(2)], strict=True))
+    with_pixels = dict(
+        zip(CONTRACT.camera_names, [picture(3, camera) for camera in range(2)], strict=True)
+    )
     one = int(np.flatnonzero(episode.frame == 3)[0])
-    np.testing.assert_allclose(policy.predict(with_pixels, episode.joints[3], episode.texts[one]), chunks[one], atol=1e-4)
+    np.testing.assert_allclose(
+        policy.predict(with_pixels, episode.joints[3], episode.texts[one]), chunks[one], atol=1e-4
+    )
     assert np.isfinite(found.errors["policy"]).all()
 
 
@@ -77,10 +101,27 @@ def test_the_command_writes_figures_a_plot_and_its_settings(bags, answers_two, t
     out = tmp_path / "eval/summary.json"
     out.parent.mkdir()
     out.write_text('{"successes": 3}')
-    assert main(["--checkpoint", str(answers_two), "--bags", str(bags), "--out", str(out), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "--checkpoint",
+                str(answers_two),
+                "--bags",
+                str(bags),
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "the 1 of 4 episodes that training kept for validation" in said
-    assert "of 10 labels that share their picture with another instruction, 5 chunks are nearest to their own label" in said
+    assert (
+        "of 10 labels that share their picture with another instruction, 5 chunks are nearest to"
+        " their own label" in said
+    )
     summary = json.loads(out.read_text())
     assert summary["successes"] == 3  # of another evaluation
     loop = summary["open_loop"]
@@ -108,11 +149,17 @@ def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, 
         (["--bags", "{empty}"], "no episode bags here"),
         (
             ["--bags", "{bags}", "--outcomes", "perfect"],
-            "none of 5 episodes has the outcome perfect (found: 4 success, 1 failure); record some, or ask for others (--outcomes)",
+            (
+                "none of 5 episodes has the outcome perfect (found: 4 success, 1 failure); record"
+                " some, or ask for others (--outcomes)"
+            ),
         ),
         (["--bags", "{bags}", "--checkpoint", "{empty}/none"], "no such checkpoint directory"),
         (["--bags", "{other}"], "was recorded with another contract"),
-        (["--bags", "{bags}", "--checkpoint", "{silent}", "--part", "held-out"], "names no validation_share"),
+        (
+            ["--bags", "{bags}", "--checkpoint", "{silent}", "--part", "held-out"],
+            "names no validation_share",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(bags, answers_two, tmp_path, arguments, message):
@@ -129,7 +176,9 @@ def test_bad_input_is_one_sentence(bags, answers_two, tmp_path, arguments, messa
 
 
 def errors(value: float, labels: int = 1, checksum: str = "a") -> EpisodeErrors:
-    return EpisodeErrors("e", checksum, "pick", "success", 1, labels, "d", {"policy": np.full((2, 1), value)})
+    return EpisodeErrors(
+        "e", checksum, "pick", "success", 1, labels, "d", {"policy": np.full((2, 1), value)}
+    )
 
 
 def test_a_long_episode_counts_by_its_labels_and_an_interval_needs_two():

@@ -1,4 +1,6 @@
-"""What a step does to the weights: learning rate, clipping, their average, and gradients that are not finite."""
+"""What a step does to the weights: learning rate, clipping, their average, and gradients that are
+not finite.
+"""
 
 import itertools
 import math
@@ -25,14 +27,21 @@ def rates(run, steps: int) -> list[float]:
 
 def test_the_rate_rises_stays_and_falls_as_the_schedule_says(folder):
     options = {"learning_rate": 0.1, "warm_up": 4, "decay_share": 0.5}
-    linear, cosine = (rates(make_run("nano", folder, 20, schedule=each, **options), 20) for each in ("linear", "cosine"))
+    linear, cosine = (
+        rates(make_run("nano", folder, 20, schedule=each, **options), 20)
+        for each in ("linear", "cosine")
+    )
     for found in (linear, cosine):
         assert found[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
         assert found[4:11] == pytest.approx([0.1] * 7)
         assert all(one > other > 0 for one, other in itertools.pairwise(found[10:]))
     assert linear[10:] == pytest.approx([0.1 * (20 - number) / 10 for number in range(10, 20)])
-    assert cosine[10:] == pytest.approx([0.05 * (1 - math.cos(math.pi * (20 - number) / 10)) for number in range(10, 20)])
-    assert rates(make_run("nano", folder, 20, learning_rate=0.1, warm_up=0, decay_share=0.0), 20) == pytest.approx([0.1] * 20)
+    assert cosine[10:] == pytest.approx(
+        [0.05 * (1 - math.cos(math.pi * (20 - number) / 10)) for number in range(10, 20)]
+    )
+    assert rates(
+        make_run("nano", folder, 20, learning_rate=0.1, warm_up=0, decay_share=0.0), 20
+    ) == pytest.approx([0.1] * 20)
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,7 +53,15 @@ def test_the_rate_rises_stays_and_falls_as_the_schedule_says(folder):
     data=st.data(),
 )
 def test_the_rate_never_leaves_its_range(steps, warm_up, share, schedule, data):
-    chosen = Settings(data="d", out="o", steps=steps, warm_up=warm_up, decay_share=share, schedule=schedule, learning_rate=1.0)
+    chosen = Settings(
+        data="d",
+        out="o",
+        steps=steps,
+        warm_up=warm_up,
+        decay_share=share,
+        schedule=schedule,
+        learning_rate=1.0,
+    )
     optimizers = Optimizers.__new__(Optimizers)
     optimizers._settings = chosen
     assert 0 < optimizers.rate(data.draw(st.integers(1, steps))) <= 1.0
@@ -67,14 +84,22 @@ def torch_rates(make, count: int) -> list[float]:
 
 def test_multistep_and_cosine_with_a_floor_are_torchs():
     lr_scheduler = torch.optim.lr_scheduler
-    found = scheduled(12, steps=12, warm_up=0, schedule="multistep", milestones=(5, 9), milestone_factor=0.2)
-    assert found == pytest.approx(torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [5, 9], 0.2), 12))
+    found = scheduled(
+        12, steps=12, warm_up=0, schedule="multistep", milestones=(5, 9), milestone_factor=0.2
+    )
+    assert found == pytest.approx(
+        torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [5, 9], 0.2), 12)
+    )
     found = scheduled(12, steps=12, warm_up=0, schedule="cosine", decay_share=1.0, floor=1e-3)
-    assert found == pytest.approx(torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, 12, eta_min=1e-3), 12))
+    assert found == pytest.approx(
+        torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, 12, eta_min=1e-3), 12)
+    )
 
 
 def test_the_warm_up_may_start_above_zero_and_the_fall_end_before_the_last_step():
-    found = scheduled(10, steps=10, warm_up=4, warm_up_from=0.1, decay_share=0.5, decay_end=8, floor=0.25)
+    found = scheduled(
+        10, steps=10, warm_up=4, warm_up_from=0.1, decay_share=0.5, decay_end=8, floor=0.25
+    )
     assert found == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0, 0.8125, 0.625, 0.4375, 0.25, 0.25])
 
 
@@ -86,7 +111,9 @@ def test_without_clipping_a_gradient_keeps_its_norm(folder):
     weight.grad.fill_(10.0)
     seen = []
     run.optimizers.all[0].step = lambda: seen.append(float(weight.grad.norm()))
-    assert seen == [] and run.optimizers.step(1) == pytest.approx(seen[0]) == pytest.approx(10.0 * math.sqrt(weight.numel()))
+    assert seen == [] and run.optimizers.step(1) == pytest.approx(seen[0]) == pytest.approx(
+        10.0 * math.sqrt(weight.numel())
+    )
 
 
 def test_betas_reach_adamw(folder):
@@ -101,7 +128,9 @@ def test_the_norm_that_is_clipped_counts_the_projector(folder):
     run.training.alignment.projector.out.weight.grad.fill_(10.0)
     count = run.training.alignment.projector.out.weight.numel()
     seen = []
-    run.optimizers.all[0].step = lambda: seen.append(float(run.training.alignment.projector.out.weight.grad.norm()))
+    run.optimizers.all[0].step = lambda: seen.append(
+        float(run.training.alignment.projector.out.weight.grad.norm())
+    )
     assert run.optimizers.step(1) == pytest.approx(10.0 * math.sqrt(count))
     assert seen == [pytest.approx(run.settings.clip, rel=1e-3)]
 
@@ -130,12 +159,19 @@ def test_no_average_leaves_the_weights_themselves():
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(folder):
-    """The loss of that step is finite; without a check the next save would overwrite the last good state."""
+    """The loss of that step is finite; without a check the next save would overwrite the last good
+    state.
+    """
     run = make_run("nano", folder, 9)
     run.train_step()
     before = [parameter.clone() for parameter in run.model.parameters()]
     next(run.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"step 2: a gradient is not finite; lower --learning-rate \(now 0.002\)"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"step 2: a gradient is not finite; lower --learning-rate \(now 0.002\)",
+    ):
         run.train_step()
     run.close()
-    assert all(torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True)
+    )

@@ -1,4 +1,6 @@
-"""The depth probe: what its heads can tell and what they cannot, its figures, and the command from bags to table."""
+"""The depth probe: what its heads can tell and what they cannot, its figures, and the command from
+bags to table.
+"""
 
 import json
 
@@ -34,17 +36,27 @@ def test_cells_are_means_of_the_pixels_that_count():
 
 
 @settings(max_examples=50, deadline=None)
-@given(height=st.integers(3, 20), width=st.integers(3, 20), rows=st.integers(1, 3), columns=st.integers(1, 3), seed=st.integers(0, 99))
+@given(
+    height=st.integers(3, 20),
+    width=st.integers(3, 20),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
 def test_every_pixel_lies_in_one_cell_whatever_the_sizes(height, width, rows, columns, seed):
     depth = np.random.default_rng(seed).uniform(0.5, 2.0, (height, width)).astype(np.float32)
     found = depth_cells(depth, (rows, columns), 0.0, 10.0)
     y, x = (np.arange(side) * cells // side for side, cells in ((height, rows), (width, columns)))
-    expected = [[depth[np.ix_(y == row, x == column)].mean() for column in range(columns)] for row in range(rows)]
+    expected = [
+        [depth[np.ix_(y == row, x == column)].mean() for column in range(columns)]
+        for row in range(rows)
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def scenes(frames: int, seed: int, look: str = "own"):
-    """Tokens (F, 2, 2, 3, 5), depth cells that depend linearly on them, states, episodes of five frames.
+    """Tokens (F, 2, 2, 3, 5), depth cells that depend linearly on them, states, episodes of five
+    frames.
 
     ``look``: whether a cell follows its own token, or the token to the right of it.
     """
@@ -58,13 +70,17 @@ def scenes(frames: int, seed: int, look: str = "own"):
     return tokens, depth.astype(np.float32), rng.normal(size=(frames, 4)), np.arange(frames) // 5
 
 
-def explained(task: DepthTask, predicted: np.ndarray, depth: np.ndarray, episodes: np.ndarray) -> float:
+def explained(
+    task: DepthTask, predicted: np.ndarray, depth: np.ndarray, episodes: np.ndarray
+) -> float:
     floor = DepthError.of(np.broadcast_to(task.mean, depth.shape), depth, episodes)
     return float(DepthError.of(task.depth(predicted), depth, episodes).explained(floor).mean())
 
 
 def fit(kind: str, look: str = "own", hide: bool = False) -> dict[str, float]:
-    """Share of the squared error that a head takes away on new frames, from tokens that tell depth and from noise."""
+    """Share of the squared error that a head takes away on new frames, from tokens that tell depth
+    and from noise.
+    """
     tokens, depth, states, episodes = scenes(200, 0, look)
     if hide:
         depth[np.random.default_rng(3).random(depth.shape) < 0.2] = np.nan
@@ -76,7 +92,11 @@ def fit(kind: str, look: str = "own", hide: bool = False) -> dict[str, float]:
     if kind == "linear":
         sources["noise"] = tuple(scenes(count, 7 + count)[0] for count in (200, 100))
     for name, (seen, new) in sources.items():
-        head = LinearHead(task, seen, residuals, choosing) if kind == "linear" else DptHead(task, seen, residuals, steps=150, seed=0)
+        head = (
+            LinearHead(task, seen, residuals, choosing)
+            if kind == "linear"
+            else DptHead(task, seen, residuals, steps=150, seed=0)
+        )
         found[name] = explained(task, head.predict(new), new_depth, new_episodes)
     state = StateHead(states, residuals, choosing).predict(new_states)
     return found | {"state": explained(task, state, new_depth, new_episodes)}
@@ -103,7 +123,9 @@ def test_a_state_head_finds_depth_that_follows_the_arm():
     _, depth, states, episodes = scenes(200, 0)
     depth = (1.0 + 0.1 * states[:, :1, None, None] + 0 * depth).astype(np.float32)
     task = DepthTask.of(depth, GRID)
-    head = StateHead(states[:150], task.residuals(depth)[:150].astype(np.float32), episodes[:150] % 10 == 0)
+    head = StateHead(
+        states[:150], task.residuals(depth)[:150].astype(np.float32), episodes[:150] % 10 == 0
+    )
     assert explained(task, head.predict(states[150:]), depth[150:], episodes[150:]) > 0.999
 
 
@@ -112,13 +134,17 @@ def test_the_mean_picture_explains_nothing_and_the_truth_all():
     task = DepthTask.of(depth, GRID)
     assert explained(task, np.zeros_like(depth), depth, episodes) == pytest.approx(0.0, abs=1e-9)
     assert explained(task, task.residuals(depth), depth, episodes) == pytest.approx(1.0, abs=1e-6)
-    np.testing.assert_allclose(np.nanmean(np.square(task.residuals(depth)), axis=(0, 2, 3)), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.nanmean(np.square(task.residuals(depth)), axis=(0, 2, 3)), 1.0, rtol=1e-4
+    )
     one = depth[:, 0]
     np.testing.assert_array_equal(task.by_picture(task.by_token(one)), one)
 
 
 def test_errors_are_over_cells_that_are_known():
-    truth = np.array([[[[1.0, np.nan]]], [[[2.0, 4.0]]], [[[1.0, 1.0]]]])  # three frames, one camera, two cells
+    truth = np.array(
+        [[[[1.0, np.nan]]], [[[2.0, 4.0]]], [[[1.0, 1.0]]]]
+    )  # three frames, one camera, two cells
     predicted = np.array([[[[1.5, 7.0]]], [[[2.0, 3.0]]], [[[1.0, 1.0]]]])
     error = DepthError.of(predicted, truth, np.array([0, 0, 4]))
     assert error.rmse()[0] == pytest.approx(np.sqrt((0.25 + 0 + 1 + 0 + 0) / 5))
@@ -131,9 +157,15 @@ def inputs(model, frames: int = 3):
     generator = torch.Generator().manual_seed(0)
     size = model.config.image_size
     size = (size, size) if isinstance(size, int) else size
-    images = torch.randint(0, 256, (frames, 2, 3, *size), dtype=torch.uint8, generator=generator).numpy()
+    images = torch.randint(
+        0, 256, (frames, 2, 3, *size), dtype=torch.uint8, generator=generator
+    ).numpy()
     states = torch.randn(frames, SIZES["state_size"], generator=generator)
-    texts = model.words.encode(["go"] * frames) if model.words else torch.randn(frames, 384, generator=generator)
+    texts = (
+        model.words.encode(["go"] * frames)
+        if model.words
+        else torch.randn(frames, 384, generator=generator)
+    )
     return images, states, texts
 
 
@@ -171,12 +203,18 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_model_alone(kind):
 
 @pytest.mark.parametrize("name", [*FAMILIES, "pi0"])
 def test_random_weights_of_every_backbone_see(name):
-    """Some have parts that start at zero, with which all pictures would look alike: a control that fails for nothing."""
+    """Some have parts that start at zero, with which all pictures would look alike: a control that
+    fails for nothing.
+    """
     torch.manual_seed(0)
-    twin = random_twin(tiny_pi0(columns=12, **SIZES) if name == "pi0" else tiny_hf(name, **SIZES), 5)
+    twin = random_twin(
+        tiny_pi0(columns=12, **SIZES) if name == "pi0" else tiny_hf(name, **SIZES), 5
+    )
     images, states, texts = inputs(twin)
     places = twin.visual_places()
-    first, other, _ = frozen_tokens(twin, len(places.blocks), images, states[:1].expand(3, -1), texts)
+    first, other, _ = frozen_tokens(
+        twin, len(places.blocks), images, states[:1].expand(3, -1), texts
+    )
     assert np.abs(first - other).max() > 1e-3 * np.abs(first).max()
 
 
@@ -186,7 +224,13 @@ def test_pixels_of_a_patch_stay_together():
     tokens = rgb_tokens(images, (2, 3))
     assert tokens.shape == (1, 1, 2, 3, 48)
     assert (tokens[0, 0, 1, 1] == 1).all() and (tokens.sum((0, 1, 4)) == 48).sum() == 1
-    assert rgb_tokens(np.zeros((1, 1, 3, 64, 64), np.uint8), (2, 2)).shape == (1, 1, 2, 2, 768)  # big patches are shrunk
+    assert rgb_tokens(np.zeros((1, 1, 3, 64, 64), np.uint8), (2, 2)).shape == (
+        1,
+        1,
+        2,
+        2,
+        768,
+    )  # big patches are shrunk
 
 
 @pytest.mark.parametrize(
@@ -222,27 +266,58 @@ def checkpoint(folder, teacher: str, seed: int, layer: int = 2, share: float = 0
         rng.normal(size=(9, 384)),
         CONTRACT.action.names,
     )
-    training = {"settings": {"teacher": teacher, "seed": seed, "alignment": {"layer": layer}, "validation_share": share}}
+    training = {
+        "settings": {
+            "teacher": teacher,
+            "seed": seed,
+            "alignment": {"layer": layer},
+            "validation_share": share,
+        }
+    }
     save_checkpoint(folder / f"{teacher}_{seed}", model, CONTRACT, normalisation, training)
     return str(folder / f"{teacher}_{seed}")
 
 
 def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, capsys):
-    paths = [checkpoint(tmp_path, teacher, seed) for teacher in ("none", "pointmap") for seed in (0, 1)]
-    words = ["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out"), "--farthest", "20", "--cells", "2"]
-    assert main([*words, "--heads", "linear", "dpt", "--dpt-steps", "3", "--seeds", "0", "1", "2"]) == 0
+    paths = [
+        checkpoint(tmp_path, teacher, seed) for teacher in ("none", "pointmap") for seed in (0, 1)
+    ]
+    words = [
+        "--data",
+        str(bags),
+        "--checkpoints",
+        *paths,
+        "--out",
+        str(tmp_path / "out"),
+        "--farthest",
+        "20",
+        "--cells",
+        "2",
+    ]
+    assert (
+        main([*words, "--heads", "linear", "dpt", "--dpt-steps", "3", "--seeds", "0", "1", "2"])
+        == 0
+    )
     found = json.loads((tmp_path / "out/probe.json").read_text())
     assert (found["layer"], found["train"]["episodes"], found["held_out"]["episodes"]) == (2, 6, 2)
     for head in ("linear", "dpt"):
         rows = found["heads"][head]
-        assert [len(rows[name]["members"]) for name in (MEAN_PICTURE, STATE, RGB, RANDOM, "no SF", "SF (pointmap)")] == [1, 1, 1, 3, 2, 2]
+        assert [
+            len(rows[name]["members"])
+            for name in (MEAN_PICTURE, STATE, RGB, RANDOM, "no SF", "SF (pointmap)")
+        ] == [1, 1, 1, 3, 2, 2]
         assert rows[MEAN_PICTURE]["explained"] == {"scene": 0.0, "wrist": 0.0}
         assert rows[STATE]["explained"]["scene"] > 0.99  # the arm moves as the depth does
-        assert rows["SF (pointmap)"]["explained_more_than_no_sf_interval_95"].keys() == {"scene", "wrist"}
+        assert rows["SF (pointmap)"]["explained_more_than_no_sf_interval_95"].keys() == {
+            "scene",
+            "wrist",
+        }
         assert (tmp_path / f"out/probe_{head}.png").stat().st_size > 10_000
     assert found["heads"]["linear"][RGB]["explained"]["scene"] > 0.99
     # Depth is 1 to 6 m, the same in all cells: the mean picture is off by its standard deviation.
-    assert found["heads"]["linear"][MEAN_PICTURE]["rmse_m"]["scene"] == pytest.approx(np.std([1, 2, 3, 4, 5, 6]), abs=1e-3)
+    assert found["heads"]["linear"][MEAN_PICTURE]["rmse_m"]["scene"] == pytest.approx(
+        np.std([1, 2, 3, 4, 5, 6]), abs=1e-3
+    )
     table = (tmp_path / "out/probe.md").read_text()
     assert "| random weights | 3 |" in table and "2 held-out ones" in table
     assert "SF (pointmap)" in capsys.readouterr().out
@@ -252,7 +327,10 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
     ("more", "message"),
     [
         (["--layer", "9"], "--layer: the model has 3 blocks, so 0 to 3, got 9"),
-        (["--farthest", "0.5"], "--nearest, --farthest: no depth in the data lies between 0.02 and 0.5 m"),
+        (
+            ["--farthest", "0.5"],
+            "--nearest, --farthest: no depth in the data lies between 0.02 and 0.5 m",
+        ),
         (["--data", "nowhere"], "nowhere"),
         (["--checkpoints", "nowhere"], "nowhere: no such checkpoint directory"),
         (["--validation-share", "1.5"], "--validation-share: must lie between 0 and 1, got 1.5"),
@@ -260,7 +338,10 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
 )
 def test_bad_input_is_one_sentence(bags, tmp_path, capsys, more, message):
     path = checkpoint(tmp_path, "none", 0)
-    assert main(["--data", str(bags), "--checkpoints", path, "--out", str(tmp_path / "out"), *more]) == 2
+    assert (
+        main(["--data", str(bags), "--checkpoints", path, "--out", str(tmp_path / "out"), *more])
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("probe: ") and message in error and error.count("\n") == 1
 
@@ -272,10 +353,36 @@ def test_checkpoints_that_cannot_be_compared_are_refused(bags, tmp_path, capsys)
 
 
 def test_no_checkpoint_is_judged_on_what_it_was_trained_on(bags, tmp_path):
-    paths = [checkpoint(tmp_path, "none", 0, share=0.4), checkpoint(tmp_path, "pointmap", 1, share=0.2)]
-    assert main(["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out"), "--farthest", "20"]) == 0
+    paths = [
+        checkpoint(tmp_path, "none", 0, share=0.4),
+        checkpoint(tmp_path, "pointmap", 1, share=0.2),
+    ]
+    assert (
+        main(
+            [
+                "--data",
+                str(bags),
+                "--checkpoints",
+                *paths,
+                "--out",
+                str(tmp_path / "out"),
+                "--farthest",
+                "20",
+            ]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "out/probe.json").read_text())
-    one = ["--data", str(bags), "--checkpoints", paths[1], "--out", str(tmp_path / "one"), "--farthest", "20"]
+    one = [
+        "--data",
+        str(bags),
+        "--checkpoints",
+        paths[1],
+        "--out",
+        str(tmp_path / "one"),
+        "--farthest",
+        "20",
+    ]
     assert main(one) == 0
     assert found["held_out"] == json.loads((tmp_path / "one/probe.json").read_text())["held_out"]
 
@@ -283,11 +390,20 @@ def test_no_checkpoint_is_judged_on_what_it_was_trained_on(bags, tmp_path):
 def test_checkpoints_that_were_aligned_at_different_layers_want_one_named(bags, tmp_path, capsys):
     paths = [checkpoint(tmp_path, "pointmap", 0), checkpoint(tmp_path, "pointmap", 1, layer=3)]
     assert main(["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out")]) == 2
-    assert "--layer: the checkpoints were aligned at different layers (2, 3); name one" in capsys.readouterr().err
+    assert (
+        "--layer: the checkpoints were aligned at different layers (2, 3); name one"
+        in capsys.readouterr().err
+    )
 
 
 def test_episodes_without_depth_are_refused(tmp_path, capsys):
     for name in "ab":
         write_episode(tmp_path / "bags", CONTRACT, name, frames=2, depth=False)
-    assert main(["--data", str(tmp_path / "bags"), "--checkpoints", checkpoint(tmp_path, "none", 0)]) == 2
-    assert "the episodes hold no depth, which the probe is judged by; record depth" in capsys.readouterr().err
+    assert (
+        main(["--data", str(tmp_path / "bags"), "--checkpoints", checkpoint(tmp_path, "none", 0)])
+        == 2
+    )
+    assert (
+        "the episodes hold no depth, which the probe is judged by; record depth"
+        in capsys.readouterr().err
+    )

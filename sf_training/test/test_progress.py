@@ -9,7 +9,9 @@ from sf_training import progress
 from sf_training.progress import ProgressBar, status
 
 
-@pytest.mark.parametrize("step", [lambda bar, task: bar.advance(task), lambda bar, task: bar.update(task, advance=1)])
+@pytest.mark.parametrize(
+    "step", [lambda bar, task: bar.advance(task), lambda bar, task: bar.update(task, advance=1)]
+)
 def test_a_log_file_gets_lines_from_time_to_time(monkeypatch, step):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -19,8 +21,14 @@ def test_a_log_file_gets_lines_from_time_to_time(monkeypatch, step):
         for _ in range(40):
             now[0] += 1.0
             step(bar, task)
-        lines = [line for line in console.file.getvalue().splitlines() if line.startswith("episodes: ")]
-    assert [line.split(" after")[0] for line in lines] == ["episodes: 2 of 40", "episodes: 17 of 40", "episodes: 32 of 40"]
+        lines = [
+            line for line in console.file.getvalue().splitlines() if line.startswith("episodes: ")
+        ]
+    assert [line.split(" after")[0] for line in lines] == [
+        "episodes: 2 of 40",
+        "episodes: 17 of 40",
+        "episodes: 32 of 40",
+    ]
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):

@@ -45,7 +45,9 @@ def header(seconds: float, frame: str = "") -> Header:
 
 def image_message(seconds: float, pixels: np.ndarray) -> Image:
     height, width = pixels.shape[:2]
-    message = Image(header=header(seconds, "c"), height=height, width=width, encoding="rgb8", step=width * 3)
+    message = Image(
+        header=header(seconds, "c"), height=height, width=width, encoding="rgb8", step=width * 3
+    )
     message.data = array.array("B", pixels.tobytes())
     return message
 
@@ -56,15 +58,26 @@ class Robot:
     def __init__(self, contract, directory, contract_file):
         self.contract = contract
         rclpy.init()
-        parameters = {"contract": str(contract_file), "directory": str(directory), "operator": "test"}
+        parameters = {
+            "contract": str(contract_file),
+            "directory": str(directory),
+            "operator": "test",
+        }
         self.recorder = Recorder()
-        self.recorder.set_parameters([Parameter(name, value=value) for name, value in parameters.items()])
+        self.recorder.set_parameters(
+            [Parameter(name, value=value) for name, value in parameters.items()]
+        )
         self.node = rclpy.create_node("robot")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.recorder)
         self.executor.add_node(self.node)
-        self.cameras = {topic: self.node.create_publisher(Image, topic, qos_profile_sensor_data) for topic in (SCENE, WRIST)}
-        self.joints = self.node.create_publisher(JointState, "/joint_states", qos_profile_sensor_data)
+        self.cameras = {
+            topic: self.node.create_publisher(Image, topic, qos_profile_sensor_data)
+            for topic in (SCENE, WRIST)
+        }
+        self.joints = self.node.create_publisher(
+            JointState, "/joint_states", qos_profile_sensor_data
+        )
         self.commands = self.node.create_publisher(JointState, "/teleop/joint_command", 10)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.instruction = self.node.create_publisher(String, "/instruction", latched)
@@ -79,7 +92,9 @@ class Robot:
         self.recorder.trigger_configure()
         self.recorder.trigger_activate()
         publishers = [*self.cameras.values(), self.joints, self.commands, self.instruction]
-        self.wait(lambda: all(publisher.get_subscription_count() for publisher in publishers), "discovery")
+        self.wait(
+            lambda: all(publisher.get_subscription_count() for publisher in publishers), "discovery"
+        )
 
     def call(self, service: str) -> Trigger.Response:
         client = self.node.create_client(Trigger, f"/recorder/{service}")
@@ -93,14 +108,20 @@ class Robot:
             publisher.publish(image_message(seconds, picture(frame, index)))
             self.received(topic, frame + 1)
         names = self.contract.command_joints
-        self.joints.publish(JointState(header=header(seconds), name=names, position=[0.01 * frame] * 7))
-        self.commands.publish(JointState(header=header(seconds), name=names, position=[0.01 * frame] * 7))
+        self.joints.publish(
+            JointState(header=header(seconds), name=names, position=[0.01 * frame] * 7)
+        )
+        self.commands.publish(
+            JointState(header=header(seconds), name=names, position=[0.01 * frame] * 7)
+        )
         self.received("/joint_states", frame + 1)
         self.received("/teleop/joint_command", frame + 1)
 
     def received(self, topic: str, count: int):
         queue = self.recorder.session.queue
-        self.wait(lambda: queue.received[topic] >= count, f"message {count} of {topic} at the recorder")
+        self.wait(
+            lambda: queue.received[topic] >= count, f"message {count} of {topic} at the recorder"
+        )
 
     def close(self):
         self.recorder.destroy_node()
@@ -140,29 +161,47 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     assert "success" in answer.message and "dropped: none" in answer.message
     (bag,) = (tmp_path / "episodes").iterdir()
     reader = EpisodeReader(bag, contract)
-    assert (reader.instruction, reader.operator, reader.outcome) == ("pick the red cube", "test", "success")
+    assert (reader.instruction, reader.operator, reader.outcome) == (
+        "pick the red cube",
+        "test",
+        "success",
+    )
     assert reader.counts["/instruction"] == 1
-    data = load_dataset([bag], contract, size=12, workers=1, progress=False, verdicts=("PASS", "WARN", "FAIL"))  # four frames are no rate
+    data = load_dataset(
+        [bag], contract, size=12, workers=1, progress=False, verdicts=("PASS", "WARN", "FAIL")
+    )  # four frames are no rate
     assert data.stamps.tolist() == pytest.approx([100.0, 100.1, 100.2, 100.3])
     assert data.pair_frame.tolist() == [0, 1, 2]  # after the last frame nothing was commanded
     assert data.images[:, 1, 0, 0, 0].tolist() == [100, 110, 120, 130]
     with AnyReader([bag]) as bag_reader:
-        latched = next(connection for connection in bag_reader.connections if connection.topic == "/instruction")
+        latched = next(
+            connection
+            for connection in bag_reader.connections
+            if connection.topic == "/instruction"
+        )
         assert latched.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
 def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, tmp_path):
-    """`ros2 bag play` offers what the publishers offered: a reliable camera, a latched command with a deadline."""
+    """`ros2 bag play` offers what the publishers offered: a reliable camera, a latched command with
+    a deadline.
+    """
     robot.node.destroy_publisher(robot.cameras[SCENE])
     robot.cameras[SCENE] = robot.node.create_publisher(Image, SCENE, QoSProfile(depth=5))
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, deadline=Duration(seconds=2, nanoseconds=5))
+    latched = QoSProfile(
+        depth=1,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        deadline=Duration(seconds=2, nanoseconds=5),
+    )
     robot.node.destroy_publisher(robot.commands)
     robot.commands = robot.node.create_publisher(JointState, "/teleop/joint_command", latched)
     described = robot.node.create_publisher(String, "/robot_description", latched)
     described.publish(String(data="<robot/>"))
     robot.start_up()
     robot.recorder.instruction = "pick"
-    robot.wait(lambda: robot.recorder.session._latched["/robot_description"], "the robot's description")
+    robot.wait(
+        lambda: robot.recorder.session._latched["/robot_description"], "the robot's description"
+    )
     assert robot.call("start").success
     diagnostics = robot.node.create_publisher(DiagnosticArray, "/diagnostics", 1)
     robot.wait(diagnostics.get_subscription_count, "discovery")
@@ -171,14 +210,23 @@ def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, 
     robot.publish_frame(0, 100.0)
     assert robot.call("stop").success
     (bag,) = (tmp_path / "episodes").iterdir()
-    assert yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["ros_distro"] not in ("", "unknown")
+    assert yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "ros_distro"
+    ] not in ("", "unknown")
     with AnyReader([bag]) as reader:
         topics = {connection.topic: connection for connection in reader.connections}
         counts = {topic: connection.msgcount for topic, connection in topics.items()}
         assert (counts["/robot_description"], counts["/diagnostics"]) == (1, 1)
-        profiles = {topic: connection.ext.offered_qos_profiles for topic, connection in topics.items()}
-        said = {topic: [(each.reliability.name, each.durability.name) for each in profiles[topic]] for topic in profiles}
-        assert said[SCENE] == [("RELIABLE", "VOLATILE")] and said[WRIST] == [("BEST_EFFORT", "VOLATILE")]
+        profiles = {
+            topic: connection.ext.offered_qos_profiles for topic, connection in topics.items()
+        }
+        said = {
+            topic: [(each.reliability.name, each.durability.name) for each in profiles[topic]]
+            for topic in profiles
+        }
+        assert said[SCENE] == [("RELIABLE", "VOLATILE")] and said[WRIST] == [
+            ("BEST_EFFORT", "VOLATILE")
+        ]
         assert said["/teleop/joint_command"] == [("RELIABLE", "TRANSIENT_LOCAL")]
         assert said["/diagnostics"] == [("RELIABLE", "VOLATILE")], "it came after the start"
         deadline = profiles["/teleop/joint_command"][0].deadline
@@ -187,7 +235,9 @@ def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, 
 
 def same_bytes(data: bytes, type_name: str) -> bytes:
     """With zeros as padding: what rclpy leaves there is whatever was in its memory."""
-    return bytes(messages.typestore().serialize_cdr(messages.deserialize(data, type_name), type_name))
+    return bytes(
+        messages.typestore().serialize_cdr(messages.deserialize(data, type_name), type_name)
+    )
 
 
 def test_the_same_pixels_over_the_node_and_offline(robot, tmp_path, contract):
@@ -203,8 +253,12 @@ def test_the_same_pixels_over_the_node_and_offline(robot, tmp_path, contract):
     assert robot.call("stop").success
     (bag,) = (tmp_path / "episodes").iterdir()
     with AnyReader([bag]) as reader:
-        stored = [bytes(data) for connection, _, data in reader.messages() if connection.topic == SCENE]
-    assert same_bytes(stored[1], messages.IMAGE) == same_bytes(serialize_message(sent), messages.IMAGE)
+        stored = [
+            bytes(data) for connection, _, data in reader.messages() if connection.topic == SCENE
+        ]
+    assert same_bytes(stored[1], messages.IMAGE) == same_bytes(
+        serialize_message(sent), messages.IMAGE
+    )
     assert same_bytes(stored[1], messages.IMAGE) == bytes(messages.image(5.1, "c", pixels))
     ((_, _, decoded),) = EpisodeReader(bag, contract).frames({SCENE: [1]})
     np.testing.assert_array_equal(decoded, pixels)
@@ -214,40 +268,87 @@ def test_offline_messages_are_what_rclpy_sends(contract):
     names = contract.command_joints
     state = JointState(header=header(3.25), name=names, position=[0.5] * 7, velocity=[1.0] * 7)
     offline = bytes(messages.joint_state(3.25, names, np.full(7, 0.5), np.ones(7)))
-    assert offline == same_bytes(serialize_message(state), messages.JOINT_STATE) and deserialize_message(offline, JointState) == state
-    assert bytes(messages.string("pick")) == same_bytes(serialize_message(String(data="pick")), messages.STRING)
-    info = deserialize_message(bytes(messages.camera_info(3.25, "c", 320, 240, np.diag([100.0, 100.0, 1.0]))), CameraInfo)
-    assert (info.width, info.height, info.k[0], info.p[5], info.header.frame_id) == (320, 240, 100.0, 100.0, "c")
-    pose = deserialize_message(bytes(messages.pose(3.25, "base_link", np.diag([-1.0, 1.0, -1.0]), [1, 2, 3])), PoseStamped)
+    assert (
+        offline == same_bytes(serialize_message(state), messages.JOINT_STATE)
+        and deserialize_message(offline, JointState) == state
+    )
+    assert bytes(messages.string("pick")) == same_bytes(
+        serialize_message(String(data="pick")), messages.STRING
+    )
+    info = deserialize_message(
+        bytes(messages.camera_info(3.25, "c", 320, 240, np.diag([100.0, 100.0, 1.0]))), CameraInfo
+    )
+    assert (info.width, info.height, info.k[0], info.p[5], info.header.frame_id) == (
+        320,
+        240,
+        100.0,
+        100.0,
+        "c",
+    )
+    pose = deserialize_message(
+        bytes(messages.pose(3.25, "base_link", np.diag([-1.0, 1.0, -1.0]), [1, 2, 3])), PoseStamped
+    )
     assert abs(pose.pose.orientation.y) == pytest.approx(1.0) and pose.pose.position.z == 3.0
     chunk = Chunk(
-        3.25, "base_link", "p", contract.hash, "pick", 4, 5, contract.action.space, tuple(contract.action.names), 0.1,
-        np.arange(32.0).reshape(8, 4), tuple(names), np.arange(7.0), 0.5,
-    )  # fmt: skip
+        3.25,
+        "base_link",
+        "p",
+        contract.hash,
+        "pick",
+        4,
+        5,
+        contract.action.space,
+        tuple(contract.action.names),
+        0.1,
+        np.arange(32.0).reshape(8, 4),
+        tuple(names),
+        np.arange(7.0),
+        0.5,
+    )
     data = bytes(messages.action_chunk(chunk))
     live = deserialize_message(data, ActionChunk)
     assert same_bytes(serialize_message(live), messages.ACTION_CHUNK) == data
-    assert (live.action_space, live.rows, live.columns, live.epoch) == (ActionChunk.EE_DELTA, 8, 4, 4)
+    assert (live.action_space, live.rows, live.columns, live.epoch) == (
+        ActionChunk.EE_DELTA,
+        8,
+        4,
+        4,
+    )
     again = messages.to_chunk(messages.deserialize(data, messages.ACTION_CHUNK))
     np.testing.assert_array_equal(again.data, chunk.data)
-    assert (again.names, again.space, again.instruction, again.stamp) == (chunk.names, chunk.space, "pick", 3.25)
+    assert (again.names, again.space, again.instruction, again.stamp) == (
+        chunk.names,
+        chunk.space,
+        "pick",
+        3.25,
+    )
 
 
 def test_services_say_what_is_wrong(robot, tmp_path):
     assert robot.call("start").message == "recorder is not active; configure and activate it first"
     robot.start_up()
     assert robot.call("stop").message == "no episode is being recorded; start one first"
-    assert robot.call("start").message == "there is no instruction; publish one on /instruction or set the parameter instruction"
+    assert (
+        robot.call("start").message
+        == "there is no instruction; publish one on /instruction or set the parameter instruction"
+    )
     robot.instruction.publish(String(data="x" * 10_000))
     robot.wait(lambda: robot.recorder.instruction, "instruction")
-    assert robot.call("start").message == "the instruction has 10000 characters, at most 500 are read; shorten it"
+    assert (
+        robot.call("start").message
+        == "the instruction has 10000 characters, at most 500 are read; shorten it"
+    )
     assert not (tmp_path / "episodes").exists()
     robot.instruction.publish(String(data="pick"))
     robot.wait(lambda: robot.recorder.instruction == "pick", "instruction")
     assert robot.call("start").success
     assert robot.call("start").message == "an episode is being recorded; stop or discard it first"
     answer = robot.call("stop")  # nothing was published
-    assert not answer.success and "discarded (no message on /scene_camera/image_raw, /wrist_camera/image_raw" in answer.message
+    assert (
+        not answer.success
+        and "discarded (no message on /scene_camera/image_raw, /wrist_camera/image_raw"
+        in answer.message
+    )
 
 
 def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_path):
@@ -260,7 +361,10 @@ def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_p
     robot.call("start")
     robot.publish_frame(0, 6.0)
     robot.recorder.trigger_deactivate()
-    outcomes = [(EpisodeReader(bag).outcome, EpisodeReader(bag).metadata["note"]) for bag in sorted((tmp_path / "episodes").iterdir())]
+    outcomes = [
+        (EpisodeReader(bag).outcome, EpisodeReader(bag).metadata["note"])
+        for bag in sorted((tmp_path / "episodes").iterdir())
+    ]
     assert outcomes == [("discarded", ""), ("discarded", "the recorder was stopped")]
 
 
@@ -278,17 +382,37 @@ def test_messages_that_never_arrived_are_counted(robot):
 
 
 def test_a_wrong_contract_ends_the_node_with_one_sentence(ros_domain, tmp_path):
-    command = [sys.executable, "-m", "sf_training.recording.recorder_node", "--ros-args", "-p", f"contract:={tmp_path}/none.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "sf_training.recording.recorder_node",
+        "--ros-args",
+        "-p",
+        f"contract:={tmp_path}/none.yaml",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 1
-    assert "none.yaml: cannot be read (No such file or directory); check the robot's name or path" in result.stderr
+    assert (
+        "none.yaml: cannot be read (No such file or directory); check the robot's name or path"
+        in result.stderr
+    )
 
 
-def test_interrupting_the_node_keeps_the_episode(ros_domain, tmp_path, contract, contract_file, robot):
+def test_interrupting_the_node_keeps_the_episode(
+    ros_domain, tmp_path, contract, contract_file, robot
+):
     """Ctrl-C in the middle of a recording: the bag is finished and says why it is discarded."""
     arguments = {"contract": contract_file, "directory": tmp_path / "other", "instruction": "pick"}
     parameters = [part for name, value in arguments.items() for part in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "sf_training.recording.recorder_node", "--ros-args", "-r", "__node:=second", *parameters]
+    command = [
+        sys.executable,
+        "-m",
+        "sf_training.recording.recorder_node",
+        "--ros-args",
+        "-r",
+        "__node:=second",
+        *parameters,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         client = robot.node.create_client(Trigger, "/second/start")
@@ -303,7 +427,9 @@ def test_interrupting_the_node_keeps_the_episode(ros_domain, tmp_path, contract,
         process.wait()
     assert process.returncode == 0, output
     (bag,) = (tmp_path / "other").iterdir()
-    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
     assert (custom["outcome"], custom["note"]) == ("discarded", "the recorder was stopped"), output
 
 
@@ -334,4 +460,6 @@ def test_a_slow_disk_drops_and_counts_but_never_blocks():
         queued.put("/t", bytes(1000), n)  # comes back though nothing can be written
     slow.allowed.set()
     assert queued.finish("success") == "success"
-    assert slow.written == list(range(10)) and slow.drops == {"/t": 15} and queued.received["/t"] == 10
+    assert (
+        slow.written == list(range(10)) and slow.drops == {"/t": 15} and queued.received["/t"] == 10
+    )

@@ -38,7 +38,9 @@ SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"
 
 
 class Cell:
-    """A robot that publishes for as long as it is spun, and whatever else is in the same executor."""
+    """A robot that publishes for as long as it is spun, and whatever else is in the same
+    executor.
+    """
 
     def __init__(self, directory, contract_file, begin_recorder=True):
         rclpy.init()
@@ -47,8 +49,13 @@ class Cell:
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.nodes = [self.node]
-        self.cameras = [self.node.create_publisher(Image, topic, qos_profile_sensor_data) for topic in (SCENE, WRIST)]
-        self.joints = self.node.create_publisher(JointState, "/joint_states", qos_profile_sensor_data)
+        self.cameras = [
+            self.node.create_publisher(Image, topic, qos_profile_sensor_data)
+            for topic in (SCENE, WRIST)
+        ]
+        self.joints = self.node.create_publisher(
+            JointState, "/joint_states", qos_profile_sensor_data
+        )
         self.commands = self.node.create_publisher(JointState, "/teleop/joint_command", 10)
         self.status = None
         self.node.create_subscription(RecorderStatus, "/recorder/status", self._heard, LATCHED)
@@ -56,8 +63,14 @@ class Cell:
         self.silent = False
         if begin_recorder:
             self.recorder = Recorder()
-            values = {"contract": str(contract_file), "directory": str(directory), "operator": "anna"}
-            self.recorder.set_parameters([Parameter(name, value=value) for name, value in values.items()])
+            values = {
+                "contract": str(contract_file),
+                "directory": str(directory),
+                "operator": "anna",
+            }
+            self.recorder.set_parameters(
+                [Parameter(name, value=value) for name, value in values.items()]
+            )
             self.add(self.recorder)
             self.recorder.trigger_configure()
             self.recorder.trigger_activate()
@@ -77,16 +90,25 @@ class Cell:
         for publisher in self.cameras:
             publisher.publish(deserialize_message(bytes(messages.image(now, "c", PIXELS)), Image))
         for publisher in (self.joints, self.commands):
-            publisher.publish(deserialize_message(bytes(messages.joint_state(now, self.contract.command_joints, np.zeros(7))), JointState))
+            publisher.publish(
+                deserialize_message(
+                    bytes(messages.joint_state(now, self.contract.command_joints, np.zeros(7))),
+                    JointState,
+                )
+            )
 
     def wait(self, condition, what, timeout=PATIENCE_S):
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end, f"{what} did not happen within {timeout} s; status {self.status}"
+            assert time.monotonic() < end, (
+                f"{what} did not happen within {timeout} s; status {self.status}"
+            )
             self.executor.spin_once(timeout_sec=0.05)
 
     def state(self, state):
-        self.wait(lambda: self.status is not None and self.status.state == state, f"state {state.name}")
+        self.wait(
+            lambda: self.status is not None and self.status.state == state, f"state {state.name}"
+        )
         return self.status
 
     def call(self, kind, name, recorder="/recorder", **fields):
@@ -97,7 +119,10 @@ class Cell:
         return future.result()
 
     def streams_flow(self):
-        self.wait(lambda: self.status and sum(s.received > 3 for s in self.status.streams) >= 4, "messages of all streams")
+        self.wait(
+            lambda: self.status and sum(s.received > 3 for s in self.status.streams) >= 4,
+            "messages of all streams",
+        )
 
     def close(self):
         for node in self.nodes:
@@ -122,12 +147,16 @@ def cell(ros_domain, tmp_path, contract_file):
 
 
 def custom_data(bag):
-    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
 
 
 def test_a_series_by_service_with_countdown_labels_and_undo(cell, tmp_path):
     cell.streams_flow()
-    answer = cell.call(StartEpisode, "start_episode", instruction="pick the red cube", countdown_s=0.5)
+    answer = cell.call(
+        StartEpisode, "start_episode", instruction="pick the red cube", countdown_s=0.5
+    )
     assert answer.success and answer.message.startswith("in 0.5 s recording"), answer
     assert cell.state(State.COUNTDOWN).countdown_s <= 0.5
     cell.state(State.RECORDING)
@@ -139,20 +168,32 @@ def test_a_series_by_service_with_countdown_labels_and_undo(cell, tmp_path):
     assert custom_data(bag)["note"] == "a good one" and custom_data(bag)["operator"] == "anna"
     assert EpisodeReader(bag, cell.contract).outcome == "success"
 
-    labelled = cell.call(LabelEpisode, "label_episode", outcome="failure", instruction="pick the green cube")
+    labelled = cell.call(
+        LabelEpisode, "label_episode", outcome="failure", instruction="pick the green cube"
+    )
     assert labelled.success and labelled.episode == str(bag), labelled
     cell.wait(lambda: list(cell.status.outcomes) == ["failure 1"], "the count of outcomes")
     undone = cell.call(LabelEpisode, "label_episode", undo=True)
     assert undone.success and "the outcome is success" in undone.message
     cell.wait(lambda: list(cell.status.outcomes) == ["success 1"], "the count of outcomes")
     assert "no label to take back" in cell.call(LabelEpisode, "label_episode", undo=True).message
-    assert "is not a finished episode" in cell.call(LabelEpisode, "label_episode", episode="other", outcome="failure").message
-    assert "must be one of success" in cell.call(EndEpisode, "end_episode", outcome="perfect").message
-    assert "is not between 0 and 60" in cell.call(StartEpisode, "start_episode", instruction="x", countdown_s=99.0).message
+    assert (
+        "is not a finished episode"
+        in cell.call(LabelEpisode, "label_episode", episode="other", outcome="failure").message
+    )
+    assert (
+        "must be one of success" in cell.call(EndEpisode, "end_episode", outcome="perfect").message
+    )
+    assert (
+        "is not between 0 and 60"
+        in cell.call(StartEpisode, "start_episode", instruction="x", countdown_s=99.0).message
+    )
 
 
 def test_a_plain_topic_pub_is_heard_once(cell, tmp_path):
-    publisher = cell.node.create_publisher(String, "/instruction", 10)  # volatile, as `ros2 topic pub` without options
+    publisher = cell.node.create_publisher(
+        String, "/instruction", 10
+    )  # volatile, as `ros2 topic pub` without options
     cell.wait(lambda: publisher.get_subscription_count() >= 1, "discovery")
     assert cell.call(StartEpisode, "start_episode", instruction="pick").success
     publisher.publish(String(data="place it"))
@@ -179,7 +220,14 @@ def test_a_camera_that_stops_is_seen_while_it_can_be_repeated(cell):
         return stream and stream.verdict == 2 and stream.longest_gap_s > 0.5
 
     cell.wait(told, "FAIL of the wrist camera")
-    cell.wait(lambda: any(status.level == b"\x02" and WRIST in status.message for r in reports for status in r.status), "diagnostics")
+    cell.wait(
+        lambda: any(
+            status.level == b"\x02" and WRIST in status.message
+            for r in reports
+            for status in r.status
+        ),
+        "diagnostics",
+    )
     ended = cell.call(EndEpisode, "end_episode", outcome="success")
     assert ended.verdict == 2 and any(WRIST in reason for reason in ended.reasons)
 
@@ -195,14 +243,18 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     cell.state(State.RECORDING)
     cell.wait(lambda: cell.recorder.session.queue.received[SCENE] > 3, "images")
     keys.key("f")
-    cell.wait(lambda: any("failure" in sentence for done, sentence in keys.said if done), "the answer")
+    cell.wait(
+        lambda: any("failure" in sentence for done, sentence in keys.said if done), "the answer"
+    )
     (bag,) = (tmp_path / "episodes").iterdir()
     assert (custom_data(bag)["outcome"], custom_data(bag)["instruction"]) == ("failure", "pick up")
     cell.state(State.IDLE)
 
     joy = cell.add(RecorderJoy())
     publisher = cell.node.create_publisher(Joy, "joy", 10)
-    cell.wait(lambda: publisher.get_subscription_count() and joy._client.status is not None, "discovery")
+    cell.wait(
+        lambda: publisher.get_subscription_count() and joy._client.status is not None, "discovery"
+    )
     for pressed in (0, 1, 0):  # button 11: success, here a new label
         publisher.publish(Joy(buttons=[pressed if number == 11 else 0 for number in range(15)]))
     cell.wait(lambda: list(cell.status.outcomes) == ["success 1"], "the label")
@@ -223,12 +275,20 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     assert driver.typing is not None and driver.said == []
 
 
-def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(ros_domain, tmp_path, contract_file):
+def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(
+    ros_domain, tmp_path, contract_file
+):
     """SIGKILL of the node itself, in the middle of an episode over DDS."""
     cell = Cell(tmp_path, contract_file, begin_recorder=False)
-    arguments = {"contract": contract_file, "directory": tmp_path / "episodes", "instruction": "pick"}
+    arguments = {
+        "contract": contract_file,
+        "directory": tmp_path / "episodes",
+        "instruction": "pick",
+    }
     words = [part for name, value in arguments.items() for part in ("-p", f"{name}:={value}")]
-    process = subprocess.Popen([sys.executable, "-m", "sf_training.recording.recorder_node", "--ros-args", *words])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sf_training.recording.recorder_node", "--ros-args", *words]
+    )
     try:
         cell.wait(lambda: cell.status is not None, "the recorder", 40.0)
         cell.streams_flow()

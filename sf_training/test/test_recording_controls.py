@@ -41,7 +41,15 @@ def test_every_press_in_every_state_is_an_order_or_a_sentence(press, state):
 def test_a_button_counts_once_however_long_it_is_held():
     buttons = Buttons({Press.START: 1, Press.FAILURE: 0, Press.UNDO: -1})
     states = [[0, 1], [0, 1], [0, 0], [0, 1], [0, 1], [1, 1], [0, 0]]
-    assert [buttons.read(state) for state in states] == [[], [], [], [Press.START], [], [Press.FAILURE], []]
+    assert [buttons.read(state) for state in states] == [
+        [],
+        [],
+        [],
+        [Press.START],
+        [],
+        [Press.FAILURE],
+        [],
+    ]
 
 
 @given(st.lists(st.lists(st.integers(0, 1), max_size=12), min_size=1, max_size=20))
@@ -49,11 +57,15 @@ def test_a_gamepad_that_loses_buttons_breaks_nothing(messages):
     buttons = Buttons({Press.START: 7, Press.SUCCESS: 0})
     pressed = [buttons.read(message) for message in messages]
     assert pressed[0] == []
-    assert sum(Press.SUCCESS in each for each in pressed) <= sum(bool(message and message[0]) for message in messages)
+    assert sum(Press.SUCCESS in each for each in pressed) <= sum(
+        bool(message and message[0]) for message in messages
+    )
 
 
 def test_two_presses_on_one_button_are_refused_and_missing_buttons_named():
-    with pytest.raises(ValueError, match="start and success are both on button 0; give each its own"):
+    with pytest.raises(
+        ValueError, match="start and success are both on button 0; give each its own"
+    ):
         Buttons({Press.START: 0, Press.SUCCESS: 0})
     assert Buttons({Press.START: 7, Press.UNDO: 1}).missing([0] * 4) == ["start"]
 
@@ -70,9 +82,16 @@ def shown(status, **options):
 
 def status(**changes):
     stream = SimpleNamespace(
-        topic="/scene_camera/image_raw", expected_hz=30.0, measured_hz=14.9, longest_gap_s=0.4, age_s=0.012, received=44, lost=2,
-        verdict=2, reason="",
-    )  # fmt: skip
+        topic="/scene_camera/image_raw",
+        expected_hz=30.0,
+        measured_hz=14.9,
+        longest_gap_s=0.4,
+        age_s=0.012,
+        received=44,
+        lost=2,
+        verdict=2,
+        reason="",
+    )
     values = {
         "state": State.RECORDING,
         "verdict": 2,
@@ -109,7 +128,12 @@ def test_what_a_person_sees_while_recording():
 
 @pytest.mark.parametrize(
     ("state", "part"),
-    [(State.IDLE, "READY   last: FAIL"), (State.COUNTDOWN, "GET READY   2"), (State.FINISHING, "WRITING"), (State.INACTIVE, "NOT")],
+    [
+        (State.IDLE, "READY   last: FAIL"),
+        (State.COUNTDOWN, "GET READY   2"),
+        (State.FINISHING, "WRITING"),
+        (State.INACTIVE, "NOT"),
+    ],
 )
 def test_every_state_has_its_banner(state, part):
     assert part in shown(status(state=state))
@@ -121,7 +145,9 @@ def test_before_a_recorder_answers_and_while_typing():
 
 
 def test_the_banner_shows_the_instruction_that_counts():
-    """Between two episodes that is the one typed for the next; while one is recorded its own, with the next one beside it."""
+    """Between two episodes that is the one typed for the next; while one is recorded its own, with
+    the next one beside it.
+    """
     assert "pick the red cube" in shown(status(state=State.IDLE))
     idle = shown(status(state=State.IDLE), next_instruction="fold the towel")
     assert "fold the towel" in idle and "pick the red cube" not in idle

@@ -1,4 +1,6 @@
-"""SIGKILL at random moments, for real: nothing but the last second is lost, and every survivor opens."""
+"""SIGKILL at random moments, for real: nothing but the last second is lost, and every survivor
+opens.
+"""
 
 import os
 import random
@@ -18,7 +20,8 @@ KILLS = 12
 LOST_S = 1.0
 PERIOD_S = 0.01  # between two messages, at least: a busy machine makes fewer
 
-# Imports once and forks a recorder for every line: what is killed is a process with the recorder's queue and threads.
+# Imports once and forks a recorder for every line: what is killed is a process with the recorder's
+# queue and threads.
 RECORDERS = """
 import os, sys, time
 import numpy as np
@@ -51,13 +54,19 @@ for line in sys.stdin:
         queue.put("/count", bytes(messages.string(str(number))), now)
         os.pwrite(progress, b"%12d" % number, 0)
         time.sleep(PERIOD_S)
-""".replace("PERIOD_S", str(PERIOD_S))
+""".replace("PERIOD_S", str(PERIOD_S))  # noqa: E501
 
 
 @pytest.fixture
 def recorders():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", RECORDERS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RECORDERS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     yield process
     process.stdin.close()
     process.wait(PATIENCE_S)
@@ -70,11 +79,15 @@ def queued(count):
 
 @pytest.mark.slow
 def test_many_kills_cost_a_second_at_most_each(recorders, tmp_path):
-    """A second of messages: on a busy machine there are fewer in a second, and fewer may be lost."""
+    """A second of messages: on a busy machine there are fewer in a second, and fewer may be
+    lost.
+    """
     moments, losses = random.Random(0), []
     for kill in range(KILLS):
         folder, count = tmp_path / str(kill), tmp_path / f"{kill}.count"
-        recorders.stdin.write(f"{folder} {8 if kill % 2 else 240}\n")  # chunks that end by time, and by size
+        recorders.stdin.write(
+            f"{folder} {8 if kill % 2 else 240}\n"
+        )  # chunks that end by time, and by size
         recorders.stdin.flush()
         pid = int(recorders.stdout.readline())
         moment, end = moments.uniform(0.2, 1.6) / PERIOD_S, time.monotonic() + PATIENCE_S
@@ -86,12 +99,21 @@ def test_many_kills_cost_a_second_at_most_each(recorders, tmp_path):
         try:
             recovered = recover_episode(folder / "episode.partial")
         except (RecoveryError, OSError):
-            assert queued(count) * PERIOD_S < 1.1 * LOST_S, f"kill {kill}: nothing is left of {queued(count)} messages"
+            assert queued(count) * PERIOD_S < 1.1 * LOST_S, (
+                f"kill {kill}: nothing is left of {queued(count)} messages"
+            )
             continue
         verify_episode(recovered.path)
         with AnyReader([recovered.path]) as reader:
-            read = [int(reader.deserialize(data, c.msgtype).data) for c, _, data in reader.messages() if c.topic == "/count"]
+            read = [
+                int(reader.deserialize(data, c.msgtype).data)
+                for c, _, data in reader.messages()
+                if c.topic == "/count"
+            ]
         assert read == list(range(len(read))), "no gap before the end"
         losses.append((queued(count) - len(read)) * PERIOD_S)
     assert len(losses) >= KILLS * 0.4 and max(losses) < 1.1 * LOST_S, losses
-    print(f"{len(losses)} of {KILLS} recovered; lost at the end: median {sorted(losses)[len(losses) // 2]:.2f} s, most {max(losses):.2f} s")
+    print(
+        f"{len(losses)} of {KILLS} recovered; lost at the end: median"
+        f" {sorted(losses)[len(losses) // 2]:.2f} s, most {max(losses):.2f} s"
+    )

@@ -1,4 +1,6 @@
-"""PASS, WARN or FAIL, with a reason that names stream, figure and cure; streams are made in code, second by second."""
+"""PASS, WARN or FAIL, with a reason that names stream, figure and cure; streams are made in code,
+second by second.
+"""
 
 import struct
 
@@ -10,11 +12,29 @@ from synthetic_episodes import tiny_contract
 
 from sf_training.recording import messages
 from sf_training.recording.health import EpisodeHealth
-from sf_training.recording.stream_monitor import StreamMonitor, Verdict, header_stamp, is_stamped, joint_names
+from sf_training.recording.stream_monitor import (
+    StreamMonitor,
+    Verdict,
+    header_stamp,
+    is_stamped,
+    joint_names,
+)
 from sf_training.recording.topics import episode_topics
 
-SCENE, WRIST, JOINTS, TELEOP = "/scene_camera/image_raw", "/wrist_camera/image_raw", "/joint_states", "/teleop/joint_command"
-RATES = {SCENE: 30, WRIST: 30, JOINTS: 100, TELEOP: 50, "/scene_camera/camera_info": 30, "/wrist_camera/camera_info": 30}
+SCENE, WRIST, JOINTS, TELEOP = (
+    "/scene_camera/image_raw",
+    "/wrist_camera/image_raw",
+    "/joint_states",
+    "/teleop/joint_command",
+)
+RATES = {
+    SCENE: 30,
+    WRIST: 30,
+    JOINTS: 100,
+    TELEOP: 50,
+    "/scene_camera/camera_info": 30,
+    "/wrist_camera/camera_info": 30,
+}
 RATES |= {"/scene_camera/depth/image_raw": 30, "/wrist_camera/depth/image_raw": 30}
 BEGIN = 1000.0
 NAMES = tiny_contract().command_joints
@@ -29,7 +49,9 @@ def joints_at(seconds):
 
 
 class Robot:
-    """All streams of the contract at their rates; ``change(topic, stamp) -> stamps`` may drop, repeat or move messages."""
+    """All streams of the contract at their rates; ``change(topic, stamp) -> stamps`` may drop,
+    repeat or move messages.
+    """
 
     def __init__(self, delay=0.01):
         contract = tiny_contract()
@@ -37,7 +59,11 @@ class Robot:
         self.delay = delay
 
     def run(self, begin, seconds, change=lambda topic, stamp: [stamp]):
-        events = [(begin + n / rate, topic) for topic, rate in RATES.items() for n in range(int(seconds * rate))]
+        events = [
+            (begin + n / rate, topic)
+            for topic, rate in RATES.items()
+            for n in range(int(seconds * rate))
+        ]
         for time, topic in sorted(events):
             for stamp in change(topic, time):
                 data = joints_at(stamp) if topic == JOINTS else stamped(stamp)
@@ -61,29 +87,42 @@ def test_a_good_episode_passes_with_its_rates():
     assert (report.verdict, report.reasons) == (Verdict.PASS, ())
     scene = next(stream for stream in report.streams if stream.topic == SCENE)
     assert scene.measured_hz == pytest.approx(30, abs=0.6) and scene.expected_hz == 30
-    assert scene.longest_gap_s == pytest.approx(1 / 30, abs=0.012) and scene.age_s == pytest.approx(0.01)
+    assert scene.longest_gap_s == pytest.approx(1 / 30, abs=0.012) and scene.age_s == pytest.approx(
+        0.01
+    )
     assert report.skew_s == pytest.approx(0, abs=1e-6)
 
 
 def test_a_camera_slower_than_believed_fails():
-    report = Robot().episode(change=lambda topic, stamp: [stamp] if topic != SCENE or round(stamp * 30) % 2 else [])
+    report = Robot().episode(
+        change=lambda topic, stamp: [stamp] if topic != SCENE or round(stamp * 30) % 2 else []
+    )
     assert report.verdict == Verdict.FAIL
     assert f"{SCENE}: 15.0 Hz instead of 30 Hz" in reasons(report)
 
 
 def test_a_camera_a_little_slow_is_a_warning():
-    report = Robot().episode(change=lambda topic, stamp: [stamp] if topic != SCENE or round(stamp * 30) % 10 else [])
+    report = Robot().episode(
+        change=lambda topic, stamp: [stamp] if topic != SCENE or round(stamp * 30) % 10 else []
+    )
     assert report.verdict == Verdict.WARN
     assert f"{SCENE}: 27.0 Hz instead of 30 Hz" in reasons(report)
 
 
 @pytest.mark.parametrize(("pause", "verdict"), [(0.45, Verdict.WARN), (3.0, Verdict.FAIL)])
 def test_a_camera_that_stops_and_returns(pause, verdict):
-    report = Robot().episode(change=lambda topic, stamp: [] if topic == WRIST and 4 <= stamp - BEGIN < 4 + pause else [stamp])
+    report = Robot().episode(
+        change=lambda topic, stamp: (
+            [] if topic == WRIST and 4 <= stamp - BEGIN < 4 + pause else [stamp]
+        )
+    )
     assert report.verdict == verdict
     assert f"{WRIST}: nothing for {pause:.1f}" in reasons(report) or verdict == Verdict.FAIL
     if verdict == Verdict.FAIL:
-        assert "a policy would have had no observation, mostly: camera wrist: the newest image is" in reasons(report)
+        assert (
+            "a policy would have had no observation, mostly: camera wrist: the newest image is"
+            in reasons(report)
+        )
     stream = next(stream for stream in report.streams if stream.topic == WRIST)
     assert stream.longest_gap_s == pytest.approx(pause, abs=0.05)
 
@@ -93,8 +132,14 @@ def test_a_camera_that_never_returns_is_seen_at_once():
     robot.run(BEGIN - 3, 3)
     robot.health.begin(BEGIN)
     robot.run(BEGIN, 2.0, lambda topic, stamp: [] if topic == WRIST else [stamp])
-    stream = next(stream for stream in robot.health.report(BEGIN + 2.0).streams if stream.topic == WRIST)
-    assert stream.received == 0 and stream.verdict == Verdict.FAIL and "no message; start its publisher" in stream.reason
+    stream = next(
+        stream for stream in robot.health.report(BEGIN + 2.0).streams if stream.topic == WRIST
+    )
+    assert (
+        stream.received == 0
+        and stream.verdict == Verdict.FAIL
+        and "no message; start its publisher" in stream.reason
+    )
 
 
 def test_everything_stops():
@@ -109,14 +154,25 @@ def test_everything_stops():
 def test_cameras_further_apart_than_the_policy_allows():
     """Both send 5 images per second, 0.1 s after each other."""
     phases = {SCENE: 0, WRIST: 3}
-    late = Robot().episode(change=lambda topic, stamp: [stamp] if round(stamp * 30) % 6 == phases.get(topic, round(stamp * 30) % 6) else [])
-    assert late.verdict == Verdict.FAIL and "0.100 s apart, budgets.camera_skew_s allows 0.05 s" in reasons(late)
+    late = Robot().episode(
+        change=lambda topic, stamp: (
+            [stamp] if round(stamp * 30) % 6 == phases.get(topic, round(stamp * 30) % 6) else []
+        )
+    )
+    assert (
+        late.verdict == Verdict.FAIL
+        and "0.100 s apart, budgets.camera_skew_s allows 0.05 s" in reasons(late)
+    )
     assert late.skew_s == pytest.approx(0.1, abs=0.001)
 
 
 def test_images_older_than_the_policy_allows():
-    report = Robot().episode(change=lambda topic, stamp: [stamp - 0.5] if topic in (SCENE, WRIST) else [stamp])
-    assert report.verdict == Verdict.FAIL and "budgets.observation_age_s allows 0.25 s" in reasons(report)
+    report = Robot().episode(
+        change=lambda topic, stamp: [stamp - 0.5] if topic in (SCENE, WRIST) else [stamp]
+    )
+    assert report.verdict == Verdict.FAIL and "budgets.observation_age_s allows 0.25 s" in reasons(
+        report
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,12 +185,18 @@ def test_images_older_than_the_policy_allows():
 )
 @pytest.mark.parametrize(("every", "verdict"), [(200, Verdict.WARN), (3, Verdict.FAIL)])
 def test_bad_stamps_are_counted(change, text, every, verdict):
-    report = Robot().episode(change=lambda topic, stamp: change(stamp) if topic == SCENE and round(stamp * 30) % every == 0 else [stamp])
+    report = Robot().episode(
+        change=lambda topic, stamp: (
+            change(stamp) if topic == SCENE and round(stamp * 30) % every == 0 else [stamp]
+        )
+    )
     assert report.verdict == verdict and text in reasons(report) and SCENE in reasons(report)
 
 
 def test_a_status_that_comes_twice_at_one_moment_is_nothing_to_worry_about():
-    report = Robot().episode(change=lambda topic, stamp: [stamp, stamp] if topic == TELEOP else [stamp])
+    report = Robot().episode(
+        change=lambda topic, stamp: [stamp, stamp] if topic == TELEOP else [stamp]
+    )
     assert (report.verdict, report.reasons) == (Verdict.PASS, ())
 
 
@@ -145,7 +207,9 @@ def test_lost_messages_warn_and_many_fail():
     assert robot.health.report(BEGIN + 10).verdict == Verdict.WARN
     robot.health.lost(SCENE, 9)
     report = robot.health.report(BEGIN + 10)
-    assert report.verdict == Verdict.FAIL and f"{SCENE}: 10 messages were lost (3.2 %)" in reasons(report)
+    assert report.verdict == Verdict.FAIL and f"{SCENE}: 10 messages were lost (3.2 %)" in reasons(
+        report
+    )
 
 
 def test_a_clock_that_is_set_fails():
@@ -157,7 +221,10 @@ def test_a_clock_that_is_set_fails():
 
 def test_an_arm_that_nobody_moved_is_told():
     report = Robot().episode(change=lambda topic, stamp: [] if topic == TELEOP else [stamp])
-    assert report.verdict == Verdict.WARN and f"no message on {TELEOP}, so there is nothing to learn from" in reasons(report)
+    assert (
+        report.verdict == Verdict.WARN
+        and f"no message on {TELEOP}, so there is nothing to learn from" in reasons(report)
+    )
 
 
 def test_one_instruction_at_a_time():
@@ -181,7 +248,9 @@ def test_the_next_episode_starts_clean():
 
 
 def test_before_an_episode_the_last_seconds_count():
-    robot = Robot().run(BEGIN, 4, lambda topic, stamp: [] if topic == WRIST and stamp > BEGIN + 0.5 else [stamp])
+    robot = Robot().run(
+        BEGIN, 4, lambda topic, stamp: [] if topic == WRIST and stamp > BEGIN + 0.5 else [stamp]
+    )
     report = robot.health.report(BEGIN + 4)
     assert report.verdict == Verdict.FAIL and f"{WRIST}: 0.0 Hz instead of 30 Hz" in reasons(report)
 
@@ -204,19 +273,32 @@ def test_stamps_are_read_from_the_bytes(sec, nanosec):
     assert header_stamp(big_endian) == pytest.approx(sec + nanosec * 1e-9)
 
 
-@given(st.text(max_size=9), st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6), max_size=5))
+@given(
+    st.text(max_size=9),
+    st.lists(
+        st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=6), max_size=5
+    ),
+)
 def test_names_of_joints_are_read_from_the_bytes(frame, names):
     store = messages.typestore()
-    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](1, 2), frame.replace("\0", ""))
+    header = store.types["std_msgs/msg/Header"](
+        store.types["builtin_interfaces/msg/Time"](1, 2), frame.replace("\0", "")
+    )
     state = store.types[messages.JOINT_STATE](header, names, *[np.zeros(len(names))] * 3)
     for little in (True, False):
         data = bytes(store.serialize_cdr(state, messages.JOINT_STATE, little_endian=little))
         assert joint_names(data) == names
-        assert len(joint_names(data[: len(data) // 2])) <= len(names)  # cut off: some or none, and no error
+        assert len(joint_names(data[: len(data) // 2])) <= len(
+            names
+        )  # cut off: some or none, and no error
 
 
 def test_messages_without_a_header_have_no_stamp():
-    assert not is_stamped(messages.STRING) and not is_stamped(messages.NUMBERS) and is_stamped(messages.IMAGE)
+    assert (
+        not is_stamped(messages.STRING)
+        and not is_stamped(messages.NUMBERS)
+        and is_stamped(messages.IMAGE)
+    )
     assert header_stamp(b"\0\1\0\0ab") == 0.0
 
 
@@ -231,4 +313,6 @@ def test_no_order_of_times_breaks_a_monitor(moves):
         health.add(SCENE, stamped(max(now - age, 0.0)), now)
         health.tick(now)
         report = health.report(now)
-        assert all(0 <= stream.measured_hz < 1e7 and stream.longest_gap_s >= 0 for stream in report.streams)
+        assert all(
+            0 <= stream.measured_hz < 1e7 and stream.longest_gap_s >= 0 for stream in report.streams
+        )

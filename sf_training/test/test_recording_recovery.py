@@ -28,14 +28,18 @@ rng = np.random.default_rng(0)
 def write_messages(writer, begin=0, count=CHUNKS * EACH):
     """Messages on two topics, a chunk for every EACH of them."""
     for number in range(begin, begin + count):
-        writer.write("/joint_states", messages.joint_state(number, ["a"], rng.normal(size=1)), number + 1)
+        writer.write(
+            "/joint_states", messages.joint_state(number, ["a"], rng.normal(size=1)), number + 1
+        )
         writer.write("/instruction", messages.string(f"say {number}"), number + 1)
         if number % EACH == EACH - 1:
             writer.flush()
 
 
 def open_writer(folder, name="episode", **options):
-    writer = EpisodeWriter(folder, tiny_contract(), instruction="pick", operator="anna", name=name, **options)
+    writer = EpisodeWriter(
+        folder, tiny_contract(), instruction="pick", operator="anna", name=name, **options
+    )
     writer.add_topic("/joint_states", messages.JOINT_STATE)
     writer.add_topic("/instruction", messages.STRING, offered_qos(Delivery.LATCHED))
     return writer
@@ -44,13 +48,19 @@ def open_writer(folder, name="episode", **options):
 def numbers(bag):
     """What was said, from a finished bag, as any reader sees it."""
     with AnyReader([bag]) as reader:
-        said = [reader.deserialize(data, c.msgtype).data for c, _, data in reader.messages() if c.topic == "/instruction"]
+        said = [
+            reader.deserialize(data, c.msgtype).data
+            for c, _, data in reader.messages()
+            if c.topic == "/instruction"
+        ]
         assert sum(c.topic == "/joint_states" for c, _, _ in reader.messages()) == len(said)
     return [int(text.split()[1]) for text in said]
 
 
 def custom_data(bag):
-    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
 
 
 class CutOff(tuple):
@@ -83,7 +93,9 @@ def lay_down(folder, data):
     return partial
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(share=st.floats(0, 1))
 def test_wherever_it_was_cut_all_whole_chunks_are_recovered(cut_off, tmp_path, share):
     data, ends = cut_off
@@ -108,10 +120,16 @@ def test_wherever_it_was_cut_all_whole_chunks_are_recovered(cut_off, tmp_path, s
 def test_what_was_recorded_beside_the_messages_is_kept(cut_off, tmp_path):
     recovered = recover_episode(lay_down(tmp_path, cut_off[0][:-7]))
     custom = custom_data(recovered.path)
-    assert (custom["instruction"], custom["operator"], custom["verdict"]) == ("pick", "anna", "WARN")
+    assert (custom["instruction"], custom["operator"], custom["verdict"]) == (
+        "pick",
+        "anna",
+        "WARN",
+    )
     assert custom["note"].startswith("unfinished") and "end is missing" in custom["reasons"]
     with AnyReader([recovered.path]) as reader:
-        said = next(connection for connection in reader.connections if connection.topic == "/instruction")
+        said = next(
+            connection for connection in reader.connections if connection.topic == "/instruction"
+        )
         assert said.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
@@ -146,7 +164,9 @@ def test_an_episode_that_was_ended_keeps_its_outcome(tmp_path, cut):
 def test_a_recorder_that_lives_is_left_alone(tmp_path):
     with open_writer(tmp_path) as writer:
         write_messages(writer)
-        with pytest.raises(RecoveryError, match="a recorder is still writing it; stop that one first"):
+        with pytest.raises(
+            RecoveryError, match="a recorder is still writing it; stop that one first"
+        ):
             recover_episode(tmp_path / "episode.partial")
         write_messages(writer, CHUNKS * EACH)
         assert numbers(writer.finish("success")) == list(range(2 * CHUNKS * EACH))
@@ -195,7 +215,9 @@ def test_finished_episodes_are_read_only_and_every_changed_bit_is_found(tmp_path
     data = bytearray(file.read_bytes())
     data[rng.integers(len(data))] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ChecksumError, match=r"episode_0.mcap: is not what was recorded \(checksum differs\)"):
+    with pytest.raises(
+        ChecksumError, match=r"episode_0.mcap: is not what was recorded \(checksum differs\)"
+    ):
         verify_episode(bag)
     file.unlink()
     with pytest.raises(ChecksumError, match="cannot be read"):
@@ -203,7 +225,9 @@ def test_finished_episodes_are_read_only_and_every_changed_bit_is_found(tmp_path
 
 
 def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
-    """A real limit on the file's size in a process of its own: the kernel refuses the write as a full disk does."""
+    """A real limit on the file's size in a process of its own: the kernel refuses the write as a
+    full disk does.
+    """
     code = (
         "import resource, signal, sys\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -218,10 +242,14 @@ def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
         "except EpisodeWriteError as error:\n"
         "    sys.exit(str(error))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     partial = tmp_path / "episode.partial"
-    assert result.stderr.strip() == (
-        f"{tmp_path}/episode: the disk is full, what was written is in {partial}; free some space and then `sf_training recover {partial}`"
+    assert (
+        result.stderr.strip()
+        == f"{tmp_path}/episode: the disk is full, what was written is in {partial}; free some"
+        f" space and then `sf_training recover {partial}`"
     )
     said = numbers(recover_episode(partial).path)
     assert len(said) >= EACH and said == list(range(len(said)))
@@ -240,7 +268,9 @@ def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
         for writer in (first, second):
             write_messages(writer)
         paths = [writer.finish("success") for writer in (first, second)]
-    assert len(set(paths)) == 2 and all(numbers(path) == list(range(CHUNKS * EACH)) for path in paths)
+    assert len(set(paths)) == 2 and all(
+        numbers(path) == list(range(CHUNKS * EACH)) for path in paths
+    )
     with pytest.raises(EpisodeWriteError, match="exists already"):
         open_writer(tmp_path, paths[0].name)
 
@@ -256,7 +286,10 @@ def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp
     assert verification.main([str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "1 of 1 episodes are what was recorded; 1 more was never finished" in said.out
-    assert f"torn.partial: was never finished; recover with `ros2 run sf_training sf_training recover {left}`" in said.err
+    assert (
+        "torn.partial: was never finished; recover with `ros2 run sf_training sf_training recover"
+        f" {left}`" in said.err
+    )
     shutil.rmtree(left)
     with open_writer(tmp_path / "day", "now"):
         assert verification.main([str(tmp_path)]) == 0 and not recovery.cut_off(tmp_path / "day")

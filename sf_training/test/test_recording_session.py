@@ -1,4 +1,6 @@
-"""What the recorder does between episodes and within one, without ROS: times and streams are made in code."""
+"""What the recorder does between episodes and within one, without ROS: times and streams are made
+in code.
+"""
 
 import json
 import shutil
@@ -19,7 +21,12 @@ from sf_training.recording.queued_writer import QueuedWriter
 from sf_training.recording.session import RecordingSession, SessionError, State
 from sf_training.recording.stream_monitor import Verdict
 
-SCENE, WRIST, JOINTS, TELEOP = "/scene_camera/image_raw", "/wrist_camera/image_raw", "/joint_states", "/teleop/joint_command"
+SCENE, WRIST, JOINTS, TELEOP = (
+    "/scene_camera/image_raw",
+    "/wrist_camera/image_raw",
+    "/joint_states",
+    "/teleop/joint_command",
+)
 PIXELS = np.zeros((24, 32, 3), np.uint8)
 NAMES = tiny_contract().command_joints
 
@@ -43,7 +50,9 @@ class Desk:
             TELEOP: messages.joint_state(self.now, NAMES, np.zeros(7)),
         }
         for topic, data in streams.items():
-            self.session.add(topic, bytes(data), round(self.now * 1e9), None, self.sequence, topic.encode())
+            self.session.add(
+                topic, bytes(data), round(self.now * 1e9), None, self.sequence, topic.encode()
+            )
         return self.session.tick(self.now, self.steady)
 
     def start(self, instruction="pick", countdown_s=0.0):
@@ -62,7 +71,9 @@ def desk(tmp_path):
 
 
 def custom_data(bag):
-    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    return yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
 
 
 def count(bag, topic):
@@ -77,7 +88,9 @@ def test_the_verdict_and_its_reasons_are_in_the_bag(desk):
     finished = desk.end()
     assert finished.done and finished.verdict == Verdict.WARN  # no calibration and no depth came
     custom = custom_data(finished.path)
-    assert custom["verdict"] == "WARN" and any("camera_info: no message" in reason for reason in json.loads(custom["reasons"]))
+    assert custom["verdict"] == "WARN" and any(
+        "camera_info: no message" in reason for reason in json.loads(custom["reasons"])
+    )
     assert desk.session.outcomes["success"] == 1 and desk.session.state == State.IDLE
 
 
@@ -110,9 +123,13 @@ def test_what_cannot_be_done_now_is_told(desk):
     with pytest.raises(SessionError, match="no episode is being recorded; start one first"):
         desk.end()
     desk.start()
-    with pytest.raises(SessionError, match="an episode is being recorded; stop or discard it first"):
+    with pytest.raises(
+        SessionError, match="an episode is being recorded; stop or discard it first"
+    ):
         desk.start()
-    with pytest.raises(SessionError, match="must be one of success, failure, discarded, got 'fine'"):
+    with pytest.raises(
+        SessionError, match="must be one of success, failure, discarded, got 'fine'"
+    ):
         desk.end("fine")
     desk.frame()
     complete = desk.session.end("success", "", desk.now)
@@ -159,7 +176,9 @@ def test_a_disk_that_will_be_full_soon_warns(desk, monkeypatch):
 
 
 def test_a_slow_disk_costs_messages_and_the_verdict_says_so(desk, monkeypatch):
-    """The disk stands still: the callbacks go on, the queue fills, what is dropped is counted in the bag."""
+    """The disk stands still: the callbacks go on, the queue fills, what is dropped is counted in
+    the bag.
+    """
     allowed = threading.Event()
     write = EpisodeWriter.write
 
@@ -168,14 +187,18 @@ def test_a_slow_disk_costs_messages_and_the_verdict_says_so(desk, monkeypatch):
         write(self, *arguments)
 
     monkeypatch.setattr(EpisodeWriter, "write", slowly)
-    monkeypatch.setattr(session, "QueuedWriter", lambda writer: QueuedWriter(writer, capacity=100_000))
+    monkeypatch.setattr(
+        session, "QueuedWriter", lambda writer: QueuedWriter(writer, capacity=100_000)
+    )
     desk.start()
     for _ in range(60):
         desk.frame()
     assert desk.session.queue.share > 0.9
     allowed.set()
     finished = desk.end()
-    assert finished.verdict == Verdict.FAIL and any("messages were lost" in reason for reason in finished.reasons)
+    assert finished.verdict == Verdict.FAIL and any(
+        "messages were lost" in reason for reason in finished.reasons
+    )
     drops = json.loads(custom_data(finished.path)["drops"])
     assert drops[SCENE] > 20 and count(finished.path, SCENE) == 60 - drops[SCENE]
 
@@ -192,7 +215,11 @@ def test_a_disk_that_refuses_keeps_what_was_written_and_the_session_goes_on(desk
     with monkeypatch.context() as patch:
         patch.setattr("sf_training.recording.mcap_file.McapFile.flush", refuse)
         finished = desk.end()
-    assert not finished.done and "sf_training recover" in finished.sentence and finished.verdict == Verdict.FAIL
+    assert (
+        not finished.done
+        and "sf_training recover" in finished.sentence
+        and finished.verdict == Verdict.FAIL
+    )
     assert [path.name.endswith(".partial") for path in desk.directory.iterdir()] == [True]
     desk.start()
     desk.frame()
@@ -201,9 +228,20 @@ def test_a_disk_that_refuses_keeps_what_was_written_and_the_session_goes_on(desk
 
 def test_an_episode_without_a_camera_is_not_a_success(desk):
     desk.start()
-    desk.session.add(JOINTS, bytes(messages.joint_state(desk.now, NAMES, np.zeros(7))), round(desk.now * 1e9), None, 99, JOINTS.encode())
+    desk.session.add(
+        JOINTS,
+        bytes(messages.joint_state(desk.now, NAMES, np.zeros(7))),
+        round(desk.now * 1e9),
+        None,
+        99,
+        JOINTS.encode(),
+    )
     finished = desk.end("success")
-    assert not finished.done and finished.outcome == "discarded" and "no message on /scene_camera" in custom_data(finished.path)["note"]
+    assert (
+        not finished.done
+        and finished.outcome == "discarded"
+        and "no message on /scene_camera" in custom_data(finished.path)["note"]
+    )
 
 
 def test_two_recorders_in_one_directory_keep_their_own(tmp_path):
@@ -226,7 +264,10 @@ def test_the_last_episode_is_found_and_a_label_changes_what_counts(desk):
         desk.end(outcome)
     path = find_episode(desk.directory, "", desk.session.last.path)
     assert path == desk.session.last.path and outcome_of(path) == "failure"
-    assert find_episode(desk.directory, path.name) == path and find_episode(desk.directory, "") in desk.directory.iterdir()
+    assert (
+        find_episode(desk.directory, path.name) == path
+        and find_episode(desk.directory, "") in desk.directory.iterdir()
+    )
     add_label(path, outcome="success")
     desk.session.relabelled("failure", outcome_of(path))
     assert desk.session.outcomes["success"] == 2 and not desk.session.outcomes["failure"]

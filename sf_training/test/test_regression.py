@@ -31,7 +31,17 @@ def place(tmp_path_factory):
 
 
 def run(place, *arguments: object, out: str = "result.json") -> int:
-    return main(["--bags", str(place / "bags"), "--out", str(place / out), "--device", "cpu", *map(str, arguments)])
+    return main(
+        [
+            "--bags",
+            str(place / "bags"),
+            "--out",
+            str(place / out),
+            "--device",
+            "cpu",
+            *map(str, arguments),
+        ]
+    )
 
 
 def test_a_checkpoint_is_no_regression_of_itself_nor_of_one_a_little_better(place, capsys):
@@ -53,7 +63,20 @@ def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(p
     assert found["columns"]["x"]["now"] == pytest.approx((30 - labels).mean(), abs=1e-4)
     assert len(found["regressions"]) == 4 + 2
     assert (place / "result.png").stat().st_size > 10_000
-    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good", "--tolerance", "9", "--episode-tolerance", "9") == 0
+    assert (
+        run(
+            place,
+            "--checkpoint",
+            place / "bad",
+            "--baseline",
+            place / "good",
+            "--tolerance",
+            "9",
+            "--episode-tolerance",
+            "9",
+        )
+        == 0
+    )
 
 
 def test_a_saved_result_stands_for_the_checkpoint_that_made_it(place, capsys):
@@ -61,7 +84,17 @@ def test_a_saved_result_stands_for_the_checkpoint_that_made_it(place, capsys):
     assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good.json") == 1
     assert run(place, "--checkpoint", place / "same", "--baseline", place / "good.json") == 0
     # a result may replace the baseline it was compared with, as a lab would keep one file
-    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good.json", out="good.json") == 0
+    assert (
+        run(
+            place,
+            "--checkpoint",
+            place / "same",
+            "--baseline",
+            place / "good.json",
+            out="good.json",
+        )
+        == 0
+    )
 
 
 def test_without_a_baseline_it_must_be_better_than_no_model(place, capsys):
@@ -90,7 +123,9 @@ def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(place, capsys
     others = [each | {"checksum": "x"} for each in whole["episodes"]]
     assert "has no episode in common" in broken(json.dumps(whole | {"episodes": others}))
     others = [each | {"digest": "x"} for each in whole["episodes"]]
-    assert "other labels (the rules that make them have changed)" in broken(json.dumps(whole | {"episodes": others}))
+    assert "other labels (the rules that make them have changed)" in broken(
+        json.dumps(whole | {"episodes": others})
+    )
     assert run(place, "--checkpoint", good, "--baseline", place / "nowhere.json") == 2
     assert "give a checkpoint directory or a JSON" in capsys.readouterr().err
     other = constant_checkpoint(place / "other", tiny_contract(action={"step_s": 0.2}), 1.0)
@@ -109,9 +144,7 @@ def episode(name: str, value: float, labels: int = 10) -> EpisodeErrors:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    before=st.lists(st.floats(0, 1), min_size=1, max_size=6),
-    growth=st.floats(0, 3),
-    data=st.data(),
+    before=st.lists(st.floats(0, 1), min_size=1, max_size=6), growth=st.floats(0, 3), data=st.data()
 )
 def test_episodes_are_worse_exactly_where_the_stated_rule_says_so(before, growth, data):
     now = [value * (1 + data.draw(st.floats(0, growth))) for value in before]
@@ -122,21 +155,37 @@ def test_episodes_are_worse_exactly_where_the_stated_rule_says_so(before, growth
         TOLERANCES,
     )
     for change, one, two in zip(found.episodes, now, before, strict=True):
-        assert ("m" in change.worse) == (one - two > max(0.5 * two, 0.0005)) or np.isclose(one - two, max(0.5 * two, 0.0005))
+        assert ("m" in change.worse) == (one - two > max(0.5 * two, 0.0005)) or np.isclose(
+            one - two, max(0.5 * two, 0.0005)
+        )
     mean_now, mean_before = np.mean(now), np.mean(before)
-    assert found.columns[0].worse == (mean_now - mean_before > max(0.05 * mean_before, 0.0005)) or np.isclose(
-        mean_now - mean_before, max(0.05 * mean_before, 0.0005)
+    assert found.columns[0].worse == (
+        mean_now - mean_before > max(0.05 * mean_before, 0.0005)
+    ) or np.isclose(mean_now - mean_before, max(0.05 * mean_before, 0.0005))
+    assert bool(found.regressions) == (
+        any(each.worse for each in found.columns) or any(each.worse for each in found.episodes)
     )
-    assert bool(found.regressions) == (any(each.worse for each in found.columns) or any(each.worse for each in found.episodes))
 
 
 def test_episodes_without_a_counterpart_are_counted_and_left_out():
-    found = compare(CONTRACT, [episode("a", 0.1), episode("b", 9.0)], [episode("a", 0.1), episode("c", 0.0)], TOLERANCES)
-    assert found.left_out == 1 and not found.regressions and [each.name for each in found.episodes] == ["a"]
+    found = compare(
+        CONTRACT,
+        [episode("a", 0.1), episode("b", 9.0)],
+        [episode("a", 0.1), episode("c", 0.0)],
+        TOLERANCES,
+    )
+    assert (
+        found.left_out == 1
+        and not found.regressions
+        and [each.name for each in found.episodes] == ["a"]
+    )
 
 
 def test_a_change_that_may_be_chance_is_told_so():
     before = [episode(str(n), 0.1) for n in range(6)]
-    now = [replace(each, errors=episode("", 0.1 + (0.3 if n == 0 else -0.02)).errors) for n, each in enumerate(before)]
+    now = [
+        replace(each, errors=episode("", 0.1 + (0.3 if n == 0 else -0.02)).errors)
+        for n, each in enumerate(before)
+    ]
     sentences = compare(CONTRACT, now, before, TOLERANCES).regressions
     assert "this may be chance: judge on more episodes" in sentences[0]

@@ -1,4 +1,6 @@
-"""Settings of a run that decide what is learned: what reaches the loss, the adapters and the statistics, and what is saved."""
+"""Settings of a run that decide what is learned: what reaches the loss, the adapters and the
+statistics, and what is saved.
+"""
 
 from dataclasses import asdict, replace
 
@@ -22,7 +24,8 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "expected"), [("nano", None, 0.3), ("smolvlm", None, 1.0), ("pi0", None, 1.0), ("nano", 0.7, 0.7)]
+    ("name", "given", "expected"),
+    [("nano", None, 0.3), ("smolvlm", None, 1.0), ("pi0", None, 1.0), ("nano", 0.7, 0.7)],
 )
 def test_the_gripper_weighs_as_asked_or_as_its_authors_train_it(name, given, expected, root):
     run = make_run(name, root, 3, gripper_weight=given)
@@ -32,11 +35,25 @@ def test_the_gripper_weighs_as_asked_or_as_its_authors_train_it(name, given, exp
 
 def test_saved_settings_name_what_the_model_decided(root):
     saved = asdict(make_run("smolvlm", root, 3).settings)
-    wanted = {"optimizer": "adamw", "learning_rate": 2e-3, "gripper_weight": 1.0, "preset": "openvla", "teacher_channels": 0}
+    wanted = {
+        "optimizer": "adamw",
+        "learning_rate": 2e-3,
+        "gripper_weight": 1.0,
+        "preset": "openvla",
+        "teacher_channels": 0,
+    }
     assert {name: saved[name] for name in wanted} == wanted
     student_ = student("nano", root)
-    settings = resolved(Settings(data=root, out=root, student=student_.settings, width=32), student_)
-    found = (settings.optimizer, settings.learning_rate, settings.gripper_weight, settings.teacher_channels, settings.preset)
+    settings = resolved(
+        Settings(data=root, out=root, student=student_.settings, width=32), student_
+    )
+    found = (
+        settings.optimizer,
+        settings.learning_rate,
+        settings.gripper_weight,
+        settings.teacher_channels,
+        settings.preset,
+    )
     assert found == ("muon", 2e-3, 0.3, 128, None)
     assert resolved(settings, student_) == settings
 
@@ -45,11 +62,14 @@ def test_saved_settings_name_what_the_model_decided(root):
 def test_adapters_start_as_asked(init, root):
     built = student("llava", root, train_language="lora", lora=replace(SMALL_LORA, init=init))
     downs = [value for name, value in built.model.named_parameters() if "lora_A" in name]
-    # peft: kaiming_uniform(a=sqrt 5) is uniform within 1 / sqrt(inputs); gaussian is normal with deviation 1 / rank.
+    # peft: kaiming_uniform(a=sqrt 5) is uniform within 1 / sqrt(inputs); gaussian is normal with
+    # deviation 1 / rank.
     limit = [float(down.detach().abs().max()) * down.shape[1] ** 0.5 for down in downs]
     assert (max(limit) <= 1.0 + 1e-5) == (init == "kaiming")
     if init == "gaussian":
-        assert float(torch.cat([down.detach().flatten() for down in downs]).std()) == pytest.approx(1 / SMALL_LORA.rank, rel=0.1)
+        assert float(torch.cat([down.detach().flatten() for down in downs]).std()) == pytest.approx(
+            1 / SMALL_LORA.rank, rel=0.1
+        )
 
 
 def test_quantiles_clip_what_lies_beyond_and_come_back_from_the_file():
@@ -62,7 +82,9 @@ def test_quantiles_clip_what_lies_beyond_and_come_back_from_the_file():
         scaled = part.action.normalise(values)
         assert scaled[0].tolist() == [1.0, -1.0] and np.abs(scaled).max() == 1.0
         low, high = np.quantile(values, (0.01, 0.99), axis=0)
-        assert part.state.mean == pytest.approx((low + high) / 2) and part.state.std == pytest.approx((high - low) / 2)
+        assert part.state.mean == pytest.approx(
+            (low + high) / 2
+        ) and part.state.std == pytest.approx((high - low) / 2)
     assert not Columns(np.zeros(1), np.ones(1)).clipped
 
 
@@ -70,7 +92,11 @@ def test_bars_without_a_mask_are_a_warning(root):
     built = student("llava", root)
     assert alignment_warnings(made(built, root), CONTRACT, built) == []
     (told,) = alignment_warnings(made(built, root, preset="paper_openvla"), CONTRACT, built)
-    assert "% of the aligned tokens show letterbox bars" in told and "paper_openvla" in told and "--alignment.mask True" in told
+    assert (
+        "% of the aligned tokens show letterbox bars" in told
+        and "paper_openvla" in told
+        and "--alignment.mask True" in told
+    )
     cropped = student("llava", root, fit="crop")
     assert alignment_warnings(made(cropped, root, preset="paper_openvla"), CONTRACT, cropped) == []
 
@@ -82,8 +108,14 @@ def made(built, root, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"milestones": (5,)}, "--schedule linear, --milestones 5: multistep needs milestones, the others take none"),
-        ({"schedule": "multistep"}, "--schedule multistep, --milestones none: multistep needs milestones"),
+        (
+            {"milestones": (5,)},
+            "--schedule linear, --milestones 5: multistep needs milestones, the others take none",
+        ),
+        (
+            {"schedule": "multistep"},
+            "--schedule multistep, --milestones none: multistep needs milestones",
+        ),
         ({"floor": 1.5}, "--floor: must lie between 0 and 1, got 1.5"),
         ({"clip": -1.0}, "--clip: must be above 0, or 0 to clip nothing, got -1.0"),
         ({"betas": (0.9, 1.0)}, "--betas: each must be at least 0 and below 1"),
@@ -101,7 +133,9 @@ def test_a_smaller_share_is_part_of_a_larger_one():
     episodes = np.arange(3, 43)
     small, large = share_of(episodes, 0.05), share_of(episodes, 0.5)
     assert len(small) == 2 and len(large) == 20 and set(small) < set(large) < set(episodes)
-    assert share_of(episodes, 1.0).tolist() == episodes.tolist() and len(share_of(episodes, 1e-9)) == 1
+    assert (
+        share_of(episodes, 1.0).tolist() == episodes.tolist() and len(share_of(episodes, 1e-9)) == 1
+    )
 
 
 def test_episodes_behind_links_are_found_once_and_a_loop_ends(tmp_path):

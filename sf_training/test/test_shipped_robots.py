@@ -1,4 +1,6 @@
-"""Every robot of config/robots: it loads, is simulated, and follows random chunks inside its limits."""
+"""Every robot of config/robots: it loads, is simulated, and follows random chunks inside its
+limits.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -81,7 +83,9 @@ class Follower:
         return self.sim.joint_positions()
 
     def random_target(self, random: np.random.Generator) -> np.ndarray:
-        """A pose not far away that the arm reaches inside box and limits without touching itself."""
+        """A pose not far away that the arm reaches inside box and limits without touching
+        itself.
+        """
         begin, lower, upper = self.sim.joint_positions(), self.limits.lower, self.limits.upper
         box = self.contract.workspace
         for attempt in range(1000):
@@ -130,8 +134,10 @@ class Follower:
             "position": (path >= limits.lower - 1e-6).all() and (path <= limits.upper + 1e-6).all(),
             "velocity": (np.abs(speed) <= 1.01 * limits.velocity).all(),
             "acceleration": (np.abs(bend) <= 1.1 * limits.acceleration).all(),
-            "workspace": (tool >= np.array(box.lower) - 2e-3).all()
-            and (tool <= np.array(box.upper) + 2e-3).all(),
+            "workspace": (
+                (tool >= np.array(box.lower) - 2e-3).all()
+                and (tool <= np.array(box.upper) + 2e-3).all()
+            ),
             "clip": not (
                 self.sim.controller.position_clips.any() or self.sim.controller.velocity_clips.any()
             ),

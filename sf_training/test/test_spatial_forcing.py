@@ -10,8 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sf_training.spatial_forcing import teachers
-from sf_training.spatial_forcing.alignment import Projector, alignment_loss, position_embedding, prepare_target
-from sf_training.spatial_forcing.teachers import FEATURE_SIZE, TeacherError, View, build_targets, points_from_depth, rgb_features
+from sf_training.spatial_forcing.alignment import (
+    Projector,
+    alignment_loss,
+    position_embedding,
+    prepare_target,
+)
+from sf_training.spatial_forcing.teachers import (
+    FEATURE_SIZE,
+    TeacherError,
+    View,
+    build_targets,
+    points_from_depth,
+    rgb_features,
+)
 
 PATCH = 16
 SIDE = 96
@@ -19,7 +31,9 @@ SIDE = 96
 
 def camera(frames: int, height: float = 1.0) -> View:
     """A camera that looks straight down from ``height``."""
-    intrinsics = np.tile(np.array([[SIDE, 0.0, SIDE / 2], [0.0, SIDE, SIDE / 2], [0.0, 0.0, 1.0]]), (frames, 1, 1))
+    intrinsics = np.tile(
+        np.array([[SIDE, 0.0, SIDE / 2], [0.0, SIDE, SIDE / 2], [0.0, 0.0, 1.0]]), (frames, 1, 1)
+    )
     rotation = np.tile(np.diag([1.0, -1.0, -1.0]), (frames, 1, 1))
     return View(intrinsics, rotation, np.tile([0.0, 0.0, height], (frames, 1)))
 
@@ -38,11 +52,18 @@ def test_loss_is_zero_for_parallel_and_two_for_opposite_tokens():
 
 
 def test_gradient_equals_that_of_minus_cosine_and_spares_the_teacher():
-    student, target = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 5, 8, requires_grad=True)
+    student, target = (
+        torch.randn(2, 5, 8, requires_grad=True),
+        torch.randn(2, 5, 8, requires_grad=True),
+    )
     (ours,) = torch.autograd.grad(alignment_loss(student, target), student)
-    (minus_cosine,) = torch.autograd.grad(-torch.nn.functional.cosine_similarity(student, target.detach(), dim=-1).mean(), student)
+    (minus_cosine,) = torch.autograd.grad(
+        -torch.nn.functional.cosine_similarity(student, target.detach(), dim=-1).mean(), student
+    )
     torch.testing.assert_close(ours, minus_cosine)
-    assert torch.autograd.grad(alignment_loss(student, target), target, allow_unused=True) == (None,)
+    assert torch.autograd.grad(alignment_loss(student, target), target, allow_unused=True) == (
+        None,
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -52,7 +73,9 @@ def test_masked_tokens_do_not_count_and_an_empty_sample_gives_zero(seed, batch, 
     student, target = (torch.randn(batch, tokens, 8, generator=generator) for _ in range(2))
     mask = torch.rand(batch, tokens, generator=generator) > 0.5
     loss = alignment_loss(student, target, mask)
-    changed = torch.where(mask[..., None], student, torch.randn(batch, tokens, 8, generator=generator))
+    changed = torch.where(
+        mask[..., None], student, torch.randn(batch, tokens, 8, generator=generator)
+    )
     torch.testing.assert_close(alignment_loss(changed, target, mask), loss)
     empty = alignment_loss(student.requires_grad_(), target, torch.zeros_like(mask))
     empty.backward()
@@ -64,7 +87,16 @@ def test_position_embedding_matches_hand_computed_values():
     code = position_embedding(2, 3, 8)
     # Two columns of one octave pair: frequencies 1 and 100^(-1/2); the middle column lies at x = 0.
     x, y = (2 / 3) / 2**0.5, (1 / 2) / 2**0.5
-    expected = [np.sin(x), np.sin(0.1 * x), np.cos(x), np.cos(0.1 * x), np.sin(y), np.sin(0.1 * y), np.cos(y), np.cos(0.1 * y)]
+    expected = [
+        np.sin(x),
+        np.sin(0.1 * x),
+        np.cos(x),
+        np.cos(0.1 * x),
+        np.sin(y),
+        np.sin(0.1 * y),
+        np.cos(y),
+        np.cos(0.1 * y),
+    ]
     np.testing.assert_allclose(code[1, 2].numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(code[0, 1, :4].numpy(), [0, 0, 1, 1], atol=1e-6)
 
@@ -87,15 +119,21 @@ def test_points_lie_where_the_camera_saw_them():
     depth = np.full((1, SIDE, SIDE), 1.0, np.float32)
     points = points_from_depth(depth, camera(1))
     np.testing.assert_allclose(points[..., 2], 0.0, atol=1e-6)
-    np.testing.assert_allclose(points[0, 0, 0, :2], [-0.5 + 0.5 / SIDE, 0.5 - 0.5 / SIDE], atol=1e-6)
+    np.testing.assert_allclose(
+        points[0, 0, 0, :2], [-0.5 + 0.5 / SIDE, 0.5 - 0.5 / SIDE], atol=1e-6
+    )
 
 
 def test_pointmap_targets_follow_the_depth_and_ignore_the_colours():
     images, depth, views = data()
     targets = build_targets("pointmap", images, depth, views, PATCH)
     assert targets.shape == (4, 2, 6, 6, FEATURE_SIZE)
-    np.testing.assert_array_equal(targets, build_targets("pointmap", 255 - images, depth, views, PATCH))
-    assert not np.array_equal(targets, build_targets("pointmap", images, depth[::-1].copy(), views, PATCH))
+    np.testing.assert_array_equal(
+        targets, build_targets("pointmap", 255 - images, depth, views, PATCH)
+    )
+    assert not np.array_equal(
+        targets, build_targets("pointmap", images, depth[::-1].copy(), views, PATCH)
+    )
 
 
 def test_patches_may_be_odd_and_leave_pixels_over():
@@ -107,13 +145,17 @@ def test_patches_may_be_odd_and_leave_pixels_over():
     assert not np.allclose(found[0, 2], found[0, 0])
     even = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
     one = rgb_features(even[..., :4, 4:], 4)[0, 0, 0]
-    np.testing.assert_allclose(rgb_features(even, 4)[0, 0, 1], one, atol=1e-6)  # a patch is told by its own pixels
+    np.testing.assert_allclose(
+        rgb_features(even, 4)[0, 0, 1], one, atol=1e-6
+    )  # a patch is told by its own pixels
 
 
 def test_rgb_targets_follow_the_colours_and_hold_no_geometry():
     images, depth, views = data()
     targets = build_targets("rgb", images, depth, views, PATCH)
-    np.testing.assert_array_equal(targets, build_targets("rgb", images, depth * 0.5, views[::-1], PATCH))
+    np.testing.assert_array_equal(
+        targets, build_targets("rgb", images, depth * 0.5, views[::-1], PATCH)
+    )
     assert not np.array_equal(targets, build_targets("rgb", 255 - images, depth, views, PATCH))
 
 
@@ -125,7 +167,10 @@ def test_mean_and_random_targets_are_the_same_for_every_frame(teacher):
 
 
 def test_mean_is_the_average_of_the_pointmap():
-    pointmap, mean = (build_targets(teacher, *data(), PATCH).astype(np.float32) for teacher in ("pointmap", "mean"))
+    pointmap, mean = (
+        build_targets(teacher, *data(), PATCH).astype(np.float32)
+        for teacher in ("pointmap", "mean")
+    )
     np.testing.assert_allclose(mean[0], pointmap.mean(0), atol=2e-3)
 
 
@@ -139,7 +184,13 @@ def test_targets_are_standardised():
 @pytest.mark.parametrize("teacher", ["pointmap", "rgb"])
 def test_targets_that_do_not_fit_into_memory_are_refused(teacher, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100_000))
-    with pytest.raises(TeacherError, match=rf"teacher {teacher}: its targets for 4 frames take 0.0 GB of memory, .*; take fewer episodes"):
+    with pytest.raises(
+        TeacherError,
+        match=(
+            rf"teacher {teacher}: its targets for 4 frames take 0.0 GB of memory, .*; take fewer"
+            r" episodes"
+        ),
+    ):
         build_targets(teacher, *data(), PATCH)
 
 
@@ -147,7 +198,11 @@ def test_targets_that_do_not_fit_into_memory_are_refused(teacher, monkeypatch):
 def test_targets_do_not_depend_on_the_parts_that_they_are_computed_in(part, monkeypatch):
     whole = build_targets("pointmap", *data(), PATCH)
     monkeypatch.setattr(teachers, "_PART", part)
-    np.testing.assert_allclose(build_targets("pointmap", *data(), PATCH).astype(np.float32), whole.astype(np.float32), atol=2e-3)
+    np.testing.assert_allclose(
+        build_targets("pointmap", *data(), PATCH).astype(np.float32),
+        whole.astype(np.float32),
+        atol=2e-3,
+    )
 
 
 def test_a_teacher_without_depth_says_what_to_do():

@@ -1,4 +1,6 @@
-"""Student tokens read by hooks: from any layer, through wrappers and checkpointing, and from models that call sub-modules by hand."""
+"""Student tokens read by hooks: from any layer, through wrappers and checkpointing, and from models
+that call sub-modules by hand.
+"""
 
 import pytest
 import torch
@@ -6,14 +8,25 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, PaliGemmaConfig
 
-from sf_training.spatial_forcing.student_tokens import StudentTokens, StudentTokensError, visual_positions, visual_tokens
+from sf_training.spatial_forcing.student_tokens import (
+    StudentTokens,
+    StudentTokensError,
+    visual_positions,
+    visual_tokens,
+)
 
 IMAGE, LAYERS, VIEWS, PATCHES = 99, 3, 2, 4
 
 
 def paligemma() -> AutoModelForImageTextToText:
     torch.manual_seed(0)
-    text = {"model_type": "gemma", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+    text = {
+        "model_type": "gemma",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2,
+    }
     text |= {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 100}
     vision = {
         "model_type": "siglip_vision_model",
@@ -23,7 +36,13 @@ def paligemma() -> AutoModelForImageTextToText:
         "num_attention_heads": 2,
     }
     vision |= {"image_size": 28, "patch_size": 14, "vision_use_head": False}
-    config = PaliGemmaConfig(text_config=text, vision_config=vision, projection_dim=32, hidden_size=32, image_token_id=IMAGE)
+    config = PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=32,
+        hidden_size=32,
+        image_token_id=IMAGE,
+    )
     return AutoModelForImageTextToText.from_config(config)
 
 
@@ -32,11 +51,20 @@ def batch() -> dict[str, torch.Tensor]:
     ids = torch.full((2, 1 + VIEWS * PATCHES + 3), 7)
     ids[:, 1 : 1 + VIEWS * PATCHES] = IMAGE
     pixels = torch.randn(2 * VIEWS, 3, 28, 28)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels, "token_type_ids": torch.zeros_like(ids)}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
+        "token_type_ids": torch.zeros_like(ids),
+    }
 
 
 def vision_gradient(model: nn.Module) -> float:
-    return sum(float(p.grad.abs().sum()) for name, p in model.named_parameters() if "vision_tower" in name and p.grad is not None)
+    return sum(
+        float(p.grad.abs().sum())
+        for name, p in model.named_parameters()
+        if "vision_tower" in name and p.grad is not None
+    )
 
 
 def test_every_layer_is_the_models_own_hidden_state():
@@ -46,7 +74,9 @@ def test_every_layer_is_the_models_own_hidden_state():
         states = model(**batch(), output_hidden_states=True).hidden_states
     for layer in range(LAYERS):
         assert torch.equal(tokens[layer], states[layer])
-    assert torch.equal(model.get_decoder().norm(tokens[LAYERS]), states[LAYERS])  # transformers gives the last one normed
+    assert torch.equal(
+        model.get_decoder().norm(tokens[LAYERS]), states[LAYERS]
+    )  # transformers gives the last one normed
 
 
 def test_the_gradient_reaches_the_vision_tower_and_nothing_above_the_layer():
@@ -68,16 +98,24 @@ def test_gradient_checkpointing_changes_neither_tokens_nor_gradients(reentrant):
     for checkpointing in (False, True):
         model = paligemma().train()
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": reentrant}
+            )
             model.enable_input_require_grads()
         tokens = StudentTokens(model, [1, LAYERS])
         with tokens.recording():
             output = model(**batch())
         kept = tokens[1]
-        loss = tokens[1].square().mean() + tokens[LAYERS].square().mean() + output.logits.square().mean()
+        loss = (
+            tokens[1].square().mean()
+            + tokens[LAYERS].square().mean()
+            + output.logits.square().mean()
+        )
         loss.backward()
         assert tokens[1] is kept  # the recomputation of the backward pass was left alone
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
@@ -136,7 +174,11 @@ def test_hooks_live_on_under_peft(when):
     with tokens.recording():
         wrapped(**batch())
     tokens[2].square().mean().backward()
-    trained = [name for name, p in wrapped.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    trained = [
+        name
+        for name, p in wrapped.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    ]
     assert trained and all("lora_" in name for name in trained)
     assert any("vision_tower" in name for name in trained)
     assert not any("language_model.layers.2" in name for name in trained)
@@ -167,7 +209,10 @@ def test_a_frozen_student_is_refused():
     tokens = StudentTokens(model, [2])
     with tokens.recording():
         model(**batch())
-    with pytest.raises(StudentTokensError, match="nothing below layer 2 is trainable, so Spatial Forcing would train nothing"):
+    with pytest.raises(
+        StudentTokensError,
+        match="nothing below layer 2 is trainable, so Spatial Forcing would train nothing",
+    ):
         tokens[2]
     with torch.no_grad():
         assert tokens[2].shape == (2, 12, 32)
@@ -191,11 +236,15 @@ def test_only_the_first_pass_of_a_recording_counts_and_nothing_outside():
 
 
 def test_a_checkpointed_pass_without_gradient_is_noticed():
-    """Reentrant checkpointing runs its content without gradients: what is read inside of it leads nowhere."""
+    """Reentrant checkpointing runs its content without gradients: what is read inside of it leads
+    nowhere.
+    """
     model = ByHand()
     tokens = StudentTokens(model, [2])
     with tokens.recording():
-        checkpoint(lambda x: model(x)[-1], torch.randn(1, 2, 8, requires_grad=True), use_reentrant=True)
+        checkpoint(
+            lambda x: model(x)[-1], torch.randn(1, 2, 8, requires_grad=True), use_reentrant=True
+        )
     with pytest.raises(StudentTokensError, match="use_reentrant=False"):
         tokens[2]
 
@@ -203,13 +252,22 @@ def test_a_checkpointed_pass_without_gradient_is_noticed():
 def test_what_cannot_be_found_is_named():
     two = nn.ModuleDict({"vlm": ByHand(), "expert": ByHand()})
     with pytest.raises(
-        StudentTokensError, match=r"several lists of decoder blocks: name the blocks; the model has vlm.layers, expert.layers"
+        StudentTokensError,
+        match=(
+            r"several lists of decoder blocks: name the blocks; the model has vlm.layers,"
+            r" expert.layers"
+        ),
     ):
         StudentTokens(two, [1])
     assert len(StudentTokens(two, [1], "vlm.layers").blocks) == 3
-    with pytest.raises(StudentTokensError, match="student layer 4: the model has 3 blocks, so 0 to 3"):
+    with pytest.raises(
+        StudentTokensError, match="student layer 4: the model has 3 blocks, so 0 to 3"
+    ):
         StudentTokens(ByHand(), [4])
-    with pytest.raises(StudentTokensError, match="blocks body: no lists of modules have this name; the model has layers"):
+    with pytest.raises(
+        StudentTokensError,
+        match="blocks body: no lists of modules have this name; the model has layers",
+    ):
         StudentTokens(ByHand(), [1], "body")
     with pytest.raises(StudentTokensError, match="no list of blocks with input_layernorm"):
         StudentTokens(nn.Linear(2, 2), [1])
@@ -222,7 +280,12 @@ def test_visual_tokens_follow_the_mask_and_the_shift():
     assert visual_tokens(hidden, positions).flatten().tolist() == [1, 2, 4, 5, 8, 9, 13, 14]
     assert visual_tokens(hidden, positions, 1).flatten().tolist() == [2, 3, 5, 6, 9, 10, 14, 15]
     assert torch.equal(visual_tokens(hidden, slice(1, 3), 1), hidden[:, 2:4])
-    with pytest.raises(StudentTokensError, match="token shift 2: the visual tokens are the last of the sequence"):
+    with pytest.raises(
+        StudentTokensError, match="token shift 2: the visual tokens are the last of the sequence"
+    ):
         visual_tokens(hidden, positions, 2)
-    with pytest.raises(StudentTokensError, match=r"visual tokens per sample: \[1, 2\]; give every sample the same cameras"):
+    with pytest.raises(
+        StudentTokensError,
+        match=r"visual tokens per sample: \[1, 2\]; give every sample the same cameras",
+    ):
         visual_positions(torch.tensor([[1, 0], [1, 1]]).bool())

@@ -1,4 +1,6 @@
-"""Students: what is built from settings, what is trained of it, adapters, and what is said where settings do not fit."""
+"""Students: what is built from settings, what is trained of it, adapters, and what is said where
+settings do not fit.
+"""
 
 import json
 from dataclasses import replace
@@ -10,12 +12,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from student_cases import BACKBONES, CONTRACT, SIZES, inputs, outputs, random_statistics, student, student_settings
+from student_cases import (
+    BACKBONES,
+    CONTRACT,
+    SIZES,
+    inputs,
+    outputs,
+    random_statistics,
+    student,
+    student_settings,
+)
 
 from sf_policy_node.vla.backbones.tiny import tiny_pi0, tiny_tokenizer
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_training.training.lora import part_of
-from sf_training.training.students import LoraSettings, StudentError, StudentSettings, build_student, merged_copy
+from sf_training.training.students import (
+    LoraSettings,
+    StudentError,
+    StudentSettings,
+    build_student,
+    merged_copy,
+)
 
 ADAPTED = {"train_vision": "lora", "train_language": "lora"}
 
@@ -42,7 +59,11 @@ def test_a_student_starts_from_the_weights_in_a_directory(name, tmp_path):
     folder = pretrained(name, tmp_path / name)
     there = load_file(folder / "model.safetensors")
     built = student(name, tmp_path, random_weights=None, weights=folder)
-    same = [key for key, value in there.items() if any(torch.equal(value, own) for own in built.model.backbone.state_dict().values())]
+    same = [
+        key
+        for key, value in there.items()
+        if any(torch.equal(value, own) for own in built.model.backbone.state_dict().values())
+    ]
     assert len(same) >= len(there) - 1  # hf leaves out the head for words
     assert outputs(built.model.eval(), inputs(built)).shape[:2] == (2, SIZES["horizon"])
 
@@ -55,7 +76,10 @@ def test_nano_is_what_it_was_before_there_were_others():
     torch.manual_seed(3)
     built = build_student(StudentSettings(), CONTRACT, width=32, layers=2)
     assert built.model.config == before.config and built.image_size == (96, 96)
-    assert all(torch.equal(one, other) for one, other in zip(before.parameters(), built.model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(before.parameters(), built.model.parameters(), strict=True)
+    )
 
 
 PARTS = ["vision", "language"]
@@ -70,22 +94,36 @@ HOW = ["full", "lora", "frozen"]
     expert=st.sampled_from(HOW),
 )
 def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
-    chosen = {"train_vision": vision, "train_language": language, **({"train_expert": expert} if name == "pi0" else {})}
+    chosen = {
+        "train_vision": vision,
+        "train_language": language,
+        **({"train_expert": expert} if name == "pi0" else {}),
+    }
     built = student(name, root, **chosen)
     for key, parameter in built.model.named_parameters():
-        how = {"vision": vision, "language": language, "expert": expert, "action": "full"}[part_of(built.model, key)]
+        how = {"vision": vision, "language": language, "expert": expert, "action": "full"}[
+            part_of(built.model, key)
+        ]
         if "dit.embed_tokens" in key:  # never read
             how = "frozen"
-        assert parameter.requires_grad == (how == "full" or (how == "lora" and ".lora_" in key)), key
+        assert parameter.requires_grad == (how == "full" or (how == "lora" and ".lora_" in key)), (
+            key
+        )
     for part, (total, trained) in built.weights().items():
         how = {**chosen, "action": "full"}[part if part == "action" else f"train_{part}"]
         total -= 300 * 32 if part == "expert" else 0  # its embedding of words
-        assert (trained == total, trained == 0) == {"full": (True, False), "lora": (False, False), "frozen": (False, True)}[how]
+        assert (trained == total, trained == 0) == {
+            "full": (True, False),
+            "lora": (False, False),
+            "frozen": (False, True),
+        }[how]
 
 
 @pytest.mark.parametrize("name", ["nano", *BACKBONES])
 def test_weights_are_counted_without_memory_for_them(name, root):
-    chosen = student_settings(name, root) if name == "nano" else student_settings(name, root, **ADAPTED)
+    chosen = (
+        student_settings(name, root) if name == "nano" else student_settings(name, root, **ADAPTED)
+    )
     counted = build_student(chosen, CONTRACT, meta=True)
     assert all(parameter.is_meta for parameter in counted.model.parameters())
     assert counted.weights() == build_student(chosen, CONTRACT).weights()
@@ -95,18 +133,43 @@ def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
     import transformers
 
     config = transformers.PaliGemmaConfig(  # PaliGemma-3B
-        text_config={"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18}
-        | {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 257216},
-        vision_config={"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27}
-        | {"num_attention_heads": 16, "image_size": 224, "patch_size": 14, "vision_use_head": False},
+        text_config={
+            "model_type": "gemma",
+            "hidden_size": 2048,
+            "intermediate_size": 16384,
+            "num_hidden_layers": 18,
+        }
+        | {
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "vocab_size": 257216,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+        }
+        | {
+            "num_attention_heads": 16,
+            "image_size": 224,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
         projection_dim=2048,
         image_token_id=257152,
     )
     config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     built = build_student(StudentSettings(kind="hf", random_weights=tmp_path), CONTRACT, meta=True)
-    (language, language_trained), (vision, vision_trained) = built.weights()["language"], built.weights()["vision"]
-    assert language - language_trained == pytest.approx(2.51e9, rel=0.01)  # what is trained are adapters
+    (language, language_trained), (vision, vision_trained) = (
+        built.weights()["language"],
+        built.weights()["vision"],
+    )
+    assert language - language_trained == pytest.approx(
+        2.51e9, rel=0.01
+    )  # what is trained are adapters
     assert vision - vision_trained == pytest.approx(0.415e9, rel=0.01)
     assert built.blocks == 18 and built.image_size == (224, 224)
 
@@ -117,8 +180,13 @@ def test_a_missing_camera_changes_nothing_for_nano(root):
     text = torch.randn(2, 384, generator=torch.Generator().manual_seed(0))
     for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
         other = torch.where(present[..., None, None, None], images, 255 - images)
-        torch.testing.assert_close(nano.context(other, state, text, present=present), nano.context(images, state, text, present=present))
-        assert not torch.allclose(nano.context(other, state, text), nano.context(images, state, text), atol=1e-6)
+        torch.testing.assert_close(
+            nano.context(other, state, text, present=present),
+            nano.context(images, state, text, present=present),
+        )
+        assert not torch.allclose(
+            nano.context(other, state, text), nano.context(images, state, text), atol=1e-6
+        )
     whole = nano.context(images, state, text, present=torch.ones(2, 2, dtype=torch.bool))
     torch.testing.assert_close(whole, nano.context(images, state, text))
 
@@ -140,19 +208,34 @@ def test_pi0_holds_less_with_gradient_checkpointing(root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "hf"}, "--student.weights, --student.random-weights: hf needs one of them, neither is given"),
+        (
+            {"kind": "hf"},
+            "--student.weights, --student.random-weights: hf needs one of them, neither is given",
+        ),
         ({"kind": "hf", "weights": Path("a"), "random_weights": Path("b")}, "both are given"),
-        ({"random_weights": Path("a")}, "--student.random-weights: nano has no such setting; give --student.kind hf or pi0"),
+        (
+            {"random_weights": Path("a")},
+            "--student.random-weights: nano has no such setting; give --student.kind hf or pi0",
+        ),
         ({"lora": LoraSettings(rank=4)}, "--student.lora: nano has no such setting"),
         ({"train_vision": "full"}, "--student.train-vision: nano has no such setting"),
         ({"image_size": (1, 2, 3)}, "--student.image-size: give one side, or height and width"),
-        ({"kind": "hf", "weights": Path("a"), "prompt": "go"}, "--student.prompt: must hold {instruction}"),
-        ({"kind": "hf", "weights": Path("a"), "text_tokens": 0}, "--student.text-tokens: must be at least 1"),
+        (
+            {"kind": "hf", "weights": Path("a"), "prompt": "go"},
+            "--student.prompt: must hold {instruction}",
+        ),
+        (
+            {"kind": "hf", "weights": Path("a"), "text_tokens": 0},
+            "--student.text-tokens: must be at least 1",
+        ),
         (
             {"kind": "hf", "weights": Path("a"), "dtype": "bfloat16", "train_vision": "full"},
             "--student.dtype bfloat16: small updates of the vision",
         ),
-        ({"kind": "pi0", "weights": Path("a"), "dtype": "bfloat16"}, "--student.dtype bfloat16: pi0's layers"),
+        (
+            {"kind": "pi0", "weights": Path("a"), "dtype": "bfloat16"},
+            "--student.dtype bfloat16: pi0's layers",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_one_sentence(changes, message):
@@ -164,11 +247,21 @@ def test_settings_that_do_not_fit_together_are_one_sentence(changes, message):
 @pytest.mark.parametrize(
     ("changes", "layers", "message"),
     [
-        ({"train_vision": "frozen", "train_language": "frozen"}, (2,), "the language model is frozen and so Spatial Forcing would train"),
-        ({"train_vision": "frozen"}, (0,), "layer 0 reads what enters its first block and so Spatial Forcing would train nothing"),
+        (
+            {"train_vision": "frozen", "train_language": "frozen"},
+            (2,),
+            "the language model is frozen and so Spatial Forcing would train",
+        ),
+        (
+            {"train_vision": "frozen"},
+            (0,),
+            "layer 0 reads what enters its first block and so Spatial Forcing would train nothing",
+        ),
     ],
 )
-def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before_anything_is_read(changes, layers, message):
+def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before_anything_is_read(
+    changes, layers, message
+):
     chosen = StudentSettings(kind="hf", weights=Path("nowhere"), **changes)
     with pytest.raises(StudentError, match=message):
         chosen.check_alignment(layers)
@@ -176,7 +269,11 @@ def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before
 
 
 @pytest.mark.parametrize(
-    "changes", [{"train_vision": "lora", "train_language": "frozen"}, {"train_vision": "frozen", "train_language": "lora"}]
+    "changes",
+    [
+        {"train_vision": "lora", "train_language": "frozen"},
+        {"train_vision": "frozen", "train_language": "lora"},
+    ],
 )
 @pytest.mark.parametrize("name", ["smolvlm", "gemma3", "pi0"])
 def test_what_is_not_refused_gets_a_gradient_from_the_tokens(name, changes, root):
@@ -188,11 +285,17 @@ def test_what_is_not_refused_gets_a_gradient_from_the_tokens(name, changes, root
     with tokens.recording():
         built.model.context(*inputs(built))
     tokens[2].sum().backward()
-    assert {part_of(built.model, key) for key, p in built.model.named_parameters() if p.grad is not None and p.grad.any()} & set(PARTS)
+    assert {
+        part_of(built.model, key)
+        for key, p in built.model.named_parameters()
+        if p.grad is not None and p.grad.any()
+    } & set(PARTS)
 
 
 def test_layers_that_the_model_does_not_have_are_named(root):
-    with pytest.raises(StudentError, match=r"--alignment\.layer 5: the model has 4 blocks, so 0 to 4"):
+    with pytest.raises(
+        StudentError, match=r"--alignment\.layer 5: the model has 4 blocks, so 0 to 4"
+    ):
         student("smolvlm", root).check_layers((2, 5))
 
 
@@ -208,18 +311,34 @@ def change(folder: Path, edit) -> None:
 
 def wrong_keys(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({f"other.{key}": value for key, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {f"other.{key}": value for key, value in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json; give the local directory"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*.safetensors; copy the weights"),
-        (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "holds no tokenizer"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "no config.json; give the local directory",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"no \*.safetensors; copy the weights",
+        ),
+        (
+            lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+            "holds no tokenizer",
+        ),
         (wrong_keys, r"weights \d+ missing \(first .*another architecture"),
         (another_depth, r"weights \d+ missing \(first .*another architecture"),
-        (lambda folder: change(folder, lambda config: config.update(model_type="llama9000")), "llama9000"),
+        (
+            lambda folder: change(folder, lambda config: config.update(model_type="llama9000")),
+            "llama9000",
+        ),
     ],
 )
 def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path):
@@ -233,20 +352,42 @@ def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path)
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
 def test_training_goes_on_from_a_checkpoint(name, root, tmp_path):
     first = student(name, root)
-    save_checkpoint(tmp_path / "mine", first.model, CONTRACT, random_statistics(first.model.config.text_size), {})
-    weights = {"weights": tmp_path / "mine"} if name == "nano" else {"weights": tmp_path / "mine", "random_weights": None, **ADAPTED}
+    save_checkpoint(
+        tmp_path / "mine",
+        first.model,
+        CONTRACT,
+        random_statistics(first.model.config.text_size),
+        {},
+    )
+    weights = (
+        {"weights": tmp_path / "mine"}
+        if name == "nano"
+        else {"weights": tmp_path / "mine", "random_weights": None, **ADAPTED}
+    )
     second = student(name, root, seed=9, **weights)
     batch = inputs(first)
-    torch.testing.assert_close(outputs(second.model.eval(), batch), outputs(first.model.eval(), batch))
+    torch.testing.assert_close(
+        outputs(second.model.eval(), batch), outputs(first.model.eval(), batch)
+    )
     assert second.model.config == first.model.config
     counted = build_student(second.settings, CONTRACT, meta=True)
-    assert all(parameter.is_meta for parameter in counted.model.parameters()) and counted.weights() == second.weights()
+    assert (
+        all(parameter.is_meta for parameter in counted.model.parameters())
+        and counted.weights() == second.weights()
+    )
 
 
 def test_a_checkpoint_in_half_precision_goes_on_in_full_and_the_reverse(root, tmp_path):
-    save_checkpoint(tmp_path / "mine", student("llava", root).model, CONTRACT, random_statistics(), {})
-    half = student("llava", root, weights=tmp_path / "mine", random_weights=None, dtype="bfloat16", **ADAPTED)
-    assert next(half.model.backbone.parameters()).dtype is torch.bfloat16 and half.model.config.dtype == "bfloat16"
+    save_checkpoint(
+        tmp_path / "mine", student("llava", root).model, CONTRACT, random_statistics(), {}
+    )
+    half = student(
+        "llava", root, weights=tmp_path / "mine", random_weights=None, dtype="bfloat16", **ADAPTED
+    )
+    assert (
+        next(half.model.backbone.parameters()).dtype is torch.bfloat16
+        and half.model.config.dtype == "bfloat16"
+    )
     save_checkpoint(tmp_path / "half", merged_copy(half.model), CONTRACT, random_statistics(), {})
     whole = student("llava", root, weights=tmp_path / "half", random_weights=None)
     assert next(whole.model.backbone.parameters()).dtype is torch.float32
@@ -260,7 +401,9 @@ def test_a_checkpoint_that_does_not_fit_the_robot_or_the_settings_is_named(root,
         build_student(StudentSettings(weights=mine), CONTRACT)
     with pytest.raises(StudentError, match="its head is regression; give --head regression"):
         build_student(chosen, CONTRACT, head="flow")
-    longer = CONTRACT.model_copy(update={"action": CONTRACT.action.model_copy(update={"horizon": 9})})
+    longer = CONTRACT.model_copy(
+        update={"action": CONTRACT.action.model_copy(update={"horizon": 9})}
+    )
     with pytest.raises(StudentError, match=r"is for another robot \(horizon 8, the robot 9\)"):
         build_student(chosen, longer)
     with pytest.raises(StudentError, match="is no checkpoint of nano"):
@@ -275,7 +418,10 @@ def test_weights_of_another_kind_are_named(root, tmp_path):
     with pytest.raises(StudentError, match="holds a smolvlm model, not pi0"):
         build_student(StudentSettings(kind="pi0", weights=folder), CONTRACT)
     with pytest.raises(StudentError, match="holds a pi0 model, which is a kind of its own"):
-        build_student(StudentSettings(kind="hf", random_weights=student_settings("pi0", root).random_weights), CONTRACT)
+        build_student(
+            StudentSettings(kind="hf", random_weights=student_settings("pi0", root).random_weights),
+            CONTRACT,
+        )
 
 
 def test_pictures_that_the_model_does_not_take_are_named(root):

@@ -20,12 +20,17 @@ def ms(*times):
 
 
 def joint_stream(stamps, rows, names=("a", "b"), wanted=("a", "b")):
-    return JointStream(stamps, [SimpleNamespace(name=list(names), position=list(row)) for row in rows], wanted)
+    return JointStream(
+        stamps, [SimpleNamespace(name=list(names), position=list(row)) for row in rows], wanted
+    )
 
 
 def test_equal_rates_give_every_frame():
     seen = align_cameras([ms(0, 100, 200), ms(0, 100, 200)], CONTRACT)
-    assert seen.indices.tolist() == [[0, 0], [1, 1], [2, 2]] and seen.stamps.tolist() == ms(0, 100, 200).tolist()
+    assert (
+        seen.indices.tolist() == [[0, 0], [1, 1], [2, 2]]
+        and seen.stamps.tolist() == ms(0, 100, 200).tolist()
+    )
 
 
 def test_rounding_of_stamps_does_not_shift_the_grid():
@@ -41,16 +46,21 @@ def test_thirty_hertz_is_thinned_to_the_step():
 
 
 def test_a_later_camera_is_waited_for_rather_than_taken_stale():
-    """The second camera stamps 1 ms later: the pair of one exposure is used, not one new and one old image."""
+    """The second camera stamps 1 ms later: the pair of one exposure is used, not one new and one
+    old image.
+    """
     first = ms(0, 100, 200, 300)
     seen = align_cameras([first, first + MS], CONTRACT)
     assert seen.indices.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
-    assert seen.stamps.tolist() == first.tolist() and seen.complete.tolist() == (first + MS).tolist()
+    assert (
+        seen.stamps.tolist() == first.tolist() and seen.complete.tolist() == (first + MS).tolist()
+    )
 
 
 def test_skew_beyond_the_budget_is_not_used():
     seen = align_cameras([ms(0, 100, 200, 300), ms(0, 151, 300)], CONTRACT)
-    # at 100 the newest of the second camera is of 0; at 151 it is 51 ms after the first's; at 200 it is 49 ms before
+    # at 100 the newest of the second camera is of 0; at 151 it is 51 ms after the first's; at 200
+    # it is 49 ms before
     assert seen.indices.tolist() == [[0, 0], [2, 1], [3, 2]]
 
 
@@ -77,7 +87,9 @@ def test_no_image_of_one_camera():
 
 def test_joints_are_interpolated_at_the_image():
     stream = joint_stream(ms(0, 10, 20), [[0, 0], [1, 10], [2, 20]])
-    np.testing.assert_allclose(stream.measured(ms(5, 15), ms(50, 50), 100 * MS), [[0.5, 5], [1.5, 15]])
+    np.testing.assert_allclose(
+        stream.measured(ms(5, 15), ms(50, 50), 100 * MS), [[0.5, 5], [1.5, 15]]
+    )
 
 
 def test_joints_use_nothing_that_was_not_known_yet():
@@ -90,22 +102,30 @@ def test_stale_joints_are_unknown():
     stream = joint_stream(ms(0, 1000), [[0, 0], [1, 1]])
     assert np.isnan(stream.measured(ms(-1, 50), ms(50, 101), 100 * MS)).all()
     assert np.isfinite(stream.measured(ms(50), ms(100), 100 * MS)).all()
-    across = stream.measured(ms(50, 150, 900, 1000), ms(1000, 1000, 1000, 1000), 100 * MS)  # nothing is made up in a gap
+    across = stream.measured(
+        ms(50, 150, 900, 1000), ms(1000, 1000, 1000, 1000), 100 * MS
+    )  # nothing is made up in a gap
     assert np.isfinite(across[:, 0]).tolist() == [True, False, False, True]
 
 
 def test_joints_in_any_order_and_in_parts():
-    messages = [SimpleNamespace(name=["b", "x", "a"], position=[2.0, 9.0, 1.0]), SimpleNamespace(name=["b"], position=[4.0])]
+    messages = [
+        SimpleNamespace(name=["b", "x", "a"], position=[2.0, 9.0, 1.0]),
+        SimpleNamespace(name=["b"], position=[4.0]),
+    ]
     stream = JointStream(ms(0, 10), messages, ("a", "b"))
     np.testing.assert_allclose(stream.held(ms(0, 10)), [[1, 2], [1, 4]])
     with pytest.raises(ValueError, match="joint c, d is never named"):
         JointStream(ms(0, 10), messages, ("a", "c", "d"))
 
 
-def test_a_part_too_short_to_hear_every_publisher_has_no_joints_and_a_recording_without_a_joint_is_named():
+def test_a_split_too_short_for_every_publisher_has_no_joints_and_a_missing_joint_is_named():
     arm, gripper = (SimpleNamespace(name=[name], position=[1.0]) for name in "ab")
     assert JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm, gripper]) is None
-    assert JointStream.of_part(ms(0, 1), [arm, gripper], ("a", "b"), lambda: [arm, gripper]).first == 1 * MS
+    assert (
+        JointStream.of_part(ms(0, 1), [arm, gripper], ("a", "b"), lambda: [arm, gripper]).first
+        == 1 * MS
+    )
     with pytest.raises(ValueError, match="joint b is never named"):
         JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm])
 
@@ -122,26 +142,36 @@ def test_nearest_in_any_order():
 
 def stream_stamps(low=1, high=80):
     """Rising stamps with gaps of ``low`` to ``high`` ms."""
-    return st.lists(st.integers(low, high), min_size=1, max_size=40).map(lambda gaps: ms(*np.cumsum(gaps)))
+    return st.lists(st.integers(low, high), min_size=1, max_size=40).map(
+        lambda gaps: ms(*np.cumsum(gaps))
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(stream_stamps(20), min_size=2, max_size=2),
-    st.one_of(stream_stamps(5, 30), stream_stamps(5, 300)),  # the latter with gaps of lost joint states
+    st.one_of(
+        stream_stamps(5, 30), stream_stamps(5, 300)
+    ),  # the latter with gaps of lost joint states
     stream_stamps(5, 90),
 )
 def test_every_observation_is_what_the_robot_would_have_seen(cameras, arm, gripper):
-    """The live buffer, fed with what had arrived at that moment, picks the same images and the same joints."""
+    """The live buffer, fed with what had arrived at that moment, picks the same images and the same
+    joints.
+    """
     names = CONTRACT.command_joints
-    states = [(stamp, names[:-1], [np.sin(n)] * (len(names) - 1)) for n, stamp in enumerate(arm.tolist())]
+    states = [
+        (stamp, names[:-1], [np.sin(n)] * (len(names) - 1)) for n, stamp in enumerate(arm.tolist())
+    ]
     states += [(stamp, names[-1:], [0.01 * n]) for n, stamp in enumerate(gripper.tolist())]
     states.sort(key=lambda state: state[0])
     seen = align_cameras(cameras, CONTRACT)
     messages = [SimpleNamespace(name=name, position=position) for _, name, position in states]
     stream = JointStream(np.array([stamp for stamp, *_ in states]), messages, names)
     measured = stream.measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
-    for row, stamp, complete, joint in zip(seen.indices, seen.stamps, seen.arrived, measured, strict=True):
+    for row, stamp, complete, joint in zip(
+        seen.indices, seen.stamps, seen.arrived, measured, strict=True
+    ):
         buffer = ObservationBuffer(CONTRACT)
         for camera, stamps in zip(CONTRACT.camera_names, cameras, strict=True):
             for index in np.flatnonzero(stamps <= complete):
@@ -159,11 +189,21 @@ def test_every_observation_is_what_the_robot_would_have_seen(cameras, arm, gripp
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(stream_stamps(), min_size=1, max_size=3), stream_stamps(1, 10), st.integers(0, 3000), st.data())
+@given(
+    st.lists(stream_stamps(), min_size=1, max_size=3),
+    stream_stamps(1, 10),
+    st.integers(0, 3000),
+    st.data(),
+)
 def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, data):
-    """Replace everything after ``now`` by something else: observations of the past stay, with their joints."""
+    """Replace everything after ``now`` by something else: observations of the past stay, with their
+    joints.
+    """
     now = now_ms * MS
-    others = [np.concatenate([stamps[stamps <= now], now + data.draw(stream_stamps())]) for stamps in cameras]
+    others = [
+        np.concatenate([stamps[stamps <= now], now + data.draw(stream_stamps())])
+        for stamps in cameras
+    ]
     values = np.arange(len(joints), dtype=float)[:, None]
     later = now + data.draw(stream_stamps(1, 10))
     stream = joint_stream(joints, values, ("a",), ("a",))
@@ -172,16 +212,33 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
     other_stream = joint_stream(other_joints, other_values, ("a",), ("a",))
 
     def past(cameras, stream):
-        """What was seen until now, by time; and the times that stand for a cell of the grid that has ended."""
+        """What was seen until now, by time; and the times that stand for a cell of the grid that
+        has ended.
+        """
         seen = align_cameras(cameras, CONTRACT)
         measured = stream.measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
-        rows = zip(seen.arrived.tolist(), seen.stamps.tolist(), seen.indices.tolist(), measured.tolist(), strict=True)
+        rows = zip(
+            seen.arrived.tolist(),
+            seen.stamps.tolist(),
+            seen.indices.tolist(),
+            measured.tolist(),
+            strict=True,
+        )
         until_now = {complete: row for complete, *row in rows if complete <= now}
-        cell_ends = {time: min(until_now) + ((time - min(until_now) + 50 * MS) // (100 * MS)) * 100 * MS + 50 * MS for time in until_now}
+        cell_ends = {
+            time: (
+                min(until_now)
+                + ((time - min(until_now) + 50 * MS) // (100 * MS)) * 100 * MS
+                + 50 * MS
+            )
+            for time in until_now
+        }
         return until_now, {time for time, end in cell_ends.items() if end <= now}
 
     seen, settled = past(cameras, stream)
     seen_otherwise, settled_otherwise = past(others, other_stream)
     assert settled == settled_otherwise
-    for time in seen.keys() & seen_otherwise.keys():  # in the last cell, a later moment may have been preferred
+    for time in (
+        seen.keys() & seen_otherwise.keys()
+    ):  # in the last cell, a later moment may have been preferred
         np.testing.assert_equal(seen[time], seen_otherwise[time])

@@ -1,4 +1,6 @@
-"""Devices: what a hand asks for is where the tool or the joints go, inside box and limits, with sentences where they cannot."""
+"""Devices: what a hand asks for is where the tool or the joints go, inside box and limits, with
+sentences where they cannot.
+"""
 
 import numpy as np
 import pinocchio
@@ -6,7 +8,17 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teleoperation_cases import DEVICES, HOME, PERIOD, Hand, Pad, kinematics, shipped, sim_arm, written
+from teleoperation_cases import (
+    DEVICES,
+    HOME,
+    PERIOD,
+    Hand,
+    Pad,
+    kinematics,
+    shipped,
+    sim_arm,
+    written,
+)
 
 from sf_policy_node.contract import parse_contract
 from sf_training.simulation.arm_sim import TOOL_DOWN
@@ -44,7 +56,9 @@ def test_two_full_sticks_are_no_faster_than_one_and_the_slow_button_slows():
 def test_commands_carry_the_velocities_of_their_positions():
     commands = Pad().press(0.6, axes={0: 1.0})
     steps = np.diff([command.positions for command in commands], axis=0)[:, :6]
-    assert np.array([command.velocities for command in commands])[1:, :6] * PERIOD == pytest.approx(steps, abs=1e-9)
+    assert np.array([command.velocities for command in commands])[1:, :6] * PERIOD == pytest.approx(
+        steps, abs=1e-9
+    )
 
 
 def test_the_tool_stops_at_the_wall_of_its_box_and_slides_along_it():
@@ -58,11 +72,16 @@ def test_the_tool_stops_at_the_wall_of_its_box_and_slides_along_it():
     for axes in ({1: 1.0}, {0: 1.0}, {0: -1.0}, {1: -1.0}):
         pad.press(2.9, axes=axes)
         pad.press(0.1, grip=False)
-        assert (pad.tool > np.array(lower) - 1e-3).all() and (pad.tool < np.array(upper) + 1e-3).all()
+        assert (pad.tool > np.array(lower) - 1e-3).all() and (
+            pad.tool < np.array(upper) + 1e-3
+        ).all()
 
 
 def test_a_tool_outside_its_box_may_come_back_but_not_go_further():
-    contract = parse_contract(yaml.safe_dump({**yaml.safe_load(sim_arm().to_yaml()), "workspace": NARROW}), sim_arm().urdf_xml)
+    contract = parse_contract(
+        yaml.safe_dump({**yaml.safe_load(sim_arm().to_yaml()), "workspace": NARROW}),
+        sim_arm().urdf_xml,
+    )
     hand = Hand(shipped("gamepad"), contract)
     say = Pad.say
     hand.topic, hand.axes, hand.buttons = "/joy", [0.0] * 6, [0] * 15
@@ -86,8 +105,13 @@ def test_an_arm_that_does_not_follow_is_not_led_away():
     for _ in range(20):
         for command in pad.press(0.1, axes={0: 1.0}):
             away = np.abs(command.positions - pad.measured)[:6]
-            assert (away <= 1.1 * np.array([joint.tracking_error for joint in sim_arm().joints])).all()
-            assert (np.abs(command.velocities[:6]) <= np.array([joint.velocity for joint in sim_arm().joints])).all()
+            assert (
+                away <= 1.1 * np.array([joint.tracking_error for joint in sim_arm().joints])
+            ).all()
+            assert (
+                np.abs(command.velocities[:6])
+                <= np.array([joint.velocity for joint in sim_arm().joints])
+            ).all()
             said.add(pad.session.state)
         pad.run(PERIOD)
         said.add(pad.session.state)
@@ -151,7 +175,10 @@ def test_a_twist_in_si_units_moves_the_tool_and_its_silence_stops_it():
     hand.run(1.0, lambda: hand.session.on_switch(True, hand.now))
     assert (hand.tool - place)[1] < 0.1 * 0.3
     hand.session.on_twist((np.nan, np.inf, 0.0), (0.0, 0.0, 0.0), hand.now)
-    assert all(np.isfinite(command.positions).all() for command in hand.run(0.2, lambda: hand.session.on_switch(True, hand.now)))
+    assert all(
+        np.isfinite(command.positions).all()
+        for command in hand.run(0.2, lambda: hand.session.on_switch(True, hand.now))
+    )
 
 
 class Leading(Hand):
@@ -171,8 +198,16 @@ class Leading(Hand):
 
 
 def test_the_arm_goes_where_its_leader_is_scaled_and_shifted_and_inside_its_limits():
-    joints = {name: {"leader": name} for name in JOINTS[:-1]} | {"joint1": {"leader": "joint1", "scale": -0.5, "offset": 0.1}}
-    leading = Leading(motion={**yaml.safe_load((DEVICES / "leader_arm.yaml").read_text())["motion"], "joints": joints, "furthest": None})
+    joints = {name: {"leader": name} for name in JOINTS[:-1]} | {
+        "joint1": {"leader": "joint1", "scale": -0.5, "offset": 0.1}
+    }
+    leading = Leading(
+        motion={
+            **yaml.safe_load((DEVICES / "leader_arm.yaml").read_text())["motion"],
+            "joints": joints,
+            "furthest": None,
+        }
+    )
     leading.place[0], leading.place[6] = 0.4, 0.0
     assert leading.lead(0.2)[-1].positions == pytest.approx([-0.1, *HOME[1:6], 0.0])
     leading.place[1] = 50.0
@@ -202,7 +237,9 @@ def test_a_leader_without_velocities_gets_those_of_its_positions():
 def test_a_leader_whose_cable_is_out_ends_it():
     leading = Leading()
     leading.lead(0.3)
-    commands = leading.run(1.0, lambda: leading.session.on_joy("/teleop/keys", [0.0] * 6, [1, 0, 0, 0], leading.now))
+    commands = leading.run(
+        1.0, lambda: leading.session.on_joy("/teleop/keys", [0.0] * 6, [1, 0, 0, 0], leading.now)
+    )
     assert len(commands) * PERIOD <= 0.22
     assert "leader is silent on /leader/joint_states" in leading.session.state
 
@@ -229,12 +266,17 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
     limits = np.array([joint.velocity for joint in sim_arm().joints])
     box = np.array(sim_arm().workspace.lower), np.array(sim_arm().workspace.upper)
     for _ in range(12):
-        axes = {index: float(rng.choice([-1, 0, 1, rng.uniform(-1, 1), np.nan])) for index in range(4)}
+        axes = {
+            index: float(rng.choice([-1, 0, 1, rng.uniform(-1, 1), np.nan])) for index in range(4)
+        }
         commands = pad.press(float(rng.uniform(0.02, 0.6)), grip=bool(rng.integers(4)), axes=axes)
         for command in commands:
             arm = command.positions[:6]
             assert (np.abs(command.velocities[:6]) <= limits).all()
-            assert all(joint.lower <= place <= joint.upper for joint, place in zip(sim_arm().joints, arm, strict=True))
+            assert all(
+                joint.lower <= place <= joint.upper
+                for joint, place in zip(sim_arm().joints, arm, strict=True)
+            )
             tool = kinematics().forward(arm).position
             assert (tool >= box[0] - 1e-3).all() and (tool <= box[1] + 1e-3).all()
 
@@ -245,7 +287,10 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
         ({"dead_man": {"topic": "/joy"}}, "dead_man: a joy switch needs a button"),
         ({"speed": -1}, "speed: Input should be greater than 0"),
         ({"sped": 1}, "sped: is not a known key"),
-        ({"dead_man": {"topic": "/joy", "button": 1, "age_s": 5.0}}, "dead_man.age_s: Input should be less than or equal to 0.5"),
+        (
+            {"dead_man": {"topic": "/joy", "button": 1, "age_s": 5.0}},
+            "dead_man.age_s: Input should be less than or equal to 0.5",
+        ),
         ({"motion": {"kind": "voice"}}, "motion: Input tag 'voice'"),
         ({"gripper": {"topic": "/joy", "open": 1}}, "gripper: give open and close, or toggle"),
     ],
@@ -265,7 +310,9 @@ def test_a_device_that_does_not_fit_the_robot_is_refused(tmp_path):
         load_device(tmp_path / "nothing.yaml")
     slow = yaml.safe_load(sim_arm().to_yaml())
     slow["budgets"]["teleop_age_s"] = 0.05
-    with pytest.raises(DeviceError, match=r"rate_hz 50 is too slow for budgets.teleop_age_s 0.05; give at least 60"):
+    with pytest.raises(
+        DeviceError, match=r"rate_hz 50 is too slow for budgets.teleop_age_s 0.05; give at least 60"
+    ):
         Session(parse_contract(yaml.safe_dump(slow), sim_arm().urdf_xml), shipped("gamepad"))
 
 

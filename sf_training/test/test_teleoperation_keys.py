@@ -1,4 +1,6 @@
-"""A keyboard that only tells of keys going down: a held key moves, a released one stops, a tap is an inch."""
+"""A keyboard that only tells of keys going down: a held key moves, a released one stops, a tap is
+an inch.
+"""
 
 import os
 import pty

@@ -1,10 +1,21 @@
-"""What an episode did is what is sent again: slower or faster, never beyond a limit, and an arm that does not follow ends it."""
+"""What an episode did is what is sent again: slower or faster, never beyond a limit, and an arm
+that does not follow ends it.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_episodes import START, STEP, joints_at, open_writer, tiny_contract, write_cameras, write_episode, write_joints
+from synthetic_episodes import (
+    START,
+    STEP,
+    joints_at,
+    open_writer,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
 from teleoperation_cases import HOME, kinematics, sim_arm
 
 from sf_policy_node.contract import CollisionBox, CollisionCheck
@@ -13,7 +24,12 @@ from sf_policy_node.motion.types import Trajectory
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
-from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError, recorded_motion
+from sf_training.teleoperation.recorded_motion import (
+    SAMPLE_S,
+    RecordedMotion,
+    ReplayError,
+    recorded_motion,
+)
 from sf_training.teleoperation.replay import Following, approach, at_speed
 
 CONTRACT = tiny_contract()
@@ -23,29 +39,49 @@ SWING = np.array([0.3, 0.1, 0.1, 0.1, 0.0, 0.2, 0.0])
 def swing(seconds=4.0, size=SWING):
     """A smooth there and back."""
     times = np.arange(0.0, seconds + SAMPLE_S / 2, SAMPLE_S)
-    return RecordedMotion(HOME + 0.5 * (1 - np.cos(2 * np.pi * times / seconds))[:, None] * size, "made up")
+    return RecordedMotion(
+        HOME + 0.5 * (1 - np.cos(2 * np.pi * times / seconds))[:, None] * size, "made up"
+    )
 
 
 def test_an_operators_episode_is_replayed_as_commanded_or_as_measured(tmp_path):
     reader = EpisodeReader(write_episode(tmp_path, CONTRACT, frames=10, labels="operator"))
     commanded, measured = recorded_motion(reader, "commanded"), recorded_motion(reader, "measured")
     times = START + SAMPLE_S * np.arange(len(measured.positions))
-    assert measured.positions == pytest.approx(np.array([joints_at(time) for time in times]), abs=1e-9)
-    assert commanded.positions[1:-1] == pytest.approx(np.array([joints_at(time + 0.05) for time in times[1:-1]]), abs=2e-3)
+    assert measured.positions == pytest.approx(
+        np.array([joints_at(time) for time in times]), abs=1e-9
+    )
+    assert commanded.positions[1:-1] == pytest.approx(
+        np.array([joints_at(time + 0.05) for time in times[1:-1]]), abs=2e-3
+    )
     assert "as commanded on /teleop/joint_command" in commanded.described
     assert measured.duration == pytest.approx(0.98, abs=SAMPLE_S)
 
 
 def test_what_the_arm_was_sent_counts_more_and_a_grip_is_kept(tmp_path):
-    """Each trajectory counts until the next one, and the gripper as it was sent, not where what it held stopped it."""
+    """Each trajectory counts until the next one, and the gripper as it was sent, not where what it
+    held stopped it.
+    """
     with open_writer(tmp_path, CONTRACT) as writer:
         for frame in range(10):
             stamp = START + frame * STEP
             write_cameras(writer, CONTRACT, frame, stamp)
             for sample in range(5):
-                write_joints(writer, CONTRACT, CONTRACT.topics.joint_states, stamp + sample * STEP / 5, np.append(HOME[:6], 0.02))
+                write_joints(
+                    writer,
+                    CONTRACT,
+                    CONTRACT.topics.joint_states,
+                    stamp + sample * STEP / 5,
+                    np.append(HOME[:6], 0.02),
+                )
             goal = np.append(HOME[:6] + 0.01 * frame, 0.0)
-            sent = Trajectory(stamp, tuple(CONTRACT.command_joints), np.array([0.05, 1.0]), np.array([goal, goal + 9.0]), np.zeros((2, 7)))
+            sent = Trajectory(
+                stamp,
+                tuple(CONTRACT.command_joints),
+                np.array([0.05, 1.0]),
+                np.array([goal, goal + 9.0]),
+                np.zeros((2, 7)),
+            )
             write_trajectory(writer, sent)
         reader = EpisodeReader(writer.finish("success"))
     motion = recorded_motion(reader, "commanded")
@@ -57,18 +93,37 @@ def test_what_the_arm_was_sent_counts_more_and_a_grip_is_kept(tmp_path):
 
 def write_trajectory(writer, sent):
     types = messages.typestore().types
-    point, duration = types["trajectory_msgs/msg/JointTrajectoryPoint"], types["builtin_interfaces/msg/Duration"]
+    point, duration = (
+        types["trajectory_msgs/msg/JointTrajectoryPoint"],
+        types["builtin_interfaces/msg/Duration"],
+    )
     none = np.zeros(0)
     points = []
-    for time, positions, velocities in zip(sent.times, sent.positions, sent.velocities, strict=True):
+    for time, positions, velocities in zip(
+        sent.times, sent.positions, sent.velocities, strict=True
+    ):
         seconds, nanosec = divmod(messages.nanoseconds(time), 10**9)
         ahead = duration(sec=seconds, nanosec=nanosec)
-        points.append(point(positions=positions, velocities=velocities, accelerations=none, effort=none, time_from_start=ahead))
+        points.append(
+            point(
+                positions=positions,
+                velocities=velocities,
+                accelerations=none,
+                effort=none,
+                time_from_start=ahead,
+            )
+        )
     at = messages.nanoseconds(sent.stamp)
     stamp = types["builtin_interfaces/msg/Time"](sec=at // 10**9, nanosec=at % 10**9)
     header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
-    message = types[messages.JOINT_TRAJECTORY](header=header, joint_names=list(sent.joint_names), points=points)
-    writer.write(absolute(CONTRACT.command.topic), messages.typestore().serialize_cdr(message, messages.JOINT_TRAJECTORY), at)
+    message = types[messages.JOINT_TRAJECTORY](
+        header=header, joint_names=list(sent.joint_names), points=points
+    )
+    writer.write(
+        absolute(CONTRACT.command.topic),
+        messages.typestore().serialize_cdr(message, messages.JOINT_TRAJECTORY),
+        at,
+    )
 
 
 def test_where_the_arm_did_not_follow_it_is_replayed_as_measured(tmp_path):
@@ -77,10 +132,20 @@ def test_where_the_arm_did_not_follow_it_is_replayed_as_measured(tmp_path):
             stamp = START + frame * STEP
             write_cameras(writer, CONTRACT, frame, stamp)
             for sample in range(5):
-                write_joints(writer, CONTRACT, CONTRACT.topics.joint_states, stamp + sample * STEP / 5, HOME)
-                write_joints(writer, CONTRACT, CONTRACT.topics.teleop_command, stamp + sample * STEP / 5, HOME + [1.0, *[0] * 6])
+                write_joints(
+                    writer, CONTRACT, CONTRACT.topics.joint_states, stamp + sample * STEP / 5, HOME
+                )
+                write_joints(
+                    writer,
+                    CONTRACT,
+                    CONTRACT.topics.teleop_command,
+                    stamp + sample * STEP / 5,
+                    HOME + [1.0, *[0] * 6],
+                )
         reader = EpisodeReader(writer.finish("success"))
-    assert recorded_motion(reader, "commanded").positions == pytest.approx(np.tile(HOME, (25, 1)), abs=1e-9)
+    assert recorded_motion(reader, "commanded").positions == pytest.approx(
+        np.tile(HOME, (25, 1)), abs=1e-9
+    )
 
 
 def test_a_gap_in_the_joint_states_is_not_replayed(tmp_path):
@@ -100,8 +165,16 @@ def test_a_gap_of_the_arm_is_not_hidden_by_a_gripper_with_a_publisher_of_its_own
             stamp = START + frame * STEP
             write_cameras(writer, CONTRACT, frame, stamp)
             if not 5 <= frame < 12:
-                writer.write(topic, messages.joint_state(stamp, names[:-1], HOME[:-1]), messages.nanoseconds(stamp))
-            writer.write(topic, messages.joint_state(stamp, names[-1:], HOME[-1:]), messages.nanoseconds(stamp + 0.001))
+                writer.write(
+                    topic,
+                    messages.joint_state(stamp, names[:-1], HOME[:-1]),
+                    messages.nanoseconds(stamp),
+                )
+            writer.write(
+                topic,
+                messages.joint_state(stamp, names[-1:], HOME[-1:]),
+                messages.nanoseconds(stamp + 0.001),
+            )
         reader = EpisodeReader(writer.finish("success"))
     with pytest.raises(ReplayError, match=r"gap of 0\.80 s"):
         recorded_motion(reader, "commanded")
@@ -124,7 +197,9 @@ def test_a_replay_passes_the_same_places_at_its_speed(speed):
 
 def test_a_speed_that_is_too_high_is_refused_with_one_that_is_not():
     fast = swing(1.2)
-    with pytest.raises(ReplayError, match=r"of a limit of the contract; give (\S+) or less") as refusal:
+    with pytest.raises(
+        ReplayError, match=r"of a limit of the contract; give (\S+) or less"
+    ) as refusal:
         at_speed(fast, sim_arm(), 2.0)
     fits = float(str(refusal.value).rpartition("give ")[2].split()[0])
     assert 0.3 < fits < 2.0
@@ -212,7 +287,9 @@ def beside_a_post():
 def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named():
     motion = swing(size=np.array([0.8, 0, 0, 0, 0, 0, 0]))
     assert at_speed(motion, sim_arm(), 0.3).times[-1] > 0.0
-    with pytest.raises(ReplayError, match=r"after \d\.\d s of the episode .* post: correct collision"):
+    with pytest.raises(
+        ReplayError, match=r"after \d\.\d s of the episode .* post: correct collision"
+    ):
         at_speed(motion, beside_a_post(), 0.3)
 
 

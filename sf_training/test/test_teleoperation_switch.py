@@ -24,7 +24,9 @@ def test_a_press_moves_the_arm_and_a_release_ends_the_commands_at_once():
 
 def test_a_switch_that_is_down_when_it_is_first_heard_moves_nothing_until_it_was_open_once():
     pad = Pad()
-    pad.session._switch = DeadMan(0.25)  # as after a restart of the node, with the button taped down
+    pad.session._switch = DeadMan(
+        0.25
+    )  # as after a restart of the node, with the button taped down
     assert not pad.press(1.0, axes={1: 1.0})
     assert "release it once" in pad.session.state
     pad.press(0.1, grip=False)
@@ -48,7 +50,9 @@ def test_a_driver_that_repeats_itself_after_its_radio_is_gone_opens_the_switch()
     assert len(sent) * PERIOD == pytest.approx(3.0, abs=0.1)  # unchanged_s
     assert "exactly the same" in pad.session.state
     pad.press(0.1, grip=False)
-    assert len(pad.press(6.0)) * PERIOD == pytest.approx(6.0), "a hand that only holds the switch may do so for long"
+    assert len(pad.press(6.0)) * PERIOD == pytest.approx(6.0), (
+        "a hand that only holds the switch may do so for long"
+    )
 
 
 def test_after_a_stop_of_the_executor_the_hand_must_open_first():
@@ -94,9 +98,16 @@ def test_it_says_what_the_hand_has_to_do_and_not_what_hindered_it_earlier():
 
 
 @settings(max_examples=200, deadline=None)
-@given(events=st.lists(st.tuples(st.sampled_from(["down", "up", "trip", "silence"]), st.floats(0.001, 0.6)), max_size=40))
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from(["down", "up", "trip", "silence"]), st.floats(0.001, 0.6)),
+        max_size=40,
+    )
+)
 def test_it_is_held_only_by_a_press_that_was_seen_and_is_still_being_heard(events):
-    """Against a plain reading of the rule: the last thing but repeats was a press, after an open hand, within ``age_s``."""
+    """Against a plain reading of the rule: the last thing but repeats was a press, after an open
+    hand, within ``age_s``.
+    """
     switch, now, armed, held, heard = DeadMan(0.25), 0.0, False, False, -np.inf
     for event, seconds in events:
         now += seconds

@@ -32,12 +32,16 @@ def test_escape_alone_is_a_key_after_a_moment_and_what_follows_counts():
     decoder = KeyDecoder()
     assert decoder.feed(b"\x1b", 0.0) == [] and decoder.feed(b"", 0.1) == []
     assert decoder.feed(b"f", 1.0) == [ESCAPE, "f"]
-    assert decoder.feed(b"\x1b[", 2.0) == [] and decoder.feed(b"d", 9.0) == ["d"]  # a sequence that never ended
+    assert decoder.feed(b"\x1b[", 2.0) == [] and decoder.feed(b"d", 9.0) == [
+        "d"
+    ]  # a sequence that never ended
 
 
 def test_characters_of_several_bytes_may_be_cut():
     decoder, data = KeyDecoder(), "wähle „rot“".encode()
-    assert "".join(key for byte in data for key in decoder.feed(bytes([byte]), 0.0)) == "wähle „rot“"
+    assert (
+        "".join(key for byte in data for key in decoder.feed(bytes([byte]), 0.0)) == "wähle „rot“"
+    )
 
 
 @given(st.binary(max_size=40))

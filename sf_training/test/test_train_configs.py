@@ -31,6 +31,17 @@ def test_it_is_read_and_leaves_spatial_forcing_something_to_train(path):
 
 
 def test_what_is_typed_wins():
-    typed = ["--data", "bags", "--out", "out", "--student.weights", "model", "--teacher", "none", "--student.lora.rank", "8"]
+    typed = [
+        "--data",
+        "bags",
+        "--out",
+        "out",
+        "--student.weights",
+        "model",
+        "--teacher",
+        "none",
+        "--student.lora.rank",
+        "8",
+    ]
     settings = parse(Settings, ["--config", str(FOLDER / "pi0_lora.yaml"), *typed], "train")
     assert settings.student.lora.rank == 8 and settings.teacher == "none" and settings.ema == 0

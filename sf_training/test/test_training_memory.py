@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 
 
 def settings_of(tmp_path, **changes) -> Settings:
-    return Settings(data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path, **changes))
+    return Settings(
+        data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path, **changes)
+    )
 
 
 def test_what_is_counted_is_what_is_built(tmp_path):
@@ -33,23 +35,32 @@ def test_a_model_that_does_not_fit_is_refused_with_a_cure(tmp_path, monkeypatch)
     _, needed = bytes_needed(settings, CONTRACT)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1.5 * needed))
     require_memory(settings, CONTRACT, 1, CPU)
-    with pytest.raises(TrainingError, match=r"the model needs .* GB .* are free; take --student.dtype bfloat16 with lora"):
+    with pytest.raises(
+        TrainingError,
+        match=r"the model needs .* GB .* are free; take --student.dtype bfloat16 with lora",
+    ):
         require_memory(settings, CONTRACT, 2, CPU)  # each process holds a copy
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     require_memory(settings, CONTRACT, 2, CPU)  # the other one is on another machine
 
 
 def test_sharded_processes_share_gradients_and_moments(tmp_path, monkeypatch):
-    settings = Settings(data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True)
+    settings = Settings(
+        data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True
+    )
     _, whole = bytes_needed(settings, CONTRACT)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1.1 * whole))
     require_memory(settings, CONTRACT, 2, CPU)
     with pytest.raises(TrainingError, match=r"the model needs .* GB for weights, gradients"):
-        require_memory(settings, CONTRACT, 20, CPU)  # each builds the weights before it keeps its share
+        require_memory(
+            settings, CONTRACT, 20, CPU
+        )  # each builds the weights before it keeps its share
 
 
 def test_gpus_hold_shares_and_their_host_all_weights_at_the_start(tmp_path, monkeypatch):
-    settings = Settings(data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True)
+    settings = Settings(
+        data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True
+    )
     weights, whole = bytes_needed(settings, CONTRACT)
     free = {"gpu": 0.3 * whole, "host": 9 * weights}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["gpu"], 0))

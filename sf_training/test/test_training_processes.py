@@ -1,4 +1,6 @@
-"""The trainer in processes of its own: several at once, sharded, killed, and with a disk that is full."""
+"""The trainer in processes of its own: several at once, sharded, killed, and with a disk that is
+full.
+"""
 
 import json
 import subprocess
@@ -22,8 +24,14 @@ SCRIPT = Path(__file__).with_name("training_process.py")
 STEPS = 6
 
 
-def command(folder: Path, name: str, *words: str, processes: int = 1, steps: int = STEPS) -> list[str]:
-    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+def command(
+    folder: Path, name: str, *words: str, processes: int = 1, steps: int = STEPS
+) -> list[str]:
+    start = (
+        [sys.executable]
+        if processes == 1
+        else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    )
     start += [] if processes == 1 else [f"--nproc_per_node={processes}"]
     return [*start, str(SCRIPT), str(folder), name, str(steps), *words]
 
@@ -31,7 +39,12 @@ def command(folder: Path, name: str, *words: str, processes: int = 1, steps: int
 def train(folder: Path, name: str, *words: str, processes: int = 1) -> tuple[np.ndarray, dict]:
     """Losses (steps, 3) of action, alignment and validation, and the weights it leaves."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        command(folder, name, *words, processes=processes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return losses(done.stdout), torch.load(folder / "weights.pt", weights_only=True)
 
@@ -52,7 +65,9 @@ def losses(text: str) -> np.ndarray:
     ids=["nano flow", "smolvlm", "smolvlm sharded with adapters", "pi0 sharded"],
 )
 def test_two_processes_train_as_one_does(tmp_path, name, words):
-    """Also when it validates between the steps, where sharded weights are exchanged for their average."""
+    """Also when it validates between the steps, where sharded weights are exchanged for their
+    average.
+    """
     alone = [word for word in words if word != "fsdp=true"]
     one, one_weights = train(tmp_path / "one", name, *alone, "validates=true")
     two, two_weights = train(tmp_path / "two", name, *words, "validates=true", processes=2)
@@ -67,7 +82,10 @@ def test_two_processes_train_as_one_does(tmp_path, name, words):
     ("name", "words"),
     [
         ("smolvlm", ('student_train_vision="lora"', 'student_train_language="lora"')),
-        ("pi0", ("fsdp=true", 'student_train_language="lora"')),  # holds adapters that no loss reaches
+        (
+            "pi0",
+            ("fsdp=true", 'student_train_language="lora"'),
+        ),  # holds adapters that no loss reaches
     ],
     ids=["adapters", "pi0 sharded with adapters"],
 )
@@ -79,21 +97,38 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
     slowly = command(folder, name, *words, "seconds_per_step=1.0", processes=processes)
     process = subprocess.Popen(slowly, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + PATIENCE_S
-    while not (folder / "resume.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (folder / "resume.pt").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.02)
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:  # torchrun's workers are in sessions of their own
+    for each in [
+        *psutil.Process(process.pid).children(recursive=True),
+        process,
+    ]:  # torchrun's workers are in sessions of their own
         each.kill()
     process.wait()
     first = losses(process.stdout.read())
     assert 3 <= len(first) < STEPS
-    done = subprocess.run(command(folder, name, *words, processes=processes), capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        command(folder, name, *words, processes=processes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     rest = losses(done.stdout)
     assert len(rest) == STEPS - 3  # the state was saved after step 3
     tolerance = {"rtol": 1e-5} if processes > 1 else {"rtol": 0}  # gloo adds in an order of its own
     np.testing.assert_allclose(np.concatenate([first[:3], rest]), whole, **tolerance)
     for key, weight in torch.load(folder / "weights.pt", weights_only=True).items():
-        torch.testing.assert_close(weight, weights[key], rtol=1e-4 if processes > 1 else 0, atol=1e-6 if processes > 1 else 0)
+        torch.testing.assert_close(
+            weight,
+            weights[key],
+            rtol=1e-4 if processes > 1 else 0,
+            atol=1e-6 if processes > 1 else 0,
+        )
 
 
 @pytest.mark.slow
@@ -102,25 +137,40 @@ def test_sharded_processes_leave_the_checkpoint_of_one(tmp_path):
     found = []
     for name, words, processes in (("one", (), 1), ("two", ("fsdp=true",), 2)):
         (tmp_path / name).mkdir()
-        start = command(tmp_path / name, "smolvlm", "session=true", "validate_every=2", *words, processes=processes)
+        start = command(
+            tmp_path / name,
+            "smolvlm",
+            "session=true",
+            "validate_every=2",
+            *words,
+            processes=processes,
+        )
         done = subprocess.run(start, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr[-2000:]
         out = tmp_path / name / "out"
         assert len((out / "report/curves.csv").read_text().splitlines()) == 1 + STEPS // 2
-        found.append(load_file(out / "model.safetensors") | load_file(out / "report/alignment.safetensors"))
+        found.append(
+            load_file(out / "model.safetensors") | load_file(out / "report/alignment.safetensors")
+        )
     assert found[0].keys() == found[1].keys()
     for key, weight in found[0].items():
         torch.testing.assert_close(found[1][key], weight, rtol=5e-3, atol=5e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "words"), [("pi0", ()), ("smolvlm", ("fsdp=true",))], ids=["pi0", "sharded"])
+@pytest.mark.parametrize(
+    ("name", "words"), [("pi0", ()), ("smolvlm", ("fsdp=true",))], ids=["pi0", "sharded"]
+)
 def test_training_in_bfloat16_stays_near_that_in_float32(tmp_path, name, words):
     exact, _ = train(tmp_path / "exact", name)
-    rounded, weights = train(tmp_path / "rounded", name, *words, 'precision="bf16"', processes=2 if words else 1)
+    rounded, weights = train(
+        tmp_path / "rounded", name, *words, 'precision="bf16"', processes=2 if words else 1
+    )
     np.testing.assert_allclose(rounded, exact, rtol=0.05)
     assert (rounded[:, :2] != exact[:, :2]).any(0).all()
-    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float32}
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {
+        torch.float32
+    }
 
 
 def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
@@ -132,7 +182,9 @@ def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
 
 
 def test_batch_statistics_of_a_part_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match=r"--alignment.norm batch: its statistics would be of a part"):
+    with pytest.raises(
+        TrainingError, match=r"--alignment.norm batch: its statistics would be of a part"
+    ):
         make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentOptions(norm="batch"))
 
 
@@ -176,19 +228,26 @@ def test_measuring_the_teacher_changes_nothing(tmp_path):
 
 
 def test_a_full_disk_leaves_the_state_before_and_says_so(tmp_path):
-    """The limit on the size of a file stands for a full disk: the system refuses the write in the same way."""
+    """The limit on the size of a file stands for a full disk: the system refuses the write in the
+    same way.
+    """
     run = make_run("nano", tmp_path, STEPS)
     run.train_step()
     run.save_state(tmp_path / "resume.pt")
     run.close()
     before = (tmp_path / "resume.pt").read_bytes()
     code = (
-        "import resource, sys; sys.argv = sys.argv[1:]; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-        "from training_process import main; from pathlib import Path; main(Path(sys.argv[0]), 'nano', 6)"
+        "import resource, sys; sys.argv = sys.argv[1:]; resource.setrlimit(resource.RLIMIT_FSIZE,"
+        " (100_000, 100_000)); from training_process import main; from pathlib import Path;"
+        " main(Path(sys.argv[0]), 'nano', 6)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=SCRIPT.parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=SCRIPT.parent
+    )
     assert done.returncode != 0
-    assert "the state of the run cannot be written" in done.stderr and "free some space" in done.stderr
+    assert (
+        "the state of the run cannot be written" in done.stderr and "free some space" in done.stderr
+    )
     assert (tmp_path / "resume.pt").read_bytes() == before
     assert not (tmp_path / "resume.new").exists()

@@ -1,4 +1,6 @@
-"""A run from its start to its checkpoint: which weights are kept, what a second start does, and what goes on after a kill."""
+"""A run from its start to its checkpoint: which weights are kept, what a second start does, and
+what goes on after a kill.
+"""
 
 import json
 import os
@@ -27,15 +29,27 @@ def a_run(folder: Path, steps: int = STEPS, **changes):
 
 
 def session(run, begin: float | None = None) -> Session:
-    return Session(run, CONTRACT, np.arange(3), Console(width=300), "train", time.monotonic() if begin is None else begin)
+    return Session(
+        run,
+        CONTRACT,
+        np.arange(3),
+        Console(width=300),
+        "train",
+        time.monotonic() if begin is None else begin,
+    )
 
 
 def trained_steps(folder: Path) -> dict[str, int]:
     """By the checkpoint's name."""
-    return {path.parent.name: json.loads(path.read_text())["training"]["steps"] for path in folder.glob("out*/config.json")}
+    return {
+        path.parent.name: json.loads(path.read_text())["training"]["steps"]
+        for path in folder.glob("out*/config.json")
+    }
 
 
-@pytest.mark.parametrize(("errors", "best"), [((0.3, 0.1, 0.2), 4), ((0.3, 0.2, 0.1), None), ((0.1, 0.1, 0.1), None)])
+@pytest.mark.parametrize(
+    ("errors", "best"), [((0.3, 0.1, 0.2), 4), ((0.3, 0.2, 0.1), None), ((0.1, 0.1, 0.1), None)]
+)
 def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monkeypatch, capsys):
     """No older checkpoint is called the best where the last one is as good."""
     run = a_run(tmp_path)
@@ -55,7 +69,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     session(again).go()
     assert "out: this run is finished; give another --out to train anew" in capsys.readouterr().out
     assert again.step == 0
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == before
 
 
 @pytest.mark.parametrize("changed", ["settings", "episodes"])
@@ -65,9 +81,14 @@ def test_the_checkpoint_of_another_run_is_not_overwritten(changed, tmp_path):
     other = a_run(tmp_path, **({"seed": 5} if changed == "settings" else {}))
     if changed == "episodes":
         other.data.label_chunk[0] += 1
-    with pytest.raises(TrainingError, match=f"out: holds the checkpoint of a run with other {changed}; choose another, or delete"):
+    with pytest.raises(
+        TrainingError,
+        match=f"out: holds the checkpoint of a run with other {changed}; choose another, or delete",
+    ):
         session(other)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == before
 
 
 def test_bars_of_a_letterbox_are_not_aligned(tmp_path):
@@ -120,11 +141,19 @@ def test_time_and_losses_go_on_after_a_kill(tmp_path):
     killed_at(a_run(tmp_path / "killed"), 5, begin=time.monotonic() - 1000)
     session(a_run(tmp_path / "killed")).go()
     session(a_run(tmp_path / "whole")).go()
-    found, expected = (read_curves(tmp_path / name / "out/report/curves.csv") for name in ("killed", "whole"))
+    found, expected = (
+        read_curves(tmp_path / name / "out/report/curves.csv") for name in ("killed", "whole")
+    )
     assert [row.step for row in found] == [2, 4, 6]
     for one, other in zip(found, expected, strict=True):
-        assert (one.action_loss, one.cosine, one.validation_error) == (other.action_loss, other.cosine, other.validation_error)
-    assert all(1000 < row.wall_s < 1100 for row in found) and all(row.wall_s < 100 for row in expected)
+        assert (one.action_loss, one.cosine, one.validation_error) == (
+            other.action_loss,
+            other.cosine,
+            other.validation_error,
+        )
+    assert all(1000 < row.wall_s < 1100 for row in found) and all(
+        row.wall_s < 100 for row in expected
+    )
     assert json.loads((tmp_path / "killed/out/report/training.json").read_text())["wall_s"] > 1000
 
 
@@ -148,8 +177,12 @@ def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monke
     assert trained_steps(tmp_path) == {"out": 2}
 
 
-@pytest.mark.parametrize(("save_every", "cure"), [(1, "the state of the run is kept"), (4, "start again")])
-def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(save_every, cure, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("save_every", "cure"), [(1, "the state of the run is kept"), (4, "start again")]
+)
+def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
+    save_every, cure, tmp_path, monkeypatch
+):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -170,10 +203,17 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_
     for name, value in more.training.alignment.state_dict().items():
         assert torch.equal(value, kept[name])
     session(more)
-    assert f"projector: goes on from {first}/report/alignment.safetensors" in capsys.readouterr().out
+    assert (
+        f"projector: goes on from {first}/report/alignment.safetensors" in capsys.readouterr().out
+    )
     other = a_run(tmp_path / "other", student_weights=first, control="mean")
-    assert other.begun_with == f"projector: starts anew, that of {first} was for teacher pointmap, student layer 2"
-    assert not torch.equal(other.training.alignment.state_dict()["projector.out.weight"], kept["projector.out.weight"])
+    assert (
+        other.begun_with
+        == f"projector: starts anew, that of {first} was for teacher pointmap, student layer 2"
+    )
+    assert not torch.equal(
+        other.training.alignment.state_dict()["projector.out.weight"], kept["projector.out.weight"]
+    )
     (first / "report/alignment.safetensors").write_bytes(b"broken")
     assert a_run(tmp_path / "broken", student_weights=first).begun_with.endswith("cannot be read")
 
@@ -181,8 +221,14 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evaluate_every": 300}, "--evaluate-every: must be a multiple of --validate-every 200, got 300"),
-        ({"evaluate_every": -200}, "--evaluate-every: must be a multiple of --validate-every 200, got -200"),
+        (
+            {"evaluate_every": 300},
+            "--evaluate-every: must be a multiple of --validate-every 200, got 300",
+        ),
+        (
+            {"evaluate_every": -200},
+            "--evaluate-every: must be a multiple of --validate-every 200, got -200",
+        ),
         ({"stop_at": 0.9}, "--stop-at 0.9: needs --evaluate-every"),
     ],
 )

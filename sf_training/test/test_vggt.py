@@ -1,4 +1,6 @@
-"""The VGGT aggregator: upstream's figures, official keys, only what is asked for, and what bad weights say."""
+"""The VGGT aggregator: upstream's figures, official keys, only what is asked for, and what bad
+weights say.
+"""
 
 import os
 import socket
@@ -23,8 +25,9 @@ from sf_training.spatial_forcing.vggt_teacher import VggtTeacher, load_aggregato
 from sf_training.spatial_forcing.weights import open_weights
 
 SHAPES = {"square": (2, 3, 3, 56, 56), "wide": (1, 2, 3, 42, 70)}
-# Of upstream's own aggregator (facebookresearch/vggt 44b3afb) with these weights and images: norm of a layer's patch features,
-# then four single values: [view 0, patch 0, channel 0], [view 1, patch 5, last], [last view, last patch, width], [last, 7, last].
+# Of upstream's own aggregator (facebookresearch/vggt 44b3afb) with these weights and images: norm
+# of a layer's patch features, then four single values: [view 0, patch 0, channel 0], [view 1, patch
+# 5, last], [last view, last patch, width], [last, 7, last].
 UPSTREAM = {
     ("square", 0): (96.979332, 1.185621, -0.062666, -0.752547, 2.1406),
     ("square", 1): (103.891434, 0.745911, 0.104557, -0.39265, 1.643791),
@@ -38,7 +41,9 @@ UPSTREAM = {
 @pytest.fixture
 def directory(tmp_path):
     """The tiny aggregator beside a head that is not needed, as in the official checkpoint."""
-    save_file(vggt_weights() | {"camera_head.token": torch.zeros(3)}, tmp_path / "model.safetensors")
+    save_file(
+        vggt_weights() | {"camera_head.token": torch.zeros(3)}, tmp_path / "model.safetensors"
+    )
     return tmp_path
 
 
@@ -59,7 +64,9 @@ def test_features_are_those_of_upstream(directory, name):
             patches[-1, -1, -1, wide],
             patches[-1, -1, 7, -1],
         )
-        assert [float(value) for value in values] == pytest.approx(UPSTREAM[name, layer], rel=1e-4, abs=1e-5)
+        assert [float(value) for value in values] == pytest.approx(
+            UPSTREAM[name, layer], rel=1e-4, abs=1e-5
+        )
 
 
 def test_layers_come_in_the_order_asked_for_and_deeper_blocks_are_not_there(directory):
@@ -93,7 +100,9 @@ def test_sizes_are_read_off_the_official_shapes():
         official = VggtAggregator(VggtConfig())
     shapes = {name: tuple(value.shape) for name, value in official.state_dict().items()}
     assert VggtConfig.from_shapes(shapes) == VggtConfig()
-    assert sum(parameter.numel() for parameter in official.parameters()) == 909_112_320 - 1024  # less the unused mask token
+    assert (
+        sum(parameter.numel() for parameter in official.parameters()) == 909_112_320 - 1024
+    )  # less the unused mask token
     assert shapes["frame_blocks.23.attn.q_norm.weight"] == (64,)
     assert shapes["patch_embed.pos_embed"] == (1, 1370, 1024)
 
@@ -124,15 +133,26 @@ def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_pa
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-c", program, "someone/vggt", "facebook/VGGT-1B"]
-    told = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=PATIENCE_S).stdout.splitlines()
+    told = subprocess.run(
+        run, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    ).stdout.splitlines()
     assert told[0] == "cc-by-nc-4.0"
-    assert "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download it elsewhere" in told[1]
+    assert (
+        "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download"
+        " it elsewhere" in told[1]
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errors.GatedRepoError, r"gated; accept its licence at https://huggingface.co/facebook/VGGT-1B, then `hf auth login`"),
+        (
+            errors.GatedRepoError,
+            (
+                r"gated; accept its licence at https://huggingface.co/facebook/VGGT-1B, then `hf"
+                r" auth login`"
+            ),
+        ),
         (errors.RepositoryNotFoundError, "neither a local path nor a repository of the hub"),
         (errors.RemoteEntryNotFoundError, "holds none of model.safetensors"),
         (errors.HfHubHTTPError, r"the hub does not answer \(503"),
@@ -168,7 +188,9 @@ def test_the_licence_is_the_one_beside_the_weights(directory):
     assert "ask where they came from" in teacher(directory).licence
     (directory / "LICENSE.txt").write_text("\nVGGT License\nv1\n")
     assert teacher(directory).licence.startswith("VGGT License (")
-    (directory / "README.md").write_text("---\nlicense: other\nlicense_name: vggt-license\n---\n# VGGT\n")
+    (directory / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: vggt-license\n---\n# VGGT\n"
+    )
     assert teacher(directory).licence == "other, vggt-license"
 
 
@@ -185,12 +207,27 @@ def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (changed(frame_blocks__1__attn__qkv__weight=None), "1 tensors of the aggregator are missing, aggregator.frame_blocks.1.attn.qkv"),
+        (
+            changed(frame_blocks__1__attn__qkv__weight=None),
+            "1 tensors of the aggregator are missing, aggregator.frame_blocks.1.attn.qkv",
+        ),
         (changed(camera_token=None), "not a VGGT checkpoint: no aggregator.camera_token among its"),
-        (changed(register_token=None), "tensor aggregator.register_token is missing; download the weights again"),
-        (changed(frame_blocks__1__mlp__fc1__bias=torch.zeros(5)), "aggregator.frame_blocks.1.mlp.fc1.bias is 5, the others want 128"),
-        (changed(scale_head=torch.zeros(1)), "another architecture than VGGT: 1 unknown tensors, aggregator.scale_head among them"),
-        (changed(patch_embed__pos_embed=torch.zeros(1, 13, 32)), "holds 12 places, which is not a square"),
+        (
+            changed(register_token=None),
+            "tensor aggregator.register_token is missing; download the weights again",
+        ),
+        (
+            changed(frame_blocks__1__mlp__fc1__bias=torch.zeros(5)),
+            "aggregator.frame_blocks.1.mlp.fc1.bias is 5, the others want 128",
+        ),
+        (
+            changed(scale_head=torch.zeros(1)),
+            "another architecture than VGGT: 1 unknown tensors, aggregator.scale_head among them",
+        ),
+        (
+            changed(patch_embed__pos_embed=torch.zeros(1, 13, 32)),
+            "holds 12 places, which is not a square",
+        ),
         ({"weight": torch.zeros(2)}, "not a VGGT checkpoint"),
     ],
 )
@@ -228,8 +265,15 @@ def test_files_that_are_not_weights_are_named(directory, tmp_path):
 def test_a_missing_camera_is_left_out_and_its_features_are_zero(directory):
     vggt = teacher(directory, 1, 2)
     images = seeded_images(7, 4, 3, 3, 56, 56)
-    present = torch.tensor([[True, True, True], [True, False, True], [False, False, False], [True, False, True]])
-    for found, whole, two in zip(vggt.features(images, present), vggt.features(images), vggt.features(images[:, [0, 2]]), strict=True):
+    present = torch.tensor(
+        [[True, True, True], [True, False, True], [False, False, False], [True, False, True]]
+    )
+    for found, whole, two in zip(
+        vggt.features(images, present),
+        vggt.features(images),
+        vggt.features(images[:, [0, 2]]),
+        strict=True,
+    ):
         torch.testing.assert_close(found[0], whole[0])
         torch.testing.assert_close(found[1, [0, 2]], two[1])
         torch.testing.assert_close(found[3, [0, 2]], two[3])
@@ -238,13 +282,18 @@ def test_a_missing_camera_is_left_out_and_its_features_are_zero(directory):
 
 def test_images_of_any_size_are_resized_to_whole_patches(directory):
     assert teacher(directory).features(torch.rand(1, 2, 3, 48, 96))[0].shape == (1, 2, 2, 4, 64)
-    with pytest.raises(ValueError, match="images are 3x48x50, wanted 3 channels and multiples of 14 pixels"):
+    with pytest.raises(
+        ValueError, match="images are 3x48x50, wanted 3 channels and multiples of 14 pixels"
+    ):
         teacher(directory).network(torch.rand(1, 2, 3, 48, 50))
 
 
 def test_bfloat16_stays_close_and_no_gradient_is_kept(directory):
     images = seeded_images(3, 2, 2, 3, 56, 56).requires_grad_()
-    (exact,), (rounded,) = teacher(directory).features(images), teacher(directory, dtype=torch.bfloat16).features(images)
+    (exact,), (rounded,) = (
+        teacher(directory).features(images),
+        teacher(directory, dtype=torch.bfloat16).features(images),
+    )
     assert rounded.dtype == torch.float32
     assert not exact.requires_grad
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.999

@@ -8,7 +8,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from synthetic_episodes import SIM_ARM, START, open_writer, picture, tiny_contract, write_cameras, write_episode, write_joints
+from synthetic_episodes import (
+    SIM_ARM,
+    START,
+    open_writer,
+    picture,
+    tiny_contract,
+    write_cameras,
+    write_episode,
+    write_joints,
+)
 
 from sf_policy_node.contract import load_contract
 from sf_training.data.episode_reader import EpisodeReader
@@ -28,11 +37,15 @@ def contract():
 
 def frames_of(path):
     with av.open(str(path)) as film:
-        return film.streams.video[0].average_rate, [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        return film.streams.video[0].average_rate, [
+            frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)
+        ]
 
 
 def test_page_needs_nothing_else(tmp_path, contract, capsys):
-    bag = write_episode(tmp_path, contract, frames=8, labels="operator", instruction='pick <the> "red" cube')
+    bag = write_episode(
+        tmp_path, contract, frames=8, labels="operator", instruction='pick <the> "red" cube'
+    )
     assert main([str(bag), "--out", str(tmp_path / "page.html"), "--width", "320"]) == 0
     assert str(tmp_path / "page.html") in capsys.readouterr().out
     html = (tmp_path / "page.html").read_text()
@@ -71,7 +84,9 @@ def test_cameras_of_different_rates_and_holes(tmp_path, contract):
             for index, camera in ((0, scene), (1, wrist)):
                 if index == 0 or frame % 3 == 0:
                     writer.write(
-                        absolute(camera.topic), messages.image(stamp, camera.frame, picture(frame, index)), messages.nanoseconds(stamp)
+                        absolute(camera.topic),
+                        messages.image(stamp, camera.frame, picture(frame, index)),
+                        messages.nanoseconds(stamp),
                     )
             write_joints(writer, contract, contract.topics.joint_states, stamp, np.zeros(7))
         bag = writer.finish("success")
@@ -95,7 +110,9 @@ def test_events_and_who_moved_the_arm(tmp_path, contract):
         for second, source in ((1.0, 1), (2.0, 2)):
             message = control(header(time(int(second), 0), ""), source, "")
             data = store.serialize_cdr(message, messages.CONTROL_SOURCE)
-            writer.write(absolute(contract.topics.control_source), data, messages.nanoseconds(second))
+            writer.write(
+                absolute(contract.topics.control_source), data, messages.nanoseconds(second)
+            )
         bag = writer.finish("success")
     episode = load(EpisodeReader(bag))
     assert [(round(begin, 3), round(end, 3), who) for begin, end, who in episode.control] == [
@@ -116,12 +133,19 @@ def test_foxglove_layout_shows_what_is_recorded(tmp_path, contract):
     def placed(node):
         return [node] if isinstance(node, str) else placed(node["first"]) + placed(node["second"])
 
-    assert sorted(placed(layout["layout"])) == sorted(panels)  # every panel once, none without settings
-    known = {topic.name for topic in episode_topics(contract)} | {"/diagnostics", "/recorder/status"}
+    assert sorted(placed(layout["layout"])) == sorted(
+        panels
+    )  # every panel once, none without settings
+    known = {topic.name for topic in episode_topics(contract)} | {
+        "/diagnostics",
+        "/recorder/status",
+    }
     shown = set(re.findall(r"/[A-Za-z0-9_/]+", json.dumps(panels)))
     assert shown <= known
     assert {absolute(camera.topic) for camera in contract.cameras} <= shown
-    joints = [path for path in panels["Plot!joints"]["paths"] if path["value"].startswith("/joint_states")]
+    joints = [
+        path for path in panels["Plot!joints"]["paths"] if path["value"].startswith("/joint_states")
+    ]
     assert [path["label"] for path in joints] == contract.command_joints
 
 

@@ -1,4 +1,6 @@
-"""Vision models as teachers: their features, targets computed once, their controls, and what goes wrong."""
+"""Vision models as teachers: their features, targets computed once, their controls, and what goes
+wrong.
+"""
 
 import errno
 import json
@@ -24,32 +26,53 @@ VISION = SIZES | {"image_size": 56, "patch_size": 14, "intermediate_size": 64}
 
 
 def dinov2() -> transformers.PreTrainedModel:
-    return transformers.Dinov2Model(transformers.Dinov2Config(image_size=56, patch_size=14, **SIZES))
+    return transformers.Dinov2Model(
+        transformers.Dinov2Config(image_size=56, patch_size=14, **SIZES)
+    )
 
 
 def dinov2_with_registers() -> transformers.PreTrainedModel:
-    config = transformers.Dinov2WithRegistersConfig(image_size=56, patch_size=14, num_register_tokens=4, **SIZES)
+    config = transformers.Dinov2WithRegistersConfig(
+        image_size=56, patch_size=14, num_register_tokens=4, **SIZES
+    )
     return transformers.Dinov2WithRegistersModel(config)
 
 
 def depth_anything() -> transformers.PreTrainedModel:
     stages = [f"stage{number}" for number in (1, 1, 2, 3)]
     backbone = transformers.Dinov2Config(
-        image_size=56, patch_size=14, out_features=stages[1:], reshape_hidden_states=False, apply_layernorm=True, **SIZES
+        image_size=56,
+        patch_size=14,
+        out_features=stages[1:],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+        **SIZES,
     )
-    sizes = {"reassemble_hidden_size": WIDTH, "reassemble_factors": [4, 2, 1], "neck_hidden_sizes": [8, 16, 32]}
-    config = transformers.DepthAnythingConfig(backbone_config=backbone, patch_size=14, fusion_hidden_size=8, head_hidden_size=8, **sizes)
+    sizes = {
+        "reassemble_hidden_size": WIDTH,
+        "reassemble_factors": [4, 2, 1],
+        "neck_hidden_sizes": [8, 16, 32],
+    }
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, fusion_hidden_size=8, head_hidden_size=8, **sizes
+    )
     return transformers.DepthAnythingForDepthEstimation(config)
 
 
 def siglip() -> transformers.PreTrainedModel:
     text = SIZES | {"intermediate_size": 64, "vocab_size": 50, "max_position_embeddings": 8}
     return transformers.SiglipModel(
-        transformers.SiglipConfig(vision_config=VISION, text_config=text | {"bos_token_id": 1, "eos_token_id": 2})
+        transformers.SiglipConfig(
+            vision_config=VISION, text_config=text | {"bos_token_id": 1, "eos_token_id": 2}
+        )
     )
 
 
-@pytest.fixture(scope="module", params=[dinov2, dinov2_with_registers, depth_anything, siglip], ids=lambda build: build.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[dinov2, dinov2_with_registers, depth_anything, siglip],
+    ids=lambda build: build.__name__,
+)
 def saved(request, tmp_path_factory):
     """A tiny random model and the directory where it is saved."""
     torch.manual_seed(0)
@@ -89,18 +112,31 @@ class Counting:
 def test_features_are_the_patches_of_each_block(saved):
     model, folder = saved
     vision = getattr(model, "backbone", getattr(model, "vision_model", model))
-    blocks = next(module for module in vision.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == BLOCKS)
+    blocks = next(
+        module
+        for module in vision.modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == BLOCKS
+    )
     left = {}
     for number, block in enumerate(blocks):
-        block.register_forward_hook(lambda _module, _arguments, output, number=number: left.__setitem__(number, output))
+        block.register_forward_hook(
+            lambda _module, _arguments, output, number=number: left.__setitem__(number, output)
+        )
     colour = (0.5, 0.5) if "siglip" in type(model).__name__.lower() else None
     mean = torch.tensor([0.5] * 3 if colour else [0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.5] * 3 if colour else [0.229, 0.224, 0.225]).view(3, 1, 1)
     images = torch.rand(2, 2, 3, 56, 56)
     with torch.no_grad():
         vision(pixel_values=((images - mean) / std).flatten(0, 1))
-    raw = [(output if isinstance(output, torch.Tensor) else output[0])[:, -16:].view(2, 2, 4, 4, WIDTH) for output in left.values()]
-    norm = next(module for name, module in vision.named_modules() if name.endswith(("layernorm", "post_layernorm")))
+    raw = [
+        (output if isinstance(output, torch.Tensor) else output[0])[:, -16:].view(2, 2, 4, 4, WIDTH)
+        for output in left.values()
+    ]
+    norm = next(
+        module
+        for name, module in vision.named_modules()
+        if name.endswith(("layernorm", "post_layernorm"))
+    )
     first, last = HfTeacher(folder, (0, -1)).features(images)
     torch.testing.assert_close(first, raw[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(last, norm(raw[-1]).detach(), rtol=1e-4, atol=1e-5)
@@ -122,7 +158,9 @@ def test_the_colours_a_model_wants_come_from_its_own_file(saved, tmp_path):
     shutil.copytree(folder, copy)
     images = torch.rand(1, 1, 3, 56, 56)
     before = HfTeacher(copy).features(images)[0]
-    (copy / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [0.7] * 3}))
+    (copy / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1] * 3, "image_std": [0.7] * 3})
+    )
     assert not torch.allclose(HfTeacher(copy).features(images)[0], before)
 
 
@@ -140,12 +178,18 @@ def test_a_cache_is_made_again_when_a_file_of_the_model_changes(changed, tmp_pat
 
     assert [frames_seen(), frames_seen()] == [5, 0]
     if changed == "a shard":
-        save_file({name: value + 0.1 for name, value in load_file(shards[-1]).items()}, shards[-1], metadata={"format": "pt"})
+        save_file(
+            {name: value + 0.1 for name, value in load_file(shards[-1]).items()},
+            shards[-1],
+            metadata={"format": "pt"},
+        )
     elif changed == "config.json":
         config = json.loads((tmp_path / changed).read_text())
         (tmp_path / changed).write_text(json.dumps(config | {"hidden_act": "relu"}))
     else:
-        (tmp_path / changed).write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [0.7] * 3}))
+        (tmp_path / changed).write_text(
+            json.dumps({"image_mean": [0.1] * 3, "image_std": [0.7] * 3})
+        )
     assert [frames_seen(), frames_seen()] == [5, 0]
 
 
@@ -170,7 +214,9 @@ def test_the_bars_of_a_letterbox_are_white_for_a_teacher(vggt, tmp_path):
     assert (pixels[:, 1, :, :, 40:] == 1.0).all()
     np.testing.assert_allclose(pixels[:, 0], images[:, 0] / 255, atol=1e-6)
     assert (images[:, 1, :, :, 40:] == 127).all()  # the student's own are left alone
-    (grey,) = vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path).layers  # a cache of its own
+    (grey,) = vision_targets(
+        vggt, images, GRID, CONFIG, cache=tmp_path
+    ).layers  # a cache of its own
     assert not np.allclose(white[:], grey[:], atol=1e-3)
 
 
@@ -182,11 +228,26 @@ def test_bad_models_are_named(saved, tmp_path):
     shutil.copytree(folder, copy)
     tensors = load_file(copy / "model.safetensors")
     lost = next(name for name in tensors if "fc1.weight" in name and "text" not in name)
-    save_file({name: value for name, value in tensors.items() if name != lost}, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TeacherError, match=r"1 tensors are missing or of another size, .*fc1.weight among them; download it again"):
+    save_file(
+        {name: value for name, value in tensors.items() if name != lost},
+        copy / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        TeacherError,
+        match=(
+            r"1 tensors are missing or of another size, .*fc1.weight among them; download it again"
+        ),
+    ):
         HfTeacher(copy)
     (copy / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(TeacherError, match="a model of kind vit; teacher hf takes dinov2, dinov2_with_registers, depth_anything, siglip"):
+    with pytest.raises(
+        TeacherError,
+        match=(
+            "a model of kind vit; teacher hf takes dinov2, dinov2_with_registers, depth_anything,"
+            " siglip"
+        ),
+    ):
         HfTeacher(copy)
     (copy / "config.json").unlink()
     with pytest.raises(TeacherError, match="no model of transformers"):
@@ -197,18 +258,28 @@ def test_bad_models_are_named(saved, tmp_path):
 
 def cosine(found: np.ndarray, expected: np.ndarray) -> float:
     found, expected = found.astype(np.float64).reshape(expected.shape), expected.astype(np.float64)
-    return float(((found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)).min())
+    return float(
+        (
+            (found * expected).sum(-1)
+            / np.linalg.norm(found, axis=-1)
+            / np.linalg.norm(expected, axis=-1)
+        ).min()
+    )
 
 
 def test_targets_are_the_teachers_features_placed_and_resized(vggt, tmp_path):
     images = pictures()
-    expected = prepare_target(vggt.features(torch.from_numpy(images) / 255)[0], GRID, CONFIG.position_scale).numpy()
+    expected = prepare_target(
+        vggt.features(torch.from_numpy(images) / 255)[0], GRID, CONFIG.position_scale
+    ).numpy()
     for cache in (None, tmp_path / "cache"):
         targets = vision_targets(vggt, images, GRID, CONFIG, cache=cache)
         assert targets.prepared
         assert targets.layers[0].shape == (5, 2, GRID, GRID, 64)
         assert cosine(targets.layers[0], expected) > 0.99999
-        np.testing.assert_allclose(np.square(targets.layers[0].astype(np.float32)).mean(-1), 1.0, atol=1e-2)
+        np.testing.assert_allclose(
+            np.square(targets.layers[0].astype(np.float32)).mean(-1), 1.0, atol=1e-2
+        )
 
 
 def test_targets_are_computed_once_and_again_when_anything_changes(vggt, tmp_path):
@@ -228,14 +299,18 @@ def test_targets_are_computed_once_and_again_when_anything_changes(vggt, tmp_pat
 
 def test_an_interrupted_computation_goes_on_where_it_was_saved(vggt, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 1)
-    monkeypatch.setattr("sf_training.spatial_forcing.vision_targets._PIXELS", 1)  # one frame at a time
+    monkeypatch.setattr(
+        "sf_training.spatial_forcing.vision_targets._PIXELS", 1
+    )  # one frame at a time
     images = pictures()
     with pytest.raises(KeyboardInterrupt):
         vision_targets(Counting(vggt, fail_after=3), images, GRID, CONFIG, cache=tmp_path / "cache")
     rest = Counting(vggt)
     targets = vision_targets(rest, images, GRID, CONFIG, cache=tmp_path / "cache")
     assert rest.seen == 2
-    np.testing.assert_array_equal(targets.layers[0], vision_targets(vggt, images, GRID, CONFIG).layers[0])
+    np.testing.assert_array_equal(
+        targets.layers[0], vision_targets(vggt, images, GRID, CONFIG).layers[0]
+    )
 
 
 def test_damaged_and_foreign_caches_are_refused(vggt, tmp_path):
@@ -244,10 +319,14 @@ def test_damaged_and_foreign_caches_are_refused(vggt, tmp_path):
     (state,) = tmp_path.glob("features-*/state.json")
     good = state.read_text()
     state.write_text("{")
-    with pytest.raises(TeacherError, match=r"cached features cannot be read .*; delete this folder"):
+    with pytest.raises(
+        TeacherError, match=r"cached features cannot be read .*; delete this folder"
+    ):
         vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path)
     state.write_text(good.replace('"grid": [3, 3]', '"grid": [4, 4]'))
-    with pytest.raises(TeacherError, match="cached features of other data or another teacher; delete this folder"):
+    with pytest.raises(
+        TeacherError, match="cached features of other data or another teacher; delete this folder"
+    ):
         vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path)
 
 
@@ -256,7 +335,9 @@ def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(feature_cache.os, "posix_fallocate", full)
-    with pytest.raises(TeacherError, match=r"features cannot be kept \(No space left on device\); free some space"):
+    with pytest.raises(
+        TeacherError, match=r"features cannot be kept \(No space left on device\); free some space"
+    ):
         vision_targets(vggt, pictures(), GRID, CONFIG, cache=tmp_path)
     assert not list(tmp_path.glob("features-*/*.npy"))
 
@@ -264,7 +345,9 @@ def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
 def test_features_that_are_not_finite_are_refused(vggt):
     with torch.no_grad():
         vggt.network.camera_token.fill_(float("nan"))
-    with pytest.raises(TeacherError, match="a feature is not finite; take float32, or check the weights"):
+    with pytest.raises(
+        TeacherError, match="a feature is not finite; take float32, or check the weights"
+    ):
         vision_targets(vggt, pictures(), GRID, CONFIG)
 
 
@@ -284,16 +367,25 @@ def test_fewer_channels_keep_the_angles_and_say_what_is_lost(vggt, tmp_path):
     few = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
     assert few.layers[0].shape == (40, 2, GRID, GRID, 16)
     assert teacher.seen == 2 * 40  # once to find the channels, once for all
-    whole, kept = (layer.reshape(-1, layer.shape[-1]).astype(np.float32) for layer in (whole, few.layers[0]))
+    whole, kept = (
+        layer.reshape(-1, layer.shape[-1]).astype(np.float32) for layer in (whole, few.layers[0])
+    )
     left = np.linalg.norm(kept, axis=1) / np.linalg.norm(whole, axis=1)
     assert 0.9 < few.cosine < 1.0
     assert left.mean() == pytest.approx(few.cosine, abs=0.02)
-    normed = [layer / np.linalg.norm(layer, axis=1, keepdims=True) for layer in (whole[::20], kept[::20])]
+    normed = [
+        layer / np.linalg.norm(layer, axis=1, keepdims=True) for layer in (whole[::20], kept[::20])
+    ]
     assert np.abs(normed[0] @ normed[0].T - normed[1] @ normed[1].T).max() < 0.2
     again = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
     assert (teacher.seen, again.cosine) == (2 * 40, few.cosine)
     assert vision_targets(vggt, images, GRID, CONFIG, channels=4).cosine < few.cosine
-    assert vision_targets(vggt, images, GRID, CONFIG, channels=16, control="random").layers[0].shape[-1] == 16
+    assert (
+        vision_targets(vggt, images, GRID, CONFIG, channels=16, control="random")
+        .layers[0]
+        .shape[-1]
+        == 16
+    )
 
 
 @pytest.mark.parametrize("control", ["mean", "random"])
@@ -312,5 +404,7 @@ def test_controls_random_and_rgb_never_ask_the_teacher(vggt, control, tmp_path):
     images = pictures()
     (layer,) = vision_targets(teacher, images, GRID, CONFIG, control=control, cache=tmp_path).layers
     assert layer.shape == (5, 2, GRID, GRID, 64)
-    (changed,) = vision_targets(teacher, 255 - images, GRID, CONFIG, control=control, cache=tmp_path).layers
+    (changed,) = vision_targets(
+        teacher, 255 - images, GRID, CONFIG, control=control, cache=tmp_path
+    ).layers
     assert np.array_equal(layer, changed) == (control == "random")

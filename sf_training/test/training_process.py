@@ -1,7 +1,10 @@
-"""A training run in a process of its own, on synthetic data, for tests of several processes and of kills.
+"""A training run in a process of its own, on synthetic data, for tests of several processes and of
+kills.
 
-``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for each step; keys are settings,
-``validates``: between the steps, ``session``: as the trainer itself does it, up to the checkpoint in OUT/out.
+``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for
+each step; keys are settings,
+``validates``: between the steps, ``session``: as the trainer itself does it, up to the checkpoint
+in OUT/out.
 """
 
 import json
@@ -35,7 +38,9 @@ def random_data(one: Student, frames: int) -> TrainingSet:
         episodes=np.arange(frames) // 4,
         label_frame=label_frame,
         label_text=np.concatenate([[0, 1] if frame % 2 == 0 else [0] for frame in range(frames)]),
-        label_chunk=rng.normal(size=(len(label_frame), SIZES["horizon"], SIZES["action_size"])).astype(np.float32),
+        label_chunk=rng.normal(
+            size=(len(label_frame), SIZES["horizon"], SIZES["action_size"])
+        ).astype(np.float32),
         texts=TEXTS,
         depth=None,
         views=None,
@@ -43,25 +48,57 @@ def random_data(one: Student, frames: int) -> TrainingSet:
 
 
 def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -> TrainingRun:
-    """A run of a tiny student (see ``student_cases``); ``student_...`` changes are of its settings."""
-    inner = {key.removeprefix("student_"): changes.pop(key) for key in list(changes) if key.startswith("student_")}
+    """A run of a tiny student (see ``student_cases``); ``student_...`` changes are of its
+    settings.
+    """
+    inner = {
+        key.removeprefix("student_"): changes.pop(key)
+        for key in list(changes)
+        if key.startswith("student_")
+    }
     chosen = student_settings(name, folder, **inner)
     sizes = {"width": 32, "layers": 4} if name == "nano" else {}
-    options = {"pairs": 4, "singles": 4, "decay_share": 0.0, "warm_up": 5, "learning_rate": 2e-3, **sizes, **changes}
+    options = {
+        "pairs": 4,
+        "singles": 4,
+        "decay_share": 0.0,
+        "warm_up": 5,
+        "learning_rate": 2e-3,
+        **sizes,
+        **changes,
+    }
     settings = Settings(data=folder, out=folder / "out", steps=steps, student=chosen, **options)
     accelerator = accelerator or make_accelerator(settings)
     torch.manual_seed(settings.seed)
-    student = build_student(chosen, CONTRACT, head=settings.head, width=settings.width, layers=settings.layers)
+    student = build_student(
+        chosen, CONTRACT, head=settings.head, width=settings.width, layers=settings.layers
+    )
     settings = resolved(settings, student)
     data = random_data(student, 24)
-    embeddings = student.embeddings(data.texts) if name != "nano" else np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
-    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, CONTRACT.action.names)
-    text = torch.from_numpy(normalisation.text.normalise(embeddings)) if name == "nano" else student.text_rows(data.texts, normalisation)
+    embeddings = (
+        student.embeddings(data.texts)
+        if name != "nano"
+        else np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
+    )
+    normalisation = Normalisation.from_data(
+        data.states, data.label_chunk, embeddings, CONTRACT.action.names
+    )
+    text = (
+        torch.from_numpy(normalisation.text.normalise(embeddings))
+        if name == "nano"
+        else student.text_rows(data.texts, normalisation)
+    )
     grid = student.model.visual_places().grid
     shape = (len(data.images), SIZES["cameras"], *grid, CHANNELS)
-    targets = np.random.default_rng(2).normal(size=shape).astype(np.float16) if settings.teacher != "none" else None
+    targets = (
+        np.random.default_rng(2).normal(size=shape).astype(np.float16)
+        if settings.teacher != "none"
+        else None
+    )
     labels = np.arange(len(data.label_frame))
-    return TrainingRun(settings, student, CONTRACT, data, labels, normalisation, text, targets, accelerator)
+    return TrainingRun(
+        settings, student, CONTRACT, data, labels, normalisation, text, targets, accelerator
+    )
 
 
 def main(out: Path, name: str, steps: int, *words: str) -> None:
@@ -70,7 +107,14 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
     as_session = changes.pop("session", False)
     run = make_run(name, out, steps, **changes)
     if as_session:
-        Session(run, CONTRACT, np.arange(9), Console(quiet=not run.accelerator.is_main_process), "train", time.monotonic()).go()
+        Session(
+            run,
+            CONTRACT,
+            np.arange(9),
+            Console(quiet=not run.accelerator.is_main_process),
+            "train",
+            time.monotonic(),
+        ).go()
         run.close()
         run.accelerator.end_training()
         return
@@ -82,7 +126,10 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
         progress = run.progress()
         error = run.validate(np.arange(9))[0] if validates else 0.0
         if run.accelerator.is_main_process:
-            print(json.dumps([progress.step, progress.action_loss, progress.alignment_loss, error]), flush=True)
+            print(
+                json.dumps([progress.step, progress.action_loss, progress.alignment_loss, error]),
+                flush=True,
+            )
         if run.step % 3 == 0:
             run.save_state(state)
         time.sleep(slowly)

@@ -1,4 +1,6 @@
-"""What looking for collisions costs: whole motions of 50 samples of the shipped robots, without ROS."""
+"""What looking for collisions costs: whole motions of 50 samples of the shipped robots, without
+ROS.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def bench_collisions(figures: Figures, motions: int = 300) -> None:
             touched += model.first_collision(motion[1:], motion[0]) is not None
             wall.append(time.perf_counter() - started)
             processor.append(time.thread_time() - cpu)
-        note = f"{SAMPLES} samples, {len(model.shapes)} shapes, {touched} of {motions + 20} motions touch"
+        note = (
+            f"{SAMPLES} samples, {len(model.shapes)} shapes, {touched} of {motions + 20} motions"
+            " touch"
+        )
         name = f"collision_{robot}"
         figures.spread(name, 1e3 * np.array(wall[20:]), "ms", note, (50, 99, 100))
         figures.spread(f"{name}_cpu", 1e3 * np.array(processor[20:]), "CPU-ms", note, (50, 99))

@@ -1,4 +1,6 @@
-"""How evenly streamed commands leave the executor, with the simulated arm and the policy running beside it."""
+"""How evenly streamed commands leave the executor, with the simulated arm and the policy running
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -30,27 +32,43 @@ _START_S = 180.0
 
 
 def measure_jitter(figures: Figures, seconds: float, folder: Path, console: Console) -> None:
-    """Follow instructions for ``seconds`` of wall time at each rate and add percentiles of |period - nominal|."""
+    """Follow instructions for ``seconds`` of wall time at each rate and add percentiles of |period
+    - nominal|.
+    """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     deviations = {}
     for rate in RATES:
         with console.status(f"command periods at {rate} Hz: {seconds:g} s"):
             periods, aside = _observe(rate, seconds, folder / f"jitter_{rate}hz")
         deviations[rate] = 1e3 * np.abs(periods - 1 / rate)
-        note = f"off {1e3 / rate:g} ms, at the observer's DDS, {periods.sum():.0f} s of motion; {aside} gaps in which the arm was to stand"
+        note = (
+            f"off {1e3 / rate:g} ms, at the observer's DDS, {periods.sum():.0f} s of motion;"
+            f" {aside} gaps in which the arm was to stand"
+        )
         figures.spread(f"command_period_{rate}hz", deviations[rate], "ms", note, (50, 99, 100))
-        figures.add(f"command_period_{rate}hz_mean", 1e3 * periods.mean(), "ms", len(periods), "how long a cycle took on average")
+        figures.add(
+            f"command_period_{rate}hz_mean",
+            1e3 * periods.mean(),
+            "ms",
+            len(periods),
+            "how long a cycle took on average",
+        )
     plot_jitter(folder / "jitter.png", deviations)
 
 
-def moving_periods(commands: np.ndarray, statuses: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, int]:
-    """Periods [s] between two commands during which the executor never said that the arm is to stand, and how many others there were.
+def moving_periods(
+    commands: np.ndarray, statuses: np.ndarray, states: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Periods [s] between two commands during which the executor never said that the arm is to
+    stand, and how many others there were.
 
     Args:
         commands: (N,) when commands were received [ns].
         statuses, states: (M,) when the executor said what.
     """
-    standing = np.append(0, np.cumsum(states != ExecutorStatus.EXECUTING))  # how many such statuses before each
+    standing = np.append(
+        0, np.cumsum(states != ExecutorStatus.EXECUTING)
+    )  # how many such statuses before each
     said_by = np.searchsorted(statuses, commands, side="right")
     stood = standing[said_by[1:]] > standing[said_by[:-1]]
     return 1e-9 * np.diff(commands)[~stood], int(stood.sum())
@@ -70,7 +88,11 @@ def _observe(rate: int, seconds: float, folder: Path) -> tuple[np.ndarray, int]:
                 while (left := end - time.monotonic()) > 0:
                     handle = client.start(client.reset(seed, 2).instruction, _INSTRUCTION_S)
                     over = time.monotonic() + min(left, _INSTRUCTION_S)
-                    client.wait_until(lambda over=over: time.monotonic() > over, 2 * _INSTRUCTION_S, "wall time stands still")
+                    client.wait_until(
+                        lambda over=over: time.monotonic() > over,
+                        2 * _INSTRUCTION_S,
+                        "wall time stands still",
+                    )
                     client.finish(handle)
                     seed += 1
         finally:
@@ -91,8 +113,19 @@ def _write_contract(rate: int, folder: Path) -> Path:
 
 @contextmanager
 def _observer(contract, file: Path) -> Iterator[None]:
-    words = [sys.executable, "-m", "bench.command_observer", contract.command.topic, contract.topics.executor_status, str(file)]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    words = [
+        sys.executable,
+        "-m",
+        "bench.command_observer",
+        contract.command.topic,
+        contract.topics.executor_status,
+        str(file),
+    ]
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         yield
     finally:

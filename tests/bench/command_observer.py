@@ -1,7 +1,10 @@
-"""A process of its own that notes when streamed commands arrive: ``python3 -m bench.command_observer TOPIC STATUS_TOPIC FILE``.
+"""A process of its own that notes when streamed commands arrive: ``python3 -m
+bench.command_observer TOPIC STATUS_TOPIC FILE``.
 
-Times are those at which DDS received a message, which this program's own delays do not touch. It listens until its standard
-input ends, then writes ``FILE`` (.npz): ``commands`` (N,) and ``statuses`` (M,) [ns since 1970], ``states`` (M,) of the executor.
+Times are those at which DDS received a message, which this program's own delays do not touch. It
+listens until its standard
+input ends, then writes ``FILE`` (.npz): ``commands`` (N,) and ``statuses`` (M,) [ns since 1970],
+``states`` (M,) of the executor.
 """
 
 from __future__ import annotations
@@ -26,7 +29,12 @@ def observe(topic: str, status_topic: str, file: Path) -> None:
     statuses: list[tuple[int, int]] = []
     rclpy.init()
     node = rclpy.create_node("command_observer")
-    node.create_subscription(Float64MultiArray, topic, lambda _, info: commands.append(info["received_timestamp"]), QoSProfile(depth=1000))
+    node.create_subscription(
+        Float64MultiArray,
+        topic,
+        lambda _, info: commands.append(info["received_timestamp"]),
+        QoSProfile(depth=1000),
+    )
     node.create_subscription(
         ExecutorStatus,
         status_topic,
@@ -40,8 +48,14 @@ def observe(topic: str, status_topic: str, file: Path) -> None:
     while not end.is_set():
         executor.spin_once(timeout_sec=0.1)
     times, states = zip(*statuses, strict=True) if statuses else ((), ())
-    np.savez(file, commands=np.array(commands, np.int64), statuses=np.array(times, np.int64), states=np.array(states, np.int64))
-    # What was heard is on disk; the teardown of DDS has been seen to block, and would take the benchmark with it.
+    np.savez(
+        file,
+        commands=np.array(commands, np.int64),
+        statuses=np.array(times, np.int64),
+        states=np.array(states, np.int64),
+    )
+    # What was heard is on disk; the teardown of DDS has been seen to block, and would take the
+    # benchmark with it.
     os._exit(0)
 
 

@@ -1,4 +1,5 @@
-"""From bags to training batches: what indexing costs once, the first epoch and later ones, beside a conversion to LeRobot first.
+"""From bags to training batches: what indexing costs once, the first epoch and later ones, beside a
+conversion to LeRobot first.
 
 ``python3 -m bench.data FOLDER [BYTES]`` measures this alone.
 """
@@ -29,17 +30,31 @@ _MADE = 8  # episodes, where there are none
 
 
 def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _BYTES) -> None:
-    """At most ``limit`` bytes of the episodes in a folder; without any, a few are made. One process, processor time."""
+    """At most ``limit`` bytes of the episodes in a folder; without any, a few are made. One
+    process, processor time.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         if not folder.is_dir():
             folder = _demonstrations(Path(scratch) / "demos")
         bags, size = _at_most(find_episodes(folder), limit)
         contract = EpisodeReader(bags[0]).contract
         cache = Path(scratch) / "cache"
-        note = f"{len(bags)} episodes, {size / 1e6:.0f} MB, {len(contract.cameras)} cameras; pictures of {_SIZE}, batches of {_BATCH}"
+        note = (
+            f"{len(bags)} episodes, {size / 1e6:.0f} MB, {len(contract.cameras)} cameras; pictures"
+            f" of {_SIZE}, batches of {_BATCH}"
+        )
 
         def load(**options):
-            return load_dataset(bags, contract, size=_SIZE, depth=False, cache=cache, workers=1, progress=False, **options)
+            return load_dataset(
+                bags,
+                contract,
+                size=_SIZE,
+                depth=False,
+                cache=cache,
+                workers=1,
+                progress=False,
+                **options,
+            )
 
         with console.status("data: bags to batches"):
             index_s, data = _timed(load)
@@ -49,22 +64,43 @@ def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _B
             decoded_s, _ = _timed(lambda: _epoch(bare.images, seed=1))
         frames = len(data.images)
         figures.add("data_index_MB_per_s", size / 1e6 / index_s, "MB/s", len(bags), f"once, {note}")
-        figures.add("data_open_again_s", again_s, "s", len(bags), "from the index kept beside the data")
+        figures.add(
+            "data_open_again_s", again_s, "s", len(bags), "from the index kept beside the data"
+        )
         for name, seconds, what in (
             ("first_epoch", first_s, "decoded from the bags in random order, and kept"),
             ("later_epoch", kept_s, "pictures kept at the first epoch"),
             ("later_epoch_not_kept", decoded_s, "decoded from the bags again"),
         ):
             figures.add(f"data_{name}_frames_per_s", frames / seconds, "frames/s", frames, what)
-            figures.add(f"data_{name}_MB_per_s", size / 1e6 / seconds, "MB/s", frames, f"of bags; {what}")
+            figures.add(
+                f"data_{name}_MB_per_s", size / 1e6 / seconds, "MB/s", frames, f"of bags; {what}"
+            )
         figures.add(
-            "data_1_GB_to_batches_s", (index_s + first_s) * _BYTES / size, "s", frames, "index and first epoch, scaled to 1 GB of bags"
+            "data_1_GB_to_batches_s",
+            (index_s + first_s) * _BYTES / size,
+            "s",
+            frames,
+            "index and first epoch, scaled to 1 GB of bags",
         )
         with console.status("data: conversion to LeRobot"):
-            arguments = ["export", *map(str, bags), "--out", str(Path(scratch) / "lerobot"), "--action", "measured"]
+            arguments = [
+                "export",
+                *map(str, bags),
+                "--out",
+                str(Path(scratch) / "lerobot"),
+                "--action",
+                "measured",
+            ]
             convert_s, code = _timed(lambda: lerobot(arguments))
         if code == 0:
-            figures.add("data_1_GB_to_lerobot_s", convert_s * _BYTES / size, "s", frames, "conversion alone (h264), before the first batch")
+            figures.add(
+                "data_1_GB_to_lerobot_s",
+                convert_s * _BYTES / size,
+                "s",
+                frames,
+                "conversion alone (h264), before the first batch",
+            )
 
 
 def _timed(work: Callable) -> tuple[float, object]:
@@ -80,7 +116,9 @@ def _epoch(images: BagImages, seed: int) -> None:
 
 
 def _at_most(bags: list[Path], limit: int) -> tuple[list[Path], int]:
-    """The first bags that together have no more than ``limit`` bytes, at least one, and these bytes."""
+    """The first bags that together have no more than ``limit`` bytes, at least one, and these
+    bytes.
+    """
     chosen, total = [], 0
     for bag in bags:
         size = EpisodeReader(bag).file.stat().st_size
@@ -99,5 +137,10 @@ def _demonstrations(folder: Path) -> Path:
 
 if __name__ == "__main__":
     measured = Figures()
-    bench_data(measured, Path(sys.argv[1]), Console(), int(float(sys.argv[2])) if len(sys.argv) > 2 else _BYTES)
+    bench_data(
+        measured,
+        Path(sys.argv[1]),
+        Console(),
+        int(float(sys.argv[2])) if len(sys.argv) > 2 else _BYTES,
+    )
     Console(width=160).print(measured.table("data"))

@@ -1,4 +1,6 @@
-"""The executor's own time: a serialised chunk in, a serialised trajectory out, in one process and without DDS."""
+"""The executor's own time: a serialised chunk in, a serialised trajectory out, in one process and
+without DDS.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from sf_msgs.msg import ActionChunk
 from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
-from sf_policy_node.nodes.conversions import chunk_from_message, chunk_to_message, trajectory_to_message
+from sf_policy_node.nodes.conversions import (
+    chunk_from_message,
+    chunk_to_message,
+    trajectory_to_message,
+)
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 
@@ -25,29 +31,44 @@ DELAYS = (0.0, 0.1)  # s
 
 
 def bench_executor(figures: Figures, chunks: int) -> None:
-    """At each rate ``chunks`` chunks of real rollouts, at the times at which they came, with the joints measured then."""
+    """At each rate ``chunks`` chunks of real rollouts, at the times at which they came, with the
+    joints measured then.
+    """
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
     recordings: list[Recording] = []
     while sum(len(recording.chunks) for recording in recordings) < chunks:
         number = len(recordings)
-        recordings.append(record(sim, policy, ChunkExecutor(contract), number, DELAYS[number % len(DELAYS)]))
+        recordings.append(
+            record(sim, policy, ChunkExecutor(contract), number, DELAYS[number % len(DELAYS)])
+        )
     sim.close()
     for rate in RATES:
-        fast = contract.model_copy(update={"command": contract.command.model_copy(update={"rate_hz": float(rate)})})
+        fast = contract.model_copy(
+            update={"command": contract.command.model_copy(update={"rate_hz": float(rate)})}
+        )
         _replay(fast, recordings[:3])  # compiles and fills caches
         gc.collect()
         gc.freeze()  # as the node does
         wall, processor, refused = _replay(fast, recordings)
-        note = f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one process, no DDS; {refused} refused"
+        note = (
+            f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one"
+            f" process, no DDS; {refused} refused"
+        )
         figures.spread(f"executor_{rate}hz", 1e3 * wall, "ms", note, (50, 99, 100))
         figures.spread(
-            f"executor_{rate}hz_cpu", 1e3 * processor, "CPU-ms", "the same in processor time, which others' load hardly changes", (50, 99)
+            f"executor_{rate}hz_cpu",
+            1e3 * processor,
+            "CPU-ms",
+            "the same in processor time, which others' load hardly changes",
+            (50, 99),
         )
 
 
 def _replay(contract: Contract, recordings: list[Recording]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Seconds and processor seconds for every chunk that was followed, and the number of those that were refused."""
+    """Seconds and processor seconds for every chunk that was followed, and the number of those that
+    were refused.
+    """
     wall, processor, refused = [], [], 0
     for recording in recordings:
         motion = ChunkExecutor(contract)
@@ -62,10 +83,14 @@ def _replay(contract: Contract, recordings: list[Recording]) -> tuple[np.ndarray
                 motion.tick(begin + stamp)
                 if stamp >= arrival - 1e-9:
                     break
-            data = serialize_message(chunk_to_message(dataclasses.replace(chunk, stamp=begin + chunk.stamp)))
+            data = serialize_message(
+                chunk_to_message(dataclasses.replace(chunk, stamp=begin + chunk.stamp))
+            )
             started, started_cpu = time.perf_counter(), time.thread_time()
             try:
-                trajectory = motion.on_chunk(chunk_from_message(deserialize_message(data, ActionChunk)), begin + arrival)
+                trajectory = motion.on_chunk(
+                    chunk_from_message(deserialize_message(data, ActionChunk)), begin + arrival
+                )
             except ChunkRefused:
                 refused += 1
                 continue

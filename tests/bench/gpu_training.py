@@ -1,7 +1,9 @@
-"""``python3 -m bench.gpu_training``: training steps of a backbone of 3 B weights with the whole VGGT, in bfloat16, on a GPU.
+"""``python3 -m bench.gpu_training``: training steps of a backbone of 3 B weights with the whole
+VGGT, in bfloat16, on a GPU.
 
-Random weights take as long as trained ones, so nothing is downloaded. Needs 80 GB for the default sizes. ``--dry-run`` goes through the
-same code with tiny sizes on a processor; its figures mean nothing.
+Random weights take as long as trained ones, so nothing is downloaded. Needs 80 GB for the default
+sizes. ``--dry-run`` goes through the same code with tiny sizes on a processor; its figures mean
+nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +28,11 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.vla.backbones.tiny import tiny_config, tiny_tokenizer
 from sf_policy_node.vla.objective import action_loss, draw
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target
-from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_positions, visual_tokens
+from sf_training.spatial_forcing.student_tokens import (
+    StudentTokens,
+    visual_positions,
+    visual_tokens,
+)
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.spatial_forcing.weights import Weights
@@ -39,7 +45,9 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Arguments:
-    """Step time, peak memory and the largest batch without Spatial Forcing, with cached features, and with VGGT in the loop."""
+    """Step time, peak memory and the largest batch without Spatial Forcing, with cached features,
+    and with VGGT in the loop.
+    """
 
     out: Path = Path("out/bench_gpu.json")
     """Where the figures go, with the device's name."""
@@ -62,7 +70,12 @@ class Steps:
         self.device = torch.device("cpu" if arguments.dry_run else "cuda")
         self.dtype = torch.float32 if arguments.dry_run else torch.bfloat16
         _write_backbone(folder, arguments.dry_run)
-        settings = StudentSettings(kind="hf", random_weights=folder, dtype="float32" if arguments.dry_run else "bfloat16", text_tokens=32)
+        settings = StudentSettings(
+            kind="hf",
+            random_weights=folder,
+            dtype="float32" if arguments.dry_run else "bfloat16",
+            text_tokens=32,
+        )
         self.contract = load_contract(find_robot("sim_arm"))
         torch.manual_seed(0)
         self.student = build_student(settings, self.contract)
@@ -72,38 +85,62 @@ class Steps:
         places = self.model.visual_places()
         self.layer = round(len(places.blocks) * 12 / 18)
         self.teacher = _random_vggt(
-            VggtConfig(width=32, pairs=2, encoder_blocks=2, head_size=8, grid=4) if arguments.dry_run else VggtConfig(), self
+            (
+                VggtConfig(width=32, pairs=2, encoder_blocks=2, head_size=8, grid=4)
+                if arguments.dry_run
+                else VggtConfig()
+            ),
+            self,
         )
-        self.alignment = Alignment(AlignmentConfig(layer=self.layer), places.width, self.teacher.feature_size).to(self.device)
+        self.alignment = Alignment(
+            AlignmentConfig(layer=self.layer), places.width, self.teacher.feature_size
+        ).to(self.device)
         self.tokens = StudentTokens(self.model, (self.layer,), places.blocks)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW([*trained, *self.alignment.parameters()], lr=1e-5)
         self.noise = torch.Generator().manual_seed(0)
 
     def step(self, way: Way, batch: int) -> None:
-        """One whole step, loss to update. Pictures come from the processor, cached features in float16 too, as in a training."""
+        """One whole step, loss to update. Pictures come from the processor, cached features in
+        float16 too, as in a training.
+        """
         config, places = self.model.config, self.model.visual_places()
         generator = torch.Generator().manual_seed(0)
         shape = (batch, config.cameras, 3, *config.image_size)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(
+            self.device
+        )
         state = torch.randn(batch, config.state_size, generator=generator).to(self.device)
-        chunks = torch.randn(batch, config.horizon, config.action_size, generator=generator).to(self.device)
+        chunks = torch.randn(batch, config.horizon, config.action_size, generator=generator).to(
+            self.device
+        )
         text = self.model.words.encode(["pick the red cube"] * batch).to(self.device)
         weight = torch.ones(config.action_size, device=self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32), self.tokens.recording():
+        with (
+            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+            self.tokens.recording(),
+        ):
             context = self.model.context(images, state, text)
-            loss = action_loss(self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise))
+            loss = action_loss(
+                self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise)
+            )
             if way != "no_sf":
                 positions = visual_positions(places.mask.expand(batch, -1))
                 hidden = visual_tokens(self.tokens[self.layer], positions)
-                loss = loss + 0.5 * self.alignment({self.layer: hidden}, [self._target(way, images, batch, places.grid)])
+                loss = loss + 0.5 * self.alignment(
+                    {self.layer: hidden}, [self._target(way, images, batch, places.grid)]
+                )
         self.tokens.clear()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        torch.nn.utils.clip_grad_norm_(
+            [p for group in self.optimizer.param_groups for p in group["params"]], 1.0
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _target(self, way: Way, images: torch.Tensor, batch: int, grid: tuple[int, int]) -> torch.Tensor:
+    def _target(
+        self, way: Way, images: torch.Tensor, batch: int, grid: tuple[int, int]
+    ) -> torch.Tensor:
         if way == "loop":
             return prepare_target(self.teacher.features(images / 255)[0], grid, 0.1)
         cells = images.shape[1] * grid[0] * grid[1]
@@ -116,15 +153,21 @@ def main() -> None:
     """Command line."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     if not arguments.dry_run and not torch.cuda.is_available():
-        sys.exit("gpu_training: PyTorch finds no GPU here; run it where one is, or take --dry-run to try the code on a processor")
+        sys.exit(
+            "gpu_training: PyTorch finds no GPU here; run it where one is, or take --dry-run to try"
+            " the code on a processor"
+        )
     console, figures = Console(), Figures()
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(arguments, Path(folder))
     counted = {part: total for part, (total, _) in steps.student.weights().items()}
-    trained = sum(parameter.numel() for parameter in steps.model.parameters() if parameter.requires_grad)
+    trained = sum(
+        parameter.numel() for parameter in steps.model.parameters() if parameter.requires_grad
+    )
     device = "dry run" if arguments.dry_run else torch.cuda.get_device_name()
     about = (
-        f"{sum(counted.values()) / 1e9:.2f} B weights, {trained / 1e6:.0f} M by LoRA; {steps.teacher.description}; {steps.dtype}; {device}"
+        f"{sum(counted.values()) / 1e9:.2f} B weights, {trained / 1e6:.0f} M by LoRA;"
+        f" {steps.teacher.description}; {steps.dtype}; {device}"
     )
     console.print(about, soft_wrap=True)
     for way in WAYS:  # loop is the last: the teacher's weights stay from then on
@@ -134,7 +177,10 @@ def main() -> None:
         console.print(f"{way}: largest batch {largest}")
     _time(figures, steps, arguments, about)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({**figures.entries, "device": device, "torch": torch.__version__}, indent=1) + "\n")
+    arguments.out.write_text(
+        json.dumps({**figures.entries, "device": device, "torch": torch.__version__}, indent=1)
+        + "\n"
+    )
     console.print(figures.table("training on a GPU"))
 
 
@@ -145,7 +191,13 @@ def _memory(figures: Figures, steps: Steps, way: Way, arguments: Arguments, abou
         torch.cuda.reset_peak_memory_stats()
     steps.step(way, arguments.batch)
     peak = torch.cuda.max_memory_allocated() if steps.device.type == "cuda" else 0
-    figures.add(f"gpu_memory_{way}", peak / 2**30, "GiB", 1, f"most that tensors took in a step of batch {arguments.batch}; {about}")
+    figures.add(
+        f"gpu_memory_{way}",
+        peak / 2**30,
+        "GiB",
+        1,
+        f"most that tensors took in a step of batch {arguments.batch}; {about}",
+    )
 
 
 def _time(figures: Figures, steps: Steps, arguments: Arguments, about: str) -> None:
@@ -159,10 +211,22 @@ def _time(figures: Figures, steps: Steps, arguments: Arguments, about: str) -> N
             if number >= _WARM_UP:
                 seconds[way].append(time.perf_counter() - started)
     for way in WAYS:
-        figures.spread(f"gpu_step_{way}", 1e3 * np.array(seconds[way]), "ms", f"batch {arguments.batch}; {about}", (50, 95))
+        figures.spread(
+            f"gpu_step_{way}",
+            1e3 * np.array(seconds[way]),
+            "ms",
+            f"batch {arguments.batch}; {about}",
+            (50, 95),
+        )
         if way != "no_sf":
             ratio = np.median(seconds[way]) / np.median(seconds["no_sf"])
-            figures.add(f"gpu_step_{way}_over_no_sf", ratio, "ratio", arguments.steps, "medians, interleaved")
+            figures.add(
+                f"gpu_step_{way}_over_no_sf",
+                ratio,
+                "ratio",
+                arguments.steps,
+                "medians, interleaved",
+            )
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
@@ -203,7 +267,13 @@ def _write_backbone(folder: Path, tiny: bool) -> None:
     else:
         from transformers import PaliGemmaConfig
 
-        vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "patch_size": 14}
+        vision = {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        }
         text = {
             "hidden_size": 2048,
             "intermediate_size": 16384,
@@ -212,7 +282,12 @@ def _write_backbone(folder: Path, tiny: bool) -> None:
             "num_key_value_heads": 1,
         }
         config = PaliGemmaConfig(
-            vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 224, **vision},
+            vision_config={
+                "model_type": "siglip_vision_model",
+                "vision_use_head": False,
+                "image_size": 224,
+                **vision,
+            },
             text_config={"model_type": "gemma", "head_dim": 256, "vocab_size": 257216, **text},
             projection_dim=2048,
             hidden_size=2048,
@@ -224,8 +299,13 @@ def _write_backbone(folder: Path, tiny: bool) -> None:
 
 def _random_vggt(config: VggtConfig, steps: Steps) -> VggtTeacher:
     with torch.device("meta"):
-        shapes = {f"aggregator.{name}": tuple(value.shape) for name, value in VggtAggregator(config).state_dict().items()}
-    weights = Weights("random weights", (), shapes, "none", lambda name: torch.randn(shapes[name]) * 0.02)
+        shapes = {
+            f"aggregator.{name}": tuple(value.shape)
+            for name, value in VggtAggregator(config).state_dict().items()
+        }
+    weights = Weights(
+        "random weights", (), shapes, "none", lambda name: torch.randn(shapes[name]) * 0.02
+    )
     return VggtTeacher(weights, (-1,), 56 if config.width < 100 else 518, steps.device, steps.dtype)
 
 

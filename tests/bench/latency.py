@@ -1,4 +1,6 @@
-"""Latencies of the running graph, seen by an observer that trusts only what arrives on the topics, in wall time."""
+"""Latencies of the running graph, seen by an observer that trusts only what arrives on the topics,
+in wall time.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,15 @@ class Observer:
         self.chunks: list[tuple[int, float, float]] = []
         self.commands: list[float] = []
         for camera in contract.cameras:
-            self._node.create_subscription(Image, camera.topic, self._on_image, qos_profile_sensor_data)
-        self._node.create_subscription(ActionChunk, contract.topics.action_chunk, self._on_chunk, 10)
-        self._node.create_subscription(JointTrajectory, contract.command.topic, self._on_command, 10)
+            self._node.create_subscription(
+                Image, camera.topic, self._on_image, qos_profile_sensor_data
+            )
+        self._node.create_subscription(
+            ActionChunk, contract.topics.action_chunk, self._on_chunk, 10
+        )
+        self._node.create_subscription(
+            JointTrajectory, contract.command.topic, self._on_command, 10
+        )
 
     def spin(self, seconds: float) -> None:
         """Listen for a while."""
@@ -57,7 +65,9 @@ class Observer:
         self.images[_nanoseconds(message.header.stamp)] = time.monotonic()
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        self.chunks.append((_nanoseconds(message.header.stamp), time.monotonic(), message.inference_latency_s))
+        self.chunks.append(
+            (_nanoseconds(message.header.stamp), time.monotonic(), message.inference_latency_s)
+        )
 
     def _on_command(self, message: JointTrajectory) -> None:
         self.commands.append(time.monotonic())
@@ -74,14 +84,36 @@ def measure_latency(figures, console: Console) -> None:
                 observer.spin(SECONDS / 2)
                 client.finish(handle)
         observer.close()
-    known = [(seen, seen - observer.images[stamp] - model) for stamp, seen, model in observer.chunks if stamp in observer.images]
-    note = "image at the observer to chunk at the observer, minus the model's time; wall time, sim in real time"
-    figures.spread("camera_to_chunk_without_model", 1e3 * np.array([latency for _, latency in known]), "ms", note)
+    known = [
+        (seen, seen - observer.images[stamp] - model)
+        for stamp, seen, model in observer.chunks
+        if stamp in observer.images
+    ]
+    note = (
+        "image at the observer to chunk at the observer, minus the model's time; wall time, sim in"
+        " real time"
+    )
+    figures.spread(
+        "camera_to_chunk_without_model",
+        1e3 * np.array([latency for _, latency in known]),
+        "ms",
+        note,
+    )
     commands = np.array(observer.commands)
-    first = np.array([commands[commands >= seen].min() - seen for seen, _ in known if (commands >= seen).any()])
+    first = np.array(
+        [commands[commands >= seen].min() - seen for seen, _ in known if (commands >= seen).any()]
+    )
     soon = first < REFUSED_AFTER_S
-    figures.spread("chunk_to_first_command", 1e3 * first[soon], "ms", "both at the observer; wall time")
-    figures.add("chunks_without_command", len(known) - soon.sum(), "chunks", len(known), f"none within {REFUSED_AFTER_S:g} s: refused")
+    figures.spread(
+        "chunk_to_first_command", 1e3 * first[soon], "ms", "both at the observer; wall time"
+    )
+    figures.add(
+        "chunks_without_command",
+        len(known) - soon.sum(),
+        "chunks",
+        len(known),
+        f"none within {REFUSED_AFTER_S:g} s: refused",
+    )
     figures.add(
         "model_time_p50",
         1e3 * np.median([model for _, _, model in observer.chunks]),

@@ -1,13 +1,15 @@
-"""Does the real lerobot read what `sf_training lerobot export` writes, and do we read what lerobot writes?
+"""Does the real lerobot read what `sf_training lerobot export` writes, and do we read what lerobot
+writes?
 
-lerobot pins other versions of our libraries, so it lives in an environment of its own, outside this one:
+lerobot pins other versions of our libraries, so it lives in an environment of its own, outside this
+one:
 
     python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot          # about 6 GB
     sf_training lerobot export out/demos --out out/lerobot --depth
     python tests/bench/lerobot_readback.py expect out/demos out/expected.npz       # here
     /tmp/lerobot/bin/python tests/bench/lerobot_readback.py read out/lerobot out/expected.npz
-    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs       # there, and back here:
-    sf_training lerobot import out/theirs --contract out/theirs.yaml --out out/theirs_bags
+    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs       # there, and back
+    here: sf_training lerobot import out/theirs --contract out/theirs.yaml --out out/theirs_bags
     python tests/bench/lerobot_readback.py check out/theirs out/theirs_bags
 """
 
@@ -37,20 +39,30 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
         if reader.outcome != "success":
             continue
         with reader.kept_in_memory():
-            for part in stretches(reader, frames_per_second(reader.contract, None), action, 2, 0.5, depth=True):
+            for part in stretches(
+                reader, frames_per_second(reader.contract, None), action, 2, 0.5, depth=True
+            ):
                 episode, episodes = episodes, episodes + 1
                 tasks += part.tasks
-                for name, value in (("state", part.state), ("action", part.action), ("length", [len(part.state)])):
+                for name, value in (
+                    ("state", part.state),
+                    ("action", part.action),
+                    ("length", [len(part.state)]),
+                ):
                     content[name].append(np.asarray(value, np.float32))
                 if episode < PICTURES:
-                    pictures = itertools.chain(pictures_in_rows(reader, part.indices), depth_in_rows(reader, part.depths))
+                    pictures = itertools.chain(
+                        pictures_in_rows(reader, part.indices), depth_in_rows(reader, part.depths)
+                    )
                     for camera, pixels in pictures:
                         content.setdefault(f"{episode}/{camera}", []).append(pixels[None])
     np.savez(out, tasks=tasks, **{name: np.concatenate(parts) for name, parts in content.items()})
 
 
 def read(dataset: str, expected: str) -> None:
-    """There: every number, the pictures of some episodes, chunks of actions, and how long a shuffled pass takes."""
+    """There: every number, the pictures of some episodes, chunks of actions, and how long a
+    shuffled pass takes.
+    """
     import torch
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -61,40 +73,75 @@ def read(dataset: str, expected: str) -> None:
     table = data.hf_dataset.with_format("numpy")
     lengths = known["length"].astype(int)
     ends = lengths.cumsum()
-    assert data.num_episodes == len(lengths) and data.num_frames == ends[-1], (data.num_episodes, data.num_frames)
-    figures = {"frames": data.num_frames, "episodes": data.num_episodes, "fps": data.fps, "open_s": round(opened, 2)}
+    assert data.num_episodes == len(lengths) and data.num_frames == ends[-1], (
+        data.num_episodes,
+        data.num_frames,
+    )
+    figures = {
+        "frames": data.num_frames,
+        "episodes": data.num_episodes,
+        "fps": data.fps,
+        "open_s": round(opened, 2),
+    }
     for key, name in (("observation.state", "state"), ("action", "action")):
         figures[f"{name}_largest_error"] = float(np.abs(np.stack(table[key]) - known[name]).max())
     errors, peaks, depths = [], [], []
     for episode in range(min(PICTURES, len(lengths))):
         for frame in range(lengths[episode]):
             item = data[int(ends[episode] - lengths[episode] + frame)]
-            assert item["task"] == str(known["tasks"][int(ends[episode] - lengths[episode] + frame)])
+            assert item["task"] == str(
+                known["tasks"][int(ends[episode] - lengths[episode] + frame)]
+            )
             for camera in CAMERAS:
-                seen = (item[f"observation.images.{camera}"].numpy().transpose(1, 2, 0) * 255).round()
+                seen = (
+                    item[f"observation.images.{camera}"].numpy().transpose(1, 2, 0) * 255
+                ).round()
                 error = np.mean((seen - known[f"{episode}/{camera}"][frame]) ** 2)
                 errors.append(error)
                 peaks.append(10 * np.log10(255**2 / max(error, 1e-9)))
-                if f"observation.images.{camera}_depth" in item and f"{episode}/{camera}_depth" in known:
+                if (
+                    f"observation.images.{camera}_depth" in item
+                    and f"{episode}/{camera}_depth" in known
+                ):
                     truth = known[f"{episode}/{camera}_depth"][frame]
                     metres = item[f"observation.images.{camera}_depth"].numpy().squeeze()
-                    metres = metres / 1000 if metres.max() > 50 else metres  # lerobot gives millimetres unless asked
+                    metres = (
+                        metres / 1000 if metres.max() > 50 else metres
+                    )  # lerobot gives millimetres unless asked
                     near = (truth > 0.011) & (truth < 9.9)
                     depths.append(float(np.abs(metres - truth)[near].max()))
     if depths:
         figures |= {"depth_pictures": len(depths), "depth_largest_error_m": round(max(depths), 5)}
-    figures |= {"pictures": len(peaks), "psnr_db_mean": round(float(np.mean(peaks)), 1), "psnr_db_worst": round(float(np.min(peaks)), 1)}
-    chunks = LeRobotDataset("local/sf_ros", root=dataset, delta_timestamps={"action": [step / data.fps for step in range(HORIZON)]})
-    loader = torch.utils.data.DataLoader(chunks, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(0))
+    figures |= {
+        "pictures": len(peaks),
+        "psnr_db_mean": round(float(np.mean(peaks)), 1),
+        "psnr_db_worst": round(float(np.min(peaks)), 1),
+    }
+    chunks = LeRobotDataset(
+        "local/sf_ros",
+        root=dataset,
+        delta_timestamps={"action": [step / data.fps for step in range(HORIZON)]},
+    )
+    loader = torch.utils.data.DataLoader(
+        chunks, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(0)
+    )
     start, count = time.perf_counter(), 0
     for batch in loader:
-        assert batch["action"].shape[1:] == (HORIZON, known["action"].shape[1]) and torch.isfinite(batch["observation.images.scene"]).all()
+        assert (
+            batch["action"].shape[1:] == (HORIZON, known["action"].shape[1])
+            and torch.isfinite(batch["observation.images.scene"]).all()
+        )
         count += len(batch["action"])
         if count >= 640:
             break
-    figures |= {"shuffled_frames_per_s": round(count / (time.perf_counter() - start), 1), "shuffled_frames": count}
+    figures |= {
+        "shuffled_frames_per_s": round(count / (time.perf_counter() - start), 1),
+        "shuffled_frames": count,
+    }
     means = data.meta.stats["observation.state"]["mean"]
-    figures["statistics_largest_error"] = float(np.abs(np.asarray(means) - known["state"].mean(axis=0)).max())
+    figures["statistics_largest_error"] = float(
+        np.abs(np.asarray(means) - known["state"].mean(axis=0)).max()
+    )
     print(json.dumps(figures | versions(), indent=1))
 
 
@@ -103,18 +150,37 @@ def write(out: str) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     names = [*(f"joint{number}.pos" for number in range(1, 7)), "gripper.pos"]
-    features = {key: {"dtype": "float32", "shape": (7,), "names": names} for key in ("observation.state", "action")}
+    features = {
+        key: {"dtype": "float32", "shape": (7,), "names": names}
+        for key in ("observation.state", "action")
+    }
     for camera, (width, height) in CAMERAS.items():
-        features[f"observation.images.{camera}"] = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
+        features[f"observation.images.{camera}"] = {
+            "dtype": "video",
+            "shape": (height, width, 3),
+            "names": ["height", "width", "channels"],
+        }
     width, height = CAMERAS["scene"]
-    shape = {"dtype": "video", "shape": (height, width, 1), "names": ["height", "width", "channels"]}
+    shape = {
+        "dtype": "video",
+        "shape": (height, width, 1),
+        "names": ["height", "width", "channels"],
+    }
     features["observation.images.scene_depth"] = shape | {"info": {"is_depth_map": True}}
-    data = LeRobotDataset.create("local/theirs", fps=10, features=features, root=out, robot_type="sim_arm", use_videos=True)
+    data = LeRobotDataset.create(
+        "local/theirs", fps=10, features=features, root=out, robot_type="sim_arm", use_videos=True
+    )
     for episode in range(3):
         for frame in range(15 + 5 * episode):
-            pictures = {f"observation.images.{camera}": theirs(episode, frame, index) for index, camera in enumerate(CAMERAS)}
+            pictures = {
+                f"observation.images.{camera}": theirs(episode, frame, index)
+                for index, camera in enumerate(CAMERAS)
+            }
             pictures["observation.images.scene_depth"] = depth(frame)[..., None]
-            numbers = {"observation.state": joints(episode, frame), "action": joints(episode, frame + 1)}
+            numbers = {
+                "observation.state": joints(episode, frame),
+                "action": joints(episode, frame + 1),
+            }
             data.add_frame(pictures | numbers | {"task": task(episode, frame)})
         data.save_episode()
     if hasattr(data, "finalize"):
@@ -138,7 +204,10 @@ def check(dataset: str, bags: str) -> None:
         read = reader.read(["/joint_states", "/teleop/joint_command"])
         for shift, topic in enumerate(read):
             for frame, message in enumerate(read[topic].messages):
-                worst_joint = max(worst_joint, float(np.abs(message.position - joints(episode, frame + shift)).max()))
+                worst_joint = max(
+                    worst_joint,
+                    float(np.abs(message.position - joints(episode, frame + shift)).max()),
+                )
         assert reader.counts["/joint_states"] == count
         for _, frame, metres in reader.frames({"/scene_camera/depth/image_raw": range(count)}):
             depths.append(float(np.abs(metres - depth(frame)).max()))
@@ -147,8 +216,20 @@ def check(dataset: str, bags: str) -> None:
             truth = theirs(episode, seen[camera], list(CAMERAS).index(camera)).astype(float)
             errors.append(np.abs(truth - pixels).mean())
             seen[camera] += 1
-    figures = {"joints_largest_error": worst_joint, "pictures": len(errors), "grey_levels_mean_error": round(float(np.mean(errors)), 2)}
-    print(json.dumps(figures | {"depth_pictures": len(depths), "depth_largest_error_m": max(depths, default=0.0)}))
+    figures = {
+        "joints_largest_error": worst_joint,
+        "pictures": len(errors),
+        "grey_levels_mean_error": round(float(np.mean(errors)), 2),
+    }
+    print(
+        json.dumps(
+            figures
+            | {
+                "depth_pictures": len(depths),
+                "depth_largest_error_m": max(depths, default=0.0),
+            }
+        )
+    )
 
 
 def task(episode: int, frame: int) -> str:
@@ -159,7 +240,9 @@ def task(episode: int, frame: int) -> str:
 def depth(frame: int) -> np.ndarray:
     """(H, W) float32 [m] that move with the frame."""
     width, height = CAMERAS["scene"]
-    return (0.3 + np.add.outer(np.arange(height), np.arange(width)) / 300 + 0.05 * frame).astype(np.float32)
+    return (0.3 + np.add.outer(np.arange(height), np.arange(width)) / 300 + 0.05 * frame).astype(
+        np.float32
+    )
 
 
 def joints(episode: int, frame: int) -> np.ndarray:
@@ -178,7 +261,9 @@ def versions() -> dict[str, str]:
     """What read it."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("lerobot", "torch", "av", "datasets")} | {"python": sys.version.split()[0]}
+    return {name: version(name) for name in ("lerobot", "torch", "av", "datasets")} | {
+        "python": sys.version.split()[0]
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """How others execute chunks, behind the interface of ``rollout.Motion``, to compare with.
 
-Joint targets are computed here and not by our executor. None of these knows limits, budgets or a workspace: the
-controller behind them clips at the joints' positions and speeds, as a joint limiter of ros2_control does.
+Joint targets are computed here and not by our executor. None of these knows limits, budgets or a
+workspace: the controller behind them clips at the joints' positions and speeds, as a joint limiter
+of ros2_control does.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from sf_policy_node.motion.types import Chunk, Trajectory
 
 
 class OnePoint:
-    """A timer at the policy's rate sends one row of the newest chunk as a trajectory of one point, at ``time_from_start`` 0.
+    """A timer at the policy's rate sends one row of the newest chunk as a trajectory of one point,
+    at ``time_from_start`` 0.
 
-    It is the row whose turn it is: rows that passed while the policy was thinking are skipped, as LeRobot's queue of
-    actions with time steps does. An arm that stood still does not matter to it.
+    It is the row whose turn it is: rows that passed while the policy was thinking are skipped, as
+    LeRobot's queue of actions with time steps does. An arm that stood still does not matter to it.
 
     Args:
-        when_due: send a row at the time for which it was predicted; else one step before, so that the first row is
+        when_due: send a row at the time for which it was predicted; else one step before, so that
+            the first row is
             sent with the observation and the arm has a step's time to get there.
         reach_s: ``time_from_start`` of the point.
     """
 
-    def __init__(
-        self, contract: Contract, *, when_due: bool = False, reach_s: float = 0.0
-    ) -> None:
+    def __init__(self, contract: Contract, *, when_due: bool = False, reach_s: float = 0.0) -> None:
         self._reach_s = np.array([reach_s])
         self._targets = RowTargets(contract)
         self._names, self._step = tuple(contract.command_joints), contract.action.step_s
@@ -61,12 +62,15 @@ class OnePoint:
 
 
 class LatestChunk:
-    """The newest chunk wins: all of it is sent as it is, positions only, and replaces the one before.
+    """The newest chunk wins: all of it is sent as it is, positions only, and replaces the one
+    before.
 
     Args:
-        skip_passed: leave out rows whose time has passed and keep the others' times; else row 0 comes first whenever
+        skip_passed: leave out rows whose time has passed and keep the others' times; else row 0
+            comes first whenever
             the chunk arrives, as in clients that know no stamps.
-        stamped: send all rows with the observation's stamp, and let the controller skip what has passed.
+        stamped: send all rows with the observation's stamp, and let the controller skip what has
+            passed.
     """
 
     def __init__(
@@ -97,11 +101,16 @@ class LatestChunk:
 
 
 class RowTargets:
-    """Joint positions for the rows of ``ee_delta`` chunks with a fixed tool orientation, as the simulated arm's policies speak."""
+    """Joint positions for the rows of ``ee_delta`` chunks with a fixed tool orientation, as the
+    simulated arm's policies speak.
+    """
 
     def __init__(self, contract: Contract) -> None:
         if contract.action.space is not ActionSpace.EE_DELTA or len(contract.action.names) != 4:
-            raise ValueError(f"action: needs ee_delta with x y z gripper, the contract has {contract.action.space}")
+            raise ValueError(
+                "action: needs ee_delta with x y z gripper, the contract has"
+                f" {contract.action.space}"
+            )
         self._contract, self._kinematics = contract, Kinematics(contract)
         self._rotation = pinocchio.Quaternion(np.array(contract.action.tool_orientation)).matrix()
 
@@ -111,7 +120,11 @@ class RowTargets:
         tool = self._kinematics.forward(arm).position
         rows = []
         for *displacement, opening in chunk.data:
-            arm = self._kinematics.inverse(ToolPose(tool + displacement, self._rotation), arm).positions
-            opening = round(min(max(opening, 0.0), 1.0)) if self._contract.gripper.binary else opening
+            arm = self._kinematics.inverse(
+                ToolPose(tool + displacement, self._rotation), arm
+            ).positions
+            opening = (
+                round(min(max(opening, 0.0), 1.0)) if self._contract.gripper.binary else opening
+            )
             rows.append(np.append(arm, self._contract.gripper.to_joint(opening)))
         return np.array(rows)

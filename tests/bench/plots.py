@@ -14,21 +14,45 @@ from bench.replay import COMMAND_S, Motions, jerk_of
 from bench.ways import SAID
 from matplotlib import pyplot
 
-_COLOURS = dict(zip(SAID, (f"tab:{name}" for name in ["blue", "cyan", "red", "pink", "orange", "brown", "olive", "green"]), strict=True))
+_COLOURS = dict(
+    zip(
+        SAID,
+        (
+            f"tab:{name}"
+            for name in ["blue", "cyan", "red", "pink", "orange", "brown", "olive", "green"]
+        ),
+        strict=True,
+    )
+)
 
 
 def plot_example(path: Path, examples: Mapping[str, Motions], joints: Sequence[str]) -> None:
-    """One rollout in each way: the joint that moves most, commanded and true, and the jerk of what was commanded."""
+    """One rollout in each way: the joint that moves most, commanded and true, and the jerk of what
+    was commanded.
+    """
     first = next(iter(examples.values()))
     joint = int(np.ptp(first.commanded, axis=0).argmax())
-    figure, axes = pyplot.subplots(2, len(examples), figsize=(4 * len(examples), 6), sharex=True, sharey="row", squeeze=False)
+    figure, axes = pyplot.subplots(
+        2, len(examples), figsize=(4 * len(examples), 6), sharex=True, sharey="row", squeeze=False
+    )
     for column, (way, motions) in enumerate(examples.items()):
         above, below = axes[:, column]
         times = COMMAND_S * np.arange(len(motions.commanded))
         above.plot(times, motions.commanded[:, joint], color=_COLOURS[way], label="commanded")
-        above.plot(motions.true_s * np.arange(len(motions.true)), motions.true[:, joint], "k--", linewidth=0.8, label="arm")
+        above.plot(
+            motions.true_s * np.arange(len(motions.true)),
+            motions.true[:, joint],
+            "k--",
+            linewidth=0.8,
+            label="arm",
+        )
         jerk, begin = jerk_of(motions.commanded, COMMAND_S)
-        below.plot(begin + COMMAND_S * np.arange(len(jerk)), jerk[:, joint] / 1e3, color=_COLOURS[way], linewidth=0.7)
+        below.plot(
+            begin + COMMAND_S * np.arange(len(jerk)),
+            jerk[:, joint] / 1e3,
+            color=_COLOURS[way],
+            linewidth=0.7,
+        )
         for axis in (above, below):
             axis.grid(alpha=0.3)
             for border in motions.borders:
@@ -62,21 +86,40 @@ def plot_joins(path: Path, figures_of: Mapping[str, Mapping[str, float]], border
     _save(figure, path)
 
 
-def plot_success(path: Path, shares: Mapping[str, Mapping[float, tuple[float, float, float]]], n: int) -> None:
+def plot_success(
+    path: Path, shares: Mapping[str, Mapping[float, tuple[float, float, float]]], n: int
+) -> None:
     """Success over delay with intervals; ``shares``: way -> delay [s] -> (share, low, high)."""
     figure, axis = pyplot.subplots(figsize=(8, 4.8))
     for number, (way, by_delay) in enumerate(shares.items()):
-        delays = 1e3 * np.array(list(by_delay)) + 4 * (number - len(shares) / 2)  # side by side, to see the intervals
+        delays = 1e3 * np.array(list(by_delay)) + 4 * (
+            number - len(shares) / 2
+        )  # side by side, to see the intervals
         share, low, high = np.array(list(by_delay.values())).T
-        axis.errorbar(delays, share, [share - low, high - share], fmt="o-", capsize=3, color=_COLOURS[way], label=SAID[way], markersize=4)
-    axis.set(xlabel="delay from observation to use of the chunk [ms]", ylabel=f"picked, of {n} seeds each", ylim=(-0.03, 1.03))
+        axis.errorbar(
+            delays,
+            share,
+            [share - low, high - share],
+            fmt="o-",
+            capsize=3,
+            color=_COLOURS[way],
+            label=SAID[way],
+            markersize=4,
+        )
+    axis.set(
+        xlabel="delay from observation to use of the chunk [ms]",
+        ylabel=f"picked, of {n} seeds each",
+        ylim=(-0.03, 1.03),
+    )
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     _save(figure, path)
 
 
 def plot_jitter(path: Path, deviations: Mapping[int, np.ndarray]) -> None:
-    """How many command periods were off by more than so much; ``deviations``: rate [Hz] -> |period - nominal| [ms]."""
+    """How many command periods were off by more than so much; ``deviations``: rate [Hz] -> |period
+    - nominal| [ms].
+    """
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
     for rate, values in deviations.items():
         ordered = np.sort(values)

@@ -1,6 +1,8 @@
-"""What the recorder keeps up with, over DDS with one process for the robot and one for the recorder; and its memory in a long episode.
+"""What the recorder keeps up with, over DDS with one process for the robot and one for the
+recorder; and its memory in a long episode.
 
-``python -m bench.recorder --seconds 120 --episode-gb 10`` with ``PYTHONPATH=tests`` runs this alone, at full length.
+``python -m bench.recorder --seconds 120 --episode-gb 10`` with ``PYTHONPATH=tests`` runs this
+alone, at full length.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ _SAMPLES = 40
 
 @dataclass(frozen=True)
 class Arguments:
-    """The recorder at 3 cameras of 640x480, at 8 of 320x240, at its highest rate, and in one long episode."""
+    """The recorder at 3 cameras of 640x480, at 8 of 320x240, at its highest rate, and in one long
+    episode.
+    """
 
     seconds: float = 120.0
     """Of the recordings at 30 Hz; the steps of the ladder take a twelfth."""
@@ -55,7 +59,9 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Result:
-    """One recording. ``lost``: frames that the robot sent and the bag lacks; ``source_hz``: slowest camera as it was published."""
+    """One recording. ``lost``: frames that the robot sent and the bag lacks; ``source_hz``: slowest
+    camera as it was published.
+    """
 
     frames: int
     lost: int
@@ -69,13 +75,18 @@ class Result:
     end_s: float
 
 
-def bench_recorder(figures: Figures, seconds: float, episode_gb: float, console: Console, *, ladder: bool = True) -> None:
+def bench_recorder(
+    figures: Figures, seconds: float, episode_gb: float, console: Console, *, ladder: bool = True
+) -> None:
     """Add the figures of the recorder."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     for name, cameras, width, height in (("3x640x480", 3, 640, 480), ("8x320x240", 8, 320, 240)):
         with console.status(f"recorder, {name} at 30 Hz: {seconds:g} s"):
             result = record(cameras, width, height, 30.0, seconds)
-        note = f"{name} raw at {result.source_hz:.1f} Hz and {JOINTS_HZ:g} Hz joints, {seconds:g} s, load {os.getloadavg()[0]:.1f}"
+        note = (
+            f"{name} raw at {result.source_hz:.1f} Hz and {JOINTS_HZ:g} Hz joints, {seconds:g} s,"
+            f" load {os.getloadavg()[0]:.1f}"
+        )
         values = {
             "lost": (result.lost, "frames"),
             "cpu": (result.cpu_share, "cores"),
@@ -98,9 +109,16 @@ def record(cameras: int, width: int, height: int, hz: float, seconds: float) -> 
     """Record one episode of a robot that publishes in a process of its own."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as folder:
         contract = _contract(Path(folder), cameras, width, height, hz)
-        source = _start("bench.recorder_source", str(contract), str(hz), str(JOINTS_HZ), stdout=subprocess.PIPE)
+        source = _start(
+            "bench.recorder_source", str(contract), str(hz), str(JOINTS_HZ), stdout=subprocess.PIPE
+        )
         words = ["--ros-args", "-p", f"contract:={contract}", "-p", f"directory:={folder}/episodes"]
-        recorder = _start("sf_training.recording.recorder_node", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        recorder = _start(
+            "sf_training.recording.recorder_node",
+            *words,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             return _observe(contract, psutil.Process(recorder.pid), source, cameras, seconds)
         finally:
@@ -109,7 +127,9 @@ def record(cameras: int, width: int, height: int, hz: float, seconds: float) -> 
                 process.wait(20)
 
 
-def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen, cameras: int, seconds: float) -> Result:
+def _observe(
+    contract: Path, recorder: psutil.Process, source: subprocess.Popen, cameras: int, seconds: float
+) -> Result:
     rclpy.init()
     node, statuses = rclpy.create_node("observer"), []
     executor = SingleThreadedExecutor()
@@ -121,7 +141,9 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
             end = time.monotonic() + timeout
             while not condition():
                 if time.monotonic() > end:
-                    raise RuntimeError("the recorder or the robot did not get ready; look at their output")
+                    raise RuntimeError(
+                        "the recorder or the robot did not get ready; look at their output"
+                    )
                 executor.spin_once(timeout_sec=0.1)
 
         def call(kind, name: str, timeout: float, **fields):
@@ -131,7 +153,13 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
             wait(future.done, timeout)
             return future.result()
 
-        wait(lambda: statuses and sum(stream.measured_hz > 1 for stream in statuses[-1].streams) > cameras, _START_S)
+        wait(
+            lambda: (
+                statuses
+                and sum(stream.measured_hz > 1 for stream in statuses[-1].streams) > cameras
+            ),
+            _START_S,
+        )
         call(StartEpisode, "start_episode", 20.0, instruction="bench")
         before, begin = recorder.cpu_times(), time.monotonic()
         wait(lambda: time.monotonic() > begin + seconds, seconds + 5)
@@ -144,15 +172,30 @@ def _observe(contract: Path, recorder: psutil.Process, source: subprocess.Popen,
         rclpy.try_shutdown()
     bag = Path(ended.episode)
     frames, lost, raw, size = _read(bag, load_contract(contract))
-    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]["custom_data"]
+    custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][
+        "custom_data"
+    ]
     delays = json.loads(custom["write_delay_ms"])
     cpu = (after.user + after.system - before.user - before.system) / wall
     published = (frames + lost) / cameras / wall  # frames are numbered
-    return Result(frames, lost, published, cpu, memory, raw / wall / 1e6, size / wall / 1e6, delays["p99"], delays["max"], end_s)
+    return Result(
+        frames,
+        lost,
+        published,
+        cpu,
+        memory,
+        raw / wall / 1e6,
+        size / wall / 1e6,
+        delays["p99"],
+        delays["max"],
+        end_s,
+    )
 
 
 def _read(bag: Path, contract) -> tuple[int, int, int, int]:
-    """Frames in the bag, numbers missing between the first and the last, bytes of messages, bytes of the file."""
+    """Frames in the bag, numbers missing between the first and the last, bytes of messages, bytes
+    of the file.
+    """
     (file,) = bag.glob("*.mcap")
     numbers, raw = defaultdict(list), 0
     topics = [camera.topic for camera in contract.cameras]
@@ -160,7 +203,9 @@ def _read(bag: Path, contract) -> tuple[int, int, int, int]:
         for schema, channel, message in make_reader(stream).iter_messages(log_time_order=False):
             raw += len(message.data)
             if channel.topic in topics:
-                numbers[channel.topic].append(int(deserialize(message.data, schema.name).header.frame_id))
+                numbers[channel.topic].append(
+                    int(deserialize(message.data, schema.name).header.frame_id)
+                )
     lost = sum(max(found) - min(found) + 1 - len(set(found)) for found in numbers.values())
     return sum(map(len, numbers.values())), lost, raw, file.stat().st_size
 
@@ -173,11 +218,15 @@ def _climb(figures: Figures, seconds: float, console: Console) -> None:
         # A robot that does not reach the rate says nothing about the recorder.
         if result.lost or result.source_hz < 0.97 * hz:
             said = (
-                f"at {hz} Hz {result.lost} of {result.frames + result.lost} frames were lost, the robot published {result.source_hz:.1f} Hz"
+                f"at {hz} Hz {result.lost} of {result.frames + result.lost} frames were lost, the"
+                f" robot published {result.source_hz:.1f} Hz"
             )
             break
         best = hz
-    note = f"3x640x480 raw, steps of {seconds:g} s; {said or 'the ladder ended'}; load {os.getloadavg()[0]:.1f}"
+    note = (
+        f"3x640x480 raw, steps of {seconds:g} s; {said or 'the ladder ended'}; load"
+        f" {os.getloadavg()[0]:.1f}"
+    )
     figures.add("recorder_highest_rate", best, "Hz", len(LADDER_HZ), note)
 
 
@@ -185,19 +234,38 @@ def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
     """Resident memory of a process that writes one episode of incompressible pictures."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as folder:
         if shutil.disk_usage(folder).free < 1.3e9 * gigabytes:
-            console.print(f"long episode: left out, less than {1.3 * gigabytes:.1f} GB are free in {folder}")
+            console.print(
+                f"long episode: left out, less than {1.3 * gigabytes:.1f} GB are free in {folder}"
+            )
             return
         with console.status(f"one episode of {gigabytes:g} GB"):
             done = subprocess.run(
-                [sys.executable, "-m", "bench.recorder", "write", folder, str(gigabytes)], stdout=subprocess.PIPE, check=True
+                [sys.executable, "-m", "bench.recorder", "write", folder, str(gigabytes)],
+                stdout=subprocess.PIPE,
+                check=True,
             )
     told = json.loads(done.stdout)
     memory = np.array(told["memory_mb"])
     settled = memory[len(memory) // 10 :]
-    note = f"one episode of {told['file_gb']:.2f} GB in {told['seconds']:.0f} s; of the writing process, from a tenth on"
-    figures.add("recorder_long_episode_growth", settled[-3:].mean() - settled[:3].mean(), "MB", len(settled), note)
+    note = (
+        f"one episode of {told['file_gb']:.2f} GB in {told['seconds']:.0f} s; of the writing"
+        " process, from a tenth on"
+    )
+    figures.add(
+        "recorder_long_episode_growth",
+        settled[-3:].mean() - settled[:3].mean(),
+        "MB",
+        len(settled),
+        note,
+    )
     figures.add("recorder_long_episode_peak", memory.max(), "MB", len(memory), note)
-    figures.add("recorder_long_episode_end", told["end_s"], "s", 1, "from the last message to the final name")
+    figures.add(
+        "recorder_long_episode_end",
+        told["end_s"],
+        "s",
+        1,
+        "from the last message to the final name",
+    )
 
 
 def _write(folder: Path, gigabytes: float) -> None:
@@ -206,7 +274,9 @@ def _write(folder: Path, gigabytes: float) -> None:
     from sf_training.recording.episode_writer import EpisodeWriter
     from sf_training.recording.queued_writer import QueuedWriter
 
-    writer = EpisodeWriter(folder, load_contract(find_robot("sim_arm")), instruction="long", operator="")
+    writer = EpisodeWriter(
+        folder, load_contract(find_robot("sim_arm")), instruction="long", operator=""
+    )
     writer.add_topic("/image", messages.IMAGE)
     noise = np.random.default_rng(0).integers(0, 256, (16, 480, 640, 3), dtype=np.uint8)
     frames = [bytes(messages.image(1.0, "c", each)) for each in noise]
@@ -222,14 +292,30 @@ def _write(folder: Path, gigabytes: float) -> None:
     wall = time.monotonic() - begin
     path = queue.finish("success")
     size = sum(file.stat().st_size for file in path.glob("*.mcap"))
-    print(json.dumps({"memory_mb": memory, "seconds": wall, "file_gb": size / 1e9, "end_s": time.monotonic() - begin - wall}))
+    print(
+        json.dumps(
+            {
+                "memory_mb": memory,
+                "seconds": wall,
+                "file_gb": size / 1e9,
+                "end_s": time.monotonic() - begin - wall,
+            }
+        )
+    )
 
 
 def _contract(folder: Path, cameras: int, width: int, height: int, hz: float) -> Path:
     shipped = find_robot("sim_arm")
     data = yaml.safe_load(shipped.read_text())
     data["cameras"] = [
-        {"name": f"camera{n}", "topic": f"/camera{n}/image_raw", "width": width, "height": height, "frame": f"camera{n}", "rate_hz": hz}
+        {
+            "name": f"camera{n}",
+            "topic": f"/camera{n}/image_raw",
+            "width": width,
+            "height": height,
+            "frame": f"camera{n}",
+            "rate_hz": hz,
+        }
         for n in range(cameras)
     ]
     (folder / data["urdf"]).write_text(shipped.with_name(data["urdf"]).read_text())
@@ -254,7 +340,9 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     console, figures = Console(width=180), Figures()
     try:
-        bench_recorder(figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder)
+        bench_recorder(
+            figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder
+        )
     finally:  # what was measured before something broke is kept
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(figures.entries, indent=1) + "\n")

@@ -1,7 +1,8 @@
-"""A robot that publishes nothing but pictures and joints, as fast as it is told: ``python -m bench.recorder_source CONTRACT HZ JOINTS_HZ``.
+"""A robot that publishes nothing but pictures and joints, as fast as it is told: ``python -m
+bench.recorder_source CONTRACT HZ JOINTS_HZ``.
 
-Every message bears its number in ``frame_id``: who reads the bag sees what is missing without asking the recorder.
-Ends with SIGTERM and then prints what it sent.
+Every message bears its number in ``frame_id``: who reads the bag sees what is missing without
+asking the recorder. Ends with SIGTERM and then prints what it sent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def picture(width: int, height: int) -> np.ndarray:
     """(H, W, 3): a smooth scene with the noise of a sensor."""
     rows, columns = np.mgrid[0:height, 0:width]
     scene = np.stack([rows * 255 / height, columns * 255 / width, np.full_like(rows, 120)], -1)
-    return np.clip(scene + np.random.default_rng(0).normal(0, NOISE, scene.shape), 0, 255).astype(np.uint8)
+    return np.clip(scene + np.random.default_rng(0).normal(0, NOISE, scene.shape), 0, 255).astype(
+        np.uint8
+    )
 
 
 def main() -> None:
@@ -41,15 +44,29 @@ def main() -> None:
     streams = []
     for camera in contract.cameras:
         pixels = picture(camera.width, camera.height)
-        message = Image(height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width)
+        message = Image(
+            height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width
+        )
         message.data = array.array("B", pixels.tobytes())
-        streams.append([node.create_publisher(Image, camera.topic, best_effort), message, 1 / hz, 0])
+        streams.append(
+            [node.create_publisher(Image, camera.topic, best_effort), message, 1 / hz, 0]
+        )
     joints = JointState(name=contract.command_joints, position=[0.0] * len(contract.command_joints))
-    streams.append([node.create_publisher(JointState, contract.topics.joint_states, best_effort), joints, 1 / joints_hz, 0])
+    streams.append(
+        [
+            node.create_publisher(JointState, contract.topics.joint_states, best_effort),
+            joints,
+            1 / joints_hz,
+            0,
+        ]
+    )
     begin = time.monotonic()
     while not stopped:
-        # Absolute times: a publisher that was late catches up, as the rate that was asked for is what is measured.
-        publisher, message, period, number = stream = min(streams, key=lambda each: each[2] * each[3])
+        # Absolute times: a publisher that was late catches up, as the rate that was asked for is
+        # what is measured.
+        publisher, message, period, number = stream = min(
+            streams, key=lambda each: each[2] * each[3]
+        )
         wait = begin + period * number - time.monotonic()
         if wait > 0:
             time.sleep(wait)
@@ -57,7 +74,10 @@ def main() -> None:
         publisher.publish(message)
         stream[3] += 1
     seconds = time.monotonic() - begin
-    print(json.dumps({"seconds": seconds, "rates": [stream[3] / seconds for stream in streams]}), flush=True)
+    print(
+        json.dumps({"seconds": seconds, "rates": [stream[3] / seconds for stream in streams]}),
+        flush=True,
+    )
     node.destroy_node()
     rclpy.try_shutdown()
 

@@ -1,4 +1,6 @@
-"""Chunks of closed-loop rollouts with the times at which they arrived, to be executed again in other ways."""
+"""Chunks of closed-loop rollouts with the times at which they arrived, to be executed again in
+other ways.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +45,35 @@ class Recorder:
         self._motion.on_joint_state(stamp, positions, velocities)
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory | None:
-        self._recording.chunks.append((now - self._begin, dataclasses.replace(chunk, stamp=chunk.stamp - self._begin)))
+        self._recording.chunks.append(
+            (now - self._begin, dataclasses.replace(chunk, stamp=chunk.stamp - self._begin))
+        )
         return self._motion.on_chunk(chunk, now)
 
     def tick(self, now: float) -> Trajectory | None:
         return self._motion.tick(now)
 
 
-def record(sim: ArmSim, policy: Policy, motion: Motion, number: int, latency_s: float, *, continued: bool = True) -> Recording:
-    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn; ``continued`` as in :func:`run_episode`."""
+def record(
+    sim: ArmSim,
+    policy: Policy,
+    motion: Motion,
+    number: int,
+    latency_s: float,
+    *,
+    continued: bool = True,
+) -> Recording:
+    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn; ``continued``
+    as in :func:`run_episode`.
+    """
     recording = Recording(FIRST_SEED + number, 2 + number % 2)
     run_episode(
-        sim, policy, recording.seed, cubes=recording.cubes, latency_s=latency_s, motion=Recorder(motion, recording), continued=continued
+        sim,
+        policy,
+        recording.seed,
+        cubes=recording.cubes,
+        latency_s=latency_s,
+        motion=Recorder(motion, recording),
+        continued=continued,
     )
     return recording

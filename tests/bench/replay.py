@@ -1,4 +1,6 @@
-"""One recording executed in some way: what the controller was commanded, and what the arm then did."""
+"""One recording executed in some way: what the controller was commanded, and what the arm then
+did.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sf_training.simulation.rollout import Motion
 
 COMMAND_S = 0.001  # the commanded motion is sampled at 1 kHz
 AFTER_BORDER_S = 0.2  # what counts as a border: from a chunk's arrival on
-JERK_S = 0.01  # jerk is a third difference over steps of this length: what a drive and a gearbox feel
+JERK_S = (
+    0.01  # jerk is a third difference over steps of this length: what a drive and a gearbox feel
+)
 _JUMP_S = 0.02
 _TICK_S = 0.01
 _TAIL_S = 0.3
@@ -25,9 +29,11 @@ _TAIL_S = 0.3
 
 @dataclass(frozen=True)
 class Motions:
-    """Arm joints (T, J) without the gripper [rad] since the reset: commanded every ms, true every physics step.
+    """Arm joints (T, J) without the gripper [rad] since the reset: commanded every ms, true every
+    physics step.
 
-    ``borders`` are the arrivals of all chunks that were followed but the first, which starts from rest.
+    ``borders`` are the arrivals of all chunks that were followed but the first, which starts from
+    rest.
     """
 
     commanded: np.ndarray
@@ -58,7 +64,9 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
             arrival, chunk = recording.chunks[coming]
             coming += 1
             with contextlib.suppress(ChunkRefused):
-                send(motion.on_chunk(dataclasses.replace(chunk, stamp=begin + chunk.stamp), sim.time))
+                send(
+                    motion.on_chunk(dataclasses.replace(chunk, stamp=begin + chunk.stamp), sim.time)
+                )
                 followed.append(arrival)
         if step % every == 0:
             send(motion.tick(sim.time))
@@ -71,30 +79,42 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
         if (step + 1) % every == 0:
             motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
     borders = tuple(arrival for arrival in followed if arrival != arrivals[0])
-    return Motions(np.array(commanded), np.array(true), sim.TIMESTEP, borders, len(arrivals) - len(followed))
+    return Motions(
+        np.array(commanded), np.array(true), sim.TIMESTEP, borders, len(arrivals) - len(followed)
+    )
 
 
-def border_jerk(positions: np.ndarray, period: float, borders: tuple[float, ...], step_s: float = JERK_S) -> np.ndarray:
-    """Jerk [rad/s^3] of every joint after borders (N, J), as third differences over steps of ``step_s`` of positions (T, J)."""
+def border_jerk(
+    positions: np.ndarray, period: float, borders: tuple[float, ...], step_s: float = JERK_S
+) -> np.ndarray:
+    """Jerk [rad/s^3] of every joint after borders (N, J), as third differences over steps of
+    ``step_s`` of positions (T, J).
+    """
     jerk, begin = jerk_of(positions, period, step_s)
     return np.concatenate([part for _, part in _windows(jerk, period, begin, borders)])
 
 
 def border_jump(positions: np.ndarray, period: float, borders: tuple[float, ...]) -> np.ndarray:
-    """For every border, how far a joint at most departs within 20 ms from going on at the speed of the 20 ms before [rad]."""
+    """For every border, how far a joint at most departs within 20 ms from going on at the speed of
+    the 20 ms before [rad].
+    """
     step = round(_JUMP_S / period)
     departure = np.abs(positions[2 * step :] - 2 * positions[step:-step] + positions[: -2 * step])
     return np.array([part.max() for _, part in _windows(departure, period, _JUMP_S, borders)])
 
 
-def jerk_of(positions: np.ndarray, period: float, step_s: float = JERK_S) -> tuple[np.ndarray, float]:
+def jerk_of(
+    positions: np.ndarray, period: float, step_s: float = JERK_S
+) -> tuple[np.ndarray, float]:
     """Jerk (T - 3 steps, J) [rad/s^3], and the time of its first row [s]."""
     step = round(step_s / period)
     at = [positions[shift * step : len(positions) - (3 - shift) * step] for shift in range(4)]
     return (at[3] - 3 * at[2] + 3 * at[1] - at[0]) / (step * period) ** 3, 1.5 * step * period
 
 
-def _windows(values: np.ndarray, period: float, begin: float, borders: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
+def _windows(
+    values: np.ndarray, period: float, begin: float, borders: tuple[float, ...]
+) -> Iterator[tuple[float, np.ndarray]]:
     for border in borders:
         first = max(0, round((border - begin) / period))
         yield border, values[first : first + round(AFTER_BORDER_S / period)]

@@ -1,7 +1,8 @@
-"""``make bench``: what the suite costs and how well it moves, measured in one run on this machine, into ``out/bench.json``.
+"""``make bench``: what the suite costs and how well it moves, measured in one run on this machine,
+into ``out/bench.json``.
 
-Figures are for comparing within one run; none is a pass mark. Each says over how many samples it was taken, and how.
-Pictures go to ``out/bench/``.
+Figures are for comparing within one run; none is a pass mark. Each says over how many samples it
+was taken, and how. Pictures go to ``out/bench/``.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Arguments:
     recording_seconds: float = 120.0
     """Of each recording at 30 Hz."""
     demonstrations: Path = Path("out/demos")
-    """Episodes that are turned into batches, at most 1 GB of them; a few are made where there are none."""
+    """Episodes that are turned into batches, at most 1 GB of them; a few are made where there are
+    none.
+    """
     episode_gb: float = 10.0
     """Of the recorder's long episode; 0: none."""
 
@@ -93,13 +96,17 @@ def main() -> None:
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),
         "latency": lambda: measure_latency(figures, console),
         "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.pictures, console),
-        "recorder": lambda: bench_recorder(figures, arguments.recording_seconds, arguments.episode_gb, console),
+        "recorder": lambda: bench_recorder(
+            figures, arguments.recording_seconds, arguments.episode_gb, console
+        ),
         "data": lambda: bench_data(figures, arguments.demonstrations, console),
         "training": lambda: bench_training(figures),  # last: its threads of torch stay
     }
     wanted = arguments.only or get_args(Subject)
     load, seconds = round(os.getloadavg()[0], 2), {}
-    kept = json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
+    kept = (
+        json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for subject, action in actions.items():
         if subject in wanted and (arguments.ros or subject not in OVER_ROS):
@@ -116,11 +123,15 @@ def main() -> None:
                 "seconds": {**kept.get("machine", {}).get("seconds", {}), **seconds},
             }
             # After every subject: what comes later may fail, and minutes are behind us.
-            arguments.out.write_text(json.dumps({**kept, **figures.entries, "machine": machine}, indent=1) + "\n")
+            arguments.out.write_text(
+                json.dumps({**kept, **figures.entries, "machine": machine}, indent=1) + "\n"
+            )
     if not console.is_terminal:
         console = Console(width=200)
     console.print(figures.table(f"bench ({os.cpu_count()} cores, load {load} before)"))
-    console.print(f"figures: {arguments.out}, pictures: {arguments.pictures}; {sum(seconds.values()):.0f} s")
+    console.print(
+        f"figures: {arguments.out}, pictures: {arguments.pictures}; {sum(seconds.values()):.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def bench_simulation(figures: Figures) -> None:
         "physics and controller, no images, per CPU-second",
     )
     for what, render in (("rgb", sim.render), ("depth", sim.depth)):
-        cost = cpu_seconds(lambda render=render: [render(camera) for camera in ("scene", "wrist")], 50)
+        cost = cpu_seconds(
+            lambda render=render: [render(camera) for camera in ("scene", "wrist")], 50
+        )
         figures.add(f"rendering_{what}_2_cameras", 1e3 * cost, "CPU-ms", 50, "320x240")
     sim.close()
 
@@ -42,7 +44,12 @@ def bench_policy(figures: Figures) -> None:
         started = time.perf_counter()
         policy.predict(images, sim.joint_positions(), "pick the red cube")
         samples.append(1e3 * (time.perf_counter() - started))
-    figures.spread("policy_predict", np.array(samples[5:]), "ms", "nano on the processor, preprocessing included, no ROS")
+    figures.spread(
+        "policy_predict",
+        np.array(samples[5:]),
+        "ms",
+        "nano on the processor, preprocessing included, no ROS",
+    )
     sim.close()
 
 

@@ -1,6 +1,7 @@
 """One training run of the benchmark: a student, and where its alignment targets come from.
 
-``python3 -m bench.training_case nano cache FOLDER`` trains some steps in a process of its own and prints how much memory that took.
+``python3 -m bench.training_case nano cache FOLDER`` trains some steps in a process of its own and
+prints how much memory that took.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from sf_training.training.training_set import TrainingSet
 
 StudentName = Literal["nano", "smolvlm"]
 Way = Literal["no_sf", "cache", "cache_int8", "loop"]
-"""no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the teacher runs in every step."""
+"""no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the
+teacher runs in every step.
+"""
 STUDENTS, WAYS = get_args(StudentName), get_args(Way)
 CHANNELS = 128  # what the trainer keeps by default for nano; all of them for other models
 TEACHER = VggtConfig(width=192, pairs=8, encoder_blocks=8, grid=8)
@@ -42,7 +45,13 @@ def write_teacher(folder: Path) -> None:
     """A small VGGT with random weights, which take as long as trained ones."""
     torch.manual_seed(0)
     network = VggtAggregator(TEACHER)
-    save_file({f"aggregator.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {
+            f"aggregator.{name}": tensor.contiguous()
+            for name, tensor in network.state_dict().items()
+        },
+        folder / "model.safetensors",
+    )
 
 
 def teacher_size() -> str:
@@ -54,7 +63,10 @@ def teacher_size() -> str:
 
 def save_data(data: TrainingSet, folder: Path) -> None:
     """So that every process trains on the same."""
-    arrays = {name: getattr(data, name) for name in ("images", "states", "episodes", "label_frame", "label_text", "label_chunk")}
+    arrays = {
+        name: getattr(data, name)
+        for name in ("images", "states", "episodes", "label_frame", "label_text", "label_chunk")
+    }
     np.savez(folder / "data.npz", **arrays)
 
 
@@ -67,15 +79,34 @@ def load_data(folder: Path) -> TrainingSet:
 def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> TrainingRun:
     """A run whose ``train_step`` is to be measured."""
     contract = load_contract(find_robot("sim_arm"))
-    chosen = {"teacher": "none"} if way == "no_sf" else {"teacher": "vggt", "teacher_weights": str(folder)}
-    settings = Settings(data=folder, out=folder, steps=100, student=_student_settings(student, folder), teacher_channels=CHANNELS, **chosen)
+    chosen = (
+        {"teacher": "none"}
+        if way == "no_sf"
+        else {"teacher": "vggt", "teacher_weights": str(folder)}
+    )
+    settings = Settings(
+        data=folder,
+        out=folder,
+        steps=100,
+        student=_student_settings(student, folder),
+        teacher_channels=CHANNELS,
+        **chosen,
+    )
     torch.manual_seed(0)
     model = build_student(settings.student, contract)
     settings = resolved(settings, model)
     data = replace(data, images=_resized(data.images, model.image_size))
-    embeddings = np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)
-    normalisation = Normalisation.from_data(data.states, data.label_chunk, embeddings, contract.action.names)
-    text = torch.from_numpy(normalisation.text.normalise(embeddings)) if student == "nano" else model.text_rows(data.texts, normalisation)
+    embeddings = (
+        np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)
+    )
+    normalisation = Normalisation.from_data(
+        data.states, data.label_chunk, embeddings, contract.action.names
+    )
+    text = (
+        torch.from_numpy(normalisation.text.normalise(embeddings))
+        if student == "nano"
+        else model.text_rows(data.texts, normalisation)
+    )
     labels = np.arange(len(data.label_frame))
     found = targets(way, data, model.model.visual_places().grid, folder)
     return TrainingRun(settings, model, contract, data, labels, normalisation, text, found)
@@ -88,12 +119,22 @@ def _student_settings(student: StudentName, folder: Path) -> StudentSettings:
     if not weights.is_dir():
         tiny_config(student).save_pretrained(weights)
         tiny_tokenizer().save_pretrained(weights)
-    return StudentSettings(kind="hf", random_weights=weights, text_tokens=24, head_width=64, train_vision="full", train_language="full")
+    return StudentSettings(
+        kind="hf",
+        random_weights=weights,
+        text_tokens=24,
+        head_width=64,
+        train_vision="full",
+        train_language="full",
+    )
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Every so many pixels: what they show does not matter here."""
-    rows, columns = (np.linspace(0, side - 1, wanted).astype(int) for side, wanted in zip(images.shape[-2:], size, strict=True))
+    rows, columns = (
+        np.linspace(0, side - 1, wanted).astype(int)
+        for side, wanted in zip(images.shape[-2:], size, strict=True)
+    )
     return np.ascontiguousarray(images[..., rows[:, None], columns])
 
 
@@ -103,11 +144,15 @@ def targets(way: Way, data: TrainingSet, grid: tuple[int, int], folder: Path) ->
         return None
     teacher = open_teacher("vggt", str(folder), (-1,), size=TEACHER_SIDE)
     options = {"live": True} if way == "loop" else {"cache": folder, "form": _FORMS[way]}
-    return vision_targets(teacher, data.images, grid, AlignmentConfig(), channels=CHANNELS, **options)
+    return vision_targets(
+        teacher, data.images, grid, AlignmentConfig(), channels=CHANNELS, **options
+    )
 
 
 def main(student: StudentName, way: Way, folder: Path) -> None:
-    """Print the memory of a process that trains [KiB]: before there is a model, and the most that was taken."""
+    """Print the memory of a process that trains [KiB]: before there is a model, and the most that
+    was taken.
+    """
     data = load_data(folder)
     before = _memory("VmRSS")
     run = start(student, way, data, folder)
@@ -117,7 +162,9 @@ def main(student: StudentName, way: Way, folder: Path) -> None:
 
 
 def _memory(name: str) -> int:
-    """Of this process [KiB]. Not getrusage: its highest value is inherited from the process that started this one."""
+    """Of this process [KiB]. Not getrusage: its highest value is inherited from the process that
+    started this one.
+    """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0])
 

@@ -1,4 +1,6 @@
-"""What a training step costs in time and memory: without Spatial Forcing, with kept features, and with the teacher in the loop."""
+"""What a training step costs in time and memory: without Spatial Forcing, with kept features, and
+with the teacher in the loop.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from pathlib import Path
 
 import numpy as np
 from bench.figures import Figures
-from bench.training_case import CHANNELS, STUDENTS, WAYS, load_data, save_data, start, targets, teacher_size, write_teacher
+from bench.training_case import (
+    CHANNELS,
+    STUDENTS,
+    WAYS,
+    load_data,
+    save_data,
+    start,
+    targets,
+    teacher_size,
+    write_teacher,
+)
 
 from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
@@ -27,7 +39,9 @@ WARM_UP = 3
 
 
 def bench_training(figures: Figures) -> None:
-    """Steps are interleaved, so that a busy machine slows all alike; memory is measured in a process for each case."""
+    """Steps are interleaved, so that a busy machine slows all alike; memory is measured in a
+    process for each case.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_data(make_frames(FRAMES), folder)
@@ -35,8 +49,20 @@ def bench_training(figures: Figures) -> None:
         for way in ("cache", "cache_int8"):
             kept = targets(way, load_data(folder), (6, 6), folder)
             note = f"{CHANNELS} channels of {teacher_size()}; all tokens of {FRAMES} frames"
-            figures.add(f"training_{way}_cosine_error", 1 - kept.cosine, "1 - cosine", kept.layers[0].shape[0] * 72, note)
-            figures.add(f"training_{way}_size", kept.nbytes / FRAMES / 1024, "KiB/frame", FRAMES, "2 cameras of 6x6 tokens")
+            figures.add(
+                f"training_{way}_cosine_error",
+                1 - kept.cosine,
+                "1 - cosine",
+                kept.layers[0].shape[0] * 72,
+                note,
+            )
+            figures.add(
+                f"training_{way}_size",
+                kept.nbytes / FRAMES / 1024,
+                "KiB/frame",
+                FRAMES,
+                "2 cameras of 6x6 tokens",
+            )
         for student in STUDENTS:
             _steps(figures, student, folder)
             _memory(figures, student, folder)
@@ -56,11 +82,22 @@ def _steps(figures: Figures, student: str, folder: Path) -> None:
                 costs[way].append(time.process_time() - started)
     note = "batch of 16 labels, 10 frames, 2 cameras; median"
     for way, seconds in costs.items():
-        figures.add(f"training_{student}_{way}", 1 / np.median(seconds), "steps/CPU-s", len(seconds), note)
+        figures.add(
+            f"training_{student}_{way}", 1 / np.median(seconds), "steps/CPU-s", len(seconds), note
+        )
     for way in WAYS[1:]:
         ratio, low, high = _ratio(costs[way], costs["no_sf"])
-        how = f"time of a step, medians; 95 %: {low:.3f} to {high:.3f}" + (f"; {teacher_size()}" if way == "loop" else "")
-        figures.add(f"training_{student}_{way}_time_over_no_sf", ratio, "ratio", len(costs[way]), how, interval_95=[low, high])
+        how = f"time of a step, medians; 95 %: {low:.3f} to {high:.3f}" + (
+            f"; {teacher_size()}" if way == "loop" else ""
+        )
+        figures.add(
+            f"training_{student}_{way}_time_over_no_sf",
+            ratio,
+            "ratio",
+            len(costs[way]),
+            how,
+            interval_95=[low, high],
+        )
 
 
 def _ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
@@ -74,19 +111,34 @@ def _ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
 def _memory(figures: Figures, student: str, folder: Path) -> None:
     found = {way: measure_memory(student, way, folder) for way in WAYS}
     for way, sizes in found.items():
-        note = f"most that a process took; {sizes['before'] / 1024:.0f} MiB of it before there was a model"
+        note = (
+            f"most that a process took; {sizes['before'] / 1024:.0f} MiB of it before there was a"
+            " model"
+        )
         figures.add(f"training_{student}_{way}_memory", sizes["most"] / 1024, "MiB", 1, note)
     for way in WAYS[1:]:
         taken = {each: found[each]["most"] - found[each]["before"] for each in (way, "no_sf")}
         note = "most that a process took, less what it had before there was a model"
-        figures.add(f"training_{student}_{way}_memory_over_no_sf", taken[way] / taken["no_sf"], "ratio", 1, note)
+        figures.add(
+            f"training_{student}_{way}_memory_over_no_sf",
+            taken[way] / taken["no_sf"],
+            "ratio",
+            1,
+            note,
+        )
 
 
 def measure_memory(student: str, way: str, folder: Path) -> dict[str, int]:
-    """Of a process that trains [KiB]: ``before`` there is a model, and the ``most`` that it takes."""
+    """Of a process that trains [KiB]: ``before`` there is a model, and the ``most`` that it
+    takes.
+    """
     words = [sys.executable, "-m", "bench.training_case", student, way, str(folder)]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    done = subprocess.run(
+        words, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

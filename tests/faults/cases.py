@@ -1,4 +1,6 @@
-"""What can go wrong, one case each: how it is brought about, what must come of it, and what the status must say."""
+"""What can go wrong, one case each: how it is brought about, what must come of it, and what the
+status must say.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ def _nothing(arm: FaultyArm) -> None:
 class Case:
     """One fault, brought about while the arm moves.
 
-    ``must_stop``: the arm has to be at rest within the contract's ``budgets.hold_s`` (and ``notice_s``) and stay there
-    until the fault ends; else it may go on, without a violation, for some picks in a row, each ended by taking the
-    instruction away. ``says``: what a reason in a status has to match. ``seconds``: how long a fault that stops lasts
-    [simulated s]. ``after_s``: watched after its end. ``notice_s``: until the fault can
+    ``must_stop``: the arm has to be at rest within the contract's ``budgets.hold_s`` (and
+    ``notice_s``) and stay there until the fault ends; else it may go on, without a violation, for
+    some picks in a row, each ended by taking the
+    instruction away. ``says``: what a reason in a status has to match. ``seconds``: how long a
+    fault that stops lasts [simulated s]. ``after_s``: watched after its end. ``notice_s``: until
+    the fault can
     be known: an image that was taken before the fault may become a chunk until it is too old.
     """
 
@@ -59,32 +63,54 @@ def _press_while_chunks_arrive(arm: FaultyArm) -> None:
 
 
 _SURVIVABLE = {"must_stop": False}
-_REST = r"executor: .*(stands|stopped|hold|ended|no instruction|policy)"  # why it stands at the end of the case
+_REST = (  # why it stands at the end of the case
+    r"executor: .*(stands|stopped|hold|ended|no instruction|policy)"
+)
 
 
 def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
     """Every case, with the budgets of the contract [s]."""
     seen = {"notice_s": chunk_age_s}  # observed before the fault, used after it
-    compared = {"notice_s": chunk_age_s + observation_age_s}  # and a picture is compared for as long as it may be old
+    compared = {
+        "notice_s": chunk_age_s + observation_age_s
+    }  # and a picture is compared for as long as it may be old
     delays = [(0.05, 0.0), (0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.05, 0.75)]
     return [
         *(
             Case(
-                f"inference {1e3 * delay:.0f} ms late" + (f", up to {1e3 * jitter:.0f} ms more" if jitter else ""),
+                f"inference {1e3 * delay:.0f} ms late"
+                + (f", up to {1e3 * jitter:.0f} ms more" if jitter else ""),
                 _inject(chunk_delay_s=delay, chunk_jitter_s=jitter),
                 _REST,
                 **_SURVIVABLE,
             )
             for delay, jitter in delays
         ),
-        Case("inference 800 ms late", _inject(chunk_delay_s=0.8), r"executor: .*(old|late|no new chunk|stopped)"),
+        Case(
+            "inference 800 ms late",
+            _inject(chunk_delay_s=0.8),
+            r"executor: .*(old|late|no new chunk|stopped)",
+        ),
         Case("30 % of chunks lost", _inject(chunk_loss=0.3), _REST, **_SURVIVABLE),
         Case("all chunks lost", _inject(chunk_loss=1.0), r"executor: .*no new chunk"),
-        Case("chunks reordered", _inject(chunk_reorder=True), r"executor: .*(sequence|newer|order|older|old)", **_SURVIVABLE),
+        Case(
+            "chunks reordered",
+            _inject(chunk_reorder=True),
+            r"executor: .*(sequence|newer|order|older|old)",
+            **_SURVIVABLE,
+        ),
         Case("chunks with NaN", _inject(chunk_corrupt="nan"), r"executor: .*nan"),
         Case("chunks with Inf", _inject(chunk_corrupt="inf"), r"executor: .*inf"),
-        Case("chunks of the wrong size", _inject(chunk_corrupt="size"), r"executor: .*(size|values|rows|shape)"),
-        Case("chunks with columns swapped", _inject(chunk_corrupt="names"), r"executor: .*(names|columns)"),
+        Case(
+            "chunks of the wrong size",
+            _inject(chunk_corrupt="size"),
+            r"executor: .*(size|values|rows|shape)",
+        ),
+        Case(
+            "chunks with columns swapped",
+            _inject(chunk_corrupt="names"),
+            r"executor: .*(names|columns)",
+        ),
         Case(
             "policy killed and restarted",
             lambda arm: arm.processes.kill("policy_node"),
@@ -98,13 +124,32 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
             r"policy: .*camera scene",
             **compared,
         ),
-        Case("a camera repeats picture and stamp", _inject(stuck_camera="wrist"), r"policy: .*camera wrist", **seen),
+        Case(
+            "a camera repeats picture and stamp",
+            _inject(stuck_camera="wrist"),
+            r"policy: .*camera wrist",
+            **seen,
+        ),
         Case("a camera is gone", _inject(lost_camera="scene"), r"policy: .*camera scene", **seen),
-        Case("cameras 300 ms apart", _inject(camera_skew_s=0.3), r"policy: .*(apart|future|old)", **seen),
-        Case("joint states lost", _inject(joint_states_lost=True), r"(executor|policy): .*joint state"),
+        Case(
+            "cameras 300 ms apart",
+            _inject(camera_skew_s=0.3),
+            r"policy: .*(apart|future|old)",
+            **seen,
+        ),
+        Case(
+            "joint states lost",
+            _inject(joint_states_lost=True),
+            r"(executor|policy): .*joint state",
+        ),
         Case("clock 5 s forward", _step_clock(FORWARD_S), r"executor: .*clock", **_SURVIVABLE),
         Case("clock 2 s back", _step_clock(BACK_S), r"executor: .*clock", **_SURVIVABLE),
-        Case("clock 0.3 s forward", _step_clock(SMALL_S), r"executor: .*(clock|future|old)", **_SURVIVABLE),
+        Case(
+            "clock 0.3 s forward",
+            _step_clock(SMALL_S),
+            r"executor: .*(clock|future|old)",
+            **_SURVIVABLE,
+        ),
         Case(
             "executor paused for 2 s (SIGSTOP)",
             lambda arm: arm.processes.signal("chunk_executor", signal.SIGSTOP),
@@ -113,5 +158,9 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
             end=lambda arm: arm.processes.signal("chunk_executor", signal.SIGCONT),
             after_s=2.0,
         ),
-        Case("emergency stop while chunks arrive", _press_while_chunks_arrive, r"executor: emergency stop"),
+        Case(
+            "emergency stop while chunks arrive",
+            _press_while_chunks_arrive,
+            r"executor: emergency stop",
+        ),
     ]

@@ -1,4 +1,6 @@
-"""The running graph as the cases see it: instructions, faults, an emergency stop, and what the nodes said meanwhile."""
+"""The running graph as the cases see it: instructions, faults, an emergency stop, and what the
+nodes said meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _SETTLE_S = 0.5  # after a reset: older images than this are outside every budge
 
 
 class FaultyArm(ArmClient):
-    """A client with a motion observer beside it. Times are simulated seconds on the arm's own clock, which no fault touches."""
+    """A client with a motion observer beside it. Times are simulated seconds on the arm's own
+    clock, which no fault touches.
+    """
 
     def __init__(self, contract: Contract, processes: Processes) -> None:
         super().__init__(contract, alive=processes.check)
@@ -40,14 +44,23 @@ class FaultyArm(ArmClient):
         self._said: dict[tuple[str, str], None] = {}  # an ordered set
         self._before: set[tuple[str, str]] = set()
         # Not latched: a policy that is started again must not hear what was said before.
-        quiet = {"qos_profile": QoSProfile(depth=5), "event_callbacks": PublisherEventCallbacks(use_default_callbacks=False)}
-        self._instructions = self._node.create_publisher(String, contract.topics.instruction, **quiet)
+        quiet = {
+            "qos_profile": QoSProfile(depth=5),
+            "event_callbacks": PublisherEventCallbacks(use_default_callbacks=False),
+        }
+        self._instructions = self._node.create_publisher(
+            String, contract.topics.instruction, **quiet
+        )
         self._emergency = self._node.create_publisher(Bool, contract.topics.emergency_stop, **quiet)
         self._stop = self._node.create_client(Trigger, "/policy_node/stop")
         self._reset_stop = self._node.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
         self._faults = AsyncParameterClient(self._node, INJECTOR)
-        self._node.create_subscription(ExecutorStatus, contract.topics.executor_status, self._note_executor, 20)
-        self._node.create_subscription(PolicyStatus, contract.topics.policy_status, self._note_policy, 20)
+        self._node.create_subscription(
+            ExecutorStatus, contract.topics.executor_status, self._note_executor, 20
+        )
+        self._node.create_subscription(
+            PolicyStatus, contract.topics.policy_status, self._note_policy, 20
+        )
 
     @property
     def now(self) -> float:
@@ -70,7 +83,10 @@ class FaultyArm(ArmClient):
     def next_scene(self, seed: int, cubes: int = 0) -> None:
         """An arm that stands in a new scene and has no instruction; faults stay in force."""
         self.stop_instruction()
-        self.until(lambda: self.executor.state != ExecutorStatus.EXECUTING, "the arm did not stop between two scenes")
+        self.until(
+            lambda: self.executor.state != ExecutorStatus.EXECUTING,
+            "the arm did not stop between two scenes",
+        )
         if self.executor.state == ExecutorStatus.STOPPED:
             self.reset_emergency_stop()
         self.reset(seed, cubes)
@@ -97,20 +113,31 @@ class FaultyArm(ArmClient):
 
     def reset_emergency_stop(self) -> None:
         """As a person would."""
-        answer = self._answer(self._reset_stop.call_async(Trigger.Request()), "/chunk_executor/reset_emergency_stop")
-        self.until(lambda: self.executor.state != ExecutorStatus.STOPPED, f"the stop was not reset: {answer.message}")
+        answer = self._answer(
+            self._reset_stop.call_async(Trigger.Request()), "/chunk_executor/reset_emergency_stop"
+        )
+        self.until(
+            lambda: self.executor.state != ExecutorStatus.STOPPED,
+            f"the stop was not reset: {answer.message}",
+        )
 
     def inject(self, **faults: float | str | bool) -> None:
         """Set faults of the injector; returns when they are in force."""
         self.clock_shift = faults.get("clock_shift_s", self.clock_shift)
-        messages: list[ParameterMessage] = [Parameter(name, value=value).to_parameter_msg() for name, value in faults.items()]
-        result = self._answer(self._faults.set_parameters_atomically(messages), f"/{INJECTOR}").result
+        messages: list[ParameterMessage] = [
+            Parameter(name, value=value).to_parameter_msg() for name, value in faults.items()
+        ]
+        result = self._answer(
+            self._faults.set_parameters_atomically(messages), f"/{INJECTOR}"
+        ).result
         if not result.successful:
             raise ValueError(result.reason)
 
     def clear_faults(self) -> None:
         """All faults to their defaults, but the clock: one that was stepped stays where it is."""
-        self.inject(**{name: default for name, (default, _) in FAULTS.items() if name != "clock_shift_s"})
+        self.inject(
+            **{name: default for name, (default, _) in FAULTS.items() if name != "clock_shift_s"}
+        )
 
     # ---- waiting ----
 
@@ -121,20 +148,31 @@ class FaultyArm(ArmClient):
     def pass_time(self, seconds: float, until=lambda: False) -> None:
         """Simulated time, or until the condition is true."""
         end = self.now + seconds
-        self.wait_until(lambda: self.now >= end or until(), PATIENCE_S + 10 * seconds, f"{seconds} simulated seconds did not pass")
+        self.wait_until(
+            lambda: self.now >= end or until(),
+            PATIENCE_S + 10 * seconds,
+            f"{seconds} simulated seconds did not pass",
+        )
 
     # ---- what was said ----
 
     def listen(self) -> None:
         """Forget what the nodes have said so far; what they go on saying counts as said before."""
-        before = [("executor", self.executor.reason), ("policy", self.policy.reason if self.policy else "")]
+        before = [
+            ("executor", self.executor.reason),
+            ("policy", self.policy.reason if self.policy else ""),
+        ]
         self._said = {}
         self._before = {(who, reason) for who, reason in before if reason}
 
     @property
     def said(self) -> list[str]:
-        """New reasons in the statuses since :meth:`listen`, in order, each once: ``executor: ...`` or ``policy: ...``."""
-        return [f"{who}: {reason}" for who, reason in self._said if (who, reason) not in self._before]
+        """New reasons in the statuses since :meth:`listen`, in order, each once: ``executor: ...``
+        or ``policy: ...``.
+        """
+        return [
+            f"{who}: {reason}" for who, reason in self._said if (who, reason) not in self._before
+        ]
 
     def close(self) -> None:
         self.observer.close()
@@ -161,7 +199,9 @@ def faulty_arm(logs: Path) -> Iterator[FaultyArm]:
         try:
             arm.wait_for_arm(START_S)
             arm.wait_for_policy(START_S)
-            arm.wait_until(arm._faults.services_are_ready, START_S, "/fault_injector did not answer")
+            arm.wait_until(
+                arm._faults.services_are_ready, START_S, "/fault_injector did not answer"
+            )
             yield arm
         finally:
             arm.close()

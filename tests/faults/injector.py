@@ -1,8 +1,10 @@
-"""Stands between the arm and the suite and spoils what passes: a node that the suite does not know about.
+"""Stands between the arm and the suite and spoils what passes: a node that the suite does not know
+about.
 
-Everything is forwarded as serialised bytes. The graph is told by topic remappings only (``remappings`` below): what the
-arm and the policy publish goes to ``/behind_faults/...``, and from here to the topics of the contract. Faults are the
-node's parameters:   ros2 param set /fault_injector chunk_delay_s 0.4
+Everything is forwarded as serialised bytes. The graph is told by topic remappings only
+(``remappings`` below): what the arm and the policy publish goes to ``/behind_faults/...``, and from
+here to the topics of the contract. Faults are the node's parameters:   ros2 param set
+/fault_injector chunk_delay_s 0.4
 Started as a process:   python tests/faults/injector.py --ros-args -p contract:=/path/to/robot.yaml
 """
 
@@ -34,7 +36,9 @@ _REPEAT_S = 0.1
 _IN_FLIGHT_NS = 100_000_000
 _CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _STAMP = struct.Struct("<iI")
-_STAMP_AT = 4  # behind the four bytes that tell the encoding: every message here begins with its stamp
+_STAMP_AT = (
+    4  # behind the four bytes that tell the encoding: every message here begins with its stamp
+)
 
 FAULTS = {
     "chunk_delay_s": (0.0, "chunks arrive this much later [simulated s]"),
@@ -42,13 +46,25 @@ FAULTS = {
     "chunk_loss": (0.0, "share of chunks that never arrive"),
     "chunk_reorder": (False, "every second chunk arrives after the one that followed it"),
     "chunk_corrupt": ("", "nan, inf, size (a row is missing) or names (two columns swapped)"),
-    "chunk_repeat": (False, "the last chunk again and again with new stamps and sequence numbers, as from a policy that does not listen"),
+    "chunk_repeat": (
+        False,
+        (
+            "the last chunk again and again with new stamps and sequence numbers, as from a policy"
+            " that does not listen"
+        ),
+    ),
     "frozen_camera": ("", "this camera repeats its last picture with new stamps"),
     "stuck_camera": ("", "this camera repeats its last picture, stamp and all"),
     "lost_camera": ("", "this camera is silent"),
-    "camera_skew_s": (0.0, "the first camera's stamps are half of this early, the others' half of it late [s]"),
+    "camera_skew_s": (
+        0.0,
+        "the first camera's stamps are half of this early, the others' half of it late [s]",
+    ),
     "joint_states_lost": (False, "joint states are not passed on"),
-    "clock_shift_s": (0.0, "this much is added to all stamps that come from the arm and taken off its commands' [s]"),
+    "clock_shift_s": (
+        0.0,
+        "this much is added to all stamps that come from the arm and taken off its commands' [s]",
+    ),
 }
 
 
@@ -60,7 +76,12 @@ def behind(topic: str) -> str:
 def remappings(contract: Contract, node: str) -> tuple[tuple[str, str], ...]:
     """What ``NodeSpec.remappings`` of the arm (``sim_arm``) and of ``policy_node`` have to be."""
     topics = {
-        "sim_arm": [CLOCK, contract.topics.joint_states, contract.command.topic, *(camera.topic for camera in contract.cameras)],
+        "sim_arm": [
+            CLOCK,
+            contract.topics.joint_states,
+            contract.command.topic,
+            *(camera.topic for camera in contract.cameras),
+        ],
         "policy_node": [contract.topics.action_chunk],
     }
     return tuple((topic, behind(topic)) for topic in topics.get(node, ()))
@@ -74,7 +95,11 @@ def stamp_of(message: bytes) -> int:
 
 def with_stamp(message: bytes, nanoseconds: int) -> bytes:
     """The message with another stamp; never 0, which would mean "now" or "not known"."""
-    return message[:_STAMP_AT] + _STAMP.pack(*divmod(max(1, nanoseconds), 10**9)) + message[_STAMP_AT + _STAMP.size :]
+    return (
+        message[:_STAMP_AT]
+        + _STAMP.pack(*divmod(max(1, nanoseconds), 10**9))
+        + message[_STAMP_AT + _STAMP.size :]
+    )
 
 
 def corrupted(message: bytes, how: str) -> bytes:
@@ -99,27 +124,48 @@ class FaultInjector(Node):
         declare = self._declare
         contract = load_contract(declare("contract", "", "path of the robot contract"))
         self._cameras = {camera.topic: camera.name for camera in contract.cameras}
-        self._faults = {name: declare(name, default, description) for name, (default, description) in FAULTS.items()}
+        self._faults = {
+            name: declare(name, default, description)
+            for name, (default, description) in FAULTS.items()
+        }
         self._dice = random.Random(declare("seed", 0, "of losses and jitter"))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._now = 0  # ns, of the arm
-        self._set_at, self._shift_before = -(10**18), 0  # when the clock was set, and what was added until then [ns]
+        self._set_at, self._shift_before = (
+            -(10**18),
+            0,
+        )  # when the clock was set, and what was added until then [ns]
         self._waiting: list[tuple[int, int, bytes]] = []  # chunks: due [ns], number, message
         self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
         self._pictures: dict[str, bytes] = {}
         self._outputs = {}
         self._pass(Clock, CLOCK, self._on_clock, _CLOCK_QOS)
-        self._pass(JointState, contract.topics.joint_states, self._on_joint_states, qos_profile_sensor_data)
+        self._pass(
+            JointState, contract.topics.joint_states, self._on_joint_states, qos_profile_sensor_data
+        )
         self._pass(ActionChunk, contract.topics.action_chunk, self._on_chunk, QoSProfile(depth=10))
         for topic in self._cameras:
-            self._pass(Image, topic, lambda message, topic=topic: self._on_image(topic, message), qos_profile_sensor_data)
+            self._pass(
+                Image,
+                topic,
+                lambda message, topic=topic: self._on_image(topic, message),
+                qos_profile_sensor_data,
+            )
         command = contract.command.topic
         self._outputs[command] = self.create_publisher(JointTrajectory, behind(command), 10)
-        self.create_subscription(JointTrajectory, command, lambda message: self._on_command(command, message), 10, raw=True)
+        self.create_subscription(
+            JointTrajectory,
+            command,
+            lambda message: self._on_command(command, message),
+            10,
+            raw=True,
+        )
         self._topics = contract.topics
 
     def _declare(self, name: str, default, description: str):
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+        return self.declare_parameter(
+            name, default, ParameterDescriptor(description=description)
+        ).value
 
     def _pass(self, kind, topic: str, callback, qos) -> None:
         self._outputs[topic] = self.create_publisher(kind, topic, qos)
@@ -129,11 +175,25 @@ class FaultInjector(Node):
         known = ("", *self._cameras.values())
         for parameter in parameters:
             if parameter.name.endswith("_camera") and parameter.value not in known:
-                return SetParametersResult(successful=False, reason=f"{parameter.name}: {parameter.value!r} is no camera of the contract")
-            if parameter.name == "chunk_corrupt" and parameter.value not in ("", "nan", "inf", "size", "names"):
-                return SetParametersResult(successful=False, reason=f"chunk_corrupt: {parameter.value!r} is not nan, inf, size or names")
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"{parameter.name}: {parameter.value!r} is no camera of the contract",
+                )
+            if parameter.name == "chunk_corrupt" and parameter.value not in (
+                "",
+                "nan",
+                "inf",
+                "size",
+                "names",
+            ):
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"chunk_corrupt: {parameter.value!r} is not nan, inf, size or names",
+                )
         before = self._shift()
-        self._faults.update({each.name: each.value for each in parameters if each.name in self._faults})
+        self._faults.update(
+            {each.name: each.value for each in parameters if each.name in self._faults}
+        )
         if self._shift() != before:
             self._set_at, self._shift_before = self._now, before
         return SetParametersResult(successful=True)
@@ -146,7 +206,11 @@ class FaultInjector(Node):
         self._outputs[CLOCK].publish(with_stamp(message, self._now + self._shift()))
         while self._waiting and self._waiting[0][0] <= self._now:
             self._send_chunk(heapq.heappop(self._waiting)[2])
-        if self._faults["chunk_repeat"] and self._last_chunk is not None and self._now >= self._next_repeat:
+        if (
+            self._faults["chunk_repeat"]
+            and self._last_chunk is not None
+            and self._now >= self._next_repeat
+        ):
             self._next_repeat = self._now + round(1e9 * _REPEAT_S)
             chunk = deserialize_message(self._last_chunk, ActionChunk)
             chunk.sequence += 1
@@ -154,7 +218,9 @@ class FaultInjector(Node):
 
     def _on_joint_states(self, message: bytes) -> None:
         if not self._faults["joint_states_lost"]:
-            self._outputs[self._topics.joint_states].publish(with_stamp(message, stamp_of(message) + self._shift()))
+            self._outputs[self._topics.joint_states].publish(
+                with_stamp(message, stamp_of(message) + self._shift())
+            )
 
     def _on_image(self, topic: str, message: bytes) -> None:
         faults, name, stamp = self._faults, self._cameras[topic], stamp_of(message)
@@ -200,8 +266,12 @@ class FaultInjector(Node):
 
     def _on_command(self, topic: str, message: bytes) -> None:
         stamp, shift = stamp_of(message), self._shift()
-        if self._now - self._set_at < _IN_FLIGHT_NS:  # sent before the clock was set: it is not a command of another time
-            shift = min((shift, self._shift_before), key=lambda added: abs(stamp - added - self._now))
+        if (
+            self._now - self._set_at < _IN_FLIGHT_NS
+        ):  # sent before the clock was set: it is not a command of another time
+            shift = min(
+                (shift, self._shift_before), key=lambda added: abs(stamp - added - self._now)
+            )
         self._outputs[topic].publish(with_stamp(message, stamp - shift) if stamp else message)
 
 
@@ -210,7 +280,9 @@ def main() -> None:
     rclpy.init()
     executor = SingleThreadedExecutor()
     executor.add_node(FaultInjector())
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError):
+    with contextlib.suppress(
+        KeyboardInterrupt, ExternalShutdownException, rclpy_implementation.RCLError
+    ):
         executor.spin()
 
 

@@ -16,7 +16,8 @@ _EDGE = 6  # samples whose median is the first and the last figure
 
 
 class MemoryWatch:
-    """Samples the resident memory of processes on a thread of its own, from construction to :meth:`close`.
+    """Samples the resident memory of processes on a thread of its own, from construction to
+    :meth:`close`.
 
     Args:
         pids: asked anew for every sample: process id by name.
@@ -37,7 +38,9 @@ class MemoryWatch:
         self._thread.join()
 
     def growth(self) -> dict[str, dict[str, float]]:
-        """By process: median of the first and of the last minute after the baseline [MB], and how much it grew [%]."""
+        """By process: median of the first and of the last minute after the baseline [MB], and how
+        much it grew [%].
+        """
         report = {}
         for name, samples in sorted(self.samples.items()):
             settled = [megabytes for at, megabytes in samples if at >= BASELINE_S]
@@ -60,7 +63,12 @@ class MemoryWatch:
             at, megabytes = np.array(samples).T
             axes.plot(at / 60, megabytes, label=name)
         axes.axvline(BASELINE_S / 60, color="grey", linestyle=":", label="growth counts from here")
-        axes.set(xlabel="minutes", ylabel="resident memory [MB]", ylim=(0, None), title="memory under random faults")
+        axes.set(
+            xlabel="minutes",
+            ylabel="resident memory [MB]",
+            ylim=(0, None),
+            title="memory under random faults",
+        )
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=5, frameon=False)
         axes.grid(alpha=0.3)
         figure.savefig(path, dpi=110)
@@ -72,6 +80,8 @@ class MemoryWatch:
                     megabytes = psutil.Process(pid).memory_info().rss / 1e6
                 except psutil.NoSuchProcess:
                     continue
-                self.samples.setdefault(name, []).append((time.monotonic() - self._begin, megabytes))
+                self.samples.setdefault(name, []).append(
+                    (time.monotonic() - self._begin, megabytes)
+                )
             if self._closing.wait(SAMPLE_S):
                 return

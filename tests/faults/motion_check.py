@@ -1,8 +1,10 @@
-"""Judges the true motion of the simulated arm against the limits of its contract. Knows nothing of the suite's own reckoning.
+"""Judges the true motion of the simulated arm against the limits of its contract. Knows nothing of
+the suite's own reckoning.
 
-A limit is broken when the true motion exceeds it by more than the simulated servo does by itself. That was measured on
-``ArmSim``, and one tolerance per quantity set from it. "bang-bang": commanded at the full limits, each joint alone and all
-together, 42 runs; "picks": the shipped policy, seeds 970000 to 970013.
+A limit is broken when the true motion exceeds it by more than the simulated servo does by itself.
+That was measured on ``ArmSim``, and one tolerance per quantity set from it. "bang-bang": commanded
+at the full limits, each joint alone and all together, 42 runs; "picks": the shipped policy, seeds
+970000 to 970013.
 
 ======================  ==================================================  ============================
 quantity                measured                                            tolerance
@@ -18,13 +20,16 @@ commanded velocity,     picks: 0.98 of the limit                            1.05
 acceleration, speed
 ======================  ==================================================  ============================
 
-"Commanded" is what the arm's controller wanted at every step, which is part of the ground truth. It is judged always. The
-true velocity, acceleration and tool speed are not judged within 50 ms of a moment at which the arm touches something, for
-what it does when it slips off was commanded by nobody: when a joint is further than 0.008 rad from its setpoint (picks:
-0.005), or the gripper further than 4 mm from its own (bang-bang: 2.5 mm), because it is closed on something. Lighter touches
-are in the tolerance of the acceleration. That excuses no leap: a setpoint that leaps breaks a commanded limit. Of the
-gripper only what is commanded is judged. Position and box are judged always.
-"""
+"Commanded" is what the arm's controller wanted at every step, which is part of the ground truth. It
+is judged always. The true velocity, acceleration and tool speed are not judged within 50 ms of a
+moment at which the arm touches something, for
+what it does when it slips off was commanded by nobody: when a joint is further than 0.008 rad from
+its setpoint (picks: 0.005), or the gripper further than 4 mm from its own (bang-bang: 2.5 mm),
+because it is closed on something. Lighter touches
+are in the tolerance of the acceleration. That excuses no leap: a setpoint that leaps breaks a
+commanded limit. Of the gripper only what is commanded is judged. Position and box are judged
+always.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -48,7 +53,9 @@ _HOLE_S = 1e-4
 
 @dataclass
 class Violation:
-    """The worst of one kind: ``value`` against ``limit`` (tolerance not included) at ``time`` [s], seen in ``steps`` physics steps."""
+    """The worst of one kind: ``value`` against ``limit`` (tolerance not included) at ``time`` [s],
+    seen in ``steps`` physics steps.
+    """
 
     quantity: str
     what: str
@@ -62,7 +69,9 @@ class Violation:
 
 
 class MotionCheck:
-    """Takes the motion piece by piece and judges it ``PUSHED_STEPS`` behind; calls must not overlap."""
+    """Takes the motion piece by piece and judges it ``PUSHED_STEPS`` behind; calls must not
+    overlap.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._limits, self._kinematics = JointLimits.of(contract), Kinematics(contract)
@@ -92,12 +101,16 @@ class MotionCheck:
         self._worst, self.steps = {}, 0
 
     def add(self, motion: Motion, step_s: float, *, follows_on: bool = True) -> None:
-        """Take in N more steps, ``step_s`` [s] apart; ``follows_on`` is False when a reset moved the arm before them."""
+        """Take in N more steps, ``step_s`` [s] apart; ``follows_on`` is False when a reset moved
+        the arm before them.
+        """
         before, count = self._recent, len(motion.positions)
         if before is not None and follows_on:
             hole = abs(motion.time - count * step_s - before.time)
             if hole > _HOLE_S:
-                self._note("hole", "the truth", np.array([hole]), 0.0, np.array([motion.time]), _HOLE_S)
+                self._note(
+                    "hole", "the truth", np.array([hole]), 0.0, np.array([motion.time]), _HOLE_S
+                )
                 follows_on = False
         if before is not None and not follows_on:
             self._judge(before, step_s, self._waiting, 0)
@@ -130,34 +143,86 @@ class MotionCheck:
             outside = np.maximum(limits.lower[joint] - place, place - limits.upper[joint])
             self._note("position", name, outside, 0.0, times[part], POSITION)
             top, most = limits.velocity[joint], limits.acceleration[joint]
-            self._note("commanded velocity", name, np.abs(wanted[part, joint]), top, times[part], share=COMMANDED)
-            self._note("commanded acceleration", name, np.abs(commanded[part, joint]), most, times[part], share=COMMANDED)
+            self._note(
+                "commanded velocity",
+                name,
+                np.abs(wanted[part, joint]),
+                top,
+                times[part],
+                share=COMMANDED,
+            )
+            self._note(
+                "commanded acceleration",
+                name,
+                np.abs(commanded[part, joint]),
+                most,
+                times[part],
+                share=COMMANDED,
+            )
             if joint < arm:
-                self._note("velocity", name, free * np.abs(motion.velocities[part, joint]), top, times[part], share=VELOCITY)
-                self._note("acceleration", name, free * np.abs(reached[part, joint]), most, times[part], share=ACCELERATION)
-        outside = np.maximum(self._lower - motion.tool[part], motion.tool[part] - self._upper).max(axis=1)
+                self._note(
+                    "velocity",
+                    name,
+                    free * np.abs(motion.velocities[part, joint]),
+                    top,
+                    times[part],
+                    share=VELOCITY,
+                )
+                self._note(
+                    "acceleration",
+                    name,
+                    free * np.abs(reached[part, joint]),
+                    most,
+                    times[part],
+                    share=ACCELERATION,
+                )
+        outside = np.maximum(self._lower - motion.tool[part], motion.tool[part] - self._upper).max(
+            axis=1
+        )
         self._note("workspace", "the tool", outside, 0.0, times[part], BOX)
         speed = np.linalg.norm(_rate(motion.tool, WINDOW, step_s), axis=1)[part]
-        self._note("speed", "the tool", free * speed, self._tool_speed, times[part], share=TOOL_SPEED)
-        places = np.array([self._kinematics.forward(joints[:arm]).position for joints in motion.setpoints])
+        self._note(
+            "speed", "the tool", free * speed, self._tool_speed, times[part], share=TOOL_SPEED
+        )
+        places = np.array(
+            [self._kinematics.forward(joints[:arm]).position for joints in motion.setpoints]
+        )
         speed = np.linalg.norm(_rate(places, WINDOW, step_s), axis=1)[part]
-        self._note("commanded speed", "the tool", speed, self._tool_speed, times[part], share=COMMANDED)
+        self._note(
+            "commanded speed", "the tool", speed, self._tool_speed, times[part], share=COMMANDED
+        )
 
     def _free(self, motion: Motion) -> np.ndarray:
         lag = np.abs(motion.positions - motion.setpoints)
-        touching = (lag[:, : self._arm] > PUSHED).any(axis=1) | (lag[:, self._arm :] > GRIPPING).any(axis=1)
-        near = np.convolve(touching, np.ones(2 * PUSHED_STEPS + 1), mode="full")[PUSHED_STEPS:-PUSHED_STEPS] > 0
+        touching = (lag[:, : self._arm] > PUSHED).any(axis=1) | (
+            lag[:, self._arm :] > GRIPPING
+        ).any(axis=1)
+        near = (
+            np.convolve(touching, np.ones(2 * PUSHED_STEPS + 1), mode="full")[
+                PUSHED_STEPS:-PUSHED_STEPS
+            ]
+            > 0
+        )
         return ~near
 
     def _note(
-        self, quantity: str, what: str, values: np.ndarray, limit: float, times: np.ndarray, tolerance: float = 0.0, share: float = 1.0
+        self,
+        quantity: str,
+        what: str,
+        values: np.ndarray,
+        limit: float,
+        times: np.ndarray,
+        tolerance: float = 0.0,
+        share: float = 1.0,
     ) -> None:
         excess = values - share * limit - tolerance
         steps = int((excess > 0).sum())
         if not steps:
             return
         worst = int(excess.argmax())
-        found = Violation(quantity, what, float(values[worst]), float(limit), float(times[worst]), steps)
+        found = Violation(
+            quantity, what, float(values[worst]), float(limit), float(times[worst]), steps
+        )
         known = self._worst.get((quantity, what))
         if known is not None:
             found.steps += known[1].steps
@@ -169,7 +234,13 @@ class MotionCheck:
 
 def as_dicts(violations: list[Violation]) -> list[dict]:
     """For JSON."""
-    return [{key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(each).items()} for each in violations]
+    return [
+        {
+            key: round(value, 5) if isinstance(value, float) else value
+            for key, value in asdict(each).items()
+        }
+        for each in violations
+    ]
 
 
 def _rate(values: np.ndarray, steps: int, step_s: float) -> np.ndarray:
@@ -186,7 +257,9 @@ def _parts(motion: Motion) -> tuple[np.ndarray, ...]:
 
 
 def _join(before: Motion, after: Motion) -> Motion:
-    return Motion(after.time, *(np.vstack(pair) for pair in zip(_parts(before), _parts(after), strict=True)))
+    return Motion(
+        after.time, *(np.vstack(pair) for pair in zip(_parts(before), _parts(after), strict=True))
+    )
 
 
 def _last(motion: Motion, count: int) -> Motion:

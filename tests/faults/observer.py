@@ -1,4 +1,6 @@
-"""Watches the arm from outside: trusts only ``/sim_arm/motion_truth``, on a node, a context and a thread of its own."""
+"""Watches the arm from outside: trusts only ``/sim_arm/motion_truth``, on a node, a context and a
+thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ TOPIC = "/sim_arm/motion_truth"
 
 
 class MotionObserver:
-    """Judges every physics step of the arm from its construction to :meth:`close`. All times are the simulator's own [s]."""
+    """Judges every physics step of the arm from its construction to :meth:`close`. All times are
+    the simulator's own [s].
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._check = MotionCheck(contract)
@@ -81,8 +85,15 @@ class MotionObserver:
         shape = (message.steps, len(message.names))
         if list(message.names) != self._names:
             raise ValueError(f"{TOPIC} names {list(message.names)}, the contract {self._names}")
-        joints = (np.array(part).reshape(shape) for part in (message.position, message.velocity, message.setpoint))
+        joints = (
+            np.array(part).reshape(shape)
+            for part in (message.position, message.velocity, message.setpoint)
+        )
         tool = np.array([(place.x, place.y, place.z) for place in message.tool])
         stamp = message.header.stamp
         with self._lock:
-            self._check.add(Motion(stamp.sec + 1e-9 * stamp.nanosec, *joints, tool), message.step_s, follows_on=message.controlled)
+            self._check.add(
+                Motion(stamp.sec + 1e-9 * stamp.nanosec, *joints, tool),
+                message.step_s,
+                follows_on=message.controlled,
+            )

@@ -1,4 +1,6 @@
-"""The suite's own processes with the injector between them: like ``up``, but each can be killed, stopped and started again."""
+"""The suite's own processes with the injector between them: like ``up``, but each can be killed,
+stopped and started again.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,25 @@ class Processes:
         faulty: with the injector between arm and suite.
     """
 
-    def __init__(self, contract: Contract, logs: Path, *, policy: str = "nano", faulty: bool = True) -> None:
+    def __init__(
+        self, contract: Contract, logs: Path, *, policy: str = "nano", faulty: bool = True
+    ) -> None:
         self._logs = logs
         self._commands: dict[str, list[str]] = {}
         for spec in arm_graph(robot=SIM_ROBOT, policy=policy):
             changed = injector.remappings(contract, spec.name) if faulty else ()
-            self._commands[spec.name] = command_line(dataclasses.replace(spec, remappings=spec.remappings + changed))
+            self._commands[spec.name] = command_line(
+                dataclasses.replace(spec, remappings=spec.remappings + changed)
+            )
         if faulty:
             contract_path = f"contract:={find_robot(SIM_ROBOT)}"
-            self._commands[INJECTOR] = [sys.executable, injector.__file__, "--ros-args", "-p", contract_path]
+            self._commands[INJECTOR] = [
+                sys.executable,
+                injector.__file__,
+                "--ros-args",
+                "-p",
+                contract_path,
+            ]
         self._running: dict[str, subprocess.Popen] = {}
         self.crashes: list[str] = []
         """Processes that ended by themselves, one sentence each."""
@@ -71,9 +83,14 @@ class Processes:
     def start(self, name: str) -> None:
         """Start one process, again if it has ended."""
         with open(self._logs / f"{name}.log", "ab") as output:
-            # A session of its own: Ctrl-C reaches this program, which then stops the others in order.
+            # A session of its own: Ctrl-C reaches this program, which then stops the others in
+            # order.
             self._running[name] = subprocess.Popen(
-                self._commands[name], stdout=output, stderr=subprocess.STDOUT, env=start_environment(), start_new_session=True
+                self._commands[name],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=start_environment(),
+                start_new_session=True,
             )
 
     def kill(self, name: str) -> None:
@@ -97,7 +114,10 @@ class Processes:
             if process.poll() is not None:
                 log = self._logs / f"{name}.log"
                 lines = log.read_text(errors="replace").splitlines()[-_TAIL:]
-                sentence = f"{name} ended with exit code {process.returncode}; the end of {log}:\n  " + "\n  ".join(lines)
+                sentence = (
+                    f"{name} ended with exit code {process.returncode}; the end of {log}:\n  "
+                    + "\n  ".join(lines)
+                )
                 if sentence not in self.crashes:
                     self.crashes.append(sentence)
                 raise ArmClientError(sentence)

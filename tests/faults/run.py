@@ -1,4 +1,6 @@
-"""``make faults``: every case in turn with real processes over DDS; prints a table and writes ``out/faults.json``."""
+"""``make faults``: every case in turn with real processes over DDS; prints a table and writes
+``out/faults.json``.
+"""
 
 from __future__ import annotations
 
@@ -39,32 +41,52 @@ class Arguments:
     repeat: int = 1
     """Run every case this many times, each in another scene."""
     niceness: int = 0
-    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is busy with other things."""
+    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is
+    busy with other things.
+    """
 
 
 def main() -> int:
     """Command line; returns the exit code."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the context managers, so that no process is left
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # through the context managers, so that no process is left
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     console, outcomes = Console(), []
     cases = [case for case in cases_of_the_robot() if arguments.only in case.name]
     if not cases:
-        print(f"faults: --only {arguments.only!r} names no case; there are: {', '.join(case.name for case in cases_of_the_robot())}")
+        print(
+            f"faults: --only {arguments.only!r} names no case; there are:"
+            f" {', '.join(case.name for case in cases_of_the_robot())}"
+        )
         return 2
     begin = time.monotonic()
     try:
         with own_domain(), faulty_arm(arguments.out.with_suffix("")) as arm:
             for number, case in enumerate(cases * arguments.repeat):
-                with console.status(f"{number + 1} of {len(cases) * arguments.repeat}: {case.name}"):
+                with console.status(
+                    f"{number + 1} of {len(cases) * arguments.repeat}: {case.name}"
+                ):
                     outcomes.append(carry_out(arm, case, FIRST_SEED + number))
                 arm.processes.check()  # a crash ends the run
     except ArmClientError as error:
         console.print(f"faults: {error}", style="red", markup=False)
-    write(arguments.out, outcomes, seconds=round(time.monotonic() - begin, 1), load=os.getloadavg()[1], niceness=arguments.niceness)
+    write(
+        arguments.out,
+        outcomes,
+        seconds=round(time.monotonic() - begin, 1),
+        load=os.getloadavg()[1],
+        niceness=arguments.niceness,
+    )
     console.print(table_of(outcomes))
     console.print(f"outcomes: {arguments.out}")
-    return 0 if len(outcomes) == len(cases) * arguments.repeat and all(outcome.good for outcome in outcomes) else 1
+    return (
+        0
+        if len(outcomes) == len(cases) * arguments.repeat
+        and all(outcome.good for outcome in outcomes)
+        else 1
+    )
 
 
 def cases_of_the_robot() -> list[Case]:
@@ -85,7 +107,11 @@ def own_domain() -> Iterator[None]:
 def write(path: Path, outcomes: list[Outcome], **more) -> None:
     """``{cases: [{name, held, hold_time_s, violations, reason, ...}]}``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"cases": [asdict(outcome) for outcome in outcomes], "good": sum(outcome.good for outcome in outcomes), **more}
+    report = {
+        "cases": [asdict(outcome) for outcome in outcomes],
+        "good": sum(outcome.good for outcome in outcomes),
+        **more,
+    }
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -97,7 +123,14 @@ def table_of(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         rest = "" if outcome.hold_time_s is None else f"{outcome.hold_time_s:.2f} s"
         words = outcome.problem or outcome.reason
-        table.add_row(outcome.name, outcome.ended, rest, outcome.broken or "none", words, style="" if outcome.good else "red")
+        table.add_row(
+            outcome.name,
+            outcome.ended,
+            rest,
+            outcome.broken or "none",
+            words,
+            style="" if outcome.good else "red",
+        )
     return table
 
 

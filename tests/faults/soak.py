@@ -1,6 +1,8 @@
-"""``make soak``: random faults in one running graph for a long time; writes ``out/soak.json`` and a plot of the memory.
+"""``make soak``: random faults in one running graph for a long time; writes ``out/soak.json`` and a
+plot of the memory.
 
-Processes are killed in the first two minutes only, so that the memory of each can be followed from then on.
+Processes are killed in the first two minutes only, so that the memory of each can be followed from
+then on.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Arguments:
     without: str = ""
     """Leave out the faults whose names hold this."""
     niceness: int = 0
-    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is busy with other things."""
+    """Of all processes; below 0, where that is allowed, they keep their pace on a machine that is
+    busy with other things.
+    """
     out: Path = Path("out/soak.json")
     """Where the report goes; the plot and the processes' logs go beside it."""
 
@@ -70,14 +74,22 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("stopped early; the report says how long it ran")
     report = _write(arguments, begin, outcomes, crashes, memory)
-    console.print_json(json.dumps({key: len(value) if isinstance(value, list) else value for key, value in report.items()}))
+    console.print_json(
+        json.dumps(
+            {key: len(value) if isinstance(value, list) else value for key, value in report.items()}
+        )
+    )
     console.print(f"report: {arguments.out}, {arguments.out.with_suffix('.png')}")
     return 0 if report["ok"] else 1
 
 
 def _trials(arm, arguments: Arguments, begin: float):
     dice = random.Random(arguments.seed)
-    cases = [case for case in cases_of_the_robot() if not arguments.without or arguments.without not in case.name]
+    cases = [
+        case
+        for case in cases_of_the_robot()
+        if not arguments.without or arguments.without not in case.name
+    ]
     gentle = [case for case in cases if not case.restarts]
     number, left = 0, [case for case in cases if case.restarts]
     while time.monotonic() - begin < 60 * arguments.minutes:
@@ -91,13 +103,29 @@ def _trials(arm, arguments: Arguments, begin: float):
 def _tell(console: Console, begin: float, outcome: Outcome) -> None:
     minutes = (time.monotonic() - begin) / 60
     words = "" if outcome.good else f": {outcome.problem} {outcome.broken}"
-    console.print(f"{minutes:6.1f} min  {outcome.name}: {outcome.ended}{words}", style="" if outcome.good else "red", markup=False)
+    console.print(
+        f"{minutes:6.1f} min  {outcome.name}: {outcome.ended}{words}",
+        style="" if outcome.good else "red",
+        markup=False,
+    )
 
 
-def _write(arguments: Arguments, begin: float, outcomes: list[Outcome], crashes: list[str], memory: MemoryWatch | None) -> dict:
+def _write(
+    arguments: Arguments,
+    begin: float,
+    outcomes: list[Outcome],
+    crashes: list[str],
+    memory: MemoryWatch | None,
+) -> dict:
     rss = memory.growth() if memory else {}
-    violations = [{"fault": outcome.name, **each} for outcome in outcomes for each in outcome.violations]
-    problems = [{"fault": outcome.name, "problem": outcome.problem} for outcome in outcomes if outcome.problem]
+    violations = [
+        {"fault": outcome.name, **each} for outcome in outcomes for each in outcome.violations
+    ]
+    problems = [
+        {"fault": outcome.name, "problem": outcome.problem}
+        for outcome in outcomes
+        if outcome.problem
+    ]
     flat = all(each["growth_percent"] <= GROWTH_PERCENT for each in rss.values())
     report = {
         "minutes": round((time.monotonic() - begin) / 60, 1),
@@ -108,7 +136,15 @@ def _write(arguments: Arguments, begin: float, outcomes: list[Outcome], crashes:
         "rss": rss,
         "load": round(os.getloadavg()[2], 1),
         "ok": bool(outcomes) and bool(rss) and flat and not (violations or crashes or problems),
-        "trials": [{"fault": each.name, "ended": each.ended, "hold_time_s": each.hold_time_s, "reason": each.reason} for each in outcomes],
+        "trials": [
+            {
+                "fault": each.name,
+                "ended": each.ended,
+                "hold_time_s": each.hold_time_s,
+                "reason": each.reason,
+            }
+            for each in outcomes
+        ],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -20,8 +20,8 @@ _STANDS_S = 0.5  # at rest for so long in the middle of a pick: the fault has st
 class Outcome:
     """What came of a case. Times in simulated seconds; ``ended``: "held", "went on" or "failed".
 
-    ``hold_time_s`` runs from the fault to rest; where the arm went on, from the moment at which the instruction was
-    taken away with the fault still there (the longest of several picks).
+    ``hold_time_s`` runs from the fault to rest; where the arm went on, from the moment at which the
+    instruction was taken away with the fault still there (the longest of several picks).
     """
 
     name: str
@@ -42,11 +42,16 @@ class Outcome:
     @property
     def broken(self) -> str:
         """The violations in words, worst of each kind."""
-        return "; ".join(f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}" for each in self.violations)
+        return "; ".join(
+            f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}"
+            for each in self.violations
+        )
 
 
 def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
-    """Bring the fault about while the arm moves, watch, take it away, and see that the arm can be used again."""
+    """Bring the fault about while the arm moves, watch, take it away, and see that the arm can be
+    used again.
+    """
     outcome = Outcome(case.name)
     try:
         arm.new_scene(seed, cubes=1)
@@ -85,7 +90,9 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
     arm.pass_time(case.after_s)
     outcome.reason = next((reason for reason in arm.said if re.search(case.says, reason)), "")
     if not outcome.reason:
-        outcome.problem = outcome.problem or "no status said why; heard: " + ("; ".join(arm.said[-6:]) or "nothing")
+        outcome.problem = outcome.problem or "no status said why; heard: " + (
+            "; ".join(arm.said[-6:]) or "nothing"
+        )
     if case.restarts:  # and it can be used again
         arm.instruct_and_wait_until_it_moves(_instruction(arm))
 
@@ -110,6 +117,8 @@ def _judge_hold(arm: FaultyArm, outcome: Outcome, since: float, limit_s: float) 
     outcome.hold_time_s = round(max(took, outcome.hold_time_s or 0.0), 3)
     outcome.held = outcome.hold_time_s <= limit_s
     if not outcome.held:
-        outcome.problem = f"still moving {outcome.hold_time_s:.2f} s after it, {limit_s:g} s are allowed"
+        outcome.problem = (
+            f"still moving {outcome.hold_time_s:.2f} s after it, {limit_s:g} s are allowed"
+        )
     elif outcome.ended == "failed":
         outcome.ended = "held"

@@ -1,7 +1,9 @@
-"""A person at the controls, for the system test of recording: looks at the scene, takes the leader arm, picks the named cube.
+"""A person at the controls, for the system test of recording: looks at the scene, takes the leader
+arm, picks the named cube.
 
-Not quick and not exact: reacts late, moves in a person's time with a hand that drifts, and lets go when the cube is up. What it
-sees is the ground truth, as a person sees the table; what it moves goes through ``teleop_command`` like a leader arm's joints.
+Not quick and not exact: reacts late, moves in a person's time with a hand that drifts, and lets go
+when the cube is up. What it sees is the ground truth, as a person sees the table; what it moves
+goes through ``teleop_command`` like a leader arm's joints.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Person:
         self._drift = np.zeros(3)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(TaskState, "/sim_arm/task_state", self._on_task, latched)
-        node.create_subscription(JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data)
+        node.create_subscription(
+            JointState, contract.topics.joint_states, self._on_joints, qos_profile_sensor_data
+        )
         self._commands = node.create_publisher(JointState, contract.topics.teleop_command, 10)
         node.create_timer(1.0 / RATE_HZ, self._move)
 
@@ -62,7 +66,12 @@ class Person:
 
     def _move(self) -> None:
         now = self._now()
-        if self._colour is None or self._measured is None or self._task is None or now < self._begin:
+        if (
+            self._colour is None
+            or self._measured is None
+            or self._task is None
+            or now < self._begin
+        ):
             return
         if self._joints is None:  # the leader stands where the arm stands
             self._joints, self._step_began = self._measured.copy(), now
@@ -72,12 +81,20 @@ class Person:
             self._step_began += step
             self._aim(self._goal)
         share = min(1.0, (now - self._step_began) / step)
-        place = np.clip(self._start + share * (self._goal - self._start), self._contract.workspace.lower, self._contract.workspace.upper)
+        place = np.clip(
+            self._start + share * (self._goal - self._start),
+            self._contract.workspace.lower,
+            self._contract.workspace.upper,
+        )
         before = self._joints
         arm = self._kinematics.inverse(ToolPose(place, TOOL_DOWN), before[:-1]).positions
         self._joints = np.append(arm, self._contract.gripper.to_joint(self._opening))
         velocities = np.append((arm - before[:-1]) * RATE_HZ, 0.0)
-        message = JointState(name=list(self._contract.command_joints), position=self._joints.tolist(), velocity=velocities.tolist())
+        message = JointState(
+            name=list(self._contract.command_joints),
+            position=self._joints.tolist(),
+            velocity=velocities.tolist(),
+        )
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._commands.publish(message)
 
@@ -85,9 +102,16 @@ class Person:
         """Where the hand goes within the next action step."""
         cube = next(each for each in self._task.objects if each.name == self._colour).position
         opening = self._contract.gripper.to_opening(self._measured[-1])
-        *move, self._opening = expert_chunk(place, opening, np.array([cube.x, cube.y, cube.z]), self._supports[self._colour], 1)[0]
-        self._drift = _DRIFT_KEPT * self._drift + self._rng.normal(0.0, HAND_DRIFT * (1 - _DRIFT_KEPT**2) ** 0.5, 3)
-        self._start, self._goal = place, place + move + (self._drift if self._opening > 0.5 else 0.0)
+        *move, self._opening = expert_chunk(
+            place, opening, np.array([cube.x, cube.y, cube.z]), self._supports[self._colour], 1
+        )[0]
+        self._drift = _DRIFT_KEPT * self._drift + self._rng.normal(
+            0.0, HAND_DRIFT * (1 - _DRIFT_KEPT**2) ** 0.5, 3
+        )
+        self._start, self._goal = (
+            place,
+            place + move + (self._drift if self._opening > 0.5 else 0.0),
+        )
 
     def _now(self) -> float:
         return 1e-9 * self._node.get_clock().now().nanoseconds

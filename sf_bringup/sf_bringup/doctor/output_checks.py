@@ -1,4 +1,6 @@
-"""Checks of what goes out: who listens to commands, who else commands, and the controller behind."""
+"""Checks of what goes out: who listens to commands, who else commands, and the controller
+behind.
+"""
 
 from __future__ import annotations
 

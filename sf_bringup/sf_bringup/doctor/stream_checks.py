@@ -64,7 +64,10 @@ def _camera(camera: Camera, contract: Contract, seen: Seen) -> Iterator[Finding]
         return
     rate, due = stream.rate_hz, camera.rate_hz
     text = f"{rate:.1f} Hz on {topic}, the contract says {due:g}"
-    cure = f"raise the driver's frame rate, or set cameras.{camera.name}.rate_hz; look at USB bandwidth"
+    cure = (
+        f"raise the driver's frame rate, or set cameras.{camera.name}.rate_hz; look at USB"
+        " bandwidth"
+    )
     if rate < _TOO_SLOW * due:
         yield failed(subject, text, cure)
     elif rate < _SLOW * due:
@@ -149,7 +152,10 @@ def _rename(missing: list[str], present: list[str]) -> str:
     for name in present:
         prefix = name.removesuffix(missing[0])
         if prefix != name and all(prefix + each in present for each in missing):
-            return f"the driver puts {prefix!r} before each name: write it into the contract and its URDF"
+            return (
+                f"the driver puts {prefix!r} before each name: write it into the contract and its"
+                " URDF"
+            )
     near = difflib.get_close_matches(missing[0], present, 1)
     hint = f" (is {missing[0]} called {near[0]}?)" if near else ""
     return f"name the joints in the contract as the driver does{hint}, or start the missing driver"
@@ -163,7 +169,10 @@ def _positions(contract: Contract, seen: Seen) -> Iterator[Finding]:
         if value is not None and not low - _OUTSIDE <= value <= high + _OUTSIDE:
             outside.append(f"{name} at {value:.2f} {unit} (limits {low:g} to {high:g})")
     if outside:
-        cure = "move the arm inside by hand; if it is there, driver and URDF differ in zero or unit (degrees?)"
+        cure = (
+            "move the arm inside by hand; if it is there, driver and URDF differ in zero or unit"
+            " (degrees?)"
+        )
         yield failed("joint positions", "; ".join(outside), cure)
     elif all(name in seen.joints.positions for name in limits):
         yield passed("joint positions", "inside the contract's limits")

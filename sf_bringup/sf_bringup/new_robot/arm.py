@@ -1,4 +1,6 @@
-"""Which joints of a URDF are the arm, which the gripper, and where the tool is: a guess to be looked at."""
+"""Which joints of a URDF are the arm, which the gripper, and where the tool is: a guess to be
+looked at.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def guess_arm(description: RobotDescription, base: str = "", tool: str = "") -> 
     """Return the arm of a URDF.
 
     Args:
-        base, tool: links that the user knows; empty: the root (behind a link ``world``), and the end
+        base, tool: links that the user knows; empty: the root (behind a link ``world``), and the
+        end
             of the longest chain of moving joints, with a link called like a tool first.
 
     Raises:

@@ -32,15 +32,24 @@ def draft_contract(robot: str, urdf_file: str, urdf_xml: str, arm: ArmGuess, see
     """
     decide: list[str] = []
     lines = [
-        f"# Drafted by new_robot from {urdf_file}. Every key is explained in sf_policy_node/doc/contract.md.",
-        "# Look at each key under `undecided`, set it, and remove it from the list: nothing runs before.",
+        (
+            f"# Drafted by new_robot from {urdf_file}. Every key is explained in"
+            " sf_policy_node/doc/contract.md."
+        ),
+        (
+            "# Look at each key under `undecided`, set it, and remove it from the list: nothing"
+            " runs before."
+        ),
         "schema_version: 1",
         f"robot: {robot}",
         f"urdf: {urdf_file}",
         f"base_frame: {_quoted(arm.base)}",
         f"tool_frame: {_quoted(arm.tool)}" + _others("also possible", arm.tools[1:6]),
         "",
-        "# position limits: of the URDF; velocity: half of the URDF's; acceleration: from rest in half a second",
+        (
+            "# position limits: of the URDF; velocity: half of the URDF's; acceleration: from rest"
+            " in half a second"
+        ),
         "joints:",
     ]
     if len(arm.tools) > 1:
@@ -66,7 +75,10 @@ def draft_contract(robot: str, urdf_file: str, urdf_xml: str, arm: ArmGuess, see
         "# the tool may not leave this box, in base_frame [m]; the arm reaches about that far",
         f"workspace: {{lower: {lower}, upper: {upper}, tool_speed: 0.25}}",
         "collision:",
-        "  boxes: []  # table, walls, posts: {name: table, lower: [x, y, z], upper: [x, y, z]}, in base_frame [m]",
+        (
+            "  boxes: []  # table, walls, posts: {name: table, lower: [x, y, z], upper: [x, y, z]},"
+            " in base_frame [m]"
+        ),
         *_command(seen, decide),
         *_topics(seen, [joint.name for joint in arm.joints], decide),
     ]
@@ -89,8 +101,9 @@ def _joint(joint: UrdfJoint, decide: list[str]) -> str:
     error = 0.02 if joint.unit == "m" else 0.15
     step = max(velocity * _STEP_S * 2.0, 0.02)
     return (
-        f"  - {{name: {_quoted(joint.name)}, lower: {lower:.6g}, upper: {upper:.6g}, velocity: {velocity:.4g}, "
-        f"acceleration: {velocity / _RAMP_S:.4g}, tracking_error: {error:g}, step: {step:.3g}{unit}}}"
+        f"  - {{name: {_quoted(joint.name)}, lower: {lower:.6g}, upper: {upper:.6g}, velocity:"
+        f" {velocity:.4g}, acceleration: {velocity / _RAMP_S:.4g}, tracking_error: {error:g}, step:"
+        f" {step:.3g}{unit}}}"
     )
 
 

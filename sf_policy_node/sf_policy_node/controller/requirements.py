@@ -114,7 +114,7 @@ def objections(
             found.append(
                 f"constraints.{joint}.trajectory is {tolerance:g}, less than the contract's "
                 f"tracking_error of {allowed:g}: the controller would end motions by itself; "
-                f"set it above that, or to 0"
+                "set it above that, or to 0"
             )
     if "command_interfaces" in values and "position" not in values["command_interfaces"]:
         found.append(

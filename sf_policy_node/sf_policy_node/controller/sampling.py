@@ -85,9 +85,10 @@ class SampledTrajectory:
         if since < times[0]:
             if not interpolate:
                 return self._from, _BRIDGE
-            return self._interpolated(
-                _BRIDGE, self._from, self._from_time, self.points[0], time
-            ), _BRIDGE
+            return (
+                self._interpolated(_BRIDGE, self._from, self._from_time, self.points[0], time),
+                _BRIDGE,
+            )
         index = self._segment if self._segment > 0 and times[self._segment] <= since else 0
         while index + 1 < len(times) and times[index + 1] <= since:
             index += 1

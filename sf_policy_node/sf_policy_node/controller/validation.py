@@ -58,9 +58,11 @@ def checked_points(
     size = (len(seconds), len(names))
     positions = _matrix("positions", trajectory.positions, size)[:, order]
     velocities, accelerations = (
-        None
-        if (values := getattr(trajectory, what, None)) is None
-        else _matrix(what, values, size)[:, order]
+        (
+            None
+            if (values := getattr(trajectory, what, None)) is None
+            else _matrix(what, values, size)[:, order]
+        )
         for what in ("velocities", "accelerations")
     )
     if velocities is not None and not allow_moving_end and np.abs(velocities[-1]).max() > _REST:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class Cycles:
-    """Counts the cycles of a periodic loop, those that came later than half a period, and the latest [s]."""
+    """Counts the cycles of a periodic loop, those that came later than half a period, and the
+    latest [s].
+    """
 
     def __init__(self, period: float) -> None:
         self._period = period

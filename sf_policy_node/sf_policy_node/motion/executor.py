@@ -1,9 +1,10 @@
-"""Decides what the arm is commanded: a policy's chunks and an operator's commands in, joint trajectories out.
+"""Decides what the arm is commanded: a policy's chunks and an operator's commands in, joint
+trajectories out.
 
 Every time is in seconds on one clock that the caller passes in, so it works in simulated time as
 well. The rules in words are in ``doc/motion.md``. ``state_machine`` says what may happen and what
-follows from it, ``chunks`` and ``teleoperation`` make motions, ``safety/guard`` lets them through and
-stops the arm.
+follows from it, ``chunks`` and ``teleoperation`` make motions, ``safety/guard`` lets them through
+and stops the arm.
 """
 
 from __future__ import annotations
@@ -23,20 +24,16 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
-from sf_policy_node.motion.state_machine import (
-    Event,
-    Situation,
-    State,
-    may_be_led,
-    transition,
-)
+from sf_policy_node.motion.state_machine import Event, Situation, State, may_be_led, transition
 from sf_policy_node.motion.status import ExecutorStatus, StatusLog
 from sf_policy_node.motion.supervisor import AGAIN, LED_BY, Supervisor
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
 _DELIVERY_S = 0.02  # from here to the controller
-_PLANNING_FORGOTTEN = 0.9  # share of the longest planning time that is remembered from chunk to chunk
+_PLANNING_FORGOTTEN = (
+    0.9  # share of the longest planning time that is remembered from chunk to chunk
+)
 
 
 class ChunkExecutor:
@@ -80,9 +77,7 @@ class ChunkExecutor:
             contract, kinematics, workspace, self._guard, self._log, join=join, score=self._score
         )
         self._teleoperation = TeleoperationPlanner(contract, workspace)
-        self._supervisor = Supervisor(
-            contract, self._guard, self._policy, self._log, shadow=shadow
-        )
+        self._supervisor = Supervisor(contract, self._guard, self._policy, self._log, shadow=shadow)
         self._stopwatch = stopwatch
         self._pressed: set[str] = set()  # emergency stop buttons
         self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
@@ -148,11 +143,14 @@ class ChunkExecutor:
     def inherit_emergency_stop(self, before: ChunkExecutor) -> None:
         """Take over the latch of an executor that this one replaces: only a person resets it."""
         self._pressed = set(before._pressed)
-        self._supervisor.situation = dataclasses.replace(self._supervisor.situation, latched=before.situation.latched)
+        self._supervisor.situation = dataclasses.replace(
+            self._supervisor.situation, latched=before.situation.latched
+        )
         self._supervisor.report("")
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
-        """Clear the latch. The arm holds position until a chunk arrives that was observed afterwards.
+        """Clear the latch. The arm holds position until a chunk arrives that was observed
+        afterwards.
 
         Raises:
             ValueError: while a button is still pressed.
@@ -165,7 +163,9 @@ class ChunkExecutor:
             return
         now = self._guard.clock.now if now is None else now
         self._supervisor.led_until = -math.inf
-        self._supervisor.apply(Event.RESET, now, "the emergency stop was reset; waiting for a new chunk")
+        self._supervisor.apply(
+            Event.RESET, now, "the emergency stop was reset; waiting for a new chunk"
+        )
 
     # ---- inputs ----
 
@@ -217,7 +217,9 @@ class ChunkExecutor:
         except MotionRefused as refusal:
             quiet = (State.FOLLOWING, State.HOLDING, State.BLOCKED, State.SETTLING)
             self._log.refused(chunk, refusal, say=self._supervisor.situation.state in quiet)
-            raise refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal)) from None
+            raise (
+                refusal if isinstance(refusal, ChunkRefused) else ChunkRefused(str(refusal))
+            ) from None
         self._supervisor.situation = transition(self._supervisor.situation, Event.CHUNK).situation
         self._joins_at, self._from_rest = self._policy.joins_at, self._policy.starts_from_rest
         self._log.report(self._log.status.reason or (ended and f"resumes; {ended}"))
@@ -234,7 +236,9 @@ class ChunkExecutor:
         last = self._policy.last
         if following or (last is not None and epoch < last.epoch):
             return None
-        self._policy.block("its instruction has ended", epoch)  # also when its first chunk is on its way
+        self._policy.block(
+            "its instruction has ended", epoch
+        )  # also when its first chunk is on its way
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.state is not State.FOLLOWING:
             return sent
@@ -294,7 +298,9 @@ class ChunkExecutor:
         return now + self._guard.clock.unheard + delivery > self._joins_at
 
     def withdraw(self, reason: str) -> None:
-        """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in force."""
+        """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in
+        force.
+        """
         self._policy.withdraw()
         status, self._supervisor.situation = self._before
         self._log.withdrawn(status, reason)
@@ -378,4 +384,3 @@ class ChunkExecutor:
             raise ChunkRefused(LED_BY[self._supervisor.situation.source])
         if self._supervisor.situation.paused:
             raise ChunkRefused("the executor is paused")
-

@@ -1,4 +1,6 @@
-"""Watches the joint commands of an operator or a replay: a leader arm whose cable drops reads zeros."""
+"""Watches the joint commands of an operator or a replay: a leader arm whose cable drops reads
+zeros.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class LeaderWatch:
         self._refused, self._until_released = reason, True
 
     def check(self, target: np.ndarray, commanded: np.ndarray, now: float) -> None:
-        """Check a command: joint positions (J,), for an arm that is commanded to be at ``commanded``.
+        """Check a command: joint positions (J,), for an arm that is commanded to be at
+        ``commanded``.
 
         Raises:
             MotionRefused: it leapt, or the leader has to be released first.
@@ -47,7 +50,9 @@ class LeaderWatch:
             self._refused, self._target = "", None
         if self._target is not None:
             way = np.abs(target - self._target)
-            allowed = self._limits.step + _FASTER * self._limits.velocity * max(0.0, now - self._stamp)
+            allowed = self._limits.step + _FASTER * self._limits.velocity * max(
+                0.0, now - self._stamp
+            )
             over = way / allowed
             worst = int(over.argmax())
             if over[worst] > 1.0:

@@ -1,4 +1,6 @@
-"""Scores a policy that moves nothing: what it asked for against what the operator did at that time."""
+"""Scores a policy that moves nothing: what it asked for against what the operator did at that
+time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ _PENDING = 2000  # rows that wait for their time
 
 
 class ShadowScore:
-    """Per joint (J,), over all rows of all chunks whose time has come: root mean square and largest error [rad or m]."""
+    """Per joint (J,), over all rows of all chunks whose time has come: root mean square and largest
+    error [rad or m].
+    """
 
     def __init__(self, joints: int) -> None:
         self._square, self._largest = np.zeros(joints), np.zeros(joints)
@@ -19,7 +23,9 @@ class ShadowScore:
         self.rows = 0
 
     def expect(self, due: np.ndarray, positions: np.ndarray) -> None:
-        """A chunk's joint targets (R, J), due at (R,) [s]. Row k of a chunk counts as much as row k of the next."""
+        """A chunk's joint targets (R, J), due at (R,) [s]. Row k of a chunk counts as much as row k
+        of the next.
+        """
         self._pending.extend(zip(due.tolist(), positions, strict=False))
 
     def measured(self, stamp: float, positions: np.ndarray) -> None:

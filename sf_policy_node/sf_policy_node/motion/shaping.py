@@ -1,7 +1,9 @@
-"""Motion inside the limits: a reference that may ask for anything becomes samples that a joint can follow.
+"""Motion inside the limits: a reference that may ask for anything becomes samples that a joint can
+follow.
 
-Between two samples the acceleration is constant, so the cubic that a trajectory controller draws through
-positions and velocities is exactly this motion, and what holds for the samples holds in between.
+Between two samples the acceleration is constant, so the cubic that a trajectory controller draws
+through positions and velocities is exactly this motion, and what holds for the samples holds in
+between.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from sf_policy_node.motion.arm.limits import JointLimits
 # Shares of the limits that are used: the rest covers the rounding of time stamps.
 ACCELERATION_USED = 0.98
 VELOCITY_USED = 0.995
-# Share of that which the approach to a target plans with; the rest is left to follow the target while it moves.
+# Share of that which the approach to a target plans with; the rest is left to follow the target
+# while it moves.
 _APPROACH_SHARE = 0.7
 # The largest gain that brings an error to zero without overshoot is 0.34 per period.
 _GAIN_PER_PERIOD = 0.3
@@ -25,7 +28,9 @@ _GAIN_PER_PERIOD = 0.3
 
 @dataclass(frozen=True)
 class Shaped:
-    """Samples (N, J), one period apart, the first one period after the start, and what had to be cut, per joint (J,)."""
+    """Samples (N, J), one period apart, the first one period after the start, and what had to be
+    cut, per joint (J,).
+    """
 
     positions: np.ndarray
     velocities: np.ndarray
@@ -46,16 +51,22 @@ def follow(
     """Follow a reference from a start state without ever breaking a limit.
 
     Args:
-        reference_positions, reference_velocities: (N + 1, J), one period apart, the first at the start.
-        position, velocity: (J,) at the start. Outside the position limits only motion back to them is allowed.
+        reference_positions, reference_velocities: (N + 1, J), one period apart, the first at the
+        start.
+        position, velocity: (J,) at the start. Outside the position limits only motion back to them
+        is allowed.
         period: between samples [s].
         gain: (J,) how fast an error is corrected [1/s]; lowered where the period asks for it.
     """
     accel = limits.acceleration * ACCELERATION_USED
     gain = np.minimum(gain, _GAIN_PER_PERIOD / period)
     # Room must always be left to brake; a start beyond the limits moves them to where it can stop.
-    upper = np.maximum(limits.upper, position + stopping_distance(np.maximum(velocity, 0.0), accel, period))
-    lower = np.minimum(limits.lower, position - stopping_distance(np.maximum(-velocity, 0.0), accel, period))
+    upper = np.maximum(
+        limits.upper, position + stopping_distance(np.maximum(velocity, 0.0), accel, period)
+    )
+    lower = np.minimum(
+        limits.lower, position - stopping_distance(np.maximum(-velocity, 0.0), accel, period)
+    )
     positions, velocities, clips = _follow(
         np.ascontiguousarray(reference_positions, dtype=float),
         np.ascontiguousarray(reference_velocities, dtype=float),
@@ -76,8 +87,12 @@ def follow(
     "(f8[:, ::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8)",
     cache=True,
 )
-def _follow(places, speeds, start, start_velocity, lower, upper, top_speed, acceleration, gains, period):  # pragma: no cover - compiled
-    """The loop of :func:`follow`: samples (N, J) twice, and counts (3, J) of position, velocity and acceleration clips."""
+def _follow(
+    places, speeds, start, start_velocity, lower, upper, top_speed, acceleration, gains, period
+):  # pragma: no cover - compiled
+    """The loop of :func:`follow`: samples (N, J) twice, and counts (3, J) of position, velocity and
+    acceleration clips.
+    """
     count, joints = places.shape[0] - 1, places.shape[1]
     positions, velocities = np.empty((count, joints)), np.empty((count, joints))
     clips = np.zeros((3, joints), np.int64)
@@ -91,10 +106,15 @@ def _follow(places, speeds, start, start_velocity, lower, upper, top_speed, acce
             error = places[k, j] - position
             # Linear near the reference; farther away no faster than it can brake.
             size = abs(error)
-            correction = gain * error if size <= near else math.copysign(math.sqrt(2.0 * approach * (size - 0.5 * near)), error)
+            correction = (
+                gain * error
+                if size <= near
+                else math.copysign(math.sqrt(2.0 * approach * (size - 0.5 * near)), error)
+            )
             wanted = speeds[k + 1, j] + correction
             fast = min(max(wanted, -top), top)
-            # Never faster than `brake` can stop before a limit; 0 at worst, which a joint that came here can always reach.
+            # Never faster than `brake` can stop before a limit; 0 at worst, which a joint that came
+            # here can always reach.
             drift = position + half * velocity
             up = accel * (math.sqrt(square + 2.0 * max(upper[j] - drift, 0.0) / accel) - period)
             down = accel * (math.sqrt(square + 2.0 * max(drift - lower[j], 0.0) / accel) - period)
@@ -109,8 +129,12 @@ def _follow(places, speeds, start, start_velocity, lower, upper, top_speed, acce
     return positions, velocities, clips
 
 
-def brake(position: np.ndarray, velocity: np.ndarray, limits: JointLimits, period: float) -> tuple[np.ndarray, np.ndarray]:
-    """The shortest stop, every joint on its own: positions and velocities (N, J), the last at rest; N >= 1."""
+def brake(
+    position: np.ndarray, velocity: np.ndarray, limits: JointLimits, period: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest stop, every joint on its own: positions and velocities (N, J), the last at rest;
+    N >= 1.
+    """
     accel = limits.acceleration * ACCELERATION_USED
     steps = np.maximum(np.ceil(np.abs(velocity) / (accel * period) - 1e-9), 1.0)
     index = np.arange(1, int(steps.max()) + 1)[:, None]

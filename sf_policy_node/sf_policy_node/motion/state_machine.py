@@ -251,7 +251,8 @@ def edges(now: Situation) -> Iterator[tuple[Event, Step]]:
 
 
 def diagram() -> str:
-    """Return the machine as a Mermaid state diagram: edges between states, events that agree merged.
+    """Return the machine as a Mermaid state diagram: edges between states, events that agree
+    merged.
 
     Edges that lead to the same state for every source (such as the emergency stop) are drawn from
     ``any state``.
@@ -286,7 +287,9 @@ def table() -> str:
         ends = rows.setdefault(row, {})
         ends.setdefault(step.situation.state, set()).add(now.state)
     lines = ["| event | stop | forgets | chunks from now | leads to |", "|---|---|---|---|---|"]
-    for (event, stop, forgotten, accepts), ends in sorted(rows.items(), key=lambda r: r[0][0].value):
+    for (event, stop, forgotten, accepts), ends in sorted(
+        rows.items(), key=lambda r: r[0][0].value
+    ):
         names = ", ".join(state.name for state in sorted(ends, key=lambda s: s.value))
         lines.append(f"| {event.name.lower()} | {stop} | {forgotten} | {accepts} | {names} |")
     return "\n".join(lines)

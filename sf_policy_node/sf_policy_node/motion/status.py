@@ -16,7 +16,9 @@ from sf_policy_node.motion.types import Chunk, ControlSource, Join
 
 PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
 REPLAY_SILENT = "the replay has ended"
-"""How the reason begins when nothing more is heard of a replay; whoever replays tells it from a stop by that."""
+"""How the reason begins when nothing more is heard of a replay; whoever replays tells it from a
+stop by that.
+"""
 _RECENT = 100  # accepted chunks of the clip rate
 
 
@@ -47,7 +49,9 @@ _REPORTED = {
 
 @dataclass
 class ExecutorStatus:
-    """Counts since construction; see ``sf_msgs/ExecutorStatus`` for each field. Latencies are added by the node."""
+    """Counts since construction; see ``sf_msgs/ExecutorStatus`` for each field. Latencies are added
+    by the node.
+    """
 
     joint_names: tuple[str, ...]
     state: ExecutorState = ExecutorState.INACTIVE
@@ -86,7 +90,9 @@ class ExecutorStatus:
 
 
 class StatusLog:
-    """Keeps a status up to date. Arrays are replaced and never changed, so a shallow copy is a snapshot."""
+    """Keeps a status up to date. Arrays are replaced and never changed, so a shallow copy is a
+    snapshot.
+    """
 
     def __init__(self, joint_names: tuple[str, ...]) -> None:
         self.status = ExecutorStatus(joint_names)
@@ -131,7 +137,9 @@ class StatusLog:
 
     def withdrawn(self, before: ExecutorStatus, reason: str) -> None:
         """The chunk followed last was not sent after all."""
-        self.status = dataclasses.replace(before, reason=reason, chunks_refused=before.chunks_refused + 1)
+        self.status = dataclasses.replace(
+            before, reason=reason, chunks_refused=before.chunks_refused + 1
+        )
 
     def snapshot(self, situation: Situation, *, shadow: bool, **changes) -> ExecutorStatus:
         """Return a copy, with the state that follows from a situation and what only others know."""

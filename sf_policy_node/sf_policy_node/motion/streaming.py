@@ -46,7 +46,9 @@ class Stream:
         self._gap = max(_GAP_S, 3.0 / rate_hz) if alone else math.inf
         self._names = joint_names
         self._limits = limits
-        self._interval = self._period  # between commands, on average: a loop may be slower than planned
+        self._interval = (
+            self._period
+        )  # between commands, on average: a loop may be slower than planned
         self._last: Setpoint | None = None  # of a motion that had not ended then
         self._step = np.zeros(0)  # from the command before it to that one (J,)
         self.place: float | None = None
@@ -64,7 +66,10 @@ class Stream:
             place, step = now, np.zeros(len(self._names))
         elif now - last.stamp > self._gap or now - before > 2.0 * self._gap:
             self.forget()
-            return Setpoint(now, self._names, last.positions, 0.0 * last.velocities), now - last.stamp
+            return (
+                Setpoint(now, self._names, last.positions, 0.0 * last.velocities),
+                now - last.stamp,
+            )
         else:
             late = min(max(now - last.stamp, self._period), _SLOWEST * self._period)
             self._interval += _SMOOTHING * (late - self._interval)
@@ -89,7 +94,9 @@ class Stream:
             self.place += jump
 
     def _reached(self, path: CommandedPath, now: float) -> float:
-        """Return the time on the path of the next command [s]: nearest to ``now`` inside the limits."""
+        """Return the time on the path of the next command [s]: nearest to ``now`` inside the
+        limits.
+        """
         furthest = self.place + _FASTEST * self._interval
         due = min(max(now, self.place), furthest)
         here = path.state(self.place)[0]

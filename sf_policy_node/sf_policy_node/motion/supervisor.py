@@ -86,9 +86,7 @@ class Supervisor:
         self.report(reason)
         return trajectory
 
-    def _end_motion(
-        self, stop: Stop, now: float, deviation: Deviation | None
-    ) -> Trajectory | None:
+    def _end_motion(self, stop: Stop, now: float, deviation: Deviation | None) -> Trajectory | None:
         match stop:
             case Stop.BRAKE:
                 trajectory = self._guard.brake(now)
@@ -133,7 +131,9 @@ class Supervisor:
         if state is not State.FOLLOWING:
             return self._watch_stop(now)
         if ended := self.out_of_motion(now):
-            return self.apply(Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one")
+            return self.apply(
+                Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one"
+            )
         return self._watch_arm(now)
 
     def lose_controller(self, reason: str, now: float) -> Trajectory | None:

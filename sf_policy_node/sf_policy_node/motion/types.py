@@ -11,7 +11,9 @@ from sf_policy_node.contract import ActionSpace, Contract
 
 
 class Join(IntEnum):
-    """How a chunk becomes one with the motion under way; same numbers as the constants of ``sf_msgs/ActionChunk``."""
+    """How a chunk becomes one with the motion under way; same numbers as the constants of
+    ``sf_msgs/ActionChunk``.
+    """
 
     BLEND = 0
     ENSEMBLE = 1
@@ -32,8 +34,9 @@ class Chunk:
     """A policy's prediction; the plain-Python form of ``sf_msgs/ActionChunk``.
 
     ``data`` is (rows, columns); row k is the target for ``stamp + (k + 1) * step_s``.
-    ``reference`` (J,) holds the joint positions measured at ``stamp``, named by ``reference_names``.
-    Times are seconds on the clock of the node (ROS time, so simulated time where that is used).
+    ``reference`` (J,) holds the joint positions measured at ``stamp``, named by
+    ``reference_names``. Times are seconds on the clock of the node (ROS time, so simulated time
+    where that is used).
     """
 
     stamp: float
@@ -89,7 +92,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Joint motion: ``positions`` and ``velocities`` (N, J) at ``stamp + times`` (N,), times strictly rising and > 0.
+    """Joint motion: ``positions`` and ``velocities`` (N, J) at ``stamp + times`` (N,), times
+    strictly rising and > 0.
 
     Always ends at rest, so that a receiver that gets nothing more holds position inside the limits.
     The first points may lie before the moment of sending: a controller that interpolates between
@@ -106,7 +110,9 @@ class Trajectory:
     hold_s: float = 0.0
 
     def held(self) -> Trajectory:
-        """Return the same motion as a controller gets it: with the end repeated after ``hold_s``."""
+        """Return the same motion as a controller gets it: with the end repeated after
+        ``hold_s``.
+        """
         if self.hold_s <= 0.0:
             return self
         return replace(
@@ -120,7 +126,9 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Setpoint:
-    """Where the joints (J,) are to be at one moment, and how fast they move then; for outputs that send one command after another."""
+    """Where the joints (J,) are to be at one moment, and how fast they move then; for outputs that
+    send one command after another.
+    """
 
     stamp: float
     joint_names: tuple[str, ...]

@@ -1,4 +1,6 @@
-"""The chunk executor as a ROS node: action chunks in, joint trajectories out. It decides nothing; ``motion.executor`` does."""
+"""The chunk executor as a ROS node: action chunks in, joint trajectories out. It decides nothing;
+``motion.executor`` does.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.any_qos import publisher_of, same_process
 from sf_policy_node.nodes.controller_watch import ControllerWatch
-from sf_policy_node.nodes.conversions import chunk_from_message, status_to_message, to_seconds, to_stamp
+from sf_policy_node.nodes.conversions import (
+    chunk_from_message,
+    status_to_message,
+    to_seconds,
+    to_stamp,
+)
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
@@ -38,7 +45,9 @@ _STATUS_S = 0.1
 _LOOK_S = 0.1  # who else is on the topics, one topic at a time
 _RIVAL_S = 1.0  # another executor reports ten times a second
 _COMES_UP_S = 2.5  # after activation a driver may still come up
-_NEWCOMER_S = 3.0  # after activation: whoever hears another executor then is the one that came later
+_NEWCOMER_S = (
+    3.0  # after activation: whoever hears another executor then is the one that came later
+)
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
 _TICK_S_MIN = 0.01
 _JOINS = ("policy", "blend", "ensemble", "rtc")
@@ -50,7 +59,12 @@ class ChunkExecutorNode(ManagedNode):
     def __init__(self, **options) -> None:
         super().__init__("chunk_executor", **options)
         self.parameter("shadow", False, "do everything, send nothing")
-        self.parameter("join", "policy", "how chunks are joined; policy: as the checkpoint says", choices=_JOINS)
+        self.parameter(
+            "join",
+            "policy",
+            "how chunks are joined; policy: as the checkpoint says",
+            choices=_JOINS,
+        )
 
     def set_up(self, contract: Contract) -> None:
         self._contract, self._shadow, join = contract, self.value("shadow"), self.value("join")
@@ -82,27 +96,58 @@ class ChunkExecutorNode(ManagedNode):
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
         topics = contract.topics
-        self._rivals, self._rival, self._active_since = Rivals(self, topics.executor_status), "", -math.inf
+        self._rivals, self._rival, self._active_since = (
+            Rivals(self, topics.executor_status),
+            "",
+            -math.inf,
+        )
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
         self._rivals.mark_own()
         self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
         self.subscribe(ActionChunk, topics.action_chunk, self._on_chunk, QoSProfile(depth=5))
-        self.subscribe(PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5))
-        self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
-        for topic, source in ((topics.teleop_command, Source.TELEOPERATION), (topics.replay_command, Source.REPLAY)):
-            self.subscribe(JointState, topic, functools.partial(self._on_leader, source, JointStates(contract)), _LEADER)
+        self.subscribe(
+            PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5)
+        )
+        self.subscribe(
+            JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data
+        )
+        for topic, source in (
+            (topics.teleop_command, Source.TELEOPERATION),
+            (topics.replay_command, Source.REPLAY),
+        ):
+            self.subscribe(
+                JointState,
+                topic,
+                functools.partial(self._on_leader, source, JointStates(contract)),
+                _LEADER,
+            )
         self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
-        self.subscribe(ExecutorStatus, topics.executor_status, self._on_executor_status, QoSProfile(depth=5))
-        for kind, name, callback in ((Trigger, "~/reset_emergency_stop", self._on_reset), (SetBool, "~/pause", self._on_pause)):
+        self.subscribe(
+            ExecutorStatus, topics.executor_status, self._on_executor_status, QoSProfile(depth=5)
+        )
+        for kind, name, callback in (
+            (Trigger, "~/reset_emergency_stop", self._on_reset),
+            (SetBool, "~/pause", self._on_pause),
+        ):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
         # The watchdog runs on real time: it must not stand still together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
-        period = 1.0 / contract.command.rate_hz if self._output.streams else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
+        period = (
+            1.0 / contract.command.rate_hz
+            if self._output.streams
+            else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
+        )
         self._cycles = Cycles(period)
         self._problems, self._unmatched = [], Unmatched(self, self.inputs)
-        timers = ((period, self._on_tick), (_STATUS_S, self._publish_status), (_LOOK_S, self._look_around))
+        timers = (
+            (period, self._on_tick),
+            (_STATUS_S, self._publish_status),
+            (_LOOK_S, self._look_around),
+        )
         for seconds, callback in timers:
-            self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
+            self.resources.callback(
+                self.destroy_timer, self.create_timer(seconds, callback, clock=real_time)
+            )
         Diagnostics(self, self._describe)
         self._report_change()
 
@@ -116,7 +161,9 @@ class ChunkExecutorNode(ManagedNode):
             raise ValueError(self._controller.unfit)
         self._active_since = time.monotonic()
         self._motion.activate(self.now())
-        self.get_logger().info("active" + (", in shadow mode: nothing is sent" if self._shadow else ""))
+        self.get_logger().info(
+            "active" + (", in shadow mode: nothing is sent" if self._shadow else "")
+        )
         self._report_change()
 
     def stop(self) -> None:
@@ -135,11 +182,16 @@ class ChunkExecutorNode(ManagedNode):
                 raise ChunkRefused(refusal)
             trajectory = self._motion.on_chunk(chunk, self.now())
         except ChunkRefused as refusal:
-            self.get_logger().warning(f"refused chunk {chunk.sequence}: {refusal}", throttle_duration_sec=1.0)
+            self.get_logger().warning(
+                f"refused chunk {chunk.sequence}: {refusal}", throttle_duration_sec=1.0
+            )
             self._report_change()
             return
         if self._motion.too_late(self.now()):
-            self._motion.withdraw(f"chunk {chunk.sequence} was not sent: this process stood still while it was planned")
+            self._motion.withdraw(
+                f"chunk {chunk.sequence} was not sent: this process stood still while it was"
+                " planned"
+            )
             self._report_change()
             return
         self._send(trajectory)
@@ -150,18 +202,28 @@ class ChunkExecutorNode(ManagedNode):
         if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
             return  # another policy node, which may be idle
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
-        reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(message.state, "the policy follows no instruction")
-        self._send(self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now()))
+        reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(
+            message.state, "the policy follows no instruction"
+        )
+        self._send(
+            self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now())
+        )
         self._report_change()
 
     def _on_leader(self, source: Source, joints: JointStates, message: JointState) -> None:
-        command = joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        command = joints.read(
+            to_seconds(message.header.stamp), message.name, message.position, message.velocity
+        )
         what = f"a {source.name.lower()} command"
         if command is None:
-            self.get_logger().warning(f"{what} is not used: {joints.fault}", throttle_duration_sec=5.0)
+            self.get_logger().warning(
+                f"{what} is not used: {joints.fault}", throttle_duration_sec=5.0
+            )
             return
         if self._shadow:
-            self.get_logger().info(f"{what} is not followed: this executor only shadows a policy", once=True)
+            self.get_logger().info(
+                f"{what} is not followed: this executor only shadows a policy", once=True
+            )
             return
         try:
             if refusal := self._cannot_send():
@@ -176,7 +238,9 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
 
     def _on_joint_state(self, message: JointState) -> None:
-        joints = self._joint_states.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        joints = self._joint_states.read(
+            to_seconds(message.header.stamp), message.name, message.position, message.velocity
+        )
         if joints is not None:
             self._motion.on_joint_state(*joints)
 
@@ -192,8 +256,9 @@ class ChunkExecutorNode(ManagedNode):
         if abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S:
             return  # a recording that is played
         self._rival = (
-            f"another executor is active on {self._contract.topics.executor_status} ({self._rivals.name(publisher)}): "
-            "two executors must not command one arm; stop one of them, or give each its own topics or ROS_DOMAIN_ID"
+            f"another executor is active on {self._contract.topics.executor_status}"
+            f" ({self._rivals.name(publisher)}): two executors must not command one arm; stop one"
+            " of them, or give each its own topics or ROS_DOMAIN_ID"
         )
         self._rival_at = time.monotonic()
         if self.running and self._rival_at - self._active_since < _NEWCOMER_S:
@@ -220,7 +285,9 @@ class ChunkExecutorNode(ManagedNode):
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
         now = self.now()
-        if time.monotonic() - self._active_since > _COMES_UP_S and (now <= 0.0 or self._joint_states.missing):
+        if time.monotonic() - self._active_since > _COMES_UP_S and (
+            now <= 0.0 or self._joint_states.missing
+        ):
             problem = self._joint_states.problem(now)
             problems += [problem] if problem not in self._motion.status.reason else []
         watched = "" if self._controller is None else self._controller.topic
@@ -231,7 +298,8 @@ class ChunkExecutorNode(ManagedNode):
             problems += self._controller.remarks
         if not self._shadow:
             problems += [
-                f"nobody subscribes to {topic}: start the controller, or correct section command of the contract"
+                f"nobody subscribes to {topic}: start the controller, or correct section command of"
+                " the contract"
                 for topic, listeners in self._output.listeners()
                 if not listeners and topic != watched
             ]
@@ -273,23 +341,30 @@ class ChunkExecutorNode(ManagedNode):
 
     def _report_change(self) -> None:
         status = self._motion.status
-        # A reason may be gone before the next status is due; that there is none any more can wait for it.
+        # A reason may be gone before the next status is due; that there is none any more can wait
+        # for it.
         reason = status.reason or (self._reported[2] if self._reported else "")
         if (status.state, status.source, reason) == self._reported:
             return
         before, self._reported = self._reported, (status.state, status.source, reason)
         if before is None or before[0] is not status.state:
-            self.get_logger().info(f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}")
+            self.get_logger().info(
+                f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}"
+            )
         if before is None or before[1] is not status.source or before[0] is ExecutorState.INACTIVE:
             header = Header(stamp=to_stamp(self.now()))
-            self._source.publish(ControlSource(header=header, source=int(status.source), reason=status.reason))
+            self._source.publish(
+                ControlSource(header=header, source=int(status.source), reason=status.reason)
+            )
         self._publish_status()
 
     def _publish_status(self) -> None:
         self._status.publish(self._status_message())
 
     def _status_message(self) -> ExecutorStatus:
-        message = status_to_message(self._motion.status, self.now(), self._latencies.percentiles(), self._cycles)
+        message = status_to_message(
+            self._motion.status, self.now(), self._latencies.percentiles(), self._cycles
+        )
         if self.running:
             message.reason = "; ".join(each for each in (message.reason, *self._problems) if each)
         return message

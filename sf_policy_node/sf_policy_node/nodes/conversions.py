@@ -1,4 +1,6 @@
-"""Messages to plain Python and back. Array fields are filled with ``array.array``: any other type is copied element by element."""
+"""Messages to plain Python and back. Array fields are filled with ``array.array``: any other type
+is copied element by element.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
 
 
 def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
-    """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes it."""
+    """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes
+    it.
+    """
     trajectory = trajectory.held()
     joints, points = len(trajectory.joint_names), []
     positions, velocities = _doubles(trajectory.positions), _doubles(trajectory.velocities)
@@ -111,12 +115,25 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
         point = JointTrajectoryPoint(positions=positions[row], velocities=velocities[row])
         point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanoseconds, 10**9)
         points.append(point)
-    return JointTrajectory(header=Header(stamp=to_stamp(trajectory.stamp)), joint_names=list(trajectory.joint_names), points=points)
+    return JointTrajectory(
+        header=Header(stamp=to_stamp(trajectory.stamp)),
+        joint_names=list(trajectory.joint_names),
+        points=points,
+    )
 
 
-def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float, float, float], cycles: Cycles) -> ExecutorStatusMessage:
-    """The executor's status with the latencies p50, p95, p99 [s] and the punctuality that its node measured."""
-    message = ExecutorStatusMessage(header=Header(stamp=to_stamp(now)), state=int(status.state), reason=status.reason, join=status.join)
+def status_to_message(
+    status: ExecutorStatus, now: float, latencies: tuple[float, float, float], cycles: Cycles
+) -> ExecutorStatusMessage:
+    """The executor's status with the latencies p50, p95, p99 [s] and the punctuality that its node
+    measured.
+    """
+    message = ExecutorStatusMessage(
+        header=Header(stamp=to_stamp(now)),
+        state=int(status.state),
+        reason=status.reason,
+        join=status.join,
+    )
     message.instruction, message.joint_names = status.instruction, list(status.joint_names)
     message.control_source = int(status.source)
     for name in _COUNTERS:
@@ -130,21 +147,43 @@ def status_to_message(status: ExecutorStatus, now: float, latencies: tuple[float
         setattr(message, name, array("Q", getattr(status, name).tolist()))
     message.shadow_error_rms = array("f", status.shadow_error_rms.tolist())
     message.shadow_error_max = array("f", status.shadow_error_max.tolist())
-    message.executor_latency_p50_s, message.executor_latency_p95_s, message.executor_latency_p99_s = latencies
-    message.cycles, message.missed_deadlines, message.cycle_late_max_s = cycles.count, cycles.missed, cycles.late_max_s
+    (
+        message.executor_latency_p50_s,
+        message.executor_latency_p95_s,
+        message.executor_latency_p99_s,
+    ) = latencies
+    message.cycles, message.missed_deadlines, message.cycle_late_max_s = (
+        cycles.count,
+        cycles.missed,
+        cycles.late_max_s,
+    )
     return message
 
 
 def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
     """A session's status; the caller adds header, policy, device and camera names."""
-    message = PolicyStatus(state=int(status.state), reason=status.reason, instruction=status.instruction, epoch=status.epoch)
+    message = PolicyStatus(
+        state=int(status.state),
+        reason=status.reason,
+        instruction=status.instruction,
+        epoch=status.epoch,
+    )
     message.chunks, message.observations_refused = status.chunks, status.observations_refused
     message.camera_age_s = array("f", status.camera_ages)
     message.camera_skew_s, message.joint_state_age_s = status.skew, status.joint_state_age
-    message.inference_latency_p50_s, message.inference_latency_p95_s, message.inference_latency_p99_s = status.inference
-    message.chunk_latency_p50_s, message.chunk_latency_p95_s, message.chunk_latency_p99_s = status.chunk_latency
+    (
+        message.inference_latency_p50_s,
+        message.inference_latency_p95_s,
+        message.inference_latency_p99_s,
+    ) = status.inference
+    message.chunk_latency_p50_s, message.chunk_latency_p95_s, message.chunk_latency_p99_s = (
+        status.chunk_latency
+    )
     message.rate_hz, message.rate_wanted_hz = status.cadence.rate_hz, status.cadence.rate_wanted_hz
-    message.cycles_over_budget, message.worst_cycle_s = status.cadence.over_budget, status.cadence.worst_s
+    message.cycles_over_budget, message.worst_cycle_s = (
+        status.cadence.over_budget,
+        status.cadence.worst_s,
+    )
     return message
 
 
@@ -163,11 +202,21 @@ def image_to_array(message: Image | CompressedImage, camera: Camera) -> np.ndarr
     if isinstance(message, CompressedImage):
         pixels = decode_compressed(message.format, message.data, source=camera.topic)
     else:
-        pixels = decode_image(message.encoding, message.height, message.width, message.step, message.data, source=camera.topic)
+        pixels = decode_image(
+            message.encoding,
+            message.height,
+            message.width,
+            message.step,
+            message.data,
+            source=camera.topic,
+        )
     height, width = pixels.shape[:2]
     if (width, height) != (camera.width, camera.height):
         expected = f"{camera.width}x{camera.height}"
-        raise ImageError(f"{camera.topic}: the image is {width}x{height}, the contract says {expected}; correct cameras.{camera.name}")
+        raise ImageError(
+            f"{camera.topic}: the image is {width}x{height}, the contract says {expected}; correct"
+            f" cameras.{camera.name}"
+        )
     return pixels
 
 

@@ -1,7 +1,8 @@
 """Both nodes on ``/diagnostics`` (REP 107), for rqt_robot_monitor, aggregators and people.
 
-The functions are pure: a status message in, a ``DiagnosticStatus`` out. ``diagnostic_updater`` is not used: it is not
-among the ROS 2 packages on PyPI, and one publisher and a timer are all that is needed of it.
+The functions are pure: a status message in, a ``DiagnosticStatus`` out. ``diagnostic_updater`` is
+not used: it is not among the ROS 2 packages on PyPI, and one publisher and a timer are all that is
+needed of it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,31 @@ from sf_policy_node.session_status import PolicyState
 
 _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted
-NEEDS_INSTRUCTION = "give an instruction again"  # how the executor ends a reason that no new chunk takes away
-_WARNINGS = (NEEDS_INSTRUCTION, "subscribes to", "another executor", "publishes")  # of a status that a person must see
+NEEDS_INSTRUCTION = (  # how the executor ends a reason that no new chunk takes away
+    "give an instruction again"
+)
+_WARNINGS = (
+    NEEDS_INSTRUCTION,
+    "subscribes to",
+    "another executor",
+    "publishes",
+)  # of a status that a person must see
 _OFTEN_LATE = 0.01  # share of control cycles
-_OFTEN_LOST = 0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
+_OFTEN_LOST = (
+    0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
+)
 
-OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
 
 
 class Diagnostics:
-    """Publishes what ``describe`` says once per second of real time, for as long as the node is configured.
+    """Publishes what ``describe`` says once per second of real time, for as long as the node is
+    configured.
 
     Real time, because a simulated clock that stands still is one of the things to be seen here.
     """
@@ -41,11 +57,17 @@ class Diagnostics:
     def __init__(self, node: ManagedNode, describe: Callable[[], DiagnosticStatus]) -> None:
         self._node, self._describe = node, describe
         self._publisher = node.publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=5))
-        timer = node.create_timer(_PERIOD_S, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        timer = node.create_timer(
+            _PERIOD_S, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         node.resources.callback(node.destroy_timer, timer)
 
     def _publish(self) -> None:
-        self._publisher.publish(DiagnosticArray(header=Header(stamp=to_stamp(self._node.now())), status=[self._describe()]))
+        self._publisher.publish(
+            DiagnosticArray(
+                header=Header(stamp=to_stamp(self._node.now())), status=[self._describe()]
+            )
+        )
 
 
 def policy_diagnostics(
@@ -61,9 +83,12 @@ def policy_diagnostics(
     level, sentence = _judge_policy(message, contract)
     lost, sent = joint_states
     if level == OK and lost > _OFTEN_LOST * sent:
-        level, sentence = WARN, (
-            f"{lost} of the last {sent} joint states on {contract.topics.joint_states} were lost: "
-            "this host or the network is too busy"
+        level, sentence = (
+            WARN,
+            (
+                f"{lost} of the last {sent} joint states on {contract.topics.joint_states} were"
+                " lost: this host or the network is too busy"
+            ),
         )
     values = {
         "state": _word(PolicyState, message.state),
@@ -77,7 +102,10 @@ def policy_diagnostics(
         "worst cycle": _milliseconds(message.worst_cycle_s),
         "inference p50 / p95 / p99": _latencies(message, "inference_latency"),
         "camera to chunk p50 / p95 / p99": _latencies(message, "chunk_latency"),
-        **{f"camera {name} age": _age(age) for name, age in zip(message.camera_names, message.camera_age_s, strict=True)},
+        **{
+            f"camera {name} age": _age(age)
+            for name, age in zip(message.camera_names, message.camera_age_s, strict=True)
+        },
         "camera skew": _age(message.camera_skew_s),
         "joint state age": _age(message.joint_state_age_s),
         "joint states lost": f"{lost} of {sent}",
@@ -138,12 +166,20 @@ def _judge_policy(message: PolicyStatus, contract: Contract) -> tuple[bytes, str
             return WARN, f"camera {camera.name}: no image on {camera.topic}"
         if age > contract.budgets.observation_age_s:
             budget = contract.budgets.observation_age_s
-            return WARN, f"camera {camera.name}: the newest image is {age:.3f} s old, budgets.observation_age_s allows {budget:g} s"
+            return (
+                WARN,
+                (
+                    f"camera {camera.name}: the newest image is {age:.3f} s old,"
+                    f" budgets.observation_age_s allows {budget:g} s"
+                ),
+            )
     if state == PolicyStatus.PAUSED:
         return OK, f"paused: {text}; ~/pause (false) resumes it"
     if state == PolicyStatus.RUNNING:
         if 0.0 < message.rate_hz < _SLOW * message.rate_wanted_hz:
-            rates = f"{message.rate_hz:.2f} chunks per second, {message.rate_wanted_hz:.2f} are wanted"
+            rates = (
+                f"{message.rate_hz:.2f} chunks per second, {message.rate_wanted_hz:.2f} are wanted"
+            )
             return WARN, f"{rates}: use a faster device or policy, or raise replan_steps"
         return OK, f"follows: {text}"
     return OK, f"no instruction; {message.reason}" if message.reason else "no instruction"
@@ -157,22 +193,43 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
     budget = contract.budgets.joint_state_age_s
     if message.joint_state_age_s < 0.0:
         known = any(words in message.reason for words in ("joint states", "/clock"))
-        return ERROR, message.reason if known else f"no joint states on {contract.topics.joint_states}"
+        return ERROR, (
+            message.reason if known else f"no joint states on {contract.topics.joint_states}"
+        )
     if message.joint_state_age_s > budget:
-        return ERROR, f"the newest joint state is {message.joint_state_age_s:.3f} s old, budgets.joint_state_age_s allows {budget:g} s"
+        return (
+            ERROR,
+            (
+                f"the newest joint state is {message.joint_state_age_s:.3f} s old,"
+                f" budgets.joint_state_age_s allows {budget:g} s"
+            ),
+        )
     if any(words in message.reason for words in _WARNINGS):
         return WARN, message.reason
     if message.guard_refusals:
-        return WARN, f"the last check before the arm refused {message.guard_refusals} motions: please report this"
+        return (
+            WARN,
+            (
+                f"the last check before the arm refused {message.guard_refusals} motions: please"
+                " report this"
+            ),
+        )
     if message.missed_deadlines > _OFTEN_LATE * message.cycles:
-        late = f"{message.missed_deadlines} of {message.cycles} control cycles were late, one by {message.cycle_late_max_s:.3f} s"
+        late = (
+            f"{message.missed_deadlines} of {message.cycles} control cycles were late, one by"
+            f" {message.cycle_late_max_s:.3f} s"
+        )
         return WARN, f"{late}: this host is too busy"
     return OK, message.reason or _word(ExecutorState, message.state)
 
 
-def _status(name: str, contract: Contract, level: bytes, sentence: str, values: dict[str, object]) -> DiagnosticStatus:
+def _status(
+    name: str, contract: Contract, level: bytes, sentence: str, values: dict[str, object]
+) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    return DiagnosticStatus(level=level, name=name, message=sentence, hardware_id=contract.robot, values=pairs)
+    return DiagnosticStatus(
+        level=level, name=name, message=sentence, hardware_id=contract.robot, values=pairs
+    )
 
 
 def _word(kind: type[IntEnum], number: int) -> str:
@@ -180,7 +237,12 @@ def _word(kind: type[IntEnum], number: int) -> str:
 
 
 def _latencies(message: PolicyStatus | ExecutorStatus, field: str) -> str:
-    return " / ".join(f"{1e3 * getattr(message, f'{field}_{share}_s'):.1f}" for share in ("p50", "p95", "p99")) + " ms"
+    return (
+        " / ".join(
+            f"{1e3 * getattr(message, f'{field}_{share}_s'):.1f}" for share in ("p50", "p95", "p99")
+        )
+        + " ms"
+    )
 
 
 def _milliseconds(seconds: float) -> str:
@@ -192,5 +254,7 @@ def _age(seconds: float) -> str:
 
 
 def _per_joint(message: ExecutorStatus, counts) -> str:
-    counted = {name: count for name, count in zip(message.joint_names, counts, strict=False) if count}
+    counted = {
+        name: count for name, count in zip(message.joint_names, counts, strict=False) if count
+    }
     return ", ".join(f"{name} {count}" for name, count in counted.items()) or "0"

@@ -1,4 +1,6 @@
-"""The emergency stop's topic: every button counts by itself, and where the contract asks for a heartbeat, silence is a stop."""
+"""The emergency stop's topic: every button counts by itself, and where the contract asks for a
+heartbeat, silence is a stop.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class Buttons:
     """Which publishers of the emergency stop hold it pressed.
 
     Args:
-        age_s: a publisher that is silent for longer counts as pressed; ``None``: it need not repeat itself.
+        age_s: a publisher that is silent for longer counts as pressed; ``None``: it need not repeat
+            itself.
     """
 
     def __init__(self, age_s: float | None = None) -> None:
@@ -43,7 +46,9 @@ class Buttons:
         return self._age_s is None or not gone
 
     def silence(self, now: float) -> float | None:
-        """How long the publisher that was silent for longest has been silent [s]; ``None`` before the first message."""
+        """How long the publisher that was silent for longest has been silent [s]; ``None`` before
+        the first message.
+        """
         return now - min(self._received.values()) if self._received else None
 
     @property
@@ -56,7 +61,8 @@ class EmergencyStop:
     """Subscribes to ``topics.emergency_stop`` of a contract.
 
     Args:
-        change: called with True whenever a button says that it is pressed or the heartbeat stops, and with False when
+        change: called with True whenever a button says that it is pressed or the heartbeat stops,
+            and with False when
             every button is released.
     """
 
@@ -66,7 +72,9 @@ class EmergencyStop:
         self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()
         self._subscription = node.subscribe_any_qos(Bool, self._topic, self._receive)
         if self._age_s is not None:
-            timer = node.create_timer(self._age_s / _LOOKS, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            timer = node.create_timer(
+                self._age_s / _LOOKS, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            )
             node.resources.callback(node.destroy_timer, timer)
 
     @property
@@ -79,18 +87,20 @@ class EmergencyStop:
         """What is wrong with the heartbeat; empty when nothing is."""
         if not self._silent:
             return ""
-        what = "nothing was received" if self._buttons.silence(0.0) is None else "a button is silent"
+        what = (
+            "nothing was received" if self._buttons.silence(0.0) is None else "a button is silent"
+        )
         return (
-            f"emergency stop: {what} on {self._topic} for longer than budgets.emergency_stop_age_s allows "
-            f"({self._age_s:g} s); check the button and its driver"
+            f"emergency stop: {what} on {self._topic} for longer than budgets.emergency_stop_age_s"
+            f" allows ({self._age_s:g} s); check the button and its driver"
         )
 
     def _receive(self, message: Bool, publisher: str) -> None:
         present = set() if message.data else self._subscription.publishers()
         if publisher == UNKNOWN and len(present) > 1:
             self._node.get_logger().warning(
-                f"{self._topic} has {len(present)} publishers, which this version of rclpy cannot tell apart: "
-                "a release does not count; leave one publisher",
+                f"{self._topic} has {len(present)} publishers, which this version of rclpy cannot"
+                " tell apart: a release does not count; leave one publisher",
                 throttle_duration_sec=5.0,
             )
             return

@@ -1,4 +1,6 @@
-"""The action ``run_instruction``: goals in, feedback and results out. The session decides when an instruction ends."""
+"""The action ``run_instruction``: goals in, feedback and results out. The session decides when an
+instruction ends.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,30 @@ class InstructionAction:
     """Goals of one node that are open, each with the instruction that it follows.
 
     Args:
-        begin: (instruction, time limit [s]; 0: the node's) -> the run; ValueError with one sentence when it is refused.
-        cancel: (run, one sentence), called for a goal that its client cancelled or whose clients are gone.
+        begin: (instruction, time limit [s]; 0: the node's) -> the run; ValueError with one sentence
+            when it is refused.
+        cancel: (run, one sentence), called for a goal that its client cancelled or whose clients
+            are gone.
     """
 
     def __init__(
-        self, node: ManagedNode, begin: Callable[[str, float], InstructionRun], cancel: Callable[[InstructionRun, str], None]
+        self,
+        node: ManagedNode,
+        begin: Callable[[str, float], InstructionRun],
+        cancel: Callable[[InstructionRun, str], None],
     ) -> None:
         self._node, self._begin, self._cancel = node, begin, cancel
         self._goals: dict[InstructionRun, ServerGoalHandle] = {}
-        self._has_client = False  # somebody has subscribed to the feedback since the goal was accepted
+        self._has_client = (
+            False  # somebody has subscribed to the feedback since the goal was accepted
+        )
         server = ActionServer(
             node,
             RunInstruction,
             _NAME,
-            execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),  # never used: see _on_goal
+            execute_callback=lambda handle: (
+                handle.abort() or RunInstruction.Result()
+            ),  # never used: see _on_goal
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
             handle_accepted_callback=self._on_goal,
             cancel_callback=self._on_cancel,
@@ -93,19 +104,24 @@ class InstructionAction:
     def _on_goal(self, handle: ServerGoalHandle) -> None:
         """Start, and leave the goal open until the session ends it.
 
-        A coroutine that waits keeps rclpy's executor spinning at full speed, and a blocking one would need
-        a multi-threaded executor, which loses images. So the goal is executed when its result is known.
+        A coroutine that waits keeps rclpy's executor spinning at full speed, and a blocking one
+        would need a multi-threaded executor, which loses images. So the goal is executed when its
+        result is known.
         """
         try:
             run = self._begin(handle.request.instruction, handle.request.timeout_s)
         except ValueError as error:
-            result = RunInstruction.Result(termination_reason=RunInstruction.Result.REFUSED, message=str(error))
+            result = RunInstruction.Result(
+                termination_reason=RunInstruction.Result.REFUSED, message=str(error)
+            )
             handle.execute(lambda goal: goal.abort() or result)
             return
         self._goals[run], self._has_client = handle, False
 
     def _is_abandoned(self) -> bool:
-        """Whether every action client has left. Each subscribes to the feedback; a killed one is missed after its DDS lease."""
+        """Whether every action client has left. Each subscribes to the feedback; a killed one is
+        missed after its DDS lease.
+        """
         is_watched = self._node.count_subscribers(_FEEDBACK) > 0
         is_abandoned = self._has_client and not is_watched
         self._has_client = is_watched

@@ -1,4 +1,6 @@
-"""The topic on which instructions come: a repeated text is not a new instruction, unless the executor asked for one."""
+"""The topic on which instructions come: a repeated text is not a new instruction, unless the
+executor asked for one.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class InstructionTopic:
         self._executor = status
 
     def is_asked_for(self, run: InstructionRun) -> bool:
-        """The executor stopped this instruction, or refuses its chunks, and asks for an instruction."""
+        """The executor stopped this instruction, or refuses its chunks, and asks for an
+        instruction.
+        """
         status = self._executor
         if status is None or run is not self._seen or NEEDS_INSTRUCTION not in status.reason:
             return False

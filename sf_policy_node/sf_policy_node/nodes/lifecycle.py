@@ -1,4 +1,6 @@
-"""A lifecycle node that fails loudly and cleans up in one place, and the main function of such nodes."""
+"""A lifecycle node that fails loudly and cleans up in one place, and the main function of such
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,19 @@ from sf_policy_node.nodes.surroundings import Input
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal was closed, an SSH link dropped
+_STOP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+)  # SIGHUP: the terminal was closed, an SSH link dropped
 _SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
 
 
 class ManagedNode(LifecycleNode):
     """Subclasses fill in :meth:`set_up`, :meth:`start` and :meth:`stop`.
 
-    What ``set_up`` creates it hands to :attr:`resources` for release; whatever it raises ends in one
-    logged sentence, a clean node and a failed transition.
+    What ``set_up`` creates it hands to :attr:`resources` for release; whatever it raises ends in
+    one logged sentence, a clean node and a failed transition.
     """
 
     def __init__(self, name: str, **options) -> None:
@@ -46,7 +52,12 @@ class ManagedNode(LifecycleNode):
         self._running = self._has_given_up = False
         self._parameters_declared = Parameters(self)
         self.parameter("contract", "", "path of the robot's contract (YAML)")
-        self.parameter("autostart", True, "configure and activate without waiting for lifecycle calls", read_only=True)
+        self.parameter(
+            "autostart",
+            True,
+            "configure and activate without waiting for lifecycle calls",
+            read_only=True,
+        )
 
     def parameter(self, name: str, default, description: str, **options) -> None:
         """Declare a parameter; see :meth:`Parameters.declare`."""
@@ -57,26 +68,41 @@ class ManagedNode(LifecycleNode):
         return self._parameters_declared.value(name)
 
     def publisher(self, kind, topic: str, qos: QoSProfile):
-        """A publisher that lives until the node is cleaned up. Parameters ``qos_overrides.TOPIC.publisher`` change its QoS."""
+        """A publisher that lives until the node is cleaned up. Parameters
+        ``qos_overrides.TOPIC.publisher`` change its QoS.
+        """
         overrides = QoSOverridingOptions.with_default_policies()
-        publisher = self.create_publisher(kind, topic, copy.copy(qos), qos_overriding_options=overrides)
+        publisher = self.create_publisher(
+            kind, topic, copy.copy(qos), qos_overriding_options=overrides
+        )
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
 
     def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
-        """A subscription that lives until the node is cleaned up. Parameters ``qos_overrides.TOPIC.subscription`` change its QoS."""
-        qos, overrides = copy.copy(qos), QoSOverridingOptions.with_default_policies()  # rclpy writes into the profile
-        subscription = self.create_subscription(kind, topic, callback, qos, qos_overriding_options=overrides, **options)
+        """A subscription that lives until the node is cleaned up. Parameters
+        ``qos_overrides.TOPIC.subscription`` change its QoS.
+        """
+        qos, overrides = (
+            copy.copy(qos),
+            QoSOverridingOptions.with_default_policies(),
+        )  # rclpy writes into the profile
+        subscription = self.create_subscription(
+            kind, topic, callback, qos, qos_overriding_options=overrides, **options
+        )
         self.inputs.append(Input(kind, topic, qos))
         self.resources.callback(self.destroy_subscription, subscription)
 
     def subscribe_any_qos(self, kind, topic: str, callback: Callable) -> AnyQosSubscription:
-        """Receive every publisher, and what a latched one sent before this node came up, as (message, publisher)."""
+        """Receive every publisher, and what a latched one sent before this node came up, as
+        (message, publisher).
+        """
         self.inputs.append(Input(kind, topic, None))
         return AnyQosSubscription(self, kind, topic, callback)
 
     def give_up(self, reason: str) -> None:
-        """Stop being active and end the process: somebody has to do something about ``reason`` first."""
+        """Stop being active and end the process: somebody has to do something about ``reason``
+        first.
+        """
         self.failure, self._has_given_up = reason, True
         self.get_logger().fatal(reason)
         self.halt()
@@ -96,11 +122,15 @@ class ManagedNode(LifecycleNode):
         return self._running
 
     def set_up(self, contract: Contract) -> None:
-        """Create everything for a contract; raise ValueError or OSError with one sentence when that cannot be."""
+        """Create everything for a contract; raise ValueError or OSError with one sentence when that
+        cannot be.
+        """
         raise NotImplementedError
 
     def settle(self) -> float:
-        """How long to listen between configuration and activation [s], to learn who else is there."""
+        """How long to listen between configuration and activation [s], to learn who else is
+        there.
+        """
         return 0.0
 
     def start(self) -> None:
@@ -172,14 +202,18 @@ class ManagedNode(LifecycleNode):
     def _load_contract(self) -> Contract:
         path = self.value("contract")
         if not path:
-            raise ContractError("contract: no robot given; start with --ros-args -p contract:=/path/to/robot.yaml")
+            raise ContractError(
+                "contract: no robot given; start with --ros-args -p contract:=/path/to/robot.yaml"
+            )
         return load_contract(path)
 
 
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM or SIGHUP; returns the exit code: 0, or 1 when ``autostart`` failed. The process should then end.
+    """Run one node until SIGINT, SIGTERM or SIGHUP; returns the exit code: 0, or 1 when
+    ``autostart`` failed. The process should then end.
 
-    Signals are handled here and not by rclpy, which would close the context before the node could send a last command.
+    Signals are handled here and not by rclpy, which would close the context before the node could
+    send a last command.
     """
     stopping = False
 
@@ -208,7 +242,9 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
             print(f"{node.get_name()}: {node.failure or 'could not be started'}", file=sys.stderr)
             return 1
         gc.collect()
-        gc.freeze()  # what was imported stays: looking through it again costs milliseconds in the middle of a motion
+        # what was imported stays: looking through it again costs milliseconds in the middle of a
+        # motion
+        gc.freeze()
         spinning = True
         while not stopping and not node.has_given_up:
             spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
@@ -228,7 +264,8 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
 
 
 def let_end() -> None:
-    """Ignore SIGINT from now on: the terminal and `ros2 launch` both send one, and the second must not kill what is ending.
+    """Ignore SIGINT from now on: the terminal and `ros2 launch` both send one, and the second must
+    not kill what is ending.
 
     SIGTERM still may.
     """

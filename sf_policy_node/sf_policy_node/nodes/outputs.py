@@ -1,4 +1,6 @@
-"""How motion leaves the executor: a class for each ``command.output`` of the contract. Which one suits what: ``doc/outputs.md``."""
+"""How motion leaves the executor: a class for each ``command.output`` of the contract. Which one
+suits what: ``doc/outputs.md``.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,12 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
 from sf_policy_node.observation import JointStates
 
-# Reliable, which every controller can subscribe to; a command that a newer one has replaced is not repeated.
+# Reliable, which every controller can subscribe to; a command that a newer one has replaced is not
+# repeated.
 NEWEST = QoSProfile(depth=1)
-_LAST_WORDS = Duration(nanoseconds=200_000_000)  # for the last command to arrive before the node ends
+_LAST_WORDS = Duration(
+    nanoseconds=200_000_000
+)  # for the last command to arrive before the node ends
 _ZERO_TWISTS = 4
 _LAST_POSE_S = 0.2
 
@@ -34,15 +39,21 @@ Motion = TypeVar("Motion", Trajectory, Setpoint)
 
 
 class Output(Protocol):
-    """Takes motion to a controller. Joints are those of ``contract.command_joints``, in order; calls come from one thread."""
+    """Takes motion to a controller. Joints are those of ``contract.command_joints``, in order;
+    calls come from one thread.
+    """
 
     streams: bool  # wants stream() at command.rate_hz
 
     def send(self, trajectory: Trajectory) -> None:
-        """The motion from now on, to its end at rest. Every motion is handed over here, also where commands are streamed."""
+        """The motion from now on, to its end at rest. Every motion is handed over here, also where
+        commands are streamed.
+        """
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """One cycle: where the arm is to be now; None while it stands still and nothing is to be said."""
+        """One cycle: where the arm is to be now; None while it stands still and nothing is to be
+        said.
+        """
 
     def listeners(self) -> list[tuple[str, int]]:
         """Topics or actions of the commands, and how many nodes take them."""
@@ -51,7 +62,9 @@ class Output(Protocol):
         """Until what was said has arrived, or a moment has passed."""
 
     def flush(self) -> None:
-        """Before the node ends: bring the last motion (a stop) to its end, and wait until it has arrived. May block that long."""
+        """Before the node ends: bring the last motion (a stop) to its end, and wait until it has
+        arrived. May block that long.
+        """
 
 
 def make_output(node: ManagedNode, contract: Contract) -> Output:
@@ -79,7 +92,9 @@ def make_output(node: ManagedNode, contract: Contract) -> Output:
 
 
 class JointTrajectoryOutput:
-    """``trajectory_msgs/JointTrajectory``, stamped and with velocities, as ``joint_trajectory_controller`` takes it."""
+    """``trajectory_msgs/JointTrajectory``, stamped and with velocities, as
+    ``joint_trajectory_controller`` takes it.
+    """
 
     streams = False
 
@@ -103,7 +118,9 @@ class JointTrajectoryOutput:
 
 
 class StreamingOutput:
-    """What outputs have in common whose controller knows only the newest command. Subclasses fill in :meth:`say`."""
+    """What outputs have in common whose controller knows only the newest command. Subclasses fill
+    in :meth:`say`.
+    """
 
     streams = True
 
@@ -131,7 +148,8 @@ class StreamingOutput:
     def flush(self) -> None:
         """Play what is left of the last motion: nobody else will bring this arm to rest.
 
-        Until the next motion is sent, nothing is streamed then: whoever streams does not know what was played.
+        Until the next motion is sent, nothing is streamed then: whoever streams does not know what
+        was played.
         """
         motion, self._motion, self._quiet = self._motion, None, True
         if motion is not None:
@@ -139,16 +157,27 @@ class StreamingOutput:
             begin, started = max(self._now(), motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
             ahead = due > begin
-            ahead[-1] |= due[-1] > begin - motion.times[0]  # the end at rest falls between two cycles
+            ahead[-1] |= (
+                due[-1] > begin - motion.times[0]
+            )  # the end at rest falls between two cycles
             for index in np.flatnonzero(ahead):
                 time.sleep(max(0.0, started + (due[index] - begin) - time.monotonic()))
-                self.say(Setpoint(float(due[index]), motion.joint_names, motion.positions[index], motion.velocities[index]))
+                self.say(
+                    Setpoint(
+                        float(due[index]),
+                        motion.joint_names,
+                        motion.positions[index],
+                        motion.velocities[index],
+                    )
+                )
         self.say(None)
         self.wait()
 
 
 class ForwardCommandOutput(StreamingOutput):
-    """``std_msgs/Float64MultiArray`` of joint positions in the contract's order, as ``forward_command_controller`` takes it."""
+    """``std_msgs/Float64MultiArray`` of joint positions in the contract's order, as
+    ``forward_command_controller`` takes it.
+    """
 
     def __init__(self, node: ManagedNode, topic: str) -> None:
         super().__init__(node)
@@ -166,31 +195,46 @@ class ForwardCommandOutput(StreamingOutput):
 
 
 class ServoTwistOutput(StreamingOutput):
-    """``geometry_msgs/TwistStamped`` of the tool in the base frame [m/s, rad/s], as MoveIt Servo takes it in ``speed_units``.
+    """``geometry_msgs/TwistStamped`` of the tool in the base frame [m/s, rad/s], as MoveIt Servo
+    takes it in ``speed_units``.
 
-    Twists add up, and Servo loses some of them; so measured joints lead the tool back to its path, slowly.
-    When the motion ends it says zero a few times and then nothing, as Servo expects of a source that lets go.
+    Twists add up, and Servo loses some of them; so measured joints lead the tool back to its path,
+    slowly. When the motion ends it says zero a few times and then nothing, as Servo expects of a
+    source that lets go.
     """
 
     def __init__(self, node: ManagedNode, contract: Contract) -> None:
         super().__init__(node)
-        self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
+        self._tool, self._frame, self._joints = (
+            ToolMotion(contract),
+            contract.base_frame,
+            len(contract.joints),
+        )
         self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
         self._measured, self._drift = JointStates(contract), Drift()
         self._fastest = contract.workspace.tool_speed or math.inf
-        node.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
+        node.subscribe(
+            JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data
+        )
         self._zeros_left = 0
 
     def _on_joint_state(self, message: JointState) -> None:
-        joints = self._measured.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        joints = self._measured.read(
+            to_seconds(message.header.stamp), message.name, message.position, message.velocity
+        )
         if joints is not None and self._zeros_left and np.isfinite(joints[1]).all():
             self._drift.measure(joints[0], self._tool.pose(joints[1][: self._joints]))
 
     def say(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
-            positions, velocities = setpoint.positions[: self._joints], setpoint.velocities[: self._joints]
+            positions, velocities = (
+                setpoint.positions[: self._joints],
+                setpoint.velocities[: self._joints],
+            )
             self._drift.note(setpoint.stamp, self._tool.pose(positions))
-            twist = kept_below(self._fastest, self._tool.twist(positions, velocities), self._drift.twist)
+            twist = kept_below(
+                self._fastest, self._tool.twist(positions, velocities), self._drift.twist
+            )
             self._zeros_left = _ZERO_TWISTS
         elif self._zeros_left:
             self._drift.forget()
@@ -213,12 +257,17 @@ class ServoTwistOutput(StreamingOutput):
 class ServoPoseOutput(StreamingOutput):
     """``geometry_msgs/PoseStamped`` of the tool in the base frame, as MoveIt Servo tracks it.
 
-    When the motion ends its last pose is repeated for a moment, so that Servo gets there before it times out.
+    When the motion ends its last pose is repeated for a moment, so that Servo gets there before it
+    times out.
     """
 
     def __init__(self, node: ManagedNode, contract: Contract) -> None:
         super().__init__(node)
-        self._tool, self._frame, self._joints = ToolMotion(contract), contract.base_frame, len(contract.joints)
+        self._tool, self._frame, self._joints = (
+            ToolMotion(contract),
+            contract.base_frame,
+            len(contract.joints),
+        )
         self._publisher = node.publisher(PoseStamped, contract.command.topic, NEWEST)
         self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.command.rate_hz), 0
         self._pose = Pose()
@@ -227,13 +276,19 @@ class ServoPoseOutput(StreamingOutput):
         if setpoint is not None:
             place = self._tool.pose(setpoint.positions[: self._joints])
             (px, py, pz), (x, y, z, w) = place.position.tolist(), place.quaternion.tolist()
-            self._pose = Pose(position=Point(x=px, y=py, z=pz), orientation=Quaternion(x=x, y=y, z=z, w=w))
+            self._pose = Pose(
+                position=Point(x=px, y=py, z=pz), orientation=Quaternion(x=x, y=y, z=z, w=w)
+            )
             self._repeats_left = self._repeats
         elif self._repeats_left:
             self._repeats_left -= 1
         else:
             return
-        self._publisher.publish(PoseStamped(header=Header(stamp=to_stamp(self._now()), frame_id=self._frame), pose=self._pose))
+        self._publisher.publish(
+            PoseStamped(
+                header=Header(stamp=to_stamp(self._now()), frame_id=self._frame), pose=self._pose
+            )
+        )
 
     def listeners(self) -> list[tuple[str, int]]:
         return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
@@ -267,5 +322,10 @@ class ArmAndGripper(StreamingOutput):
 
 
 def _joints(motion: Motion, part: slice) -> Motion:
-    positions, velocities = np.asarray(motion.positions)[..., part], np.asarray(motion.velocities)[..., part]
-    return dataclasses.replace(motion, joint_names=motion.joint_names[part], positions=positions, velocities=velocities)
+    positions, velocities = (
+        np.asarray(motion.positions)[..., part],
+        np.asarray(motion.velocities)[..., part],
+    )
+    return dataclasses.replace(
+        motion, joint_names=motion.joint_names[part], positions=positions, velocities=velocities
+    )

@@ -20,11 +20,15 @@ except ImportError:
 STOP = "stop"  # where it is, mid-way
 _SAME = 0.02  # of the way from closed to open: nearer is the same target
 _STILL = 0.01  # of the gripper's speed limit: slower is standing still
-_GOAL_PERIOD_S = 0.1  # between two goals of a gripper that is not binary: each goal ends the one before
+_GOAL_PERIOD_S = (
+    0.1  # between two goals of a gripper that is not binary: each goal ends the one before
+)
 
 
 class GripperGoals:
-    """Which goals a motion of the gripper's joint amounts to: one for each target, not one for each sample on the way there."""
+    """Which goals a motion of the gripper's joint amounts to: one for each target, not one for each
+    sample on the way there.
+    """
 
     def __init__(self, gripper: Gripper) -> None:
         self._ends = sorted((gripper.open, gripper.closed))
@@ -39,10 +43,12 @@ class GripperGoals:
         self._goal: float | None = None
 
     def next(self, position: float, velocity: float, now: float) -> float | str | None:
-        """A joint position [unit] to send as a goal now, :data:`STOP`, or None when the last goal stands.
+        """A joint position [unit] to send as a goal now, :data:`STOP`, or None when the last goal
+        stands.
 
         Args:
-            position, velocity: where the joint is to be now, and how fast it moves there [unit, unit/s].
+            position, velocity: where the joint is to be now, and how fast it moves there [unit,
+            unit/s].
             now: time [s].
         """
         moving = abs(velocity) > self._still
@@ -73,12 +79,15 @@ class ParallelGripperOutput:
     def __init__(self, node: ManagedNode, contract: Contract) -> None:
         if ParallelGripperCommand is None:
             raise ContractError(
-                "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which is not installed; "
-                "install ros-$ROS_DISTRO-control-msgs or use forward_command"
+                "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which"
+                " is not installed; install ros-$ROS_DISTRO-control-msgs or use forward_command"
             )
         command = contract.command.gripper
         self._goals = GripperGoals(contract.gripper)
-        self._joint, self._effort = contract.gripper.joint, [command.max_effort] if command.max_effort else []
+        self._joint, self._effort = (
+            contract.gripper.joint,
+            ([command.max_effort] if command.max_effort else []),
+        )
         self._node, self._action = node, command.topic
         self._client = ActionClient(node, ParallelGripperCommand, self._action)
         node.resources.callback(self._client.destroy)
@@ -91,11 +100,15 @@ class ParallelGripperOutput:
     def stream(self, setpoint: Setpoint | None) -> None:
         """One cycle of the gripper's joint alone."""
         if setpoint is None:
-            if self._waiting is not None:  # nobody wants a gripper that moves when its driver comes up later
+            if (
+                self._waiting is not None
+            ):  # nobody wants a gripper that moves when its driver comes up later
                 self._waiting = None
                 self._goals.forget()
             return
-        goal = self._goals.next(float(setpoint.positions[0]), float(setpoint.velocities[0]), setpoint.stamp)
+        goal = self._goals.next(
+            float(setpoint.positions[0]), float(setpoint.velocities[0]), setpoint.stamp
+        )
         if goal == STOP:
             self._stop()
         elif goal is not None:
@@ -114,9 +127,14 @@ class ParallelGripperOutput:
 
     def _send_goal(self) -> None:
         if not self._client.server_is_ready():
-            self._warn("is not there: the gripper does not move; start its controller, or correct command.gripper.topic")
+            self._warn(
+                "is not there: the gripper does not move; start its controller, or correct"
+                " command.gripper.topic"
+            )
             return
-        goal = ParallelGripperCommand.Goal(command=JointState(name=[self._joint], position=[self._waiting], effort=self._effort))
+        goal = ParallelGripperCommand.Goal(
+            command=JointState(name=[self._joint], position=[self._waiting], effort=self._effort)
+        )
         self._waiting = None
         self._answer = self._client.send_goal_async(goal)
         self._answer.add_done_callback(self._on_answer)
@@ -133,7 +151,9 @@ class ParallelGripperOutput:
             self._answer.add_done_callback(_cancel)  # at once when the goal has been accepted
 
     def _warn(self, problem: str) -> None:
-        self._node.get_logger().warning(f"action {self._action} {problem}", throttle_duration_sec=5.0)
+        self._node.get_logger().warning(
+            f"action {self._action} {problem}", throttle_duration_sec=5.0
+        )
 
 
 def _cancel(answer: Future) -> None:

@@ -84,7 +84,8 @@ class Parameters:
         kind = type(default)
         declared = Declared(name, kind, low, high, choices, live)
         self._declared[name] = declared
-        # Dynamic typing, since rclpy would refuse 10 for 10.0 with a traceback: _check looks at the type.
+        # Dynamic typing, since rclpy would refuse 10 for 10.0 with a traceback: _check looks at the
+        # type.
         try:
             self._node.declare_parameter(name, default, ParameterDescriptor(dynamic_typing=True))
         except InvalidParameterValueException as error:
@@ -112,7 +113,9 @@ class Parameters:
             low, high = (int(max(min(end, 2.0**62), -(2.0**62))) for end in ends)
             descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
         else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=ends[0], to_value=ends[1])]
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=ends[0], to_value=ends[1])
+            ]
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
         for each in parameters:
@@ -121,7 +124,10 @@ class Parameters:
                 continue
             fault = declared.fault(each.value)
             if not fault and self.configured and not declared.live:
-                fault = f"{each.name} is {_AT_CONFIGURE}: deactivate and clean up the node first, or start it anew"
+                fault = (
+                    f"{each.name} is {_AT_CONFIGURE}: deactivate and clean up the node first, or"
+                    " start it anew"
+                )
             self._fault = fault
             if fault:
                 return SetParametersResult(successful=False, reason=fault)

@@ -1,4 +1,5 @@
-"""The policy as a ROS node: cameras, joint states and an instruction in, action chunks out. ``session`` decides; this is its edge.
+"""The policy as a ROS node: cameras, joint states and an instruction in, action chunks out.
+``session`` decides; this is its edge.
 
 Image callbacks only store the message; one worker thread of the session predicts.
 """
@@ -20,7 +21,14 @@ from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.colour_conversion import cv_bridge_encodings
 from sf_policy_node.contract import Contract
 from sf_policy_node.instruction_run import InstructionRun, Termination
-from sf_policy_node.nodes.conversions import chunk_to_message, clips_of, image_to_array, policy_status_to_message, to_seconds, to_stamp
+from sf_policy_node.nodes.conversions import (
+    chunk_to_message,
+    clips_of,
+    image_to_array,
+    policy_status_to_message,
+    to_seconds,
+    to_stamp,
+)
 from sf_policy_node.nodes.diagnostics import Diagnostics, policy_diagnostics
 from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.instruction_action import InstructionAction
@@ -37,14 +45,21 @@ PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path,
 _HOUSEKEEPING_S = 0.1
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _REPORT_EVERY = 5  # housekeepings: 2 Hz
-# Deep enough for a busy computer: 0.1 s of a driver at 500 Hz. Every joint state before an image counts, not the newest alone.
+# Deep enough for a busy computer: 0.1 s of a driver at 500 Hz. Every joint state before an image
+# counts, not the newest alone.
 _JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def load_policy(checkpoint: str, contract: Contract, device: str, mapping: str = "") -> ActionPolicy:
-    """Load a checkpoint of ``vla``, which brings torch along: not imported before it is needed; or connect to a policy server."""
+def load_policy(
+    checkpoint: str, contract: Contract, device: str, mapping: str = ""
+) -> ActionPolicy:
+    """Load a checkpoint of ``vla``, which brings torch along: not imported before it is needed; or
+    connect to a policy server.
+    """
     if not checkpoint:
-        raise ValueError("checkpoint: no policy given; start with --ros-args -p checkpoint:=/path/to/checkpoint")
+        raise ValueError(
+            "checkpoint: no policy given; start with --ros-args -p checkpoint:=/path/to/checkpoint"
+        )
     if "://" in checkpoint:
         from sf_policy_node.vla.remote.policy import load_remote
 
@@ -60,24 +75,50 @@ class PolicyNode(ManagedNode):
     def __init__(self, policy_factory: PolicyFactory = load_policy, **options) -> None:
         super().__init__("policy_node", **options)
         self._factory = policy_factory
-        self.parameter("checkpoint", "", "directory of the trained policy, or a server: openpi://HOST:8000, oft://HOST:8777")
-        self.parameter("mapping", "", "YAML with the keys, units and gripper values of a policy server; empty: the server is one of ours")
+        self.parameter(
+            "checkpoint",
+            "",
+            "directory of the trained policy, or a server: openpi://HOST:8000, oft://HOST:8777",
+        )
+        self.parameter(
+            "mapping",
+            "",
+            "YAML with the keys, units and gripper values of a policy server; empty: the server is"
+            " one of ours",
+        )
         self.parameter("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
-        again = "followed from activation on, and by ~/start until there has been another; empty: wait for one"
+        again = (
+            "followed from activation on, and by ~/start until there has been another; empty: wait"
+            " for one"
+        )
         self.parameter("instruction", "", again, live=True)
-        rows = "steps of a chunk until the next one is predicted; a slower model: as often as it can"
+        rows = (
+            "steps of a chunk until the next one is predicted; a slower model: as often as it can"
+        )
         self.parameter("replan_steps", 3, rows, low=1, high=500)
-        self.parameter("instruction_timeout_s", 60.0, "for action goals that name none", low=0.1, high=86400.0, live=True)
+        self.parameter(
+            "instruction_timeout_s",
+            60.0,
+            "for action goals that name none",
+            low=0.1,
+            high=86400.0,
+            live=True,
+        )
         unseen = "an instruction is dropped after this long without a usable observation"
         self.parameter("observation_timeout_s", 5.0, unseen, low=0.1, high=3600.0)
 
     def set_up(self, contract: Contract) -> None:
         device = self.value("device")
         if not _DEVICE.fullmatch(device):
-            raise ValueError(f"device: {device!r} is not one of auto, cpu, cuda or cuda:N (such as cuda:0)")
+            raise ValueError(
+                f"device: {device!r} is not one of auto, cpu, cuda or cuda:N (such as cuda:0)"
+            )
         steps = self.value("replan_steps")
         if not 1 <= steps <= contract.action.horizon:
-            raise ValueError(f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got {steps}")
+            raise ValueError(
+                f"replan_steps: give 1 to {contract.action.horizon} (the contract's horizon), got"
+                f" {steps}"
+            )
         self._contract = contract
         self._cameras = {camera.name: camera for camera in contract.cameras}
         self._reception = Reception()
@@ -94,7 +135,9 @@ class PolicyNode(ManagedNode):
         self.resources.callback(getattr(self._policy, "close", lambda: None))
         self._policy.warm_up()
         cv_bridge_encodings()  # the first call takes up to a second; then not with the first image
-        self._chunks = self.publisher(ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2))
+        self._chunks = self.publisher(
+            ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2)
+        )
         self._events = self.create_guard_condition(self._on_event)
         self.resources.callback(self.destroy_guard_condition, self._events)
         self._session = PolicySession(
@@ -111,27 +154,53 @@ class PolicyNode(ManagedNode):
         self._listen(contract)
         self._serve()
         self._publish_status()
-        Diagnostics(self, lambda: policy_diagnostics(self._reported, contract, self._reception.recent(time.monotonic())))
+        Diagnostics(
+            self,
+            lambda: policy_diagnostics(
+                self._reported, contract, self._reception.recent(time.monotonic())
+            ),
+        )
 
     def _listen(self, contract: Contract) -> None:
         for camera in contract.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image
-            self.subscribe(kind, camera.topic, lambda message, name=camera.name: self._on_image(name, message), qos_profile_sensor_data)
-        self.subscribe(JointState, contract.topics.joint_states, self._on_joint_state, _JOINT_STATES)
-        self._instructions = InstructionTopic(self, contract.topics.instruction, lambda: self._session.run, self._follow, self._refuse)
+            self.subscribe(
+                kind,
+                camera.topic,
+                lambda message, name=camera.name: self._on_image(name, message),
+                qos_profile_sensor_data,
+            )
+        self.subscribe(
+            JointState, contract.topics.joint_states, self._on_joint_state, _JOINT_STATES
+        )
+        self._instructions = InstructionTopic(
+            self, contract.topics.instruction, lambda: self._session.run, self._follow, self._refuse
+        )
         self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
-        self.subscribe(ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED)
+        self.subscribe(
+            ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED
+        )
 
     def _serve(self) -> None:
-        services = {"start": (Trigger, self._on_start), "stop": (Trigger, self._on_stop), "pause": (SetBool, self._on_pause)}
+        services = {
+            "start": (Trigger, self._on_start),
+            "stop": (Trigger, self._on_stop),
+            "pause": (SetBool, self._on_pause),
+        }
         for name, (kind, answer) in services.items():
-            self.resources.callback(self.destroy_service, self.create_service(kind, f"~/{name}", answer))
+            self.resources.callback(
+                self.destroy_service, self.create_service(kind, f"~/{name}", answer)
+            )
         self._action = InstructionAction(
             self,
-            begin=lambda text, timeout_s: self._begin(text, timeout_s or self.value("instruction_timeout_s")),
+            begin=lambda text, timeout_s: self._begin(
+                text, timeout_s or self.value("instruction_timeout_s")
+            ),
             cancel=lambda each, why: self._session.end(Termination.CANCELLED, why, each),
         )
-        timer = self.create_timer(_HOUSEKEEPING_S, self._housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        timer = self.create_timer(
+            _HOUSEKEEPING_S, self._housekeep, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self.resources.callback(self.destroy_timer, timer)
 
     def start(self) -> None:
@@ -154,13 +223,19 @@ class PolicyNode(ManagedNode):
 
     def _on_joint_state(self, message: JointState, info: dict) -> None:
         self._count(info)
-        self._session.add_joint_state(to_seconds(message.header.stamp), message.name, message.position)
+        self._session.add_joint_state(
+            to_seconds(message.header.stamp), message.name, message.position
+        )
 
     def _count(self, info: dict) -> None:
         """Note the sequence number of a joint state, so that lost ones are counted."""
         publisher = bytes((info.get("publisher_gid") or {}).get("data", b""))
         # Before Kilted rclpy does not tell the publisher: numbers of several cannot be told apart.
-        sequence = info.get("publication_sequence_number") if publisher or self._has_one_publisher else None
+        sequence = (
+            info.get("publication_sequence_number")
+            if publisher or self._has_one_publisher
+            else None
+        )
         self._reception.add(time.monotonic(), sequence, publisher)
 
     def _follow(self, text: str) -> None:
@@ -176,7 +251,10 @@ class PolicyNode(ManagedNode):
 
     def _begin(self, text: str, timeout_s: float | None = None) -> InstructionRun:
         if self._emergency_stop.pressed:
-            raise ValueError(self._emergency_stop.problem or "the emergency stop is pressed; release it and reset it first")
+            raise ValueError(
+                self._emergency_stop.problem
+                or "the emergency stop is pressed; release it and reset it first"
+            )
         return self._session.begin(text, timeout_s)
 
     def _on_emergency_stop(self, pressed: bool) -> None:
@@ -190,8 +268,12 @@ class PolicyNode(ManagedNode):
 
     def _on_executor_status(self, message: ExecutorStatus) -> None:
         self._session.note_clips(clips_of(message))
-        if message.chunks_refused > self._refused or message.state not in (ExecutorStatus.EXECUTING, ExecutorStatus.HOLDING):
-            self._session.note_not_followed()  # holding may be news of before the last chunk arrived there
+        if message.chunks_refused > self._refused or message.state not in (
+            ExecutorStatus.EXECUTING,
+            ExecutorStatus.HOLDING,
+        ):
+            # holding may be news of before the last chunk arrived there
+            self._session.note_not_followed()
         self._refused = message.chunks_refused
         self._instructions.note_executor(message)
         current = self._session.run
@@ -207,7 +289,10 @@ class PolicyNode(ManagedNode):
             if not self.running:
                 raise ValueError("the policy node is not active; activate it first")
             if not text:
-                raise ValueError("there is no instruction to start; publish one, or set the parameter instruction")
+                raise ValueError(
+                    "there is no instruction to start; publish one, or set the parameter"
+                    " instruction"
+                )
             if current is None:
                 self._begin(text)
             else:
@@ -221,13 +306,20 @@ class PolicyNode(ManagedNode):
         current = self._session.run
         self._end("stopped by the stop service")
         response.success = current is not None
-        response.message = f"no longer following {current.instruction!r}" if current else "there was no instruction"
+        response.message = (
+            f"no longer following {current.instruction!r}"
+            if current
+            else "there was no instruction"
+        )
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         try:
             current = self._session.pause(request.data)
-            response.success, response.message = True, f"{'paused' if request.data else 'follows'} {current.instruction!r}"
+            response.success, response.message = (
+                True,
+                f"{'paused' if request.data else 'follows'} {current.instruction!r}",
+            )
         except ValueError as error:
             response.success, response.message = False, str(error)
         return response
@@ -239,12 +331,19 @@ class PolicyNode(ManagedNode):
             return
         for ended in self._session.take_ended():
             self._action.finish(ended)
-            took = f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks} chunks: {ended.message}"
-            self.get_logger().info(f"{took}; {ended.cadence_report(ended.ended)}; {ended.clips} clips")
+            took = (
+                f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks}"
+                f" chunks: {ended.message}"
+            )
+            self.get_logger().info(
+                f"{took}; {ended.cadence_report(ended.ended)}; {ended.clips} clips"
+            )
         self._publish_status()
 
     def _housekeep(self) -> None:
-        if self.running and self._first_instruction and self.now() > 0.0:  # simulated time has begun: before, nothing can be timed
+        if (
+            self.running and self._first_instruction and self.now() > 0.0
+        ):  # simulated time has begun: before, nothing can be timed
             first, self._first_instruction = self._first_instruction, ""
             self._follow(first)
         self._session.check_time()
@@ -259,21 +358,34 @@ class PolicyNode(ManagedNode):
 
     def _look_around(self) -> None:
         self._unmatched.look()
-        problems = "; ".join(each for each in (self._emergency_stop.problem, *self._unmatched.problems) if each)
+        problems = "; ".join(
+            each for each in (self._emergency_stop.problem, *self._unmatched.problems) if each
+        )
         if problems and problems != self._problems:
             self.get_logger().warning(problems)
         self._problems = problems
 
     def _progress(self) -> str:
-        """What the policy waits for, or else the executor, or the policy's state; in one sentence."""
+        """What the policy waits for, or else the executor, or the policy's state; in one
+        sentence.
+        """
         reported = self._reported
-        if reported.state == PolicyStatus.RUNNING and not reported.reason and self._instructions.executor_reason:
+        if (
+            reported.state == PolicyStatus.RUNNING
+            and not reported.reason
+            and self._instructions.executor_reason
+        ):
             return f"executor: {self._instructions.executor_reason}"
         return reported.reason or PolicyState(reported.state).name.lower()
 
     def _publish_status(self, state: PolicyState | None = None) -> None:
         if self._session is None:
-            message = PolicyStatus(state=int(state), camera_names=self._contract.camera_names, camera_skew_s=-1.0, joint_state_age_s=-1.0)
+            message = PolicyStatus(
+                state=int(state),
+                camera_names=self._contract.camera_names,
+                camera_skew_s=-1.0,
+                joint_state_age_s=-1.0,
+            )
             message.camera_age_s = [-1.0] * len(self._contract.cameras)
         else:
             status = self._session.status()
@@ -281,7 +393,10 @@ class PolicyNode(ManagedNode):
             message.policy_id, message.device = self._policy.policy_id, self._policy.device
             message.camera_names = self._contract.camera_names
             message.reason = "; ".join(each for each in (message.reason, self._problems) if each)
-            if status.state in (PolicyState.WAITING, PolicyState.ERROR) and status.reason != self._problem:
+            if (
+                status.state in (PolicyState.WAITING, PolicyState.ERROR)
+                and status.reason != self._problem
+            ):
                 self.get_logger().warning(status.reason, throttle_duration_sec=1.0)
             self._problem = status.reason
         message.header = Header(stamp=to_stamp(self.now()))

@@ -1,4 +1,5 @@
-"""Rotations between NumPy and messages, by ``tf_transformations`` where it is installed, else by transforms3d, which it wraps.
+"""Rotations between NumPy and messages, by ``tf_transformations`` where it is installed, else by
+transforms3d, which it wraps.
 
 Quaternions are x y z w, as in geometry_msgs; transforms3d has w first.
 """
@@ -35,7 +36,9 @@ def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     quaternion = np.asarray(quaternion, dtype=float)
     length = float(np.linalg.norm(quaternion))
     if not np.isfinite(length) or length < 1e-6:
-        raise ValueError(f"{quaternion.tolist()} is no rotation; give a quaternion x y z w of length 1")
+        raise ValueError(
+            f"{quaternion.tolist()} is no rotation; give a quaternion x y z w of length 1"
+        )
     x, y, z, w = quaternion / length
     if tf_transformations is None:
         return transforms3d.quaternions.quat2mat([w, x, y, z])

@@ -11,10 +11,12 @@ _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
 
 def end_with_starter() -> bool:
-    """Ask the kernel for SIGINT when the parent process ends, if that is a ``ros2`` command; returns whether it is.
+    """Ask the kernel for SIGINT when the parent process ends, if that is a ``ros2`` command;
+    returns whether it is.
 
-    ``ros2 run`` passes no SIGTERM on, and a killed ``ros2 launch`` none at all: the node would go on commanding an arm
-    with nobody left to stop it. A node that a shell or systemd starts outlives its parent as usual.
+    ``ros2 run`` passes no SIGTERM on, and a killed ``ros2 launch`` none at all: the node would go
+    on commanding an arm with nobody left to stop it. A node that a shell or systemd starts outlives
+    its parent as usual.
     """
     parent = os.getppid()
     if not _is_ros2_command(parent):
@@ -30,4 +32,6 @@ def _is_ros2_command(process: int) -> bool:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(Path(os.fsdecode(word)).name == "ros2" for word in words[:3])  # `ros2 ...`, `python3 /opt/ros/.../ros2 ...`
+    return any(
+        Path(os.fsdecode(word)).name == "ros2" for word in words[:3]
+    )  # `ros2 ...`, `python3 /opt/ros/.../ros2 ...`

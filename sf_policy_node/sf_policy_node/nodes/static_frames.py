@@ -14,20 +14,32 @@ except ImportError:
     TFMessage = None
 
 _TOPIC = "/tf_static"
-_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # every broadcaster has its own message
+_QOS = QoSProfile(
+    depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)  # every broadcaster has its own message
 
 
 def listen(node: ManagedNode, frames: FixedFrames) -> None:
-    """Tell ``frames`` what is heard. Without tf2_msgs nothing is heard, and only links of the URDF are known."""
+    """Tell ``frames`` what is heard. Without tf2_msgs nothing is heard, and only links of the URDF
+    are known.
+    """
     if TFMessage is None:
         return
 
     def hear(message: TFMessage) -> None:
         for each in message.transforms:
             place, turn = each.transform.translation, each.transform.rotation
-            position, quaternion = np.array([place.x, place.y, place.z]), np.array([turn.x, turn.y, turn.z, turn.w])
+            position, quaternion = (
+                np.array([place.x, place.y, place.z]),
+                np.array([turn.x, turn.y, turn.z, turn.w]),
+            )
             try:
-                frames.set(each.child_frame_id.lstrip("/"), each.header.frame_id.lstrip("/"), position, quaternion)
+                frames.set(
+                    each.child_frame_id.lstrip("/"),
+                    each.header.frame_id.lstrip("/"),
+                    position,
+                    quaternion,
+                )
             except ValueError as error:
                 node.get_logger().warning(f"{_TOPIC}: {error}")
 

@@ -1,4 +1,6 @@
-"""Who else is on a node's topics: publishers that it cannot receive, subscribers that are missing, a second executor."""
+"""Who else is on a node's topics: publishers that it cannot receive, subscribers that are missing,
+a second executor.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Input:
 
 
 class Unmatched:
-    """Finds publishers on a node's topics whose messages do not arrive; :attr:`problems` has a sentence for each.
+    """Finds publishers on a node's topics whose messages do not arrive; :attr:`problems` has a
+    sentence for each.
 
     Args:
         inputs: the node's subscriptions; may change.
@@ -31,8 +34,12 @@ class Unmatched:
         self._found: dict[str, list[str]] = {}
 
     def look(self) -> None:
-        """Look at the next topic. One at a time: asking the graph takes a fraction of a millisecond."""
-        topics = list(dict.fromkeys(self._node.resolve_topic_name(each.topic) for each in self._inputs))
+        """Look at the next topic. One at a time: asking the graph takes a fraction of a
+        millisecond.
+        """
+        topics = list(
+            dict.fromkeys(self._node.resolve_topic_name(each.topic) for each in self._inputs)
+        )
         if not topics:
             return
         self._next = (self._next + 1) % len(topics)
@@ -54,7 +61,10 @@ class Unmatched:
             if not fitting:
                 yield _wrong_type(topic, who, publisher.topic_type, types)
             elif all(faults):
-                yield f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change its QoS"
+                yield (
+                    f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change"
+                    " its QoS"
+                )
 
 
 def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
@@ -62,25 +72,38 @@ def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
     if {found, *wanted} == {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}:
         transport = "compressed" if found.endswith("CompressedImage") else "raw"
         cure = f"give the camera `transport: {transport}` in the contract, or name its other topic"
-    return f"{topic}: {who} publishes {found}, and {' or '.join(sorted(wanted))} is expected; {cure}"
+    return (
+        f"{topic}: {who} publishes {found}, and {' or '.join(sorted(wanted))} is expected; {cure}"
+    )
 
 
 def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
-    """What a publisher offers too little of; empty when it matches. The graph knows no more of a remote QoS."""
+    """What a publisher offers too little of; empty when it matches. The graph knows no more of a
+    remote QoS.
+    """
     if requested is None:
         return ""
-    if offered.reliability is ReliabilityPolicy.BEST_EFFORT and requested.reliability is ReliabilityPolicy.RELIABLE:
+    if (
+        offered.reliability is ReliabilityPolicy.BEST_EFFORT
+        and requested.reliability is ReliabilityPolicy.RELIABLE
+    ):
         return "best effort and reliable is needed"
-    if offered.durability is DurabilityPolicy.VOLATILE and requested.durability is DurabilityPolicy.TRANSIENT_LOCAL:
+    if (
+        offered.durability is DurabilityPolicy.VOLATILE
+        and requested.durability is DurabilityPolicy.TRANSIENT_LOCAL
+    ):
         return "volatile and transient local is needed"
     return ""
 
 
 class Rivals:
-    """Other publishers of a topic that only one node may publish, such as the status of one arm's executor.
+    """Other publishers of a topic that only one node may publish, such as the status of one arm's
+    executor.
 
-    Created before the node's own publisher; :meth:`mark_own` follows, since the graph does not say which one is ours.
-    A rival counts from its first message on: a process that was killed stays in the graph for a while.
+    Created before the node's own publisher; :meth:`mark_own` follows, since the graph does not say
+    which one is ours.
+    A rival counts from its first message on: a process that was killed stays in the graph for a
+    while.
     """
 
     def __init__(self, node, topic: str) -> None:
@@ -91,7 +114,11 @@ class Rivals:
     def mark_own(self) -> None:
         """The node's own publisher has just been created."""
         own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
-        self._own = {gid for gid, name in self._publishers().items() if gid not in self._before and name == own}
+        self._own = {
+            gid
+            for gid, name in self._publishers().items()
+            if gid not in self._before and name == own
+        }
 
     @property
     def possible(self) -> bool:
@@ -108,4 +135,7 @@ class Rivals:
 
     def _publishers(self) -> dict[str, str]:
         infos = self._node.get_publishers_info_by_topic(self._topic)
-        return {bytes(each.endpoint_gid).hex(): f"{each.node_namespace.rstrip('/')}/{each.node_name}" for each in infos}
+        return {
+            bytes(each.endpoint_gid).hex(): f"{each.node_namespace.rstrip('/')}/{each.node_name}"
+            for each in infos
+        }

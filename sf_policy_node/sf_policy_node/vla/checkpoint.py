@@ -1,6 +1,8 @@
-"""A checkpoint is a directory: weights, sizes, contract, URDF and statistics. No pickle is ever loaded.
+"""A checkpoint is a directory: weights, sizes, contract, URDF and statistics. No pickle is ever
+loaded.
 
-``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``, ``report/``, and the tokenizer's
+``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``,
+``report/``, and the tokenizer's
 files where the model has one. ``config.json`` names the kind of model: ``nano``, ``hf``, ``pi0`` or
 ``openvla_oft``.
 """
@@ -40,7 +42,8 @@ class Model(Protocol):
     """What every kind of model offers, besides being an ``nn.Module``."""
 
     kind: str
-    config: Any  # cameras, state_size, action_size, horizon, image_size, fit, head, text_size, to_dict()
+    # cameras, state_size, action_size, horizon, image_size, fit, head, text_size, to_dict()
+    config: Any
     words: Any  # its tokenizer, or None where it reads sentence embeddings
     head: Any  # makes a chunk of a context
 
@@ -49,9 +52,11 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. ``identity`` is its folder's name and the first digits of the weights' hash.
+    """A loaded checkpoint. ``identity`` is its folder's name and the first digits of the weights'
+    hash.
 
-    ``contract`` is the robot's where one was given: limits are the robot's own, whatever the training was told.
+    ``contract`` is the robot's where one was given: limits are the robot's own, whatever the
+    training was told.
     """
 
     model: Model
@@ -60,10 +65,18 @@ class Checkpoint:
     identity: str
 
 
-def save_checkpoint(path: Path, model: Model, contract: Contract, normalisation: Normalisation, training: Mapping[str, object]) -> None:
-    """Write a checkpoint next to ``path`` and move it into place, so that a full disk leaves the old one whole.
+def save_checkpoint(
+    path: Path,
+    model: Model,
+    contract: Contract,
+    normalisation: Normalisation,
+    training: Mapping[str, object],
+) -> None:
+    """Write a checkpoint next to ``path`` and move it into place, so that a full disk leaves the
+    old one whole.
 
-    ``training`` (settings, seeds, command) goes into ``config.json`` as it is. A ``report`` folder is kept.
+    ``training`` (settings, seeds, command) goes into ``config.json`` as it is. A ``report`` folder
+    is kept.
 
     Raises:
         CheckpointError: when it cannot be written.
@@ -74,7 +87,10 @@ def save_checkpoint(path: Path, model: Model, contract: Contract, normalisation:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
             fresh = Path(temporary) / "new"
             fresh.mkdir()
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, fresh / "model.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+                fresh / "model.safetensors",
+            )
             config = {
                 "format": _FORMAT,
                 "model": model.kind,
@@ -92,13 +108,22 @@ def save_checkpoint(path: Path, model: Model, contract: Contract, normalisation:
                 shutil.copytree(path / "report", fresh / "report")
             _put_in_place(fresh, path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be written ({error}); free some space. The last one is unharmed") from None
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be written ({error}); free some space. The last one is"
+            " unharmed"
+        ) from None
 
 
 def _put_in_place(fresh: Path, path: Path) -> None:
-    """Exchange two directories at once, where the system can: a kill must not leave neither, nor a robot that loads find none."""
+    """Exchange two directories at once, where the system can: a kill must not leave neither, nor a
+    robot that loads find none.
+    """
     exchange = getattr(ctypes.CDLL(None), "renameat2", None)
-    if path.exists() and exchange and exchange(_HERE, os.fsencode(fresh), _HERE, os.fsencode(path), _EXCHANGE) == 0:
+    if (
+        path.exists()
+        and exchange
+        and exchange(_HERE, os.fsencode(fresh), _HERE, os.fsencode(path), _EXCHANGE) == 0
+    ):
         return
     old = fresh.with_name("old")
     if path.exists():
@@ -119,7 +144,9 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     """
     path = Path(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint directory; train one with `make train`, or check the path")
+        raise CheckpointError(
+            f"{path}: no such checkpoint directory; train one with `make train`, or check the path"
+        )
     _read_config(path / "config.json")
     try:
         trained_for = load_contract(path / "contract.yaml")
@@ -134,25 +161,46 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
     model = read_model(path)
-    expected = {"state": len(state_names(trained_for)), "action": len(trained_for.action.names), "text": model.config.text_size}
+    expected = {
+        "state": len(state_names(trained_for)),
+        "action": len(trained_for.action.names),
+        "text": model.config.text_size,
+    }
     for part, size in expected.items():
         if len(getattr(normalisation, part).mean) != size:
             found = len(getattr(normalisation, part).mean)
-            raise CheckpointError(f"{path}/statistics.json: {part} has {found} columns, the contract needs {size}")
-    sizes = (model.config.cameras, model.config.horizon, model.config.action_size, model.config.state_size)
-    wanted = (len(trained_for.cameras), trained_for.action.horizon, expected["action"], expected["state"])
+            raise CheckpointError(
+                f"{path}/statistics.json: {part} has {found} columns, the contract needs {size}"
+            )
+    sizes = (
+        model.config.cameras,
+        model.config.horizon,
+        model.config.action_size,
+        model.config.state_size,
+    )
+    wanted = (
+        len(trained_for.cameras),
+        trained_for.action.horizon,
+        expected["action"],
+        expected["state"],
+    )
     if sizes != wanted:
-        raise CheckpointError(f"{path}: the model has (cameras, horizon, actions, state) {sizes}, its contract {wanted}; train it again")
+        raise CheckpointError(
+            f"{path}: the model has (cameras, horizon, actions, state) {sizes}, its contract"
+            f" {wanted}; train it again"
+        )
     with (path / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
     return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
 
 
 def read_model(path: str | Path, *, weights: bool = True) -> Any:
-    """The model of a checkpoint alone; without ``weights`` as it is built, for those who only count them.
+    """The model of a checkpoint alone; without ``weights`` as it is built, for those who only count
+    them.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights belong to another architecture.
+        CheckpointError: a file is missing or damaged, or the weights belong to another
+            architecture.
     """
     path = Path(path)
     config = _read_config(path / "config.json")
@@ -167,11 +215,15 @@ def read_model(path: str | Path, *, weights: bool = True) -> Any:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = " ".join(str(error).split())[:300]
-    return CheckpointError(f"{path}: damaged or of another architecture ({reason}); copy or train it again")
+    return CheckpointError(
+        f"{path}: damaged or of another architecture ({reason}); copy or train it again"
+    )
 
 
 def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
-    """A model without weights. Those on transformers are imported only where they are wanted: that takes seconds."""
+    """A model without weights. Those on transformers are imported only where they are wanted: that
+    takes seconds.
+    """
     if kind == "hf":
         from sf_policy_node.vla.backbones.hf import load_hf
 
@@ -188,17 +240,30 @@ def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Raises RuntimeError in few words, where torch would list every key of another architecture."""
+    """Raises RuntimeError in few words, where torch would list every key of another
+    architecture.
+    """
     if not path.is_file():
         raise OSError(f"{path.name} is missing")
     weights, wanted = load_file(path), model.state_dict()
-    missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    sizes = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
-    found = [f"{len(names)} weights {what}, first {names[0]}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    missing, unknown = (
+        sorted(wanted.keys() - weights.keys()),
+        sorted(weights.keys() - wanted.keys()),
+    )
+    sizes = [
+        name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape
+    ]
+    found = [
+        f"{len(names)} weights {what}, first {names[0]}"
+        for what, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
     if sizes:
         first = min(sizes)
         there, here = tuple(weights[first].shape), tuple(wanted[first].shape)
-        found += [f"{len(sizes)} with a size mismatch, first {first}: {there}, by config.json {here}"]
+        found += [
+            f"{len(sizes)} with a size mismatch, first {first}: {there}, by config.json {here}"
+        ]
     if found:
         raise RuntimeError("; ".join(found))
     model.load_state_dict(weights)
@@ -208,10 +273,17 @@ def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?"
+        ) from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); copy or train the checkpoint again") from None
+        raise CheckpointError(
+            f"{path}: not valid JSON ({error}); copy or train the checkpoint again"
+        ) from None
     if config.get("format") != _FORMAT or config.get("model") not in _KINDS:
         found = f"format {config.get('format')}, model {config.get('model')}"
-        raise CheckpointError(f"{path}: {found}; this version reads format {_FORMAT}, model {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
+        raise CheckpointError(
+            f"{path}: {found}; this version reads format {_FORMAT}, model {', '.join(_KINDS[:-1])}"
+            f" or {_KINDS[-1]}"
+        )
     return config

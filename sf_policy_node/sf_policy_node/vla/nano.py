@@ -1,8 +1,8 @@
 """``nano``: a vision-language-action model small enough to train on a laptop's processor.
 
-A plain VLA: visual, text, state and action tokens in one transformer with full attention. Text also scales
-and shifts all visual tokens alike (FiLM, Perez et al. 2018); there is no hand-made spatial attention, so that
-what Spatial Forcing adds can be seen.
+A plain VLA: visual, text, state and action tokens in one transformer with full attention. Text also
+scales and shifts all visual tokens alike (FiLM, Perez et al. 2018); there is no hand-made spatial
+attention, so that what Spatial Forcing adds can be seen.
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ class NanoConfig:
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch or self.patch % self.stem_stride:
-            raise ValueError(f"image_size {self.image_size}, patch {self.patch} and stem_stride {self.stem_stride} must divide each other")
+            raise ValueError(
+                f"image_size {self.image_size}, patch {self.patch} and stem_stride"
+                f" {self.stem_stride} must divide each other"
+            )
         if self.width % (4 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of 4 * heads ({4 * self.heads})")
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 * heads ({4 * self.heads})"
+            )
         if self.head not in ("regression", "flow"):
             raise ValueError(f"head {self.head!r} is not known; it is regression or flow")
 
@@ -76,7 +81,9 @@ class Nano(nn.Module):
         self.stem = nn.Conv2d(3, config.stem_width, config.stem_stride, config.stem_stride)
         ratio = config.patch // config.stem_stride
         self.patch = nn.Conv2d(config.stem_width, width, ratio, ratio)
-        self.place = nn.Parameter(0.5 * sin_cos_grid(config.grid, width).repeat(config.cameras, 1, 1))
+        self.place = nn.Parameter(
+            0.5 * sin_cos_grid(config.grid, width).repeat(config.cameras, 1, 1)
+        )
         self.camera = nn.Parameter(torch.randn(config.cameras, 1, width) * 0.3)
         self.text = nn.Linear(config.text_size, width * config.text_tokens)
         self.text_summary = nn.Linear(config.text_size, width)
@@ -86,13 +93,17 @@ class Nano(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         if config.head == "flow":
-            self.head = FlowHead(width, config.heads, config.head_layers, config.horizon, config.action_size)
+            self.head = FlowHead(
+                width, config.heads, config.head_layers, config.horizon, config.action_size
+            )
         else:
             self.head = nn.Linear(width, config.action_size)
 
     @property
     def visual_tokens(self) -> int:
-        """Number of visual tokens: cameras in order, patches row by row. They come first in the sequence."""
+        """Number of visual tokens: cameras in order, patches row by row. They come first in the
+        sequence.
+        """
         return self.config.cameras * self.config.grid**2
 
     def visual_places(self) -> VisualPlaces:
@@ -100,10 +111,18 @@ class Nano(nn.Module):
         config = self.config
         length = self.visual_tokens + config.text_tokens + 1 + config.horizon
         mask = torch.arange(length, device=self.query.device) < self.visual_tokens
-        return VisualPlaces(self.blocks, mask, (config.grid, config.grid), config.cameras, config.width)
+        return VisualPlaces(
+            self.blocks, mask, (config.grid, config.grid), config.cameras, config.width
+        )
 
     def forward(
-        self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, tap: int | None = None
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        tap: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Predict chunks with a regression head; arguments as for :meth:`encode`.
 
@@ -113,7 +132,15 @@ class Nano(nn.Module):
         tokens, tapped = self.encode(images, state, text, rows=rows, tap=tap)
         return self.head(tokens), tapped
 
-    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def context(
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
         """Action tokens (B, horizon, width) for the head; arguments as for :meth:`encode`."""
         return self.encode(images, state, text, rows=rows, present=present)[0]
 
@@ -133,18 +160,28 @@ class Nano(nn.Module):
             images: (F, V, 3, S, S) uint8 or float in [0, 255].
             state: (B, state_size), normalised.
             text: (B, text_size), normalised sentence embedding.
-            rows: (B,) index into ``images`` for each row of ``state`` and ``text``; None when F equals B. Several rows
+            rows: (B,) index into ``images`` for each row of ``state`` and ``text``; None when F
+                equals B. Several rows
                 may share an image, and the stem runs once for them.
-            tap: number of blocks after which to read the visual tokens, 0 to layers; None reads none.
-            present: (B, V), False where a camera is missing: nothing attends to its tokens. None: all are there.
+            tap: number of blocks after which to read the visual tokens, 0 to layers; None reads
+                none.
+            present: (B, V), False where a camera is missing: nothing attends to its tokens. None:
+                all are there.
 
         Returns:
-            Action tokens (B, horizon, width) for the head, and the tapped visual tokens (B, V * grid^2, width) or None.
+            Action tokens (B, horizon, width) for the head, and the tapped visual tokens (B, V *
+            grid^2, width) or None.
         """
         batch = state.shape[0]
         pixels = images.flatten(0, 1).float().div(127.5).sub(1.0)
-        patches = self.patch(functional.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last))))
-        visual = patches.flatten(2).transpose(1, 2).reshape(images.shape[0], self.config.cameras, -1, self.config.width)
+        patches = self.patch(
+            functional.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+        )
+        visual = (
+            patches.flatten(2)
+            .transpose(1, 2)
+            .reshape(images.shape[0], self.config.cameras, -1, self.config.width)
+        )
         if rows is not None:
             visual = visual[rows]
 
@@ -169,8 +206,17 @@ class Nano(nn.Module):
 
 
 def sin_cos_grid(grid: int, width: int, octaves: float = 5.0) -> Tensor:
-    """Fixed two-dimensional position code (grid * grid, width), rows first; width must be a multiple of 4."""
+    """Fixed two-dimensional position code (grid * grid, width), rows first; width must be a
+    multiple of 4.
+    """
     place = (torch.arange(grid) + 0.5) / grid
     rows, columns = torch.meshgrid(place, place, indexing="ij")
     frequency = torch.pi * 2 ** (torch.arange(width // 4) / (width // 4) * octaves)
-    return torch.cat([wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)], 1)
+    return torch.cat(
+        [
+            wave(axis.reshape(-1, 1) * frequency)
+            for axis in (rows, columns)
+            for wave in (torch.sin, torch.cos)
+        ],
+        1,
+    )

@@ -1,4 +1,6 @@
-"""What brings states, actions and text to the model's range: a centre and a scale for each column; they travel with the checkpoint."""
+"""What brings states, actions and text to the model's range: a centre and a scale for each column;
+they travel with the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from sf_policy_node.contract import GRIPPER_COLUMN
 _FLOOR = 1e-3  # an idle joint has no spread: without a floor its noise would be blown up
 _QUANTILES = (0.01, 0.99)
 Spread = Literal["deviation", "quantiles"]
-"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1, values beyond are limited."""
+"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1,
+values beyond are limited.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,16 @@ class Normalisation:
 
     @classmethod
     def from_data(
-        cls, states: np.ndarray, chunks: np.ndarray, text: np.ndarray, action_names: list[str], spread: Spread = "deviation"
+        cls,
+        states: np.ndarray,
+        chunks: np.ndarray,
+        text: np.ndarray,
+        action_names: list[str],
+        spread: Spread = "deviation",
     ) -> Normalisation:
-        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E); ``spread`` is that of states and actions."""
+        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E); ``spread`` is that
+        of states and actions.
+        """
         action = _columns(chunks.reshape(-1, chunks.shape[-1]), spread)
         if GRIPPER_COLUMN in action_names:  # a two-valued column: to -1 and 1, whatever its balance
             index = action_names.index(GRIPPER_COLUMN)
@@ -62,17 +73,27 @@ class Normalisation:
 
     @classmethod
     def from_json(cls, text: str) -> Normalisation:
-        """Reverse of :meth:`to_json`. Raises ValueError or KeyError when a part is missing or not finite."""
+        """Reverse of :meth:`to_json`. Raises ValueError or KeyError when a part is missing or not
+        finite.
+        """
         parts = json.loads(text)
         columns = {
             part: Columns(
-                np.asarray(parts[part]["mean"], float), np.asarray(parts[part]["std"], float), bool(parts[part].get("clipped", False))
+                np.asarray(parts[part]["mean"], float),
+                np.asarray(parts[part]["std"], float),
+                bool(parts[part].get("clipped", False)),
             )
             for part in ("state", "action", "text")
         }
         for part, column in columns.items():
-            if column.mean.shape != column.std.shape or not np.isfinite([*column.mean, *column.std]).all() or (column.std <= 0).any():
-                raise ValueError(f"{part}: mean and std must be finite, of one length, and std above zero")
+            if (
+                column.mean.shape != column.std.shape
+                or not np.isfinite([*column.mean, *column.std]).all()
+                or (column.std <= 0).any()
+            ):
+                raise ValueError(
+                    f"{part}: mean and std must be finite, of one length, and std above zero"
+                )
         return cls(**columns)
 
 

@@ -23,10 +23,13 @@ class Pi0Draws:
         return Pi0Draws(self.noise[rows], self.time[rows])
 
 
-def draw(model: Any, count: int, generator: torch.Generator, draws: int = 4) -> FlowDraws | Pi0Draws | None:
+def draw(
+    model: Any, count: int, generator: torch.Generator, draws: int = 4
+) -> FlowDraws | Pi0Draws | None:
     """What chance decides in the loss of ``count`` chunks; None for a regression head.
 
-    Drawn for a whole batch, so that parts of it (processes, accumulation) give what the whole gives.
+    Drawn for a whole batch, so that parts of it (processes, accumulation) give what the whole
+    gives.
 
     Args:
         model: a ``Nano``, ``HfVla`` or ``Pi0``.
@@ -41,7 +44,9 @@ def draw(model: Any, count: int, generator: torch.Generator, draws: int = 4) -> 
     return None
 
 
-def action_loss(model: Any, context: Any, chunks: Tensor, weight: Tensor, drawn: FlowDraws | Pi0Draws | None) -> Tensor:
+def action_loss(
+    model: Any, context: Any, chunks: Tensor, weight: Tensor, drawn: FlowDraws | Pi0Draws | None
+) -> Tensor:
     """L1 for a regression head; for a flow what that flow is trained with.
 
     Args:
@@ -52,7 +57,9 @@ def action_loss(model: Any, context: Any, chunks: Tensor, weight: Tensor, drawn:
         drawn: what :func:`draw` gave for these chunks.
     """
     if isinstance(drawn, Pi0Draws):
-        return model.flow_loss(context, chunks, weight, noise=drawn.noise.to(chunks), time=drawn.time.to(chunks.device))
+        return model.flow_loss(
+            context, chunks, weight, noise=drawn.noise.to(chunks), time=drawn.time.to(chunks.device)
+        )
     if drawn is not None:
         return flow_loss(model.head, context, chunks, weight, drawn)
     return ((model.head(context) - chunks).abs() * weight).mean()

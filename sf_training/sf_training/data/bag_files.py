@@ -71,7 +71,10 @@ def find_episodes(root: str | Path) -> list[Path]:
         unfinished = unfinished_episodes(root)
         if unfinished:
             raise BagError(f"{unfinished[0]}: was never finished; {how_to_recover(unfinished[0])}")
-        raise BagError(f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or the recorder")
+        raise BagError(
+            f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or"
+            " the recorder"
+        )
     return found
 
 
@@ -83,7 +86,9 @@ def the_episode(path: Path) -> Path:
     """
     found = find_episodes(path) if path.is_dir() else [path]
     if len(found) > 1:
-        names = ", ".join(str(each.relative_to(path)) for each in found[:8]) + (", ..." if len(found) > 8 else "")
+        names = ", ".join(str(each.relative_to(path)) for each in found[:8]) + (
+            ", ..." if len(found) > 8 else ""
+        )
         raise BagError(f"{path}: holds {len(found)} episodes; give one of {names}")
     return found[0]
 
@@ -118,7 +123,9 @@ def bag_files(path: Path) -> BagFiles:
     if mode in ("message", "file") and packing not in ("", "zstd"):
         raise BagError(f"{path}: is compressed by {packing!r}, only zstd is read; unpack it first")
     custom = information.get("custom_data")
-    custom = {str(key): str(value) for key, value in custom.items()} if isinstance(custom, dict) else {}
+    custom = (
+        {str(key): str(value) for key, value in custom.items()} if isinstance(custom, dict) else {}
+    )
     return BagFiles(_storage(files[0], information), files, mode == "message", custom)
 
 
@@ -143,7 +150,9 @@ def known_outcome(path: Path) -> str | None:
 
 
 def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the custom data in a metadata record of an MCAP file: rosbag2 keeps a copy of metadata.yaml there."""
+    """Return the custom data in a metadata record of an MCAP file: rosbag2 keeps a copy of
+    metadata.yaml there.
+    """
     if "serialized_metadata" not in record:
         return dict(record)
     try:
@@ -167,19 +176,28 @@ def labels_folder(path: Path) -> Path | None:
 def how_to_recover(path: Path) -> str:
     """Return what to do about a file that was cut off."""
     if path.name.endswith(_PARTIAL):
-        return f"make an episode of what is left with `ros2 run sf_training sf_training recover {path}`"
+        return (
+            "make an episode of what is left with `ros2 run sf_training sf_training recover"
+            f" {path}`"
+        )
     source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
     if source.suffix == ".db3":
-        return f"save what is left with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record it again"
-    return f"save what is left with `ros2 run sf_training sf_training recover {source}`, or record it again"
+        return (
+            f"save what is left with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record"
+            " it again"
+        )
+    return (
+        f"save what is left with `ros2 run sf_training sf_training recover {source}`, or record it"
+        " again"
+    )
 
 
 def _of_file(path: Path) -> BagFiles:
     if path.suffix == ".bag":
         target = path.with_suffix("")
         raise BagError(
-            f"{path}: is a bag of ROS 1; convert it with "
-            f"`rosbags-convert --src {path} --dst {target} --dst-storage mcap --dst-typestore ros2_humble`"
+            f"{path}: is a bag of ROS 1; convert it with `rosbags-convert --src {path} --dst"
+            f" {target} --dst-storage mcap --dst-typestore ros2_humble`"
         )
     if path.name == _METADATA:
         raise BagError(f"{path}: only describes a bag; give its folder {path.parent}")
@@ -201,23 +219,32 @@ def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
     """Return the files that metadata.yaml names, or the ones that were renamed with the folder."""
     names = information.get("relative_file_paths")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise BagError(f"{path / _METADATA}: names no file of the bag; restore it with `ros2 bag reindex`")
+        raise BagError(
+            f"{path / _METADATA}: names no file of the bag; restore it with `ros2 bag reindex`"
+        )
     # Old versions wrote the folder's name, too.
     files = [path / name if (path / name).is_file() else path / Path(name).name for name in names]
     missing = [each for each in files if not each.is_file()]
     if not missing:
         return tuple(files)
-    present = sorted((each for each in path.iterdir() if each.name.endswith(_ENDINGS)), key=_in_order)
+    present = sorted(
+        (each for each in path.iterdir() if each.name.endswith(_ENDINGS)), key=_in_order
+    )
     if len(present) == len(files) and len(missing) == len(files):
         return tuple(present)
-    raise BagError(f"{missing[0]}: is named in {_METADATA} and not there; copy it again, or run `ros2 bag reindex`")
+    raise BagError(
+        f"{missing[0]}: is named in {_METADATA} and not there; copy it again, or run `ros2 bag"
+        " reindex`"
+    )
 
 
 def _storage(file: Path, information: dict) -> Storage:
     inner = file.with_suffix("") if file.suffix == ".zstd" else file
     storage = _STORAGES.get(inner.suffix, information.get("storage_identifier"))
     if storage not in _STORAGES.values():
-        raise BagError(f"{file}: storage {storage!r} is not read; convert it with `ros2 bag convert` to mcap")
+        raise BagError(
+            f"{file}: storage {storage!r} is not read; convert it with `ros2 bag convert` to mcap"
+        )
     return storage
 
 
@@ -228,14 +255,18 @@ def _information(metadata: Path) -> dict:
         if isinstance(information, dict):
             return information
     except OSError as error:
-        raise BagError(f"{metadata}: cannot be read ({error.strerror}); check its permissions") from None
+        raise BagError(
+            f"{metadata}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         pass
     raise BagError(f"{metadata}: is not a rosbag2 description; restore it with `ros2 bag reindex`")
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder, through links to folders too; a folder that is reached twice counts once."""
+    """Yield all files below a folder, through links to folders too; a folder that is reached twice
+    counts once.
+    """
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -252,7 +283,9 @@ def _is_unfinished(path: Path, root: Path) -> bool:
 
 
 def _is_split(folder: Path) -> bool:
-    """Whether the bag files of a folder are the parts of one bag, as rosbag2 names them: FOLDER_0, FOLDER_1 ..."""
+    """Whether the bag files of a folder are the parts of one bag, as rosbag2 names them: FOLDER_0,
+    FOLDER_1 ...
+    """
     stems = [stem_of(each) for each in folder.iterdir() if each.name.endswith(_ENDINGS)]
     found = [_SERIES.fullmatch(stem) for stem in stems]
     if len(found) < 2 or not all(match and match[1] == folder.name for match in found):

@@ -1,6 +1,8 @@
-"""Pictures of many episodes, read from the bags when they are asked for: indexable like an array that would not fit into memory.
+"""Pictures of many episodes, read from the bags when they are asked for: indexable like an array
+that would not fit into memory.
 
-A picture that was prepared once may be kept beside the data: from then on it is one read from the disk.
+A picture that was prepared once may be kept beside the data: from then on it is one read from the
+disk.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ Kind = Literal["colour", "depth"]
 
 @dataclass(frozen=True)
 class Source:
-    """An episode: how it is read, where its pictures lie, and a name for these that changes with them."""
+    """An episode: how it is read, where its pictures lie, and a name for these that changes with
+    them.
+    """
 
     reader: EpisodeReader
     index: EpisodeIndex
@@ -37,26 +41,42 @@ class Source:
 
 
 class BagImages:
-    """Pictures (F, V, 3, H, W) uint8, or depth (F, V, H, W) float16 [m] with NaN where unknown, of all observations of some episodes.
+    """Pictures (F, V, 3, H, W) uint8, or depth (F, V, H, W) float16 [m] with NaN where unknown, of
+    all observations of some episodes.
 
-    ``images[indices]`` reads those asked for, in any order; ``np.asarray(images)`` reads them all. It can be handed to other processes.
+    ``images[indices]`` reads those asked for, in any order; ``np.asarray(images)`` reads them all.
+    It can be handed to other processes.
 
     Args:
         size: (height, width) of a prepared picture.
         kept: folder in which prepared pictures are kept; None decodes them each time.
     """
 
-    def __init__(self, sources: Sequence[Source], kind: Kind, size: tuple[int, int], fit: Fit, kept: Path | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        kind: Kind,
+        size: tuple[int, int],
+        fit: Fit,
+        kept: Path | None = None,
+    ) -> None:
         self._sources, self._kind, self._size, self._fit = list(sources), kind, size, fit
         self._starts = np.cumsum([0, *(len(source.index.stamps) for source in sources)])
         contract = sources[0].reader.contract
-        self._row = (len(contract.cameras), 3, *size) if kind == "colour" else (len(contract.cameras), *size)
+        self._row = (
+            (len(contract.cameras), 3, *size)
+            if kind == "colour"
+            else (len(contract.cameras), *size)
+        )
         self.dtype = np.dtype(np.uint8 if kind == "colour" else np.float16)
         self._stores: list[PictureStore] | None = None
         if kept is not None:
             end = f"{_prepared_by()[:8]}.{kind}_{size[0]}x{size[1]}_{fit}"
             self._stores = [
-                PictureStore(kept / f"{source.key}.{end}", len(source.index.stamps), self._row, self.dtype) for source in sources
+                PictureStore(
+                    kept / f"{source.key}.{end}", len(source.index.stamps), self._row, self.dtype
+                )
+                for source in sources
             ]
 
     @property
@@ -100,7 +120,9 @@ class BagImages:
                 if store:
                     store.write(local[missing], out[rows[missing]])
 
-    def _decode(self, source: Source, frames: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    def _decode(
+        self, source: Source, frames: np.ndarray, rows: np.ndarray, out: np.ndarray
+    ) -> None:
         """Pictures of one episode, in the order in which they lie in its file."""
         reader, index = source.reader, source.index
         places = (index.colour if self._kind == "colour" else index.depth)[frames]
@@ -114,20 +136,29 @@ class BagImages:
                         out[rows[number], view] = np.nan
                         continue
                     topic = absolute(camera.topic if self._kind == "colour" else camera.depth_topic)
-                    pixels = checked_size(reader, camera, topic, reader.picture(topic, blocks.read(*place)))
+                    pixels = checked_size(
+                        reader, camera, topic, reader.picture(topic, blocks.read(*place))
+                    )
                     if self._kind == "colour":
-                        out[rows[number], view] = prepare({camera.name: pixels}, [camera.name], self._size, self._fit)[0]
+                        out[rows[number], view] = prepare(
+                            {camera.name: pixels}, [camera.name], self._size, self._fit
+                        )[0]
                     else:
                         out[rows[number], view] = prepare_depth(pixels, self._size, self._fit)
         except BagError:
             if any(not file.exists() for file in reader.bag.files):
-                raise BagError(f"{reader.file}: cannot be read any more; it was there when training began, put it back") from None
+                raise BagError(
+                    f"{reader.file}: cannot be read any more; it was there when training began, put"
+                    " it back"
+                ) from None
             raise
 
 
 def _prepared_by() -> str:
     """Changes with the code that makes prepared pictures of recorded ones."""
-    return hashlib.sha256((inspect.getsource(images) + inspect.getsource(preprocessing)).encode()).hexdigest()
+    return hashlib.sha256(
+        (inspect.getsource(images) + inspect.getsource(preprocessing)).encode()
+    ).hexdigest()
 
 
 def pictures_key(size: tuple[int, int], fit: Fit) -> str:

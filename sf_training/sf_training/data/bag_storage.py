@@ -1,4 +1,5 @@
-"""One bag, whatever its files are: channels, messages with their places, and messages by their places.
+"""One bag, whatever its files are: channels, messages with their places, and messages by their
+places.
 
 MCAP files are read through ``mcap_blocks``, sqlite3 files through rosbags.
 """
@@ -43,7 +44,9 @@ _ROWS = 3  # codec of a block: rows of a sqlite3 file
 
 
 class Channel(NamedTuple):
-    """A topic as one publisher type wrote it; ``definition`` is its ROS message definition, empty where there is none."""
+    """A topic as one publisher type wrote it; ``definition`` is its ROS message definition, empty
+    where there is none.
+    """
 
     topic: str
     type_name: str
@@ -88,10 +91,13 @@ class Bag:
         self._numbers: list[dict[int, int]] = []  # of every file: its channel to the bag's
         for file in self.files:
             with _sentences(file):
-                self._numbers.append(self._add(self._mcap(file) if self._is_mcap else self._sqlite(file)))
+                self._numbers.append(
+                    self._add(self._mcap(file) if self._is_mcap else self._sqlite(file))
+                )
 
     def messages(self, channels: Collection[int], blocks: list[Block]) -> Iterator[Located]:
-        """Yield messages of some channels in recorded order; ``blocks`` are filled, see ``mcap_blocks``.
+        """Yield messages of some channels in recorded order; ``blocks`` are filled, see
+        ``mcap_blocks``.
 
         Raises:
             BagError: the bag is damaged, or has changed.
@@ -153,7 +159,9 @@ class Bag:
             is_text = schema is not None and schema.encoding == "ros2msg"
             text = schema.data.decode() if is_text else ""
             count = summary.counts.get(number, 0)
-            found[number] = Channel(channel.topic, schema.name if schema else "", channel.message_encoding, text, count)
+            found[number] = Channel(
+                channel.topic, schema.name if schema else "", channel.message_encoding, text, count
+            )
         return found
 
     def _sqlite(self, file: Path) -> dict[int, Channel]:
@@ -161,8 +169,13 @@ class Bag:
         with _opened(file) as reader:
             self._begin(reader.metadata.start_time if reader.metadata.message_count else 0)
             with suppress(apsw.Error):  # older files have no such table
-                for (text,) in reader.dbconn.execute("SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1"):
-                    self.custom = {**embedded_custom_data({"serialized_metadata": text}), **self.custom}
+                for (text,) in reader.dbconn.execute(
+                    "SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1"
+                ):
+                    self.custom = {
+                        **embedded_custom_data({"serialized_metadata": text}),
+                        **self.custom,
+                    }
             return {
                 each.id: Channel(
                     each.topic,
@@ -172,27 +185,35 @@ class Bag:
                     each.msgcount,
                 )
                 for each in reader.connections
-                if isinstance(each.topic, str) and isinstance(each.msgtype, str)  # a damaged table may hold anything
+                if isinstance(each.topic, str)
+                and isinstance(each.msgtype, str)  # a damaged table may hold anything
             }
 
     @staticmethod
-    def _read_mcap(file: Path, wanted: set[int], blocks: list[Block], part: int) -> Iterator[Located]:
+    def _read_mcap(
+        file: Path, wanted: set[int], blocks: list[Block], part: int
+    ) -> Iterator[Located]:
         with file.open("rb") as stream:
             yield from messages_with_places(stream, read_summary(file), wanted, blocks, part)
 
     @staticmethod
-    def _read_sqlite(file: Path, wanted: set[int], blocks: list[Block], part: int) -> Iterator[Located]:
+    def _read_sqlite(
+        file: Path, wanted: set[int], blocks: list[Block], part: int
+    ) -> Iterator[Located]:
         blocks.append(Block(0, 0, 0, _ROWS, part))
         marks = ",".join("?" * len(wanted))
         with _opened(file) as reader:
             rows = reader.dbconn.execute(
-                f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id",
+                f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks})"
+                " ORDER BY timestamp, id",
                 tuple(wanted),
             )
             for row, channel, log_time, data in rows:
                 if not isinstance(data, bytes) or not isinstance(log_time, int):
                     raise ValueError(f"row {row} holds no message")
-                yield Located(channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data)))
+                yield Located(
+                    channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data))
+                )
 
 
 class _RowReader:
@@ -204,7 +225,9 @@ class _RowReader:
 
     def read(self, block: int, offset: int, length: int) -> bytes:
         """Return the bytes of one message."""
-        rows = self._readers[int(self._blocks[block, 4])].dbconn.execute("SELECT data FROM messages WHERE id = ?", (offset,))
+        rows = self._readers[int(self._blocks[block, 4])].dbconn.execute(
+            "SELECT data FROM messages WHERE id = ?", (offset,)
+        )
         found = rows.fetchone()
         if found is None or len(found[0]) != length:
             raise EOFError(f"row {offset} is not what it was")
@@ -246,10 +269,14 @@ def _sentences(file: Path) -> Iterator[None]:
     except BagError:
         raise
     except OSError as error:
-        raise BagError(f"{file}: cannot be read ({error.strerror}); check path and permissions") from None
+        raise BagError(
+            f"{file}: cannot be read ({error.strerror}); check path and permissions"
+        ) from None
     except (*DAMAGE, ValueError) as error:
         reason = _reason(error)
-        raise BagError(f"{file}: is cut off or damaged ({reason}); {how_to_recover(file)}") from None
+        raise BagError(
+            f"{file}: is cut off or damaged ({reason}); {how_to_recover(file)}"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

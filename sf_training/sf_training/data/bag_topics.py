@@ -1,4 +1,6 @@
-"""Which channel of a bag is which topic of the contract, and what is wrong when one is missing or of another type."""
+"""Which channel of a bag is which topic of the contract, and what is wrong when one is missing or
+of another type.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,27 @@ NUMBERS = frozenset(
 )
 COMMANDS = frozenset({messages.JOINT_STATE, messages.JOINT_TRAJECTORY}) | NUMBERS
 _FOREIGN = {
-    "ros1": "messages of ROS 1, which are not read; convert the bag of ROS 1 with "
-    "`rosbags-convert --src BAG.bag --dst FOLDER --dst-storage mcap --dst-typestore ros2_humble`, or play it through ros1_bridge",
+    "ros1": (
+        "messages of ROS 1, which are not read; convert the bag of ROS 1 with `rosbags-convert"
+        " --src BAG.bag --dst FOLDER --dst-storage mcap --dst-typestore ros2_humble`, or play it"
+        " through ros1_bridge"
+    ),
     "json": "JSON, which has no ROS types; record the ROS 2 topics with `ros2 bag record -s mcap`",
-    "protobuf": "Protobuf messages, which are not read; record the ROS 2 topics with `ros2 bag record -s mcap`",
+    "protobuf": (
+        "Protobuf messages, which are not read; record the ROS 2 topics with `ros2 bag record -s"
+        " mcap`"
+    ),
 }
 
 
-def mapped_channels(channels: Sequence[Channel], contract: Contract, *, foreign: bool) -> dict[int, str]:
+def mapped_channels(
+    channels: Sequence[Channel], contract: Contract, *, foreign: bool
+) -> dict[int, str]:
     """Return the contract's topic of every channel with ROS 2 messages.
 
-    A topic that only happens to have a name of the contract is left out where another one is mapped to that name: it
-    is another robot's. So is an optional topic of a type that the contract does not know there.
+    A topic that only happens to have a name of the contract is left out where another one is mapped
+    to that name: it is another robot's. So is an optional topic of a type that the contract does
+    not know there.
     """
     names = _topic_names(contract) if foreign else {}
     taken = set(names.values())
@@ -78,8 +89,16 @@ def accepted_types(contract: Contract) -> dict[str, frozenset[str]]:
     }
 
 
-def check_channels(file: Path, contract: Contract, channels: Sequence[Channel], mapped: Mapping[int, str], *, foreign: bool) -> None:
-    """Check that every topic that the contract needs is there, and that all are of types that can be read.
+def check_channels(
+    file: Path,
+    contract: Contract,
+    channels: Sequence[Channel],
+    mapped: Mapping[int, str],
+    *,
+    foreign: bool,
+) -> None:
+    """Check that every topic that the contract needs is there, and that all are of types that can
+    be read.
 
     Raises:
         BagError: one is missing, or of another type.
@@ -88,10 +107,21 @@ def check_channels(file: Path, contract: Contract, channels: Sequence[Channel], 
     for number, ours in mapped.items():
         channel = channels[number]
         if channel.count and ours in types and channel.type_name not in types[ours]:
-            which = channel.topic if absolute(channel.topic) == ours else f"{channel.topic} (read as {ours})"
+            which = (
+                channel.topic
+                if absolute(channel.topic) == ours
+                else f"{channel.topic} (read as {ours})"
+            )
             needed = " or ".join(sorted(_short(name) for name in types[ours]))
-            cure = "map another topic in the contract's bags.topics" if foreign else "correct its publisher and record again"
-            raise BagError(f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed there; {cure}")
+            cure = (
+                "map another topic in the contract's bags.topics"
+                if foreign
+                else "correct its publisher and record again"
+            )
+            raise BagError(
+                f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed there;"
+                f" {cure}"
+            )
     held = {ours for number, ours in mapped.items() if channels[number].count}
     for topic in episode_topics(contract):
         if topic.required and topic.name not in held:
@@ -99,17 +129,31 @@ def check_channels(file: Path, contract: Contract, channels: Sequence[Channel], 
 
 
 def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, foreign: bool) -> str:
-    theirs = {name for name, ours in _topic_names(contract).items() if ours == topic} if foreign else set()
+    theirs = (
+        {name for name, ours in _topic_names(contract).items() if ours == topic}
+        if foreign
+        else set()
+    )
     for channel in channels:
-        if absolute(channel.topic) in theirs | {topic} and channel.count and channel.encoding != "cdr":
-            told = _FOREIGN.get(channel.encoding, f"messages of encoding {channel.encoding!r}, which are not read; record with ROS 2")
+        if (
+            absolute(channel.topic) in theirs | {topic}
+            and channel.count
+            and channel.encoding != "cdr"
+        ):
+            told = _FOREIGN.get(
+                channel.encoding,
+                f"messages of encoding {channel.encoding!r}, which are not read; record with ROS 2",
+            )
             return f"{channel.topic} holds {told}"
     if not foreign:
-        return f"no message on {topic}, which the contract needs; check its publisher and record again"
+        return (
+            f"no message on {topic}, which the contract needs; check its publisher and record again"
+        )
     named = f" (mapped from {', '.join(sorted(theirs))})" if theirs else ""
     there = ", ".join(sorted({channel.topic for channel in channels if channel.count})) or "none"
     return (
-        f"no message on {topic}{named}, which the contract needs; map one of the bag's topics to it in the contract's bags.topics ({there})"
+        f"no message on {topic}{named}, which the contract needs; map one of the bag's topics to it"
+        f" in the contract's bags.topics ({there})"
     )
 
 

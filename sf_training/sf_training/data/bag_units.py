@@ -15,19 +15,27 @@ Lines = Mapping[str, tuple[float, float]]  # joint: factor and offset from the b
 
 
 def lines_of(contract: Contract, topic: str) -> Lines:
-    """Return the conversion of the joints on a topic of a bag, by ``bags.units`` and ``bags.gripper``.
+    """Return the conversion of the joints on a topic of a bag, by ``bags.units`` and
+    ``bags.gripper``.
 
     Raises:
         BagError: closed and open are the same.
     """
     bags, found = contract.bags, {}
     if absolute(topic) in map(absolute, bags.units):
-        found = {joint.name: (math.pi / 180.0, 0.0) for joint in contract.joints if joint.unit == "rad"}
-    ends = next((ends for name, ends in bags.gripper.items() if absolute(name) == absolute(topic)), None)
+        found = {
+            joint.name: (math.pi / 180.0, 0.0) for joint in contract.joints if joint.unit == "rad"
+        }
+    ends = next(
+        (ends for name, ends in bags.gripper.items() if absolute(name) == absolute(topic)), None
+    )
     if ends is not None and contract.gripper:
         closed, opened = ends
         if closed == opened:
-            raise BagError(f"bags.gripper: {topic}: closed and open are both {closed:g}; give two different values")
+            raise BagError(
+                f"bags.gripper: {topic}: closed and open are both {closed:g}; give two different"
+                " values"
+            )
         factor = (contract.gripper.open - contract.gripper.closed) / (opened - closed)
         found[contract.gripper.joint] = (factor, contract.gripper.closed - factor * closed)
     return found

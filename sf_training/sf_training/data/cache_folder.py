@@ -1,4 +1,6 @@
-"""Where what can be computed again is kept: never inside an episode, and never beside a file that was given."""
+"""Where what can be computed again is kept: never inside an episode, and never beside a file that
+was given.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def user_cache() -> Path:
 def cache_folder(data: Path) -> Path:
     """Return where indices, images and features of some data are kept.
 
-    That is ``.cache`` in a folder of episodes that can be written; otherwise a folder in the user's cache.
+    That is ``.cache`` in a folder of episodes that can be written; otherwise a folder in the user's
+    cache.
     """
     data = Path(data)
     is_collection = data.is_dir() and find_episodes(data) != [data]
@@ -33,7 +36,9 @@ def cache_folder(data: Path) -> Path:
 
 
 def checksum_of(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of some files, one after the other; it is remembered until one of them changes."""
+    """Return the SHA-256 of some files, one after the other; it is remembered until one of them
+    changes.
+    """
     parts = []
     for file in files:
         status = file.stat()
@@ -63,7 +68,9 @@ def unpacked(file: Path) -> Path:
         BagError: it is damaged, or there is no space.
     """
     status = file.stat()
-    key = hashlib.sha256(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode()
+    ).hexdigest()[:24]
     target = user_cache() / "unpacked" / key / file.with_suffix("").name
     if target.is_file():
         return target
@@ -74,9 +81,13 @@ def unpacked(file: Path) -> Path:
             zstandard.ZstdDecompressor().copy_stream(source, sink)
         fresh.replace(target)
     except zstandard.ZstdError as error:
-        raise BagError(f"{file}: is cut off or damaged ({error}); copy it again, or record it again") from None
+        raise BagError(
+            f"{file}: is cut off or damaged ({error}); copy it again, or record it again"
+        ) from None
     except OSError as error:
-        raise BagError(f"{file}: cannot be unpacked to {target.parent} ({error.strerror}); free some space") from None
+        raise BagError(
+            f"{file}: cannot be unpacked to {target.parent} ({error.strerror}); free some space"
+        ) from None
     finally:
         fresh.unlink(missing_ok=True)
     return target

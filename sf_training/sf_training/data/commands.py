@@ -1,4 +1,6 @@
-"""What the operator commanded, whatever type it was published as, and when it was really the operator who moved the arm."""
+"""What the operator commanded, whatever type it was published as, and when it was really the
+operator who moved the arm.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,15 @@ def command_topic(reader: EpisodeReader) -> str:
 
 
 class Commands:
-    """The operator's commands of one bag: from several topics and types, trajectories by the times of their points.
+    """The operator's commands of one bag: from several topics and types, trajectories by the times
+    of their points.
 
     Args:
         whole: of the whole recording, which tells what the numbers of unnamed commands mean.
 
     Raises:
-        BagError: a command does not say which joints it is for, or is of a type that holds no joint positions.
+        BagError: a command does not say which joints it is for, or is of a type that holds no joint
+            positions.
     """
 
     def __init__(self, reader: EpisodeReader, topic: str, whole: Stream) -> None:
@@ -47,7 +51,8 @@ class Commands:
         self._whole = whole
 
     def stream(self, part: Stream) -> JointStream | None:
-        """Return the commands in a part of the recording; None where not every joint is commanded in it.
+        """Return the commands in a part of the recording; None where not every joint is commanded
+        in it.
 
         Raises:
             BagError: a joint is never commanded, or a command is not a finite number.
@@ -62,8 +67,8 @@ class Commands:
             never = [name for name in names if name not in known]
             if never:
                 raise BagError(
-                    f"{self._reader.path}: {self._topic}: joint {', '.join(never)} is never named in the messages; correct bags.joints, "
-                    "or map the topic that commands it, too"
+                    f"{self._reader.path}: {self._topic}: joint {', '.join(never)} is never named"
+                    " in the messages; correct bags.joints, or map the topic that commands it, too"
                 )
             return None
         return JointStream.of_knots(names, knots)
@@ -72,14 +77,20 @@ class Commands:
         if self._is_plain:
             names = part.messages.names() & set(self._contract.command_joints)
             columns = {name: part.messages.column(name) for name in names}
-            found = {name: Knots(part.stamps[rows], values, np.zeros(len(rows), bool)) for name, (rows, values) in columns.items()}
+            found = {
+                name: Knots(part.stamps[rows], values, np.zeros(len(rows), bool))
+                for name, (rows, values) in columns.items()
+            }
             return {name: knots for name, knots in found.items() if len(knots.stamps)}
         parts: dict[str, list[Knots]] = {}
         for channel in np.unique(part.channels).tolist():
             rows = np.flatnonzero(part.channels == channel)
             for name, knots in self._of_channel(channel, part, rows).items():
                 parts.setdefault(name, []).append(knots)
-        return {name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True))) for name, found in parts.items()}
+        return {
+            name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+            for name, found in parts.items()
+        }
 
     def _of_channel(self, channel: int, part: Stream, rows: np.ndarray) -> dict[str, Knots]:
         kind = self._reader.channel(channel).type_name
@@ -88,9 +99,15 @@ class Commands:
         if kind == messages.JOINT_TRAJECTORY:
             order = np.argsort(stamps, kind="stable")
             try:
-                found = trajectory_knots(stamps[order], [contents[row] for row in order.tolist()], self._contract.command_joints)
+                found = trajectory_knots(
+                    stamps[order],
+                    [contents[row] for row in order.tolist()],
+                    self._contract.command_joints,
+                )
             except ValueError as error:
-                raise BagError(f"{self._reader.path}: {self._reader.channel(channel).topic}: {error}") from None
+                raise BagError(
+                    f"{self._reader.path}: {self._reader.channel(channel).topic}: {error}"
+                ) from None
         else:
             builder = JointMessageBuilder({})
             for message in contents:
@@ -99,27 +116,44 @@ class Commands:
                 else:
                     builder.add(self._columns[channel], numbers_of(message))
             joints = builder.built()
-            columns = {name: joints.column(name) for name in joints.names() & set(self._contract.command_joints)}
-            found = {name: Knots(stamps[at], values, np.zeros(len(at), bool)) for name, (at, values) in columns.items() if len(at)}
+            columns = {
+                name: joints.column(name)
+                for name in joints.names() & set(self._contract.command_joints)
+            }
+            found = {
+                name: Knots(stamps[at], values, np.zeros(len(at), bool))
+                for name, (at, values) in columns.items()
+                if len(at)
+            }
         lines = self._reader.lines(channel)
-        found = {name: knots._replace(values=converted(knots.values, lines.get(name))) for name, knots in found.items()}
+        found = {
+            name: knots._replace(values=converted(knots.values, lines.get(name)))
+            for name, knots in found.items()
+        }
         return found
 
     def _numbered(self, whole: Stream) -> dict[int, list[str]]:
         """Return the joints of the numbers in every channel without names."""
-        kinds = {channel: self._reader.channel(channel).type_name for channel in np.unique(whole.channels).tolist()}
+        kinds = {
+            channel: self._reader.channel(channel).type_name
+            for channel in np.unique(whole.channels).tolist()
+        }
         wrong = [kind for kind in kinds.values() if kind not in COMMANDS]
         if wrong:
             raise BagError(
-                f"{self._reader.path}: {self._topic} is a {wrong[0]}; commands must be JointState, JointTrajectory or numbers "
-                "(Float64MultiArray, Float64) that are joint positions"
+                f"{self._reader.path}: {self._topic} is a {wrong[0]}; commands must be JointState,"
+                " JointTrajectory or numbers (Float64MultiArray, Float64) that are joint positions"
             )
         named: set[str] = set()
         for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
             if kinds[channel] not in NUMBERS:
-                named.update(message.name if kinds[channel] == messages.JOINT_STATE else message.joint_names)
+                named.update(
+                    message.name if kinds[channel] == messages.JOINT_STATE else message.joint_names
+                )
         free = [name for name in self._contract.command_joints if name not in named]
-        counts: dict[int, set[int]] = {channel: set() for channel, kind in kinds.items() if kind in NUMBERS}
+        counts: dict[int, set[int]] = {
+            channel: set() for channel, kind in kinds.items() if kind in NUMBERS
+        }
         for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
             if channel in counts:
                 counts[channel].add(len(numbers_of(message)))
@@ -130,18 +164,28 @@ class Commands:
         return found
 
     def _names(self, channel: int, counts: set[int], free: list[str]) -> list[str]:
-        """Return the names of the numbers in a channel, given the joints that no other topic commands."""
+        """Return the names of the numbers in a channel, given the joints that no other topic
+        commands.
+        """
         contract = self._contract
         topic = self._reader.channel(channel).topic
         if len(counts) > 1:
             few, many = min(counts), max(counts)
-            raise BagError(f"{self._reader.path}: {topic}: messages hold {few} to {many} numbers; they must all be alike")
+            raise BagError(
+                f"{self._reader.path}: {topic}: messages hold {few} to {many} numbers; they must"
+                " all be alike"
+            )
         (count,) = counts
         columns = contract.bags.columns if contract.bags and self._reader.foreign else {}
-        given = next((names for name, names in columns.items() if absolute(name) == absolute(topic)), None)
+        given = next(
+            (names for name, names in columns.items() if absolute(name) == absolute(topic)), None
+        )
         if given is not None:
             if len(given) != count:
-                raise BagError(f"{self._reader.path}: {topic}: {count} numbers, but bags.columns names {len(given)}; correct it")
+                raise BagError(
+                    f"{self._reader.path}: {topic}: {count} numbers, but bags.columns names"
+                    f" {len(given)}; correct it"
+                )
             renamed = contract.bags.joints
             return [renamed.get(name, name) for name in given]
         if count == len(free):
@@ -149,18 +193,22 @@ class Commands:
         if count == len(contract.arm_joints) and free[:count] == contract.arm_joints:
             return contract.arm_joints
         raise BagError(
-            f"{self._reader.path}: {topic}: {count} numbers for {len(free)} joints ({', '.join(free) or 'none is left'}); say which is "
-            f"which in the contract: bags.columns: {{{topic}: [one name for each number]}}"
+            f"{self._reader.path}: {topic}: {count} numbers for {len(free)} joints"
+            f" ({', '.join(free) or 'none is left'}); say which is which in the contract:"
+            f" bags.columns: {{{topic}: [one name for each number]}}"
         )
 
 
 def numbers_of(message: object) -> np.ndarray:
     """Return the numbers (n,) of a command without joint names."""
-    return np.atleast_1d(np.asarray(message.data if hasattr(message, "data") else message.position, float))
+    return np.atleast_1d(
+        np.asarray(message.data if hasattr(message, "data") else message.position, float)
+    )
 
 
 def operators_time(stamps: np.ndarray, whole: Stream, part: Stream) -> np.ndarray:
-    """Until when (N,) [ns] the operator goes on leading the arm after each time; -1 where somebody else does.
+    """Until when (N,) [ns] the operator goes on leading the arm after each time; -1 where somebody
+    else does.
 
     In an episode in which no policy moved the arm it is the operator's all the time.
 
@@ -172,13 +220,22 @@ def operators_time(stamps: np.ndarray, whole: Stream, part: Stream) -> np.ndarra
     if _POLICY not in [message.source for message in whole.messages]:
         return np.full(len(stamps), ALWAYS)
     began = part.order[0] if len(part.order) else ALWAYS
-    before = [message.source for message, order in zip(whole.messages, whole.order, strict=True) if order < began]
+    before = [
+        message.source
+        for message, order in zip(whole.messages, whole.order, strict=True)
+        if order < began
+    ]
     order = np.argsort(part.stamps, kind="stable")
-    # At the very beginning of a recording the latched message tells who has led for long; nobody did before it.
+    # At the very beginning of a recording the latched message tells who has led for long; nobody
+    # did before it.
     times = np.concatenate([[np.iinfo(np.int64).min], part.stamps[order]])
-    who = np.array([before[-1] if before else _NOBODY, *(part.messages[row].source for row in order.tolist())])
+    who = np.array(
+        [before[-1] if before else _NOBODY, *(part.messages[row].source for row in order.tolist())]
+    )
     ends = np.append(times[1:], ALWAYS)
-    for row in range(len(who) - 2, -1, -1):  # two stretches of the operator that follow each other are one
+    for row in range(
+        len(who) - 2, -1, -1
+    ):  # two stretches of the operator that follow each other are one
         if who[row] == who[row + 1]:
             ends[row] = ends[row + 1]
     index = np.searchsorted(times, stamps, side="right") - 1

@@ -10,8 +10,12 @@ from sf_training.recording.sealing import EPISODE_RECORD
 
 
 def restore_record(bag: Bag) -> None:
-    """Puts record, contract and URDF back where a bag has lost them, from its message on ``/sf_episode``."""
-    if CONTRACT_ATTACHMENT in bag.attachments and any(name == EPISODE_RECORD for name, _ in bag.records):
+    """Puts record, contract and URDF back where a bag has lost them, from its message on
+    ``/sf_episode``.
+    """
+    if CONTRACT_ATTACHMENT in bag.attachments and any(
+        name == EPISODE_RECORD for name, _ in bag.records
+    ):
         return
     numbers = {
         number

@@ -1,4 +1,5 @@
-"""Episode bags as one set of training data: small arrays, and pictures that are read from the bags when they are asked for.
+"""Episode bags as one set of training data: small arrays, and pictures that are read from the bags
+when they are asked for.
 
 dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
 """
@@ -34,7 +35,9 @@ _POOL_FROM = 8  # episodes: below, starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """Where observations come from; ``frames`` is their number, ``seconds`` the time from the first to the last."""
+    """Where observations come from; ``frames`` is their number, ``seconds`` the time from the first
+    to the last.
+    """
 
     name: str
     path: str
@@ -51,12 +54,16 @@ class Dataset:
     """N observations with V cameras, J joints; P labels of H rows and A columns.
 
     Attributes:
-        images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; read from the bags by ``images[indices]``.
-        depth: (N, V, height, width) float16 along the optical axis, fitted as the images [m], read likewise; NaN where unknown; None when
+        images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; read from the bags
+            by ``images[indices]``.
+        depth: (N, V, height, width) float16 along the optical axis, fitted as the images [m], read
+            likewise; NaN where unknown; None when
             not asked for.
-        joint_positions: (N, J) float32, measured, in the order of ``contract.command_joints`` [rad, m].
+        joint_positions: (N, J) float32, measured, in the order of ``contract.command_joints`` [rad,
+            m].
         stamps: (N,) float64, time of each observation: its oldest image [s].
-        intrinsics: (N, V, 3, 3) float32, camera matrix of the prepared image [pixels]; NaN where unknown.
+        intrinsics: (N, V, 3, 3) float32, camera matrix of the prepared image [pixels]; NaN where
+            unknown.
         camera_poses: (N, V, 4, 4) float32, optical frame in the base frame [m]; NaN where unknown.
         episode: (N,) int32, index into ``episodes``.
         episodes: what was read.
@@ -122,21 +129,25 @@ def load_dataset(
 
     Args:
         bags: episode directories, see :func:`find_episodes`.
-        contract: every bag must have been recorded with it, or be read by its ``bags``; None takes that of the first one.
+        contract: every bag must have been recorded with it, or be read by its ``bags``; None takes
+            that of the first one.
         size: side of the prepared images, or (height, width) [pixels].
         fit: how a picture of another shape is fitted.
         depth: offer depth for the teacher.
         outcomes: episodes with another outcome are skipped.
-        idle_s: of a pause, in which the operator commands no motion, labels are made for this long [s]; infinity leaves nothing out.
+        idle_s: of a pause, in which the operator commands no motion, labels are made for this long
+            [s]; infinity leaves nothing out.
         cache: folder for indices and prepared pictures; None indexes each time and keeps nothing.
         keep_pictures: whether ``cache`` keeps the pictures that were prepared once.
-        workers: processes that index. They are started afresh, so a script needs ``if __name__ == "__main__":``.
+        workers: processes that index. They are started afresh, so a script needs ``if __name__ ==
+            "__main__":``.
         progress: show a bar meanwhile.
         verdicts: episodes to which the recorder gave another verdict are left out.
         strict: whether an episode that cannot be used, or in which something is odd, is an error.
 
     Raises:
-        BagError: no bag can be used, or none has a wanted outcome; with ``strict`` also the first problem of any.
+        BagError: no bag can be used, or none has a wanted outcome; with ``strict`` also the first
+            problem of any.
     """
     opened = open_bags(bags, contract, outcomes, verdicts, strict)
     whole = (size, size) if isinstance(size, int) else tuple(size)
@@ -144,26 +155,50 @@ def load_dataset(
     folder = None if cache is None else Path(cache) / "episodes"
     results = index_episodes(opened.readers, cache, workers, progress)
     used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]
-    left_out = [LeftOut(opened.readers[number].path, result) for number, result in enumerate(results) if isinstance(result, str)]
-    readers, keys, indices = ([each[number] for number in used] for each in (opened.readers, every, results))
-    notes = [f"{reader.path}: {note}" for reader, index in zip(readers, indices, strict=True) for note in index.notes]
+    left_out = [
+        LeftOut(opened.readers[number].path, result)
+        for number, result in enumerate(results)
+        if isinstance(result, str)
+    ]
+    readers, keys, indices = (
+        [each[number] for number in used] for each in (opened.readers, every, results)
+    )
+    notes = [
+        f"{reader.path}: {note}"
+        for reader, index in zip(readers, indices, strict=True)
+        for note in index.notes
+    ]
     if strict and (left_out or notes):
         raise BagError(left_out[0].reason if left_out else notes[0])
     left_out = [*opened.left_out, *left_out]
     if not readers:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)
-    sources = [Source(reader, index, key) for reader, index, key in zip(readers, indices, keys, strict=True)]
+    sources = [
+        Source(reader, index, key)
+        for reader, index, key in zip(readers, indices, keys, strict=True)
+    ]
     kept = folder if keep_pictures else None
-    told = [keys, [reader.outcome for reader in readers], pictures_key(whole, fit), depth, repr(idle_s)]
+    told = [
+        keys,
+        [reader.outcome for reader in readers],
+        pictures_key(whole, fit),
+        depth,
+        repr(idle_s),
+    ]
     return Dataset(
         images=BagImages(sources, "colour", whole, fit, kept),
         depth=BagImages(sources, "depth", whole, fit, kept) if depth else None,
         **_joined(
             indices,
-            [prepared_matrices(reader.contract, index.matrices, whole, fit) for reader, index in zip(readers, indices, strict=True)],
+            [
+                prepared_matrices(reader.contract, index.matrices, whole, fit)
+                for reader, index in zip(readers, indices, strict=True)
+            ],
         ),
         **_labels(indices, idle_s),
-        episodes=[_information(reader, index) for reader, index in zip(readers, indices, strict=True)],
+        episodes=[
+            _information(reader, index) for reader, index in zip(readers, indices, strict=True)
+        ],
         digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
         left_out=left_out,
         notes=notes,
@@ -205,7 +240,11 @@ def _labels(indices: list[EpisodeIndex], idle_s: float) -> dict:
         moving = pairs.idle <= idle_s
         idle += int((~moving).sum())
         frames.append(pairs.frame[moving] + offset)
-        numbers = [instructions.setdefault(text, len(instructions)) for text, used in zip(pairs.instructions, moving, strict=True) if used]
+        numbers = [
+            instructions.setdefault(text, len(instructions))
+            for text, used in zip(pairs.instructions, moving, strict=True)
+            if used
+        ]
         texts.append(np.array(numbers, np.int32))
         targets.append(pairs.targets[moving])
         offset += len(index.stamps)
@@ -219,9 +258,13 @@ def _labels(indices: list[EpisodeIndex], idle_s: float) -> dict:
 
 
 def index_episodes(
-    readers: Sequence[EpisodeReader], cache: str | Path | None, workers: int = 2, progress: bool = True
+    readers: Sequence[EpisodeReader],
+    cache: str | Path | None,
+    workers: int = 2,
+    progress: bool = True,
 ) -> list[EpisodeIndex | str]:
-    """Return the indices kept in a cache and the others made now; a sentence for an episode that cannot be used.
+    """Return the indices kept in a cache and the others made now; a sentence for an episode that
+    cannot be used.
 
     Args:
         cache: as of :func:`load_dataset`.
@@ -230,8 +273,12 @@ def index_episodes(
         BagError: the cache cannot be written.
     """
     folder = None if cache is None else Path(cache) / "episodes"
-    paths = [None if folder is None else folder / f"{index_key(reader)}.index" for reader in readers]
-    indices: list[EpisodeIndex | str | None] = [None if path is None else EpisodeIndex.load(path) for path in paths]
+    paths = [
+        None if folder is None else folder / f"{index_key(reader)}.index" for reader in readers
+    ]
+    indices: list[EpisodeIndex | str | None] = [
+        None if path is None else EpisodeIndex.load(path) for path in paths
+    ]
     missing = [number for number, index in enumerate(indices) if index is None]
     with ProgressBar("indexing episodes", disable=not progress or not missing) as bar:
         made = _indexed([readers[number] for number in missing], workers)
@@ -255,7 +302,10 @@ def _save(index: EpisodeIndex, path: Path) -> None:
         index.save(path)
     except OSError as error:
         cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
-        raise BagError(f"{path.parent}: cache cannot be written ({error.strerror}); {cure} or choose another folder") from None
+        raise BagError(
+            f"{path.parent}: cache cannot be written ({error.strerror}); {cure} or choose another"
+            " folder"
+        ) from None
 
 
 def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeIndex | str]:
@@ -265,7 +315,9 @@ def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeInde
         return
     # Not forked: the parent may hold threads of ROS or torch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         try:
             yield from pool.map(_index_or_sentence, readers, chunksize=4)
         finally:

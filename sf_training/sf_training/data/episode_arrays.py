@@ -16,7 +16,9 @@ from sf_training.data.targets import Pairs
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """N observations of one episode with V cameras, and P labels; see ``Dataset`` for shapes and units."""
+    """N observations of one episode with V cameras, and P labels; see ``Dataset`` for shapes and
+    units.
+    """
 
     images: np.ndarray
     depth: np.ndarray | None
@@ -27,11 +29,14 @@ class EpisodeArrays:
     pairs: Pairs
 
 
-def load_episode(reader: EpisodeReader, size: int | tuple[int, int], *, depth: bool, fit: Fit = "crop") -> EpisodeArrays:
+def load_episode(
+    reader: EpisodeReader, size: int | tuple[int, int], *, depth: bool, fit: Fit = "crop"
+) -> EpisodeArrays:
     """Decode an episode to images of ``size``, a side or (height, width) [pixels].
 
     Raises:
-        BagError: no usable observation, no labels, wrong joints, or an image that cannot be decoded.
+        BagError: no usable observation, no labels, wrong joints, or an image that cannot be
+            decoded.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
     index = index_episode(reader)
@@ -41,13 +46,25 @@ def load_episode(reader: EpisodeReader, size: int | tuple[int, int], *, depth: b
         depth=np.asarray(BagImages(sources, "depth", size, fit)) if depth else None,
         joint_positions=index.joint_positions,
         stamps=index.stamps,
-        intrinsics=np.repeat(prepared_matrices(reader.contract, index.matrices, size, fit)[None], len(index.stamps), axis=0),
+        intrinsics=np.repeat(
+            prepared_matrices(reader.contract, index.matrices, size, fit)[None],
+            len(index.stamps),
+            axis=0,
+        ),
         camera_poses=index.camera_poses,
         pairs=index.pairs,
     )
 
 
-def prepared_matrices(contract: Contract, matrices: np.ndarray, size: tuple[int, int], fit: Fit) -> np.ndarray:
+def prepared_matrices(
+    contract: Contract, matrices: np.ndarray, size: tuple[int, int], fit: Fit
+) -> np.ndarray:
     """Camera matrices (V, 3, 3) float32 of the prepared pictures, from those of the whole ones."""
     cameras = zip(contract.cameras, matrices, strict=True)
-    return np.array([prepare_intrinsics(matrix, camera.width, camera.height, size, fit) for camera, matrix in cameras], np.float32)
+    return np.array(
+        [
+            prepare_intrinsics(matrix, camera.width, camera.height, size, fit)
+            for camera, matrix in cameras
+        ],
+        np.float32,
+    )

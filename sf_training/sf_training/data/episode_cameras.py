@@ -1,4 +1,6 @@
-"""What an episode's cameras give besides colour: depth, camera matrices and poses; and which of their images can be used."""
+"""What an episode's cameras give besides colour: depth, camera matrices and poses; and which of
+their images can be used.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ from sf_training.recording.topics import absolute, camera_pose_topic
 _NOWHERE = (-1, 0, 0)
 
 
-def usable_images(reader: EpisodeReader, streams: Mapping[str, Stream], seen: Observations, start: int) -> tuple[np.ndarray, list[str]]:
-    """Return which observations (N,) have images of the contract's size that can be decoded, and a sentence about the others.
+def usable_images(
+    reader: EpisodeReader, streams: Mapping[str, Stream], seen: Observations, start: int
+) -> tuple[np.ndarray, list[str]]:
+    """Return which observations (N,) have images of the contract's size that can be decoded, and a
+    sentence about the others.
 
-    Compressed images are decoded for this, of raw ones the header and the number of bytes are compared.
+    Compressed images are decoded for this, of raw ones the header and the number of bytes are
+    compared.
 
     Args:
         start: beginning of the recording [ns].
@@ -40,7 +46,9 @@ def usable_images(reader: EpisodeReader, streams: Mapping[str, Stream], seen: Ob
             if reader.topics[topic] == messages.COMPRESSED_IMAGE:
                 order = np.lexsort(stream.places[rows].T[1::-1])
                 for place in order[fits[order]].tolist():
-                    usable[place] = image_is_readable(places.read(*stream.places[rows[place]].tolist()))
+                    usable[place] = image_is_readable(
+                        places.read(*stream.places[rows[place]].tolist())
+                    )
             if usable.all():
                 continue
             first = int(np.flatnonzero(~usable)[0])
@@ -48,18 +56,28 @@ def usable_images(reader: EpisodeReader, streams: Mapping[str, Stream], seen: Ob
             if not usable.any():
                 raise BagError(f"{reader.path}: {topic}: {told}")
             at = (int(stream.stamps[rows[first]]) - start) * 1e-9
-            notes.append(f"{topic} at {at:.2f} s: {told} ({(~usable).sum()} of {len(usable)} observations are left out)")
+            notes.append(
+                f"{topic} at {at:.2f} s: {told} ({(~usable).sum()} of {len(usable)} observations"
+                " are left out)"
+            )
             good &= usable
     return good, notes
 
 
-def _told(reader: EpisodeReader, topic: str, camera: Camera, size: tuple[int, int], fits: bool) -> str:
+def _told(
+    reader: EpisodeReader, topic: str, camera: Camera, size: tuple[int, int], fits: bool
+) -> str:
     if fits or size[0] < 0:
         return "an image cannot be decoded; check the camera's driver"
-    return f"image is {size[0]}x{size[1]}, the contract says {camera.width}x{camera.height}; correct one of them"
+    return (
+        f"image is {size[0]}x{size[1]}, the contract says {camera.width}x{camera.height}; correct"
+        " one of them"
+    )
 
 
-def check_first_images(reader: EpisodeReader, blocks: np.ndarray, colour: np.ndarray, depth: np.ndarray) -> None:
+def check_first_images(
+    reader: EpisodeReader, blocks: np.ndarray, colour: np.ndarray, depth: np.ndarray
+) -> None:
     """Decode the first image of every stream as training does.
 
     Args:
@@ -70,13 +88,23 @@ def check_first_images(reader: EpisodeReader, blocks: np.ndarray, colour: np.nda
     """
     with reader.places(blocks) as places:
         for view, camera in enumerate(reader.contract.cameras):
-            for topic, rows in ((camera.topic, colour[:, view]), (camera.depth_topic, depth[:, view])):
+            for topic, rows in (
+                (camera.topic, colour[:, view]),
+                (camera.depth_topic, depth[:, view]),
+            ):
                 there = rows[rows[:, 0] >= 0]
                 if len(there):
-                    checked_size(reader, camera, absolute(topic), reader.picture(absolute(topic), places.read(*there[0].tolist())))
+                    checked_size(
+                        reader,
+                        camera,
+                        absolute(topic),
+                        reader.picture(absolute(topic), places.read(*there[0].tolist())),
+                    )
 
 
-def checked_size(reader: EpisodeReader, camera: Camera, topic: str, pixels: np.ndarray) -> np.ndarray:
+def checked_size(
+    reader: EpisodeReader, camera: Camera, topic: str, pixels: np.ndarray
+) -> np.ndarray:
     """Return the picture, when it has the contract's size.
 
     Raises:
@@ -85,13 +113,18 @@ def checked_size(reader: EpisodeReader, camera: Camera, topic: str, pixels: np.n
     height, width = pixels.shape[:2]
     if (width, height) != (camera.width, camera.height):
         raise BagError(
-            f"{reader.path}: {topic}: image is {width}x{height}, the contract says {camera.width}x{camera.height}; correct one of them"
+            f"{reader.path}: {topic}: image is {width}x{height}, the contract says"
+            f" {camera.width}x{camera.height}; correct one of them"
         )
     return pixels
 
 
-def depth_places(contract: Contract, view: int, seen: Observations, part: dict[str, Stream]) -> np.ndarray:
-    """(N, 3): the depth images that belong to the colour images, by the nearest stamp within the skew budget."""
+def depth_places(
+    contract: Contract, view: int, seen: Observations, part: dict[str, Stream]
+) -> np.ndarray:
+    """(N, 3): the depth images that belong to the colour images, by the nearest stamp within the
+    skew budget.
+    """
     camera = contract.cameras[view]
     places = np.tile(np.array(_NOWHERE, np.int64), (len(seen.stamps), 1))
     stream = part[absolute(camera.depth_topic)] if camera.depth_topic else None
@@ -101,7 +134,9 @@ def depth_places(contract: Contract, view: int, seen: Observations, part: dict[s
     index = nearest(stream.stamps, wanted)
     close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
     fits = (stream.sizes[index] == (camera.width, camera.height)).all(axis=1)
-    close &= fits | ~fits.any()  # an odd one is left out; where all are of another size, that is said
+    close &= (
+        fits | ~fits.any()
+    )  # an odd one is left out; where all are of another size, that is said
     places[close] = stream.places[index[close]]
     return places
 
@@ -116,8 +151,12 @@ def camera_matrices(contract: Contract, streams: dict[str, Stream]) -> np.ndarra
     return matrices
 
 
-def camera_poses(reader: EpisodeReader, seen: Observations, streams: dict[str, Stream]) -> np.ndarray:
-    """(N, V, 4, 4) optical frame in the base frame, newest at or before the image; NaN where it is not recorded."""
+def camera_poses(
+    reader: EpisodeReader, seen: Observations, streams: dict[str, Stream]
+) -> np.ndarray:
+    """(N, V, 4, 4) optical frame in the base frame, newest at or before the image; NaN where it is
+    not recorded.
+    """
     contract = reader.contract
     poses = np.full((len(seen.stamps), len(contract.cameras), 4, 4), np.nan, np.float32)
     for view, camera in enumerate(contract.cameras):
@@ -127,7 +166,10 @@ def camera_poses(reader: EpisodeReader, seen: Observations, streams: dict[str, S
             continue
         wrong = {message.header.frame_id for message in stream.messages} - {contract.base_frame}
         if wrong:
-            raise BagError(f"{reader.path}: {topic}: poses are in frame {wrong.pop()!r}; publish them in {contract.base_frame!r}")
+            raise BagError(
+                f"{reader.path}: {topic}: poses are in frame {wrong.pop()!r}; publish them in"
+                f" {contract.base_frame!r}"
+            )
         order = np.argsort(stream.stamps, kind="stable")
         times = streams[absolute(camera.topic)].stamps[seen.indices[:, view]]
         index = np.searchsorted(stream.stamps[order], times + SAME_STAMP_NS, side="right") - 1

@@ -1,8 +1,10 @@
 """One episode bag, opened, checked and decoded. No rclpy: it reads on any machine.
 
-A bag of this suite holds its contract. One of another recorder is read by the section ``bags`` of a contract that is given.
+A bag of this suite holds its contract. One of another recorder is read by the section ``bags`` of a
+contract that is given.
 
-Images are decoded by ``sf_policy_node.images``, as on the robot, so that training sees what the policy will see.
+Images are decoded by ``sf_policy_node.images``, as on the robot, so that training sees what the
+policy will see.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from rosbags.serde import SerdeError
 from sf_policy_node.contract import Contract
 from sf_policy_node.images import ImageError
 from sf_training.data.bag_contract import given_contract, own_contract
-from sf_training.data.bag_files import BagError, find_episodes, how_to_recover, labels_folder, stem_of
+from sf_training.data.bag_files import (
+    BagError,
+    find_episodes,
+    how_to_recover,
+    labels_folder,
+    stem_of,
+)
 from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
 from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
 from sf_training.data.bag_units import Lines, lines_of
@@ -45,18 +53,22 @@ _FOREIGN_INSTRUCTION = ("instruction", "task", "language_instruction")  # keys o
 class EpisodeReader:
     """An episode, by its bag folder or its file; split bags and sqlite3 are read, too.
 
-    Attributes: ``path``, ``name``, ``file`` (the first one), ``contract`` (the one inside), ``outcome``
-    (of its newest label, else as recorded), ``relabelled`` (its first instruction or None),
-    ``label_segments`` (its instructions: seconds after the bag's first message, and text), ``operator``, ``metadata`` (all keys of the
-    episode record), ``topics`` (topic to message type), ``counts`` (topic to messages), ``definitions`` (topic to text), ``blocks``
-    (found while reading). Topics and joints are named as in the contract.
+    Attributes: ``path``, ``name``, ``file`` (the first one), ``contract`` (the one inside),
+    ``outcome`` (of its newest label, else as recorded), ``relabelled`` (its first instruction or
+    None),
+    ``label_segments`` (its instructions: seconds after the bag's first message, and text),
+    ``operator``, ``metadata`` (all keys of the episode record), ``topics`` (topic to message type),
+    ``counts`` (topic to messages), ``definitions`` (topic to text), ``blocks`` (found while
+    reading). Topics and joints are named as in the contract.
 
     Args:
-        contract: of the robot that the data is for; the bag's own must be the same, labels and step aside. A bag of another recorder
+        contract: of the robot that the data is for; the bag's own must be the same, labels and step
+            aside. A bag of another recorder
             needs one with ``bags``.
 
     Raises:
-        BagError: missing, cut off, corrupt, no contract, another contract, or a topic without messages.
+        BagError: missing, cut off, corrupt, no contract, another contract, or a topic without
+            messages.
     """
 
     def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
@@ -70,7 +82,11 @@ class EpisodeReader:
         self.name = stem_of(self.path).removesuffix("_0") if self.path.is_file() else self.path.name
         records = [record for name, record in bag.records if name == EPISODE_RECORD]
         self.foreign = not (records and CONTRACT_ATTACHMENT in bag.attachments)
-        self.contract = given_contract(self.file, contract) if self.foreign else own_contract(self.file, bag.attachments, contract)
+        self.contract = (
+            given_contract(self.file, contract)
+            if self.foreign
+            else own_contract(self.file, bag.attachments, contract)
+        )
         bag.attachments = {}  # a reader is handed to other processes
         self._mapped = mapped_channels(bag.channels, self.contract, foreign=self.foreign)
         self.topics: dict[str, str] = {}
@@ -86,11 +102,17 @@ class EpisodeReader:
         check_channels(self.file, self.contract, bag.channels, self._mapped, foreign=self.foreign)
         bags = self.contract.bags if self.foreign else None
         self._joint_names = bags.joints if bags else {}
-        self._lines = {number: lines_of(self.contract, bag.channels[number].topic) for number in self._mapped} if bags else {}
+        self._lines = (
+            {number: lines_of(self.contract, bag.channels[number].topic) for number in self._mapped}
+            if bags
+            else {}
+        )
         self.metadata: dict[str, str] = {} if self.foreign else records[-1]
         self.operator = self.metadata.get("operator", bag.custom.get("operator", ""))
         told = bag.custom.get("outcome") if bag.custom.get("outcome") in OUTCOMES else None
-        self.outcome = (told or bags.outcome) if bags else self.metadata.get("outcome", "unfinished")
+        self.outcome = (
+            (told or bags.outcome) if bags else self.metadata.get("outcome", "unfinished")
+        )
         self.label_segments: tuple[tuple[float, str], ...] = ()
         self.relabelled = self._apply_labels()
 
@@ -98,7 +120,9 @@ class EpisodeReader:
     def checksum(self) -> str:
         """SHA-256 of the bag's files."""
         known = self.bag.custom.get("sha256", "")
-        return known if len(self.bag.files) == 1 and len(known) == 64 else checksum_of(self.bag.files)
+        return (
+            known if len(self.bag.files) == 1 and len(known) == 64 else checksum_of(self.bag.files)
+        )
 
     @property
     def instruction(self) -> str:
@@ -131,15 +155,24 @@ class EpisodeReader:
 
     def channels_of(self, topic: str) -> list[int]:
         """Return the channels of the bag that are read as a topic and hold messages."""
-        return [number for number, ours in self._mapped.items() if ours == topic and self.bag.channels[number].count]
+        return [
+            number
+            for number, ours in self._mapped.items()
+            if ours == topic and self.bag.channels[number].count
+        ]
 
     def recorded_name(self, topic: str) -> str:
         """Return the name that a topic has in the bag, for sentences."""
-        return ", ".join(sorted({self.channel(number).topic for number in self.channels_of(topic)})) or topic
+        return (
+            ", ".join(sorted({self.channel(number).topic for number in self.channels_of(topic)}))
+            or topic
+        )
 
     @contextmanager
     def kept_in_memory(self, limit: int = 256 << 20) -> Iterator[None]:
-        """Within this context a bag of at most ``limit`` bytes uncompressed is read once, however many passes follow."""
+        """Within this context a bag of at most ``limit`` bytes uncompressed is read once, however
+        many passes follow.
+        """
         blocks: list[Block] = []
         if self.bag.unpacked <= limit:
             self._kept, self._kept_blocks = list(self._raw(self.topics, blocks)), blocks
@@ -149,11 +182,15 @@ class EpisodeReader:
             self._kept = None
 
     def places(self, blocks: np.ndarray) -> AbstractContextManager[PlaceReader]:
-        """Read messages by their places within this context; ``blocks`` (C, 5) as they were found."""
+        """Read messages by their places within this context; ``blocks`` (C, 5) as they were
+        found.
+        """
         return self.bag.places(blocks)
 
     def read(self, topics: Collection[str]) -> dict[str, Stream]:
-        """Read everything on some topics, in one pass; of images only times, places and sizes. Absent topics are empty."""
+        """Read everything on some topics, in one pass; of images only times, places and sizes.
+        Absent topics are empty.
+        """
         built = {topic: StreamBuilder() for topic in topics}
         joints: dict[str, JointMessageBuilder] = {}
         contents: dict[str, list] = {topic: [] for topic in topics}
@@ -166,7 +203,9 @@ class EpisodeReader:
             topic, kind = self._mapped[number], self.bag.channels[number].type_name
             size = size_of(data, kind == messages.COMPRESSED_IMAGE) if kind in IMAGES else (0, 0)
             try:
-                built[topic].add(self._stamp(number, log_time, data), log_time, order, place, number, size)
+                built[topic].add(
+                    self._stamp(number, log_time, data), log_time, order, place, number, size
+                )
             except OverflowError as error:
                 raise self._unreadable(number, error) from None
             if topic in joints:
@@ -175,18 +214,23 @@ class EpisodeReader:
                 contents[topic].append(self._deserialize(number, data))
         if self._kept is not None:
             self.blocks = self._kept_blocks
-        filled = {topic: joints[topic].built() if topic in joints else contents[topic] for topic in topics}
+        filled = {
+            topic: joints[topic].built() if topic in joints else contents[topic] for topic in topics
+        }
         found = {topic: builder.built(filled[topic]) for topic, builder in built.items()}
         for topic, stream in found.items():
             if self.has(topic) and not len(stream.stamps):
                 raise BagError(
-                    f"{self.file}: is cut off or damaged (no message on {topic}, but its summary counts {self.counts[topic]}); "
-                    f"{how_to_recover(self.file)}"
+                    f"{self.file}: is cut off or damaged (no message on {topic}, but its summary"
+                    f" counts {self.counts[topic]}); {how_to_recover(self.file)}"
                 )
         return found
 
-    def frames(self, wanted: Mapping[str, Collection[int]]) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Yield some images, decoded, in one pass: topic, index among the topic's messages, and pixels.
+    def frames(
+        self, wanted: Mapping[str, Collection[int]]
+    ) -> Iterator[tuple[str, int, np.ndarray]]:
+        """Yield some images, decoded, in one pass: topic, index among the topic's messages, and
+        pixels.
 
         Args:
             wanted: topic to the indices to decode; the others are skipped undecoded.
@@ -232,7 +276,11 @@ class EpisodeReader:
 
     def _raw(self, topics: Collection[str], blocks: list[Block] | None = None) -> Iterator[Located]:
         """Yield every message in recorded order; ``blocks`` are filled."""
-        channels = {number for number, topic in self._mapped.items() if topic in topics and self.bag.channels[number].count}
+        channels = {
+            number
+            for number, topic in self._mapped.items()
+            if topic in topics and self.bag.channels[number].count
+        }
         if self._kept is not None:
             yield from (entry for entry in self._kept if entry.channel in channels)
             return
@@ -256,17 +304,27 @@ class EpisodeReader:
         except _UNREADABLE as error:
             raise self._unreadable(number, error) from None
         if self._joint_names:
-            field_name = {messages.JOINT_STATE: "name", messages.JOINT_TRAJECTORY: "joint_names"}.get(channel.type_name)
+            field_name = {
+                messages.JOINT_STATE: "name",
+                messages.JOINT_TRAJECTORY: "joint_names",
+            }.get(channel.type_name)
             if field_name:
-                setattr(message, field_name, [self._joint_names.get(name, name) for name in getattr(message, field_name)])
+                setattr(
+                    message,
+                    field_name,
+                    [self._joint_names.get(name, name) for name in getattr(message, field_name)],
+                )
         return message
 
     def _unreadable(self, number: int, error: Exception) -> BagError:
-        what = f"{self.file}: {self._mapped[number]}: a {self.bag.channels[number].type_name} cannot be read"
+        what = (
+            f"{self.file}: {self._mapped[number]}: a {self.bag.channels[number].type_name} cannot"
+            " be read"
+        )
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return BagError(
-            f"{what} ({reason}); it is damaged, or it was recorded with other message definitions: install those that the recorder "
-            "had, or record again"
+            f"{what} ({reason}); it is damaged, or it was recorded with other message definitions:"
+            " install those that the recorder had, or record again"
         )
 
     def _decoded(self, topic: str, message: object) -> np.ndarray:
@@ -277,10 +335,14 @@ class EpisodeReader:
 
     @functools.cached_property
     def _depth_topics(self) -> set[str]:
-        return {absolute(camera.depth_topic) for camera in self.contract.cameras if camera.depth_topic}
+        return {
+            absolute(camera.depth_topic) for camera in self.contract.cameras if camera.depth_topic
+        }
 
     def _apply_labels(self) -> str | None:
-        """Take over the outcome that somebody gave afterwards; return the instruction that was given."""
+        """Take over the outcome that somebody gave afterwards; return the instruction that was
+        given.
+        """
         folder = labels_folder(self.path)
         try:
             labels = read_labels(folder) if folder else None

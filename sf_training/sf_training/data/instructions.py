@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 class Instructions:
     """The instructions of a bag in the order in which they hold.
 
-    A label that was given afterwards holds throughout, or its segments do. Otherwise a new instruction holds from its message on; in a bag
-    of another recorder the first message holds before it, too, because it may have been latched.
+    A label that was given afterwards holds throughout, or its segments do. Otherwise a new
+    instruction holds from its message on; in a bag of another recorder the first message holds
+    before it, too, because it may have been latched.
 
     Args:
-        stream: ``std_msgs/String`` on the contract's instruction topic, on the clock of the cameras.
-        start: first image [ns]; in a bag of this suite what came before it was replaced by the episode's own instruction.
+        stream: ``std_msgs/String`` on the contract's instruction topic, on the clock of the
+            cameras.
+        start: first image [ns]; in a bag of this suite what came before it was replaced by the
+            episode's own instruction.
         shift: of the cameras' clock against that of the receipts [ns].
     """
 
@@ -53,7 +56,12 @@ class Instructions:
         cameras = [streams[absolute(camera.topic)] for camera in contract.cameras]
         start = min(int(stream.stamps.min()) for stream in cameras)
         shift = int(np.median(cameras[0].stamps - cameras[0].log_times))
-        return cls(reader, streams[absolute(contract.topics.instruction)], start, shift if abs(shift) > APART_NS else 0)
+        return cls(
+            reader,
+            streams[absolute(contract.topics.instruction)],
+            start,
+            shift if abs(shift) > APART_NS else 0,
+        )
 
     @property
     def different(self) -> list[str]:

@@ -1,4 +1,6 @@
-"""Joint states as columns: a message costs its positions and a few numbers more, and no Python object."""
+"""Joint states as columns: a message costs its positions and a few numbers more, and no Python
+object.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class JointMessages(Sequence):
         values: positions of all messages, one after the other.
     """
 
-    def __init__(self, layouts: list[list[str]], layout: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
+    def __init__(
+        self, layouts: list[list[str]], layout: np.ndarray, starts: np.ndarray, values: np.ndarray
+    ) -> None:
         self._layouts, self._layout, self._starts, self._values = layouts, layout, starts, values
 
     def __len__(self) -> int:
@@ -35,7 +39,9 @@ class JointMessages(Sequence):
             return self.take(np.arange(len(self))[index])
         row = range(len(self))[index]
         begin, end = self._starts[row], self._starts[row + 1]
-        return SimpleNamespace(name=self._layouts[self._layout[row]], position=self._values[begin:end])
+        return SimpleNamespace(
+            name=self._layouts[self._layout[row]], position=self._values[begin:end]
+        )
 
     def __iter__(self) -> Iterator[SimpleNamespace]:
         return (self[row] for row in range(len(self)))
@@ -59,7 +65,9 @@ class JointMessages(Sequence):
 
     def names(self) -> set[str]:
         """Return every joint that some message names."""
-        return {name for number in np.unique(self._layout).tolist() for name in self._layouts[number]}
+        return {
+            name for number in np.unique(self._layout).tolist() for name in self._layouts[number]
+        }
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows (n,) of the messages that give a joint, and its positions (n,)."""
@@ -85,12 +93,16 @@ class JointMessageBuilder:
         lines: conversion of the joints of a channel, where it has one.
     """
 
-    def __init__(self, renamed: Mapping[str, str], lines: Mapping[int, Lines] | None = None) -> None:
+    def __init__(
+        self, renamed: Mapping[str, str], lines: Mapping[int, Lines] | None = None
+    ) -> None:
         self._renamed, self._lines = renamed, lines or {}
         self._numbers: dict[tuple[tuple[str, ...], int], int] = {}
         self._sizes: list[int] = []  # names of each layout
         self._layout, self._lengths, self._values = array("i"), array("q"), array("d")
-        self._known: dict[tuple[int, int], tuple[bytes, int]] = {}  # by where the names begin: their bytes, and the layout
+        self._known: dict[tuple[int, int], tuple[bytes, int]] = (
+            {}
+        )  # by where the names begin: their bytes, and the layout
 
     def add(self, names: Sequence[str], positions: Sequence[float], channel: int = 0) -> None:
         """Add a message that was read already."""
@@ -101,7 +113,8 @@ class JointMessageBuilder:
         self._values.frombytes(values.tobytes())
 
     def add_bytes(self, data: memoryview, channel: int = 0) -> bool:
-        """Add a little-endian ``sensor_msgs/JointState``; False when it is not one, or must be read otherwise.
+        """Add a little-endian ``sensor_msgs/JointState``; False when it is not one, or must be read
+        otherwise.
 
         Raises:
             struct.error, ValueError: the bytes end too early.
@@ -130,7 +143,9 @@ class JointMessageBuilder:
 
     def built(self) -> JointMessages:
         """Return what was collected, in the contract's units."""
-        starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(
+            np.int64
+        )
         layout, values = np.array(self._layout, np.int32), np.array(self._values, float)
         for (names, channel), number in self._numbers.items():
             lines = self._lines.get(channel, {})
@@ -138,7 +153,9 @@ class JointMessageBuilder:
             for place, name in enumerate(names):
                 if name in lines:
                     there = rows[starts[rows] + place < starts[rows + 1]]
-                    values[starts[there] + place] = converted(values[starts[there] + place], lines[name])
+                    values[starts[there] + place] = converted(
+                        values[starts[there] + place], lines[name]
+                    )
         return JointMessages([list(names) for names, _ in self._numbers], layout, starts, values)
 
     def _number(self, names: Sequence[str], channel: int) -> int:
@@ -178,5 +195,7 @@ def _ends_well(data: memoryview, position: int) -> bool:
 
 
 def _aligned(position: int, size: int) -> int:
-    """Return the next position that is aligned; CDR counts from behind the encapsulation of four bytes."""
+    """Return the next position that is aligned; CDR counts from behind the encapsulation of four
+    bytes.
+    """
     return position + -(position - 4) % size

@@ -1,6 +1,7 @@
 """Where the messages of an MCAP file lie, and how to read some of them without the others.
 
-A block is a chunk of the file: messages that were packed together. Of a file without chunks the whole file is one block.
+A block is a chunk of the file: messages that were packed together. Of a file without chunks the
+whole file is one block.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from sf_training.data.mcap_summary import FileSummary
 _CODECS = {"": 0, "none": 0, "zstd": 1, "lz4": 2}
 _RECORD = struct.Struct("<BQ")  # opcode, length
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
-_CHUNK = struct.Struct("<QQQII")  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
+_CHUNK = struct.Struct(
+    "<QQQII"
+)  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
 _DATA_START = _RECORD.size + _MESSAGE.size
 _MAGIC_BYTES = 8
 _LARGEST = 4 << 30  # bytes of a chunk: a damaged size must not fill the memory
 
 
 class Block(NamedTuple):
-    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``), codec: 0 none, 1 zstd, 2 lz4.
+    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``),
+    codec: 0 none, 1 zstd, 2 lz4.
 
     ``part`` is the number of the file in its bag.
     """
@@ -42,7 +46,9 @@ class Block(NamedTuple):
 
 
 class Located(NamedTuple):
-    """A message: its CDR bytes, and where these lie as (number of the block, offset in it unpacked, length)."""
+    """A message: its CDR bytes, and where these lie as (number of the block, offset in it unpacked,
+    length).
+    """
 
     channel: int
     log_time: int
@@ -51,9 +57,14 @@ class Located(NamedTuple):
 
 
 def messages_with_places(
-    file: BinaryIO, summary: FileSummary, channels: Collection[int], blocks: list[Block], part: int = 0
+    file: BinaryIO,
+    summary: FileSummary,
+    channels: Collection[int],
+    blocks: list[Block],
+    part: int = 0,
 ) -> Iterator[Located]:
-    """Yield messages of some channels in recorded order; chunks without any of them are not unpacked, checksums are compared.
+    """Yield messages of some channels in recorded order; chunks without any of them are not
+    unpacked, checksums are compared.
 
     Args:
         blocks: the file's blocks are appended, so that the places have a meaning.
@@ -68,7 +79,11 @@ def messages_with_places(
         yield from _unchunked(file, channels, blocks, len(blocks) - 1)
         return
     for entry in sorted(summary.chunks, key=lambda entry: entry.chunk_start_offset):
-        if entry.message_index_offsets and channels and not any(channel in channels for channel in entry.message_index_offsets):
+        if (
+            entry.message_index_offsets
+            and channels
+            and not any(channel in channels for channel in entry.message_index_offsets)
+        ):
             continue
         file.seek(entry.chunk_start_offset)
         record = file.read(entry.chunk_length)
@@ -79,7 +94,8 @@ def messages_with_places(
 
 
 class BlockReader:
-    """Messages by their places, from the files of one bag; a block is unpacked once for neighbours that are asked for in turn.
+    """Messages by their places, from the files of one bag; a block is unpacked once for neighbours
+    that are asked for in turn.
 
     Args:
         files: open ones, in the order of the bag.
@@ -157,11 +173,15 @@ def _in_block(content: memoryview, channels: Collection[int], block: int) -> Ite
             channel, _, log_time, _ = _MESSAGE.unpack_from(content, position + _RECORD.size)
             if channel in channels:
                 start = position + _DATA_START
-                yield Located(channel, log_time, content[start:following], (block, start, following - start))
+                yield Located(
+                    channel, log_time, content[start:following], (block, start, following - start)
+                )
         position = following
 
 
-def _unchunked(file: BinaryIO, channels: Collection[int], blocks: list[Block], block: int) -> Iterator[Located]:
+def _unchunked(
+    file: BinaryIO, channels: Collection[int], blocks: list[Block], block: int
+) -> Iterator[Located]:
     """Yield messages of a file some of which lie outside of chunks; ``block`` is the whole file."""
     part = blocks[block].part
     position, end = _MAGIC_BYTES, blocks[block].size

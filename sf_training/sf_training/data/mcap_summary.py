@@ -1,6 +1,8 @@
-"""What an MCAP file holds: from its summary where that is complete, else by going through the file with the library.
+"""What an MCAP file holds: from its summary where that is complete, else by going through the file
+with the library.
 
-The format allows a file without chunk index, statistics or repeated channels, and even without a summary.
+The format allows a file without chunk index, statistics or repeated channels, and even without a
+summary.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _CHUNK_HEAD = 8 + 8 + 8 + 4 + 4 + 8  # times, unpacked size, checksum, two lengt
 
 @dataclass
 class FileSummary:
-    """Channels and schemas by number, messages by channel, chunks, attachments and metadata records of one file.
+    """Channels and schemas by number, messages by channel, chunks, attachments and metadata records
+    of one file.
 
     Attributes:
         loose: messages lie outside of chunks.
@@ -60,7 +63,11 @@ def _read(path: Path, _size: int, _changed: int) -> FileSummary:
         summary = reader.get_summary()
         if summary is None or not _is_complete(summary):
             return _gone_through(file)
-        counts = {channel: count for channel, count in summary.statistics.channel_message_counts.items() if count}
+        counts = {
+            channel: count
+            for channel, count in summary.statistics.channel_message_counts.items()
+            if count
+        }
         return FileSummary(
             schemas=summary.schemas,
             channels=summary.channels,
@@ -85,7 +92,11 @@ def _is_complete(summary: Summary) -> bool:
         and len(summary.attachment_indexes) == counted.attachment_count
         and len(summary.metadata_indexes) == counted.metadata_count
         and all(channel in summary.channels for channel in used)
-        and all(each.schema_id in summary.schemas for each in summary.channels.values() if each.schema_id)
+        and all(
+            each.schema_id in summary.schemas
+            for each in summary.channels.values()
+            if each.schema_id
+        )
     )
 
 
@@ -97,7 +108,9 @@ def _gone_through(file: BinaryIO) -> FileSummary:
         if isinstance(record, Chunk):
             for inner in breakup_chunk(record):
                 _add(found, inner)
-            length = _RECORD_HEAD + _CHUNK_HEAD + len(record.compression.encode()) + len(record.data)
+            length = (
+                _RECORD_HEAD + _CHUNK_HEAD + len(record.compression.encode()) + len(record.data)
+            )
             found.chunks.append(
                 ChunkIndex(
                     chunk_start_offset=file.tell() - length,

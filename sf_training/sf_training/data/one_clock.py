@@ -1,7 +1,7 @@
 """Whether the streams of a recording were stamped by one clock. Times are int64 nanoseconds.
 
-The time of receipt is the recorder's clock. How long after its stamp a message was received is therefore about the
-same for all streams whose stamps are of one clock, whatever that clock says.
+The time of receipt is the recorder's clock. How long after its stamp a message was received is
+therefore about the same for all streams whose stamps are of one clock, whatever that clock says.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from sf_policy_node.contract import Contract
 from sf_training.data.stream import Stream
 
 APART_NS = 1_000_000_000  # receipt after stamp: streams that differ by more are of two clocks
-FUTURE_NS = 50_000_000  # a stamp this much later than its receipt, beside one that is not, is of a clock that runs ahead
+# a stamp this much later than its receipt, beside one that is not, is of a clock that runs ahead
+FUTURE_NS = 50_000_000
 _S = 1e-9
 
 
 class ClocksDiffer(ValueError):
-    """Two streams are stamped by clocks that differ: nothing of one belongs to what has the same stamp in the other."""
+    """Two streams are stamped by clocks that differ: nothing of one belongs to what has the same
+    stamp in the other.
+    """
 
 
 def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dict[str, Stream]:
-    """Return the streams; those without stamps get the time that the stamped ones had when they were received.
+    """Return the streams; those without stamps get the time that the stamped ones had when they
+    were received.
 
-    A simulator's bag needs this: images and joints have its time, and a command without a stamp has the recorder's.
+    A simulator's bag needs this: images and joints have its time, and a command without a stamp has
+    the recorder's.
 
     Args:
         stamped: topics of cameras and joint states.
     """
-    sources = [streams[topic] for topic in stamped if topic in streams and _has_stamps(streams[topic])]
+    sources = [
+        streams[topic] for topic in stamped if topic in streams and _has_stamps(streams[topic])
+    ]
     if not sources:
         return dict(streams)
     source = max(sources, key=lambda stream: len(stream.stamps))
@@ -40,12 +47,18 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
     order = np.argsort(source.log_times, kind="stable")
     received, stamps = source.log_times[order], source.stamps[order]
     return {
-        topic: replace(stream, stamps=_at(stream.log_times, received, stamps)) if len(stream.stamps) and not _has_stamps(stream) else stream
+        topic: (
+            replace(stream, stamps=_at(stream.log_times, received, stamps))
+            if len(stream.stamps) and not _has_stamps(stream)
+            else stream
+        )
         for topic, stream in streams.items()
     }
 
 
-def check_clocks(contract: Contract, streams: Mapping[str, Stream], names: Mapping[str, str]) -> list[str]:
+def check_clocks(
+    contract: Contract, streams: Mapping[str, Stream], names: Mapping[str, str]
+) -> list[str]:
     """Return sentences about clocks that differ a little.
 
     Args:
@@ -54,26 +67,34 @@ def check_clocks(contract: Contract, streams: Mapping[str, Stream], names: Mappi
     Raises:
         ClocksDiffer: two streams are so far apart that their stamps cannot be compared.
     """
-    delays = {topic: int(np.median(_delay(streams[topic]))) for topic in names if len(streams[topic].stamps)}
+    delays = {
+        topic: int(np.median(_delay(streams[topic])))
+        for topic in names
+        if len(streams[topic].stamps)
+    }
     if len(delays) < 2:
         return []
     early, late = min(delays, key=delays.get), max(delays, key=delays.get)
     if delays[late] - delays[early] > APART_NS:
         raise ClocksDiffer(
-            f"{names[early]} and {names[late]} are on two clocks: messages of the one are {_told(delays[early])} when they are received, "
-            f"of the other {_told(delays[late])}; synchronise the clocks of all machines (chrony, PTP) or stamp all with one, and record again"
+            f"{names[early]} and {names[late]} are on two clocks: messages of the one are"
+            f" {_told(delays[early])} when they are received, of the other {_told(delays[late])};"
+            " synchronise the clocks of all machines (chrony, PTP) or stamp all with one, and"
+            " record again"
         )
     budget = max(contract.budgets.observation_age_s, contract.budgets.joint_state_age_s) / _S
     notes = []
     if delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS:
         notes.append(
-            f"{names[early]}: messages are {_told(delays[early])} when they are received, those of {names[late]} {_told(delays[late])}; "
-            "synchronise the clocks of all machines (chrony, PTP)"
+            f"{names[early]}: messages are {_told(delays[early])} when they are received, those of"
+            f" {names[late]} {_told(delays[late])}; synchronise the clocks of all machines (chrony,"
+            " PTP)"
         )
     elif delays[late] - delays[early] > budget:
         notes.append(
-            f"{names[late]}: messages are {_told(delays[late])} when they are received, those of {names[early]} {_told(delays[early])}; "
-            "the live policy refuses images that old: look at the network, the load and the clocks"
+            f"{names[late]}: messages are {_told(delays[late])} when they are received, those of"
+            f" {names[early]} {_told(delays[early])}; the live policy refuses images that old: look"
+            " at the network, the load and the clocks"
         )
     return notes
 
@@ -88,7 +109,9 @@ def _has_stamps(stream: Stream) -> bool:
 
 def _at(times: np.ndarray, received: np.ndarray, stamps: np.ndarray) -> np.ndarray:
     """Return the stamps at times of receipt; outside of what was received, time goes on evenly."""
-    inside = np.interp((times - received[0]) * _S, (received - received[0]) * _S, (stamps - stamps[0]) * _S)
+    inside = np.interp(
+        (times - received[0]) * _S, (received - received[0]) * _S, (stamps - stamps[0]) * _S
+    )
     outside = np.minimum(times - received[0], 0) + np.maximum(times - received[-1], 0)
     return stamps[0] + np.round(inside / _S).astype(np.int64) + outside
 

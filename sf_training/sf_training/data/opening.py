@@ -1,4 +1,6 @@
-"""Opening the episodes of a data set: those that were asked for, and a list of those that are left out and why."""
+"""Opening the episodes of a data set: those that were asked for, and a list of those that are left
+out and why.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def open_bags(
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> Opened:
-    """Open episodes; the outcome is read before the bag is, so that a discarded one may be as broken as it likes.
+    """Open episodes; the outcome is read before the bag is, so that a discarded one may be as
+    broken as it likes.
 
     Args:
         contract: that all must fit; None takes that of the first episode that can be opened.
@@ -80,8 +83,9 @@ def open_bags(
             verdict = reader.metadata.get("verdict", "").upper()
             if verdict and verdict not in verdicts:
                 raise BagError(
-                    f"{path}: the recorder's verdict is {verdict} ({_reasons(reader)}); look at it with `view`, then record it again or "
-                    f"give --verdicts {' '.join((*verdicts, verdict))}"
+                    f"{path}: the recorder's verdict is {verdict} ({_reasons(reader)}); look at it"
+                    " with `view`, then record it again or give --verdicts"
+                    f" {' '.join((*verdicts, verdict))}"
                 )
         except BagError as error:
             if strict:
@@ -97,33 +101,53 @@ def open_bags(
     return opened
 
 
-def none_left(left_out: Sequence[LeftOut], count: int, outcomes: Counter, wanted: Sequence[str]) -> BagError:
+def none_left(
+    left_out: Sequence[LeftOut], count: int, outcomes: Counter, wanted: Sequence[str]
+) -> BagError:
     """Return the error that no episode can be used."""
     if count == 1 and left_out:
         return BagError(left_out[0].reason)
     if left_out:
         reasons = " | ".join(entry.reason for entry in left_out[:3])
-        return BagError(f"none of {count} episodes can be used: {reasons}{' | ...' if len(left_out) > 3 else ''}")
+        return BagError(
+            f"none of {count} episodes can be used:"
+            f" {reasons}{' | ...' if len(left_out) > 3 else ''}"
+        )
     found = ", ".join(f"{number} {name}" for name, number in outcomes.most_common())
     told = f" (found: {found})" if found else ""
-    return BagError(f"none of {count} episodes has the outcome {' or '.join(wanted)}{told}; record some, or ask for others (--outcomes)")
+    return BagError(
+        f"none of {count} episodes has the outcome {' or '.join(wanted)}{told}; record some, or ask"
+        " for others (--outcomes)"
+    )
 
 
-def say_left_out(console: Console, left_out: Iterable[LeftOut], notes: Iterable[str] = (), roots: Iterable[str | Path] = ()) -> None:
-    """Print which episodes are left out and why, what is odd in the others, and what was never finished.
+def say_left_out(
+    console: Console,
+    left_out: Iterable[LeftOut],
+    notes: Iterable[str] = (),
+    roots: Iterable[str | Path] = (),
+) -> None:
+    """Print which episodes are left out and why, what is odd in the others, and what was never
+    finished.
 
     Args:
         roots: folders in which unfinished episodes are looked for.
     """
     lines = [f"left out: {entry.reason}" for entry in left_out]
     lines += [
-        f"left out: {path}: was never finished; see `sf_training recover {path}`" for root in roots for path in unfinished_episodes(root)
+        f"left out: {path}: was never finished; see `sf_training recover {path}`"
+        for root in roots
+        for path in unfinished_episodes(root)
     ]
     lines += [f"look at: {note}" for note in notes]
     for line in lines[:_SENTENCES]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if len(lines) > _SENTENCES:
-        console.print(f"... and {len(lines) - _SENTENCES} more; `sf_training lint` names all", highlight=False, markup=False)
+        console.print(
+            f"... and {len(lines) - _SENTENCES} more; `sf_training lint` names all",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _reasons(reader: EpisodeReader) -> str:

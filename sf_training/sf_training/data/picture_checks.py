@@ -1,4 +1,6 @@
-"""Recorded images: decoded as on the robot, their size from the header alone, and whether they can be decoded."""
+"""Recorded images: decoded as on the robot, their size from the header alone, and whether they can
+be decoded.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from sf_policy_node.images import decode_compressed, decode_compressed_depth, decode_depth, decode_image
+from sf_policy_node.images import (
+    decode_compressed,
+    decode_compressed_depth,
+    decode_depth,
+    decode_image,
+)
 
 _UNREADABLE = (-1, -1)
 _DEPTH_HEADER = 12  # bytes before the PNG of a compressedDepth image
@@ -17,7 +24,8 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
-    """Return the pixels of an ``Image`` or ``CompressedImage``: (H, W, 3) uint8 RGB, or depth (H, W) float32 [m].
+    """Return the pixels of an ``Image`` or ``CompressedImage``: (H, W, 3) uint8 RGB, or depth (H,
+    W) float32 [m].
 
     Raises:
         ImageError: it cannot be decoded.
@@ -32,7 +40,9 @@ def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
 
 
 def size_of(data: memoryview, compressed: bool) -> tuple[int, int]:
-    """Return width and height [pixels] of a ``sensor_msgs/Image`` or ``CompressedImage`` from its CDR bytes; -1 when unknown."""
+    """Return width and height [pixels] of a ``sensor_msgs/Image`` or ``CompressedImage`` from its
+    CDR bytes; -1 when unknown.
+    """
     try:
         order = "<" if data[1] & 1 else ">"
         end = 16 + struct.unpack_from(f"{order}I", data, 12)[0]
@@ -43,7 +53,14 @@ def size_of(data: memoryview, compressed: bool) -> tuple[int, int]:
         if image[:8] == _PNG:
             return struct.unpack(">II", image[16:24])
         return _jpeg_size(image) if image[:2] == _JPEG else _opened(image).size
-    except (struct.error, IndexError, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+    except (
+        struct.error,
+        IndexError,
+        ValueError,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):
         return _UNREADABLE
 
 
@@ -55,19 +72,36 @@ def image_is_readable(data: bytes | memoryview) -> bool:
         end = 16 + struct.unpack_from(f"{order}I", data, 12)[0]
         image = _encoded(data, order, end + -end % 4)
         opened = _opened(image)
-        opened.draft("RGB", (opened.width // 8, opened.height // 8))  # a JPEG at an eighth: a quarter of the time
+        opened.draft(
+            "RGB", (opened.width // 8, opened.height // 8)
+        )  # a JPEG at an eighth: a quarter of the time
         opened.load()
-    except (OSError, ValueError, SyntaxError, IndexError, struct.error, EOFError, MemoryError, Image.DecompressionBombError):
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        IndexError,
+        struct.error,
+        EOFError,
+        MemoryError,
+        Image.DecompressionBombError,
+    ):
         return False
     return True
 
 
 def _raw_size(data: memoryview, order: str, position: int) -> tuple[int, int]:
-    """Return width and height of an ``Image`` whose header ends at a position; -1 when it has too few bytes for them."""
+    """Return width and height of an ``Image`` whose header ends at a position; -1 when it has too
+    few bytes for them.
+    """
     height, width, length = struct.unpack_from(f"{order}III", data, position)
     position += 12 + length + 1  # encoding and is_bigendian
     step, count = struct.unpack_from(f"{order}II", data, position + -position % 4)
-    complete = position + -position % 4 + 8 + count <= len(data) and step * height <= count and 0 < width <= step
+    complete = (
+        position + -position % 4 + 8 + count <= len(data)
+        and step * height <= count
+        and 0 < width <= step
+    )
     return (width, height) if complete else _UNREADABLE
 
 

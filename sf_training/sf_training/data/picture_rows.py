@@ -1,4 +1,6 @@
-"""Pictures of several cameras in rows that belong together, decoded in one pass; only what is still needed is held."""
+"""Pictures of several cameras in rows that belong together, decoded in one pass; only what is still
+needed is held.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,11 @@ from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.recording.topics import absolute
 
 
-def pictures_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """(camera, (H, W, 3) uint8) of every row, each camera's in order of the rows; cameras take turns as they lie in the bag.
+def pictures_in_rows(
+    reader: EpisodeReader, indices: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(camera, (H, W, 3) uint8) of every row, each camera's in order of the rows; cameras take
+    turns as they lie in the bag.
 
     Args:
         indices: (N, V) of the messages of the contract's cameras.
@@ -19,8 +24,14 @@ def pictures_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tup
     Raises:
         BagError: a picture cannot be decoded, or has not the contract's size.
     """
-    cameras = {absolute(camera.topic): (view, camera) for view, camera in enumerate(reader.contract.cameras)}
-    last = {topic: {index: row for row, index in enumerate(indices[:, view].tolist())} for topic, (view, _) in cameras.items()}
+    cameras = {
+        absolute(camera.topic): (view, camera)
+        for view, camera in enumerate(reader.contract.cameras)
+    }
+    last = {
+        topic: {index: row for row, index in enumerate(indices[:, view].tolist())}
+        for topic, (view, _) in cameras.items()
+    }
     waiting: dict[str, dict[int, np.ndarray]] = {topic: {} for topic in cameras}
     following = dict.fromkeys(cameras, 0)
     for topic, index, pixels in reader.frames({topic: list(rows) for topic, rows in last.items()}):
@@ -28,9 +39,15 @@ def pictures_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tup
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
             said = f"{camera.width}x{camera.height}"
-            raise BagError(f"{reader.path}: {topic}: image is {width}x{height}, the contract says {said}; correct one of them")
+            raise BagError(
+                f"{reader.path}: {topic}: image is {width}x{height}, the contract says {said};"
+                " correct one of them"
+            )
         waiting[topic][index] = pixels
-        while following[topic] < len(indices) and (wanted := int(indices[following[topic], view])) in waiting[topic]:
+        while (
+            following[topic] < len(indices)
+            and (wanted := int(indices[following[topic], view])) in waiting[topic]
+        ):
             yield camera.name, waiting[topic][wanted]
             if last[topic][wanted] == following[topic]:
                 del waiting[topic][wanted]

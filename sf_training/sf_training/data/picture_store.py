@@ -1,4 +1,6 @@
-"""Prepared pictures of one episode in a file that fills while they are asked for. Processes may share it."""
+"""Prepared pictures of one episode in a file that fills while they are asked for. Processes may
+share it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import numpy as np
 
 
 class PictureStore:
-    """Rows of one shape. Each has a checksum, so that a row that was not or not wholly written is not taken for one.
+    """Rows of one shape. Each has a checksum, so that a row that was not or not wholly written is
+    not taken for one.
 
     Nothing is mapped: a full disk is an error that can be caught, and then no more is kept.
 
@@ -32,13 +35,19 @@ class PictureStore:
         except OSError:
             return missing
         try:
-            checksums = np.frombuffer(os.pread(file, 4 * self._count, self._bytes * self._count), np.uint32)
+            checksums = np.frombuffer(
+                os.pread(file, 4 * self._count, self._bytes * self._count), np.uint32
+            )
             if len(checksums) == self._count:
-                for index, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
+                for index, (number, row) in enumerate(
+                    zip(numbers.tolist(), rows.tolist(), strict=True)
+                ):
                     if checksums[number]:
                         target = memoryview(out[row]).cast("B")
                         read = os.preadv(file, [target], self._bytes * number)
-                        missing[index] = read != self._bytes or zlib.adler32(target) != checksums[number]
+                        missing[index] = (
+                            read != self._bytes or zlib.adler32(target) != checksums[number]
+                        )
         except OSError:
             pass  # what was not read is decoded
         finally:
@@ -63,5 +72,7 @@ class PictureStore:
         except OSError as error:
             self._writable = False
             logging.getLogger(__name__).warning(
-                "%s: prepared pictures are not kept (%s); training goes on and decodes them again", self._path, error.strerror
+                "%s: prepared pictures are not kept (%s); training goes on and decodes them again",
+                self._path,
+                error.strerror,
             )

@@ -1,4 +1,6 @@
-"""Whether joint positions can be those of the contract's robot: finite, of one publisher, and in its units."""
+"""Whether joint positions can be those of the contract's robot: finite, of one publisher, and in
+its units.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,14 @@ def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
         return
     for name in reader.contract.command_joints:
         rows, _ = stream.messages.column(name)
-        topics = sorted({reader.channel(number).topic for number in np.unique(stream.channels[rows]).tolist()})
+        topics = sorted(
+            {reader.channel(number).topic for number in np.unique(stream.channels[rows]).tolist()}
+        )
         if len(topics) > 1:
             raise BagError(
-                f"{reader.path}: joint {name} is on {' and on '.join(topics)}: whose it is cannot be told; map one of them only in "
-                "bags.topics, or name the other robot's joints otherwise in bags.joints"
+                f"{reader.path}: joint {name} is on {' and on '.join(topics)}: whose it is cannot"
+                " be told; map one of them only in bags.topics, or name the other robot's joints"
+                " otherwise in bags.joints"
             )
 
 
@@ -44,7 +49,8 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
         start: beginning of the recording [ns].
 
     Raises:
-        BagError: a position is not a finite number, or so far outside that the unit must be another one.
+        BagError: a position is not a finite number, or so far outside that the unit must be another
+            one.
     """
     contract = reader.contract
     for name, knots in zip(contract.command_joints, joints.knots, strict=True):
@@ -52,21 +58,30 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
         if len(wrong):
             at = (int(knots.stamps[wrong[0]]) - start) * 1e-9
             raise BagError(
-                f"{reader.path}: {topic}: {name} is {knots.values[wrong[0]]} at {at:.2f} s ({len(wrong)} of {len(knots.values)} positions "
-                "are not finite); correct its publisher, cut that part away, or leave the episode out"
+                f"{reader.path}: {topic}: {name} is {knots.values[wrong[0]]} at {at:.2f} s"
+                f" ({len(wrong)} of {len(knots.values)} positions are not finite); correct its"
+                " publisher, cut that part away, or leave the episode out"
             )
     lows = [float(knots.values.min()) for knots in joints.knots]
     highs = [float(knots.values.max()) for knots in joints.knots]
     return _units(reader, contract, lows, highs, topic)
 
 
-def _units(reader: EpisodeReader, contract: Contract, lows: Sequence[float], highs: Sequence[float], topic: str) -> list[str]:
+def _units(
+    reader: EpisodeReader,
+    contract: Contract,
+    lows: Sequence[float],
+    highs: Sequence[float],
+    topic: str,
+) -> list[str]:
     limits = [(joint.lower, joint.upper, FAR_SHARE, joint.unit) for joint in contract.joints]
     if contract.gripper:
         ends = sorted((contract.gripper.open, contract.gripper.closed))
         limits.append((*ends, FAR_GRIPPER, contract.gripper.unit))
     notes, worst, share = [], "", 0.0
-    for name, low, high, (lower, upper, far, unit) in zip(contract.command_joints, lows, highs, limits, strict=True):
+    for name, low, high, (lower, upper, far, unit) in zip(
+        contract.command_joints, lows, highs, limits, strict=True
+    ):
         beyond = max(lower - low, high - upper) / (upper - lower)
         value = low if lower - low > high - upper else high
         text = f"{name} reaches {value:.4g}, the contract allows {lower:g} to {upper:g} {unit}"
@@ -83,20 +98,33 @@ def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequ
     """Return what unit the positions are probably in, and the cure."""
     contract = reader.contract
     angles = [place for place, joint in enumerate(contract.joints) if joint.unit == "rad"]
-    arm_is_right = all(joint.lower <= lows[place] and highs[place] <= joint.upper for place, joint in enumerate(contract.joints))
+    arm_is_right = all(
+        joint.lower <= lows[place] and highs[place] <= joint.upper
+        for place, joint in enumerate(contract.joints)
+    )
     if (
         not arm_is_right
         and angles
         and all(
-            contract.joints[place].lower - 0.1 <= lows[place] / _DEGREES and highs[place] / _DEGREES <= contract.joints[place].upper + 0.1
+            contract.joints[place].lower - 0.1 <= lows[place] / _DEGREES
+            and highs[place] / _DEGREES <= contract.joints[place].upper + 0.1
             for place in angles
         )
     ):
         cure = (
-            f"say so in the contract: bags.units: {{{topic}: degrees}}" if reader.foreign else "publish radians (REP 103), and record again"
+            f"say so in the contract: bags.units: {{{topic}: degrees}}"
+            if reader.foreign
+            else "publish radians (REP 103), and record again"
         )
         return f"this looks like degrees; {cure}"
     if arm_is_right:
-        cure = f"say so in the contract: bags.gripper: {{{topic}: [CLOSED, OPEN]}}" if reader.foreign else "correct it in the driver"
+        cure = (
+            f"say so in the contract: bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
+            if reader.foreign
+            else "correct it in the driver"
+        )
         return f"this looks like millimetres, percent or another unit; {cure}"
-    return "this looks like another unit, another robot or another order of joints; correct it in the driver or the contract"
+    return (
+        "this looks like another unit, another robot or another order of joints; correct it in the"
+        " driver or the contract"
+    )

@@ -1,4 +1,6 @@
-"""Mean, spread and quantiles of the columns of states and actions, as they are written beside a checkpoint."""
+"""Mean, spread and quantiles of the columns of states and actions, as they are written beside a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ STD_FLOOR = 1e-3  # rad or m: a joint that stood still must not have its noise b
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Of N columns, each (N,) float64. ``std`` is at least :data:`STD_FLOOR`; ``dead`` columns had less."""
+    """Of N columns, each (N,) float64. ``std`` is at least :data:`STD_FLOOR`; ``dead`` columns had
+    less.
+    """
 
     names: tuple[str, ...]
     mean: np.ndarray
@@ -27,22 +31,38 @@ class ColumnStatistics:
         """From (..., N) values.
 
         Raises:
-            ValueError: no values, a value that is not finite, or another number of columns than names.
+            ValueError: no values, a value that is not finite, or another number of columns than
+                names.
         """
         columns = np.asarray(values, np.float64)
         if columns.ndim < 1 or columns.shape[-1] != len(names) or not columns.size:
-            raise ValueError(f"statistics: got shape {columns.shape} for the columns {', '.join(names)}")
+            raise ValueError(
+                f"statistics: got shape {columns.shape} for the columns {', '.join(names)}"
+            )
         columns = columns.reshape(-1, len(names))
         bad = ~np.isfinite(columns).all(axis=0)
         if bad.any():
-            raise ValueError(f"statistics: column {names[int(np.argmax(bad))]} holds values that are not finite; check its episodes")
+            raise ValueError(
+                f"statistics: column {names[int(np.argmax(bad))]} holds values that are not finite;"
+                " check its episodes"
+            )
         std = columns.std(axis=0)
         q01, q99 = np.quantile(columns, [0.01, 0.99], axis=0)
-        return cls(tuple(names), columns.mean(axis=0), np.maximum(std, STD_FLOOR), q01, q99, std < STD_FLOOR)
+        return cls(
+            tuple(names),
+            columns.mean(axis=0),
+            np.maximum(std, STD_FLOOR),
+            q01,
+            q99,
+            std < STD_FLOOR,
+        )
 
     def to_json(self) -> str:
         """Text that :meth:`from_json` reads back without loss."""
-        return json.dumps({key: value if key == "names" else value.tolist() for key, value in vars(self).items()}, indent=1)
+        return json.dumps(
+            {key: value if key == "names" else value.tolist() for key, value in vars(self).items()},
+            indent=1,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> ColumnStatistics:
@@ -53,10 +73,19 @@ class ColumnStatistics:
         """
         try:
             data = json.loads(text)
-            arrays = {key: np.array(data[key], bool if key == "dead" else float) for key in ("mean", "std", "q01", "q99", "dead")}
+            arrays = {
+                key: np.array(data[key], bool if key == "dead" else float)
+                for key in ("mean", "std", "q01", "q99", "dead")
+            }
             names = tuple(data["names"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"statistics: {error} is missing or of the wrong type; write the file again from the data") from None
+            raise ValueError(
+                f"statistics: {error} is missing or of the wrong type; write the file again from"
+                " the data"
+            ) from None
         if any(array.shape != (len(names),) for array in arrays.values()):
-            raise ValueError(f"statistics: every entry needs {len(names)} values ({', '.join(names)}); write the file again from the data")
+            raise ValueError(
+                f"statistics: every entry needs {len(names)} values ({', '.join(names)}); write the"
+                " file again from the data"
+            )
         return cls(names, **arrays)

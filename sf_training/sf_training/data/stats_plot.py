@@ -11,8 +11,14 @@ _ACROSS = 5
 _COLOURS = {"state": "tab:green", "action": "tab:blue"}
 
 
-def plot_columns(columns: Mapping[str, tuple[Sequence[str], np.ndarray]], units: Mapping[str, str], title: str, path: Path) -> None:
-    """PNG with a panel for each column; counts are on a logarithmic scale, so that rare values show.
+def plot_columns(
+    columns: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    units: Mapping[str, str],
+    title: str,
+    path: Path,
+) -> None:
+    """PNG with a panel for each column; counts are on a logarithmic scale, so that rare values
+    show.
 
     Args:
         columns: ``state`` and ``action`` to names (N) and values (..., N).
@@ -22,13 +28,28 @@ def plot_columns(columns: Mapping[str, tuple[Sequence[str], np.ndarray]], units:
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    panels = [(part, name, index) for part, (names, _) in columns.items() for index, name in enumerate(names)]
+    panels = [
+        (part, name, index)
+        for part, (names, _) in columns.items()
+        for index, name in enumerate(names)
+    ]
     rows = -(-len(panels) // _ACROSS)
-    figure, axes = pyplot.subplots(rows, _ACROSS, figsize=(2.6 * _ACROSS, 0.6 + 2.0 * rows), squeeze=False, constrained_layout=True)
+    figure, axes = pyplot.subplots(
+        rows,
+        _ACROSS,
+        figsize=(2.6 * _ACROSS, 0.6 + 2.0 * rows),
+        squeeze=False,
+        constrained_layout=True,
+    )
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, (part, name, index) in zip(axes.flat, panels, strict=False):
-        axis.hist(np.asarray(columns[part][1])[..., index].ravel(), bins=60, color=_COLOURS[part], log=True)
+        axis.hist(
+            np.asarray(columns[part][1])[..., index].ravel(),
+            bins=60,
+            color=_COLOURS[part],
+            log=True,
+        )
         axis.set_title(f"{part}: {name}", fontsize=9)
         axis.set_xlabel(units.get(name, ""), fontsize=8)
         axis.set_ylim(bottom=0.8)

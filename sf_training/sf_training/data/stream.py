@@ -24,7 +24,8 @@ class Stream:
         order: (N,) which message of those that were read it is.
         places: (N, 3) block, offset and length, see ``mcap_blocks``.
         channels: (N,) channel of the bag.
-        sizes: (N, 2) width and height of images [pixels]; -1 where the header cannot be read, 0 of other messages.
+        sizes: (N, 2) width and height of images [pixels]; -1 where the header cannot be read, 0 of
+            other messages.
     """
 
     stamps: np.ndarray
@@ -43,7 +44,9 @@ class Stream:
         elif contents:
             contents = [contents[row] for row in rows.tolist()]
         arrays = (self.log_times, self.order, self.places, self.channels, self.sizes)
-        return Stream(self.stamps[rows], contents, *(array[rows] if len(array) else array for array in arrays))
+        return Stream(
+            self.stamps[rows], contents, *(array[rows] if len(array) else array for array in arrays)
+        )
 
 
 class StreamBuilder:
@@ -52,7 +55,15 @@ class StreamBuilder:
     def __init__(self) -> None:
         self._table = array("q")
 
-    def add(self, stamp: int, log_time: int, order: int, place: tuple[int, int, int], channel: int, size: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self,
+        stamp: int,
+        log_time: int,
+        order: int,
+        place: tuple[int, int, int],
+        channel: int,
+        size: tuple[int, int] = (0, 0),
+    ) -> None:
         """Add a message."""
         self._table.extend((stamp, log_time, order, *place, channel, *size))
 

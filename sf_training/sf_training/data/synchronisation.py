@@ -1,4 +1,6 @@
-"""Streams of different rates onto one time line, without a look into the future. Times are int64 nanoseconds."""
+"""Streams of different rates onto one time line, without a look into the future. Times are int64
+nanoseconds.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,20 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 
-SAME_STAMP_NS = 500_000  # stamps that went through float seconds or microseconds still count as equal
+SAME_STAMP_NS = (
+    500_000  # stamps that went through float seconds or microseconds still count as equal
+)
 
 
 @dataclass(frozen=True)
 class Observations:
     """What a policy could have seen, N times.
 
-    ``indices`` (N, V): one image of each camera; ``stamps`` (N,): the oldest of them, which is the observation's time;
-    ``complete`` (N,): the newest of them, and so what had been measured by then is known; ``arrived`` (N,): stamp of the image with which
-    the observation came about, the first moment at which it could be used.
+    ``indices`` (N, V): one image of each camera; ``stamps`` (N,): the oldest of them, which is the
+    observation's time;
+    ``complete`` (N,): the newest of them, and so what had been measured by then is known;
+    ``arrived`` (N,): stamp of the image with which the observation came about, the first moment at
+    which it could be used.
     """
 
     indices: np.ndarray
@@ -29,43 +35,66 @@ class Observations:
     arrived: np.ndarray
 
 
-def align_cameras(cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None) -> Observations:
-    """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest to the grid.
+def align_cameras(
+    cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None
+) -> Observations:
+    """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest
+    to the grid.
 
-    What belongs together at a moment is decided as on the robot (``sf_policy_node.observation``): the slowest camera
-    gives its newest image, every other camera the image nearest to that one, of those that have arrived. Images further
-    apart than ``camera_skew_s``, or older than ``observation_age_s``, are not used. The grid starts at the first usable
-    moment; between two moments in one cell of the grid, the smaller sum of distance and skew wins.
+    What belongs together at a moment is decided as on the robot (``sf_policy_node.observation``):
+    the slowest camera gives its newest image, every other camera the image nearest to that one, of
+    those that have arrived. Images further apart than ``camera_skew_s``, or older than
+    ``observation_age_s``, are not used. The grid starts at the first usable moment; between two
+    moments in one cell of the grid, the smaller sum of distance and skew wins.
 
     Args:
         cameras: stamps (N_v,) of each camera's images in recorded order.
-        only_stamps: when given, only observations with one of these times are used (there are labels for these only).
+        only_stamps: when given, only observations with one of these times are used (there are
+            labels for these only).
     """
     orders = [np.argsort(stamps, kind="stable") for stamps in cameras]
     ordered = [stamps[order] for stamps, order in zip(cameras, orders, strict=True)]
     moments = np.unique(np.concatenate(ordered))
-    newest = np.stack([np.searchsorted(stamps, moments, side="right") - 1 for stamps in ordered], axis=1)
+    newest = np.stack(
+        [np.searchsorted(stamps, moments, side="right") - 1 for stamps in ordered], axis=1
+    )
     seen = (newest >= 0).all(axis=1)
     moments, newest = moments[seen], newest[seen]
-    slowest = np.min([stamps[column] for stamps, column in zip(ordered, newest.T, strict=True)], axis=0)
-    chosen = np.stack([_nearest_arrived(stamps, slowest, column) for stamps, column in zip(ordered, newest.T, strict=True)], axis=1)
+    slowest = np.min(
+        [stamps[column] for stamps, column in zip(ordered, newest.T, strict=True)], axis=0
+    )
+    chosen = np.stack(
+        [
+            _nearest_arrived(stamps, slowest, column)
+            for stamps, column in zip(ordered, newest.T, strict=True)
+        ],
+        axis=1,
+    )
     if len(chosen):  # a moment that changes nothing is not another observation
         fresh = np.append(True, (np.diff(chosen, axis=0) != 0).any(axis=1))
         moments, chosen = moments[fresh], chosen[fresh]
-    times = np.stack([stamps[column] for stamps, column in zip(ordered, chosen.T, strict=True)], axis=1)
+    times = np.stack(
+        [stamps[column] for stamps, column in zip(ordered, chosen.T, strict=True)], axis=1
+    )
     oldest = times.min(axis=1)
     skew = times.max(axis=1) - oldest
-    usable = (skew <= round(contract.budgets.camera_skew_s * 1e9)) & (moments - oldest <= round(contract.budgets.observation_age_s * 1e9))
+    usable = (skew <= round(contract.budgets.camera_skew_s * 1e9)) & (
+        moments - oldest <= round(contract.budgets.observation_age_s * 1e9)
+    )
     if only_stamps is not None:
         usable &= _contains(np.sort(only_stamps), oldest)
     moments, chosen, oldest, skew = moments[usable], chosen[usable], oldest[usable], skew[usable]
     picked = _nearest_to_grid(moments, skew, round(contract.action.step_s * 1e9))
-    indices = np.stack([order[column] for order, column in zip(orders, chosen[picked].T, strict=True)], axis=1)
+    indices = np.stack(
+        [order[column] for order, column in zip(orders, chosen[picked].T, strict=True)], axis=1
+    )
     return Observations(indices, oldest[picked], oldest[picked] + skew[picked], moments[picked])
 
 
 class Knots(NamedTuple):
-    """Positions of one joint: times (n,) [ns], values (n,), and whether the value goes to the next one evenly or stays (n,)."""
+    """Positions of one joint: times (n,) [ns], values (n,), and whether the value goes to the next
+    one evenly or stays (n,).
+    """
 
     stamps: np.ndarray
     values: np.ndarray
@@ -73,7 +102,8 @@ class Knots(NamedTuple):
 
 
 class JointStream:
-    """Joint positions over time, from messages that may name the joints in any order, or some of them only.
+    """Joint positions over time, from messages that may name the joints in any order, or some of
+    them only.
 
     Args:
         stamps: (N,) of the messages.
@@ -90,7 +120,9 @@ class JointStream:
             for message in joint_messages:
                 builder.add(message.name, message.position)
             joint_messages = builder.built()
-        self._joints = self._sorted(names, [self._column(stamps, joint_messages, name) for name in names])
+        self._joints = self._sorted(
+            names, [self._column(stamps, joint_messages, name) for name in names]
+        )
 
     @classmethod
     def of_knots(cls, names: Sequence[str], knots: Mapping[str, Knots]) -> JointStream:
@@ -111,17 +143,27 @@ class JointStream:
 
     @staticmethod
     def _sorted(names: Sequence[str], columns: Sequence[Knots]) -> list[Knots]:
-        missing = [name for name, column in zip(names, columns, strict=True) if not len(column.stamps)]
+        missing = [
+            name for name, column in zip(names, columns, strict=True) if not len(column.stamps)
+        ]
         if missing:
             raise ValueError(f"joint {', '.join(missing)} is never named in the messages")
         orders = [np.argsort(column.stamps, kind="stable") for column in columns]
-        return [Knots(*(array[order] for array in column)) for column, order in zip(columns, orders, strict=True)]
+        return [
+            Knots(*(array[order] for array in column))
+            for column, order in zip(columns, orders, strict=True)
+        ]
 
     @classmethod
     def of_part(
-        cls, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str], whole: Callable[[], Sequence]
+        cls,
+        stamps: np.ndarray,
+        joint_messages: Sequence,
+        names: Sequence[str],
+        whole: Callable[[], Sequence],
     ) -> JointStream | None:
-        """Of a part of a recording; None where a joint is not named in it though it is in ``whole``, whose messages are then asked for.
+        """Of a part of a recording; None where a joint is not named in it though it is in
+        ``whole``, whose messages are then asked for.
 
         A clock step can cut off a part so short that not every publisher was heard in it.
 
@@ -132,7 +174,11 @@ class JointStream:
             return cls(stamps, joint_messages, names)
         except ValueError:
             messages = whole()
-            named = messages.names() if isinstance(messages, JointMessages) else {name for each in messages for name in each.name}
+            named = (
+                messages.names()
+                if isinstance(messages, JointMessages)
+                else {name for each in messages for name in each.name}
+            )
             if set(names) <= named:
                 return None
             raise
@@ -153,7 +199,9 @@ class JointStream:
         return int(max(knots.stamps[-1] for knots in self._joints))
 
     def held(self, times: np.ndarray) -> np.ndarray:
-        """Return the newest value at or before each time, (N, J); on a trajectory the point between two of its points; NaN before all."""
+        """Return the newest value at or before each time, (N, J); on a trajectory the point between
+        two of its points; NaN before all.
+        """
         columns = []
         for stamps, values, ramps in self._joints:
             index = np.searchsorted(stamps, times + SAME_STAMP_NS, side="right") - 1
@@ -163,12 +211,16 @@ class JointStream:
                 length = np.maximum(stamps[after] - stamps[index], 1)
                 share = np.clip((times - stamps[index]) / length, 0.0, 1.0)
                 on_ramp = (index >= 0) & ramps[index] & (after > index)
-                column = np.where(on_ramp, values[index] + share * (values[after] - values[index]), column)
+                column = np.where(
+                    on_ramp, values[index] + share * (values[after] - values[index]), column
+                )
             columns.append(column)
         return np.stack(columns, axis=-1)
 
     def newest(self, times: np.ndarray) -> np.ndarray:
-        """Return the time (N,) of the newest command at or before each time; on a trajectory that is the time itself."""
+        """Return the time (N,) of the newest command at or before each time; on a trajectory that
+        is the time itself.
+        """
         found = np.full(len(times), np.iinfo(np.int64).min)
         for stamps, _, ramps in self._joints:
             index = np.searchsorted(stamps, times + SAME_STAMP_NS, side="right") - 1
@@ -178,17 +230,25 @@ class JointStream:
         return found
 
     def measured(
-        self, times: np.ndarray, known_until: np.ndarray, max_age_ns: int | Sequence[int], now: np.ndarray | None = None
+        self,
+        times: np.ndarray,
+        known_until: np.ndarray,
+        max_age_ns: int | Sequence[int],
+        now: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Interpolated values (N, J) at ``times``, using nothing that was measured after ``known_until``.
+        """Interpolated values (N, J) at ``times``, using nothing that was measured after
+        ``known_until``.
 
-        Where no later sample is known yet the newest one holds. NaN where there was none yet, where the newest one that had been
-        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint then, and in a gap: where the last
-        one before ``times`` was older than that at that time.
+        Where no later sample is known yet the newest one holds. NaN where there was none yet, where
+        the newest one that had been
+        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint
+        then, and in a gap: where the last one before ``times`` was older than that at that time.
         """
         now = known_until if now is None else now
         columns = []
-        for (stamps, values, _), max_age in zip(self._joints, np.broadcast_to(max_age_ns, len(self._joints)), strict=True):
+        for (stamps, values, _), max_age in zip(
+            self._joints, np.broadcast_to(max_age_ns, len(self._joints)), strict=True
+        ):
             newest = np.searchsorted(stamps, known_until, side="right") - 1
             before = np.minimum(np.searchsorted(stamps, times, side="right") - 1, newest)
             after = np.minimum(before + 1, newest)
@@ -196,12 +256,16 @@ class JointStream:
             share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
             latest = stamps[np.searchsorted(stamps, now, side="right") - 1]
             usable = (before >= 0) & (now - latest <= max_age) & (times - stamps[before] <= max_age)
-            columns.append(np.where(usable, values[before] + share * (values[after] - values[before]), np.nan))
+            columns.append(
+                np.where(usable, values[before] + share * (values[after] - values[before]), np.nan)
+            )
         return np.stack(columns, axis=-1)
 
 
 def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Index (N,) of the stamp nearest to each time, for ``stamps`` in any order; there must be one."""
+    """Index (N,) of the stamp nearest to each time, for ``stamps`` in any order; there must be
+    one.
+    """
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
     right = np.clip(np.searchsorted(ordered, times), 0, len(ordered) - 1)
@@ -211,7 +275,9 @@ def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _nearest_arrived(stamps: np.ndarray, times: np.ndarray, newest: np.ndarray) -> np.ndarray:
-    """Index (N,) of the stamp nearest to each time among the first ``newest + 1``; the earlier one of two."""
+    """Index (N,) of the stamp nearest to each time among the first ``newest + 1``; the earlier one
+    of two.
+    """
     left = np.maximum(np.searchsorted(stamps, times, side="right") - 1, 0)
     right = np.minimum(left + 1, newest)
     return np.where(np.abs(stamps[right] - times) < np.abs(times - stamps[left]), right, left)

@@ -1,4 +1,6 @@
-"""What a policy should have answered at an observation: the expert's chunks, or what the operator commanded next."""
+"""What a policy should have answered at an observation: the expert's chunks, or what the operator
+commanded next.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,18 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
-IDLE_SHARE = 0.002  # of a joint's range: commands that stay within it over a whole label are no motion
+IDLE_SHARE = (
+    0.002  # of a joint's range: commands that stay within it over a whole label are no motion
+)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P, H, A) float32.
+    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P,
+    H, A) float32.
 
-    ``idle`` (P,) float32: for how long [s] the operator had commanded no motion by then, and went on so over the whole label; else 0.
+    ``idle`` (P,) float32: for how long [s] the operator had commanded no motion by then, and went
+    on so over the whole label; else 0.
     """
 
     frame: np.ndarray
@@ -30,59 +36,84 @@ class Pairs:
 
     @classmethod
     def joined(cls, parts: Sequence[Pairs], frames: Sequence[int]) -> Pairs:
-        """One after the other; ``frames`` are the numbers of observations that the parts belong to."""
+        """One after the other; ``frames`` are the numbers of observations that the parts belong
+        to.
+        """
         offsets = np.cumsum([0, *frames[:-1]])
         return cls(
-            np.concatenate([part.frame + offset for part, offset in zip(parts, offsets, strict=True)]).astype(np.int32),
+            np.concatenate(
+                [part.frame + offset for part, offset in zip(parts, offsets, strict=True)]
+            ).astype(np.int32),
             [text for part in parts for text in part.instructions],
             np.concatenate([part.targets for part in parts]),
             np.concatenate([part.idle for part in parts]),
         )
 
 
-def expert_pairs(contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk], chunk_stamps: np.ndarray) -> Pairs:
-    """One pair for every chunk that has the time of an observation; several per observation are contrastive labels.
+def expert_pairs(
+    contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk], chunk_stamps: np.ndarray
+) -> Pairs:
+    """One pair for every chunk that has the time of an observation; several per observation are
+    contrastive labels.
 
     Args:
         stamps: observation times (N,) [ns].
         chunk_stamps: times of the chunks (C,) [ns].
 
     Raises:
-        ValueError: when a chunk is in another action space, or has fewer rows or others than the contract says. More rows are cut.
+        ValueError: when a chunk is in another action space, or has fewer rows or others than the
+            contract says. More rows are cut.
     """
     action = contract.action
     frame = nearest(stamps, chunk_stamps) if len(stamps) else np.empty(0, int)
-    same = np.abs(stamps[frame] - chunk_stamps) <= SAME_STAMP_NS if len(stamps) else np.empty(0, bool)
+    same = (
+        np.abs(stamps[frame] - chunk_stamps) <= SAME_STAMP_NS if len(stamps) else np.empty(0, bool)
+    )
     kept = np.flatnonzero(same)
     for index in kept:
         chunk = chunks[index]
         fits = len(chunk.data) >= action.horizon and abs(chunk.step_s - action.step_s) < 1e-6
         if chunk.space != action.space or list(chunk.names) != action.names or not fits:
             raise ValueError(
-                f"expert chunk is {chunk.space} {'x'.join(map(str, chunk.data.shape))} of {chunk.step_s:g} s ({', '.join(chunk.names)}), "
-                f"the contract says {action.space} {action.horizon}x{len(action.names)} of {action.step_s:g} s ({', '.join(action.names)}); "
-                "make the demonstrations again with this contract"
+                f"expert chunk is {chunk.space} {'x'.join(map(str, chunk.data.shape))} of"
+                f" {chunk.step_s:g} s ({', '.join(chunk.names)}), the contract says {action.space}"
+                f" {action.horizon}x{len(action.names)} of {action.step_s:g} s"
+                f" ({', '.join(action.names)}); make the demonstrations again with this contract"
             )
         if not np.isfinite(chunk.data).all():
             at = (int(chunk_stamps[index]) - int(stamps[0])) * 1e-9
-            raise ValueError(f"expert chunk at {at:.2f} s holds a value that is not finite; leave the episode out")
-    targets = np.array([chunks[index].data[: action.horizon] for index in kept], np.float32).reshape(-1, action.horizon, len(action.names))
+            raise ValueError(
+                f"expert chunk at {at:.2f} s holds a value that is not finite; leave the"
+                " episode out"
+            )
+    targets = np.array(
+        [chunks[index].data[: action.horizon] for index in kept], np.float32
+    ).reshape(-1, action.horizon, len(action.names))
     idle = np.zeros(len(kept), np.float32)  # an expert's answer is one on purpose
-    return Pairs(frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets, idle)
+    return Pairs(
+        frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets, idle
+    )
 
 
 def operator_pairs(
-    contract: Contract, stamps: np.ndarray, measured: np.ndarray, commands: JointStream, instructions: Sequence[str], until: np.ndarray | None = None
+    contract: Contract,
+    stamps: np.ndarray,
+    measured: np.ndarray,
+    commands: JointStream,
+    instructions: Sequence[str],
+    until: np.ndarray | None = None,
 ) -> Pairs:
     """One pair per observation, from the joint positions that the operator commanded after it.
 
-    Row k is the command in force at ``stamp + (k + 1) * step_s`` (the newest at or before it), in the contract's action
-    space and relative to the joints measured at the observation. After the last command that one holds. Observations
-    before the first command or after the last have no pair.
+    Row k is the command in force at ``stamp + (k + 1) * step_s`` (the newest at or before it), in
+    the contract's action space and relative to the joints measured at the observation. After the
+    last command that one holds. Observations before the first command or after the last have no
+    pair.
 
     Args:
         stamps: observation times (N,) [ns].
-        measured: joint positions (N, J) at these times, in the order of ``contract.command_joints``.
+        measured: joint positions (N, J) at these times, in the order of
+            ``contract.command_joints``.
         commands: of the same joints.
         instructions: N, in force at these times.
         until: (N,) [ns], no row of a label may lie behind; None where none is too late.
@@ -93,18 +124,32 @@ def operator_pairs(
     if until is not None:
         usable &= stamps + steps[-1] <= until
     labelled = np.flatnonzero(usable)
-    commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(len(labelled), action.horizon, len(contract.command_joints))
+    commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(
+        len(labelled), action.horizon, len(contract.command_joints)
+    )
     kinematics = Kinematics(contract) if action.space.is_tool else None
     targets = np.array(
-        [in_action_space(contract, kinematics, *rows) for rows in zip(commanded, measured[labelled], strict=True)], np.float32
+        [
+            in_action_space(contract, kinematics, *rows)
+            for rows in zip(commanded, measured[labelled], strict=True)
+        ],
+        np.float32,
     )
     targets = targets.reshape(-1, action.horizon, len(action.names))
-    idle = _idle(contract, stamps[labelled], np.concatenate([commands.held(stamps[labelled])[:, None], commanded], axis=1))
-    return Pairs(labelled.astype(np.int32), [instructions[row] for row in labelled.tolist()], targets, idle)
+    idle = _idle(
+        contract,
+        stamps[labelled],
+        np.concatenate([commands.held(stamps[labelled])[:, None], commanded], axis=1),
+    )
+    return Pairs(
+        labelled.astype(np.int32), [instructions[row] for row in labelled.tolist()], targets, idle
+    )
 
 
 def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:
-    """See :class:`Pairs`; of commands (P, 1 + H, J) from the observation on, of which NaN is not known yet."""
+    """See :class:`Pairs`; of commands (P, 1 + H, J) from the observation on, of which NaN is not
+    known yet.
+    """
     ranges = [joint.upper - joint.lower for joint in contract.joints]
     ranges += [abs(contract.gripper.open - contract.gripper.closed)] if contract.gripper else []
     known = np.where(np.isfinite(commanded), commanded, commanded[:, -1:])
@@ -119,8 +164,11 @@ def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.n
     return idle
 
 
-def in_action_space(contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A), seen from the joints measured (J,).
+def in_action_space(
+    contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray
+) -> np.ndarray:
+    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A), seen from the
+    joints measured (J,).
 
     ``kinematics`` is needed where ``contract.action.space.is_tool``.
     """
@@ -135,12 +183,21 @@ def in_action_space(contract: Contract, kinematics: Kinematics | None, commanded
     return np.stack([columns[name] for name in contract.action.names], axis=-1)
 
 
-def _tool_columns(kinematics: Kinematics, space: ActionSpace, commanded: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
-    """Displacement from the measured tool pose, or the pose itself; rotations as vectors in the base frame."""
+def _tool_columns(
+    kinematics: Kinematics, space: ActionSpace, commanded: np.ndarray, measured: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Displacement from the measured tool pose, or the pose itself; rotations as vectors in the
+    base frame.
+    """
     start = kinematics.forward(measured)
     poses = [kinematics.forward(row) for row in commanded]
     if space == ActionSpace.EE_DELTA:
-        rows = [np.append(pose.position - start.position, pinocchio.log3(pose.rotation @ start.rotation.T)) for pose in poses]
+        rows = [
+            np.append(
+                pose.position - start.position, pinocchio.log3(pose.rotation @ start.rotation.T)
+            )
+            for pose in poses
+        ]
     else:
         rows = [np.append(pose.position, pinocchio.log3(pose.rotation)) for pose in poses]
     return dict(zip(("x", "y", "z", "rx", "ry", "rz"), np.array(rows).T, strict=True))

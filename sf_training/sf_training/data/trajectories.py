@@ -1,4 +1,6 @@
-"""Recorded trajectories as positions over time: each holds until its last point, or until the next one replaces it."""
+"""Recorded trajectories as positions over time: each holds until its last point, or until the next
+one replaces it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ import numpy as np
 from sf_training.data.synchronisation import Knots
 
 
-def trajectory_knots(stamps: np.ndarray, trajectories: Sequence, names: Sequence[str]) -> dict[str, Knots]:
+def trajectory_knots(
+    stamps: np.ndarray, trajectories: Sequence, names: Sequence[str]
+) -> dict[str, Knots]:
     """Return the positions that trajectories command.
 
-    A trajectory begins at its stamp, from where the one before has the joint then; the first one begins at its first
-    point. Between two points the position goes evenly. An empty trajectory stops the motion, as the controller does.
+    A trajectory begins at its stamp, from where the one before has the joint then; the first one
+    begins at its first point. Between two points the position goes evenly. An empty trajectory
+    stops the motion, as the controller does.
 
     Args:
         stamps: (N,) sorted [ns].
@@ -27,16 +32,25 @@ def trajectory_knots(stamps: np.ndarray, trajectories: Sequence, names: Sequence
     for start, message in zip(stamps.tolist(), trajectories, strict=True):
         times = [start + _nanoseconds(point.time_from_start) for point in message.points]
         if any(after < before for after, before in zip(times[1:], times, strict=False)):
-            raise ValueError("a trajectory's points are not in the order of their time_from_start; correct its publisher")
+            raise ValueError(
+                "a trajectory's points are not in the order of their time_from_start; correct its"
+                " publisher"
+            )
         joints = list(message.joint_names)
         if any(len(point.positions) != len(joints) for point in message.points):
-            raise ValueError(f"a trajectory's point does not hold {len(joints)} positions; correct its publisher")
+            raise ValueError(
+                f"a trajectory's point does not hold {len(joints)} positions; correct its publisher"
+            )
         for name in found if not message.points else [name for name in names if name in joints]:
             column = joints.index(name) if name in joints else -1
             values = [float(point.positions[column]) for point in message.points]
             _replace(found.setdefault(name, []), start, times, values)
     return {
-        name: Knots(np.array([k[0] for k in knots], np.int64), np.array([k[1] for k in knots]), np.array([k[2] for k in knots], bool))
+        name: Knots(
+            np.array([k[0] for k in knots], np.int64),
+            np.array([k[1] for k in knots]),
+            np.array([k[2] for k in knots], bool),
+        )
         for name, knots in found.items()
     }
 
@@ -55,7 +69,10 @@ def _replace(knots: list[list], start: int, times: list[int], values: list[float
             knots.append([start, value, bool(times)])
         elif times:
             knots.append([start, values[0], False])
-    knots += [[time, value, place < len(times) - 1] for place, (time, value) in enumerate(zip(times, values, strict=True))]
+    knots += [
+        [time, value, place < len(times) - 1]
+        for place, (time, value) in enumerate(zip(times, values, strict=True))
+    ]
 
 
 def _nanoseconds(duration) -> int:

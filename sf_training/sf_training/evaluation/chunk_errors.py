@@ -1,4 +1,6 @@
-"""Errors of chunks against what was done: kept for each episode, summed up with the spread over episodes."""
+"""Errors of chunks against what was done: kept for each episode, summed up with the spread over
+episodes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ import numpy as np
 
 from sf_policy_node.contract import GRIPPER_COLUMN, Contract
 from sf_policy_node.vla.policy import Policy
-from sf_training.evaluation.recorded_episode import RecordedEpisode, keep_moving, predicted, right_choices, stay
+from sf_training.evaluation.recorded_episode import (
+    RecordedEpisode,
+    keep_moving,
+    predicted,
+    right_choices,
+    stay,
+)
 
 POLICY, STAY, KEEP_MOVING = "policy", "stay", "keep moving"
 BASELINES = (STAY, KEEP_MOVING)
@@ -39,11 +47,15 @@ class EpisodeErrors:
 
     def to_dict(self) -> dict:
         """For JSON."""
-        return asdict(self) | {"errors": {name: np.round(values, 9).tolist() for name, values in self.errors.items()}}
+        return asdict(self) | {
+            "errors": {name: np.round(values, 9).tolist() for name, values in self.errors.items()}
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> EpisodeErrors:
-        """Reverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError when something is missing or of the wrong type."""
+        """Reverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError when something is
+        missing or of the wrong type.
+        """
         errors = {name: np.array(values, float) for name, values in data["errors"].items()}
         if any(values.ndim != 2 or not np.isfinite(values).all() for values in errors.values()):
             raise ValueError("errors must be a table of numbers")
@@ -59,24 +71,51 @@ class Unit:
     factor: float
 
 
-_UNITS = {"m": Unit("m", "mm", 1000.0), "rad": Unit("rad", "deg", float(np.degrees(1.0))), "opening": Unit("opening", "% open", 100.0)}
+_UNITS = {
+    "m": Unit("m", "mm", 1000.0),
+    "rad": Unit("rad", "deg", float(np.degrees(1.0))),
+    "opening": Unit("opening", "% open", 100.0),
+}
 
 
 def units(contract: Contract) -> list[Unit]:
     """Unit of each action column."""
     joints = {joint.name: joint.unit for joint in contract.joints}
-    tool = {"x": "m", "y": "m", "z": "m", "rx": "rad", "ry": "rad", "rz": "rad", GRIPPER_COLUMN: "opening"}
+    tool = {
+        "x": "m",
+        "y": "m",
+        "z": "m",
+        "rx": "rad",
+        "ry": "rad",
+        "rz": "rad",
+        GRIPPER_COLUMN: "opening",
+    }
     names = contract.action.names
     return [
-        _UNITS[tool[name] if (name in tool and contract.action.space.is_tool) or name == GRIPPER_COLUMN else joints[name]] for name in names
+        _UNITS[
+            (
+                tool[name]
+                if (name in tool and contract.action.space.is_tool) or name == GRIPPER_COLUMN
+                else joints[name]
+            )
+        ]
+        for name in names
     ]
 
 
-def episode_errors(policy: Policy, episode: RecordedEpisode, batch: int) -> tuple[EpisodeErrors, np.ndarray]:
-    """Errors of the policy and of the baselines on one episode, and the policy's chunks (L, H, A)."""
+def episode_errors(
+    policy: Policy, episode: RecordedEpisode, batch: int
+) -> tuple[EpisodeErrors, np.ndarray]:
+    """Errors of the policy and of the baselines on one episode, and the policy's chunks (L, H,
+    A).
+    """
     contract = policy.contract
     chunks = predicted(policy, episode, batch)
-    answers = {POLICY: chunks, STAY: stay(contract, episode), KEEP_MOVING: keep_moving(contract, episode)}
+    answers = {
+        POLICY: chunks,
+        STAY: stay(contract, episode),
+        KEEP_MOVING: keep_moving(contract, episode),
+    }
     errors = {name: np.abs(values - episode.targets).mean(0) for name, values in answers.items()}
     right, choices = right_choices(contract, episode, chunks)
     found = EpisodeErrors(
@@ -96,13 +135,21 @@ def episode_errors(policy: Policy, episode: RecordedEpisode, batch: int) -> tupl
 
 def overall(episodes: Sequence[EpisodeErrors], answerer: str) -> np.ndarray:
     """(H, A): mean over all labels."""
-    return np.average([each.errors[answerer] for each in episodes], axis=0, weights=[each.labels for each in episodes])
+    return np.average(
+        [each.errors[answerer] for each in episodes],
+        axis=0,
+        weights=[each.labels for each in episodes],
+    )
 
 
-def interval(episodes: Sequence[EpisodeErrors], values: Sequence[np.ndarray], seed: int = 0) -> np.ndarray | None:
-    """95 % interval (2, ...) of the mean over labels of one value (...) for each episode; None for a single episode.
+def interval(
+    episodes: Sequence[EpisodeErrors], values: Sequence[np.ndarray], seed: int = 0
+) -> np.ndarray | None:
+    """95 % interval (2, ...) of the mean over labels of one value (...) for each episode; None for
+    a single episode.
 
-    Bootstrap over whole episodes (Efron 1979): labels of one episode are alike and not counted as independent.
+    Bootstrap over whole episodes (Efron 1979): labels of one episode are alike and not counted as
+    independent.
     """
     if len(episodes) < 2:
         return None
@@ -110,7 +157,9 @@ def interval(episodes: Sequence[EpisodeErrors], values: Sequence[np.ndarray], se
     rng, count = np.random.default_rng(seed), len(stacked)
     means = []
     for _ in range(_DRAWS // _TOGETHER):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * weights  # how often each episode is drawn, by its labels
+        drawn = (
+            rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * weights
+        )  # how often each episode is drawn, by its labels
         means.append(np.tensordot(drawn / drawn.sum(1, keepdims=True), stacked, 1))
     return np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
 
@@ -118,4 +167,7 @@ def interval(episodes: Sequence[EpisodeErrors], values: Sequence[np.ndarray], se
 def mean_by_unit(contract: Contract, table: np.ndarray) -> dict[str, float]:
     """Mean over rows and over the columns of one unit, of an error table (H, A): unit to error."""
     kinds = [unit.name for unit in units(contract)]
-    return {kind: float(table[:, [each == kind for each in kinds]].mean()) for kind in dict.fromkeys(kinds)}
+    return {
+        kind: float(table[:, [each == kind for each in kinds]].mean())
+        for kind in dict.fromkeys(kinds)
+    }

@@ -1,4 +1,6 @@
-"""A checkpoint on recorded episodes: how far its chunks are from what was done, beside answers that need no model."""
+"""A checkpoint on recorded episodes: how far its chunks are from what was done, beside answers that
+need no model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.data.opening import VERDICTS
 from sf_training.data.split import split_episodes
-from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors, episode_errors, interval, overall, units
+from sf_training.evaluation.chunk_errors import (
+    BASELINES,
+    POLICY,
+    EpisodeErrors,
+    episode_errors,
+    interval,
+    overall,
+    units,
+)
 from sf_training.evaluation.open_loop_plot import plot_open_loop
 from sf_training.evaluation.recorded_episode import RecordedEpisode, open_episodes
 from sf_training.evaluation.summary import wilson
@@ -26,9 +36,18 @@ Part = Literal["auto", "held-out", "all"]
 
 
 def evaluate_open_loop(
-    policy: Policy, checkpoint: Path, bags: Path, *, part: Part, outcomes: Sequence[str], batch: int, picture: Path, console: Console
+    policy: Policy,
+    checkpoint: Path,
+    bags: Path,
+    *,
+    part: Part,
+    outcomes: Sequence[str],
+    batch: int,
+    picture: Path,
+    console: Console,
 ) -> dict:
-    """Errors of a policy on recorded episodes as plain values for JSON; prints a table, writes a plot to ``picture``.
+    """Errors of a policy on recorded episodes as plain values for JSON; prints a table, writes a
+    plot to ``picture``.
 
     Args:
         checkpoint: where the policy was loaded from; tells which episodes it was trained on.
@@ -39,32 +58,49 @@ def evaluate_open_loop(
         BagError: there are no such episodes, or one cannot be used.
     """
     verdicts = _training_settings(checkpoint).get("verdicts", VERDICTS)  # as training counted them
-    readers, selection = choose(checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part)
+    readers, selection = choose(
+        checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part
+    )
     console.print(f"{bags}: {selection}", soft_wrap=True, highlight=False)
     with ProgressBar("episodes", console=console) as bar:
         found = [
-            episode_errors(policy, RecordedEpisode.load(reader, policy), batch)[0] for reader in bar.track(readers, total=len(readers))
+            episode_errors(policy, RecordedEpisode.load(reader, policy), batch)[0]
+            for reader in bar.track(readers, total=len(readers))
         ]
-    summary = summarise(policy.contract, found) | {"policy": policy.policy_id, "bags": str(bags), "selection": selection}
+    summary = summarise(policy.contract, found) | {
+        "policy": policy.policy_id,
+        "bags": str(bags),
+        "selection": selection,
+    }
     console.print(_table(policy.contract, summary))
     if summary["choice"]["n"]:
         choice = summary["choice"]
         low, high = choice["interval_95"]
         console.print(
-            f"of {choice['n']} labels that share their picture with another instruction, {choice['right']} chunks are nearest to their own "
-            f"label ({choice['right'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, as if labels were independent)",
+            f"of {choice['n']} labels that share their picture with another instruction,"
+            f" {choice['right']} chunks are nearest to their own label"
+            f" ({choice['right'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, as if"
+            " labels were independent)",
             soft_wrap=True,
             highlight=False,
         )
-    plot_open_loop(policy.contract, found, f"{policy.policy_id}: {summary['n']} episodes, {summary['labels']} labels", picture)
+    plot_open_loop(
+        policy.contract,
+        found,
+        f"{policy.policy_id}: {summary['n']} episodes, {summary['labels']} labels",
+        picture,
+    )
     return summary
 
 
-def choose(checkpoint: Path, bags: Path, readers: list[EpisodeReader], part: Part) -> tuple[list[EpisodeReader], str]:
+def choose(
+    checkpoint: Path, bags: Path, readers: list[EpisodeReader], part: Part
+) -> tuple[list[EpisodeReader], str]:
     """The episodes to judge, and a sentence about them.
 
     Args:
-        part: ``all``; ``held-out``, those that training with this folder kept for validation; ``auto``, the latter when the
+        part: ``all``; ``held-out``, those that training with this folder kept for validation;
+            ``auto``, the latter when the
             checkpoint names this folder as its data, else the former.
 
     Raises:
@@ -75,25 +111,45 @@ def choose(checkpoint: Path, bags: Path, readers: list[EpisodeReader], part: Par
     same = trained_on is not None and Path(trained_on).resolve() == bags.resolve()
     if part == "all" or (part == "auto" and not same):
         if same:
-            return readers, f"all {len(readers)} episodes; the checkpoint was trained on most of them, so errors are too small"
-        source = f"trained on {trained_on}" if trained_on else "the checkpoint does not say what it was trained on"
+            return (
+                readers,
+                (
+                    f"all {len(readers)} episodes; the checkpoint was trained on most of them, so"
+                    " errors are too small"
+                ),
+            )
+        source = (
+            f"trained on {trained_on}"
+            if trained_on
+            else "the checkpoint does not say what it was trained on"
+        )
         return readers, f"all {len(readers)} episodes ({source})"
     share = settings.get("validation_share")
     if not share:
-        raise BagError(f"{checkpoint}/config.json: names no validation_share, so its held-out episodes are not known; take --part all")
+        raise BagError(
+            f"{checkpoint}/config.json: names no validation_share, so its held-out episodes are not"
+            " known; take --part all"
+        )
     held_out = split_episodes(len(readers), float(share), seed=0)[1]
     if not len(held_out):
         raise BagError(f"{bags}: a single episode, so none was held out; take --part all")
-    return [readers[index] for index in held_out], f"the {len(held_out)} of {len(readers)} episodes that training kept for validation"
+    return [
+        readers[index] for index in held_out
+    ], f"the {len(held_out)} of {len(readers)} episodes that training kept for validation"
 
 
 def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
-    """Errors by column and by row, with 95 % intervals over episodes; plain values in the contract's units."""
+    """Errors by column and by row, with 95 % intervals over episodes; plain values in the
+    contract's units.
+    """
     means = {name: overall(episodes, name) for name in (POLICY, *BASELINES)}
     bounds = interval(episodes, [each.errors[POLICY].mean(0) for each in episodes])
     columns = {}
     for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
-        columns[name] = {"unit": unit.name, **{key: float(table[:, index].mean()) for key, table in means.items()}}
+        columns[name] = {
+            "unit": unit.name,
+            **{key: float(table[:, index].mean()) for key, table in means.items()},
+        }
         columns[name]["interval_95"] = None if bounds is None else bounds[:, index].tolist()
     right, choices = sum(each.right for each in episodes), sum(each.choices for each in episodes)
     return {
@@ -101,7 +157,9 @@ def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
         "frames": sum(each.frames for each in episodes),
         "labels": sum(each.labels for each in episodes),
         "columns": columns,
-        "seconds_ahead": [round(contract.action.step_s * (row + 1), 6) for row in range(contract.action.horizon)],
+        "seconds_ahead": [
+            round(contract.action.step_s * (row + 1), 6) for row in range(contract.action.horizon)
+        ],
         "by_row": {key: np.round(table, 9).tolist() for key, table in means.items()},
         "choice": {"n": choices, "right": right, "interval_95": list(wilson(right, choices))},
         "episodes": [each.to_dict() for each in episodes],
@@ -110,7 +168,9 @@ def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
 
 def _training_settings(checkpoint: Path) -> dict:
     try:
-        return json.loads((checkpoint / "config.json").read_text())["training"].get("settings") or {}
+        return (
+            json.loads((checkpoint / "config.json").read_text())["training"].get("settings") or {}
+        )
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
 
@@ -119,16 +179,30 @@ def _table(contract: Contract, summary: dict) -> Table:
     ahead = summary["seconds_ahead"]
     table = Table(
         title=f"open loop: mean absolute error, rows {ahead[0]:g} to {ahead[-1]:g} s ahead",
-        caption=f"{summary['n']} episodes, {summary['labels']} labels; interval: 95 % over episodes; ratio: to the better other",
+        caption=(
+            f"{summary['n']} episodes, {summary['labels']} labels; interval: 95 % over episodes;"
+            " ratio: to the better other"
+        ),
     )
     for column in ("column", "unit", "policy", "interval", *BASELINES, "ratio"):
-        table.add_column(column, justify="left" if column in ("column", "unit") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("column", "unit") else "right", no_wrap=True
+        )
     for (name, entry), unit in zip(summary["columns"].items(), units(contract), strict=True):
         bounds = entry["interval_95"]
-        shown = "-" if bounds is None else f"{bounds[0] * unit.factor:.2f} to {bounds[1] * unit.factor:.2f}"
+        shown = (
+            "-"
+            if bounds is None
+            else f"{bounds[0] * unit.factor:.2f} to {bounds[1] * unit.factor:.2f}"
+        )
         others = [entry[each] for each in BASELINES]
         ratio = f"{entry[POLICY] / min(others):.2f}" if min(others) > 0 else "-"
         table.add_row(
-            name, unit.shown, f"{entry[POLICY] * unit.factor:.2f}", shown, *(f"{each * unit.factor:.2f}" for each in others), ratio
+            name,
+            unit.shown,
+            f"{entry[POLICY] * unit.factor:.2f}",
+            shown,
+            *(f"{each * unit.factor:.2f}" for each in others),
+            ratio,
         )
     return table

@@ -8,13 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors, interval, overall, units
+from sf_training.evaluation.chunk_errors import (
+    BASELINES,
+    POLICY,
+    EpisodeErrors,
+    interval,
+    overall,
+    units,
+)
 
 _COLOURS = {POLICY: "tab:blue", BASELINES[0]: "tab:grey", BASELINES[1]: "tab:orange"}
 
 
-def plot_open_loop(contract: Contract, episodes: Sequence[EpisodeErrors], title: str, path: Path) -> None:
-    """PNG: one row of panels for each unit, error over time ahead on the left and by column on the right."""
+def plot_open_loop(
+    contract: Contract, episodes: Sequence[EpisodeErrors], title: str, path: Path
+) -> None:
+    """PNG: one row of panels for each unit, error over time ahead on the left and by column on the
+    right.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -24,17 +35,31 @@ def plot_open_loop(contract: Contract, episodes: Sequence[EpisodeErrors], title:
     kinds = list(dict.fromkeys(of_column))
     ahead = contract.action.step_s * np.arange(1, contract.action.horizon + 1)
     means = {name: overall(episodes, name) for name in _COLOURS}
-    figure, axes = pyplot.subplots(len(kinds), 2, figsize=(10, 0.6 + 2.9 * len(kinds)), squeeze=False, constrained_layout=True)
+    figure, axes = pyplot.subplots(
+        len(kinds), 2, figsize=(10, 0.6 + 2.9 * len(kinds)), squeeze=False, constrained_layout=True
+    )
     for (over_time, by_column), unit in zip(axes, kinds, strict=True):
         chosen = [index for index, each in enumerate(of_column) if each == unit]
         names = [contract.action.names[index] for index in chosen]
         for number, (answerer, colour) in enumerate(_COLOURS.items()):
             table = means[answerer][:, chosen] * unit.factor
             over_time.plot(ahead, table.mean(1), color=colour, marker=".", label=answerer)
-            by_column.bar(np.arange(len(names)) + 0.27 * (number - 1), table.mean(0), 0.25, color=colour, label=answerer)
+            by_column.bar(
+                np.arange(len(names)) + 0.27 * (number - 1),
+                table.mean(0),
+                0.25,
+                color=colour,
+                label=answerer,
+            )
         bounds = interval(episodes, [each.errors[POLICY][:, chosen].mean(1) for each in episodes])
         if bounds is not None:
-            over_time.fill_between(ahead, *(bounds * unit.factor), color=_COLOURS[POLICY], alpha=0.2, label="95 % over episodes")
+            over_time.fill_between(
+                ahead,
+                *(bounds * unit.factor),
+                color=_COLOURS[POLICY],
+                alpha=0.2,
+                label="95 % over episodes",
+            )
         by_column.set_xticks(range(len(names)), names)
         over_time.set_xlabel("seconds after the observation")
         for axis in (over_time, by_column):

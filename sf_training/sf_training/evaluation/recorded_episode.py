@@ -1,4 +1,6 @@
-"""One recorded episode as a policy would have seen it, what was done in it, and what others would have answered."""
+"""One recorded episode as a policy would have seen it, what was done in it, and what others would
+have answered.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,14 @@ class RecordedEpisode:
             BagError: it cannot be decoded or holds nothing to compare with.
         """
         arrays = load_episode(reader, policy.config.image_size, depth=False, fit=policy.config.fit)
-        moving = np.flatnonzero(arrays.pairs.idle <= IDLE_S)  # as training leaves out long pauses: who stays is right there
+        moving = np.flatnonzero(
+            arrays.pairs.idle <= IDLE_S
+        )  # as training leaves out long pauses: who stays is right there
         if not len(moving):
-            raise BagError(f"{reader.path}: holds no observation with a command after it, pauses aside; leave it out")
+            raise BagError(
+                f"{reader.path}: holds no observation with a command after it, pauses aside; leave"
+                " it out"
+            )
         return cls(
             name=reader.name,
             instruction=reader.instruction,
@@ -72,13 +79,20 @@ class RecordedEpisode:
     @property
     def digest(self) -> str:
         """Of the labels: differs where another rule made them."""
-        return hashlib.sha256(self.targets.tobytes() + "\n".join(self.texts).encode()).hexdigest()[:16]
+        return hashlib.sha256(self.targets.tobytes() + "\n".join(self.texts).encode()).hexdigest()[
+            :16
+        ]
 
 
 def open_episodes(
-    bags: Path, contract: Contract, outcomes: Sequence[str], verdicts: Sequence[str] = VERDICTS, console: Console | None = None
+    bags: Path,
+    contract: Contract,
+    outcomes: Sequence[str],
+    verdicts: Sequence[str] = VERDICTS,
+    console: Console | None = None,
 ) -> list[EpisodeReader]:
-    """Return the episodes below a folder that have one of the outcomes, in the order in which training counts them.
+    """Return the episodes below a folder that have one of the outcomes, in the order in which
+    training counts them.
 
     Those that cannot be used are named on the console, by default on stderr.
 
@@ -88,8 +102,16 @@ def open_episodes(
     opened = open_bags(find_episodes(bags), contract, outcomes, verdicts)
     indices = index_episodes(opened.readers, cache_folder(bags))
     left_out = list(opened.left_out)
-    left_out += [LeftOut(reader.path, why) for reader, why in zip(opened.readers, indices, strict=True) if isinstance(why, str)]
-    readers = [reader for reader, index in zip(opened.readers, indices, strict=True) if not isinstance(index, str)]
+    left_out += [
+        LeftOut(reader.path, why)
+        for reader, why in zip(opened.readers, indices, strict=True)
+        if isinstance(why, str)
+    ]
+    readers = [
+        reader
+        for reader, index in zip(opened.readers, indices, strict=True)
+        if not isinstance(index, str)
+    ]
     if not readers:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)
     say_left_out(console or Console(stderr=True), left_out, roots=[bags])
@@ -103,7 +125,11 @@ def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.n
         labels = slice(start, start + batch)
         frames, rows = np.unique(episode.frame[labels], return_inverse=True)
         joints = episode.joints[episode.frame[labels]]
-        parts.append(policy.predict_prepared(episode.images[frames], joints, episode.texts[labels], rows=rows))
+        parts.append(
+            policy.predict_prepared(
+                episode.images[frames], joints, episode.texts[labels], rows=rows
+            )
+        )
     return np.concatenate(parts)
 
 
@@ -113,9 +139,13 @@ def stay(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
 
 
 def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
-    """The chunks (L, H, A) of somebody who repeats the arm's last step, as measured over the ``step_s`` before the observation."""
+    """The chunks (L, H, A) of somebody who repeats the arm's last step, as measured over the
+    ``step_s`` before the observation.
+    """
     before = episode.stamps - contract.action.step_s
-    earlier = np.stack([np.interp(before, episode.stamps, column) for column in episode.joints.T], axis=1)
+    earlier = np.stack(
+        [np.interp(before, episode.stamps, column) for column in episode.joints.T], axis=1
+    )
     step = episode.joints - earlier
     # Nearer to the start than a step, the motion is that of a shorter time.
     covered = np.clip((episode.stamps - episode.stamps[0]) / contract.action.step_s, 1e-6, 1.0)
@@ -125,26 +155,36 @@ def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
     return _in_joint_space(contract, episode, step)
 
 
-def right_choices(contract: Contract, episode: RecordedEpisode, chunks: np.ndarray) -> tuple[int, int]:
-    """Of the labels that share their observation with another instruction: how many have the nearest chunk, and their number."""
+def right_choices(
+    contract: Contract, episode: RecordedEpisode, chunks: np.ndarray
+) -> tuple[int, int]:
+    """Of the labels that share their observation with another instruction: how many have the
+    nearest chunk, and their number.
+    """
     motion = [index for index, name in enumerate(contract.action.names) if name != GRIPPER_COLUMN]
     right = total = 0
     for frame in np.unique(episode.frame):
         rows = np.flatnonzero(episode.frame == frame)
         if len(rows) < 2:
             continue
-        distance = np.abs(chunks[rows][:, None] - episode.targets[rows][None])[..., motion].mean((2, 3))
+        distance = np.abs(chunks[rows][:, None] - episode.targets[rows][None])[..., motion].mean(
+            (2, 3)
+        )
         right += int((distance.argmin(1) == np.arange(len(rows))).sum())
         total += len(rows)
     return right, total
 
 
 def _in_joint_space(contract: Contract, episode: RecordedEpisode, step: np.ndarray) -> np.ndarray:
-    """Chunks of constant joint velocity: ``step`` (N, J) for each row, seen in the contract's action space."""
+    """Chunks of constant joint velocity: ``step`` (N, J) for each row, seen in the contract's
+    action space.
+    """
     kinematics = Kinematics(contract) if contract.action.space.is_tool else None
     ahead = np.arange(1, contract.action.horizon + 1)[:, None]
     made = {
-        frame: in_action_space(contract, kinematics, episode.joints[frame] + ahead * step[frame], episode.joints[frame])
+        frame: in_action_space(
+            contract, kinematics, episode.joints[frame] + ahead * step[frame], episode.joints[frame]
+        )
         for frame in np.unique(episode.frame).tolist()
     }
     return np.stack([made[frame] for frame in episode.frame.tolist()])

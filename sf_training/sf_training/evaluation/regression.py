@@ -1,4 +1,6 @@
-"""``ros2 run sf_training sf_training regress``: is a checkpoint worse than an earlier one, or than no model, on recorded episodes?"""
+"""``ros2 run sf_training sf_training regress``: is a checkpoint worse than an earlier one, or than
+no model, on recorded episodes?
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,15 @@ class RegressionError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run a checkpoint over recorded episodes and compare it with what the operator did and with an earlier checkpoint.
+    """Run a checkpoint over recorded episodes and compare it with what the operator did and with an
+    earlier checkpoint.
 
     Exit code 0: no regression. 1: a regression, named in the last lines. 2: bad input.
 
-    With --baseline a regression is a column whose mean error grew by more than --tolerance, or an episode whose error of one unit
-    (motion, rotation, gripper) grew by more than --episode-tolerance; growth below the floors never counts.
-    Without --baseline it is a column in which staying still or going on as before would have been better.
+    With --baseline a regression is a column whose mean error grew by more than --tolerance, or an
+    episode whose error of one unit (motion, rotation, gripper) grew by more than
+    --episode-tolerance; growth below the floors never counts. Without --baseline it is a column in
+    which staying still or going on as before would have been better.
 
     $ sf_training regress --checkpoint out/new --baseline out/old --bags data/kept_aside
     """
@@ -51,7 +55,9 @@ class Arguments:
     bags: Path
     """Directory of episode bags. Best are some that neither checkpoint was trained on."""
     baseline: Path | None = None
-    """The earlier one: a checkpoint directory, or the JSON that regress wrote for it (faster, no second model)."""
+    """The earlier one: a checkpoint directory, or the JSON that regress wrote for it (faster, no
+    second model).
+    """
     contract: Path | None = None
     """The robot's contract; default the one in the checkpoint."""
     out: Path = Path("out/regress/regress.json")
@@ -59,7 +65,9 @@ class Arguments:
     tolerance: float = 0.05
     """Share by which the mean error of a column may grow."""
     episode_tolerance: float = 0.5
-    """Share by which the error of one episode may grow; some scatter is normal, a task that broke is not."""
+    """Share by which the error of one episode may grow; some scatter is normal, a task that broke
+    is not.
+    """
     floor_m: float = 0.0005
     """Growth that never counts, of columns in metres."""
     floor_rad: float = 0.005
@@ -78,7 +86,9 @@ class Arguments:
             raise ValueError(f"--batch: must be at least 1, got {self.batch}")
         for name in ("tolerance", "episode_tolerance", "floor_m", "floor_rad", "floor_opening"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}")
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}"
+                )
 
     @property
     def tolerances(self) -> Tolerances:
@@ -105,7 +115,8 @@ def regress(arguments: Arguments, console: Console) -> int:
     """Compare, print, write; returns the exit code 0 or 1.
 
     Raises:
-        RegressionError: the baseline's file cannot be used, or has no episode in common with the bags.
+        RegressionError: the baseline's file cannot be used, or has no episode in common with the
+            bags.
     """
     policy = _load(arguments, arguments.checkpoint)
     earlier = saved = None
@@ -122,7 +133,9 @@ def regress(arguments: Arguments, console: Console) -> int:
     picture = arguments.out.with_suffix(".png")
     _write(arguments, policy.policy_id, baseline, now, found)
     print_comparison(policy.contract, policy.policy_id, baseline, found, apart, console)
-    plot_comparison(policy.contract, policy.policy_id, baseline, found, arguments.tolerances, picture)
+    plot_comparison(
+        policy.contract, policy.policy_id, baseline, found, arguments.tolerances, picture
+    )
     console.print(f"result: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)
     for sentence in found.regressions[:_SENTENCES]:
         console.print(f"[red]regression:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
@@ -140,14 +153,19 @@ def _load(arguments: Arguments, checkpoint: Path) -> Policy:
 
 
 def _judge(
-    policy: Policy, earlier: Policy | None, readers: list[EpisodeReader], batch: int, console: Console
+    policy: Policy,
+    earlier: Policy | None,
+    readers: list[EpisodeReader],
+    batch: int,
+    console: Console,
 ) -> tuple[list[EpisodeErrors], list[EpisodeErrors] | None, np.ndarray | None]:
     """Errors of both, and the mean distance (A,) between their chunks."""
     now, before, apart = [], [], []
     if earlier and earlier.contract.hash != policy.contract.hash:
         difference = "; ".join(policy.contract.difference(earlier.contract)[:5])
         raise RegressionError(
-            f"--baseline: {earlier.policy_id} was trained for another contract ({difference}); compare it on its own bags"
+            f"--baseline: {earlier.policy_id} was trained for another contract ({difference});"
+            " compare it on its own bags"
         )
     with ProgressBar("episodes", console=console) as bar:
         for reader in bar.track(readers, total=len(readers)):
@@ -156,8 +174,13 @@ def _judge(
             now.append(errors)
             if earlier is None:
                 continue
-            same = (policy.config.image_size, policy.config.fit) == (earlier.config.image_size, earlier.config.fit)
-            other, other_chunks = episode_errors(earlier, episode if same else RecordedEpisode.load(reader, earlier), batch)
+            same = (policy.config.image_size, policy.config.fit) == (
+                earlier.config.image_size,
+                earlier.config.fit,
+            )
+            other, other_chunks = episode_errors(
+                earlier, episode if same else RecordedEpisode.load(reader, earlier), batch
+            )
             before.append(other)
             apart.append(np.abs(chunks - other_chunks).mean((0, 1)))
     if earlier is None:
@@ -170,35 +193,56 @@ def _read(path: Path) -> tuple[str, list[EpisodeErrors]]:
     try:
         data = json.loads(path.read_text())
         if data["format"] != _FORMAT:
-            raise RegressionError(f"{path}: is of format {data['format']}, this version reads {_FORMAT}; make it again with regress --out")
+            raise RegressionError(
+                f"{path}: is of format {data['format']}, this version reads {_FORMAT}; make it"
+                " again with regress --out"
+            )
         return str(data["policy"]), [EpisodeErrors.from_dict(each) for each in data["episodes"]]
     except OSError as error:
-        raise RegressionError(f"--baseline {path}: cannot be read ({error.strerror}); give a checkpoint directory or a JSON") from None
+        raise RegressionError(
+            f"--baseline {path}: cannot be read ({error.strerror}); give a checkpoint directory or"
+            " a JSON"
+        ) from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise RegressionError(f"--baseline {path}: is not a result of regress ({error}); make it with regress --out") from None
+        raise RegressionError(
+            f"--baseline {path}: is not a result of regress ({error}); make it with regress --out"
+        ) from None
     except ValueError as error:
         if isinstance(error, RegressionError):
             raise
-        raise RegressionError(f"--baseline {path}: is damaged ({error}); make it again with regress --out") from None
+        raise RegressionError(
+            f"--baseline {path}: is damaged ({error}); make it again with regress --out"
+        ) from None
 
 
-def _matching(path: Path, before: list[EpisodeErrors], now: list[EpisodeErrors]) -> list[EpisodeErrors]:
+def _matching(
+    path: Path, before: list[EpisodeErrors], now: list[EpisodeErrors]
+) -> list[EpisodeErrors]:
     """The saved errors, after a check that they speak of the same labels."""
     mine = {each.checksum: each for each in now}
     common = [each for each in before if each.checksum in mine]
     if not common:
-        raise RegressionError(f"--baseline {path}: has no episode in common with these bags; make it with regress on the same bags")
+        raise RegressionError(
+            f"--baseline {path}: has no episode in common with these bags; make it with regress on"
+            " the same bags"
+        )
     for each in common:
         other = mine[each.checksum]
         if each.digest != other.digest or each.errors[POLICY].shape != other.errors[POLICY].shape:
             raise RegressionError(
-                f"--baseline {path}: episode {each.name} was compared with other labels (the rules that make them have changed); "
-                "give the checkpoint itself, or make the file again"
+                f"--baseline {path}: episode {each.name} was compared with other labels (the rules"
+                " that make them have changed); give the checkpoint itself, or make the file again"
             )
     return before
 
 
-def _write(arguments: Arguments, policy: str, baseline: str | None, now: list[EpisodeErrors], found: Comparison) -> None:
+def _write(
+    arguments: Arguments,
+    policy: str,
+    baseline: str | None,
+    now: list[EpisodeErrors],
+    found: Comparison,
+) -> None:
     """The file that a later run takes as --baseline."""
     data = {
         "format": _FORMAT,
@@ -206,7 +250,13 @@ def _write(arguments: Arguments, policy: str, baseline: str | None, now: list[Ep
         "baseline": baseline,
         "regressions": list(found.regressions),
         "columns": {
-            each.name: {"unit": each.unit.name, "before": each.before, "now": each.now, "change_95": each.change_95, "worse": each.worse}
+            each.name: {
+                "unit": each.unit.name,
+                "before": each.before,
+                "now": each.now,
+                "change_95": each.change_95,
+                "worse": each.worse,
+            }
             for each in found.columns
         },
         "settings": json.loads(json.dumps(dataclasses.asdict(arguments), default=str)),

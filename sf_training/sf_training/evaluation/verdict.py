@@ -1,4 +1,6 @@
-"""When is a checkpoint worse than an earlier one: stated tolerances, columns and episodes compared by them."""
+"""When is a checkpoint worse than an earlier one: stated tolerances, columns and episodes compared
+by them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_training.evaluation.chunk_errors import BASELINES, POLICY, EpisodeErrors, Unit, interval, mean_by_unit, overall, units
+from sf_training.evaluation.chunk_errors import (
+    BASELINES,
+    POLICY,
+    EpisodeErrors,
+    Unit,
+    interval,
+    mean_by_unit,
+    overall,
+    units,
+)
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """An error is worse when it grew by more than the share, and by more than the floor of its unit."""
+    """An error is worse when it grew by more than the share, and by more than the floor of its
+    unit.
+    """
 
     column: float  # share, mean over all episodes
     episode: float  # share, one episode
@@ -26,7 +39,9 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """One action column over all episodes, in the contract's unit; ``change_95`` is of now - before, paired by episode."""
+    """One action column over all episodes, in the contract's unit; ``change_95`` is of now -
+    before, paired by episode.
+    """
 
     name: str
     unit: Unit
@@ -63,8 +78,14 @@ class Comparison:
     left_out: int
 
 
-def compare(contract: Contract, now: Sequence[EpisodeErrors], before: Sequence[EpisodeErrors] | None, tolerances: Tolerances) -> Comparison:
-    """Errors now beside those of an earlier checkpoint, or, without one, beside the better answer that needs no model.
+def compare(
+    contract: Contract,
+    now: Sequence[EpisodeErrors],
+    before: Sequence[EpisodeErrors] | None,
+    tolerances: Tolerances,
+) -> Comparison:
+    """Errors now beside those of an earlier checkpoint, or, without one, beside the better answer
+    that needs no model.
 
     Args:
         before: may lack episodes, which are left out then; None without an earlier checkpoint.
@@ -75,42 +96,69 @@ def compare(contract: Contract, now: Sequence[EpisodeErrors], before: Sequence[E
     pairs = [(each, earlier[each.checksum]) for each in now if each.checksum in earlier]
     kept, other = [one for one, _ in pairs], [two for _, two in pairs]
     after, ahead = overall(kept, POLICY).mean(0), overall(other, POLICY).mean(0)
-    bounds = interval(kept, [one.errors[POLICY].mean(0) - two.errors[POLICY].mean(0) for one, two in pairs])
+    bounds = interval(
+        kept, [one.errors[POLICY].mean(0) - two.errors[POLICY].mean(0) for one, two in pairs]
+    )
     columns = []
     for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
         change = None if bounds is None else (float(bounds[0, index]), float(bounds[1, index]))
         worse = tolerances.worse(after[index], ahead[index], unit.name, tolerances.column)
-        columns.append(ColumnChange(name, unit, float(after[index]), float(ahead[index]), change, worse))
-    episodes = [_episode(contract, one, mean_by_unit(contract, two.errors[POLICY]), tolerances) for one, two in pairs]
+        columns.append(
+            ColumnChange(name, unit, float(after[index]), float(ahead[index]), change, worse)
+        )
+    episodes = [
+        _episode(contract, one, mean_by_unit(contract, two.errors[POLICY]), tolerances)
+        for one, two in pairs
+    ]
     sentences = [_column_sentence(each, tolerances) for each in columns if each.worse]
     sentences += [_episode_sentence(contract, each, tolerances) for each in episodes if each.worse]
     return Comparison(tuple(columns), tuple(episodes), tuple(sentences), len(now) - len(pairs))
 
 
-def _beside_no_model(contract: Contract, now: Sequence[EpisodeErrors], tolerances: Tolerances) -> Comparison:
+def _beside_no_model(
+    contract: Contract, now: Sequence[EpisodeErrors], tolerances: Tolerances
+) -> Comparison:
     mine = overall(now, POLICY).mean(0)
     others = np.array([overall(now, name).mean(0) for name in BASELINES])
     columns = []
     for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
         best = float(others[:, index].min())
-        columns.append(ColumnChange(name, unit, float(mine[index]), best, None, tolerances.worse(mine[index], best, unit.name, 0.0)))
+        columns.append(
+            ColumnChange(
+                name,
+                unit,
+                float(mine[index]),
+                best,
+                None,
+                tolerances.worse(mine[index], best, unit.name, 0.0),
+            )
+        )
     episodes = []
     for each in now:
         tables = [mean_by_unit(contract, each.errors[name]) for name in BASELINES]
         best = {unit: min(table[unit] for table in tables) for unit in tables[0]}
         entry = _episode(contract, each, best, tolerances)
-        episodes.append(EpisodeChange(entry.name, entry.instruction, entry.labels, entry.now, entry.before, ()))
+        episodes.append(
+            EpisodeChange(entry.name, entry.instruction, entry.labels, entry.now, entry.before, ())
+        )
     sentences = [
-        f"column {each.name}: error {_shown(each.now, each.unit)}, and {_shown(each.before, each.unit)} without any model"
+        f"column {each.name}: error {_shown(each.now, each.unit)}, and"
+        f" {_shown(each.before, each.unit)} without any model"
         for each in columns
         if each.worse
     ]
     return Comparison(tuple(columns), tuple(episodes), tuple(sentences), 0)
 
 
-def _episode(contract: Contract, now: EpisodeErrors, before: dict[str, float], tolerances: Tolerances) -> EpisodeChange:
+def _episode(
+    contract: Contract, now: EpisodeErrors, before: dict[str, float], tolerances: Tolerances
+) -> EpisodeChange:
     mine = mean_by_unit(contract, now.errors[POLICY])
-    worse = tuple(unit for unit in mine if tolerances.worse(mine[unit], before[unit], unit, tolerances.episode))
+    worse = tuple(
+        unit
+        for unit in mine
+        if tolerances.worse(mine[unit], before[unit], unit, tolerances.episode)
+    )
     return EpisodeChange(now.name, now.instruction, now.labels, mine, before, worse)
 
 
@@ -119,15 +167,22 @@ def _column_sentence(change: ColumnChange, tolerances: Tolerances) -> str:
     if change.change_95 is not None and change.change_95[0] <= 0:
         chance = "; by the spread over episodes this may be chance: judge on more episodes"
     return (
-        f"column {change.name}: error {_shown(change.before, change.unit)} -> {_shown(change.now, change.unit)} "
-        f"({change.now / max(change.before, 1e-9) - 1:+.0%}, tolerance {tolerances.column:.0%}){chance}"
+        f"column {change.name}: error {_shown(change.before, change.unit)} ->"
+        f" {_shown(change.now, change.unit)} ({change.now / max(change.before, 1e-9) - 1:+.0%},"
+        f" tolerance {tolerances.column:.0%}){chance}"
     )
 
 
 def _episode_sentence(contract: Contract, change: EpisodeChange, tolerances: Tolerances) -> str:
     of_name = {unit.name: unit for unit in units(contract)}
-    parts = [f"{_shown(change.before[unit], of_name[unit])} -> {_shown(change.now[unit], of_name[unit])}" for unit in change.worse]
-    return f"episode {change.name} ({change.instruction!r}): error {', '.join(parts)} (tolerance {tolerances.episode:.0%})"
+    parts = [
+        f"{_shown(change.before[unit], of_name[unit])} -> {_shown(change.now[unit], of_name[unit])}"
+        for unit in change.worse
+    ]
+    return (
+        f"episode {change.name} ({change.instruction!r}): error {', '.join(parts)} (tolerance"
+        f" {tolerances.episode:.0%})"
+    )
 
 
 def _shown(value: float, unit: Unit) -> str:

@@ -1,1 +1,3 @@
-"""LeRobot v3 datasets, written and read with pyarrow and av; lerobot itself is not needed. No ROS here."""
+"""LeRobot v3 datasets, written and read with pyarrow and av; lerobot itself is not needed. No ROS
+here.
+"""

@@ -20,7 +20,13 @@ from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, sa
 from sf_training.data.picture_rows import pictures_in_rows
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
-from sf_training.lerobot.export_bags import ActionSource, frames_per_second, open_dataset, stretches, write_sources
+from sf_training.lerobot.export_bags import (
+    ActionSource,
+    frames_per_second,
+    open_dataset,
+    stretches,
+    write_sources,
+)
 from sf_training.lerobot.export_extras import depth_in_rows
 from sf_training.lerobot.import_bags import mapping, write_episode
 from sf_training.lerobot.import_folder import all_or_nothing
@@ -32,19 +38,23 @@ from sf_training.recording.episode_writer import EpisodeWriteError
 
 _USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to a LeRobot v3.0 dataset
        sf_training lerobot import DATASET --out EPISODES     and back
-       sf_training lerobot export --help                     the options of either"""
+       sf_training lerobot export --help                     the options of either"""  # noqa: E501
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write episodes as a LeRobot v3.0 dataset: state and action are joint positions, pictures are videos. lerobot is not needed."""
+    """Write episodes as a LeRobot v3.0 dataset: state and action are joint positions, pictures are
+    videos. lerobot is not needed.
+    """
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders with episodes, or episodes."""
     out: Path
     """The dataset; must not exist."""
     contract: Path | None = None
-    """The robot's contract, for bags of other recorders (its `bags` section); default the one in the bags."""
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in
+    the bags.
+    """
     fps: int | None = None
     """Frames per second; default the contract's, 1 / action.step_s."""
     action: ActionSource = "commanded"
@@ -56,7 +66,9 @@ class Export:
     outcomes: tuple[str, ...] = ("success",)
     """Episodes with another outcome are left out."""
     hold: int = 2
-    """Holes of at most this many frames are filled with the frame before; longer ones split the episode."""
+    """Holes of at most this many frames are filled with the frame before; longer ones split the
+    episode.
+    """
     command_age_s: float = 0.5
     """A frame whose command is older is left out: the operator had let go [s]."""
     min_frames: int = 2
@@ -71,7 +83,9 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, to be trained on like recorded ones. lerobot is not needed."""
+    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, to be trained on like
+    recorded ones. lerobot is not needed.
+    """
 
     data: Annotated[Path, tyro.conf.Positional]
     """The dataset's directory."""
@@ -84,16 +98,24 @@ class Import:
     joints: tuple[str, ...] = ()
     """Joints with other names there: OURS=THEIRS …, or OURS=NUMBER of the column, from 0."""
     units: Units = "auto"
-    """Of the dataset's arm joints. auto: radians; values far beyond the contract's limits are refused with what they look like.
-    normalised: from -100 to 100, taken as the joint's limits in the contract (each motor's calibrated range there)."""
+    """Of the dataset's arm joints. auto: radians; values far beyond the contract's limits are
+    refused with what they look like.
+    normalised: from -100 to 100, taken as the joint's limits in the contract (each motor's
+    calibrated range there)."""
     gripper: tuple[float, float] | None = None
-    """The dataset's values for CLOSED OPEN; default 0 100 with normalised, else as in the contract."""
+    """The dataset's values for CLOSED OPEN; default 0 100 with normalised, else as in the
+    contract.
+    """
     instructions: Level = "task"
-    """What becomes the instruction: the task of each frame, or the step of it (subtask_index or language_persistent)."""
+    """What becomes the instruction: the task of each frame, or the step of it (subtask_index or
+    language_persistent).
+    """
     instruction: str = ""
     """One instruction for all episodes; default those of the dataset."""
     skip_damaged: bool = False
-    """Leave out episodes that cannot be read, and name them; default: stop at the first, with nothing written."""
+    """Leave out episodes that cannot be read, and name them; default: stop at the first, with
+    nothing written.
+    """
     episodes: int | None = None
     """Only the first so many."""
 
@@ -114,7 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lerobot {words[0]}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"lerobot {words[0]}: {error.filename}: {error.strerror}; choose another --out, or free some space", file=sys.stderr)
+        print(
+            f"lerobot {words[0]}: {error.filename}: {error.strerror}; choose another --out, or free"
+            " some space",
+            file=sys.stderr,
+        )
         return 2
     return 0
 
@@ -128,11 +154,21 @@ def export(settings: Export, console: Console) -> Path:
     fps = frames_per_second(contract, settings.fps)
     unmeasured = 0
     filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
-    with open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer, _progress("writing episodes", console) as bar:
+    with (
+        open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer,
+        _progress("writing episodes", console) as bar,
+    ):
         for reader in bar.track(opened.readers):
             with reader.kept_in_memory():
                 try:
-                    parts = stretches(reader, fps, settings.action, settings.hold, settings.command_age_s, **extras)
+                    parts = stretches(
+                        reader,
+                        fps,
+                        settings.action,
+                        settings.hold,
+                        settings.command_age_s,
+                        **extras,
+                    )
                 except BagError as error:
                     if settings.strict or len(opened.readers) == 1:
                         raise
@@ -146,9 +182,16 @@ def export(settings: Export, console: Console) -> Path:
                     if part.depths is not None:
                         pictures = itertools.chain(pictures, depth_in_rows(reader, part.depths))
                         unmeasured += int((part.depths < 0).sum())
-                    writer.add_episode(part.tasks, part.state, part.action, part.stamps, pictures, part.effort)
+                    writer.add_episode(
+                        part.tasks, part.state, part.action, part.stamps, pictures, part.effort
+                    )
                     filled += part.filled
-                    entry = {"bag": reader.name, "sha256": reader.checksum, "outcome": reader.outcome, "frames": len(part.state)}
+                    entry = {
+                        "bag": reader.name,
+                        "sha256": reader.checksum,
+                        "outcome": reader.outcome,
+                        "frames": len(part.state),
+                    }
                     sources.append(entry | {"filled": part.filled})
         if not sources and left_out:
             raise none_left(left_out, opened.count, opened.outcomes, settings.outcomes)
@@ -156,12 +199,23 @@ def export(settings: Export, console: Console) -> Path:
         path = writer.finish()
     say_left_out(console, left_out, roots=settings.data)
     if unmeasured:
-        console.print(f"warning: {unmeasured} depth images are missing in the bags and empty in the dataset", soft_wrap=True)
+        console.print(
+            f"warning: {unmeasured} depth images are missing in the bags and empty in the dataset",
+            soft_wrap=True,
+        )
     frames = sum(entry["frames"] for entry in sources)
-    other = sum(count for outcome, count in opened.outcomes.items() if outcome not in (*settings.outcomes, "unreadable"))
-    left = f"; {other} with another outcome and {short} pieces shorter than {settings.min_frames} frames left out"
+    other = sum(
+        count
+        for outcome, count in opened.outcomes.items()
+        if outcome not in (*settings.outcomes, "unreadable")
+    )
+    left = (
+        f"; {other} with another outcome and {short} pieces shorter than {settings.min_frames}"
+        " frames left out"
+    )
     console.print(
-        f"{path}: {len(sources)} episodes of {len(opened.readers)} bags, {frames} frames at {fps} Hz, {filled} of them filled{left}",
+        f"{path}: {len(sources)} episodes of {len(opened.readers)} bags, {frames} frames at {fps}"
+        f" Hz, {filled} of them filled{left}",
         highlight=False,
         soft_wrap=True,
     )
@@ -175,17 +229,36 @@ def bring_in(settings: Import, console: Console) -> list[Path]:
     reader = DatasetReader(settings.data, settings.instructions, settings.instruction.strip())
     own = settings.data / layout.SOURCES / "contract.yaml"
     if settings.contract is None and not own.exists():
-        raise LeRobotError(f"{settings.data}: holds no contract; say which robot this is with --contract ROBOT.yaml")
+        raise LeRobotError(
+            f"{settings.data}: holds no contract; say which robot this is with --contract"
+            " ROBOT.yaml"
+        )
     contract = load_contract(settings.contract or own)
-    found = mapping(reader, contract, _pairs(settings.cameras), _pairs(settings.joints), settings.units, settings.gripper)
+    found = mapping(
+        reader,
+        contract,
+        _pairs(settings.cameras),
+        _pairs(settings.joints),
+        settings.units,
+        settings.gripper,
+    )
     if found.values.note:
         console.print(f"warning: {found.values.note}", highlight=False, soft_wrap=True)
     if reader.has_subtasks and settings.instructions == "task":
-        console.print("the dataset has the steps of its tasks, too: --instructions subtask takes them", soft_wrap=True)
+        console.print(
+            "the dataset has the steps of its tasks, too: --instructions subtask takes them",
+            soft_wrap=True,
+        )
     name = settings.data.resolve().name
-    names = [f"{name}_{position:06d}" for position in range(min(reader.episodes, settings.episodes or reader.episodes))]
+    names = [
+        f"{name}_{position:06d}"
+        for position in range(min(reader.episodes, settings.episodes or reader.episodes))
+    ]
     damaged = []
-    with all_or_nothing(settings.out, name, names) as stage, _progress("writing episodes", console) as bar:
+    with (
+        all_or_nothing(settings.out, name, names) as stage,
+        _progress("writing episodes", console) as bar,
+    ):
         for position, episode in bar.track(list(enumerate(names))):
             try:
                 write_episode(reader, position, contract, found, stage, episode)
@@ -197,12 +270,22 @@ def bring_in(settings: Import, console: Console) -> list[Path]:
         if len(damaged) == len(names):
             raise LeRobotError(f"{settings.data}: no episode can be read; fetch the dataset again")
     left = f", {len(damaged)} damaged ones left out" if damaged else ""
-    console.print(f"{settings.out}: {len(names) - len(damaged)} episodes of {settings.data}{left}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{settings.out}: {len(names) - len(damaged)} episodes of {settings.data}{left}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return [settings.out / episode for episode in names if episode not in damaged]
 
 
 def _progress(what: str, console: Console) -> Progress:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 

@@ -18,7 +18,15 @@ FETCH = "fetch the dataset again"
 _PICTURES = ("image", "video")
 _CHANNELS = (1, 3, 4)
 # What a damaged or foreign table, number or path raises while it is read.
-_DAMAGE = (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, pa.ArrowException)
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    AttributeError,
+    pa.ArrowException,
+)
 
 
 class DatasetInfo(BaseModel):
@@ -59,7 +67,9 @@ def read_info(directory: Path) -> DatasetInfo:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise LeRobotError(f"{directory}: has no {layout.INFO}, so it is no LeRobot dataset; check the path") from None
+        raise LeRobotError(
+            f"{directory}: has no {layout.INFO}, so it is no LeRobot dataset; check the path"
+        ) from None
     except (ValueError, RecursionError):
         raise LeRobotError(f"{path}: is not JSON; {FETCH}") from None
     version = content.get("codebase_version") if isinstance(content, dict) else None
@@ -72,7 +82,10 @@ def read_info(directory: Path) -> DatasetInfo:
         raise LeRobotError(_explained(path, error)) from None
     for key in (STATE, ACTION):
         if key not in info.features:
-            raise LeRobotError(f"{directory}: has no {key}; only datasets with joint positions as state and action can be read")
+            raise LeRobotError(
+                f"{directory}: has no {key}; only datasets with joint positions as state and action"
+                " can be read"
+            )
     return info
 
 
@@ -109,7 +122,10 @@ def picture_size(path: Path, info: DatasetInfo, key: str) -> tuple[int, int]:
     if len(shape) == 2:
         return shape[1], shape[0]
     if len(shape) != 3:
-        raise LeRobotError(f"{path}: features.{key}.shape is {shape}; pictures have height, width and channels: correct it")
+        raise LeRobotError(
+            f"{path}: features.{key}.shape is {shape}; pictures have height, width and channels:"
+            " correct it"
+        )
     first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
     return (shape[2], shape[1]) if first else (shape[1], shape[0])
 
@@ -132,7 +148,9 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except LeRobotError:
         raise
     except OSError as error:
-        raise LeRobotError(f"{path}: cannot be read ({_first_line(error.strerror or error)}); {FETCH}") from None
+        raise LeRobotError(
+            f"{path}: cannot be read ({_first_line(error.strerror or error)}); {FETCH}"
+        ) from None
     except _DAMAGE as error:
         reason = f"no {error}" if isinstance(error, KeyError) else _first_line(error)
         raise LeRobotError(f"{path}: cannot be read as {what} ({reason}); {FETCH}") from None
@@ -159,10 +177,16 @@ def _flat(names: Any) -> list:
         return []
     if isinstance(names, Mapping):
         values = list(names.values())
-        if values and all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        if values and all(
+            isinstance(value, int) and not isinstance(value, bool) for value in values
+        ):
             in_order = sorted(names, key=names.__getitem__)  # name to number
             return in_order if sorted(values) == list(range(len(values))) else []
-        if values and all(str(key).isdigit() for key in names) and all(isinstance(value, str) for value in values):
+        if (
+            values
+            and all(str(key).isdigit() for key in names)
+            and all(isinstance(value, str) for value in values)
+        ):
             return [names[key] for key in sorted(names, key=int)]  # number to name
         return [name for value in values for name in _flat(value)]
     if isinstance(names, Sequence) and not isinstance(names, str):

@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from sf_training.lerobot import depth, instructions, layout
-from sf_training.lerobot.dataset_info import FETCH, column_names, depth_information, picture_size, read_info, reading, short_name
+from sf_training.lerobot.dataset_info import (
+    FETCH,
+    column_names,
+    depth_information,
+    picture_size,
+    read_info,
+    reading,
+    short_name,
+)
 from sf_training.lerobot.episode_list import EpisodeEntry, list_episodes, read_table, video_place
 from sf_training.lerobot.instructions import Instructions, Level, segments
 from sf_training.lerobot.layout import ACTION, STATE, LeRobotError
@@ -49,15 +57,17 @@ class DatasetEpisode:
 class DatasetReader:
     """A dataset by its directory.
 
-    Attributes: ``fps``, ``robot``, ``cameras`` and ``depths`` (name to key of a feature), ``state_names``, ``action_names``
-    (empty where the dataset has none), ``state_width``, ``action_width`` (columns), ``episodes`` (how many).
+    Attributes: ``fps``, ``robot``, ``cameras`` and ``depths`` (name to key of a feature),
+    ``state_names``, ``action_names`` (empty where the dataset has none), ``state_width``,
+    ``action_width`` (columns), ``episodes`` (how many).
 
     Args:
         level: which texts become instructions.
         instruction: for all episodes; else those of the dataset.
 
     Raises:
-        LeRobotError: not a dataset, a version that is not read, or a feature that is needed is missing or broken.
+        LeRobotError: not a dataset, a version that is not read, or a feature that is needed is
+            missing or broken.
     """
 
     def __init__(self, directory: Path, level: Level = "task", instruction: str = "") -> None:
@@ -87,7 +97,9 @@ class DatasetReader:
         return self._entries[position].index
 
     def start_s(self, position: int) -> float:
-        """Gives the time at which the n-th episode would begin if all followed each other, 10 s apart [s]."""
+        """Gives the time at which the n-th episode would begin if all followed each other, 10 s
+        apart [s].
+        """
         return float(self._starts[position]) / self.fps + 10.0 * position
 
     def size(self, name: str) -> tuple[int, int]:
@@ -106,7 +118,9 @@ class DatasetReader:
         """
         entry = self._entries[position]
         table = self._rows_of(entry, (STATE, ACTION))
-        return self._matrix(entry, table, STATE, self.state_width), self._matrix(entry, table, ACTION, self.action_width)
+        return self._matrix(entry, table, STATE, self.state_width), self._matrix(
+            entry, table, ACTION, self.action_width
+        )
 
     def episode(self, position: int) -> DatasetEpisode:
         """Gives the columns of the n-th episode.
@@ -121,21 +135,43 @@ class DatasetReader:
             if len(wrong):
                 frame, column = wrong[0].tolist()
                 what = f"{key} of column {column} is {values[frame, column]} at frame {frame}"
-                raise LeRobotError(f"{self.directory}: episode {entry.index}: {what}; remove that episode, or correct it")
+                raise LeRobotError(
+                    f"{self.directory}: episode {entry.index}: {what}; remove that episode, or"
+                    " correct it"
+                )
         table = self._rows_of(entry, ("timestamp", layout.STAMP, *instructions.COLUMNS))
         with reading(entry.table, "times"):
             times = self._times(table, "timestamp")
             timestamps = np.arange(entry.length) / self.fps if times is None else times
             stamps = self._times(table, layout.STAMP)
         if not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
-            raise LeRobotError(f"{entry.table}: the timestamps of episode {entry.index} do not rise; {FETCH}")
-        texts = [self._instruction] * entry.length if self._instruction else self._instructions.of_frames(entry, table, self._level)
-        return DatasetEpisode(entry.index, tuple(segments(texts)), state, action, timestamps, stamps, self._effort(entry))
+            raise LeRobotError(
+                f"{entry.table}: the timestamps of episode {entry.index} do not rise; {FETCH}"
+            )
+        texts = (
+            [self._instruction] * entry.length
+            if self._instruction
+            else self._instructions.of_frames(entry, table, self._level)
+        )
+        return DatasetEpisode(
+            entry.index,
+            tuple(segments(texts)),
+            state,
+            action,
+            timestamps,
+            stamps,
+            self._effort(entry),
+        )
 
     def _effort(self, entry: EpisodeEntry) -> np.ndarray | None:
-        if layout.EFFORT not in self._info.features or column_names(self.info_file, self._info, layout.EFFORT)[1] != self.state_width:
+        if (
+            layout.EFFORT not in self._info.features
+            or column_names(self.info_file, self._info, layout.EFFORT)[1] != self.state_width
+        ):
             return None
-        values = self._matrix(entry, self._rows_of(entry, (layout.EFFORT,)), layout.EFFORT, self.state_width)
+        values = self._matrix(
+            entry, self._rows_of(entry, (layout.EFFORT,)), layout.EFFORT, self.state_width
+        )
         return values if np.isfinite(values).all() else None
 
     def pictures(self, position: int, camera: str) -> Iterator[np.ndarray]:
@@ -147,7 +183,8 @@ class DatasetReader:
         yield from self._frames(position, self.cameras[camera], as_rgb, _colour)
 
     def depth_pictures(self, position: int, name: str) -> Iterator[np.ndarray]:
-        """Yields all depth pictures (H, W) float32 [m] of one camera in the n-th episode; 0 where nothing was measured.
+        """Yields all depth pictures (H, W) float32 [m] of one camera in the n-th episode; 0 where
+        nothing was measured.
 
         Raises:
             LeRobotError: the video or a picture is missing, damaged, or holds no depth.
@@ -155,7 +192,10 @@ class DatasetReader:
         key = self.depths[name]
         described = depth_information(self._info, key)
         yield from self._frames(
-            position, key, lambda frame: depth.of_frame(frame, described), lambda data: depth.of_picture(data, described)
+            position,
+            key,
+            lambda frame: depth.of_frame(frame, described),
+            lambda data: depth.of_picture(data, described),
         )
 
     def _frames(
@@ -178,19 +218,31 @@ class DatasetReader:
 
     def _rows_of(self, entry: EpisodeEntry, columns: tuple[str, ...]) -> pa.Table:
         """Some columns of an episode, as far as its file has them."""
-        if self._table is None or self._table[:2] != (entry.table, columns):  # several episodes lie in one file
-            self._table = (entry.table, columns, read_table(entry.table, ["episode_index", *columns]))
+        if self._table is None or self._table[:2] != (
+            entry.table,
+            columns,
+        ):  # several episodes lie in one file
+            self._table = (
+                entry.table,
+                columns,
+                read_table(entry.table, ["episode_index", *columns]),
+            )
         table = self._table[2]
         with reading(entry.table, "rows of episodes"):
             found = np.flatnonzero(np.asarray(table["episode_index"]) == entry.index)
             count = len(found)
             if count != entry.length or found[-1] - found[0] != count - 1:
-                raise LeRobotError(f"{entry.table}: episode {entry.index} has {count} rows, {entry.length} are announced; {FETCH}")
+                raise LeRobotError(
+                    f"{entry.table}: episode {entry.index} has {count} rows, {entry.length} are"
+                    f" announced; {FETCH}"
+                )
             return table.slice(found[0], count)
 
     def _column(self, entry: EpisodeEntry, table: pa.Table, key: str) -> pa.ChunkedArray:
         if key not in table.column_names:
-            raise LeRobotError(f"{entry.table}: has no column {key}, which {layout.INFO} announces; {FETCH}")
+            raise LeRobotError(
+                f"{entry.table}: has no column {key}, which {layout.INFO} announces; {FETCH}"
+            )
         return table[key]
 
     def _matrix(self, entry: EpisodeEntry, table: pa.Table, key: str, width: int) -> np.ndarray:
@@ -199,7 +251,10 @@ class DatasetReader:
         with reading(entry.table, f"{key} of episode {entry.index}"):
             values = np.array(column.to_pylist(), np.float64).reshape(len(column), -1)
         if values.shape[1] != width:
-            raise LeRobotError(f"{entry.table}: {key} has {values.shape[1]} columns, {layout.INFO} announces {width}; {FETCH}")
+            raise LeRobotError(
+                f"{entry.table}: {key} has {values.shape[1]} columns, {layout.INFO} announces"
+                f" {width}; {FETCH}"
+            )
         return values
 
     def _times(self, table: pa.Table, key: str) -> np.ndarray | None:
@@ -207,11 +262,20 @@ class DatasetReader:
             return None
         return np.array(table[key].to_pylist(), np.float64).reshape(len(table))
 
-    def _picture(self, entry: EpisodeEntry, key: str, picture: dict, read: Callable[[bytes], np.ndarray | None]) -> np.ndarray:
+    def _picture(
+        self,
+        entry: EpisodeEntry,
+        key: str,
+        picture: dict,
+        read: Callable[[bytes], np.ndarray | None],
+    ) -> np.ndarray:
         with reading(entry.table, f"pictures of {key}"):
             pixels = read(picture.get("bytes") or (self.directory / picture["path"]).read_bytes())
         if pixels is None:
-            raise LeRobotError(f"{entry.table}: episode {entry.index}: {key} {picture.get('path') or ''} is no picture; {FETCH}")
+            raise LeRobotError(
+                f"{entry.table}: episode {entry.index}: {key} {picture.get('path') or ''} is no"
+                f" picture; {FETCH}"
+            )
         return pixels
 
 

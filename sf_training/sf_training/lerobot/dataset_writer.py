@@ -19,7 +19,8 @@ from sf_training.lerobot.video import DEPTH, Codec, VideoFile
 
 
 class DatasetWriter:
-    """Call :meth:`add_episode`, then :meth:`finish`; leaving a ``with`` block without it drops everything.
+    """Call :meth:`add_episode`, then :meth:`finish`; leaving a ``with`` block without it drops
+    everything.
 
     Until it is finished the dataset is ``<directory>.partial``.
 
@@ -49,7 +50,9 @@ class DatasetWriter:
     ) -> None:
         self._final, self._root = directory, directory.with_name(directory.name + ".partial")
         if directory.exists():
-            raise LeRobotError(f"{directory}: exists already; choose another directory, or remove it")
+            raise LeRobotError(
+                f"{directory}: exists already; choose another directory, or remove it"
+            )
         shutil.rmtree(self._root, ignore_errors=True)
         (self._root / "meta").mkdir(parents=True)
         self._depths, self._effort = dict(depths or {}), effort
@@ -91,7 +94,8 @@ class DatasetWriter:
             tasks: one for all frames, or one for each.
             state, action: (N, J) [rad, m].
             stamps: (N,) when each frame was recorded [s].
-            pictures: (camera, (H, W, 3) uint8), of depth (camera, (H, W) [m]); N of each in order; cameras may take turns in any way.
+            pictures: (camera, (H, W, 3) uint8), of depth (camera, (H, W) [m]); N of each in order;
+                cameras may take turns in any way.
             effort: (N, J) [N m, N], where the dataset was begun with it.
 
         Raises:
@@ -117,7 +121,9 @@ class DatasetWriter:
         }
         if self._effort:
             columns[layout.EFFORT] = np.asarray(effort, np.float32)
-        chunk, file = self._append({name: layout.column(values) for name, values in columns.items()})
+        chunk, file = self._append(
+            {name: layout.column(values) for name, values in columns.items()}
+        )
         row = {
             "episode_index": index,
             "tasks": different,
@@ -132,10 +138,23 @@ class DatasetWriter:
         statistics = {name: of_columns(values) for name, values in columns.items()}
         for name, first in places.items():
             key = IMAGES + name
-            row |= dict(zip((f"videos/{key}/chunk_index", f"videos/{key}/file_index"), _place(self._video_files[name]), strict=True))
-            row |= {f"videos/{key}/from_timestamp": first / self._fps, f"videos/{key}/to_timestamp": (first + count) / self._fps}
+            row |= dict(
+                zip(
+                    (f"videos/{key}/chunk_index", f"videos/{key}/file_index"),
+                    _place(self._video_files[name]),
+                    strict=True,
+                )
+            )
+            row |= {
+                f"videos/{key}/from_timestamp": first / self._fps,
+                f"videos/{key}/to_timestamp": (first + count) / self._fps,
+            }
             statistics[key] = self._pixels[name][-1].statistics()
-        row |= {f"stats/{key}/{name}": value for key, found in statistics.items() for name, value in found.items()}
+        row |= {
+            f"stats/{key}/{name}": value
+            for key, found in statistics.items()
+            for name, value in found.items()
+        }
         self._rows.append(row)
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
@@ -154,8 +173,12 @@ class DatasetWriter:
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self._rows), path)
         pq.write_table(layout.tasks_table(self._tasks), self._root / layout.TASKS)
-        statistics = {name: of_columns(np.concatenate(parts)) for name, parts in self._columns.items()}
-        statistics |= {IMAGES + name: together(parts).statistics() for name, parts in self._pixels.items()}
+        statistics = {
+            name: of_columns(np.concatenate(parts)) for name, parts in self._columns.items()
+        }
+        statistics |= {
+            IMAGES + name: together(parts).statistics() for name, parts in self._pixels.items()
+        }
         self._write_json(layout.STATISTICS, statistics)
         information = {
             "codebase_version": layout.VERSION,
@@ -185,13 +208,17 @@ class DatasetWriter:
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _encode(self, count: int, pictures: Iterable[tuple[str, np.ndarray]]) -> dict[str, int]:
-        """Append the pictures to the videos; for each camera the number of the episode's first frame in its file."""
+        """Append the pictures to the videos; for each camera the number of the episode's first
+        frame in its file.
+        """
         first, written, counted = {}, dict.fromkeys(self._cameras, 0), looked_at(count)
         for name, (width, height) in self._cameras.items():
             if name not in self._videos or self._videos[name].bytes > self._limits[1]:
                 self._next_video(name, width, height)
             first[name] = self._videos[name].frames
-            self._pixels[name].append(PixelSummary(depth.levels_m(), 1) if name in self._depths else PixelSummary())
+            self._pixels[name].append(
+                PixelSummary(depth.levels_m(), 1) if name in self._depths else PixelSummary()
+            )
         for name, picture in pictures:
             pixels = depth.to_codes(picture) if name in self._depths else picture
             self._videos[name].add(pixels)
@@ -208,8 +235,12 @@ class DatasetWriter:
             self._videos[name].close()
         self._video_files[name] += 1
         chunk, file = _place(self._video_files[name])
-        path = self._root / layout.VIDEOS.format(video_key=IMAGES + name, chunk_index=chunk, file_index=file)
-        self._videos[name] = VideoFile(path, self._fps, width, height, DEPTH if name in self._depths else self._codec)
+        path = self._root / layout.VIDEOS.format(
+            video_key=IMAGES + name, chunk_index=chunk, file_index=file
+        )
+        self._videos[name] = VideoFile(
+            path, self._fps, width, height, DEPTH if name in self._depths else self._codec
+        )
 
     def _append(self, columns: dict[str, pa.Array]) -> tuple[int, int]:
         """One row group; returns the place of its file."""
@@ -231,7 +262,9 @@ class DatasetWriter:
         found = layout.features(self._joints, colour, self._fps, self._codec)
         if self._effort:
             found[layout.EFFORT] = found[STATE]
-        return found | {IMAGES + name: depth.feature(*size, self._fps) for name, size in self._depths.items()}
+        return found | {
+            IMAGES + name: depth.feature(*size, self._fps) for name, size in self._depths.items()
+        }
 
     def _close(self) -> None:
         for video in self._videos.values():

@@ -1,7 +1,8 @@
 """Depth as LeRobot stores it: metres on 4096 levels, logarithmic, in a lossless 12-bit video.
 
-Source: lerobot 0.6.2, ``datasets/depth_utils.py`` and ``configs/video.py`` (after BEHAVIOR-1K). A level is 0.8 mm at
-0.2 m and 3.0 mm at 10 m. Level 0 stands for "no measurement" here; lerobot shows it as the least depth.
+Source: lerobot 0.6.2, ``datasets/depth_utils.py`` and ``configs/video.py`` (after BEHAVIOR-1K). A
+level is 0.8 mm at 0.2 m and 3.0 mm at 10 m. Level 0 stands for "no measurement" here; lerobot shows
+it as the least depth.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _MM = 1000.0
 
 
 def to_codes(metres: np.ndarray) -> np.ndarray:
-    """Converts depth (H, W) [m] to levels (H, W) uint16; what is not finite or not positive becomes 0."""
+    """Converts depth (H, W) [m] to levels (H, W) uint16; what is not finite or not positive becomes
+    0.
+    """
     low, high, shift = (QUANTISER[name] for name in ("depth_min", "depth_max", "shift"))
     known = np.isfinite(metres) & (metres > 0)
     first, last = math.log(low + shift), math.log(high + shift)
@@ -34,9 +37,12 @@ def to_metres(codes: np.ndarray, quantiser: Mapping[str, Any]) -> np.ndarray:
     """Converts levels (H, W) to depth (H, W) float32 [m]; level 0 is 0.
 
     Args:
-        quantiser: ``depth_min``, ``depth_max``, ``shift`` [m] and ``use_log``; missing ones as lerobot has them.
+        quantiser: ``depth_min``, ``depth_max``, ``shift`` [m] and ``use_log``; missing ones as
+            lerobot has them.
     """
-    values = QUANTISER | {name: value for name, value in quantiser.items() if name in QUANTISER and value is not None}
+    values = QUANTISER | {
+        name: value for name, value in quantiser.items() if name in QUANTISER and value is not None
+    }
     low, high, shift = (float(values[name]) for name in ("depth_min", "depth_max", "shift"))
     share = np.asarray(codes, np.float64) / HIGHEST
     if values["use_log"]:
@@ -58,14 +64,18 @@ def of_frame(frame: av.VideoFrame, described: Mapping[str, Any]) -> np.ndarray:
     """Reads the depth (H, W) float32 [m] of a video's frame.
 
     Args:
-        described: the feature's ``info`` without "video.": with ``depth_min`` the video holds levels, else millimetres.
+        described: the feature's ``info`` without "video.": with ``depth_min`` the video holds
+            levels, else millimetres.
 
     Raises:
         LeRobotError: the video's pixels hold no depth.
     """
     name = frame.format.name
     if name not in ("gray12le", "gray16le", "yuv420p12le", "gray10le", "yuv420p10le"):
-        raise LeRobotError(f"the pixels of the video are {name}, which holds no depth; depth is gray12le, yuv420p12le or gray16le")
+        raise LeRobotError(
+            f"the pixels of the video are {name}, which holds no depth; depth is gray12le,"
+            " yuv420p12le or gray16le"
+        )
     codes = frame.to_ndarray()[: frame.height]  # of a planar format the first plane
     if described.get("depth_min") is None and name == "gray16le":
         return in_metres(codes, described)
@@ -73,7 +83,9 @@ def of_frame(frame: av.VideoFrame, described: Mapping[str, Any]) -> np.ndarray:
 
 
 def of_picture(data: bytes, described: Mapping[str, Any]) -> np.ndarray | None:
-    """Reads the depth (H, W) float32 [m] of a TIFF or PNG file; None when it is no picture of one channel."""
+    """Reads the depth (H, W) float32 [m] of a TIFF or PNG file; None when it is no picture of one
+    channel.
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error:
@@ -84,8 +96,12 @@ def of_picture(data: bytes, described: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def in_metres(values: np.ndarray, described: Mapping[str, Any]) -> np.ndarray:
-    """Converts raw depth to metres: by ``depth_unit``, else whole numbers are millimetres and fractions metres."""
-    unit = described.get("depth_unit") or ("m" if np.issubdtype(values.dtype, np.floating) else "mm")
+    """Converts raw depth to metres: by ``depth_unit``, else whole numbers are millimetres and
+    fractions metres.
+    """
+    unit = described.get("depth_unit") or (
+        "m" if np.issubdtype(values.dtype, np.floating) else "mm"
+    )
     metres = values.astype(np.float32) / (_MM if unit == "mm" else 1.0)
     return np.where(np.isfinite(metres), metres, 0.0).astype(np.float32)
 
@@ -104,4 +120,9 @@ def feature(width: int, height: int, fps: float) -> dict[str, Any]:
         "depth_unit": "m",
         **{f"video.{name}": value for name, value in QUANTISER.items()},
     }
-    return {"dtype": "video", "shape": [height, width, 1], "names": ["height", "width", "channels"], "info": information}
+    return {
+        "dtype": "video",
+        "shape": [height, width, 1],
+        "names": ["height", "width", "channels"],
+        "info": information,
+    }

@@ -54,21 +54,31 @@ def list_episodes(directory: Path, info: DatasetInfo) -> list[EpisodeEntry]:
     return entries
 
 
-def video_place(directory: Path, info: DatasetInfo, entry: EpisodeEntry, key: str) -> tuple[Path, float]:
-    """Finds the video of a camera in an episode, and the time at which the episode begins there [s].
+def video_place(
+    directory: Path, info: DatasetInfo, entry: EpisodeEntry, key: str
+) -> tuple[Path, float]:
+    """Finds the video of a camera in an episode, and the time at which the episode begins there
+    [s].
 
     Raises:
         LeRobotError: the dataset does not say.
     """
     if info.video_path is None:
-        raise LeRobotError(f"{directory / 'meta/info.json'}: has no video_path, but {key} is a video; {FETCH}")
+        raise LeRobotError(
+            f"{directory / 'meta/info.json'}: has no video_path, but {key} is a video; {FETCH}"
+        )
     with reading(entry.source, f"the place of {key} in episode {entry.index}"):
         if info.is_v2:
             path, start = _path_v2(info.video_path, info, entry.index, video_key=key), 0.0
         else:
             row = entry.row
-            place = {name: _whole(row[f"videos/{key}/{name}"]) for name in ("chunk_index", "file_index")}
-            path, start = info.video_path.format(video_key=key, **place), float(row[f"videos/{key}/from_timestamp"])
+            place = {
+                name: _whole(row[f"videos/{key}/{name}"]) for name in ("chunk_index", "file_index")
+            }
+            path, start = (
+                info.video_path.format(video_key=key, **place),
+                float(row[f"videos/{key}/from_timestamp"]),
+            )
         if not (math.isfinite(start) and 0.0 <= start < 1e9):
             raise ValueError(f"from_timestamp {start}")
         return directory / path, start
@@ -136,6 +146,11 @@ def _path_v2(pattern: str, info: DatasetInfo, index: int, **more: str) -> str:
 
 def _whole(value: object) -> int:
     """A number that counts something; text, fractions, nothing and negative ones are none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value != int(value)
+        or value < 0
+    ):
         raise ValueError(f"{value!r} is no count")
     return int(value)

@@ -1,4 +1,6 @@
-"""Episode bags to LeRobot frames: the observations that training takes from them, at a fixed rate."""
+"""Episode bags to LeRobot frames: the observations that training takes from them, at a fixed
+rate.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ ActionSource = Literal["commanded", "measured"]
 
 @dataclass(frozen=True)
 class Stretch:
-    """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints (N, J), times (N,) [s].
+    """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints
+    (N, J), times (N,) [s].
 
-    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force. ``depths`` (N, D) are indices of
-    depth messages, -1 for none, and ``effort`` (N, J), where they were asked for.
+    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force.
+    ``depths`` (N, D) are indices of depth messages, -1 for none, and ``effort`` (N, J), where they
+    were asked for.
     """
 
     indices: np.ndarray
@@ -53,30 +57,51 @@ def frames_per_second(contract: Contract, fps: int | None) -> int:
     """
     rate = 1.0 / contract.action.step_s
     if fps is None and abs(rate - round(rate)) > 1e-3:
-        raise LeRobotError(f"action.step_s {contract.action.step_s}: {rate:.3f} frames per second are no whole number; choose with --fps")
+        raise LeRobotError(
+            f"action.step_s {contract.action.step_s}: {rate:.3f} frames per second are no whole"
+            " number; choose with --fps"
+        )
     return fps or round(rate)
 
 
 def stretches(
-    reader: EpisodeReader, fps: int, source: ActionSource, hold: int, command_age_s: float, *, depth: bool = False, effort: bool = False
+    reader: EpisodeReader,
+    fps: int,
+    source: ActionSource,
+    hold: int,
+    command_age_s: float,
+    *,
+    depth: bool = False,
+    effort: bool = False,
 ) -> list[Stretch]:
-    """The frames of one bag; a hole of more than ``hold`` frames ends a stretch, a shorter one is filled.
+    """The frames of one bag; a hole of more than ``hold`` frames ends a stretch, a shorter one is
+    filled.
 
-    ``observation.state`` are the joints measured at the observation. ``action`` is, with "commanded", the operator's
-    command in force one frame later (row 0 of a training target, as joint positions), with "measured" the joints measured
-    one frame later. Where a policy led the arm there is no command, and a stretch ends; one ends at a clock step, too.
+    ``observation.state`` are the joints measured at the observation. ``action`` is, with
+    "commanded", the operator's command in force one frame later (row 0 of a training target, as
+    joint positions), with "measured" the joints measured one frame later. Where a policy led the
+    arm there is no command, and a stretch ends; one ends at a clock step, too.
 
     Raises:
         BagError: no usable observation, or no commands.
     """
     contract = reader.contract
     cameras = [absolute(camera.topic) for camera in contract.cameras]
-    joints, given, control = absolute(contract.topics.joint_states), command_topic(reader), absolute(contract.topics.control_source)
+    joints, given, control = (
+        absolute(contract.topics.joint_states),
+        command_topic(reader),
+        absolute(contract.topics.control_source),
+    )
     said = absolute(contract.topics.instruction)
     depths = [absolute(camera.depth_topic) for camera in depth_cameras(contract)] if depth else []
-    read = with_one_clock(reader.read({*cameras, *depths, joints, given, control, said}), [*cameras, joints])
+    read = with_one_clock(
+        reader.read({*cameras, *depths, joints, given, control, said}), [*cameras, joints]
+    )
     if source == "commanded" and not len(read[given].stamps):
-        raise BagError(f"{reader.path}: no message on {given}; export the joints that were reached with --action measured")
+        raise BagError(
+            f"{reader.path}: no message on {given}; export the joints that were reached with"
+            " --action measured"
+        )
     start = min(int(read[topic].stamps.min()) for topic in cameras)
     texts = Instructions.of_recording(reader, read)
     found = []
@@ -87,15 +112,37 @@ def stretches(
         commands = Commands(reader, given, read[given]) if source == "commanded" else None
         for part in cut_at_clock_steps(read, [*cameras, joints], joints):
             if all(len(part[topic].stamps) for topic in (*cameras, joints)):
-                found += _part(reader, read, part, fps, hold, commands, command_age_s, texts, start, depth=depth)
+                found += _part(
+                    reader,
+                    read,
+                    part,
+                    fps,
+                    hold,
+                    commands,
+                    command_age_s,
+                    texts,
+                    start,
+                    depth=depth,
+                )
     except BagError:
         raise
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}") from None
     if not found:
-        raise BagError(f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint` tells which is missing")
+        raise BagError(
+            f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint`"
+            " tells which is missing"
+        )
     if effort:
-        found = [replace(part, effort=efforts(reader, read[joints].stamps, np.rint(part.stamps * 1e9).astype(np.int64))) for part in found]
+        found = [
+            replace(
+                part,
+                effort=efforts(
+                    reader, read[joints].stamps, np.rint(part.stamps * 1e9).astype(np.int64)
+                ),
+            )
+            for part in found
+        ]
     return found
 
 
@@ -112,13 +159,17 @@ def _part(
     *,
     depth: bool,
 ) -> list[Stretch]:
-    """Return the stretches of a part of the recording that has one time line; without ``commands`` the action is what was measured."""
+    """Return the stretches of a part of the recording that has one time line; without ``commands``
+    the action is what was measured.
+    """
     contract = _at_rate(reader.contract, fps)
     cameras = [absolute(camera.topic) for camera in contract.cameras]
     seen = align_cameras([part[topic].stamps for topic in cameras], contract)
     stream = part[absolute(contract.topics.joint_states)]
     whole = read[absolute(contract.topics.joint_states)]
-    joints = JointStream.of_part(stream.stamps, stream.messages, contract.command_joints, lambda: whole.messages)
+    joints = JointStream.of_part(
+        stream.stamps, stream.messages, contract.command_joints, lambda: whole.messages
+    )
     if joints is None or not len(seen.stamps):
         return []
     check_joints(reader, joints, contract.topics.joint_states, start)
@@ -126,18 +177,24 @@ def _part(
     seen = Observations(*(getattr(seen, each.name)[good] for each in fields(seen)))
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
     cells = (seen.complete - seen.complete[:1] + step // 2) // step
-    state = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
+    state = joints.measured(
+        seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s]
+    )
     if commands is not None:
         action = _commands(reader, read, part, seen, fps, commands, command_age_s, start)
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
-        action[np.append(np.diff(cells) != 1, True)] = np.nan  # before a hole nobody knows the joints of one frame later
+        action[np.append(np.diff(cells) != 1, True)] = (
+            np.nan
+        )  # before a hole nobody knows the joints of one frame later
     rows = np.flatnonzero(np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1))
     if not len(rows):
         return []
     # Messages are counted over the whole recording.
     numbers = [np.searchsorted(read[topic].order, part[topic].order) for topic in cameras]
-    indices = np.stack([number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1)
+    indices = np.stack(
+        [number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1
+    )
     near = depth_indices(contract, read, part, seen) if depth else None
     cells = cells[rows]
     found = []
@@ -147,7 +204,17 @@ def _part(
         kept = rows[piece][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
         filled, tasks = len(kept) - len(piece), texts.at(seen.stamps[kept])
         depths = None if near is None else near[kept]
-        found.append(Stretch(indices[kept], state[kept], action[kept], seen.stamps[kept] * 1e-9, filled, tasks, depths))
+        found.append(
+            Stretch(
+                indices[kept],
+                state[kept],
+                action[kept],
+                seen.stamps[kept] * 1e-9,
+                filled,
+                tasks,
+                depths,
+            )
+        )
     return found
 
 
@@ -157,17 +224,43 @@ def write_sources(root: Path, contract: Contract, bags: list[dict]) -> None:
     folder.mkdir(parents=True)
     (folder / "contract.yaml").write_text(contract.to_yaml(), encoding="utf-8")
     (folder / contract.urdf).write_text(contract.urdf_xml, encoding="utf-8")
-    (folder / "episodes.json").write_text(json.dumps(bags, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "episodes.json").write_text(
+        json.dumps(bags, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
 
 
-def open_dataset(directory: Path, contract: Contract, fps: int, codec: str, *, depth: bool = False, effort: bool = False) -> DatasetWriter:
+def open_dataset(
+    directory: Path,
+    contract: Contract,
+    fps: int,
+    codec: str,
+    *,
+    depth: bool = False,
+    effort: bool = False,
+) -> DatasetWriter:
     """A writer with the cameras and joints of a contract."""
     cameras = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
-    depths = {camera.name + layout.DEPTH_SUFFIX: (camera.width, camera.height) for camera in depth_cameras(contract)} if depth else {}
+    depths = (
+        {
+            camera.name + layout.DEPTH_SUFFIX: (camera.width, camera.height)
+            for camera in depth_cameras(contract)
+        }
+        if depth
+        else {}
+    )
     if depth and not depths:
         raise LeRobotError("--depth: no camera of the contract has a depth_topic; leave it out")
     names = contract.command_joints
-    return DatasetWriter(directory, fps=fps, robot=contract.robot, joints=names, cameras=cameras, codec=codec, depths=depths, effort=effort)
+    return DatasetWriter(
+        directory,
+        fps=fps,
+        robot=contract.robot,
+        joints=names,
+        cameras=cameras,
+        codec=codec,
+        depths=depths,
+        effort=effort,
+    )
 
 
 def _at_rate(contract: Contract, fps: int) -> Contract:

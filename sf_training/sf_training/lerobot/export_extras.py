@@ -1,4 +1,6 @@
-"""What goes into a dataset beside colour, joints and actions: depth and efforts, at the frames that are exported."""
+"""What goes into a dataset beside colour, joints and actions: depth and efforts, at the frames that
+are exported.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def depth_cameras(contract: Contract) -> list[Camera]:
     return [camera for camera in contract.cameras if camera.depth_topic]
 
 
-def depth_indices(contract: Contract, read: Mapping[str, Stream], part: Mapping[str, Stream], seen: Observations) -> np.ndarray:
+def depth_indices(
+    contract: Contract, read: Mapping[str, Stream], part: Mapping[str, Stream], seen: Observations
+) -> np.ndarray:
     """Finds the depth image of each colour image, by the nearest stamp within the skew budget.
 
     Returns:
@@ -34,14 +38,17 @@ def depth_indices(contract: Contract, read: Mapping[str, Stream], part: Mapping[
         if len(stream.stamps):
             wanted = part[absolute(camera.topic)].stamps[seen.indices[:, view]]
             index = nearest(stream.stamps, wanted)
-            close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
+            close = np.abs(stream.stamps[index] - wanted) <= round(
+                contract.budgets.camera_skew_s * 1e9
+            )
             found[close] = np.searchsorted(read[topic].order, stream.order)[index[close]]
         columns.append(found)
     return np.stack(columns, axis=1) if columns else np.empty((len(seen.stamps), 0), int)
 
 
 def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (NAME_depth, (H, W) float32 [m]) of every row, each camera's in order; zeros where there is none.
+    """Yields (NAME_depth, (H, W) float32 [m]) of every row, each camera's in order; zeros where
+    there is none.
 
     Args:
         indices: (N, D) of the messages of :func:`depth_cameras`, -1 for none.
@@ -52,7 +59,9 @@ def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[
     for column, camera in zip(indices.T, depth_cameras(reader.contract), strict=True):
         topic = absolute(camera.depth_topic)
         nothing = np.zeros((camera.height, camera.width), np.float32)
-        last = {int(index): row for row, index in enumerate(column) if index >= 0}  # row that needs an image last
+        last = {
+            int(index): row for row, index in enumerate(column) if index >= 0
+        }  # row that needs an image last
         frames, held = reader.frames({topic: list(last)}), {}
         for row, wanted in enumerate(column.tolist()):
             while wanted >= 0 and wanted not in held:
@@ -88,6 +97,9 @@ def efforts(reader: EpisodeReader, stamps: np.ndarray, times: np.ndarray) -> np.
     found = np.zeros((len(times), len(names)))
     for column, name in enumerate(names):
         if given[name]:
-            rows, values = np.array([row for row, _ in given[name]]), np.array([value for _, value in given[name]])
+            rows, values = (
+                np.array([row for row, _ in given[name]]),
+                np.array([value for _, value in given[name]]),
+            )
             found[:, column] = values[nearest(stamps[rows], times)]
     return found

@@ -1,4 +1,6 @@
-"""LeRobot datasets to episode bags of a robot: cameras and joints are found by name, units are converted."""
+"""LeRobot datasets to episode bags of a robot: cameras and joints are found by name, units are
+converted.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from sf_training.recording.episode_writer import EpisodeWriter
 from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.topics import Delivery, absolute
 
-COMMAND_DELAY_S = 0.002  # an action is a command given just after its frame, in force when the next one is seen
+COMMAND_DELAY_S = (
+    0.002  # an action is a command given just after its frame, in force when the next one is seen
+)
 FIRST_STAMP_S = 1_000_000_000.0  # where a dataset has no times of its own
 _LAST_STAMP_S = 2**31 - 1  # of a ROS message
 _SUFFIXES = (".pos", ".position", "_joint")
@@ -58,17 +62,33 @@ def mapping(
         gripper: the dataset's values for closed and open; None: as the units imply.
 
     Raises:
-        LeRobotError: something is not found, pictures have another size, or values do not fit the units.
+        LeRobotError: something is not found, pictures have another size, or values do not fit the
+            units.
     """
-    for option, given, known in (("--cameras", cameras, contract.camera_names), ("--joints", joints, contract.command_joints)):
+    for option, given, known in (
+        ("--cameras", cameras, contract.camera_names),
+        ("--joints", joints, contract.command_joints),
+    ):
         unknown = next((name for name in given if name not in known), None)
         if unknown is not None:
-            raise LeRobotError(f"{option}: the contract has no {unknown!r}; it has {', '.join(known)}")
-    views = {camera.name: _camera(reader, camera, cameras, alone=len(contract.cameras) == 1) for camera in contract.cameras}
-    sides = ((reader.state_names, reader.state_width, "state"), (reader.action_names, reader.action_width, "action"))
-    columns = [_columns(reader, names, width, what, contract, joints) for names, width, what in sides]
+            raise LeRobotError(
+                f"{option}: the contract has no {unknown!r}; it has {', '.join(known)}"
+            )
+    views = {
+        camera.name: _camera(reader, camera, cameras, alone=len(contract.cameras) == 1)
+        for camera in contract.cameras
+    }
+    sides = (
+        (reader.state_names, reader.state_width, "state"),
+        (reader.action_names, reader.action_width, "action"),
+    )
+    columns = [
+        _columns(reader, names, width, what, contract, joints) for names, width, what in sides
+    ]
     lowest, highest = _extremes(reader, *columns)
-    names = [reader.state_names[column] if reader.state_names else str(column) for column in columns[0]]
+    names = [
+        reader.state_names[column] if reader.state_names else str(column) for column in columns[0]
+    ]
     try:
         values = conversion(contract, units, gripper, names, lowest, highest)
     except LeRobotError as error:
@@ -76,7 +96,9 @@ def mapping(
     return Mapped(views, _depths(reader, contract, views), *columns, values)
 
 
-def write_episode(reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str) -> Path:
+def write_episode(
+    reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str
+) -> Path:
     """Writes one episode as a bag; returns its directory.
 
     Raises:
@@ -86,34 +108,74 @@ def write_episode(reader: DatasetReader, position: int, contract: Contract, mapp
     stamps = _stamps(episode, FIRST_STAMP_S + reader.start_s(position))
     state, action = (
         mapped.values.apply(values[:, columns])
-        for values, columns in ((episode.state, mapped.state_columns), (episode.action, mapped.action_columns))
+        for values, columns in (
+            (episode.state, mapped.state_columns),
+            (episode.action, mapped.action_columns),
+        )
     )
     texts = dict(_checked(reader, episode))
     topics, joints = contract.topics, contract.command_joints
     operator = f"lerobot {reader.directory.resolve().name}"
     with EpisodeWriter(out, contract, instruction=texts[0], operator=operator, name=name) as writer:
-        writer.add_topic(absolute(topics.instruction), messages.STRING, offered_qos(Delivery.LATCHED))
+        writer.add_topic(
+            absolute(topics.instruction), messages.STRING, offered_qos(Delivery.LATCHED)
+        )
         for camera in contract.cameras:
             writer.add_topic(absolute(camera.topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
         measured = [camera for camera in contract.cameras if camera.name in mapped.depths]
         for camera in measured:
-            writer.add_topic(absolute(camera.depth_topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
-        writer.add_topic(absolute(topics.joint_states), messages.JOINT_STATE, offered_qos(Delivery.SENSOR))
-        writer.add_topic(absolute(topics.teleop_command), messages.JOINT_STATE, offered_qos(Delivery.RELIABLE))
-        frames = zip(*(_pictures(reader, position, camera, mapped.cameras[camera.name]) for camera in contract.cameras), strict=True)
-        depths = [_pictures(reader, position, camera, mapped.depths[camera.name], depth=True) for camera in measured]
-        for frame, (stamp, pictures, *metres) in enumerate(zip(stamps, frames, *depths, strict=True)):
+            writer.add_topic(
+                absolute(camera.depth_topic), messages.IMAGE, offered_qos(Delivery.SENSOR)
+            )
+        writer.add_topic(
+            absolute(topics.joint_states), messages.JOINT_STATE, offered_qos(Delivery.SENSOR)
+        )
+        writer.add_topic(
+            absolute(topics.teleop_command), messages.JOINT_STATE, offered_qos(Delivery.RELIABLE)
+        )
+        frames = zip(
+            *(
+                _pictures(reader, position, camera, mapped.cameras[camera.name])
+                for camera in contract.cameras
+            ),
+            strict=True,
+        )
+        depths = [
+            _pictures(reader, position, camera, mapped.depths[camera.name], depth=True)
+            for camera in measured
+        ]
+        for frame, (stamp, pictures, *metres) in enumerate(
+            zip(stamps, frames, *depths, strict=True)
+        ):
             if frame in texts:
                 _write(writer, topics.instruction, messages.string(texts[frame]), stamp)
             for camera, pixels in zip(contract.cameras, pictures, strict=True):
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
             for camera, pixels in zip(measured, metres, strict=True):
-                _write(writer, camera.depth_topic, messages.depth_image(stamp, camera.frame, pixels), stamp)
+                _write(
+                    writer,
+                    camera.depth_topic,
+                    messages.depth_image(stamp, camera.frame, pixels),
+                    stamp,
+                )
             effort = None if episode.effort is None else episode.effort[frame, mapped.state_columns]
-            _write(writer, topics.joint_states, messages.joint_state(stamp, joints, state[frame], efforts=effort), stamp)
+            _write(
+                writer,
+                topics.joint_states,
+                messages.joint_state(stamp, joints, state[frame], efforts=effort),
+                stamp,
+            )
             given = stamp + COMMAND_DELAY_S
-            _write(writer, topics.teleop_command, messages.joint_state(given, joints, action[frame]), given)
-        return writer.finish("success", note=f"imported from {reader.directory.resolve().name}, episode {episode.index}")
+            _write(
+                writer,
+                topics.teleop_command,
+                messages.joint_state(given, joints, action[frame]),
+                given,
+            )
+        return writer.finish(
+            "success",
+            note=f"imported from {reader.directory.resolve().name}, episode {episode.index}",
+        )
 
 
 def _write(writer: EpisodeWriter, topic: str, data: memoryview, stamp_s: float) -> None:
@@ -125,38 +187,76 @@ def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, 
         return [(frame, validate_instruction(text)) for frame, text in episode.segments]
     except ValueError as error:
         cure = "correct it, or say another with --instruction TEXT"
-        raise LeRobotError(f"{reader.directory}: episode {episode.index}: {error}; {cure}") from None
+        raise LeRobotError(
+            f"{reader.directory}: episode {episode.index}: {error}; {cure}"
+        ) from None
 
 
-def _pictures(reader: DatasetReader, position: int, camera: Camera, theirs: str, *, depth: bool = False) -> Iterator[np.ndarray]:
+def _pictures(
+    reader: DatasetReader, position: int, camera: Camera, theirs: str, *, depth: bool = False
+) -> Iterator[np.ndarray]:
     for pixels in (reader.depth_pictures if depth else reader.pictures)(position, theirs):
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
             announced = f"{camera.width}x{camera.height} are announced"
-            raise LeRobotError(f"{reader.directory}: episode {reader.number(position)}: {theirs} is {width}x{height}, {announced}")
+            raise LeRobotError(
+                f"{reader.directory}: episode {reader.number(position)}: {theirs} is"
+                f" {width}x{height}, {announced}"
+            )
         yield pixels
 
 
 def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
-    """Recorded times where the dataset holds them, rising; else made up, so that no two episodes share a moment."""
+    """Recorded times where the dataset holds them, rising; else made up, so that no two episodes
+    share a moment.
+    """
     stamps = episode.stamps
-    if stamps is not None and (np.diff(stamps) > 0).all() and stamps[0] >= 0 and stamps[-1] < _LAST_STAMP_S:
+    if (
+        stamps is not None
+        and (np.diff(stamps) > 0).all()
+        and stamps[0] >= 0
+        and stamps[-1] < _LAST_STAMP_S
+    ):
         return stamps
     if not (episode.timestamps[0] >= 0 and begin_s + episode.timestamps[-1] < _LAST_STAMP_S):
-        raise LeRobotError(f"episode {episode.index}: its timestamps go to {episode.timestamps[-1]:g} s; correct them")
+        raise LeRobotError(
+            f"episode {episode.index}: its timestamps go to {episode.timestamps[-1]:g} s; correct"
+            " them"
+        )
     return begin_s + episode.timestamps
 
 
-def _extremes(reader: DatasetReader, state_columns: list[int], action_columns: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest value of each command joint, in up to 50 episodes from the first to the last."""
-    looked_at = np.unique(np.linspace(0, reader.episodes - 1, _EPISODES_LOOKED_AT).round().astype(int)).tolist()
-    parts = [values for position in looked_at for values in _values(reader, position, state_columns, action_columns)]
-    return np.min([part.min(axis=0) for part in parts], axis=0), np.max([part.max(axis=0) for part in parts], axis=0)
+def _extremes(
+    reader: DatasetReader, state_columns: list[int], action_columns: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each command joint, in up to 50 episodes from the first to the
+    last.
+    """
+    looked_at = np.unique(
+        np.linspace(0, reader.episodes - 1, _EPISODES_LOOKED_AT).round().astype(int)
+    ).tolist()
+    parts = [
+        values
+        for position in looked_at
+        for values in _values(reader, position, state_columns, action_columns)
+    ]
+    return np.min([part.min(axis=0) for part in parts], axis=0), np.max(
+        [part.max(axis=0) for part in parts], axis=0
+    )
 
 
-def _values(reader: DatasetReader, position: int, state_columns: list[int], action_columns: list[int]) -> list[np.ndarray]:
-    values = [side[:, columns] for side, columns in zip(reader.values(position), (state_columns, action_columns), strict=True)]
-    finite = [side[np.isfinite(side).all(axis=1)] for side in values]  # what is not finite is named when the episode is read
+def _values(
+    reader: DatasetReader, position: int, state_columns: list[int], action_columns: list[int]
+) -> list[np.ndarray]:
+    values = [
+        side[:, columns]
+        for side, columns in zip(
+            reader.values(position), (state_columns, action_columns), strict=True
+        )
+    ]
+    finite = [
+        side[np.isfinite(side).all(axis=1)] for side in values
+    ]  # what is not finite is named when the episode is read
     return [side if len(side) else np.zeros((1, side.shape[1])) for side in finite]
 
 
@@ -165,7 +265,12 @@ def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, 
     wanted = given.get(camera.name, camera.name)
     keys = {key: name for name, key in reader.cameras.items()}
     name = keys.get(wanted, wanted)
-    if name not in reader.cameras and camera.name not in given and alone and len(reader.cameras) == 1:
+    if (
+        name not in reader.cameras
+        and camera.name not in given
+        and alone
+        and len(reader.cameras) == 1
+    ):
         name = next(iter(reader.cameras))  # there is nothing to mix up
     if name not in reader.cameras:
         known = ", ".join(reader.cameras) or "none"
@@ -174,14 +279,22 @@ def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, 
     width, height = reader.size(name)
     if (width, height) != (camera.width, camera.height):
         said = f"{camera.width}x{camera.height}"
-        raise LeRobotError(f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said}; correct the contract")
+        raise LeRobotError(
+            f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said};"
+            " correct the contract"
+        )
     return name
 
 
 def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str]) -> dict[str, str]:
-    """The dataset's depth of each camera that has a depth topic, by the camera's name there or here."""
+    """The dataset's depth of each camera that has a depth topic, by the camera's name there or
+    here.
+    """
     found = {}
-    plain = {name.casefold().replace(".", "_").removeprefix("depth_").removesuffix("_depth"): name for name in reader.depths}
+    plain = {
+        name.casefold().replace(".", "_").removeprefix("depth_").removesuffix("_depth"): name
+        for name in reader.depths
+    }
     for camera in contract.cameras:
         theirs = plain.get(views[camera.name].casefold()) or plain.get(camera.name.casefold())
         if camera.depth_topic and theirs and reader.size(theirs) == (camera.width, camera.height):
@@ -190,7 +303,12 @@ def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str])
 
 
 def _columns(
-    reader: DatasetReader, names: Sequence[str], width: int, what: str, contract: Contract, joints: Mapping[str, str]
+    reader: DatasetReader,
+    names: Sequence[str],
+    width: int,
+    what: str,
+    contract: Contract,
+    joints: Mapping[str, str],
 ) -> list[int]:
     """The column of every joint of the contract."""
     plain = [_plain(name) for name in names]
@@ -201,20 +319,29 @@ def _columns(
             found.append(list(names).index(wanted))
         elif wanted.isdecimal() and joint in joints:
             if int(wanted) >= width:
-                raise LeRobotError(f"{reader.directory}: {what} has no column {wanted} for {joint}; its columns are 0 to {width - 1}")
+                raise LeRobotError(
+                    f"{reader.directory}: {what} has no column {wanted} for {joint}; its columns"
+                    f" are 0 to {width - 1}"
+                )
             found.append(int(wanted))
         elif plain.count(_plain(wanted)) == 1:
             found.append(plain.index(_plain(wanted)))
         else:
             held = ", ".join(names) or f"{width} columns without usable names"
             raise LeRobotError(
-                f"{reader.directory}: {what} has no column {wanted!r} (it has {held}); say which is {joint} with "
-                f"--joints {joint}=NAME, or {joint}=NUMBER from 0"
+                f"{reader.directory}: {what} has no column {wanted!r} (it has {held}); say which is"
+                f" {joint} with --joints {joint}=NAME, or {joint}=NUMBER from 0"
             )
-    twice = next((joint for row, joint in enumerate(contract.command_joints) if found[row] in found[:row]), None)
+    twice = next(
+        (joint for row, joint in enumerate(contract.command_joints) if found[row] in found[:row]),
+        None,
+    )
     if twice is not None:
         other = contract.command_joints[found.index(found[contract.command_joints.index(twice)])]
-        raise LeRobotError(f"{reader.directory}: {other} and {twice} are the same column of {what}; correct --joints")
+        raise LeRobotError(
+            f"{reader.directory}: {other} and {twice} are the same column of {what}; correct"
+            " --joints"
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""A folder that imported episodes reach all together, or not at all, so that a failed import can be repeated."""
+"""A folder that imported episodes reach all together, or not at all, so that a failed import can be
+repeated.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ from sf_training.recording.sealing import PARTIAL
 
 @contextmanager
 def all_or_nothing(out: Path, dataset: str, names: Sequence[str]) -> Iterator[Path]:
-    """Gives a folder for the episodes ``names``; they move to ``out`` when the context ends without an error.
+    """Gives a folder for the episodes ``names``; they move to ``out`` when the context ends without
+    an error.
 
     What a killed import left behind is removed first.
 
     Raises:
-        LeRobotError: an episode of that name is there already, or another import of the dataset runs.
+        LeRobotError: an episode of that name is there already, or another import of the dataset
+            runs.
     """
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken is not None:
@@ -33,7 +37,9 @@ def all_or_nothing(out: Path, dataset: str, names: Sequence[str]) -> Iterator[Pa
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LeRobotError(f"{out}: another import of {dataset} is running; wait for it, or stop it") from None
+            raise LeRobotError(
+                f"{out}: another import of {dataset} is running; wait for it, or stop it"
+            ) from None
         try:
             for left in stage.iterdir():
                 shutil.rmtree(left, ignore_errors=True)

@@ -46,7 +46,10 @@ class Instructions:
             texts = self._subtasks_of(entry, table, texts)
         empty = next((frame for frame, text in enumerate(texts) if not text.strip()), None)
         if empty is not None:
-            raise LeRobotError(f"{self._at(entry)} has no instruction at frame {empty}; say it with --instruction TEXT")
+            raise LeRobotError(
+                f"{self._at(entry)} has no instruction at frame {empty}; say it with --instruction"
+                " TEXT"
+            )
         return texts
 
     def _tasks_of(self, entry: EpisodeEntry, table: pa.Table) -> list[str]:
@@ -56,26 +59,46 @@ class Instructions:
             return self._looked_up(entry, numbers, self.tasks, TASK, "meta/tasks")
         if len(set(entry.tasks)) > 1:
             cure = "fetch meta/tasks and the data tables again, or say one with --instruction TEXT"
-            raise LeRobotError(f"{self._at(entry)} has {len(entry.tasks)} tasks, and no {TASK} says which is when; {cure}")
+            raise LeRobotError(
+                f"{self._at(entry)} has {len(entry.tasks)} tasks, and no {TASK} says which is when;"
+                f" {cure}"
+            )
         return [entry.tasks[0] if entry.tasks else ""] * entry.length
 
     def _subtasks_of(self, entry: EpisodeEntry, table: pa.Table, tasks: list[str]) -> list[str]:
         if SUBTASK in table.column_names and self.subtasks:
             with reading(entry.table, SUBTASK):
-                numbers = [-1 if number is None else int(number) for number in table[SUBTASK].to_pylist()]
+                numbers = [
+                    -1 if number is None else int(number) for number in table[SUBTASK].to_pylist()
+                ]
             known = [number for number in numbers if number >= 0]
             self._looked_up(entry, known, self.subtasks, SUBTASK, "meta/subtasks.parquet")
-            return [self.subtasks[number] if number >= 0 else task for number, task in zip(numbers, tasks, strict=True)]
+            return [
+                self.subtasks[number] if number >= 0 else task
+                for number, task in zip(numbers, tasks, strict=True)
+            ]
         if PERSISTENT in table.column_names:
             with reading(entry.table, PERSISTENT):
                 return _persistent(table, tasks)
-        raise LeRobotError(f"{self._at(entry)} has neither {SUBTASK} nor {PERSISTENT}; leave out --instructions subtask")
+        raise LeRobotError(
+            f"{self._at(entry)} has neither {SUBTASK} nor {PERSISTENT}; leave out --instructions"
+            " subtask"
+        )
 
-    def _looked_up(self, entry: EpisodeEntry, numbers: Sequence[int], texts: Mapping[int, str], key: str, file: str) -> list[str]:
+    def _looked_up(
+        self,
+        entry: EpisodeEntry,
+        numbers: Sequence[int],
+        texts: Mapping[int, str],
+        key: str,
+        file: str,
+    ) -> list[str]:
         unknown = next((number for number in numbers if number not in texts), None)
         if unknown is not None:
             cure = "fetch both again, or say the instruction with --instruction TEXT"
-            raise LeRobotError(f"{self._at(entry)} has {key} {unknown}, which {file} does not hold; {cure}")
+            raise LeRobotError(
+                f"{self._at(entry)} has {key} {unknown}, which {file} does not hold; {cure}"
+            )
         return [texts[number] for number in numbers]
 
     def _at(self, entry: EpisodeEntry) -> str:
@@ -90,7 +113,9 @@ def segments(texts: Sequence[str]) -> list[tuple[int, str]]:
 
 def _persistent(table: pa.Table, tasks: list[str]) -> list[str]:
     """The newest row of style "subtask" at each frame; before the first one the task."""
-    times = np.asarray(table["timestamp"], np.float64) if "timestamp" in table.column_names else None
+    times = (
+        np.asarray(table["timestamp"], np.float64) if "timestamp" in table.column_names else None
+    )
     found = []
     for frame, (rows, task) in enumerate(zip(table[PERSISTENT].to_pylist(), tasks, strict=True)):
         steps = [row for row in rows or [] if row.get("style") == "subtask" and row.get("content")]
@@ -108,7 +133,11 @@ def _texts(directory: Path, info: DatasetInfo, name: str, key: str, text: str) -
         return {}
     rows = read_lines(path) if info.is_v2 else read_table(path).to_pylist()
     with reading(path, f"a table of {name}"):
-        columns = [column for column in (text, "__index_level_0__", "task", "index", "name") if rows and column in rows[0]]
+        columns = [
+            column
+            for column in (text, "__index_level_0__", "task", "index", "name")
+            if rows and column in rows[0]
+        ]
         if rows and not columns:
             raise KeyError(text)
         return {int(row[key]): str(row[columns[0]] or "") for row in rows}

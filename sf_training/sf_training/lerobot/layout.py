@@ -1,6 +1,7 @@
 """Where things lie in a LeRobot v3.0 dataset, and what its columns are called.
 
-Written after the dataset format that lerobot 0.4 and 0.6 read: tables in Parquet, videos in MP4, several episodes a file.
+Written after the dataset format that lerobot 0.4 and 0.6 read: tables in Parquet, videos in MP4,
+several episodes a file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ TASKS = Path("meta/tasks.parquet")
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-SOURCES = Path("meta/sf_ros")  # ours: contract, URDF and the bags that the dataset was made of; lerobot ignores it
+SOURCES = Path(
+    "meta/sf_ros"
+)  # ours: contract, URDF and the bags that the dataset was made of; lerobot ignores it
 
 FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
@@ -28,12 +31,16 @@ STATE, ACTION = "observation.state", "action"
 EFFORT = "observation.effort"
 DEPTH_SUFFIX = "_depth"  # of the camera's name
 IMAGES = "observation.images."
-STAMP = "stamp_s"  # ours: when it was recorded; not "observation.…", or policies would take it for an input
+STAMP = (  # ours: when it was recorded; not "observation.…", or policies would take it for an input
+    "stamp_s"
+)
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 
 
 class LeRobotError(ValueError):
-    """A dataset cannot be written or read; the message names the file, what is wrong and the cure."""
+    """A dataset cannot be written or read; the message names the file, what is wrong and the
+    cure.
+    """
 
 
 def features(joints: list[str], cameras: dict[str, tuple[int, int]], fps: int, codec: str) -> dict:
@@ -78,14 +85,29 @@ def column(values: np.ndarray) -> pa.Array:
 
 
 def tasks_table(tasks: list[str]) -> pa.Table:
-    """Instructions with their numbers; lerobot reads it with pandas and looks instructions up in the index named "task"."""
-    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
+    """Instructions with their numbers; lerobot reads it with pandas and looks instructions up in
+    the index named "task".
+    """
+    table = pa.table(
+        {
+            "task_index": pa.array(range(len(tasks)), pa.int64()),
+            "task": pa.array(tasks, pa.string()),
+        }
+    )
     text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
     description = {
         "index_columns": ["task"],
-        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "column_indexes": [
+            {"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}
+        ],
         "columns": [
-            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+            {
+                "name": "task_index",
+                "field_name": "task_index",
+                "pandas_type": "int64",
+                "numpy_type": "int64",
+                "metadata": None,
+            },
             {"name": "task", "field_name": "task", **text},
         ],
         "creator": {"library": "pyarrow", "version": pa.__version__},

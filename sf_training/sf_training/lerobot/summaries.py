@@ -1,4 +1,6 @@
-"""Statistics of columns and of pictures, as LeRobot keeps them for each episode and for the whole dataset."""
+"""Statistics of columns and of pictures, as LeRobot keeps them for each episode and for the whole
+dataset.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,19 @@ _PIXEL_STEP = 4
 
 
 def of_columns(values: np.ndarray) -> dict[str, list]:
-    """min, max, mean, std, quantiles and count of (N,) or (N, C) values; each a list of C, count a list of one."""
+    """min, max, mean, std, quantiles and count of (N,) or (N, C) values; each a list of C, count a
+    list of one.
+    """
     columns = np.asarray(values, np.float64).reshape(len(values), -1)
-    found = {"min": columns.min(axis=0), "max": columns.max(axis=0), "mean": columns.mean(axis=0), "std": columns.std(axis=0)}
-    found |= dict(zip(QUANTILES, np.quantile(columns, list(QUANTILES.values()), axis=0), strict=True))
+    found = {
+        "min": columns.min(axis=0),
+        "max": columns.max(axis=0),
+        "mean": columns.mean(axis=0),
+        "std": columns.std(axis=0),
+    }
+    found |= dict(
+        zip(QUANTILES, np.quantile(columns, list(QUANTILES.values()), axis=0), strict=True)
+    )
     return {name: value.tolist() for name, value in found.items()} | {"count": [len(columns)]}
 
 
@@ -23,7 +34,8 @@ BYTES = np.arange(256) / 255.0  # what LeRobot makes of a colour's value
 
 
 class PixelSummary:
-    """Counts how often each level occurs in each channel, so that quantiles of many episodes are exact.
+    """Counts how often each level occurs in each channel, so that quantiles of many episodes are
+    exact.
 
     Args:
         levels: what every level stands for.
@@ -39,7 +51,9 @@ class PixelSummary:
         """One picture (H, W, C) of levels; every fourth pixel of every fourth row counts."""
         seen = pixels[::_PIXEL_STEP, ::_PIXEL_STEP]
         for channel in range(len(self.counts)):
-            self.counts[channel] += np.bincount(seen[..., channel].ravel(), minlength=len(self.levels))
+            self.counts[channel] += np.bincount(
+                seen[..., channel].ravel(), minlength=len(self.levels)
+            )
         self.frames += 1
 
     def statistics(self) -> dict[str, list]:
@@ -56,7 +70,9 @@ class PixelSummary:
         below = share.cumsum(axis=1)
         for name, quantile in QUANTILES.items():
             found[name] = levels[np.argmax(below >= quantile - 1e-12, axis=1)]
-        return {name: value.reshape(-1, 1, 1).tolist() for name, value in found.items()} | {"count": [self.frames]}
+        return {name: value.reshape(-1, 1, 1).tolist() for name, value in found.items()} | {
+            "count": [self.frames]
+        }
 
 
 def together(parts: Sequence[PixelSummary]) -> PixelSummary:
@@ -69,5 +85,11 @@ def together(parts: Sequence[PixelSummary]) -> PixelSummary:
 
 
 def looked_at(frames: int) -> set[int]:
-    """Which frames of an episode count: all of a short one, 100 evenly spread ones of a long one."""
-    return set(np.unique(np.linspace(0, frames - 1, min(frames, _FRAMES_LOOKED_AT)).round().astype(int)).tolist())
+    """Which frames of an episode count: all of a short one, 100 evenly spread ones of a long
+    one.
+    """
+    return set(
+        np.unique(
+            np.linspace(0, frames - 1, min(frames, _FRAMES_LOOKED_AT)).round().astype(int)
+        ).tolist()
+    )

@@ -29,27 +29,40 @@ class VideoFile:
 
     def __init__(self, path: Path, fps: int, width: int, height: int, codec: str) -> None:
         if width % 2 or height % 2:
-            raise LeRobotError(f"{path.parent.parent.name}: pictures of {width}x{height} cannot be encoded; crop them to even numbers")
+            raise LeRobotError(
+                f"{path.parent.parent.name}: pictures of {width}x{height} cannot be encoded; crop"
+                " them to even numbers"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._name = path.parent.parent.name
         self.frames = 0
         self.bytes = 0
         self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream(_ENCODERS[codec], rate=fps, options=_OPTIONS[codec])
+        self._stream = self._container.add_stream(
+            _ENCODERS[codec], rate=fps, options=_OPTIONS[codec]
+        )
         self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt, self._format = ("gray12le", "gray12le") if codec == DEPTH else ("yuv420p", "rgb24")
+        self._stream.pix_fmt, self._format = (
+            ("gray12le", "gray12le") if codec == DEPTH else ("yuv420p", "rgb24")
+        )
 
     def add(self, pixels: np.ndarray) -> None:
         """One frame: (H, W, 3) uint8 RGB, or levels of depth (H, W) uint16."""
         height, width = pixels.shape[:2]
         if (width, height) != (self._stream.width, self._stream.height):  # av would scale it
             expected = f"{self._stream.width}x{self._stream.height}"
-            raise LeRobotError(f"{self._name}: a picture is {width}x{height}, the video {expected}; correct the contract")
+            raise LeRobotError(
+                f"{self._name}: a picture is {width}x{height}, the video {expected}; correct the"
+                " contract"
+            )
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=self._format)
         try:
             self._mux(self._stream.encode(frame))
         except av.error.ArgumentError as error:  # of the encoder's start
-            raise LeRobotError(f"{self._name}: {frame.width}x{frame.height} cannot be encoded ({error.strerror}); leave it out") from None
+            raise LeRobotError(
+                f"{self._name}: {frame.width}x{frame.height} cannot be encoded ({error.strerror});"
+                " leave it out"
+            ) from None
         self.frames += 1
 
     def close(self) -> None:
@@ -69,7 +82,11 @@ def as_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def read_frames(
-    path: Path, start_s: float, count: int, fps: float, pixels: Callable[[av.VideoFrame], np.ndarray] = as_rgb
+    path: Path,
+    start_s: float,
+    count: int,
+    fps: float,
+    pixels: Callable[[av.VideoFrame], np.ndarray] = as_rgb,
 ) -> Iterator[np.ndarray]:
     """Yields ``count`` frames, one every 1 / ``fps`` seconds from ``start_s`` on.
 
@@ -91,9 +108,14 @@ def read_frames(
             for frame in container.decode(stream):
                 now = (float((frame.pts or 0) * stream.time_base) - start_s, frame)
                 while done < count and now[0] >= done / fps - _SAME_S:
-                    nearest = min((each for each in (before, now) if each), key=lambda each: abs(each[0] - done / fps))
+                    nearest = min(
+                        (each for each in (before, now) if each),
+                        key=lambda each: abs(each[0] - done / fps),
+                    )
                     if abs(nearest[0] - done / fps) > half + _SAME_S:
-                        raise LeRobotError(f"{path}: has no frame at {start_s + done / fps:.3f} s; {_FETCH}")
+                        raise LeRobotError(
+                            f"{path}: has no frame at {start_s + done / fps:.3f} s; {_FETCH}"
+                        )
                     yield pixels(nearest[1])
                     done += 1
                 if done == count:
@@ -102,7 +124,14 @@ def read_frames(
             if before and abs(before[0] - done / fps) <= half:  # the last one is a little early
                 yield pixels(before[1])
                 done += 1
-    except (OSError, ValueError, IndexError, OverflowError, MemoryError, av.error.FFmpegError) as error:
+    except (
+        OSError,
+        ValueError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        av.error.FFmpegError,
+    ) as error:
         if isinstance(error, LeRobotError):
             raise
         raise LeRobotError(f"{path}: cannot be read as a video ({error}); {_FETCH}") from None

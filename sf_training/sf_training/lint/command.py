@@ -1,4 +1,6 @@
-"""``sf_training lint``: a terminal table, an HTML report and JSON; exit code 1 when episodes should not be trained on."""
+"""``sf_training lint``: a terminal table, an HTML report and JSON; exit code 1 when episodes should
+not be trained on.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ _POOL_FROM = 8  # episodes; fewer are measured faster than processes start
 
 @dataclass(frozen=True)
 class Settings:
-    """Check episodes before a model learns from them. Exit code 0: nothing worse than a warning; 1: something fails; 2: bad input."""
+    """Check episodes before a model learns from them. Exit code 0: nothing worse than a warning; 1:
+    something fails; 2: bad input.
+    """
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders with episodes, or episodes."""
@@ -46,7 +50,9 @@ class Settings:
     thumbnails: int = 60
     """Episodes that the report shows in pictures, the worst first."""
     contract: Path | None = None
-    """The robot's contract, for bags of other recorders (its `bags` section); default the one in each bag."""
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in
+    each bag.
+    """
     strict: bool = False
     """Exit with 1 on warnings too."""
     workers: int = 2
@@ -77,11 +83,18 @@ def lint(settings: Settings, console: Console) -> Lint:
     """Measure and judge all episodes.
 
     Raises:
-        BagError, ContractError: there is no episode at all, or no such contract; what is wrong with an episode is a finding.
+        BagError, ContractError: there is no episode at all, or no such contract; what is wrong with
+        an episode is a finding.
     """
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     bags += [bag for root in settings.data for bag in unfinished_episodes(root)]
-    columns = (TextColumn("looking at episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("looking at episodes"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     contract = load_contract(settings.contract) if settings.contract else None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         measures = list(bar.track(_measured(bags, settings, contract), total=len(bags)))
@@ -91,15 +104,24 @@ def lint(settings: Settings, console: Console) -> Lint:
 def _with_own_names(measures: list[EpisodeMeasure]) -> list[EpisodeMeasure]:
     """Episodes of one name in several folders get their paths as names."""
     counts = Counter(measure.name for measure in measures)
-    return [dataclasses.replace(measure, name=measure.path) if counts[measure.name] > 1 else measure for measure in measures]
+    return [
+        dataclasses.replace(measure, name=measure.path) if counts[measure.name] > 1 else measure
+        for measure in measures
+    ]
 
 
-def _measured(bags: list[Path], settings: Settings, contract: Contract | None) -> Iterator[EpisodeMeasure]:
+def _measured(
+    bags: list[Path], settings: Settings, contract: Contract | None
+) -> Iterator[EpisodeMeasure]:
     if settings.workers <= 1 or len(bags) < _POOL_FROM:
-        yield from (measure_episode(bag, settings.limits, settings.frames, contract) for bag in bags)
+        yield from (
+            measure_episode(bag, settings.limits, settings.frames, contract) for bag in bags
+        )
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        settings.workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         try:
             same = ([value] * len(bags) for value in (settings.limits, settings.frames, contract))
             yield from pool.map(measure_episode, bags, *same, chunksize=4)
@@ -121,51 +143,78 @@ def show(result: Lint, console: Console) -> None:
         check = escape(f"{worst.check}, {worst.subject}" if worst.subject else worst.check)
         style = _STYLES[worst.level]
         count = str(len(group)) if worst.episodes else "all"
-        table.add_row(f"[{style}]{worst.level.name}[/]", check, count, escape(name + worst.text), escape(worst.cure))
+        table.add_row(
+            f"[{style}]{worst.level.name}[/]",
+            check,
+            count,
+            escape(name + worst.text),
+            escape(worst.cure),
+        )
     if table.row_count:
         console.print(table)
     totals = summary(result)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in totals["outcomes"].items())
-    levels = ", ".join(f"[{_STYLES[Verdict[name]]}]{count} {name}[/]" for name, count in totals["verdicts"].items())
+    levels = ", ".join(
+        f"[{_STYLES[Verdict[name]]}]{count} {name}[/]" for name, count in totals["verdicts"].items()
+    )
     console.print(
-        f"{totals['episodes']} episodes ({outcomes}), {totals['seconds']:.0f} s, {totals['steps']} usable steps: {levels}", highlight=False
+        f"{totals['episodes']} episodes ({outcomes}), {totals['seconds']:.0f} s, {totals['steps']}"
+        f" usable steps: {levels}",
+        highlight=False,
     )
     checked = totals["checked"]
     console.print(
-        f"read: {checked['messages']} message headers, {checked['commands']} commands, {checked['images']} images; "
-        f"{checked['looked_at']} of them decoded and looked at",
+        f"read: {checked['messages']} message headers, {checked['commands']} commands,"
+        f" {checked['images']} images; {checked['looked_at']} of them decoded and looked at",
         highlight=False,
     )
     console.print(f"verdict: [{_STYLES[result.verdict]}]{result.verdict.name}[/]")
 
 
 def summary(result: Lint) -> dict:
-    """Totals: episodes, seconds, usable policy steps, outcomes, verdicts and instructions, the most frequent first."""
+    """Totals: episodes, seconds, usable policy steps, outcomes, verdicts and instructions, the most
+    frequent first.
+    """
     measures = result.measures
     return {
         "episodes": len(measures),
         "seconds": sum(measure.duration_s for measure in measures),
         "steps": sum(measure.usable for measure in measures),
-        "outcomes": dict(Counter(measure.outcome or "unreadable" for measure in measures).most_common()),
-        "verdicts": {level.name: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict},
-        "instructions": dict(Counter(text for measure in measures for text in measure.instructions).most_common()),
+        "outcomes": dict(
+            Counter(measure.outcome or "unreadable" for measure in measures).most_common()
+        ),
+        "verdicts": {
+            level.name: sum(verdict == level for verdict in result.verdicts.values())
+            for level in Verdict
+        },
+        "instructions": dict(
+            Counter(text for measure in measures for text in measure.instructions).most_common()
+        ),
         "checked": {
             "messages": sum(measure.messages for measure in measures),
             "commands": sum(measure.commands for measure in measures),
-            "images": sum(len(images.readable) for measure in measures for images in measure.images),
-            "looked_at": sum(len(camera.times) for measure in measures for camera in measure.cameras),
+            "images": sum(
+                len(images.readable) for measure in measures for images in measure.images
+            ),
+            "looked_at": sum(
+                len(camera.times) for measure in measures for camera in measure.cameras
+            ),
         },
     }
 
 
 def to_json(result: Lint, settings: Settings) -> str:
     """Verdict, totals, thresholds and all findings, for programs."""
-    findings = [{**dataclasses.asdict(finding), "level": finding.level.name} for finding in result.findings]
+    findings = [
+        {**dataclasses.asdict(finding), "level": finding.level.name} for finding in result.findings
+    ]
     content = {
         "verdict": result.verdict.name,
         "summary": summary(result),
         "limits": dataclasses.asdict(settings.limits),
         "findings": findings,
-        "episodes": {measure.path: result.verdicts[measure.name].name for measure in result.measures},
+        "episodes": {
+            measure.path: result.verdicts[measure.name].name for measure in result.measures
+        },
     }
     return json.dumps(content, indent=1, ensure_ascii=False)

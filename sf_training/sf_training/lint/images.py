@@ -1,4 +1,6 @@
-"""Which images of a bag cannot be used: every header is read, and every compressed image is decoded to its end."""
+"""Which images of a bag cannot be used: every header is read, and every compressed image is decoded
+to its end.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class ImageFaults:
     wanted: tuple[int, int]
 
 
-def image_faults(reader: EpisodeReader, streams: Mapping[str, Stream], start: int) -> list[ImageFaults]:
+def image_faults(
+    reader: EpisodeReader, streams: Mapping[str, Stream], start: int
+) -> list[ImageFaults]:
     """Check all images of all cameras.
 
     Args:
@@ -56,5 +60,15 @@ def image_faults(reader: EpisodeReader, streams: Mapping[str, Stream], start: in
             fits = (stream.sizes == (camera.width, camera.height)).all(axis=1)
             times = (stream.stamps - start) * 1e-9
             size = (camera.width, camera.height)
-            found.append(ImageFaults(f"{camera.name} camera", topic, readable, fits | ~readable, times, stream.sizes, size))
+            found.append(
+                ImageFaults(
+                    f"{camera.name} camera",
+                    topic,
+                    readable,
+                    fits | ~readable,
+                    times,
+                    stream.sizes,
+                    size,
+                )
+            )
     return found

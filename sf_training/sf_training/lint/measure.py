@@ -1,4 +1,6 @@
-"""One episode in numbers: rates, gaps, skew, motion and pictures. Measures only; ``checks`` judges."""
+"""One episode in numbers: rates, gaps, skew, motion and pictures. Measures only; ``checks``
+judges.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,16 @@ from sf_training.lint.pictures import CameraMeasure, measure_pictures
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
 
-_OTHER_CLOCK_S = 3600.0  # stamps that far from their receipt are of another clock, such as simulated time
+_OTHER_CLOCK_S = (
+    3600.0  # stamps that far from their receipt are of another clock, such as simulated time
+)
 
 
 @dataclass(frozen=True)
 class StreamMeasure:
-    """Times of one topic. ``expected_hz`` is 0 where the contract gives none; gaps are between sorted stamps [s]."""
+    """Times of one topic. ``expected_hz`` is 0 where the contract gives none; gaps are between
+    sorted stamps [s].
+    """
 
     name: str
     topic: str
@@ -40,13 +46,17 @@ class StreamMeasure:
     gap_at_s: float
     repeated: int
     backwards: int
-    age_p99_s: float  # receipt minus stamp; NaN where the two are of different clocks (simulated time)
+    age_p99_s: (
+        float  # receipt minus stamp; NaN where the two are of different clocks (simulated time)
+    )
     age_least_s: float
 
 
 @dataclass(frozen=True)
 class EpisodeMeasure:
-    """Everything that lint knows about an episode; ``broken`` is the one sentence of a bag that cannot be read."""
+    """Everything that lint knows about an episode; ``broken`` is the one sentence of a bag that
+    cannot be read.
+    """
 
     path: str
     name: str
@@ -70,15 +80,20 @@ class EpisodeMeasure:
     cameras: list[CameraMeasure] = field(default_factory=list)
     problem: str = ""  # why there is no motion
     instructions: tuple[str, ...] = ()  # each text once, in order
-    faults: list[str] = field(default_factory=list)  # why training leaves the episode out; sentences with a cure
+    faults: list[str] = field(
+        default_factory=list
+    )  # why training leaves the episode out; sentences with a cure
     notes: list[str] = field(default_factory=list)  # what is odd; sentences with a cure
     images: list[ImageFaults] = field(default_factory=list)
     messages: int = 0  # headers that were read
     commands: int = 0  # of them, commands that were read whole
 
 
-def measure_episode(path: Path, limits: Thresholds, frames: int, contract: Contract | None = None) -> EpisodeMeasure:
-    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what is in the bag.
+def measure_episode(
+    path: Path, limits: Thresholds, frames: int, contract: Contract | None = None
+) -> EpisodeMeasure:
+    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what
+    is in the bag.
 
     Args:
         contract: of the robot; bags of other recorders need it.
@@ -88,7 +103,12 @@ def measure_episode(path: Path, limits: Thresholds, frames: int, contract: Contr
         with reader.kept_in_memory():
             return _measure(reader, limits, frames)
     except BagError as error:
-        return EpisodeMeasure(path=str(path), name=Path(path).stem, broken=str(error), outcome=_known_outcome(Path(path)))
+        return EpisodeMeasure(
+            path=str(path),
+            name=Path(path).stem,
+            broken=str(error),
+            outcome=_known_outcome(Path(path)),
+        )
 
 
 def _known_outcome(path: Path) -> str:
@@ -102,10 +122,16 @@ def _known_outcome(path: Path) -> str:
 def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeMeasure:
     contract = reader.contract
     topics = contract.topics
-    names = {absolute(camera.topic): (f"{camera.name} camera", camera.rate_hz) for camera in contract.cameras}
+    names = {
+        absolute(camera.topic): (f"{camera.name} camera", camera.rate_hz)
+        for camera in contract.cameras
+    }
     names[absolute(topics.joint_states)] = ("joint states", 0.0)
     names.setdefault(command_topic(reader), ("operator's commands", 0.0))
-    cameras, states = [absolute(camera.topic) for camera in contract.cameras], absolute(topics.joint_states)
+    cameras, states = (
+        [absolute(camera.topic) for camera in contract.cameras],
+        absolute(topics.joint_states),
+    )
     others = [absolute(topics.expert_chunk), absolute(topics.instruction)]
     read = with_one_clock(reader.read([*names, *others]), [*cameras, states])
     colour = [read[topic].stamps for topic in cameras]
@@ -119,7 +145,9 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         motion, usable = measure_motion(reader, read, seen, first, limits, given)
     except ValueError as error:
         problem = str(error)
-    commands, chunks = (len(read[topic].stamps) for topic in (command_topic(reader), absolute(topics.expert_chunk)))
+    commands, chunks = (
+        len(read[topic].stamps) for topic in (command_topic(reader), absolute(topics.expert_chunk))
+    )
     texts = Instructions.of_recording(reader, read)
     images = image_faults(reader, read, first)
     good = {each.topic: each.readable for each in images}
@@ -132,14 +160,24 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         checksum=reader.checksum,
         contract=contract,
         duration_s=(last - first) * 1e-9,
-        streams=[_stream(name, topic, hz, read[topic], first) for topic, (name, hz) in names.items() if len(read[topic].stamps)],
+        streams=[
+            _stream(name, topic, hz, read[topic], first)
+            for topic, (name, hz) in names.items()
+            if len(read[topic].stamps)
+        ],
         skew_p99_s=float(np.quantile(skew, 0.99)) * 1e-9 if len(skew) else 0.0,
-        skew_beyond=float(np.mean(skew > contract.budgets.camera_skew_s * 1e9)) if len(skew) else 0.0,
+        skew_beyond=(
+            float(np.mean(skew > contract.budgets.camera_skew_s * 1e9)) if len(skew) else 0.0
+        ),
         steps=round((last - first) * 1e-9 / contract.action.step_s) + 1,
         usable=usable,
         motion=motion,
         labels="expert" if chunks else "operator" if commands else "",
-        lost={topic: count for topic, count in _json(reader.metadata.get("drops"), dict).items() if count},
+        lost={
+            topic: count
+            for topic, count in _json(reader.metadata.get("drops"), dict).items()
+            if count
+        },
         recorder_verdict=reader.metadata.get("verdict", ""),
         recorder_reasons="; ".join(map(str, _json(reader.metadata.get("reasons"), list))),
         cameras=measure_pictures(reader, read, motion, first, frames, good),
@@ -215,11 +253,15 @@ def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: in
 
 
 def _skew(cameras: list[np.ndarray]) -> np.ndarray:
-    """For every image of the slowest camera, how far the nearest image of the worst other camera is [ns]."""
+    """For every image of the slowest camera, how far the nearest image of the worst other camera is
+    [ns].
+    """
     if len(cameras) < 2:
         return np.empty(0)
     slowest = min(cameras, key=len)
-    return np.max([np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0)
+    return np.max(
+        [np.abs(stamps[nearest(stamps, slowest)] - slowest) for stamps in cameras], axis=0
+    )
 
 
 def _json(text: str | None, kind: type):

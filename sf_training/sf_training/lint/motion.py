@@ -20,10 +20,12 @@ TRACE_POINTS = 240
 
 @dataclass(frozen=True)
 class Motion:
-    """Joints at the N usable policy steps, and what stands out in all samples; J joints as ``contract.command_joints``.
+    """Joints at the N usable policy steps, and what stands out in all samples; J joints as
+    ``contract.command_joints``.
 
-    ``times`` (T,) [s from the episode's start] and ``positions`` (T, J) [rad, m] are thinned to at most 240 points;
-    ``lower``, ``upper`` (J,) span all samples; ``commanded`` (J,) is the span of the operator's commands, NaN without.
+    ``times`` (T,) [s from the episode's start] and ``positions`` (T, J) [rad, m] are thinned to at
+    most 240 points; ``lower``, ``upper`` (J,) span all samples; ``commanded`` (J,) is the span of
+    the operator's commands, NaN without.
     """
 
     names: list[str]
@@ -45,7 +47,12 @@ class Motion:
 
 
 def measure_motion(
-    reader: EpisodeReader, read: dict[str, Stream], seen: Observations, start: int, limits: Thresholds, given: JointStream | None
+    reader: EpisodeReader,
+    read: dict[str, Stream],
+    seen: Observations,
+    start: int,
+    limits: Thresholds,
+    given: JointStream | None,
 ) -> tuple[Motion, int]:
     """Return the motion of an episode and the number of usable policy steps.
 
@@ -60,11 +67,15 @@ def measure_motion(
     contract = reader.contract
     stream = read[absolute(contract.topics.joint_states)]
     joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
-    at = joints.measured(seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s])
+    at = joints.measured(
+        seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s]
+    )
     known = np.isfinite(at).all(axis=1)
     stamps, positions = seen.stamps[known], at[known]
     if not len(stamps):
-        raise ValueError("no moment at which all cameras and the joints were fresh; check their stamps")
+        raise ValueError(
+            "no moment at which all cameras and the joints were fresh; check their stamps"
+        )
     moments = np.unique(stream.stamps)
     samples = joints.held(moments)
     whole = samples[np.isfinite(samples).all(axis=1)]
@@ -106,17 +117,26 @@ def _not_finite(stream: Stream) -> int:
 
 
 def _units(contract: Contract) -> list[str]:
-    return [joint.unit for joint in contract.joints] + ([contract.gripper.unit] if contract.gripper else [])
+    return [joint.unit for joint in contract.joints] + (
+        [contract.gripper.unit] if contract.gripper else []
+    )
 
 
 def _velocities(contract: Contract) -> np.ndarray:
     """(J,) velocity limits of the command joints [rad/s, m/s]."""
-    return np.array([joint.velocity for joint in contract.joints] + ([contract.gripper.velocity] if contract.gripper else []))
+    return np.array(
+        [joint.velocity for joint in contract.joints]
+        + ([contract.gripper.velocity] if contract.gripper else [])
+    )
 
 
-def _idle(contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds) -> np.ndarray:
+def _idle(
+    contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds
+) -> np.ndarray:
     """(N - 1,): no joint moved faster than its threshold from one step to the next."""
-    still = np.array([limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)])
+    still = np.array(
+        [limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)]
+    )
     seconds = np.maximum(np.diff(stamps) * 1e-9, 1e-6)
     return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= still).all(axis=1)
 
@@ -126,8 +146,12 @@ def _run(flags: np.ndarray) -> int:
     return int(np.argmin(np.append(flags, False)))
 
 
-def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: int, factor: float) -> tuple[int, str]:
-    """Joint samples that were reached faster than ``factor`` times the velocity limit, and the worst one in words."""
+def _jumps(
+    contract: Contract, moments: np.ndarray, samples: np.ndarray, start: int, factor: float
+) -> tuple[int, str]:
+    """Joint samples that were reached faster than ``factor`` times the velocity limit, and the
+    worst one in words.
+    """
     if len(moments) < 2:
         return 0, ""
     limits = _velocities(contract)
@@ -136,5 +160,8 @@ def _jumps(contract: Contract, moments: np.ndarray, samples: np.ndarray, start: 
     row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
     unit = _units(contract)[column]
     seconds = (moments[row + 1] - start) * 1e-9
-    text = f"{contract.command_joints[column]} at {seconds:.2f} s: {speed[row, column]:.2g} {unit}/s, its limit is {limits[column]:g}"
+    text = (
+        f"{contract.command_joints[column]} at {seconds:.2f} s: {speed[row, column]:.2g} {unit}/s,"
+        f" its limit is {limits[column]:g}"
+    )
     return int((ratio > factor).any(axis=1).sum()), text

@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 THUMBNAILS = 4
 _THUMBNAIL_WIDTH = 132  # pixels
-_SHARPNESS_WIDTH = 320  # pixels: sharpness of cameras with more is measured at this width, so that noise counts less
-_MOVED = 0.02  # of any joint [rad, m] between two frames: a camera on an arm, or looking at it, must show it
+# pixels: sharpness of cameras with more is measured at this width, so that noise counts less
+_SHARPNESS_WIDTH = 320
+# of any joint [rad, m] between two frames: a camera on an arm, or looking at it, must show it
+_MOVED = 0.02
 
 
 @dataclass(frozen=True)
 class CameraMeasure:
     """n decoded frames of one camera, evenly spread over the episode.
 
-    ``brightness`` (n,) mean grey from 0 to 255; ``sharpness`` (n,) variance of the Laplacian; ``frozen`` is the share of
-    frames that equal the one before although a joint moved; ``thumbnails`` are JPEG; ``first`` (12, 16) uint8 is the
-    first frame for comparisons.
+    ``brightness`` (n,) mean grey from 0 to 255; ``sharpness`` (n,) variance of the Laplacian;
+    ``frozen`` is the share of frames that equal the one before although a joint moved;
+    ``thumbnails`` are JPEG; ``first`` (12, 16) uint8 is the first frame for comparisons.
     """
 
     name: str
@@ -42,7 +44,12 @@ class CameraMeasure:
 
 
 def measure_pictures(
-    reader: EpisodeReader, read: dict[str, Stream], motion: Motion | None, start: int, frames: int, good: Mapping[str, np.ndarray]
+    reader: EpisodeReader,
+    read: dict[str, Stream],
+    motion: Motion | None,
+    start: int,
+    frames: int,
+    good: Mapping[str, np.ndarray],
 ) -> list[CameraMeasure]:
     """Decode some frames of every camera that has one which can be decoded.
 
@@ -55,15 +62,28 @@ def measure_pictures(
     cameras = {absolute(camera.topic): camera.name for camera in reader.contract.cameras}
     cameras = {topic: name for topic, name in cameras.items() if good[topic].any()}
     places = {topic: np.flatnonzero(good[topic]) for topic in cameras}
-    wanted = {topic: places[topic][_spread(len(places[topic]), max(frames, THUMBNAILS))] for topic in cameras}
-    shown = {topic: set(wanted[topic][_spread(len(wanted[topic]), THUMBNAILS)].tolist()) for topic in cameras}
+    wanted = {
+        topic: places[topic][_spread(len(places[topic]), max(frames, THUMBNAILS))]
+        for topic in cameras
+    }
+    shown = {
+        topic: set(wanted[topic][_spread(len(wanted[topic]), THUMBNAILS)].tolist())
+        for topic in cameras
+    }
     found: dict[str, list[tuple[int, float, float, int]]] = {topic: [] for topic in cameras}
     thumbnails: dict[str, list[bytes]] = {topic: [] for topic in cameras}
     first: dict[str, np.ndarray] = {}
     for topic, index, pixels in reader.frames(wanted):
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         sharpness = float(cv2.Laplacian(_narrowed(grey, _SHARPNESS_WIDTH), cv2.CV_32F).var())
-        found[topic].append((int(read[topic].stamps[index]), float(grey.mean()), sharpness, zlib.crc32(np.ascontiguousarray(pixels))))
+        found[topic].append(
+            (
+                int(read[topic].stamps[index]),
+                float(grey.mean()),
+                sharpness,
+                zlib.crc32(np.ascontiguousarray(pixels)),
+            )
+        )
         first.setdefault(topic, cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA))
         if index in shown[topic]:
             thumbnails[topic].append(jpeg(_narrowed(pixels, _THUMBNAIL_WIDTH)))
@@ -83,24 +103,36 @@ def measure_pictures(
 
 def jpeg(rgb: np.ndarray, quality: int = 72) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG file."""
-    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(
+        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )[1].tobytes()
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """At most ``wanted`` indices below ``count``, evenly spread, the first and the last among them."""
+    """At most ``wanted`` indices below ``count``, evenly spread, the first and the last among
+    them.
+    """
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
 
 
 def _narrowed(pixels: np.ndarray, width: int) -> np.ndarray:
     height = round(pixels.shape[0] * width / pixels.shape[1])
-    return pixels if pixels.shape[1] <= width else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return (
+        pixels
+        if pixels.shape[1] <= width
+        else cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    )
 
 
-def _frozen(frames: list[tuple[int, float, float, int]], motion: Motion | None, start: int) -> float:
+def _frozen(
+    frames: list[tuple[int, float, float, int]], motion: Motion | None, start: int
+) -> float:
     if motion is None or len(frames) < 2 or len(motion.times) < 2:
         return 0.0
     seconds = (np.array([stamp for stamp, *_ in frames]) - start) * 1e-9
-    joints = np.stack([np.interp(seconds, motion.times, column) for column in motion.positions.T], axis=1)
+    joints = np.stack(
+        [np.interp(seconds, motion.times, column) for column in motion.positions.T], axis=1
+    )
     moved = (np.abs(np.diff(joints, axis=0)) > _MOVED).any(axis=1)
     same = np.array([a[3] == b[3] for a, b in itertools.pairwise(frames)])
     return float((same & moved).sum() / max(moved.sum(), 1))

@@ -42,21 +42,45 @@ def figures(result: Lint) -> list[tuple[str, str]]:
         drawn += [
             _figure(_durations, whole, "How long the episodes are, by outcome."),
             _figure(_instructions, whole, "Episodes per instruction. A rare one is learned badly."),
-            _figure(_rates, whole, "Measured rate of each camera in every episode; dashed: the contract's."),
+            _figure(
+                _rates,
+                whole,
+                "Measured rate of each camera in every episode; dashed: the contract's.",
+            ),
             _figure(_gaps, whole, "Longest silence of each stream in every episode."),
-            _figure(_sharpness, whole, "Each dot is a frame. Left: dark, right: bright; low: blurred or without texture."),
+            _figure(
+                _sharpness,
+                whole,
+                "Each dot is a frame. Left: dark, right: bright; low: blurred or without texture.",
+            ),
         ]
     if moving:
         drawn += [
-            _figure(_ranges, moving, "Where the joints went within the contract's limits (0 to 1): box 1 to 99 %, line all samples."),
-            _figure(_idle, moving, "Share of steps in which nothing moves. Episodes on the right teach the arm to wait."),
+            _figure(
+                _ranges,
+                moving,
+                "Where the joints went within the contract's limits (0 to 1): box 1 to 99 %, line"
+                " all samples.",
+            ),
+            _figure(
+                _idle,
+                moving,
+                "Share of steps in which nothing moves. Episodes on the right teach the arm to"
+                " wait.",
+            ),
         ]
         if any(len(measure.motion.opening) for measure in moving):
-            drawn.append(_figure(_gripper, moving, "Opening of the gripper over all steps: 0 closed, 1 open."))
+            drawn.append(
+                _figure(
+                    _gripper, moving, "Opening of the gripper over all steps: 0 closed, 1 open."
+                )
+            )
     return drawn
 
 
-def _figure(draw: Callable[[Axes, list[EpisodeMeasure]], None], measures: list[EpisodeMeasure], caption: str) -> tuple[str, str]:
+def _figure(
+    draw: Callable[[Axes, list[EpisodeMeasure]], None], measures: list[EpisodeMeasure], caption: str
+) -> tuple[str, str]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, 2.7), layout="constrained")
         draw(figure.add_subplot(), measures)
@@ -72,7 +96,13 @@ def _durations(axes: Axes, measures: list[EpisodeMeasure]) -> None:
         by_outcome[measure.outcome].append(measure.duration_s)
     longest = max(measure.duration_s for measure in measures)
     bins = np.linspace(0, max(longest * 1.02, 0.1), 25)
-    axes.hist(list(by_outcome.values()), bins, stacked=True, label=list(by_outcome), color=COLOURS[: len(by_outcome)])
+    axes.hist(
+        list(by_outcome.values()),
+        bins,
+        stacked=True,
+        label=list(by_outcome),
+        color=COLOURS[: len(by_outcome)],
+    )
     axes.set(xlabel="duration [s]", ylabel="episodes")
     axes.legend(frameon=False, fontsize=9)
 
@@ -86,7 +116,10 @@ def _instructions(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     if len(ordered) > len(shown):  # the rare ones matter most
         half = _INSTRUCTIONS // 2
         shown = [*ordered[:half], (f"… {len(ordered) - 2 * half} others", 0), *ordered[-half:]]
-    names = [text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…" for text, _ in shown]
+    names = [
+        text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+        for text, _ in shown
+    ]
     places = np.arange(len(shown))[::-1]
     axes.barh(places, [count for _, count in shown], color=COLOURS[0], height=0.7)
     axes.set_yticks(places, names, fontsize=8 if len(shown) < 10 else 7)
@@ -94,10 +127,24 @@ def _instructions(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 
 def _rates(axes: Axes, measures: list[EpisodeMeasure]) -> None:
-    names = dict.fromkeys(stream.name for measure in measures for stream in measure.streams if stream.expected_hz)
+    names = dict.fromkeys(
+        stream.name for measure in measures for stream in measure.streams if stream.expected_hz
+    )
     for colour, size, name in zip(COLOURS, _SIZES, names, strict=False):
-        found = [(index, stream) for index, measure in enumerate(measures) for stream in measure.streams if stream.name == name]
-        axes.plot([index for index, _ in found], [stream.hz for _, stream in found], ".", ms=size, color=colour, label=name)
+        found = [
+            (index, stream)
+            for index, measure in enumerate(measures)
+            for stream in measure.streams
+            if stream.name == name
+        ]
+        axes.plot(
+            [index for index, _ in found],
+            [stream.hz for _, stream in found],
+            ".",
+            ms=size,
+            color=colour,
+            label=name,
+        )
         axes.axhline(found[0][1].expected_hz, color=colour, lw=0.9, ls="--")
     axes.set(xlabel="episode", ylabel="rate [Hz]")
     axes.set_ylim(bottom=0)
@@ -107,7 +154,12 @@ def _rates(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 def _gaps(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     names = dict.fromkeys(stream.name for measure in measures for stream in measure.streams)
     for colour, size, name in zip(COLOURS, _SIZES, names, strict=False):
-        found = [(index, stream) for index, measure in enumerate(measures) for stream in measure.streams if stream.name == name]
+        found = [
+            (index, stream)
+            for index, measure in enumerate(measures)
+            for stream in measure.streams
+            if stream.name == name
+        ]
         gaps = [max(stream.longest_gap_s * 1e3, 0.1) for _, stream in found]
         axes.plot([index for index, _ in found], gaps, ".", ms=size, color=colour, label=name)
     axes.set(xlabel="episode", ylabel="longest gap [ms]", yscale="log")
@@ -123,8 +175,18 @@ def _sharpness(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     for colour, (name, values) in zip(COLOURS, cameras.items(), strict=False):
         bright, sharp = (np.concatenate(part) for part in zip(*values, strict=True))
         thin = slice(None, None, -(-len(bright) // 1500))
-        axes.plot(bright[thin], np.maximum(sharp[thin], 0.1), ".", ms=2.5, alpha=0.5, color=colour, label=f"{name} camera")
-    axes.set(xlabel="mean brightness (0 to 255)", ylabel="sharpness (log)", xlim=(0, 255), yscale="log")
+        axes.plot(
+            bright[thin],
+            np.maximum(sharp[thin], 0.1),
+            ".",
+            ms=2.5,
+            alpha=0.5,
+            color=colour,
+            label=f"{name} camera",
+        )
+    axes.set(
+        xlabel="mean brightness (0 to 255)", ylabel="sharpness (log)", xlim=(0, 255), yscale="log"
+    )
     _plain_numbers(axes)
     axes.legend(frameon=False, fontsize=9, markerscale=3)
 
@@ -141,23 +203,34 @@ def _ranges(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     inner = np.quantile(positions, [0.01, 0.99], axis=0)
     names = contract.command_joints
     places = np.arange(len(names))[::-1]
-    for place, first, last, lower, upper, colour in zip(places, *ends, *inner, COLOURS * 3, strict=False):
+    for place, first, last, lower, upper, colour in zip(
+        places, *ends, *inner, COLOURS * 3, strict=False
+    ):
         axes.plot([first, last], [place, place], color=colour, lw=1.5)
         axes.barh(place, max(upper - lower, 0.004), left=lower, height=0.5, color=colour)
     for end in (0, 1):
         axes.axvline(end, color="#9aa3af", lw=1)
     axes.set_yticks(places, names)
-    axes.set(xlabel="share of the limits", xlim=(min(-0.03, ends[0].min() - 0.03), max(1.03, ends[1].max() + 0.03)))
+    axes.set(
+        xlabel="share of the limits",
+        xlim=(min(-0.03, ends[0].min() - 0.03), max(1.03, ends[1].max() + 0.03)),
+    )
 
 
 def _idle(axes: Axes, measures: list[EpisodeMeasure]) -> None:
-    axes.hist([measure.motion.idle_share for measure in measures], np.linspace(0, 1, 21), color=COLOURS[0])
+    axes.hist(
+        [measure.motion.idle_share for measure in measures], np.linspace(0, 1, 21), color=COLOURS[0]
+    )
     axes.set(xlabel="idle share of an episode", ylabel="episodes", xlim=(0, 1))
 
 
 def _gripper(axes: Axes, measures: list[EpisodeMeasure]) -> None:
-    values = np.concatenate([measure.motion.opening for measure in measures if len(measure.motion.opening)])
-    axes.hist(values, np.linspace(min(0.0, values.min()), max(1.0, values.max()), 31), color=COLOURS[2])
+    values = np.concatenate(
+        [measure.motion.opening for measure in measures if len(measure.motion.opening)]
+    )
+    axes.hist(
+        values, np.linspace(min(0.0, values.min()), max(1.0, values.max()), 31), color=COLOURS[2]
+    )
     axes.set(xlabel="opening", ylabel="steps")
 
 

@@ -1,4 +1,6 @@
-"""The HTML report of lint: verdict, what is wrong, the set in figures, every episode in pictures."""
+"""The HTML report of lint: verdict, what is wrong, the set in figures, every episode in
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,21 @@ cards.forEach(c=>{const on=(level==='all'||c.dataset.verdict===level)&&c.dataset
 none.hidden=shown>0}
 buttons.forEach(b=>b.onclick=()=>{buttons.forEach(o=>o.ariaPressed=String(o===b));show()});search.oninput=show;
 document.querySelectorAll('a[href^="#ep-"]').forEach(a=>a.onclick=()=>{search.value='';buttons[0].click()});
-"""
+"""  # noqa: E501
 
 
 def write_report(path: Path, result: Lint, settings: Settings) -> None:
     """Write the report; OSError passes through."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report(result, settings.data, settings.limits, settings.thumbnails), encoding="utf-8")
+    path.write_text(
+        report(result, settings.data, settings.limits, settings.thumbnails), encoding="utf-8"
+    )
 
 
 def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: int) -> str:
-    """The whole document; pictures of the ``thumbnails`` worst episodes, the others as lines of a table."""
+    """The whole document; pictures of the ``thumbnails`` worst episodes, the others as lines of a
+    table.
+    """
     by_episode: dict[str, list[Finding]] = defaultdict(list)
     for finding in result.findings:
         for name in finding.episodes:
@@ -50,8 +56,17 @@ def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: i
     ordered = sorted(result.measures, key=lambda measure: -result.verdicts[measure.name])
     shown = [measure for measure in ordered if not measure.broken][:thumbnails]
     rest = [measure for measure in ordered if measure not in shown]
-    parts = [_head(result, data), "<h2>What is wrong</h2>", _wrong(result), "<h2>The set in figures</h2>", '<div class="figures">']
-    parts += [f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption in figures(result)]
+    parts = [
+        _head(result, data),
+        "<h2>What is wrong</h2>",
+        _wrong(result),
+        "<h2>The set in figures</h2>",
+        '<div class="figures">',
+    ]
+    parts += [
+        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+        for svg, caption in figures(result)
+    ]
     parts += [
         "</div>",
         "<h2>Episodes</h2>",
@@ -59,8 +74,15 @@ def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: i
         '<p id="none" class="muted" hidden>No episode is like that.</p>',
         '<div class="cards">',
     ]
-    parts += [_card(measure, result.verdicts[measure.name], by_episode[measure.name]) for measure in shown]
-    parts += ["</div>", _lines(rest, result, by_episode) if rest else "", "<h2>Thresholds</h2>", _thresholds(limits)]
+    parts += [
+        _card(measure, result.verdicts[measure.name], by_episode[measure.name]) for measure in shown
+    ]
+    parts += [
+        "</div>",
+        _lines(rest, result, by_episode) if rest else "",
+        "<h2>Thresholds</h2>",
+        _thresholds(limits),
+    ]
     return page(f"{result.verdict.name}: {_places(data)}", "\n".join(parts), _FILTER)
 
 
@@ -73,12 +95,18 @@ def _places(data: Sequence[Path]) -> str:
 
 def _head(result: Lint, data: Sequence[Path]) -> str:
     measures = result.measures
-    counts = {level: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict}
+    counts = {
+        level: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict
+    }
     robots = sorted({measure.contract.robot for measure in measures if measure.contract})
     seconds = sum(measure.duration_s for measure in measures)
     bad = counts[Verdict.FAIL]
     said = {
-        Verdict.FAIL: f"{bad} of {len(measures)} episodes should not be trained on." if bad else "The set should not be trained on.",
+        Verdict.FAIL: (
+            f"{bad} of {len(measures)} episodes should not be trained on."
+            if bad
+            else "The set should not be trained on."
+        ),
         Verdict.WARN: "It can be trained on; the warnings are worth a look first.",
         Verdict.PASS: "Nothing stands out.",
     }[result.verdict]
@@ -93,29 +121,53 @@ def _head(result: Lint, data: Sequence[Path]) -> str:
         *((str(count), level.name) for level, count in counts.items()),
     ]
     robot = f"Robot {escape(', '.join(robots))}. " if robots else ""
-    return f"<h1>{badge(result.verdict.name, big=True)} {escape(_places(data))}</h1><p>{robot}{said}</p>{tiles(entries)}"
+    return (
+        f"<h1>{badge(result.verdict.name, big=True)}"
+        f" {escape(_places(data))}</h1><p>{robot}{said}</p>{tiles(entries)}"
+    )
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _wrong(result: Lint) -> str:
     rows = []
     for group in result.grouped():
         worst = group[0]
-        what = f"<b>{escape(worst.check)}</b>" + (f"<br>{escape(worst.subject)}" if worst.subject else "")
+        what = f"<b>{escape(worst.check)}</b>" + (
+            f"<br>{escape(worst.subject)}" if worst.subject else ""
+        )
         text = escape(worst.text)
         if worst.episodes:
             text = f"{_link(worst.episodes[0])}: {text}"
         if len(group) > 1:
             names = [name for finding in group for name in finding.episodes]
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            text += f'<details class="small"><summary>all {len(names)}</summary>{", ".join(map(_link, names[:_LISTED]))}{more}</details>'
-        rows.append([badge(worst.level.name), what, str(len(group)) if worst.episodes else "all", text, escape(worst.cure)])
+            text += (
+                '<details class="small"><summary>all'
+                f" {len(names)}</summary>{', '.join(map(_link, names[:_LISTED]))}{more}</details>"
+            )
+        rows.append(
+            [
+                badge(worst.level.name),
+                what,
+                str(len(group)) if worst.episodes else "all",
+                text,
+                escape(worst.cure),
+            ]
+        )
     if not rows:
         return "<p>Nothing was found.</p>"
-    return table(["level", "check", "episodes", "the worst of them", "what to do"], rows, numbers=[2])
+    return table(
+        ["level", "check", "episodes", "the worst of them", "what to do"], rows, numbers=[2]
+    )
 
 
 def _link(name: str) -> str:
@@ -123,12 +175,19 @@ def _link(name: str) -> str:
 
 
 def _bar(result: Lint) -> str:
-    counts = {level: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict}
+    counts = {
+        level: sum(verdict == level for verdict in result.verdicts.values()) for level in Verdict
+    }
     buttons = [f'<button data-show="all" aria-pressed="true">all {len(result.measures)}</button>']
     buttons += [
-        f'<button data-show="{level.name}" aria-pressed="false">{level.name} {count}</button>' for level, count in counts.items() if count
+        f'<button data-show="{level.name}" aria-pressed="false">{level.name} {count}</button>'
+        for level, count in counts.items()
+        if count
     ]
-    search = '<input id="search" type="search" placeholder="name or instruction" aria-label="search episodes">'
+    search = (
+        '<input id="search" type="search" placeholder="name or instruction" aria-label="search'
+        ' episodes">'
+    )
     return f'<div class="bar">{"".join(buttons)}{search}</div>'
 
 
@@ -139,19 +198,31 @@ def _data(measure: EpisodeMeasure, verdict: Verdict) -> str:
 
 def _card(measure: EpisodeMeasure, verdict: Verdict, findings: list[Finding]) -> str:
     steps = f"{measure.usable} of {measure.steps} steps usable"
-    facts = f"{measure.duration_s:.1f} s, {steps}, {measure.outcome}, by {measure.operator or 'unknown'}"
+    facts = (
+        f"{measure.duration_s:.1f} s, {steps}, {measure.outcome}, by"
+        f" {measure.operator or 'unknown'}"
+    )
     parts = [f'<article class="card is-{verdict.name}" {_data(measure, verdict)}>']
     parts.append(f"<h3>{badge(verdict.name)} {escape(measure.name)}</h3>")
-    parts.append(f'<p>“{escape(measure.instruction)}”</p><p class="muted small">{escape(facts)}</p>')
+    parts.append(
+        f'<p>“{escape(measure.instruction)}”</p><p class="muted small">{escape(facts)}</p>'
+    )
     for camera in measure.cameras:
         images = "".join(
-            picture(jpeg, f"{camera.name} camera, {index + 1} of {len(camera.thumbnails)}") for index, jpeg in enumerate(camera.thumbnails)
+            picture(jpeg, f"{camera.name} camera, {index + 1} of {len(camera.thumbnails)}")
+            for index, jpeg in enumerate(camera.thumbnails)
         )
         parts.append(f'<div class="strip" title="{escape(camera.name)} camera">{images}</div>')
     if measure.motion is not None:
         low, high = measure.motion.positions.min(axis=0), measure.motion.positions.max(axis=0)
         span = np.maximum(high - low, _FLAT * limits_of(measure)[1])
-        parts.append(sparkline(measure.motion.times, 0.5 + (measure.motion.positions - (low + high) / 2) / span, measure.motion.names))
+        parts.append(
+            sparkline(
+                measure.motion.times,
+                0.5 + (measure.motion.positions - (low + high) / 2) / span,
+                measure.motion.names,
+            )
+        )
         legend = " ".join(
             f'<span style="color:{COLOURS[index % len(COLOURS)]}">■</span> {escape(name)}'
             for index, name in enumerate(measure.motion.names)
@@ -159,18 +230,23 @@ def _card(measure: EpisodeMeasure, verdict: Verdict, findings: list[Finding]) ->
         parts.append(f'<p class="muted small">{legend}</p>')
     if findings:
         lines = "".join(
-            f"<li>{badge(each.level.name)} <b>{escape(each.check)}</b> {escape(each.subject)}: {escape(each.text)}</li>"
+            f"<li>{badge(each.level.name)} <b>{escape(each.check)}</b> {escape(each.subject)}:"
+            f" {escape(each.text)}</li>"
             for each in findings
         )
         parts.append(f'<ul class="small">{lines}</ul>')
     return "".join([*parts, "</article>"])
 
 
-def _lines(measures: list[EpisodeMeasure], result: Lint, by_episode: dict[str, list[Finding]]) -> str:
+def _lines(
+    measures: list[EpisodeMeasure], result: Lint, by_episode: dict[str, list[Finding]]
+) -> str:
     rows = []
     for measure in measures:
         verdict = result.verdicts[measure.name]
-        said = "; ".join(f"{finding.check} {finding.subject}".strip() for finding in by_episode[measure.name])
+        said = "; ".join(
+            f"{finding.check} {finding.subject}".strip() for finding in by_episode[measure.name]
+        )
         if measure.broken:
             said = escape(measure.broken)
         cells = [
@@ -181,17 +257,33 @@ def _lines(measures: list[EpisodeMeasure], result: Lint, by_episode: dict[str, l
             f"{measure.duration_s:.1f}",
             said,
         ]
-        numbers = "".join(f"<td{' class=number' if index == 4 else ''}>{cell}</td>" for index, cell in enumerate(cells))
+        numbers = "".join(
+            f"<td{' class=number' if index == 4 else ''}>{cell}</td>"
+            for index, cell in enumerate(cells)
+        )
         rows.append(f"<tr {_data(measure, verdict)}>{numbers}</tr>")
-    head = "".join(f"<th>{text}</th>" for text in ("verdict", "episode", "instruction", "outcome", "seconds", "findings"))
-    return f'<table style="margin-top:14px"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    head = "".join(
+        f"<th>{text}</th>"
+        for text in ("verdict", "episode", "instruction", "outcome", "seconds", "findings")
+    )
+    return (
+        "<table"
+        f' style="margin-top:14px"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
 
 
 def _thresholds(limits: Thresholds) -> str:
     rows = [
-        [f"<code>--limits.{entry.name.replace('_', '-')}</code>", f"{getattr(limits, entry.name):g}"]
+        [
+            f"<code>--limits.{entry.name.replace('_', '-')}</code>",
+            f"{getattr(limits, entry.name):g}",
+        ]
         for entry in dataclasses.fields(limits)
     ]
     half = -(-len(rows) // 2)
-    pairs = [[*left, *(rows[half + index] if half + index < len(rows) else ["", ""])] for index, left in enumerate(rows[:half])]
+    pairs = [
+        [*left, *(rows[half + index] if half + index < len(rows) else ["", ""])]
+        for index, left in enumerate(rows[:half])
+    ]
     return table(["flag", "value", "flag", "value"], pairs, numbers=[1, 3])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-_STEP_S = 0.04  # fast enough for a shaking arm, slow enough that the noise of encoders does not drown it
+_STEP_S = (
+    0.04  # fast enough for a shaking arm, slow enough that the noise of encoders does not drown it
+)
 _GAP_S = 0.2  # across a longer one nothing is interpolated
 
 
 def relative_jerk(moments: np.ndarray, positions: np.ndarray, velocity: np.ndarray) -> float:
-    """Computes the root mean square of the third derivative of all joints, each over its velocity limit [1/s^2].
+    """Computes the root mean square of the third derivative of all joints, each over its velocity
+    limit [1/s^2].
 
     Args:
         moments: (N,) rising times [ns].
@@ -27,6 +30,8 @@ def relative_jerk(moments: np.ndarray, positions: np.ndarray, velocity: np.ndarr
             continue
         times = np.arange(seconds[part[0]], seconds[part[-1]], _STEP_S)
         if len(times) > 3:
-            path = np.stack([np.interp(times, seconds[part], column) for column in values[part].T], axis=1)
+            path = np.stack(
+                [np.interp(times, seconds[part], column) for column in values[part].T], axis=1
+            )
             squares.append((np.diff(path, n=3, axis=0) / _STEP_S**3) ** 2)
     return float(np.sqrt(np.concatenate(squares).mean())) if squares else float("nan")

@@ -1,4 +1,6 @@
-"""What counts as wrong. Every value is a flag of ``sf_training lint`` (``--limits.NAME``) and stands in the report."""
+"""What counts as wrong. Every value is a flag of ``sf_training lint`` (``--limits.NAME``) and
+stands in the report.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Two levels: ``*_warn`` is worth a look, ``*_fail`` should not be trained on. Shares are from 0 to 1."""
+    """Two levels: ``*_warn`` is worth a look, ``*_fail`` should not be trained on. Shares are from
+    0 to 1.
+    """
 
     rate_warn: float = 0.9
     """Measured rate of a camera below this share of the contract's rate_hz."""
@@ -30,7 +34,9 @@ class Thresholds:
     """Share of images whose partners are further away than the contract's camera_skew_s."""
     skew_fail: float = 0.2
     unusable_warn: float = 0.02
-    """Share of policy steps without a usable observation (the live policy would have refused them)."""
+    """Share of policy steps without a usable observation (the live policy would have refused
+    them).
+    """
     unusable_fail: float = 0.2
     stamps_fail: float = 0.05
     """Share of messages whose stamp repeats or goes back; any is a warning."""
@@ -54,13 +60,17 @@ class Thresholds:
     gripper_margin: float = 0.1
     """Opening of the gripper below 0 or above 1 by more than this."""
     jump_factor: float = 2.0
-    """Speed between two joint samples over the contract's velocity limit: an encoder glitch or a wrong limit."""
+    """Speed between two joint samples over the contract's velocity limit: an encoder glitch or a
+    wrong limit.
+    """
     jump_fail: float = 0.01
     """Share of joint samples with such a jump; any is a warning."""
     limit_margin: float = 0.02
     """Positions outside the contract's limits by more than this share of their range."""
     outlier_spread: float = 4.0
-    """An episode's furthest position beyond the quartile of all episodes by more than this many interquartile ranges."""
+    """An episode's furthest position beyond the quartile of all episodes by more than this many
+    interquartile ranges.
+    """
     duration_z: float = 6.0
     """Robust z-score of the logarithm of an episode's duration."""
     end_pose_z: float = 6.0

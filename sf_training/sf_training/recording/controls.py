@@ -1,4 +1,6 @@
-"""What a key or a button means to the recorder, in the state it is in. No rclpy and no terminal here."""
+"""What a key or a button means to the recorder, in the state it is in. No rclpy and no terminal
+here.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ KEYS: dict[str, Press] = {
     "i": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
-# Beside the keys that move the arm (teleoperation/keys.py), which take most letters and the space bar.
+# Beside the keys that move the arm (teleoperation/keys.py), which take most letters and the space
+# bar.
 DRIVING_KEYS: dict[str, Press] = {
     "\r": Press.START,
     "\n": Press.START,
@@ -41,9 +44,16 @@ DRIVING_KEYS: dict[str, Press] = {
     "5": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
-# As SDL and game_controller_node number every make: right shoulder, then up, down, left and right of the pad. The shipped device file
-# of a gamepad uses none of them: one press must not close a gripper and end an episode.
-DEFAULT_BUTTONS = {Press.START: 10, Press.SUCCESS: 11, Press.FAILURE: 12, Press.DISCARD: 13, Press.UNDO: 14}
+# As SDL and game_controller_node number every make: right shoulder, then up, down, left and right
+# of the pad. The shipped device file of a gamepad uses none of them: one press must not close a
+# gripper and end an episode.
+DEFAULT_BUTTONS = {
+    Press.START: 10,
+    Press.SUCCESS: 11,
+    Press.FAILURE: 12,
+    Press.DISCARD: 13,
+    Press.UNDO: 14,
+}
 _OUTCOMES = {Press.SUCCESS: "success", Press.FAILURE: "failure", Press.DISCARD: "discarded"}
 
 
@@ -70,11 +80,14 @@ class Refusal:
     sentence: str
 
 
-def order(press: Press, state: State, *, countdown_s: float, instruction: str = "") -> Order | Refusal:
+def order(
+    press: Press, state: State, *, countdown_s: float, instruction: str = ""
+) -> Order | Refusal:
     """The call that a press stands for.
 
-    While an episode is recorded, an outcome ends it; between two episodes it labels the last one again. Starting while one
-    is recorded ends it as a success, so that one key is enough for a good series.
+    While an episode is recorded, an outcome ends it; between two episodes it labels the last one
+    again. Starting while one is recorded ends it as a success, so that one key is enough for a good
+    series.
     """
     if state == State.INACTIVE:
         return Refusal("the recorder is not active yet")
@@ -107,17 +120,30 @@ class Buttons:
     def __init__(self, numbers: Mapping[Press, int]) -> None:
         self._numbers = {press: number for press, number in numbers.items() if number >= 0}
         for press, number in self._numbers.items():
-            others = [other for other, taken in self._numbers.items() if taken == number and other != press]
+            others = [
+                other
+                for other, taken in self._numbers.items()
+                if taken == number and other != press
+            ]
             if others:
-                raise ValueError(f"{press} and {others[0]} are both on button {number}; give each its own, or -1 for none")
+                raise ValueError(
+                    f"{press} and {others[0]} are both on button {number}; give each its own, or -1"
+                    " for none"
+                )
         self._down: list[int] | None = None
 
     def read(self, buttons: Sequence[int]) -> list[Press]:
-        """What was pressed since the message before; buttons held in the first one count for nothing."""
+        """What was pressed since the message before; buttons held in the first one count for
+        nothing.
+        """
         before, self._down = self._down, list(buttons)
         if before is None:
             return []
-        went_down = {number for number, down in enumerate(buttons) if down and not (number < len(before) and before[number])}
+        went_down = {
+            number
+            for number, down in enumerate(buttons)
+            if down and not (number < len(before) and before[number])
+        }
         return [press for press, number in self._numbers.items() if number in went_down]
 
     def missing(self, buttons: Sequence[int]) -> list[str]:

@@ -1,4 +1,6 @@
-"""``sf_training relabel|trim|split|merge``: finished episodes, edited without touching what was recorded."""
+"""``sf_training relabel|trim|split|merge``: finished episodes, edited without touching what was
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Outcome = Literal["", "success", "failure", "discarded"]
 
 @dataclass(frozen=True)
 class Relabel:
-    """Say what episodes were after all, beside the bag in labels.json. The newest label counts; --undo takes it back."""
+    """Say what episodes were after all, beside the bag in labels.json. The newest label counts;
+    --undo takes it back.
+    """
 
     episodes: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Episodes, or folders that hold some"""
@@ -33,7 +37,9 @@ class Relabel:
     instruction: str = ""
     """For the whole episode"""
     at: tuple[tuple[float, str], ...] = ()
-    """Several instructions: SECONDS TEXT for each, from the episode's first message; the first from 0"""
+    """Several instructions: SECONDS TEXT for each, from the episode's first message; the first from
+    0
+    """
     note: str = ""
     """Free text"""
     operator: str = ""
@@ -76,7 +82,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Merge:
-    """Join episodes that follow each other in time into a new one. The pause between them stays a pause."""
+    """Join episodes that follow each other in time into a new one. The pause between them stays a
+    pause.
+    """
 
     episodes: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The episodes; they are not changed"""
@@ -119,26 +127,44 @@ def _run(kind: type, verb: str, argv: Sequence[str] | None, act: Callable) -> in
 
 
 def _relabel(settings: Relabel) -> None:
-    words = {"outcome": settings.outcome, "instruction": settings.instruction.strip(), "note": settings.note, "segments": settings.at}
+    words = {
+        "outcome": settings.outcome,
+        "instruction": settings.instruction.strip(),
+        "note": settings.note,
+        "segments": settings.at,
+    }
     if settings.undo and any(words.values()):
         raise LabelError("--undo takes a label back and gives none; leave the others out")
     episodes = list(itertools.chain.from_iterable(_episodes(path) for path in settings.episodes))
     if not episodes:
-        raise LabelError(f"{', '.join(map(str, settings.episodes))}: no finished episode; give one, or a folder that holds some")
+        raise LabelError(
+            f"{', '.join(map(str, settings.episodes))}: no finished episode; give one, or a folder"
+            " that holds some"
+        )
     for path in episodes:
         if settings.undo:
             undo_label(path)
         else:
             if settings.at and settings.at[-1][0] > (length := open_finished(path).seconds):
-                raise LabelError(f"{path}: lasts {length:.2f} s, and a segment begins at {settings.at[-1][0]:g} s")
+                raise LabelError(
+                    f"{path}: lasts {length:.2f} s, and a segment begins at"
+                    f" {settings.at[-1][0]:g} s"
+                )
             add_label(path, operator=settings.operator, **words)
-        print(f"{path}: {'the last label was taken back' if settings.undo else 'labelled'}, the outcome is {outcome_of(path) or 'unknown'}")
+        print(
+            f"{path}: {'the last label was taken back' if settings.undo else 'labelled'}, the"
+            f" outcome is {outcome_of(path) or 'unknown'}"
+        )
 
 
 def _episodes(path: Path) -> list[Path]:
     if not path.exists():
         raise LabelError(f"{path}: does not exist; check the path")
-    found = [path] if (path / METADATA_FILE).is_file() else sorted(each.parent for each in path.rglob(METADATA_FILE))
+    found = (
+        [path]
+        if (path / METADATA_FILE).is_file()
+        else sorted(each.parent for each in path.rglob(METADATA_FILE))
+    )
     return [each for each in found if not each.name.endswith(PARTIAL)]
 
 
@@ -146,7 +172,10 @@ def _trim(settings: Trim) -> None:
     source = open_finished(settings.episode)
     part = editing.window(source, settings.begin, settings.end)
     name = settings.name or f"{source.path.resolve().name}_trimmed"
-    _told(editing.write([part], settings.out or source.path.resolve().parent, name, settings.outcome), part)
+    _told(
+        editing.write([part], settings.out or source.path.resolve().parent, name, settings.outcome),
+        part,
+    )
 
 
 def _split(settings: Split) -> None:
@@ -172,9 +201,20 @@ def _split(settings: Split) -> None:
 def _merge(settings: Merge) -> None:
     parts = editing.joined([open_finished(path) for path in settings.episodes])
     first = parts[0].source.path.resolve()
-    _told(editing.write(parts, settings.out or first.parent, settings.name or f"{first.name}_merged", settings.outcome), *parts)
+    _told(
+        editing.write(
+            parts,
+            settings.out or first.parent,
+            settings.name or f"{first.name}_merged",
+            settings.outcome,
+        ),
+        *parts,
+    )
 
 
 def _told(path: Path, *parts: editing.Window) -> None:
     seconds = sum(min(part.end, part.source.end) - part.begin for part in parts) * 1e-9
-    print(f"{path}: {seconds:.2f} s of {', '.join(part.source.path.name for part in parts)}, outcome {outcome_of(path)}")
+    print(
+        f"{path}: {seconds:.2f} s of {', '.join(part.source.path.name for part in parts)}, outcome"
+        f" {outcome_of(path)}"
+    )

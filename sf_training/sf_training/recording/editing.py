@@ -1,6 +1,8 @@
-"""Cuts and joins finished episodes: new episodes are written, the originals are never touched. No rclpy here.
+"""Cuts and joins finished episodes: new episodes are written, the originals are never touched. No
+rclpy here.
 
-Messages are copied as bytes, with the definitions of their bag. A part that begins later also gets what held at its
+Messages are copied as bytes, with the definitions of their bag. A part that begins later also gets
+what held at its
 beginning: the newest message of every latched topic, and the last camera info.
 """
 
@@ -40,10 +42,20 @@ def window(source: FinishedEpisode, begin_s: float, end_s: float | None) -> Wind
     """
     last = source.seconds if end_s is None else end_s
     if not (begin_s >= 0.0 and last <= source.seconds + 1e-3):
-        raise EditError(f"{source.path}: lasts {source.seconds:.2f} s, and {begin_s:g} to {last:g} s were asked for")
+        raise EditError(
+            f"{source.path}: lasts {source.seconds:.2f} s, and {begin_s:g} to {last:g} s were"
+            " asked for"
+        )
     if not last - begin_s >= SHORTEST_S:
-        raise EditError(f"{source.path}: {begin_s:g} to {last:g} s is shorter than {SHORTEST_S} s; choose other times")
-    end = source.end + 1 if end_s is None or last >= source.seconds else source.begin + round(last * 1e9)
+        raise EditError(
+            f"{source.path}: {begin_s:g} to {last:g} s is shorter than {SHORTEST_S} s; choose other"
+            " times"
+        )
+    end = (
+        source.end + 1
+        if end_s is None or last >= source.seconds
+        else source.begin + round(last * 1e9)
+    )
     return Window(source, source.begin + round(begin_s * 1e9), end)
 
 
@@ -72,9 +84,14 @@ def joined(sources: Sequence[FinishedEpisode]) -> list[Window]:
     for before, after in itertools.pairwise(ordered):
         if after.contract.hash != first.contract.hash:
             difference = "; ".join(first.contract.difference(after.contract)[:3])
-            raise EditError(f"{after.path}: was recorded with another contract than {first.path} ({difference})")
+            raise EditError(
+                f"{after.path}: was recorded with another contract than {first.path} ({difference})"
+            )
         if after.begin <= before.end:
-            raise EditError(f"{after.path}: begins before {before.path} ends, so they cannot be one after the other")
+            raise EditError(
+                f"{after.path}: begins before {before.path} ends, so they cannot be one after the"
+                " other"
+            )
     return [window(source, 0.0, None) for source in ordered]
 
 
@@ -92,14 +109,21 @@ def write(windows: Sequence[Window], directory: Path, name: str, outcome: str = 
     outcomes = {source.outcome for source in sources}
     if not outcome and len(outcomes) > 1:
         told = ", ".join(f"{source.path.name} {source.outcome}" for source in sources)
-        raise EditError(f"the outcomes differ ({told}); say which the new episode has with --outcome")
+        raise EditError(
+            f"the outcomes differ ({told}); say which the new episode has with --outcome"
+        )
     outcome = outcome or outcomes.pop()
     if outcome not in OUTCOMES:
-        raise EditError(f"{sources[0].path}: its outcome is {outcome or 'unknown'}; say one of {', '.join(OUTCOMES)} with --outcome")
+        raise EditError(
+            f"{sources[0].path}: its outcome is {outcome or 'unknown'}; say one of"
+            f" {', '.join(OUTCOMES)} with --outcome"
+        )
     record, contract = sources[0].record, sources[0].contract
     instruction = sources[0].instruction_at(windows[0].begin)
     operator = ", ".join(dict.fromkeys(source.record.get("operator", "") for source in sources))
-    with EpisodeWriter(directory, contract, instruction=instruction, operator=operator, name=name) as writer:
+    with EpisodeWriter(
+        directory, contract, instruction=instruction, operator=operator, name=name
+    ) as writer:
         said = ""
         for each in windows:
             said = _copy(writer, each, said)
@@ -109,8 +133,15 @@ def write(windows: Sequence[Window], directory: Path, name: str, outcome: str = 
             note=" ".join(dict.fromkeys(filter(None, (_note(source) for source in sources)))),
             drops=_added(sources),
             verdict=max(verdicts, key=("", "PASS", "WARN", "FAIL").index) if all(verdicts) else "",
-            reasons=[reason for source in sources for reason in json.loads(source.record.get("reasons", "[]"))],
-            more={"edited_from": json.dumps([_origin(each) for each in windows]), "software": record.get("software", "{}")},
+            reasons=[
+                reason
+                for source in sources
+                for reason in json.loads(source.record.get("reasons", "[]"))
+            ],
+            more={
+                "edited_from": json.dumps([_origin(each) for each in windows]),
+                "software": record.get("software", "{}"),
+            },
         )
 
 
@@ -138,7 +169,13 @@ def _copy(writer: EpisodeWriter, part: Window, said: str) -> str:
         if channel.topic == EPISODE_TOPIC:  # the new episode gets its own
             continue
         if channel.topic == instruction_topic:  # replaced by the segments, in which labels count
-            _announce(writer, channel.topic, schema.name, channel.metadata.get("offered_qos_profiles", ""), _described(schema, channel))
+            _announce(
+                writer,
+                channel.topic,
+                schema.name,
+                channel.metadata.get("offered_qos_profiles", ""),
+                _described(schema, channel),
+            )
             continue
         if message.log_time < part.begin:
             carried.add(schema, channel, message)
@@ -154,19 +191,25 @@ def _copy(writer: EpisodeWriter, part: Window, said: str) -> str:
 
 
 class _Carried:
-    """What held before a window: the newest message of each latched topic, of several publishers' static ones each different."""
+    """What held before a window: the newest message of each latched topic, of several publishers'
+    static ones each different.
+    """
 
     def __init__(self, source: FinishedEpisode) -> None:
         topics = [*episode_topics(source.contract), *context_topics(source.contract)]
         kinds = {topic.name: topic.delivery for topic in topics}
         self._static = {name for name, kind in kinds.items() if kind == Delivery.STATIC}
-        self._latched = {name for name, kind in kinds.items() if kind == Delivery.LATCHED} | self._static
+        self._latched = {
+            name for name, kind in kinds.items() if kind == Delivery.LATCHED
+        } | self._static
         self._latched |= {topic.name for topic in topics if topic.type_name == messages.CAMERA_INFO}
         self._newest: dict[tuple[str, bytes], tuple[Schema, Channel, Message]] = {}
 
     def add(self, schema: Schema, channel: Channel, message: Message) -> None:
         """Takes a message before the window."""
-        if channel.topic in self._latched or "transient_local" in channel.metadata.get("offered_qos_profiles", ""):
+        if channel.topic in self._latched or "transient_local" in channel.metadata.get(
+            "offered_qos_profiles", ""
+        ):
             key = channel.topic, message.data if channel.topic in self._static else b""
             self._newest[key] = schema, channel, message
 
@@ -175,12 +218,26 @@ class _Carried:
         yield from self._newest.values()
 
 
-def _write(writer: EpisodeWriter, schema: Schema, channel: Channel, message: Message, log_time: int) -> None:
-    _announce(writer, channel.topic, schema.name, channel.metadata.get("offered_qos_profiles", ""), _described(schema, channel))
+def _write(
+    writer: EpisodeWriter, schema: Schema, channel: Channel, message: Message, log_time: int
+) -> None:
+    _announce(
+        writer,
+        channel.topic,
+        schema.name,
+        channel.metadata.get("offered_qos_profiles", ""),
+        _described(schema, channel),
+    )
     writer.write(channel.topic, message.data, log_time, min(message.publish_time, log_time))
 
 
-def _announce(writer: EpisodeWriter, topic: str, type_name: str, qos_yaml: str, described: tuple[str, str] | None) -> None:
+def _announce(
+    writer: EpisodeWriter,
+    topic: str,
+    type_name: str,
+    qos_yaml: str,
+    described: tuple[str, str] | None,
+) -> None:
     writer.add_topic(topic, type_name, qos_yaml, described)
 
 

@@ -1,4 +1,6 @@
-"""The end of an episode in a thread of its own, so that the recorder's callbacks go on while the disk works."""
+"""The end of an episode in a thread of its own, so that the recorder's callbacks go on while the
+disk works.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from sf_training.recording.stream_monitor import Verdict
 
 
 class Ending:
-    """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's thread."""
+    """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's
+    thread.
+    """
 
     def __init__(self, complete: Callable[[], Finished]) -> None:
         self.done: Future = Future()
@@ -25,6 +29,9 @@ class Ending:
         try:
             self.finished = self._complete()
         except Exception as error:  # a mistake of ours must not leave the recorder busy for ever
-            sentence = f"the episode could not be completed ({type(error).__name__}: {error}); please report this"
+            sentence = (
+                f"the episode could not be completed ({type(error).__name__}: {error}); please"
+                " report this"
+            )
             self.finished = Finished(False, None, "discarded", Verdict.FAIL, (sentence,), sentence)
             raise

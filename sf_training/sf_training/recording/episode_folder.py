@@ -1,4 +1,6 @@
-"""Finished episodes of a directory: which is meant by a name, and what its outcome is now. No rclpy here."""
+"""Finished episodes of a directory: which is meant by a name, and what its outcome is now. No rclpy
+here.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from sf_training.recording.sealing import METADATA_FILE, PARTIAL
 
 
 def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:
-    """The finished episode of a name or path; of an empty one the ``last``, else the newest in the directory.
+    """The finished episode of a name or path; of an empty one the ``last``, else the newest in the
+    directory.
 
     Raises:
         LabelError: there is none.
@@ -19,18 +22,26 @@ def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:
     if name:
         path = Path(name) if "/" in name else directory / name
         if not (path / METADATA_FILE).is_file():
-            raise LabelError(f"{path}: is not a finished episode; give the name of one in {directory}, or its directory")
+            raise LabelError(
+                f"{path}: is not a finished episode; give the name of one in {directory}, or its"
+                " directory"
+            )
         return path
     if last:
         return last
-    finished = [path.parent for path in directory.glob(f"*/{METADATA_FILE}") if not path.parent.name.endswith(PARTIAL)]
+    finished = [
+        path.parent
+        for path in directory.glob(f"*/{METADATA_FILE}")
+        if not path.parent.name.endswith(PARTIAL)
+    ]
     if not finished:
         raise LabelError(f"{directory}: holds no finished episode; record one first")
     return max(finished, key=lambda path: ((path / METADATA_FILE).stat().st_mtime, path.name))
 
 
 def outcome_of(episode: Path) -> str:
-    """What counts now: the newest label's outcome, else the recorded one; empty when neither is there.
+    """What counts now: the newest label's outcome, else the recorded one; empty when neither is
+    there.
 
     Raises:
         LabelError: ``labels.json`` is broken.
@@ -41,6 +52,8 @@ def outcome_of(episode: Path) -> str:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         information = yaml.load((episode / METADATA_FILE).read_text(encoding="utf-8"), loader)
-        return (information["rosbag2_bagfile_information"].get("custom_data") or {}).get("outcome", "")
+        return (information["rosbag2_bagfile_information"].get("custom_data") or {}).get(
+            "outcome", ""
+        )
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         return ""

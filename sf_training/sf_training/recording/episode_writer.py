@@ -1,7 +1,9 @@
-"""One episode as a rosbag2 MCAP bag: the same writer for a robot, for the simulator and for tests. No rclpy here.
+"""One episode as a rosbag2 MCAP bag: the same writer for a robot, for the simulator and for tests.
+No rclpy here.
 
-While it is written an episode is ``<name>.partial/``; ``finish`` completes it and renames it in one step, so whatever
-has its final name is whole. Contract, URDF, instruction, operator, outcome, verdict, software versions and drop counts are inside.
+While it is written an episode is ``<name>.partial/``; ``finish`` completes it and renames it in one
+step, so whatever has its final name is whole. Contract, URDF, instruction, operator, outcome,
+verdict, software versions and drop counts are inside.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from sf_training.recording.episode_message import EPISODE_TOPIC, episode_message
 from sf_training.recording.mcap_file import McapFile
 from sf_training.recording.messages import STRING, definition
 from sf_training.recording.qos_profiles import offered_qos
-from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, ros_distro, seal, sync_directory
+from sf_training.recording.sealing import (
+    EPISODE_RECORD,
+    PARTIAL,
+    SealError,
+    TopicRecord,
+    ros_distro,
+    seal,
+    sync_directory,
+)
 from sf_training.recording.topics import Delivery
 
 Outcome = Literal["success", "failure", "discarded"]
@@ -42,7 +52,8 @@ class EpisodeWriteError(RuntimeError):
 
 
 class EpisodeWriter:
-    """Writes one episode; call :meth:`finish` or :meth:`abort`, or use it in a ``with`` block, which aborts on an error.
+    """Writes one episode; call :meth:`finish` or :meth:`abort`, or use it in a ``with`` block,
+    which aborts on an error.
 
     Args:
         directory: where episodes lie; created when missing.
@@ -50,14 +61,23 @@ class EpisodeWriter:
         instruction: what the operator was asked to do.
         operator: who or what moved the arm.
         name: of the episode; by default robot and UTC time.
-        keep: what the disk refused to complete stays as ``<name>.partial/``, to be recovered; else nothing of it is left.
+        keep: what the disk refused to complete stays as ``<name>.partial/``, to be recovered; else
+            nothing of it is left.
 
     Raises:
-        EpisodeWriteError: the name is taken, the directory cannot be written, or less than 64 MB are free.
+        EpisodeWriteError: the name is taken, the directory cannot be written, or less than 64 MB
+            are free.
     """
 
     def __init__(
-        self, directory: str | Path, contract: Contract, *, instruction: str, operator: str, name: str | None = None, keep: bool = False
+        self,
+        directory: str | Path,
+        contract: Contract,
+        *,
+        instruction: str,
+        operator: str,
+        name: str | None = None,
+        keep: bool = False,
     ) -> None:
         self.name = name or f"{contract.robot}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
         self._final = Path(directory) / self.name
@@ -71,8 +91,8 @@ class EpisodeWriter:
             free = shutil.disk_usage(directory).free
             if free < MIN_FREE_BYTES:
                 raise EpisodeWriteError(
-                    f"{self._final}: only {free / 1e6:.0f} MB are free, an episode needs at least {MIN_FREE_BYTES / 1e6:.0f} MB; "
-                    "free some disk space"
+                    f"{self._final}: only {free / 1e6:.0f} MB are free, an episode needs at least"
+                    f" {MIN_FREE_BYTES / 1e6:.0f} MB; free some disk space"
                 )
             self._make_directory(given=name is not None)
             self._open = True
@@ -107,28 +127,40 @@ class EpisodeWriter:
         """Replace the instruction, as long as the episode is not finished."""
         self._episode["instruction"] = instruction
 
-    def add_topic(self, topic: str, type_name: str, qos_yaml: str = "", described: tuple[str, str] | None = None) -> None:
+    def add_topic(
+        self,
+        topic: str,
+        type_name: str,
+        qos_yaml: str = "",
+        described: tuple[str, str] | None = None,
+    ) -> None:
         """Announce a topic before its first message.
 
         Args:
             topic: absolute name.
             type_name: for example ``sensor_msgs/msg/Image``.
             qos_yaml: offered QoS profiles as rosbag2 writes them, for ``ros2 bag play``.
-            described: definition and type hash of messages from another bag; else the installed ones.
+            described: definition and type hash of messages from another bag; else the installed
+                ones.
 
         Raises:
-            EpisodeWriteError: unknown type, or the topic has another type already. The episode stays open.
+            EpisodeWriteError: unknown type, or the topic has another type already. The episode
+                stays open.
         """
         if topic in self._topics:
             known = self._topics[topic].type_name
             if known != type_name:
-                raise EpisodeWriteError(f"{topic}: is recorded as {known} already, not {type_name}; publish one type per topic")
+                raise EpisodeWriteError(
+                    f"{topic}: is recorded as {known} already, not {type_name}; publish one type"
+                    " per topic"
+                )
             return
         try:
             text, type_hash = described or definition(type_name)
         except KeyError:
             raise EpisodeWriteError(
-                f"{topic}: message type {type_name} is unknown; use the types of the common interfaces or of sf_msgs"
+                f"{topic}: message type {type_name} is unknown; use the types of the common"
+                " interfaces or of sf_msgs"
             ) from None
         with self._disk_errors():
             if type_name not in self._schemas:
@@ -138,11 +170,19 @@ class EpisodeWriter:
         self._topics[topic] = TopicRecord(channel, topic, type_name, qos_yaml, type_hash)
 
     def set_qos(self, topic: str, qos_yaml: str) -> None:
-        """Replaces the QoS profiles that metadata.yaml will tell; empty ones leave them as announced."""
+        """Replaces the QoS profiles that metadata.yaml will tell; empty ones leave them as
+        announced.
+        """
         if qos_yaml:
             self._topics[topic] = replace(self._topics[topic], qos_yaml=qos_yaml)
 
-    def write(self, topic: str, serialized_cdr: bytes | memoryview, log_time_ns: int, publish_time_ns: int | None = None) -> None:
+    def write(
+        self,
+        topic: str,
+        serialized_cdr: bytes | memoryview,
+        log_time_ns: int,
+        publish_time_ns: int | None = None,
+    ) -> None:
         """Add one message, untouched. ``serialized_cdr`` must not change afterwards.
 
         Args:
@@ -155,12 +195,21 @@ class EpisodeWriter:
         try:
             channel = self._topics[topic].channel
         except KeyError:
-            raise EpisodeWriteError(f"{topic}: was not announced; call add_topic before write") from None
+            raise EpisodeWriteError(
+                f"{topic}: was not announced; call add_topic before write"
+            ) from None
         with self._disk_errors():
-            self._mcap.write(channel, serialized_cdr, log_time_ns, log_time_ns if publish_time_ns is None else publish_time_ns)
+            self._mcap.write(
+                channel,
+                serialized_cdr,
+                log_time_ns,
+                log_time_ns if publish_time_ns is None else publish_time_ns,
+            )
 
     def flush(self) -> None:
-        """Hand what is buffered to the operating system, where it survives the death of this process."""
+        """Hand what is buffered to the operating system, where it survives the death of this
+        process.
+        """
         with self._disk_errors():
             self._mcap.flush()
 
@@ -187,7 +236,8 @@ class EpisodeWriter:
             drops: messages lost per topic; absent topics lost none.
             verdict: PASS, WARN or FAIL where the streams were watched.
             reasons: why it is not PASS, a sentence each.
-            write_delay_ms: percentiles of the time from a message's receipt to its place in the file.
+            write_delay_ms: percentiles of the time from a message's receipt to its place in the
+                file.
             more: further entries of the episode's record.
 
         Returns:
@@ -201,7 +251,10 @@ class EpisodeWriter:
         lost = {topic: (drops or {}).get(topic, 0) for topic in self._topics}
         self._episode |= {"outcome": outcome, "note": note, "drops": json.dumps(lost)}
         if verdict:
-            self._episode |= {"verdict": verdict, "reasons": json.dumps(list(reasons), ensure_ascii=False)}
+            self._episode |= {
+                "verdict": verdict,
+                "reasons": json.dumps(list(reasons), ensure_ascii=False),
+            }
         self._episode |= dict(more or {})
         if write_delay_ms:
             self._episode["write_delay_ms"] = json.dumps(dict(write_delay_ms))
@@ -209,15 +262,24 @@ class EpisodeWriter:
             self._mcap.flush()
             if not any(self._mcap.counts.values()):
                 self.abort()
-                raise EpisodeWriteError(f"{self._final}: no message arrived; check that the robot publishes the contract's topics")
+                raise EpisodeWriteError(
+                    f"{self._final}: no message arrived; check that the robot publishes the"
+                    " contract's topics"
+                )
             self.add_topic(EPISODE_TOPIC, STRING, offered_qos(Delivery.LATCHED))
-            self.write(EPISODE_TOPIC, episode_message(self._contract, self._episode), self._mcap.time_range[1])
+            self.write(
+                EPISODE_TOPIC,
+                episode_message(self._contract, self._episode),
+                self._mcap.time_range[1],
+            )
             seal(self._mcap, self._file, self._final, self._episode, list(self._topics.values()))
         self._open = False
         return self._final
 
     def abort(self) -> None:
-        """Drop the episode: nothing of it is left. Harmless when it is finished or aborted already."""
+        """Drop the episode: nothing of it is left. Harmless when it is finished or aborted
+        already.
+        """
         if self._open:
             self._open = False
             if self._mcap:
@@ -233,7 +295,11 @@ class EpisodeWriter:
     def _make_directory(self, given: bool) -> None:
         """Take the name, which another recorder may want in the same moment."""
         base = self.name
-        for self.name in [base] if given else [base, *(f"{base}_{number}" for number in range(2, _SAME_NAME_TRIES))]:
+        for self.name in (
+            [base]
+            if given
+            else [base, *(f"{base}_{number}" for number in range(2, _SAME_NAME_TRIES))]
+        ):
             self._final = self._final.with_name(self.name)
             self._partial = self._final.with_name(self.name + PARTIAL)
             if self._final.exists():
@@ -243,7 +309,10 @@ class EpisodeWriter:
                 self._partial.mkdir()
                 return
             except FileExistsError:
-                taken = f"{self._partial}: exists already; another recorder writes it, or one was killed: recover or delete it"
+                taken = (
+                    f"{self._partial}: exists already; another recorder writes it, or one was"
+                    " killed: recover or delete it"
+                )
         raise EpisodeWriteError(taken)
 
     def _give_up(self) -> str:
@@ -258,7 +327,9 @@ class EpisodeWriter:
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turn what the disk says into one sentence, and leave nothing half-written that nobody wants."""
+        """Turn what the disk says into one sentence, and leave nothing half-written that nobody
+        wants.
+        """
         try:
             yield
         except EpisodeWriteError:
@@ -267,11 +338,22 @@ class EpisodeWriter:
             raise EpisodeWriteError(f"{error}; {self._give_up()}") from None
         except OSError as error:
             left = self._give_up()
-            recover = f"then `sf_training recover {self._partial}`" if left.startswith("what") else "record it again"
+            recover = (
+                f"then `sf_training recover {self._partial}`"
+                if left.startswith("what")
+                else "record it again"
+            )
             if error.errno in _FULL:
-                raise EpisodeWriteError(f"{self._final}: the disk is full, {left}; free some space and {recover}") from None
-            cure = f"check the directory and its permissions{', ' + recover if left.startswith('what') else ''}"
-            raise EpisodeWriteError(f"{self._final}: cannot be written ({error.strerror}); {cure}") from None
+                raise EpisodeWriteError(
+                    f"{self._final}: the disk is full, {left}; free some space and {recover}"
+                ) from None
+            cure = (
+                "check the directory and its"
+                f" permissions{', ' + recover if left.startswith('what') else ''}"
+            )
+            raise EpisodeWriteError(
+                f"{self._final}: cannot be written ({error.strerror}); {cure}"
+            ) from None
 
 
 @functools.cache

@@ -1,4 +1,6 @@
-"""Saves what can be read of a damaged MCAP file of any recorder, as a new file beside it. No rclpy here."""
+"""Saves what can be read of a damaged MCAP file of any recorder, as a new file beside it. No rclpy
+here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ from mcap.records import Attachment, Channel, Chunk, McapRecord, Message, Metada
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType, Writer
 
-_DAMAGE = (McapError, EOFError, struct.error, zstandard.ZstdError, RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
+_DAMAGE = (
+    McapError,
+    EOFError,
+    struct.error,
+    zstandard.ZstdError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+)
 
 
 class RescueError(RuntimeError):
@@ -30,7 +42,8 @@ class Rescued:
 
 
 def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: None) -> Rescued:
-    """Copies every message that can be read into ``NAME_recovered.mcap``; the damaged file is not changed.
+    """Copies every message that can be read into ``NAME_recovered.mcap``; the damaged file is not
+    changed.
 
     Chunks whose checksum is wrong are left out, and what follows them is still read.
 
@@ -38,7 +51,8 @@ def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: Non
         progress: called with the bytes read so far.
 
     Raises:
-        RescueError: the file is no MCAP file, holds no message that can be read, or the new one is there already.
+        RescueError: the file is no MCAP file, holds no message that can be read, or the new one is
+            there already.
     """
     target = source.with_name(f"{source.stem}_recovered.mcap")
     fresh = target.with_suffix(".new")
@@ -55,7 +69,9 @@ def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: Non
             raise RescueError(f"{source}: holds no message that can be read; record it again")
         fresh.rename(target)
     except OSError as error:
-        raise RescueError(f"{source}: cannot be saved ({error.strerror}); check its path, or free some space") from None
+        raise RescueError(
+            f"{source}: cannot be saved ({error.strerror}); check its path, or free some space"
+        ) from None
     finally:
         fresh.unlink(missing_ok=True)
     return Rescued(target, copy.messages, copy.damaged)
@@ -81,18 +97,26 @@ class _Copy:
                 self.take(each)
         elif isinstance(record, Schema):
             if record.id not in self._schemas:
-                self._schemas[record.id] = self.writer.register_schema(record.name, record.encoding, record.data)
+                self._schemas[record.id] = self.writer.register_schema(
+                    record.name, record.encoding, record.data
+                )
         elif isinstance(record, Channel):
             if record.id not in self._channels and record.schema_id in self._schemas:
                 schema = self._schemas[record.schema_id]
-                self._channels[record.id] = self.writer.register_channel(record.topic, record.message_encoding, schema, record.metadata)
+                self._channels[record.id] = self.writer.register_channel(
+                    record.topic, record.message_encoding, schema, record.metadata
+                )
         elif isinstance(record, Message):
             if record.channel_id in self._channels:
                 channel = self._channels[record.channel_id]
-                self.writer.add_message(channel, record.log_time, record.data, record.publish_time, record.sequence)
+                self.writer.add_message(
+                    channel, record.log_time, record.data, record.publish_time, record.sequence
+                )
                 self.messages += 1
         elif isinstance(record, Attachment):
-            self.writer.add_attachment(record.create_time, record.log_time, record.name, record.media_type, record.data)
+            self.writer.add_attachment(
+                record.create_time, record.log_time, record.name, record.media_type, record.data
+            )
         elif isinstance(record, Metadata):
             self.writer.add_metadata(record.name, record.metadata)
 

@@ -1,4 +1,6 @@
-"""A finished episode of this suite, opened to be copied in part: contract, record, labels, instructions in time. No rclpy here."""
+"""A finished episode of this suite, opened to be copied in part: contract, record, labels,
+instructions in time. No rclpy here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ class FinishedEpisode:
         record: its episode record, as recorded.
         labels: the newest label given afterwards; None without one.
         begin, end: log times of the first and the last message [ns].
-        segments: when each instruction begins [ns], and its text; the first at ``begin``. Labels count.
+        segments: when each instruction begins [ns], and its text; the first at ``begin``. Labels
+            count.
     """
 
     path: Path
@@ -57,7 +60,9 @@ class FinishedEpisode:
 
     def instruction_at(self, time_ns: int) -> str:
         """Gives the instruction in force at a time."""
-        return next(text for begin, text in reversed(self.segments) if begin <= max(time_ns, self.begin))
+        return next(
+            text for begin, text in reversed(self.segments) if begin <= max(time_ns, self.begin)
+        )
 
     def messages(self) -> Iterator[tuple[Schema, Channel, Message]]:
         """Yields all messages in the order of their log times.
@@ -76,7 +81,9 @@ def open_finished(path: Path) -> FinishedEpisode:
         EditError: it is not a finished episode of this suite, or is not what was recorded.
     """
     if path.name.endswith(PARTIAL):
-        raise EditError(f"{path}: was never finished; recover it first with `sf_training recover {path}`")
+        raise EditError(
+            f"{path}: was never finished; recover it first with `sf_training recover {path}`"
+        )
     if not (path / METADATA_FILE).is_file():
         raise EditError(f"{path}: is not a finished episode; give the directory of one")
     try:
@@ -88,9 +95,13 @@ def open_finished(path: Path) -> FinishedEpisode:
     file = path / metadata["rosbag2_bagfile_information"]["relative_file_paths"][0]
     with _reading(file) as reader:
         attachments = {entry.name: entry.data for entry in reader.iter_attachments()}
-        records = [entry.metadata for entry in reader.iter_metadata() if entry.name == EPISODE_RECORD]
+        records = [
+            entry.metadata for entry in reader.iter_metadata() if entry.name == EPISODE_RECORD
+        ]
         if not records or CONTRACT_ATTACHMENT not in attachments:
-            raise EditError(f"{path}: holds no episode record and no contract, so this suite did not record it")
+            raise EditError(
+                f"{path}: holds no episode record and no contract, so this suite did not record it"
+            )
         statistics = reader.get_summary().statistics
         begin, end = statistics.message_start_time, statistics.message_end_time
         contract = _contract(path, attachments)
@@ -101,13 +112,19 @@ def open_finished(path: Path) -> FinishedEpisode:
 def _contract(path: Path, attachments: dict[str, bytes]) -> Contract:
     urdf = next((data for name, data in attachments.items() if name != CONTRACT_ATTACHMENT), b"")
     try:
-        return parse_contract(attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode(), CONTRACT_ATTACHMENT)
+        return parse_contract(
+            attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode(), CONTRACT_ATTACHMENT
+        )
     except ContractError as error:
         raise EditError(f"{path}: {error}") from None
 
 
 def _segments(
-    reader: McapReader, contract: Contract, record: dict[str, str], labels: Labels | None, begin: int
+    reader: McapReader,
+    contract: Contract,
+    record: dict[str, str],
+    labels: Labels | None,
+    begin: int,
 ) -> tuple[tuple[int, str], ...]:
     if labels and labels.segments:
         return tuple((begin + round(seconds * 1e9), text) for seconds, text in labels.segments)
@@ -127,6 +144,8 @@ def _reading(file: Path) -> Iterator[McapReader]:
         with file.open("rb") as stream:
             yield make_reader(stream, validate_crcs=True)
     except OSError as error:
-        raise EditError(f"{file}: cannot be read ({error.strerror}); check path and permissions") from None
+        raise EditError(
+            f"{file}: cannot be read ({error.strerror}); check path and permissions"
+        ) from None
     except McapError as error:
         raise EditError(f"{file}: is damaged ({error}); restore the episode from a copy") from None

@@ -1,4 +1,5 @@
-"""``ros2 run sf_training recorder_joy``: start, success, failure, discard and undo on the buttons of a gamepad.
+"""``ros2 run sf_training recorder_joy``: start, success, failure, discard and undo on the buttons
+of a gamepad.
 
 Needs a driver that publishes ``sensor_msgs/Joy``, such as ``ros2 run joy game_controller_node``.
 """
@@ -24,16 +25,25 @@ class RecorderJoy(Node):
     def __init__(self) -> None:
         super().__init__("recorder_joy")
         topic = self._parameter("joy_topic", "joy", "sensor_msgs/Joy of the gamepad")
-        recorder = self._parameter("recorder", "recorder", "name of the recorder's node, relative to the namespace of this one")
+        recorder = self._parameter(
+            "recorder",
+            "recorder",
+            "name of the recorder's node, relative to the namespace of this one",
+        )
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
-        numbers = {press: self._parameter(f"button_{press}", number, "-1: none") for press, number in DEFAULT_BUTTONS.items()}
+        numbers = {
+            press: self._parameter(f"button_{press}", number, "-1: none")
+            for press, number in DEFAULT_BUTTONS.items()
+        }
         self._buttons = Buttons(numbers)
         self._client = RecorderClient(self, recorder)
         self._checked = False
         self.create_subscription(Joy, topic, self._on_joy, qos_profile_sensor_data)
 
     def _parameter(self, name: str, default, description: str):
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+        return self.declare_parameter(
+            name, default, ParameterDescriptor(description=description)
+        ).value
 
     def _on_joy(self, message: Joy) -> None:
         if not self._checked:
@@ -41,7 +51,9 @@ class RecorderJoy(Node):
             missing = self._buttons.missing(message.buttons)
             if missing:
                 names = ", ".join(f"button_{name}" for name in missing)
-                self.get_logger().warning(f"this gamepad has {len(message.buttons)} buttons; set {names} to one of them")
+                self.get_logger().warning(
+                    f"this gamepad has {len(message.buttons)} buttons; set {names} to one of them"
+                )
         for press in self._buttons.read(message.buttons):
             self._client.press(press, self._say, countdown_s=self._countdown)
 

@@ -1,4 +1,6 @@
-"""``ros2 run sf_training recorder_keys``: the recorder in a terminal, with the health of all streams and one key for everything."""
+"""``ros2 run sf_training recorder_keys``: the recorder in a terminal, with the health of all
+streams and one key for everything.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,17 @@ class RecorderKeys(Node):
 
     def __init__(self, **options) -> None:
         super().__init__("recorder_keys", **options)
-        recorder = self._parameter("recorder", "recorder", "name of the recorder's node, relative to the namespace of this one")
+        recorder = self._parameter(
+            "recorder",
+            "recorder",
+            "name of the recorder's node, relative to the namespace of this one",
+        )
         self._countdown = self._parameter("countdown_s", 3.0, "before recording begins [s]")
-        drive = self._parameter("drive", False, "keys move the arm, too (device keyboard); the recorder's keys are others then")
+        drive = self._parameter(
+            "drive",
+            False,
+            "keys move the arm, too (device keyboard); the recorder's keys are others then",
+        )
         self.client = RecorderClient(self, recorder)
         self.said: list[tuple[bool, str]] = []
         self.over = False
@@ -51,7 +61,9 @@ class RecorderKeys(Node):
         self._instruction = ""
         self._presses = DRIVING_KEYS if drive else KEYS
         self._motion = motion_keys.Keys() if drive else None
-        self._joy = self.create_publisher(Joy, motion_keys.TOPIC, QoSProfile(depth=1)) if drive else None
+        self._joy = (
+            self.create_publisher(Joy, motion_keys.TOPIC, QoSProfile(depth=1)) if drive else None
+        )
 
     @property
     def rate_hz(self) -> float:
@@ -59,7 +71,9 @@ class RecorderKeys(Node):
         return _DRIVING_HZ if self._motion else _REFRESH_HZ
 
     def _parameter(self, name: str, default, description: str):
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+        return self.declare_parameter(
+            name, default, ParameterDescriptor(description=description)
+        ).value
 
     def key(self, character: str) -> None:
         """Takes one key."""
@@ -72,7 +86,9 @@ class RecorderKeys(Node):
         elif press == Press.INSTRUCTION:
             self.typing = self._instruction
         elif press is not None:
-            self.client.press(press, self.say, countdown_s=self._countdown, instruction=self._instruction)
+            self.client.press(
+                press, self.say, countdown_s=self._countdown, instruction=self._instruction
+            )
         elif self._motion and character != ESCAPE:
             self._motion.hear(character, time.monotonic())
 
@@ -87,7 +103,13 @@ class RecorderKeys(Node):
     def view(self):
         """Gives what to show now."""
         keys_line = DRIVING_KEYS_LINE if self._motion else KEYS_LINE
-        return screen(self.client.status, self.said, self.typing, next_instruction=self._instruction, keys_line=keys_line)
+        return screen(
+            self.client.status,
+            self.said,
+            self.typing,
+            next_instruction=self._instruction,
+            keys_line=keys_line,
+        )
 
     def say(self, done: bool, sentence: str) -> None:
         """Shows a sentence."""
@@ -107,8 +129,15 @@ class RecorderKeys(Node):
             self.typing += character
 
 
-def show(node: RecorderKeys, typed: Callable[[], list[str] | None], console: Console, alive: Callable[[], bool] = lambda: True) -> None:
-    """Spins the node with its view until somebody quits, the terminal is closed, or ``alive`` is no longer true."""
+def show(
+    node: RecorderKeys,
+    typed: Callable[[], list[str] | None],
+    console: Console,
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
+    """Spins the node with its view until somebody quits, the terminal is closed, or ``alive`` is no
+    longer true.
+    """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     shown = 0.0
@@ -131,7 +160,11 @@ def show(node: RecorderKeys, typed: Callable[[], list[str] | None], console: Con
         executor.shutdown()
 
 
-def main(args: Sequence[str] | None = None, alive: Callable[[], bool] = lambda: True, notes: Sequence[str] = ()) -> int:
+def main(
+    args: Sequence[str] | None = None,
+    alive: Callable[[], bool] = lambda: True,
+    notes: Sequence[str] = (),
+) -> int:
     """Runs until ``q``. 2 without a terminal; 129 when the terminal was closed.
 
     Args:
@@ -139,7 +172,10 @@ def main(args: Sequence[str] | None = None, alive: Callable[[], bool] = lambda: 
         notes: sentences to show from the start.
     """
     if not sys.stdin.isatty():
-        print("recorder_keys: needs a terminal for its keys; use the services of /recorder instead", file=sys.stderr)
+        print(
+            "recorder_keys: needs a terminal for its keys; use the services of /recorder instead",
+            file=sys.stderr,
+        )
         return 2
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -161,7 +197,9 @@ def main(args: Sequence[str] | None = None, alive: Callable[[], bool] = lambda: 
 
 
 def _exit(number: int, frame: object) -> None:
-    """Ends through the context managers, once: the terminal is left as it was, and what was started is stopped."""
+    """Ends through the context managers, once: the terminal is left as it was, and what was started
+    is stopped.
+    """
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)

@@ -1,7 +1,8 @@
-"""What a person says about an episode after it was recorded: kept in ``labels.json`` beside the bag's files, which never change.
+"""What a person says about an episode after it was recorded: kept in ``labels.json`` beside the
+bag's files, which never change.
 
-The file is a history, oldest first; the newest entry counts and undo takes it away. Every entry is a whole label, so that
-what an undone one said is gone with it. No rclpy here.
+The file is a history, oldest first; the newest entry counts and undo takes it away. Every entry is
+a whole label, so that what an undone one said is gone with it. No rclpy here.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ class LabelError(ValueError):
 class Labels:
     """The newest label. None: what the recording itself says still holds.
 
-    Attributes: ``outcome`` (success, failure or discarded), ``instruction``, ``note`` (free text), ``operator`` (who labelled),
-    ``time`` (UTC, ISO 8601), ``segments`` (instructions in time: seconds after the bag's first message and text, the first at 0;
+    Attributes: ``outcome`` (success, failure or discarded), ``instruction``, ``note`` (free text),
+    ``operator`` (who labelled),
+    ``time`` (UTC, ISO 8601), ``segments`` (instructions in time: seconds after the bag's first
+    message and text, the first at 0;
     empty: ``instruction`` holds throughout).
     """
 
@@ -63,11 +66,17 @@ def label_history(bag_directory: str | Path) -> list[Labels]:
     """
     path = Path(bag_directory) / LABELS_FILE
     try:
-        return [_checked(Labels(**entry)) for entry in json.loads(path.read_text(encoding="utf-8"))["history"]]
+        return [
+            _checked(Labels(**entry))
+            for entry in json.loads(path.read_text(encoding="utf-8"))["history"]
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LabelError(f"{path}: is not a list of labels ({error}); correct it, or delete it to go back to the recording") from None
+        raise LabelError(
+            f"{path}: is not a list of labels ({error}); correct it, or delete it to go back to the"
+            " recording"
+        ) from None
 
 
 def add_label(
@@ -84,12 +93,15 @@ def add_label(
     A new ``instruction`` replaces segments that were there, and new ``segments`` the instruction.
 
     Raises:
-        LabelError: no such episode, an outcome that does not exist, an instruction that cannot be used, or nothing to say.
+        LabelError: no such episode, an outcome that does not exist, an instruction that cannot be
+            used, or nothing to say.
     """
     if not (outcome or instruction or note or segments):
         raise LabelError("a label says nothing; give an outcome, an instruction or a note")
     if instruction and segments:
-        raise LabelError("give one instruction for the whole episode, or several with times, not both")
+        raise LabelError(
+            "give one instruction for the whole episode, or several with times, not both"
+        )
     with _episode(bag_directory) as path:
         history = label_history(path)
         before = history[-1] if history else Labels()
@@ -108,7 +120,8 @@ def add_label(
 
 
 def undo_label(bag_directory: str | Path) -> Labels | None:
-    """Take the newest label back; returns the one that holds now, or None when the recording's own do.
+    """Take the newest label back; returns the one that holds now, or None when the recording's own
+    do.
 
     Raises:
         LabelError: no such episode, or it has no label.
@@ -138,8 +151,15 @@ def _checked_segments(segments: Sequence[Sequence]) -> tuple[tuple[float, str], 
     except (TypeError, ValueError) as error:
         raise LabelError(f"segments: {error}") from None
     times = [begin for begin, _ in checked]
-    if not all(math.isfinite(begin) for begin in times) or times[0] != 0.0 or any(b <= a for a, b in itertools.pairwise(times)):
-        raise LabelError(f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; the first begins at 0, and they must rise")
+    if (
+        not all(math.isfinite(begin) for begin in times)
+        or times[0] != 0.0
+        or any(b <= a for a, b in itertools.pairwise(times))
+    ):
+        raise LabelError(
+            f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; the first begins"
+            " at 0, and they must rise"
+        )
     return checked
 
 
@@ -158,13 +178,21 @@ def _episode(bag_directory: str | Path) -> Iterator[Path]:
 
 
 def _write(path: Path, history: list[Labels]) -> None:
-    text = json.dumps({"history": [asdict(label) for label in history]}, indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps({"history": [asdict(label) for label in history]}, indent=1, ensure_ascii=False)
+        + "\n"
+    )
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path, prefix=".labels", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path, prefix=".labels", delete=False
+        ) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(file.name, 0o644)
         os.replace(file.name, path / LABELS_FILE)
     except OSError as error:
-        raise LabelError(f"{path / LABELS_FILE}: cannot be written ({error.strerror}); free some space or check its permissions") from None
+        raise LabelError(
+            f"{path / LABELS_FILE}: cannot be written ({error.strerror}); free some space or check"
+            " its permissions"
+        ) from None

@@ -1,7 +1,8 @@
 """An MCAP file, written chunk by chunk: everything before the last chunk survives a power cut.
 
-``mcap.writer.Writer`` compresses with a fixed level, which costs 2.5 times more on camera images than the fastest level
-of zstd; this writer puts the records of the same library together itself. Format: https://mcap.dev/spec
+``mcap.writer.Writer`` compresses with a fixed level, which costs 2.5 times more on camera images
+than the fastest level of zstd; this writer puts the records of the same library together itself.
+Format: https://mcap.dev/spec
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ _ZSTD_LEVEL = 1
 
 
 class McapFile:
-    """One file, open for writing. Not thread-safe. OSError passes through: after one, the file is not to be used."""
+    """One file, open for writing. Not thread-safe. OSError passes through: after one, the file is
+    not to be used.
+    """
 
     def __init__(self, path: Path, library: str) -> None:
         self._begin(open(path, "xb", buffering=0))  # noqa: SIM115 (closed in close and abort)
         with suppress(OSError):  # a file system that knows no locks
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells a living recorder's file from a dead one's
+            fcntl.flock(
+                self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # tells a living recorder's file from a dead one's
         self._put(MAGIC)
         self._put_record(Header("ros2", library))
 
@@ -122,28 +127,45 @@ class McapFile:
 
     def add_schema(self, name: str, definition: str) -> int:
         """A ROS 2 message definition; returns its id."""
-        schema = Schema(id=len(self._schemas) + 1, name=name, encoding="ros2msg", data=definition.encode())
+        schema = Schema(
+            id=len(self._schemas) + 1, name=name, encoding="ros2msg", data=definition.encode()
+        )
         self._schemas.append(schema)
         self._put_record(schema)
         return schema.id
 
     def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
         """A topic; returns its id."""
-        channel = Channel(id=len(self._channels) + 1, topic=topic, message_encoding="cdr", schema_id=schema_id, metadata=metadata)
+        channel = Channel(
+            id=len(self._channels) + 1,
+            topic=topic,
+            message_encoding="cdr",
+            schema_id=schema_id,
+            metadata=metadata,
+        )
         self._channels.append(channel)
         self._counts[channel.id] = 0
         self._put_record(channel)
         return channel.id
 
-    def write(self, channel_id: int, data: bytes | memoryview, log_time: int, publish_time: int) -> None:
-        """Add a message; ``data`` is kept until its chunk is full and must not change. Times in ns."""
+    def write(
+        self, channel_id: int, data: bytes | memoryview, log_time: int, publish_time: int
+    ) -> None:
+        """Add a message; ``data`` is kept until its chunk is full and must not change. Times in
+        ns.
+        """
         length = 22 + len(data)
-        header = MESSAGE_HEADER.pack(Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time)
+        header = MESSAGE_HEADER.pack(
+            Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time
+        )
         self._index[channel_id].append((log_time, self._chunk_size))
         self._parts += (header, data)
         self._chunk_size += 9 + length
         self._counts[channel_id] += 1
-        self._chunk_first, self._chunk_last = min(self._chunk_first, log_time), max(self._chunk_last, log_time)
+        self._chunk_first, self._chunk_last = (
+            min(self._chunk_first, log_time),
+            max(self._chunk_last, log_time),
+        )
         if self._chunk_size >= _CHUNK_BYTES:
             self.flush()
 
@@ -153,7 +175,9 @@ class McapFile:
             return
         raw = b"".join(self._parts)
         compressed = self._compressor.compress(raw)
-        chunk = Chunk("zstd", compressed, self._chunk_last, self._chunk_first, zlib.crc32(raw), len(raw))
+        chunk = Chunk(
+            "zstd", compressed, self._chunk_last, self._chunk_first, zlib.crc32(raw), len(raw)
+        )
         start = self._offset
         self._put_record(chunk)
         index = ChunkIndex(
@@ -171,14 +195,20 @@ class McapFile:
         self._clear_chunk()
 
     def sync(self) -> None:
-        """Wait until everything that was handed over is on the disk, where it survives a power cut."""
+        """Wait until everything that was handed over is on the disk, where it survives a power
+        cut.
+        """
         os.fdatasync(self._file.fileno())
 
     def attach(self, name: str, media_type: str, data: bytes) -> None:
         """Embed a file."""
         start = self._offset
-        self._put_record(Attachment(create_time=0, log_time=0, name=name, media_type=media_type, data=data))
-        self._attachments.append(AttachmentIndex(start, self._offset - start, 0, 0, len(data), name, media_type))
+        self._put_record(
+            Attachment(create_time=0, log_time=0, name=name, media_type=media_type, data=data)
+        )
+        self._attachments.append(
+            AttachmentIndex(start, self._offset - start, 0, 0, len(data), name, media_type)
+        )
 
     def add_metadata(self, name: str, values: dict[str, str]) -> None:
         """Embed keys and values."""
@@ -208,15 +238,26 @@ class McapFile:
                 for record in records:
                     record.write(summary)
             if summary.count > start:
-                groups.append(SummaryOffset(group_opcode=opcode, group_start=summary_start + start, group_length=summary.count - start))
+                groups.append(
+                    SummaryOffset(
+                        group_opcode=opcode,
+                        group_start=summary_start + start,
+                        group_length=summary.count - start,
+                    )
+                )
         offset_start = summary_start + summary.count
         for group in groups:
             group.write(summary)
         content = summary.end()
         # The footer's checksum covers the summary and the footer itself up to the checksum.
-        crc = zlib.crc32(struct.pack("<BQQQ", Opcode.FOOTER, 20, summary_start, offset_start), zlib.crc32(content))
+        crc = zlib.crc32(
+            struct.pack("<BQQQ", Opcode.FOOTER, 20, summary_start, offset_start),
+            zlib.crc32(content),
+        )
         self._put(content)
-        self._put_record(Footer(summary_start=summary_start, summary_offset_start=offset_start, summary_crc=crc))
+        self._put_record(
+            Footer(summary_start=summary_start, summary_offset_start=offset_start, summary_crc=crc)
+        )
         self._put(MAGIC)
         os.fsync(self._file.fileno())
         self._file.close()
@@ -225,7 +266,9 @@ class McapFile:
         """Close the file as it is."""
         self._file.close()
 
-    def _put_message_indexes(self, index: ChunkIndex, entries: dict[int, list[tuple[int, int]]]) -> None:
+    def _put_message_indexes(
+        self, index: ChunkIndex, entries: dict[int, list[tuple[int, int]]]
+    ) -> None:
         """Write where the messages of the chunk before lie, and remember the chunk."""
         start = self._offset
         for channel_id, records in entries.items():
@@ -237,7 +280,10 @@ class McapFile:
     def _add_chunk_index(self, index: ChunkIndex) -> None:
         index.write(self._chunks)
         self._chunk_count += 1
-        self._first, self._last = min(self._first, index.message_start_time), max(self._last, index.message_end_time)
+        self._first, self._last = (
+            min(self._first, index.message_start_time),
+            max(self._last, index.message_end_time),
+        )
 
     def _statistics(self) -> Statistics:
         total = sum(self._counts.values())

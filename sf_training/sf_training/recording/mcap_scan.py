@@ -1,4 +1,6 @@
-"""Reads an MCAP file that was cut off from its beginning to the last record that is whole: what is needed to go on with it."""
+"""Reads an MCAP file that was cut off from its beginning to the last record that is whole: what is
+needed to go on with it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,22 @@ from pathlib import Path
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.records import Attachment, AttachmentIndex, Channel, Chunk, ChunkIndex, MessageIndex, Metadata, MetadataIndex, Schema
+from mcap.records import (
+    Attachment,
+    AttachmentIndex,
+    Channel,
+    Chunk,
+    ChunkIndex,
+    MessageIndex,
+    Metadata,
+    MetadataIndex,
+    Schema,
+)
 
 MAGIC = b"\x89MCAP0\r\n"
-MESSAGE_HEADER = struct.Struct("<BQHIQQ")  # opcode, length, channel, sequence, log time, publish time
+MESSAGE_HEADER = struct.Struct(
+    "<BQHIQQ"
+)  # opcode, length, channel, sequence, log time, publish time
 _RECORD_HEADER = struct.Struct("<BQ")
 
 
@@ -30,8 +44,9 @@ class McapScanError(ValueError):
 class McapScan:
     """What a file holds up to ``end`` [bytes]; what lies behind was not written to its end.
 
-    ``unindexed`` is the last chunk when the index of its messages is missing: (chunk, entries per channel).
-    ``records`` are the metadata records, oldest first, as (name, values). ``checksum`` covers the bytes up to ``end``.
+    ``unindexed`` is the last chunk when the index of its messages is missing: (chunk, entries per
+    channel). ``records`` are the metadata records, oldest first, as (name, values). ``checksum``
+    covers the bytes up to ``end``.
     """
 
     end: int = 0
@@ -78,7 +93,9 @@ def scan_mcap(path: Path, progress: Callable[[int], None] = lambda done: None) -
 
 
 class _Reader:
-    """Takes a file apart record by record; keeps a chunk until the index of its messages has been seen."""
+    """Takes a file apart record by record; keeps a chunk until the index of its messages has been
+    seen.
+    """
 
     def __init__(self, file, scan: McapScan) -> None:
         self._file, self._scan = file, scan
@@ -109,7 +126,8 @@ class _Reader:
         return True
 
     def _next(self) -> tuple[int, bytes] | None:
-        # Behind a chunk its index is read on trial: the position is always that of the last record accepted.
+        # Behind a chunk its index is read on trial: the position is always that of the last record
+        # accepted.
         position = self._file.tell()
         head = self._file.read(_RECORD_HEADER.size)
         if len(head) < _RECORD_HEADER.size:
@@ -138,7 +156,13 @@ class _Reader:
             attachment = Attachment.read(stream)
             scan.attachments.append(
                 AttachmentIndex(
-                    start, length, attachment.create_time, attachment.log_time, len(attachment.data), attachment.name, attachment.media_type
+                    start,
+                    length,
+                    attachment.create_time,
+                    attachment.log_time,
+                    len(attachment.data),
+                    attachment.name,
+                    attachment.media_type,
                 )
             )
             scan.contents[attachment.name] = attachment.data
@@ -151,7 +175,11 @@ class _Reader:
         return opcode in _KNOWN
 
     def _take_chunk(self, start: int, length: int, chunk: Chunk) -> None:
-        data = zstandard.decompress(chunk.data, chunk.uncompressed_size) if chunk.compression == "zstd" else chunk.data
+        data = (
+            zstandard.decompress(chunk.data, chunk.uncompressed_size)
+            if chunk.compression == "zstd"
+            else chunk.data
+        )
         if zlib.crc32(data) != chunk.uncompressed_crc:
             raise ValueError("checksum")
         entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -165,7 +193,15 @@ class _Reader:
         for channel, times in entries.items():
             self._scan.counts[channel] += len(times)
         index = ChunkIndex(
-            length, start, chunk.compression, len(chunk.data), chunk.message_end_time, 0, {}, chunk.message_start_time, len(data)
+            length,
+            start,
+            chunk.compression,
+            len(chunk.data),
+            chunk.message_end_time,
+            0,
+            {},
+            chunk.message_start_time,
+            len(data),
         )
         self._scan.unindexed, self._missing = (index, dict(entries)), set(entries)
 
@@ -189,4 +225,11 @@ class _Reader:
         return True
 
 
-_KNOWN = (Opcode.HEADER, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.ATTACHMENT, Opcode.METADATA, Opcode.CHUNK)
+_KNOWN = (
+    Opcode.HEADER,
+    Opcode.SCHEMA,
+    Opcode.CHANNEL,
+    Opcode.ATTACHMENT,
+    Opcode.METADATA,
+    Opcode.CHUNK,
+)

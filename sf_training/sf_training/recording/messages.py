@@ -1,7 +1,10 @@
-"""ROS messages as bytes, without rclpy: what the simulator writes into a bag and what the bag reader takes out of it.
+"""ROS messages as bytes, without rclpy: what the simulator writes into a bag and what the bag
+reader takes out of it.
 
-The bytes are CDR, as a publisher would send them; message definitions and hashes are those of the installed interfaces.
-A bag carries the definitions that its recorder had, and is read with these: it may be older than the installed ones.
+The bytes are CDR, as a publisher would send them; message definitions and hashes are those of the
+installed interfaces.
+A bag carries the definitions that its recorder had, and is read with these: it may be older than
+the installed ones.
 """
 
 from __future__ import annotations
@@ -37,7 +40,12 @@ DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 
 # sf_msgs/ActionChunk.action_space, in the order of its constants
-ACTION_SPACES = (ActionSpace.JOINT_POSITION, ActionSpace.JOINT_DELTA, ActionSpace.EE_DELTA, ActionSpace.EE_POSE)
+ACTION_SPACES = (
+    ActionSpace.JOINT_POSITION,
+    ActionSpace.JOINT_DELTA,
+    ActionSpace.EE_DELTA,
+    ActionSpace.EE_POSE,
+)
 
 
 @functools.cache
@@ -56,7 +64,9 @@ def typestore() -> Typestore:
 
 @functools.cache
 def definition(type_name: str) -> tuple[str, str]:
-    """Message definition text, with all types it holds, and RIHS01 type hash; KeyError for an unknown type."""
+    """Message definition text, with all types it holds, and RIHS01 type hash; KeyError for an
+    unknown type.
+    """
     store = typestore()
     if type_name not in store.types:
         raise KeyError(type_name)
@@ -79,7 +89,8 @@ def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None =
     except SerdeError:
         if len(data) < 12:
             raise
-        # rclpy's serialize_message aligns behind an empty array at the end, four bytes more than rosbags lets pass.
+        # rclpy's serialize_message aligns behind an empty array at the end, four bytes more than
+        # rosbags lets pass.
         return store.deserialize_cdr(data[:-4], type_name)
 
 
@@ -102,10 +113,14 @@ def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
     return _image(stamp_s, frame, "32FC1", np.asarray(depth, np.float32))
 
 
-def camera_info(stamp_s: float, frame: str, width: int, height: int, camera_matrix: np.ndarray) -> memoryview:
+def camera_info(
+    stamp_s: float, frame: str, width: int, height: int, camera_matrix: np.ndarray
+) -> memoryview:
     """``sensor_msgs/CameraInfo`` of a pinhole camera without distortion, from K (3, 3) [pixels]."""
     types = typestore().types
-    region = types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    region = types["sensor_msgs/msg/RegionOfInterest"](
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+    )
     matrix = np.asarray(camera_matrix, float)
     message = types[CAMERA_INFO](
         header=_header(stamp_s, frame),
@@ -130,7 +145,9 @@ def joint_state(
     velocities: np.ndarray | None = None,
     efforts: np.ndarray | None = None,
 ) -> memoryview:
-    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s, N m, N]."""
+    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s,
+    N m, N].
+    """
     message = typestore().types[JOINT_STATE](
         header=_header(stamp_s, ""),
         name=list(names),
@@ -149,7 +166,8 @@ def pose(stamp_s: float, frame: str, rotation: np.ndarray, position: np.ndarray)
     message = types[POSE](
         header=_header(stamp_s, frame),
         pose=types["geometry_msgs/msg/Pose"](
-            position=types["geometry_msgs/msg/Point"](*place), orientation=types["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
+            position=types["geometry_msgs/msg/Point"](*place),
+            orientation=types["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w),
         ),
     )
     return typestore().serialize_cdr(message, POSE)
@@ -190,8 +208,13 @@ def to_chunk(message) -> Chunk:
     Raises:
         ValueError: when sizes or the action space do not fit.
     """
-    if message.data.size != message.rows * message.columns or message.action_space >= len(ACTION_SPACES):
-        raise ValueError(f"ActionChunk: {message.data.size} values for {message.rows}x{message.columns}, space {message.action_space}")
+    if message.data.size != message.rows * message.columns or message.action_space >= len(
+        ACTION_SPACES
+    ):
+        raise ValueError(
+            f"ActionChunk: {message.data.size} values for {message.rows}x{message.columns}, space"
+            f" {message.action_space}"
+        )
     return Chunk(
         stamp=message.header.stamp.sec + message.header.stamp.nanosec * 1e-9,
         frame=message.header.frame_id,
@@ -214,14 +237,18 @@ def to_chunk(message) -> Chunk:
 def _image(stamp_s: float, frame: str, encoding: str, pixels: np.ndarray) -> memoryview:
     height, width = pixels.shape[:2]
     data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
-    message = typestore().types[IMAGE](_header(stamp_s, frame), height, width, encoding, 0, data.size // height, data)
+    message = typestore().types[IMAGE](
+        _header(stamp_s, frame), height, width, encoding, 0, data.size // height, data
+    )
     return typestore().serialize_cdr(message, IMAGE)
 
 
 def _header(stamp_s: float, frame: str):
     types = typestore().types
     seconds, nanosec = divmod(nanoseconds(stamp_s), 1_000_000_000)
-    return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](seconds, nanosec), frame)
+    return types["std_msgs/msg/Header"](
+        types["builtin_interfaces/msg/Time"](seconds, nanosec), frame
+    )
 
 
 def _doubles(values) -> np.ndarray:
@@ -242,7 +269,10 @@ def _interface_folder(package: str) -> Path:
     except (ImportError, LookupError, OSError):  # a source tree that is not built yet
         folder = Path(__file__).resolve().parents[3] / package / "msg"
     if not folder.is_dir():
-        raise FileNotFoundError(f"{package}: its messages are not installed and not in {folder}; build the workspace and source it")
+        raise FileNotFoundError(
+            f"{package}: its messages are not installed and not in {folder}; build the workspace"
+            " and source it"
+        )
     return folder
 
 
@@ -256,12 +286,21 @@ def _recorded_typestore(type_name: str, recorded: str) -> Typestore:
         store = get_typestore(Stores.EMPTY)
         store.register(types)
     except (TypesysError, ValueError, KeyError, RecursionError) as error:
-        raise SerdeError(f"its definition in the bag cannot be parsed: {' '.join(str(error).split())[:100]}") from None
+        raise SerdeError(
+            f"its definition in the bag cannot be parsed: {' '.join(str(error).split())[:100]}"
+        ) from None
     known = typestore()
     for name, (_, fields) in types.items():
-        # Ours may be older; those of ROS are the same in every distribution, so one that differs is damaged.
-        if not name.startswith("sf_msgs/") and name in known.fielddefs and known.fielddefs[name][1] != fields:
-            raise SerdeError(f"its definition in the bag says something else about {name} than ROS does")
+        # Ours may be older; those of ROS are the same in every distribution, so one that differs is
+        # damaged.
+        if (
+            not name.startswith("sf_msgs/")
+            and name in known.fielddefs
+            and known.fielddefs[name][1] != fields
+        ):
+            raise SerdeError(
+                f"its definition in the bag says something else about {name} than ROS does"
+            )
     return store
 
 

@@ -1,4 +1,6 @@
-"""QoS profiles as rosbag2 writes them, so that ``ros2 bag play`` offers what the publishers offered. No rclpy here."""
+"""QoS profiles as rosbag2 writes them, so that ``ros2 bag play`` offers what the publishers
+offered. No rclpy here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _LATCHED = {Delivery.LATCHED, Delivery.STATIC}
 
 
 def offered_qos(delivery: Delivery) -> str:
-    """Gives the profile that a topic of this kind usually has, for bags that are written without publishers."""
+    """Gives the profile that a topic of this kind usually has, for bags that are written without
+    publishers.
+    """
     reliability = "best_effort" if delivery == Delivery.SENSOR else "reliable"
     durability = "transient_local" if delivery in _LATCHED else "volatile"
     return _entry("keep_last", _DEPTH[delivery], reliability, durability)
@@ -40,7 +44,9 @@ def _profile(profile, delivery: Delivery) -> str:
         "transient_local" if profile.durability.name == "TRANSIENT_LOCAL" else "volatile",
         deadline=_duration(profile.deadline.nanoseconds),
         lifespan=_duration(profile.lifespan.nanoseconds),
-        liveliness="manual_by_topic" if profile.liveliness.name == "MANUAL_BY_TOPIC" else "automatic",
+        liveliness=(
+            "manual_by_topic" if profile.liveliness.name == "MANUAL_BY_TOPIC" else "automatic"
+        ),
         lease=_duration(profile.liveliness_lease_duration.nanoseconds),
     )
 
@@ -57,8 +63,9 @@ def _entry(
     lease: str = _UNLIMITED,
 ) -> str:
     return (
-        f"- {{history: {history}, depth: {depth}, reliability: {reliability}, durability: {durability}, deadline: {deadline}, "
-        f"lifespan: {lifespan}, liveliness: {liveliness}, liveliness_lease_duration: {lease}, avoid_ros_namespace_conventions: false}}"
+        f"- {{history: {history}, depth: {depth}, reliability: {reliability}, durability:"
+        f" {durability}, deadline: {deadline}, lifespan: {lifespan}, liveliness: {liveliness},"
+        f" liveliness_lease_duration: {lease}, avoid_ros_namespace_conventions: false}}"
     )
 
 

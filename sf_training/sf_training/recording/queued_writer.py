@@ -1,4 +1,6 @@
-"""A thread between the callbacks and the disk: a slow disk costs messages, which are counted, and never blocks a callback."""
+"""A thread between the callbacks and the disk: a slow disk costs messages, which are counted, and
+never blocks a callback.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class QueuedWriter:
         self.error: EpisodeWriteError | None = None
         self.drops: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
-        self.delays: deque[float] = deque(maxlen=_DELAYS_KEPT)  # s from the queue's entrance to the file, newest last
+        self.delays: deque[float] = deque(
+            maxlen=_DELAYS_KEPT
+        )  # s from the queue's entrance to the file, newest last
         self._thread = threading.Thread(target=self._work, name="episode writer", daemon=True)
         self._thread.start()
 
@@ -54,8 +58,12 @@ class QueuedWriter:
         """Bytes on the disk so far."""
         return self._writer.size
 
-    def put(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None) -> bool:
-        """Queue a message; returns at once, False when it was dropped. The times are those at which it was received and sent."""
+    def put(
+        self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None
+    ) -> bool:
+        """Queue a message; returns at once, False when it was dropped. The times are those at which
+        it was received and sent.
+        """
         with self._changed:
             if self._bytes + len(data) > self._capacity or self.error:
                 self.drops[topic] += 1
@@ -66,7 +74,9 @@ class QueuedWriter:
             self._changed.notify()
             return True
 
-    def finish(self, outcome: Outcome, note: str = "", verdict: str = "", reasons: Sequence[str] = ()) -> Path:
+    def finish(
+        self, outcome: Outcome, note: str = "", verdict: str = "", reasons: Sequence[str] = ()
+    ) -> Path:
         """Write what waits, and complete the episode.
 
         Raises:
@@ -76,7 +86,14 @@ class QueuedWriter:
         if self.error:
             raise self.error
         delays = self._delays_ms()
-        return self._writer.finish(outcome, note=note, drops=self.drops, verdict=verdict, reasons=reasons, write_delay_ms=delays)
+        return self._writer.finish(
+            outcome,
+            note=note,
+            drops=self.drops,
+            verdict=verdict,
+            reasons=reasons,
+            write_delay_ms=delays,
+        )
 
     def abort(self) -> None:
         """Drop the episode."""
@@ -106,7 +123,9 @@ class QueuedWriter:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._queue or self._closing, timeout=_FLUSH_PERIOD)
+                    self._changed.wait_for(
+                        lambda: self._queue or self._closing, timeout=_FLUSH_PERIOD
+                    )
                     if not self._queue and self._closing:
                         return
                     message = self._queue.popleft() if self._queue else None
@@ -122,6 +141,12 @@ class QueuedWriter:
                     if flushed - synced > _SYNC_PERIOD:
                         self._writer.sync()
                         synced = time.monotonic()
-        except Exception as error:  # whatever it is: an episode without its end must not be called finished
+        except (
+            Exception
+        ) as error:  # whatever it is: an episode without its end must not be called finished
             with self._changed:
-                self.error = error if isinstance(error, EpisodeWriteError) else EpisodeWriteError(f"a message cannot be written: {error!r}")
+                self.error = (
+                    error
+                    if isinstance(error, EpisodeWriteError)
+                    else EpisodeWriteError(f"a message cannot be written: {error!r}")
+                )

@@ -1,4 +1,6 @@
-"""Talks to a recorder: hears its status, calls its services, never blocks. Keyboard, gamepad and tests share it."""
+"""Talks to a recorder: hears its status, calls its services, never blocks. Keyboard, gamepad and
+tests share it.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,44 @@ class RecorderClient:
         on_status: called with every ``sf_msgs/RecorderStatus``.
     """
 
-    def __init__(self, node: Node, recorder: str = "recorder", on_status: Callable[[RecorderStatus], None] = lambda status: None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        recorder: str = "recorder",
+        on_status: Callable[[RecorderStatus], None] = lambda status: None,
+    ) -> None:
         self._recorder = recorder.rstrip("/")
         self.status: RecorderStatus | None = None
         self._on_status = on_status
         node.create_subscription(RecorderStatus, f"{self._recorder}/status", self._heard, LATCHED)
-        self._clients = {service: node.create_client(kind, f"{self._recorder}/{service}") for service, kind in _TYPES.items()}
+        self._clients = {
+            service: node.create_client(kind, f"{self._recorder}/{service}")
+            for service, kind in _TYPES.items()
+        }
         self._waiting = False
 
-    def press(self, press: Press, say: Callable[[bool, str], None], *, countdown_s: float, instruction: str = "") -> None:
-        """Do what a press stands for; ``say`` is called with whether it was done and a sentence, perhaps later."""
+    def press(
+        self,
+        press: Press,
+        say: Callable[[bool, str], None],
+        *,
+        countdown_s: float,
+        instruction: str = "",
+    ) -> None:
+        """Do what a press stands for; ``say`` is called with whether it was done and a sentence,
+        perhaps later.
+        """
         if self.status is None:
-            say(False, f"no recorder answers at {self._recorder}; start one, or wait until it is up")
+            say(
+                False, f"no recorder answers at {self._recorder}; start one, or wait until it is up"
+            )
             return
         if self._waiting:
             say(False, "the recorder has not answered the last press yet")
             return
-        what = order(press, State(self.status.state), countdown_s=countdown_s, instruction=instruction)
+        what = order(
+            press, State(self.status.state), countdown_s=countdown_s, instruction=instruction
+        )
         if isinstance(what, Refusal):
             say(False, what.sentence)
         else:
@@ -49,7 +72,10 @@ class RecorderClient:
     def _call(self, what: Order, say: Callable[[bool, str], None]) -> None:
         client = self._clients[what.service]
         if not client.service_is_ready():
-            say(False, f"{self._recorder}/{what.service} does not answer; is the recorder still running?")
+            say(
+                False,
+                f"{self._recorder}/{what.service} does not answer; is the recorder still running?",
+            )
             return
         self._waiting = True
 

@@ -1,6 +1,8 @@
-"""``ros2 run sf_training recorder``: records the topics of a contract as episodes, started and ended by service.
+"""``ros2 run sf_training recorder``: records the topics of a contract as episodes, started and
+ended by service.
 
-Messages pass from the subscription to the file as the bytes that arrived. The callbacks only note the time and queue.
+Messages pass from the subscription to the file as the bytes that arrived. The callbacks only note
+the time and queue.
 """
 
 from __future__ import annotations
@@ -33,7 +35,13 @@ from sf_training.recording.session import Finished, RecordingSession, SessionErr
 from sf_training.recording.status_message import recorder_diagnostics, status_message
 from sf_training.recording.stream_monitor import Verdict
 from sf_training.recording.subscriptions import QOS, is_installed, message_class, with_info
-from sf_training.recording.topics import Delivery, RecordedTopic, absolute, context_topics, episode_topics
+from sf_training.recording.topics import (
+    Delivery,
+    RecordedTopic,
+    absolute,
+    context_topics,
+    episode_topics,
+)
 
 _TICK_S = 0.1
 _STATUS_TICKS = 5
@@ -46,7 +54,9 @@ class Recorder(ManagedNode):
         super().__init__("recorder", **options)
         self.parameter("directory", "out/episodes", "where episodes are written")
         self.parameter("operator", "", "who moves the arm; goes into every episode")
-        self.parameter("instruction", "", "what is asked for, as long as nobody publishes an instruction")
+        self.parameter(
+            "instruction", "", "what is asked for, as long as nobody publishes an instruction"
+        )
         self._contract: Contract | None = None
         self.session: RecordingSession | None = None
         self.instruction = ""
@@ -60,7 +70,9 @@ class Recorder(ManagedNode):
         self._subscriptions_made: list = []
         self.create_service(Trigger, "~/start", self._on_start_trigger)
         self.create_service(StartEpisode, "~/start_episode", self._on_start)
-        waits = ReentrantCallbackGroup()  # these wait for the disk, and nothing else may wait for them
+        waits = (
+            ReentrantCallbackGroup()
+        )  # these wait for the disk, and nothing else may wait for them
         self.create_service(Trigger, "~/stop", self._on_stop_trigger, callback_group=waits)
         self.create_service(Trigger, "~/discard", self._on_discard_trigger, callback_group=waits)
         self.create_service(EndEpisode, "~/end_episode", self._on_end, callback_group=waits)
@@ -74,7 +86,9 @@ class Recorder(ManagedNode):
         self._simulated = self.value("use_sim_time")
         self._status_publisher = self.publisher(RecorderStatus, "~/status", LATCHED)
         self.resources.callback(setattr, self, "_status_publisher", None)
-        self._diagnostics = Diagnostics(self, lambda: recorder_diagnostics(self._status(), contract))
+        self._diagnostics = Diagnostics(
+            self, lambda: recorder_diagnostics(self._status(), contract)
+        )
 
     def start(self) -> None:
         """Subscribe, so that an episode finds all publishers known when it starts."""
@@ -82,10 +96,19 @@ class Recorder(ManagedNode):
         left = cut_off(directory)
         if left:
             names = ", ".join(path.name for path in left)
-            self.get_logger().warning(f"{directory}: {names}: cut off, never finished; {recovery_command(directory)}")
-        context = [topic for topic in context_topics(self._contract) if is_installed(topic.type_name)]
+            self.get_logger().warning(
+                f"{directory}: {names}: cut off, never finished; {recovery_command(directory)}"
+            )
+        context = [
+            topic for topic in context_topics(self._contract) if is_installed(topic.type_name)
+        ]
         self.session = RecordingSession(
-            self._contract, directory, self.value("operator"), settable_clock=not self._simulated, context=context, qos=self._offered
+            self._contract,
+            directory,
+            self.value("operator"),
+            settable_clock=not self._simulated,
+            context=context,
+            qos=self._offered,
         )
         topics = [*episode_topics(self._contract), *context]
         self._live_names = {topic.name: topic.live_name or topic.name for topic in topics}
@@ -93,11 +116,14 @@ class Recorder(ManagedNode):
             message_type = message_class(topic.type_name)
             callback = with_info(functools.partial(self._on_message, topic.name))
             self._listen(message_type, self._live_names[topic.name], callback, QOS[topic.delivery])
-        # A latched subscription does not match publishers that are not, such as a plain `ros2 topic pub`.
+        # A latched subscription does not match publishers that are not, such as a plain `ros2 topic
+        # pub`.
         told = absolute(self._contract.topics.instruction)
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         callback = with_info(functools.partial(self._on_message, told))
-        self._listen(String, self._live_names[told], callback, QOS[Delivery.RELIABLE], event_callbacks=quiet)
+        self._listen(
+            String, self._live_names[told], callback, QOS[Delivery.RELIABLE], event_callbacks=quiet
+        )
         self._publish()
 
     def stop(self) -> None:
@@ -106,7 +132,11 @@ class Recorder(ManagedNode):
             self._ending.thread.join()
             self._settle()
         elif self.session.state != State.IDLE:
-            self._report(self.session.settle(self.session.end("discarded", "the recorder was stopped", self.now())()))
+            self._report(
+                self.session.settle(
+                    self.session.end("discarded", "the recorder was stopped", self.now())()
+                )
+            )
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
@@ -119,10 +149,15 @@ class Recorder(ManagedNode):
         return publishers_qos([each.qos_profile for each in publishers], topic.delivery)
 
     def _listen(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
-        self._subscriptions_made.append(self.create_subscription(kind, topic, callback, qos, raw=True, **options))
+        self._subscriptions_made.append(
+            self.create_subscription(kind, topic, callback, qos, raw=True, **options)
+        )
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
-        sequence, publisher = info.get("publication_sequence_number"), bytes((info.get("publisher_gid") or {}).get("data", b""))
+        sequence, publisher = (
+            info.get("publication_sequence_number"),
+            bytes((info.get("publisher_gid") or {}).get("data", b"")),
+        )
         if topic == absolute(self._contract.topics.instruction):
             heard = (publisher, sequence, info.get("source_timestamp"), data)
             if heard == self._heard and sequence is not None:
@@ -130,25 +165,35 @@ class Recorder(ManagedNode):
             self._heard = heard
             self.instruction = deserialize_message(data, String).data.strip()
             self.session.health.told(self.instruction)
-        # The middleware's time of receipt is that before any queue; a simulated clock is only known here.
+        # The middleware's time of receipt is that before any queue; a simulated clock is only known
+        # here.
         received = 0 if self._simulated else info.get("received_timestamp") or 0
         sent = None if self._simulated else info.get("source_timestamp") or None
         publisher = publisher or self._only_publisher(topic)
-        self.session.add(topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, publisher)
+        self.session.add(
+            topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, publisher
+        )
 
     def _only_publisher(self, topic: str) -> bytes:
-        """A name for who publishes, where rclpy does not tell (before Kilted); empty with several, whose numbers cannot be told apart."""
+        """A name for who publishes, where rclpy does not tell (before Kilted); empty with several,
+        whose numbers cannot be told apart.
+        """
         if topic not in self._alone:
             self._alone[topic] = self.count_publishers(self._live_names.get(topic, topic)) == 1
             if not self._alone[topic]:
-                self.get_logger().warning(f"messages lost on {topic} are not counted: it has several publishers", once=True)
+                self.get_logger().warning(
+                    f"messages lost on {topic} are not counted: it has several publishers",
+                    once=True,
+                )
         return b"the only one" if self._alone[topic] else b""
 
     def _on_start_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message, _ = self._start(self.instruction, 0.0)
         return response
 
-    def _on_start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
+    def _on_start(
+        self, request: StartEpisode.Request, response: StartEpisode.Response
+    ) -> StartEpisode.Response:
         response.success, response.message, response.episode = self._start(
             request.instruction.strip() or self.instruction, request.countdown_s
         )
@@ -159,9 +204,14 @@ class Recorder(ManagedNode):
             session = self._active()
             if not instruction and session.state == State.IDLE:
                 topic = self.resolve_topic_name(self._contract.topics.instruction)
-                raise SessionError(f"there is no instruction; publish one on {topic} or set the parameter instruction")
+                raise SessionError(
+                    f"there is no instruction; publish one on {topic} or set the parameter"
+                    " instruction"
+                )
             if self._simulated and self.now() <= 0.0:
-                raise SessionError("there is no time on /clock; start the simulator, or set use_sim_time to false")
+                raise SessionError(
+                    "there is no time on /clock; start the simulator, or set use_sim_time to false"
+                )
             path = session.start(instruction, countdown_s, self.now(), time.monotonic())
         except SessionError as error:
             self.get_logger().error(str(error))
@@ -178,24 +228,36 @@ class Recorder(ManagedNode):
         self._publish()
         return True, sentence, str(path)
 
-    async def _on_stop_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_stop_trigger(
+        self, _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         finished = await self._end("success", "")
         response.success, response.message = finished.done, finished.sentence
         return response
 
-    async def _on_discard_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_discard_trigger(
+        self, _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         finished = await self._end("discarded", "")
         response.success, response.message = finished.done, finished.sentence
         return response
 
-    async def _on_end(self, request: EndEpisode.Request, response: EndEpisode.Response) -> EndEpisode.Response:
+    async def _on_end(
+        self, request: EndEpisode.Request, response: EndEpisode.Response
+    ) -> EndEpisode.Response:
         finished = await self._end(request.outcome, request.note)
-        response.success, response.message, response.episode = finished.done, finished.sentence, str(finished.path or "")
+        response.success, response.message, response.episode = (
+            finished.done,
+            finished.sentence,
+            str(finished.path or ""),
+        )
         response.verdict, response.reasons = int(finished.verdict), list(finished.reasons)
         return response
 
     async def _end(self, outcome: str, note: str) -> Finished:
-        """End the episode without holding up the callbacks of its successor while the disk works."""
+        """End the episode without holding up the callbacks of its successor while the disk
+        works.
+        """
         try:
             complete = self._active().end(outcome, note, self.now())
         except SessionError as error:
@@ -208,7 +270,9 @@ class Recorder(ManagedNode):
         self._publish()
         return self._ending
 
-    def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+    def _on_label(
+        self, request: LabelEpisode.Request, response: LabelEpisode.Response
+    ) -> LabelEpisode.Response:
         last = self.session.last.path if self.session and self.session.last else None
         try:
             path = find_episode(Path(self.value("directory")), request.episode, last)
@@ -216,7 +280,11 @@ class Recorder(ManagedNode):
             if request.undo:
                 undo_label(path)
             else:
-                fields = {"outcome": request.outcome, "instruction": request.instruction.strip(), "note": request.note}
+                fields = {
+                    "outcome": request.outcome,
+                    "instruction": request.instruction.strip(),
+                    "note": request.note,
+                }
                 add_label(path, **fields, operator=self.value("operator"))
             after = outcome_of(path)
         except LabelError as error:
@@ -225,7 +293,11 @@ class Recorder(ManagedNode):
         if path == last:
             self.session.relabelled(before, after)
         done = "the last label was taken back" if request.undo else "labelled"
-        response.success, response.message, response.episode = True, f"{path}: {done}, the outcome is {after or 'unknown'}", str(path)
+        response.success, response.message, response.episode = (
+            True,
+            f"{path}: {done}, the outcome is {after or 'unknown'}",
+            str(path),
+        )
         self.get_logger().info(response.message)
         self._publish()
         return response

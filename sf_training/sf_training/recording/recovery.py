@@ -1,6 +1,8 @@
-"""``sf_training recover``: makes episodes of recordings that were cut off, by SIGKILL, a power cut or a full disk.
+"""``sf_training recover``: makes episodes of recordings that were cut off, by SIGKILL, a power cut
+or a full disk.
 
-Everything up to the last whole chunk is kept; a recorder closes one at least twice per second. No rclpy here.
+Everything up to the last whole chunk is kept; a recorder closes one at least twice per second. No
+rclpy here.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class RecoveryError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recovered:
-    """A recovered episode: its directory, messages, seconds between the first and the last, bytes behind the last whole chunk."""
+    """A recovered episode: its directory, messages, seconds between the first and the last, bytes
+    behind the last whole chunk.
+    """
 
     path: Path
     messages: int
@@ -47,16 +51,24 @@ class Arguments:
     """Make episodes of recordings that were cut off."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """NAME.partial directories, or folders that hold some; or damaged .mcap files of any recorder, saved as NAME_recovered.mcap"""
+    """NAME.partial directories, or folders that hold some; or damaged .mcap files of any recorder,
+    saved as NAME_recovered.mcap
+    """
     outcome: Literal["discarded", "success", "failure"] = "discarded"
     """what they were; only success is trained on, and label_episode can change it later"""
 
 
 def find_partial(folder: Path) -> list[Path]:
-    """Lists the recordings that were not finished: ``folder`` itself, or those directly in it. Hidden folders are other things."""
+    """Lists the recordings that were not finished: ``folder`` itself, or those directly in it.
+    Hidden folders are other things.
+    """
     if folder.name.endswith(PARTIAL):
         return [folder]
-    return sorted(path for path in folder.glob(f"*{PARTIAL}") if path.is_dir() and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.glob(f"*{PARTIAL}")
+        if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def cut_off(folder: Path, *, deep: bool = False) -> list[Path]:
@@ -67,7 +79,11 @@ def cut_off(folder: Path, *, deep: bool = False) -> list[Path]:
     """
     found = find_partial(folder)
     if deep:
-        below = (path for path in folder.rglob(f"*{PARTIAL}") if path.is_dir() and not path.name.startswith("."))
+        below = (
+            path
+            for path in folder.rglob(f"*{PARTIAL}")
+            if path.is_dir() and not path.name.startswith(".")
+        )
         found = sorted({*found, *below})
     return [path for path in found if not _is_written(path)]
 
@@ -90,10 +106,13 @@ def _is_written(partial: Path) -> bool:
     return False
 
 
-def recover_episode(partial: Path, outcome: str = "discarded", progress: Callable[[int], None] = lambda done: None) -> Recovered:
+def recover_episode(
+    partial: Path, outcome: str = "discarded", progress: Callable[[int], None] = lambda done: None
+) -> Recovered:
     """Complete a ``NAME.partial`` directory and give it its final name.
 
-    Where the operator had already ended the episode, the outcome is the one given then, and everything is there.
+    Where the operator had already ended the episode, the outcome is the one given then, and
+    everything is there.
 
     Args:
         outcome: of an episode that nobody has ended.
@@ -105,16 +124,27 @@ def recover_episode(partial: Path, outcome: str = "discarded", progress: Callabl
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     files = sorted(partial.glob("*.mcap"))
     if len(files) != 1:
-        raise RecoveryError(f"{partial}: holds {len(files)} .mcap files instead of one; it is not a recording of ours")
+        raise RecoveryError(
+            f"{partial}: holds {len(files)} .mcap files instead of one; it is not a recording of"
+            " ours"
+        )
     if final.exists():
         raise RecoveryError(f"{final}: exists already; rename one of the two")
     try:
         scan = scan_mcap(files[0], progress)
-        record = next((values for name, values in reversed(scan.records) if name == EPISODE_RECORD), None)
+        record = next(
+            (values for name, values in reversed(scan.records) if name == EPISODE_RECORD), None
+        )
         if record is None:
-            raise RecoveryError(f"{files[0]}: ends before its episode record, so nothing was recorded; delete {partial}")
+            raise RecoveryError(
+                f"{files[0]}: ends before its episode record, so nothing was recorded; delete"
+                f" {partial}"
+            )
         if not scan.messages:
-            raise RecoveryError(f"{files[0]}: holds no whole chunk, so no message can be recovered; delete {partial}")
+            raise RecoveryError(
+                f"{files[0]}: holds no whole chunk, so no message can be recovered; delete"
+                f" {partial}"
+            )
         schemas = {schema.id: schema for schema in scan.schemas}
         topics = [
             TopicRecord(
@@ -128,41 +158,76 @@ def recover_episode(partial: Path, outcome: str = "discarded", progress: Callabl
         ]
         episode = record
         if record.get("outcome", UNFINISHED) == UNFINISHED:
-            episode = record | {"outcome": outcome, "note": _NOTE, "drops": "{}", "verdict": "WARN", "reasons": json.dumps([_REASON])}
+            episode = record | {
+                "outcome": outcome,
+                "note": _NOTE,
+                "drops": "{}",
+                "verdict": "WARN",
+                "reasons": json.dumps([_REASON]),
+            }
         mcap = McapFile.reopen(files[0], scan)
         first, last = mcap.time_range
         path = seal(mcap, files[0], final, episode, topics)
     except BlockingIOError:
-        raise RecoveryError(f"{partial}: a recorder is still writing it; stop that one first") from None
+        raise RecoveryError(
+            f"{partial}: a recorder is still writing it; stop that one first"
+        ) from None
     except (McapScanError, SealError) as error:
         raise RecoveryError(str(error)) from None
     except OSError as error:
-        raise RecoveryError(f"{partial}: cannot be recovered ({error.strerror}); free some space or check its permissions") from None
-    return Recovered(path, scan.messages, (last - first) * 1e-9, scan.size - scan.end if not scan.complete else 0, episode["outcome"])
+        raise RecoveryError(
+            f"{partial}: cannot be recovered ({error.strerror}); free some space or check its"
+            " permissions"
+        ) from None
+    return Recovered(
+        path,
+        scan.messages,
+        (last - first) * 1e-9,
+        scan.size - scan.end if not scan.complete else 0,
+        episode["outcome"],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Recover what the paths hold; 0 when all of it was, else 1 (2: nothing found)."""
     arguments = tyro.cli(Arguments, prog="recover", args=argv)
     files = [path for path in arguments.paths if path.is_file()]
-    found = [partial for path in arguments.paths if path not in files for partial in find_partial(path)]
+    found = [
+        partial for path in arguments.paths if path not in files for partial in find_partial(path)
+    ]
     if not found and not files:
-        print(f"recover: no *{PARTIAL} directory in {', '.join(map(str, arguments.paths))}; nothing was cut off there", file=sys.stderr)
+        print(
+            f"recover: no *{PARTIAL} directory in {', '.join(map(str, arguments.paths))}; nothing"
+            " was cut off there",
+            file=sys.stderr,
+        )
         return 2
     console = Console()
     failed = sum(not _rescued(file, console) for file in files)
     with Progress(console=console, transient=True) as bar:
         for partial in found:
-            task = bar.add_task(partial.name, total=sum(path.stat().st_size for path in partial.glob("*.mcap")))
+            task = bar.add_task(
+                partial.name, total=sum(path.stat().st_size for path in partial.glob("*.mcap"))
+            )
             try:
-                result = recover_episode(partial, arguments.outcome, lambda done, task=task: bar.update(task, completed=done))
+                result = recover_episode(
+                    partial,
+                    arguments.outcome,
+                    lambda done, task=task: bar.update(task, completed=done),
+                )
             except RecoveryError as error:
                 failed += 1
                 print(f"recover: {error}", file=sys.stderr)
             else:
-                cut = f", {result.cut_bytes / 1e3:.0f} kB behind the last whole chunk were cut" if result.cut_bytes else ""
+                cut = (
+                    f", {result.cut_bytes / 1e3:.0f} kB behind the last whole chunk were cut"
+                    if result.cut_bytes
+                    else ""
+                )
                 bar.console.print(
-                    f"{result.path}: {result.messages} messages, {result.seconds:.1f} s, outcome {result.outcome}{cut}", soft_wrap=True
+                    f"{result.path}: {result.messages} messages, {result.seconds:.1f} s, outcome"
+                    f" {result.outcome}{cut}",
+                    soft_wrap=True,
                 )
             bar.remove_task(task)
     return 1 if failed else 0

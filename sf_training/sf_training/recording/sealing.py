@@ -1,4 +1,6 @@
-"""The end of every episode, recorded or recovered: summary, check, metadata.yaml, checksum, and its final name in one step."""
+"""The end of every episode, recorded or recovered: summary, check, metadata.yaml, checksum, and its
+final name in one step.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class SealError(RuntimeError):
 
 @dataclass(frozen=True)
 class TopicRecord:
-    """A recorded topic: MCAP channel, name, type, offered QoS as rosbag2 writes it, RIHS01 type hash."""
+    """A recorded topic: MCAP channel, name, type, offered QoS as rosbag2 writes it, RIHS01 type
+    hash.
+    """
 
     channel: int
     name: str
@@ -37,8 +41,15 @@ class TopicRecord:
     type_hash: str
 
 
-def seal(mcap: McapFile, file: Path, final: Path, episode: Mapping[str, str], topics: Sequence[TopicRecord]) -> Path:
-    """Complete the file, check it, and give its directory the final name; from then on both files are read-only.
+def seal(
+    mcap: McapFile,
+    file: Path,
+    final: Path,
+    episode: Mapping[str, str],
+    topics: Sequence[TopicRecord],
+) -> Path:
+    """Complete the file, check it, and give its directory the final name; from then on both files
+    are read-only.
 
     Args:
         mcap: all messages written.
@@ -59,7 +70,9 @@ def seal(mcap: McapFile, file: Path, final: Path, episode: Mapping[str, str], to
     mcap.close()
     _check(file, sum(mcap.counts.values()))
     information["custom_data"] = {**episode, "sha256": mcap.sha256}
-    _write_synced(file.parent / METADATA_FILE, to_yaml({"rosbag2_bagfile_information": information}))
+    _write_synced(
+        file.parent / METADATA_FILE, to_yaml({"rosbag2_bagfile_information": information})
+    )
     for path in (file, file.parent / METADATA_FILE):
         path.chmod(_READ_ONLY)
     sync_directory(file.parent)
@@ -72,7 +85,9 @@ def seal(mcap: McapFile, file: Path, final: Path, episode: Mapping[str, str], to
 
 @functools.cache
 def ros_distro() -> str:
-    """Names the ROS distribution: ROS_DISTRO, or that of the installed rclpy; "unknown" without either."""
+    """Names the ROS distribution: ROS_DISTRO, or that of the installed rclpy; "unknown" without
+    either.
+    """
     if os.environ.get("ROS_DISTRO"):
         return os.environ["ROS_DISTRO"]
     try:
@@ -98,17 +113,26 @@ def to_yaml(value: dict) -> str:
 
 
 def _check(file: Path, messages: int) -> None:
-    """Read the summary back, as every reader will: a second later it may be too late to record again."""
+    """Read the summary back, as every reader will: a second later it may be too late to record
+    again.
+    """
     try:
         with file.open("rb") as stream:
             statistics = make_reader(stream).get_summary().statistics
     except (McapError, AttributeError) as error:
-        raise SealError(f"{file}: does not read back ({error}); check the disk and record it again") from None
+        raise SealError(
+            f"{file}: does not read back ({error}); check the disk and record it again"
+        ) from None
     if statistics.message_count != messages:
-        raise SealError(f"{file}: {statistics.message_count} of {messages} messages read back; check the disk and record it again")
+        raise SealError(
+            f"{file}: {statistics.message_count} of {messages} messages read back; check the disk"
+            " and record it again"
+        )
 
 
-def _bag_information(mcap: McapFile, file_name: str, topics: Sequence[TopicRecord], episode: Mapping[str, str]) -> dict:
+def _bag_information(
+    mcap: McapFile, file_name: str, topics: Sequence[TopicRecord], episode: Mapping[str, str]
+) -> dict:
     first, last = mcap.time_range
     total = sum(mcap.counts.values())
     return {

@@ -1,6 +1,8 @@
-"""What the recorder does between two episodes and within one: start, countdown, recording, end. No rclpy here.
+"""What the recorder does between two episodes and within one: start, countdown, recording, end. No
+rclpy here.
 
-Times named ``now`` are seconds on the node's clock, which may be simulated; ``steady`` are seconds on one that is never set.
+Times named ``now`` are seconds on the node's clock, which may be simulated; ``steady`` are seconds
+on one that is never set.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ from pathlib import Path
 from sf_policy_node.contract import Contract
 from sf_policy_node.observation import validate_instruction
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import MIN_FREE_BYTES, OUTCOMES, EpisodeWriteError, EpisodeWriter
+from sf_training.recording.episode_writer import (
+    MIN_FREE_BYTES,
+    OUTCOMES,
+    EpisodeWriteError,
+    EpisodeWriter,
+)
 from sf_training.recording.health import EpisodeHealth, HealthReport
 from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.queued_writer import QueuedWriter
@@ -25,7 +32,9 @@ from sf_training.recording.topics import Delivery, RecordedTopic, absolute, epis
 
 LONGEST_COUNTDOWN_S = 60.0
 DISK_WARN_S = 60.0
-_RESERVE_BYTES = MIN_FREE_BYTES // 2  # below this an episode is ended while it still can be completed
+_RESERVE_BYTES = (
+    MIN_FREE_BYTES // 2
+)  # below this an episode is ended while it still can be completed
 _RATE_WINDOW_S = 5.0
 
 
@@ -45,7 +54,9 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Finished:
-    """An episode that was ended. ``done``: it has the outcome that was asked for; ``path`` is None when nothing was kept."""
+    """An episode that was ended. ``done``: it has the outcome that was asked for; ``path`` is None
+    when nothing was kept.
+    """
 
     done: bool
     path: Path | None
@@ -61,9 +72,12 @@ class RecordingSession:
     Args:
         directory: where episodes are written.
         operator: goes into every episode.
-        settable_clock: ``now`` is the system's clock, which may be set while an episode is recorded.
-        context: topics beside those of the contract; they are kept, and nothing about them is judged.
-        qos: gives the QoS profiles of a topic's publishers as rosbag2 writes them, empty while there is none.
+        settable_clock: ``now`` is the system's clock, which may be set while an episode is
+            recorded.
+        context: topics beside those of the contract; they are kept, and nothing about them is
+            judged.
+        qos: gives the QoS profiles of a topic's publishers as rosbag2 writes them, empty while
+            there is none.
     """
 
     def __init__(
@@ -76,14 +90,21 @@ class RecordingSession:
         context: Sequence[RecordedTopic] = (),
         qos: Callable[[RecordedTopic], str] = lambda topic: "",
     ) -> None:
-        self._contract, self._directory, self._operator, self._settable = contract, directory, operator, settable_clock
+        self._contract, self._directory, self._operator, self._settable = (
+            contract,
+            directory,
+            operator,
+            settable_clock,
+        )
         watched = episode_topics(contract)
         self._topics, self._qos = [*watched, *context], qos
         self._watched = {topic.name for topic in watched}
         self._instruction_topic = absolute(contract.topics.instruction)
         # The newest message of a latched topic, by publisher where each one's counts.
         self._latched: dict[str, dict[bytes, bytes]] = {
-            topic.name: {} for topic in self._topics if topic.delivery in (Delivery.LATCHED, Delivery.STATIC)
+            topic.name: {}
+            for topic in self._topics
+            if topic.delivery in (Delivery.LATCHED, Delivery.STATIC)
         }
         self._static = {topic.name for topic in self._topics if topic.delivery == Delivery.STATIC}
         self.health = EpisodeHealth(contract, watched)
@@ -121,17 +142,28 @@ class RecordingSession:
         """Open an episode; it begins when the countdown is over. Returns its directory.
 
         Raises:
-            SessionError: one is being recorded already, the instruction or the countdown cannot be used, or the disk refuses.
+            SessionError: one is being recorded already, the instruction or the countdown cannot be
+                used, or the disk refuses.
         """
         if self.state != State.IDLE:
             raise SessionError(f"an episode is {_BUSY[self.state]}; stop or discard it first")
         if not 0.0 <= countdown_s <= LONGEST_COUNTDOWN_S:
-            raise SessionError(f"countdown_s: {countdown_s:g} is not between 0 and {LONGEST_COUNTDOWN_S:g}")
+            raise SessionError(
+                f"countdown_s: {countdown_s:g} is not between 0 and {LONGEST_COUNTDOWN_S:g}"
+            )
         try:
             instruction = validate_instruction(instruction)
-            writer = EpisodeWriter(self._directory, self._contract, instruction=instruction, operator=self._operator, keep=True)
+            writer = EpisodeWriter(
+                self._directory,
+                self._contract,
+                instruction=instruction,
+                operator=self._operator,
+                keep=True,
+            )
             for topic in self._topics:
-                writer.add_topic(topic.name, topic.type_name, self._qos(topic) or offered_qos(topic.delivery))
+                writer.add_topic(
+                    topic.name, topic.type_name, self._qos(topic) or offered_qos(topic.delivery)
+                )
         except (EpisodeWriteError, ValueError) as error:
             raise SessionError(str(error)) from None
         self._writer, self.instruction = writer, instruction
@@ -140,7 +172,9 @@ class RecordingSession:
         return writer.path
 
     def tick(self, now: float, steady: float) -> Callable[[], Finished] | None:
-        """To be called several times per second. Returns what :meth:`end` does when the episode has to end by itself."""
+        """To be called several times per second. Returns what :meth:`end` does when the episode has
+        to end by itself.
+        """
         if self.state == State.COUNTDOWN and steady >= self._start_steady:
             self._record(now, steady)
         self.health.tick(now)
@@ -153,10 +187,22 @@ class RecordingSession:
         if self._queue.error:
             return self.end("discarded", "", now)
         if self.disk_free < _RESERVE_BYTES:
-            return self.end("discarded", "the disk is nearly full: the episode was ended while it could be completed", now)
+            return self.end(
+                "discarded",
+                "the disk is nearly full: the episode was ended while it could be completed",
+                now,
+            )
         return None
 
-    def add(self, topic: str, data: bytes, received_ns: int, sent_ns: int | None, sequence: int | None, publisher: bytes) -> None:
+    def add(
+        self,
+        topic: str,
+        data: bytes,
+        received_ns: int,
+        sent_ns: int | None,
+        sequence: int | None,
+        publisher: bytes,
+    ) -> None:
         """Take a message that arrived."""
         if topic in self._watched:
             self.health.add(topic, data, received_ns * 1e-9, publisher)
@@ -172,7 +218,8 @@ class RecordingSession:
             self.health.lost(topic, missing)
 
     def end(self, outcome: str, note: str, now: float) -> Callable[[], Finished]:
-        """Stop recording. What is returned waits for the disk: call it in another thread, and then :meth:`settle` with its result.
+        """Stop recording. What is returned waits for the disk: call it in another thread, and then
+        :meth:`settle` with its result.
 
         Raises:
             SessionError: no episode is being recorded, or there is no such outcome.
@@ -180,7 +227,11 @@ class RecordingSession:
         if outcome not in OUTCOMES:
             raise SessionError(f"outcome: must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
         if self.state not in (State.COUNTDOWN, State.RECORDING):
-            busy = "is being completed; wait a moment" if self.state == State.FINISHING else "is being recorded; start one first"
+            busy = (
+                "is being completed; wait a moment"
+                if self.state == State.FINISHING
+                else "is being recorded; start one first"
+            )
             raise SessionError(f"{'an' if self.state == State.FINISHING else 'no'} episode {busy}")
         writer, queue, self._queue = self._writer, self._queue, None
         counted_down = self.state == State.COUNTDOWN
@@ -191,7 +242,11 @@ class RecordingSession:
             writer.set_qos(topic.name, self._qos(topic))
         report = self.health.report(now)
         self.health.end()
-        missing = [topic.name for topic in self._topics if topic.required and not queue.received[topic.name]]
+        missing = [
+            topic.name
+            for topic in self._topics
+            if topic.required and not queue.received[topic.name]
+        ]
         lost = Counter(self._lost)
 
         def complete() -> Finished:
@@ -226,7 +281,9 @@ class RecordingSession:
         left = self.disk_left_s()
         if self.state == State.RECORDING and 0.0 <= left < DISK_WARN_S:
             reason = f"the disk is full in {left:.0f} s; end the episode and free some space"
-            report = replace(report, verdict=max(report.verdict, Verdict.WARN), reasons=(reason, *report.reasons))
+            report = replace(
+                report, verdict=max(report.verdict, Verdict.WARN), reasons=(reason, *report.reasons)
+            )
         return report
 
     def _record(self, now: float, steady: float) -> None:
@@ -236,7 +293,9 @@ class RecordingSession:
         self.health.begin(now, self.instruction)
         self._queue = QueuedWriter(self._writer)
         # What is latched came long ago: without this the bag would not hold it.
-        latched = self._latched | {self._instruction_topic: {b"": bytes(messages.string(self.instruction))}}
+        latched = self._latched | {
+            self._instruction_topic: {b"": bytes(messages.string(self.instruction))}
+        }
         for topic, newest in latched.items():
             for data in newest.values():
                 self._queue.put(topic, data, round(now * 1e9))
@@ -255,7 +314,11 @@ class RecordingSession:
         return max(0, sequence - before - 1)
 
 
-_BUSY = {State.COUNTDOWN: "about to begin", State.RECORDING: "being recorded", State.FINISHING: "being completed"}
+_BUSY = {
+    State.COUNTDOWN: "about to begin",
+    State.RECORDING: "being recorded",
+    State.FINISHING: "being completed",
+}
 
 
 def _free_bytes(directory: Path) -> int:
@@ -267,11 +330,24 @@ def _free_bytes(directory: Path) -> int:
 
 def _cancel(writer: EpisodeWriter) -> Finished:
     writer.abort()
-    return Finished(True, None, "discarded", Verdict.PASS, (), "the countdown was cancelled, nothing was recorded")
+    return Finished(
+        True,
+        None,
+        "discarded",
+        Verdict.PASS,
+        (),
+        "the countdown was cancelled, nothing was recorded",
+    )
 
 
 def _complete(
-    writer: EpisodeWriter, queue: QueuedWriter, outcome: str, note: str, report: HealthReport, missing: list[str], lost: Counter
+    writer: EpisodeWriter,
+    queue: QueuedWriter,
+    outcome: str,
+    note: str,
+    report: HealthReport,
+    missing: list[str],
+    lost: Counter,
 ) -> Finished:
     usable = outcome != "success" or not missing
     if not usable:

@@ -1,4 +1,6 @@
-"""The recorder's state as ROS messages: ``sf_msgs/RecorderStatus`` and its line on ``/diagnostics``."""
+"""The recorder's state as ROS messages: ``sf_msgs/RecorderStatus`` and its line on
+``/diagnostics``.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,16 @@ from sf_policy_node.nodes.conversions import to_stamp
 from sf_training.recording.session import RecordingSession, State
 from sf_training.recording.stream_monitor import Verdict
 
-_LEVELS = {Verdict.PASS: DiagnosticStatus.OK, Verdict.WARN: DiagnosticStatus.WARN, Verdict.FAIL: DiagnosticStatus.ERROR}
+_LEVELS = {
+    Verdict.PASS: DiagnosticStatus.OK,
+    Verdict.WARN: DiagnosticStatus.WARN,
+    Verdict.FAIL: DiagnosticStatus.ERROR,
+}
 
 
-def status_message(session: RecordingSession | None, instruction: str, now: float, steady: float) -> RecorderStatus:
+def status_message(
+    session: RecordingSession | None, instruction: str, now: float, steady: float
+) -> RecorderStatus:
     """Everything a person at the recorder wants to see; without a session the recorder is inactive.
 
     Args:
@@ -22,11 +30,19 @@ def status_message(session: RecordingSession | None, instruction: str, now: floa
     """
     header = Header(stamp=to_stamp(now))
     if session is None:
-        return RecorderStatus(header=header, state=State.INACTIVE, instruction=instruction, camera_skew_s=-1.0, disk_left_s=-1.0)
+        return RecorderStatus(
+            header=header,
+            state=State.INACTIVE,
+            instruction=instruction,
+            camera_skew_s=-1.0,
+            disk_left_s=-1.0,
+        )
     report, queue, last = session.report(now), session.queue, session.last
     idle = session.state == State.IDLE
     # After an episode its verdict stays; before the first one, that of the streams as they are now.
-    verdict, reasons = (last.verdict, last.reasons) if idle and last else (report.verdict, report.reasons)
+    verdict, reasons = (
+        (last.verdict, last.reasons) if idle and last else (report.verdict, report.reasons)
+    )
     return RecorderStatus(
         header=header,
         state=session.state,
@@ -68,7 +84,11 @@ def recorder_diagnostics(message: RecorderStatus, contract: Contract) -> Diagnos
         level, sentence = DiagnosticStatus.STALE, "inactive: nothing is recorded"
     else:
         level = _LEVELS[Verdict(message.verdict)]
-        sentence = message.reasons[0] if message.reasons else f"{state.name.lower()}: {message.instruction or 'no instruction yet'}"
+        sentence = (
+            message.reasons[0]
+            if message.reasons
+            else f"{state.name.lower()}: {message.instruction or 'no instruction yet'}"
+        )
     values = {
         "state": state.name.lower(),
         "instruction": message.instruction or "none",
@@ -78,12 +98,26 @@ def recorder_diagnostics(message: RecorderStatus, contract: Contract) -> Diagnos
         "queue": f"{message.queued} messages, {100 * message.queue_share:.0f} % full",
         "written": f"{message.written_bytes / 1e6:.1f} MB",
         "disk free": f"{message.disk_free_bytes / 1e9:.1f} GB",
-        "disk left": f"{message.disk_left_s:.0f} s" if message.disk_left_s >= 0 else "nothing is written",
-        "camera skew": f"{1e3 * message.camera_skew_s:.1f} ms" if message.camera_skew_s >= 0 else "none yet",
-        **{f"{stream.topic} rate": _rate(stream) for stream in message.streams if stream.expected_hz or stream.received},
+        "disk left": (
+            f"{message.disk_left_s:.0f} s" if message.disk_left_s >= 0 else "nothing is written"
+        ),
+        "camera skew": (
+            f"{1e3 * message.camera_skew_s:.1f} ms" if message.camera_skew_s >= 0 else "none yet"
+        ),
+        **{
+            f"{stream.topic} rate": _rate(stream)
+            for stream in message.streams
+            if stream.expected_hz or stream.received
+        },
     }
     pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
-    return DiagnosticStatus(level=level, name="recorder: episodes", message=sentence, hardware_id=contract.robot, values=pairs)
+    return DiagnosticStatus(
+        level=level,
+        name="recorder: episodes",
+        message=sentence,
+        hardware_id=contract.robot,
+        values=pairs,
+    )
 
 
 def _rate(stream: StreamHealth) -> str:

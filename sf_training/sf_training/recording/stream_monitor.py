@@ -1,4 +1,6 @@
-"""Watches one recorded topic: rate, gaps, age, order of its stamps. No rclpy here; times are seconds on the node's clock."""
+"""Watches one recorded topic: rate, gaps, age, order of its stamps. No rclpy here; times are
+seconds on the node's clock.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def is_stamped(type_name: str) -> bool:
 
 
 def header_stamp(data: bytes | memoryview) -> float:
-    """Stamp [s] of a serialised message that begins with a header; 0.0 when it has none or is too short."""
+    """Stamp [s] of a serialised message that begins with a header; 0.0 when it has none or is too
+    short.
+    """
     if len(data) < _STAMP_AT + 8:
         return 0.0
     seconds, nanoseconds = _STAMP[data[1] & 1 == 1].unpack_from(data, _STAMP_AT)
@@ -65,10 +69,14 @@ def header_stamp(data: bytes | memoryview) -> float:
 
 
 def joint_names(data: bytes) -> list[str]:
-    """Reads the joints that a serialised ``sensor_msgs/JointState`` names, without reading the rest; none from a damaged one."""
+    """Reads the joints that a serialised ``sensor_msgs/JointState`` names, without reading the
+    rest; none from a damaged one.
+    """
     try:
         order = "<I" if data[1] & 1 else ">I"
-        end = 16 + struct.unpack_from(order, data, 12)[0]  # behind the stamp: frame_id, then the names
+        end = (
+            16 + struct.unpack_from(order, data, 12)[0]
+        )  # behind the stamp: frame_id, then the names
         end += -end % 4
         count, end = struct.unpack_from(order, data, end)[0], end + 4
         names = []
@@ -94,11 +102,19 @@ class StreamMonitor:
     """
 
     def __init__(
-        self, topic: str, *, expected_hz: float = 0.0, gap_budget_s: float | None = None, required: bool = False, stamped: bool = True
+        self,
+        topic: str,
+        *,
+        expected_hz: float = 0.0,
+        gap_budget_s: float | None = None,
+        required: bool = False,
+        stamped: bool = True,
     ) -> None:
         self.topic, self.required = topic, required
         self._expected, self._budget, self._stamped = expected_hz, gap_budget_s, stamped
-        self._newest: dict[bytes, float] = {}  # stamp by publisher: two may fill one topic, each in its own order
+        self._newest: dict[
+            bytes, float
+        ] = {}  # stamp by publisher: two may fill one topic, each in its own order
         self._last_stamp = self._last_received = 0.0
         self._window: deque[float] = deque()
         self._age = -1.0
@@ -140,19 +156,41 @@ class StreamMonitor:
         """How it is doing: over this episode while recording, else over the last seconds."""
         duration = now - self._begin
         rate = self._recent_hz(now)
-        gap = max(self._gap, now - max(self._last_received, self._begin)) if recording else self._gap
-        over = (self.received / duration if recording else rate) if duration > limits.settle_s else self._expected
+        gap = (
+            max(self._gap, now - max(self._last_received, self._begin)) if recording else self._gap
+        )
+        over = (
+            (self.received / duration if recording else rate)
+            if duration > limits.settle_s
+            else self._expected
+        )
         verdict, reason = self._judge(over, gap, limits, recording)
-        return StreamReport(self.topic, self._expected, rate, gap, self._age, self.received, self.lost, verdict, reason)
+        return StreamReport(
+            self.topic,
+            self._expected,
+            rate,
+            gap,
+            self._age,
+            self.received,
+            self.lost,
+            verdict,
+            reason,
+        )
 
     def _recent_hz(self, now: float) -> float:
         window = self._window
         if len(window) < 2 or now - window[-1] > WINDOW_S:
             return 0.0
         # While nothing comes the rate falls.
-        return (len(window) - 1) / max(window[-1] - window[0], now - window[0] - 1.5 / self._expected if self._expected else 0.0, 1e-6)
+        return (len(window) - 1) / max(
+            window[-1] - window[0],
+            now - window[0] - 1.5 / self._expected if self._expected else 0.0,
+            1e-6,
+        )
 
-    def _judge(self, rate: float, gap: float, limits: StreamLimits, recording: bool) -> tuple[Verdict, str]:
+    def _judge(
+        self, rate: float, gap: float, limits: StreamLimits, recording: bool
+    ) -> tuple[Verdict, str]:
         found: list[tuple[Verdict, str]] = []
 
         def say(fails: bool, sentence: str) -> None:
@@ -165,21 +203,35 @@ class StreamMonitor:
         topic, received = self.topic, self.received
         if expected and rate < limits.slow_warn * expected:
             cure = "see to its driver, cable or light"
-            say(rate < limits.slow_fail * expected, f"{topic}: {rate:.1f} Hz instead of {expected:g} Hz; {cure}")
+            say(
+                rate < limits.slow_fail * expected,
+                f"{topic}: {rate:.1f} Hz instead of {expected:g} Hz; {cure}",
+            )
         if recording:
             if self.lost:
                 share = self.lost / (received + self.lost)
-                text = f"{self.lost} messages were lost ({100 * share:.1f} %); this host or network is too busy"
+                text = (
+                    f"{self.lost} messages were lost ({100 * share:.1f} %); this host or network is"
+                    " too busy"
+                )
                 say(share > limits.lost_fail, f"{topic}: {text}")
             kinds = {
                 "without a stamp": self._unstamped,
                 "with the stamp of the one before": self._twice,
                 "stamped backwards": self._backwards,
             }
-            # Who publishes a state twice at one moment of a simulated clock is right to stamp it alike.
+            # Who publishes a state twice at one moment of a simulated clock is right to stamp it
+            # alike.
             if self.required and (wrong := sum(kinds.values())):
                 text = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-                say(wrong > limits.stamps_fail * received, f"{topic}: of {received} messages {text}; see to its driver")
+                say(
+                    wrong > limits.stamps_fail * received,
+                    f"{topic}: of {received} messages {text}; see to its driver",
+                )
             if self._budget is not None and gap > self._budget:
-                say(False, f"{self.topic}: nothing for {gap:.2f} s, the policy waits {self._budget:g} s at most")
+                say(
+                    False,
+                    f"{self.topic}: nothing for {gap:.2f} s, the policy waits {self._budget:g} s at"
+                    " most",
+                )
         return max(found, key=lambda item: item[0], default=(Verdict.PASS, ""))

@@ -1,4 +1,6 @@
-"""How the recorder subscribes: QoS by the kind of delivery, message classes by name, callbacks with message info."""
+"""How the recorder subscribes: QoS by the kind of delivery, message classes by name, callbacks with
+message info.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ QOS = {
 
 
 def with_info(callback):
-    """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is not."""
+    """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is
+    not.
+    """
 
     def on_message(data: bytes, info: dict) -> None:
         callback(data, info)

@@ -1,4 +1,6 @@
-"""Keys of a terminal: single characters, with arrow keys and other escape sequences left out. No rclpy here."""
+"""Keys of a terminal: single characters, with arrow keys and other escape sequences left out. No
+rclpy here.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ESCAPE = "\x1b"
-_ALONE_S = 0.2  # an escape sequence over a slow link arrives within this time; later it was the Escape key
+_ALONE_S = (
+    0.2  # an escape sequence over a slow link arrives within this time; later it was the Escape key
+)
 _UNFINISHED_S = 0.5
 
 
 class KeyDecoder:
     """Turns bytes of a terminal into keys.
 
-    An arrow key sends ``ESC [ D``, a function key ``ESC O P`` or ``ESC [ 1 5 ~``, Alt with a letter ``ESC d``: none of
-    their characters is a key. Sequences may be split between two reads.
+    An arrow key sends ``ESC [ D``, a function key ``ESC O P`` or ``ESC [ 1 5 ~``, Alt with a letter
+    ``ESC d``: none of their characters is a key. Sequences may be split between two reads.
     """
 
     def __init__(self) -> None:
@@ -37,7 +41,9 @@ class KeyDecoder:
             now: of a clock that is never set [s].
         """
         keys = []
-        if self._pending and now - self._since > (_ALONE_S if self._pending == ESCAPE else _UNFINISHED_S):
+        if self._pending and now - self._since > (
+            _ALONE_S if self._pending == ESCAPE else _UNFINISHED_S
+        ):
             if self._pending == ESCAPE:
                 keys.append(ESCAPE)
             self._pending = ""
@@ -55,7 +61,13 @@ class KeyDecoder:
     def _continued(self, character: str) -> str:
         """What is pending after another character; empty when the sequence is complete."""
         if self._pending == ESCAPE:
-            return self._pending + character if character in "[O" else ESCAPE if character == ESCAPE else ""
+            return (
+                self._pending + character
+                if character in "[O"
+                else ESCAPE
+                if character == ESCAPE
+                else ""
+            )
         if self._pending == ESCAPE + "O" or self._pending.startswith(ESCAPE + "[["):
             return ""
         if self._pending == ESCAPE + "[" and character == "[":  # function keys of a Linux console
@@ -65,7 +77,8 @@ class KeyDecoder:
 
 @contextmanager
 def raw_keys(file) -> Iterator[Callable[[float], list[str] | None]]:
-    """Gives a function that waits up to a time [s] for keys; it returns None once the terminal is closed.
+    """Gives a function that waits up to a time [s] for keys; it returns None once the terminal is
+    closed.
 
     The terminal tells every key at once and echoes none; afterwards it is as before.
     """

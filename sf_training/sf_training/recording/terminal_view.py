@@ -1,4 +1,6 @@
-"""The recorder as one looks at it from two metres away: a banner in colour, the streams below. No rclpy and no terminal input here."""
+"""The recorder as one looks at it from two metres away: a banner in colour, the streams below. No
+rclpy and no terminal input here.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ from rich.text import Text
 from sf_training.recording.session import State
 from sf_training.recording.stream_monitor import Verdict
 
-KEYS_LINE = "space start, or end as success    s success    f failure    d discard    u undo label    i instruction    q quit"
+KEYS_LINE = (
+    "space start, or end as success    s success    f failure    d discard    u undo label    i"
+    " instruction    q quit"
+)
 DRIVING_KEYS_LINE = (
-    "ENTER start, or end as success    1 success    2 failure    3 discard    4 undo label    5 instruction    q quit\n"
-    "hold to move: w s a d r f, turn: j l i k u o    [ ] gripper    + - speed    p policy goes on    x EMERGENCY STOP"
+    "ENTER start, or end as success    1 success    2 failure    3 discard    4 undo label    5"
+    " instruction    q quit\nhold to move: w s a d r f, turn: j l i k u o    [ ] gripper    + -"
+    " speed    p policy goes on    x EMERGENCY STOP"
 )
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 _RECORDING = {False: "white on red", True: "white on magenta"}
@@ -42,23 +48,36 @@ def screen(
     parts = [banner(status, next_instruction)]
     if status is not None:
         parts += [_streams(status), _totals(status)]
-        parts += [Text(f"! {reason}", style=_COLOURS[Verdict(status.verdict)]) for reason in status.reasons]
-    parts += [Text(sentence, style="" if done else "red") for done, sentence in list(said)[-_LINES_SAID:]]
+        parts += [
+            Text(f"! {reason}", style=_COLOURS[Verdict(status.verdict)])
+            for reason in status.reasons
+        ]
+    parts += [
+        Text(sentence, style="" if done else "red") for done, sentence in list(said)[-_LINES_SAID:]
+    ]
     typed = f"instruction: {typing}▏   (ENTER takes it, ESC leaves it as it was)"
-    parts.append(Text(typed if typing is not None else keys_line, style="bold" if typing is not None else "dim"))
+    parts.append(
+        Text(
+            typed if typing is not None else keys_line,
+            style="bold" if typing is not None else "dim",
+        )
+    )
     return Group(*parts)
 
 
 def banner(status, next_instruction: str = "") -> Panel:
     """State and instruction, readable from afar by its colour alone.
 
-    While an episode is recorded the instruction is that episode's, else the one that the next episode will have.
+    While an episode is recorded the instruction is that episode's, else the one that the next
+    episode will have.
     """
     if status is None:
         return Panel(Text("waiting for the recorder", justify="center"), style="dim")
     state, verdict = State(status.state), Verdict(status.verdict)
     running = state in (State.COUNTDOWN, State.RECORDING, State.FINISHING)
-    instruction = (status.instruction if running else next_instruction or status.instruction) or "no instruction yet: type one (keys below)"
+    instruction = (
+        status.instruction if running else next_instruction or status.instruction
+    ) or "no instruction yet: type one (keys below)"
     if running and next_instruction and next_instruction != status.instruction:
         instruction += f"   (next: {next_instruction})"
     last = f"   last: {verdict.name}" if status.episodes else ""
@@ -66,7 +85,10 @@ def banner(status, next_instruction: str = "") -> Panel:
         State.INACTIVE: ("NOT ACTIVE", "dim"),
         State.IDLE: (f"READY{last}", _COLOURS[verdict]),
         State.COUNTDOWN: (f"GET READY   {status.countdown_s:.0f}", "black on yellow"),
-        State.RECORDING: (f"● RECORDING   {status.duration_s:.1f} s   {verdict.name}", _RECORDING[verdict == Verdict.FAIL]),
+        State.RECORDING: (
+            f"● RECORDING   {status.duration_s:.1f} s   {verdict.name}",
+            _RECORDING[verdict == Verdict.FAIL],
+        ),
         State.FINISHING: ("WRITING", "black on cyan"),
     }[state]
     return Panel(Text(f"{title}\n{instruction}", justify="center"), style=style)
@@ -97,6 +119,7 @@ def _totals(status) -> Text:
     skew = f"{1e3 * status.camera_skew_s:.0f} ms" if status.camera_skew_s >= 0 else "-"
     left = f", {status.disk_left_s / 60:.0f} min left" if status.disk_left_s >= 0 else ""
     return Text(
-        f"camera skew {skew}   queue {100 * status.queue_share:.0f} %   written {status.written_bytes / 1e6:.0f} MB   "
-        f"disk {status.disk_free_bytes / 1e9:.1f} GB{left}   episodes: {', '.join(status.outcomes) or '0'}"
+        f"camera skew {skew}   queue {100 * status.queue_share:.0f} %   written"
+        f" {status.written_bytes / 1e6:.0f} MB   disk {status.disk_free_bytes / 1e9:.1f} GB{left}  "
+        f" episodes: {', '.join(status.outcomes) or '0'}"
     )

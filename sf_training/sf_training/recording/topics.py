@@ -26,7 +26,9 @@ class RecordedTopic:
     type_name: str
     delivery: Delivery
     required: bool = False
-    live_name: str = ""  # to subscribe to; a relative name resolves in the namespace of the recorder
+    live_name: str = (
+        ""  # to subscribe to; a relative name resolves in the namespace of the recorder
+    )
 
 
 _COMMANDS = {
@@ -42,12 +44,16 @@ def absolute(topic: str) -> str:
     return "/" + topic.lstrip("/")
 
 
-def _recorded(topic: str, type_name: str, delivery: Delivery, required: bool = False) -> RecordedTopic:
+def _recorded(
+    topic: str, type_name: str, delivery: Delivery, required: bool = False
+) -> RecordedTopic:
     return RecordedTopic(absolute(topic), type_name, delivery, required, live_name=topic)
 
 
 def camera_pose_topic(camera: str) -> str:
-    """Where the pose of a camera's optical frame in the base frame is recorded, when it is known."""
+    """Where the pose of a camera's optical frame in the base frame is recorded, when it is
+    known.
+    """
     return f"/{camera}_camera/pose"
 
 
@@ -80,12 +86,16 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
 
 
 def context_topics(contract: Contract) -> list[RecordedTopic]:
-    """All topics that a recorder keeps beside those of the contract: what a viewer or a later conversion needs."""
+    """All topics that a recorder keeps beside those of the contract: what a viewer or a later
+    conversion needs.
+    """
     known = {topic.name for topic in episode_topics(contract)}
     context = (
         RecordedTopic("/tf", messages.TF, Delivery.SENSOR),
         RecordedTopic("/tf_static", messages.TF, Delivery.STATIC),
-        RecordedTopic("/robot_description", messages.STRING, Delivery.LATCHED, live_name="robot_description"),
+        RecordedTopic(
+            "/robot_description", messages.STRING, Delivery.LATCHED, live_name="robot_description"
+        ),
         RecordedTopic("/diagnostics", messages.DIAGNOSTICS, Delivery.RELIABLE),
     )
     return [topic for topic in context if topic.name not in known]

@@ -1,4 +1,5 @@
-"""The simulated arm in plain Python: physics, controller, cameras and the state of the task. No ROS.
+"""The simulated arm in plain Python: physics, controller, cameras and the state of the task. No
+ROS.
 
 Training, evaluation and the ROS node ``sf_bringup/sim_arm.py`` all use this one class.
 """
@@ -46,7 +47,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class ObjectState:
-    """One cube: centre ``position`` (3,) in the base frame [m]; ``touched`` by a finger since the reset."""
+    """One cube: centre ``position`` (3,) in the base frame [m]; ``touched`` by a finger since the
+    reset.
+    """
 
     colour: str
     position: np.ndarray
@@ -92,13 +95,17 @@ class ArmSim:
         controller: Controller | ArmAndGripper | None = None,
     ) -> None:
         try:
-            choose_gl()  # also where nothing is rendered: mujoco is loaded once, and a later ArmSim may want to
+            # also where nothing is rendered: mujoco is loaded once, and a later ArmSim may want to
+            choose_gl()
         except RenderingError:
             if render:
                 raise
         try:
             import mujoco  # after choose_gl: it loads the GL library on import
-        except (ImportError, AttributeError) as error:  # PyOpenGL raises either for a library that is not there
+        except (
+            ImportError,
+            AttributeError,
+        ) as error:  # PyOpenGL raises either for a library that is not there
             raise RenderingError(no_library(error)) from None
 
         self._mujoco = mujoco
@@ -108,7 +115,9 @@ class ArmSim:
         self._parts = build(contract)
         self._model = self._parts.model
         self._data = mujoco.MjData(self._model)
-        self._renderers = {size: self._make_renderer(size) for size in set(sizes.values())} if render else {}
+        self._renderers = (
+            {size: self._make_renderer(size) for size in set(sizes.values())} if render else {}
+        )
         self._sizes = sizes
         self._jitter = camera_jitter_m
 
@@ -117,13 +126,17 @@ class ArmSim:
         self._qpos = np.array([joint.qposadr[0] for joint in commanded])
         self._dof = np.array([joint.dofadr[0] for joint in commanded])
         limits = JointLimits.of(contract)
-        self.controller = controller or JointTrajectoryController(limits.names, limits.lower, limits.upper, limits.velocity)
+        self.controller = controller or JointTrajectoryController(
+            limits.names, limits.lower, limits.upper, limits.velocity
+        )
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
         self._cube_geom = {self._model.geom(f"cube{n}").id: n for n in range(MAX_CUBES)}
         self._tool_site = self._model.site(self._parts.tool_site).id
         jittered = self._parts.jittered_camera
         self._scene_camera = None if jittered is None else self._model.camera(jittered).id
-        self._scene_position = None if jittered is None else self._model.cam_pos[self._scene_camera].copy()
+        self._scene_position = (
+            None if jittered is None else self._model.cam_pos[self._scene_camera].copy()
+        )
         self._clock_offset = 0.0
         self._episode = 0
         self.trace: MotionTrace | None = None  # gets every step while somebody watches
@@ -135,9 +148,14 @@ class ArmSim:
         return self._clock_offset + self._data.time
 
     def reset(self, seed: int, cubes: int = 0) -> Scene:
-        """A new scene, the same for the same seed. ``cubes`` 1 to 3, or 0 for 2 or 3 by the seed."""
+        """A new scene, the same for the same seed. ``cubes`` 1 to 3, or 0 for 2 or 3 by the
+        seed.
+        """
         if seed < 0 or not 0 <= cubes <= MAX_CUBES:
-            raise ValueError(f"reset: seed must be >= 0 and cubes 0 to {MAX_CUBES}, got seed {seed} and cubes {cubes}")
+            raise ValueError(
+                f"reset: seed must be >= 0 and cubes 0 to {MAX_CUBES}, got seed {seed} and cubes"
+                f" {cubes}"
+            )
         rng = np.random.default_rng(seed)
         count = cubes or int(rng.integers(2, MAX_CUBES + 1))
         self._clock_offset += self._data.time
@@ -151,7 +169,10 @@ class ArmSim:
             used = n < count
             geom = self._model.geom(f"cube{n}").id
             self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[n]], float(used)]
-            self._data.mocap_pos[n] = [*places[n], heights[n] - PEDESTAL_DEPTH if used else table - 1.0]
+            self._data.mocap_pos[n] = [
+                *places[n],
+                heights[n] - PEDESTAL_DEPTH if used else table - 1.0,
+            ]
             centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
             self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
         target = int(rng.integers(count))
@@ -177,10 +198,15 @@ class ArmSim:
         for _ in range(steps):
             measured = data.qpos[self._qpos], data.qvel[self._dof]
             position, velocity = self.controller.sample(self.time, measured)
-            # The servo damps towards rest; this makes it damp towards the wanted velocity, as a good drive does.
+            # The servo damps towards rest; this makes it damp towards the wanted velocity, as a
+            # good drive does.
             ahead = servos.multiplier * velocity[servos.source] * servos.feed_forward
             data.ctrl[:] = self._servo_targets(position) + ahead
-            before = None if self.trace is None else (self.time, self.joint_positions(), self.joint_velocities())
+            before = (
+                None
+                if self.trace is None
+                else (self.time, self.joint_positions(), self.joint_velocities())
+            )
             self._mujoco.mj_step(self._model, data)
             if before is not None:  # places of bodies are those at the beginning of a step
                 self.trace.add(*before, position, self.tool_position())
@@ -220,7 +246,9 @@ class ArmSim:
         return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
     def camera_pose(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (3, 3) and position (3,) of the optical frame (z forward, y down, REP 103) in the base frame."""
+        """Rotation (3, 3) and position (3,) of the optical frame (z forward, y down, REP 103) in
+        the base frame.
+        """
         index = self._model.camera(camera).id
         rotation = self._data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
         return rotation, self._data.cam_xpos[index].copy()
@@ -240,8 +268,22 @@ class ArmSim:
         for n, colour in enumerate(self._colours):
             centre = self._cube_centre(n)
             raised = centre[2] > self._supports[n] + CUBE_HALF + LIFT_HEIGHT
-            objects.append(ObjectState(colour, centre, bool(raised and np.linalg.norm(centre - tool) < HELD_DISTANCE), self._touched[n]))
-        return TaskState(self.scene.seed, self._episode, self.scene.instruction, self.scene.target, tuple(objects), tool)
+            objects.append(
+                ObjectState(
+                    colour,
+                    centre,
+                    bool(raised and np.linalg.norm(centre - tool) < HELD_DISTANCE),
+                    self._touched[n],
+                )
+            )
+        return TaskState(
+            self.scene.seed,
+            self._episode,
+            self.scene.instruction,
+            self.scene.target,
+            tuple(objects),
+            tool,
+        )
 
     def close(self) -> None:
         """Free the GL contexts."""
@@ -257,8 +299,14 @@ class ArmSim:
         try:
             renderer = self._mujoco.Renderer(self._model, size[1], size[0])
         except Exception as error:  # GL back ends raise their own types
-            raise RenderingError(f"rendering does not start ({error}); install libegl1 and libgl1-mesa-dri, or set MUJOCO_GL") from None
-        for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
+            raise RenderingError(
+                f"rendering does not start ({error}); install libegl1 and libgl1-mesa-dri, or set"
+                " MUJOCO_GL"
+            ) from None
+        for flag in (
+            self._mujoco.mjtRndFlag.mjRND_SHADOW,
+            self._mujoco.mjtRndFlag.mjRND_REFLECTION,
+        ):
             renderer.scene.flags[flag] = 0
         return renderer
 

@@ -24,9 +24,9 @@ def add_camera(
 ) -> bool:
     """Add a camera of the contract; true when it does not move with the arm.
 
-    A camera of ``simulation.cameras`` sits as that says, one whose frame is a link of the URDF there. Otherwise one called wrist, hand,
-    gripper, tool or ee looks along the tool, the first other one looks at the workspace from the
-    right front, and any further one from the left front.
+    A camera of ``simulation.cameras`` sits as that says, one whose frame is a link of the URDF
+    there. Otherwise one called wrist, hand, gripper, tool or ee looks along the tool, the first
+    other one looks at the workspace from the right front, and any further one from the left front.
     """
     robot = pinocchio.buildModelFromXML(contract.urdf_xml)
     if mount := contract.simulation.cameras.get(camera.name):

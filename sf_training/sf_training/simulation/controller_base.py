@@ -17,14 +17,14 @@ Measured = tuple[np.ndarray, np.ndarray]
 
 
 class Controller(Protocol):
-    """Turns commands into joint positions and velocities (J,) [rad or m, per s], on one clock [s] that is passed in."""
+    """Turns commands into joint positions and velocities (J,) [rad or m, per s], on one clock [s]
+    that is passed in.
+    """
 
     def accept(self, command, now: float) -> None:
         """Take over a command; raises :class:`CommandRejected`."""
 
-    def sample(
-        self, now: float, measured: Measured | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return what the servos are to do at ``now``, inside the limits; ``now`` must not go back.
 
         ``measured``: where the joints are, for controllers that close a loop; None: as commanded.

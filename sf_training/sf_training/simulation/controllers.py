@@ -14,14 +14,14 @@ from sf_training.simulation.trajectory_controller import JointTrajectoryControll
 
 
 class ArmAndGripper:
-    """Two controllers as one: ``arm`` for all joints but the last, ``gripper`` for that one. Each takes its own commands."""
+    """Two controllers as one: ``arm`` for all joints but the last, ``gripper`` for that one. Each
+    takes its own commands.
+    """
 
     def __init__(self, arm: Controller, gripper: Controller) -> None:
         self.arm, self.gripper = arm, gripper
 
-    def sample(
-        self, now: float, measured: Measured | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
         of_arm, of_gripper = (
             None if measured is None else (measured[0][part], measured[1][part])
@@ -59,4 +59,6 @@ def make_controller(
             arm = ServoController(contract)
     if not apart:
         return arm
-    return ArmAndGripper(arm, ForwardCommandController(limits.lower[-1:], limits.upper[-1:], limits.velocity[-1:]))
+    return ArmAndGripper(
+        arm, ForwardCommandController(limits.lower[-1:], limits.upper[-1:], limits.velocity[-1:])
+    )

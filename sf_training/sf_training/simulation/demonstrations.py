@@ -1,4 +1,6 @@
-"""``ros2 run sf_training demonstrations``: the scripted expert records episodes as rosbag2 MCAP, with the recorder's own writer."""
+"""``ros2 run sf_training demonstrations``: the scripted expert records episodes as rosbag2 MCAP,
+with the recorder's own writer.
+"""
 
 from __future__ import annotations
 
@@ -59,62 +61,104 @@ def main(argv: Sequence[str] | None = None) -> int:
 def record(arguments: Arguments, console: Console) -> None:
     """Record the episodes that are missing, several at a time."""
     contract = load_contract(arguments.contract)
-    seeds = [seed for seed in range(arguments.seed, arguments.seed + arguments.episodes) if not (arguments.out / _name(seed)).exists()]
+    seeds = [
+        seed
+        for seed in range(arguments.seed, arguments.seed + arguments.episodes)
+        if not (arguments.out / _name(seed)).exists()
+    ]
     if not seeds:
         console.print(f"{arguments.out}: all {arguments.episodes} episodes are there")
         return
     outcomes: dict[str, int] = {}
     # spawn: a GL context must not be inherited
     with (
-        multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)) as pool,
+        multiprocessing.get_context("spawn").Pool(
+            min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)
+        ) as pool,
         ProgressBar("demonstrations", console=console) as bar,
     ):
         task = bar.add_task("", total=len(seeds))
         for outcome in pool.imap_unordered(_record_seed, seeds):
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
             bar.advance(task)
-    console.print(f"{arguments.out}: " + ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True)))
+    console.print(
+        f"{arguments.out}: "
+        + ", ".join(
+            f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True)
+        )
+    )
 
 
-def record_episode(sim: ArmSim, contract: Contract, kinematics: Kinematics, directory: Path, seed: int) -> str:
+def record_episode(
+    sim: ArmSim, contract: Contract, kinematics: Kinematics, directory: Path, seed: int
+) -> str:
     """One episode into ``directory``; returns its outcome."""
     rng = np.random.default_rng(seed)
     scene = sim.reset(seed)
     instruction = Phrasing.draw(rng).say(scene.target, rng)
     started = sim.time - _START
-    with EpisodeWriter(directory, contract, instruction=instruction, operator=OPERATOR, name=_name(seed)) as writer:
+    with EpisodeWriter(
+        directory, contract, instruction=instruction, operator=OPERATOR, name=_name(seed)
+    ) as writer:
         for topic in episode_topics(contract):
             writer.add_topic(topic.name, topic.type_name)
         stamp = messages.nanoseconds(_START)
         writer.write(absolute(contract.topics.instruction), messages.string(instruction), stamp)
         for camera in contract.cameras:
             if camera.info_topic:
-                info = messages.camera_info(_START, camera.frame, camera.width, camera.height, sim.intrinsics(camera.name))
+                info = messages.camera_info(
+                    _START, camera.frame, camera.width, camera.height, sim.intrinsics(camera.name)
+                )
                 writer.write(absolute(camera.info_topic), info, stamp)
         for sequence, frame in enumerate(demonstrate(sim, contract, kinematics, rng)):
             _write_frame(writer, contract, frame, started, sequence)
         state = sim.task_state()
         lifted = any(cube.lifted for cube in state.objects if cube.colour == scene.target)
-        touched = [cube.colour for cube in state.objects if cube.touched and cube.colour != scene.target]
+        touched = [
+            cube.colour for cube in state.objects if cube.touched and cube.colour != scene.target
+        ]
         outcome = "success" if lifted and not touched else "failure"
-        note = "" if outcome == "success" else (f"touched {', '.join(touched)}" if touched else "not lifted")
+        note = (
+            ""
+            if outcome == "success"
+            else (f"touched {', '.join(touched)}" if touched else "not lifted")
+        )
         writer.finish(outcome, note=note)
     return outcome
 
 
-def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, started: float, sequence: int) -> None:
+def _write_frame(
+    writer: EpisodeWriter, contract: Contract, frame: Frame, started: float, sequence: int
+) -> None:
     stamp = frame.stamp - started
     at = messages.nanoseconds(stamp)
     for camera in contract.cameras:
-        writer.write(absolute(camera.topic), messages.image(stamp, camera.frame, frame.images[camera.name]), at)
+        writer.write(
+            absolute(camera.topic),
+            messages.image(stamp, camera.frame, frame.images[camera.name]),
+            at,
+        )
         if camera.depth_topic:
-            writer.write(absolute(camera.depth_topic), messages.depth_image(stamp, camera.frame, frame.depth[camera.name]), at)
+            writer.write(
+                absolute(camera.depth_topic),
+                messages.depth_image(stamp, camera.frame, frame.depth[camera.name]),
+                at,
+            )
         pose = messages.pose(stamp, contract.base_frame, *frame.camera_poses[camera.name])
         writer.write(camera_pose_topic(camera.name), pose, at)
     names, topics = contract.command_joints, contract.topics
-    writer.write(absolute(topics.joint_states), messages.joint_state(stamp, names, frame.reference, frame.reference_velocities), at)
+    writer.write(
+        absolute(topics.joint_states),
+        messages.joint_state(stamp, names, frame.reference, frame.reference_velocities),
+        at,
+    )
     for instruction, data in frame.answers:
-        identity = {"policy_id": OPERATOR, "instruction": instruction, "epoch": 1, "sequence": sequence}
+        identity = {
+            "policy_id": OPERATOR,
+            "instruction": instruction,
+            "epoch": 1,
+            "sequence": sequence,
+        }
         chunk = Chunk.of(contract, data, stamp=stamp, reference=frame.reference, **identity)
         writer.write(absolute(topics.expert_chunk), messages.action_chunk(chunk), at)
     for sample in frame.motion[:-1]:  # the last one is the next frame's reference
@@ -122,7 +166,11 @@ def _write_frame(writer: EpisodeWriter, contract: Contract, frame: Frame, starte
         state = messages.joint_state(moment, names, sample.positions, sample.velocities)
         writer.write(absolute(topics.joint_states), state, messages.nanoseconds(moment))
     due = stamp + contract.action.step_s  # a leader arm would stand there when the follower should
-    writer.write(absolute(topics.teleop_command), messages.joint_state(due, names, frame.command), messages.nanoseconds(due))
+    writer.write(
+        absolute(topics.teleop_command),
+        messages.joint_state(due, names, frame.command),
+        messages.nanoseconds(due),
+    )
 
 
 def _name(seed: int) -> str:

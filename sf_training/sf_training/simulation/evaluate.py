@@ -1,4 +1,6 @@
-"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, or errors on recorded ones, into ``summary.json``."""
+"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, or errors on recorded
+ones, into ``summary.json``.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,10 @@ from sf_training.simulation.rollout import EpisodeResult, run_episode
 class Arguments:
     """Judge a checkpoint: in closed loop in the simulator, or with --bags on recorded episodes.
 
-    - Closed loop: how often the named cube is picked, the camera moved anew in every episode, with Wilson intervals.
-    - Open loop (--bags): how far its chunks are from what the operator did next, beside staying still and going on as before.
+    - Closed loop: how often the named cube is picked, the camera moved anew in every episode, with
+      Wilson intervals.
+    - Open loop (--bags): how far its chunks are from what the operator did next, beside staying
+      still and going on as before.
     - A small open-loop error is no success: errors add up when the robot follows its own chunks.
 
     $ sf_training evaluate --checkpoint out/nano
@@ -46,19 +50,29 @@ class Arguments:
     bags: Path | None = None
     """Directory of episode bags: open loop instead of the simulator."""
     contract: Path | None = None
-    """The robot's contract, with its limits; default the one in the checkpoint, if that has them all."""
+    """The robot's contract, with its limits; default the one in the checkpoint, if that has them
+    all.
+    """
     out: Path = Path("out/eval/summary.json")
-    """Figures go here, a plot of the open loop beside it; entries of other evaluations in it are kept."""
+    """Figures go here, a plot of the open loop beside it; entries of other evaluations in it are
+    kept.
+    """
     episodes: int = 100
     """Closed loop: with the instruction "pick the <colour> cube"; 2 cubes and 3 cubes in turn."""
     paraphrases: int = 40
-    """Closed loop: more episodes with sentences that no demonstration holds, half with known colour words, half with new ones."""
+    """Closed loop: more episodes with sentences that no demonstration holds, half with known colour
+    words, half with new ones.
+    """
     seed: int = 950_000
-    """Closed loop: first seed; demonstrations use seeds from 0, evaluation while training from 900000."""
+    """Closed loop: first seed; demonstrations use seeds from 0, evaluation while training from
+    900000.
+    """
     workers: int = 2
     """Closed loop: processes."""
     part: Part = "auto"
-    """Open loop: auto takes the episodes that training held out where the checkpoint was trained on these bags, else all."""
+    """Open loop: auto takes the episodes that training held out where the checkpoint was trained on
+    these bags, else all.
+    """
     outcomes: tuple[str, ...] = ("success",)
     """Open loop: episodes with another outcome are left out."""
     batch: int = 32
@@ -100,7 +114,9 @@ def _open_loop(arguments: Arguments, console: Console) -> None:
     policy = _load(arguments.checkpoint, arguments.contract, arguments.device)
     chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch")}
     picture = arguments.out.with_name("open_loop.png")
-    summary = evaluate_open_loop(policy, arguments.checkpoint, arguments.bags, **chosen, picture=picture, console=console)
+    summary = evaluate_open_loop(
+        policy, arguments.checkpoint, arguments.bags, **chosen, picture=picture, console=console
+    )
     merge_summary(arguments.out, {"open_loop": summary | {"settings": _plain(arguments)}})
     console.print(f"figures: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)
 
@@ -110,15 +126,21 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
     # Fails here, in one sentence, and not in a worker.
     policy = _load(arguments.checkpoint, arguments.contract)
     require_limits(policy.contract)
-    jobs = [_Job(arguments.seed + number, 2 + number % 2, "canonical") for number in range(arguments.episodes)]
+    jobs = [
+        _Job(arguments.seed + number, 2 + number % 2, "canonical")
+        for number in range(arguments.episodes)
+    ]
     jobs += [
-        _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2]) for number in range(arguments.paraphrases)
+        _Job(arguments.seed + 10_000 + number, 2 + number // 2 % 2, ("known", "new")[number % 2])
+        for number in range(arguments.paraphrases)
     ]
     results: dict[str, list[EpisodeResult]] = {"canonical": [], "known": [], "new": []}
     # spawn: a GL context must not be inherited
     with (
         multiprocessing.get_context("spawn").Pool(
-            max(1, min(arguments.workers, len(jobs))), _start_worker, (arguments.checkpoint, arguments.contract)
+            max(1, min(arguments.workers, len(jobs))),
+            _start_worker,
+            (arguments.checkpoint, arguments.contract),
         ) as pool,
         ProgressBar("episodes", console=console) as bar,
     ):
@@ -135,11 +157,19 @@ def evaluate(arguments: Arguments, console: Console) -> dict:
 
 def _summary(results: dict[str, list[EpisodeResult]], policy: str) -> dict:
     main_results = results["canonical"]
-    summary = {"policy": policy, **_counts(main_results), "seeds": [result.seed for result in main_results]}
+    summary = {
+        "policy": policy,
+        **_counts(main_results),
+        "seeds": [result.seed for result in main_results],
+    }
     for cubes in (2, 3):
-        summary[f"with_{cubes}_cubes"] = _counts([result for result in main_results if result.cubes == cubes])
+        summary[f"with_{cubes}_cubes"] = _counts(
+            [result for result in main_results if result.cubes == cubes]
+        )
     summary["paraphrases"] = {wording: _counts(results[wording]) for wording in ("known", "new")}
-    summary["episodes"] = [dataclasses.asdict(result) for part in results.values() for result in part]
+    summary["episodes"] = [
+        dataclasses.asdict(result) for part in results.values() for result in part
+    ]
     return summary
 
 
@@ -160,20 +190,31 @@ def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
     table = Table(title="closed loop in the simulator, without ROS")
     for column in ("instruction", "n", "picked", "95 % interval", "wrong cube", "median time"):
         table.add_column(column)
-    names = {"canonical": "pick the <colour> cube", "known": "new sentence", "new": "new sentence and colour"}
+    names = {
+        "canonical": "pick the <colour> cube",
+        "known": "new sentence",
+        "new": "new sentence and colour",
+    }
     for wording, part in results.items():
         if part:
             counts = _counts(part)
             low, high = counts["interval_95"]
             time = "-" if counts["seconds_median"] is None else f"{counts['seconds_median']:.1f} s"
             table.add_row(
-                names[wording], str(counts["n"]), str(counts["successes"]), f"{low:.0%} to {high:.0%}", str(counts["wrong_object"]), time
+                names[wording],
+                str(counts["n"]),
+                str(counts["successes"]),
+                f"{low:.0%} to {high:.0%}",
+                str(counts["wrong_object"]),
+                time,
             )
     console.print(table)
 
 
 def _load(checkpoint: Path, contract: Path | None, device: str = "auto") -> Policy:
-    return Policy.load(checkpoint, contract=load_contract(contract) if contract else None, device=device)
+    return Policy.load(
+        checkpoint, contract=load_contract(contract) if contract else None, device=device
+    )
 
 
 def _plain(arguments: Arguments) -> dict:
@@ -193,7 +234,11 @@ def _run(job: _Job) -> tuple[str, EpisodeResult]:
     sim, policy = _worker
     target = sim.reset(job.seed, job.cubes).target
     rng = np.random.default_rng(job.seed)
-    instruction = canonical(target) if job.wording == "canonical" else held_out_phrase(target, rng, new_colour_word=job.wording == "new")
+    instruction = (
+        canonical(target)
+        if job.wording == "canonical"
+        else held_out_phrase(target, rng, new_colour_word=job.wording == "new")
+    )
     return job.wording, run_episode(sim, policy, job.seed, cubes=job.cubes, instruction=instruction)
 
 

@@ -1,4 +1,5 @@
-"""The scripted expert: how a person would pick the named cube, as a rule on the state that a policy can see.
+"""The scripted expert: how a person would pick the named cube, as a rule on the state that a policy
+can see.
 
 It answers for any cube of the scene, not only for the one that is picked: these answers are the
 contrastive labels that make language the only cue (``data/dataset.py``).
@@ -23,7 +24,9 @@ _CLEARANCE = 0.03  # m above a cube: from here another cube can be approached
 _CLOSING_STEPS = 2
 
 
-def expert_chunk(tool: np.ndarray, opening: float, cube: np.ndarray, support: float, rows: int) -> np.ndarray:
+def expert_chunk(
+    tool: np.ndarray, opening: float, cube: np.ndarray, support: float, rows: int
+) -> np.ndarray:
     """The expert's next ``rows`` actions from a measured state, rolled out kinematically.
 
     Args:
@@ -33,7 +36,8 @@ def expert_chunk(tool: np.ndarray, opening: float, cube: np.ndarray, support: fl
         support: height of what it stands on [m].
 
     Returns:
-        (rows, 4): tool displacement from ``tool`` [m] and gripper opening (0 or 1), as ``ee_delta``.
+        (rows, 4): tool displacement from ``tool`` [m] and gripper opening (0 or 1), as
+        ``ee_delta``.
     """
     place, cube = tool.astype(float).copy(), cube.astype(float).copy()
     gripped = opening < _GRIPPED
@@ -51,7 +55,9 @@ def expert_chunk(tool: np.ndarray, opening: float, cube: np.ndarray, support: fl
         way = goal - place
         distance = float(np.linalg.norm(way))
         if closing == 0 or closing >= _CLOSING_STEPS:  # stand still while the fingers close
-            move = way * min(1.0, STEP_MAX / max(distance, 1e-9), max(_NEAR_GAIN, 0.004 / max(distance, 1e-9)))
+            move = way * min(
+                1.0, STEP_MAX / max(distance, 1e-9), max(_NEAR_GAIN, 0.004 / max(distance, 1e-9))
+            )
             place = place + move
             if closing >= _CLOSING_STEPS:
                 cube = cube + move
@@ -70,6 +76,8 @@ def _approach(place: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, bool]:
     """Goal of the next step on a funnel above the cube, and whether to close now."""
     bottom = cube[2] - _GRASP_DEPTH
     sideways = float(np.linalg.norm(place[:2] - cube[:2]))
-    height = np.clip(_FUNNEL_SLOPE * (sideways - _ALIGNED), 0.0, max(_APPROACH_MIN, _CRUISE - bottom))
+    height = np.clip(
+        _FUNNEL_SLOPE * (sideways - _ALIGNED), 0.0, max(_APPROACH_MIN, _CRUISE - bottom)
+    )
     close = sideways < _ALIGNED and abs(place[2] - bottom) < _ALIGNED
     return np.array([cube[0], cube[1], bottom + height]), close

@@ -8,7 +8,8 @@ from sf_training.simulation.controller_base import CommandRejected, JointLimiter
 
 
 class ForwardCommandController:
-    """Holds each command until the next one: no interpolation, no velocities, no watchdog. A joint limiter cuts what comes out.
+    """Holds each command until the next one: no interpolation, no velocities, no watchdog. A joint
+    limiter cuts what comes out.
 
     Args:
         lower, upper, velocity: limits (J,) [rad or m, per s].
@@ -16,7 +17,10 @@ class ForwardCommandController:
 
     def __init__(self, lower: np.ndarray, upper: np.ndarray, velocity: np.ndarray) -> None:
         self._limiter = JointLimiter(lower, upper, velocity)
-        self.position_clips, self.velocity_clips = self._limiter.position_clips, self._limiter.velocity_clips
+        self.position_clips, self.velocity_clips = (
+            self._limiter.position_clips,
+            self._limiter.velocity_clips,
+        )
         self._still = np.zeros(len(self._limiter.lower))
         self.hold(self._still)
 
@@ -33,15 +37,17 @@ class ForwardCommandController:
         """
         command = np.array(command, dtype=float)
         if command.shape != self._still.shape:
-            raise CommandRejected(f"data must be {len(self._still)} joint positions, got {command.size}")
+            raise CommandRejected(
+                f"data must be {len(self._still)} joint positions, got {command.size}"
+            )
         if not np.isfinite(command).all():
             raise CommandRejected("data has a value that is not finite")
         if self._limiter.time is None:
             self._limiter.time = now
         self._command = command
 
-    def sample(
-        self, now: float, measured: Measured | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded positions (J,) at ``now`` [s], inside the limits, and zero velocities: this controller knows none."""
+    def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Commanded positions (J,) at ``now`` [s], inside the limits, and zero velocities: this
+        controller knows none.
+        """
         return self._limiter.limit(self._command, self._still, now)[0], self._still

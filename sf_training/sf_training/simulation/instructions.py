@@ -14,10 +14,19 @@ _WORDS = {
 }
 _VERBS = ("pick", "pick up", "grab", "take")
 _NOUNS = ("cube", "cube", "block")
-_FRAMES = ("{verb} the {colour} {noun}", "{verb} the {colour} {noun}", "please {verb} the {colour} {noun}")
+_FRAMES = (
+    "{verb} the {colour} {noun}",
+    "{verb} the {colour} {noun}",
+    "please {verb} the {colour} {noun}",
+)
 
 # Never in a demonstration: other words for the colours, other verbs, other sentences.
-_HELD_OUT_WORDS = {"red": ("scarlet", "ruby"), "green": ("lime", "jade"), "blue": ("azure", "cobalt"), "yellow": ("lemon", "amber")}
+_HELD_OUT_WORDS = {
+    "red": ("scarlet", "ruby"),
+    "green": ("lime", "jade"),
+    "blue": ("azure", "cobalt"),
+    "yellow": ("lemon", "amber"),
+}
 _HELD_OUT_FRAMES = (
     "can you hold up the {colour} {noun} for me",
     "I want the {colour} {noun}",
@@ -43,7 +52,9 @@ class Phrasing:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Phrasing:
         """A phrasing of the demonstrations."""
-        return cls(*(str(options[rng.integers(len(options))]) for options in (_FRAMES, _VERBS, _NOUNS)))
+        return cls(
+            *(str(options[rng.integers(len(options))]) for options in (_FRAMES, _VERBS, _NOUNS))
+        )
 
     def say(self, colour: str, rng: np.random.Generator) -> str:
         """The instruction for a cube, with one of the words for its colour."""
@@ -52,7 +63,12 @@ class Phrasing:
 
 
 def held_out_phrase(colour: str, rng: np.random.Generator, *, new_colour_word: bool = True) -> str:
-    """A phrasing that no demonstration holds; ``new_colour_word`` False keeps the colour words of the demonstrations."""
+    """A phrasing that no demonstration holds; ``new_colour_word`` False keeps the colour words of
+    the demonstrations.
+    """
     words = _HELD_OUT_WORDS[colour] if new_colour_word else _WORDS[colour]
-    frame, word, noun = (options[rng.integers(len(options))] for options in (_HELD_OUT_FRAMES, words, _HELD_OUT_NOUNS))
+    frame, word, noun = (
+        options[rng.integers(len(options))]
+        for options in (_HELD_OUT_FRAMES, words, _HELD_OUT_NOUNS)
+    )
     return frame.format(colour=word, noun=noun)

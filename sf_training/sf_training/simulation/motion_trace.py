@@ -1,4 +1,6 @@
-"""What the simulated arm really did at every physics step, for observers that trust nothing else."""
+"""What the simulated arm really did at every physics step, for observers that trust nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Motion:
-    """N steps in a row, the last at ``time`` [s]: joints and setpoints (N, J) [rad or m, per s], tool (N, 3) in the base frame [m]."""
+    """N steps in a row, the last at ``time`` [s]: joints and setpoints (N, J) [rad or m, per s],
+    tool (N, 3) in the base frame [m].
+    """
 
     time: float
     positions: np.ndarray
@@ -28,8 +32,17 @@ class MotionTrace:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def add(self, time: float, position: np.ndarray, velocity: np.ndarray, setpoint: np.ndarray, tool: np.ndarray) -> None:
-        """One step: joints (J,), what the controller wanted of them (J,), and the tool (3,), all at ``time`` [s]."""
+    def add(
+        self,
+        time: float,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        setpoint: np.ndarray,
+        tool: np.ndarray,
+    ) -> None:
+        """One step: joints (J,), what the controller wanted of them (J,), and the tool (3,), all at
+        ``time`` [s].
+        """
         self._steps.append((position, velocity, setpoint.copy(), tool))
         self._time = time
 

@@ -1,7 +1,8 @@
-"""The scripted expert at the controls: drives the simulated arm through one episode, frame by frame.
+"""The scripted expert at the controls: drives the simulated arm through one episode, frame by
+frame.
 
-It stands for a teleoperator. Its hand is noisy on purpose, so that the data show how to recover, while the
-answers it gives as labels are clean.
+It stands for a teleoperator. Its hand is noisy on purpose, so that the data show how to recover,
+while the answers it gives as labels are clean.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class JointSample:
 class Frame:
     """What happened at one action step.
 
-    ``images`` and ``depth`` by camera; ``reference`` (J,) and its velocities are the joints measured at ``stamp``;
-    ``answers`` are (instruction, chunk (H, A)) for every cube that the expert
-    could still go for; ``command`` (J,) is what the operator's noisy hand asked the joints to reach one action
-    step later; ``motion`` holds the joint states until the next frame.
+    ``images`` and ``depth`` by camera; ``reference`` (J,) and its velocities are the joints
+    measured at ``stamp``; ``answers`` are (instruction, chunk (H, A)) for every cube that the
+    expert could still go for; ``command`` (J,) is what the operator's noisy hand asked the joints
+    to reach one action step later; ``motion`` holds the joint states until the next frame.
     """
 
     stamp: float
@@ -53,10 +54,14 @@ class Frame:
     motion: tuple[JointSample, ...]
 
 
-def demonstrate(sim: ArmSim, contract: Contract, kinematics: Kinematics, rng: np.random.Generator) -> Iterator[Frame]:
-    """Pick the target of ``sim.scene``; ends when it is lifted or :data:`STEPS_MAX` steps have passed.
+def demonstrate(
+    sim: ArmSim, contract: Contract, kinematics: Kinematics, rng: np.random.Generator
+) -> Iterator[Frame]:
+    """Pick the target of ``sim.scene``; ends when it is lifted or :data:`STEPS_MAX` steps have
+    passed.
 
-    In the answers of one frame only the words for the colours differ: nothing else tells the cubes apart.
+    In the answers of one frame only the words for the colours differ: nothing else tells the cubes
+    apart.
     """
     target = sim.scene.target
     steps = round(contract.action.step_s / sim.TIMESTEP)
@@ -64,7 +69,9 @@ def demonstrate(sim: ArmSim, contract: Contract, kinematics: Kinematics, rng: np
         stamp, joints, tool = sim.time, sim.joint_positions(), sim.tool_position()
         speeds = sim.joint_velocities()
         opening = contract.gripper.to_opening(joints[-1])
-        chunks = {colour: _answer(sim, contract, colour, tool, opening) for colour in sim.scene.colours}
+        chunks = {
+            colour: _answer(sim, contract, colour, tool, opening) for colour in sim.scene.colours
+        }
         phrasing = Phrasing.draw(rng)
         answers = [
             (phrasing.say(colour, rng), chunk)
@@ -77,22 +84,49 @@ def demonstrate(sim: ArmSim, contract: Contract, kinematics: Kinematics, rng: np
 
         free = chunks[target][0, -1] > 0.5  # a noisy hand while gripping would only drop the cube
         offset = rng.normal(0.0, HAND_NOISE, 3) if free else np.zeros(3)
-        motion = _drive(contract, kinematics, stamp, joints, tool, chunks[target] + np.append(offset, 0.0))
+        motion = _drive(
+            contract, kinematics, stamp, joints, tool, chunks[target] + np.append(offset, 0.0)
+        )
         sim.controller.accept(motion, sim.time)
         samples = []
         for _ in range(steps // _JOINT_STATE_STEPS):
             sim.step(_JOINT_STATE_STEPS)
             samples.append(JointSample(sim.time, sim.joint_positions(), sim.joint_velocities()))
-        yield Frame(stamp, images, depth, poses, tuple(answers), joints, speeds, motion.positions[0], tuple(samples))
+        yield Frame(
+            stamp,
+            images,
+            depth,
+            poses,
+            tuple(answers),
+            joints,
+            speeds,
+            motion.positions[0],
+            tuple(samples),
+        )
         if any(cube.lifted for cube in sim.task_state().objects if cube.colour == target):
             return
 
 
-def _answer(sim: ArmSim, contract: Contract, colour: str, tool: np.ndarray, opening: float) -> np.ndarray:
-    return expert_chunk(tool, opening, sim.cube_position(colour), sim.support_height(colour), contract.action.horizon)
+def _answer(
+    sim: ArmSim, contract: Contract, colour: str, tool: np.ndarray, opening: float
+) -> np.ndarray:
+    return expert_chunk(
+        tool,
+        opening,
+        sim.cube_position(colour),
+        sim.support_height(colour),
+        contract.action.horizon,
+    )
 
 
-def _drive(contract: Contract, kinematics: Kinematics, stamp: float, joints: np.ndarray, tool: np.ndarray, chunk: np.ndarray) -> Trajectory:
+def _drive(
+    contract: Contract,
+    kinematics: Kinematics,
+    stamp: float,
+    joints: np.ndarray,
+    tool: np.ndarray,
+    chunk: np.ndarray,
+) -> Trajectory:
     """Joint motion along a chunk that starts at ``joints`` and ends at rest."""
     seed, rows = joints[:-1], []
     for *move, opening in chunk:
@@ -104,4 +138,10 @@ def _drive(contract: Contract, kinematics: Kinematics, stamp: float, joints: np.
     velocities = np.zeros_like(positions)
     velocities[:-1] = (positions[1:] - np.vstack([joints, positions[:-2]])) / (2 * step)
     velocities[:, -1] = 0.0  # the gripper snaps
-    return Trajectory(stamp, tuple(contract.command_joints), step * np.arange(1, len(rows) + 1), positions, velocities)
+    return Trajectory(
+        stamp,
+        tuple(contract.command_joints),
+        step * np.arange(1, len(rows) + 1),
+        positions,
+        velocities,
+    )

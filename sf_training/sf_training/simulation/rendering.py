@@ -1,4 +1,6 @@
-"""Offscreen rendering for MuJoCo: picks the GL library before mujoco is imported, and says what to install when none is there."""
+"""Offscreen rendering for MuJoCo: picks the GL library before mujoco is imported, and says what to
+install when none is there.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ _CURE = "install libegl1 and libgl1-mesa-dri (EGL), or libosmesa6 (OSMesa)"
 
 
 def choose_gl() -> str:
-    """Set ``MUJOCO_GL`` (EGL, else OSMesa) unless the user has set it, and return it. Call before ``import mujoco``.
+    """Set ``MUJOCO_GL`` (EGL, else OSMesa) unless the user has set it, and return it. Call before
+    ``import mujoco``.
 
     Raises:
         RenderingError: when neither library is installed.
@@ -30,4 +33,7 @@ def choose_gl() -> str:
 
 def no_library(error: Exception) -> str:
     """The sentence for a chosen library that does not load."""
-    return f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: the GL library does not load ({error}); {_CURE}, or unset MUJOCO_GL"
+    return (
+        f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: the GL library does not load ({error});"
+        f" {_CURE}, or unset MUJOCO_GL"
+    )

@@ -37,7 +37,8 @@ class RobotBodies:
         self._spec, self._contract, self._model, self._tree = spec, contract, model, tree
         if contract.gripper and not contract.gripper.in_urdf:
             raise ContractError(
-                f"gripper.in_urdf: {contract.urdf} has no gripper to simulate; add its joint and links"
+                f"gripper.in_urdf: {contract.urdf} has no gripper to simulate; add its joint and"
+                " links"
             )
         self._angles = tree.angles(np.zeros((1, len(contract.command_joints))))[0]
         self._movers = tree.movers()

@@ -1,4 +1,6 @@
-"""A MuJoCo model of any single arm, built from its contract and URDF: robot, cameras, table and cubes."""
+"""A MuJoCo model of any single arm, built from its contract and URDF: robot, cameras, table and
+cubes.
+"""
 
 from __future__ import annotations
 

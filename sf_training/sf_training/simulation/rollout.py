@@ -1,4 +1,6 @@
-"""A policy in closed loop with the simulated arm, without ROS: the executor's own logic moves the arm here too."""
+"""A policy in closed loop with the simulated arm, without ROS: the executor's own logic moves the
+arm here too.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _TICK_SECONDS = 0.01  # joint states and watchdog, as often as over ROS
 
 
 class Motion(Protocol):
-    """Makes commands of chunks, as :class:`ChunkExecutor` does. Times in seconds of simulated time, joints (J,) as in the contract."""
+    """Makes commands of chunks, as :class:`ChunkExecutor` does. Times in seconds of simulated time,
+    joints (J,) as in the contract.
+    """
 
     def activate(self, now: float) -> None:
         """Chunks may come."""
@@ -63,15 +67,19 @@ def run_episode(
     motion: Motion | None = None,
     continued: bool = True,
 ) -> EpisodeResult:
-    """Reset to ``seed``, follow one instruction until its cube is lifted or :data:`EPISODE_SECONDS` have passed.
+    """Reset to ``seed``, follow one instruction until its cube is lifted or :data:`EPISODE_SECONDS`
+    have passed.
 
     Args:
         cubes: 1 to 3, or 0 for 2 or 3 by the seed.
         instruction: default "pick the <colour> cube" for ``target``.
         target: colour that counts as success, default the scene's own.
-        latency_s: from the observation to the chunk's arrival, in simulated time; the next observation waits for it.
-        motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of the policy's contract.
-        continued: a policy that asks for real-time chunking gets what of its last chunk is still ahead; False keeps it from it.
+        latency_s: from the observation to the chunk's arrival, in simulated time; the next
+            observation waits for it.
+        motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of
+            the policy's contract.
+        continued: a policy that asks for real-time chunking gets what of its last chunk is still
+            ahead; False keeps it from it.
     """
     contract = policy.contract
     scene = sim.reset(seed, cubes)
@@ -89,8 +97,21 @@ def run_episode(
         more = {"continuation": history.continuation(stamp, joints)} if history else {}
         data = policy.predict(images, joints, instruction, **more)
         _advance(sim, motion, latency_s)
-        identity = {"policy_id": policy.policy_id, "instruction": instruction, "epoch": 1, "sequence": sequence}
-        chunk = Chunk.of(contract, data, stamp=stamp, reference=joints, inference_latency_s=latency_s, join=join, **identity)
+        identity = {
+            "policy_id": policy.policy_id,
+            "instruction": instruction,
+            "epoch": 1,
+            "sequence": sequence,
+        }
+        chunk = Chunk.of(
+            contract,
+            data,
+            stamp=stamp,
+            reference=joints,
+            inference_latency_s=latency_s,
+            join=join,
+            **identity,
+        )
         if history:
             history.note(chunk, sim.time - stamp)
         try:
@@ -106,7 +127,17 @@ def run_episode(
             _advance(sim, motion, min(_CHECK_SECONDS, due - sim.time))
             success = _lifted(sim, target)
     wrong = any(cube.touched for cube in sim.task_state().objects if cube.colour != target)
-    return EpisodeResult(seed, len(scene.colours), instruction, target, success, wrong, round(sim.time - begin, 3), sequence, refused)
+    return EpisodeResult(
+        seed,
+        len(scene.colours),
+        instruction,
+        target,
+        success,
+        wrong,
+        round(sim.time - begin, 3),
+        sequence,
+        refused,
+    )
 
 
 def _lifted(sim: ArmSim, colour: str) -> bool:

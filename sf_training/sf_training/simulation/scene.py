@@ -1,6 +1,8 @@
-"""MuJoCo model of the simulated arm and its table: mesh-free, so that it loads at once and renders quickly.
+"""MuJoCo model of the simulated arm and its table: mesh-free, so that it loads at once and renders
+quickly.
 
-Kinematics and joint names agree with ``sf_bringup/config/robots/sim_arm.urdf``; a test compares them.
+Kinematics and joint names agree with ``sf_bringup/config/robots/sim_arm.urdf``; a test compares
+them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.sim_model import TOOL_DOWN, Servos, SimModel
 
-CUBE_COLOURS = {"red": (0.85, 0.10, 0.10), "green": (0.10, 0.65, 0.15), "blue": (0.10, 0.20, 0.85), "yellow": (0.90, 0.80, 0.10)}
+CUBE_COLOURS = {
+    "red": (0.85, 0.10, 0.10),
+    "green": (0.10, 0.65, 0.15),
+    "blue": (0.10, 0.20, 0.85),
+    "yellow": (0.90, 0.80, 0.10),
+}
 CUBE_HALF = 0.018  # m
 MAX_CUBES = 3
 PEDESTAL_HALF = 0.03  # m
@@ -79,7 +86,9 @@ def build_sim_arm(contract: Contract) -> SimModel:
 def build_mjcf(width: int, height: int) -> str:
     """MJCF text of the scene, with an offscreen buffer of ``width`` x ``height`` pixels."""
     cubes = "".join(_cube(index) for index in range(MAX_CUBES))
-    arm_servos = "".join(f'<position class="arm" name="servo{n}" joint="joint{n}"/>' for n in range(1, 7))
+    arm_servos = "".join(
+        f'<position class="arm" name="servo{n}" joint="joint{n}"/>' for n in range(1, 7)
+    )
     return f"""
 <mujoco model="sim_arm">
   <compiler angle="radian" autolimits="true"/>
@@ -160,7 +169,7 @@ def build_mjcf(width: int, height: int) -> str:
     <position class="finger" name="servo_left" joint="gripper"/>
     <position class="finger" name="servo_right" joint="right_finger_joint"/>
   </actuator>
-</mujoco>"""
+</mujoco>"""  # noqa: E501
 
 
 def _cube(index: int) -> str:
@@ -172,4 +181,4 @@ def _cube(index: int) -> str:
       <freejoint name="cube{index}"/>
       <geom name="cube{index}" type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" mass="0.04"
             friction="1.5 0.02 0.001" condim="4" contype="1" conaffinity="3"/>
-    </body>"""
+    </body>"""  # noqa: E501

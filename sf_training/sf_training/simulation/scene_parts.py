@@ -1,4 +1,6 @@
-"""Parts of every simulated scene, added to a MuJoCo specification: light, table, cubes on pedestals."""
+"""Parts of every simulated scene, added to a MuJoCo specification: light, table, cubes on
+pedestals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What :class:`ArmSim` needs to know of a MuJoCo model: joints, servos, fingers, cameras, where things may lie."""
+"""What :class:`ArmSim` needs to know of a MuJoCo model: joints, servos, fingers, cameras, where
+things may lie.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where a simulated arm begins: the tool points down above the table, within limits and without touching."""
+"""Where a simulated arm begins: the tool points down above the table, within limits and without
+touching.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ class StartPoses:
         return self._with_gripper(0.5 * (lower + upper))
 
     def _find_joints(self, rotations: list[np.ndarray]) -> np.ndarray | None:
-        """Joints (J,) far from their limits with the tool in the middle, in one of ``rotations``."""
+        """Joints (J,) far from their limits with the tool in the middle, in one of
+        ``rotations``.
+        """
         lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
         middle, random = 0.5 * (lower + upper), np.random.default_rng(0)
         zero = np.clip(np.zeros(self._arm), lower, upper)

@@ -1,4 +1,5 @@
-"""Spatial Forcing's loss (arXiv 2510.12276): intermediate visual tokens are drawn towards features of a frozen 3D teacher.
+"""Spatial Forcing's loss (arXiv 2510.12276): intermediate visual tokens are drawn towards features
+of a frozen 3D teacher.
 
 Used in training only. The policy that runs on the robot holds neither projector nor teacher.
 """
@@ -22,7 +23,9 @@ class AlignmentError(ValueError):
 
 @dataclass(frozen=True)
 class AlignmentOptions:
-    """Settings of the loss as far as they are given; None takes what the preset has, or without one :class:`AlignmentConfig`."""
+    """Settings of the loss as far as they are given; None takes what the preset has, or without one
+    :class:`AlignmentConfig`.
+    """
 
     layer: int | None = None
     """Blocks after which the student's visual tokens are read; 0 reads the embeddings."""
@@ -31,7 +34,9 @@ class AlignmentOptions:
     teacher_layers: tuple[int, ...] | None = None
     """Layers of the teacher, from 0 or from the end; one for each student layer, or one for all."""
     combine: Literal["each", "gate"] | None = None
-    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the layers is."""
+    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the
+    layers is.
+    """
     coefficient: float | None = None
     """alpha: weight of the alignment loss beside the action loss."""
     norm: Norm | None = None
@@ -41,23 +46,33 @@ class AlignmentOptions:
     position_scale: float | None = None
     """Size of the positional embedding added to the teacher's features; 0 adds none."""
     position: Literal["before", "after"] | None = None
-    """When it is added: before the features are resized to the student's grid, as in the paper's code, or after."""
+    """When it is added: before the features are resized to the student's grid, as in the paper's
+    code, or after.
+    """
     resize: Literal["bilinear", "area"] | None = None
     """bilinear takes samples, corners on corners, as the paper's code; area averages."""
     token_shift: Literal[0, 1] | None = None
-    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0 pairs equal places."""
+    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0
+    pairs equal places.
+    """
     mask: bool | None = None
     """Leave out missing cameras and letterbox bars."""
 
     @property
     def given(self) -> dict[str, Any]:
         """Name and value of what is given."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) is not None
+        }
 
 
 @dataclass(frozen=True)
 class AlignmentConfig(AlignmentOptions):
-    """All settings of the loss, with what holds where neither a preset nor a user says otherwise."""
+    """All settings of the loss, with what holds where neither a preset nor a user says
+    otherwise.
+    """
 
     layer: int = 2
     layers: tuple[int, ...] = ()
@@ -75,9 +90,15 @@ class AlignmentConfig(AlignmentOptions):
     def __post_init__(self) -> None:
         if len(self.teacher_layers) not in (1, len(self.student_layers)):
             count = len(self.student_layers)
-            raise AlignmentError(f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give {count}, or one for all")
+            raise AlignmentError(
+                f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give"
+                f" {count}, or one for all"
+            )
         if self.combine == "gate" and len(self.teacher_layers) != 1:
-            raise AlignmentError("teacher_layers: a gated mixture of student layers is aligned with one teacher layer, give one")
+            raise AlignmentError(
+                "teacher_layers: a gated mixture of student layers is aligned with one teacher"
+                " layer, give one"
+            )
         if min(self.student_layers) < 0:
             raise AlignmentError(f"layers: must not be negative, got {min(self.student_layers)}")
 
@@ -92,7 +113,9 @@ class Projector(nn.Module):
 
     def __init__(self, student: int, teacher: int, norm: Norm = "layer", hidden: int = 0) -> None:
         super().__init__()
-        self.norm = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d, "none": nn.Identity}[norm](student)
+        self.norm = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d, "none": nn.Identity}[norm](
+            student
+        )
         self.hidden = nn.Linear(student, hidden or teacher)
         self.out = nn.Linear(hidden or teacher, teacher)
         for linear in (self.hidden, self.out):
@@ -100,17 +123,24 @@ class Projector(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, N, student) to (B, N, teacher); ``mask`` (B, N) keeps tokens that do not count out of a batch's statistics."""
-        flat = tokens.flatten(0, 1).to(self.hidden.weight.dtype)  # a backbone may be kept in bfloat16
+        """(B, N, student) to (B, N, teacher); ``mask`` (B, N) keeps tokens that do not count out of
+        a batch's statistics.
+        """
+        flat = tokens.flatten(0, 1).to(
+            self.hidden.weight.dtype
+        )  # a backbone may be kept in bfloat16
         if mask is None or not isinstance(self.norm, nn.BatchNorm1d) or mask.sum() < 2:
             flat = self.norm(flat)
         else:
-            flat = torch.zeros_like(flat).masked_scatter(mask.flatten()[:, None], self.norm(flat[mask.flatten()]))
+            flat = torch.zeros_like(flat).masked_scatter(
+                mask.flatten()[:, None], self.norm(flat[mask.flatten()])
+            )
         return self.out(functional.gelu(self.hidden(flat))).unflatten(0, tokens.shape[:2])
 
 
 class Alignment(nn.Module):
-    """The trainable part of Spatial Forcing: one projector, shared by all layers, and the gate where there is one.
+    """The trainable part of Spatial Forcing: one projector, shared by all layers, and the gate
+    where there is one.
 
     Args:
         config: settings; ``coefficient`` is left to the trainer.
@@ -122,35 +152,54 @@ class Alignment(nn.Module):
         super().__init__()
         self.config = config
         self.projector = Projector(student, teacher, config.norm, config.projector_width)
-        self.gate = nn.Parameter(torch.zeros(len(config.student_layers))) if config.combine == "gate" else None
+        self.gate = (
+            nn.Parameter(torch.zeros(len(config.student_layers)))
+            if config.combine == "gate"
+            else None
+        )
 
-    def forward(self, tokens: Mapping[int, Tensor], targets: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Mapping[int, Tensor], targets: Sequence[Tensor], mask: Tensor | None = None
+    ) -> Tensor:
         """Mean of the layers' losses, or the loss of their mixture.
 
         Args:
             tokens: visual tokens (B, N, student) of each layer in ``config.student_layers``.
             targets: prepared features (B, N, teacher) for each of ``config.teacher_layers``.
-            mask: (B, N), True where a token counts; see :func:`token_mask`. Ignored when ``config.mask`` is off.
+            mask: (B, N), True where a token counts; see :func:`token_mask`. Ignored when
+                ``config.mask`` is off.
         """
         layers = [tokens[layer] for layer in self.config.student_layers]
         mask = mask if self.config.mask else None
-        if mask is not None:  # a token that does not count may be NaN; the projector's gradient must not become that
-            layers = [layer.masked_fill(~(mask[..., None] | layer.isfinite()), 0.0) for layer in layers]
+        if (
+            mask is not None
+        ):  # a token that does not count may be NaN; the projector's gradient must not become that
+            layers = [
+                layer.masked_fill(~(mask[..., None] | layer.isfinite()), 0.0) for layer in layers
+            ]
         if self.gate is not None:
             return alignment_loss(self.projector(self._mixture(layers), mask), targets[0], mask)
         paired = list(targets) * (len(layers) if len(targets) == 1 else 1)
-        losses = [alignment_loss(self.projector(layer, mask), target, mask) for layer, target in zip(layers, paired, strict=True)]
+        losses = [
+            alignment_loss(self.projector(layer, mask), target, mask)
+            for layer, target in zip(layers, paired, strict=True)
+        ]
         return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
     @property
     def shares(self) -> dict[int, float]:
         """Share of each student layer in the gated mixture; equal ones without a gate."""
         layers = self.config.student_layers
-        shares = [1 / len(layers)] * len(layers) if self.gate is None else self.gate.detach().softmax(0).tolist()
+        shares = (
+            [1 / len(layers)] * len(layers)
+            if self.gate is None
+            else self.gate.detach().softmax(0).tolist()
+        )
         return dict(zip(layers, shares, strict=True))
 
     def _mixture(self, layers: list[Tensor]) -> Tensor:
-        # The residual stream grows with depth: without a norm of its own the deepest layer would drown the others.
+        # The residual stream grows with depth: without a norm of its own the deepest layer would
+        # drown the others.
         normed = torch.stack([functional.layer_norm(layer, layer.shape[-1:]) for layer in layers])
         return (self.gate.softmax(0).to(normed)[:, None, None, None] * normed).sum(0)
 
@@ -166,13 +215,16 @@ def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) 
     target = target.detach().float()
     if mask is None:
         return (1.0 - functional.cosine_similarity(student.float(), target, dim=-1)).mean()
-    student, target = (values.masked_fill(~mask[..., None], 0.0) for values in (student.float(), target))
+    student, target = (
+        values.masked_fill(~mask[..., None], 0.0) for values in (student.float(), target)
+    )
     distance = (1.0 - functional.cosine_similarity(student, target, dim=-1)).masked_fill(~mask, 0.0)
     return (distance.sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0) -> Tensor:
-    """Fixed sine and cosine code of a patch grid, (rows, columns, width), as VGGT's dense head uses it.
+    """Fixed sine and cosine code of a patch grid, (rows, columns, width), as VGGT's dense head uses
+    it.
 
     Coordinates span the image scaled by its diagonal; half of the channels code x, half y, each as
     sines then cosines of frequencies 100^(-k / (width / 4)).
@@ -186,7 +238,12 @@ def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0)
     if width % 4:
         raise ValueError(f"position embedding: width {width} must be a multiple of 4")
     diagonal = (aspect**2 + 1) ** 0.5
-    x = torch.linspace(-1, 1, columns, dtype=torch.float64) * (aspect / diagonal) * (columns - 1) / columns
+    x = (
+        torch.linspace(-1, 1, columns, dtype=torch.float64)
+        * (aspect / diagonal)
+        * (columns - 1)
+        / columns
+    )
     y = torch.linspace(-1, 1, rows, dtype=torch.float64) * (1 / diagonal) * (rows - 1) / rows
     frequency = 100.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 
@@ -207,7 +264,8 @@ def prepare_target(
     resize: Literal["bilinear", "area"] = "bilinear",
     aspect: float | None = None,
 ) -> Tensor:
-    """Teacher features as alignment targets: positional embedding added and resized to the student's grid.
+    """Teacher features as alignment targets: positional embedding added and resized to the
+    student's grid.
 
     Args:
         features: (B, V, gh, gw, C).
@@ -239,12 +297,14 @@ def prepare_target(
 
 
 def token_mask(present: Tensor, grid: int | tuple[int, int], valid: Tensor | None = None) -> Tensor:
-    """Tokens that count, (B, V * rows * columns): those of cameras that are there, outside letterbox bars.
+    """Tokens that count, (B, V * rows * columns): those of cameras that are there, outside
+    letterbox bars.
 
     Args:
         present: (B, V), False where a camera is missing.
         grid: as for :func:`prepare_target`.
-        valid: (B, V, H, W), False in the bars; each token takes the pixel at its upper left corner, as in the paper's code.
+        valid: (B, V, H, W), False in the bars; each token takes the pixel at its upper left corner,
+            as in the paper's code.
     """
     size = (grid, grid) if isinstance(grid, int) else grid
     mask = present[..., None, None].expand(*present.shape, *size)

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 CacheFormat = Literal["float16", "bfloat16", "int8"]
-"""float16: 11 bits of precision, values up to 65504. bfloat16: 8 bits, any size, the same room. int8: half of the room, values in steps
+"""float16: 11 bits of precision, values up to 65504. bfloat16: 8 bits, any size, the same room.
+int8: half of the room, values in steps
 of a 127th of the token's largest one."""
 FORMATS = get_args(CacheFormat)
 
@@ -43,7 +44,9 @@ class CompactArray:
         return decode(tuple(np.asarray(part[frames]) for part in self.parts), self.format)
 
 
-def empty_parts(shape: tuple[int, ...], kind: CacheFormat) -> list[tuple[tuple[int, ...], np.dtype]]:
+def empty_parts(
+    shape: tuple[int, ...], kind: CacheFormat
+) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of the arrays that features of ``shape`` are kept in."""
     if kind == "int8":
         return [(shape, np.dtype(np.int8)), (shape[:-1], np.dtype(np.float16))]
@@ -51,14 +54,23 @@ def empty_parts(shape: tuple[int, ...], kind: CacheFormat) -> list[tuple[tuple[i
 
 
 def encode(values: np.ndarray, kind: CacheFormat) -> tuple[np.ndarray, ...]:
-    """Features (..., C) float32 as the arrays that are kept; with ``int8`` a scale (...) for each token follows."""
+    """Features (..., C) float32 as the arrays that are kept; with ``int8`` a scale (...) for each
+    token follows.
+    """
     if kind == "float16":
         return (values.astype(np.float16),)
     if kind == "bfloat16":
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
-        return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16),)  # to the nearest, ties to even
+        return (
+            ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16),
+        )  # to the nearest, ties to even
     scale = (np.abs(values).max(-1) / 127).astype(np.float16)
-    steps = np.divide(values, scale[..., None].astype(np.float32), out=np.zeros_like(values), where=scale[..., None] > 0)
+    steps = np.divide(
+        values,
+        scale[..., None].astype(np.float32),
+        out=np.zeros_like(values),
+        where=scale[..., None] > 0,
+    )
     return np.clip(np.rint(steps), -127, 127).astype(np.int8), scale
 
 
@@ -98,8 +110,12 @@ class CosineError:
             norms: (...) of the whole features.
         """
         product = np.einsum("...c,...c->...", values, kept, dtype=np.float64)
-        length = norms.astype(np.float64) * np.sqrt(np.einsum("...c,...c->...", kept, kept, dtype=np.float64))
-        error = 1.0 - np.divide(product, length, out=np.ones_like(product), where=length > 0)  # nothing can be lost of a token of zeros
+        length = norms.astype(np.float64) * np.sqrt(
+            np.einsum("...c,...c->...", kept, kept, dtype=np.float64)
+        )
+        error = 1.0 - np.divide(
+            product, length, out=np.ones_like(product), where=length > 0
+        )  # nothing can be lost of a token of zeros
         self.total += float(error.sum())
         self.most = max(self.most, float(error.max(initial=0.0)))
         self.tokens += error.size

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def depth_cells(depth: np.ndarray, shape: tuple[int, int], nearest: float, farthest: float) -> np.ndarray:
+def depth_cells(
+    depth: np.ndarray, shape: tuple[int, int], nearest: float, farthest: float
+) -> np.ndarray:
     """Mean depth in each cell of a picture.
 
     Args:
@@ -20,7 +22,10 @@ def depth_cells(depth: np.ndarray, shape: tuple[int, int], nearest: float, farth
     """
     depth = np.asarray(depth, np.float32)
     counts = np.isfinite(depth) & (depth >= nearest) & (depth <= farthest)
-    starts = [np.ceil(np.arange(cells) * side / cells).astype(int) for cells, side in zip(shape, depth.shape[-2:], strict=True)]
+    starts = [
+        np.ceil(np.arange(cells) * side / cells).astype(int)
+        for cells, side in zip(shape, depth.shape[-2:], strict=True)
+    ]
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(np.add.reduceat(values, starts[0], axis=-2), starts[1], axis=-1)
@@ -38,7 +43,8 @@ class DepthTask:
     Attributes:
         mean: (V, R, C) average picture of the training frames [m]; NaN where no frame has depth.
         spread: (V,) root mean square distance of the training frames from it [m].
-        grid: rows and columns of tokens; each token tells the R / rows x C / columns cells that it covers.
+        grid: rows and columns of tokens; each token tells the R / rows x C / columns cells that it
+            covers.
     """
 
     mean: np.ndarray
@@ -53,11 +59,16 @@ class DepthTask:
         mean = np.where(known, cells, 0).sum(0, dtype=np.float64) / np.maximum(count, 1)
         mean = np.where(count > 0, mean, np.nan).astype(np.float32)
         distance = np.where(known, cells - mean, 0.0)
-        spread = np.sqrt(np.square(distance, dtype=np.float64).sum((0, 2, 3)) / np.maximum(known.sum((0, 2, 3)), 1))
+        spread = np.sqrt(
+            np.square(distance, dtype=np.float64).sum((0, 2, 3))
+            / np.maximum(known.sum((0, 2, 3)), 1)
+        )
         return DepthTask(mean, np.maximum(spread, 1e-6).astype(np.float32), grid)
 
     def residuals(self, cells: np.ndarray) -> np.ndarray:
-        """Depth (F, V, R, C) [m] as what a probe tells: difference to the mean picture in units of its spread; NaN where unknown."""
+        """Depth (F, V, R, C) [m] as what a probe tells: difference to the mean picture in units of
+        its spread; NaN where unknown.
+        """
         return (cells - self.mean) / self.spread[:, None, None]
 
     def depth(self, residuals: np.ndarray) -> np.ndarray:
@@ -96,7 +107,9 @@ class DepthError:
 
     @staticmethod
     def of(predicted: np.ndarray, truth: np.ndarray, episodes: np.ndarray) -> DepthError:
-        """From depth (F, V, R, C) [m] and the episode of each frame (F,); cells without truth do not count."""
+        """From depth (F, V, R, C) [m] and the episode of each frame (F,); cells without truth do
+        not count.
+        """
         known = np.isfinite(truth) & np.isfinite(predicted)
         error = np.where(known, predicted - truth, 0.0).astype(np.float64)
         relative = np.abs(error) / np.where(known, truth, 1.0)
@@ -108,7 +121,9 @@ class DepthError:
         return DepthError(*sums)
 
     def rmse(self, episodes: np.ndarray | None = None) -> np.ndarray:
-        """Root mean square error of each camera (..., V) [m], over all cells; ``episodes`` (..., n) indices, some perhaps several times."""
+        """Root mean square error of each camera (..., V) [m], over all cells; ``episodes`` (..., n)
+        indices, some perhaps several times.
+        """
         return np.sqrt(self._mean(self.squared, episodes))
 
     def abs_rel(self) -> np.ndarray:
@@ -116,7 +131,9 @@ class DepthError:
         return self._mean(self.relative, None)
 
     def explained(self, floor: DepthError, episodes: np.ndarray | None = None) -> np.ndarray:
-        """Share (..., V) of ``floor``'s squared error that is gone: 1 is perfect, 0 no better, below 0 worse."""
+        """Share (..., V) of ``floor``'s squared error that is gone: 1 is perfect, 0 no better,
+        below 0 worse.
+        """
         return 1.0 - self._mean(self.squared, episodes) / self._mean(floor.squared, episodes)
 
     def _mean(self, sums: np.ndarray, episodes: np.ndarray | None) -> np.ndarray:

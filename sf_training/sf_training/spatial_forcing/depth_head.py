@@ -1,4 +1,6 @@
-"""Heads that read depth from frozen visual tokens: linear, in closed form, or DPT-style, trained."""
+"""Heads that read depth from frozen visual tokens: linear, in closed form, or DPT-style,
+trained.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from torch.nn import functional
 
 from sf_training.spatial_forcing.depth_cells import DepthTask
 
-PENALTIES = tuple(10.0**power for power in range(-6, 2))  # of the ridge, in units of a standardised feature's sum of squares
+PENALTIES = tuple(
+    10.0**power for power in range(-6, 2)
+)  # of the ridge, in units of a standardised feature's sum of squares
 _PART = 256  # frames
 _CHANNELS = 32  # of the DPT head
 _BATCH = 32  # pictures
@@ -27,18 +31,23 @@ class Head(Protocol):
 
 
 class LinearHead:
-    """One ridge regression for each camera, the same at every place: from a token to the cells that it covers.
+    """One ridge regression for each camera, the same at every place: from a token to the cells that
+    it covers.
 
-    Cells without depth count as being like the mean picture; tokens that cover none with depth are left out.
+    Cells without depth count as being like the mean picture; tokens that cover none with depth are
+    left out.
     """
 
-    def __init__(self, task: DepthTask, tokens: np.ndarray, residuals: np.ndarray, choosing: np.ndarray) -> None:
+    def __init__(
+        self, task: DepthTask, tokens: np.ndarray, residuals: np.ndarray, choosing: np.ndarray
+    ) -> None:
         """Fit.
 
         Args:
             tokens: (F, V, rows, columns, D).
             residuals: (F, V, R, C), see :meth:`DepthTask.residuals`.
-            choosing: (F,) True for the frames on which the penalty is chosen; the others are fitted, then all are.
+            choosing: (F,) True for the frames on which the penalty is chosen; the others are
+                fitted, then all are.
         """
         self._task = task
         self._cameras = []
@@ -56,7 +65,9 @@ class LinearHead:
 
 
 class StateHead:
-    """What joint positions tell about depth: for each camera a ridge regression from the robot's state to every cell."""
+    """What joint positions tell about depth: for each camera a ridge regression from the robot's
+    state to every cell.
+    """
 
     def __init__(self, states: np.ndarray, residuals: np.ndarray, choosing: np.ndarray) -> None:
         """Fit; states (F, N), the rest as for :class:`LinearHead`."""
@@ -92,20 +103,27 @@ class DptHead:
         """
         width = tokens.shape[-1]
         flat = tokens.reshape(-1, width)
-        self._centre, self._scale = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64) + 1e-6
+        self._centre, self._scale = (
+            flat.mean(0, dtype=np.float64),
+            flat.std(0, dtype=np.float64) + 1e-6,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = DptNetwork(width, tokens.shape[1], residuals.shape[2:])
         order = np.random.default_rng(seed)
         optimizer = torch.optim.AdamW(self._network.parameters(), lr=_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, _RATE, total_steps=steps, pct_start=0.1
+        )
         pictures = tokens.shape[0] * tokens.shape[1]
         for step in range(steps):
             frames, views = np.divmod(order.integers(0, pictures, _BATCH), tokens.shape[1])
             truth = torch.from_numpy(residuals[frames, views])
             known = truth.isfinite()
             found = self._network(self._prepare(tokens[frames, views]), torch.from_numpy(views))
-            loss = torch.where(known, found - truth.nan_to_num(), 0.0).square().sum() / known.sum().clamp(min=1)
+            loss = torch.where(
+                known, found - truth.nan_to_num(), 0.0
+            ).square().sum() / known.sum().clamp(min=1)
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -121,16 +139,21 @@ class DptHead:
         for start in range(0, len(tokens), _BATCH):
             part = tokens[start : start + _BATCH]
             flat = self._prepare(part.reshape(-1, *part.shape[2:]))
-            parts.append(self._network(flat, views.repeat(len(part))).unflatten(0, part.shape[:2]).numpy())
+            parts.append(
+                self._network(flat, views.repeat(len(part))).unflatten(0, part.shape[:2]).numpy()
+            )
         return np.concatenate(parts)
 
     def _prepare(self, tokens: np.ndarray) -> Tensor:
         """(N, rows, columns, D) to standardised (N, D, rows, columns)."""
-        return torch.from_numpy(((tokens - self._centre) / self._scale).astype(np.float32)).permute(0, 3, 1, 2)
+        return torch.from_numpy(((tokens - self._centre) / self._scale).astype(np.float32)).permute(
+            0, 3, 1, 2
+        )
 
 
 class DptNetwork(nn.Module):
-    """Tokens of one layer at half, once, twice and four times their resolution, fused from coarse to fine.
+    """Tokens of one layer at half, once, twice and four times their resolution, fused from coarse
+    to fine.
 
     DPT takes its four scales from four layers; a probe of one layer has one.
     """
@@ -141,17 +164,26 @@ class DptNetwork(nn.Module):
         self.camera = nn.Parameter(torch.zeros(cameras, _CHANNELS))
         self.reassemble = nn.ModuleList(nn.Conv2d(width, _CHANNELS, 1) for _ in range(4))
         self.refine = nn.ModuleList(_Residual() for _ in range(4))
-        self.out = nn.Sequential(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(_CHANNELS, 1, 1))
+        self.out = nn.Sequential(
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(_CHANNELS, 1, 1)
+        )
 
     def forward(self, tokens: Tensor, camera: Tensor) -> Tensor:
         """(N, width, rows, columns) and the camera of each (N,) to (N, *shape)."""
-        sizes = [tuple(max(1, round(side * scale)) for side in tokens.shape[2:]) for scale in (0.5, 1, 2, 4)]
+        sizes = [
+            tuple(max(1, round(side * scale)) for side in tokens.shape[2:])
+            for scale in (0.5, 1, 2, 4)
+        ]
         path = self.camera[camera][..., None, None]
         for reassemble, refine, size in zip(self.reassemble, self.refine, sizes, strict=True):
-            scaled = functional.interpolate(reassemble(tokens), size, mode="bilinear", align_corners=False)
+            scaled = functional.interpolate(
+                reassemble(tokens), size, mode="bilinear", align_corners=False
+            )
             grown = functional.interpolate(path, size, mode="bilinear", align_corners=False)
             path = refine(scaled + grown)
-        return self.out(functional.interpolate(path, self._shape, mode="bilinear", align_corners=False))[:, 0]
+        return self.out(
+            functional.interpolate(path, self._shape, mode="bilinear", align_corners=False)
+        )[:, 0]
 
 
 class _Residual(nn.Module):
@@ -164,8 +196,12 @@ class _Residual(nn.Module):
         return x + self.second(functional.relu(self.first(functional.relu(x))))
 
 
-def _ridge(features: np.ndarray, values: np.ndarray, choosing: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From features (F, N, D) to values (F, N, K), NaN where unknown; the penalty is chosen on the frames ``choosing``."""
+def _ridge(
+    features: np.ndarray, values: np.ndarray, choosing: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """From features (F, N, D) to values (F, N, K), NaN where unknown; the penalty is chosen on the
+    frames ``choosing``.
+    """
     flat = features.reshape(-1, features.shape[-1])
     centre, scale = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64) + 1e-6
 
@@ -173,7 +209,9 @@ def _ridge(features: np.ndarray, values: np.ndarray, choosing: np.ndarray) -> Ca
         standard = torch.from_numpy(((part - centre) / scale).astype(np.float32)).flatten(0, 1)
         return torch.cat([standard, standard.new_ones(len(standard), 1)], 1)
 
-    sums = {chosen: _moments(features, values, choosing == chosen, prepared) for chosen in (False, True)}
+    sums = {
+        chosen: _moments(features, values, choosing == chosen, prepared) for chosen in (False, True)
+    }
     (gram, cross, _), (other_gram, other_cross, other_square) = sums[False], sums[True]
 
     def solved(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
@@ -182,22 +220,33 @@ def _ridge(features: np.ndarray, values: np.ndarray, choosing: np.ndarray) -> Ca
         return torch.linalg.solve(gram + torch.diag(ridge + 1e-9), cross)
 
     def error(weights: Tensor) -> float:
-        return float(other_square - 2 * (weights * other_cross).sum() + (weights * (other_gram @ weights)).sum())
+        return float(
+            other_square
+            - 2 * (weights * other_cross).sum()
+            + (weights * (other_gram @ weights)).sum()
+        )
 
     penalty = min(PENALTIES, key=lambda each: error(solved(gram, cross, each)))
     weights = solved(gram + other_gram, cross + other_cross, penalty).float()
 
     def apply(part: np.ndarray) -> np.ndarray:
-        found = [prepared(part[start : start + _PART]) @ weights for start in range(0, len(part), _PART)]
+        found = [
+            prepared(part[start : start + _PART]) @ weights for start in range(0, len(part), _PART)
+        ]
         return torch.cat(found).numpy().reshape(*part.shape[:2], -1)
 
     return apply
 
 
-def _moments(features: np.ndarray, values: np.ndarray, frames: np.ndarray, prepared: Callable) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(
+    features: np.ndarray, values: np.ndarray, frames: np.ndarray, prepared: Callable
+) -> tuple[Tensor, Tensor, Tensor]:
     """Second moments of features, of features with values, and of values, float64."""
     size, outputs = features.shape[-1] + 1, values.shape[-1]
-    gram, cross = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, outputs, dtype=torch.float64)
+    gram, cross = (
+        torch.zeros(size, size, dtype=torch.float64),
+        torch.zeros(size, outputs, dtype=torch.float64),
+    )
     square = torch.zeros((), dtype=torch.float64)
     chosen = np.flatnonzero(frames)
     for start in range(0, len(chosen), _PART):

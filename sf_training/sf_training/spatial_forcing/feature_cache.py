@@ -1,4 +1,6 @@
-"""Prepared teacher features: computed once, kept on disk in a compact form, picked up again after a kill, mapped while training."""
+"""Prepared teacher features: computed once, kept on disk in a compact form, picked up again after a
+kill, mapped while training.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray, CosineError, decode, empty_parts, encode
+from sf_training.spatial_forcing.cache_format import (
+    CacheFormat,
+    CompactArray,
+    CosineError,
+    decode,
+    empty_parts,
+    encode,
+)
 from sf_training.spatial_forcing.teachers import TeacherError
 
 _STATE = "state.json"
@@ -23,11 +32,14 @@ _SAVE_EVERY = 256  # frames
 _SAVE_AFTER_S = 30.0
 
 Compute = Callable[[slice], Sequence[tuple[np.ndarray, np.ndarray]]]
-"""From a slice of frames: for each layer the features (n, ..., C) float32 and the norms (n, ...) of the whole ones."""
+"""From a slice of frames: for each layer the features (n, ..., C) float32 and the norms (n, ...) of
+the whole ones.
+"""
 
 
 class FeatureCache:
-    """One folder for each combination of data, teacher and settings; another combination never reads it.
+    """One folder for each combination of data, teacher and settings; another combination never
+    reads it.
 
     Args:
         root: folder of all caches; None keeps everything in memory.
@@ -37,7 +49,14 @@ class FeatureCache:
         form: how a value is kept.
     """
 
-    def __init__(self, root: Path | None, key: dict, shape: tuple[int, ...], layers: int, form: CacheFormat = "float16") -> None:
+    def __init__(
+        self,
+        root: Path | None,
+        key: dict,
+        shape: tuple[int, ...],
+        layers: int,
+        form: CacheFormat = "float16",
+    ) -> None:
         self._key = json.loads(json.dumps(key | {"format": form}))
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = None if root is None else Path(root) / f"features-{digest}"
@@ -49,7 +68,9 @@ class FeatureCache:
     @property
     def nbytes(self) -> int:
         """Of all features, on disk or in memory."""
-        return self._layers * sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self._parts)
+        return self._layers * sum(
+            int(np.prod(shape)) * kind.itemsize for shape, kind in self._parts
+        )
 
     @property
     def done(self) -> int:
@@ -72,13 +93,19 @@ class FeatureCache:
             )
             done, self.error = int(found["frames"]), CosineError(**found["cosine_error"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TeacherError(f"{self.folder}: cached features cannot be read ({error}); delete this folder") from None
+            raise TeacherError(
+                f"{self.folder}: cached features cannot be read ({error}); delete this folder"
+            ) from None
         if not fits:
-            raise TeacherError(f"{self.folder}: cached features of other data or another teacher; delete this folder")
+            raise TeacherError(
+                f"{self.folder}: cached features of other data or another teacher; delete this"
+                " folder"
+            )
         return done
 
     def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
-        """Compute what is missing, and measure what the form costs. On disk, only while it is :meth:`locked`.
+        """Compute what is missing, and measure what the form costs. On disk, only while it is
+        :meth:`locked`.
 
         Args:
             batch: frames in a slice.
@@ -88,7 +115,9 @@ class FeatureCache:
             TeacherError: the disk is full or the folder cannot be written.
         """
         if self.folder is None:
-            self._memory = [[np.empty(shape, kind) for shape, kind in self._parts] for _ in range(self._layers)]
+            self._memory = [
+                [np.empty(shape, kind) for shape, kind in self._parts] for _ in range(self._layers)
+            ]
             self._compute(self._memory, 0, compute, batch, progress, lambda done: None)
             return
         try:
@@ -133,12 +162,22 @@ class FeatureCache:
             return tuple(parts[0] for parts in arrays)
         return tuple(CompactArray(tuple(parts), self._form) for parts in arrays)
 
-    def _compute(self, arrays: list[list[np.ndarray]], done: int, compute: Compute, batch: int, progress: Callable, save: Callable) -> None:
+    def _compute(
+        self,
+        arrays: list[list[np.ndarray]],
+        done: int,
+        compute: Compute,
+        batch: int,
+        progress: Callable,
+        save: Callable,
+    ) -> None:
         frames, saved, at = self._shape[0], done, time.monotonic()
         try:
             while done < frames:
                 part = slice(done, min(done + batch, frames))
-                found = [(values, norms, encode(values, self._form)) for values, norms in compute(part)]
+                found = [
+                    (values, norms, encode(values, self._form)) for values, norms in compute(part)
+                ]
                 for parts, (*_, encoded) in zip(arrays, found, strict=True):
                     for array, kept in zip(parts, encoded, strict=True):
                         array[part] = kept
@@ -155,14 +194,23 @@ class FeatureCache:
 
     def _paths(self) -> list[list[Path]]:
         names = [("", "_scale")[number] for number in range(len(self._parts))]
-        return [[self.folder / f"layer_{layer}{name}.npy" for name in names] for layer in range(self._layers)]
+        return [
+            [self.folder / f"layer_{layer}{name}.npy" for name in names]
+            for layer in range(self._layers)
+        ]
 
     def _mapped(self, mode: str) -> list[list[np.ndarray]]:
         return [[np.load(path, mmap_mode=mode) for path in paths] for paths in self._paths()]
 
     def _reserve(self) -> None:
-        """Claim the whole size now: writing to a mapped file on a full disk would kill the process."""
-        files = [(path, *part) for paths in self._paths() for path, part in zip(paths, self._parts, strict=True)]
+        """Claim the whole size now: writing to a mapped file on a full disk would kill the
+        process.
+        """
+        files = [
+            (path, *part)
+            for paths in self._paths()
+            for path, part in zip(paths, self._parts, strict=True)
+        ]
         for path, shape, kind in files:
             np.lib.format.open_memmap(path, "w+", kind, shape).flush()
             try:
@@ -180,5 +228,7 @@ class FeatureCache:
 
     def _note(self, frames: int) -> None:
         fresh = self.folder / (_STATE + ".new")
-        fresh.write_text(json.dumps({"key": self._key, "frames": frames, "cosine_error": asdict(self.error)}))
+        fresh.write_text(
+            json.dumps({"key": self._key, "frames": frames, "cosine_error": asdict(self.error)})
+        )
         os.replace(fresh, self.folder / _STATE)

@@ -27,7 +27,8 @@ def frozen_tokens(
     texts: torch.Tensor,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> np.ndarray:
-    """Visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as they are when the policy runs.
+    """Visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as they are when the
+    policy runs.
 
     Args:
         model: a ``Nano``, ``HfVla`` or ``Pi0``; it is left on its device.
@@ -69,17 +70,26 @@ def random_twin(model: Any, seed: int) -> Any:
     """The same architecture with random weights: what its shape alone makes of a picture."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        twin = type(model)(model.config, model.words) if model.words is not None else type(model)(model.config)
+        twin = (
+            type(model)(model.config, model.words)
+            if model.words is not None
+            else type(model)(model.config)
+        )
         if isinstance(twin, HfVla):
             twin.fill_zeros()
     return twin.eval()
 
 
 def rgb_tokens(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The pixels of each patch (F, V, rows, columns, D) float32 in [-1, 1], big patches shrunk by area."""
+    """The pixels of each patch (F, V, rows, columns, D) float32 in [-1, 1], big patches shrunk by
+    area.
+    """
     frames, views, _, height, width = images.shape
     rows, columns = grid
-    side = [min(_RGB_SIDE, max(1, pixels // cells)) for pixels, cells in zip((height, width), grid, strict=True)]
+    side = [
+        min(_RGB_SIDE, max(1, pixels // cells))
+        for pixels, cells in zip((height, width), grid, strict=True)
+    ]
     pixels = torch.from_numpy(np.ascontiguousarray(images)).flatten(0, 1).float() / 127.5 - 1.0
     size = (rows * side[0], columns * side[1])
     if tuple(pixels.shape[2:]) != size:

@@ -14,16 +14,23 @@ PRESETS = get_args(PresetName)
 def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
     """Settings of a preset; those that speak of a depth keep its proportion.
 
-    * ``openvla``: layer 24 of 32 as in the paper; each patch is paired with its own target, missing cameras and letterbox bars masked.
-    * ``paper_openvla``: what the authors' launcher trains OpenVLA-OFT with: layer 24 of 32, tokens shifted by one, no mask.
-    * ``paper_pi0``: what their configuration trains pi0 with: layer 12 of 18, no shift, missing cameras and letterbox masked.
-    * ``multilayer``: ten pairs of layers at most, one shared projector, after ROCKET (arXiv 2602.17951): the layers
-      2, 4, ... 18 and the last, each with the teacher's of the same number, here without its nested widths.
-    * ``adaptive``: a learned mixture of all layers, after the paper's later version, whose code is not released.
+    * ``openvla``: layer 24 of 32 as in the paper; each patch is paired with its own target, missing
+      cameras and letterbox bars masked.
+    * ``paper_openvla``: what the authors' launcher trains OpenVLA-OFT with: layer 24 of 32, tokens
+      shifted by one, no mask.
+    * ``paper_pi0``: what their configuration trains pi0 with: layer 12 of 18, no shift, missing
+      cameras and letterbox masked.
+    * ``multilayer``: ten pairs of layers at most, one shared projector, after ROCKET (arXiv
+      2602.17951): the layers
+      2, 4, ... 18 and the last, each with the teacher's of the same number, here without its nested
+      widths.
+    * ``adaptive``: a learned mixture of all layers, after the paper's later version, whose code is
+      not released.
 
     Args:
         blocks: of the student.
-        changes: settings that differ from the preset. A ``layer`` without ``layers`` takes the place of the preset's layers.
+        changes: settings that differ from the preset. A ``layer`` without ``layers`` takes the
+            place of the preset's layers.
 
     Raises:
         AlignmentError: there is no such preset, or a change does not fit it.
@@ -38,7 +45,9 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
         chosen = AlignmentConfig(layer=round(blocks * 12 / 18))
     elif name == "multilayer":
         inner = tuple(range(2, min(blocks, 20), 2))
-        chosen = AlignmentConfig(layers=(*inner, blocks), teacher_layers=(*(layer - 1 for layer in inner), -1))
+        chosen = AlignmentConfig(
+            layers=(*inner, blocks), teacher_layers=(*(layer - 1 for layer in inner), -1)
+        )
     else:
         chosen = AlignmentConfig(layers=tuple(range(1, blocks + 1)), combine="gate")
     if "layer" in changes and not changes.get("layers"):

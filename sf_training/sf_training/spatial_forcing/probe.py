@@ -1,6 +1,8 @@
-"""``ros2 run sf_training sf_training probe``: how much depth the visual tokens of a frozen policy hold, beside its controls.
+"""``ros2 run sf_training sf_training probe``: how much depth the visual tokens of a frozen policy
+hold, beside its controls.
 
-A head is fitted to tokens of the episodes that the policy was trained on, and judged on those that were held out from it.
+A head is fitted to tokens of the episodes that the policy was trained on, and judged on those that
+were held out from it.
 """
 
 from __future__ import annotations
@@ -27,9 +29,23 @@ from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.data.split import split_episodes
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
 from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
-from sf_training.spatial_forcing.frozen_tokens import frozen_tokens, random_twin, rgb_tokens, text_rows
+from sf_training.spatial_forcing.frozen_tokens import (
+    frozen_tokens,
+    random_twin,
+    rgb_tokens,
+    text_rows,
+)
 from sf_training.spatial_forcing.probe_frames import Frames, ProbeError, choose_frames
-from sf_training.spatial_forcing.probe_report import CONSTANT, MEAN_PICTURE, RANDOM, RGB, STATE, Member, ProbeReport, trained_how
+from sf_training.spatial_forcing.probe_report import (
+    CONSTANT,
+    MEAN_PICTURE,
+    RANDOM,
+    RGB,
+    STATE,
+    Member,
+    ProbeReport,
+    trained_how,
+)
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 
 HeadName = Literal["linear", "dpt"]
@@ -40,16 +56,22 @@ _MEMORY_SHARE = 0.4  # of the machine's, for tokens
 
 @dataclass(frozen=True)
 class Arguments:
-    """Read depth from a frozen policy's visual tokens, with a linear or a DPT-style head, beside controls that bound what that means."""
+    """Read depth from a frozen policy's visual tokens, with a linear or a DPT-style head, beside
+    controls that bound what that means.
+    """
 
     data: Path
     """Directory of episode bags with depth."""
     checkpoints: tuple[Path, ...]
-    """Policies of one architecture; those that were trained alike make one row. Give some without Spatial Forcing, and its controls."""
+    """Policies of one architecture; those that were trained alike make one row. Give some without
+    Spatial Forcing, and its controls.
+    """
     out: Path = Path("out/probe")
     """Directory for probe.json, probe.md and a picture for each head."""
     layer: int | None = None
-    """Blocks after which tokens are read; default the layer that the training aligned, or would have."""
+    """Blocks after which tokens are read; default the layer that the training aligned, or would
+    have.
+    """
     heads: tuple[HeadName, ...] = ("linear",)
     """linear: ridge regression in closed form. dpt: a small convolutional head, trained."""
     train_frames: int = 4000
@@ -69,7 +91,9 @@ class Arguments:
     dpt_seed: int = 0
     """Of its weights and its order, the same for every row."""
     validation_share: float | None = None
-    """Share of the episodes held out; default the one that the first checkpoint was trained with."""
+    """Share of the episodes held out; default the one that the first checkpoint was trained
+    with.
+    """
     device: str = "cpu"
     """Where the policies run: cpu or cuda."""
     threads: int = 1
@@ -78,9 +102,14 @@ class Arguments:
     def __post_init__(self) -> None:
         for name in ("train_frames", "test_frames", "cells", "dpt_steps", "threads"):
             if getattr(self, name) < 1:
-                raise ProbeError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+                raise ProbeError(
+                    f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}"
+                )
         if not 0 <= self.nearest < self.farthest:
-            raise ProbeError(f"--nearest, --farthest: needs 0 <= nearest < farthest, got {self.nearest} and {self.farthest}")
+            raise ProbeError(
+                f"--nearest, --farthest: needs 0 <= nearest < farthest, got {self.nearest} and"
+                f" {self.farthest}"
+            )
         if not self.checkpoints or not self.heads or not self.seeds:
             raise ProbeError("--checkpoints, --heads, --seeds: need at least one each")
 
@@ -93,11 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_settings(arguments, console)
         report = probe(arguments, console)
         report.write(arguments.out)
-    except (BagError, CheckpointError, ContractError, ProbeError, StudentTokensError, OSError) as error:
+    except (
+        BagError,
+        CheckpointError,
+        ContractError,
+        ProbeError,
+        StudentTokensError,
+        OSError,
+    ) as error:
         print(f"probe: {error}", file=sys.stderr)
         return 2
     report.print(console)
-    console.print(f"figures: {arguments.out / 'probe.json'}   pictures: {arguments.out / 'probe_*.png'}", soft_wrap=True)
+    console.print(
+        f"figures: {arguments.out / 'probe.json'}   pictures: {arguments.out / 'probe_*.png'}",
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -105,21 +144,38 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     """Fit and judge all rows.
 
     Raises:
-        ProbeError, CheckpointError, BagError, StudentTokensError: one sentence with the setting or file and the cure.
+        ProbeError, CheckpointError, BagError, StudentTokensError: one sentence with the setting or
+        file and the cure.
     """
     torch.set_num_threads(arguments.threads)
     checkpoints = [load_checkpoint(path) for path in arguments.checkpoints]
-    training = [json.loads((path / "config.json").read_text()).get("training", {}) for path in arguments.checkpoints]
+    training = [
+        json.loads((path / "config.json").read_text()).get("training", {})
+        for path in arguments.checkpoints
+    ]
     _check_alike(arguments.checkpoints, checkpoints)
     layer = _layer(arguments, checkpoints[0], training)
     model = checkpoints[0].model
     pictures = {"size": model.config.image_size, "fit": model.config.fit}
-    dataset = load_dataset(find_episodes(arguments.data), checkpoints[0].contract, cache=arguments.data / ".cache", depth=True, **pictures)
+    dataset = load_dataset(
+        find_episodes(arguments.data),
+        checkpoints[0].contract,
+        cache=arguments.data / ".cache",
+        depth=True,
+        **pictures,
+    )
     share = _share(arguments, training)
     fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
     if not len(held_out):
-        raise ProbeError(f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and others to be judged on")
-    limits = {"cells": arguments.cells, "nearest": arguments.nearest, "farthest": arguments.farthest}
+        raise ProbeError(
+            f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and"
+            " others to be judged on"
+        )
+    limits = {
+        "cells": arguments.cells,
+        "nearest": arguments.nearest,
+        "farthest": arguments.farthest,
+    }
     with console.status("reading pictures and depth"):
         train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
         test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
@@ -135,7 +191,13 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
             "cells": list(task.mean.shape[1:]),
             "counted_share": round(float(np.isfinite(test.cells).mean()), 4),
             "depth_m": [arguments.nearest, arguments.farthest],
-            "spread_m": dict(zip(checkpoints[0].contract.camera_names, map(float, task.spread.round(5)), strict=True)),
+            "spread_m": dict(
+                zip(
+                    checkpoints[0].contract.camera_names,
+                    map(float, task.spread.round(5)),
+                    strict=True,
+                )
+            ),
             "seeds": list(arguments.seeds),
             "dpt_steps": arguments.dpt_steps,
             "settings": json.loads(json.dumps(asdict(arguments), default=str)),
@@ -143,16 +205,25 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
         },
         examples=np.linspace(0, len(test.images) - 1, _EXAMPLES + 2).astype(int)[1:-1],
         images=test.images,
-        depth=np.where((test.depth >= arguments.nearest) & (test.depth <= arguments.farthest), test.depth, np.nan),
+        depth=np.where(
+            (test.depth >= arguments.nearest) & (test.depth <= arguments.farthest),
+            test.depth,
+            np.nan,
+        ),
     )
     bench = _Bench(arguments, task, train, test, report)
     bench.constants()
-    for name, label, tokens in _sources(arguments, checkpoints, training, layer, train, test, dataset.instructions, console):
+    for name, label, tokens in _sources(
+        arguments, checkpoints, training, layer, train, test, dataset.instructions, console
+    ):
         bench.judge(name, label, *tokens, console)
-    others = {str(entry.get("settings", {}).get("data")) for entry in training} - {str(arguments.data)}
+    others = {str(entry.get("settings", {}).get("data")) for entry in training} - {
+        str(arguments.data)
+    }
     if others:
         console.print(
-            f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: other episodes may have been seen in training",
+            f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: other episodes"
+            " may have been seen in training",
             soft_wrap=True,
         )
     return report
@@ -161,8 +232,21 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
 class _Bench:
     """Fits heads to tokens and hands their errors to the report."""
 
-    def __init__(self, arguments: Arguments, task: DepthTask, train: Frames, test: Frames, report: ProbeReport) -> None:
-        self._arguments, self._task, self._train, self._test, self._report = arguments, task, train, test, report
+    def __init__(
+        self,
+        arguments: Arguments,
+        task: DepthTask,
+        train: Frames,
+        test: Frames,
+        report: ProbeReport,
+    ) -> None:
+        self._arguments, self._task, self._train, self._test, self._report = (
+            arguments,
+            task,
+            train,
+            test,
+            report,
+        )
         self._residuals = task.residuals(train.cells).astype(np.float32)
         episodes = np.unique(train.episodes)
         _, chosen = split_episodes(len(episodes), _CHOOSING, seed=1)
@@ -176,20 +260,32 @@ class _Bench:
         rows = {
             CONSTANT: np.broadcast_to(average[:, None, None], shape),
             MEAN_PICTURE: np.broadcast_to(self._task.mean, shape),
-            STATE: self._task.depth(StateHead(self._train.states, self._residuals, self._choosing).predict(self._test.states)),
+            STATE: self._task.depth(
+                StateHead(self._train.states, self._residuals, self._choosing).predict(
+                    self._test.states
+                )
+            ),
         }
         for head in self._arguments.heads:
             for name, predicted in rows.items():
                 self._add(head, name, "", predicted)
 
-    def judge(self, name: str, label: str, train: np.ndarray, test: np.ndarray, console: Console) -> None:
+    def judge(
+        self, name: str, label: str, train: np.ndarray, test: np.ndarray, console: Console
+    ) -> None:
         """Fit each head to tokens, and note its errors."""
         for head in self._arguments.heads:
             if head == "linear":
                 fitted = LinearHead(self._task, train, self._residuals, self._choosing)
             else:
-                with _bar(console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps) as advance:
-                    options = {"steps": self._arguments.dpt_steps, "seed": self._arguments.dpt_seed, "progress": advance}
+                with _bar(
+                    console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps
+                ) as advance:
+                    options = {
+                        "steps": self._arguments.dpt_steps,
+                        "seed": self._arguments.dpt_seed,
+                        "progress": advance,
+                    }
                     fitted = DptHead(self._task, train, self._residuals, **options)
             self._add(head, name, label, self._task.depth(fitted.predict(test)))
 
@@ -208,7 +304,9 @@ def _sources(
     instructions: Sequence[str],
     console: Console,
 ) -> Iterator[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
-    """Name of the row, which of its members, and tokens of the training and of the test frames; one at a time, for they are big."""
+    """Name of the row, which of its members, and tokens of the training and of the test frames; one
+    at a time, for they are big.
+    """
     grid = checkpoints[0].model.visual_places().grid
     yield RGB, "", (rgb_tokens(train.images, grid), rgb_tokens(test.images, grid))
 
@@ -220,15 +318,34 @@ def _sources(
             for frames in (train, test):
                 states = torch.from_numpy(checkpoint.normalisation.state.normalise(frames.states))
                 found.append(
-                    frozen_tokens(model, layer, frames.images, states, texts[frames.texts], lambda count, done=done: advance(done + count))
+                    frozen_tokens(
+                        model,
+                        layer,
+                        frames.images,
+                        states,
+                        texts[frames.texts],
+                        lambda count, done=done: advance(done + count),
+                    )
                 )
                 done += len(frames.images)
         return found[0], found[1]
 
     for seed in arguments.seeds:
-        yield RANDOM, f"seed {seed}", tokens(random_twin(checkpoints[0].model, seed), checkpoints[0], f"random weights, seed {seed}")
+        yield (
+            RANDOM,
+            f"seed {seed}",
+            tokens(
+                random_twin(checkpoints[0].model, seed),
+                checkpoints[0],
+                f"random weights, seed {seed}",
+            ),
+        )
     for path, checkpoint, how in zip(arguments.checkpoints, checkpoints, training, strict=True):
-        yield trained_how(how, path.name), path.name, tokens(checkpoint.model, checkpoint, path.name)
+        yield (
+            trained_how(how, path.name),
+            path.name,
+            tokens(checkpoint.model, checkpoint, path.name),
+        )
 
 
 def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
@@ -236,13 +353,22 @@ def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> No
 
     def sight(checkpoint: Checkpoint) -> tuple:
         places, config = checkpoint.model.visual_places(), checkpoint.model.config
-        return checkpoint.model.kind, config.image_size, config.fit, places.grid, places.width, len(places.blocks), checkpoint.contract.hash
+        return (
+            checkpoint.model.kind,
+            config.image_size,
+            config.fit,
+            places.grid,
+            places.width,
+            len(places.blocks),
+            checkpoint.contract.hash,
+        )
 
     for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):
         if sight(checkpoint) != sight(checkpoints[0]):
             raise ProbeError(
-                f"--checkpoints: {path} {sight(checkpoint)} is not built or trained like {paths[0]} {sight(checkpoints[0])} "
-                "(kind, picture, fit, grid, width, blocks, contract); probe them one by one"
+                f"--checkpoints: {path} {sight(checkpoint)} is not built or trained like {paths[0]}"
+                f" {sight(checkpoints[0])} (kind, picture, fit, grid, width, blocks, contract);"
+                " probe them one by one"
             )
 
 
@@ -250,18 +376,28 @@ def _layer(arguments: Arguments, checkpoint: Checkpoint, training: Sequence[dict
     blocks = len(checkpoint.model.visual_places().blocks)
     if arguments.layer is not None:
         if not 0 <= arguments.layer <= blocks:
-            raise ProbeError(f"--layer: the model has {blocks} blocks, so 0 to {blocks}, got {arguments.layer}")
+            raise ProbeError(
+                f"--layer: the model has {blocks} blocks, so 0 to {blocks}, got {arguments.layer}"
+            )
         return arguments.layer
     settings = [entry.get("settings", {}).get("alignment", {}) for entry in training]
-    found = {max(each["layers"]) if each.get("layers") else each.get("layer", blocks // 2) for each in settings}
+    found = {
+        max(each["layers"]) if each.get("layers") else each.get("layer", blocks // 2)
+        for each in settings
+    }
     if len(found) > 1:
-        raise ProbeError(f"--layer: the checkpoints were aligned at different layers ({', '.join(map(str, sorted(found)))}); name one")
+        raise ProbeError(
+            "--layer: the checkpoints were aligned at different layers"
+            f" ({', '.join(map(str, sorted(found)))}); name one"
+        )
     return found.pop()
 
 
 def _share(arguments: Arguments, training: Sequence[dict]) -> float:
     share = arguments.validation_share
-    if share is None:  # splits are nested: what the smallest share holds out, no checkpoint was trained on
+    if (
+        share is None
+    ):  # splits are nested: what the smallest share holds out, no checkpoint was trained on
         share = min(entry.get("settings", {}).get("validation_share", 0.08) for entry in training)
     if not 0 < share < 1:
         raise ProbeError(f"--validation-share: must lie between 0 and 1, got {share}")
@@ -274,14 +410,17 @@ def _check_memory(model, frames: int) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > _MEMORY_SHARE * there:
         raise ProbeError(
-            f"--train-frames, --test-frames: tokens of {frames} frames take {needed / 1e9:.1f} GB, of {there / 1e9:.0f} GB here; take fewer"
+            f"--train-frames, --test-frames: tokens of {frames} frames take {needed / 1e9:.1f} GB,"
+            f" of {there / 1e9:.0f} GB here; take fewer"
         )
 
 
 @contextmanager
 def _bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar; what it gives is told how far it is."""
-    with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+    with Progress(
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, completed=done)
 

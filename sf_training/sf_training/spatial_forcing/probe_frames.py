@@ -39,7 +39,14 @@ class Frames:
 
 
 def choose_frames(
-    dataset: Dataset, checkpoint: Checkpoint, episodes: np.ndarray, most: int, *, cells: int, nearest: float, farthest: float
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    episodes: np.ndarray,
+    most: int,
+    *,
+    cells: int,
+    nearest: float,
+    farthest: float,
 ) -> Frames:
     """Labelled frames of some episodes, evenly spread where there are more than ``most``.
 
@@ -48,25 +55,44 @@ def choose_frames(
         nearest, farthest: depth that counts [m].
 
     Raises:
-        ProbeError: none of the episodes has a label, they hold no depth, or none between the limits.
+        ProbeError: none of the episodes has a label, they hold no depth, or none between the
+            limits.
     """
     labelled, first = np.unique(dataset.pair_frame, return_index=True)
     usable = np.isin(dataset.episode[labelled], episodes)
     labelled, first = labelled[usable], first[usable]
     if not len(labelled):
-        raise ProbeError(f"--data: no labelled frame in {len(episodes)} of its episodes; the probe needs an instruction for each frame")
+        raise ProbeError(
+            f"--data: no labelled frame in {len(episodes)} of its episodes; the probe needs an"
+            " instruction for each frame"
+        )
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
     frames = labelled[chosen]
     kinematics, grid = Kinematics(checkpoint.contract), checkpoint.model.visual_places().grid
-    depth = np.full(0, np.nan) if dataset.depth is None else np.asarray(dataset.depth[frames], np.float32)
+    depth = (
+        np.full(0, np.nan)
+        if dataset.depth is None
+        else np.asarray(dataset.depth[frames], np.float32)
+    )
     if not np.isfinite(depth).any():
-        raise ProbeError("--data: the episodes hold no depth, which the probe is judged by; record depth (depth_topic)")
+        raise ProbeError(
+            "--data: the episodes hold no depth, which the probe is judged by; record depth"
+            " (depth_topic)"
+        )
     reduced = depth_cells(depth, (grid[0] * cells, grid[1] * cells), nearest, farthest)
     if not np.isfinite(reduced).any():
-        raise ProbeError(f"--nearest, --farthest: no depth in the data lies between {nearest:g} and {farthest:g} m")
+        raise ProbeError(
+            f"--nearest, --farthest: no depth in the data lies between {nearest:g} and"
+            f" {farthest:g} m"
+        )
     return Frames(
         images=np.asarray(dataset.images[frames]),
-        states=np.stack([robot_state(checkpoint.contract, kinematics, joints) for joints in dataset.joint_positions[frames]]),
+        states=np.stack(
+            [
+                robot_state(checkpoint.contract, kinematics, joints)
+                for joints in dataset.joint_positions[frames]
+            ]
+        ),
         texts=dataset.pair_instruction[first[chosen]],
         episodes=dataset.episode[frames],
         cells=reduced,

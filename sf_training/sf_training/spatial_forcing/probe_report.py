@@ -1,4 +1,6 @@
-"""Figures of a depth probe: rows with their spread over seeds and over episodes, a table, and pictures."""
+"""Figures of a depth probe: rows with their spread over seeds and over episodes, a table, and
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +69,9 @@ class ProbeReport:
     def summary(self) -> dict:
         """Plain values of everything, for a file.
 
-        ``explained`` is the share of the mean picture's squared error that is gone. Intervals of 95 % come from drawing the held-out
-        episodes again, the same draws for all rows; they say nothing about the training's own seeds, whose spread the members show.
+        ``explained`` is the share of the mean picture's squared error that is gone. Intervals of 95
+        % come from drawing the held-out episodes again, the same draws for all rows; they say
+        nothing about the training's own seeds, whose spread the members show.
         """
         return {**self.facts, "heads": {head: self._head(rows) for head, rows in self.rows.items()}}
 
@@ -76,15 +79,23 @@ class ProbeReport:
         floor = rows[MEAN_PICTURE][0].error
         count = len(floor.squared)
         draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-        explained = {name: np.mean([each.error.explained(floor) for each in members], axis=0) for name, members in rows.items()}
-        drawn = {name: np.mean([each.error.explained(floor, draws) for each in members], axis=0) for name, members in rows.items()}
+        explained = {
+            name: np.mean([each.error.explained(floor) for each in members], axis=0)
+            for name, members in rows.items()
+        }
+        drawn = {
+            name: np.mean([each.error.explained(floor, draws) for each in members], axis=0)
+            for name, members in rows.items()
+        }
         found = {}
         for name, members in rows.items():
             found[name] = {
                 "explained": self._by_camera(explained[name]),
                 "explained_interval_95": self._interval(drawn[name]),
                 "rmse_m": self._by_camera(np.mean([each.error.rmse() for each in members], axis=0)),
-                "abs_rel": self._by_camera(np.mean([each.error.abs_rel() for each in members], axis=0)),
+                "abs_rel": self._by_camera(
+                    np.mean([each.error.abs_rel() for each in members], axis=0)
+                ),
                 "members": [
                     {
                         "label": each.label,
@@ -96,8 +107,12 @@ class ProbeReport:
                 ],
             }
             if NO_SF in rows and name != NO_SF:
-                found[name]["explained_more_than_no_sf"] = self._by_camera(explained[name] - explained[NO_SF])
-                found[name]["explained_more_than_no_sf_interval_95"] = self._interval(drawn[name] - drawn[NO_SF])
+                found[name]["explained_more_than_no_sf"] = self._by_camera(
+                    explained[name] - explained[NO_SF]
+                )
+                found[name]["explained_more_than_no_sf_interval_95"] = self._interval(
+                    drawn[name] - drawn[NO_SF]
+                )
         return found
 
     def write(self, folder: Path) -> None:
@@ -108,8 +123,15 @@ class ProbeReport:
         lines = []
         for head in self.rows:
             columns = self._columns()
-            lines += [f"{head} head", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-            lines += ["| " + " | ".join(cells) + " |" for cells in self._cells(summary["heads"][head])] + [""]
+            lines += [
+                f"{head} head",
+                "",
+                "| " + " | ".join(columns) + " |",
+                "|" + "---|" * len(columns),
+            ]
+            lines += [
+                "| " + " | ".join(cells) + " |" for cells in self._cells(summary["heads"][head])
+            ] + [""]
             self._plot(head, folder / f"probe_{head}.png")
         (folder / "probe.md").write_text("\n".join([*lines, self._how()]) + "\n")
 
@@ -126,7 +148,11 @@ class ProbeReport:
         console.print(self._how(), highlight=False, soft_wrap=True)
 
     def _columns(self) -> list[str]:
-        each = [f"{what} {camera}" for camera in self.cameras for what in ("explained", "members", "RMSE [mm]", "AbsRel")]
+        each = [
+            f"{what} {camera}"
+            for camera in self.cameras
+            for what in ("explained", "members", "RMSE [mm]", "AbsRel")
+        ]
         return ["tokens", "n", *each]
 
     def _cells(self, rows: dict) -> list[tuple[str, ...]]:
@@ -148,15 +174,21 @@ class ProbeReport:
     def _how(self) -> str:
         facts = self.facts
         return (
-            f"Layer {facts['layer']}; fitted to {facts['train']['frames']} frames of {facts['train']['episodes']} episodes, judged on "
-            f"{facts['held_out']['frames']} frames of {facts['held_out']['episodes']} held-out ones. Depth from {facts['depth_m'][0]:g} to "
-            f"{facts['depth_m'][1]:g} m in {facts['cells'][0]}x{facts['cells'][1]} cells for each camera, {facts['counted_share']:.0%} of "
-            "which count. n: checkpoints, or seeds of random weights; figures are their mean. Explained: share of the mean picture's "
-            "squared error that is gone, in brackets 95 % over held-out episodes."
+            f"Layer {facts['layer']}; fitted to {facts['train']['frames']} frames of"
+            f" {facts['train']['episodes']} episodes, judged on {facts['held_out']['frames']}"
+            f" frames of {facts['held_out']['episodes']} held-out ones. Depth from"
+            f" {facts['depth_m'][0]:g} to {facts['depth_m'][1]:g} m in"
+            f" {facts['cells'][0]}x{facts['cells'][1]} cells for each camera,"
+            f" {facts['counted_share']:.0%} of which count. n: checkpoints, or seeds of random"
+            " weights; figures are their mean. Explained: share of the mean picture's squared"
+            " error that is gone, in brackets 95 % over held-out episodes."
         )
 
     def _by_camera(self, values: np.ndarray) -> dict[str, float]:
-        return {camera: round(float(value), 5) for camera, value in zip(self.cameras, values, strict=True)}
+        return {
+            camera: round(float(value), 5)
+            for camera, value in zip(self.cameras, values, strict=True)
+        }
 
     def _interval(self, drawn: np.ndarray) -> dict[str, list[float]]:
         """95 % of draws (n, V), by camera."""
@@ -170,9 +202,17 @@ class ProbeReport:
         from matplotlib import pyplot
 
         shown = [name for name in self.rows[head] if name != CONSTANT]
-        pictures = [(number, view) for number in range(len(self.examples)) for view in range(len(self.cameras))]
+        pictures = [
+            (number, view)
+            for number in range(len(self.examples))
+            for view in range(len(self.cameras))
+        ]
         figure, axes = pyplot.subplots(
-            len(pictures), 2 + len(shown), figsize=(1.55 * (2 + len(shown)), 1.85 * len(pictures)), squeeze=False, constrained_layout=True
+            len(pictures),
+            2 + len(shown),
+            figsize=(1.55 * (2 + len(shown)), 1.85 * len(pictures)),
+            squeeze=False,
+            constrained_layout=True,
         )
         for line, (number, view) in zip(axes, pictures, strict=True):
             frame = self.examples[number]
@@ -183,19 +223,28 @@ class ProbeReport:
             maps = [truth, *(self.rows[head][name][0].examples[number, view] for name in shown)]
             for axis, values in zip(line[1:], maps, strict=True):
                 axis.imshow(values, vmin=low, vmax=high, cmap="viridis_r", interpolation="nearest")
-        for axis, title in zip(axes[0], ["picture", "depth", *(_title(self.rows[head][name], name) for name in shown)], strict=True):
+        for axis, title in zip(
+            axes[0],
+            ["picture", "depth", *(_title(self.rows[head][name], name) for name in shown)],
+            strict=True,
+        ):
             axis.set_title(title, fontsize=7)
         for axis in axes.flat:
             axis.set_xticks([])
             axis.set_yticks([])
-        title = f"depth from frozen tokens of layer {self.facts['layer']}, {head} head, held-out episodes"
+        title = (
+            f"depth from frozen tokens of layer {self.facts['layer']}, {head} head, held-out"
+            " episodes"
+        )
         figure.suptitle(f"{title}; near is bright, what does not count is white", fontsize=9)
         figure.savefig(path, dpi=130)
         pyplot.close(figure)
 
 
 def trained_how(training: dict, name: str) -> str:
-    """Name of the row that a checkpoint belongs to, from what its ``config.json`` says of its training; ``name`` where it says nothing."""
+    """Name of the row that a checkpoint belongs to, from what its ``config.json`` says of its
+    training; ``name`` where it says nothing.
+    """
     settings = training.get("settings", {})
     if "teacher" not in settings:
         return name

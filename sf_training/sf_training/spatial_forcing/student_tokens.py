@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_NORM = "input_layernorm"  # of a decoder's block; what models that call sub-modules by hand call too
+_NORM = (  # of a decoder's block; what models that call sub-modules by hand call too
+    "input_layernorm"
+)
 
 
 class StudentTokensError(ValueError):
@@ -23,18 +25,22 @@ class StudentTokensError(ValueError):
 class StudentTokens:
     """Hooks that keep the hidden state that enters a block, which is what left the one before.
 
-    They sit on the block's first norm where it has one: some policies (openpi, lerobot) call norms and projections by hand and
-    never the block, so that a hook on the block would stay silent. Hooks stay with their modules when peft, DDP or FSDP wrap the
-    model afterwards, and cost nothing outside of a recording.
+    They sit on the block's first norm where it has one: some policies (openpi, lerobot) call norms
+    and projections by hand and never the block, so that a hook on the block would stay silent.
+    Hooks stay with their modules when peft, DDP or FSDP wrap the model afterwards, and cost nothing
+    outside of a recording.
 
     Args:
         model: the student, wrapped or not.
         layers: blocks after which to read, 0 to the number of blocks; 0 reads the embeddings.
-        blocks: the blocks in order, or the dotted name of their list (an end of it is enough); None looks for them.
-        require_gradient: refuse tokens without gradient, from which an alignment loss would train nothing.
+        blocks: the blocks in order, or the dotted name of their list (an end of it is enough); None
+            looks for them.
+        require_gradient: refuse tokens without gradient, from which an alignment loss would train
+            nothing.
 
     Raises:
-        StudentTokensError: the blocks are not found or not the only ones, or there is no such layer.
+        StudentTokensError: the blocks are not found or not the only ones, or there is no such
+            layer.
     """
 
     def __init__(
@@ -54,13 +60,16 @@ class StudentTokens:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep the first hidden state of each layer within; later ones come from recomputation and are left alone.
+        """Keep the first hidden state of each layer within; later ones come from recomputation and
+        are left alone.
 
         Raises:
             StudentTokensError: a recording is already open.
         """
         if self._recording:
-            raise StudentTokensError("student tokens: a recording is already open; close it before the next forward")
+            raise StudentTokensError(
+                "student tokens: a recording is already open; close it before the next forward"
+            )
         self._hidden.clear()
         self._recording = True
         try:
@@ -72,15 +81,19 @@ class StudentTokens:
         """Hidden state (B, T, D) of a layer in the last recording.
 
         Raises:
-            StudentTokensError: that layer did not run, or its tokens carry no gradient although gradients are on.
+            StudentTokensError: that layer did not run, or its tokens carry no gradient although
+                gradients are on.
         """
         if layer not in self._hidden:
-            raise StudentTokensError(f"student tokens: layer {layer} did not run in the recording, or was not asked for")
+            raise StudentTokensError(
+                f"student tokens: layer {layer} did not run in the recording, or was not asked for"
+            )
         hidden = self._hidden[layer]
         if self._require_gradient and torch.is_grad_enabled() and not hidden.requires_grad:
             raise StudentTokensError(
-                f"student tokens: nothing below layer {layer} is trainable, so Spatial Forcing would train nothing; train the vision "
-                "tower or the blocks below (LoRA on both will do), and use gradient checkpointing with use_reentrant=False"
+                f"student tokens: nothing below layer {layer} is trainable, so Spatial Forcing"
+                " would train nothing; train the vision tower or the blocks below (LoRA on both"
+                " will do), and use gradient checkpointing with use_reentrant=False"
             )
         return hidden
 
@@ -97,10 +110,18 @@ class StudentTokens:
     def _hook(self, model: nn.Module, name: str, layer: int):
         count = len(self.blocks)
         if not 0 <= layer <= count:
-            raise StudentTokensError(f"student layer {layer}: the model has {count} blocks, so 0 to {count}")
+            raise StudentTokensError(
+                f"student layer {layer}: the model has {count} blocks, so 0 to {count}"
+            )
 
         def enter(_module: nn.Module, arguments: tuple, named: dict) -> None:
-            self._keep(layer, next((value for value in (*arguments, *named.values()) if isinstance(value, Tensor)), None))
+            self._keep(
+                layer,
+                next(
+                    (value for value in (*arguments, *named.values()) if isinstance(value, Tensor)),
+                    None,
+                ),
+            )
 
         def leave(_module: nn.Module, _arguments: tuple, output) -> None:
             self._keep(layer, output if isinstance(output, Tensor) else output[0])
@@ -108,8 +129,13 @@ class StudentTokens:
         if layer < count:
             block = self.blocks[layer]
             return getattr(block, _NORM, block).register_forward_pre_hook(enter, with_kwargs=True)
-        # After the last block: what enters the final norm, if the list of blocks has such a neighbour.
-        final = getattr(model.get_submodule(name.rpartition(".")[0]), "norm", None) if name and hasattr(self.blocks[-1], _NORM) else None
+        # After the last block: what enters the final norm, if the list of blocks has such a
+        # neighbour.
+        final = (
+            getattr(model.get_submodule(name.rpartition(".")[0]), "norm", None)
+            if name and hasattr(self.blocks[-1], _NORM)
+            else None
+        )
         if final is not None:
             return final.register_forward_pre_hook(enter, with_kwargs=True)
         return self.blocks[-1].register_forward_hook(leave)
@@ -131,8 +157,8 @@ def visual_positions(mask: Tensor) -> Tensor:
     counts = mask.sum(1)
     if not len(counts) or not int(counts[0]) or bool((counts != counts[0]).any()):
         raise StudentTokensError(
-            f"visual tokens per sample: {sorted(set(counts.tolist()))}; give every sample the same cameras, with an empty picture "
-            "and a mask where one is missing"
+            f"visual tokens per sample: {sorted(set(counts.tolist()))}; give every sample the same"
+            " cameras, with an empty picture and a mask where one is missing"
         )
     return mask.nonzero()[:, 1].view(len(mask), -1)
 
@@ -149,31 +175,48 @@ def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> 
     """
     last = positions.stop - 1 if isinstance(positions, slice) else int(positions.max())
     if last + shift >= hidden.shape[1]:
-        raise StudentTokensError(f"token shift {shift}: the visual tokens are the last of the sequence; take shift 0")
+        raise StudentTokensError(
+            f"token shift {shift}: the visual tokens are the last of the sequence; take shift 0"
+        )
     if isinstance(positions, slice):
         return hidden[:, positions.start + shift : positions.stop + shift]
     return hidden.gather(1, (positions + shift)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def _named_blocks(model: nn.Module, wanted: Sequence[nn.Module] | str | None) -> tuple[str, Sequence[nn.Module]]:
+def _named_blocks(
+    model: nn.Module, wanted: Sequence[nn.Module] | str | None
+) -> tuple[str, Sequence[nn.Module]]:
     """Name of the list of blocks in the model, "" where it has none, and the blocks."""
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
     if isinstance(wanted, str):
-        found = {name: module for name, module in lists.items() if f".{name}".endswith(f".{wanted}")}
+        found = {
+            name: module for name, module in lists.items() if f".{name}".endswith(f".{wanted}")
+        }
         found = {wanted: found[wanted]} if wanted in found else found
         if len(found) != 1:
             raise StudentTokensError(
-                f"blocks {wanted}: {len(found) or 'no'} lists of modules have this name; the model has {_listed(lists)}"
+                f"blocks {wanted}: {len(found) or 'no'} lists of modules have this name; the model"
+                f" has {_listed(lists)}"
             )
         return next(iter(found.items()))
     if wanted is not None:
         if not len(wanted):
             raise StudentTokensError("blocks: the list is empty")
         return next((name for name, module in lists.items() if module is wanted), ""), wanted
-    found = {name: module for name, module in lists.items() if all(hasattr(block, _NORM) for block in module)}
+    found = {
+        name: module
+        for name, module in lists.items()
+        if all(hasattr(block, _NORM) for block in module)
+    }
     if len(found) != 1:
         many = "several lists of decoder blocks" if found else f"no list of blocks with {_NORM}"
-        raise StudentTokensError(f"{many}: name the blocks; the model has {_listed(found or lists)}")
+        raise StudentTokensError(
+            f"{many}: name the blocks; the model has {_listed(found or lists)}"
+        )
     return next(iter(found.items()))
 
 

@@ -1,6 +1,8 @@
-"""The aggregator of VGGT (arXiv 2503.11651): DINOv2 patches of several views, then frame and global attention in turn.
+"""The aggregator of VGGT (arXiv 2503.11651): DINOv2 patches of several views, then frame and global
+attention in turn.
 
-Written anew from the architecture; the names of parameters are those of the official checkpoints, so that these load.
+Written anew from the architecture; the names of parameters are those of the official checkpoints,
+so that these load.
 Only what Spatial Forcing needs is here: no heads, and no block beyond the deepest layer asked for.
 """
 
@@ -39,7 +41,10 @@ class VggtConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.head_size or self.head_size % 4:
-            raise ValueError(f"width {self.width} must be a multiple of head_size {self.head_size}, and that of 4")
+            raise ValueError(
+                f"width {self.width} must be a multiple of head_size {self.head_size}, and that"
+                " of 4"
+            )
 
     def layer_index(self, layer: int) -> int:
         """Index of a layer from 0; negative ones count from the end.
@@ -48,7 +53,10 @@ class VggtConfig:
             ValueError: there is no such layer.
         """
         if not -self.pairs <= layer < self.pairs:
-            raise ValueError(f"layer {layer}: this aggregator has {self.pairs} layers, {-self.pairs} to {self.pairs - 1}")
+            raise ValueError(
+                f"layer {layer}: this aggregator has {self.pairs} layers, {-self.pairs} to"
+                f" {self.pairs - 1}"
+            )
         return layer % self.pairs
 
     @staticmethod
@@ -77,11 +85,13 @@ class VggtConfig:
 
 
 class VggtAggregator(nn.Module):
-    """Features of V views of one scene; each view sees itself in frame blocks and all views in global blocks.
+    """Features of V views of one scene; each view sees itself in frame blocks and all views in
+    global blocks.
 
     Args:
         config: sizes.
-        layers: whose features :meth:`forward` returns, from 0 or, if negative, from the end. Deeper pairs are not built.
+        layers: whose features :meth:`forward` returns, from 0 or, if negative, from the end. Deeper
+            pairs are not built.
     """
 
     def __init__(self, config: VggtConfig, layers: Sequence[int] = (-1,)) -> None:
@@ -92,11 +102,13 @@ class VggtAggregator(nn.Module):
             raise ValueError("layers: name at least one")
         width, built = config.width, max(self.layers) + 1
         self.patch_embed = _Encoder(config)
-        # One token of each kind for the first view, which is the frame of reference, and one for all others.
+        # One token of each kind for the first view, which is the frame of reference, and one for
+        # all others.
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, width) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, config.registers, width) * 1e-6)
         self.frame_blocks, self.global_blocks = (
-            nn.ModuleList(_Block(width, config, eps=1e-5, normed_heads=True) for _ in range(built)) for _ in range(2)
+            nn.ModuleList(_Block(width, config, eps=1e-5, normed_heads=True) for _ in range(built))
+            for _ in range(2)
         )
 
     @property
@@ -108,7 +120,8 @@ class VggtAggregator(nn.Module):
         """Features of the patches, without those of camera and register tokens.
 
         Args:
-            images: (B, V, 3, H, W) in [0, 1], H and W multiples of ``config.patch``; the first view is the reference.
+            images: (B, V, 3, H, W) in [0, 1], H and W multiples of ``config.patch``; the first view
+                is the reference.
 
         Returns:
             For each layer asked for (B, V, H / patch, W / patch, feature_size).
@@ -119,20 +132,29 @@ class VggtAggregator(nn.Module):
         batch, views, channels, height, width = images.shape
         side = self.config.patch
         if channels != 3 or height % side or width % side:
-            raise ValueError(f"images are {channels}x{height}x{width}, wanted 3 channels and multiples of {side} pixels")
+            raise ValueError(
+                f"images are {channels}x{height}x{width}, wanted 3 channels and multiples of {side}"
+                " pixels"
+            )
         rows, columns = height // side, width // side
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (_IMAGE_MEAN, _IMAGE_STD))
+        mean, std = (
+            images.new_tensor(values).view(3, 1, 1) for values in (_IMAGE_MEAN, _IMAGE_STD)
+        )
         patches = self.patch_embed(((images - mean) / std).flatten(0, 1))
         tokens = torch.cat([self._special_tokens(batch, views).to(patches), patches], 1)
         special, length = tokens.shape[1] - rows * columns, tokens.shape[1]
         rotation = _rotation(rows, columns, special, self.config, images.device)
         everywhere = rotation.repeat(1, views, 1, 1)
         found: dict[int, Tensor] = {}
-        for index, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
+        for index, (frame_block, global_block) in enumerate(
+            zip(self.frame_blocks, self.global_blocks, strict=True)
+        ):
             framed = frame_block(tokens.view(batch * views, length, -1), rotation)
             tokens = global_block(framed.view(batch, views * length, -1), everywhere)
             if index in self.layers:
-                both = [part.view(batch, views, length, -1)[:, :, special:] for part in (framed, tokens)]
+                both = [
+                    part.view(batch, views, length, -1)[:, :, special:] for part in (framed, tokens)
+                ]
                 found[index] = torch.cat(both, -1).unflatten(2, (rows, columns))
         return tuple(found[layer] for layer in self.layers)
 
@@ -154,7 +176,10 @@ class _Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.width) * 1e-6)
         self.register_tokens = nn.Parameter(torch.randn(1, config.registers, config.width) * 1e-6)
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * 0.02)
-        self.blocks = nn.ModuleList(_Block(config.width, config, eps=1e-6, normed_heads=False) for _ in range(config.encoder_blocks))
+        self.blocks = nn.ModuleList(
+            _Block(config.width, config, eps=1e-6, normed_heads=False)
+            for _ in range(config.encoder_blocks)
+        )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -163,10 +188,14 @@ class _Encoder(nn.Module):
         place = self.pos_embed[:, 1:]
         if patches.shape[-2:] != (self.config.grid, self.config.grid):
             table = place.float().unflatten(1, (self.config.grid, -1)).permute(0, 3, 1, 2)
-            table = functional.interpolate(table, patches.shape[-2:], mode="bicubic", antialias=True)
+            table = functional.interpolate(
+                table, patches.shape[-2:], mode="bicubic", antialias=True
+            )
             place = table.flatten(2).transpose(1, 2)
         patches = patches.flatten(2).transpose(1, 2) + place
-        first = torch.cat([self.cls_token + self.pos_embed[:, :1], self.register_tokens], 1).to(patches)
+        first = torch.cat([self.cls_token + self.pos_embed[:, :1], self.register_tokens], 1).to(
+            patches
+        )
         tokens = torch.cat([first.expand(len(patches), -1, -1), patches], 1)
         for block in self.blocks:
             tokens = block(tokens)
@@ -194,17 +223,23 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Full self-attention; heads are normalised and turned by their place where the block asks for it."""
+    """Full self-attention; heads are normalised and turned by their place where the block asks for
+    it.
+    """
 
     def __init__(self, width: int, head_size: int, normed_heads: bool) -> None:
         super().__init__()
         self.head_size = head_size
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm, self.k_norm = (nn.LayerNorm(head_size) if normed_heads else nn.Identity() for _ in range(2))
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(head_size) if normed_heads else nn.Identity() for _ in range(2)
+        )
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: Tensor | None) -> Tensor:
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.qkv(tokens).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
+        )
         query, key = self.q_norm(query), self.k_norm(key)
         if rotation is not None:
             query, key = _turn(query, rotation), _turn(key, rotation)
@@ -223,23 +258,31 @@ class _Scale(nn.Module):
         return tokens * self.gamma
 
 
-def _rotation(rows: int, columns: int, special: int, config: VggtConfig, device: torch.device) -> Tensor:
+def _rotation(
+    rows: int, columns: int, special: int, config: VggtConfig, device: torch.device
+) -> Tensor:
     """Cosines and sines (2, T, 2, head_size / 4) of each token's row and column.
 
     Patches count from 1; the special tokens, which lie nowhere, have 0 and are not turned.
     """
     quarter = config.head_size // 4
-    frequency = config.rotation_base ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
-    place = torch.cartesian_prod(torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device))
+    frequency = config.rotation_base ** -(
+        torch.arange(quarter, device=device, dtype=torch.float32) / quarter
+    )
+    place = torch.cartesian_prod(
+        torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
+    )
     angle = torch.cat([place.new_zeros(special, 2), place])[..., None] * frequency
     return torch.stack([angle.cos(), angle.sin()])
 
 
 def _turn(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary code in two dimensions: the first half of the channels is turned by the row, the second by the column.
+    """Rotary code in two dimensions: the first half of the channels is turned by the row, the
+    second by the column.
 
     Args:
-        heads: (N, heads, T, head_size); within each half, channel k is paired with channel k + head_size / 4.
+        heads: (N, heads, T, head_size); within each half, channel k is paired with channel k +
+            head_size / 4.
     """
     cosine, sine = rotation.to(heads.dtype)
     left, right = heads.unflatten(-1, (2, 2, -1)).unbind(-2)
@@ -248,4 +291,7 @@ def _turn(heads: Tensor, rotation: Tensor) -> Tensor:
 
 def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
     """Number of blocks whose names begin with ``prefix`` and an index."""
-    return 1 + max((int(name[len(prefix) :].partition(".")[0]) for name in shapes if name.startswith(prefix)), default=-1)
+    return 1 + max(
+        (int(name[len(prefix) :].partition(".")[0]) for name in shapes if name.startswith(prefix)),
+        default=-1,
+    )

@@ -1,4 +1,6 @@
-"""VGGT as a teacher: official weights into our aggregator, and features of several views, a missing camera left out."""
+"""VGGT as a teacher: official weights into our aggregator, and features of several views, a missing
+camera left out.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,14 @@ SIDE = 518  # pixels: what VGGT was trained with
 class VggtTeacher:
     """VGGT's aggregator; a feature is that of the frame block beside that of the global block.
 
-    Weights are checked at once and read with the first picture: a training whose features are cached never needs their memory.
+    Weights are checked at once and read with the first picture: a training whose features are
+    cached never needs their memory.
 
     Args:
         weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
         layers: 0 to 23, or from the end; -1 is the paper's.
-        size: longer side of the images that it sees [pixels], the other in proportion; rounded to whole patches.
+        size: longer side of the images that it sees [pixels], the other in proportion; rounded to
+            whole patches.
         device: where it runs.
         dtype: of its matrices. In bfloat16 all else stays in float32, as under autocast.
 
@@ -50,7 +54,9 @@ class VggtTeacher:
         self._size, self._dtype, self._device = size, dtype, torch.device(device)
         self.pixels = self._size**2
         count = sum(parameter.numel() for parameter in plan.parameters()) / 1e6
-        self.description = f"VGGT, {plan.config.pairs} layers of width {plan.config.width}, {count:.0f} M"
+        self.description = (
+            f"VGGT, {plan.config.pairs} layers of width {plan.config.width}, {count:.0f} M"
+        )
         self.identity = f"vggt {weights.identity} layers {plan.layers} size {size} {dtype}"
 
     @property
@@ -63,7 +69,8 @@ class VggtTeacher:
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
         """See :class:`~sf_training.spatial_forcing.vision.Teacher`.
 
-        Samples with the same cameras run together, so that a missing camera is left out instead of seen as a black view.
+        Samples with the same cameras run together, so that a missing camera is left out instead of
+        seen as a black view.
         """
         images = resize(images.to(self._device, torch.float32), self._size, self._patch)
         if present is None or bool(present.all()):
@@ -87,8 +94,11 @@ class VggtTeacher:
         return tuple(layer.float() for layer in found)
 
 
-def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torch.dtype = torch.float32) -> VggtAggregator:
-    """The aggregator with a checkpoint's weights, frozen; blocks above the deepest layer asked for are not read.
+def load_aggregator(
+    weights: Weights, layers: Sequence[int] = (-1,), dtype: torch.dtype = torch.float32
+) -> VggtAggregator:
+    """The aggregator with a checkpoint's weights, frozen; blocks above the deepest layer asked for
+    are not read.
 
     Raises:
         TeacherError: tensors are missing, left over or of another size, or there is no such layer.
@@ -98,29 +108,51 @@ def load_aggregator(weights: Weights, layers: Sequence[int] = (-1,), dtype: torc
 
 
 def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]:
-    """The aggregator without memory for its weights, which are checked, and the prefix of their names."""
-    prefix = next((prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None)
+    """The aggregator without memory for its weights, which are checked, and the prefix of their
+    names.
+    """
+    prefix = next(
+        (prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None
+    )
     if prefix is None:
         some = ", ".join(sorted(weights.shapes)[:3]) or "none"
         raise TeacherError(
-            f"{weights.source}: not a VGGT checkpoint: no aggregator.camera_token among its {len(weights.shapes)} tensors ({some} ...)"
+            f"{weights.source}: not a VGGT checkpoint: no aggregator.camera_token among its"
+            f" {len(weights.shapes)} tensors ({some} ...)"
         )
-    shapes = {name[len(prefix) :]: shape for name, shape in weights.shapes.items() if name.startswith(prefix)}
+    shapes = {
+        name[len(prefix) :]: shape
+        for name, shape in weights.shapes.items()
+        if name.startswith(prefix)
+    }
     try:
         config = VggtConfig.from_shapes(shapes)
         with torch.device("meta"):
             network = VggtAggregator(config, layers)
             whole = network if len(network.frame_blocks) == config.pairs else VggtAggregator(config)
     except KeyError as missing:
-        raise TeacherError(f"{weights.source}: tensor {prefix}{missing.args[0]} is missing; download the weights again") from None
+        raise TeacherError(
+            f"{weights.source}: tensor {prefix}{missing.args[0]} is missing; download the weights"
+            " again"
+        ) from None
     except ValueError as error:
         raise TeacherError(f"{weights.source}: {error}") from None
-    _check(weights.source, prefix, shapes, {name: tuple(value.shape) for name, value in whole.state_dict().items()}, prefix != "")
+    _check(
+        weights.source,
+        prefix,
+        shapes,
+        {name: tuple(value.shape) for name, value in whole.state_dict().items()},
+        prefix != "",
+    )
     return network, prefix
 
 
-def _fill(network: VggtAggregator, weights: Weights, prefix: str, dtype: torch.dtype) -> VggtAggregator:
-    network.load_state_dict({name: weights[prefix + name] for name in network.state_dict()}, assign=True)
+def _fill(
+    network: VggtAggregator, weights: Weights, prefix: str, dtype: torch.dtype
+) -> VggtAggregator:
+    network.load_state_dict(
+        {name: weights[prefix + name] for name in network.state_dict()}, assign=True
+    )
     for module in network.modules():
         # Norms and scales stay in float32: autocast computes them so, and they are small.
         module_dtype = dtype if isinstance(module, nn.Linear | nn.Conv2d) else torch.float32
@@ -133,15 +165,20 @@ def _check(source: str, prefix: str, shapes: dict, wanted: dict, strict: bool) -
     missing = sorted(set(wanted) - set(shapes))
     if missing:
         raise TeacherError(
-            f"{source}: {len(missing)} tensors of the aggregator are missing, {prefix}{missing[0]} among them; download it again"
+            f"{source}: {len(missing)} tensors of the aggregator are missing, {prefix}{missing[0]}"
+            " among them; download it again"
         )
     surplus = sorted(set(shapes) - set(wanted) - _UNUSED)
     if surplus and strict:
-        raise TeacherError(f"{source}: another architecture than VGGT: {len(surplus)} unknown tensors, {prefix}{surplus[0]} among them")
+        raise TeacherError(
+            f"{source}: another architecture than VGGT: {len(surplus)} unknown tensors,"
+            f" {prefix}{surplus[0]} among them"
+        )
     for name, shape in wanted.items():
         if tuple(shapes[name]) != shape:
             raise TeacherError(
-                f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the others want {_by(shape)}; another architecture"
+                f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the others want"
+                f" {_by(shape)}; another architecture"
             )
 
 

@@ -30,7 +30,8 @@ class Teacher(Protocol):
 
         Args:
             images: (B, V, 3, H, W) in [0, 1], the main camera first.
-            present: (B, V), False where a camera is missing: it is kept from the model, its features are zero.
+            present: (B, V), False where a camera is missing: it is kept from the model, its
+                features are zero.
 
         Returns:
             One (B, V, gh, gw, C) for each layer.
@@ -38,11 +39,15 @@ class Teacher(Protocol):
 
 
 def resize(images: Tensor, size: int, patch: int) -> Tensor:
-    """(B, V, 3, H, W) with the longer side ``size`` and both whole patches, bicubic as in the paper's code."""
+    """(B, V, 3, H, W) with the longer side ``size`` and both whole patches, bicubic as in the
+    paper's code.
+    """
     height, width = images.shape[-2:]
     scale = size / max(height, width)
     target = tuple(max(1, round(side * scale / patch)) * patch for side in (height, width))
     if target == (height, width):
         return images
-    flat = functional.interpolate(images.flatten(0, 1).float(), target, mode="bicubic", align_corners=False)
+    flat = functional.interpolate(
+        images.flatten(0, 1).float(), target, mode="bicubic", align_corners=False
+    )
     return flat.unflatten(0, images.shape[:2])

@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
 from sf_training.progress import ProgressBar, status
-from sf_training.spatial_forcing import alignment, cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision
+from sf_training.spatial_forcing import (
+    alignment,
+    cache_format,
+    compression,
+    hf_teacher,
+    teachers,
+    vggt,
+    vggt_teacher,
+    vision,
+)
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
 from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
 from sf_training.spatial_forcing.compression import Compression
@@ -37,10 +46,13 @@ class Targets:
     """Alignment targets of F frames.
 
     Attributes:
-        layers: for each teacher layer (F, V, rows, columns, C); read some with ``layer[frames]``. They may be mapped from disk, be kept
+        layers: for each teacher layer (F, V, rows, columns, C); read some with ``layer[frames]``.
+            They may be mapped from disk, be kept
             in a compact form, or repeat one frame.
-        prepared: whether they are resized to the student's grid and hold the positional embedding already.
-        cosine: mean one between the whole targets and these, over all tokens; below 1 by what channels and form leave out.
+        prepared: whether they are resized to the student's grid and hold the positional embedding
+            already.
+        cosine: mean one between the whole targets and these, over all tokens; below 1 by what
+            channels and form leave out.
         lowest_cosine: of all tokens.
         nbytes: that they take where they are kept.
         folder: where they are kept; None where in memory.
@@ -77,7 +89,9 @@ def open_teacher(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    number = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype, torch.bfloat16 if device != "cpu" else torch.float32)
+    number = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
+        dtype, torch.bfloat16 if device != "cpu" else torch.float32
+    )
     if name == "vggt":
         return VggtTeacher(open_weights(weights), layers, size or SIDE, device, number)
     return HfTeacher(weights, layers, size, device, number)
@@ -100,32 +114,43 @@ def vision_targets(
 ) -> Targets:
     """Targets of a whole data set, resized to the student's grid with the positional embedding in.
 
-    Each target is scaled to the size of a unit variance token: the loss looks at directions only, and float16 stays in range.
+    Each target is scaled to the size of a unit variance token: the loss looks at directions only,
+    and float16 stays in range.
 
     Args:
-        images: (F, V, 3, H, W) uint8: an array, or anything that has this shape and gives ``images[indices]``.
+        images: (F, V, 3, H, W) uint8: an array, or anything that has this shape and gives
+            ``images[indices]``.
         grid: patches along one side of the student's images, or (rows, columns).
         channels: of a target at most; the others are left out by :class:`Compression`. 0 keeps all.
         form: how a value is kept, see :data:`CacheFormat`.
-        control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have its width and do not run it.
+        control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have
+            its width and do not run it.
         digest: changes with the images; None reads them all to make one.
         cache: folder of caches; None keeps everything in memory.
-        live: keep nothing and run the teacher each time a frame is read, for data that no disk holds the features of.
-        area: (V, H, W) bool, False in letterbox bars: the teacher sees them white, as in the paper's pi0 code. None: there are none.
+        live: keep nothing and run the teacher each time a frame is read, for data that no disk
+            holds the features of.
+        area: (V, H, W) bool, False in letterbox bars: the teacher sees them white, as in the
+            paper's pi0 code. None: there are none.
         console: shows progress.
 
     Raises:
         TeacherError: a feature is not finite, or the cache cannot be used.
     """
     if live and control == "mean":
-        raise TeacherError("control mean: the average is over all frames, so their features must be kept; take a cache")
+        raise TeacherError(
+            "control mean: the average is over all frames, so their features must be kept; take a"
+            " cache"
+        )
     layers = len(config.teacher_layers)
     size = (grid, grid) if isinstance(grid, int) else tuple(grid)
     width = min(channels or teacher.feature_size, teacher.feature_size)
     shape = (*images.shape[:2], *size, width)
     if control == "random":
         code = torch.from_numpy(random_code(images.shape[1], size, width)).float()
-        return Targets(tuple(_repeated(_prepared(code, size, config), shape) for _ in range(layers)), prepared=True)
+        return Targets(
+            tuple(_repeated(_prepared(code, size, config), shape) for _ in range(layers)),
+            prepared=True,
+        )
     source = _Colours(images, size, width, layers) if control == "rgb" else teacher
     batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
@@ -134,9 +159,15 @@ def vision_targets(
     if live:
         if width < source.feature_size:
             computed.compression = Compression.fit(computed.whole, len(images), width)
-        return Targets(tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True)
+        return Targets(
+            tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True
+        )
     bars = None if area is None else hashlib.sha256(np.packbits(area).tobytes()).hexdigest()
-    key = _key(source, images, size, config, digest) | {"channels": width, "white": bars, "made_by": _made_by()}
+    key = _key(source, images, size, config, digest) | {
+        "channels": width,
+        "white": bars,
+        "made_by": _made_by(),
+    }
     store = FeatureCache(cache, key, shape, layers, form)
     with store.locked():
         if width < source.feature_size:
@@ -144,17 +175,22 @@ def vision_targets(
             with status(console, "teacher: which channels to keep") if console else nullcontext():
                 computed.compression = Compression.fit(computed.whole, len(images), width, file)
         if store.done < len(images):
-            with ProgressBar("teacher features", TimeElapsedColumn(), console=console, disable=console is None) as bar:
+            with ProgressBar(
+                "teacher features", TimeElapsedColumn(), console=console, disable=console is None
+            ) as bar:
                 task = bar.add_task("", total=len(images), completed=store.done)
                 store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
-    return Targets(found, True, 1.0 - store.error.mean, 1.0 - store.error.most, store.nbytes, store.folder)
+    return Targets(
+        found, True, 1.0 - store.error.mean, 1.0 - store.error.most, store.nbytes, store.folder
+    )
 
 
 class LiveLayer:
-    """Features of one layer (F, V, rows, columns, C) that are computed where they are read: ``layer[frames]`` gives float32.
+    """Features of one layer (F, V, rows, columns, C) that are computed where they are read:
+    ``layer[frames]`` gives float32.
 
     The layers of a teacher share what was computed last, so that reading them all runs it once.
     """
@@ -173,7 +209,8 @@ class LiveLayer:
         return self._computed.last(np.asarray(frames))[self._number]
 
     def of(self, frames: np.ndarray, images: torch.Tensor) -> np.ndarray:
-        """Features (n, V, rows, columns, C) of changed images (n, V, 3, H, W) in [0, 255] of some frames.
+        """Features (n, V, rows, columns, C) of changed images (n, V, 3, H, W) in [0, 255] of some
+        frames.
 
         All layers are computed once for the same ``images``.
         """
@@ -184,28 +221,54 @@ class _Computed:
     """Prepared targets of any frames, by the teacher."""
 
     def __init__(
-        self, source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, batch: int, area: np.ndarray | None
+        self,
+        source: Teacher,
+        images: np.ndarray,
+        grid: tuple[int, int],
+        config: AlignmentConfig,
+        batch: int,
+        area: np.ndarray | None,
     ) -> None:
-        self._source, self._images, self._grid, self._config, self._batch = source, images, grid, config, batch
+        self._source, self._images, self._grid, self._config, self._batch = (
+            source,
+            images,
+            grid,
+            config,
+            batch,
+        )
         self._bars = None if area is None else torch.from_numpy(~area)[:, None]
         self._last: tuple[np.ndarray, list[np.ndarray], torch.Tensor | None] | None = None
         self.compression: Compression | None = None
 
     def whole(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        """All channels of each layer (n, V, rows, columns, C); of ``images`` where they are given."""
+        """All channels of each layer (n, V, rows, columns, C); of ``images`` where they are
+        given.
+        """
         cuts = [slice(start, start + self._batch) for start in range(0, len(frames), self._batch)]
-        parts = [self._batch_of(frames[cut], None if images is None else images[cut]) for cut in cuts]
+        parts = [
+            self._batch_of(frames[cut], None if images is None else images[cut]) for cut in cuts
+        ]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def kept(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What is kept of each layer, and the norms of the whole; see :data:`feature_cache.Compute`."""
+        """What is kept of each layer, and the norms of the whole; see
+        :data:`feature_cache.Compute`.
+        """
         found = self.whole(np.arange(part.start, part.stop))
-        norms = [np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found]
+        norms = [
+            np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found
+        ]
         return list(zip(self.compression(found) if self.compression else found, norms, strict=True))
 
     def last(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        """What is kept of each layer; not computed again for the same frames and the same tensor of images."""
-        if self._last is None or self._last[2] is not images or not np.array_equal(self._last[0], frames):
+        """What is kept of each layer; not computed again for the same frames and the same tensor of
+        images.
+        """
+        if (
+            self._last is None
+            or self._last[2] is not images
+            or not np.array_equal(self._last[0], frames)
+        ):
             found = self.whole(frames, images)
             self._last = (frames, self.compression(found) if self.compression else found, images)
         return self._last[1]
@@ -215,20 +278,35 @@ class _Computed:
         self._last = None
 
     def _batch_of(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        pixels = torch.from_numpy(np.ascontiguousarray(self._images[frames])) if images is None else images.cpu()
+        pixels = (
+            torch.from_numpy(np.ascontiguousarray(self._images[frames]))
+            if images is None
+            else images.cpu()
+        )
         pixels = pixels.float() / 255
         if self._bars is not None:
             pixels.masked_fill_(self._bars, 1.0)
-        found = [_prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)]
+        found = [
+            _prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)
+        ]
         if not all(np.isfinite(layer).all() for layer in found):
-            raise TeacherError("teacher: a feature is not finite; take float32, or check the weights")
+            raise TeacherError(
+                "teacher: a feature is not finite; take float32, or check the weights"
+            )
         return [layer.reshape(*pixels.shape[:2], *self._grid, -1) for layer in found]
 
 
 def _prepared(features: torch.Tensor, grid: tuple[int, int], config: AlignmentConfig) -> np.ndarray:
     """(B, V, gh, gw, C) to unit variance targets (B, V * rows * columns, C), float32."""
-    target = prepare_target(features, grid, config.position_scale, position=config.position, resize=config.resize)
-    return (target / target.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)).float().cpu().numpy()
+    target = prepare_target(
+        features, grid, config.position_scale, position=config.position, resize=config.resize
+    )
+    return (
+        (target / target.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6))
+        .float()
+        .cpu()
+        .numpy()
+    )
 
 
 def _repeated(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -242,11 +320,19 @@ def _mean(layer: np.ndarray | CompactArray) -> np.ndarray:
     return total / len(layer)
 
 
-def _key(source: Teacher, images: np.ndarray, grid: tuple[int, int], config: AlignmentConfig, digest: str | None) -> dict:
+def _key(
+    source: Teacher,
+    images: np.ndarray,
+    grid: tuple[int, int],
+    config: AlignmentConfig,
+    digest: str | None,
+) -> dict:
     if digest is None:
         whole = hashlib.sha256()
         for start in range(0, len(images), 256):
-            whole.update(np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data)
+            whole.update(
+                np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data
+            )
         digest = whole.hexdigest()
     return {
         "images": digest,
@@ -261,26 +347,54 @@ def _key(source: Teacher, images: np.ndarray, grid: tuple[int, int], config: Ali
 @functools.cache
 def _made_by() -> str:
     """Changes with the code that makes features and keeps them."""
-    functions = (alignment.prepare_target, alignment.position_embedding, _Computed, _prepared, _Colours)
+    functions = (
+        alignment.prepare_target,
+        alignment.position_embedding,
+        _Computed,
+        _prepared,
+        _Colours,
+    )
     modules = (cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision)
-    return hashlib.sha256("".join(map(inspect.getsource, (*functions, *modules))).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(map(inspect.getsource, (*functions, *modules))).encode()
+    ).hexdigest()
 
 
 class _Colours:
-    """The control rgb as a teacher: colours of patches in the teacher's width, standardised over a sample of the data."""
+    """The control rgb as a teacher: colours of patches in the teacher's width, standardised over a
+    sample of the data.
+    """
 
     description, licence = "patch colours", "none"
 
     def __init__(self, images: np.ndarray, grid: tuple[int, int], width: int, layers: int) -> None:
-        self._patch, self._layers = (images.shape[-2] // grid[0], images.shape[-1] // grid[1]), layers
+        self._patch, self._layers = (
+            (
+                images.shape[-2] // grid[0],
+                images.shape[-1] // grid[1],
+            ),
+            layers,
+        )
         self.feature_size, self.pixels = width, images.shape[-2] * images.shape[-1]
         self.identity = f"rgb {width} of {layers}"
         sample = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)]
-        values = rgb_features(sample.reshape(-1, *images.shape[2:]), self._patch, width).reshape(-1, width)
+        values = rgb_features(sample.reshape(-1, *images.shape[2:]), self._patch, width).reshape(
+            -1, width
+        )
         self._centre, self._spread = values.mean(0), values.std(0) + 1e-4
 
-    def features(self, images: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; the data set's cameras are all there."""
-        values = rgb_features((images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(), self._patch, self.feature_size)
-        found = torch.from_numpy((values - self._centre) / self._spread).unflatten(0, images.shape[:2])
+    def features(
+        self, images: torch.Tensor, present: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; the data set's cameras are all
+        there.
+        """
+        values = rgb_features(
+            (images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(),
+            self._patch,
+            self.feature_size,
+        )
+        found = torch.from_numpy((values - self._centre) / self._spread).unflatten(
+            0, images.shape[:2]
+        )
         return (found,) * self._layers

@@ -1,4 +1,5 @@
-"""Weights of teachers: found in a file, a directory or on the Hugging Face hub, read tensor by tensor, with their licence.
+"""Weights of teachers: found in a file, a directory or on the Hugging Face hub, read tensor by
+tensor, with their licence.
 
 Nothing is unpickled: safetensors are mapped, a ``.pt`` file is read with ``weights_only=True``.
 """
@@ -61,24 +62,34 @@ class Weights:
 
 def files_identity(paths: Iterable[Path]) -> str:
     """Changes when other files are named, or one of them is written."""
-    return " ".join(f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths)
+    return " ".join(
+        f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths
+    )
 
 
 def files_of(weights: Path) -> list[Path]:
     """The file of :func:`find_weights`, with its shards where it is an index of such beside it."""
     if not weights.name.endswith(".index.json"):
         return [weights]
-    return [weights, *(weights.with_name(name) for name in sorted(set(json.loads(weights.read_text())["weight_map"].values())))]
+    return [
+        weights,
+        *(
+            weights.with_name(name)
+            for name in sorted(set(json.loads(weights.read_text())["weight_map"].values()))
+        ),
+    ]
 
 
 def open_weights(source: str | Path) -> Weights:
     """Find weights and read their names and shapes.
 
     Args:
-        source: a ``.safetensors`` or ``.pt`` file, a directory with one, or a hub id such as ``facebook/VGGT-1B``.
+        source: a ``.safetensors`` or ``.pt`` file, a directory with one, or a hub id such as
+            ``facebook/VGGT-1B``.
 
     Raises:
-        TeacherError: nothing is there, the hub does not give it, or the file holds something else than tensors.
+        TeacherError: nothing is there, the hub does not give it, or the file holds something else
+            than tensors.
     """
     path = find_weights(source)
     if path.name.endswith(".index.json"):
@@ -100,16 +111,24 @@ def find_weights(source: str | Path) -> Path:
         named = [path / name for name in _NAMES if (path / name).is_file()]
         found = named or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.pt"))
         if not found or (not named and len(found) > 1):
-            many = f"{len(found)} files of weights: name one of them" if found else f"no {', '.join(_NAMES[:3])} in this directory"
+            many = (
+                f"{len(found)} files of weights: name one of them"
+                if found
+                else f"no {', '.join(_NAMES[:3])} in this directory"
+            )
             raise TeacherError(f"{source}: {many}")
         return found[0]
     if path.is_absolute() or not _HUB_ID.fullmatch(str(source)):
-        raise TeacherError(f"{source}: no such file or directory, and not a hub id such as facebook/VGGT-1B")
+        raise TeacherError(
+            f"{source}: no such file or directory, and not a hub id such as facebook/VGGT-1B"
+        )
     return _download(str(source), _NAMES)
 
 
 def licence(source: str | Path, folder: Path) -> str:
-    """Licence of weights in one line, from the model card or licence file beside them, else what is known of the hub id."""
+    """Licence of weights in one line, from the model card or licence file beside them, else what is
+    known of the hub id.
+    """
     card = folder / "README.md"
     if not card.is_file() and _HUB_ID.fullmatch(str(source)) and not Path(source).exists():
         with suppress(TeacherError):  # the licence is worth a try, the weights are there without
@@ -118,13 +137,25 @@ def licence(source: str | Path, folder: Path) -> str:
         from huggingface_hub import ModelCard
 
         data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-        named = [str(data[key]) for key in ("license", "license_name", "license_link") if data.get(key)]
+        named = [
+            str(data[key]) for key in ("license", "license_name", "license_link") if data.get(key)
+        ]
         if named:
             return ", ".join(named)
     for file in sorted(folder.glob("LICEN[SC]E*")):
-        first = next((line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()), "")
+        first = next(
+            (
+                line.strip()
+                for line in file.read_text(errors="replace").splitlines()
+                if line.strip()
+            ),
+            "",
+        )
         return f"{first} ({file})"
-    return _KNOWN_LICENCES.get(str(source), "not stated beside the weights; ask where they came from before you use or ship a result")
+    return _KNOWN_LICENCES.get(
+        str(source),
+        "not stated beside the weights; ask where they came from before you use or ship a result",
+    )
 
 
 def _open_shards(source: str | Path, index: Path) -> Weights:
@@ -135,27 +166,43 @@ def _open_shards(source: str | Path, index: Path) -> Weights:
     files, shapes, readers = {}, {}, {}
     for name in sorted(set(place.values())):
         local = index.with_name(name)
-        files[name] = local if local.is_file() or Path(source).exists() else _download(str(source), (name,))
+        files[name] = (
+            local if local.is_file() or Path(source).exists() else _download(str(source), (name,))
+        )
         found, readers[name] = _open_safetensors(files[name])
         shapes.update(found)
-    return Weights(str(source), tuple(files.values()), shapes, licence(source, index.parent), lambda name: readers[place[name]](name))
+    return Weights(
+        str(source),
+        tuple(files.values()),
+        shapes,
+        licence(source, index.parent),
+        lambda name: readers[place[name]](name),
+    )
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
     try:
         file = safe_open(path, "pt")
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.get_tensor  # noqa: SIM118 (not a dict)
+        names = file.keys()  # not a dictionary
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}, file.get_tensor
     except (SafetensorError, OSError) as error:
-        raise TeacherError(f"{path}: not a readable safetensors file ({error}); download it again") from None
+        raise TeacherError(
+            f"{path}: not a readable safetensors file ({error}); download it again"
+        ) from None
 
 
 def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
-        raise TeacherError(f"{path}: holds more than tensors, which is not read; convert it to safetensors where you trust it") from None
+        raise TeacherError(
+            f"{path}: holds more than tensors, which is not read; convert it to safetensors where"
+            " you trust it"
+        ) from None
     except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise TeacherError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); download it again") from None
+        raise TeacherError(
+            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}); download it again"
+        ) from None
     for name in _WRAPPINGS:
         if isinstance(tensors, dict) and isinstance(tensors.get(name), dict):
             tensors = tensors[name]
@@ -166,7 +213,9 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether a server answers at all within some seconds; the hub's own client tries again for a minute."""
+    """Whether a server answers at all within some seconds; the hub's own client tries again for a
+    minute.
+    """
     try:
         with urlopen(Request(endpoint, method="HEAD"), timeout=_HUB_TIMEOUT_S):
             return True
@@ -187,17 +236,24 @@ def _download(repository: str, names: Iterable[str]) -> Path:
             return Path(hf_hub_download(repository, name, local_files_only=offline))
         except errors.GatedRepoError:
             address = f"https://huggingface.co/{repository}"
-            raise TeacherError(f"{repository}: gated; accept its licence at {address}, then `hf auth login`") from None
+            raise TeacherError(
+                f"{repository}: gated; accept its licence at {address}, then `hf auth login`"
+            ) from None
         except errors.RepositoryNotFoundError:
-            raise TeacherError(f"{repository}: neither a local path nor a repository of the hub") from None
+            raise TeacherError(
+                f"{repository}: neither a local path nor a repository of the hub"
+            ) from None
         except errors.LocalEntryNotFoundError:
             unreachable = True  # another name may lie in the local cache
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, OSError) as error:
-            raise TeacherError(f"{repository}: the hub does not answer ({str(error).splitlines()[0]})") from None
+            raise TeacherError(
+                f"{repository}: the hub does not answer ({str(error).splitlines()[0]})"
+            ) from None
     if unreachable:
         raise TeacherError(
-            f"{repository}: no such path, the hub cannot be reached and nothing is cached; download it elsewhere, name the path"
+            f"{repository}: no such path, the hub cannot be reached and nothing is cached; download"
+            " it elsewhere, name the path"
         )
     raise TeacherError(f"{repository}: holds none of {', '.join(names)}")

@@ -8,13 +8,16 @@ _UNHEARD, _OPEN = "nothing has been heard of the dead-man switch", "the dead-man
 
 
 class DeadMan:
-    """Held only between a press that was seen as it happened and whatever ends it. Times [s] on a clock that nothing sets.
+    """Held only between a press that was seen as it happened and whatever ends it. Times [s] on a
+    clock that nothing sets.
 
-    A switch that is down when it is first heard, or still down after :meth:`trip`, moves nothing: the hand must open once.
+    A switch that is down when it is first heard, or still down after :meth:`trip`, moves nothing:
+    the hand must open once.
 
     Args:
         age_s: silent for longer counts as open: a cable is out, a battery empty, a driver dead.
-        unchanged_s: a device off centre that says exactly the same for longer counts as open too: its radio is gone and
+        unchanged_s: a device off centre that says exactly the same for longer counts as open too:
+            its radio is gone and
             its driver repeats the last it heard. None: not looked for.
     """
 
@@ -26,7 +29,9 @@ class DeadMan:
         self._why = _UNHEARD
 
     def hear(self, pressed: bool, now: float, said: object = None) -> None:
-        """A message of the switch; ``said``: all that it holds when the device is off centre, None when it is at rest."""
+        """A message of the switch; ``said``: all that it holds when the device is off centre, None
+        when it is at rest.
+        """
         self.held(now)  # a silence that ends with this message counts
         if said is None or said != self._said:
             self._said, self._changed = said, now

@@ -1,6 +1,8 @@
-"""What a person holds in the hand, as one YAML: its topics, its dead-man switch and what its axes mean. No ROS.
+"""What a person holds in the hand, as one YAML: its topics, its dead-man switch and what its axes
+mean. No ROS.
 
-Examples are in ``sf_bringup/config/teleoperation``; every key is explained in ``doc/teleoperate.md``.
+Examples are in ``sf_bringup/config/teleoperation``; every key is explained in
+``doc/teleoperate.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from sf_policy_node.contract import Contract, Finite, Name, Positive, Topic
 Index = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=1)]
 AXES = ("x", "y", "z", "rx", "ry", "rz")
-_NEEDED_HZ = 3.0  # commands within budgets.teleop_age_s, so that one lost message is not a hand that let go
+_NEEDED_HZ = (
+    3.0  # commands within budgets.teleop_age_s, so that one lost message is not a hand that let go
+)
 
 
 class DeviceError(ValueError):
@@ -28,13 +32,19 @@ class _Strict(BaseModel):
 
 
 class Switch(_Strict):
-    """The dead-man switch: a button of a ``sensor_msgs/Joy``, or a ``std_msgs/Bool`` such as a pedal."""
+    """The dead-man switch: a button of a ``sensor_msgs/Joy``, or a ``std_msgs/Bool`` such as a
+    pedal.
+    """
 
     topic: Topic
     type: Literal["joy", "bool"] = "joy"
     button: Index | None = Field(None, description="of the Joy")
-    age_s: Annotated[float, Field(ge=0.02, le=0.5)] = Field(0.25, description="silent for longer counts as open")
-    unchanged_s: Positive | None = Field(None, description="Joy off centre and exactly the same for longer counts as open")
+    age_s: Annotated[float, Field(ge=0.02, le=0.5)] = Field(
+        0.25, description="silent for longer counts as open"
+    )
+    unchanged_s: Positive | None = Field(
+        None, description="Joy off centre and exactly the same for longer counts as open"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Switch:
@@ -46,8 +56,15 @@ class Switch(_Strict):
 class LeaderJoint(_Strict):
     """One joint of the arm follows one joint of the leader: ``scale * leader + offset``."""
 
-    leader: Annotated[str, Field(min_length=1)] = Field(description="name in the leader's joint states")
-    scale: Finite = Field(1.0, description="contract's unit per leader's unit: -1 turns it round, 0.01745 makes degrees radians")
+    leader: Annotated[str, Field(min_length=1)] = Field(
+        description="name in the leader's joint states"
+    )
+    scale: Finite = Field(
+        1.0,
+        description=(
+            "contract's unit per leader's unit: -1 turns it round, 0.01745 makes degrees radians"
+        ),
+    )
     offset: Finite = 0.0
 
     @model_validator(mode="after")
@@ -58,7 +75,9 @@ class LeaderJoint(_Strict):
 
 
 class LeaderGripper(_Strict):
-    """The leader's trigger, from ``closed`` to ``open`` in its own unit, moves the gripper over its whole way."""
+    """The leader's trigger, from ``closed`` to ``open`` in its own unit, moves the gripper over its
+    whole way.
+    """
 
     leader: Annotated[str, Field(min_length=1)]
     open: Finite
@@ -78,7 +97,9 @@ class Leader(_Strict):
     topic: Topic
     joints: dict[Name, LeaderJoint] = Field(description="for every arm joint of the contract")
     gripper: LeaderGripper | None = None
-    furthest: Positive | None = Field(0.8, description="a joint further from its leader than this is not taken over [rad or m]")
+    furthest: Positive | None = Field(
+        0.8, description="a joint further from its leader than this is not taken over [rad or m]"
+    )
 
 
 class Axis(_Strict):
@@ -94,8 +115,12 @@ class Stick(_Strict):
     kind: Literal["joy"]
     topic: Topic
     axes: dict[Literal["x", "y", "z", "rx", "ry", "rz"], Axis] = Field(min_length=1)
-    dead_zone: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of an axis that counts as centred")
-    curve: Annotated[float, Field(ge=1, le=4)] = Field(2.0, description="1 is straight; more is finer near the centre")
+    dead_zone: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of an axis that counts as centred"
+    )
+    curve: Annotated[float, Field(ge=1, le=4)] = Field(
+        2.0, description="1 is straight; more is finer near the centre"
+    )
     slow_button: Index | None = Field(None, description="while it is down: a quarter of the speed")
 
 
@@ -105,14 +130,20 @@ class Twist(_Strict):
     kind: Literal["twist"]
     topic: Topic
     stamped: bool = False
-    unit: Literal["share", "si"] = Field(description="share: -1 to 1 of the speeds below; si: m/s and rad/s")
-    age_s: Annotated[float, Field(ge=0.02, le=0.5)] = Field(0.25, description="silent for longer: no motion")
+    unit: Literal["share", "si"] = Field(
+        description="share: -1 to 1 of the speeds below; si: m/s and rad/s"
+    )
+    age_s: Annotated[float, Field(ge=0.02, le=0.5)] = Field(
+        0.25, description="silent for longer: no motion"
+    )
     dead_zone: Annotated[float, Field(ge=0, lt=1)] = 0.05
     curve: Annotated[float, Field(ge=1, le=4)] = 1.0
 
 
 class GripperButtons(_Strict):
-    """Buttons of a Joy for the gripper. A gripper that is not ``binary`` moves while open or close is down."""
+    """Buttons of a Joy for the gripper. A gripper that is not ``binary`` moves while open or close
+    is down.
+    """
 
     topic: Topic
     open: Index | None = None
@@ -140,20 +171,33 @@ class Device(_Strict):
     name: Annotated[str, Field(min_length=1)]
     dead_man: Switch
     motion: Annotated[Leader | Stick | Twist, Field(discriminator="kind")]
-    rate_hz: Annotated[float, Field(ge=20, le=500)] = Field(50.0, description="commands per second while the switch is held")
+    rate_hz: Annotated[float, Field(ge=20, le=500)] = Field(
+        50.0, description="commands per second while the switch is held"
+    )
     speed: Positive = Field(0.15, description="of the tool at full deflection [m/s]")
     turn_speed: Positive = Field(0.6, description="of the tool at full deflection [rad/s]")
-    frame: Literal["base", "tool"] = Field("base", description="axes of the base frame or of the tool frame")
-    turns: bool | None = Field(None, description="rx ry rz turn the tool; none: unless the contract fixes its orientation")
+    frame: Literal["base", "tool"] = Field(
+        "base", description="axes of the base frame or of the tool frame"
+    )
+    turns: bool | None = Field(
+        None, description="rx ry rz turn the tool; none: unless the contract fixes its orientation"
+    )
     gripper: GripperButtons | None = None
-    policy_waits: bool = Field(True, description="after a takeover the policy waits for ~/resume; false: it goes on by itself")
+    policy_waits: bool = Field(
+        True,
+        description="after a takeover the policy waits for ~/resume; false: it goes on by itself",
+    )
     resume: Button | None = Field(None, description="button that lets the policy go on")
-    emergency_stop: Button | None = Field(None, description="button that stops the arm and latches, held switch or not")
+    emergency_stop: Button | None = Field(
+        None, description="button that stops the arm and latches, held switch or not"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Device:
         if isinstance(self.motion, Leader) and self.gripper:
-            raise ValueError("gripper: a leader arm moves the gripper with motion.gripper; remove the buttons")
+            raise ValueError(
+                "gripper: a leader arm moves the gripper with motion.gripper; remove the buttons"
+            )
         return self
 
     def check(self, contract: Contract) -> None:
@@ -166,15 +210,25 @@ class Device(_Strict):
         if isinstance(self.motion, Leader):
             joints = set(contract.arm_joints)
             if missing := sorted(joints - self.motion.joints.keys()):
-                raise DeviceError(f"{self.name}: motion.joints lacks {', '.join(missing)} of {robot}; say which leader joint moves each")
+                raise DeviceError(
+                    f"{self.name}: motion.joints lacks {', '.join(missing)} of {robot}; say which"
+                    " leader joint moves each"
+                )
             if extra := sorted(self.motion.joints.keys() - joints):
-                raise DeviceError(f"{self.name}: motion.joints names {', '.join(extra)}, which {robot} does not have; remove them")
+                raise DeviceError(
+                    f"{self.name}: motion.joints names {', '.join(extra)}, which {robot} does not"
+                    " have; remove them"
+                )
         if self.motion_has_gripper and contract.gripper is None:
-            raise DeviceError(f"{self.name}: moves a gripper, and the contract of {robot} has none; remove the gripper's keys")
+            raise DeviceError(
+                f"{self.name}: moves a gripper, and the contract of {robot} has none; remove the"
+                " gripper's keys"
+            )
         age = contract.budgets.teleop_age_s
         if age is not None and self.rate_hz * age < _NEEDED_HZ:
             raise DeviceError(
-                f"{self.name}: rate_hz {self.rate_hz:g} is too slow for budgets.teleop_age_s {age:g}; give at least {_NEEDED_HZ / age:.0f}"
+                f"{self.name}: rate_hz {self.rate_hz:g} is too slow for budgets.teleop_age_s"
+                f" {age:g}; give at least {_NEEDED_HZ / age:.0f}"
             )
 
     @property
@@ -187,21 +241,31 @@ def load_device(path: str | Path) -> Device:
     """Read a device.
 
     Raises:
-        DeviceError: the file is missing or a value is wrong; one clause per problem, with the key's path.
+        DeviceError: the file is missing or a value is wrong; one clause per problem, with the key's
+            path.
     """
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DeviceError(f"{path}: cannot be read ({error.strerror}); check the path, or take one of config/teleoperation") from None
+        raise DeviceError(
+            f"{path}: cannot be read ({error.strerror}); check the path, or take one of"
+            " config/teleoperation"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DeviceError(f"{path}: not valid YAML ({' '.join(str(error).split())}); fix the syntax") from None
+        raise DeviceError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); fix the syntax"
+        ) from None
     if not isinstance(data, dict):
-        raise DeviceError(f"{path}: expected keys and values; start from config/teleoperation/gamepad.yaml")
+        raise DeviceError(
+            f"{path}: expected keys and values; start from config/teleoperation/gamepad.yaml"
+        )
     try:
         return Device.model_validate(data)
     except ValidationError as error:
-        raise DeviceError("; ".join(f"{path}: {_explain(item)}" for item in error.errors())) from None
+        raise DeviceError(
+            "; ".join(f"{path}: {_explain(item)}" for item in error.errors())
+        ) from None
 
 
 def _explain(item: dict) -> str:
@@ -211,4 +275,8 @@ def _explain(item: dict) -> str:
     if item["type"] == "extra_forbidden":
         return f"{key}: is not a known key; remove it or fix its spelling"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {item['input']!r})" if key and not isinstance(item["input"], dict) else f"{key or 'device'}: {message}"
+    return (
+        f"{key}: {message} (got {item['input']!r})"
+        if key and not isinstance(item["input"], dict)
+        else f"{key or 'device'}: {message}"
+    )

@@ -1,6 +1,8 @@
-"""``ros2 run sf_training teleoperation_keys``: the keys of a terminal as a ``sensor_msgs/Joy`` on ``teleop/keys``.
+"""``ros2 run sf_training teleoperation_keys``: the keys of a terminal as a ``sensor_msgs/Joy`` on
+``teleop/keys``.
 
-With ``config/teleoperation/keyboard.yaml`` they move the arm; the space bar can be the dead-man switch of any other device.
+With ``config/teleoperation/keyboard.yaml`` they move the arm; the space bar can be the dead-man
+switch of any other device.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ class Keyboard(Node):
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_training teleoperation_keys``; returns the exit code."""
     if not sys.stdin.isatty():
-        print("teleoperation_keys: needs a terminal of its own; start it in one, not from a launch file", file=sys.stderr)
+        print(
+            "teleoperation_keys: needs a terminal of its own; start it in one, not from a launch"
+            " file",
+            file=sys.stderr,
+        )
         return 2
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = Keyboard()
@@ -66,7 +72,9 @@ def main(args: list[str] | None = None) -> int:
                     node.keys.hear(key, time.monotonic())
                 node.publish()
                 spinner.spin_once(timeout_sec=0.0)
-                line = f"speed {node.keys.speed:.0%}   {node.said or 'no teleoperation node is heard'}"
+                line = (
+                    f"speed {node.keys.speed:.0%}   {node.said or 'no teleoperation node is heard'}"
+                )
                 if line != shown:
                     shown = line
                     print(f"\r\x1b[K{line[: _width()]}", end="", flush=True)

@@ -1,4 +1,5 @@
-"""A keyboard as a ``sensor_msgs/Joy``: a terminal tells of keys going down and repeating, never of one being released.
+"""A keyboard as a ``sensor_msgs/Joy``: a terminal tells of keys going down and repeating, never of
+one being released.
 
 No ROS and no terminal here.
 """
@@ -39,13 +40,16 @@ HELP = """Hold a key to move, let go to stop.
 class Keys:
     """Which axes and buttons are down, from the keys heard. Times [s] on a clock that nothing sets.
 
-    A motion key is its own dead-man switch: its first event moves the arm for :data:`KEPT_S`, which is an inch, and
+    A motion key is its own dead-man switch: its first event moves the arm for :data:`KEPT_S`, which
+    is an inch, and
     repeats keep it moving. The space bar counts as held from its second event on: a tap is no grip.
     """
 
     def __init__(self) -> None:
         self._axes = [0.0] * 6
-        self._motion_until = self._hold_until = self._gripper_until = self._resume_until = self._stop_until = -math.inf
+        self._motion_until = self._hold_until = self._gripper_until = self._resume_until = (
+            self._stop_until
+        ) = -math.inf
         self._gripper_button = OPEN
         self._space_heard = -math.inf
         self._speed = 1
@@ -64,7 +68,10 @@ class Keys:
                 self._hold_until = now + KEPT_S
             self._space_heard = now
         elif key in "[]":
-            self._gripper_button, self._gripper_until = (OPEN if key == "[" else CLOSE), now + GRIPPER_KEPT_S
+            self._gripper_button, self._gripper_until = (
+                (OPEN if key == "[" else CLOSE),
+                now + GRIPPER_KEPT_S,
+            )
         elif key == "p":
             self._resume_until = now + KEPT_S
         elif key == "x":

@@ -1,4 +1,6 @@
-"""A second arm leads: its joints, scaled, shifted and kept inside the limits of the contract, are where the arm is to be."""
+"""A second arm leads: its joints, scaled, shifted and kept inside the limits of the contract, are
+where the arm is to be.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,41 @@ _TOO_SOON_S, _TOO_LATE_S = 1e-3, 0.2  # between two messages of which a velocity
 
 
 class LeaderArm:
-    """Joint states of a leader as targets (J,) in the order of ``contract.command_joints``. Calls must not overlap."""
+    """Joint states of a leader as targets (J,) in the order of ``contract.command_joints``. Calls
+    must not overlap.
+    """
 
     def __init__(self, contract: Contract, leader: Leader) -> None:
         self._limits, self._arm = JointLimits.of(contract), len(contract.joints)
         self._furthest = leader.furthest
-        rows = [(each.leader, each.scale, each.offset) for each in (leader.joints[name] for name in contract.arm_joints)]
+        rows = [
+            (each.leader, each.scale, each.offset)
+            for each in (leader.joints[name] for name in contract.arm_joints)
+        ]
         self._moves_gripper = bool(contract.gripper and leader.gripper)
         if self._moves_gripper:
             way = contract.gripper.open - contract.gripper.closed
             scale = way / (leader.gripper.open - leader.gripper.closed)
-            rows.append((leader.gripper.leader, scale, contract.gripper.closed - scale * leader.gripper.closed))
+            rows.append(
+                (
+                    leader.gripper.leader,
+                    scale,
+                    contract.gripper.closed - scale * leader.gripper.closed,
+                )
+            )
         self._names = [row[0] for row in rows]
         self._scale, self._offset = np.array([row[1:] for row in rows]).T
         self._before: tuple[float, np.ndarray, np.ndarray] | None = None  # time, place, speed
 
     def read(
-        self, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float], now: float
+        self,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float],
+        now: float,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Targets (J,) and their velocities; the gripper is NaN where the leader has none. None: not finite, or joints are missing.
+        """Targets (J,) and their velocities; the gripper is NaN where the leader has none. None:
+        not finite, or joints are missing.
 
         Raises:
             DeviceError: the leader never names a joint that the device file does.
@@ -47,10 +65,16 @@ class LeaderArm:
         place = self._scale * np.asarray(positions, dtype=float)[order] + self._offset
         if not np.isfinite(place).all():
             return None
-        speed = self._velocity(place, None if len(velocities) != len(names) else np.asarray(velocities, dtype=float)[order], now)
+        speed = self._velocity(
+            place,
+            None if len(velocities) != len(names) else np.asarray(velocities, dtype=float)[order],
+            now,
+        )
         count = len(place)
         inside = np.clip(place, self._limits.lower[:count], self._limits.upper[:count])
-        speed = np.where(inside == place, speed, 0.0)  # a leader beyond a limit holds the joint there
+        speed = np.where(
+            inside == place, speed, 0.0
+        )  # a leader beyond a limit holds the joint there
         if len(self._limits.names) > count:
             return np.append(inside, np.nan), np.append(speed, 0.0)
         return inside, speed
@@ -64,7 +88,10 @@ class LeaderArm:
         if way[worst] <= self._furthest:
             return ""
         name, here, there = self._limits.names[worst], measured[worst], target[worst]
-        return f"{name} stands at {here:.2f} and its leader at {there:.2f}: bring the leader closer than {self._furthest:g}"
+        return (
+            f"{name} stands at {here:.2f} and its leader at {there:.2f}: bring the leader closer"
+            f" than {self._furthest:g}"
+        )
 
     def _velocity(self, place: np.ndarray, given: np.ndarray | None, now: float) -> np.ndarray:
         """The leader's own velocities, or those of its positions, smoothed over two messages."""

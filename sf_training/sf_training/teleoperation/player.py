@@ -28,7 +28,9 @@ _TAKEN_S = 2.0  # the executor takes over within, or says why not
 _OTHER_CLOCK_S = 3600.0  # apart: not the same clock, and no clock that is merely wrong
 _STANDS_S = 2.0  # a clock that does not move for longer
 _SETTLES_S = 0.5  # after the last command the arm is still watched
-_SILENT_S = 1.0  # a replay goes on after a shorter silence, as of a busy computer; after a longer one somebody may have come near
+# a replay goes on after a shorter silence, as of a busy computer; after a longer one somebody may
+# have come near
+_SILENT_S = 1.0
 _MOVING = 0.05  # share of a joint's top speed above which the arm does not stand
 
 
@@ -53,9 +55,15 @@ class Player(Node):
         self.on_measured: Callable[[float, np.ndarray], None] = lambda stamp, positions: None
         self._reader = JointStates(contract)
         topics = contract.topics
-        self._commands = self.create_publisher(JointState, topics.replay_command, QoSProfile(depth=1))
-        self.create_subscription(ExecutorStatus, topics.executor_status, self._on_status, QoSProfile(depth=5))
-        self.create_subscription(JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data)
+        self._commands = self.create_publisher(
+            JointState, topics.replay_command, QoSProfile(depth=1)
+        )
+        self.create_subscription(
+            ExecutorStatus, topics.executor_status, self._on_status, QoSProfile(depth=5)
+        )
+        self.create_subscription(
+            JointState, topics.joint_states, self._on_joints, qos_profile_sensor_data
+        )
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
 
@@ -83,7 +91,9 @@ class Player(Node):
         end = time.monotonic() + _FOUND_S
         while not condition():
             if time.monotonic() > end:
-                raise ReplayError(f"{what} within {_FOUND_S:g} s; is the robot running in this ROS domain?")
+                raise ReplayError(
+                    f"{what} within {_FOUND_S:g} s; is the robot running in this ROS domain?"
+                )
             self.spin(0.02)
 
     def find_arm(self, clock: str) -> None:
@@ -93,13 +103,21 @@ class Player(Node):
             ReplayError: somebody does not answer, or the arm must not be moved now.
         """
         topics = self.contract.topics
-        self.wait(lambda: self.status is not None, f"no executor was heard on {topics.executor_status}")
-        if clock == "ros" or (clock == "auto" and abs(to_seconds(self.status.header.stamp) - time.time()) > _OTHER_CLOCK_S):
+        self.wait(
+            lambda: self.status is not None, f"no executor was heard on {topics.executor_status}"
+        )
+        if clock == "ros" or (
+            clock == "auto"
+            and abs(to_seconds(self.status.header.stamp) - time.time()) > _OTHER_CLOCK_S
+        ):
             self.set_parameters([Parameter("use_sim_time", value=True)])
             self.wait(lambda: self.now() > 0.0, "nothing was heard on /clock")
         self.joints = None
         self.wait(lambda: self.joints is not None, f"no joint states on {topics.joint_states}")
-        self.wait(self._commands.get_subscription_count, f"nobody listens on {topics.replay_command}: the executor is of another version")
+        self.wait(
+            self._commands.get_subscription_count,
+            f"nobody listens on {topics.replay_command}: the executor is of another version",
+        )
 
     def check_free(self) -> None:
         """Nobody else moves the arm.
@@ -108,19 +126,33 @@ class Player(Node):
             ReplayError: somebody does, or the executor follows nobody.
         """
         status = self.status
-        if status.state in (ExecutorStatus.INACTIVE, ExecutorStatus.STOPPED, ExecutorStatus.PAUSED, ExecutorStatus.SHADOW):
-            raise ReplayError(f"the executor does not move the arm: {status.reason or 'it only shadows a policy'}")
+        if status.state in (
+            ExecutorStatus.INACTIVE,
+            ExecutorStatus.STOPPED,
+            ExecutorStatus.PAUSED,
+            ExecutorStatus.SHADOW,
+        ):
+            raise ReplayError(
+                f"the executor does not move the arm: {status.reason or 'it only shadows a policy'}"
+            )
         if status.control_source != ControlSource.NOBODY:
-            who = {ControlSource.POLICY: "a policy", ControlSource.TELEOPERATION: "a person"}.get(status.control_source, "another replay")
+            who = {ControlSource.POLICY: "a policy", ControlSource.TELEOPERATION: "a person"}.get(
+                status.control_source, "another replay"
+            )
             raise ReplayError(f"{who} moves the arm: end that first")
         speeds = np.abs(self.joints[2][: len(self.contract.joints)])
         fast = speeds / np.array([joint.velocity for joint in self.contract.joints])
         if fast.max() > _MOVING:
-            raise ReplayError(f"{self.contract.arm_joints[int(fast.argmax())]} is moving: wait until the arm stands")
+            raise ReplayError(
+                f"{self.contract.arm_joints[int(fast.argmax())]} is moving: wait until the arm"
+                " stands"
+            )
 
     def send(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """One command, stamped with now."""
-        message = JointState(header=Header(stamp=to_stamp(self.now())), name=list(self.contract.command_joints))
+        message = JointState(
+            header=Header(stamp=to_stamp(self.now())), name=list(self.contract.command_joints)
+        )
         message.position, message.velocity = array("d", positions), array("d", velocities)
         self._commands.publish(message)
 
@@ -139,13 +171,20 @@ class Player(Node):
             self.ended = message.reason or "it gave no reason"
 
     def _on_joints(self, message: JointState) -> None:
-        joints = self._reader.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        joints = self._reader.read(
+            to_seconds(message.header.stamp), message.name, message.position, message.velocity
+        )
         if joints is not None:
             self.joints = joints
             self.on_measured(joints[0], joints[1])
 
 
-def play(node: Player, motion: Timed, following: Following, on_time: Callable[[float], None] = lambda seconds: None) -> None:
+def play(
+    node: Player,
+    motion: Timed,
+    following: Following,
+    on_time: Callable[[float], None] = lambda seconds: None,
+) -> None:
     """Send a motion from now on, on the arm's clock, and watch the arm.
 
     Raises:
@@ -166,7 +205,10 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         nonlocal awake
         stood, awake = time.monotonic() - awake, time.monotonic()
         if stood > _SILENT_S and node.followed_at is not None:
-            raise ReplayAborted(f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor has ended the replay")
+            raise ReplayAborted(
+                f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor"
+                " has ended the replay"
+            )
 
     while elapsed < motion.duration + _SETTLES_S:
         stay_awake()
@@ -181,16 +223,23 @@ def play(node: Player, motion: Timed, following: Following, on_time: Callable[[f
         stay_awake()  # before the executor is blamed
         if now > before:
             moved = time.monotonic()
-        # The motion goes on while the executor follows. A process that stood still goes on where it was, and does not leap.
+        # The motion goes on while the executor follows. A process that stood still goes on where it
+        # was, and does not leap.
         elapsed, before = elapsed + node.follows * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         if problem:
-            raise ReplayAborted(f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or replay more slowly")
+            raise ReplayAborted(
+                f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or"
+                " replay more slowly"
+            )
         if node.ended is not None:
             raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.ended}")
         if node.followed_at is None and time.monotonic() - begun > _TAKEN_S:
             raise ReplayAborted(f"the executor does not follow the replay: {node.status.reason}")
         if node.followed_at is not None and (lost := now - node.followed_at) > _SILENT_S:
-            raise ReplayAborted(f"the executor has not followed it for {lost:.1f} s after {elapsed:.1f} s: {node.status.reason}")
+            raise ReplayAborted(
+                f"the executor has not followed it for {lost:.1f} s after {elapsed:.1f} s:"
+                f" {node.status.reason}"
+            )
         if time.monotonic() - moved > _STANDS_S:
             raise ReplayAborted("the arm's clock stands still")
         on_time(min(elapsed, motion.duration))

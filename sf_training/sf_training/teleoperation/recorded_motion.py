@@ -24,7 +24,9 @@ class ReplayError(ValueError):
 
 @dataclass(frozen=True)
 class RecordedMotion:
-    """Joints (N, J) every :data:`SAMPLE_S` from the first joint state on, and in words where they come from."""
+    """Joints (N, J) every :data:`SAMPLE_S` from the first joint state on, and in words where they
+    come from.
+    """
 
     positions: np.ndarray
     described: str
@@ -38,31 +40,40 @@ class RecordedMotion:
 def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     """The motion of an episode.
 
-    ``commanded``: joints as the arm was sent (by the executor, else by the operator), which carries a gripper's grip; where
-    nothing was sent, or a joint was more than its tracking error away from what was sent, as measured.
+    ``commanded``: joints as the arm was sent (by the executor, else by the operator), which carries
+    a gripper's grip; where nothing was sent, or a joint was more than its tracking error away from
+    what was sent, as measured.
 
     Raises:
         ReplayError: joint states are missing, or have a gap.
     """
     contract, names = reader.contract, reader.contract.command_joints
     topics, command = contract.topics, contract.command
-    streams = reader.read([absolute(name) for name in (topics.joint_states, topics.teleop_command, command.topic)])
+    streams = reader.read(
+        [absolute(name) for name in (topics.joint_states, topics.teleop_command, command.topic)]
+    )
     states = streams[absolute(topics.joint_states)]
     measured = _by_joint(states, names)
     missing = [name for name, (stamps, _) in zip(names, measured, strict=True) if not len(stamps)]
     if missing:
         names, topic = ", ".join(missing), absolute(topics.joint_states)
-        raise ReplayError(f"{reader.path}: {topic}: joint {names} is never named; it cannot be replayed")
+        raise ReplayError(
+            f"{reader.path}: {topic}: joint {names} is never named; it cannot be replayed"
+        )
     # Arm and gripper may have publishers of their own: what counts is what is known of every joint.
     begin, end = max(stamps[0] for stamps, _ in measured), min(stamps[-1] for stamps, _ in measured)
     gap = _NS * max(float(np.diff(stamps).max(initial=0)) for stamps, _ in measured)
     if gap > _LONGEST_GAP_S:
         raise ReplayError(
-            f"{reader.path}: joint states have a gap of {gap:.2f} s: what the arm did then nobody knows; take another episode"
+            f"{reader.path}: joint states have a gap of {gap:.2f} s: what the arm did then nobody"
+            " knows; take another episode"
         )
     times = np.arange(begin, end + 1, round(SAMPLE_S / _NS))
     if len(times) < 2:
-        raise ReplayError(f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to replay")
+        raise ReplayError(
+            f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to"
+            " replay"
+        )
     places = np.stack([np.interp(times, *joint) for joint in measured], axis=-1)
     if follow == "measured":
         return RecordedMotion(places, f"as measured on {absolute(topics.joint_states)}")
@@ -100,7 +111,9 @@ def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """Commands of the operator, joined by straight lines; NaN before the first and for joints that were never named."""
+    """Commands of the operator, joined by straight lines; NaN before the first and for joints that
+    were never named.
+    """
     sent = np.full((len(times), len(names)), np.nan)
     for column, (stamps, places) in enumerate(_by_joint(stream, names)):
         if len(stamps):
@@ -109,7 +122,9 @@ def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
 
 
 def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """At each time, where the newest trajectory that had been sent by then has the joints; NaN before the first."""
+    """At each time, where the newest trajectory that had been sent by then has the joints; NaN
+    before the first.
+    """
     sent = np.full((len(times), len(names)), np.nan)
     order = np.argsort(stream.stamps, kind="stable")
     bounds = [*np.searchsorted(times, stream.stamps[order]), len(times)]
@@ -117,7 +132,10 @@ def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
         message = stream.messages[index]
         if first == last or not message.points:
             continue
-        ahead = [point.time_from_start.sec + _NS * point.time_from_start.nanosec for point in message.points]
+        ahead = [
+            point.time_from_start.sec + _NS * point.time_from_start.nanosec
+            for point in message.points
+        ]
         due = stream.stamps[index] + np.array(ahead) / _NS
         named = list(message.joint_names)
         for column, name in enumerate(names):

@@ -1,4 +1,6 @@
-"""An episode's motion made fit to be sent again: slower or faster, from where the arm stands, and judged while it runs. No ROS."""
+"""An episode's motion made fit to be sent again: slower or faster, from where the arm stands, and
+judged while it runs. No ROS.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, 
 
 SPEEDS = (0.1, 2.0)
 _AT_LIMIT = 1.02  # a recorded motion ran at the limits, and its samples are rounded
-_SLOWED = 1.25  # what is that much too fast in places is slowed there; a recorded command may be ahead of what the guard let through
+# what is that much too fast in places is slowed there; a recorded command may be ahead of what the
+# guard let through
+_SLOWED = 1.25
 _SMOOTH = 5  # samples over which a speed is told, so that the noise of measured joints is none
 _EASE_S = 0.4  # in which the replay gets going, and the gripper settles before it
 _SHORTEST_S = 0.5
@@ -24,7 +28,9 @@ _DELAYS_S = np.arange(0.0, 0.6, 0.02)
 
 @dataclass(frozen=True)
 class Timed:
-    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on; ``slowed`` [s] longer for the sake of limits."""
+    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on; ``slowed`` [s] longer
+    for the sake of limits.
+    """
 
     times: np.ndarray
     positions: np.ndarray
@@ -41,11 +47,14 @@ class Timed:
         place = np.array([np.interp(time, self.times, column) for column in self.positions.T])
         if time >= self.duration:
             return place, np.zeros_like(place)
-        return place, np.array([np.interp(time, self.times, column) for column in self.velocities.T])
+        return place, np.array(
+            [np.interp(time, self.times, column) for column in self.velocities.T]
+        )
 
 
 def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
-    """The motion at ``speed`` times the speed at which it was recorded, slower where that is a little above a limit of the contract.
+    """The motion at ``speed`` times the speed at which it was recorded, slower where that is a
+    little above a limit of the contract.
 
     Raises:
         ReplayError: it would be far above one, with the speed that would not.
@@ -56,40 +65,74 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     limits, arm = JointLimits.of(contract), len(contract.joints)
     kinematics = Kinematics(contract)
     workspace = Workspace.of(contract, kinematics)
-    outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(axis=0)
-    if (outside > 0.1 * np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)).any():
+    outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(
+        axis=0
+    )
+    if (
+        outside > 0.1 * np.where(np.isfinite(limits.tracking_error), limits.tracking_error, np.inf)
+    ).any():
         worst = limits.names[int(outside.argmax())]
-        raise ReplayError(f"the episode has {worst} {outside.max():.3f} outside its limits in the contract: it is not replayed")
+        raise ReplayError(
+            f"the episode has {worst} {outside.max():.3f} outside its limits in the contract: it is"
+            " not replayed"
+        )
     positions = np.clip(motion.positions, limits.lower, limits.upper)
     leaves, why = workspace.first_leave(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
         when = SAMPLE_S * (1 + leaves)
-        raise ReplayError(f"after {when:.1f} s of the episode {why}: correct collision in the contract, or take another episode")
+        raise ReplayError(
+            f"after {when:.1f} s of the episode {why}: correct collision in the contract, or take"
+            " another episode"
+        )
     if leaves is not None or workspace.outside(positions[0]) > TOLERANCE:
         when = SAMPLE_S * (1 + (leaves if leaves is not None else -1))
-        raise ReplayError(f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or take another episode")
+        raise ReplayError(
+            f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or"
+            " take another episode"
+        )
     shares = _shares(positions, arm, kinematics, limits, workspace.tool_speed)
     share = float(shares.max())
     if speed * share > _SLOWED:
         fits = np.floor(100 * min(high, _AT_LIMIT / share)) / 100
-        cure = f"give {fits:g} or less" if fits >= low else "the limits in the contract are too low for it"
-        raise ReplayError(f"speed: at {speed:g} the arm would have to move at {speed * share:.0%} of a limit of the contract; {cure}")
+        cure = (
+            f"give {fits:g} or less"
+            if fits >= low
+            else "the limits in the contract are too low for it"
+        )
+        raise ReplayError(
+            f"speed: at {speed:g} the arm would have to move at {speed * share:.0%} of a limit of"
+            f" the contract; {cure}"
+        )
     rates = np.minimum(speed, _AT_LIMIT / np.maximum(shares, 1e-9))
     times, positions = _eased(positions, rates)
-    return Timed(times, positions, np.gradient(positions, times, axis=0), SAMPLE_S * float((1.0 / rates - 1.0 / speed).sum()))
+    return Timed(
+        times,
+        positions,
+        np.gradient(positions, times, axis=0),
+        SAMPLE_S * float((1.0 / rates - 1.0 / speed).sum()),
+    )
 
 
-def _shares(positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float) -> np.ndarray:
-    """Of the tightest limit of speed that each sample (N,) needs at the speed of the recording, the most within a few samples."""
+def _shares(
+    positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float
+) -> np.ndarray:
+    """Of the tightest limit of speed that each sample (N,) needs at the speed of the recording, the
+    most within a few samples.
+    """
     velocities = _velocities(positions)
     joints = (np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max(axis=1)
-    tool = np.linalg.norm(kinematics.tool_motion(positions[:, :arm], velocities[:, :arm])[1], axis=1)
+    tool = np.linalg.norm(
+        kinematics.tool_motion(positions[:, :arm], velocities[:, :arm])[1], axis=1
+    )
     shares = np.maximum(joints, tool / tool_speed)
-    return np.lib.stride_tricks.sliding_window_view(np.pad(shares, _SMOOTH, mode="edge"), 2 * _SMOOTH + 1).max(axis=1)
+    return np.lib.stride_tricks.sliding_window_view(
+        np.pad(shares, _SMOOTH, mode="edge"), 2 * _SMOOTH + 1
+    ).max(axis=1)
 
 
 def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: float) -> Timed:
-    """Straight in the joints from ``start`` (J,) to ``goal``, at ``share`` of the joints' speed at most; the gripper moves at the end.
+    """Straight in the joints from ``start`` (J,) to ``goal``, at ``share`` of the joints' speed at
+    most; the gripper moves at the end.
 
     Raises:
         ReplayError: the tool would leave the workspace box on the way.
@@ -112,9 +155,15 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
         positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
     leaves, why = workspace.first_leave(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
-        raise ReplayError(f"on the straight way to the beginning of the episode {why}: move the arm closer by hand")
+        raise ReplayError(
+            f"on the straight way to the beginning of the episode {why}: move the arm closer by"
+            " hand"
+        )
     if leaves is not None:
-        raise ReplayError("the straight way to the beginning of the episode leads the tool out of workspace: move the arm closer by hand")
+        raise ReplayError(
+            "the straight way to the beginning of the episode leads the tool out of workspace: move"
+            " the arm closer by hand"
+        )
     velocities = np.gradient(positions, times, axis=0)
     velocities[:, arm:] = 0.0
     return Timed(times, positions, velocities)
@@ -124,7 +173,8 @@ class Following:
     """Judges whether the arm does what it is told, and how well it did in the end.
 
     Args:
-        furthest: times ``joints[].tracking_error`` that a joint may be from everywhere it was to be within the last second.
+        furthest: times ``joints[].tracking_error`` that a joint may be from everywhere it was to be
+            within the last second.
     """
 
     def __init__(self, contract: Contract, furthest: float = 1.0) -> None:
@@ -140,7 +190,11 @@ class Following:
 
     def measure(self, stamp: float, positions: np.ndarray) -> str:
         """The arm was measured there (J,): why the replay must end, or nothing."""
-        if not self._wanted or stamp < self._wanted[0][0] or (self._measured and stamp <= self._measured[-1][0]):
+        if (
+            not self._wanted
+            or stamp < self._wanted[0][0]
+            or (self._measured and stamp <= self._measured[-1][0])
+        ):
             return ""
         self._measured.append((stamp, positions))
         recent = []
@@ -156,10 +210,15 @@ class Following:
         away = np.maximum(np.maximum(places.min(axis=0) - here, here - places.max(axis=0)), 0.0)
         share = away / (self._furthest * self._limits.tracking_error[: self._arm])
         worst = int(share.argmax())
-        return f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was to be" if share[worst] > 1.0 else ""
+        return (
+            f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was to be"
+            if share[worst] > 1.0
+            else ""
+        )
 
     def report(self) -> dict:
-        """Delay [s] of the arm behind what it was told, and what is left of the error without it, per joint and of the tool.
+        """Delay [s] of the arm behind what it was told, and what is left of the error without it,
+        per joint and of the tool.
 
         Empty when too little was measured. Joints in rad or m, the tool in m.
         """
@@ -175,16 +234,25 @@ class Following:
 
         arm = slice(0, self._arm)
         scale = self._limits.velocity[arm]
-        spread = [float((((measured - wanted_at(stamps - delay))[:, arm] / scale) ** 2).mean()) for delay in _DELAYS_S]
+        spread = [
+            float((((measured - wanted_at(stamps - delay))[:, arm] / scale) ** 2).mean())
+            for delay in _DELAYS_S
+        ]
         delay = float(_DELAYS_S[int(np.argmin(spread))])
         goal = wanted_at(stamps - delay)
         error = np.abs(measured - goal)
         kinematics = Kinematics(self._contract)
-        tool = np.linalg.norm(kinematics.tool_motion(measured[:, arm])[0] - kinematics.tool_motion(goal[:, arm])[0], axis=1)
+        tool = np.linalg.norm(
+            kinematics.tool_motion(measured[:, arm])[0] - kinematics.tool_motion(goal[:, arm])[0],
+            axis=1,
+        )
         return {
             "delay_s": round(delay, 3),
             "joints": {
-                name: {"rms": float(np.sqrt((error[:, n] ** 2).mean())), "max": float(error[:, n].max())}
+                name: {
+                    "rms": float(np.sqrt((error[:, n] ** 2).mean())),
+                    "max": float(error[:, n].max()),
+                }
                 for n, name in enumerate(self._limits.names)
             },
             "tool": {"rms": float(np.sqrt((tool**2).mean())), "max": float(tool.max())},
@@ -198,11 +266,15 @@ def _velocities(positions: np.ndarray) -> np.ndarray:
         return np.gradient(positions, SAMPLE_S, axis=0)
     speeds = (positions[_SMOOTH:] - positions[:-_SMOOTH]) / (_SMOOTH * SAMPLE_S)
     before = _SMOOTH // 2
-    return np.vstack([np.tile(speeds[:1], (before, 1)), speeds, np.tile(speeds[-1:], (_SMOOTH - before, 1))])
+    return np.vstack(
+        [np.tile(speeds[:1], (before, 1)), speeds, np.tile(speeds[-1:], (_SMOOTH - before, 1))]
+    )
 
 
 def _eased(positions: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples passed at ``rates`` (N,) times the speed of the recording; the first one is passed from rest, within :data:`_EASE_S`."""
+    """Samples passed at ``rates`` (N,) times the speed of the recording; the first one is passed
+    from rest, within :data:`_EASE_S`.
+    """
     grid = SAMPLE_S * np.arange(len(positions))
     passed = np.append(0.0, np.cumsum(SAMPLE_S / np.minimum(rates[:-1], rates[1:])))
     until = min(_EASE_S, passed[-1])

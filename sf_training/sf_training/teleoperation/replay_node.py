@@ -1,7 +1,9 @@
-"""``sf_training replay EPISODE``: sends an episode to the robot again, through the same guard as a policy's chunks.
+"""``sf_training replay EPISODE``: sends an episode to the robot again, through the same guard as a
+policy's chunks.
 
-The arm goes slowly to where the episode begins, then along what it did. Ctrl-C, a person who takes the arm, a pause, an
-emergency stop or an arm that does not follow ends it; silence is what stops the arm then.
+The arm goes slowly to where the episode begins, then along what it did. Ctrl-C, a person who takes
+the arm, a pause, an emergency stop or an arm that does not follow ends it; silence is what stops
+the arm then.
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.teleoperation.player import Player, ReplayAborted, play
-from sf_training.teleoperation.recorded_motion import Follow, RecordedMotion, ReplayError, recorded_motion
+from sf_training.teleoperation.recorded_motion import (
+    Follow,
+    RecordedMotion,
+    ReplayError,
+    recorded_motion,
+)
 from sf_training.teleoperation.replay import Following, Timed, approach, at_speed
 
 
@@ -42,7 +49,9 @@ class Settings:
     approach: float = 0.1
     """Share of the joints' and the tool's top speed on the way to the beginning, at most 0.3."""
     furthest: float = 1.0
-    """The arm does not follow when a joint is this many times its tracking_error away from where it was to be."""
+    """The arm does not follow when a joint is this many times its tracking_error away from where it
+    was to be.
+    """
     contract: Path | None = None
     """Contract of the robot; none: the one in the episode."""
     clock: Literal["auto", "ros", "wall"] = "auto"
@@ -54,7 +63,9 @@ class Settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``sf_training replay``. Exit code 0: replayed to the end; 1: aborted; 2: it cannot be; 130: interrupted."""
+    """Entry point of ``sf_training replay``. Exit code 0: replayed to the end; 1: aborted; 2: it
+    cannot be; 130: interrupted.
+    """
     settings, console = parse(Settings, argv, "replay"), Console()
     try:
         contract, recorded, motion = _prepare(settings, console)
@@ -86,19 +97,28 @@ def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMo
     recorded = recorded_motion(reader, settings.follow)
     motion = at_speed(recorded, contract, settings.speed)
     print_settings(settings, console, "replay")
-    console.print(f"{reader.name}: {reader.instruction!r}, {reader.outcome}, {recorded.duration:.1f} s; joints {recorded.described}")
+    console.print(
+        f"{reader.name}: {reader.instruction!r}, {reader.outcome}, {recorded.duration:.1f} s;"
+        f" joints {recorded.described}"
+    )
     if motion.slowed > 0.01:
-        console.print(f"{motion.slowed:.2f} s longer than recorded, where it was above a limit of the contract")
+        console.print(
+            f"{motion.slowed:.2f} s longer than recorded, where it was above a limit of the"
+            " contract"
+        )
     return contract, recorded, motion
 
 
-def _replay(node: Player, settings: Settings, recorded: RecordedMotion, motion: Timed, console: Console) -> int:
+def _replay(
+    node: Player, settings: Settings, recorded: RecordedMotion, motion: Timed, console: Console
+) -> int:
     with console.status("looking for the arm"):
         node.find_arm(settings.clock)
     node.check_free()
     way = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
     console.print(
-        f"{way.duration:.1f} s to the beginning, then {motion.duration:.1f} s. Stay out of its reach, a hand on the emergency stop."
+        f"{way.duration:.1f} s to the beginning, then {motion.duration:.1f} s. Stay out of its"
+        " reach, a hand on the emergency stop."
     )
     if not settings.yes:
         if not sys.stdin.isatty():
@@ -123,14 +143,31 @@ def _replay(node: Player, settings: Settings, recorded: RecordedMotion, motion: 
                 ("replay", motion, following),
             ):
                 task = bar.add_task(what, total=part.duration)
-                play(node, part, judged, lambda seconds, task=task: bar.update(task, completed=seconds))
+                play(
+                    node,
+                    part,
+                    judged,
+                    lambda seconds, task=task: bar.update(task, completed=seconds),
+                )
     except ReplayAborted as error:
         aborted = str(error)
-    report = {"episode": str(settings.episode), "speed": settings.speed, "finished": aborted is None, "aborted": aborted or ""}
-    report |= {"recorded_s": round(recorded.duration, 2), "silences": node.silences, **following.report()}
+    report = {
+        "episode": str(settings.episode),
+        "speed": settings.speed,
+        "finished": aborted is None,
+        "aborted": aborted or "",
+    }
+    report |= {
+        "recorded_s": round(recorded.duration, 2),
+        "silences": node.silences,
+        **following.report(),
+    }
     _show(report, console)
     if node.silences:
-        console.print(f"the arm braked {node.silences} times because commands came too late: this computer is busy")
+        console.print(
+            f"the arm braked {node.silences} times because commands came too late: this computer is"
+            " busy"
+        )
     if settings.report:
         settings.report.parent.mkdir(parents=True, exist_ok=True)
         settings.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -140,12 +177,19 @@ def _replay(node: Player, settings: Settings, recorded: RecordedMotion, motion: 
 def _show(report: dict, console: Console) -> None:
     if "joints" not in report:
         return
-    table = Table(title=f"tracking error, {report['delay_s']:.2f} s behind", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f"tracking error, {report['delay_s']:.2f} s behind",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     for column in ("", "rms", "largest"):
         table.add_column(column, justify="left" if not column else "right")
     for name, error in report["joints"].items():
         table.add_row(name, f"{error['rms']:.4f}", f"{error['max']:.4f}")
-    table.add_row("tool [mm]", f"{1e3 * report['tool']['rms']:.1f}", f"{1e3 * report['tool']['max']:.1f}")
+    table.add_row(
+        "tool [mm]", f"{1e3 * report['tool']['rms']:.1f}", f"{1e3 * report['tool']['max']:.1f}"
+    )
     console.print(table)
 
 

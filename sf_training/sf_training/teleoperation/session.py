@@ -1,4 +1,6 @@
-"""One device and one arm: from what a hand does to joint commands, as long as it holds the dead-man switch. No ROS."""
+"""One device and one arm: from what a hand does to joint commands, as long as it holds the dead-man
+switch. No ROS.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,17 @@ _CENTRED = Motion(np.zeros(6))
 
 @dataclass(frozen=True)
 class Command:
-    """Where the joints (J,) are to be and how fast they move then, in the order of ``contract.command_joints``."""
+    """Where the joints (J,) are to be and how fast they move then, in the order of
+    ``contract.command_joints``.
+    """
 
     positions: np.ndarray
     velocities: np.ndarray
 
 
 class Session:
-    """What a hand does comes in by ``on_...`` with ``now`` [s] of a clock that nothing sets; :meth:`command` gives what to send.
+    """What a hand does comes in by ``on_...`` with ``now`` [s] of a clock that nothing sets;
+    :meth:`command` gives what to send.
 
     Raises:
         DeviceError: the device does not fit the robot.
@@ -42,15 +47,27 @@ class Session:
         device.check(contract)
         self.device, self._contract = device, contract
         self._switch = DeadMan(device.dead_man.age_s, device.dead_man.unchanged_s)
-        self._leader = LeaderArm(contract, device.motion) if isinstance(device.motion, Leader) else None
-        turns = device.turns if device.turns is not None else contract.action.tool_orientation is None
-        self._jog = None if self._leader else Jog(contract, turns=turns, in_tool_frame=device.frame == "tool")
+        self._leader = (
+            LeaderArm(contract, device.motion) if isinstance(device.motion, Leader) else None
+        )
+        turns = (
+            device.turns if device.turns is not None else contract.action.tool_orientation is None
+        )
+        self._jog = (
+            None
+            if self._leader
+            else Jog(contract, turns=turns, in_tool_frame=device.frame == "tool")
+        )
         self._measured: tuple[float, np.ndarray] | None = None
         self._speed = np.zeros(len(contract.command_joints))
         self._acceleration = JointLimits.of(contract).acceleration
         self._led: tuple[float, np.ndarray, np.ndarray] | None = None
         self._motion, self._motion_heard = _CENTRED, -math.inf
-        self._motion_age = device.dead_man.age_s if self._leader or isinstance(device.motion, Stick) else device.motion.age_s
+        self._motion_age = (
+            device.dead_man.age_s
+            if self._leader or isinstance(device.motion, Stick)
+            else device.motion.age_s
+        )
         self._down: dict[str, bool] = {}  # gripper and resume buttons
         self._opening: float | None = None  # asked for in this engagement
         self._sent_gripper: float | None = None
@@ -74,7 +91,9 @@ class Session:
             if device.gripper and topic == device.gripper.topic:
                 self._on_gripper(buttons)
             if device.resume and topic == device.resume.topic:
-                self.resume_asked |= self._went_down("resume", pressed(buttons, device.resume.button, topic))
+                self.resume_asked |= self._went_down(
+                    "resume", pressed(buttons, device.resume.button, topic)
+                )
             if device.emergency_stop and topic == device.emergency_stop.topic:
                 self.emergency_stop = pressed(buttons, device.emergency_stop.button, topic)
             self.problem = ""
@@ -89,7 +108,13 @@ class Session:
         """A Twist: (3,), (3,)."""
         self._motion, self._motion_heard = twist_motion(self.device, linear, angular), now
 
-    def on_leader(self, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float], now: float) -> None:
+    def on_leader(
+        self,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float],
+        now: float,
+    ) -> None:
         """Joint states of the leader arm."""
         try:
             target = self._leader.read(names, positions, velocities, now)
@@ -100,9 +125,14 @@ class Session:
             self._led, self.problem = (now, *target), ""
 
     def on_measured(self, positions: np.ndarray, velocities: np.ndarray, now: float) -> None:
-        """The arm's joints (J,) and their velocities, in the order of ``contract.command_joints``."""
+        """The arm's joints (J,) and their velocities, in the order of
+        ``contract.command_joints``.
+        """
         if np.isfinite(positions).all() and np.isfinite(velocities).all():
-            self._measured, self._speed = (now, np.asarray(positions, dtype=float)), np.asarray(velocities, dtype=float)
+            self._measured, self._speed = (
+                (now, np.asarray(positions, dtype=float)),
+                np.asarray(velocities, dtype=float),
+            )
 
     def on_gripper_sent(self, position: float) -> None:
         """Where the gripper was told to be last: what it grips it keeps when a hand takes over."""
@@ -136,7 +166,9 @@ class Session:
                 positions[-1], velocities[-1] = self._gripper_place(measured), 0.0
         else:
             fresh = now - self._motion_heard <= self._motion_age
-            arm, speeds = self._jog.move(self._motion.twist if fresh else _CENTRED.twist, seconds, measured)
+            arm, speeds = self._jog.move(
+                self._motion.twist if fresh else _CENTRED.twist, seconds, measured
+            )
             gripper = self._contract.gripper
             self._move_gripper(measured, seconds)
             positions = np.append(arm, self._gripper_place(measured)) if gripper else arm
@@ -154,7 +186,9 @@ class Session:
         if self.problem:
             return self.problem
         if self._engaged:
-            return "you lead the arm" + (f": {self._jog.note}" if self._jog and self._jog.note else "")
+            return "you lead the arm" + (
+                f": {self._jog.note}" if self._jog and self._jog.note else ""
+            )
         return self._why_not or f"the arm does not listen: {self._switch.why_open}"
 
     # ---- how ----
@@ -166,8 +200,11 @@ class Session:
             self._why_not = reason
             return False
         if self._jog:
-            # Where a moving arm comes to rest: to be pulled back to where it was grasped would be a jerk.
-            self._jog.begin(measured + self._speed * (_TAKES_S + 0.5 * np.abs(self._speed) / self._acceleration))
+            # Where a moving arm comes to rest: to be pulled back to where it was grasped would be a
+            # jerk.
+            self._jog.begin(
+                measured + self._speed * (_TAKES_S + 0.5 * np.abs(self._speed) / self._acceleration)
+            )
         self._engaged, self._why_not = True, ""
         return True
 
@@ -192,14 +229,21 @@ class Session:
         self._switch.trip(problem)
 
     def _went_down(self, name: str, is_down: bool) -> bool:
-        before, self._down[name] = self._down.get(name, True), is_down  # down when first heard is no press
+        before, self._down[name] = (
+            self._down.get(name, True),
+            is_down,
+        )  # down when first heard is no press
         return is_down and not before
 
     def _on_gripper(self, buttons: Sequence[int]) -> None:
         keys = self.device.gripper
         went = {
             name: self._went_down(name, pressed(buttons, button, keys.topic))
-            for name, button in (("open", keys.open), ("close", keys.close), ("toggle", keys.toggle))
+            for name, button in (
+                ("open", keys.open),
+                ("close", keys.close),
+                ("toggle", keys.toggle),
+            )
             if button is not None
         }
         if not self._engaged:
@@ -227,7 +271,9 @@ class Session:
         return self._contract.gripper.to_opening(self._gripper_place(self._measured[1]))
 
     def _gripper_place(self, measured: np.ndarray) -> float:
-        """Where the gripper is to be [unit]: as asked for, else as it was told last, else as it stands."""
+        """Where the gripper is to be [unit]: as asked for, else as it was told last, else as it
+        stands.
+        """
         gripper = self._contract.gripper
         if self._opening is not None:
             return gripper.to_joint(self._opening)

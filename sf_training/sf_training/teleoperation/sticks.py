@@ -1,4 +1,6 @@
-"""Axes and buttons of a ``sensor_msgs/Joy``, and twists, as what they ask for. No ROS: sequences in, numbers out."""
+"""Axes and buttons of a ``sensor_msgs/Joy``, and twists, as what they ask for. No ROS: sequences
+in, numbers out.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SLOW = 0.25  # share of the speed while the slow button is down
 
 @dataclass(frozen=True)
 class Motion:
-    """What a hand asks of the tool: ``twist`` (6,), linear [m/s] then angular [rad/s], along the axes of the device's frame."""
+    """What a hand asks of the tool: ``twist`` (6,), linear [m/s] then angular [rad/s], along the
+    axes of the device's frame.
+    """
 
     twist: np.ndarray
 
@@ -31,7 +35,10 @@ def pressed(buttons: Sequence[int], button: int, topic: str) -> bool:
         DeviceError: the device has no such button.
     """
     if button >= len(buttons):
-        raise DeviceError(f"{topic}: has {len(buttons)} buttons, so none with index {button}; correct the button in the device file")
+        raise DeviceError(
+            f"{topic}: has {len(buttons)} buttons, so none with index {button}; correct the button"
+            " in the device file"
+        )
     return bool(buttons[button])
 
 
@@ -46,7 +53,8 @@ def stick_motion(device: Device, axes: Sequence[float], buttons: Sequence[int]) 
     for name, each in stick.axes.items():
         if each.axis >= len(axes):
             raise DeviceError(
-                f"{stick.topic}: has {len(axes)} axes, so none with index {each.axis}; correct motion.axes.{name} in the device file"
+                f"{stick.topic}: has {len(axes)} axes, so none with index {each.axis}; correct"
+                f" motion.axes.{name} in the device file"
             )
         deflection[AXES.index(name)] = each.scale * axes[each.axis]
     slow = stick.slow_button is not None and pressed(buttons, stick.slow_button, stick.topic)
@@ -55,7 +63,9 @@ def stick_motion(device: Device, axes: Sequence[float], buttons: Sequence[int]) 
 
 
 def twist_motion(device: Device, linear: Sequence[float], angular: Sequence[float]) -> Motion:
-    """Motion of the tool from a Twist: linear (3,), angular (3,). Never faster than the device's speeds."""
+    """Motion of the tool from a Twist: linear (3,), angular (3,). Never faster than the device's
+    speeds.
+    """
     twist: Twist = device.motion
     full = _full(device)
     share = np.array([*linear, *angular], dtype=float)
@@ -65,7 +75,8 @@ def twist_motion(device: Device, linear: Sequence[float], angular: Sequence[floa
 
 
 def shaped(deflection: np.ndarray, dead_zone: float, curve: float) -> np.ndarray:
-    """Deflection (6,) in -1 to 1 without its dead zone, finer near the centre, and no longer than 1 along and about each direction.
+    """Deflection (6,) in -1 to 1 without its dead zone, finer near the centre, and no longer than 1
+    along and about each direction.
 
     What is not finite counts as centred.
     """
@@ -82,7 +93,10 @@ def off_centre(device: Device, axes: Sequence[float]) -> bool:
     motion = device.motion
     if isinstance(motion, Leader) or not isinstance(motion, Stick):
         return False
-    return any(each.axis < len(axes) and abs(axes[each.axis]) > motion.dead_zone for each in motion.axes.values())
+    return any(
+        each.axis < len(axes) and abs(axes[each.axis]) > motion.dead_zone
+        for each in motion.axes.values()
+    )
 
 
 def _full(device: Device) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""``ros2 run sf_training teleoperation``: a leader arm, gamepad, SpaceMouse or keyboard moves the arm while a switch is held.
+"""``ros2 run sf_training teleoperation``: a leader arm, gamepad, SpaceMouse or keyboard moves the
+arm while a switch is held.
 
-It publishes ``topics.teleop_command`` and nothing else moves anything: the executor lets the commands through the same
-guard as a policy's. While nobody holds the switch nothing is published, and that is what stops the arm.
+It publishes ``topics.teleop_command`` and nothing else moves anything: the executor lets the
+commands through the same guard as a policy's. While nobody holds the switch nothing is published,
+and that is what stops the arm.
 """
 
 from __future__ import annotations
@@ -38,12 +40,18 @@ class TeleoperationNode(ManagedNode):
 
     def __init__(self, **options) -> None:
         super().__init__("teleoperation", **options)
-        self.parameter("device", "", "path of the device's YAML; examples are in sf_bringup/config/teleoperation")
+        self.parameter(
+            "device",
+            "",
+            "path of the device's YAML; examples are in sf_bringup/config/teleoperation",
+        )
 
     def set_up(self, contract: Contract) -> None:
         path = self.value("device")
         if not path:
-            raise devices.DeviceError("device: none given; start with --ros-args -p device:=/path/to/gamepad.yaml")
+            raise devices.DeviceError(
+                "device: none given; start with --ros-args -p device:=/path/to/gamepad.yaml"
+            )
         device = devices.load_device(path)
         self._contract, self._device = contract, device
         self._session = Session(contract, device)
@@ -56,25 +64,43 @@ class TeleoperationNode(ManagedNode):
         topics = contract.topics
         self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
         self._state = self.publisher(String, "~/state", LATCHED)
-        self._emergency_stop = self.publisher(Bool, topics.emergency_stop, LATCHED) if device.emergency_stop else None
+        self._emergency_stop = (
+            self.publisher(Bool, topics.emergency_stop, LATCHED) if device.emergency_stop else None
+        )
         for topic in self._joy_topics():
-            # Best effort hears every publisher; a lost message is made good by the next one, and silence opens the switch.
-            self.subscribe(Joy, topic, lambda message, topic=topic: self._on_joy(topic, message), qos_profile_sensor_data)
+            # Best effort hears every publisher; a lost message is made good by the next one, and
+            # silence opens the switch.
+            self.subscribe(
+                Joy,
+                topic,
+                lambda message, topic=topic: self._on_joy(topic, message),
+                qos_profile_sensor_data,
+            )
         self._subscribe_device()
-        self.subscribe(JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data)
-        self.subscribe(ExecutorStatus, topics.executor_status, self._on_executor, QoSProfile(depth=5))
+        self.subscribe(
+            JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data
+        )
+        self.subscribe(
+            ExecutorStatus, topics.executor_status, self._on_executor, QoSProfile(depth=5)
+        )
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy, QoSProfile(depth=5))
         self._subscribe_gripper()
         self._pause = self.create_client(SetBool, "chunk_executor/pause")
         self.resources.callback(self.destroy_client, self._pause)
-        self.resources.callback(self.destroy_service, self.create_service(Trigger, "~/resume", self._on_resume))
+        self.resources.callback(
+            self.destroy_service, self.create_service(Trigger, "~/resume", self._on_resume)
+        )
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         for seconds, callback in ((1.0 / device.rate_hz, self._on_tick), (_TELL_S, self._tell)):
-            self.resources.callback(self.destroy_timer, self.create_timer(seconds, callback, clock=real_time))
+            self.resources.callback(
+                self.destroy_timer, self.create_timer(seconds, callback, clock=real_time)
+            )
 
     def start(self) -> None:
         self._session.trip("teleoperation was started")
-        self.get_logger().info(f"{self._device.name}: active; commands go to {self._contract.topics.teleop_command}")
+        self.get_logger().info(
+            f"{self._device.name}: active; commands go to {self._contract.topics.teleop_command}"
+        )
 
     def stop(self) -> None:
         self._session.trip("teleoperation was stopped")
@@ -85,7 +111,9 @@ class TeleoperationNode(ManagedNode):
         device = self._device
         topics = [device.dead_man.topic] if device.dead_man.type == "joy" else []
         topics += [device.motion.topic] if isinstance(device.motion, devices.Stick) else []
-        topics += [each.topic for each in (device.gripper, device.resume, device.emergency_stop) if each]
+        topics += [
+            each.topic for each in (device.gripper, device.resume, device.emergency_stop) if each
+        ]
         return list(dict.fromkeys(topics))
 
     def _subscribe_device(self) -> None:
@@ -95,16 +123,25 @@ class TeleoperationNode(ManagedNode):
         if isinstance(motion, devices.Leader):
             self.subscribe(JointState, motion.topic, self._on_leader, qos_profile_sensor_data)
         if isinstance(motion, devices.Twist):
-            self.subscribe(TwistStamped if motion.stamped else Twist, motion.topic, self._on_twist, qos_profile_sensor_data)
+            self.subscribe(
+                TwistStamped if motion.stamped else Twist,
+                motion.topic,
+                self._on_twist,
+                qos_profile_sensor_data,
+            )
 
     def _subscribe_gripper(self) -> None:
-        """Hear what the gripper is told, so that it keeps its grip when a hand takes over. An action cannot be heard."""
+        """Hear what the gripper is told, so that it keeps its grip when a hand takes over. An
+        action cannot be heard.
+        """
         command, reliable = self._contract.command, QoSProfile(depth=5)
         if self._contract.gripper is None:
             return
         if command.gripper is not None:
             if command.gripper.output == "forward_command":
-                self.subscribe(Float64MultiArray, command.gripper.topic, self._on_numbers_sent, reliable)
+                self.subscribe(
+                    Float64MultiArray, command.gripper.topic, self._on_numbers_sent, reliable
+                )
         elif command.output == "forward_command":
             self.subscribe(Float64MultiArray, command.topic, self._on_numbers_sent, reliable)
         elif command.output == "joint_trajectory":
@@ -122,20 +159,26 @@ class TeleoperationNode(ManagedNode):
     def _on_twist(self, message: Twist | TwistStamped) -> None:
         twist = message.twist if isinstance(message, TwistStamped) else message
         linear, angular = twist.linear, twist.angular
-        self._session.on_twist((linear.x, linear.y, linear.z), (angular.x, angular.y, angular.z), time.monotonic())
+        self._session.on_twist(
+            (linear.x, linear.y, linear.z), (angular.x, angular.y, angular.z), time.monotonic()
+        )
 
     def _on_leader(self, message: JointState) -> None:
         self._session.on_leader(message.name, message.position, message.velocity, time.monotonic())
 
     def _on_joint_state(self, message: JointState) -> None:
-        joints = self._joints.read(to_seconds(message.header.stamp), message.name, message.position, message.velocity)
+        joints = self._joints.read(
+            to_seconds(message.header.stamp), message.name, message.position, message.velocity
+        )
         if joints is not None:
             self._session.on_measured(joints[1], joints[2], time.monotonic())
 
     def _on_trajectory_sent(self, message: JointTrajectory) -> None:
         name = self._contract.gripper.joint
         if message.points and name in message.joint_names:
-            self._session.on_gripper_sent(message.points[-1].positions[message.joint_names.index(name)])
+            self._session.on_gripper_sent(
+                message.points[-1].positions[message.joint_names.index(name)]
+            )
 
     def _on_numbers_sent(self, message: Float64MultiArray) -> None:
         if message.data:
@@ -186,10 +229,19 @@ class TeleoperationNode(ManagedNode):
             self._tell()
         if self._device.policy_waits and not self._waits and self._policy_follows():
             self._let_policy_wait(True)
-        if seconds <= 0.0:  # a simulated clock ticks more slowly than this timer, and its last moment was commanded already
+        if (
+            seconds <= 0.0
+            # a simulated clock ticks more slowly than this timer, and its last moment was commanded
+            # already
+        ):
             return
-        message = JointState(header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints))
-        message.position, message.velocity = array("d", command.positions), array("d", command.velocities)
+        message = JointState(
+            header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints)
+        )
+        message.position, message.velocity = (
+            array("d", command.positions),
+            array("d", command.velocities),
+        )
         self._commands.publish(message)
 
     def _policy_follows(self) -> bool:
@@ -202,12 +254,17 @@ class TeleoperationNode(ManagedNode):
         self.get_logger().info("the policy may go on")
 
     def _let_policy_wait(self, waits: bool) -> None:
-        """Ask the executor; what it answers counts. While a person leads, it is asked again until it has done so."""
+        """Ask the executor; what it answers counts. While a person leads, it is asked again until
+        it has done so.
+        """
         if waits and time.monotonic() < self._ask_again:
             return
         if not self._pause.service_is_ready():
             if waits:
-                self._warn(f"the policy does not wait: there is no service {self._pause.srv_name}; it may move the arm once you let go")
+                self._warn(
+                    f"the policy does not wait: there is no service {self._pause.srv_name}; it may"
+                    " move the arm once you let go"
+                )
             return
 
         def answered(future) -> None:
@@ -227,10 +284,18 @@ class TeleoperationNode(ManagedNode):
     def _tell(self) -> None:
         session, sentence = self._session, self._session.state
         if session.engaged and not self._followed and time.monotonic() - self._since > _ANSWER_S:
-            why = f"says: {self._executor.reason}" if self._executor else f"is silent on {self._contract.topics.executor_status}"
+            why = (
+                f"says: {self._executor.reason}"
+                if self._executor
+                else f"is silent on {self._contract.topics.executor_status}"
+            )
             sentence = f"the arm is not led: the executor {why}"
         elif not session.engaged and self._waits:
-            sentence += "; the policy waits for ~/resume" if self._device.resume is None else "; the policy waits for the resume button"
+            sentence += (
+                "; the policy waits for ~/resume"
+                if self._device.resume is None
+                else "; the policy waits for the resume button"
+            )
         if sentence != self._told:
             self._told = sentence
             self.get_logger().info(sentence)

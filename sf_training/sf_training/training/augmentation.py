@@ -1,8 +1,8 @@
 """Image augmentation in training, with the ranges of OpenVLA-OFT and of openpi.
 
-Every image of every camera has draws of its own. They depend on seed and step alone, so that a resumed run, several processes or
-accumulation see the same images. OpenVLA-OFT (through dlimp) seeds all of its operations with one number, which couples them; here they
-are independent.
+Every image of every camera has draws of its own. They depend on seed and step alone, so that a
+resumed run, several processes or accumulation see the same images. OpenVLA-OFT (through dlimp)
+seeds all of its operations with one number, which couples them; here they are independent.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ class Augmentation:
         self._ranges = _OPENPI if self._openpi else _OPENVLA
         self.geometric = name in ("openvla", "openpi")
         self._seed = seed
-        moved = [self.geometric and not (self._openpi and "wrist" in camera) for camera in camera_names]
+        moved = [
+            self.geometric and not (self._openpi and "wrist" in camera) for camera in camera_names
+        ]
         self._moved = torch.tensor(moved)
 
     def draw(self, step: int, frames: int) -> Tensor:
-        """Draw for a whole batch: (frames, V, 7) uniform in [0, 1), on the processor whatever the device."""
+        """Draw for a whole batch: (frames, V, 7) uniform in [0, 1), on the processor whatever the
+        device.
+        """
         generator = torch.Generator().manual_seed(mixed_seed(self._seed, step, _STREAM))
         return torch.rand(frames, len(self._moved), _DRAWS, generator=generator)
 
@@ -65,8 +69,9 @@ class Augmentation:
             draws: those of these frames (F, V, 7).
 
         Returns:
-            The student's images and the teacher's, each (F, V, 3, H, W) float32 in [0, 255]. Both have the same crop; openpi's colours
-            are for the student alone, OpenVLA's teacher sees what its student sees.
+            The student's images and the teacher's, each (F, V, 3, H, W) float32 in [0, 255]. Both
+            have the same crop; openpi's colours are for the student alone, OpenVLA's teacher sees
+            what its student sees.
         """
         flat, draws = images.flatten(0, 1).float() / 255.0, draws.flatten(0, 1).to(images.device)
         moved = self._moved.to(images.device).repeat(len(images))
@@ -74,7 +79,10 @@ class Augmentation:
             flat = torch.where(moved[:, None, None, None], self._move(flat, draws), flat)
         coloured = self._colour(flat, draws[:, 3:])
         shape = images.shape[:2]
-        student, teacher = (255.0 * each.unflatten(0, shape) for each in (coloured, flat if self._openpi else coloured))
+        student, teacher = (
+            255.0 * each.unflatten(0, shape)
+            for each in (coloured, flat if self._openpi else coloured)
+        )
         return student, teacher
 
     def _move(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -86,13 +94,16 @@ class Augmentation:
         free = torch.tensor([height, width], device=images.device) - sizes
         images = _crop_pixels(images, (draws[:, :2] * (free + 1)).floor().clamp(max=free), sizes)
         angle = (2.0 * draws[:, 2] - 1.0) * self._ranges.rotation
-        return torch.where((angle.abs() > 0.1)[:, None, None, None], _rotate(images, torch.deg2rad(angle)), images)
+        return torch.where(
+            (angle.abs() > 0.1)[:, None, None, None], _rotate(images, torch.deg2rad(angle)), images
+        )
 
     def _colour(self, images: Tensor, draws: Tensor) -> Tensor:
         ranges = self._ranges
         spread = (2.0 * draws - 1.0)[:, :, None, None, None]
         brightness, contrast, saturation = (
-            spread[:, index] * size for index, size in enumerate((ranges.brightness, ranges.contrast, ranges.saturation))
+            spread[:, index] * size
+            for index, size in enumerate((ranges.brightness, ranges.contrast, ranges.saturation))
         )
         if self._openpi:
             images = images * (1.0 + brightness)
@@ -109,34 +120,45 @@ class Augmentation:
 
 
 def mixed_seed(*parts: int) -> int:
-    """Mix numbers into one seed of 32 bits: torch's generator on the processor ignores all bits above."""
+    """Mix numbers into one seed of 32 bits: torch's generator on the processor ignores all bits
+    above.
+    """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def _crop_and_resize(images: Tensor, side: float, places: Tensor) -> Tensor:
-    """Crop with sides of a share ``side`` at ``places`` (N, 2) of the free room (down, across), and bring it back to the size.
+    """Crop with sides of a share ``side`` at ``places`` (N, 2) of the free room (down, across), and
+    bring it back to the size.
 
     As TensorFlow's ``crop_and_resize``: the first and last sample lie on the corners of the box.
     """
     height, width = images.shape[-2:]
     begin = places * (1.0 - side)  # of the box, as a share of the image
     down, across = (
-        2.0 * (begin[:, axis, None] + side * torch.linspace(0, 1, count, device=images.device)) - 1.0
+        2.0 * (begin[:, axis, None] + side * torch.linspace(0, 1, count, device=images.device))
+        - 1.0
         for axis, count in ((0, height), (1, width))
     )
-    grid = torch.stack([across[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], -1)
+    grid = torch.stack(
+        [across[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], -1
+    )
     return functional.grid_sample(images, grid, mode="bilinear", align_corners=True)
 
 
 def _crop_pixels(images: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    """Crop ``size`` (2,) pixels from ``begin`` (N, 2) on (down, across), and bring it back to the size, as ``interpolate`` does."""
+    """Crop ``size`` (2,) pixels from ``begin`` (N, 2) on (down, across), and bring it back to the
+    size, as ``interpolate`` does.
+    """
     height, width = images.shape[-2:]
     places = []
     for axis, count in ((0, height), (1, width)):
         inside = (torch.arange(count, device=images.device) + 0.5) * size[axis] / count - 0.5
         pixels = begin[:, axis, None] + torch.minimum(inside.clamp(min=0), size[axis] - 1)
         places.append(2.0 * pixels / (count - 1) - 1.0)
-    grid = torch.stack([places[1][:, None, :].expand(-1, height, -1), places[0][:, :, None].expand(-1, -1, width)], -1)
+    grid = torch.stack(
+        [places[1][:, None, :].expand(-1, height, -1), places[0][:, :, None].expand(-1, -1, width)],
+        -1,
+    )
     return functional.grid_sample(images, grid, mode="bilinear", align_corners=True)
 
 
@@ -144,11 +166,15 @@ def _rotate(images: Tensor, angle: Tensor) -> Tensor:
     """Rotate by angles (N,) [rad]; black beyond the border."""
     height, width = images.shape[-2:]
     y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=images.device), torch.linspace(-1, 1, width, device=images.device), indexing="ij"
+        torch.linspace(-1, 1, height, device=images.device),
+        torch.linspace(-1, 1, width, device=images.device),
+        indexing="ij",
     )
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     grid = torch.stack([x * cos - y * sin, x * sin + y * cos], -1)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +183,9 @@ def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     spread = value - images.amin(1)
     safe = torch.where(spread > 0, spread, torch.ones_like(spread))
     red, green, blue = images.unbind(1)
-    hues = torch.stack([(green - blue) / safe % 6.0, (blue - red) / safe + 2.0, (red - green) / safe + 4.0], 1)
+    hues = torch.stack(
+        [(green - blue) / safe % 6.0, (blue - red) / safe + 2.0, (red - green) / safe + 4.0], 1
+    )
     hue = hues.gather(1, brightest[:, None])[:, 0] / 6.0
     saturation = spread / torch.where(value > 0, value, torch.ones_like(value))
     return torch.where(spread > 0, hue, torch.zeros_like(hue)), saturation, value

@@ -16,7 +16,15 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad] if decay else []
+        named = (
+            [
+                (name, parameter)
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+            ]
+            if decay
+            else []
+        )
         self._names = [name for name, _ in named]
         self._live = [parameter for _, parameter in named]
         self._mean = [parameter.detach().clone() for parameter in self._live]
@@ -26,7 +34,9 @@ class Average:
         """After optimiser step number ``step``, from 1."""
         if self._mean:
             weight = 1.0 - min(self._decay, step / (step + _QUICK_STEPS))
-            torch._foreach_lerp_(self._mean, [parameter.detach() for parameter in self._live], weight)
+            torch._foreach_lerp_(
+                self._mean, [parameter.detach() for parameter in self._live], weight
+            )
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

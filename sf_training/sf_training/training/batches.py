@@ -1,4 +1,6 @@
-"""Batches for the loop: drawn in one order whatever reads them, split among processes, and read ahead of their use."""
+"""Batches for the loop: drawn in one order whatever reads them, split among processes, and read
+ahead of their use.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 class Part:
     """What one process sees of a batch at once: F frames with B labels.
 
-    ``whole`` (B,) and ``batch_frames`` (F,) are the places of its labels and frames in the batch, ``frames`` (F,) and ``labels`` (B,)
-    index the training set,
-    ``rows`` (B,) the frames of the part. ``images`` (F, V, 3, H, W) uint8.
+    ``whole`` (B,) and ``batch_frames`` (F,) are the places of its labels and frames in the batch,
+    ``frames`` (F,) and ``labels`` (B,) index the training set, ``rows`` (B,) the frames of the
+    part. ``images`` (F, V, 3, H, W) uint8.
     """
 
     frames: np.ndarray
@@ -35,7 +37,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's share of this process. ``size`` and ``frames`` count the labels and frames of all processes; ``state`` is the
+    """One step's share of this process. ``size`` and ``frames`` count the labels and frames of all
+    processes; ``state`` is the
     sampler's afterwards."""
 
     parts: tuple[Part, ...]
@@ -55,20 +58,30 @@ class Batches:
     """
 
     def __init__(
-        self, data: TrainingSet, sampler: ContrastiveSampler, *, process: int = 0, processes: int = 1, accumulate: int = 1, ahead: int = 2
+        self,
+        data: TrainingSet,
+        sampler: ContrastiveSampler,
+        *,
+        process: int = 0,
+        processes: int = 1,
+        accumulate: int = 1,
+        ahead: int = 2,
     ) -> None:
         parts = processes * accumulate
         if sampler.pairs % parts or sampler.singles % parts:
             raise TrainingError(
-                f"--pairs, --singles: {sampler.pairs} and {sampler.singles} frames cannot be split evenly among {processes} processes "
-                f"times --accumulate {accumulate}; take multiples of {parts}"
+                f"--pairs, --singles: {sampler.pairs} and {sampler.singles} frames cannot be split"
+                f" evenly among {processes} processes times --accumulate {accumulate}; take"
+                f" multiples of {parts}"
             )
         self._data, self._sampler, self._ahead = data, sampler, ahead
         self._mine = range(process * accumulate, (process + 1) * accumulate)
         self._parts = parts
         self._reader: _ReadAhead | None = None
         self.labels = 2 * sampler.pairs + sampler.singles  # in a batch
-        self.reading = threading.Lock()  # held while pictures are read: bags are read by one at a time
+        self.reading = (
+            threading.Lock()
+        )  # held while pictures are read: bags are read by one at a time
 
     def __next__(self) -> Batch:
         if not self._ahead:
@@ -96,11 +109,26 @@ class Batches:
         state = self._sampler.state
         pairs, singles = self._sampler.pairs // self._parts, self._sampler.singles // self._parts
         with self.reading:
-            parts = tuple(self._part(number, pairs, singles, frames, rows, labels) for number in self._mine)
+            parts = tuple(
+                self._part(number, pairs, singles, frames, rows, labels) for number in self._mine
+            )
         return Batch(parts, len(labels), len(frames), state)
 
-    def _part(self, number: int, pairs: int, singles: int, frames: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Part:
-        chosen = np.concatenate([np.arange(pairs) + number * pairs, self._sampler.pairs + np.arange(singles) + number * singles])
+    def _part(
+        self,
+        number: int,
+        pairs: int,
+        singles: int,
+        frames: np.ndarray,
+        rows: np.ndarray,
+        labels: np.ndarray,
+    ) -> Part:
+        chosen = np.concatenate(
+            [
+                np.arange(pairs) + number * pairs,
+                self._sampler.pairs + np.arange(singles) + number * singles,
+            ]
+        )
         whole = np.flatnonzero(np.isin(rows, chosen))
         return Part(
             frames=frames[chosen],
@@ -138,7 +166,9 @@ class _ReadAhead:
         while not self._closed.is_set():
             try:
                 found: Any = self._read()
-            except Exception as error:  # whatever reading bags may raise belongs to the one who asks
+            except (
+                Exception
+            ) as error:  # whatever reading bags may raise belongs to the one who asks
                 found = error
             self._queue.put(found)
             if isinstance(found, BaseException):

@@ -1,4 +1,6 @@
-"""``ros2 run sf_training sf_training cache``: the teacher's features of a data set, computed before training."""
+"""``ros2 run sf_training sf_training cache``: the teacher's features of a data set, computed before
+training.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,12 @@ from sf_training.training.train import recorded_contract, training_data
 
 @dataclass(frozen=True)
 class Arguments(Settings):
-    """Compute the features of a vision teacher and keep them beside the data, so that training starts at once and needs no teacher.
+    """Compute the features of a vision teacher and keep them beside the data, so that training
+    starts at once and needs no teacher.
 
-    The options are those of train, and so is a --config file: training with the same ones finds these features. Only the data, the
-    student's picture size and the teacher, alignment and control options matter here. After a kill the same command goes on where
-    it was.
+    The options are those of train, and so is a --config file: training with the same ones finds
+    these features. Only the data, the student's picture size and the teacher, alignment and control
+    options matter here. After a kill the same command goes on where it was.
 
     $ sf_training cache --data out/demos --teacher vggt --teacher-weights WEIGHTS
     """
@@ -44,7 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_settings(arguments, console)
     try:
         cache(arguments, console)
-    except (AlignmentError, BagError, ContractError, StudentError, TeacherError, TrainingError, OSError) as error:
+    except (
+        AlignmentError,
+        BagError,
+        ContractError,
+        StudentError,
+        TeacherError,
+        TrainingError,
+        OSError,
+    ) as error:
         sys.exit(f"cache: {error}")
     except KeyboardInterrupt:
         sys.exit("cache: interrupted; start the same command again for the rest")
@@ -58,21 +69,32 @@ def cache(settings: Settings, console: Console) -> Targets:
         TrainingError: these settings keep no features.
     """
     if not settings.uses_vision_teacher:
-        raise TrainingError(f"--teacher {settings.teacher}: is made when training starts and not kept; take vggt or hf")
+        raise TrainingError(
+            f"--teacher {settings.teacher}: is made when training starts and not kept; take vggt"
+            " or hf"
+        )
     if settings.cache_format == "none":
         raise TrainingError("--cache-format none: keeps nothing; take float16, bfloat16 or int8")
     if settings.control == "random":
         raise TrainingError("--control random: needs no features; train with it at once")
     recorded = recorded_contract(settings)
-    student = build_student(settings.student, recorded, head=settings.head, width=settings.width, layers=settings.layers, meta=True)
+    student = build_student(
+        settings.student,
+        recorded,
+        head=settings.head,
+        width=settings.width,
+        layers=settings.layers,
+        meta=True,
+    )
     settings = resolved(settings, student)
     data = training_data(settings, student, recorded, console)
     found = alignment_targets(settings, data, student, recorded, console)
     frames, views, rows, columns, channels = found.layers[0].shape
     console.print(
-        f"{found.folder}: {found.nbytes / 1e6:.1f} MB on disk: {frames} frames of {views} cameras, {rows}x{columns} patches, "
-        f"{channels} channels, {len(found.layers)} teacher layers; cosine with the whole features: mean {found.cosine:.4f}, "
-        f"lowest {found.lowest_cosine:.4f}",
+        f"{found.folder}: {found.nbytes / 1e6:.1f} MB on disk: {frames} frames of {views} cameras,"
+        f" {rows}x{columns} patches, {channels} channels, {len(found.layers)} teacher layers;"
+        f" cosine with the whole features: mean {found.cosine:.4f}, lowest"
+        f" {found.lowest_cosine:.4f}",
         soft_wrap=True,
         highlight=False,
     )

@@ -38,7 +38,11 @@ class Curves:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "curves.csv"
-        self.rows = [row for row in read_curves(self._path) if row.step <= resume_step] if resume_step else []
+        self.rows = (
+            [row for row in read_curves(self._path) if row.step <= resume_step]
+            if resume_step
+            else []
+        )
         self._write()
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
 
@@ -60,7 +64,10 @@ class Curves:
         with fresh.open("w", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
-            writer.writerows({name: "" if value is None else value for name, value in asdict(row).items()} for row in self.rows)
+            writer.writerows(
+                {name: "" if value is None else value for name, value in asdict(row).items()}
+                for row in self.rows
+            )
         os.replace(fresh, self._path)
 
 
@@ -71,7 +78,12 @@ def read_curves(path: Path) -> list[Row]:
     whole = {"step", "episodes", "wrong_object"}
     with path.open(newline="") as file:
         return [
-            Row(**{name: None if text == "" else (int if name in whole else float)(text) for name, text in line.items()})
+            Row(
+                **{
+                    name: None if text == "" else (int if name in whole else float)(text)
+                    for name, text in line.items()
+                }
+            )
             for line in csv.DictReader(file)
         ]
 
@@ -93,7 +105,11 @@ def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> No
     for axis, (label, names) in zip(axes.flat, panels.items(), strict=True):
         for name in names:
             scale = 1000.0 if name == "validation_error" else 1.0
-            points = [(row.step, scale * getattr(row, name)) for row in rows if getattr(row, name) is not None]
+            points = [
+                (row.step, scale * getattr(row, name))
+                for row in rows
+                if getattr(row, name) is not None
+            ]
             if points:
                 axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
         axis.set_xlabel("step")
@@ -103,7 +119,15 @@ def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> No
             axis.legend()
             axis.set_ylim(0, 1.02)
         if not axis.lines:
-            axis.text(0.5, 0.5, "not used", ha="center", va="center", transform=axis.transAxes, color="grey")
+            axis.text(
+                0.5,
+                0.5,
+                "not used",
+                ha="center",
+                va="center",
+                transform=axis.transAxes,
+                color="grey",
+            )
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)

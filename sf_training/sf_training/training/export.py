@@ -1,4 +1,6 @@
-"""``ros2 run sf_training sf_training export``: a checkpoint for the robot: smaller, without its report, checked against the original."""
+"""``ros2 run sf_training sf_training export``: a checkpoint for the robot: smaller, without its
+report, checked against the original.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
-from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from sf_policy_node.vla.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError
@@ -37,9 +44,11 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Make a directory for the robot from a trained checkpoint: weights in half the size, no training report, sums to check the copy.
+    """Make a directory for the robot from a trained checkpoint: weights in half the size, no
+    training report, sums to check the copy.
 
-    The result is loaded again and must give the same chunks as the original, within --limit; else nothing is written.
+    The result is loaded again and must give the same chunks as the original, within --limit; else
+    nothing is written.
     The robot calculates as before: only how weights are stored changes.
 
     $ sf_training export --checkpoint out/my_policy --out out/for_the_robot --bags data/kept_aside
@@ -50,16 +59,23 @@ class Arguments:
     out: Path
     """Directory to make; must not exist."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """How matrices are stored that are larger; norms and biases stay. float16 is closer to the original than bfloat16, where the
+    """How matrices are stored that are larger; norms and biases stay. float16 is closer to the
+    original than bfloat16, where the
     weights fit its range (that is checked); float32 changes nothing."""
     contract: Path | None = None
-    """The robot's contract, whose limits are put into the export; default the one in the checkpoint."""
+    """The robot's contract, whose limits are put into the export; default the one in the
+    checkpoint.
+    """
     bags: Path | None = None
-    """Episodes from which the observations of the check are taken; without them it is made on random pictures, which says less."""
+    """Episodes from which the observations of the check are taken; without them it is made on
+    random pictures, which says less.
+    """
     observations: int = 64
     """How many chunks are compared."""
     limit: float = 0.02
-    """Largest difference of a chunk's value from the original's, as a share of the spread of its column in the training data."""
+    """Largest difference of a chunk's value from the original's, as a share of the spread of its
+    column in the training data.
+    """
 
     def __post_init__(self) -> None:
         if self.observations < 1:
@@ -84,27 +100,43 @@ def export(arguments: Arguments, console: Console) -> None:
     """Write, check, and only then move into place.
 
     Raises:
-        ExportError: the target exists, a weight is too large for the dtype, or chunks differ too much.
+        ExportError: the target exists, a weight is too large for the dtype, or chunks differ too
+            much.
     """
     if arguments.out.exists():
         raise ExportError(f"{arguments.out}: exists already; choose another --out, or delete it")
-    checkpoint = load_checkpoint(arguments.checkpoint, load_contract(arguments.contract) if arguments.contract else None)
+    checkpoint = load_checkpoint(
+        arguments.checkpoint, load_contract(arguments.contract) if arguments.contract else None
+    )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=f".{arguments.out.name}.") as temporary:
+    with tempfile.TemporaryDirectory(
+        dir=arguments.out.parent, prefix=f".{arguments.out.name}."
+    ) as temporary:
         fresh = Path(temporary) / arguments.out.name
         notes = _notes(arguments, checkpoint)
-        save_checkpoint(fresh, _stored(checkpoint.model, _DTYPES[arguments.dtype]), checkpoint.contract, checkpoint.normalisation, notes)
+        save_checkpoint(
+            fresh,
+            _stored(checkpoint.model, _DTYPES[arguments.dtype]),
+            checkpoint.contract,
+            checkpoint.normalisation,
+            notes,
+        )
         difference = _check(arguments, checkpoint, fresh, console)
         notes["exported"]["largest_difference"] = difference
         config = json.loads((fresh / "config.json").read_text()) | {"training": notes}
         (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for path in fresh.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the user who runs the robot may be another one
+            path.chmod(
+                0o755 if path.is_dir() else 0o644
+            )  # the user who runs the robot may be another one
         (fresh / _SUMS).write_text(_sums(fresh))
         shutil.move(fresh, arguments.out)
-    before, after = (_size(path / "model.safetensors") for path in (arguments.checkpoint, arguments.out))
+    before, after = (
+        _size(path / "model.safetensors") for path in (arguments.checkpoint, arguments.out)
+    )
     console.print(
-        f"{arguments.out}: weights {after / 1e6:.1f} MB, {before / 1e6:.1f} MB before; check a copy with `sha256sum -c {_SUMS}` inside it",
+        f"{arguments.out}: weights {after / 1e6:.1f} MB, {before / 1e6:.1f} MB before; check a copy"
+        f" with `sha256sum -c {_SUMS}` inside it",
         soft_wrap=True,
         highlight=False,
     )
@@ -118,7 +150,10 @@ def _stored(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
             continue
         values = parameter.data.to(dtype)
         if not torch.isfinite(values).all():
-            raise ExportError(f"weight {name} is too large for {str(dtype).removeprefix('torch.')}; take --dtype bfloat16 or float32")
+            raise ExportError(
+                f"weight {name} is too large for {str(dtype).removeprefix('torch.')}; take --dtype"
+                " bfloat16 or float32"
+            )
         parameter.data = values
     return smaller
 
@@ -126,10 +161,14 @@ def _stored(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def _notes(arguments: Arguments, checkpoint: Checkpoint) -> dict:
     training = json.loads((arguments.checkpoint / "config.json").read_text()).get("training", {})
     settings = json.loads(json.dumps(asdict(arguments), default=str))
-    return training | {"exported": {"from": checkpoint.identity, "dtype": arguments.dtype, "settings": settings}}
+    return training | {
+        "exported": {"from": checkpoint.identity, "dtype": arguments.dtype, "settings": settings}
+    }
 
 
-def _check(arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: Console) -> dict[str, float]:
+def _check(
+    arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: Console
+) -> dict[str, float]:
     """Largest difference by column, in units of the contract; prints a table.
 
     Raises:
@@ -139,43 +178,68 @@ def _check(arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: C
     original = Policy(checkpoint.model, contract, checkpoint.normalisation, device="cpu")
     exported = Policy.load(fresh, contract=contract, device="cpu")
     found, source = _observations(arguments, original)
-    one, other = ([policy.predict_prepared(*part) for part in found] for policy in (original, exported))
+    one, other = (
+        [policy.predict_prepared(*part) for part in found] for policy in (original, exported)
+    )
     apart = np.abs(np.concatenate(one) - np.concatenate(other))
     largest, spread = apart.max((0, 1)), checkpoint.normalisation.action.std
     table = Table(title=f"exported beside original, {len(apart)} chunks on {source}")
     for column in ("column", "unit", "mean difference", "largest", "share of spread"):
-        table.add_column(column, justify="left" if column in ("column", "unit") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("column", "unit") else "right", no_wrap=True
+        )
     for index, (name, unit) in enumerate(zip(columns, units(contract), strict=True)):
-        mean, worst = (f"{value * unit.factor:.3f}" for value in (apart[..., index].mean(), largest[index]))
+        mean, worst = (
+            f"{value * unit.factor:.3f}" for value in (apart[..., index].mean(), largest[index])
+        )
         table.add_row(name, unit.shown, mean, worst, f"{largest[index] / spread[index]:.3f}")
     console.print(table)
     share = largest / spread
     if not (share <= arguments.limit).all():
         worst = int(np.argmax(share))
         raise ExportError(
-            f"column {columns[worst]}: chunks differ by up to {share[worst]:.3f} of its spread, --limit is {arguments.limit:g}; "
-            f"take --dtype {'float16 or ' if arguments.dtype == 'bfloat16' else ''}float32, or a higher --limit if the arm cannot tell"
+            f"column {columns[worst]}: chunks differ by up to {share[worst]:.3f} of its spread,"
+            f" --limit is {arguments.limit:g}; take --dtype"
+            f" {'float16 or ' if arguments.dtype == 'bfloat16' else ''}float32, or a higher --limit"
+            " if the arm cannot tell"
         )
     return {name: float(value) for name, value in zip(columns, largest, strict=True)}
 
 
-def _observations(arguments: Arguments, policy: Policy) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], str]:
-    """Batches of pictures (n, V, 3, H, W), joints (n, J) and instructions, and where they come from."""
+def _observations(
+    arguments: Arguments, policy: Policy
+) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], str]:
+    """Batches of pictures (n, V, 3, H, W), joints (n, J) and instructions, and where they come
+    from.
+    """
     wanted = arguments.observations
     if arguments.bags is None:
         return _random_observations(policy, wanted), "random pictures"
     readers = open_episodes(arguments.bags, policy.contract, ("success", "failure"))
-    chosen = [readers[index] for index in np.unique(np.linspace(0, len(readers) - 1, min(8, len(readers))).astype(int))]
+    chosen = [
+        readers[index]
+        for index in np.unique(np.linspace(0, len(readers) - 1, min(8, len(readers))).astype(int))
+    ]
     found = []
     for reader in chosen:
         episode = RecordedEpisode.load(reader, policy)
-        labels = np.unique(np.linspace(0, len(episode.frame) - 1, -(-wanted // len(chosen))).astype(int))
+        labels = np.unique(
+            np.linspace(0, len(episode.frame) - 1, -(-wanted // len(chosen))).astype(int)
+        )
         frames = episode.frame[labels]
-        found.append((episode.images[frames], episode.joints[frames], [episode.texts[label] for label in labels]))
+        found.append(
+            (
+                episode.images[frames],
+                episode.joints[frames],
+                [episode.texts[label] for label in labels],
+            )
+        )
     return found, f"{len(chosen)} recorded episodes"
 
 
-def _random_observations(policy: Policy, count: int) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
+def _random_observations(
+    policy: Policy, count: int
+) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
     contract, size = policy.contract, policy.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(0)
@@ -185,7 +249,13 @@ def _random_observations(policy: Policy, count: int) -> list[tuple[np.ndarray, n
         # Blocks of one colour and not noise: patches differ as they do in pictures.
         coarse = rng.integers(0, 256, (number, len(contract.cameras), 3, 8, 8), dtype=np.uint8)
         rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
-        found.append((coarse[..., rows[:, None], columns[None, :]], _random_joints(contract, rng, number), [_SENTENCE] * number))
+        found.append(
+            (
+                coarse[..., rows[:, None], columns[None, :]],
+                _random_joints(contract, rng, number),
+                [_SENTENCE] * number,
+            )
+        )
     return found
 
 
@@ -201,7 +271,10 @@ def _sums(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+                lines.append(
+                    f"{hashlib.file_digest(file, 'sha256').hexdigest()} "
+                    f" {path.relative_to(folder)}\n"
+                )
     return "".join(lines)
 
 

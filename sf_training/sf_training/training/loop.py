@@ -1,7 +1,10 @@
-"""The training loop: action loss plus alignment loss, on one or more processes, resumable after a kill with the same result.
+"""The training loop: action loss plus alignment loss, on one or more processes, resumable after a
+kill with the same result.
 
-One loop for every kind of model, on accelerate. The batch is drawn whole on every process, from the seed alone, and each process takes
-its rows: two processes, or a batch in parts (``accumulate``), make the step that one process with the whole batch makes.
+One loop for every kind of model, on accelerate. The batch is drawn whole on every process, from the
+seed alone, and each process takes
+its rows: two processes, or a batch in parts (``accumulate``), make the step that one process with
+the whole batch makes.
 """
 
 from __future__ import annotations
@@ -78,13 +81,29 @@ class TrainingRun:
         self.accelerator = accelerator = accelerator or make_accelerator(settings)
         self.device = accelerator.device
         self._targets = Targets((targets,)) if isinstance(targets, np.ndarray) else targets
-        weight = torch.tensor([settings.column_weights.get(name, 1.0) for name in contract.action.names])
+        weight = torch.tensor(
+            [settings.column_weights.get(name, 1.0) for name in contract.action.names]
+        )
         model = student.model
         self._grid = model.visual_places().grid
-        valid = valid_tokens(contract, student, self._grid) if self._targets is not None and settings.alignment.mask else None
+        valid = (
+            valid_tokens(contract, student, self._grid)
+            if self._targets is not None and settings.alignment.mask
+            else None
+        )
         channels = 0 if self._targets is None else self._targets.layers[0].shape[-1]
-        self.training = TrainingStep(model, settings.alignment if self._targets is not None else None, channels, weight, valid)
-        self.begun_with = load_projector(self.training.alignment, settings) if self.training.alignment is not None else ""
+        self.training = TrainingStep(
+            model,
+            settings.alignment if self._targets is not None else None,
+            channels,
+            weight,
+            valid,
+        )
+        self.begun_with = (
+            load_projector(self.training.alignment, settings)
+            if self.training.alignment is not None
+            else ""
+        )
         if settings.checkpoint_gradients:
             model.checkpoint_gradients()
         if settings.fsdp:
@@ -95,10 +114,22 @@ class TrainingRun:
         self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)
         more = {}
         if settings.data_weights:
-            more = {"source": source_of(data.sources, settings.data)[data.episodes], "weights": settings.data_weights}
-        sampler = ContrastiveSampler(data.label_frame[labels], labels, settings.pairs, settings.singles, settings.seed, **more)
+            more = {
+                "source": source_of(data.sources, settings.data)[data.episodes],
+                "weights": settings.data_weights,
+            }
+        sampler = ContrastiveSampler(
+            data.label_frame[labels],
+            labels,
+            settings.pairs,
+            settings.singles,
+            settings.seed,
+            **more,
+        )
         place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
-        self.batches = Batches(data, sampler, **place, accumulate=settings.accumulate, ahead=settings.read_ahead)
+        self.batches = Batches(
+            data, sampler, **place, accumulate=settings.accumulate, ahead=settings.read_ahead
+        )
         self._sampler_state = sampler.state
         self._states = torch.from_numpy(normalisation.state.normalise(data.states))
         self._chunks = torch.from_numpy(normalisation.action.normalise(data.label_chunk))
@@ -138,7 +169,9 @@ class TrainingRun:
         started = time.process_time()
         self.step += 1
         # Dropout of any model: the same after a resumption, another on every process.
-        torch.manual_seed(mixed_seed(self.settings.seed, self.step, 0, self.accelerator.process_index))
+        torch.manual_seed(
+            mixed_seed(self.settings.seed, self.step, 0, self.accelerator.process_index)
+        )
         batch = next(self.batches)
         self._sampler_state = batch.state
         self._sums.append(self._backward(batch, draw(self.model, batch.size, self._noise)))
@@ -147,20 +180,25 @@ class TrainingRun:
         self.cpu_s += time.process_time() - started
 
     def measure_teacher(self) -> dict[str, float]:
-        """Labels per second with and without targets and alignment, on one batch; changes nothing. Without a teacher only the latter."""
+        """Labels per second with and without targets and alignment, on one batch; changes nothing.
+        Without a teacher only the latter.
+        """
         batch, noise = next(self.batches), self._noise.get_state()
         self.batches.restart(self._sampler_state)
         drawn = draw(self.model, batch.size, self._noise)
         self._noise.set_state(noise)
         found = {}
-        for name, aligned in (("without", False), ("with", True))[: 1 + (self._targets is not None)]:
+        for name, aligned in (("without", False), ("with", True))[
+            : 1 + (self._targets is not None)
+        ]:
             times = []
             for _ in range(_TIMED + 1):
                 for layer in self._targets.layers if aligned else ():
                     if isinstance(layer, LiveLayer):  # a training step computes its features
                         layer.forget()
                 begin = time.perf_counter()
-                # Sharded gradients that are not exchanged stay where no optimiser can clear them, and would join the first step's.
+                # Sharded gradients that are not exchanged stay where no optimiser can clear them,
+                # and would join the first step's.
                 self._backward(batch, drawn, aligned=aligned, exchange=self.settings.fsdp)
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
@@ -169,7 +207,9 @@ class TrainingRun:
         self.optimizers.clear()
         return found
 
-    def _backward(self, batch: Batch, drawn: Any, *, aligned: bool = True, exchange: bool = True) -> tuple[float, float | None]:
+    def _backward(
+        self, batch: Batch, drawn: Any, *, aligned: bool = True, exchange: bool = True
+    ) -> tuple[float, float | None]:
         """Gradients of a batch's share; its losses, means over this process's parts."""
         self._wrapped.train()
         last, losses = len(batch.parts) - 1, []
@@ -184,10 +224,16 @@ class TrainingRun:
                     loss = loss + self.settings.alignment.coefficient * found["alignment"]
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
-                        f"step {self.step}: the loss is not finite; lower --learning-rate (now {self.settings.rate:g})"
+                        f"step {self.step}: the loss is not finite; lower --learning-rate (now"
+                        f" {self.settings.rate:g})"
                     )
                 self.accelerator.backward(loss / len(batch.parts))
-            losses.append([float(found[name].detach()) if name in found else None for name in ("action", "alignment")])
+            losses.append(
+                [
+                    float(found[name].detach()) if name in found else None
+                    for name in ("action", "alignment")
+                ]
+            )
         action, alignment = zip(*losses, strict=True)
         return float(np.mean(action)), None if alignment[0] is None else float(np.mean(alignment))
 
@@ -206,7 +252,10 @@ class TrainingRun:
             images, seen = self._augmentation.apply(images, draws[part.batch_frames])
         if self._targets is not None and aligned:
             rows = part.rows
-            targets = tuple(self._target(layer, part.frames, seen)[rows].to(self.device) for layer in self._targets.layers)
+            targets = tuple(
+                self._target(layer, part.frames, seen)[rows].to(self.device)
+                for layer in self._targets.layers
+            )
         return Inputs(
             images=images,
             rows=part.rows.to(self.device),
@@ -218,7 +267,9 @@ class TrainingRun:
         )
 
     def _target(self, layer: Any, frames: np.ndarray, seen: Tensor | None = None) -> Tensor:
-        """Targets (F, N, C) of some frames; a live teacher looks at ``seen`` (F, V, 3, H, W) where that is given."""
+        """Targets (F, N, C) of some frames; a live teacher looks at ``seen`` (F, V, 3, H, W) where
+        that is given.
+        """
         config = self.settings.alignment
         if seen is not None and isinstance(layer, LiveLayer):
             found = layer.of(frames, seen)
@@ -228,7 +279,13 @@ class TrainingRun:
         features = torch.from_numpy(np.ascontiguousarray(found)).float()
         if self._targets.prepared:
             return features.flatten(1, 3)
-        return prepare_target(features, self._grid, config.position_scale, position=config.position, resize=config.resize)
+        return prepare_target(
+            features,
+            self._grid,
+            config.position_scale,
+            position=config.position,
+            resize=config.resize,
+        )
 
     def progress(self) -> Progress:
         """Averages since the last call."""
@@ -237,20 +294,29 @@ class TrainingRun:
         means = [float(np.mean([value for value, _ in recent])) if recent else float("nan")]
         means += [float(np.mean(aligned))] if aligned else []
         if self.accelerator.num_processes > 1:
-            means = self.accelerator.reduce(torch.tensor(means, device=self.device), "mean").tolist()
+            means = self.accelerator.reduce(
+                torch.tensor(means, device=self.device), "mean"
+            ).tolist()
         return Progress(self.step, self.cpu_s, means[0], means[1] if aligned else None)
 
     @torch.no_grad()
     def validate(self, labels: np.ndarray) -> tuple[float, float]:
-        """Mean error of the averaged weights on held-out labels in the contract's units, and how often language chooses right.
+        """Mean error of the averaged weights on held-out labels in the contract's units, and how
+        often language chooses right.
 
-        The second figure: among frames with several labels, the share of predictions that lie closer to
-        the chunk of their own instruction than to any other chunk of the frame. Every process computes all of it.
+        The second figure: among frames with several labels, the share of predictions that lie
+        closer to the chunk of their own instruction than to any other chunk of the frame. Every
+        process computes all of it.
         """
         size = _PREDICTED_AT_ONCE.get(self.model.kind, _PREDICTED)
         self._wrapped.eval()
         with self._averaged_in_place():
-            predicted = np.concatenate([self._predict(labels[start : start + size]) for start in range(0, len(labels), size)])
+            predicted = np.concatenate(
+                [
+                    self._predict(labels[start : start + size])
+                    for start in range(0, len(labels), size)
+                ]
+            )
         truth, motion = self.data.label_chunk[labels], self._motion
         error = float(np.abs(predicted - truth)[..., motion].mean())
         right = []
@@ -259,7 +325,9 @@ class TrainingRun:
             rows = np.flatnonzero(frames == frame)
             if len(rows) < 2:
                 continue
-            distance = np.abs(predicted[rows][:, None] - truth[rows][None])[..., motion].mean((2, 3))
+            distance = np.abs(predicted[rows][:, None] - truth[rows][None])[..., motion].mean(
+                (2, 3)
+            )
             right.extend(distance.argmin(1) == np.arange(len(rows)))
         return error, float(np.mean(right)) if right else float("nan")
 
@@ -270,7 +338,9 @@ class TrainingRun:
         noise = None
         if self.model.config.head == "flow":
             generator, horizon = torch.Generator().manual_seed(0), self._chunks.shape[1]
-            noise = torch.randn(len(labels), horizon, self.model.head.columns, generator=generator).to(self.device)
+            noise = torch.randn(
+                len(labels), horizon, self.model.head.columns, generator=generator
+            ).to(self.device)
         inputs = Inputs(
             images=images.to(self.device),
             rows=torch.from_numpy(rows).to(self.device),
@@ -287,18 +357,23 @@ class TrainingRun:
             try:
                 yield
             finally:
-                if self.settings.fsdp:  # it keeps what a forward pass gathered until a backward one: the next step would compute with that
+                # it keeps what a forward pass gathered until a backward one: the next step would
+                # compute with that
+                if self.settings.fsdp:
                     self.training.reshard()
 
     def averaged(self) -> Any:
-        """A plain copy of the student with its averaged weights, adapters folded in, on the processor; None on all processes but the
+        """A plain copy of the student with its averaged weights, adapters folded in, on the
+        processor; None on all processes but the
         main one. Every process has to ask."""
         with self._averaged_in_place():
             state = whole_state(self.model) if self.settings.fsdp else None
             return merged_copy(self.model, state) if self.accelerator.is_main_process else None
 
     def projector(self) -> dict[str, Tensor] | None:
-        """Weights of the alignment on the processor, None without a teacher; every process has to ask."""
+        """Weights of the alignment on the processor, None without a teacher; every process has to
+        ask.
+        """
         if self.training.alignment is None:
             return None
         module = self.training.alignment
@@ -306,16 +381,30 @@ class TrainingRun:
         return {name: value.detach().to("cpu") for name, value in state.items()}
 
     def save_state(self, path: Path) -> None:
-        """All that a resumed run needs, written beside ``path`` and moved into place, by one process; every process has to ask.
+        """All that a resumed run needs, written beside ``path`` and moved into place, by one
+        process; every process has to ask.
 
         Raises:
             TrainingError: it cannot be written; the one before is unharmed.
         """
         if self.accelerator.num_processes > 1 and self._sums:  # all processes go on from one file
-            pairs = [(action, float("nan") if aligned is None else aligned) for action, aligned in self._sums]
-            means = self.accelerator.reduce(torch.tensor(pairs, dtype=torch.float64, device=self.device), "mean").tolist()
-            self._sums = [(action, None if self._targets is None else aligned) for action, aligned in means]
-        own = {"step": self.step, "cpu_s": self.cpu_s, "wall_s": self.wall_s, "sums": self._sums, "sampler": self._sampler_state}
+            pairs = [
+                (action, float("nan") if aligned is None else aligned)
+                for action, aligned in self._sums
+            ]
+            means = self.accelerator.reduce(
+                torch.tensor(pairs, dtype=torch.float64, device=self.device), "mean"
+            ).tolist()
+            self._sums = [
+                (action, None if self._targets is None else aligned) for action, aligned in means
+            ]
+        own = {
+            "step": self.step,
+            "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
+            "sums": self._sums,
+            "sampler": self._sampler_state,
+        }
         save_state(path, self, {**own, "noise": self._noise.get_state()})
 
     def load_state(self, path: Path) -> bool:
@@ -327,7 +416,12 @@ class TrainingRun:
         own = load_state(path, self)
         if own is None:
             return False
-        self.step, self.cpu_s, self._wall_before, self._sums = own["step"], own["cpu_s"], own["wall_s"], own["sums"]
+        self.step, self.cpu_s, self._wall_before, self._sums = (
+            own["step"],
+            own["cpu_s"],
+            own["wall_s"],
+            own["sums"],
+        )
         self._sampler_state = own["sampler"]
         self.batches.restart(own["sampler"])
         self._noise.set_state(own["noise"])
@@ -349,15 +443,16 @@ def _augmentation(settings: Settings, contract: Contract, has_bars: bool) -> Aug
     found = Augmentation(settings.augmentation, settings.seed, contract.camera_names)
     if found.geometric and has_bars:
         raise TrainingError(
-            f"--augmentation {settings.augmentation}: crops would move the letterbox bars; give --student.fit stretch or crop, or take "
-            f"--augmentation {settings.augmentation}_colour"
+            f"--augmentation {settings.augmentation}: crops would move the letterbox bars; give"
+            f" --student.fit stretch or crop, or take --augmentation {settings.augmentation}_colour"
         )
     return found
 
 
 def resolved(settings: Settings, student: Student) -> Settings:
-    """The settings with every choice made that depends on the model: alignment (without a teacher the one that it would have),
-    preset, optimiser, learning rate, weight of the gripper, channels of the teacher.
+    """The settings with every choice made that depends on the model: alignment (without a teacher
+    the one that it would have), preset, optimiser, learning rate, weight of the gripper, channels
+    of the teacher.
 
     Raises:
         TrainingError, StudentError: it has no such layer, or nothing below it is trained.

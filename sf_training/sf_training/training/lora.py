@@ -1,6 +1,8 @@
-"""Which weights of a backbone are trained, and low-rank adapters (arXiv 2106.09685, through peft) for those that are not.
+"""Which weights of a backbone are trained, and low-rank adapters (arXiv 2106.09685, through peft)
+for those that are not.
 
-Adapters live in training only: :func:`merged_copy` folds them into the weights, and what is saved runs without peft.
+Adapters live in training only: :func:`merged_copy` folds them into the weights, and what is saved
+runs without peft.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _BASE, _DOWN, _UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.we
 def part_of(model: Any, name: str) -> Part:
     """The part of the model that a parameter or module belongs to, by its name.
 
-    ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow transformer; ``action`` all that is ours
+    ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow
+    transformer; ``action`` all that is ours
     or small: embeddings of state and actions, heads, and FiLM. Nano is all ``action``.
     """
     if model.kind == "nano" or ".film." in name:
@@ -29,20 +32,30 @@ def part_of(model: Any, name: str) -> Part:
         return "language"
     if name.startswith("backbone.model.dit."):
         return "expert"
-    return "vision" if name.startswith("backbone.model.vlm." if model.kind == "pi0" else "backbone.") else "action"
+    return (
+        "vision"
+        if name.startswith("backbone.model.vlm." if model.kind == "pi0" else "backbone.")
+        else "action"
+    )
 
 
 def freeze(model: Any, settings: StudentSettings) -> None:
     """Leave gradients only to what is trained in full, and is ever read."""
     for name, parameter in model.named_parameters():
-        unread = name.startswith("backbone.model.dit.embed_tokens.")  # pi0's expert reads actions, a quarter of a billion words never
-        parameter.requires_grad_(not unread and settings.training.get(part_of(model, name), "full") == "full")
+        unread = name.startswith(
+            "backbone.model.dit.embed_tokens."
+        )  # pi0's expert reads actions, a quarter of a billion words never
+        parameter.requires_grad_(
+            not unread and settings.training.get(part_of(model, name), "full") == "full"
+        )
 
 
 def apply_lora(model: Any, settings: StudentSettings) -> None:
-    """Give adapters to the linear layers of the parts with ``lora``, in place; other parameters keep their ``requires_grad``.
+    """Give adapters to the linear layers of the parts with ``lora``, in place; other parameters
+    keep their ``requires_grad``.
 
-    Adapters are float32 whatever the backbone, and start at no effect. Names gain ``.base_layer``, so hooks and lists of blocks stay.
+    Adapters are float32 whatever the backbone, and start at no effect. Names gain ``.base_layer``,
+    so hooks and lists of blocks stay.
 
     Raises:
         StudentError: no linear layer of such a part has the names asked for.
@@ -54,10 +67,20 @@ def apply_lora(model: Any, settings: StudentSettings) -> None:
     for part, how in settings.training.items():
         if how != "lora":
             continue
-        found = [name for name in linear if part_of(model, name) == part and (not lora.targets or name.endswith(tuple(lora.targets)))]
+        found = [
+            name
+            for name in linear
+            if part_of(model, name) == part
+            and (not lora.targets or name.endswith(tuple(lora.targets)))
+        ]
         if not found:
-            there = sorted({name.rpartition(".")[2] for name in linear if part_of(model, name) == part})
-            raise StudentError(f"--student.lora.targets: the {part} has no layer {' '.join(lora.targets)}; there are {', '.join(there)}")
+            there = sorted(
+                {name.rpartition(".")[2] for name in linear if part_of(model, name) == part}
+            )
+            raise StudentError(
+                f"--student.lora.targets: the {part} has no layer {' '.join(lora.targets)}; there"
+                f" are {', '.join(there)}"
+            )
         chosen += found
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     config = LoraConfig(
@@ -80,7 +103,8 @@ def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dic
 
     Args:
         model: with or without adapters; only its shape matters when ``state`` is given.
-        state: whole state of the model where it is sharded, or an average of it; None takes ``model.state_dict()``.
+        state: whole state of the model where it is sharded, or an average of it; None takes
+            ``model.state_dict()``.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -98,9 +122,17 @@ def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dic
 
 
 def merged_copy(model: Any, state: Mapping[str, Tensor] | None = None) -> Any:
-    """A plain model on the processor, in evaluation mode, without adapters, hooks or gradients; arguments as for :func:`merged_weights`."""
-    plain = type(model)(model.config) if model.words is None else type(model)(model.config, model.words, blank=True)
-    weights = {name: value.detach().to("cpu") for name, value in merged_weights(model, state).items()}
+    """A plain model on the processor, in evaluation mode, without adapters, hooks or gradients;
+    arguments as for :func:`merged_weights`.
+    """
+    plain = (
+        type(model)(model.config)
+        if model.words is None
+        else type(model)(model.config, model.words, blank=True)
+    )
+    weights = {
+        name: value.detach().to("cpu") for name, value in merged_weights(model, state).items()
+    }
     with torch.no_grad():
         plain.load_state_dict(weights)
     return plain.eval().requires_grad_(False)

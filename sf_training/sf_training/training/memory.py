@@ -15,18 +15,25 @@ _STATE_BYTES = 4 + 8  # of a trained weight: its gradient, and AdamW's two momen
 
 
 def bytes_needed(settings: Settings, contract: Contract) -> tuple[int, int]:
-    """Of the weights of one model, and of weights, gradients, optimiser and average together; activations come on top."""
+    """Of the weights of one model, and of weights, gradients, optimiser and average together;
+    activations come on top.
+    """
     model = build_student(settings.student, contract, head=settings.head, meta=True).model
     trained = _STATE_BYTES + (4 if settings.ema else 0)
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    return weights, weights + sum(trained * each.numel() for each in model.parameters() if each.requires_grad)
+    return weights, weights + sum(
+        trained * each.numel() for each in model.parameters() if each.requires_grad
+    )
 
 
-def require_memory(settings: Settings, contract: Contract, processes: int, device: torch.device) -> None:
+def require_memory(
+    settings: Settings, contract: Contract, processes: int, device: torch.device
+) -> None:
     """Refuse a run that cannot fit.
 
     Args:
-        processes: of the run; those on this host share its memory, and with ``--fsdp`` all share gradients and optimiser states.
+        processes: of the run; those on this host share its memory, and with ``--fsdp`` all share
+            gradients and optimiser states.
 
     Raises:
         TrainingError: it cannot.
@@ -38,7 +45,9 @@ def require_memory(settings: Settings, contract: Contract, processes: int, devic
     host = psutil.virtual_memory().available
     share = whole // processes if settings.fsdp else whole
     if device.type == "cuda":
-        _require(share, torch.cuda.mem_get_info(device)[0], "weights, gradients and optimiser states")
+        _require(
+            share, torch.cuda.mem_get_info(device)[0], "weights, gradients and optimiser states"
+        )
         _require(weights * here, host, f"the weights of {here} processes while they start")
     else:  # each builds the whole model before it keeps its share
         _require(max(share, weights) * here, host, "weights, gradients and optimiser states")
@@ -47,6 +56,7 @@ def require_memory(settings: Settings, contract: Contract, processes: int, devic
 def _require(needed: int, free: int, of_what: str) -> None:
     if needed > free:
         raise TrainingError(
-            f"the model needs {needed / 1e9:.1f} GB for {of_what}, {free / 1e9:.1f} GB are free; take "
-            "--student.dtype bfloat16 with lora, a smaller --student.lora.rank, --fsdp on more processes, or a smaller model"
+            f"the model needs {needed / 1e9:.1f} GB for {of_what}, {free / 1e9:.1f} GB are free;"
+            " take --student.dtype bfloat16 with lora, a smaller --student.lora.rank, --fsdp on"
+            " more processes, or a smaller model"
         )

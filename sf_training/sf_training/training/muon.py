@@ -13,14 +13,17 @@ class Muon(torch.optim.Muon):
     """Update matrices as ``torch.optim.Muon`` does, in float32 where the parameters are on a CPU.
 
     torch computes the Newton-Schulz iteration in bfloat16. CPUs without AVX512-BF16 emulate that:
-    an update then takes several times as long as in float32, which is also more exact. Parameters on
+    an update then takes several times as long as in float32, which is also more exact. Parameters
+    on
     any other device are left to torch. Options and state are those of ``torch.optim.Muon``: a saved
     state of one is a state of the other.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Update all parameters that have a gradient. Returns what ``closure`` returns, if given."""
+        """Update all parameters that have a gradient. Returns what ``closure`` returns, if
+        given.
+        """
         parameters = [each for group in self.param_groups for each in group["params"]]
         if any(each.device.type != "cpu" for each in parameters):
             return super().step(closure)
@@ -49,7 +52,9 @@ class Muon(torch.optim.Muon):
         parameter.add_(update.to(parameter.dtype), alpha=-rate * scale)
 
 
-def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def orthogonalize(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
     """Return ``matrix`` (m, n) with its singular values pushed towards 1, in float32.
 
     The quintic Newton-Schulz iteration X <- a X + (b G + c G G) X with G = X X^T, which starts at

@@ -15,9 +15,11 @@ _HIDDEN = ("blocks.", "head.blocks.", "projector.")  # names of what Muon is for
 
 
 class Optimizers:
-    """AdamW on all that is trained; for nano Muon on the transformer's and the projector's matrices.
+    """AdamW on all that is trained; for nano Muon on the transformer's and the projector's
+    matrices.
 
-    With AdamW alone the small model did not learn to ground language within 2000 steps; with Muon it does.
+    With AdamW alone the small model did not learn to ground language within 2000 steps; with Muon
+    it does.
     """
 
     def __init__(self, step: TrainingStep, settings: Settings) -> None:
@@ -30,9 +32,13 @@ class Optimizers:
                     (matrices if hidden else others).append(parameter)
         self.parameters = matrices + others
         rate, decay = settings.rate, settings.weight_decay
-        self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=settings.betas, weight_decay=decay)]
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=rate, betas=settings.betas, weight_decay=decay)
+        ]
         if matrices:
-            muon = Muon(matrices, lr=rate, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            muon = Muon(
+                matrices, lr=rate, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            )
             self.all.insert(0, muon)
 
     def rate(self, step: int) -> float:
@@ -48,7 +54,10 @@ class Optimizers:
         norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.clip or math.inf)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if not math.isfinite(size):
-            raise FloatingPointError(f"step {step}: a gradient is not finite; lower --learning-rate (now {self._settings.rate:g})")
+            raise FloatingPointError(
+                f"step {step}: a gradient is not finite; lower --learning-rate (now"
+                f" {self._settings.rate:g})"
+            )
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(step)
@@ -66,12 +75,18 @@ def schedule(settings: Settings, step: int) -> float:
     """Return the learning rate at ``step`` (from 1) as a share of its peak.
 
     * Warm-up: linear from ``warm_up_from`` to 1 at step ``warm_up``.
-    * ``linear`` and ``cosine``: from 1 to ``floor`` over the last ``decay_share`` of the steps up to ``decay_end``, then ``floor``.
-    * ``multistep``: times ``milestone_factor`` after each milestone (``torch.optim.lr_scheduler.MultiStepLR``).
+    * ``linear`` and ``cosine``: from 1 to ``floor`` over the last ``decay_share`` of the steps up
+      to ``decay_end``, then ``floor``.
+    * ``multistep``: times ``milestone_factor`` after each milestone
+      (``torch.optim.lr_scheduler.MultiStepLR``).
     """
-    rise = settings.warm_up_from + (1.0 - settings.warm_up_from) * min(1.0, step / max(settings.warm_up, 1))
+    rise = settings.warm_up_from + (1.0 - settings.warm_up_from) * min(
+        1.0, step / max(settings.warm_up, 1)
+    )
     if settings.schedule == "multistep":
-        return rise * settings.milestone_factor ** sum(milestone < step for milestone in settings.milestones)
+        return rise * settings.milestone_factor ** sum(
+            milestone < step for milestone in settings.milestones
+        )
     end = settings.decay_end or settings.steps
     if not settings.decay_share:
         return rise

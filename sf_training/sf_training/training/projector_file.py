@@ -1,4 +1,6 @@
-"""The alignment's own weights in a checkpoint's report: training that goes on from a checkpoint goes on with its projector too."""
+"""The alignment's own weights in a checkpoint's report: training that goes on from a checkpoint
+goes on with its projector too.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,18 @@ def save_projector(report: Path, weights: dict[str, Tensor], settings: Settings)
     Raises:
         OSError, SafetensorError: the disk refuses.
     """
-    save_file({name: value.contiguous() for name, value in weights.items()}, report / _FILE, metadata={"made_for": _made_for(settings)})
+    save_file(
+        {name: value.contiguous() for name, value in weights.items()},
+        report / _FILE,
+        metadata={"made_for": _made_for(settings)},
+    )
 
 
 @torch.no_grad()
 def load_projector(alignment: nn.Module, settings: Settings) -> str:
-    """Take over the weights of the checkpoint that the student begins with, where they are for the same targets. One line on that."""
+    """Take over the weights of the checkpoint that the student begins with, where they are for the
+    same targets. One line on that.
+    """
     path = settings.student.weights / "report" / _FILE if settings.student.weights else None
     if path is None or not path.is_file():
         return ""
@@ -38,7 +46,9 @@ def load_projector(alignment: nn.Module, settings: Settings) -> str:
     own = alignment.state_dict()
     if made_for != _made_for(settings):
         return f"projector: starts anew, that of {settings.student.weights} was for {made_for}"
-    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+    if {name: value.shape for name, value in weights.items()} != {
+        name: value.shape for name, value in own.items()
+    }:
         return f"projector: starts anew, that of {settings.student.weights} has other sizes"
     alignment.load_state_dict(weights)
     return f"projector: goes on from {path}"

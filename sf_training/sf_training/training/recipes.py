@@ -1,4 +1,6 @@
-"""Named settings of a whole run: what the paper's authors trained with, and how a run differs from that."""
+"""Named settings of a whole run: what the paper's authors trained with, and how a run differs from
+that.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class RecipeError(ValueError):
 
 
 _RECIPES: dict[RecipeName, dict[str, Any]] = {
-    # openvla-SF/train.sh and vla-scripts/finetune_align.py of OpenHelix-Team/Spatial-Forcing 4e9f66c.
+    # openvla-SF/train.sh and vla-scripts/finetune_align.py of OpenHelix-Team/Spatial-Forcing
+    # 4e9f66c.
     "paper_openvla": {
         "student.kind": "openvla_oft",
         "student.dtype": "bfloat16",
@@ -47,7 +50,8 @@ _RECIPES: dict[RecipeName, dict[str, Any]] = {
         "ema": 0.0,
         "precision": "bf16",
     },
-    # openpi-SF's TrainConfig pi0_align_aloha_place_block and openpi's CosineDecaySchedule, same commit.
+    # openpi-SF's TrainConfig pi0_align_aloha_place_block and openpi's CosineDecaySchedule, same
+    # commit.
     "paper_pi0": {
         "student.kind": "pi0",
         "student.train-vision": "full",
@@ -80,8 +84,14 @@ _RECIPES: dict[RecipeName, dict[str, Any]] = {
 _OURS = ("student.text-tokens",)  # set by a recipe, and no choice of the paper
 _NEVER_AS_THE_PAPER: dict[RecipeName, tuple[str, ...]] = {
     "paper_openvla": (
-        "adapters of the towers have separate factors for query, key and value (one fused layer in timm)",
-        "draws of crop, brightness, contrast, saturation and hue are independent (one number seeds all of them in dlimp)",
+        (
+            "adapters of the towers have separate factors for query, key and value (one fused layer"
+            " in timm)"
+        ),
+        (
+            "draws of crop, brightness, contrast, saturation and hue are independent (one number"
+            " seeds all of them in dlimp)"
+        ),
         "images are shrunk by averaging areas (Lanczos in TensorFlow)",
         "head and projectors are float32 (bfloat16 under autocast)",
     ),
@@ -110,11 +120,14 @@ def with_recipe(words: Sequence[str]) -> list[str]:
         return list(words)
     if name not in _RECIPES:
         raise RecipeError(f"--recipe {name}: there are {', '.join(get_args(RecipeName))}")
-    return [option for key, value in _RECIPES[name].items() for option in _option(key, value)] + list(words)
+    return [
+        option for key, value in _RECIPES[name].items() for option in _option(key, value)
+    ] + list(words)
 
 
 def difference(settings: Any) -> list[str]:
-    """Say how a run differs from the paper's: what was given otherwise, then what this package does otherwise.
+    """Say how a run differs from the paper's: what was given otherwise, then what this package does
+    otherwise.
 
     Args:
         settings: with the field ``recipe``; empty without one.
@@ -128,7 +141,8 @@ def difference(settings: Any) -> list[str]:
             lines.append(f"{key}: {_shown(value)} (paper: {_shown(paper)})")
     if settings.alignment.given and settings.preset == settings.recipe:
         lines += [
-            f"alignment.{name}: {value} (paper: that of preset {settings.preset})" for name, value in settings.alignment.given.items()
+            f"alignment.{name}: {value} (paper: that of preset {settings.preset})"
+            for name, value in settings.alignment.given.items()
         ]
     return lines + list(_NEVER_AS_THE_PAPER[settings.recipe])
 
@@ -140,4 +154,10 @@ def _option(key: str, value: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        " ".join(map(str, value))
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -1,4 +1,6 @@
-"""``ros2 run sf_training report``: Spatial Forcing beside its controls, over steps and over processor time, with the spread over seeds."""
+"""``ros2 run sf_training report``: Spatial Forcing beside its controls, over steps and over
+processor time, with the spread over seeds.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Curve:
 
     def reached(self, threshold: float) -> Row | None:
         """First evaluation at or above ``threshold``."""
-        return next((row for row in self.rows if row.success is not None and row.success >= threshold), None)
+        return next(
+            (row for row in self.rows if row.success is not None and row.success >= threshold), None
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv, "report")
     curves = read_runs(arguments.runs)
     if not curves:
-        sys.exit(f"report: {arguments.runs}: no run with a closed-loop evaluation; train with --evaluate-every")
+        sys.exit(
+            f"report: {arguments.runs}: no run with a closed-loop evaluation; train with"
+            " --evaluate-every"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     _write_csv(curves, arguments.out / "study.csv")
     summary = summarise(curves, arguments.threshold)
@@ -68,14 +75,18 @@ def read_runs(folder: Path) -> list[Curve]:
     curves = []
     for path in sorted(folder.glob("*/report/training.json")):
         settings = json.loads(path.read_text())["settings"]
-        rows = tuple(row for row in read_curves(path.with_name("curves.csv")) if row.success is not None)
+        rows = tuple(
+            row for row in read_curves(path.with_name("curves.csv")) if row.success is not None
+        )
         if rows:
             curves.append(Curve(_name(settings), settings["seed"], rows))
     return curves
 
 
 def _name(settings: dict) -> str:
-    """Teacher of a run, or the control that stood for it: ``rgb`` for that of the pointmap, ``vggt rgb`` for others."""
+    """Teacher of a run, or the control that stood for it: ``rgb`` for that of the pointmap, ``vggt
+    rgb`` for others.
+    """
     teacher, control = settings["teacher"], settings.get("control", "none")
     if control == "none":
         return teacher
@@ -89,10 +100,17 @@ def _label(name: str) -> str:
 
 
 def summarise(curves: list[Curve], threshold: float) -> dict:
-    """By teacher: seeds, success at every evaluated step, success at equal processor time, steps to reach ``threshold``."""
+    """By teacher: seeds, success at every evaluated step, success at equal processor time, steps to
+    reach ``threshold``.
+    """
     budget = min(curve.rows[-1].cpu_s for curve in curves)
     architecture = "nano: plain VLA, FiLM by text, no spatial attention"
-    summary = {"architecture": architecture, "threshold": threshold, "equal_cpu_s": budget, "teachers": {}}
+    summary = {
+        "architecture": architecture,
+        "threshold": threshold,
+        "equal_cpu_s": budget,
+        "teachers": {},
+    }
     for teacher, group in _by_teacher(curves).items():
         steps = sorted({row.step for curve in group for row in curve.rows})
         reached = [curve.reached(threshold) for curve in group]
@@ -100,7 +118,11 @@ def summarise(curves: list[Curve], threshold: float) -> dict:
             "seeds": [curve.seed for curve in group],
             "episodes_per_evaluation": group[0].rows[0].episodes,
             "success_by_step": {
-                str(step): [next((row.success for row in curve.rows if row.step == step), None) for curve in group] for step in steps
+                str(step): [
+                    next((row.success for row in curve.rows if row.step == step), None)
+                    for curve in group
+                ]
+                for step in steps
             },
             "success_at_equal_cpu": [_at_cpu(curve, budget) for curve in group],
             "steps_to_threshold": [row.step if row else None for row in reached],
@@ -114,20 +136,41 @@ def _by_teacher(curves: list[Curve]) -> dict[str, list[Curve]]:
     groups = defaultdict(list)
     for curve in curves:
         groups[curve.teacher].append(curve)
-    return {name: groups[name] for name in sorted(groups, key=lambda name: TEACHERS.index(name.split()[0]))}
+    return {
+        name: groups[name]
+        for name in sorted(groups, key=lambda name: TEACHERS.index(name.split()[0]))
+    }
 
 
 def _at_cpu(curve: Curve, budget: float) -> float:
-    return float(np.interp(budget, [0.0] + [row.cpu_s for row in curve.rows], [0.0] + [row.success for row in curve.rows]))
+    return float(
+        np.interp(
+            budget,
+            [0.0] + [row.cpu_s for row in curve.rows],
+            [0.0] + [row.success for row in curve.rows],
+        )
+    )
 
 
 def _write_csv(curves: list[Curve], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        names = ("step", "cpu_s", "success", "episodes", "wrong_object", "validation_error", "validation_choice", "cosine")
+        names = (
+            "step",
+            "cpu_s",
+            "success",
+            "episodes",
+            "wrong_object",
+            "validation_error",
+            "validation_choice",
+            "cosine",
+        )
         writer.writerow(["teacher", "seed", *names])
         for curve in curves:
-            writer.writerows([curve.teacher, curve.seed, *(getattr(row, name) for name in names)] for row in curve.rows)
+            writer.writerows(
+                [curve.teacher, curve.seed, *(getattr(row, name) for name in names)]
+                for row in curve.rows
+            )
 
 
 def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
@@ -137,14 +180,29 @@ def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True, constrained_layout=True)
-    for axis, name, label in ((axes[0], "step", "training steps"), (axes[1], "cpu_s", "processor time in training [s]")):
+    for axis, name, label in (
+        (axes[0], "step", "training steps"),
+        (axes[1], "cpu_s", "processor time in training [s]"),
+    ):
         for teacher, group in _by_teacher(curves).items():
-            colour = _COLOURS.get(teacher.split()[-1], "tab:blue" if teacher == "pointmap" else "tab:purple")
+            colour = _COLOURS.get(
+                teacher.split()[-1], "tab:blue" if teacher == "pointmap" else "tab:purple"
+            )
             common = min(getattr(curve.rows[-1], name) for curve in group)
-            grid = np.array([row.step for row in group[0].rows]) if name == "step" else np.linspace(0, common, 40)
+            grid = (
+                np.array([row.step for row in group[0].rows])
+                if name == "step"
+                else np.linspace(0, common, 40)
+            )
             grid = np.concatenate([[0.0], grid[(grid <= common) & (grid > 0)]])
             values = np.array([_interpolate(curve, name, grid) for curve in group])
-            axis.plot(grid, values.mean(0), color=colour, label=f"{_label(teacher)} (n={len(group)})", linewidth=2)
+            axis.plot(
+                grid,
+                values.mean(0),
+                color=colour,
+                label=f"{_label(teacher)} (n={len(group)})",
+                linewidth=2,
+            )
             axis.fill_between(grid, values.min(0), values.max(0), color=colour, alpha=0.15)
         axis.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         axis.set_xlabel(label)
@@ -158,7 +216,11 @@ def _plot(curves: list[Curve], threshold: float, path: Path) -> None:
 
 
 def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
-    return np.interp(grid, [0.0] + [getattr(row, name) for row in curve.rows], [0.0] + [row.success for row in curve.rows])
+    return np.interp(
+        grid,
+        [0.0] + [getattr(row, name) for row in curve.rows],
+        [0.0] + [row.success for row in curve.rows],
+    )
 
 
 def _rows(summary: dict) -> list[tuple[str, ...]]:
@@ -173,21 +235,39 @@ def _rows(summary: dict) -> list[tuple[str, ...]]:
                 ", ".join(map(str, entry["seeds"])),
                 " / ".join("-" if value is None else f"{value:.0%}" for value in at_last),
                 " / ".join(f"{value:.0%}" for value in entry["success_at_equal_cpu"]),
-                " / ".join("not reached" if step is None else str(step) for step in entry["steps_to_threshold"]),
-                " / ".join("-" if value is None else f"{value:.2f}" for value in entry["cosine_at_end"]),
+                " / ".join(
+                    "not reached" if step is None else str(step)
+                    for step in entry["steps_to_threshold"]
+                ),
+                " / ".join(
+                    "-" if value is None else f"{value:.2f}" for value in entry["cosine_at_end"]
+                ),
             )
         )
     return rows
 
 
 def _columns(summary: dict) -> tuple[str, ...]:
-    at_last, at_cpu = f"success at step {_last_step(summary)}", f"success at {summary['equal_cpu_s']:.0f} CPU-s"
-    return ("teacher", "seeds", at_last, at_cpu, f"steps to {summary['threshold']:.0%}", "cosine at the end")
+    at_last, at_cpu = (
+        f"success at step {_last_step(summary)}",
+        f"success at {summary['equal_cpu_s']:.0f} CPU-s",
+    )
+    return (
+        "teacher",
+        "seeds",
+        at_last,
+        at_cpu,
+        f"steps to {summary['threshold']:.0%}",
+        "cosine at the end",
+    )
 
 
 def _last_step(summary: dict) -> int:
     """Last step at which every teacher was evaluated."""
-    return min(max(int(step) for step in entry["success_by_step"]) for entry in summary["teachers"].values())
+    return min(
+        max(int(step) for step in entry["success_by_step"])
+        for entry in summary["teachers"].values()
+    )
 
 
 def _markdown(summary: dict) -> str:

@@ -1,4 +1,6 @@
-"""A run from its first or resumed step to its checkpoint: saves, validations, evaluations and what is reported of them."""
+"""A run from its first or resumed step to its checkpoint: saves, validations, evaluations and what
+is reported of them.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,23 @@ _EVALUATION_SEED = 900_000
 
 
 class Session:
-    """Reports and saves of one run. Only the main process writes and prints; all of them have to :meth:`go`.
+    """Reports and saves of one run. Only the main process writes and prints; all of them have to
+    :meth:`go`.
 
     Raises:
-        TrainingError: Weights & Biases is asked for and not installed, or ``out`` holds what another run made.
+        TrainingError: Weights & Biases is asked for and not installed, or ``out`` holds what
+            another run made.
     """
 
-    def __init__(self, run: TrainingRun, contract: Contract, held_out: np.ndarray, console: Console, command: str, begin: float) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        contract: Contract,
+        held_out: np.ndarray,
+        console: Console,
+        command: str,
+        begin: float,
+    ) -> None:
         self._run, self._contract, self._held_out = run, contract, held_out
         self._console, self._command, run.begin = console, command, begin
         self._settings = run.settings
@@ -48,8 +60,12 @@ class Session:
         self._out = run.settings.out
         self._best_out = self._out.with_name(self._out.name + "-best")
         self._report = self._out / "report"
-        self._state = self._out.with_name(self._out.name + ".resume.pt")  # beside what it becomes, which is replaced as a whole
-        (self._finished,) = self._agreed(self._main and not self._state.exists() and is_finished(run))
+        self._state = self._out.with_name(
+            self._out.name + ".resume.pt"
+        )  # beside what it becomes, which is replaced as a whole
+        (self._finished,) = self._agreed(
+            self._main and not self._state.exists() and is_finished(run)
+        )
         if self._finished:
             return
         if run.load_state(self._state):
@@ -62,7 +78,11 @@ class Session:
             (self._report / "settings.yaml").write_text(to_yaml(run.settings))
         run.accelerator.wait_for_everyone()
         self._curves = Curves(self._report, run.step) if self._main else None
-        self._best = max((_merit(row) for row in self._curves.rows if _merit(row)), default=None) if self._main else None
+        self._best = (
+            max((_merit(row) for row in self._curves.rows if _merit(row)), default=None)
+            if self._main
+            else None
+        )
         self._seen = 0  # labels of this process's run, for samples per second
         self._trained_s = 0.0
         self._speed: dict[str, float] = {}
@@ -71,14 +91,20 @@ class Session:
     def go(self) -> None:
         """Train to the end and leave a checkpoint."""
         if self._finished:
-            self._console.print(f"{self._out}: this run is finished; give another --out to train anew", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._out}: this run is finished; give another --out to train anew",
+                highlight=False,
+                soft_wrap=True,
+            )
             return
         settings, run = self._settings, self._run
         steps, reached = settings.steps, self._agreed(self._main and self._is_reached())[0]
         try:
             if run.step < steps:
                 self._measure_speed()
-            with ProgressBar("training", TimeElapsedColumn(), console=self._console, disable=not self._main) as bar:
+            with ProgressBar(
+                "training", TimeElapsedColumn(), console=self._console, disable=not self._main
+            ) as bar:
                 task = bar.add_task("", total=steps, completed=run.step)
                 while run.step < steps and not reached:
                     started = time.perf_counter()
@@ -87,7 +113,9 @@ class Session:
                     self._seen += 1
                     bar.update(task, completed=run.step)
                     if _due(settings.validate_every, run.step, steps):
-                        reached = self._validate(evaluating=_due(settings.evaluate_every, run.step, steps))
+                        reached = self._validate(
+                            evaluating=_due(settings.evaluate_every, run.step, steps)
+                        )
                     if _due(settings.save_every, run.step, steps):
                         run.save_state(self._state)
             self._save(self._out)
@@ -100,16 +128,30 @@ class Session:
                 self._wandb.finish()
         if self._main:
             self._state.unlink(missing_ok=True)
-            if self._curves.rows and _merit(self._curves.rows[-1]) == self._best:  # an older one beside it would mislead
+            if (
+                self._curves.rows and _merit(self._curves.rows[-1]) == self._best
+            ):  # an older one beside it would mislead
                 shutil.rmtree(self._best_out, ignore_errors=True)
         best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (the best, too)"
-        self._console.print(f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _measure_speed(self) -> None:
-        self._console.print("measuring the speed with and without the teacher on one batch ...", highlight=False, soft_wrap=True)
+        self._console.print(
+            "measuring the speed with and without the teacher on one batch ...",
+            highlight=False,
+            soft_wrap=True,
+        )
         self._speed = self._run.measure_teacher()
         found = ", ".join(f"{value:.3g} {name}" for name, value in self._speed.items())
-        self._console.print(f"labels per second (three steps, a rough figure): {found}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"labels per second (three steps, a rough figure): {found}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _validate(self, *, evaluating: bool) -> bool:
         """Whether the run may end here."""
@@ -122,18 +164,37 @@ class Session:
                 cpu_s=round(progress.cpu_s, 2),
                 wall_s=round(self._run.wall_s, 1),
                 action_loss=round(progress.action_loss, 5),
-                cosine=None if progress.alignment_loss is None else round(1 - progress.alignment_loss, 5),
+                cosine=(
+                    None
+                    if progress.alignment_loss is None
+                    else round(1 - progress.alignment_loss, 5)
+                ),
                 validation_error=round(error, 6),
                 validation_choice=round(choice, 4),
-                success=None if results is None else sum(result.success for result in results) / len(results),
+                success=(
+                    None
+                    if results is None
+                    else sum(result.success for result in results) / len(results)
+                ),
                 episodes=None if results is None else len(results),
-                wrong_object=None if results is None else sum(result.wrong_object for result in results),
+                wrong_object=(
+                    None if results is None else sum(result.wrong_object for result in results)
+                ),
             )
             self._curves.add(row)
             if self._wandb:
-                self._wandb.log({name: value for name, value in dataclasses.asdict(row).items() if value is not None}, step=row.step)
+                self._wandb.log(
+                    {
+                        name: value
+                        for name, value in dataclasses.asdict(row).items()
+                        if value is not None
+                    },
+                    step=row.step,
+                )
             self._console.print(_in_words(row, self._unit), highlight=False, soft_wrap=True)
-        better, reached = self._agreed(self._main and self._is_best(), self._main and self._is_reached())
+        better, reached = self._agreed(
+            self._main and self._is_best(), self._main and self._is_reached()
+        )
         if better:
             self._save(self._best_out)
         return reached
@@ -143,14 +204,26 @@ class Session:
         return "mm" if self._contract.action.space.startswith("ee") else "mrad"
 
     def _is_reached(self) -> bool:
-        """Whether this very step was evaluated as good enough; also when the run was killed right after."""
+        """Whether this very step was evaluated as good enough; also when the run was killed right
+        after.
+        """
         goal, row = self._settings.stop_at, self._curves.rows[-1] if self._curves.rows else None
-        return bool(goal and row and row.step == self._run.step and row.success is not None and row.success >= goal)
+        return bool(
+            goal
+            and row
+            and row.step == self._run.step
+            and row.success is not None
+            and row.success >= goal
+        )
 
     def _is_best(self) -> bool:
         merit = _merit(self._curves.rows[-1])
         # Success counts more than an error; a run that evaluates is judged where it does.
-        if merit is None or (self._best is not None and merit <= self._best) or (self._settings.evaluate_every and merit[0] < 0):
+        if (
+            merit is None
+            or (self._best is not None and merit <= self._best)
+            or (self._settings.evaluate_every and merit[0] < 0)
+        ):
             return False
         self._best = merit
         return self._run.step < self._settings.steps  # the last is saved anyway
@@ -159,7 +232,9 @@ class Session:
         """What the main process has decided, on every process."""
         if self._run.accelerator.num_processes == 1:
             return list(choices)
-        values = torch.tensor([float(self._main and choice) for choice in choices], device=self._run.device)
+        values = torch.tensor(
+            [float(self._main and choice) for choice in choices], device=self._run.device
+        )
         return [bool(value) for value in self._run.accelerator.reduce(values, "sum")]
 
     def _evaluate(self) -> list | None:
@@ -170,9 +245,18 @@ class Session:
         from sf_training.simulation.rollout import run_episode
 
         self._sim = self._sim or ArmSim(self._contract)
-        policy = Policy(plain, self._contract, self._run.normalisation, policy_id=self._out.name, device=str(self._run.device))
+        policy = Policy(
+            plain,
+            self._contract,
+            self._run.normalisation,
+            policy_id=self._out.name,
+            device=str(self._run.device),
+        )
         count = self._settings.evaluation_episodes
-        return [run_episode(self._sim, policy, _EVALUATION_SEED + number, cubes=2 + number % 2) for number in range(count)]
+        return [
+            run_episode(self._sim, policy, _EVALUATION_SEED + number, cubes=2 + number % 2)
+            for number in range(count)
+        ]
 
     def _save(self, out: Path) -> None:
         """A checkpoint with the report as of now."""
@@ -180,17 +264,29 @@ class Session:
         if not self._main:
             return
         facts = self._facts()
-        title = f"{self._out.name}: {self._settings.student.kind}, teacher {self._settings.teacher}, seed {self._settings.seed}"
+        title = (
+            f"{self._out.name}: {self._settings.student.kind}, teacher {self._settings.teacher},"
+            f" seed {self._settings.seed}"
+        )
         try:
             plot_curves(self._curves.rows, self._report / "curves.png", title, self._unit)
             (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
             if projector:
                 save_projector(self._report, projector, self._settings)
             if out != self._out:  # the report belongs to both
-                shutil.copytree(self._report, out / "report", ignore=shutil.ignore_patterns("tensorboard"), dirs_exist_ok=True)
+                shutil.copytree(
+                    self._report,
+                    out / "report",
+                    ignore=shutil.ignore_patterns("tensorboard"),
+                    dirs_exist_ok=True,
+                )
             save_checkpoint(out, plain, self._contract, self._run.normalisation, facts)
         except (OSError, SafetensorError, CheckpointError) as error:
-            kept = "the state of the run is kept: start the same command again to go on" if self._state.exists() else "start again"
+            kept = (
+                "the state of the run is kept: start the same command again to go on"
+                if self._state.exists()
+                else "start again"
+            )
             raise TrainingError(f"{error}; {kept}") from None
 
     def _facts(self) -> dict:
@@ -223,7 +319,11 @@ def _in_words(row: Row, unit: str) -> str:
     parts = [f"step {row.step}", f"cpu {row.cpu_s:.0f} s", f"loss {row.action_loss:.4f}"]
     parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
     parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
-    parts += [f"right instruction {row.validation_choice:.0%}"] if row.validation_choice == row.validation_choice else []
+    parts += (
+        [f"right instruction {row.validation_choice:.0%}"]
+        if row.validation_choice == row.validation_choice
+        else []
+    )
     parts += [f"success {row.success:.0%} of {row.episodes}"] if row.success is not None else []
     return "  ".join(parts)
 
@@ -234,15 +334,25 @@ def _due(count: int, step: int, last: int) -> bool:
 
 
 def _device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({platform.machine()})"
+    )
 
 
 def _open_wandb(run: TrainingRun) -> Any:
     try:
         wandb = importlib.import_module("wandb")
     except ImportError:
-        raise TrainingError("--wandb: Weights & Biases is not installed; pip install wandb, or leave it out") from None
-    return wandb.init(project=run.settings.wandb, name=run.settings.out.name, config=dataclasses.asdict(run.settings))
+        raise TrainingError(
+            "--wandb: Weights & Biases is not installed; pip install wandb, or leave it out"
+        ) from None
+    return wandb.init(
+        project=run.settings.wandb,
+        name=run.settings.out.name,
+        config=dataclasses.asdict(run.settings),
+    )
 
 
 def is_finished(run: TrainingRun) -> bool:
@@ -257,12 +367,23 @@ def is_finished(run: TrainingRun) -> bool:
     try:
         training = json.loads((out / "config.json").read_text())["training"]
         same = {name: value for name, value in training["settings"].items() if name not in PLACES}
-        wanted = {name: value for name, value in _as_saved(run.settings).items() if name not in PLACES}
-        other = "settings" if same != wanted else "episodes" if training["data_hash"] != _data_hash(run.data) else ""
+        wanted = {
+            name: value for name, value in _as_saved(run.settings).items() if name not in PLACES
+        }
+        other = (
+            "settings"
+            if same != wanted
+            else "episodes"
+            if training["data_hash"] != _data_hash(run.data)
+            else ""
+        )
     except (OSError, ValueError, KeyError, AttributeError):
         other = "settings"
     if other:
-        raise TrainingError(f"--out {out}: holds the checkpoint of a run with other {other}; choose another, or delete it to train anew")
+        raise TrainingError(
+            f"--out {out}: holds the checkpoint of a run with other {other}; choose another, or"
+            " delete it to train anew"
+        )
     return True
 
 

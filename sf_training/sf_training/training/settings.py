@@ -21,7 +21,11 @@ from sf_training.training.student_settings import StudentError, StudentSettings
 
 _VISION = ("vggt", "hf")
 _NANO_CHANNELS = 128
-_DEFAULT_PRESET: dict[str, PresetName] = {"hf": "openvla", "pi0": "paper_pi0", "openvla_oft": "openvla"}
+_DEFAULT_PRESET: dict[str, PresetName] = {
+    "hf": "openvla",
+    "pi0": "paper_pi0",
+    "openvla_oft": "openvla",
+}
 _NANO_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
 
 
@@ -34,8 +38,9 @@ class Settings:
     """Fine-tune a model on recorded episodes, with Spatial Forcing or a control.
 
     $ sf_training train --data out/demos --out out/nano
-    $ sf_training train --data out/demos --out out/vla --student.kind hf --student.weights MODEL --teacher vggt --teacher-weights VGGT
-    $ torchrun --nproc_per_node=2 -m sf_training train --config run.yaml
+    $ sf_training train --data out/demos --out out/vla --student.kind hf --student.weights MODEL
+    --teacher vggt --teacher-weights VGGT $ torchrun --nproc_per_node=2 -m sf_training train
+    --config run.yaml
     """
 
     data: tuple[Path, ...]
@@ -43,7 +48,9 @@ class Settings:
     out: Path
     """Checkpoint directory to write."""
     contract: Path | None = None
-    """The robot's contract: closed-loop evaluations and the checkpoint take its limits; default the one in the bags."""
+    """The robot's contract: closed-loop evaluations and the checkpoint take its limits; default the
+    one in the bags.
+    """
     teacher: TeacherName = "pointmap"
     """Where alignment targets come from; none trains with the action loss alone."""
     student: StudentSettings = field(default_factory=StudentSettings)
@@ -51,9 +58,12 @@ class Settings:
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     """The alignment loss; ignored with teacher none."""
     recipe: RecipeName | None = None
-    """Settings of the whole run as the paper's authors trained; what is given beside it wins, and the difference is printed."""
+    """Settings of the whole run as the paper's authors trained; what is given beside it wins, and
+    the difference is printed.
+    """
     preset: PresetName | None = None
-    """Named settings of the alignment, in proportion to the model's blocks; what is given with --alignment... differs from it. None is
+    """Named settings of the alignment, in proportion to the model's blocks; what is given with
+    --alignment... differs from it. None is
     openvla for hf and openvla_oft (no token shift, bars masked) and paper_pi0 for pi0."""
     teacher_weights: str = ""
     """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
@@ -64,10 +74,12 @@ class Settings:
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of vggt or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
     teacher_channels: int | None = None
-    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is shown. 0 keeps all; None is 128 for
+    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is
+    shown. 0 keeps all; None is 128 for
     nano, of which a step would take 15 times as long with VGGT's 2048, and all for other models."""
     cache_format: CacheFormat | Literal["none"] = "float16"
-    """How features of vggt or hf are kept beside the data: int8 takes half of the room of the others, and shows the cosine that is
+    """How features of vggt or hf are kept beside the data: int8 takes half of the room of the
+    others, and shows the cosine that is
     lost. none keeps nothing and runs the teacher in every step."""
     control: Control = "none"
     """Replace the teacher by a control of the same width that holds no geometry."""
@@ -80,15 +92,21 @@ class Settings:
     singles: int = 4
     """Frames in a batch with one instruction, from those that have only one."""
     accumulate: int = 1
-    """Parts into which a process splits its share of the batch, one after the other: less memory, the same step."""
+    """Parts into which a process splits its share of the batch, one after the other: less memory,
+    the same step.
+    """
     precision: Literal["no", "bf16"] = "no"
     """bf16: matrix products in bfloat16, weights in what they are."""
     checkpoint_gradients: bool = False
     """Compute activations again in the backward pass: less memory, more time (hf, pi0)."""
     fsdp: bool = False
-    """Shard weights, gradients and optimiser states among the processes (FSDP2; hf, pi0); without it each holds all of them."""
+    """Shard weights, gradients and optimiser states among the processes (FSDP2; hf, pi0); without
+    it each holds all of them.
+    """
     optimizer: Literal["auto", "muon", "adamw"] = "auto"
-    """muon: on the matrices of nano's blocks and of the projector, AdamW on all else. auto: muon for nano, adamw for other models."""
+    """muon: on the matrices of nano's blocks and of the projector, AdamW on all else. auto: muon
+    for nano, adamw for other models.
+    """
     learning_rate: float | None = None
     """Peak, after the warm-up; None is 2e-3 for nano and 1e-4 for other models."""
     warm_up: int = 60
@@ -96,9 +114,13 @@ class Settings:
     warm_up_from: float = 0.0
     """Share of the peak at which the warm-up starts."""
     schedule: Literal["linear", "cosine", "multistep"] = "linear"
-    """How the rate falls: linear or cosine over the last --decay-share of the steps, or multistep at --milestones."""
+    """How the rate falls: linear or cosine over the last --decay-share of the steps, or multistep
+    at --milestones.
+    """
     decay_share: float = 0.3
-    """Share of the steps at the end over which the rate falls (linear, cosine); 0 keeps it constant."""
+    """Share of the steps at the end over which the rate falls (linear, cosine); 0 keeps it
+    constant.
+    """
     decay_end: int = 0
     """Step at which the fall ends (linear, cosine); 0 is the last step."""
     floor: float = 0.0
@@ -114,30 +136,45 @@ class Settings:
     clip: float = 1.0
     """Norm to which the gradient is clipped, projector included; 0 does not clip."""
     gripper_weight: float | None = None
-    """Weight of the gripper column in the action loss; None is 0.3 for nano and 1 for other models, as their authors train them."""
+    """Weight of the gripper column in the action loss; None is 0.3 for nano and 1 for other models,
+    as their authors train them.
+    """
     normalisation: Spread = "deviation"
-    """Of states and actions. deviation: zero mean and unit deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1."""
+    """Of states and actions. deviation: zero mean and unit deviation. quantiles: the 1 % and 99 %
+    quantiles become -1 and 1.
+    """
     ema: float = 0.99
-    """Decay of the moving average of the weights, which is what is evaluated and saved; 0: the weights themselves."""
+    """Decay of the moving average of the weights, which is what is evaluated and saved; 0: the
+    weights themselves.
+    """
     width: int = 96
     """Of nano: width of the transformer."""
     layers: int = 4
     """Of nano: blocks of the transformer."""
     head: Literal["regression", "flow"] = "regression"
-    """How actions are made: directly, or from noise by flow matching, which real-time chunking needs."""
+    """How actions are made: directly, or from noise by flow matching, which real-time chunking
+    needs.
+    """
     augmentation: AugmentationName = "none"
-    """Random changes of the images in training, with OpenVLA-OFT's or openpi's ranges; ..._colour leaves crops out. Crops need a teacher
+    """Random changes of the images in training, with OpenVLA-OFT's or openpi's ranges; ..._colour
+    leaves crops out. Crops need a teacher
     that runs in every step (--cache-format none) and sees the same crop, or none."""
     data_weights: tuple[float, ...] = ()
-    """Share of the batches that each of several directories of --data gets, relative to each other; none given: each frame counts alike."""
+    """Share of the batches that each of several directories of --data gets, relative to each other;
+    none given: each frame counts alike.
+    """
     share: float = 1.0
     """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
     validation_share: float = 0.08
     """Share of the episodes kept for validation, chosen by episode."""
     strict: bool = False
-    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named and, if need be, left out."""
+    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named
+    and, if need be, left out.
+    """
     verdicts: tuple[str, ...] = VERDICTS
-    """Of the recorder: episodes with another verdict are left out. FAIL among them trains on all."""
+    """Of the recorder: episodes with another verdict are left out. FAIL among them trains on
+    all.
+    """
     idle_s: float = IDLE_S
     """Of a pause of the operator, labels are made for this long [s]."""
     keep_pictures: bool = True
@@ -149,7 +186,9 @@ class Settings:
     evaluate_every: int = 0
     """Steps between two closed-loop evaluations in the simulator; 0 evaluates never."""
     evaluation_episodes: int = 40
-    """Episodes of each closed-loop evaluation, half with 2 cubes and half with 3; seeds from 900000."""
+    """Episodes of each closed-loop evaluation, half with 2 cubes and half with 3; seeds from
+    900000.
+    """
     stop_at: float = 0.0
     """End the run when this success rate is reached in an evaluation; 0 never ends it early."""
     save_every: int = 200
@@ -157,24 +196,44 @@ class Settings:
     wandb: str = ""
     """Project of Weights & Biases for the curves, beside tensorboard; needs `pip install wandb`."""
     threads: int = 1
-    """Threads of PyTorch. One is the most thrifty; results are the same only for the same number."""
+    """Threads of PyTorch. One is the most thrifty; results are the same only for the same
+    number.
+    """
 
     def __post_init__(self) -> None:
         if isinstance(self.data, (str, Path)):
             object.__setattr__(self, "data", (Path(self.data),))
         self._check_data()
-        for name in ("steps", "validate_every", "save_every", "threads", "evaluation_episodes", "accumulate"):
+        for name in (
+            "steps",
+            "validate_every",
+            "save_every",
+            "threads",
+            "evaluation_episodes",
+            "accumulate",
+        ):
             if getattr(self, name) < 1:
-                raise TrainingError(f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+                raise TrainingError(
+                    f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}"
+                )
         for name in ("warm_up", "weight_decay", "read_ahead", "pairs", "singles"):
             if getattr(self, name) < 0:
-                raise TrainingError(f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}")
-        if self.teacher_channels is not None and (self.teacher_channels < 0 or self.teacher_channels % 4):
-            raise TrainingError(f"--teacher-channels: must be a multiple of 4, or 0 for all, got {self.teacher_channels}")
+                raise TrainingError(
+                    f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}"
+                )
+        if self.teacher_channels is not None and (
+            self.teacher_channels < 0 or self.teacher_channels % 4
+        ):
+            raise TrainingError(
+                "--teacher-channels: must be a multiple of 4, or 0 for all, got"
+                f" {self.teacher_channels}"
+            )
         if not self.pairs + self.singles:
             raise TrainingError("--pairs, --singles: one must be above zero, got 0 and 0")
         if not 0 < self.validation_share < 1:
-            raise TrainingError(f"--validation-share: must lie between 0 and 1, got {self.validation_share}")
+            raise TrainingError(
+                f"--validation-share: must lie between 0 and 1, got {self.validation_share}"
+            )
         if not 0 <= self.decay_share <= 1:
             raise TrainingError(f"--decay-share: must lie between 0 and 1, got {self.decay_share}")
         if not 0 <= self.ema < 1:
@@ -186,15 +245,20 @@ class Settings:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise TrainingError(f"--betas: each must be at least 0 and below 1, got {self.betas}")
         if self.gripper_weight is not None and not self.gripper_weight >= 0:
-            raise TrainingError(f"--gripper-weight: must not be negative, got {self.gripper_weight}")
+            raise TrainingError(
+                f"--gripper-weight: must not be negative, got {self.gripper_weight}"
+            )
         self._check_schedule()
         self._check_augmentation()
         if self.evaluate_every < 0 or self.evaluate_every % self.validate_every:
             raise TrainingError(
-                f"--evaluate-every: must be a multiple of --validate-every {self.validate_every}, got {self.evaluate_every}"
+                f"--evaluate-every: must be a multiple of --validate-every {self.validate_every},"
+                f" got {self.evaluate_every}"
             )
         if self.stop_at and not self.evaluate_every:
-            raise TrainingError(f"--stop-at {self.stop_at:g}: needs --evaluate-every, which tells the success rate")
+            raise TrainingError(
+                f"--stop-at {self.stop_at:g}: needs --evaluate-every, which tells the success rate"
+            )
         self._check_kind()
         self._check_teacher()
         if self._nano:
@@ -203,13 +267,19 @@ class Settings:
     @property
     def rate(self) -> float:
         """The learning rate's peak."""
-        return self.learning_rate if self.learning_rate is not None else (2e-3 if self._nano else 1e-4)
+        return (
+            self.learning_rate if self.learning_rate is not None else (2e-3 if self._nano else 1e-4)
+        )
 
     @property
     def column_weights(self) -> dict[str, float]:
         """Weight of the columns whose error does not count once in the action loss, by name."""
         given = self.gripper_weight
-        return {GRIPPER_COLUMN: given if given is not None else _NANO_GRIPPER_WEIGHT if self._nano else 1.0}
+        return {
+            GRIPPER_COLUMN: (
+                given if given is not None else _NANO_GRIPPER_WEIGHT if self._nano else 1.0
+            )
+        }
 
     @property
     def channels(self) -> int:
@@ -257,68 +327,108 @@ class Settings:
         if not self.data:
             raise TrainingError("--data: give at least one directory")
         weights = self.data_weights
-        if weights and (len(weights) != len(self.data) or not all(0 < weight < float("inf") for weight in weights)):
+        if weights and (
+            len(weights) != len(self.data)
+            or not all(0 < weight < float("inf") for weight in weights)
+        ):
             given = " ".join(f"{weight:g}" for weight in weights)
-            raise TrainingError(f"--data-weights {given}: needs one number above 0 for each of {len(self.data)} directories of --data")
+            raise TrainingError(
+                f"--data-weights {given}: needs one number above 0 for each of {len(self.data)}"
+                " directories of --data"
+            )
 
     def _check_augmentation(self) -> None:
         if self.augmentation not in ("openvla", "openpi") or self.teacher == "none":
             return
         if not (self.uses_vision_teacher and self.cache_format == "none"):
-            kept = "are cached" if self.uses_vision_teacher else f"of teacher {self.teacher} are of whole images"
+            kept = (
+                "are cached"
+                if self.uses_vision_teacher
+                else f"of teacher {self.teacher} are of whole images"
+            )
             cure = "give --cache-format none, or" if self.uses_vision_teacher else "take"
             raise TrainingError(
-                f"--augmentation {self.augmentation}: crops need targets of the same crop, but the features {kept}; {cure} "
-                f"--augmentation {self.augmentation}_colour"
+                f"--augmentation {self.augmentation}: crops need targets of the same crop, but the"
+                f" features {kept}; {cure} --augmentation {self.augmentation}_colour"
             )
 
     def _check_schedule(self) -> None:
         for name in ("warm_up_from", "floor"):
             if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f"--{name.replace('_', '-')}: must lie between 0 and 1, got {getattr(self, name)}")
+                raise TrainingError(
+                    f"--{name.replace('_', '-')}: must lie between 0 and 1, got"
+                    f" {getattr(self, name)}"
+                )
         if self.decay_end < 0:
             raise TrainingError(f"--decay-end: must not be negative, got {self.decay_end}")
         if (self.schedule == "multistep") != bool(self.milestones):
             found = "none" if not self.milestones else " ".join(map(str, self.milestones))
             raise TrainingError(
-                f"--schedule {self.schedule}, --milestones {found}: multistep needs milestones, the others take none (--milestones "
-                "without values)"
+                f"--schedule {self.schedule}, --milestones {found}: multistep needs milestones, the"
+                " others take none (--milestones without values)"
             )
         if any(milestone < 1 for milestone in self.milestones) or not self.milestone_factor > 0:
-            raise TrainingError("--milestones, --milestone-factor: milestones must be at least 1, the factor above 0")
+            raise TrainingError(
+                "--milestones, --milestone-factor: milestones must be at least 1, the factor"
+                " above 0"
+            )
 
     def _check_kind(self) -> None:
         kind = self.student.kind
         if self._nano:
             for name in ("fsdp", "checkpoint_gradients"):
                 if getattr(self, name):
-                    raise TrainingError(f"--{name.replace('_', '-')}: nano is too small to need it; leave it out, or take --student.kind")
+                    raise TrainingError(
+                        f"--{name.replace('_', '-')}: nano is too small to need it; leave it out,"
+                        " or take --student.kind"
+                    )
             return
         if kind == "openvla_oft" and self.head != "regression":
-            raise TrainingError(f"--head {self.head}: openvla_oft has a head of its own, by regression; leave it out")
+            raise TrainingError(
+                f"--head {self.head}: openvla_oft has a head of its own, by regression; leave"
+                " it out"
+            )
         if self.optimizer == "muon":
             raise TrainingError(f"--optimizer muon: is for nano; take adamw for {kind}")
         default = {each.name: each.default for each in fields(Settings)}
         for name in ("width", "layers"):
             if getattr(self, name) != default[name]:
-                raise TrainingError(f"--{name}: is nano's; the size of {kind} is that of its weights")
+                raise TrainingError(
+                    f"--{name}: is nano's; the size of {kind} is that of its weights"
+                )
 
     def _check_teacher(self) -> None:
         if self.teacher == "none":
             if self.control != "none":
-                raise TrainingError(f"--control {self.control}: a control stands for a teacher; give --teacher")
+                raise TrainingError(
+                    f"--control {self.control}: a control stands for a teacher; give --teacher"
+                )
             return
         try:
-            self.student.check_alignment(self.alignment.layers or (1 if self.alignment.layer is None else self.alignment.layer,))
+            self.student.check_alignment(
+                self.alignment.layers
+                or (1 if self.alignment.layer is None else self.alignment.layer,)
+            )
         except StudentError as error:
             raise TrainingError(str(error)) from None
         if not self.uses_vision_teacher and self.cache_format != "float16":
-            raise TrainingError(f"--cache-format {self.cache_format}: teacher {self.teacher} has no cache; it is for vggt and hf")
+            raise TrainingError(
+                f"--cache-format {self.cache_format}: teacher {self.teacher} has no cache; it is"
+                " for vggt and hf"
+            )
         if self.uses_vision_teacher and not self.teacher_weights:
-            raise TrainingError(f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id")
+            raise TrainingError(
+                f"--teacher-weights: teacher {self.teacher} needs a file, a directory or a hub id"
+            )
         if not self.uses_vision_teacher and self.teacher_weights:
-            raise TrainingError(f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf")
+            raise TrainingError(
+                f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf"
+            )
         if not self.uses_vision_teacher and self.alignment.teacher_layers not in (None, (-1,)):
-            raise TrainingError(f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1")
+            raise TrainingError(
+                f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1"
+            )
         if self.control != "none" and self.teacher not in ("pointmap", *_VISION):
-            raise TrainingError(f"--control {self.control}: teacher {self.teacher} is a control itself")
+            raise TrainingError(
+                f"--control {self.control}: teacher {self.teacher} is a control itself"
+            )

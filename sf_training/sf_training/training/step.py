@@ -1,4 +1,6 @@
-"""The forward pass of training as one module, so that whatever wraps it (DDP, FSDP2) sees every gradient."""
+"""The forward pass of training as one module, so that whatever wraps it (DDP, FSDP2) sees every
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ from sf_training.training.students import Student
 
 @dataclass(frozen=True)
 class Inputs:
-    """F frames with B rows; ``targets`` is empty without a teacher, ``chunks`` None where actions are asked for.
+    """F frames with B rows; ``targets`` is empty without a teacher, ``chunks`` None where actions
+    are asked for.
 
-    ``images`` (F, V, 3, H, W) uint8, ``rows`` (B,), ``states`` (B, N), ``text`` (B, ...), ``chunks`` (B, H, A), each of ``targets``
-    (B, tokens, C), ``drawn`` what :func:`sf_policy_node.vla.objective.draw` gave for the rows.
+    ``images`` (F, V, 3, H, W) uint8, ``rows`` (B,), ``states`` (B, N), ``text`` (B, ...),
+    ``chunks`` (B, H, A), each of ``targets`` (B, tokens, C), ``drawn`` what
+    :func:`sf_policy_node.vla.objective.draw` gave for the rows.
     """
 
     images: Tensor
@@ -46,7 +50,14 @@ class TrainingStep(nn.Module):
         valid: (N,) visual tokens that show a picture and not a letterbox bar; None: all do.
     """
 
-    def __init__(self, model: Any, config: AlignmentConfig | None, channels: int, weight: Tensor, valid: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: AlignmentConfig | None,
+        channels: int,
+        weight: Tensor,
+        valid: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.alignment = self._tokens = None
@@ -55,16 +66,21 @@ class TrainingStep(nn.Module):
             self.alignment = Alignment(config, places.width, channels)
             self._tokens = StudentTokens(model, config.student_layers, places.blocks)
             self._places = _slice(places.mask)
-        # Noise hides for long which object is meant. A linear readout of the head's input, in training only, teaches the trunk that
-        # as quickly as a regression head does.
+        # Noise hides for long which object is meant. A linear readout of the head's input, in
+        # training only, teaches the trunk that as quickly as a regression head does.
         flow = model.kind != "pi0" and model.config.head == "flow"
         width = {"nano": "width", "hf": "head_width"}.get(model.kind, "")
-        self.readout = nn.Linear(getattr(model.config, width), model.config.action_size) if flow else None
+        self.readout = (
+            nn.Linear(getattr(model.config, width), model.config.action_size) if flow else None
+        )
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
 
-    def forward(self, inputs: Inputs, *, aligned: bool = True, noise: Tensor | None = None) -> dict[str, Tensor] | Tensor:
-        """Losses ``action`` and ``alignment``; normalised chunks (B, H, A) where ``inputs.chunks`` is None.
+    def forward(
+        self, inputs: Inputs, *, aligned: bool = True, noise: Tensor | None = None
+    ) -> dict[str, Tensor] | Tensor:
+        """Losses ``action`` and ``alignment``; normalised chunks (B, H, A) where ``inputs.chunks``
+        is None.
 
         Args:
             aligned: off leaves the alignment out, to measure what it costs.
@@ -80,10 +96,16 @@ class TrainingStep(nn.Module):
         positions = self._places
         if isinstance(positions, Tensor):
             positions = positions.to(inputs.rows.device).expand(len(inputs.rows), -1)
-        tokens = {layer: visual_tokens(self._tokens[layer], positions, config.token_shift) for layer in config.student_layers}
+        tokens = {
+            layer: visual_tokens(self._tokens[layer], positions, config.token_shift)
+            for layer in config.student_layers
+        }
         self._tokens.clear()
         mask = None if self.valid is None else self.valid.expand(len(inputs.rows), -1)
-        losses = {"action": self._action(context, inputs), "alignment": self.alignment(tokens, inputs.targets, mask)}
+        losses = {
+            "action": self._action(context, inputs),
+            "alignment": self.alignment(tokens, inputs.targets, mask),
+        }
         return losses
 
     def _context(self, inputs: Inputs) -> Any:
@@ -99,7 +121,9 @@ class TrainingStep(nn.Module):
         context, head = self._context(inputs), self.model.head
         if self.model.config.head != "flow":
             return head(context)
-        return sample(partial(head.velocity, context), noise, head.steps)[..., : self.model.config.action_size]
+        return sample(partial(head.velocity, context), noise, head.steps)[
+            ..., : self.model.config.action_size
+        ]
 
 
 def _slice(mask: Tensor) -> slice | Tensor:
@@ -112,6 +136,8 @@ def _slice(mask: Tensor) -> slice | Tensor:
 def valid_tokens(contract: Contract, student: Student, grid: tuple[int, int]) -> Tensor | None:
     """Visual tokens (N,) outside of letterbox bars; None where there are none."""
     shapes = [(camera.height, camera.width) for camera in contract.cameras]
-    valid = torch.from_numpy(picture_area(shapes, student.image_size, student.model.config.fit))[None]
+    valid = torch.from_numpy(picture_area(shapes, student.image_size, student.model.config.fit))[
+        None
+    ]
     mask = token_mask(torch.ones(1, len(shapes), dtype=torch.bool), grid, valid)[0]
     return None if mask.all() else mask

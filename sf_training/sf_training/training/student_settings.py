@@ -13,12 +13,16 @@ Train = Literal["full", "lora", "frozen"]
 
 
 class StudentError(ValueError):
-    """The model cannot be built or trained as asked; the message names the setting or file and the cure."""
+    """The model cannot be built or trained as asked; the message names the setting or file and the
+    cure.
+    """
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters of the parts that are trained by them; the defaults of rank, scale and targets are OpenVLA-OFT's."""
+    """Low-rank adapters of the parts that are trained by them; the defaults of rank, scale and
+    targets are OpenVLA-OFT's.
+    """
 
     rank: int = 32
     """Width of the adapters."""
@@ -27,9 +31,13 @@ class LoraSettings:
     dropout: float = 0.0
     """On their input, in training."""
     init: Literal["kaiming", "gaussian"] = "kaiming"
-    """Of the first factor (the second starts at zero): kaiming is peft's default, gaussian OpenVLA-OFT's."""
+    """Of the first factor (the second starts at zero): kaiming is peft's default, gaussian
+    OpenVLA-OFT's.
+    """
     targets: tuple[str, ...] = ()
-    """Ends of the names of the linear layers that get one, such as q_proj v_proj; none given: every linear layer."""
+    """Ends of the names of the linear layers that get one, such as q_proj v_proj; none given: every
+    linear layer.
+    """
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -37,7 +45,9 @@ class LoraSettings:
         if not self.alpha > 0:
             raise StudentError(f"--student.lora.alpha: must be above 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            raise StudentError(f"--student.lora.dropout: must be at least 0 and below 1, got {self.dropout}")
+            raise StudentError(
+                f"--student.lora.dropout: must be at least 0 and below 1, got {self.dropout}"
+            )
 
 
 @dataclass(frozen=True)
@@ -45,25 +55,40 @@ class StudentSettings:
     """The model. ``nano`` takes none of these but ``kind``, ``weights`` and ``image_size``."""
 
     kind: Kind = "nano"
-    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers' PI0. openvla_oft: OpenVLA-OFT."""
+    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers'
+    PI0. openvla_oft: OpenVLA-OFT.
+    """
     weights: Path | None = None
-    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their tokenizer; or a checkpoint
-    of this package to go on from, which then says what the model is like: of the settings below only dtype, train-... and lora count."""
+    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their
+    tokenizer; or a checkpoint
+    of this package to go on from, which then says what the model is like: of the settings below
+    only dtype, train-... and lora count."""
     random_weights: Path | None = None
-    """In place of weights: a directory with config.json and a tokenizer; the model starts from random weights (dry runs, timing)."""
+    """In place of weights: a directory with config.json and a tokenizer; the model starts from
+    random weights (dry runs, timing).
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in every part, and hf."""
+    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in
+    every part, and hf.
+    """
     image_size: tuple[int, ...] = ()
-    """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano, 224 for Qwen)."""
+    """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano,
+    224 for Qwen).
+    """
     fit: Literal["letterbox", "stretch", "crop"] | None = None
-    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano always crops). None is letterbox for
+    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano
+    always crops). None is letterbox for
     hf and pi0, and stretch for openvla_oft, as their authors do it."""
     test_crop: float = 1.0
-    """Of openvla_oft: share of the area, the centre of the picture, that the trained policy sees; 0.9 after training on random crops."""
+    """Of openvla_oft: share of the area, the centre of the picture, that the trained policy sees;
+    0.9 after training on random crops.
+    """
     text_tokens: int = 48
     """Length of the instruction's row of tokens; a longer instruction is refused."""
     prompt: str | None = None
-    """Text around {instruction}. None is the instruction and a line feed, and OpenVLA's question for openvla_oft."""
+    """Text around {instruction}. None is the instruction and a line feed, and OpenVLA's question
+    for openvla_oft.
+    """
     head_width: int = 256
     """Of hf: width of the action head."""
     head_layers: int = 2
@@ -73,7 +98,9 @@ class StudentSettings:
     train_language: Train = "lora"
     """The language model."""
     train_expert: Train = "full"
-    """Of pi0: the flow expert. The small layers for state and actions are always trained in full, as is hf's action head."""
+    """Of pi0: the flow expert. The small layers for state and actions are always trained in full,
+    as is hf's action head.
+    """
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters of the parts with lora."""
 
@@ -82,27 +109,42 @@ class StudentSettings:
             self._refuse_what_nano_ignores()
         elif (self.weights is None) == (self.random_weights is None):
             found = "both are" if self.weights else "neither is"
-            raise StudentError(f"--student.weights, --student.random-weights: {self.kind} needs one of them, {found} given")
+            raise StudentError(
+                f"--student.weights, --student.random-weights: {self.kind} needs one of them,"
+                f" {found} given"
+            )
         if len(self.image_size) > 2 or any(side < 1 for side in self.image_size):
-            raise StudentError(f"--student.image-size: give one side, or height and width, got {self.image_size}")
+            raise StudentError(
+                f"--student.image-size: give one side, or height and width, got {self.image_size}"
+            )
         for name in ("text_tokens", "head_width", "head_layers"):
             if getattr(self, name) < 1:
-                raise StudentError(f"--student.{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}")
+                raise StudentError(
+                    f"--student.{name.replace('_', '-')}: must be at least 1, got"
+                    f" {getattr(self, name)}"
+                )
         if not 0 < self.test_crop <= 1:
-            raise StudentError(f"--student.test-crop: must be above 0 and at most 1, got {self.test_crop}")
+            raise StudentError(
+                f"--student.test-crop: must be above 0 and at most 1, got {self.test_crop}"
+            )
         if self.kind == "openvla_oft" and self.image_size:
-            raise StudentError("--student.image-size: the size of openvla_oft is that of its weights; leave it out")
+            raise StudentError(
+                "--student.image-size: the size of openvla_oft is that of its weights; leave it out"
+            )
         if self.prompt is not None and "{instruction}" not in self.prompt:
             raise StudentError(f"--student.prompt: must hold {{instruction}}, got {self.prompt!r}")
         if self.dtype == "bfloat16" and self.kind == "pi0":
             raise StudentError(
-                "--student.dtype bfloat16: pi0's layers for states and actions are trained, and small updates would be lost in "
-                "rounding; take float32 weights and --precision bf16"
+                "--student.dtype bfloat16: pi0's layers for states and actions are trained, and"
+                " small updates would be lost in rounding; take float32 weights and --precision"
+                " bf16"
             )
-        if self.dtype == "bfloat16" and (full := [part for part, how in self.training.items() if how == "full"]):
+        if self.dtype == "bfloat16" and (
+            full := [part for part, how in self.training.items() if how == "full"]
+        ):
             raise StudentError(
-                f"--student.dtype bfloat16: small updates of the {' and the '.join(full)} would be lost in rounding; train by lora, "
-                "or take float32 weights and --precision bf16"
+                f"--student.dtype bfloat16: small updates of the {' and the '.join(full)} would be"
+                " lost in rounding; train by lora, or take float32 weights and --precision bf16"
             )
 
     @property
@@ -119,7 +161,8 @@ class StudentSettings:
         return "lora" in self.training.values()
 
     def check_alignment(self, layers: Sequence[int]) -> None:
-        """Refuse what would leave Spatial Forcing nothing to train; needs neither the model nor data.
+        """Refuse what would leave Spatial Forcing nothing to train; needs neither the model nor
+        data.
 
         Args:
             layers: blocks after which the student's tokens are read.
@@ -130,14 +173,24 @@ class StudentSettings:
         if self.kind == "nano" or self.train_vision != "frozen":
             return
         if self.train_language == "frozen" or max(layers) == 0:
-            below = "the language model is frozen" if self.train_language == "frozen" else "layer 0 reads what enters its first block"
+            below = (
+                "the language model is frozen"
+                if self.train_language == "frozen"
+                else "layer 0 reads what enters its first block"
+            )
             raise StudentError(
-                f"--student.train-vision frozen: {below} and so Spatial Forcing would train nothing; "
-                "take lora or full for the vision tower, or --teacher none"
+                f"--student.train-vision frozen: {below} and so Spatial Forcing would train"
+                " nothing; take lora or full for the vision tower, or --teacher none"
             )
 
     def _refuse_what_nano_ignores(self) -> None:
         for each in fields(self):
             default = LoraSettings() if each.name == "lora" else each.default
-            if each.name not in ("kind", "weights", "image_size") and getattr(self, each.name) != default:
-                raise StudentError(f"--student.{each.name.replace('_', '-')}: nano has no such setting; give --student.kind hf or pi0")
+            if (
+                each.name not in ("kind", "weights", "image_size")
+                and getattr(self, each.name) != default
+            ):
+                raise StudentError(
+                    f"--student.{each.name.replace('_', '-')}: nano has no such setting; give"
+                    " --student.kind hf or pi0"
+                )

@@ -2,10 +2,10 @@
 
 ```python
 student = build_student(settings.student, contract, head="flow")
-height, width = student.image_size                      # load the data in this size, with student.model.config.fit
-embeddings = student.embeddings(data.texts)             # for Normalisation.from_data
-text = student.text_rows(data.texts, normalisation)     # for student.model.context(images, state, text[rows])
-```
+height, width = student.image_size                      # load the data in this size, with
+student.model.config.fit embeddings = student.embeddings(data.texts)             # for
+Normalisation.from_data text = student.text_rows(data.texts, normalisation)     # for
+student.model.context(images, state, text[rows]) ```
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
 from sf_training.training.lora import Part, apply_lora, freeze, merged_copy, merged_weights, part_of
-from sf_training.training.student_settings import PROMPT, LoraSettings, StudentError, StudentSettings
+from sf_training.training.student_settings import (
+    PROMPT,
+    LoraSettings,
+    StudentError,
+    StudentSettings,
+)
 
 __all__ = [
     "LoraSettings",
@@ -62,13 +67,16 @@ class Student:
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Sentence embeddings (T, E) float32 for the statistics; E is 0 where the model reads words itself."""
+        """Sentence embeddings (T, E) float32 for the statistics; E is 0 where the model reads words
+        itself.
+        """
         if self.model.words is not None:
             return np.zeros((len(texts), 0), np.float32)
         return text_encoder().encode(list(texts))
 
     def text_rows(self, texts: Sequence[str], normalisation: Normalisation) -> Tensor:
-        """What ``model.context`` takes as text, one row for each: embeddings (T, E) float32, or token ids (T, N) int64.
+        """What ``model.context`` takes as text, one row for each: embeddings (T, E) float32, or
+        token ids (T, N) int64.
 
         Raises:
             StudentError: an instruction is too long for the model.
@@ -87,7 +95,10 @@ class Student:
             StudentError: see :meth:`StudentSettings.check_alignment`.
         """
         if max(layers) > self.blocks:
-            raise StudentError(f"--alignment.layer {max(layers)}: the model has {self.blocks} blocks, so 0 to {self.blocks}")
+            raise StudentError(
+                f"--alignment.layer {max(layers)}: the model has {self.blocks} blocks, so 0 to"
+                f" {self.blocks}"
+            )
         self.settings.check_alignment(layers)
 
     def weights(self) -> dict[Part, tuple[int, int]]:
@@ -96,19 +107,26 @@ class Student:
 
 
 def build_student(
-    settings: StudentSettings, contract: Contract, *, head: str = "regression", width: int = 96, layers: int = 4, meta: bool = False
+    settings: StudentSettings,
+    contract: Contract,
+    *,
+    head: str = "regression",
+    width: int = 96,
+    layers: int = 4,
+    meta: bool = False,
 ) -> Student:
     """Build the model for a robot; random weights come from torch's current seed. Needs no data.
 
-    A checkpoint to go on from brings its model, whatever ``width`` and ``layers`` say. Its statistics are left behind: those of the
-    new data take their place.
+    A checkpoint to go on from brings its model, whatever ``width`` and ``layers`` say. Its
+    statistics are left behind: those of the new data take their place.
 
     Args:
         contract: gives cameras, state, action columns and horizon.
         head: ``regression`` or ``flow``; pi0 has its own flow whatever is asked.
         width: of nano.
         layers: of nano.
-        meta: build without memory for the weights, to count them (:meth:`Student.weights`) before there is a model.
+        meta: build without memory for the weights, to count them (:meth:`Student.weights`) before
+            there is a model.
 
     Raises:
         StudentError: weights are missing or do not fit, or settings do not fit the model.
@@ -120,7 +138,8 @@ def build_student(
         "horizon": contract.action.horizon,
     }
     try:
-        # Without a context where none is needed: transformers would take it for a placement of its own.
+        # Without a context where none is needed: transformers would take it for a placement of its
+        # own.
         with torch.device("meta") if meta else nullcontext():
             if settings.weights and (settings.weights / "contract.yaml").is_file():
                 model = _continued(settings, sizes, head, meta)
@@ -152,10 +171,19 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
     model = read_model(settings.weights, weights=not meta)
     config, where = model.config, f"--student.weights {settings.weights}"
     if model.kind != settings.kind:
-        raise StudentError(f"{where}: holds a model of kind {model.kind}; give --student.kind {model.kind}")
-    wrong = [f"{name} {getattr(config, name)}, the robot {size}" for name, size in sizes.items() if getattr(config, name) != size]
+        raise StudentError(
+            f"{where}: holds a model of kind {model.kind}; give --student.kind {model.kind}"
+        )
+    wrong = [
+        f"{name} {getattr(config, name)}, the robot {size}"
+        for name, size in sizes.items()
+        if getattr(config, name) != size
+    ]
     if wrong:
-        raise StudentError(f"{where}: is for another robot ({'; '.join(wrong)}); begin with pretrained weights instead")
+        raise StudentError(
+            f"{where}: is for another robot ({'; '.join(wrong)}); begin with pretrained weights"
+            " instead"
+        )
     if settings.kind != "pi0" and config.head != head:
         raise StudentError(f"{where}: its head is {config.head}; give --head {config.head}")
     if settings.kind == "nano" or config.dtype == settings.dtype:
@@ -166,14 +194,30 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
     return other
 
 
-def _nano(settings: StudentSettings, sizes: dict[str, int], head: str, width: int, layers: int) -> Nano:
+def _nano(
+    settings: StudentSettings, sizes: dict[str, int], head: str, width: int, layers: int
+) -> Nano:
     if settings.weights:
-        raise StudentError(f"--student.weights {settings.weights}: is no checkpoint of nano, the only weights that nano can begin with")
+        raise StudentError(
+            f"--student.weights {settings.weights}: is no checkpoint of nano, the only weights that"
+            " nano can begin with"
+        )
     side = set(settings.image_size) or {96}
     if len(side) > 1:
-        raise StudentError(f"--student.image-size: nano takes square pictures, got {settings.image_size}")
+        raise StudentError(
+            f"--student.image-size: nano takes square pictures, got {settings.image_size}"
+        )
     try:
-        return Nano(NanoConfig(**sizes, image_size=side.pop(), text_size=TEXT_SIZE, width=width, layers=layers, head=head))
+        return Nano(
+            NanoConfig(
+                **sizes,
+                image_size=side.pop(),
+                text_size=TEXT_SIZE,
+                width=width,
+                layers=layers,
+                head=head,
+            )
+        )
     except ValueError as error:
         raise StudentError(f"nano: {error}") from None
 
@@ -185,14 +229,26 @@ def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, met
     from sf_policy_node.vla.backbones.pi0 import Pi0
 
     kind = {"hf": HfVla, "pi0": Pi0, "openvla_oft": OpenVlaOft}[settings.kind]
-    prompt, fit = (OPENVLA_PROMPT, "stretch") if settings.kind == "openvla_oft" else (PROMPT, "letterbox")
-    sizes |= {"fit": settings.fit or fit, "text_tokens": settings.text_tokens, "prompt": settings.prompt or prompt}
+    prompt, fit = (
+        (OPENVLA_PROMPT, "stretch") if settings.kind == "openvla_oft" else (PROMPT, "letterbox")
+    )
+    sizes |= {
+        "fit": settings.fit or fit,
+        "text_tokens": settings.text_tokens,
+        "prompt": settings.prompt or prompt,
+    }
     if settings.kind == "openvla_oft":
         sizes["crop"] = settings.test_crop
     if settings.kind == "hf":
-        sizes |= {"head": head, "head_width": settings.head_width, "head_layers": settings.head_layers}
+        sizes |= {
+            "head": head,
+            "head_width": settings.head_width,
+            "head_layers": settings.head_layers,
+        }
     if settings.image_size:
         sizes["image_size"] = (settings.image_size * 2)[:2]
     folder = settings.weights or settings.random_weights
     random = settings.weights is None or meta
-    return (kind.from_config if random else kind.from_pretrained)(folder, dtype=settings.dtype, **sizes)
+    return (kind.from_config if random else kind.from_pretrained)(
+        folder, dtype=settings.dtype, **sizes
+    )

@@ -1,4 +1,6 @@
-"""``ros2 run sf_training train``: from recorded episodes to a checkpoint with its report. Under torchrun too: ``doc/distributed.md``."""
+"""``ros2 run sf_training train``: from recorded episodes to a checkpoint with its report. Under
+torchrun too: ``doc/distributed.md``.
+"""
 
 from __future__ import annotations
 
@@ -64,20 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _no_memory(error):
             raise
-        return _refused("the memory is full; raise --accumulate, give --checkpoint-gradients, or lower --pairs and --singles")
+        return _refused(
+            "the memory is full; raise --accumulate, give --checkpoint-gradients, or lower --pairs"
+            " and --singles"
+        )
     except KeyboardInterrupt:
         sys.exit("train: interrupted; start the same command again to resume from the last save")
     return 0
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
-    """Settings from ``--config`` files, a ``--recipe`` and what is typed, the last with the last word."""
+    """Settings from ``--config`` files, a ``--recipe`` and what is typed, the last with the last
+    word.
+    """
     words = with_config(sys.argv[1:] if argv is None else argv, Settings)
     return parse(Settings, with_recipe(words), "train")
 
 
 def _refused(sentence: str) -> int:
-    """End with a sentence. One of several processes does so at once: taking leave of the others, it might wait for them for ever."""
+    """End with a sentence. One of several processes does so at once: taking leave of the others, it
+    might wait for them for ever.
+    """
     print(f"train: {sentence}", file=sys.stderr, flush=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         os._exit(1)
@@ -85,7 +94,9 @@ def _refused(sentence: str) -> int:
 
 
 def _no_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def train(settings: Settings, *, command: str = "train") -> None:
@@ -98,14 +109,20 @@ def train(settings: Settings, *, command: str = "train") -> None:
         print_settings(settings, console)
         if settings.recipe is not None:
             lines = "".join(f"\n  {line}" for line in difference(settings))
-            console.print(f"recipe {settings.recipe}, differences from the paper's run:{lines}", highlight=False, soft_wrap=True)
+            console.print(
+                f"recipe {settings.recipe}, differences from the paper's run:{lines}",
+                highlight=False,
+                soft_wrap=True,
+            )
         _train(settings, accelerator, console, command, begin)
         accelerator.end_training()
     finally:
         torch.set_flush_denormal(False)
 
 
-def _train(settings: Settings, accelerator: Accelerator, console: Console, command: str, begin: float) -> None:
+def _train(
+    settings: Settings, accelerator: Accelerator, console: Console, command: str, begin: float
+) -> None:
     recorded = recorded_contract(settings)
     contract = _robot_contract(settings, recorded)
     # The model before the data: what does not fit together is found in seconds.
@@ -113,7 +130,13 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
     accelerator.wait_for_everyone()  # before one of them takes what another counts
     torch.manual_seed(settings.seed)
     with status(console, f"building the model ({settings.student.kind})"):
-        student = build_student(settings.student, contract, head=settings.head, width=settings.width, layers=settings.layers)
+        student = build_student(
+            settings.student,
+            contract,
+            head=settings.head,
+            width=settings.width,
+            layers=settings.layers,
+        )
     settings = resolved(settings, student)
     if settings.teacher != "none":
         console.print(f"alignment: {settings.alignment}", highlight=False, soft_wrap=True)
@@ -121,28 +144,39 @@ def _train(settings: Settings, accelerator: Accelerator, console: Console, comma
             console.print(f"[yellow]warning:[/] {sentence}", highlight=False, soft_wrap=True)
     after_student = torch.get_rng_state()
     for part, (count, trained) in student.weights().items():
-        console.print(f"{part}: {count / 1e6:.1f} M weights, {trained / 1e6:.2f} M trained", highlight=False)
+        console.print(
+            f"{part}: {count / 1e6:.1f} M weights, {trained / 1e6:.2f} M trained", highlight=False
+        )
     with accelerator.main_process_first():  # one process prepares what the others then find
         data, targets = _data(settings, student, recorded, console)
-    train_episodes, validation_episodes = split_episodes(int(data.episodes.max()) + 1, settings.validation_share, seed=0)
+    train_episodes, validation_episodes = split_episodes(
+        int(data.episodes.max()) + 1, settings.validation_share, seed=0
+    )
     train_episodes = share_of(train_episodes, settings.share)
     labels, held_out = data.part(train_episodes), data.part(validation_episodes)
     if not len(labels) or not len(held_out):
         raise TrainingError(
-            f"--validation-share: leaves {len(labels)} labels to train on and {len(held_out)} held out; record more episodes"
+            f"--validation-share: leaves {len(labels)} labels to train on and {len(held_out)} held"
+            " out; record more episodes"
         )
     console.print(
-        f"{len(np.unique(data.episodes))} episodes, {len(data.images)} frames, {len(labels)} labels to train on, "
-        f"{len(held_out)} held out, {len(data.texts)} different instructions",
+        f"{len(np.unique(data.episodes))} episodes, {len(data.images)} frames, {len(labels)} labels"
+        f" to train on, {len(held_out)} held out, {len(data.texts)} different instructions",
         soft_wrap=True,
     )
     texts = list(data.texts)
     normalisation = Normalisation.from_data(
-        data.states, data.label_chunk[labels], student.embeddings(texts), contract.action.names, settings.normalisation
+        data.states,
+        data.label_chunk[labels],
+        student.embeddings(texts),
+        contract.action.names,
+        settings.normalisation,
     )
     torch.set_rng_state(after_student)
     text = student.text_rows(texts, normalisation)
-    run = TrainingRun(settings, student, contract, data, labels, normalisation, text, targets, accelerator)
+    run = TrainingRun(
+        settings, student, contract, data, labels, normalisation, text, targets, accelerator
+    )
     try:
         Session(run, contract, held_out, console, command, begin).go()
     finally:
@@ -156,20 +190,29 @@ def alignment_warnings(settings: Settings, contract: Contract, student: Student)
         settings: resolved ones (:func:`resolved`).
     """
     config = settings.alignment
-    valid = None if config.mask else valid_tokens(contract, student, student.model.visual_places().grid)
+    valid = (
+        None if config.mask else valid_tokens(contract, student, student.model.visual_places().grid)
+    )
     if valid is None:
         return []
-    bars = f"{1 - float(valid.float().mean()):.0%} of the aligned tokens show letterbox bars, and --alignment.mask is off"
+    bars = (
+        f"{1 - float(valid.float().mean()):.0%} of the aligned tokens show letterbox bars, and"
+        " --alignment.mask is off"
+    )
     source = " (by preset paper_openvla)" if settings.preset == "paper_openvla" else ""
     return [f"{bars}{source}; give --alignment.mask True, or --student.fit crop"]
 
 
-def _data(settings: Settings, student: Student, recorded: Contract, console: Console) -> tuple[TrainingSet, object]:
+def _data(
+    settings: Settings, student: Student, recorded: Contract, console: Console
+) -> tuple[TrainingSet, object]:
     data = training_data(settings, student, recorded, console)
     return data, alignment_targets(settings, data, student, recorded, console)
 
 
-def training_data(settings: Settings, student: Student, recorded: Contract, console: Console) -> TrainingSet:
+def training_data(
+    settings: Settings, student: Student, recorded: Contract, console: Console
+) -> TrainingSet:
     """The episodes in the size and fit of the student."""
     return load_training_set(
         settings.data,
@@ -185,7 +228,9 @@ def training_data(settings: Settings, student: Student, recorded: Contract, cons
 
 
 def recorded_contract(settings: Settings) -> Contract:
-    """Return the contract of the first episode that can be used; bags of other recorders have none, and take the robot's."""
+    """Return the contract of the first episode that can be used; bags of other recorders have none,
+    and take the robot's.
+    """
     given = load_contract(settings.contract) if settings.contract else None
     refused = ""
     for bag in (each for folder in settings.data for each in find_episodes(folder)):
@@ -194,7 +239,10 @@ def recorded_contract(settings: Settings) -> Contract:
                 return EpisodeReader(bag, given).contract
         except BagError as error:
             refused = refused or str(error)
-    raise BagError(refused or f"{settings.data[0]}: no episode has the outcome success; record some, or label them")
+    raise BagError(
+        refused
+        or f"{settings.data[0]}: no episode has the outcome success; record some, or label them"
+    )
 
 
 def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
@@ -202,12 +250,18 @@ def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
     contract = load_contract(settings.contract) if settings.contract else recorded
     if contract.hash != recorded.hash:
         difference = "; ".join(contract.difference(recorded)[:5])
-        raise TrainingError(f"--contract: the bags were recorded with another one than {settings.contract} ({difference}); record again")
+        raise TrainingError(
+            f"--contract: the bags were recorded with another one than {settings.contract}"
+            f" ({difference}); record again"
+        )
     if settings.evaluate_every:
         try:
             require_limits(contract)
         except ContractError as error:
-            raise TrainingError(f"--evaluate-every: the simulated arm cannot move: {error}, or name the robot's --contract") from None
+            raise TrainingError(
+                f"--evaluate-every: the simulated arm cannot move: {error}, or name the robot's"
+                " --contract"
+            ) from None
     return contract
 
 

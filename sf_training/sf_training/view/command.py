@@ -27,7 +27,8 @@ from sf_training.view.player import player
 
 @dataclass(frozen=True)
 class Settings:
-    """Look at an episode: a page with film, curves and timeline (.html), or a film of all that (.mp4).
+    """Look at an episode: a page with film, curves and timeline (.html), or a film of all that
+    (.mp4).
 
     With a contract (.yaml) instead of an episode: a Foxglove layout for that robot (.json).
     """
@@ -37,7 +38,9 @@ class Settings:
     out: Path | None = None
     """FILE.html, FILE.mp4 or FILE.json; default out/view/NAME.html."""
     contract: Path | None = None
-    """The robot's contract, for bags of other recorders (its `bags` section); default the one in the bag."""
+    """The robot's contract, for bags of other recorders (its `bags` section); default the one in
+    the bag.
+    """
     width: int = 1080
     """Of the film [pixels]."""
 
@@ -64,7 +67,9 @@ def view(settings: Settings, console: Console) -> Path:
         BagError, ContractError: the input cannot be used, or the output's name ends otherwise.
     """
     robot = settings.episode.suffix in (".yaml", ".yml")
-    out = settings.out or Path("out/view") / (settings.episode.stem + (".json" if robot else ".html"))
+    out = settings.out or Path("out/view") / (
+        settings.episode.stem + (".json" if robot else ".html")
+    )
     endings = (".json",) if robot else (".html", ".mp4")
     if out.suffix not in endings:
         raise BagError(f"{out}: its name must end in {' or '.join(endings)}; choose another --out")
@@ -73,19 +78,28 @@ def view(settings: Settings, console: Console) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         return out
-    episode = load(EpisodeReader(the_episode(settings.episode), load_contract(settings.contract) if settings.contract else None))
+    episode = load(
+        EpisodeReader(
+            the_episode(settings.episode),
+            load_contract(settings.contract) if settings.contract else None,
+        )
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".mp4":
         write_film(out, _shown(with_curves(episode, settings.width), episode, console), episode.fps)
         return out
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "cameras.mp4"
-        write_film(film, _shown(side_by_side(episode, settings.width), episode, console), episode.fps)
+        write_film(
+            film, _shown(side_by_side(episode, settings.width), episode, console), episode.fps
+        )
         out.write_text(player(episode, film.read_bytes()), encoding="utf-8")
     return out
 
 
-def _shown(frames: Iterator[np.ndarray], episode: Episode, console: Console) -> Iterator[np.ndarray]:
+def _shown(
+    frames: Iterator[np.ndarray], episode: Episode, console: Console
+) -> Iterator[np.ndarray]:
     columns = (TextColumn("encoding"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         yield from bar.track(frames, total=len(episode.indices))

@@ -1,4 +1,6 @@
-"""The curves and the timeline of an episode, drawn with matplotlib so that a cursor can be laid over them."""
+"""The curves and the timeline of an episode, drawn with matplotlib so that a cursor can be laid
+over them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from sf_training.view.episode import Episode
 from sf_training.view.page import COLOURS
 
 LEFT, RIGHT = 0.125, 0.985  # where the time axis begins and ends, as shares of the width
-CONTROL = {"nobody": "#c9ced6", "policy": "#0072b2", "teleoperation": "#d55e00", "replay": "#009e73"}
+CONTROL = {
+    "nobody": "#c9ced6",
+    "policy": "#0072b2",
+    "teleoperation": "#d55e00",
+    "replay": "#009e73",
+}
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -30,7 +37,8 @@ _TRACK = 0.2  # inches a stream
 
 
 def draw(episode: Episode, width: float) -> Figure:
-    """One row a joint (measured, commanded dashed), then the timeline: a tick for every message, and who moved the arm.
+    """One row a joint (measured, commanded dashed), then the timeline: a tick for every message,
+    and who moved the arm.
 
     Args:
         width: in inches; the height follows from what there is to show.
@@ -77,14 +85,26 @@ def _joint(axes, episode: Episode, row: int) -> None:
     axes.plot(episode.measured.times, episode.measured.positions[:, row], color=colour, lw=1.3)
     if episode.commanded is not None:
         axes.plot(
-            episode.commanded.times, episode.commanded.positions[:, row], color="#1b2430", lw=0.8, ls=(0, (3, 2)), drawstyle="steps-post"
+            episode.commanded.times,
+            episode.commanded.positions[:, row],
+            color="#1b2430",
+            lw=0.8,
+            ls=(0, (3, 2)),
+            drawstyle="steps-post",
         )
     low, high = axes.get_ylim()
     if high - low < 0.02:  # noise of a joint that stands still is not blown up
         axes.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
     units = [joint.unit for joint in episode.reader.contract.joints]
     unit = units[row] if row < len(units) else episode.reader.contract.gripper.unit
-    axes.set_ylabel(f"{episode.joints[row]}\n[{unit}]", rotation=0, ha="right", va="center", fontsize=8, color=colour)
+    axes.set_ylabel(
+        f"{episode.joints[row]}\n[{unit}]",
+        rotation=0,
+        ha="right",
+        va="center",
+        fontsize=8,
+        color=colour,
+    )
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(labelbottom=False, labelsize=7, length=2)
 
@@ -97,10 +117,17 @@ def _timeline(axes, episode: Episode, tracks: list[str]) -> None:
         place = len(names)
         names.append("who moves the arm")
         for begin, end, who in episode.control:
-            axes.barh(place, end - begin, left=begin, height=0.72, color=CONTROL.get(who, "#8c6d31"))
+            axes.barh(
+                place, end - begin, left=begin, height=0.72, color=CONTROL.get(who, "#8c6d31")
+            )
             if end - begin > 0.08 * episode.duration_s:
                 axes.text(
-                    begin + 0.005 * episode.duration_s, place, who, va="center", fontsize=7, color="white" if who != "nobody" else "#1b2430"
+                    begin + 0.005 * episode.duration_s,
+                    place,
+                    who,
+                    va="center",
+                    fontsize=7,
+                    color="white" if who != "nobody" else "#1b2430",
                 )
     place = len(names)
     names.append("events")
@@ -109,7 +136,9 @@ def _timeline(axes, episode: Episode, tracks: list[str]) -> None:
         axes.plot([event.at], [place], marker="v", ms=5, color="#b3261e", clip_on=False)
         if event.at >= free_from:
             text = event.text if len(event.text) < 46 else event.text[:45] + "…"
-            late = event.at > 0.75 * episode.duration_s  # the text would leave the drawing on the right
+            late = (
+                event.at > 0.75 * episode.duration_s
+            )  # the text would leave the drawing on the right
             at = event.at + (-0.008 if late else 0.008) * episode.duration_s
             axes.text(at, place, text, va="center", ha="right" if late else "left", fontsize=7)
             free_from = event.at + (0.02 + 0.0095 * len(text)) * episode.duration_s

@@ -13,7 +13,12 @@ from sf_training.data.one_clock import with_one_clock
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 
-SOURCES = ("nobody", "policy", "teleoperation", "replay")  # of sf_msgs/ControlSource, in the order of its constants
+SOURCES = (
+    "nobody",
+    "policy",
+    "teleoperation",
+    "replay",
+)  # of sf_msgs/ControlSource, in the order of its constants
 _FPS_MAX = 60.0
 _LONGEST_S = 86_400.0
 
@@ -38,8 +43,9 @@ class Curve:
 class Episode:
     """An episode, ready to be drawn.
 
-    ``indices`` (F, V) of the image messages at F moments, ``fps`` apart; ``arrivals`` are the times of every stream;
-    ``control`` are stretches (from, to, who moved the arm); all times in seconds from the first image.
+    ``indices`` (F, V) of the image messages at F moments, ``fps`` apart; ``arrivals`` are the times
+    of every stream; ``control`` are stretches (from, to, who moved the arm); all times in seconds
+    from the first image.
     """
 
     reader: EpisodeReader
@@ -68,22 +74,38 @@ def load(reader: EpisodeReader) -> Episode:
         absolute(topics.expert_chunk): "expert's chunks",
         absolute(topics.action_chunk): "policy's chunks",
     }
-    happenings = [absolute(name) for name in (topics.instruction, topics.control_source, topics.emergency_stop)]
-    read = with_one_clock(reader.read([*cameras, *others, *happenings]), [*cameras, absolute(topics.joint_states)])
+    happenings = [
+        absolute(name)
+        for name in (topics.instruction, topics.control_source, topics.emergency_stop)
+    ]
+    read = with_one_clock(
+        reader.read([*cameras, *others, *happenings]), [*cameras, absolute(topics.joint_states)]
+    )
     stamps = [np.sort(read[topic].stamps) for topic in cameras]
     start, end = min(int(each[0]) for each in stamps), max(int(each[-1]) for each in stamps)
     duration = max((end - start) * 1e-9, 1e-3)
     if duration > _LONGEST_S:
-        raise BagError(f"{reader.path}: its images span {duration / 86_400:.0f} days, so a stamp is wrong; `sf_training lint` shows which")
+        raise BagError(
+            f"{reader.path}: its images span {duration / 86_400:.0f} days, so a stamp is wrong;"
+            " `sf_training lint` shows which"
+        )
     fps = _rate(stamps)
     moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)
     states = read[absolute(topics.joint_states)]
     try:
-        measured = _curve(JointStream(states.stamps, states.messages, contract.command_joints), states.stamps, start)
+        measured = _curve(
+            JointStream(states.stamps, states.messages, contract.command_joints),
+            states.stamps,
+            start,
+        )
     except ValueError as error:
         raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
     given = command_topic(reader)
-    commands = None if given == absolute(topics.joint_states) else Commands(reader, given, read[given]).stream(read[given])
+    commands = (
+        None
+        if given == absolute(topics.joint_states)
+        else Commands(reader, given, read[given]).stream(read[given])
+    )
     commanded = None if commands is None else _curve(commands, read[given].stamps, start)
     return Episode(
         reader=reader,
@@ -94,7 +116,9 @@ def load(reader: EpisodeReader) -> Episode:
         measured=measured,
         commanded=commanded,
         arrivals={
-            name: (np.sort(read[topic].stamps) - start) * 1e-9 for topic, name in (cameras | others).items() if len(read[topic].stamps)
+            name: (np.sort(read[topic].stamps) - start) * 1e-9
+            for topic, name in (cameras | others).items()
+            if len(read[topic].stamps)
         },
         control=_control(read[absolute(topics.control_source)], start, duration),
         events=_events(reader, read, start, measured),
@@ -104,7 +128,9 @@ def load(reader: EpisodeReader) -> Episode:
 def _rate(cameras: list[np.ndarray]) -> float:
     """Of the quickest camera, by its median period [Hz]."""
     periods = [float(np.median(np.diff(stamps))) * 1e-9 for stamps in cameras if len(stamps) > 1]
-    return float(np.clip(round(1.0 / max(min(periods, default=1.0), 1.0 / _FPS_MAX), 2), 1.0, _FPS_MAX))
+    return float(
+        np.clip(round(1.0 / max(min(periods, default=1.0), 1.0 / _FPS_MAX), 2), 1.0, _FPS_MAX)
+    )
 
 
 def _shown(stamps: np.ndarray, moments: np.ndarray, fps: float) -> np.ndarray:
@@ -122,7 +148,8 @@ def _curve(joints: JointStream, stamps: np.ndarray, start: int) -> Curve:
 def _control(stream: Stream, start: int, duration: float) -> list[tuple[float, float, str]]:
     """Who moved the arm, from change to change."""
     changes = sorted(
-        (max(0.0, (int(stamp) - start) * 1e-9), message.source) for stamp, message in zip(stream.stamps, stream.messages, strict=True)
+        (max(0.0, (int(stamp) - start) * 1e-9), message.source)
+        for stamp, message in zip(stream.stamps, stream.messages, strict=True)
     )
     ends = [*(at for at, _ in changes[1:]), duration]
     return [
@@ -132,11 +159,16 @@ def _control(stream: Stream, start: int, duration: float) -> list[tuple[float, f
     ]
 
 
-def _events(reader: EpisodeReader, read: dict[str, Stream], start: int, measured: Curve) -> list[Event]:
+def _events(
+    reader: EpisodeReader, read: dict[str, Stream], start: int, measured: Curve
+) -> list[Event]:
     contract = reader.contract
     found = []
     said = read[absolute(contract.topics.instruction)]
-    found += [Event((int(stamp) - start) * 1e-9, f"“{message.data}”") for stamp, message in zip(said.stamps, said.messages, strict=True)]
+    found += [
+        Event((int(stamp) - start) * 1e-9, f"“{message.data}”")
+        for stamp, message in zip(said.stamps, said.messages, strict=True)
+    ]
     stops = read[absolute(contract.topics.emergency_stop)]
     found += [
         Event((int(stamp) - start) * 1e-9, "emergency stop")
@@ -146,5 +178,13 @@ def _events(reader: EpisodeReader, read: dict[str, Stream], start: int, measured
     if contract.gripper and GRIPPER_COLUMN in contract.action.names:
         opened = contract.gripper.to_opening(measured.positions[:, -1]) > 0.8
         changed = np.flatnonzero(np.diff(opened.astype(int)))
-        found += [Event(float(measured.times[row + 1]), "gripper opens" if opened[row + 1] else "gripper closes") for row in changed]
-    return sorted((Event(max(event.at, 0.0), event.text) for event in found), key=lambda event: event.at)
+        found += [
+            Event(
+                float(measured.times[row + 1]),
+                "gripper opens" if opened[row + 1] else "gripper closes",
+            )
+            for row in changed
+        ]
+    return sorted(
+        (Event(max(event.at, 0.0), event.text) for event in found), key=lambda event: event.at
+    )

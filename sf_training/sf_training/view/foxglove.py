@@ -1,4 +1,6 @@
-"""A Foxglove layout for a robot: its cameras, joints, commands and states. MCAP episodes and live topics open in it as they are."""
+"""A Foxglove layout for a robot: its cameras, joints, commands and states. MCAP episodes and live
+topics open in it as they are.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from sf_training.view.page import COLOURS
 
 
 def layout(contract: Contract) -> dict:
-    """The layout as Foxglove imports it (JSON): cameras on the left, curves and states on the right."""
+    """The layout as Foxglove imports it (JSON): cameras on the left, curves and states on the
+    right.
+    """
     topics = contract.topics
     panels: dict[str, dict] = {}
     pictures = []
@@ -16,13 +20,22 @@ def layout(contract: Contract) -> dict:
         mode = {"imageTopic": absolute(camera.topic)}
         if camera.info_topic:
             mode["calibrationTopic"] = absolute(camera.info_topic)
-        panels[f"Image!{camera.name}"] = {"imageMode": mode, "foxglovePanelTitle": f"{camera.name} camera"}
+        panels[f"Image!{camera.name}"] = {
+            "imageMode": mode,
+            "foxglovePanelTitle": f"{camera.name} camera",
+        }
         pictures.append(f"Image!{camera.name}")
     measured, commanded = absolute(topics.joint_states), absolute(topics.teleop_command)
     panels["Plot!joints"] = _plot(
         "Joints: measured, and the operator's commands",
-        [(f"{measured}.position[{index}]", name, index, 1.5) for index, name in enumerate(contract.command_joints)]
-        + [(f"{commanded}.position[{index}]", f"{name} commanded", index, 0.7) for index, name in enumerate(contract.command_joints)],
+        [
+            (f"{measured}.position[{index}]", name, index, 1.5)
+            for index, name in enumerate(contract.command_joints)
+        ]
+        + [
+            (f"{commanded}.position[{index}]", f"{name} commanded", index, 0.7)
+            for index, name in enumerate(contract.command_joints)
+        ],
     )
     panels["Plot!executor"] = _plot(
         "Latency and age",
@@ -33,7 +46,12 @@ def layout(contract: Contract) -> dict:
     )
     panels["StateTransitions!states"] = {
         "paths": [
-            {"value": f"{topic}.{field}", "label": label, "enabled": True, "timestampMethod": "receiveTime"}
+            {
+                "value": f"{topic}.{field}",
+                "label": label,
+                "enabled": True,
+                "timestampMethod": "receiveTime",
+            }
             for topic, field, label in (
                 (absolute(topics.instruction), "data", "instruction"),
                 (absolute(topics.control_source), "source", "who moves the arm"),
@@ -45,11 +63,24 @@ def layout(contract: Contract) -> dict:
         "isSynced": True,
         "foxglovePanelTitle": "States",
     }
-    panels["DiagnosticSummary!diagnostics"] = {"topicToRender": "/diagnostics", "minLevel": 0, "pinnedIds": [], "hardwareIdFilter": ""}
-    panels["RawMessages!recorder"] = {"topicPath": "/recorder/status", "foxglovePanelTitle": "Recorder"}
+    panels["DiagnosticSummary!diagnostics"] = {
+        "topicToRender": "/diagnostics",
+        "minLevel": 0,
+        "pinnedIds": [],
+        "hardwareIdFilter": "",
+    }
+    panels["RawMessages!recorder"] = {
+        "topicPath": "/recorder/status",
+        "foxglovePanelTitle": "Recorder",
+    }
     lower = _split("row", "DiagnosticSummary!diagnostics", "RawMessages!recorder", 50)
     curves = _split(
-        "column", "Plot!joints", _split("column", "StateTransitions!states", _split("column", "Plot!executor", lower, 50), 38), 42
+        "column",
+        "Plot!joints",
+        _split(
+            "column", "StateTransitions!states", _split("column", "Plot!executor", lower, 50), 38
+        ),
+        42,
     )
     return {
         "configById": panels,

@@ -9,7 +9,18 @@ from html import escape
 import numpy as np
 
 # Told apart by people who see no red or green, too (after Okabe and Ito); one colour a joint.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c6d31", "#7b4173", "#637939")
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#4d4d4d",
+    "#8c6d31",
+    "#7b4173",
+    "#637939",
+)
 
 _STYLE = """
 :root{--ink:#1b2430;--muted:#5d6878;--line:#dfe3e9;--ground:#f5f6f8;--PASS:#1a7f4b;--WARN:#a86200;--FAIL:#b3261e;--link:#0b5cad}
@@ -52,15 +63,21 @@ button[aria-pressed=true]{background:var(--ink);color:#fff}
 :focus-visible{outline:2px solid var(--link);outline-offset:1px}
 @media(max-width:620px){.cards,.figures{grid-template-columns:1fr}main{padding:16px 12px}}
 @media print{body{background:#fff}.bar{display:none}.card,figure,tr{break-inside:avoid}}
-"""
+"""  # noqa: E501
 
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
     """A whole HTML document; ``title`` is plain text, ``body`` is HTML."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,'
+        f' initial-scale=1"><title>{escape(title)}</title>'
+    )
     end = f"<script>{script}</script>" if script else ""
     head += f"<style>{_STYLE}{style}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}\n</main>{end}</body></html>\n'
+    return (
+        "<!doctype html>\n<html"
+        f' lang="en"><head>{head}</head><body><main>\n{body}\n</main>{end}</body></html>\n'
+    )
 
 
 def badge(verdict: str, big: bool = False) -> str:
@@ -72,7 +89,10 @@ def tiles(entries: Iterable[tuple[str, str]]) -> str:
     """Figures at a glance: (value, what it is), plain text."""
     return (
         '<div class="tiles">'
-        + "".join(f'<div class="tile"><b>{escape(value)}</b>{escape(what)}</div>' for value, what in entries)
+        + "".join(
+            f'<div class="tile"><b>{escape(value)}</b>{escape(what)}</div>'
+            for value, what in entries
+        )
         + "</div>"
     )
 
@@ -81,15 +101,25 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequenc
     """A table; header is plain text, cells are HTML, ``numbers`` are the columns to align right."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=number' if index in numbers else ''}>{cell}</{tag}>" for index, cell in enumerate(row))
+        return "".join(
+            f"<{tag}{' class=number' if index in numbers else ''}>{cell}</{tag}>"
+            for index, cell in enumerate(row)
+        )
 
     head = cells("th", [escape(text) for text in header])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>" + "".join(f"<tr>{cells('td', row)}</tr>" for row in rows) + "</tbody></table>"
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>"
+        + "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+        + "</tbody></table>"
+    )
 
 
 def picture(jpeg: bytes, alt: str) -> str:
     """A JPEG inside the page."""
-    return f'<img loading="lazy" alt="{escape(alt)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+    return (
+        f'<img loading="lazy" alt="{escape(alt)}"'
+        f' src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+    )
 
 
 def sparkline(times: np.ndarray, columns: np.ndarray, names: Sequence[str]) -> str:
@@ -102,7 +132,13 @@ def sparkline(times: np.ndarray, columns: np.ndarray, names: Sequence[str]) -> s
         ys = height - 4 - np.clip(column, 0, 1) * (height - 8)
         points = " ".join(f"{x:.0f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
         colour = COLOURS[index % len(COLOURS)]
-        line = f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" vector-effect="non-scaling-stroke" points="{points}">'
+        line = (
+            f'<polyline fill="none" stroke="{colour}" stroke-width="1.6"'
+            f' vector-effect="non-scaling-stroke" points="{points}">'
+        )
         lines.append(f"{line}<title>{escape(name)}</title></polyline>")
-    box = f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img" aria-label="joint positions over time">'
+    box = (
+        f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img"'
+        ' aria-label="joint positions over time">'
+    )
     return f"{box}{''.join(lines)}</svg>"

@@ -1,4 +1,6 @@
-"""HTML of an episode: the cameras as a film, curves and timeline that follow it, and what the bag says about itself."""
+"""HTML of an episode: the cameras as a film, curves and timeline that follow it, and what the bag
+says about itself.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ video{width:100%;display:block;border-radius:8px 8px 0 0;background:#000}
 .cursor{position:absolute;top:0;bottom:0;width:1px;background:var(--FAIL);pointer-events:none}
 .now{position:absolute;top:0;padding:0 5px;background:var(--FAIL);color:#fff;
 font-size:12px;font-variant-numeric:tabular-nums;border-radius:0 0 5px 0}
-"""
+"""  # noqa: E501
 # The curves lie between two shares of the width; a click there is a moment of the film.
 _SCRIPT = """
 const video=document.querySelector('video'),area=document.querySelector('.follow'),cursor=document.querySelector('.cursor'),
@@ -31,10 +33,10 @@ document.onkeydown=event=>{if(event.target!==document.body)return;const step={Ar
 if(step){video.pause();video.currentTime=Math.max(0,video.currentTime+step/%FPS%)}
 if(event.key===' '){event.preventDefault();video.paused?video.play():video.pause()}};
 follow();
-"""
+"""  # noqa: E501
 _LEGEND = (
-    "Solid: measured. Dashed: commanded. Every tick is a message. A click on the curves goes there; "
-    "arrow keys go frame by frame, the space bar plays and pauses."
+    "Solid: measured. Dashed: commanded. Every tick is a message. A click on the curves goes there;"
+    " arrow keys go frame by frame, the space bar plays and pauses."
 )
 _HIDDEN = ("software", "drops", "schema_version", "instruction", "outcome", "operator")
 
@@ -54,15 +56,26 @@ def player(episode: Episode, film: bytes) -> str:
         tiles(entries),
         "<h2>What the cameras saw, and what the joints did</h2>",
         f'<video controls muted loop playsinline src="data:video/mp4;base64,{source}"></video>',
-        f'<div class="follow">{to_svg(draw(episode, 11.0))}<div class="cursor"></div><div class="now"></div></div>',
+        (
+            f'<div class="follow">{to_svg(draw(episode, 11.0))}<div class="cursor"></div><div'
+            ' class="now"></div></div>'
+        ),
         f'<p class="muted small">{_LEGEND}</p>',
     ]
     if episode.events:
-        rows = [[f'<a href="#" data-at="{event.at:.3f}">{event.at:.2f} s</a>', escape(event.text)] for event in episode.events]
+        rows = [
+            [f'<a href="#" data-at="{event.at:.3f}">{event.at:.2f} s</a>', escape(event.text)]
+            for event in episode.events
+        ]
         parts += ["<h2>What happened</h2>", table(["at", "what"], rows)]
     parts += ["<h2>Streams</h2>", _streams(episode), "<h2>What the bag says</h2>", _record(episode)]
     script = _SCRIPT
-    for name, value in (("LEFT", LEFT), ("RIGHT", RIGHT), ("DURATION", episode.duration_s), ("FPS", episode.fps)):
+    for name, value in (
+        ("LEFT", LEFT),
+        ("RIGHT", RIGHT),
+        ("DURATION", episode.duration_s),
+        ("FPS", episode.fps),
+    ):
         script = script.replace(f"%{name}%", f"{value:.6f}")
     return page(f"{reader.name}: {reader.instruction}", "\n".join(parts), script, _STYLE)
 
@@ -72,17 +85,40 @@ def _streams(episode: Episode) -> str:
     for name, times in episode.arrivals.items():
         gaps = times[1:] - times[:-1]
         rate = f"{len(gaps) / gaps.sum():.1f}" if len(gaps) and gaps.sum() > 0 else "–"
-        rows.append([escape(name), str(len(times)), rate, f"{gaps.max() * 1e3:.0f}" if len(gaps) else "–"])
+        rows.append(
+            [escape(name), str(len(times)), rate, f"{gaps.max() * 1e3:.0f}" if len(gaps) else "–"]
+        )
     return table(["stream", "messages", "rate [Hz]", "longest gap [ms]"], rows, numbers=[1, 2, 3])
 
 
 def _record(episode: Episode) -> str:
     reader = episode.reader
-    rows = [[escape(key), escape(value)] for key, value in reader.metadata.items() if value and key not in _HIDDEN]
+    rows = [
+        [escape(key), escape(value)]
+        for key, value in reader.metadata.items()
+        if value and key not in _HIDDEN
+    ]
     rows.append(["checksum", f"<code>{escape(reader.checksum)}</code>"])
-    rows.append(["software", escape(", ".join(f"{name} {version}" for name, version in _software(reader.metadata).items() if version))])
     rows.append(
-        ["joints", " ".join(f'<span style="color:{COLOURS[i % len(COLOURS)]}">■</span> {escape(n)}' for i, n in enumerate(episode.joints))]
+        [
+            "software",
+            escape(
+                ", ".join(
+                    f"{name} {version}"
+                    for name, version in _software(reader.metadata).items()
+                    if version
+                )
+            ),
+        ]
+    )
+    rows.append(
+        [
+            "joints",
+            " ".join(
+                f'<span style="color:{COLOURS[i % len(COLOURS)]}">■</span> {escape(n)}'
+                for i, n in enumerate(episode.joints)
+            ),
+        ]
     )
     return table(["key", "value"], rows)
 
@@ -92,4 +128,8 @@ def _software(metadata: dict[str, str]) -> dict[str, str]:
         found = json.loads(metadata.get("software", "{}"))
     except ValueError:
         return {}
-    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
+    return (
+        {str(name): str(version) for name, version in found.items()}
+        if isinstance(found, dict)
+        else {}
+    )

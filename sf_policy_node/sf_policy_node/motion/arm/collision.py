@@ -40,7 +40,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Collision:
-    """``link_a`` and ``link_b`` are ``distance`` [m] apart (negative: inside) at sample ``index``."""
+    """``link_a`` and ``link_b`` are ``distance`` [m] apart (negative: inside) at sample
+    ``index``.
+    """
 
     index: int
     link_a: str
@@ -237,7 +239,8 @@ class CollisionModel:
         for link in (name for pair in allowed for name in pair):
             if link not in known:
                 raise ContractError(
-                    f"collision.allowed: {link!r} has no shape; known are {', '.join(sorted(known))}"
+                    f"collision.allowed: {link!r} has no shape; known are"
+                    f" {', '.join(sorted(known))}"
                 )
         given = {frozenset(pair) for pair in allowed}
         arm_moves = self._tree.movers()[:, is_arm].any(axis=1)

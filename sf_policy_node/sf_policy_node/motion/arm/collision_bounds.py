@@ -169,7 +169,9 @@ def segment_distance(p, u, q, v):  # pragma: no cover - compiled
 
 @numba.njit(cache=True)
 def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - compiled
-    """Lower bound of the distance of two boxes [m]: that of box ``j``'s extent along ``i``'s axes."""
+    """Lower bound of the distance of two boxes [m]: that of box ``j``'s extent along ``i``'s
+    axes.
+    """
     total = 0.0
     for k in range(3):
         offset, extent = -centres[i, k], halves[i, k]

@@ -81,7 +81,9 @@ class JointTree:
         return np.ascontiguousarray(self._from_commands.T != 0.0)
 
     def slope(self, command: int, joint: int) -> float:
-        """Return how far a joint moves per unit of a commanded one; 1 for itself, else its mimic's."""
+        """Return how far a joint moves per unit of a commanded one; 1 for itself, else its
+        mimic's.
+        """
         return float(self._from_commands[command, joint])
 
     def path(self, first: int, second: int) -> list[int]:

@@ -44,7 +44,8 @@ class Kinematics:
     """Kinematics of the arm joints; the gripper and joints that do not move the tool are locked.
 
     Raises:
-        ContractError: when the URDF lacks a joint or a frame that the contract names, or the joints do not move
+        ContractError: when the URDF lacks a joint or a frame that the contract names, or the joints
+            do not move
             the tool alone (:func:`check_chain`).
     """
 
@@ -54,7 +55,9 @@ class Kinematics:
             xml, renamed = for_pinocchio(contract)
             model = pinocchio.buildModelFromXML(xml)
         except (ValueError, RuntimeError) as error:
-            raise ContractError(f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())})") from None
+            raise ContractError(
+                f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())})"
+            ) from None
         self._fixed_links = _fixed_links(model, contract.base_frame)
         arm = [renamed.get(name, name) for name in contract.arm_joints]
         locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in arm]
@@ -62,7 +65,9 @@ class Kinematics:
         self._data = self._model.createData()
         self._tool = _frame(self._model, contract.tool_frame)
         self._base = _frame(self._model, contract.base_frame)
-        self._columns = np.array([self._model.joints[self._model.getJointId(name)].idx_q for name in arm])
+        self._columns = np.array(
+            [self._model.joints[self._model.getJointId(name)].idx_q for name in arm]
+        )
         self._in_order = bool((self._columns == np.arange(self._model.nq)).all())
         self._lower = np.array([joint.lower for joint in contract.joints])
         self._upper = np.array([joint.upper for joint in contract.joints])
@@ -72,7 +77,9 @@ class Kinematics:
         try:
             self._chain = ToolChain(self._model, self._tool, self._from_base, self._columns)
         except ValueError as error:
-            raise ContractError(f"{contract.urdf}: {error}; an arm joint must be revolute, continuous or prismatic") from None
+            raise ContractError(
+                f"{contract.urdf}: {error}; an arm joint must be revolute, continuous or prismatic"
+            ) from None
 
     def fixed_links(self) -> dict[str, pinocchio.SE3]:
         """Where the links that no joint moves stand in the base frame."""
@@ -83,30 +90,45 @@ class Kinematics:
         pose = self._to_base.act(self._placement(np.asarray(positions, dtype=float)))
         return ToolPose(pose.translation.copy(), pose.rotation.copy())
 
-    def tool_motion(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints (N, J)."""
+    def tool_motion(
+        self, positions: np.ndarray, velocities: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints
+        (N, J).
+        """
         return self._chain.move(positions, velocities)
 
     def jacobian(self, positions: np.ndarray) -> np.ndarray:
-        """(6, J): velocity [m/s] and angular velocity [rad/s] of the tool, both in the base frame, per joint velocity."""
+        """(6, J): velocity [m/s] and angular velocity [rad/s] of the tool, both in the base frame,
+        per joint velocity.
+        """
         q = self._ordered(np.asarray(positions, dtype=float))
-        jacobian = pinocchio.computeFrameJacobian(self._model, self._data, q, self._tool, pinocchio.LOCAL_WORLD_ALIGNED)[:, self._columns]
+        jacobian = pinocchio.computeFrameJacobian(
+            self._model, self._data, q, self._tool, pinocchio.LOCAL_WORLD_ALIGNED
+        )[:, self._columns]
         rotation = self._to_base.rotation
         return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])
 
     def condition(self, positions: np.ndarray) -> np.ndarray:
-        """Condition number (N,) of the Jacobian (m and rad mixed) at arm joints (N, J): large near a singularity."""
+        """Condition number (N,) of the Jacobian (m and rad mixed) at arm joints (N, J): large near
+        a singularity.
+        """
         jacobians = np.empty((len(positions), 6, len(self._columns)))
-        for n, joints in enumerate(positions):  # in the tool's own frame: turning it changes no singular value
-            jacobians[n] = pinocchio.computeFrameJacobian(self._model, self._data, self._ordered(joints), self._tool)[:, self._columns]
+        for n, joints in enumerate(
+            positions
+        ):  # in the tool's own frame: turning it changes no singular value
+            jacobians[n] = pinocchio.computeFrameJacobian(
+                self._model, self._data, self._ordered(joints), self._tool
+            )[:, self._columns]
         values = np.linalg.svd(jacobians, compute_uv=False)
         return values[:, 0] / np.maximum(values[:, -1], 1e-9)
 
     def inverse(self, target: ToolPose, seed: np.ndarray) -> InverseSolution:
-        """Joint positions that bring the tool to ``target``, by damped least squares from ``seed`` (J,).
+        """Joint positions that bring the tool to ``target``, by damped least squares from ``seed``
+        (J,).
 
-        Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped Least
-        Squares Methods", 2004. Always returns positions inside the limits; check ``reached``.
+        Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped
+        Least Squares Methods", 2004. Always returns positions inside the limits; check ``reached``.
         """
         q = np.minimum(np.maximum(np.asarray(seed, dtype=float), self._lower), self._upper)
         goal = self._from_base.act(pinocchio.SE3(target.rotation, target.position))
@@ -115,11 +137,15 @@ class Kinematics:
             place, turn = math.sqrt(error[:3] @ error[:3]), math.sqrt(error[3:] @ error[3:])
             if (place < _CLOSE and turn < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
                 break
-            jacobian = pinocchio.computeFrameJacobian(self._model, self._data, self._ordered(q), self._tool)
+            jacobian = pinocchio.computeFrameJacobian(
+                self._model, self._data, self._ordered(q), self._tool
+            )
             if not self._in_order:
                 jacobian = jacobian[:, self._columns]
             # Damping falls with the error: safe near singularities, quick at the end.
-            step = _damped_least_squares(np.ascontiguousarray(jacobian), error, 1e-6 + 1e-2 * (place * place + turn * turn))
+            step = _damped_least_squares(
+                np.ascontiguousarray(jacobian), error, 1e-6 + 1e-2 * (place * place + turn * turn)
+            )
             furthest = max(float(step.max()), -float(step.min()))
             if furthest > _MAX_STEP:
                 step *= _MAX_STEP / furthest
@@ -140,22 +166,32 @@ class Kinematics:
 
 
 def _frame(model: pinocchio.Model, name: str) -> int:
-    """Index of a link, or of a joint's frame where no link has that name: a URDF may give both one name."""
+    """Index of a link, or of a joint's frame where no link has that name: a URDF may give both one
+    name.
+    """
     if model.existFrame(name, pinocchio.FrameType.BODY):
         return model.getFrameId(name, pinocchio.FrameType.BODY)
     return model.getFrameId(name)
 
 
 def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:
-    """Of a whole model, in which no joint is locked: also one that the contract does not name may move."""
+    """Of a whole model, in which no joint is locked: also one that the contract does not name may
+    move.
+    """
     base = model.frames[_frame(model, base_frame)]
-    links = (frame for frame in model.frames if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == base.parentJoint)
+    links = (
+        frame
+        for frame in model.frames
+        if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == base.parentJoint
+    )
     return {frame.name: base.placement.actInv(frame.placement) for frame in links}
 
 
 @numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)
 def _damped_least_squares(jacobian, error, damping):  # pragma: no cover - compiled
-    """J^T (J J^T + damping I)^-1 error, by Cholesky: the matrix is symmetric and positive definite."""
+    """J^T (J J^T + damping I)^-1 error, by Cholesky: the matrix is symmetric and positive
+    definite.
+    """
     size, joints = jacobian.shape
     lower = np.zeros((size, size))
     x = error.copy()

@@ -1,4 +1,6 @@
-"""Limits of a contract as arrays, in the order of ``contract.command_joints``; motion is refused where one is missing."""
+"""Limits of a contract as arrays, in the order of ``contract.command_joints``; motion is refused
+where one is missing.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ _CREEPING = 0.02  # share of a joint's top speed that is always left
 
 @dataclass(frozen=True)
 class JointLimits:
-    """Limits (J,) of the arm joints and, last, of the gripper where there is one [rad or m, per s, per s^2].
+    """Limits (J,) of the arm joints and, last, of the gripper where there is one [rad or m, per s,
+    per s^2].
 
-    ``tracking_error`` and ``step`` are infinite for the gripper: its fingers are meant to be stopped by what
-    they hold, and it may be told to open at once.
+    ``tracking_error`` and ``step`` are infinite for the gripper: its fingers are meant to be
+    stopped by what they hold, and it may be told to open at once.
     """
 
     names: tuple[str, ...]
@@ -33,18 +36,41 @@ class JointLimits:
     def of(cls, contract: Contract) -> JointLimits:
         """The limits that a contract names; it has no default for any of them."""
         rows = [
-            (joint.lower, joint.upper, joint.velocity, joint.acceleration, joint.tracking_error, joint.step or np.inf)
+            (
+                joint.lower,
+                joint.upper,
+                joint.velocity,
+                joint.acceleration,
+                joint.tracking_error,
+                joint.step or np.inf,
+            )
             for joint in contract.joints
         ]
         if contract.gripper:
             low, high = sorted((contract.gripper.closed, contract.gripper.open))
-            rows.append((low, high, contract.gripper.velocity, contract.gripper.acceleration, np.inf, np.inf))
+            rows.append(
+                (
+                    low,
+                    high,
+                    contract.gripper.velocity,
+                    contract.gripper.acceleration,
+                    np.inf,
+                    np.inf,
+                )
+            )
         return cls(tuple(contract.command_joints), *np.array(rows, dtype=float).T)
 
     def slowed(self, velocities: np.ndarray, factor: float) -> JointLimits:
-        """Limits under which a motion with these ``velocities`` (N, J) would have been slower by ``factor``."""
+        """Limits under which a motion with these ``velocities`` (N, J) would have been slower by
+        ``factor``.
+        """
         reached = np.abs(velocities).max(axis=0)
-        return dataclasses.replace(self, velocity=np.minimum(self.velocity, np.maximum(factor * reached, _CREEPING * self.velocity)))
+        return dataclasses.replace(
+            self,
+            velocity=np.minimum(
+                self.velocity, np.maximum(factor * reached, _CREEPING * self.velocity)
+            ),
+        )
 
     def inside(self, positions: np.ndarray) -> np.ndarray:
         """Return positions (J,) moved to the nearest ones inside the position limits."""
@@ -57,19 +83,28 @@ class JointLimits:
 
 
 def require_limits(contract: Contract) -> None:
-    """Everything that bounds motion is written down: contracts inside bags and checkpoints may lack some of it.
+    """Everything that bounds motion is written down: contracts inside bags and checkpoints may lack
+    some of it.
 
     Raises:
         ContractError: with every key that is missing or too small, or wider than the URDF allows.
     """
     check_against_urdf(contract)
     missing = [f"joints.{joint.name}.step" for joint in contract.joints if joint.step is None]
-    missing += [f"budgets.{key}" for key in ("hold_s", "teleop_age_s") if getattr(contract.budgets, key) is None]
+    missing += [
+        f"budgets.{key}"
+        for key in ("hold_s", "teleop_age_s")
+        if getattr(contract.budgets, key) is None
+    ]
     missing += ["workspace.tool_speed"] if contract.workspace.tool_speed is None else []
     if missing:
-        raise ContractError(f"{', '.join(missing)}: missing; nothing moves without explicit limits, and there is no default: add them")
+        raise ContractError(
+            f"{', '.join(missing)}: missing; nothing moves without explicit limits, and there is no"
+            " default: add them"
+        )
     needed = JointLimits.of(contract).braking_s + 0.1 + 3.0 / contract.command.rate_hz
     if contract.budgets.hold_s < needed:
         raise ContractError(
-            f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed; give {needed:.2f} or more"
+            f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed;"
+            f" give {needed:.2f} or more"
         )

@@ -1,4 +1,6 @@
-"""The shapes of a robot's links for collision checking: from its URDF, or capsules along links without shapes."""
+"""The shapes of a robot's links for collision checking: from its URDF, or capsules along links
+without shapes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BoundingCapsule:
-    """A capsule that encloses a shape, in the frame of the shape's joint: ends (3,) and radius [m]."""
+    """A capsule that encloses a shape, in the frame of the shape's joint: ends (3,) and radius
+    [m].
+    """
 
     start: np.ndarray
     end: np.ndarray

@@ -1,6 +1,8 @@
-"""Where the tool is, for many joint positions at once: a whole motion is looked at in the time pinocchio needs for a few samples.
+"""Where the tool is, for many joint positions at once: a whole motion is looked at in the time
+pinocchio needs for a few samples.
 
-Pinocchio stays the authority: the chain is read from its model, and compared with it when it is built.
+Pinocchio stays the authority: the chain is read from its model, and compared with it when it is
+built.
 """
 
 from __future__ import annotations
@@ -21,11 +23,17 @@ class ToolChain:
         ValueError: a joint turns or slides in a way this does not know.
     """
 
-    def __init__(self, model: pinocchio.Model, tool: int, base: pinocchio.SE3, columns: np.ndarray) -> None:
+    def __init__(
+        self, model: pinocchio.Model, tool: int, base: pinocchio.SE3, columns: np.ndarray
+    ) -> None:
         frame = model.frames[tool]
         joints = [index for index in model.supports[frame.parentJoint] if index != 0]
-        self._rotations = np.array([model.jointPlacements[j].rotation for j in joints]).reshape(-1, 3, 3)
-        self._offsets = np.array([model.jointPlacements[j].translation for j in joints]).reshape(-1, 3)
+        self._rotations = np.array([model.jointPlacements[j].rotation for j in joints]).reshape(
+            -1, 3, 3
+        )
+        self._offsets = np.array([model.jointPlacements[j].translation for j in joints]).reshape(
+            -1, 3
+        )
         motions = np.array([_axis(model.joints[j]) for j in joints]).reshape(-1, 6)
         self._slides = np.abs(motions[:, :3]).sum(axis=1) > 0.0
         self._axes = np.where(self._slides[:, None], motions[:, :3], motions[:, 3:])
@@ -35,11 +43,21 @@ class ToolChain:
         to_base = base.inverse()
         self._base = (np.ascontiguousarray(to_base.rotation), to_base.translation.copy())
 
-    def move(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints (N, J)."""
+    def move(
+        self, positions: np.ndarray, velocities: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints
+        (N, J).
+        """
         q = np.ascontiguousarray(positions, dtype=float)
-        dq = np.zeros_like(q) if velocities is None else np.ascontiguousarray(velocities, dtype=float)
-        places, speeds = _move(q, dq, self._rotations, self._offsets, self._axes, self._slides, self._order, self._tool)
+        dq = (
+            np.zeros_like(q)
+            if velocities is None
+            else np.ascontiguousarray(velocities, dtype=float)
+        )
+        places, speeds = _move(
+            q, dq, self._rotations, self._offsets, self._axes, self._slides, self._order, self._tool
+        )
         rotation, offset = self._base
         return places @ rotation.T + offset, speeds @ rotation.T
 
@@ -59,7 +77,9 @@ def _axis(joint: pinocchio.JointModel) -> np.ndarray:
 @numba.njit("void(f8[:, ::1], f8[::1], f8[::1])", cache=True, inline="always")
 def _turn(rotation, vector, out):  # pragma: no cover - compiled
     for i in range(3):
-        out[i] = rotation[i, 0] * vector[0] + rotation[i, 1] * vector[1] + rotation[i, 2] * vector[2]
+        out[i] = (
+            rotation[i, 0] * vector[0] + rotation[i, 1] * vector[1] + rotation[i, 2] * vector[2]
+        )
 
 
 @numba.njit("void(f8[:, ::1], f8[:, ::1], f8[:, ::1])", cache=True, inline="always")
@@ -67,7 +87,9 @@ def _then(first, second, work):  # pragma: no cover - compiled
     """first = first @ second."""
     for i in range(3):
         for j in range(3):
-            work[i, j] = first[i, 0] * second[0, j] + first[i, 1] * second[1, j] + first[i, 2] * second[2, j]
+            work[i, j] = (
+                first[i, 0] * second[0, j] + first[i, 1] * second[1, j] + first[i, 2] * second[2, j]
+            )
     first[:] = work
 
 
@@ -90,15 +112,22 @@ def _about(axis, angle, out):  # pragma: no cover - compiled
 
 
 @numba.njit(
-    "Tuple((f8[:, ::1], f8[:, ::1]))(f8[:, ::1], f8[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1], b1[::1], i8[::1], f8[::1])", cache=True
+    "Tuple((f8[:, ::1], f8[:, ::1]))(f8[:, ::1], f8[:, ::1], f8[:, :, ::1], f8[:, ::1], f8[:, ::1],"
+    " b1[::1], i8[::1], f8[::1])",
+    cache=True,
 )
-def _move(positions, velocities, rotations, offsets, axes, slides, order, tool):  # pragma: no cover - compiled
+def _move(
+    positions, velocities, rotations, offsets, axes, slides, order, tool
+):  # pragma: no cover - compiled
     count = positions.shape[0]
     places, speeds = np.zeros((count, 3)), np.zeros((count, 3))
     turn, about, work = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     angular, way, along = np.empty(3), np.empty(3), np.empty(3)
     for n in range(count):
-        place, linear = places[n], speeds[n]  # of the joint's frame in the root, and its velocity there
+        place, linear = (
+            places[n],
+            speeds[n],
+        )  # of the joint's frame in the root, and its velocity there
         turn[:] = 0.0
         turn[0, 0] = turn[1, 1] = turn[2, 2] = 1.0
         angular[:] = 0.0

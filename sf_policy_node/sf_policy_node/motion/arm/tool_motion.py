@@ -20,14 +20,17 @@ _RAMP = 0.5  # m/s^2 and rad/s^2 with which a correction comes and goes
 
 @dataclass(frozen=True)
 class ToolPlace:
-    """The tool frame in the contract's base frame: ``position`` (3,) [m], ``quaternion`` (4,) x y z w."""
+    """The tool frame in the contract's base frame: ``position`` (3,) [m], ``quaternion`` (4,) x y z
+    w.
+    """
 
     position: np.ndarray
     quaternion: np.ndarray
 
 
 class ToolMotion:
-    """Pose and twist of the tool from the arm joints (J,), in the order of the contract and without the gripper.
+    """Pose and twist of the tool from the arm joints (J,), in the order of the contract and without
+    the gripper.
 
     Raises:
         ContractError: when the URDF does not fit the contract.
@@ -42,9 +45,11 @@ class ToolMotion:
         return ToolPlace(tool.position, pinocchio.Quaternion(tool.rotation).coeffs())
 
     def twist(self, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        """(6,): velocity of the tool frame's origin [m/s], then angular velocity [rad/s], both along the axes of the base frame.
+        """(6,): velocity of the tool frame's origin [m/s], then angular velocity [rad/s], both
+        along the axes of the base frame.
 
-        This is what MoveIt Servo takes in ``speed_units``: it turns about the tool, not about the base.
+        This is what MoveIt Servo takes in ``speed_units``: it turns about the tool, not about the
+        base.
         """
         return self._kinematics.jacobian(positions) @ np.asarray(velocities, dtype=float)
 
@@ -52,8 +57,9 @@ class ToolMotion:
 class Drift:
     """How far the tool has strayed from the path it was led along.
 
-    Twists add up: whatever the receiver loses of them (a late cycle, a slowed step) is lost for good unless somebody
-    looks where the arm is. A late arm is not a drifted one, so the nearest place of the last moments counts.
+    Twists add up: whatever the receiver loses of them (a late cycle, a slowed step) is lost for
+    good unless somebody looks where the arm is. A late arm is not a drifted one, so the nearest
+    place of the last moments counts.
     """
 
     def __init__(self) -> None:
@@ -68,7 +74,9 @@ class Drift:
             self._wanted = np.zeros(6)
         furthest = _RAMP * (now - self._path[-1][0]) if self._path else 0.0
         change = self._wanted - self.twist
-        self.twist = self.twist + np.append(_shortened(change[:3], furthest), _shortened(change[3:], furthest))
+        self.twist = self.twist + np.append(
+            _shortened(change[:3], furthest), _shortened(change[3:], furthest)
+        )
         self._path.append((now, wanted))
         while now - self._path[0][0] > _LAG_S:
             self._path.popleft()
@@ -80,7 +88,9 @@ class Drift:
         self.twist, self._wanted = np.zeros(6), np.zeros(6)
 
     def measure(self, stamp: float, place: ToolPlace) -> None:
-        """Where the tool is at ``stamp`` [s]: from then on :attr:`twist` (6,) in the base frame [m/s, rad/s] leads it back."""
+        """Where the tool is at ``stamp`` [s]: from then on :attr:`twist` (6,) in the base frame
+        [m/s, rad/s] leads it back.
+        """
         self._measured = stamp
         if not self._path:
             return
@@ -92,9 +102,14 @@ class Drift:
 
 
 def kept_below(speed: float, planned: np.ndarray, correction: np.ndarray) -> np.ndarray:
-    """Sum of two twists (6,), whose tool is no faster than ``speed`` [m/s] or than it was planned."""
+    """Sum of two twists (6,), whose tool is no faster than ``speed`` [m/s] or than it was
+    planned.
+    """
     twist = planned + correction
-    allowed, found = max(speed, float(np.linalg.norm(planned[:3]))), float(np.linalg.norm(twist[:3]))
+    allowed, found = (
+        max(speed, float(np.linalg.norm(planned[:3]))),
+        float(np.linalg.norm(twist[:3])),
+    )
     return np.append(twist[:3] * min(1.0, allowed / max(found, 1e-12)), twist[3:])
 
 

@@ -30,7 +30,9 @@ class _Wanted:
 
     @classmethod
     def of_joint(cls, joint: Joint) -> _Wanted:
-        return cls(f"joints.{joint.name}", joint.name, joint.unit, joint.lower, joint.upper, joint.velocity)
+        return cls(
+            f"joints.{joint.name}", joint.name, joint.unit, joint.lower, joint.upper, joint.velocity
+        )
 
     @classmethod
     def of_gripper(cls, gripper: Gripper) -> _Wanted:
@@ -39,7 +41,8 @@ class _Wanted:
 
 
 def check_against_urdf(contract: Contract) -> None:
-    """Refuse limits and units that the URDF contradicts or no arm has, and a gripper that it does not know.
+    """Refuse limits and units that the URDF contradicts or no arm has, and a gripper that it does
+    not know.
 
     Raises:
         ContractError: with both numbers, one sentence for every joint that is wrong.
@@ -71,41 +74,56 @@ def _sizes(contract: Contract) -> list[str]:
         for key in ("tracking_error", "step"):
             if (value := getattr(joint, key)) is not None and value > reach:
                 problems.append(
-                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole range of {reach:g} {unit}; "
-                    f"give {unit}, and {'not degrees' if unit == 'rad' else 'not millimetres'}"
+                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole"
+                    f" range of {reach:g} {unit}; give {unit}, and"
+                    f" {'not degrees' if unit == 'rad' else 'not millimetres'}"
                 )
         if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
-            problems.append(f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like degrees; give radians")
+            problems.append(
+                f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like"
+                " degrees; give radians"
+            )
     furthest = max(map(abs, (*contract.workspace.lower, *contract.workspace.upper)))
     if furthest > _FURTHEST:
-        problems.append(f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres")
+        problems.append(
+            f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres"
+        )
     return problems
 
 
 def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
     if urdf.unit and urdf.unit != wanted.unit:
-        return [f"{wanted.key}.unit: {wanted.unit}, but joint {urdf.name} is {urdf.kind} in {file}; give unit: {urdf.unit}"]
+        problem = (
+            f"{wanted.key}.unit: {wanted.unit}, but joint {urdf.name} is {urdf.kind} in {file};"
+            f" give unit: {urdf.unit}"
+        )
+        return [problem]
     problems, unit = [], wanted.unit
     degrees = _in_degrees(wanted, urdf)
     cure = (
-        "that looks like degrees: give radians" if degrees else "narrow the contract, or correct the URDF if the robot's manual allows more"
+        "that looks like degrees: give radians"
+        if degrees
+        else "narrow the contract, or correct the URDF if the robot's manual allows more"
     )
     low = urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[unit]
     high = urdf.upper is not None and wanted.upper > urdf.upper + _ROUNDING[unit]
     if low or high:
         has = "open and closed" if wanted.key == "gripper" else "lower and upper"
         problems.append(
-            f"{wanted.key}: {has} {wanted.lower:g} and {wanted.upper:g} {unit} are wider than the limits "
-            f"{_number(urdf.lower)} and {_number(urdf.upper)} {unit} of the URDF {file}; {cure}"
+            f"{wanted.key}: {has} {wanted.lower:g} and {wanted.upper:g} {unit} are wider than the"
+            f" limits {_number(urdf.lower)} and {_number(urdf.upper)} {unit} of the URDF {file};"
+            f" {cure}"
         )
     if urdf.velocity is not None and wanted.velocity > _FASTER * urdf.velocity:
         problems.append(
-            f"{wanted.key}.velocity: {wanted.velocity:g} {unit}/s is above {urdf.velocity:g} {unit}/s of the URDF {file}; {cure}"
+            f"{wanted.key}.velocity: {wanted.velocity:g} {unit}/s is above {urdf.velocity:g}"
+            f" {unit}/s of the URDF {file}; {cure}"
         )
     if degrees and not problems:
         problems.append(
-            f"{wanted.key}: lower {wanted.lower:g}, upper {wanted.upper:g} rad and velocity {wanted.velocity:g} rad/s "
-            f"look like degrees (the URDF {file} has no limit to compare); give radians"
+            f"{wanted.key}: lower {wanted.lower:g}, upper {wanted.upper:g} rad and velocity"
+            f" {wanted.velocity:g} rad/s look like degrees (the URDF {file} has no limit to"
+            " compare); give radians"
         )
     return problems
 
@@ -113,7 +131,11 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
 def _in_degrees(wanted: _Wanted, urdf: UrdfJoint) -> bool:
     if wanted.unit != "rad":
         return False
-    pairs = ((wanted.lower, urdf.lower), (wanted.upper, urdf.upper), (wanted.velocity, urdf.velocity))
+    pairs = (
+        (wanted.lower, urdf.lower),
+        (wanted.upper, urdf.upper),
+        (wanted.velocity, urdf.velocity),
+    )
     if any(theirs and _DEGREES[0] < ours / theirs < _DEGREES[1] for ours, theirs in pairs):
         return True
     furthest = max(abs(wanted.lower), abs(wanted.upper))

@@ -84,7 +84,9 @@ class Workspace:
         return self._first(joints, self.places(joints))
 
     def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
-        """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its start."""
+        """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its
+        start.
+        """
         places, speeds = self._kinematics.tool_motion(
             positions[:, : self._arm], velocities[:, : self._arm]
         )

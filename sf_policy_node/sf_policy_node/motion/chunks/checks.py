@@ -1,4 +1,6 @@
-"""What a chunk must satisfy before anything of it is used. A chunk that fails is refused whole, with one sentence."""
+"""What a chunk must satisfy before anything of it is used. A chunk that fails is refused whole,
+with one sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from sf_policy_node.motion.types import Chunk, Join
 
 
 def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
-    """The chunk is of this contract (``contract_hash``: its hash, which takes a while to compute), complete and finite.
+    """The chunk is of this contract (``contract_hash``: its hash, which takes a while to compute),
+    complete and finite.
 
     Raises:
         ChunkRefused: on the first thing that is wrong.
@@ -19,23 +22,35 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     action = contract.action
     _require(
         chunk.contract_hash == contract_hash,
-        f"it was made for contract {chunk.contract_hash or '(none)'} and this is {contract_hash}; use a checkpoint of this contract",
+        f"it was made for contract {chunk.contract_hash or '(none)'} and this is {contract_hash};"
+        " use a checkpoint of this contract",
     )
-    _require(chunk.space == action.space, f"its action space is {chunk.space}, the contract says {action.space}")
+    _require(
+        chunk.space == action.space,
+        f"its action space is {chunk.space}, the contract says {action.space}",
+    )
     _require(
         chunk.frame == contract.base_frame,
-        f"its frame is {chunk.frame!r}, which is neither the contract's base_frame {contract.base_frame!r} nor known to be fixed to it",
+        f"its frame is {chunk.frame!r}, which is neither the contract's base_frame"
+        f" {contract.base_frame!r} nor known to be fixed to it",
     )
     _require(
         tuple(chunk.names) == tuple(action.names),
-        f"its columns are {', '.join(chunk.names) or 'none'}, the contract says {', '.join(action.names)}",
+        f"its columns are {', '.join(chunk.names) or 'none'}, the contract says"
+        f" {', '.join(action.names)}",
     )
     _require(chunk.join in tuple(Join), f"its way of joining is number {chunk.join}, which is none")
     data = np.asarray(chunk.data)
     _require(data.size > 0, "it is empty")
     expected = (action.horizon, len(action.names))
-    _require(data.shape == expected, f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}")
-    _require(abs(chunk.step_s - action.step_s) <= 1e-6, f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s")
+    _require(
+        data.shape == expected,
+        f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}",
+    )
+    _require(
+        abs(chunk.step_s - action.step_s) <= 1e-6,
+        f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s",
+    )
     finite = np.isfinite(data)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
@@ -43,11 +58,17 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     joints = tuple(contract.command_joints)
     _require(
         tuple(chunk.reference_names) == joints,
-        f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of {', '.join(joints)}",
+        f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of"
+        f" {', '.join(joints)}",
     )
     reference = np.asarray(chunk.reference)
-    _require(reference.shape == (len(joints),), f"its reference has size {_size(reference)} for {len(joints)} joints")
-    _require(bool(np.isfinite(reference).all()), "its reference has a joint position that is not finite")
+    _require(
+        reference.shape == (len(joints),),
+        f"its reference has size {_size(reference)} for {len(joints)} joints",
+    )
+    _require(
+        bool(np.isfinite(reference).all()), "its reference has a joint position that is not finite"
+    )
 
 
 def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
@@ -59,8 +80,14 @@ def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
     _require(bool(np.isfinite(chunk.stamp)), "its stamp is not finite")
     age = now - chunk.stamp
     budget = contract.budgets.chunk_age_s
-    _require(age <= budget, f"its observation is {age:.3f} s old, budgets.chunk_age_s allows {budget:g} s")
-    _require(age >= -FUTURE_S, f"its observation is stamped {-age:.3f} s in the future; synchronise the clocks")
+    _require(
+        age <= budget,
+        f"its observation is {age:.3f} s old, budgets.chunk_age_s allows {budget:g} s",
+    )
+    _require(
+        age >= -FUTURE_S,
+        f"its observation is stamped {-age:.3f} s in the future; synchronise the clocks",
+    )
 
 
 def check_order(chunk: Chunk, last: Chunk | None) -> None:
@@ -71,10 +98,19 @@ def check_order(chunk: Chunk, last: Chunk | None) -> None:
     """
     if last is None:
         return
-    _require(chunk.epoch >= last.epoch, f"it follows an earlier instruction (epoch {chunk.epoch}, in force is {last.epoch})")
+    _require(
+        chunk.epoch >= last.epoch,
+        f"it follows an earlier instruction (epoch {chunk.epoch}, in force is {last.epoch})",
+    )
     if chunk.epoch == last.epoch:
-        _require(chunk.sequence > last.sequence, f"it comes late: sequence {chunk.sequence} after {last.sequence}")
-    _require(chunk.stamp >= last.stamp, f"its observation is {last.stamp - chunk.stamp:.3f} s older than that of the chunk in use")
+        _require(
+            chunk.sequence > last.sequence,
+            f"it comes late: sequence {chunk.sequence} after {last.sequence}",
+        )
+    _require(
+        chunk.stamp >= last.stamp,
+        f"its observation is {last.stamp - chunk.stamp:.3f} s older than that of the chunk in use",
+    )
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -1,4 +1,6 @@
-"""How much of a chunk's time the arm has spent moving: a row whose time passed while it stood still was not consumed."""
+"""How much of a chunk's time the arm has spent moving: a row whose time passed while it stood still
+was not consumed.
+"""
 
 from __future__ import annotations
 

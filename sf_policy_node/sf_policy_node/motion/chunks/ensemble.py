@@ -1,8 +1,9 @@
 """Temporal ensembling: what several chunks say about the same moment, averaged.
 
-Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT), 2023, section IV.A:
-weights exp(-m i), i = 0 for the oldest prediction. There a chunk is predicted at every control step; here
-chunks may be further apart and off each other's grid, so older ones are interpolated at the newest one's times.
+Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT), 2023,
+section IV.A: weights exp(-m i), i = 0 for the oldest prediction. There a chunk is predicted at
+every control step; here chunks may be further apart and off each other's grid, so older ones are
+interpolated at the newest one's times.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ _KEPT = 16  # chunks
 
 @dataclass(frozen=True)
 class Rows:
-    """Targets at ``due`` (R,) [s]: ``places`` (R, C) that average linearly, and ``rotations`` (R, 3, 3) on the sphere, or None."""
+    """Targets at ``due`` (R,) [s]: ``places`` (R, C) that average linearly, and ``rotations`` (R,
+    3, 3) on the sphere, or None.
+    """
 
     due: np.ndarray
     places: np.ndarray
     rotations: np.ndarray | None = None
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """Place (C,) and rotation (3, 3) at a time between the first and the last row; None outside."""
+        """Place (C,) and rotation (3, 3) at a time between the first and the last row; None
+        outside.
+        """
         if not self.due[0] - 1e-9 <= time <= self.due[-1] + 1e-9:
             return None
         after = min(max(int(np.searchsorted(self.due, time)), 1), len(self.due) - 1)
@@ -69,15 +74,22 @@ class Ensemble:
             weights /= weights.sum()
             places[k] = weights @ np.array([*(place for place, _ in said), newest.places[k]])
             if rotations is not None:
-                rotations[k] = mean_rotation(np.array([*(turn for _, turn in said), newest.rotations[k]]), weights)
+                rotations[k] = mean_rotation(
+                    np.array([*(turn for _, turn in said), newest.rotations[k]]), weights
+                )
         return Rows(newest.due, places, rotations)
 
 
 def mean_rotation(rotations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean (3, 3) of rotations (N, 3, 3) on the sphere (Karcher mean); weights (N,) sum to 1."""
+    """Weighted mean (3, 3) of rotations (N, 3, 3) on the sphere (Karcher mean); weights (N,) sum to
+    1.
+    """
     mean = rotations[-1]
     for _ in range(10):
-        turn = sum(weight * pinocchio.log3(mean.T @ rotation) for weight, rotation in zip(weights, rotations, strict=True))
+        turn = sum(
+            weight * pinocchio.log3(mean.T @ rotation)
+            for weight, rotation in zip(weights, rotations, strict=True)
+        )
         mean = mean @ pinocchio.exp3(turn)
         if turn @ turn < 1e-16:
             break

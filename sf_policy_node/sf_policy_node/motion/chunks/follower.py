@@ -1,4 +1,6 @@
-"""Follows a policy: which chunks are acceptable, and how each becomes one with the motion under way."""
+"""Follows a policy: which chunks are acceptable, and how each becomes one with the motion under
+way.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class ChunkFollower:
 
     Args:
         join: how chunks are joined; None: as each policy says.
-        score: shadow mode: compares chunks with what the operator does, and the arm is somebody else's.
+        score: shadow mode: compares chunks with what the operator does, and the arm is somebody
+            else's.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class ChunkFollower:
         self.last: Chunk | None = None
         self.accept_from = -math.inf  # chunks observed earlier are not followed [s]
         self.joins_at = -math.inf  # when the motion of the last chunk leaves the one before it [s]
-        self.starts_from_rest = True  # the motion of the last chunk left a place, and no other motion
+        self.starts_from_rest = (
+            True  # the motion of the last chunk left a place, and no other motion
+        )
         self._block: Block | None = None
         self._known_epoch: int | None = None  # the latest of which a chunk or the policy has told
         self._row_times = np.zeros(0)
@@ -76,7 +81,10 @@ class ChunkFollower:
         check_order(chunk, self.last)
         self._learn(chunk.epoch)
         if chunk.stamp < self.accept_from:
-            raise ChunkRefused("it was observed before the executor was activated, resumed, reset or handed back by a person")
+            raise ChunkRefused(
+                "it was observed before the executor was activated, resumed, reset or handed back"
+                " by a person"
+            )
         if self._score is None:
             self._guard.monitor.check_reference(chunk)
 
@@ -94,7 +102,9 @@ class ChunkFollower:
         others = self._ensemble if join is Join.ENSEMBLE else None
         # Rows that passed while the arm stood still were not consumed: they are moved, not skipped.
         base = start.time - self._consumed.between(chunk.stamp, start.time)
-        plan = self._planner.plan(chunk, base, now, start.time, start.position, start.velocity, others)
+        plan = self._planner.plan(
+            chunk, base, now, start.time, start.position, start.velocity, others
+        )
         self._log.planned(plan, start.moving)
         if plan.refused:
             raise ChunkRefused(plan.refused)
@@ -120,7 +130,9 @@ class ChunkFollower:
         return int((self._row_times > now).sum())
 
     def block(self, reason: str, epoch: int | None = None) -> None:
-        """Follow no more chunks of the instruction in force, or of ``epoch`` where that is later."""
+        """Follow no more chunks of the instruction in force, or of ``epoch`` where that is
+        later.
+        """
         if epoch is not None:
             self._learn(epoch)
         if self._known_epoch is not None:
@@ -142,7 +154,8 @@ class ChunkFollower:
     def forget_order(self) -> None:
         """Accept any epoch and sequence again, but none that is blocked.
 
-        Epochs may start again lower, as after a clock that was set: only the very one stays blocked.
+        Epochs may start again lower, as after a clock that was set: only the very one stays
+        blocked.
         """
         self.last = None
         if self._block is not None:

@@ -1,4 +1,6 @@
-"""Chunks of tool actions that are given in another frame than the contract's base frame: one that is fixed to it."""
+"""Chunks of tool actions that are given in another frame than the contract's base frame: one that
+is fixed to it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _MOST_PARENTS = 100  # of a frame; more are a circle
 
 
 class FixedFrames:
-    """Frames that do not move in the base frame: links of the URDF, and what :meth:`set` was told (REP 105; /tf_static)."""
+    """Frames that do not move in the base frame: links of the URDF, and what :meth:`set` was told
+    (REP 105; /tf_static).
+    """
 
     def __init__(self, contract: Contract, kinematics: Kinematics) -> None:
         self._contract = contract
@@ -27,14 +31,18 @@ class FixedFrames:
         self._turn = [names.index(name) for name in ("rx", "ry", "rz") if name in names]
 
     def set(self, frame: str, parent: str, position: np.ndarray, quaternion: np.ndarray) -> None:
-        """``frame`` stands in ``parent`` at ``position`` (3,) [m], turned by ``quaternion`` (4,) x y z w.
+        """``frame`` stands in ``parent`` at ``position`` (3,) [m], turned by ``quaternion`` (4,) x
+        y z w.
 
         Raises:
             ValueError: not finite, or no rotation.
         """
         length = float(np.linalg.norm(quaternion))
         if not (np.isfinite(position).all() and np.isfinite(length) and abs(length - 1.0) < 0.01):
-            raise ValueError(f"the transform from {parent} to {frame} is not one: translation {position}, rotation {quaternion}")
+            raise ValueError(
+                f"the transform from {parent} to {frame} is not one: translation {position},"
+                f" rotation {quaternion}"
+            )
         turn = pinocchio.Quaternion(np.asarray(quaternion, dtype=float) / length).matrix()
         self._parents[frame] = (parent, pinocchio.SE3(turn, np.asarray(position, dtype=float)))
 
@@ -51,21 +59,36 @@ class FixedFrames:
         return None
 
     def in_base(self, chunk: Chunk) -> Chunk:
-        """The same chunk in the base frame; as it is where its frame is not known, or it would be refused for its form anyway."""
+        """The same chunk in the base frame; as it is where its frame is not known, or it would be
+        refused for its form anyway.
+        """
         action = self._contract.action
         data = np.asarray(chunk.data)
-        right = chunk.space == action.space and action.space.is_tool and data.ndim == 2 and tuple(chunk.names) == tuple(action.names)
-        if chunk.frame == self._contract.base_frame or not right or data.shape[1:] != (len(action.names),):
+        right = (
+            chunk.space == action.space
+            and action.space.is_tool
+            and data.ndim == 2
+            and tuple(chunk.names) == tuple(action.names)
+        )
+        if (
+            chunk.frame == self._contract.base_frame
+            or not right
+            or data.shape[1:] != (len(action.names),)
+        ):
             return chunk
         pose = self.pose(chunk.frame)
         if pose is None or not data.size or not np.isfinite(data).all():
             return chunk
         relative, data = action.space is ActionSpace.EE_DELTA, data.astype(float)
-        data[:, self._place] = data[:, self._place] @ pose.rotation.T + (0.0 if relative else pose.translation)
+        data[:, self._place] = data[:, self._place] @ pose.rotation.T + (
+            0.0 if relative else pose.translation
+        )
         if self._turn and relative:
             data[:, self._turn] = data[:, self._turn] @ pose.rotation.T
         elif self._turn:
-            data[:, self._turn] = [pinocchio.log3(pose.rotation @ pinocchio.exp3(row)) for row in data[:, self._turn]]
+            data[:, self._turn] = [
+                pinocchio.log3(pose.rotation @ pinocchio.exp3(row)) for row in data[:, self._turn]
+            ]
         return dataclasses.replace(chunk, data=data, frame=self._contract.base_frame)
 
     def _above(self, frame: str) -> Iterator[tuple[str, pinocchio.SE3]]:

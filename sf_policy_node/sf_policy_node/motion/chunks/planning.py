@@ -1,4 +1,6 @@
-"""One chunk into motion: which rows are still ahead, the curve through them, and samples inside every limit."""
+"""One chunk into motion: which rows are still ahead, the curve through them, and samples inside
+every limit.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,19 @@ CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way
 _GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
 _GRIPPER_GAIN = 25.0  # a gripper steps; nobody wants it smooth
 _ARRIVED_S = 1e-3  # closer than this at top speed counts as arrived
-_SLOWER, _SLOWER_TRIES = 0.97, 3  # a motion that was too fast for the tool is planned again with slower joints
+_SLOWER, _SLOWER_TRIES = (
+    0.97,
+    3,
+)  # a motion that was too fast for the tool is planned again with slower joints
 
 
 @dataclass(frozen=True)
 class Plan:
     """Samples (N, J), one period apart, from one period after the start to rest.
 
-    ``row_times`` are when the rows are due [s]; ``border_jump`` is how far the chunk wanted the joints elsewhere at
-    the start [rad or m]; clips are counted per joint (J,) by cause. ``refused`` says why there is no motion,
-    ``note`` why it is shorter.
+    ``row_times`` are when the rows are due [s]; ``border_jump`` is how far the chunk wanted the
+    joints elsewhere at the start [rad or m]; clips are counted per joint (J,) by cause. ``refused``
+    says why there is no motion, ``note`` why it is shorter.
     """
 
     positions: np.ndarray
@@ -49,9 +54,13 @@ class Plan:
 
     @property
     def clipped(self) -> bool:
-        """Anything was cut; softening by the acceleration limit, which every start from rest needs, does not count."""
+        """Anything was cut; softening by the acceleration limit, which every start from rest needs,
+        does not count.
+        """
         counts = [counts.sum() for cause, counts in self.clips.items() if cause != "acceleration"]
-        return bool(sum(counts) + self.workspace_clips + self.tool_speed_clips + self.targets.ik_failures)
+        return bool(
+            sum(counts) + self.workspace_clips + self.tool_speed_clips + self.targets.ik_failures
+        )
 
 
 class ChunkPlanner:
@@ -79,18 +88,37 @@ class ChunkPlanner:
         velocity: np.ndarray,
         others: Ensemble | None = None,
     ) -> Plan:
-        """Motion from a commanded state (J,) at ``start`` along a checked chunk whose row k is due at ``base + (k + 1) * step_s``.
+        """Motion from a commanded state (J,) at ``start`` along a checked chunk whose row k is due
+        at ``base + (k + 1) * step_s``.
 
-        It is at rest ``budgets.hold_s`` after ``now`` at the latest. ``others``: average with these earlier chunks.
+        It is at rest ``budgets.hold_s`` after ``now`` at the latest. ``others``: average with these
+        earlier chunks.
         """
         due = base + chunk.step_s * np.arange(1, len(chunk.data) + 1)
         rows = self._targets.rows(chunk, due)
         targets = self._targets.make(chunk, rows if others is None else others.average(rows))
         nothing = np.zeros((0, len(position)))
-        plan = Plan(nothing, nothing, due, rows, targets, int((due <= start + 1e-9).sum()), workspace_clips=targets.workspace_clips)
-        plan = dataclasses.replace(plan, note=targets.note, clips={"position": targets.position_clips, "step": targets.step_clips})
+        plan = Plan(
+            nothing,
+            nothing,
+            due,
+            rows,
+            targets,
+            int((due <= start + 1e-9).sum()),
+            workspace_clips=targets.workspace_clips,
+        )
+        plan = dataclasses.replace(
+            plan,
+            note=targets.note,
+            clips={"position": targets.position_clips, "step": targets.step_clips},
+        )
         if plan.skipped == len(due):
-            return dataclasses.replace(plan, refused=f"all its rows have passed: the last one was due {start - due[-1]:.3f} s ago")
+            return dataclasses.replace(
+                plan,
+                refused=(
+                    f"all its rows have passed: the last one was due {start - due[-1]:.3f} s ago"
+                ),
+            )
         limits = self._limits
         if targets.speed < 1.0:
             limits = dataclasses.replace(limits, velocity=limits.velocity * targets.speed)
@@ -113,7 +141,9 @@ class ChunkPlanner:
         while rows > plan.skipped:
             curve = self._curve(chunk, targets, base, due, rows, position)
             shaped = self._shape(curve, now, start, due[rows - 1], position, velocity, limits)
-            survey = self._workspace.survey(np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities]))
+            survey = self._workspace.survey(
+                np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
+            )
             if survey.leaves is not None:
                 reached = int((due < start + (survey.leaves + 1) * self._period).sum())
                 cuts += rows - min(rows - 1, reached)
@@ -145,17 +175,34 @@ class ChunkPlanner:
             )
         return dataclasses.replace(plan, workspace_clips=cuts, refused=note)
 
-    def _curve(self, chunk: Chunk, targets: Targets, base: float, due: np.ndarray, rows: int, position: np.ndarray) -> ReferenceCurve:
+    def _curve(
+        self,
+        chunk: Chunk,
+        targets: Targets,
+        base: float,
+        due: np.ndarray,
+        rows: int,
+        position: np.ndarray,
+    ) -> ReferenceCurve:
         points = np.vstack([chunk.reference, targets.positions[:rows]])
         points = np.minimum(np.maximum(points, self._limits.lower), self._limits.upper)
         points[:, ~targets.moves] = position[~targets.moves]
         return ReferenceCurve(np.append(base, due[:rows]), points, self._steps)
 
     def _shape(
-        self, curve: ReferenceCurve, now: float, start: float, last: float, position: np.ndarray, velocity: np.ndarray, limits: JointLimits
+        self,
+        curve: ReferenceCurve,
+        now: float,
+        start: float,
+        last: float,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        limits: JointLimits,
     ) -> Shaped:
         period = self._period
-        latest = max(1, math.floor((now + self._hold_s - start - self._limits.braking_s) / period) - 1)
+        latest = max(
+            1, math.floor((now + self._hold_s - start - self._limits.braking_s) / period) - 1
+        )
         count = min(max(1, math.ceil((last - start) / period - 1e-9)), latest)
         samples = min(count + math.ceil(CATCH_UP_S / period), latest)
         wanted = curve.sample(start + period * np.arange(samples + 1))
@@ -170,5 +217,8 @@ class ChunkPlanner:
 def brought_to_rest(shaped: Shaped, end: int, limits: JointLimits, period: float) -> Shaped:
     """The first ``end`` samples and the shortest stop after them."""
     rest, zero = brake(shaped.positions[end - 1], shaped.velocities[end - 1], limits, period)
-    positions, velocities = np.vstack([shaped.positions[:end], rest]), np.vstack([shaped.velocities[:end], zero])
+    positions, velocities = (
+        np.vstack([shaped.positions[:end], rest]),
+        np.vstack([shaped.velocities[:end], zero]),
+    )
     return dataclasses.replace(shaped, positions=positions, velocities=velocities)

@@ -6,11 +6,13 @@ import numpy as np
 
 
 class ReferenceCurve:
-    """Positions and velocities at any time from K rows of joint targets; at rest after the last row.
+    """Positions and velocities at any time from K rows of joint targets; at rest after the last
+    row.
 
-    Between two rows it never leaves the range of these two, so that rows inside the limits stay inside
-    (monotone cubic after Fritsch and Butland, "A Method for Constructing Local Monotone Piecewise Cubic
-    Interpolants", 1984). Columns in ``steps`` are not interpolated: a row's value holds from the row before it on.
+    Between two rows it never leaves the range of these two, so that rows inside the limits stay
+    inside (monotone cubic after Fritsch and Butland, "A Method for Constructing Local Monotone
+    Piecewise Cubic Interpolants", 1984). Columns in ``steps`` are not interpolated: a row's value
+    holds from the row before it on.
 
     Args:
         times: (K,) rising [s].
@@ -30,7 +32,9 @@ class ReferenceCurve:
             self._velocities[1:-1] = np.where(same, 2.0 * before * after / total, 0.0)
 
     def sample(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities (N, J) at ``times`` (N,); before the first row, at the first row."""
+        """Positions and velocities (N, J) at ``times`` (N,); before the first row, at the first
+        row.
+        """
         last = len(self._times) - 1
         row = np.clip(np.searchsorted(self._times, times, side="left"), min(1, last), last)
         before = np.maximum(row - 1, 0)
@@ -38,8 +42,12 @@ class ReferenceCurve:
         s = np.clip((times - self._times[before])[:, None] / duration, 0.0, 1.0)
         p0, p1 = self._positions[before], self._positions[row]
         m0, m1 = self._velocities[before] * duration, self._velocities[row] * duration
-        positions = p0 + s * m0 + s**2 * (3 * (p1 - p0) - 2 * m0 - m1) + s**3 * (m0 + m1 - 2 * (p1 - p0))
-        velocities = (m0 + 2 * s * (3 * (p1 - p0) - 2 * m0 - m1) + 3 * s**2 * (m0 + m1 - 2 * (p1 - p0))) / duration
+        positions = (
+            p0 + s * m0 + s**2 * (3 * (p1 - p0) - 2 * m0 - m1) + s**3 * (m0 + m1 - 2 * (p1 - p0))
+        )
+        velocities = (
+            m0 + 2 * s * (3 * (p1 - p0) - 2 * m0 - m1) + 3 * s**2 * (m0 + m1 - 2 * (p1 - p0))
+        ) / duration
         outside = (times < self._times[0]) | (times >= self._times[-1])
         velocities[outside] = 0.0
         positions[:, self._steps] = p1[:, self._steps]

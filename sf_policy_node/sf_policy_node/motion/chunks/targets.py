@@ -14,18 +14,20 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.ensemble import Rows
 from sf_policy_node.motion.types import Chunk
 
-# Condition number of the Jacobian (m and rad mixed, as MoveIt Servo does it): from the first on the arm is slowed, at the second by most.
+# Condition number of the Jacobian (m and rad mixed, as MoveIt Servo does it): from the first on the
+# arm is slowed, at the second by most.
 _SINGULAR = (60.0, 200.0)
 _SLOWEST = 0.2  # share of the joints' speed that is left at a singularity
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Joint targets (R, J) of the first R rows of a chunk; R falls short where a row cannot be followed.
+    """Joint targets (R, J) of the first R rows of a chunk; R falls short where a row cannot be
+    followed.
 
     ``positions`` are in the order of ``contract.command_joints`` and inside the position limits.
-    ``moves`` (J,) is False for a joint that the chunk has no column for. ``speed`` is the share of the joints'
-    top speed that may be used near singularities. ``note`` says why rows were dropped.
+    ``moves`` (J,) is False for a joint that the chunk has no column for. ``speed`` is the share of
+    the joints' top speed that may be used near singularities. ``note`` says why rows were dropped.
     """
 
     positions: np.ndarray
@@ -46,13 +48,25 @@ class TargetMaker:
         self._contract, self._kinematics, self._workspace = contract, kinematics, workspace
         self._limits = JointLimits.of(contract)
         self._arm = len(contract.joints)
-        self._gripper_column = contract.action.names.index(GRIPPER_COLUMN) if GRIPPER_COLUMN in contract.action.names else None
-        self._arm_columns = [n for n in range(len(contract.action.names)) if n != self._gripper_column]
+        self._gripper_column = (
+            contract.action.names.index(GRIPPER_COLUMN)
+            if GRIPPER_COLUMN in contract.action.names
+            else None
+        )
+        self._arm_columns = [
+            n for n in range(len(contract.action.names)) if n != self._gripper_column
+        ]
         orientation = contract.action.tool_orientation
-        self._orientation = None if orientation is None else pinocchio.Quaternion(np.array(orientation, dtype=float)).normalized().matrix()
+        self._orientation = (
+            None
+            if orientation is None
+            else pinocchio.Quaternion(np.array(orientation, dtype=float)).normalized().matrix()
+        )
 
     def rows(self, chunk: Chunk, due: np.ndarray) -> Rows:
-        """What a checked chunk asks of the arm, absolute: joint positions, or tool places and rotations in the base frame."""
+        """What a checked chunk asks of the arm, absolute: joint positions, or tool places and
+        rotations in the base frame.
+        """
         data = np.asarray(chunk.data, dtype=float)[:, self._arm_columns]
         reference = np.asarray(chunk.reference, dtype=float)[: self._arm]
         if not chunk.space.is_tool:
@@ -66,16 +80,27 @@ class TargetMaker:
         return Rows(due, places, turns @ start.rotation if relative else turns)
 
     def make(self, chunk: Chunk, rows: Rows) -> Targets:
-        """Joint targets for the rows of a checked chunk, which may have been averaged with others."""
+        """Joint targets for the rows of a checked chunk, which may have been averaged with
+        others.
+        """
         reference = np.asarray(chunk.reference, dtype=float)
-        targets = self._from_tool(rows, reference) if rows.rotations is not None else self._from_joints(rows, reference)
+        targets = (
+            self._from_tool(rows, reference)
+            if rows.rotations is not None
+            else self._from_joints(rows, reference)
+        )
         return self._with_gripper(chunk, targets) if self._contract.gripper else targets
 
     def _with_gripper(self, chunk: Chunk, arm: Targets) -> Targets:
         count, closed_loop = len(arm.positions), self._gripper_column is not None
         column = np.full((count, 1), float(chunk.reference[-1]))
-        if closed_loop:  # only the newest chunk decides: half open is not the mean of open and closed
-            column[:, 0] = [self._gripper_target(opening) for opening in np.asarray(chunk.data)[:count, self._gripper_column]]
+        if (
+            closed_loop
+        ):  # only the newest chunk decides: half open is not the mean of open and closed
+            column[:, 0] = [
+                self._gripper_target(opening)
+                for opening in np.asarray(chunk.data)[:count, self._gripper_column]
+            ]
         return Targets(
             np.hstack([arm.positions, column]),
             np.append(arm.moves, closed_loop),
@@ -99,14 +124,25 @@ class TargetMaker:
         positions, step_clips, note = self._cut_at_jump(positions, reference[: self._arm])
         left, workspace_clips = self._workspace.leaves(reference[: self._arm], positions), 0
         if left is not None:
-            note, workspace_clips = f"rows from {left} on would bring the tool out of the workspace box", len(positions) - left
+            note, workspace_clips = (
+                f"rows from {left} on would bring the tool out of the workspace box",
+                len(positions) - left,
+            )
             positions = positions[:left]
-        return Targets(positions, np.ones(self._arm, dtype=bool), clips, step_clips, workspace_clips, note=note)
+        return Targets(
+            positions, np.ones(self._arm, dtype=bool), clips, step_clips, workspace_clips, note=note
+        )
 
-    def _cut_at_jump(self, positions: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-        """Rows (R, A) up to the first that is further from the one before than ``joints[].step`` allows."""
+    def _cut_at_jump(
+        self, positions: np.ndarray, start: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """Rows (R, A) up to the first that is further from the one before than ``joints[].step``
+        allows.
+        """
         clips = np.zeros(self._arm, dtype=np.int64)
-        ways = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._limits.step[: self._arm]
+        ways = (
+            np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._limits.step[: self._arm]
+        )
         jumps = np.flatnonzero((ways > 1.0).any(axis=1))
         if not len(jumps):
             return positions, clips, ""
@@ -115,7 +151,10 @@ class TargetMaker:
         clips[joint] = len(positions) - row
         spec = self._contract.joints[joint]
         way = float(ways[row, joint] * spec.step)
-        note = f"rows from {row} on need {spec.name} to jump by {way:.2f} {spec.unit}, joints[].step allows {spec.step:g}"
+        note = (
+            f"rows from {row} on need {spec.name} to jump by {way:.2f} {spec.unit}, joints[].step"
+            f" allows {spec.step:g}"
+        )
         return positions[:row], clips, note
 
     def _from_tool(self, rows: Rows, reference: np.ndarray) -> Targets:
@@ -126,19 +165,36 @@ class TargetMaker:
         positions, before, note = [], seed, ""
         for k, (place, rotation) in enumerate(zip(places, rows.rotations, strict=True)):
             # On a straight line the next solution is about as far again as the last one was.
-            solution = self._kinematics.inverse(ToolPose(place, rotation), 2.0 * seed - before if k > 1 else seed)
+            solution = self._kinematics.inverse(
+                ToolPose(place, rotation), 2.0 * seed - before if k > 1 else seed
+            )
             if not solution.reached:
-                left = f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad are left"
+                left = (
+                    f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad"
+                    " are left"
+                )
                 note = f"rows from {k} on cannot be reached: {left}"
                 break
             before, seed = seed, solution.positions
             positions.append(seed)
         failures = len(places) - len(positions)
-        joints, step_clips, jump = self._cut_at_jump(np.array(positions).reshape(-1, arm), reference[:arm])
+        joints, step_clips, jump = self._cut_at_jump(
+            np.array(positions).reshape(-1, arm), reference[:arm]
+        )
         singular, speed = self._near_singularity(joints)
         no_clips = np.zeros(arm, dtype=np.int64)
         moves = np.ones(arm, dtype=bool)
-        return Targets(joints, moves, no_clips, step_clips, workspace_clips, failures, singular, speed, jump or note)
+        return Targets(
+            joints,
+            moves,
+            no_clips,
+            step_clips,
+            workspace_clips,
+            failures,
+            singular,
+            speed,
+            jump or note,
+        )
 
     def _near_singularity(self, positions: np.ndarray) -> tuple[int, float]:
         """How many rows are near one, and the share of the joints' top speed that may be used."""

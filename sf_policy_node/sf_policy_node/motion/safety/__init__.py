@@ -1,1 +1,3 @@
-"""What stands between any motion and the arm: limits checked, stops, the emergency stop, clocks and joint states watched."""
+"""What stands between any motion and the arm: limits checked, stops, the emergency stop, clocks and
+joint states watched.
+"""

@@ -1,4 +1,6 @@
-"""Notices that the clock was set: time that everything is stamped with must run on as steadily as a stopwatch."""
+"""Notices that the clock was set: time that everything is stamped with must run on as steadily as a
+stopwatch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
-BACK_S = 0.05  # a clock that goes back by more was set; messages of one moment may overtake each other by less
+# a clock that goes back by more was set; messages of one moment may overtake each other by less
+BACK_S = 0.05
 FORWARD_S = 0.15  # ahead of the stopwatch by more: set
 STANDS_S = 0.1  # a clock that has not moved for longer
 _REAL = 1.1  # times as fast as the stopwatch, at most
@@ -21,18 +24,25 @@ class ClockWatch:
     """The latest time [s] that was passed in, and by how much the clock was set.
 
     Args:
-        stopwatch: a clock that nothing sets, such as ``time.monotonic``; None: steps forward are not looked for.
+        stopwatch: a clock that nothing sets, such as ``time.monotonic``; None: steps forward are
+            not looked for.
         simulated: the clock may run faster than the stopwatch, as long as it does so steadily.
     """
 
-    def __init__(self, stopwatch: Callable[[], float] | None = None, *, simulated: bool = False) -> None:
+    def __init__(
+        self, stopwatch: Callable[[], float] | None = None, *, simulated: bool = False
+    ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
-        self._seen: deque[tuple[float, float]] = deque()  # stopwatch and clock, whenever the clock had moved
+        self._seen: deque[tuple[float, float]] = (
+            deque()
+        )  # stopwatch and clock, whenever the clock had moved
         self._leads: deque[float] = deque(maxlen=_LEADS)  # of the clock over the stopwatch then
 
     def jump(self, now: float) -> float:
-        """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward, 0 not at all. Does not advance it."""
+        """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward,
+        0 not at all. Does not advance it.
+        """
         if self.now == -math.inf:
             return 0.0
         ahead = now - self.now
@@ -40,7 +50,8 @@ class ClockWatch:
         if ahead < -BACK_S:
             return ahead - passed
         if self._seen and ahead > FORWARD_S + (self._fastest() - 1.0) * passed:
-            # A process that stood still hears old news of a simulated clock first: it may catch up with its lead of before.
+            # A process that stood still hears old news of a simulated clock first: it may catch up
+            # with its lead of before.
             lead = now - self._stopwatch()
             if lead > max(self._leads) + FORWARD_S + (self._fastest() - 1.0) * passed:
                 return ahead - passed
@@ -48,12 +59,20 @@ class ClockWatch:
 
     @property
     def stands(self) -> bool:
-        """The clock has not moved for a while: it is paused, or this process has just woken up and has not heard it yet."""
-        return self._stopwatch is not None and bool(self._seen) and self._stopwatch() - self._seen[-1][0] > STANDS_S
+        """The clock has not moved for a while: it is paused, or this process has just woken up and
+        has not heard it yet.
+        """
+        return (
+            self._stopwatch is not None
+            and bool(self._seen)
+            and self._stopwatch() - self._seen[-1][0] > STANDS_S
+        )
 
     @property
     def unheard(self) -> float:
-        """How much later than the clock says it may be [s]: a process that stood still has not heard a simulated clock meanwhile."""
+        """How much later than the clock says it may be [s]: a process that stood still has not
+        heard a simulated clock meanwhile.
+        """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
         freshest = max(clock - seen for seen, clock in self._seen)
@@ -87,4 +106,8 @@ class ClockWatch:
         if not self._simulated:
             return _REAL
         (first, start), (last, end) = self._seen[0], self._seen[-1]
-        return _FASTER * max(1.0, (end - start) / (last - first)) if last - first > _KNOWN_S else _SIMULATED
+        return (
+            _FASTER * max(1.0, (end - start) / (last - first))
+            if last - first > _KNOWN_S
+            else _SIMULATED
+        )

@@ -1,4 +1,6 @@
-"""What the controller has been told: the motion last sent, on a fixed grid of times, so that the next one can join it."""
+"""What the controller has been told: the motion last sent, on a fixed grid of times, so that the
+next one can join it.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ _HISTORY_S = 0.05
 
 @dataclass(frozen=True)
 class CommandedPath:
-    """Positions and velocities (N, J) at ``origin + n * period`` [s]; at rest before the first and after the last.
+    """Positions and velocities (N, J) at ``origin + n * period`` [s]; at rest before the first and
+    after the last.
 
-    A new motion takes over at a point of this grid. That keeps the acceleration of every piece inside
+    A new motion takes over at a point of this grid. That keeps the acceleration of every piece
+    inside
     the limits: a cubic through points between those of the old grid would exceed it.
     """
 
@@ -44,9 +48,7 @@ class CommandedPath:
 
     def shifted(self, seconds: float) -> CommandedPath:
         """Return the same motion that much later."""
-        return dataclasses.replace(
-            self, origin=self.origin + seconds, begins=self.begins + seconds
-        )
+        return dataclasses.replace(self, origin=self.origin + seconds, begins=self.begins + seconds)
 
     @property
     def end(self) -> float:
@@ -69,7 +71,9 @@ class CommandedPath:
         return max(0, math.ceil((self.begins - self.origin) / self.period - 1e-6))
 
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return position and velocity (J,) at a grid point; before the first and beyond the end, at rest."""
+        """Return position and velocity (J,) at a grid point; before the first and beyond the end,
+        at rest.
+        """
         last = len(self.positions) - 1
         if index < 0:
             return self.positions[0], np.zeros_like(self.velocities[0])
@@ -83,10 +87,15 @@ class CommandedPath:
         (before, speed), (_, speed_after) = self.at(index), self.at(index + 1)
         elapsed = min(max(now - self.time(index), 0.0), self.period)
         acceleration = (speed_after - speed) / self.period
-        return before + speed * elapsed + 0.5 * acceleration * elapsed**2, speed + acceleration * elapsed
+        return (
+            before + speed * elapsed + 0.5 * acceleration * elapsed**2,
+            speed + acceleration * elapsed,
+        )
 
     def spliced(self, join: int, positions: np.ndarray, velocities: np.ndarray) -> CommandedPath:
-        """This path up to grid point ``join``, then the new samples (M, J), the first one period later."""
+        """This path up to grid point ``join``, then the new samples (M, J), the first one period
+        later.
+        """
         first = max(0, join - math.ceil(_PAST_S / self.period))
         kept = [self.at(index) for index in range(first, join + 1)]
         return CommandedPath(

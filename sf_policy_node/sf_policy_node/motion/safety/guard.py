@@ -68,7 +68,9 @@ class Guard:
         self.streamed: float | None = None
         """Time on the path of the newest streamed command [s]; None while none is due."""
         self.takes_over = False
-        """Streamed commands may start where the arm is measured: a person activated the executor."""
+        """Streamed commands may start where the arm is measured: a person activated the
+        executor.
+        """
         self.displaced = False  # joint states jumped while the arm held position
         self.planning_s = 0.0  # how long planning took lately
         self._workspace = workspace
@@ -79,7 +81,9 @@ class Guard:
         self.before: CommandedPath | None = None
         """What was commanded before :attr:`path`."""
         self._settled_at = -math.inf  # when the controller has been met, after the clock was set
-        self._clock_path: CommandedPath | None = None  # in force when the clock was set, on its time
+        self._clock_path: CommandedPath | None = (
+            None  # in force when the clock was set, on its time
+        )
 
     # ---- starts ----
 
@@ -91,7 +95,11 @@ class Guard:
 
     def notice_jump(self, stamp: float) -> None:
         """A joint state was received: remember when it jumped though the arm holds position."""
-        if self.path is not None and stamp > self.path.end + _AT_REST_S and self.monitor.has_jumped():
+        if (
+            self.path is not None
+            and stamp > self.path.end + _AT_REST_S
+            and self.monitor.has_jumped()
+        ):
             self.displaced = True
 
     def start(self, now: float) -> Start:
@@ -129,7 +137,9 @@ class Guard:
             self.path = None
         self.takes_over = False
         if place.is_commanded or (self.streams and self.path is None):
-            if self.path is not None and not np.array_equal(self.path.positions[-1], place.position):
+            if self.path is not None and not np.array_equal(
+                self.path.positions[-1], place.position
+            ):
                 self.path = CommandedPath.resting(now, self._period, place.position)
             return CommandedPath.resting(now + lead, self._period, place.position)
         if self.streams:
@@ -138,7 +148,9 @@ class Guard:
                 "who moved the arm, then deactivate and activate the executor"
             )
         if self._leads_out(place.position):
-            raise MotionRefused(f"{place.reason}, where the tool is outside the workspace box; lead it back by hand")
+            raise MotionRefused(
+                f"{place.reason}, where the tool is outside the workspace box; lead it back by hand"
+            )
         at_rest = np.zeros(len(place.position))
         starts = [(each, at_rest) for each in self._may_stand_at(place.position)]
         needed = self._meeting_time(starts, place.position)
@@ -148,7 +160,9 @@ class Guard:
         return CommandedPath.resting(begins, self._period, place.position, begins=begins)
 
     def _may_stand_at(self, place: np.ndarray) -> list[np.ndarray]:
-        """Return where the controller may hold position (J,) when the arm is to start at ``place``."""
+        """Return where the controller may hold position (J,) when the arm is to start at
+        ``place``.
+        """
         error = self.limits.tracking_error
         droop = np.where(np.isfinite(error), _DROOP * error, 0.0)
         known = [] if self.path is None else [self.path.positions[-1]]
@@ -176,7 +190,9 @@ class Guard:
 
     def brake(self, now: float) -> Trajectory | None:
         """Stop the motion under way as soon as the limits allow; None when there is none."""
-        return self._stop(now, lambda path, join: ways_to_stop(path, join, self.limits, self._workspace))
+        return self._stop(
+            now, lambda path, join: ways_to_stop(path, join, self.limits, self._workspace)
+        )
 
     def give_way(self, now: float, place: np.ndarray) -> Trajectory | None:
         """Stop, and return towards ``place`` (J,), where something keeps the arm."""
@@ -217,13 +233,17 @@ class Guard:
             return self.brake(now)
         at_rest = [] if self.streams else [(place, np.zeros(len(place)))]
         starts = [self._last_command(now), *at_rest]
-        if self._meeting_time(starts, place) is None:  # a joint is too fast to stop before its limit
+        if (
+            self._meeting_time(starts, place) is None
+        ):  # a joint is too fast to stop before its limit
             return self.brake(now)
         return self._meet(now, starts, place)
 
     def _meet(self, now: float, starts: list[State], place: np.ndarray) -> Trajectory | None:
         """Command one place (J,) far enough ahead for all states that the controller may be in."""
-        duration = self._meeting_time(starts, place) or self._meeting_time(starts, place, bounded=False)
+        duration = self._meeting_time(starts, place) or self._meeting_time(
+            starts, place, bounded=False
+        )
         begins = -math.inf if self.streams else now + duration
         position, velocity = starts[0]
         origin = CommandedPath(now, self._period, position[None], velocity[None], begins)
@@ -235,7 +255,9 @@ class Guard:
             return None
 
     def _leads_out(self, place: np.ndarray) -> bool:
-        """The tool is further outside the box at ``place`` (J,) than where it was commanded last."""
+        """The tool is further outside the box at ``place`` (J,) than where it was commanded
+        last.
+        """
         if self.path is None:
             return False
         return self._workspace.leaves(self.path.positions[-1], place[None]) is not None
@@ -248,7 +270,9 @@ class Guard:
         for duration in meeting_times(starts, place, self.limits, self._period, bounded=bounded):
             motions = [samples(*start, place, duration, self._period) for start in starts]
             surveys = [
-                self._workspace.survey(np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]]))
+                self._workspace.survey(
+                    np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]])
+                )
                 for start, motion in zip(starts, motions, strict=True)
             ]
             if not any(survey.too_fast for survey in surveys):
@@ -283,7 +307,9 @@ class Guard:
             MotionRefused: a limit is broken; nothing changes.
         """
         position, velocity = base.at(join)
-        candidate = Motion(self._period, np.vstack([position, motion[0]]), np.vstack([velocity, motion[1]]))
+        candidate = Motion(
+            self._period, np.vstack([position, motion[0]]), np.vstack([velocity, motion[1]])
+        )
         violation = find_violation(candidate, self.limits, self._workspace if tool else None)
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
@@ -299,9 +325,14 @@ class Guard:
             return ""
         (position, velocity), (first, speed) = self._last_command(now), base.at(0)
         if base.begins > now:
-            reached = fits(position, velocity, base.at(base.first_known)[0], base.begins - now, self.limits)
+            reached = fits(
+                position, velocity, base.at(base.first_known)[0], base.begins - now, self.limits
+            )
         else:
-            reached = np.abs(first - position).max() <= _SAME_PLACE and np.abs(speed - velocity).max() <= _SAME_PLACE
+            reached = (
+                np.abs(first - position).max() <= _SAME_PLACE
+                and np.abs(speed - velocity).max() <= _SAME_PLACE
+            )
         return "" if reached else "it does not start at the last command"
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
@@ -314,7 +345,8 @@ class Guard:
     # ---- the clock ----
 
     def after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
-        """Take over a clock that was set by ``jump`` [s] and shows ``now``; what to send, if anything.
+        """Take over a clock that was set by ``jump`` [s] and shows ``now``; what to send, if
+        anything.
 
         All that was commanded has the old time. A controller of trajectories is somewhere in the
         last one: where exactly depends on its own clock. That motion ends at rest by itself, and a

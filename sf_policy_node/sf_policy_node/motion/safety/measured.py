@@ -18,7 +18,9 @@ class JointHistory:
         return bool(self._samples)
 
     def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> bool:
-        """Remember a joint state (J,); False when it is not newer than the last one and was dropped."""
+        """Remember a joint state (J,); False when it is not newer than the last one and was
+        dropped.
+        """
         if self._samples and stamp <= self._samples[-1][0]:
             return False
         self._samples.append((stamp, positions, velocities))
@@ -37,15 +39,15 @@ class JointHistory:
 
     def last(self, count: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """The newest ``count`` joint states, oldest first; fewer when there are not that many."""
-        return [self._samples[n] for n in range(max(0, len(self._samples) - count), len(self._samples))]
+        return [
+            self._samples[n] for n in range(max(0, len(self._samples) - count), len(self._samples))
+        ]
 
     def since(self, stamp: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """The joint states from a time on, oldest first."""
         return [sample for sample in self._samples if sample[0] >= stamp]
 
-    def covering(
-        self, seconds: float, at_least: int
-    ) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    def covering(self, seconds: float, at_least: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the newest joint states that span ``seconds``, oldest first.
 
         At least that many where there are so many; fewer, or a shorter span, where there are not.
@@ -55,7 +57,8 @@ class JointHistory:
         return self.last(max(inside + 1, at_least))
 
     def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
-        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before the oldest.
+        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before
+        the oldest.
 
         Args:
             known_until: joint states with later stamps are not looked at.
@@ -68,7 +71,9 @@ class JointHistory:
             return after[1]
         for before in reversed(known):
             if before[0] <= stamp:
-                share = (stamp - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
+                share = (
+                    (stamp - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
+                )
                 return before[1] + share * (after[1] - before[1])
             after = before
         return None

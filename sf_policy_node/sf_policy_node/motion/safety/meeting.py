@@ -31,7 +31,8 @@ def meeting_times(
         bounded: position limits count, too.
 
     On each cubic the acceleration, which is largest at an end, and the speed, which is largest at
-    an end or at its vertex, stay inside the limits. A start that is faster than the limit may brake.
+    an end or at its vertex, stay inside the limits. A start that is faster than the limit may
+    brake.
     """
     duration = 2.0 * period
     while duration < _LONGEST_S:
@@ -81,7 +82,9 @@ def _turning(
 def samples(
     position: np.ndarray, velocity: np.ndarray, place: np.ndarray, duration: float, period: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cubic as positions and velocities (N, J), one period apart, the last at ``place``."""
+    """Return the cubic as positions and velocities (N, J), one period apart, the last at
+    ``place``.
+    """
     t = (period * np.arange(1, round(duration / period) + 1))[:, None]
     way = place - position
     first = 6.0 * way / duration**2 - 4.0 * velocity / duration

@@ -90,7 +90,9 @@ class ArmMonitor:
         self._history.add(stamp, positions, velocities)
 
     def add_reference(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Remember what the controller commands by its own account (J,) twice; not finite: nothing."""
+        """Remember what the controller commands by its own account (J,) twice; not finite:
+        nothing.
+        """
         known = np.isfinite(positions).all() and np.isfinite(velocities).all()
         self._reference = (stamp, positions, velocities) if known else None
 
@@ -116,7 +118,10 @@ class ArmMonitor:
             return f"no joint states on {self._contract.topics.joint_states}"
         age, budget = self.age(now), self._contract.budgets.joint_state_age_s
         if age > budget:
-            return f"the newest joint state is {age:.3f} s old, budgets.joint_state_age_s allows {budget:g} s"
+            return (
+                f"the newest joint state is {age:.3f} s old, budgets.joint_state_age_s allows"
+                f" {budget:g} s"
+            )
         if age < -FUTURE_S:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
         return ""
@@ -181,10 +186,15 @@ class ArmMonitor:
         measured = self._history.at(chunk.stamp)
         if measured is None:
             return
-        error = np.abs(np.asarray(chunk.reference, dtype=float) - measured) / self._limits.tracking_error
+        error = (
+            np.abs(np.asarray(chunk.reference, dtype=float) - measured)
+            / self._limits.tracking_error
+        )
         if error.max() > 1.0:
             name = self._limits.names[int(error.argmax())]
-            raise ChunkRefused(f"its reference for {name} is not where {name} was measured at that time")
+            raise ChunkRefused(
+                f"its reference for {name} is not where {name} was measured at that time"
+            )
 
     # ---- starts ----
 
@@ -219,11 +229,15 @@ class ArmMonitor:
         commanded = self._commanded(path, now)
         if commanded is None:
             if not self._is_steady(_RESTING_S):
-                raise MotionRefused(f"{self._restless()}; this executor takes over only an arm at rest")
+                raise MotionRefused(
+                    f"{self._restless()}; this executor takes over only an arm at rest"
+                )
             return StartPlace(self._inside(self.resting_place()), False)
         away = self.away(commanded, measured)
         if displaced:
-            away |= np.isfinite(self._limits.tracking_error) & (np.abs(commanded - measured) > self._band)
+            away |= np.isfinite(self._limits.tracking_error) & (
+                np.abs(commanded - measured) > self._band
+            )
         if not away.any():
             return StartPlace(self._inside(commanded), True)
         worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
@@ -233,7 +247,9 @@ class ArmMonitor:
         leapt = displaced or self._leapt(worst, stamp - _STEADY_AFTER_LEAP_S)
         needed = _STEADY_AFTER_LEAP_S if leapt else _STEADY_S
         if not self._is_steady(needed):
-            raise MotionRefused(f"{reason}; it must be measured at one place for {needed:g} s before it counts")
+            raise MotionRefused(
+                f"{reason}; it must be measured at one place for {needed:g} s before it counts"
+            )
         place = self._steady_place(needed)  # of all joints: the controller is most likely there
         if not displaced:  # a gripper keeps its grip
             arm = len(self._contract.joints)
@@ -257,7 +273,9 @@ class ArmMonitor:
             name = self._limits.names[int(moving.argmax())]
             raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
         if own is not None:
-            error = np.where(np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf)
+            error = np.where(
+                np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf
+            )
             if (np.abs(place - own) <= _SAME * error).all():
                 return own
         return place
@@ -277,7 +295,9 @@ class ArmMonitor:
         excess = np.abs(inside - place) / self._limits.tracking_error
         if excess.max() > _AT_COMMAND:
             name = self._limits.names[int(excess.argmax())]
-            raise MotionRefused(f"{name} is measured outside its limits in the contract; move it back first")
+            raise MotionRefused(
+                f"{name} is measured outside its limits in the contract; move it back first"
+            )
         return inside
 
     # ---- while it moves ----
@@ -316,25 +336,41 @@ class ArmMonitor:
         worst = int(over.argmax())
         if over[worst] <= 1.0:
             return ""
-        return f"the controller commands {self._limits.names[worst]} {abs(positions - wanted)[worst]:.2f} from the path"
+        return (
+            f"the controller commands {self._limits.names[worst]}"
+            f" {abs(positions - wanted)[worst]:.2f} from the path"
+        )
 
-    def _explain(self, path: CommandedPath, joint: int, error: float, share: float) -> tuple[Fault, str]:
+    def _explain(
+        self, path: CommandedPath, joint: int, error: float, share: float
+    ) -> tuple[Fault, str]:
         if self._wraps(joint, error):
             return Fault.SENSOR, f": {_WRAPS}"
         if self._leapt(joint, -np.inf):
-            return Fault.SENSOR, (
-                " and leapt there faster than it can move: the sensor or its driver reports wrong joint "
-                "states; check its cable and driver"
+            return (
+                Fault.SENSOR,
+                (
+                    " and leapt there faster than it can move: the sensor or its driver reports"
+                    " wrong joint states; check its cable and driver"
+                ),
             )
         if self._is_scaled(path):
-            return Fault.SCALED, (
-                ": the arm follows its path too slowly; set the speed scaling of the robot to 100 %"
+            return (
+                Fault.SCALED,
+                (
+                    ": the arm follows its path too slowly; set the speed scaling of the robot to"
+                    " 100 %"
+                ),
             )
         if share > _ELSEWHERE:
             return Fault.ELSEWHERE, "; find out who moved it"
         if self._has_stalled(path):
-            return Fault.STALLED, (
-                ": the arm stands still; something is in its way, or its controller does not follow"
+            return (
+                Fault.STALLED,
+                (
+                    ": the arm stands still; something is in its way, or its controller does not"
+                    " follow"
+                ),
             )
         return Fault.OBSTACLE, ", something is in its way; clear it"
 
@@ -352,7 +388,9 @@ class ArmMonitor:
         """The joint was measured to move faster than it can, lately or since a stamp."""
         recent = self._history.last(_LOOK_BACK) if since == -np.inf else self._history.since(since)
         way = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
-        reach = _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
+        reach = (
+            _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
+        )
         return bool((way > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
 
     def _has_stalled(self, path: CommandedPath) -> bool:
@@ -369,11 +407,17 @@ class ArmMonitor:
         return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
 
     def _is_scaled(self, path: CommandedPath) -> bool:
-        """The arm is measured on its path, where it should have been earlier, and still moves on."""
+        """The arm is measured on its path, where it should have been earlier, and still moves
+        on.
+        """
         stamp, measured, _ = self._history.newest
         arm = len(self._contract.joints)
         lags = np.arange(0.05, _SCALED_S, 0.02)
         earlier = np.array([path.state(stamp - lag)[0][:arm] for lag in lags])
         beside = np.abs(earlier - measured[:arm]) / self._limits.tracking_error[:arm]
         lag = lags[int(beside.max(axis=1).argmin())]
-        return bool(beside.max(axis=1).min() < _AT_COMMAND) and not self._has_stalled(path) and lag > 0.1
+        return (
+            bool(beside.max(axis=1).min() < _AT_COMMAND)
+            and not self._has_stalled(path)
+            and lag > 0.1
+        )

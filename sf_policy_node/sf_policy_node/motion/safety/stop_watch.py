@@ -83,6 +83,6 @@ class StopWatch:
         speed = np.abs(monitor.state_from_positions()[1]) / self._limits.velocity
         name = self._limits.names[int(speed.argmax())]
         return (
-            f"the arm does not stop: {name} still moves though a stop was sent {self._sent + 1} times; "
-            "use the robot's own emergency stop"
+            f"the arm does not stop: {name} still moves though a stop was sent {self._sent + 1}"
+            " times; use the robot's own emergency stop"
         )

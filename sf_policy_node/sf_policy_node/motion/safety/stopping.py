@@ -27,9 +27,9 @@ def ways_to_stop(
 ) -> Iterator[Samples]:
     """Yield stops from grid point ``join`` on, the best one first.
 
-    All joints come to rest together, so that the tool goes on in its direction. Where there is no room for that,
-    every joint brakes as hard as it may; where this takes the tool out of the box or makes it faster, the arm
-    slows down along the motion that was planned, which stays inside.
+    All joints come to rest together, so that the tool goes on in its direction. Where there is no
+    room for that, every joint brakes as hard as it may; where this takes the tool out of the box or
+    makes it faster, the arm slows down along the motion that was planned, which stays inside.
     """
     position, velocity = path.at(join)
     shortest = brake(position, velocity, limits, path.period)
@@ -45,21 +45,33 @@ def _together(position: np.ndarray, velocity: np.ndarray, steps: int, period: fl
 
 
 def _slow_down(path: CommandedPath, join: int, duration: float, limits: JointLimits) -> Samples:
-    """Follow the planned motion while its time runs slower and slower and stands still after ``duration`` [s]."""
+    """Follow the planned motion while its time runs slower and slower and stands still after
+    ``duration`` [s].
+    """
     count = math.ceil(duration / path.period)
     elapsed = np.minimum(path.period * np.arange(count + 1), duration)
     rate = 1.0 - elapsed / duration
-    states = [path.state(path.time(join) + passed) for passed in elapsed - 0.5 * elapsed**2 / duration]
+    states = [
+        path.state(path.time(join) + passed) for passed in elapsed - 0.5 * elapsed**2 / duration
+    ]
     positions, velocities = (np.array(part) for part in zip(*states, strict=True))
     velocities *= rate[:, None]
-    shaped = follow(positions, velocities, *path.at(join), limits, path.period, np.full(positions.shape[1], _FOLLOW_GAIN))
+    shaped = follow(
+        positions,
+        velocities,
+        *path.at(join),
+        limits,
+        path.period,
+        np.full(positions.shape[1], _FOLLOW_GAIN),
+    )
     return _then_brake(shaped.positions, shaped.velocities, limits, path.period)
 
 
 def ways_to_give_way(
     path: CommandedPath, join: int, place: np.ndarray, limits: JointLimits, workspace: Workspace
 ) -> Iterator[Samples]:
-    """Yield stops that move back to ``place`` (J,), by one tracking error at most, then plain stops.
+    """Yield stops that move back to ``place`` (J,), by one tracking error at most, then plain
+    stops.
 
     A joint without a tracking error (the gripper) only stops.
     """
@@ -71,11 +83,15 @@ def ways_to_give_way(
     gain = np.full(len(target), _GIVE_WAY_GAIN)
     for share in _SLOWER:
         slowed = dataclasses.replace(limits, velocity=limits.velocity * share)
-        back = follow(reference, np.zeros_like(reference), position, velocity, slowed, path.period, gain)
+        back = follow(
+            reference, np.zeros_like(reference), position, velocity, slowed, path.period, gain
+        )
         yield _then_brake(back.positions, back.velocities, limits, path.period)
     yield from ways_to_stop(path, join, limits, workspace)
 
 
-def _then_brake(positions: np.ndarray, velocities: np.ndarray, limits: JointLimits, period: float) -> Samples:
+def _then_brake(
+    positions: np.ndarray, velocities: np.ndarray, limits: JointLimits, period: float
+) -> Samples:
     rest, zero = brake(positions[-1], velocities[-1], limits, period)
     return np.vstack([positions, rest]), np.vstack([velocities, zero])

@@ -14,7 +14,9 @@ _ROUNDING = 1e-3  # share of a limit
 
 @dataclass(frozen=True)
 class Motion:
-    """Samples (N, J), one period apart; the first is the commanded state that the motion leaves, the last at rest."""
+    """Samples (N, J), one period apart; the first is the commanded state that the motion leaves,
+    the last at rest.
+    """
 
     period: float
     positions: np.ndarray
@@ -24,13 +26,22 @@ class Motion:
 def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | None) -> str:
     """What is wrong with a motion, in one sentence; empty when nothing is.
 
-    Between two samples a controller draws a cubic through positions and velocities: its acceleration, which is
-    largest at an end, counts as well. A motion that starts outside a limit may only come back.
+    Between two samples a controller draws a cubic through positions and velocities: its
+    acceleration, which is largest at an end, counts as well. A motion that starts outside a limit
+    may only come back.
     ``workspace`` None: the tool is not looked at, as for a stop.
     """
     positions, velocities = motion.positions, motion.velocities
-    if positions.ndim != 2 or positions.shape != velocities.shape or len(positions) < 2 or positions.shape[1] != len(limits.names):
-        return f"it has {positions.shape} positions and {velocities.shape} velocities for {len(limits.names)} joints"
+    if (
+        positions.ndim != 2
+        or positions.shape != velocities.shape
+        or len(positions) < 2
+        or positions.shape[1] != len(limits.names)
+    ):
+        return (
+            f"it has {positions.shape} positions and {velocities.shape} velocities for"
+            f" {len(limits.names)} joints"
+        )
     if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
         return "it has a value that is not finite"
     if np.abs(velocities[-1]).max() > 0.0:
@@ -38,7 +49,9 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
     outside = np.maximum(np.maximum(limits.lower - positions, positions - limits.upper), 0.0)
     allowed = _ROUNDING * (limits.upper - limits.lower)
     # Braking from outside still goes a little further.
-    allowed = allowed + np.where(outside[0] > 0.0, outside[0] + velocities[0] ** 2 / limits.acceleration, 0.0)
+    allowed = allowed + np.where(
+        outside[0] > 0.0, outside[0] + velocities[0] ** 2 / limits.acceleration, 0.0
+    )
     if (outside > allowed).any():
         return f"{_worst((outside - allowed).max(axis=0), limits)} would leave its position limits"
     over = np.abs(velocities) / np.maximum(limits.velocity, np.abs(velocities[0]))
@@ -57,7 +70,10 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
     if survey.leaves is not None:
         return survey.why
     if survey.too_fast:
-        return f"the tool would move at {survey.top_speed:.2f} m/s, workspace.tool_speed allows {workspace.tool_speed:g}"
+        return (
+            f"the tool would move at {survey.top_speed:.2f} m/s, workspace.tool_speed allows"
+            f" {workspace.tool_speed:g}"
+        )
     return ""
 
 

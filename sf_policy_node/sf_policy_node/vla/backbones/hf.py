@@ -1,7 +1,8 @@
 """``hf``: any transformers image-text-to-text model with an action head of ours.
 
-One sequence of fixed layout: pictures, instruction, then a slot for the robot's state and one for each row of the chunk. The slots'
-embeddings are ours; their hidden states after the last block go to the head (parallel decoding, as in OpenVLA-OFT, arXiv 2502.19645).
+One sequence of fixed layout: pictures, instruction, then a slot for the robot's state and one for
+each row of the chunk. The slots' embeddings are ours; their hidden states after the last block go
+to the head (parallel decoding, as in OpenVLA-OFT, arXiv 2502.19645).
 """
 
 from __future__ import annotations
@@ -29,14 +30,25 @@ from sf_policy_node.vla.backbones.words import PADDING, Words
 from sf_policy_node.vla.flow import FlowHead
 from sf_policy_node.vla.preprocessing import Fit
 
-PROVEN = ("smolvlm", "idefics3", "paligemma", "gemma3", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
+PROVEN = (
+    "smolvlm",
+    "idefics3",
+    "paligemma",
+    "gemma3",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl",
+    "llava",
+)
 """Families that are tested; others are tried with one picture when a model is made."""
 _SLOT = 0  # any id that is no picture's: its embedding is replaced
 
 
 @dataclass(frozen=True)
 class HfConfig:
-    """Everything needed to build the model again; made by :meth:`HfVla.create` and :meth:`HfVla.from_pretrained`."""
+    """Everything needed to build the model again; made by :meth:`HfVla.create` and
+    :meth:`HfVla.from_pretrained`.
+    """
 
     cameras: int
     state_size: int
@@ -89,40 +101,78 @@ class HfVla(nn.Module):
 
     kind = "hf"
 
-    def __init__(self, config: HfConfig, words: Words, backbone: nn.Module | None = None, *, blank: bool = False) -> None:
+    def __init__(
+        self,
+        config: HfConfig,
+        words: Words,
+        backbone: nn.Module | None = None,
+        *,
+        blank: bool = False,
+    ) -> None:
         super().__init__()
         from transformers import AutoModelForImageTextToText
 
         self.config, self.words = config, words
-        whole = backbone or build(AutoModelForImageTextToText, transformers_config(config.backbone), config.dtype, blank=blank)
-        self.backbone = getattr(whole, "model", whole)  # without the head for words, which nothing here trains or reads
+        whole = backbone or build(
+            AutoModelForImageTextToText,
+            transformers_config(config.backbone),
+            config.dtype,
+            blank=blank,
+        )
+        self.backbone = getattr(
+            whole, "model", whole
+        )  # without the head for words, which nothing here trains or reads
         self._image_token = whole.config.image_token_id
         self._family = whole.config.model_type
         decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else None
         if not hasattr(decoder, "layers"):
-            raise BackboneError(f"backbone {self._family}: its decoder has no list of layers; this family is not supported")
-        self.language = "backbone." + next(name for name, module in self.backbone.named_modules() if module is decoder)
+            raise BackboneError(
+                f"backbone {self._family}: its decoder has no list of layers; this family is not"
+                " supported"
+            )
+        self.language = "backbone." + next(
+            name for name, module in self.backbone.named_modules() if module is decoder
+        )
         width = whole.config.get_text_config().hidden_size
         self.state = nn.Linear(config.state_size, width)
         self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
         self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.head_width))
         if config.head == "flow":
-            self.head = FlowHead(config.head_width, config.head_heads, config.head_layers, config.horizon, config.action_size)
+            self.head = FlowHead(
+                config.head_width,
+                config.head_heads,
+                config.head_layers,
+                config.horizon,
+                config.action_size,
+            )
         else:
             self.head = nn.Sequential(nn.GELU(), nn.Linear(config.head_width, config.action_size))
         self.register_buffer("_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
-        one = [*config.before, *[self._image_token] * (config.grid[0] * config.grid[1]), *config.after]
+        one = [
+            *config.before,
+            *[self._image_token] * (config.grid[0] * config.grid[1]),
+            *config.after,
+        ]
         self.register_buffer("_pictures", torch.tensor(one * config.cameras), persistent=False)
 
     @classmethod
-    def create(cls, backbone: Any, tokenizer: Any, *, image_size: tuple[int, int] | None = None, **sizes: Any) -> HfVla:
-        """A new model on a transformers model, or on a transformers configuration, which gives random weights.
+    def create(
+        cls,
+        backbone: Any,
+        tokenizer: Any,
+        *,
+        image_size: tuple[int, int] | None = None,
+        **sizes: Any,
+    ) -> HfVla:
+        """A new model on a transformers model, or on a transformers configuration, which gives
+        random weights.
 
         Args:
             tokenizer: the backbone's.
             image_size: (height, width) where the family takes any; None takes its own.
-            sizes: fields of :class:`HfConfig`; ``cameras``, ``state_size``, ``action_size`` and ``horizon`` are needed.
+            sizes: fields of :class:`HfConfig`; ``cameras``, ``state_size``, ``action_size`` and
+                ``horizon`` are needed.
 
         Raises:
             BackboneError: a setting does not fit the backbone.
@@ -144,7 +194,9 @@ class HfVla(nn.Module):
             "after": _ids(pixels.after, tokenizer),
         }
         config = HfConfig(**{**settings, **sizes})
-        words = Words(tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size)
+        words = Words(
+            tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size
+        )
         model = cls(config, words, whole)
         if their.model_type not in PROVEN and not model.query.is_meta:
             model._try()
@@ -162,21 +214,29 @@ class HfVla(nn.Module):
 
         whole = load_pretrained(AutoModelForImageTextToText, folder, dtype)
         words = Words.load(folder, 1, "{instruction}", whole.config.get_text_config().vocab_size)
-        return cls.create(whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes})
+        return cls.create(
+            whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes}
+        )
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> HfVla:
-        """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
+        """A new model with random weights, after ``config.json`` and the tokenizer in a local
+        directory; see :meth:`from_pretrained`.
+        """
         config = folder_config(folder)
         if config.model_type == "pi0":
-            raise BackboneError(f"{folder}: holds a pi0 model, which is a kind of its own; give kind pi0")
+            raise BackboneError(
+                f"{folder}: holds a pi0 model, which is a kind of its own; give kind pi0"
+            )
         words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
         model = cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
         model.fill_zeros()
         return model
 
     def fill_zeros(self) -> None:
-        """Make random weights see: Gemma3's projector starts at zero, with which all pictures look alike."""
+        """Make random weights see: Gemma3's projector starts at zero, with which all pictures look
+        alike.
+        """
         for parameter in self.backbone.parameters():
             if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
@@ -188,19 +248,42 @@ class HfVla(nn.Module):
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
         rest = self.config.text_tokens + 1 + self.config.horizon
-        mask = torch.cat([self._pictures == self._image_token, self._pictures.new_zeros(rest, dtype=torch.bool)])
+        mask = torch.cat(
+            [self._pictures == self._image_token, self._pictures.new_zeros(rest, dtype=torch.bool)]
+        )
         decoder = self.backbone.get_decoder()
-        return VisualPlaces(decoder.layers, mask, self.config.grid, self.config.cameras, self.query.shape[1])
+        return VisualPlaces(
+            decoder.layers, mask, self.config.grid, self.config.cameras, self.query.shape[1]
+        )
 
-    def forward(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
-        """Chunks (B, horizon, action_size) of a regression head; arguments as for :meth:`context`."""
+    def forward(
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """Chunks (B, horizon, action_size) of a regression head; arguments as for
+        :meth:`context`.
+        """
         return self.head(self.context(images, state, text, rows=rows, present=present))
 
-    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def context(
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
         """All of the model but its head.
 
         Args:
-            images: (F, V, 3, H, W) uint8 or float in [0, 255], prepared with ``config.image_size`` and ``config.fit``.
+            images: (F, V, 3, H, W) uint8 or float in [0, 255], prepared with ``config.image_size``
+                and ``config.fit``.
             state: (B, state_size), normalised.
             text: (B, text_tokens) from ``words``.
             rows: (B,) index into ``images`` for each row of ``state``; None when F equals B.
@@ -233,7 +316,8 @@ class HfVla(nn.Module):
         except Exception as error:  # whatever that family stumbles over
             reason = " ".join(str(error).split())[:150]
             raise BackboneError(
-                f"backbone {self._family}: not supported ({reason}); {', '.join(PROVEN)} are, and what is like them"
+                f"backbone {self._family}: not supported ({reason}); {', '.join(PROVEN)} are, and"
+                " what is like them"
             ) from None
 
     def _sequence(self, text: Tensor, present: Tensor | None) -> dict[str, Tensor]:
@@ -242,10 +326,14 @@ class HfVla(nn.Module):
         ids = torch.cat([pictures, text.clamp(min=0), text.new_full((batch, slots), _SLOT)], 1)
         seen = torch.ones_like(pictures)
         if present is not None:
-            seen = present.to(seen.dtype).repeat_interleave(pictures.shape[1] // self.config.cameras, 1)
+            seen = present.to(seen.dtype).repeat_interleave(
+                pictures.shape[1] // self.config.cameras, 1
+            )
         mask = torch.cat([seen, (text != PADDING).long(), text.new_ones(batch, slots)], 1)
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if self._family == "paligemma":  # pictures and instruction see each other, slots see what is before them
+        if (
+            self._family == "paligemma"
+        ):  # pictures and instruction see each other, slots see what is before them
             inputs["token_type_ids"] = torch.zeros_like(ids)
             inputs["token_type_ids"][:, -slots:] = 1
         elif self._family == "gemma3":
@@ -263,7 +351,9 @@ class HfVla(nn.Module):
             return {"pixel_values": flat}
         vision = self.backbone.config.vision_config
         patch, merge = vision.patch_size, vision.spatial_merge_size
-        grid = torch.tensor([[1, flat.shape[2] // patch, flat.shape[3] // patch]], device=flat.device)
+        grid = torch.tensor(
+            [[1, flat.shape[2] // patch, flat.shape[3] // patch]], device=flat.device
+        )
         values = flat_patches(flat, patch, merge, vision.temporal_patch_size)
         return {"pixel_values": values, "image_grid_thw": grid.expand(len(flat), -1)}
 
@@ -272,7 +362,9 @@ def load_hf(sizes: dict[str, Any], folder: Path) -> HfVla:
     """The model of a checkpoint, its weights not yet loaded."""
     config = HfConfig(**sizes)
     vocabulary = transformers_config(config.backbone).get_text_config().vocab_size
-    return HfVla(config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True)
+    return HfVla(
+        config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True
+    )
 
 
 def _ids(tokens: Sequence[str | int], tokenizer: Any) -> tuple[int, ...]:

@@ -1,7 +1,9 @@
-"""``pi0`` (arXiv 2410.24164) on transformers' own implementation: PaliGemma reads pictures and instruction, a flow expert acts.
+"""``pi0`` (arXiv 2410.24164) on transformers' own implementation: PaliGemma reads pictures and
+instruction, a flow expert acts.
 
-The prefix (pictures and instruction) runs once; its keys and values serve every step of the flow. In here time is this package's
-(``tau`` from 0, noise, to 1, action); transformers' runs the other way, see ``real_time_chunking.ascending``.
+The prefix (pictures and instruction) runs once; its keys and values serve every step of the flow.
+In here time is this package's (``tau`` from 0, noise, to 1, action); transformers' runs the other
+way, see ``real_time_chunking.ascending``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from sf_policy_node.vla.backbones.pixels import pixels_of
 from sf_policy_node.vla.backbones.places import VisualPlaces
-from sf_policy_node.vla.backbones.pretrained import BackboneError, build, folder_config, load_pretrained, plain_config, transformers_config
+from sf_policy_node.vla.backbones.pretrained import (
+    BackboneError,
+    build,
+    folder_config,
+    load_pretrained,
+    plain_config,
+    transformers_config,
+)
 from sf_policy_node.vla.backbones.words import PADDING, Words
 from sf_policy_node.vla.preprocessing import Fit
 from sf_policy_node.vla.real_time_chunking import ascending
@@ -26,7 +35,9 @@ from sf_policy_node.vla.real_time_chunking import ascending
 
 @dataclass(frozen=True)
 class Pi0Config:
-    """Everything needed to build the model again; made by :meth:`Pi0.create` and :meth:`Pi0.from_pretrained`."""
+    """Everything needed to build the model again; made by :meth:`Pi0.create` and
+    :meth:`Pi0.from_pretrained`.
+    """
 
     cameras: int
     state_size: int
@@ -43,10 +54,16 @@ class Pi0Config:
     def __post_init__(self) -> None:
         for ours, theirs in (("state_size", "max_state_dim"), ("action_size", "max_action_dim")):
             if getattr(self, ours) > self.backbone[theirs]:
-                raise BackboneError(f"pi0: {ours} {getattr(self, ours)} is more than the model's {theirs} {self.backbone[theirs]}")
+                raise BackboneError(
+                    f"pi0: {ours} {getattr(self, ours)} is more than the model's {theirs}"
+                    f" {self.backbone[theirs]}"
+                )
         if self.horizon != self.backbone["chunk_size"]:
             size = self.backbone["chunk_size"]
-            raise BackboneError(f"pi0: the contract's horizon is {self.horizon}, the model's chunk_size {size}; give them the same")
+            raise BackboneError(
+                f"pi0: the contract's horizon is {self.horizon}, the model's chunk_size {size};"
+                " give them the same"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             raise BackboneError(f"dtype {self.dtype!r} is not known; it is float32 or bfloat16")
 
@@ -89,20 +106,35 @@ class Pi0(nn.Module):
     language = "backbone.model.vlm.language_model"  # name of the language model
     keeps_given = False  # every row has the same time: only guidance ties a chunk to the last one
 
-    def __init__(self, config: Pi0Config, words: Words, backbone: nn.Module | None = None, *, blank: bool = False) -> None:
+    def __init__(
+        self,
+        config: Pi0Config,
+        words: Words,
+        backbone: nn.Module | None = None,
+        *,
+        blank: bool = False,
+    ) -> None:
         super().__init__()
         from transformers import PI0ForConditionalGeneration
 
         self.config, self.words = config, words
-        self.backbone = backbone or build(PI0ForConditionalGeneration, transformers_config(config.backbone), config.dtype, blank=blank)
+        self.backbone = backbone or build(
+            PI0ForConditionalGeneration,
+            transformers_config(config.backbone),
+            config.dtype,
+            blank=blank,
+        )
         self._image_token = self.backbone.config.vlm_config.image_token_id
         self._look = pixels_of(self.backbone.config.vlm_config)
         places = self._look.grid[0] * self._look.grid[1] * config.cameras
-        self.register_buffer("_pictures", torch.full((places,), self._image_token), persistent=False)
+        self.register_buffer(
+            "_pictures", torch.full((places,), self._image_token), persistent=False
+        )
 
     @classmethod
     def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi0:
-        """A new model on transformers' PI0 model, or on a PI0 configuration, which gives random weights; see ``HfVla.create``.
+        """A new model on transformers' PI0 model, or on a PI0 configuration, which gives random
+        weights; see ``HfVla.create``.
 
         Raises:
             BackboneError: a setting does not fit the model.
@@ -110,7 +142,9 @@ class Pi0(nn.Module):
         whole = backbone if isinstance(backbone, nn.Module) else None
         their = whole.config if whole is not None else backbone
         config = Pi0Config(**{"backbone": plain_config(their), **sizes})
-        words = Words(tokenizer, config.text_tokens, config.prompt, their.vlm_config.text_config.vocab_size)
+        words = Words(
+            tokenizer, config.text_tokens, config.prompt, their.vlm_config.text_config.vocab_size
+        )
         return cls(config, words, whole)
 
     @classmethod
@@ -124,14 +158,24 @@ class Pi0(nn.Module):
         from transformers import PI0ForConditionalGeneration
 
         whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
-        words = Words.load(folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size)
+        words = Words.load(
+            folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size
+        )
         return cls.create(whole, words.tokenizer, dtype=dtype, **sizes)
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> Pi0:
-        """A new model with random weights, after ``config.json`` and the tokenizer in a local directory; see :meth:`from_pretrained`."""
+        """A new model with random weights, after ``config.json`` and the tokenizer in a local
+        directory; see :meth:`from_pretrained`.
+        """
         config = folder_config(folder, "pi0")
-        return cls.create(config, Words.load(folder, 1, "{instruction}", config.vlm_config.text_config.vocab_size).tokenizer, **sizes)
+        return cls.create(
+            config,
+            Words.load(
+                folder, 1, "{instruction}", config.vlm_config.text_config.vocab_size
+            ).tokenizer,
+            **sizes,
+        )
 
     @property
     def head(self) -> Pi0:
@@ -151,8 +195,10 @@ class Pi0(nn.Module):
     def checkpoint_gradients(self) -> None:
         """Trade time for memory in training.
 
-        The whole vision tower, and of the transformers' blocks only the multi-layer perceptrons, which hold most of their
-        activations: checkpointing whole blocks, transformers would drop the prefix's keys and values.
+        The whole vision tower, and of the transformers' blocks only the multi-layer perceptrons,
+        which hold most of their
+        activations: checkpointing whole blocks, transformers would drop the prefix's keys and
+        values.
         """
         model = self.backbone.model
         model.vlm.vision_tower.activation_checkpointing_enable()
@@ -163,10 +209,25 @@ class Pi0(nn.Module):
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
         language = self.backbone.model.vlm.language_model
-        mask = torch.cat([torch.ones_like(self._pictures, dtype=torch.bool), self._pictures.new_zeros(self.config.text_tokens).bool()])
-        return VisualPlaces(language.layers, mask, self._look.grid, self.config.cameras, language.config.hidden_size)
+        mask = torch.cat(
+            [
+                torch.ones_like(self._pictures, dtype=torch.bool),
+                self._pictures.new_zeros(self.config.text_tokens).bool(),
+            ]
+        )
+        return VisualPlaces(
+            language.layers, mask, self._look.grid, self.config.cameras, language.config.hidden_size
+        )
 
-    def context(self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None, present: Tensor | None = None) -> Prefix:
+    def context(
+        self,
+        images: Tensor,
+        state: Tensor,
+        text: Tensor,
+        *,
+        rows: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Prefix:
         """Run the prefix; arguments as for ``HfVla.context``."""
         images = images if rows is None else images[rows]
         kind = next(self.backbone.parameters()).dtype
@@ -174,17 +235,23 @@ class Pi0(nn.Module):
         ids = torch.cat([self._pictures.expand(len(text), -1), text.clamp(min=0)], 1)
         seen = torch.ones_like(ids[:, : len(self._pictures)])
         if present is not None:
-            seen = present.to(seen.dtype).repeat_interleave(len(self._pictures) // self.config.cameras, 1)
+            seen = present.to(seen.dtype).repeat_interleave(
+                len(self._pictures) // self.config.cameras, 1
+            )
         mask = torch.cat([seen, (text != PADDING).long()], 1)
         model = self.backbone.model
         if self.training and any(
-            getattr(part, "gradient_checkpointing", False) for part in (*model.vlm.language_model.layers, *model.dit.layers)
+            getattr(part, "gradient_checkpointing", False)
+            for part in (*model.vlm.language_model.layers, *model.dit.layers)
         ):
             raise BackboneError(
-                "pi0: gradient checkpointing would drop the prefix's keys and values; call checkpoint_gradients of the model"
+                "pi0: gradient checkpointing would drop the prefix's keys and values; call"
+                " checkpoint_gradients of the model"
             )
         # A missing camera is masked and not left out: sequences keep one layout.
-        embedded = model.embed_prefix(ids, pictures, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device))
+        embedded = model.embed_prefix(
+            ids, pictures, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device)
+        )
         cache = model.vlm(
             inputs_embeds=embedded,
             attention_mask=mask,
@@ -194,7 +261,9 @@ class Pi0(nn.Module):
         ).past_key_values
         return Prefix(cache, mask, self._pad(state, self.backbone.config.max_state_dim).to(kind))
 
-    def velocity(self, context: Prefix, noisy: Tensor, tau: float | Tensor, given: int = 0) -> Tensor:
+    def velocity(
+        self, context: Prefix, noisy: Tensor, tau: float | Tensor, given: int = 0
+    ) -> Tensor:
         """Velocity (B, H, columns) at ``tau``, one for all or (B,); ``given`` must be 0."""
         if given:
             raise ValueError("pi0: all rows of a chunk have one time, none can be given")
@@ -210,14 +279,17 @@ class Pi0(nn.Module):
         time: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Mean squared error of the velocity over all columns, padding included, as openpi and transformers have it.
+        """Mean squared error of the velocity over all columns, padding included, as openpi and
+        transformers have it.
 
         Args:
             chunks: normalised actions (B, H, action_size).
             weight: (action_size,) of the columns' squared errors; None weighs all alike.
             noise: (B, H, columns); None draws it.
-            time: (B,) in transformers' convention (1 is noise); None draws from the model's beta distribution.
-            generator: for what is drawn, on the processor whatever the device, so that devices draw alike.
+            time: (B,) in transformers' convention (1 is noise); None draws from the model's beta
+                distribution.
+            generator: for what is drawn, on the processor whatever the device, so that devices draw
+                alike.
         """
         config, actions = self.backbone.config, self._pad(chunks, self.columns)
         if noise is None or time is None:
@@ -225,14 +297,20 @@ class Pi0(nn.Module):
             noise = drawn.to(actions) if noise is None else noise
             time = moment.to(actions.device) if time is None else time
         blend = time[:, None, None]
-        predicted = self._their_velocity(context, blend * noise + (1 - blend) * actions, time).float()
+        predicted = self._their_velocity(
+            context, blend * noise + (1 - blend) * actions, time
+        ).float()
         error = (noise - actions - predicted).square()
         if weight is not None:
-            error = error * functional.pad(weight, (0, config.max_action_dim - len(weight)), value=1.0)
+            error = error * functional.pad(
+                weight, (0, config.max_action_dim - len(weight)), value=1.0
+            )
         return error.mean()
 
     def draw_noise(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Noise (count, H, columns) and times (count,), on the processor whatever the device, so that devices draw alike."""
+        """Noise (count, H, columns) and times (count,), on the processor whatever the device, so
+        that devices draw alike.
+        """
         noise = torch.randn(count, self.config.horizon, self.columns, generator=generator)
         return noise, self._draw_time(count, generator)
 
@@ -255,8 +333,13 @@ class Pi0(nn.Module):
     def _draw_time(self, count: int, generator: torch.Generator | None) -> Tensor:
         config = self.backbone.config
         if config.time_sampling_beta_beta != 1.0:
-            raise BackboneError(f"pi0: time_sampling_beta_beta is {config.time_sampling_beta_beta}, only 1.0 can be drawn from")
-        drawn = torch.rand(count, generator=generator) ** (1.0 / config.time_sampling_beta_alpha)  # Beta(a, 1) by its inverse
+            raise BackboneError(
+                f"pi0: time_sampling_beta_beta is {config.time_sampling_beta_beta}, only 1.0 can be"
+                " drawn from"
+            )
+        drawn = torch.rand(count, generator=generator) ** (
+            1.0 / config.time_sampling_beta_alpha
+        )  # Beta(a, 1) by its inverse
         return drawn * config.time_sampling_scale + config.time_sampling_offset
 
     @staticmethod
@@ -268,4 +351,6 @@ def load_pi0(sizes: dict[str, Any], folder: Path) -> Pi0:
     """The model of a checkpoint, its weights not yet loaded."""
     config = Pi0Config(**sizes)
     vocabulary = transformers_config(config.backbone).vlm_config.text_config.vocab_size
-    return Pi0(config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True)
+    return Pi0(
+        config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True
+    )

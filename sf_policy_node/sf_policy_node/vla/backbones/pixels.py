@@ -1,7 +1,8 @@
-"""What each family of vision-language models wants for pictures: size, grid of tokens, normalisation, order of the numbers.
+"""What each family of vision-language models wants for pictures: size, grid of tokens,
+normalisation, order of the numbers.
 
-Our own tensor code in place of transformers' processors: several of those need torchvision, and the same code must run in
-training and on the robot.
+Our own tensor code in place of transformers' processors: several of those need torchvision, and the
+same code must run in training and on the robot.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Order = Literal["views", "flat", "patches"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """A family's wishes. ``size`` is (height, width), ``grid`` (rows, columns) of the visual tokens of one picture."""
+    """A family's wishes. ``size`` is (height, width), ``grid`` (rows, columns) of the visual tokens
+    of one picture.
+    """
 
     size: tuple[int, int]
     grid: tuple[int, int]
@@ -34,7 +37,8 @@ class Pixels:
 
 
 def pixels_of(config: Any, size: tuple[int, int] | None = None) -> Pixels:
-    """Wishes of the model with a transformers ``config``; families not named here are taken for one like LLaVA.
+    """Wishes of the model with a transformers ``config``; families not named here are taken for one
+    like LLaVA.
 
     Args:
         size: (height, width) of the pictures for models that take any; None takes the model's own.
@@ -53,25 +57,41 @@ def pixels_of(config: Any, size: tuple[int, int] | None = None) -> Pixels:
     if family in ("smolvlm", "idefics3"):
         cell = tuple(side * config.scale_factor for side in patch)
         fence = "<fake_token_around_image>"
-        return Pixels(size or own, _grid(size or own, cell, family), order="views", before=(fence, "<global-img>"), after=(fence,))
+        return Pixels(
+            size or own,
+            _grid(size or own, cell, family),
+            order="views",
+            before=(fence, "<global-img>"),
+            after=(fence,),
+        )
     if size not in (None, own):
         raise ValueError(f"image size {size}: a {family} model with these weights takes {own}")
     if family == "gemma3":
         side = round(config.mm_tokens_per_image**0.5)
-        return Pixels(own, (side, side), before=(config.boi_token_id,), after=(config.eoi_token_id,))
+        return Pixels(
+            own, (side, side), before=(config.boi_token_id,), after=(config.eoi_token_id,)
+        )
     if family == "internvl":
         cell = tuple(round(side / config.downsample_ratio) for side in patch)
-        return Pixels(own, _grid(own, cell, family), *_IMAGENET, before=("<img>",), after=("</img>",))
+        return Pixels(
+            own, _grid(own, cell, family), *_IMAGENET, before=("<img>",), after=("</img>",)
+        )
     mean, std = (_HALF, _HALF) if family == "paligemma" or "siglip" in vision.model_type else _CLIP
     return Pixels(own, _grid(own, patch, family), mean, std)
 
 
 def flat_patches(pictures: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """Pictures (N, 3, H, W) as the Qwen families want them: (N * patches, 3 * frames * patch^2), blocks of merge x merge together."""
+    """Pictures (N, 3, H, W) as the Qwen families want them: (N * patches, 3 * frames * patch^2),
+    blocks of merge x merge together.
+    """
     count, channels, height, width = pictures.shape
     rows, columns = height // patch, width // patch
-    cut = pictures.reshape(count, channels, rows // merge, merge, patch, columns // merge, merge, patch)
-    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)  # a still picture is a film of equal frames
+    cut = pictures.reshape(
+        count, channels, rows // merge, merge, patch, columns // merge, merge, patch
+    )
+    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(
+        6
+    )  # a still picture is a film of equal frames
     cut = cut.expand(*cut.shape[:6], frames, *cut.shape[7:])
     return cut.reshape(count * rows * columns, channels * frames * patch * patch)
 
@@ -82,5 +102,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _grid(size: tuple[int, int], cell: tuple[int, int], family: str) -> tuple[int, int]:
     if size[0] % cell[0] or size[1] % cell[1]:
-        raise ValueError(f"image size {size}: {family} needs multiples of {cell[0]} x {cell[1]} pixels")
+        raise ValueError(
+            f"image size {size}: {family} needs multiples of {cell[0]} x {cell[1]} pixels"
+        )
     return size[0] // cell[0], size[1] // cell[1]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class VisualPlaces:
     """The same for every sample, because sequences have a fixed layout.
 
-    ``mask`` marks the visual tokens in a sequence: cameras in the contract's order, patches row by row.
+    ``mask`` marks the visual tokens in a sequence: cameras in the contract's order, patches row by
+    row.
     """
 
     blocks: nn.ModuleList

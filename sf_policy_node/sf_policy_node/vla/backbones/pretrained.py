@@ -23,17 +23,23 @@ def transformers_config(values: dict[str, Any]) -> Any:
     """Reverse of :func:`plain_config`.
 
     Raises:
-        BackboneError: this version of transformers does not know the family, or a value does not fit it.
+        BackboneError: this version of transformers does not know the family, or a value does not
+            fit it.
     """
     from transformers import CONFIG_MAPPING
 
     family = values.get("model_type")
     if family not in CONFIG_MAPPING:
-        raise BackboneError(f"backbone: transformers does not know a model of type {family!r}; check config.json, or update transformers")
+        raise BackboneError(
+            f"backbone: transformers does not know a model of type {family!r}; check config.json,"
+            " or update transformers"
+        )
     try:
         return CONFIG_MAPPING[family].from_dict(dict(values))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise BackboneError(f"backbone: not a configuration of {family} ({' '.join(str(error).split())[:200]})") from None
+        raise BackboneError(
+            f"backbone: not a configuration of {family} ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def folder_config(folder: str | Path, family: str | None = None) -> Any:
@@ -46,38 +52,57 @@ def folder_config(folder: str | Path, family: str | None = None) -> Any:
     try:
         values = json.loads(path.read_text())
     except OSError:
-        raise BackboneError(f"{folder}: no config.json; give the local directory of a transformers model") from None
+        raise BackboneError(
+            f"{folder}: no config.json; give the local directory of a transformers model"
+        ) from None
     except ValueError as error:
         raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
     if "contract_hash" in values:
-        raise BackboneError(f"{folder}: is a checkpoint of this package, without its contract.yaml; copy it whole")
+        raise BackboneError(
+            f"{folder}: is a checkpoint of this package, without its contract.yaml; copy it whole"
+        )
     try:
         config = transformers_config(values)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from None
     if family not in (None, config.model_type):
-        raise BackboneError(f"{path}: holds a {config.model_type} model, not {family}; give the directory of a {family} model")
+        raise BackboneError(
+            f"{path}: holds a {config.model_type} model, not {family}; give the directory of a"
+            f" {family} model"
+        )
     return config
 
 
 def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
-    """A model with random weights; ``blank`` leaves them as memory was, for weights that are loaded next."""
+    """A model with random weights; ``blank`` leaves them as memory was, for weights that are loaded
+    next.
+    """
     from transformers.initialization import no_init_weights
 
     with no_init_weights() if blank else nullcontext():
-        return getattr(auto_class, "from_config", getattr(auto_class, "_from_config", None))(config, dtype=getattr(torch, dtype))
+        return getattr(auto_class, "from_config", getattr(auto_class, "_from_config", None))(
+            config, dtype=getattr(torch, dtype)
+        )
 
 
-def load_pretrained(auto_class: Any, folder: str | Path, dtype: str, family: str | None = None) -> Any:
-    """Read a directory in the layout of the Hugging Face hub, safetensors only. None of ``family`` takes any.
+def load_pretrained(
+    auto_class: Any, folder: str | Path, dtype: str, family: str | None = None
+) -> Any:
+    """Read a directory in the layout of the Hugging Face hub, safetensors only. None of ``family``
+    takes any.
 
     Raises:
-        BackboneError: the directory, its configuration or weights are missing, or weights do not fit the architecture.
+        BackboneError: the directory, its configuration or weights are missing, or weights do not
+            fit the architecture.
     """
     folder = Path(folder)
-    folder_config(folder, family)  # of another family transformers would build a model of full size before it complains
+    folder_config(
+        folder, family
+    )  # of another family transformers would build a model of full size before it complains
     if not any(folder.glob("*.safetensors")):
-        raise BackboneError(f"{folder}: no *.safetensors; copy the weights there (pickled weights are never loaded)")
+        raise BackboneError(
+            f"{folder}: no *.safetensors; copy the weights there (pickled weights are never loaded)"
+        )
     from transformers.utils import logging
 
     loud = logging.get_verbosity()
@@ -93,13 +118,22 @@ def load_pretrained(auto_class: Any, folder: str | Path, dtype: str, family: str
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # transformers, safetensors and json each raise their own
-        raise BackboneError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:250]}); copy it again") from None
+        raise BackboneError(
+            f"{folder}: cannot be loaded ({' '.join(str(error).split())[:250]}); copy it again"
+        ) from None
     finally:
         logging.set_verbosity(loud)
     wrong = {"missing": info["missing_keys"], "of another size": info["mismatched_keys"]}
-    found = [f"{len(names)} {what} (first {sorted(map(str, names))[0]})" for what, names in wrong.items() if names]
+    found = [
+        f"{len(names)} {what} (first {sorted(map(str, names))[0]})"
+        for what, names in wrong.items()
+        if names
+    ]
     if found:
-        raise BackboneError(f"{folder}: weights {' and '.join(found)}: it belongs to another architecture than its config.json says")
+        raise BackboneError(
+            f"{folder}: weights {' and '.join(found)}: it belongs to another architecture than its"
+            " config.json says"
+        )
     return model
 
 

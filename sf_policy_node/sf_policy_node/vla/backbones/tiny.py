@@ -1,4 +1,6 @@
-"""Tiny models with random weights, built without a download: for tests, benchmarks and dry runs of a training."""
+"""Tiny models with random weights, built without a download: for tests, benchmarks and dry runs of
+a training.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,19 @@ _TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-_SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 56, "patch_size": 14, **_VISION}
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+_SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "vision_use_head": False,
+    "image_size": 56,
+    "patch_size": 14,
+    **_VISION,
+}
 _HEADS = {"head_dim": 16}
 
 
@@ -35,11 +48,21 @@ def tiny_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<bos>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "<fake_token_around_image>", "<img>", "</img>"]
+    words = [
+        "<pad>",
+        "<bos>",
+        "<eos>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "<fake_token_around_image>",
+        "<img>",
+        "</img>",
+    ]
     tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
 
 
 def tiny_config(family: str) -> Any:
@@ -50,17 +73,23 @@ def tiny_config(family: str) -> Any:
 
 
 def tiny_hf(family: str, **sizes: Any) -> HfVla:
-    """One of :data:`FAMILIES` with random weights of torch's current seed; ``sizes`` as for :meth:`HfVla.create`."""
+    """One of :data:`FAMILIES` with random weights of torch's current seed; ``sizes`` as for
+    :meth:`HfVla.create`.
+    """
     small = {"text_tokens": 24, "head_width": 32, "head_heads": 2}
     image_size = {"qwen2_5_vl": (56, 112), "qwen3_vl": (64, 96)}.get(family)
-    model = HfVla.create(tiny_config(family), tiny_tokenizer(), image_size=image_size, **{**small, **sizes})
+    model = HfVla.create(
+        tiny_config(family), tiny_tokenizer(), image_size=image_size, **{**small, **sizes}
+    )
     if family == "gemma3":  # starts at zero: all pictures would look alike
         nn.init.normal_(model.backbone.multi_modal_projector.mm_input_projection_weight, std=0.1)
     return model
 
 
 def tiny_pi0(*, columns: int = 8, horizon: int = 8, **sizes: Any) -> Pi0:
-    """pi0 with random weights of torch's current seed; ``columns`` is its width of states and actions at most."""
+    """pi0 with random weights of torch's current seed; ``columns`` is its width of states and
+    actions at most.
+    """
     from transformers import PI0Config
 
     gemma = {"model_type": "gemma", **_TEXT, **_HEADS, "num_key_value_heads": 1}
@@ -83,8 +112,12 @@ def tiny_pi0(*, columns: int = 8, horizon: int = 8, **sizes: Any) -> Pi0:
 
 
 def tiny_openvla_oft(**sizes: Any) -> OpenVlaOft:
-    """OpenVLA-OFT with random weights of torch's current seed; ``sizes`` as for :meth:`OpenVlaOft.create`."""
-    return OpenVlaOft.create(tiny_openvla_config(), tiny_tokenizer(), **{"text_tokens": 100, **sizes})
+    """OpenVLA-OFT with random weights of torch's current seed; ``sizes`` as for
+    :meth:`OpenVlaOft.create`.
+    """
+    return OpenVlaOft.create(
+        tiny_openvla_config(), tiny_tokenizer(), **{"text_tokens": 100, **sizes}
+    )
 
 
 def tiny_openvla_config() -> dict[str, Any]:
@@ -93,7 +126,13 @@ def tiny_openvla_config() -> dict[str, Any]:
     return {
         "model_type": "openvla",
         "dino": {"hidden_size": 48, "num_hidden_layers": 3, **vision},
-        "siglip": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "hidden_act": "gelu", **vision},
+        "siglip": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "hidden_act": "gelu",
+            **vision,
+        },
         "language": {**_TEXT, "num_key_value_heads": 4},
     }
 
@@ -102,14 +141,22 @@ def _idefics(name: str) -> Callable[[Any], Any]:
     def make(t: Any) -> Any:
         text = {"model_type": "llama", **_TEXT, **_HEADS}
         vision = {**_VISION, "image_size": 64, "patch_size": 8}
-        return getattr(t, name)(text_config=text, vision_config=vision, scale_factor=2, image_token_id=_IMAGE)
+        return getattr(t, name)(
+            text_config=text, vision_config=vision, scale_factor=2, image_token_id=_IMAGE
+        )
 
     return make
 
 
 def _paligemma(t: Any) -> Any:
     text = {"model_type": "gemma", **_TEXT, **_HEADS}
-    return t.PaliGemmaConfig(text_config=text, vision_config=_SIGLIP, projection_dim=64, hidden_size=64, image_token_id=_IMAGE)
+    return t.PaliGemmaConfig(
+        text_config=text,
+        vision_config=_SIGLIP,
+        projection_dim=64,
+        hidden_size=64,
+        image_token_id=_IMAGE,
+    )
 
 
 def _gemma3(t: Any) -> Any:
@@ -125,8 +172,21 @@ def _gemma3(t: Any) -> Any:
 
 def _qwen(name: str, vision: dict[str, Any]) -> Callable[[Any], Any]:
     def make(t: Any) -> Any:
-        text = {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}}
-        shared = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "spatial_merge_size": 2}
+        text = {
+            **_TEXT,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 3, 3],
+                "rope_theta": 10000.0,
+            },
+        }
+        shared = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "spatial_merge_size": 2,
+        }
         return getattr(t, name)(
             text_config=text if name.startswith("Qwen2") else {**text, **_HEADS},
             vision_config={**shared, "temporal_patch_size": 2, "out_hidden_size": 64, **vision},
@@ -142,7 +202,13 @@ def _qwen(name: str, vision: dict[str, Any]) -> Callable[[Any], Any]:
 def _internvl(t: Any) -> Any:
     vision = {**_VISION, "image_size": [56, 56], "patch_size": [14, 14]}
     text = {"model_type": "qwen2", **_TEXT}
-    return t.InternVLConfig(text_config=text, vision_config=vision, image_token_id=_IMAGE, downsample_ratio=0.5, image_seq_length=4)
+    return t.InternVLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=_IMAGE,
+        downsample_ratio=0.5,
+        image_seq_length=4,
+    )
 
 
 def _llava(t: Any) -> Any:
@@ -161,8 +227,13 @@ FAMILIES: dict[str, Callable[[Any], Any]] = {
     "idefics3": _idefics("Idefics3Config"),
     "paligemma": _paligemma,
     "gemma3": _gemma3,
-    "qwen2_5_vl": _qwen("Qwen2_5_VLConfig", {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}),
-    "qwen3_vl": _qwen("Qwen3VLConfig", {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}),
+    "qwen2_5_vl": _qwen(
+        "Qwen2_5_VLConfig", {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]}
+    ),
+    "qwen3_vl": _qwen(
+        "Qwen3VLConfig",
+        {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+    ),
     "internvl": _internvl,
     "llava": _llava,
 }

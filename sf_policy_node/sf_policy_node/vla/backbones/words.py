@@ -1,4 +1,6 @@
-"""Instructions to token ids, by a tokenizer from a local directory that travels with the checkpoint."""
+"""Instructions to token ids, by a tokenizer from a local directory that travels with the
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Words:
 
     Args:
         tokenizer: a transformers tokenizer.
-        length: tokens of a row, beginning-of-sequence token included; a longer instruction is refused.
+        length: tokens of a row, beginning-of-sequence token included; a longer instruction is
+            refused.
         prompt: text around ``{instruction}``.
         vocabulary: of the model; ids beyond it are refused.
     """
@@ -28,7 +31,12 @@ class Words:
     def __init__(self, tokenizer, length: int, prompt: str, vocabulary: int) -> None:
         if "{instruction}" not in prompt:
             raise WordsError(f"prompt {prompt!r}: must hold {{instruction}}")
-        self.tokenizer, self.length, self.prompt, self.vocabulary = tokenizer, length, prompt, vocabulary
+        self.tokenizer, self.length, self.prompt, self.vocabulary = (
+            tokenizer,
+            length,
+            prompt,
+            vocabulary,
+        )
 
     def __deepcopy__(self, memo: dict) -> Words:
         return self  # an average of the weights shares the tokenizer
@@ -44,12 +52,19 @@ class Words:
 
         folder = Path(folder)
         if not any((folder / name).is_file() for name in _FILES):
-            raise WordsError(f"{folder}: holds no tokenizer ({', '.join(_FILES)}); copy the files of the backbone's tokenizer there")
+            raise WordsError(
+                f"{folder}: holds no tokenizer ({', '.join(_FILES)}); copy the files of the"
+                " backbone's tokenizer there"
+            )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # tokenizers raises plain Exception
             reason = " ".join(str(error).split())[:200]
-            raise WordsError(f"{folder}: its tokenizer cannot be read ({reason}); copy it again") from None
+            raise WordsError(
+                f"{folder}: its tokenizer cannot be read ({reason}); copy it again"
+            ) from None
         return cls(tokenizer, length, prompt, vocabulary)
 
     def save(self, folder: str | Path) -> None:
@@ -65,10 +80,18 @@ class Words:
         rows = torch.full((len(instructions), self.length), PADDING)
         begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         for row, instruction in zip(rows, instructions, strict=True):
-            ids = begin + self.tokenizer.encode(self.prompt.replace("{instruction}", instruction.strip()), add_special_tokens=False)
+            ids = begin + self.tokenizer.encode(
+                self.prompt.replace("{instruction}", instruction.strip()), add_special_tokens=False
+            )
             if len(ids) > self.length:
-                raise WordsError(f"instruction {instruction[:40]!r}: {len(ids)} tokens, the model takes {self.length}; say it shorter")
+                raise WordsError(
+                    f"instruction {instruction[:40]!r}: {len(ids)} tokens, the model takes"
+                    f" {self.length}; say it shorter"
+                )
             if ids and max(ids) >= self.vocabulary:
-                raise WordsError(f"tokenizer: token {max(ids)} is beyond the model's {self.vocabulary}; take the backbone's own")
+                raise WordsError(
+                    f"tokenizer: token {max(ids)} is beyond the model's {self.vocabulary}; take the"
+                    " backbone's own"
+                )
             row[: len(ids)] = torch.tensor(ids)
         return rows

@@ -1,1 +1,3 @@
-"""Policies that another process serves: clients of openpi's and OpenVLA-OFT's servers, and a server of our checkpoints."""
+"""Policies that another process serves: clients of openpi's and OpenVLA-OFT's servers, and a server
+of our checkpoints.
+"""

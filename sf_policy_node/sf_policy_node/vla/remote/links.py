@@ -1,7 +1,7 @@
 """Connections to policy servers: openpi's websocket and OpenVLA-OFT's ``POST /act``.
 
-A link never hands out a late reply: whatever goes wrong in an exchange closes the connection, so the next reply belongs to
-the next request.
+A link never hands out a late reply: whatever goes wrong in an exchange closes the connection, so
+the next reply belongs to the next request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import threading
 from contextlib import suppress
 from typing import Any, Protocol
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.sync.client import ClientConnection, connect
 
 from sf_policy_node.predictor import PolicyUnavailable
@@ -24,12 +29,14 @@ _MAX_REPLY = 16 * 1024 * 1024  # bytes
 
 
 class ServerError(ValueError):
-    """The server answers, but with an error or with something that is no reply; the message holds what it says."""
+    """The server answers, but with an error or with something that is no reply; the message holds
+    what it says.
+    """
 
 
 class _Deadline:
-    """Shuts a socket down after some seconds, so that neither a server that does not read nor one that sends byte by byte
-    holds the caller for longer. ``passed`` tells whether it did.
+    """Shuts a socket down after some seconds, so that neither a server that does not read nor one
+    that sends byte by byte holds the caller for longer. ``passed`` tells whether it did.
     """
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
@@ -76,7 +83,8 @@ class Link(Protocol):
 
 
 class OpenpiLink:
-    """openpi's ``WebsocketPolicyServer``: metadata first, then one reply for each observation, msgpack with NumPy.
+    """openpi's ``WebsocketPolicyServer``: metadata first, then one reply for each observation,
+    msgpack with NumPy.
 
     Args:
         token: sent as ``Authorization: Api-Key TOKEN``, as openpi's client does; empty sends none.
@@ -91,7 +99,8 @@ class OpenpiLink:
     def open(self, timeout_s: float) -> dict[str, Any]:
         self.close()
         try:
-            # No proxy: a variable of the environment must not send camera images and commands elsewhere.
+            # No proxy: a variable of the environment must not send camera images and commands
+            # elsewhere.
             self._connection = connect(
                 self._url,
                 additional_headers=self._headers,
@@ -99,23 +108,38 @@ class OpenpiLink:
                 proxy=None,
                 open_timeout=min(_CONNECT_S, timeout_s),
                 close_timeout=_CLOSE_S,
-                ping_interval=None,  # a server that computes does not answer pings; the time of a reply is limited instead
+                # a server that computes does not answer pings; the time of a reply is limited
+                # instead
+                ping_interval=None,
                 max_size=_MAX_REPLY,
             ).__enter__()  # never left: close() does not wait for the server
             metadata = unpack(self._received(timeout_s))
         except InvalidStatus as error:
             status = error.response.status_code
-            cure = "give its token in the variable SF_POLICY_TOKEN" if status in (401, 403) else "is this the port of a policy server?"
-            raise ServerError(f"{self.address}: the server refuses the connection ({status}); {cure}") from None
+            cure = (
+                "give its token in the variable SF_POLICY_TOKEN"
+                if status in (401, 403)
+                else "is this the port of a policy server?"
+            )
+            raise ServerError(
+                f"{self.address}: the server refuses the connection ({status}); {cure}"
+            ) from None
         except (InvalidHandshake, WireError) as error:
             self.close()
-            raise ServerError(f"{self.address}: no openpi policy server answers there ({_short(error)})") from None
+            raise ServerError(
+                f"{self.address}: no openpi policy server answers there ({_short(error)})"
+            ) from None
         except (OSError, WebSocketException, TimeoutError) as error:
             self.close()
-            raise PolicyUnavailable(f"{self.address}: cannot be reached ({_short(error)})") from None
+            raise PolicyUnavailable(
+                f"{self.address}: cannot be reached ({_short(error)})"
+            ) from None
         if not isinstance(metadata, dict):
             self.close()
-            raise ServerError(f"{self.address}: its metadata is a {type(metadata).__name__}, openpi's is a mapping")
+            raise ServerError(
+                f"{self.address}: its metadata is a {type(metadata).__name__}, openpi's is a"
+                " mapping"
+            )
         return metadata
 
     def exchange(self, observation: dict[str, Any], timeout_s: float) -> Any:
@@ -146,13 +170,17 @@ class OpenpiLink:
     def _received(self, timeout_s: float) -> bytes:
         frame = self._connection.recv(timeout=timeout_s)
         if isinstance(frame, str):  # openpi sends a traceback as text
-            last = next((line for line in reversed(frame.splitlines()) if line.strip()), "without a word")
+            last = next(
+                (line for line in reversed(frame.splitlines()) if line.strip()), "without a word"
+            )
             raise ServerError(f"{self.address}: the server reports an error: {last.strip()[:300]}")
         return frame
 
 
 class OftLink:
-    """OpenVLA-OFT's ``deploy.py``: ``POST /act`` with JSON in json_numpy's layout. It has no handshake and no token."""
+    """OpenVLA-OFT's ``deploy.py``: ``POST /act`` with JSON in json_numpy's layout. It has no
+    handshake and no token.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.address = f"oft://{host}:{port}"
@@ -161,11 +189,15 @@ class OftLink:
 
     def open(self, timeout_s: float) -> dict[str, Any]:
         self.close()
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=min(_CONNECT_S, timeout_s))
+        connection = http.client.HTTPConnection(
+            self._host, self._port, timeout=min(_CONNECT_S, timeout_s)
+        )
         try:
             connection.connect()
         except OSError as error:
-            raise PolicyUnavailable(f"{self.address}: cannot be reached ({_short(error)})") from None
+            raise PolicyUnavailable(
+                f"{self.address}: cannot be reached ({_short(error)})"
+            ) from None
         self._connection = connection
         return {}
 
@@ -177,10 +209,17 @@ class OftLink:
             with deadline:
                 status, body = self._post(to_json(observation))
             if status != http.client.OK:
-                raise ServerError(f"{self.address}: the server answers {status} to POST /act; is it OpenVLA-OFT's deploy.py?")
+                raise ServerError(
+                    f"{self.address}: the server answers {status} to POST /act; is it OpenVLA-OFT's"
+                    " deploy.py?"
+                )
             reply = from_json(body)
-            if isinstance(reply, str):  # deploy.py answers "error" and prints the reason, or double-encodes
-                raise ServerError(f"{self.address}: the server reports {reply[:100]!r}; its own log says why")
+            if isinstance(
+                reply, str
+            ):  # deploy.py answers "error" and prints the reason, or double-encodes
+                raise ServerError(
+                    f"{self.address}: the server reports {reply[:100]!r}; its own log says why"
+                )
             finished = True
             return reply
         except (OSError, http.client.HTTPException) as error:
@@ -208,7 +247,9 @@ class OftLink:
         return response.status, answer
 
 
-def _lost(address: str, error: Exception, deadline: _Deadline, timeout_s: float) -> PolicyUnavailable:
+def _lost(
+    address: str, error: Exception, deadline: _Deadline, timeout_s: float
+) -> PolicyUnavailable:
     if deadline.passed or isinstance(error, TimeoutError):
         return PolicyUnavailable(f"{address}: no reply within {timeout_s:g} s")
     return PolicyUnavailable(f"{address}: the connection was lost ({_short(error)})")

@@ -1,16 +1,20 @@
-"""From the robot's contract to the keys, units and gripper values of a policy that another server runs; one YAML per policy.
+"""From the robot's contract to the keys, units and gripper values of a policy that another server
+runs; one YAML per policy.
 
 ```yaml
-images: {scene: observation/image, wrist: observation/wrist_image}   # camera of the contract: key; a dot nests ("images.cam_high")
+images: {scene: observation/image, wrist: observation/wrist_image}   # camera of the contract: key;
+a dot nests ("images.cam_high")
 image_size: [224, 224]         # absent: as the camera has it
 image_layout: hwc              # or chw
 state:                         # key: what its values are, in the server's order
-  observation/state: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 0.0, closed: 1.0}]
+  observation/state: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 0.0, closed:
+  1.0}]
 prompt: prompt                 # key of the instruction
 actions: actions               # key of the chunk in the reply; empty: the reply itself
 space: joint_position          # must be the contract's
 step_s: 0.1                    # between two rows of the server's chunk; must be the contract's
-columns: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 1.0, closed: -1.0}, ignore]
+columns: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 1.0, closed: -1.0},
+ignore]
 metadata: {robot: my_arm}      # what the server's metadata must say
 ```
 """
@@ -45,10 +49,16 @@ class Column(_Strict):
     """One value of the server's state or action; a bare name stands for ``{name: ...}``."""
 
     name: str = Field(min_length=1)
-    unit: Literal["rad", "deg", "m", "mm"] | None = Field(None, description="the server's; none: the contract's (rad, m)")
+    unit: Literal["rad", "deg", "m", "mm"] | None = Field(
+        None, description="the server's; none: the contract's (rad, m)"
+    )
     sign: Literal[1, -1] = Field(1, description="-1: the server counts the other way round")
-    open: Finite | None = Field(None, description="of a gripper: the server's value when it is open")
-    closed: Finite | None = Field(None, description="of a gripper: the server's value when it is closed")
+    open: Finite | None = Field(
+        None, description="of a gripper: the server's value when it is open"
+    )
+    closed: Finite | None = Field(
+        None, description="of a gripper: the server's value when it is closed"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +67,9 @@ class Column(_Strict):
 
     @model_validator(mode="after")
     def _gripper(self) -> Column:
-        if (self.open is None) != (self.closed is None) or (self.open is not None and self.open == self.closed):
+        if (self.open is None) != (self.closed is None) or (
+            self.open is not None and self.open == self.closed
+        ):
             raise ValueError(f"{self.name}: give open and closed, two different values")
         if self.open is not None and (self.unit or self.sign != 1):
             raise ValueError(f"{self.name}: open and closed say it all; leave out unit and sign")
@@ -84,7 +96,9 @@ class Mapping(_Strict):
     columns: list[Column] = Field(min_length=1)
     metadata: dict[str, Any] = {}
     timeout_s: Seconds = 2.0
-    first_timeout_s: Seconds = Field(120.0, description="of the first reply: a server may compile its model then")
+    first_timeout_s: Seconds = Field(
+        120.0, description="of the first reply: a server may compile its model then"
+    )
 
     @field_validator("image_size")
     @classmethod
@@ -104,15 +118,21 @@ def load_mapping(path: str | Path) -> Mapping:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MappingError(f"{path}: cannot be read ({error.strerror}); check the path of the mapping") from None
+        raise MappingError(
+            f"{path}: cannot be read ({error.strerror}); check the path of the mapping"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MappingError(f"{path}: is not YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+        raise MappingError(
+            f"{path}: is not YAML ({' '.join(str(error).split())[:200]}); correct it"
+        ) from None
     if not isinstance(data, dict):
         raise MappingError(f"{path}: must hold keys and values, see sf_policy_node/doc/remote.md")
     try:
         return Mapping.model_validate(data)
     except ValidationError as error:
-        raise MappingError("; ".join(f"{path}: {_explained(item)}" for item in error.errors())) from None
+        raise MappingError(
+            "; ".join(f"{path}: {_explained(item)}" for item in error.errors())
+        ) from None
 
 
 def _explained(item: dict) -> str:

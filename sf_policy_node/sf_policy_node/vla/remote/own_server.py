@@ -1,4 +1,6 @@
-"""What our server says at the handshake, and how a node reads it: the contract decides, so there is no mapping to write."""
+"""What our server says at the handshake, and how a node reads it: the contract decides, so there is
+no mapping to write.
+"""
 
 from __future__ import annotations
 
@@ -38,30 +40,40 @@ def check_own(metadata: dict[str, Any], contract: Contract, address: str) -> Non
     """
     if metadata.get("protocol") != PROTOCOL:
         there = metadata.get("protocol")
-        raise MappingError(f"{address}: the server speaks protocol {there}, this node {PROTOCOL}; install the same version on both")
+        raise MappingError(
+            f"{address}: the server speaks protocol {there}, this node {PROTOCOL}; install the same"
+            " version on both"
+        )
     if metadata.get("contract_hash") == contract.hash:
         return
     try:
-        theirs = parse_contract(str(metadata.get("contract")), str(metadata.get("urdf")), f"{address}: contract")
+        theirs = parse_contract(
+            str(metadata.get("contract")), str(metadata.get("urdf")), f"{address}: contract"
+        )
         difference = "; ".join(contract.difference(theirs)[:8])
     except ContractError as error:
         difference = str(error)
-    raise MappingError(f"{address}: serves a policy that was trained for another contract ({difference})")
+    raise MappingError(
+        f"{address}: serves a policy that was trained for another contract ({difference})"
+    )
 
 
 def own_mapping(contract: Contract) -> Mapping:
-    """The keys of our server: ``images.CAMERA`` as the camera has them, ``state`` (J,) in the order of
-    ``contract.command_joints`` [rad, m], ``prompt``; ``actions`` as the contract has them.
+    """The keys of our server: ``images.CAMERA`` as the camera has them, ``state`` (J,) in the order
+    of ``contract.command_joints`` [rad, m], ``prompt``; ``actions`` as the contract has them.
     """
     state = [Column(name=name) for name in contract.arm_joints]
     if contract.gripper:  # its joint position, which may bear any name
-        state.append(Column(name=GRIPPER, open=contract.gripper.open, closed=contract.gripper.closed))
+        state.append(
+            Column(name=GRIPPER, open=contract.gripper.open, closed=contract.gripper.closed)
+        )
     return Mapping(
         images={camera: f"images.{camera}" for camera in contract.camera_names},
         state={"state": state},
         space=contract.action.space,
         step_s=contract.action.step_s,
         columns=[
-            Column(name=name, open=1.0, closed=0.0) if name == GRIPPER_COLUMN else Column(name=name) for name in contract.action.names
+            Column(name=name, open=1.0, closed=0.0) if name == GRIPPER_COLUMN else Column(name=name)
+            for name in contract.action.names
         ],
     )

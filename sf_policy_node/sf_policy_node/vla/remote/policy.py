@@ -1,4 +1,6 @@
-"""A policy that another process serves, behind the same call as one of ours: ``policy:=openpi://host:8000``."""
+"""A policy that another process serves, behind the same call as one of ours:
+``policy:=openpi://host:8000``.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def make_link(address: str, token: str = "") -> Link:
     except ValueError:
         host = None
     if not is_remote(address) or not host or parts.path.strip("/") or parts.query or parts.username:
-        raise MappingError(f"policy {address}: not an address; write openpi://HOST:8000 or oft://HOST:8777")
+        raise MappingError(
+            f"policy {address}: not an address; write openpi://HOST:8000 or oft://HOST:8777"
+        )
     port = port or SCHEMES[parts.scheme]
     return OpenpiLink(host, port, token) if parts.scheme == "openpi" else OftLink(host, port)
 
@@ -46,11 +50,17 @@ def make_link(address: str, token: str = "") -> Link:
 class RemotePolicy:
     """Asks a server for chunks. One caller at a time.
 
-    A link that is lost raises :class:`PolicyUnavailable` and is made again at the next call, at most every 0.25 to 4 s. A
-    server that comes back with other metadata is refused.
+    A link that is lost raises :class:`PolicyUnavailable` and is made again at the next call, at
+    most every 0.25 to 4 s. A server that comes back with other metadata is refused.
     """
 
-    def __init__(self, link: Link, contract: Contract, mapping: Mapping | None = None, source: str = "mapping") -> None:
+    def __init__(
+        self,
+        link: Link,
+        contract: Contract,
+        mapping: Mapping | None = None,
+        source: str = "mapping",
+    ) -> None:
         """Connect and check that the server fits the robot.
 
         Args:
@@ -67,8 +77,8 @@ class RemotePolicy:
         if mapping is None and not is_own(self._metadata):
             link.close()
             raise MappingError(
-                f"{link.address}: this server does not say its keys and units; write a mapping (sf_policy_node/doc/remote.md) and "
-                "give it as parameter mapping"
+                f"{link.address}: this server does not say its keys and units; write a mapping"
+                " (sf_policy_node/doc/remote.md) and give it as parameter mapping"
             )
         if self._own:
             check_own(self._metadata, contract, link.address)
@@ -83,24 +93,36 @@ class RemotePolicy:
 
     @property
     def device(self) -> str:
-        """Address of the server, and the medians of the last 100 replies: time in its model, and on the way."""
+        """Address of the server, and the medians of the last 100 replies: time in its model, and on
+        the way.
+        """
         network, model = (each.percentiles()[0] for each in (self._network, self._model))
         if not network:
             return self._link.address
-        split = f"network {1e3 * network:.1f} ms, model {1e3 * model:.1f} ms" if model else f"reply {1e3 * network:.1f} ms"
+        split = (
+            f"network {1e3 * network:.1f} ms, model {1e3 * model:.1f} ms"
+            if model
+            else f"reply {1e3 * network:.1f} ms"
+        )
         return f"{self._link.address} ({split})"
 
     @property
     def latency(self) -> tuple[float, float]:
-        """Medians over the last 100 replies [s]: on the network and in packing, and in the model (0 where it is not told)."""
+        """Medians over the last 100 replies [s]: on the network and in packing, and in the model (0
+        where it is not told).
+        """
         return self._network.percentiles()[0], self._model.percentiles()[0]
 
     def warm_up(self) -> None:
         """Ask once with black images, so that a server that compiles its model does it now.
 
-        The reply is checked as any other: units, order and gripper values that do not fit are found before the arm moves.
+        The reply is checked as any other: units, order and gripper values that do not fit are found
+        before the arm moves.
         """
-        images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in self._contract.cameras}
+        images = {
+            camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
+            for camera in self._contract.cameras
+        }
         joints = np.array([0.5 * (joint.lower + joint.upper) for joint in self._contract.joints])
         if self._contract.gripper:
             joints = np.append(joints, self._contract.gripper.open)
@@ -159,7 +181,10 @@ class RemotePolicy:
             raise
         if metadata != self._metadata:
             self._link.close()
-            raise ServerError(f"{self._link.address}: another policy answers than before the connection was lost; configure the node again")
+            raise ServerError(
+                f"{self._link.address}: another policy answers than before the connection was lost;"
+                " configure the node again"
+            )
         self._connected, self._pause_s = True, _PAUSE_S[0]
 
 
@@ -173,7 +198,9 @@ def load_remote(address: str, contract: Contract, mapping: str = "") -> RemotePo
         PolicyUnavailable, ServerError, MappingError: one sentence with the cure.
     """
     link = make_link(address, os.environ.get(TOKEN_VARIABLE, ""))
-    return RemotePolicy(link, contract, load_mapping(mapping) if mapping else None, mapping or "mapping")
+    return RemotePolicy(
+        link, contract, load_mapping(mapping) if mapping else None, mapping or "mapping"
+    )
 
 
 def _check_metadata(wanted: dict[str, Any], found: dict[str, Any], address: str) -> None:
@@ -181,11 +208,16 @@ def _check_metadata(wanted: dict[str, Any], found: dict[str, Any], address: str)
         there = found.get(key, "absent")
         there = there.tolist() if isinstance(there, (np.ndarray, np.generic)) else there
         if there != value:
-            raise MappingError(f"{address}: its metadata says {key}: {there}, the mapping expects {value}: is this the right policy?")
+            raise MappingError(
+                f"{address}: its metadata says {key}: {there}, the mapping expects {value}: is this"
+                " the right policy?"
+            )
 
 
 def _model_s(reply: Any, total: float) -> float:
-    """Time in the server's model [s], from openpi's timing; 0 where it says nothing, or nonsense."""
+    """Time in the server's model [s], from openpi's timing; 0 where it says nothing, or
+    nonsense.
+    """
     for key in ("policy_timing", "server_timing"):
         timing = reply.get(key) if isinstance(reply, dict) else None
         value = timing.get("infer_ms") if isinstance(timing, dict) else None

@@ -1,4 +1,6 @@
-"""``ros2 run sf_policy_node serve``, or ``python3 -m sf_policy_node serve`` where there is no ROS: serve a checkpoint."""
+"""``ros2 run sf_policy_node serve``, or ``python3 -m sf_policy_node serve`` where there is no ROS:
+serve a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"serve: {error}", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(f"{policy.policy_id} on {policy.device}: openpi://{arguments.host}:{server.port}", flush=True)
+    print(
+        f"{policy.policy_id} on {policy.device}: openpi://{arguments.host}:{server.port}",
+        flush=True,
+    )
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -41,14 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sf_policy_node serve", description="Serve a checkpoint over openpi's websocket protocol.")
+    parser = argparse.ArgumentParser(
+        prog="sf_policy_node serve",
+        description="Serve a checkpoint over openpi's websocket protocol.",
+    )
     parser.add_argument("checkpoint", type=Path, help="directory of the trained policy")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; anything but loopback needs a token")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; anything but loopback needs a token",
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--contract", type=Path, help="the robot's contract; default the one in the checkpoint")
     parser.add_argument(
-        "--token-file", type=Path, help=f"file with the token that clients must send; default the variable {TOKEN_VARIABLE}"
+        "--contract", type=Path, help="the robot's contract; default the one in the checkpoint"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help=f"file with the token that clients must send; default the variable {TOKEN_VARIABLE}",
     )
     return parser
 

@@ -1,4 +1,6 @@
-"""A checkpoint of ours behind openpi's websocket protocol, so that a GPU host needs no ROS and openpi's client can ask it."""
+"""A checkpoint of ours behind openpi's websocket protocol, so that a GPU host needs no ROS and
+openpi's client can ask it.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,23 @@ class PolicyServer:
         token: asked for as ``Authorization: Api-Key TOKEN``; empty asks for none.
 
     Raises:
-        ServeError: no token although others can reach the address, or the address cannot be listened on.
+        ServeError: no token although others can reach the address, or the address cannot be
+            listened on.
     """
 
-    def __init__(self, policy: ActionPolicy, contract: Contract, host: str = "127.0.0.1", port: int = 8000, token: str = "") -> None:
+    def __init__(
+        self,
+        policy: ActionPolicy,
+        contract: Contract,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        token: str = "",
+    ) -> None:
         if not token and not _is_loopback(host):
-            raise ServeError(f"--host {host}: others can reach it, so a token is needed; give --token-file FILE, or serve on 127.0.0.1")
+            raise ServeError(
+                f"--host {host}: others can reach it, so a token is needed; give --token-file FILE,"
+                " or serve on 127.0.0.1"
+            )
         self._policy, self._contract, self._token = policy, contract, token
         self._lock = threading.Lock()
         self._join = Join(getattr(policy, "join", Join.BLEND))
@@ -59,7 +72,10 @@ class PolicyServer:
                 process_request=self._admit,
             )
         except OSError as error:
-            raise ServeError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); choose another port") from None
+            raise ServeError(
+                f"--host {host} --port {port}: cannot listen there ({error.strerror or error});"
+                " choose another port"
+            ) from None
 
     @property
     def port(self) -> int:
@@ -78,8 +94,12 @@ class PolicyServer:
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         given = request.headers.get("Authorization", "")
-        if self._token and not hmac.compare_digest(given.encode(), f"Api-Key {self._token}".encode()):
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "Authorization: Api-Key TOKEN is missing or wrong\n")
+        if self._token and not hmac.compare_digest(
+            given.encode(), f"Api-Key {self._token}".encode()
+        ):
+            return connection.respond(
+                http.HTTPStatus.UNAUTHORIZED, "Authorization: Api-Key TOKEN is missing or wrong\n"
+            )
         return None
 
     def _answer(self, connection: ServerConnection) -> None:
@@ -112,31 +132,62 @@ class PolicyServer:
             took = time.perf_counter() - begin
         return {"actions": np.asarray(chunk, np.float64), "policy_timing": {"infer_ms": 1e3 * took}}
 
-    def _observation(self, found: Any) -> tuple[dict[str, np.ndarray], np.ndarray, str, dict[str, Any]]:
+    def _observation(
+        self, found: Any
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, str, dict[str, Any]]:
         if not isinstance(found, dict):
-            raise ValueError(f"an observation is a mapping with images, state and prompt, got a {type(found).__name__}")
+            raise ValueError(
+                "an observation is a mapping with images, state and prompt, got a"
+                f" {type(found).__name__}"
+            )
         images, state, prompt = (found.get(key) for key in ("images", "state", "prompt"))
         names = self._contract.camera_names
-        if not isinstance(images, dict) or any(not isinstance(images.get(name), np.ndarray) for name in names):
-            raise ValueError(f"images: needs an array (H, W, 3) uint8 RGB for each of {', '.join(names)}")
+        if not isinstance(images, dict) or any(
+            not isinstance(images.get(name), np.ndarray) for name in names
+        ):
+            raise ValueError(
+                f"images: needs an array (H, W, 3) uint8 RGB for each of {', '.join(names)}"
+            )
         joints = self._contract.command_joints
         state = state if isinstance(state, np.ndarray) else None
         if state is None or state.shape != (len(joints),) or not np.isfinite(state).all():
-            raise ValueError(f"state: needs {len(joints)} finite values in rad and m: {', '.join(joints)}")
+            raise ValueError(
+                f"state: needs {len(joints)} finite values in rad and m: {', '.join(joints)}"
+            )
         if not isinstance(prompt, str):
             raise ValueError("prompt: needs the instruction as text")
-        return {name: images[name] for name in names}, state.astype(float), prompt, self._continuation(found.get("continuation"))
+        return (
+            {name: images[name] for name in names},
+            state.astype(float),
+            prompt,
+            self._continuation(found.get("continuation")),
+        )
 
     def _continuation(self, found: Any) -> dict[str, Any]:
         if self._join is not Join.RTC:
             return {}
         if found is None:
             return {"continuation": None}
-        rows, delay = (found.get(key) if isinstance(found, dict) else None for key in ("rows", "delay_rows"))
+        rows, delay = (
+            found.get(key) if isinstance(found, dict) else None for key in ("rows", "delay_rows")
+        )
         action = self._contract.action
-        fits = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] == len(action.names) and len(rows) <= action.horizon
-        if not fits or not np.isfinite(rows).all() or type(delay) is not int or not 0 <= delay <= len(rows):
-            raise ValueError(f"continuation: needs rows (n, {len(action.names)}) of at most {action.horizon}, and delay_rows up to n")
+        fits = (
+            isinstance(rows, np.ndarray)
+            and rows.ndim == 2
+            and rows.shape[1] == len(action.names)
+            and len(rows) <= action.horizon
+        )
+        if (
+            not fits
+            or not np.isfinite(rows).all()
+            or type(delay) is not int
+            or not 0 <= delay <= len(rows)
+        ):
+            raise ValueError(
+                f"continuation: needs rows (n, {len(action.names)}) of at most {action.horizon},"
+                " and delay_rows up to n"
+            )
         return {"continuation": Continuation(rows.astype(float), delay)}
 
 

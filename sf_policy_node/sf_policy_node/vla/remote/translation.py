@@ -1,4 +1,6 @@
-"""Observations in a server's words and its actions in the contract's: names, order, units and the sense of the gripper."""
+"""Observations in a server's words and its actions in the contract's: names, order, units and the
+sense of the gripper.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Translation:
     """Speaks to one server for the robot of a contract.
 
     Raises:
-        MappingError: the mapping names something that the contract does not have, leaves an action out, or differs in
+        MappingError: the mapping names something that the contract does not have, leaves an action
+            out, or differs in
             action space or time step.
     """
 
@@ -35,7 +38,9 @@ class Translation:
         self._picked = [[column.name for column in mapping.columns].index(name) for name in names]
         self._columns = [mapping.columns[index] for index in self._picked]
 
-    def observation(self, images: MappingType[str, np.ndarray], joints: np.ndarray, instruction: str) -> dict[str, Any]:
+    def observation(
+        self, images: MappingType[str, np.ndarray], joints: np.ndarray, instruction: str
+    ) -> dict[str, Any]:
         """Build what the server is sent.
 
         Args:
@@ -48,56 +53,81 @@ class Translation:
             if image is None:
                 raise ValueError(f"camera {camera}: no image")
             if mapping.image_size:
-                image = prepare({camera: image}, [camera], mapping.image_size, mapping.image_fit)[0].transpose(1, 2, 0)
+                image = prepare({camera: image}, [camera], mapping.image_size, mapping.image_fit)[
+                    0
+                ].transpose(1, 2, 0)
             image = image.transpose(2, 0, 1) if mapping.image_layout == "chw" else image
             _put(found, key, np.ascontiguousarray(image))
         if mapping.state:
             values = self._state(np.asarray(joints, dtype=float))
             for key, columns in mapping.state.items():
-                _put(found, key, np.array([_theirs(column, values[column.name]) for column in columns]))
+                _put(
+                    found,
+                    key,
+                    np.array([_theirs(column, values[column.name]) for column in columns]),
+                )
         _put(found, mapping.prompt, instruction)
         return found
 
     def chunk(self, reply: Any) -> np.ndarray:
-        """Read the chunk (horizon, columns) of the contract from a reply; rows beyond the contract's horizon are left out.
+        """Read the chunk (horizon, columns) of the contract from a reply; rows beyond the
+        contract's horizon are left out.
 
         Raises:
-            ValueError: the reply holds no such chunk, or values that the mapping's units or gripper values cannot explain.
+            ValueError: the reply holds no such chunk, or values that the mapping's units or gripper
+                values cannot explain.
         """
         values = self._rows(reply)
         action, width = self._contract.action, len(self._mapping.columns)
         if values.ndim != 2 or values.shape[1] != width or len(values) < action.horizon:
             raise ValueError(
-                f"the server's chunk has the shape {values.shape}; {self._source} needs {width} columns (key columns) and at least "
-                f"{action.horizon} rows (the contract's horizon)"
+                f"the server's chunk has the shape {values.shape}; {self._source} needs {width}"
+                f" columns (key columns) and at least {action.horizon} rows (the contract's"
+                " horizon)"
             )
         rows = values[: action.horizon, self._picked]
         if not np.isfinite(rows).all():
             raise ValueError(f"the server's chunk holds {rows[~np.isfinite(rows)][0]}")
-        ours = np.stack([_ours(column, rows[:, index]) for index, column in enumerate(self._columns)], axis=1)
+        ours = np.stack(
+            [_ours(column, rows[:, index]) for index, column in enumerate(self._columns)], axis=1
+        )
         self._check_values(ours)
         return ours
 
     def _rows(self, reply: Any) -> np.ndarray:
         for part in self._mapping.actions.split(".") if self._mapping.actions else ():
             if not isinstance(reply, dict) or part not in reply:
-                there = ", ".join(map(str, reply)) if isinstance(reply, dict) else type(reply).__name__
-                raise ValueError(f"the reply has no {self._mapping.actions!r} (key actions of {self._source}); it has {there[:200]}")
+                there = (
+                    ", ".join(map(str, reply)) if isinstance(reply, dict) else type(reply).__name__
+                )
+                raise ValueError(
+                    f"the reply has no {self._mapping.actions!r} (key actions of {self._source});"
+                    f" it has {there[:200]}"
+                )
             reply = reply[part]
         try:
             return np.asarray(reply, dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"the reply's {self._mapping.actions or 'body'} is no table of numbers") from None
+            raise ValueError(
+                f"the reply's {self._mapping.actions or 'body'} is no table of numbers"
+            ) from None
 
     def _check_values(self, rows: np.ndarray) -> None:
-        """Refuse what only a wrong unit, order or gripper sense explains; limits proper are the executor's."""
+        """Refuse what only a wrong unit, order or gripper sense explains; limits proper are the
+        executor's.
+        """
         limits = {}
         if self._contract.action.space is ActionSpace.JOINT_POSITION:
             limits = {joint.name: (joint.lower, joint.upper) for joint in self._contract.joints}
         for index, name in enumerate(self._contract.action.names):
             column = rows[:, index]
             if name == GRIPPER_COLUMN:
-                low, high, beyond, why = 0.0, 1.0, _GRIPPER_BEYOND, f"open and closed of {GRIPPER_COLUMN} in {self._source}"
+                low, high, beyond, why = (
+                    0.0,
+                    1.0,
+                    _GRIPPER_BEYOND,
+                    f"open and closed of {GRIPPER_COLUMN} in {self._source}",
+                )
             elif name in limits:
                 (low, high), beyond = limits[name], _JOINT_BEYOND
                 why = f"unit, sign and order of columns in {self._source}"
@@ -106,14 +136,19 @@ class Translation:
             slack = beyond * (high - low)
             wrong = column[(column < low - slack) | (column > high + slack)]
             if len(wrong):
-                raise ValueError(f"the server's chunk moves {name} to {wrong[0]:.4g}, its range is {low:g} to {high:g}: check {why}")
+                raise ValueError(
+                    f"the server's chunk moves {name} to {wrong[0]:.4g}, its range is {low:g} to"
+                    f" {high:g}: check {why}"
+                )
             if name == GRIPPER_COLUMN:
                 column.clip(0.0, 1.0, out=column)
 
     def _state(self, joints: np.ndarray) -> dict[str, float]:
         contract, names = self._contract, self._contract.command_joints
         if joints.shape != (len(names),) or not np.isfinite(joints).all():
-            raise ValueError(f"joint positions: needs {len(names)} finite values ({', '.join(names)})")
+            raise ValueError(
+                f"joint positions: needs {len(names)} finite values ({', '.join(names)})"
+            )
         values = dict(zip(names, joints, strict=True)) | {ZERO: 0.0}
         pose = self._kinematics.forward(joints[: len(contract.joints)])
         values |= dict(zip(_TOOL, (*pose.position, *_rotation_vector(pose.rotation)), strict=True))
@@ -129,31 +164,49 @@ class Translation:
             self._refuse("step_s", f"{mapping.step_s:g} s, the contract's is {action.step_s:g} s")
         for camera in mapping.images:
             if camera not in contract.camera_names:
-                self._refuse(f"images.{camera}", f"the contract has no such camera; it has {', '.join(contract.camera_names)}")
+                self._refuse(
+                    f"images.{camera}",
+                    f"the contract has no such camera; it has {', '.join(contract.camera_names)}",
+                )
         known = {*contract.command_joints, *_TOOL, ZERO, *([GRIPPER] if contract.gripper else [])}
         for key, columns in mapping.state.items():
             for column in columns:
                 if column.name not in known:
-                    self._refuse(f"state.{key}", f"{column.name} is unknown; known are {', '.join(sorted(known))}")
+                    self._refuse(
+                        f"state.{key}",
+                        f"{column.name} is unknown; known are {', '.join(sorted(known))}",
+                    )
                 self._check_column(f"state.{key}", column)
         names = [column.name for column in mapping.columns if column.name != IGNORED]
         for name in action.names:
             if names.count(name) != 1:
-                self._refuse("columns", f"{name} must be there once, it is {names.count(name)} times")
+                self._refuse(
+                    "columns", f"{name} must be there once, it is {names.count(name)} times"
+                )
         if left := [name for name in names if name not in action.names]:
-            self._refuse("columns", f"{left[0]} is no action of the contract ({', '.join(action.names)}); write {IGNORED} to leave it out")
+            self._refuse(
+                "columns",
+                f"{left[0]} is no action of the contract ({', '.join(action.names)}); write"
+                f" {IGNORED} to leave it out",
+            )
         for column in mapping.columns:
             self._check_column("columns", column)
 
     def _check_column(self, key: str, column: Column) -> None:
         gripper = column.name == GRIPPER
         if gripper and column.open is None:
-            self._refuse(key, "gripper: give the server's values of open and closed; there is no default")
+            self._refuse(
+                key, "gripper: give the server's values of open and closed; there is no default"
+            )
         if not gripper and column.open is not None:
             self._refuse(key, f"{column.name}: open and closed are for the gripper")
-        unit = self._units.get(column.name) or ("rad" if column.name in (*_TOOL[3:], "rx", "ry", "rz") else "m")
+        unit = self._units.get(column.name) or (
+            "rad" if column.name in (*_TOOL[3:], "rx", "ry", "rz") else "m"
+        )
         if column.unit and column.unit not in _UNITS[unit]:
-            self._refuse(key, f"{column.name}: unit {column.unit} does not fit, the contract's is {unit}")
+            self._refuse(
+                key, f"{column.name}: unit {column.unit} does not fit, the contract's is {unit}"
+            )
 
     def _refuse(self, key: str, reason: str) -> None:
         raise MappingError(f"{self._source}: {key}: {reason}")

@@ -1,4 +1,6 @@
-"""Observations and actions as bytes: openpi's msgpack with NumPy, and json_numpy's JSON. Nothing is ever unpickled."""
+"""Observations and actions as bytes: openpi's msgpack with NumPy, and json_numpy's JSON. Nothing is
+ever unpickled.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class WireError(ValueError):
 
 
 def pack(value: Any) -> bytes:
-    """Encode dictionaries, lists, numbers, text and arrays as openpi does (``openpi_client.msgpack_numpy``).
+    """Encode dictionaries, lists, numbers, text and arrays as openpi does
+    (``openpi_client.msgpack_numpy``).
 
     Raises:
         WireError: an array holds something else than numbers.
@@ -56,7 +59,11 @@ def to_json(value: Any) -> bytes:
             raise WireError(f"cannot send a {type(item).__name__}")
         array = np.asarray(item)
         _check_kind(array.dtype)
-        return {_JSON_ARRAY: base64.b64encode(array.tobytes()).decode(), "dtype": array.dtype.str, "shape": list(array.shape)}
+        return {
+            _JSON_ARRAY: base64.b64encode(array.tobytes()).decode(),
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+        }
 
     return json.dumps(value, default=encode).encode()
 
@@ -88,7 +95,12 @@ def from_json(data: bytes) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         _check_kind(value.dtype)
-        return {_ARRAY: True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+        return {
+            _ARRAY: True,
+            b"data": value.tobytes(),
+            b"dtype": value.dtype.str,
+            b"shape": value.shape,
+        }
     if isinstance(value, np.generic):
         _check_kind(value.dtype)
         return {_SCALAR: True, b"data": value.item(), b"dtype": value.dtype.str}
@@ -111,7 +123,9 @@ def _array(item: Mapping) -> Any:
 
 def _build(data: Any, dtype: Any, shape: Any) -> np.ndarray:
     kind = _dtype(dtype)
-    if not isinstance(shape, (list, tuple)) or not all(type(side) is int and side >= 0 for side in shape):
+    if not isinstance(shape, (list, tuple)) or not all(
+        type(side) is int and side >= 0 for side in shape
+    ):
         raise WireError(f"an array has the shape {shape!r}")
     wanted = math.prod(shape) * kind.itemsize
     if not isinstance(data, bytes) or len(data) != wanted:

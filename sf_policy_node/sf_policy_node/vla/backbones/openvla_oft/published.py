@@ -1,13 +1,16 @@
 """Published weights of OpenVLA and OpenVLA-OFT from a local directory, every key mapped or named.
 
-What a directory may hold (all from ``moojink/openvla-oft``, and Spatial Forcing's, which has the same names):
+What a directory may hold (all from ``moojink/openvla-oft``, and Spatial Forcing's, which has the
+same names):
 
 * ``config.json`` and ``*.safetensors``: openvla-7b, or OFT's merged weights
 * ``lora_adapter/``: adapters that are not merged yet
-* ``action_head--*_checkpoint.pt``, ``proprio_projector--*_checkpoint.pt``, ``vision_backbone--*_checkpoint.pt`` (FiLM)
+* ``action_head--*_checkpoint.pt``, ``proprio_projector--*_checkpoint.pt``,
+  ``vision_backbone--*_checkpoint.pt`` (FiLM)
 * ``dataset_statistics.json``
 
-``align_projector--*_checkpoint.pt`` is of the training alone and is not read. Pickles are read with ``weights_only=True``.
+``align_projector--*_checkpoint.pt`` is of the training alone and is not read. Pickles are read with
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -73,7 +76,9 @@ class PublishedWeights:
         for path in sorted(self.folder.glob("*.safetensors")):
             self._add(_safetensors(path), "")
         if not self._readers:
-            raise BackboneError(f"{folder}: no *.safetensors; copy the weights there (of openvla-7b, or merged)")
+            raise BackboneError(
+                f"{folder}: no *.safetensors; copy the weights there (of openvla-7b, or merged)"
+            )
         self.head = self._add_part("action_head")
         self.proprio = self._add_part("proprio_projector")
         self.film = self._add_part("vision_backbone")
@@ -103,15 +108,31 @@ class PublishedWeights:
         found = sorted(self.folder.glob(f"{part}--*checkpoint.pt"))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise BackboneError(f"{self.folder}: {len(found)} files of {part} ({names}); keep the one that belongs to the weights")
+            raise BackboneError(
+                f"{self.folder}: {len(found)} files of {part} ({names}); keep the one that belongs"
+                " to the weights"
+            )
         if not found:
             return False
-        tensors = {name.removeprefix("module."): value for name, value in _torch_file(found[0]).items()}
-        if part == "vision_backbone":  # the whole backbone, trained beside the adapters: it replaces what is there
-            self._readers = {name: reader for name, reader in self._readers.items() if not name.startswith("vision_backbone.")}
-            tensors = {f"vision_backbone.{name.removeprefix('vision_backbone.')}": value for name, value in tensors.items()}
+        tensors = {
+            name.removeprefix("module."): value for name, value in _torch_file(found[0]).items()
+        }
+        if (
+            part == "vision_backbone"
+        ):  # the whole backbone, trained beside the adapters: it replaces what is there
+            self._readers = {
+                name: reader
+                for name, reader in self._readers.items()
+                if not name.startswith("vision_backbone.")
+            }
+            tensors = {
+                f"vision_backbone.{name.removeprefix('vision_backbone.')}": value
+                for name, value in tensors.items()
+            }
             tensors = dict(_merged_inside(tensors))
-        self._add({name: (lambda value=value: value) for name, value in tensors.items()}, _PARTS[part])
+        self._add(
+            {name: lambda value=value: value for name, value in tensors.items()}, _PARTS[part]
+        )
         return True
 
     def _merge(self, adapters: tuple[Mapping[str, dict[str, Tensor]], float]) -> None:
@@ -119,16 +140,23 @@ class PublishedWeights:
         for module, factor in factors.items():
             name = f"{module}.weight"
             if name not in self._readers or set(factor) != {"A", "B"}:
-                raise BackboneError(f"{self.folder}/lora_adapter: an adapter of {module}, which the weights do not hold")
+                raise BackboneError(
+                    f"{self.folder}/lora_adapter: an adapter of {module}, which the weights do not"
+                    " hold"
+                )
             before = self._readers[name]
-            self._readers[name] = lambda before=before, factor=factor: _with_adapter(before(), factor["A"], factor["B"], scale)
+            self._readers[name] = lambda before=before, factor=factor: _with_adapter(
+                before(), factor["A"], factor["B"], scale
+            )
 
 
-def mapped(published: PublishedWeights, blocks: Mapping[str, int]) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
+def mapped(
+    published: PublishedWeights, blocks: Mapping[str, int]
+) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
     """Yield for every tensor the names that it has here, how to read it, and its published name.
 
-    A tensor that the model does not read (the last block of each tower, heads for words) comes with an empty name; one that is not
-    known does not come at all.
+    A tensor that the model does not read (the last block of each tower, heads for words) comes with
+    an empty name; one that is not known does not come at all.
 
     Args:
         blocks: number of blocks that are kept of ``dino`` and ``siglip``.
@@ -146,12 +174,18 @@ def mapped(published: PublishedWeights, blocks: Mapping[str, int]) -> Iterator[t
             yield ours, (lambda name=name: published[name]), name
 
 
-def _block(published: PublishedWeights, name: str, tower: str, number: int, rest: str) -> Iterator[tuple[str, Callable, str]]:
+def _block(
+    published: PublishedWeights, name: str, tower: str, number: int, rest: str
+) -> Iterator[tuple[str, Callable, str]]:
     part, _, kind = rest.rpartition(".")
     prefix = f"backbone.{tower}.blocks.{number}."
     if part == "attn.qkv":
         for index, target in enumerate("qkv"):
-            yield f"{prefix}{_ATTENTION[tower]}.{target}_proj.{kind}", (lambda index=index: published[name].chunk(3)[index]), name
+            yield (
+                f"{prefix}{_ATTENTION[tower]}.{target}_proj.{kind}",
+                (lambda index=index: published[name].chunk(3)[index]),
+                name,
+            )
     elif part in ("scale", "shift"):  # FiLM
         yield f"backbone.{tower}.film.{number}.{part}.{kind}", lambda: published[name], name
     elif part in ("ls1", "ls2") and tower == "dino" and kind in ("scale_factor", "gamma"):
@@ -179,7 +213,9 @@ def _with_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Ten
 
 
 def _merged_inside(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a file in which peft's layers are still wrapped, as OFT saves a FiLM backbone: rank 32, alpha 16."""
+    """Tensors of a file in which peft's layers are still wrapped, as OFT saves a FiLM backbone:
+    rank 32, alpha 16.
+    """
     for name, value in tensors.items():
         if ".lora_" in name:
             continue
@@ -198,7 +234,9 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
         config = json.loads((folder / "adapter_config.json").read_text())
         scale = float(config["lora_alpha"]) / float(config["r"])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise BackboneError(f"{folder}/adapter_config.json: cannot be read ({error}); copy it again") from None
+        raise BackboneError(
+            f"{folder}/adapter_config.json: cannot be read ({error}); copy it again"
+        ) from None
     found: dict[str, dict[str, Tensor]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         for name, reader in _safetensors(path).items():
@@ -207,23 +245,31 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
                 raise BackboneError(f"{path}: {name} is no factor of an adapter")
             found.setdefault(match[1], {})[match[2]] = reader()
     if not found:
-        raise BackboneError(f"{folder}: no *.safetensors with adapters; copy them there, or take the merged weights")
+        raise BackboneError(
+            f"{folder}: no *.safetensors with adapters; copy them there, or take the merged weights"
+        )
     return found, scale
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
     try:
         file = safe_open(path, "pt")
-        return {name: (lambda name=name: file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise BackboneError(f"{path}: not a readable safetensors file ({error}); copy it again") from None
+        raise BackboneError(
+            f"{path}: not a readable safetensors file ({error}); copy it again"
+        ) from None
 
 
 def _torch_file(path: Path) -> dict[str, Tensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each raise their own
-        raise BackboneError(f"{path}: cannot be read ({' '.join(str(error).split())[:150]}); copy it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise BackboneError(
+            f"{path}: cannot be read ({' '.join(str(error).split())[:150]}); copy it again"
+        ) from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
         raise BackboneError(f"{path}: holds something else than tensors by name")
     return tensors

@@ -1,7 +1,9 @@
-"""The two vision towers of OpenVLA: DINOv2 and SigLIP see the same image, their patches are concatenated by channel.
+"""The two vision towers of OpenVLA: DINOv2 and SigLIP see the same image, their patches are
+concatenated by channel.
 
-The blocks are transformers'; embeddings are laid out as in timm, whose weights are published: DINOv2's position embedding is of
-the patches alone. Features are those of the last block but one, without the final norm.
+The blocks are transformers'; embeddings are laid out as in timm, whose weights are published:
+DINOv2's position embedding is of the patches alone. Features are those of the last block but one,
+without the final norm.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ class Tower(nn.Module):
     """One vision transformer up to its last block but one.
 
     Args:
-        config: of transformers' ``Dinov2WithRegistersConfig`` or ``SiglipVisionConfig``; the number of blocks that run is one less
+        config: of transformers' ``Dinov2WithRegistersConfig`` or ``SiglipVisionConfig``; the number
+            of blocks that run is one less
             than its ``num_hidden_layers``.
-        film: width of the instruction's embedding that scales and shifts the features in each block (FiLM); 0: none.
+        film: width of the instruction's embedding that scales and shifts the features in each block
+            (FiLM); 0: none.
     """
 
     def __init__(self, config: Any, film: int = 0) -> None:
@@ -35,7 +39,9 @@ class Tower(nn.Module):
 
             self.blocks = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(count))
         else:
-            from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersLayer
+            from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
+                Dinov2WithRegistersLayer,
+            )
 
             self.class_token = nn.Parameter(torch.zeros(1, 1, width))
             self.registers = nn.Parameter(torch.zeros(1, config.num_register_tokens, width))
@@ -55,13 +61,22 @@ class Tower(nn.Module):
         """
         x = self.patches(images).flatten(2).transpose(1, 2) + self.position
         if self._prefix:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), self.registers.expand(len(x), -1, -1), x], 1)
+            x = torch.cat(
+                [self.class_token.expand(len(x), -1, -1), self.registers.expand(len(x), -1, -1), x],
+                1,
+            )
         for number, block in enumerate(self.blocks):
-            x = block(x, None) if self.film is None else self._modulated(block, self.film[number], x, instruction)
+            x = (
+                block(x, None)
+                if self.film is None
+                else self._modulated(block, self.film[number], x, instruction)
+            )
         return x[:, self._prefix :]
 
     def _modulated(self, block: nn.Module, film: Film, x: Tensor, instruction: Tensor) -> Tensor:
-        """A block with FiLM between its attention and its perceptron; both of transformers' layouts."""
+        """A block with FiLM between its attention and its perceptron; both of transformers'
+        layouts.
+        """
         if self._prefix:
             x = x + block.layer_scale1(block.attention(block.norm1(x))[0])
             x = film(x, instruction)
@@ -85,7 +100,9 @@ class Film(nn.Module):
 
 
 class PatchProjector(nn.Module):
-    """Channels of both towers to the language model's width: three linear layers, GELU between them."""
+    """Channels of both towers to the language model's width: three linear layers, GELU between
+    them.
+    """
 
     def __init__(self, vision: int, language: int) -> None:
         super().__init__()
@@ -129,7 +146,9 @@ class ActionHead(nn.Module):
         self.fc2 = nn.Linear(width, actions)
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Hidden states (B, horizon * actions, width) to normalised chunks (B, horizon, actions)."""
+        """Hidden states (B, horizon * actions, width) to normalised chunks (B, horizon,
+        actions).
+        """
         x = slots.unflatten(1, (-1, self.actions)).flatten(2)
         x = nn.functional.relu(self.fc1(self.layer_norm1(x)))
         for block in self.blocks:
