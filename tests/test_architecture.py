@@ -24,6 +24,8 @@ FORBIDDEN = {
     "sf_policy_node.motion": ("ros", "torch", "transformers"),
     "sf_policy_node.controller": ("ros", "torch", "transformers"),
     "sf_policy_node.contract": ("ros", "torch"),
+    "sf_policy_node.perception": ("ros", "torch", "transformers"),
+    "sf_policy_node.session": ("ros", "torch", "transformers"),
     "sf_policy_node.nodes": ("torch", "transformers"),
     "sf_training.simulation": ("ros",),
     "sf_training.spatial_forcing": ("ros",),

@@ -22,9 +22,9 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.nodes.conversions import image_to_array, to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED
-from sf_policy_node.observation import JointStates, NoObservation, ObservationBuffer
+from sf_policy_node.perception.observation import JointStates, NoObservation, ObservationBuffer
+from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.ros_testing import PATIENCE_S
-from sf_policy_node.state import robot_state
 from sf_policy_node.vla.preprocessing import prepare
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader, find_episodes

@@ -22,7 +22,7 @@ from sf_msgs.action import RunInstruction
 from sf_msgs.msg import ExecutorStatus, PolicyStatus, TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Contract
-from sf_policy_node.images import decode_image
+from sf_policy_node.perception.images import decode_image
 
 ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
 _SETTLE_S = 0.4  # after a reset: images and joint states from before it are outside every budget

@@ -7,7 +7,7 @@ import numpy as np
 from motion_cases import HOME, sim_arm
 from node_cases import ScriptedPolicy
 
-from sf_policy_node.session import PolicySession
+from sf_policy_node.session.policy_session import PolicySession
 
 
 class Stage:

@@ -111,7 +111,7 @@ def test_a_flow_head_continues_the_last_chunk(tmp_path):
     save_checkpoint(tmp_path / "flow", hf("smolvlm", head="flow"), CONTRACT, statistics(), {})
     policy = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
     assert policy.join is Join.RTC
-    from sf_policy_node.continuation import Continuation
+    from sf_policy_node.session.continuation import Continuation
 
     rows = 0.1 * np.ones((6, SIZES["action_size"]))
     chunk = policy.predict(camera_images(), JOINTS, SENTENCE, continuation=Continuation(rows, 3))

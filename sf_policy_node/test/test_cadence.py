@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_policy_node.cadence import Cadence
+from sf_policy_node.session.cadence import Cadence
 
 TIMES = st.lists(st.floats(0.001, 5.0), min_size=1, max_size=60)
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.contract import Contract, load_contract, parse_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
 from sf_policy_node.motion.types import Chunk
+from sf_policy_node.session.continuation import ChunkHistory
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
 JOINT_NAMES = list(CONTRACT.arm_joints)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.types import Join
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
+from sf_policy_node.session.continuation import Continuation
 from sf_policy_node.vla.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from sf_policy_node.vla.flow import FlowDraws, FlowHead, flow_loss
 from sf_policy_node.vla.nano import Nano, NanoConfig

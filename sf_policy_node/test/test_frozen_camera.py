@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import HOME, sim_arm
 
-from sf_policy_node.frozen_camera import FrozenCameras
-from sf_policy_node.observation import NoObservation
+from sf_policy_node.perception.frozen_camera import FrozenCameras
+from sf_policy_node.perception.observation import NoObservation
 
 STILL = {"scene": np.zeros((240, 320, 3), np.uint8), "wrist": np.zeros((240, 320, 3), np.uint8)}
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from rosbags.image import message_to_cvimage
 
-from sf_policy_node.images import ImageError, decode_compressed, decode_depth, decode_image
+from sf_policy_node.perception.images import (
+    ImageError,
+    decode_compressed,
+    decode_depth,
+    decode_image,
+)
 
 HEIGHT, WIDTH = 6, 8
 CHANNELS = {

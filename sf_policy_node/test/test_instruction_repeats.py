@@ -2,7 +2,7 @@
 
 import pytest
 
-from sf_policy_node.instruction_repeats import InstructionRepeats, Kind
+from sf_policy_node.session.instruction_repeats import InstructionRepeats, Kind
 
 PICK = "pick the red cube"
 

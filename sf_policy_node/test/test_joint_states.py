@@ -10,8 +10,8 @@ import yaml
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.joint_states import JointStates
-from sf_policy_node.observation import NoObservation, ObservationBuffer
+from sf_policy_node.perception.joint_states import JointStates
+from sf_policy_node.perception.observation import NoObservation, ObservationBuffer
 
 NAMES = sim_arm().command_joints
 ARM = NAMES[:6]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from motion_cases import HOME, sim_arm
 
-from sf_policy_node.observation import (
+from sf_policy_node.perception.observation import (
     MAX_INSTRUCTION,
     NoObservation,
     ObservationBuffer,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from backbone_cases import CONTRACT, JOINTS, SENTENCE, SIZES, batch, camera_images, pi0, statistics
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.motion.types import Join
+from sf_policy_node.session.continuation import Continuation
 from sf_policy_node.vla.backbones.pi0 import Pi0
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.tiny import tiny_tokenizer

@@ -20,9 +20,9 @@ from enemy_servers import (
 from motion_cases import HOME, sim_arm
 from session_cases import Stage
 
-from sf_policy_node.instruction_run import Termination
-from sf_policy_node.predictor import PolicyUnavailable
-from sf_policy_node.session_status import PolicyState
+from sf_policy_node.session.instruction_run import Termination
+from sf_policy_node.session.predictor import PolicyUnavailable
+from sf_policy_node.session.status import PolicyState
 from sf_policy_node.vla.remote import policy as policy_module
 from sf_policy_node.vla.remote.address import is_remote
 from sf_policy_node.vla.remote.links import ServerError

@@ -11,11 +11,11 @@ from motion_cases import HOME, contract_for, sim_arm
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import ActionSpace
 from sf_policy_node.motion.types import Join
-from sf_policy_node.predictor import PolicyUnavailable
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
+from sf_policy_node.session.continuation import Continuation
+from sf_policy_node.session.predictor import PolicyUnavailable
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy

@@ -6,8 +6,13 @@ import numpy as np
 import pinocchio
 import pytest
 
-from sf_policy_node.colour_conversion import COLOUR, by_cv_bridge, by_opencv, cv_bridge_encodings
 from sf_policy_node.nodes import rotations
+from sf_policy_node.perception.colour_conversion import (
+    COLOUR,
+    by_cv_bridge,
+    by_opencv,
+    cv_bridge_encodings,
+)
 
 IN_EVERY_CV_BRIDGE = {
     "bgr8",

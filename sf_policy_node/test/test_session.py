@@ -10,8 +10,8 @@ import pytest
 from motion_cases import HOME, sim_arm
 from session_cases import Stage
 
-from sf_policy_node.instruction_run import Termination
-from sf_policy_node.session_status import PolicyState
+from sf_policy_node.session.instruction_run import Termination
+from sf_policy_node.session.status import PolicyState
 
 
 def test_no_instruction_no_prediction(stage):

@@ -10,9 +10,9 @@ from motion_cases import HOME, sim_arm
 from node_cases import ScriptedPolicy
 from session_cases import Stage
 
-from sf_policy_node.instruction_run import Termination
 from sf_policy_node.motion.types import Join
-from sf_policy_node.session_status import PolicyState
+from sf_policy_node.session.instruction_run import Termination
+from sf_policy_node.session.status import PolicyState
 
 
 def test_a_pause_keeps_the_instruction_and_predicts_nothing(stage):
@@ -211,7 +211,7 @@ def test_chunks_say_how_they_want_to_be_joined(stage):
 
 
 def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last_chunk():
-    pytest.importorskip("sf_policy_node.continuation")
+    pytest.importorskip("sf_policy_node.session.continuation")
     given = []
 
     class Continuing(ScriptedPolicy):

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from sf_policy_node.contract import load_contract, parse_contract
-from sf_policy_node.state import robot_state, state_names
+from sf_policy_node.perception.robot_state import robot_state, state_names
 from sf_policy_node.vla import checkpoint as checkpoint_module
 from sf_policy_node.vla.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from sf_policy_node.vla.nano import Nano, NanoConfig

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.hf import HfVla
 from sf_policy_node.vla.backbones.tiny import tiny_hf
 from sf_policy_node.vla.checkpoint import save_checkpoint

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sf_policy_node.contract import load_contract
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.tiny import (
     FAMILIES,
     tiny_config,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_episodes import tiny_contract, write_episode
 
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_hf, tiny_pi0
 from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.nano import Nano, NanoConfig

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_episodes import tiny_contract
 
-from sf_policy_node.observation import NoObservation, ObservationBuffer
+from sf_policy_node.perception.observation import NoObservation, ObservationBuffer
 from sf_training.data.synchronisation import JointStream, align_cameras, nearest
 
 CONTRACT = tiny_contract()  # step 100 ms, skew 50 ms, age 250 ms

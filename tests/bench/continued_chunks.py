@@ -11,9 +11,9 @@ import numpy as np
 from bench.figures import Figures
 
 from sf_bringup.graph import find_policy, find_robot
-from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.types import Chunk
+from sf_policy_node.session.continuation import ChunkHistory
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rollout import run_episode

@@ -19,8 +19,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
 from sf_policy_node.contract import Contract
-from sf_policy_node.images import ImageError, decode_compressed
 from sf_policy_node.nodes.controller_watch import ControllerWatch
+from sf_policy_node.perception.images import ImageError, decode_compressed
 
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived
 _READABLE = {IMAGE: Image, COMPRESSED: CompressedImage, JOINT_STATE: JointState}

@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from sf_policy_node.images import ImageError, decode_compressed
+from sf_policy_node.perception.images import ImageError, decode_compressed
 
 _DISCOVERY_S = 1.5
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

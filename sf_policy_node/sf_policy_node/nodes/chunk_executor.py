@@ -18,8 +18,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
-from sf_policy_node.joint_states import JointStates
-from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
@@ -40,6 +38,8 @@ from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.nodes.static_frames import listen
 from sf_policy_node.nodes.surroundings import Rivals, Unmatched
+from sf_policy_node.perception.joint_states import JointStates
+from sf_policy_node.session.latency import Latencies
 
 _STATUS_S = 0.1
 _LOOK_S = 0.1  # who else is on the topics, one topic at a time

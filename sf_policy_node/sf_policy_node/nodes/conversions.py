@@ -15,11 +15,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from sf_msgs.msg import ActionChunk, PolicyStatus
 from sf_msgs.msg import ExecutorStatus as ExecutorStatusMessage
 from sf_policy_node.contract import ActionSpace, Camera
-from sf_policy_node.images import ImageError, decode_compressed, decode_image
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.status import PER_JOINT_CLIPS, ExecutorStatus
 from sf_policy_node.motion.types import Chunk, Trajectory
-from sf_policy_node.session_status import SessionStatus
+from sf_policy_node.perception.images import ImageError, decode_compressed, decode_image
+from sf_policy_node.session.status import SessionStatus
 
 _SPACES = {
     ActionChunk.JOINT_POSITION: ActionSpace.JOINT_POSITION,

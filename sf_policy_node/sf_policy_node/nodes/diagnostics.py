@@ -21,7 +21,7 @@ from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource
 from sf_policy_node.nodes.conversions import to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
-from sf_policy_node.session_status import PolicyState
+from sf_policy_node.session.status import PolicyState
 
 _PERIOD_S = 1.0
 _SLOW = 0.8  # of the rate wanted

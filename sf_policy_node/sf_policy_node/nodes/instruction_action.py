@@ -10,8 +10,8 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from sf_msgs.action import RunInstruction
-from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.nodes.lifecycle import ManagedNode
+from sf_policy_node.session.instruction_run import InstructionRun, Termination
 
 _NAME = "run_instruction"
 _FEEDBACK = f"{_NAME}/_action/feedback"

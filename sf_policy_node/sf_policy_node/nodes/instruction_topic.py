@@ -10,9 +10,9 @@ from collections.abc import Callable
 from std_msgs.msg import String
 
 from sf_msgs.msg import ExecutorStatus
-from sf_policy_node.instruction_repeats import InstructionRepeats, Kind
-from sf_policy_node.instruction_run import InstructionRun
 from sf_policy_node.nodes.diagnostics import NEEDS_INSTRUCTION
+from sf_policy_node.session.instruction_repeats import InstructionRepeats, Kind
+from sf_policy_node.session.instruction_run import InstructionRun
 
 _FOLLOWING = (ExecutorStatus.EXECUTING, ExecutorStatus.SHADOW)
 

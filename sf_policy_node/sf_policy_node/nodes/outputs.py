@@ -24,7 +24,7 @@ from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
-from sf_policy_node.observation import JointStates
+from sf_policy_node.perception.observation import JointStates
 
 # Reliable, which every controller can subscribe to; a command that a newer one has replaced is not
 # repeated.

@@ -18,9 +18,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
-from sf_policy_node.colour_conversion import cv_bridge_encodings
 from sf_policy_node.contract import Contract
-from sf_policy_node.instruction_run import InstructionRun, Termination
 from sf_policy_node.nodes.conversions import (
     chunk_to_message,
     clips_of,
@@ -35,11 +33,13 @@ from sf_policy_node.nodes.instruction_action import InstructionAction
 from sf_policy_node.nodes.instruction_topic import InstructionTopic
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.surroundings import Unmatched
-from sf_policy_node.observation import validate_instruction
-from sf_policy_node.predictor import ActionPolicy
-from sf_policy_node.reception import Reception
-from sf_policy_node.session import PolicySession
-from sf_policy_node.session_status import PolicyState
+from sf_policy_node.perception.colour_conversion import cv_bridge_encodings
+from sf_policy_node.perception.message_loss import Reception
+from sf_policy_node.perception.observation import validate_instruction
+from sf_policy_node.session.instruction_run import InstructionRun, Termination
+from sf_policy_node.session.policy_session import PolicySession
+from sf_policy_node.session.predictor import ActionPolicy
+from sf_policy_node.session.status import PolicyState
 
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1

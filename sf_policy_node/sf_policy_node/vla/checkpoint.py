@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Join
-from sf_policy_node.state import robot_state
+from sf_policy_node.perception.robot_state import robot_state
+from sf_policy_node.session.continuation import Continuation
 from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, Model, load_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.preprocessing import prepare

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from sf_policy_node import images
+from sf_policy_node.perception import images
 from sf_policy_node.vla import preprocessing
 from sf_policy_node.vla.preprocessing import Fit, prepare, prepare_depth
 from sf_training.data.bag_files import BagError

@@ -3,7 +3,7 @@
 A bag of this suite holds its contract. One of another recorder is read by the section ``bags`` of a
 contract that is given.
 
-Images are decoded by ``sf_policy_node.images``, as on the robot, so that training sees what the
+Images are decoded by ``sf_policy_node.perception.images``, as on the robot, so that training sees what the
 policy will see.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from rosbags.serde import SerdeError
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.images import ImageError
+from sf_policy_node.perception.images import ImageError
 from sf_training.data.bag_contract import given_contract, own_contract
 from sf_training.data.bag_files import (
     BagError,

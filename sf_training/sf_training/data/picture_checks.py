@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from sf_policy_node.images import (
+from sf_policy_node.perception.images import (
     decode_compressed,
     decode_compressed_depth,
     decode_depth,

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError
 from sf_training.data.opening import VERDICTS

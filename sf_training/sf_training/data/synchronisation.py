@@ -41,7 +41,7 @@ def align_cameras(
     """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest
     to the grid.
 
-    What belongs together at a moment is decided as on the robot (``sf_policy_node.observation``):
+    What belongs together at a moment is decided as on the robot (``sf_policy_node.perception.observation``):
     the slowest camera gives its newest image, every other camera the image nearest to that one, of
     those that have arrived. Images further apart than ``camera_skew_s``, or older than
     ``observation_age_s``, are not used. The grid starts at the first usable moment; between two

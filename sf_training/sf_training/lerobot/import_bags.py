@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
-from sf_policy_node.observation import validate_instruction
+from sf_policy_node.perception.observation import validate_instruction
 from sf_training.lerobot.dataset_reader import DatasetEpisode, DatasetReader
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.lerobot.units import Conversion, Units, conversion

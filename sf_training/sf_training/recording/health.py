@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.observation import NoObservation, ObservationBuffer
+from sf_policy_node.perception.observation import NoObservation, ObservationBuffer
 from sf_training.recording.stream_monitor import (
     StreamLimits,
     StreamMonitor,

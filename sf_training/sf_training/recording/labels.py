@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sf_policy_node.observation import validate_instruction
+from sf_policy_node.perception.observation import validate_instruction
 
 LABELS_FILE = "labels.json"
 OUTCOMES = ("success", "failure", "discarded")

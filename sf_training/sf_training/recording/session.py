@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.observation import validate_instruction
+from sf_policy_node.perception.observation import validate_instruction
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import (
     MIN_FREE_BYTES,

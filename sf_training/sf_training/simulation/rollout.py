@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from sf_policy_node.continuation import ChunkHistory
 from sf_policy_node.motion.executor import ChunkExecutor, ChunkRefused
 from sf_policy_node.motion.types import Chunk, Join, Trajectory
+from sf_policy_node.session.continuation import ChunkHistory
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical

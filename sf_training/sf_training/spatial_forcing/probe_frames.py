@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.motion.arm.kinematics import Kinematics
-from sf_policy_node.state import robot_state
+from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.vla.checkpoint import Checkpoint
 from sf_training.data.dataset import Dataset
 from sf_training.spatial_forcing.depth_cells import depth_cells

@@ -18,7 +18,7 @@ from sf_msgs.msg import ControlSource, ExecutorStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.status import REPLAY_SILENT
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
-from sf_policy_node.observation import JointStates
+from sf_policy_node.perception.observation import JointStates
 from sf_training.teleoperation.recorded_motion import ReplayError
 from sf_training.teleoperation.replay import Following, Timed
 

@@ -25,7 +25,7 @@ from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_policy_node.observation import JointStates
+from sf_policy_node.perception.observation import JointStates
 from sf_training.teleoperation import device as devices
 from sf_training.teleoperation.session import Session
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.state import state_names
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.words import WordsError
 from sf_policy_node.vla.checkpoint import CheckpointError, read_model

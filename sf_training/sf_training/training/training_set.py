@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
-from sf_policy_node.state import robot_state
+from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import IDLE_S, EpisodeInfo, load_dataset

@@ -20,7 +20,7 @@ from websockets.exceptions import (
 )
 from websockets.sync.client import ClientConnection, connect
 
-from sf_policy_node.predictor import PolicyUnavailable
+from sf_policy_node.session.predictor import PolicyUnavailable
 from sf_policy_node.vla.remote.wire import WireError, from_json, pack, to_json, unpack
 
 _CONNECT_S = 3.0

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import Contract
-from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.types import Join
-from sf_policy_node.predictor import PolicyUnavailable
+from sf_policy_node.session.continuation import Continuation
+from sf_policy_node.session.latency import Latencies
+from sf_policy_node.session.predictor import PolicyUnavailable
 from sf_policy_node.vla.remote.address import SCHEMES, is_remote
 from sf_policy_node.vla.remote.links import Link, OftLink, OpenpiLink, ServerError
 from sf_policy_node.vla.remote.mapping import Mapping, MappingError, load_mapping

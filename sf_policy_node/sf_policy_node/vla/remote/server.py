@@ -17,10 +17,10 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
-from sf_policy_node.continuation import Continuation
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.types import Join
-from sf_policy_node.predictor import ActionPolicy
+from sf_policy_node.session.continuation import Continuation
+from sf_policy_node.session.predictor import ActionPolicy
 from sf_policy_node.vla.remote.own_server import own_metadata
 from sf_policy_node.vla.remote.wire import pack, unpack
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sf_policy_node.reception import WINDOW_S, Reception
+from sf_policy_node.perception.message_loss import WINDOW_S, Reception
 
 
 def test_gaps_are_counted_for_each_publisher():

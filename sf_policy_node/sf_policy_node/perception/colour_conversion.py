@@ -47,7 +47,7 @@ _NAMES_IN_CV_BRIDGE = {
     "8UC4": "bgra8",
 }  # it converts no generic ones
 _TRIAL_S = 30.0
-_TRIAL = "from sf_policy_node.colour_conversion import print_trial; print_trial()"
+_TRIAL = "from sf_policy_node.perception.colour_conversion import print_trial; print_trial()"
 
 
 def to_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ rclpy nor a bag. Encodings are named as in ``sensor_msgs/image_encodings.hpp``; 
 REP 118.
 
 Colour is converted by ``cv_bridge`` where that is installed and works beside the NumPy in use, and
-by OpenCV elsewhere (:mod:`sf_policy_node.colour_conversion`); both give the same pixels, which a
-test holds.
+by OpenCV elsewhere (:mod:`sf_policy_node.perception.colour_conversion`). A test holds that both
+give the same pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import cv2
 import numpy as np
 
-from sf_policy_node.colour_conversion import COLOUR, to_rgb
+from sf_policy_node.perception.colour_conversion import COLOUR, to_rgb
 
 _DEPTH_HEADER = 12  # bytes of compressedDepth before its PNG
 _DEPTH = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.observation import NoObservation
+from sf_policy_node.perception.observation import NoObservation
 
 # sum over the arm's joints [rad or m]: every camera that sees the arm or rides on it sees this
 _MOVED = 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sf_policy_node.cadence import CadenceReport
+from sf_policy_node.session.cadence import CadenceReport
 
 
 class PolicyState(IntEnum):

@@ -13,19 +13,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sf_policy_node.cadence import Cadence
 from sf_policy_node.contract import Contract
-from sf_policy_node.instruction_run import InstructionRun, Termination
-from sf_policy_node.latency import Latencies
 from sf_policy_node.motion.types import Chunk
-from sf_policy_node.observation import (
+from sf_policy_node.perception.observation import (
     NoObservation,
     Observation,
     ObservationBuffer,
     validate_instruction,
 )
-from sf_policy_node.predictor import ActionPolicy, PolicyUnavailable, Predictor
-from sf_policy_node.session_status import PolicyState, SessionStatus
+from sf_policy_node.session.cadence import Cadence
+from sf_policy_node.session.instruction_run import InstructionRun, Termination
+from sf_policy_node.session.latency import Latencies
+from sf_policy_node.session.predictor import ActionPolicy, PolicyUnavailable, Predictor
+from sf_policy_node.session.status import PolicyState, SessionStatus
 
 _LOOK_S = 0.1  # the worker looks again this often when nothing arrives
 _STAMP_JITTER = (

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.joint_states import NO_CLOCK, ROUNDING_S, JointStates
 from sf_policy_node.motion.safety.clock import FUTURE_S
+from sf_policy_node.perception.joint_states import NO_CLOCK, ROUNDING_S, JointStates
 
 MAX_INSTRUCTION = 500  # characters
 

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.frozen_camera import FrozenCameras
 from sf_policy_node.motion.types import Chunk, Join
-from sf_policy_node.observation import Observation
+from sf_policy_node.perception.frozen_camera import FrozenCameras
+from sf_policy_node.perception.observation import Observation
 
 
 class PolicyUnavailable(ValueError):
@@ -122,7 +122,7 @@ class Predictor:
         continued.
         """
         if epoch != self._history_epoch:
-            from sf_policy_node.continuation import (
+            from sf_policy_node.session.continuation import (
                 ChunkHistory,
             )  # brings kinematics along: only where it is used
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from sf_policy_node.cadence import Cadence, CadenceReport
-from sf_policy_node.latency import Latencies
+from sf_policy_node.session.cadence import Cadence, CadenceReport
+from sf_policy_node.session.latency import Latencies
 
 
 class Termination(IntEnum):

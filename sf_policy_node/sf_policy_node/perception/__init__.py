@@ -1,0 +1,1 @@
+"""Turn messages of cameras and joints into observations. No ROS here."""

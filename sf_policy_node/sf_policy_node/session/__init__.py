@@ -1,0 +1,1 @@
+"""Follow one instruction with a policy: when to predict, and when to stop. No ROS here."""
