@@ -10,21 +10,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from sf_policy_node.contract_checks import check_topics, explain, flatten
+from sf_policy_node.contract_checks import (
+    arm_key,
+    check_arms,
+    check_columns,
+    check_distinct,
+    check_foreign_bags,
+    check_topics,
+    explain,
+    flatten,
+)
+from sf_policy_node.contract_columns import (
+    GRIPPER_COLUMN,
+    Column,
+    ColumnKind,
+    Columns,
+    Layout,
+    columns_of,
+)
 from sf_policy_node.contract_parts import (
     Action,
     ActionSpace,
+    Arm,
     Budgets,
     Camera,
     Command,
     FileName,
+    Finger,
     Finite,
     ForeignBags,
     FrameName,
@@ -44,6 +64,7 @@ from sf_policy_node.contract_surroundings import (
     CollisionCheck,
     Simulation,
 )
+from sf_policy_node.contract_upgrade import ARM_KEYS, ONLY_ARM, upgraded, with_common_values
 from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
 from sf_policy_node.urdf import RobotDescription, UrdfError
 
@@ -51,19 +72,25 @@ __all__ = [
     "GRIPPER_COLUMN",
     "Action",
     "ActionSpace",
+    "Arm",
     "Budgets",
     "Camera",
     "CameraMount",
     "CollisionBox",
     "CollisionCheck",
+    "Column",
+    "ColumnKind",
+    "Columns",
     "Command",
     "Contract",
     "ContractError",
+    "Finger",
     "Finite",
     "ForeignBags",
     "Gripper",
     "GripperCommand",
     "Joint",
+    "Layout",
     "Name",
     "Positive",
     "Simulation",
@@ -75,8 +102,7 @@ __all__ = [
     "undecided_keys",
 ]
 
-GRIPPER_COLUMN = "gripper"
-_TOOL_COLUMNS = ("x", "y", "z", "rx", "ry", "rz")
+_ARM_KEYS = frozenset(ARM_KEYS)
 
 
 class ContractError(ValueError):
@@ -84,136 +110,158 @@ class ContractError(ValueError):
 
 
 class Contract(Section):
-    """A whole robot; load it with :func:`load_contract`."""
+    """A whole robot; load it with :func:`load_contract`.
 
-    schema_version: Literal[1]
+    ``joints``, ``gripper``, ``tool_frame``, ``workspace``, ``home`` and ``command`` are those of
+    the only arm, for code that serves one arm; with several arms they raise ContractError.
+    """
+
+    schema_version: Literal[2]
     robot: Name
     urdf: FileName = Field(description="file name, beside the contract")
     base_frame: FrameName
-    tool_frame: FrameName
-    joints: list[Joint] = Field(min_length=1)
-    gripper: Gripper | None = None
+    arms: dict[Name, Arm] = Field(min_length=1)
     cameras: list[Camera] = Field(min_length=1)
     action: Action
     budgets: Budgets
-    workspace: Workspace
     collision: CollisionCheck = CollisionCheck()
-    home: list[Finite] | None = Field(
-        None, description="arm joints where it rests; links may touch there"
-    )
-    command: Command
     topics: Topics = Topics()
     bags: ForeignBags | None = Field(None, description="to read bags of other recorders")
     simulation: Simulation = Simulation()
     _folder: Path | None = PrivateAttr(None)
     _urdf_xml: str = PrivateAttr("")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _common_values(cls, data: object) -> object:
+        return with_common_values(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
-        check_topics(self.cameras, self.topics, self.command)
-        for what, names in (
-            ("joints", self.command_joints),
-            ("cameras", self.camera_names),
-            ("action.names", self.action.names),
+        check_arms(self.arms)
+        check_topics(self.cameras, self.topics, self.arms)
+        check_distinct("cameras", self.camera_names)
+        check_distinct("action.names", self.action.names)
+        if GRIPPER_COLUMN in self.action.names and not any(
+            arm.gripper for arm in self.arms.values()
         ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(
-                    f"{what}: {', '.join(twice)} is named twice; give every entry its own name"
-                )
-        columns = [name for name in self.action.names if name != GRIPPER_COLUMN]
-        if GRIPPER_COLUMN in self.action.names and self.gripper is None:
             raise ValueError(
                 "action.names has a gripper column; add a gripper section or remove the column"
             )
-        if self.action.space.is_tool:
-            if columns not in (list(_TOOL_COLUMNS[:3]), list(_TOOL_COLUMNS)):
-                raise ValueError(
-                    f"action.names: {self.action.space} needs x y z or x y z rx ry rz (and"
-                    f" gripper), got {columns}"
-                )
-            if len(columns) == 3 and self.action.tool_orientation is None:
-                raise ValueError(
-                    "action.tool_orientation: give the fixed tool orientation, or add the columns"
-                    " rx ry rz"
-                )
-        elif columns != [joint.name for joint in self.joints]:
-            raise ValueError(
-                f"action.names: {self.action.space} needs all joints in order, got {columns}"
-            )
-        if self.command.gripper and not self.gripper:
-            raise ValueError(
-                "command.gripper: there is no gripper; add a gripper section or remove"
-                " command.gripper"
-            )
-        if self.gripper and not self.command.carries_joints and not self.command.gripper:
-            raise ValueError(
-                f"command.gripper: {self.command.output} cannot carry the gripper; say where its"
-                " commands go"
-            )
+        check_columns(self.action, self.arms, self.columns)
         if self.bags:
-            self._check_bags(self.bags)
-        self._check_surroundings()
-        return self
-
-    def _check_surroundings(self) -> None:
+            cameras = [
+                topic
+                for camera in self.cameras
+                for topic in (camera.topic, camera.info_topic, camera.depth_topic)
+                if topic
+            ]
+            topics = (*cameras, *self.topics.model_dump().values())
+            check_foreign_bags(self.bags, topics, self.command_joints)
         if unknown := sorted(set(self.simulation.cameras) - set(self.camera_names)):
             raise ValueError(
                 f"simulation.cameras: {unknown[0]} is no camera; name one of"
                 f" {', '.join(self.camera_names)}"
             )
-        if self.home is None:
-            return
-        if len(self.home) != len(self.joints):
-            raise ValueError(
-                f"home: has {len(self.home)} values; give one for each of"
-                f" {', '.join(self.arm_joints)}"
-            )
-        for joint, value in zip(self.joints, self.home, strict=True):
-            if not joint.lower <= value <= joint.upper:
-                raise ValueError(
-                    f"home: {joint.name} at {value:g} is outside its limits {joint.lower:g} to"
-                    f" {joint.upper:g}"
-                )
+        return self
 
-    def _check_bags(self, bags: ForeignBags) -> None:
-        cameras = [
-            topic
-            for camera in self.cameras
-            for topic in (camera.topic, camera.info_topic, camera.depth_topic)
-            if topic
-        ]
-        known = {topic.lstrip("/") for topic in (*cameras, *self.topics.model_dump().values())}
-        for key, values, ours in (
-            ("topics", bags.topics, known),
-            ("joints", bags.joints, set(self.command_joints)),
-        ):
-            wrong = next(
-                (value for value in values.values() if value.lstrip("/") not in ours), None
-            )
-            if wrong is not None:
-                raise ValueError(
-                    f"bags.{key}: {wrong} is not in this contract; name one of"
-                    f" {', '.join(sorted(ours))}"
-                )
+    # ---- all arms ----
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What each column of a chunk, of the state and of a joint command means."""
+        return columns_of(self.arms, self.action.names)
 
     @property
     def arm_joints(self) -> list[str]:
-        """Names of the arm joints, in order."""
-        return [joint.name for joint in self.joints]
+        """Names of the joints of all arms, in order, without grippers."""
+        return [name for arm in self.arms.values() for name in arm.joint_names]
 
     @property
     def command_joints(self) -> list[str]:
-        """Names of all commanded joints: the arm's, then the gripper's."""
-        return self.arm_joints + ([self.gripper.joint] if self.gripper else [])
+        """Names of all commanded joints: of each arm its joints, then those of its gripper."""
+        return [name for arm in self.arms.values() for name in arm.command_joints]
 
     @property
     def joint_ages_s(self) -> list[float]:
         """How old the measurement of each of ``command_joints`` may be [s]."""
         age = self.budgets.joint_state_age_s
-        return [age] * len(self.joints) + (
-            [self.budgets.gripper_age_s or age] if self.gripper else []
-        )
+        grippers = self.columns.commands.mask(ColumnKind.GRIPPER)
+        return [(self.budgets.gripper_age_s or age) if gripper else age for gripper in grippers]
+
+    @property
+    def rate_hz(self) -> float:
+        """Points per second of all arms' trajectories, or commands per second."""
+        return next(iter(self.arms.values())).command.rate_hz
+
+    @property
+    def output(self) -> str:
+        """How motion leaves the executor: see ``Command.output``; all arms have the same."""
+        return next(iter(self.arms.values())).command.output
+
+    def key_of(self, arm: str, key: str) -> str:
+        """Return the path of an arm's key, for messages: short where there is only one arm."""
+        return arm_key(self.arms, arm, key)
+
+    # ---- the only arm ----
+
+    @property
+    def only_arm(self) -> Arm:
+        """The arm of a robot with one arm.
+
+        Raises:
+            ContractError: there are several.
+        """
+        if len(self.arms) > 1:
+            raise ContractError(
+                f"robot: {self.robot} has the arms {', '.join(self.arms)}, and this part works with"
+                " one arm only; use a contract of one of them"
+            )
+        return next(iter(self.arms.values()))
+
+    @property
+    def joints(self) -> list[Joint]:
+        """Joints of the only arm."""
+        return self.only_arm.joints
+
+    @property
+    def gripper(self) -> Gripper | None:
+        """Gripper of the only arm."""
+        return self.only_arm.gripper
+
+    @property
+    def tool_frame(self) -> str:
+        """Tool frame of the only arm."""
+        return self.only_arm.tool_frame
+
+    @property
+    def workspace(self) -> Workspace:
+        """Workspace of the only arm."""
+        return self.only_arm.workspace
+
+    @property
+    def home(self) -> list[float] | None:
+        """Home pose of the only arm."""
+        return self.only_arm.home
+
+    @property
+    def command(self) -> Command:
+        """Command output of the only arm."""
+        return self.only_arm.command
+
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Contract:
+        """Return a copy with other values; keys of an arm change the only arm."""
+        update = dict(update or {})
+        own = {key: update.pop(key) for key in _ARM_KEYS & update.keys()}
+        if own:
+            arm = self.only_arm.model_copy(update=own)
+            update["arms"] = dict.fromkeys(self.arms, arm)
+        copy = super().model_copy(update=update, deep=deep)
+        for key in ("hash", "robot_hash", "columns"):
+            copy.__dict__.pop(key, None)  # computed for the original
+        return copy
 
     @property
     def camera_names(self) -> list[str]:
@@ -245,26 +293,37 @@ class Contract(Section):
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits over what policies and recorded data depend on; the same for every key
-        order.
+        """Sixteen hex digits over what policies depend on; the same for every key order.
 
-        That is the robot's kinematics, joints, gripper, cameras and action space. Limits, budgets,
-        workspace,
-        topics and command output are not in it: they may be tuned without a new training. Of the
-        URDF only what moves the tool counts, not its text.
+        That is the robot (:attr:`robot_hash`) and the action space: columns, step and horizon. A
+        checkpoint and a chunk must have the hash of the contract that they are used with. Limits,
+        budgets, workspace, topics and command output are not in it: they may be tuned without a
+        new training.
         """
-        text = json.dumps(self._interface(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest(self._interface())
+
+    @cached_property
+    def robot_hash(self) -> str:
+        """Sixteen hex digits over what recordings depend on.
+
+        That is kinematics, joints, grippers and cameras. Of the URDF only what moves a tool
+        counts, not its text. The action space does not: recordings hold what was measured and
+        commanded, and chunks of any action space are computed from that.
+        """
+        return _digest(self._interface(action=False))
 
     def to_yaml(self) -> str:
         """The contract as YAML, to embed in bags and checkpoints."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
-    def difference(self, other: Contract) -> list[str]:
+    def difference(self, other: Contract, *, action: bool = True) -> list[str]:
         """One line for every key of the hash that differs between two contracts; empty when the
         hashes agree.
+
+        Args:
+            action: false: compare the robots only, as :attr:`robot_hash` does.
         """
-        mine, theirs = flatten(self._interface()), flatten(other._interface())
+        mine, theirs = (flatten(each._interface(action=action)) for each in (self, other))
         lines = [
             f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
             for key in sorted(mine.keys() | theirs.keys())
@@ -277,29 +336,41 @@ class Contract(Section):
             )
         return lines
 
-    def _interface(self) -> dict:
-        return {
+    def _interface(self, *, action: bool = True) -> dict:
+        """What the hashes cover. Of one arm as in version 1, so that its hashes stay the same."""
+        arms = {name: self._arm_interface(arm) for name, arm in self.arms.items()}
+        interface = {
             "robot": self.robot,
             "base_frame": self.base_frame,
-            "tool_frame": self.tool_frame,
-            "joints": [{"name": joint.name, "unit": joint.unit} for joint in self.joints],
-            "gripper": (
-                self.gripper
-                and self.gripper.model_dump(include={"joint", "open", "closed", "unit", "binary"})
-            ),
+            **(next(iter(arms.values())) if len(arms) == 1 else {"arms": arms}),
             "cameras": [
                 camera.model_dump(include={"name", "width", "height"}) for camera in self.cameras
             ],
-            "action": self.action.model_dump(mode="json"),
-            "urdf": self._kinematics(),
+        }
+        return interface | ({"action": self.action.model_dump(mode="json")} if action else {})
+
+    def _arm_interface(self, arm: Arm) -> dict:
+        gripper = arm.gripper
+        kept = {"joint", "open", "closed", "unit", "binary"}
+        kept |= {"fingers"} if gripper and gripper.fingers else set()
+        return {
+            "tool_frame": arm.tool_frame,
+            "joints": [{"name": joint.name, "unit": joint.unit} for joint in arm.joints],
+            "gripper": gripper and gripper.model_dump(include=kept),
+            "urdf": self._kinematics(arm.tool_frame),
         }
 
-    def _kinematics(self) -> dict | str:
+    def _kinematics(self, tool_frame: str) -> dict | str:
         """What of the URDF moves the tool; the digest of its text where that cannot be told."""
         try:
-            return self.description().kinematics(self.base_frame, self.tool_frame)
+            return self.description().kinematics(self.base_frame, tool_frame)
         except (ContractError, UrdfError):
             return "text " + hashlib.sha256(self._urdf_xml.encode()).hexdigest()[:16]
+
+
+def _digest(interface: dict) -> str:
+    text = json.dumps(interface, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contract:
@@ -328,11 +399,17 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
             f" undecided: {keys}"
         )
     try:
+        data, is_old = upgraded(data)
         contract = Contract.model_validate(data)
     except ValidationError as error:
+        problems = [explain(item) for item in error.errors()]
+        if is_old:  # its keys as they are in the file
+            problems = [problem.removeprefix(f"arms.{ONLY_ARM}.") for problem in problems]
         raise ContractError(
-            "; ".join(f"{source}: {explain(item)}" for item in error.errors())
+            "; ".join(f"{source}: {problem}" for problem in dict.fromkeys(problems))
         ) from None
+    except ValueError as error:
+        raise ContractError(f"{source}: {error}") from None
     contract._urdf_xml = urdf_xml
     return contract
 

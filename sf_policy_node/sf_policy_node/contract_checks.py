@@ -2,13 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from sf_policy_node.contract_parts import Camera, Command, Topics
+from sf_policy_node.contract_columns import (
+    TOOL_POSITION,
+    TOOL_ROTATION,
+    ColumnKind,
+    Columns,
+    column_name,
+)
+from sf_policy_node.contract_parts import Action, Arm, Camera, ForeignBags, Topics
 
 
-def check_topics(cameras: Sequence[Camera], topics: Topics, command: Command) -> None:
+def arm_key(arms: Mapping[str, Arm], name: str, key: str) -> str:
+    """Return the path of an arm's key, for messages: short where there is only one arm."""
+    return key if len(arms) == 1 else f"arms.{name}.{key}"
+
+
+def check_distinct(what: str, names: Sequence[str]) -> None:
+    """Refuse a name that is given twice.
+
+    Raises:
+        ValueError: with the names.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{what}: {', '.join(twice)} is named twice; give every entry its own name"
+        )
+
+
+def check_arms(arms: Mapping[str, Arm]) -> None:
+    """Refuse arms whose sections contradict each other.
+
+    Raises:
+        ValueError: with the key's path.
+    """
+    check_distinct("joints", [joint for arm in arms.values() for joint in arm.command_joints])
+    for name, arm in arms.items():
+        _check_gripper_command(arm, arm_key(arms, name, "command.gripper"))
+        _check_home(arm, arm_key(arms, name, "home"))
+    for key in ("output", "rate_hz"):
+        values = {str(getattr(arm.command, key)): name for name, arm in arms.items()}
+        if len(values) > 1:
+            (one, first), (other, second), *_ = values.items()
+            raise ValueError(
+                f"arms.{second}.command.{key}: is {other}, and that of {first} {one}; all arms move"
+                " on one timeline, so give them the same"
+            )
+    command = next(iter(arms.values())).command
+    if len(arms) > 1 and not command.carries_joints:
+        raise ValueError(
+            f"command.output: {command.output} leads one tool, and there are {len(arms)} arms; use"
+            " joint_trajectory or forward_command"
+        )
+
+
+def _check_gripper_command(arm: Arm, key: str) -> None:
+    gripper = arm.command.gripper
+    if gripper and not arm.gripper:
+        raise ValueError(
+            f"{key}: there is no gripper; add a gripper section or remove command.gripper"
+        )
+    if arm.gripper and not arm.command.carries_joints and not gripper:
+        raise ValueError(
+            f"{key}: {arm.command.output} cannot carry the gripper; say where its commands go"
+        )
+    if gripper and gripper.output == "parallel_gripper" and arm.gripper.fingers:
+        raise ValueError(
+            f"{key}: parallel_gripper commands one joint, and the gripper has"
+            f" {', '.join(arm.gripper.joints)}; use forward_command, or leave out fingers that"
+            " follow by themselves"
+        )
+
+
+def _check_home(arm: Arm, key: str) -> None:
+    if arm.home is None:
+        return
+    if len(arm.home) != len(arm.joints):
+        raise ValueError(
+            f"{key}: has {len(arm.home)} values; give one for each of {', '.join(arm.joint_names)}"
+        )
+    for joint, value in zip(arm.joints, arm.home, strict=True):
+        if not joint.lower <= value <= joint.upper:
+            raise ValueError(
+                f"{key}: {joint.name} at {value:g} is outside its limits {joint.lower:g} to"
+                f" {joint.upper:g}"
+            )
+
+
+def check_columns(action: Action, arms: Mapping[str, Arm], columns: Columns) -> None:
+    """Refuse columns that an action space cannot have.
+
+    Raises:
+        ValueError: with the names.
+    """
+    for name, arm in arms.items():
+        _check_columns_of(name, arm, action, arms, columns)
+    motion = columns.action.indices(without=[ColumnKind.GRIPPER])
+    order = [columns.action[index].arm for index in motion]
+    if order != sorted(order, key=list(arms).index):
+        raise ValueError(
+            f"action.names: give the columns of {', '.join(arms)} one arm after another"
+        )
+
+
+def _check_columns_of(
+    name: str, arm: Arm, action: Action, arms: Mapping[str, Arm], columns: Columns
+) -> None:
+    without_gripper = columns.action.indices(arm=name, without=[ColumnKind.GRIPPER])
+    found = [columns.action[index].name for index in without_gripper]
+    whose = "" if len(arms) == 1 else f" of {name}"
+    if not action.space.is_tool:
+        if found != arm.joint_names:
+            raise ValueError(
+                f"action.names: {action.space} needs all joints{whose} in order, got {found}"
+            )
+        return
+    position = [column_name(name, axis, arms) for axis in TOOL_POSITION]
+    pose = position + [column_name(name, axis, arms) for axis in TOOL_ROTATION]
+    if found not in (position, pose):
+        raise ValueError(
+            f"action.names: {action.space} needs {' '.join(position)} or {' '.join(pose)} (and"
+            f" gripper), got {found}"
+        )
+    if found == position and action.tool_orientation is None:
+        raise ValueError(
+            "action.tool_orientation: give the fixed tool orientation, or add the columns rx ry rz"
+        )
+
+
+def check_foreign_bags(bags: ForeignBags, topics: Iterable[str], joints: Iterable[str]) -> None:
+    """Refuse names of ours in ``bags`` that the contract does not have.
+
+    Raises:
+        ValueError: with the key and the names that it has.
+    """
+    for key, values, ours in (
+        ("topics", bags.topics, {topic.lstrip("/") for topic in topics}),
+        ("joints", bags.joints, set(joints)),
+    ):
+        wrong = next((value for value in values.values() if value.lstrip("/") not in ours), None)
+        if wrong is not None:
+            raise ValueError(
+                f"bags.{key}: {wrong} is not in this contract; name one of"
+                f" {', '.join(sorted(ours))}"
+            )
+
+
+def check_topics(cameras: Sequence[Camera], topics: Topics, arms: Mapping[str, Arm]) -> None:
     """Refuse one topic for two purposes: messages of one would be taken for the other.
+
+    Arms may share one topic for their commands: that of a controller of all their joints.
 
     Raises:
         ValueError: with both keys.
@@ -21,7 +166,16 @@ def check_topics(cameras: Sequence[Camera], topics: Topics, command: Command) ->
         if (value := getattr(camera, key))
     ]
     streams += [(f"topics.{key}", value) for key, value in topics.model_dump().items()]
-    for key, topic in (*streams, ("command.topic", command.topic)):
+    commands = {
+        arm.command.topic: arm_key(arms, name, "command.topic") for name, arm in arms.items()
+    }
+    streams += [(key, topic) for topic, key in commands.items()]
+    streams += [
+        (arm_key(arms, name, "command.gripper.topic"), arm.command.gripper.topic)
+        for name, arm in arms.items()
+        if arm.command.gripper
+    ]
+    for key, topic in streams:
         other = used.setdefault(topic.lstrip("/"), key)
         if other != key:
             raise ValueError(

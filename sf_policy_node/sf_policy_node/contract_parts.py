@@ -4,6 +4,7 @@ them together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -67,22 +68,15 @@ class Joint(Section):
         return self
 
 
-class Gripper(Section):
-    """A one-joint gripper; chunks carry it as a column from 0 (closed) to 1 (open)."""
+class Finger(Section):
+    """A further commanded joint of a gripper; it opens and closes with the first one."""
 
     joint: JointName
-    open: Finite = Field(description="joint position when open [unit]")
-    closed: Finite = Field(description="joint position when closed [unit]")
-    velocity: Positive
-    acceleration: Positive
-    unit: Literal["rad", "m"] = "m"
-    binary: bool = Field(True, description="commands snap to open or closed at 0.5")
-    in_urdf: bool = Field(
-        True, description="false: the URDF knows no gripper, its limits are not compared"
-    )
+    open: Finite = Field(description="joint position when open [unit of the gripper]")
+    closed: Finite = Field(description="joint position when closed [unit of the gripper]")
 
     @model_validator(mode="after")
-    def _distinct(self) -> Gripper:
+    def _distinct(self) -> Finger:
         if self.open == self.closed:
             raise ValueError("open and closed must differ")
         return self
@@ -94,6 +88,44 @@ class Gripper(Section):
     def to_opening(self, position: float) -> float:
         """Opening from 0 (closed) to 1 (open) for a joint position [unit]."""
         return (position - self.closed) / (self.open - self.closed)
+
+
+class Gripper(Finger):
+    """A gripper; chunks carry it as one column from 0 (closed) to 1 (open).
+
+    Fingers that follow its joint by themselves (mimic joints of the URDF, or coupled in the
+    hardware) are not listed. Fingers with a command of their own are: ``fingers``.
+    """
+
+    velocity: Positive
+    acceleration: Positive
+    unit: Literal["rad", "m"] = "m"
+    binary: bool = Field(True, description="commands snap to open or closed at 0.5")
+    in_urdf: bool = Field(
+        True, description="false: the URDF knows no gripper, its limits are not compared"
+    )
+    fingers: list[Finger] = Field(
+        [], description="further joints that are commanded, each with its own open and closed"
+    )
+
+    @property
+    def every_finger(self) -> list[Finger]:
+        """The gripper's own joint, then its further ones."""
+        return [self, *self.fingers]
+
+    @property
+    def joints(self) -> list[str]:
+        """Names of the commanded joints."""
+        return [finger.joint for finger in self.every_finger]
+
+    def to_joints(self, opening: float) -> list[float]:
+        """Positions of :attr:`joints` [unit] for an opening from 0 (closed) to 1 (open)."""
+        return [finger.to_joint(opening) for finger in self.every_finger]
+
+    def mean_opening(self, positions: Sequence[float]) -> float:
+        """Opening from 0 to 1, the mean over the fingers, for positions of :attr:`joints`."""
+        pairs = zip(self.every_finger, positions, strict=True)
+        return sum(finger.to_opening(float(place)) for finger, place in pairs) / len(positions)
 
 
 class Camera(Section):
@@ -214,13 +246,42 @@ class Command(Section):
         description="points per second of a trajectory, or commands per second"
     )
     gripper: GripperCommand | None = Field(
-        None, description="none: the gripper is the last joint of the arm's command"
+        None, description="none: the gripper's joints are the last ones of the arm's command"
     )
 
     @property
     def carries_joints(self) -> bool:
         """The command has a value for every joint (and not a pose or twist of the tool)."""
         return self.output in ("joint_trajectory", "forward_command")
+
+
+class Arm(Section):
+    """One arm: its joints and limits, its gripper, its tool, and where its commands go."""
+
+    base_frame: FrameName = Field(description="frame of its workspace box; none: the common one")
+    tool_frame: FrameName
+    joints: list[Joint] = Field(min_length=1)
+    gripper: Gripper | None = None
+    workspace: Workspace
+    home: list[Finite] | None = Field(
+        None, description="its joints where it rests; links may touch there"
+    )
+    command: Command = Field(description="of this arm; none: the common one")
+
+    @property
+    def joint_names(self) -> list[str]:
+        """Names of its joints, in order, without the gripper."""
+        return [joint.name for joint in self.joints]
+
+    @property
+    def gripper_joints(self) -> list[str]:
+        """Names of the gripper's commanded joints."""
+        return self.gripper.joints if self.gripper else []
+
+    @property
+    def command_joints(self) -> list[str]:
+        """Names of its joints, then of its gripper's."""
+        return self.joint_names + self.gripper_joints
 
 
 class Topics(Section):

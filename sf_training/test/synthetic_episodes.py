@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from sf_policy_node.contract import Contract, load_contract, parse_contract
+from sf_policy_node.contract_upgrade import ARM_KEYS
 from sf_policy_node.motion.types import Chunk
 from sf_training.recording import messages
 from sf_training.recording.episode_writer import EpisodeWriter
@@ -20,7 +21,7 @@ REST = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 
 def tiny_contract(**changes) -> Contract:
-    """The simulated arm with 32x24 cameras; ``changes`` replace top-level keys, ``action`` and
+    """The simulated arm with 32x24 cameras; ``changes`` replace its keys, ``action`` and
     ``topics`` are merged.
     """
     contract = load_contract(SIM_ARM)
@@ -28,7 +29,8 @@ def tiny_contract(**changes) -> Contract:
     for camera in data["cameras"]:
         camera.update(width=WIDTH, height=HEIGHT)
     for key, value in changes.items():
-        data[key] = (data[key] or {}) | value if isinstance(value, dict) else value
+        keys = data["arms"]["arm"] if key in ARM_KEYS else data
+        keys[key] = (keys[key] or {}) | value if isinstance(value, dict) else value
     return parse_contract(yaml.safe_dump(data), contract.urdf_xml)
 
 

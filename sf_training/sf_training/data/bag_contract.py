@@ -34,15 +34,13 @@ def own_contract(
         ) from None
     if contract is None or contract.hash == own.hash:
         return own
-    chosen = own.model_copy(update={"action": contract.action})
-    chosen.__dict__.pop("hash", None)  # of the copy, which was computed before
-    if contract.hash != chosen.hash:
-        difference = "; ".join(contract.difference(chosen)[:5])
+    if contract.robot_hash != own.robot_hash:
+        difference = "; ".join(contract.difference(own, action=False)[:5])
         raise BagError(
             f"{file}: was recorded with another contract ({difference}); use that contract, or"
             " record again"
         )
-    return chosen
+    return own.model_copy(update={"action": contract.action})
 
 
 def given_contract(file: Path, contract: Contract | None) -> Contract:

@@ -1,0 +1,226 @@
+"""Contracts with several arms, their columns, and contracts of version 1 as version 2."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+from arm_pair import pair, pair_data, pair_urdf
+from motion_cases import CONTRACT_PATH, sim_arm
+
+from sf_policy_node.contract import ColumnKind, ContractError, parse_contract
+
+JOINT, GRIPPER = ColumnKind.JOINT, ColumnKind.GRIPPER
+
+
+def parse(data):
+    return parse_contract(yaml.safe_dump(data, sort_keys=False), pair_urdf(), "pair.yaml")
+
+
+def changed(path, value):
+    data = pair_data()
+    *parents, last = path
+    node = data
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return data
+
+
+def test_joints_come_arm_by_arm_each_with_its_gripper():
+    contract = pair()
+    left = [f"left_joint{n}" for n in range(1, 7)] + ["left_gripper"]
+    assert list(contract.arms) == ["left", "right"]
+    assert contract.command_joints == left + [name.replace("left", "right") for name in left]
+    assert contract.arms["right"].command_joints == contract.command_joints[7:]
+
+
+def test_columns_say_arm_kind_and_unit():
+    columns = pair().columns
+    seventh, last = columns.action[6], columns.action[13]
+    assert (seventh.name, seventh.arm, seventh.kind, seventh.unit) == (
+        "left/gripper",
+        "left",
+        GRIPPER,
+        "1",
+    )
+    assert (last.arm, last.index) == ("right", 13)
+    assert columns.action.indices(GRIPPER).tolist() == [6, 13]
+    assert columns.action.indices(JOINT, arm="right").tolist() == [7, 8, 9, 10, 11, 12]
+    assert columns.commands.mask(GRIPPER).nonzero()[0].tolist() == [6, 13]
+    assert columns.commands.units[6] == "m" and columns.commands.units[7] == "rad"
+    assert columns.state.names[6:10] == (
+        "left/opening",
+        "left/tool_x",
+        "left/tool_y",
+        "left/tool_z",
+    )
+    assert len(columns.state) == 20
+
+
+def test_tool_columns_of_several_arms_bear_their_names():
+    action = pair("ee_delta").columns.action
+    assert action.names[4] == "right/x"
+    assert action.indices(ColumnKind.TOOL_POSITION, arm="right").tolist() == [4, 5, 6]
+    assert action.indices(without=[GRIPPER]).tolist() == [0, 1, 2, 4, 5, 6]
+
+
+def test_columns_of_one_arm_keep_their_names():
+    columns = sim_arm().columns
+    assert columns.action.names == ("x", "y", "z", "gripper")
+    assert columns.state.names[6:] == ("opening", "tool_x", "tool_y", "tool_z")
+    assert {column.arm for column in columns.state} == {"arm"}
+
+
+def test_a_common_command_is_that_of_every_arm():
+    contract = pair(topics="common")
+    assert {arm.command.topic for arm in contract.arms.values()} == {
+        "joint_trajectory_controller/joint_trajectory"
+    }
+    assert contract.rate_hz == 50
+
+
+def test_an_arm_without_a_base_frame_has_the_common_one():
+    data = pair_data()
+    del data["arms"]["left"]["base_frame"]
+    assert parse(data).arms["left"].base_frame == "world"
+
+
+def test_code_for_one_arm_refuses_several_in_one_sentence():
+    for ask in ("joints", "gripper", "tool_frame", "workspace", "home", "command"):
+        with pytest.raises(ContractError, match=r"pair has the arms left, right, and this part"):
+            getattr(pair(), ask)
+
+
+WRONG = {
+    "a joint of both arms": (
+        ["arms", "right", "joints", 0, "name"],
+        "left_joint1",
+        "joints: left_joint1 is named twice",
+    ),
+    "home of another arm": (["arms", "left", "home"], [0.0], "arms.left.home: has 1 values"),
+    "two rates": (
+        ["arms", "right", "command", "rate_hz"],
+        100,
+        "arms.right.command.rate_hz: is 100.0, and that of left 50.0",
+    ),
+    "a column of nobody": (
+        ["action", "names", 0],
+        "middle_joint1",
+        "action.names: middle_joint1 is no column of this robot",
+    ),
+    "a column without its arm": (["action", "names", 6], "gripper", "gripper is no column"),
+    "a missing joint": (
+        ["action", "names"],
+        ["left_joint1"],
+        "needs all joints of left in order",
+    ),
+    "keys of version 1": (["joints"], [], "joints: belongs to an arm since schema_version 2"),
+    "a limit": (["arms", "left", "joints", 1, "velocity"], -1.0, "arms.left.joints.1.velocity"),
+    "an arm that cannot be a name": (["arms"], {"left arm": {}}, "arms.left arm"),
+    "no arm": (["arms"], {}, "arms"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_value_is_refused_with_its_path(case):
+    path, value, message = WRONG[case]
+    with pytest.raises(ContractError, match=re.escape(message)):
+        parse(changed(path, value))
+
+
+def test_a_tool_controller_leads_one_arm_only():
+    data = pair_data(topics="common")
+    grippers = {"output": "forward_command", "topic": "grippers"}
+    data["command"] |= {"output": "servo_twist", "gripper": grippers}
+    with pytest.raises(ContractError, match="servo_twist leads one tool, and there are 2 arms"):
+        parse(data)
+
+
+def test_columns_come_one_arm_after_another():
+    data = pair_data()
+    names = data["action"]["names"]
+    data["action"]["names"] = names[7:] + names[:7]
+    with pytest.raises(ContractError, match="one arm after another"):
+        parse(data)
+
+
+# ---- version 1 ----
+
+
+def test_version_1_is_read_as_one_arm_with_the_same_hash():
+    old = yaml.safe_load(CONTRACT_PATH.read_text())
+    assert old["schema_version"] == 1, "this test needs a file of version 1"
+    contract = sim_arm()
+    assert list(contract.arms) == ["arm"] and contract.schema_version == 2
+    # Digests of this suite before version 2: policies and bags of that time must still fit.
+    assert contract.hash == "7f3054a58b62fe05"
+    new = parse_contract(contract.to_yaml(), contract.urdf_xml)
+    assert new.model_dump() == contract.model_dump() and new.hash == contract.hash
+    renamed = yaml.safe_load(contract.to_yaml())
+    renamed["arms"] = {"left": renamed["arms"]["arm"]}
+    assert parse_contract(yaml.safe_dump(renamed), contract.urdf_xml).hash == contract.hash
+
+
+def test_version_1_with_arms_says_what_to_write():
+    data = pair_data() | {"schema_version": 1}
+    with pytest.raises(ContractError, match="arms: belongs to schema_version 2"):
+        parse(data)
+
+
+# ---- hashes ----
+
+
+def test_a_training_choice_does_not_make_recordings_unusable():
+    for key, value in (("horizon", 50), ("step_s", 1 / 30)):
+        other = parse(changed(["action", key], value))
+        assert other.hash != pair().hash and other.robot_hash == pair().robot_hash
+        assert pair().difference(other) and not pair().difference(other, action=False)
+    assert pair("ee_delta").robot_hash == pair().robot_hash
+
+
+def test_another_place_of_the_second_arm_is_another_robot():
+    wider = pair(apart=0.5)
+    assert wider.robot_hash != pair().robot_hash
+    assert any("right" in line for line in pair().difference(wider))
+
+
+def test_limits_do_not_make_another_robot():
+    tuned = parse(changed(["arms", "right", "joints", 0, "velocity"], 0.5))
+    assert tuned.hash == pair().hash
+
+
+def test_a_copy_has_a_hash_of_its_own():
+    contract = sim_arm()
+    assert contract.hash
+    copy = contract.model_copy(update={"tool_frame": "hand"})
+    assert copy.arms["arm"].tool_frame == "hand" and copy.hash != contract.hash
+
+
+# ---- grippers of several joints ----
+
+
+def two_fingers(**changes):
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    finger = {"joint": "right_finger_joint", "open": -0.035, "closed": 0.0}
+    data["gripper"] |= {"fingers": [finger], **changes}
+    return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
+
+
+def test_fingers_with_commands_of_their_own_are_one_column_and_several_joints():
+    contract = two_fingers(binary=False)
+    assert contract.command_joints[6:] == ["gripper", "right_finger_joint"]
+    assert contract.gripper.to_joints(0.5) == pytest.approx([0.0175, -0.0175])
+    assert contract.gripper.mean_opening([0.035, 0.0]) == pytest.approx(0.5)
+    assert contract.columns.commands.indices(GRIPPER).tolist() == [6, 7]
+    assert contract.columns.action.indices(GRIPPER).tolist() == [3]
+    assert contract.hash != sim_arm().hash
+    assert np.isclose(contract.joint_ages_s, contract.budgets.joint_state_age_s).all()
+
+
+def test_an_action_of_one_joint_cannot_command_two_fingers():
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["gripper"]["fingers"] = [{"joint": "f2", "open": 0.1, "closed": 0.0}]
+    data["command"]["gripper"] = {"output": "parallel_gripper", "topic": "gripper_action"}
+    with pytest.raises(ContractError, match="commands one joint, and the gripper has gripper, f2"):
+        parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
