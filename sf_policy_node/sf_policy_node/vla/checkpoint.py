@@ -30,7 +30,7 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 
 _FORMAT = 1
-_KINDS = ("nano", "hf", "pi0", "openvla_oft")
+_KINDS = ("nano", "hf", "pi0", "pi05", "openvla_oft")
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
@@ -228,10 +228,10 @@ def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
         from sf_policy_node.vla.backbones.hf import load_hf
 
         return load_hf(sizes, path)
-    if kind == "pi0":
+    if kind in ("pi0", "pi05"):
         from sf_policy_node.vla.backbones.pi0 import load_pi0
 
-        return load_pi0(sizes, path)
+        return load_pi0(sizes, path, kind)
     if kind == "openvla_oft":
         from sf_policy_node.vla.backbones.openvla_oft.model import load_openvla_oft
 

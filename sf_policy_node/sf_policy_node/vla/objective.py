@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sf_policy_node.vla.flow import FlowDraws, flow_loss
 
+PI0_KINDS = ("pi0", "pi05")
+"""Kinds of model with pi0's flow expert."""
+
 
 @dataclass(frozen=True)
 class Pi0Draws:
@@ -37,7 +40,7 @@ def draw(
         draws: noises and times for each chunk; pi0 takes one.
     """
     config = model.config
-    if model.kind == "pi0":
+    if model.kind in PI0_KINDS:
         return Pi0Draws(*model.draw_noise(count, generator))
     if config.head == "flow":
         return FlowDraws.draw(count, config.horizon, config.action_size, draws, generator)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sf_policy_node.vla.objective import PI0_KINDS
 from sf_training.training.student_settings import StudentError, StudentSettings
 
 Part = Literal["vision", "language", "expert", "action"]
@@ -34,7 +35,7 @@ def part_of(model: Any, name: str) -> Part:
         return "expert"
     return (
         "vision"
-        if name.startswith("backbone.model.vlm." if model.kind == "pi0" else "backbone.")
+        if name.startswith("backbone.model.vlm." if model.kind in PI0_KINDS else "backbone.")
         else "action"
     )
 

@@ -24,6 +24,7 @@ _NANO_CHANNELS = 128
 _DEFAULT_PRESET: dict[str, PresetName] = {
     "hf": "openvla",
     "pi0": "paper_pi0",
+    "pi05": "paper_pi0",
     "openvla_oft": "openvla",
 }
 _NANO_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
@@ -383,6 +384,11 @@ class Settings:
                         " or take --student.kind"
                     )
             return
+        if kind == "pi05" and self.normalisation != "quantiles":
+            raise TrainingError(
+                "--normalisation deviation: pi05 writes the state as one of 256 numbers between -1"
+                " and 1; give --normalisation quantiles"
+            )
         if kind == "openvla_oft" and self.head != "regression":
             raise TrainingError(
                 f"--head {self.head}: openvla_oft has a head of its own, by regression; leave"

@@ -12,6 +12,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from sf_policy_node.vla.objective import PI0_KINDS
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -41,7 +43,7 @@ def _blocks(model: Any) -> list[nn.Module]:
     It does that where a gradient reaches what a block returns. Of pi0's last language block only
     the cache is read.
     """
-    unread = model.visual_places().blocks[-1] if model.kind == "pi0" else None
+    unread = model.visual_places().blocks[-1] if model.kind in PI0_KINDS else None
     lists = [
         module
         for module in model.modules()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.vla.objective import action_loss
+from sf_policy_node.vla.objective import PI0_KINDS, action_loss
 from sf_policy_node.vla.preprocessing import picture_area
 from sf_policy_node.vla.real_time_chunking import sample
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, token_mask
@@ -68,7 +68,7 @@ class TrainingStep(nn.Module):
             self._places = _slice(places.mask)
         # Noise hides for long which object is meant. A linear readout of the head's input, in
         # training only, teaches the trunk that as quickly as a regression head does.
-        flow = model.kind != "pi0" and model.config.head == "flow"
+        flow = model.kind not in PI0_KINDS and model.config.head == "flow"
         width = {"nano": "width", "hf": "head_width"}.get(model.kind, "")
         self.readout = (
             nn.Linear(getattr(model.config, width), model.config.action_size) if flow else None

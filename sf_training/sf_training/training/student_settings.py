@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["nano", "hf", "pi0", "openvla_oft"]
+from sf_policy_node.vla.objective import PI0_KINDS
+
+Kind = Literal["nano", "hf", "pi0", "pi05", "openvla_oft"]
 PROMPT = "{instruction}\n"
 Train = Literal["full", "lora", "frozen"]
 
@@ -55,8 +57,8 @@ class StudentSettings:
     """The model. ``nano`` takes none of these but ``kind``, ``weights`` and ``image_size``."""
 
     kind: Kind = "nano"
-    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0: transformers'
-    PI0. openvla_oft: OpenVLA-OFT.
+    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0, pi05:
+    from transformers', openpi's or LeRobot's weights. openvla_oft: OpenVLA-OFT.
     """
     weights: Path | None = None
     """Local directory of pretrained weights in the layout of the Hugging Face hub, with their
@@ -83,11 +85,12 @@ class StudentSettings:
     """Of openvla_oft: share of the area, the centre of the picture, that the trained policy sees;
     0.9 after training on random crops.
     """
-    text_tokens: int = 48
-    """Length of the instruction's row of tokens; a longer instruction is refused."""
+    text_tokens: int | None = None
+    """Length of the instruction's row of tokens; a longer instruction is refused. None is 48, and
+    200 for pi05, whose prompt holds the state."""
     prompt: str | None = None
-    """Text around {instruction}. None is the instruction and a line feed, and OpenVLA's question
-    for openvla_oft.
+    """Text around {instruction}. None is the instruction and a line feed, and
+    the authors' own for openvla_oft and pi05.
     """
     head_width: int = 256
     """Of hf: width of the action head."""
@@ -118,7 +121,7 @@ class StudentSettings:
                 f"--student.image-size: give one side, or height and width, got {self.image_size}"
             )
         for name in ("text_tokens", "head_width", "head_layers"):
-            if getattr(self, name) < 1:
+            if (1 if getattr(self, name) is None else getattr(self, name)) < 1:
                 raise StudentError(
                     f"--student.{name.replace('_', '-')}: must be at least 1, got"
                     f" {getattr(self, name)}"
@@ -133,7 +136,7 @@ class StudentSettings:
             )
         if self.prompt is not None and "{instruction}" not in self.prompt:
             raise StudentError(f"--student.prompt: must hold {{instruction}}, got {self.prompt!r}")
-        if self.dtype == "bfloat16" and self.kind == "pi0":
+        if self.dtype == "bfloat16" and self.kind in PI0_KINDS:
             raise StudentError(
                 "--student.dtype bfloat16: pi0's layers for states and actions are trained, and"
                 " small updates would be lost in rounding; take float32 weights and --precision"
@@ -151,7 +154,7 @@ class StudentSettings:
     def training(self) -> dict[str, Train]:
         """How each part of the backbone is trained."""
         parts: dict[str, Train] = {"vision": self.train_vision, "language": self.train_language}
-        if self.kind == "pi0":
+        if self.kind in PI0_KINDS:
             parts["expert"] = self.train_expert
         return {} if self.kind == "nano" else parts
 

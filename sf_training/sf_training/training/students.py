@@ -26,6 +26,7 @@ from sf_policy_node.vla.backbones.words import WordsError
 from sf_policy_node.vla.checkpoint import CheckpointError, read_model
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.objective import PI0_KINDS
 from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
 from sf_training.training.lora import Part, apply_lora, freeze, merged_copy, merged_weights, part_of
 from sf_training.training.student_settings import (
@@ -184,7 +185,7 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
             f"{where}: is for another robot ({'; '.join(wrong)}); begin with pretrained weights"
             " instead"
         )
-    if settings.kind != "pi0" and config.head != head:
+    if settings.kind not in PI0_KINDS and config.head != head:
         raise StudentError(f"{where}: its head is {config.head}; give --head {config.head}")
     if settings.kind == "nano" or config.dtype == settings.dtype:
         return model
@@ -226,15 +227,14 @@ def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, met
     from sf_policy_node.vla.backbones.hf import HfVla
     from sf_policy_node.vla.backbones.openvla_oft.model import PROMPT as OPENVLA_PROMPT
     from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
-    from sf_policy_node.vla.backbones.pi0 import Pi0
+    from sf_policy_node.vla.backbones.pi0 import PI05_PROMPT, Pi0, Pi05
 
-    kind = {"hf": HfVla, "pi0": Pi0, "openvla_oft": OpenVlaOft}[settings.kind]
-    prompt, fit = (
-        (OPENVLA_PROMPT, "stretch") if settings.kind == "openvla_oft" else (PROMPT, "letterbox")
-    )
+    kind = {"hf": HfVla, "pi0": Pi0, "pi05": Pi05, "openvla_oft": OpenVlaOft}[settings.kind]
+    prompt = {"openvla_oft": OPENVLA_PROMPT, "pi05": PI05_PROMPT}.get(settings.kind, PROMPT)
+    fit = "stretch" if settings.kind == "openvla_oft" else "letterbox"
     sizes |= {
         "fit": settings.fit or fit,
-        "text_tokens": settings.text_tokens,
+        "text_tokens": settings.text_tokens or (200 if settings.kind == "pi05" else 48),
         "prompt": settings.prompt or prompt,
     }
     if settings.kind == "openvla_oft":

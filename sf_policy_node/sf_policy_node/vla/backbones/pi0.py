@@ -1,5 +1,5 @@
-"""``pi0`` (arXiv 2410.24164) on transformers' own implementation: PaliGemma reads pictures and
-instruction, a flow expert acts.
+"""``pi0`` (arXiv 2410.24164) and ``pi0.5`` on transformers' own implementation: PaliGemma reads
+images and instruction, a flow expert acts.
 
 The prefix (pictures and instruction) runs once; its keys and values serve every step of the flow.
 In here time is this package's (``tau`` from 0, noise, to 1, action); transformers' runs the other
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from sf_policy_node.vla.backbones.pi0_published import PublishedPi0, fill, published_values
+from sf_policy_node.vla.backbones.pi05 import PROMPT as PI05_PROMPT
+from sf_policy_node.vla.backbones.pi05 import StateWords, make_adaptive, velocity
 from sf_policy_node.vla.backbones.pixels import pixels_of
 from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.backbones.pretrained import (
@@ -105,6 +108,7 @@ class Pi0(nn.Module):
     kind = "pi0"
     language = "backbone.model.vlm.language_model"  # name of the language model
     keeps_given = False  # every row has the same time: only guidance ties a chunk to the last one
+    words_class: type[Words] = Words
 
     def __init__(
         self,
@@ -118,11 +122,13 @@ class Pi0(nn.Module):
         from transformers import PI0ForConditionalGeneration
 
         self.config, self.words = config, words
-        self.backbone = backbone or build(
-            PI0ForConditionalGeneration,
-            transformers_config(config.backbone),
-            config.dtype,
-            blank=blank,
+        self.backbone = backbone or self._adapted(
+            build(
+                PI0ForConditionalGeneration,
+                transformers_config(config.backbone),
+                config.dtype,
+                blank=blank,
+            )
         )
         self._image_token = self.backbone.config.vlm_config.image_token_id
         self._look = pixels_of(self.backbone.config.vlm_config)
@@ -142,7 +148,7 @@ class Pi0(nn.Module):
         whole = backbone if isinstance(backbone, nn.Module) else None
         their = whole.config if whole is not None else backbone
         config = Pi0Config(**{"backbone": plain_config(their), **sizes})
-        words = Words(
+        words = cls.words_class(
             tokenizer, config.text_tokens, config.prompt, their.vlm_config.text_config.vocab_size
         )
         return cls(config, words, whole)
@@ -151,10 +157,51 @@ class Pi0(nn.Module):
     def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> Pi0:
         """A new model on pretrained weights and their tokenizer in a local directory.
 
+        Layouts: transformers' own, openpi's PyTorch and LeRobot's (see ``pi0_published``).
+
         Raises:
             BackboneError: they cannot be used.
             WordsError: there is no tokenizer.
         """
+        if published_values(folder) is not None:
+            return cls.from_published(PublishedPi0.read(folder), dtype=dtype, **sizes)
+        return cls._from_transformers(folder, dtype, sizes)
+
+    @classmethod
+    def from_published(
+        cls, published: PublishedPi0, *, tokenizer: Any = None, dtype: str = "float32", **sizes: Any
+    ) -> Pi0:
+        """A new model on weights in openpi's or LeRobot's layout.
+
+        Args:
+            tokenizer: PaliGemma's; None reads it from the directory.
+
+        Raises:
+            BackboneError: the weights are of the other version, missing or left over.
+            WordsError: there is no tokenizer.
+        """
+        if published.is_pi05 != (cls.kind == "pi05"):
+            found = "pi05" if published.is_pi05 else "pi0"
+            raise BackboneError(
+                f"{published.folder}: holds the weights of {found}; give --student.kind {found}"
+            )
+        backbone = published.config(sizes["horizon"])
+        if tokenizer is None:
+            vocabulary = backbone["vlm_config"]["text_config"]["vocab_size"]
+            tokenizer = Words.load(published.folder, 1, "{instruction}", vocabulary).tokenizer
+        config = Pi0Config(**{"backbone": backbone, "dtype": dtype, **sizes})
+        words = cls.words_class(
+            tokenizer,
+            config.text_tokens,
+            config.prompt,
+            backbone["vlm_config"]["text_config"]["vocab_size"],
+        )
+        model = cls(config, words, blank=True)
+        fill(model, published)
+        return model
+
+    @classmethod
+    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Pi0:
         from transformers import PI0ForConditionalGeneration
 
         whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
@@ -230,6 +277,7 @@ class Pi0(nn.Module):
     ) -> Prefix:
         """Run the prefix; arguments as for ``HfVla.context``."""
         images = images if rows is None else images[rows]
+        text = self._with_state(text, state)
         kind = next(self.backbone.parameters()).dtype
         pictures = images.float().div(127.5).sub(1.0).to(kind)
         ids = torch.cat([self._pictures.expand(len(text), -1), text.clamp(min=0)], 1)
@@ -320,15 +368,27 @@ class Pi0(nn.Module):
         if not isinstance(time, Tensor):
             time = torch.full((len(noisy),), time, device=noisy.device)
         try:
-            return self.backbone(
-                state=context.state,
-                noise=noisy.to(context.state.dtype),
-                timestep=time,
-                attention_mask=context.mask,
-                past_key_values=context.cache,
-            ).logits.to(noisy.dtype)
+            return self._expert(context, noisy.to(context.state.dtype), time).to(noisy.dtype)
         finally:
             context.cache.crop(length - context.cache.get_seq_length())
+
+    def _expert(self, context: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        return self.backbone(
+            state=context.state,
+            noise=noisy,
+            timestep=time,
+            attention_mask=context.mask,
+            past_key_values=context.cache,
+        ).logits
+
+    def _with_state(self, text: Tensor, state: Tensor) -> Tensor:
+        """Text of the prefix; pi0's state enters the expert instead."""
+        del state
+        return text
+
+    @staticmethod
+    def _adapted(backbone: nn.Module) -> nn.Module:
+        return backbone
 
     def _draw_time(self, count: int, generator: torch.Generator | None) -> Tensor:
         config = self.backbone.config
@@ -347,10 +407,52 @@ class Pi0(nn.Module):
         return functional.pad(values, (0, columns - values.shape[-1]))
 
 
-def load_pi0(sizes: dict[str, Any], folder: Path) -> Pi0:
-    """The model of a checkpoint, its weights not yet loaded."""
-    config = Pi0Config(**sizes)
+class Pi05(Pi0):
+    """pi0.5: the state is part of the prompt, the flow's time enters the expert's norms.
+
+    States should be normalised by quantiles (-1 to 1): the prompt holds 256 bins of that range.
+    """
+
+    kind = "pi05"
+    words_class = StateWords
+
+    @classmethod
+    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi05:
+        """A new model with random weights on a PI0 configuration of transformers; see
+        :meth:`Pi0.create`.
+        """
+        return super().create(
+            backbone, tokenizer, **{"text_tokens": 200, "prompt": PI05_PROMPT, **sizes}
+        )
+
+    @classmethod
+    def from_published(cls, published: PublishedPi0, **sizes: Any) -> Pi05:
+        """A new model on openpi's or LeRobot's weights; see :meth:`Pi0.from_published`."""
+        return super().from_published(
+            published, **{"text_tokens": 200, "prompt": PI05_PROMPT, **sizes}
+        )
+
+    @classmethod
+    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Pi05:
+        raise BackboneError(
+            f"{folder}: transformers has no pi0.5; give a directory in openpi's or LeRobot's layout"
+        )
+
+    def _expert(self, context: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
+        return velocity(self.backbone, context.cache, context.mask, noisy, time)
+
+    def _with_state(self, text: Tensor, state: Tensor) -> Tensor:
+        return self.words.with_state(text, state)
+
+    @staticmethod
+    def _adapted(backbone: nn.Module) -> nn.Module:
+        make_adaptive(backbone)
+        return backbone
+
+
+def load_pi0(sizes: dict[str, Any], folder: Path, kind: str = "pi0") -> Pi0:
+    """The model of a checkpoint of kind ``pi0`` or ``pi05``, its weights not yet loaded."""
+    config, model = Pi0Config(**sizes), Pi05 if kind == "pi05" else Pi0
     vocabulary = transformers_config(config.backbone).vlm_config.text_config.vocab_size
-    return Pi0(
-        config, Words.load(folder, config.text_tokens, config.prompt, vocabulary), blank=True
-    )
+    words = model.words_class.load(folder, config.text_tokens, config.prompt, vocabulary)
+    return model(config, words, blank=True)

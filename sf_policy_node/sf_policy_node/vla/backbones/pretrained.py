@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 
 class BackboneError(ValueError):
@@ -148,3 +150,65 @@ def picture_statistics(folder: str | Path) -> dict[str, tuple[float, ...]]:
         raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
     wanted = {"mean": "image_mean", "std": "image_std"}
     return {name: tuple(values[key]) for name, key in wanted.items() if values.get(key)}
+
+
+def open_safetensors(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return a reader for each tensor of a file.
+
+    Raises:
+        BackboneError: the file is damaged.
+    """
+    try:
+        file = safe_open(path, "pt")
+        return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(
+            f"{path}: not a readable safetensors file ({error}); copy it again"
+        ) from None
+
+
+@torch.no_grad()
+def copy_published(
+    model: torch.nn.Module,
+    folder: Path,
+    mapped: Iterable[tuple[str, Callable[[], torch.Tensor], str]],
+    *,
+    left: Iterable[str],
+    optional: Iterable[str] = (),
+) -> None:
+    """Copy published tensors into a model, and refuse a set that is not exactly the model's.
+
+    Args:
+        folder: for messages.
+        mapped: name here (empty where nothing reads it), reader, published name.
+        left: all published names.
+        optional: names here that need not be published.
+
+    Raises:
+        BackboneError: weights are missing, left over or of another size; the message lists them.
+    """
+    own, remaining, wrong = model.state_dict(), set(left), []
+    missing = set(own) - set(optional)
+    for name, read, source in mapped:
+        if name and name not in own:
+            continue
+        remaining.discard(source)
+        if not name:
+            continue
+        missing.discard(name)
+        value = read()
+        if value.shape != own[name].shape:
+            wrong.append(f"{source} {tuple(value.shape)}, needs {tuple(own[name].shape)}")
+            continue
+        own[name].copy_(value)
+    lists = {"missing": sorted(missing), "left over": sorted(remaining), "of another size": wrong}
+    found = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})"
+        for what, names in lists.items()
+        if names
+    ]
+    if found:
+        raise BackboneError(
+            f"{folder}: weights {'; '.join(found)}: not the weights of this configuration, or"
+            " damaged"
+        )

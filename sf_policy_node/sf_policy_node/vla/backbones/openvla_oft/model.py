@@ -28,7 +28,12 @@ from sf_policy_node.vla.backbones.openvla_oft.towers import (
     Tower,
 )
 from sf_policy_node.vla.backbones.places import VisualPlaces
-from sf_policy_node.vla.backbones.pretrained import BackboneError, build, transformers_config
+from sf_policy_node.vla.backbones.pretrained import (
+    BackboneError,
+    build,
+    copy_published,
+    transformers_config,
+)
 from sf_policy_node.vla.backbones.words import PADDING, Words
 from sf_policy_node.vla.preprocessing import Fit
 
@@ -351,48 +356,23 @@ class OpenVlaOft(nn.Module):
         """Mean embedding (B, width) of what is no slot: the words and the stop token."""
         return ((words * spoken[..., None]).sum(1) + stop[:, 0]) / (spoken.sum(1, keepdim=True) + 1)
 
-    @torch.no_grad()
     def _load(self, published: PublishedWeights) -> None:
-        own = self.state_dict()
-        missing = {name for name in own if published.head or not name.startswith("head.")}
-        missing -= (
-            set()
-            if published.proprio
-            else {name for name in missing if name.startswith("proprio.")}
-        )
-        left, wrong = set(published), []
         counts = {
             "dino": len(self.backbone.dino.blocks),
             "siglip": len(self.backbone.siglip.blocks),
         }
-        for name, read, source in mapped(published, counts):
-            if not name:
-                left.discard(source)
-                continue
-            if name not in own:
-                continue
-            value = read()
-            left.discard(source)
-            missing.discard(name)
-            if value.shape != own[name].shape:
-                wrong.append(f"{source} {tuple(value.shape)}, needs {tuple(own[name].shape)}")
-                continue
-            own[name].copy_(value)
-        lists = {
-            "missing": sorted(missing),
-            "left over": sorted(left),
-            "of another size": sorted(wrong),
-        }
-        found = [
-            f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-            for what, names in lists.items()
-            if names
-        ]
-        if found:
-            raise BackboneError(
-                f"{published.folder}: weights {'; '.join(found)}: not the weights of this"
-                " configuration, or damaged"
-            )
+        copy_published(
+            self,
+            published.folder,
+            mapped(published, counts),
+            left=published,
+            optional=[
+                name
+                for name in self.state_dict()
+                if (name.startswith("head.") and not published.head)
+                or (name.startswith("proprio.") and not published.proprio)
+            ],
+        )
 
 
 def centre_crop(pixels: Tensor, share: float) -> Tensor:

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sf_policy_node.vla.backbones.pretrained import BackboneError
+from sf_policy_node.vla.backbones.pretrained import BackboneError, open_safetensors
 
 _UNREAD = re.compile(
     # The features are those of the last block but one, and words are never predicted.
@@ -74,7 +73,7 @@ class PublishedWeights:
         self.folder = Path(folder)
         self._readers: dict[str, Callable[[], Tensor]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
-            self._add(_safetensors(path), "")
+            self._add(open_safetensors(path), "")
         if not self._readers:
             raise BackboneError(
                 f"{folder}: no *.safetensors; copy the weights there (of openvla-7b, or merged)"
@@ -239,7 +238,7 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
         ) from None
     found: dict[str, dict[str, Tensor]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        for name, reader in _safetensors(path).items():
+        for name, reader in open_safetensors(path).items():
             match = _ADAPTER.fullmatch(name)
             if match is None:
                 raise BackboneError(f"{path}: {name} is no factor of an adapter")
@@ -249,16 +248,6 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
             f"{folder}: no *.safetensors with adapters; copy them there, or take the merged weights"
         )
     return found, scale
-
-
-def _safetensors(path: Path) -> dict[str, Callable[[], Tensor]]:
-    try:
-        file = safe_open(path, "pt")
-        return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise BackboneError(
-            f"{path}: not a readable safetensors file ({error}); copy it again"
-        ) from None
 
 
 def _torch_file(path: Path) -> dict[str, Tensor]:
