@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint eval train bench faults soak study report bootstrap clean distclean
+.PHONY: help demo up test lint docs eval train bench faults soak study report bootstrap clean distclean
 
 # More arguments for the command of a target:  make train ARGS="--alpha 0"
 ARGS ?=
@@ -30,6 +30,11 @@ test: bootstrap lint  ## ruff, unit tests and system tests
 
 lint: bootstrap  ## ruff: rules and layout
 	$(IN_ENV) ruff check . && ruff format --check --quiet .
+
+docs:  ## the documentation site, links checked; writes out/docs (its own environment: .venv-docs)
+	test -x .venv-docs/bin/mkdocs || python3 -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q -r docker/requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict -f sf_bringup/doc/site/mkdocs.yml -d "$(CURDIR)/out/docs" $(ARGS)
 
 eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/eval/summary.json
 	$(IN_ENV) python3 -m sf_training.simulation.evaluate --checkpoint $(NANO) --contract $(ROBOT) $(ARGS)
@@ -62,7 +67,7 @@ bootstrap:  ## virtual environment, ROS 2, packages, colcon build
 
 clean:  ## remove what builds and tools leave; keeps .venv, data/ and out/
 	rm -rf build install log .pytest_cache .ruff_cache .hypothesis
-	find . -path ./.venv -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	find . -path './.venv*' -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## clean, and remove .venv
-	rm -rf .venv
+	rm -rf .venv .venv-docs
