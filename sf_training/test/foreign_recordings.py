@@ -14,6 +14,10 @@ from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import StoragePlugin, Writer
 from synthetic_episodes import HEIGHT, WIDTH, tiny_contract
 
+from sf_training.data.dataset import Dataset, load_dataset
+from sf_training.lint.checks import check_episode
+from sf_training.lint.measure import measure_episode
+from sf_training.lint.thresholds import Thresholds
 from sf_training.recording import messages
 
 TOP, HAND, STATES, LEADER = "/rig/top", "/rig/hand", "/ur/states", "/spacemouse/target"
@@ -38,6 +42,7 @@ JOINT_SPACE = {
 S = 10**9
 BEGIN = 1_700_000_000 * S
 DELAY = 4_000_000
+GRIPPER = "/jaw/target"  # of what commands the gripper alone
 FLOATS = "std_msgs/msg/Float64"
 
 
@@ -276,3 +281,30 @@ def stamp_of(each: Entry) -> int:
     """The header stamp of a message [ns]."""
     stamp = each.content.header.stamp
     return stamp.sec * S + stamp.nanosec
+
+
+def load(folder: Path, entries: Sequence[Entry] | dict[str, Sequence[Entry]], robot, **options):
+    """Write a recording as FOLDER/take, or several by their names; return the training data.
+
+    Args:
+        options: of :func:`write_bag`.
+    """
+    takes = entries if isinstance(entries, dict) else {"take": entries}
+    bags = [write_bag(folder / name, each, **options) for name, each in takes.items()]
+    return loaded(bags, robot)
+
+
+def loaded(bags: Sequence[Path], robot) -> Dataset:
+    """Return the training data of some bags."""
+    return load_dataset(bags, robot, size=8, workers=1, progress=False)
+
+
+def findings(folder: Path, entries: Sequence[Entry], robot) -> dict:
+    """Return what lint finds in a recording: (level, check) to sentence."""
+    bag = write_bag(folder / "lint", entries)
+    found = check_episode(measure_episode(bag, Thresholds(), 4, robot), Thresholds())
+    return {
+        (each.level, each.check): each.text
+        for each in found
+        if each.check not in ("rate", "frozen")
+    }

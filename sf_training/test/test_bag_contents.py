@@ -2,6 +2,7 @@
 are.
 """
 
+import foreign_recordings
 import numpy as np
 import pytest
 from foreign_recordings import (
@@ -10,6 +11,7 @@ from foreign_recordings import (
     BEGIN,
     FINGER,
     FLOATS,
+    GRIPPER,
     LEADER,
     STATES,
     S,
@@ -17,6 +19,7 @@ from foreign_recordings import (
     contract,
     entry,
     joints,
+    loaded,
     make,
     merged,
     numbers,
@@ -32,40 +35,20 @@ from rosbags.rosbag2 import StoragePlugin
 
 from sf_training.data.bag_files import BagError
 from sf_training.data.dataset import load_dataset
-from sf_training.lint.checks import check_episode
 from sf_training.lint.measure import measure_episode
 from sf_training.lint.thresholds import Thresholds, Verdict
 from sf_training.recording import messages
 from sf_training.recording.labels import add_label
 
-GRIPPER = "/jaw/target"
 ROBOT = contract()
 
 
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+def load(folder, entries, robot=ROBOT, **options):
+    return foreign_recordings.load(folder, entries, robot, **options)
 
 
-def load(tmp_path, entries, robot=ROBOT, **options):
-    bags = (
-        [write_bag(tmp_path / "take", entries, **options)] if not isinstance(entries, dict) else []
-    )
-    if isinstance(entries, dict):
-        bags = [write_bag(tmp_path / name, each) for name, each in entries.items()]
-    return load_dataset(bags, robot, size=8, workers=1, progress=False)
-
-
-def findings(tmp_path, entries, robot=ROBOT):
-    """What lint finds, by level."""
-    found = check_episode(
-        measure_episode(write_bag(tmp_path / "lint", entries), Thresholds(), 4, robot), Thresholds()
-    )
-    return {
-        (each.level, each.check): each.text
-        for each in found
-        if each.check not in ("rate", "frozen")
-    }
+def findings(folder, entries, robot=ROBOT):
+    return foreign_recordings.findings(folder, entries, robot)
 
 
 # ---- instructions -------------------------------------------------------------------------------
@@ -91,9 +74,7 @@ def test_custom_data_is_found_inside_the_file(tmp_path, storage):
         custom={"language_instruction": "close the lid"},
     )
     (path / "metadata.yaml").unlink()
-    assert load_dataset([path], ROBOT, size=8, workers=1, progress=False).instructions == [
-        "close the lid"
-    ]
+    assert loaded([path], ROBOT).instructions == ["close the lid"]
 
 
 def test_where_an_instruction_comes_from(tmp_path):
@@ -227,7 +208,7 @@ def test_a_joint_that_nobody_commands_is_named(tmp_path):
         LEADER,
         lambda each: joints(stamp_of(each), names, each.content.position[some]),
     )
-    with pytest.raises(BagError, match=r"/teleop/joint_command: joint joint6 is never named"):
+    with pytest.raises(BagError, match=r"/spacemouse/target: joint joint6 is never commanded"):
         load(tmp_path, arm)
 
 

@@ -11,6 +11,7 @@ import zstandard
 from foreign_recordings import (
     ALL,
     BEGIN,
+    HAND,
     LEADER,
     STATES,
     TOP,
@@ -42,11 +43,6 @@ from sf_training.view.episode import load as view_episode
 
 ENTRIES = recording(1.0)
 HALF = len(ENTRIES) // 3
-
-
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +95,16 @@ def no_metadata(path):
     return path
 
 
+def in_order(folder, key, **options):
+    """A file whose messages are not in the order of receipt."""
+    return write_mcap(folder / "take.mcap", sorted(ENTRIES, key=key), chunk_size=9000, **options)
+
+
+def by_topic(each):
+    return (TOPICS.index(each.topic), each.log)
+
+
+TOPICS = [LEADER, TOP, HAND, STATES]
 SQLITE, ZSTD = StoragePlugin.SQLITE3, CompressionFormat.ZSTD
 WAYS = {
     "sqlite3": lambda folder: write_bag(folder / "take", ENTRIES, SQLITE),
@@ -106,6 +112,9 @@ WAYS = {
         write_bag(folder / "take", ENTRIES, SQLITE)
     ),
     "sqlite3 file": lambda folder: next(write_bag(folder / "take", ENTRIES, SQLITE).glob("*.db3")),
+    "topic by topic": lambda folder: in_order(folder, by_topic),
+    "topic by topic, no chunks": lambda folder: in_order(folder, by_topic, use_chunking=False),
+    "backwards": lambda folder: in_order(folder, lambda each: -each.log),
     "messages packed": lambda folder: write_bag(
         folder / "take", ENTRIES, compression=(CompressionMode.MESSAGE, ZSTD)
     ),

@@ -33,6 +33,7 @@ from sf_training.recording.labels import add_label
 from sf_training.recording.topics import absolute
 
 SIZE = 12
+AT = messages.nanoseconds(START)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
 def test_without_depth_poses_and_camera_info(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         for camera in contract.cameras:
-            writer.write(absolute(camera.topic), messages.image(START, "c", picture(0, 0)), 1)
+            writer.write(absolute(camera.topic), messages.image(START, "c", picture(0, 0)), AT)
         write_joints(writer, contract, "joint_states", START, joints_at(START))
         write_joints(writer, contract, "/teleop/joint_command", START, joints_at(START))
         write_joints(writer, contract, "/teleop/joint_command", START + 0.1, joints_at(START))
@@ -344,13 +345,13 @@ def test_bad_episodes_are_named(tmp_path, contract):
             writer.write(
                 absolute(camera.topic),
                 messages.image(START, "c", np.zeros((10 + index, 20, 3), np.uint8)),
-                1,
+                AT,
             )
         write_joints(writer, contract, "joint_states", START, joints_at(START))
         writer.write(
             "/expert/action_chunk",
             messages.action_chunk(expert_answer(contract, START, "pick", 0.0)),
-            1,
+            AT,
         )
         shape = writer.finish("success")
     with pytest.raises(

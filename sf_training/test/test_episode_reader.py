@@ -112,7 +112,7 @@ def test_a_foreign_encoding_is_named(tmp_path, contract):
         write_cameras(writer, contract, 0, START)
         write_joints(writer, contract, "joint_states", START, np.zeros(7))
         wrong = bytes(messages.image(2.0, "c", picture(1, 0))).replace(b"rgb8\0", b"rgb7\0")
-        writer.write(SCENE, wrong, 2)
+        writer.write(SCENE, wrong, messages.nanoseconds(2.0))
         reader = EpisodeReader(writer.finish("success"), contract)
     with pytest.raises(
         BagError,
@@ -167,7 +167,7 @@ def test_no_bag_at_all(tmp_path, contract):
     ):
         find_episodes(tmp_path)
     (tmp_path / "text.mcap").write_text("this is not a bag, whatever its name says" * 10)
-    with pytest.raises(BagError, match=r"text.mcap: is cut off or damaged"):
+    with pytest.raises(BagError, match=r"text.mcap: is no MCAP file, it begins with"):
         EpisodeReader(tmp_path / "text.mcap", contract)
 
 

@@ -25,6 +25,7 @@ _DEPTH = {
     "16UC1": np.dtype(np.uint16),
     "mono16": np.dtype(np.uint16),
 }
+RAW_ENCODINGS = frozenset(COLOUR) | frozenset(_DEPTH)  # of ``sensor_msgs/Image`` that are decoded
 
 
 class ImageError(ValueError):

@@ -17,7 +17,19 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML 
 _METADATA = "metadata.yaml"
 _PARTIAL = ".partial"
 _STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
-_ENDINGS = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag")
+_PACKED = {
+    ".gz": "gunzip",
+    ".zst": "unzstd",
+    ".xz": "unxz",
+    ".bz2": "bunzip2",
+    ".lz4": "unlz4",
+    ".zip": "unzip",
+}
+_ENDINGS = (
+    *(".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag"),
+    *(f"{storage}{packed}" for storage in (".mcap", ".db3", ".bag") for packed in _PACKED),
+)
+_LFS_POINTER = b"version https://git-lfs"
 _SERIES = re.compile(r"(.+)_(\d+)")
 
 Storage = Literal["mcap", "sqlite3"]
@@ -199,6 +211,11 @@ def _of_file(path: Path) -> BagFiles:
             f"{path}: is a bag of ROS 1; convert it with `rosbags-convert --src {path} --dst"
             f" {target} --dst-storage mcap --dst-typestore ros2_humble`"
         )
+    if path.suffix in _PACKED:
+        raise BagError(
+            f"{path}: is compressed as a whole; unpack it with `{_PACKED[path.suffix]} {path}`"
+        )
+    _check_is_fetched(path)
     if path.name == _METADATA:
         raise BagError(f"{path}: only describes a bag; give its folder {path.parent}")
     inner = path.with_suffix("") if path.suffix == ".zstd" else path
@@ -212,6 +229,13 @@ def _without_metadata(path: Path) -> BagFiles:
     if len(files) > 1 and not _is_split(path):
         names = ", ".join(each.name for each in files[:8]) + (", ..." if len(files) > 8 else "")
         raise BagError(f"{path}: holds {len(files)} bags; give one of {names}")
+    numbers = _series(path)
+    missing = sorted(set(range(len(numbers) and max(numbers))) - set(numbers))
+    if len(files) > 1 and missing:
+        raise BagError(
+            f"{path}: part {path.name}_{missing[0]}{files[0].suffix} is missing between the others;"
+            " copy it again, or give one of the parts alone"
+        )
     return BagFiles(_of_file(files[0]).storage, tuple(files))
 
 
@@ -226,6 +250,8 @@ def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
     files = [path / name if (path / name).is_file() else path / Path(name).name for name in names]
     missing = [each for each in files if not each.is_file()]
     if not missing:
+        for each in files:
+            _check_is_fetched(each)
         return tuple(files)
     present = sorted(
         (each for each in path.iterdir() if each.name.endswith(_ENDINGS)), key=_in_order
@@ -283,14 +309,33 @@ def _is_unfinished(path: Path, root: Path) -> bool:
 
 
 def _is_split(folder: Path) -> bool:
-    """Whether the bag files of a folder are the parts of one bag, as rosbag2 names them: FOLDER_0,
-    FOLDER_1 ...
+    """Return whether the bag files of a folder are the parts of one bag, as rosbag2 names them:
+    FOLDER_0, FOLDER_1 and so on; one of them may be missing, but not the first.
+    """
+    numbers = _series(folder)
+    return len(numbers) > 1 and 0 in numbers
+
+
+def _series(folder: Path) -> list[int]:
+    """Return the numbers of the files FOLDER_0, FOLDER_1 and so on; empty where a bag file of the
+    folder has another name.
     """
     stems = [stem_of(each) for each in folder.iterdir() if each.name.endswith(_ENDINGS)]
     found = [_SERIES.fullmatch(stem) for stem in stems]
-    if len(found) < 2 or not all(match and match[1] == folder.name for match in found):
-        return False
-    return sorted(int(match[2]) for match in found) == list(range(len(found)))
+    if not all(match and match[1] == folder.name for match in found):
+        return []
+    return sorted(int(match[2]) for match in found)
+
+
+def _check_is_fetched(file: Path) -> None:
+    """Raise BagError for a file that Git LFS has not fetched."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(len(_LFS_POINTER))
+    except OSError:
+        return  # reading it says why
+    if head == _LFS_POINTER:
+        raise BagError(f"{file}: is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")
 
 
 def stem_of(file: Path) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import zstandard
 from mcap.exceptions import McapError
 from mcap.stream_reader import CRCValidationError
+from mcap.writer import MCAP0_MAGIC
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
@@ -146,6 +147,13 @@ class Bag:
         self.start = min(filter(None, (self.start, start)), default=0)
 
     def _mcap(self, file: Path) -> dict[int, Channel]:
+        with file.open("rb") as opened:
+            head = opened.read(len(MCAP0_MAGIC))
+        if head and not set(head) & set(MCAP0_MAGIC[1:5]):  # "MCAP"; damage leaves some of it
+            raise BagError(
+                f"{file}: is no MCAP file, it begins with {head!r}; copy it again, or give it the"
+                " ending of what it is"
+            )
         summary = read_summary(file)
         self.unpacked += file.stat().st_size if summary.loose else summary.unpacked
         self._begin(summary.start)

@@ -67,8 +67,9 @@ class Commands:
             never = [name for name in names if name not in known]
             if never:
                 raise BagError(
-                    f"{self._reader.path}: {self._topic}: joint {', '.join(never)} is never named"
-                    " in the messages; correct bags.joints, or map the topic that commands it, too"
+                    f"{self._reader.path}: {self._reader.recorded_name(self._topic)}: joint"
+                    f" {', '.join(never)} is never commanded; correct bags.joints, or map the topic"
+                    " that commands it, too"
                 )
             return None
         return JointStream.of_knots(names, knots)

@@ -53,6 +53,8 @@ def usable_images(
                 continue
             first = int(np.flatnonzero(~usable)[0])
             told = _told(reader, topic, camera, tuple(sizes[first].tolist()), bool(fits[first]))
+            if sizes[first, 0] < 0 or fits[first]:
+                told = _why(reader, topic, places.read(*stream.places[rows[first]].tolist()), told)
             if not usable.any():
                 raise BagError(f"{reader.path}: {topic}: {told}")
             at = (int(stream.stamps[rows[first]]) - start) * 1e-9
@@ -62,6 +64,16 @@ def usable_images(
             )
             good &= usable
     return good, notes
+
+
+def _why(reader: EpisodeReader, topic: str, data: bytes | memoryview, else_told: str) -> str:
+    """Return why an image cannot be decoded."""
+    try:
+        reader.picture(topic, data)
+    except BagError as error:
+        reason = str(error).split(f"{topic}: ", 1)[-1]
+        return f"an image cannot be decoded: {reason}"
+    return else_told
 
 
 def _told(

@@ -40,9 +40,14 @@ from sf_training.data.episode_cameras import (
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
 from sf_training.data.one_clock import ClocksDiffer, check_clocks, with_one_clock
-from sf_training.data.plausibility import check_joints, check_one_source
+from sf_training.data.plausibility import (
+    check_all_joints,
+    check_commands_are_near,
+    check_joints,
+    check_one_source,
+)
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
-from sf_training.data.targets import Pairs, expert_pairs, operator_pairs
+from sf_training.data.targets import Pairs, expert_pairs, no_labels, operator_pairs
 from sf_training.recording.messages import to_chunk
 from sf_training.recording.topics import absolute, camera_pose_topic
 
@@ -187,6 +192,7 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
         **joined,
     )
     check_first_images(reader, index.blocks, index.colour, index.depth)
+    index.notes.extend(no_labels(np.isin(np.arange(len(index.stamps)), index.pairs.frame)))
     return index
 
 
@@ -211,6 +217,7 @@ class _Recording:
         start = min(int(streams[camera].stamps.min()) for camera in cameras)
         check_one_source(reader, streams[states])
         check_one_source(reader, streams[topic])
+        check_all_joints(reader, streams[states])
         texts = Instructions.of_recording(reader, streams)
         return cls(reader, streams, start, texts, Commands(reader, topic, streams[topic]))
 
@@ -350,6 +357,9 @@ def _pairs(
         if is_measured
         else check_joints(reader, stream, reader.recorded_name(topic), recording.start)
     )
+    if not is_measured:
+        held = stream.held(seen.stamps)
+        check_commands_are_near(reader, held, joints, reader.recorded_name(topic))
     sources = absolute(contract.topics.control_source)
     until = operators_time(seen.stamps, whole[sources], part[sources])
     if not last:  # what came after the cut is not known: the last command does not hold

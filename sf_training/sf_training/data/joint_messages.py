@@ -63,11 +63,26 @@ class JointMessages(Sequence):
         wrong = np.concatenate([[0], np.cumsum(~np.isfinite(self._values))])
         return wrong[self._starts[1:]] == wrong[self._starts[:-1]]
 
+    def most_alike(self) -> np.ndarray:
+        """Return the rows of the messages with the most frequent names: those of one publisher,
+        where several give some joints each.
+        """
+        numbers, counts = np.unique(self._layout, return_counts=True)
+        return np.flatnonzero(self._layout == numbers[np.argmax(counts)])
+
     def names(self) -> set[str]:
         """Return every joint that some message names."""
         return {
             name for number in np.unique(self._layout).tolist() for name in self._layouts[number]
         }
+
+    def repeated(self) -> str:
+        """Return a joint that one message names twice; empty where there is none."""
+        for number in np.unique(self._layout).tolist():
+            names = self._layouts[number]
+            if len(set(names)) < len(names):
+                return next(name for name in names if names.count(name) > 1)
+        return ""
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows (n,) of the messages that give a joint, and its positions (n,)."""

@@ -2,14 +2,21 @@
 
 A block is a chunk of the file: messages that were packed together. Of a file without chunks the
 whole file is one block.
+
+The format allows messages in any order. Recorders write them nearly in the order of receipt, and
+that order is kept; a file that is more than :data:`DISORDER_NS` off (written topic by topic, or
+merged) is read by log time.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import struct
 import zlib
+from array import array
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 import lz4.frame
@@ -17,6 +24,7 @@ import numpy as np
 import zstandard
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
+from mcap.records import ChunkIndex
 
 from sf_training.data.mcap_summary import FileSummary
 
@@ -28,6 +36,7 @@ _CHUNK = struct.Struct(
 )  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
 _DATA_START = _RECORD.size + _MESSAGE.size
 _MAGIC_BYTES = 8
+DISORDER_NS = 500_000_000
 _LARGEST = 4 << 30  # bytes of a chunk: a damaged size must not fill the memory
 
 
@@ -63,7 +72,7 @@ def messages_with_places(
     blocks: list[Block],
     part: int = 0,
 ) -> Iterator[Located]:
-    """Yield messages of some channels in recorded order; chunks without any of them are not
+    """Yield messages of some channels in the order of receipt; chunks without any of them are not
     unpacked, checksums are compared.
 
     Args:
@@ -78,13 +87,50 @@ def messages_with_places(
         blocks.append(Block(0, size, size, 0, part))
         yield from _unchunked(file, channels, blocks, len(blocks) - 1)
         return
-    for entry in sorted(summary.chunks, key=lambda entry: entry.chunk_start_offset):
-        if (
-            entry.message_index_offsets
-            and channels
-            and not any(channel in channels for channel in entry.message_index_offsets)
-        ):
-            continue
+    entries = [
+        entry
+        for entry in sorted(summary.chunks, key=lambda entry: entry.chunk_start_offset)
+        if not entry.message_index_offsets
+        or not channels
+        or any(channel in channels for channel in entry.message_index_offsets)
+    ]
+    if all(
+        after.message_start_time > before.message_end_time - DISORDER_NS
+        for before, after in pairwise(entries)
+    ):
+        yield from _in_chunks(file, entries, channels, blocks, part)
+    else:
+        yield from _by_log_time(file, entries, channels, blocks, part)
+
+
+def _by_log_time(
+    file: BinaryIO,
+    entries: Sequence[ChunkIndex],
+    channels: Collection[int],
+    blocks: list[Block],
+    part: int,
+) -> Iterator[Located]:
+    """Yield the messages of chunks that overlap; only those that overlap are in memory at once."""
+    waiting: list[tuple[int, int, Located]] = []
+    count = 0
+    entries = sorted(entries, key=lambda entry: entry.message_start_time)
+    borders = [*(entry.message_start_time for entry in entries[1:]), None]
+    for entry, border in zip(entries, borders, strict=True):
+        for located in _in_chunks(file, [entry], channels, blocks, part):
+            heapq.heappush(waiting, (located.log_time, count, located))
+            count += 1
+        while waiting and (border is None or waiting[0][0] < border):
+            yield heapq.heappop(waiting)[2]
+
+
+def _in_chunks(
+    file: BinaryIO,
+    entries: Sequence[ChunkIndex],
+    channels: Collection[int],
+    blocks: list[Block],
+    part: int,
+) -> Iterator[Located]:
+    for entry in entries:
         file.seek(entry.chunk_start_offset)
         record = file.read(entry.chunk_length)
         opcode, length = _RECORD.unpack_from(record)
@@ -159,7 +205,10 @@ def _in_chunk(
     content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
     if checksum and zlib.crc32(content) != checksum:
         raise McapError(f"crc of the chunk at byte {offset} is wrong")
-    yield from _in_block(content, channels, len(blocks) - 1)
+    found = list(_in_block(content, channels, len(blocks) - 1))
+    if any(after.log_time < before.log_time - DISORDER_NS for before, after in pairwise(found)):
+        found.sort(key=lambda located: located.log_time)
+    yield from found
 
 
 def _in_block(content: memoryview, channels: Collection[int], block: int) -> Iterator[Located]:
@@ -183,22 +232,46 @@ def _unchunked(
     file: BinaryIO, channels: Collection[int], blocks: list[Block], block: int
 ) -> Iterator[Located]:
     """Yield messages of a file some of which lie outside of chunks; ``block`` is the whole file."""
-    part = blocks[block].part
-    position, end = _MAGIC_BYTES, blocks[block].size
-    while True:
+    part, end = blocks[block].part, blocks[block].size
+    starts, times = array("q"), array("q")  # of the records; a chunk is as late as what precedes it
+    for opcode, position, length in _records(file, end):
+        if opcode == Opcode.MESSAGE:
+            _, _, log_time, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
+            if log_time >= 1 << 63:
+                raise McapError(f"the message at byte {position} has log time {log_time}")
+            times.append(log_time)
+            starts.append(position)
+        elif opcode == Opcode.CHUNK:
+            times.append(times[-1] if times else 0)
+            starts.append(position)
+    order = np.arange(len(starts))
+    if len(times) and (np.diff(np.array(times)) < -DISORDER_NS).any():
+        order = np.argsort(np.array(times), kind="stable")
+    for position in (starts[row] for row in order.tolist()):
         file.seek(position)
         header = file.read(_RECORD.size)
         opcode, length = _RECORD.unpack(header)
+        if opcode == Opcode.CHUNK:
+            yield from _in_chunk(header + file.read(length), position, channels, blocks, part)
+            continue
+        record = memoryview(file.read(length))
+        channel, _, log_time, _ = _MESSAGE.unpack_from(record)
+        if channel in channels:
+            place = (block, position + _DATA_START, length - _MESSAGE.size)
+            yield Located(channel, log_time, record[_MESSAGE.size :], place)
+
+
+def _records(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield opcode, position and length of the records before the end of the data; the file then
+    stands behind the record's head.
+    """
+    position = _MAGIC_BYTES
+    while True:
+        file.seek(position)
+        opcode, length = _RECORD.unpack(file.read(_RECORD.size))
         if opcode == Opcode.DATA_END:
             return
         if position + _RECORD.size + length > end:
             raise EOFError(f"ends at byte {end}")
-        if opcode == Opcode.CHUNK:
-            yield from _in_chunk(header + file.read(length), position, channels, blocks, part)
-        if opcode == Opcode.MESSAGE:
-            record = memoryview(file.read(length))
-            channel, _, log_time, _ = _MESSAGE.unpack_from(record)
-            if channel in channels:
-                place = (block, position + _DATA_START, length - _MESSAGE.size)
-                yield Located(channel, log_time, record[_MESSAGE.size :], place)
+        yield opcode, position, length
         position += _RECORD.size + length

@@ -17,6 +17,8 @@ from sf_training.data.stream import Stream
 APART_NS = 1_000_000_000  # receipt after stamp: streams that differ by more are of two clocks
 # a stamp this much later than its receipt, beside one that is not, is of a clock that runs ahead
 FUTURE_NS = 50_000_000
+# no delay explains a stamp in the future: clocks that differ by more than this are two clocks
+FUTURE_APART_NS = 250_000_000
 _S = 1e-9
 
 
@@ -27,7 +29,7 @@ class ClocksDiffer(ValueError):
 
 
 def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dict[str, Stream]:
-    """Return the streams; those without stamps get the time that the stamped ones had when they
+    """Return the streams; messages without stamps get the time that the stamped ones had when they
     were received.
 
     A simulator's bag needs this: images and joints have its time, and a command without a stamp has
@@ -44,12 +46,20 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
     source = max(sources, key=lambda stream: len(stream.stamps))
     if abs(float(np.median(_delay(source)))) <= APART_NS:
         return dict(streams)
+    source = source.part(np.flatnonzero(source.log_times != source.stamps))
     order = np.argsort(source.log_times, kind="stable")
     received, stamps = source.log_times[order], source.stamps[order]
     return {
         topic: (
-            replace(stream, stamps=_at(stream.log_times, received, stamps))
-            if len(stream.stamps) and not _has_stamps(stream)
+            replace(
+                stream,
+                stamps=np.where(
+                    stream.log_times == stream.stamps,
+                    _at(stream.log_times, received, stamps),
+                    stream.stamps,
+                ),
+            )
+            if (stream.log_times == stream.stamps).any()
             else stream
         )
         for topic, stream in streams.items()
@@ -75,7 +85,8 @@ def check_clocks(
     if len(delays) < 2:
         return []
     early, late = min(delays, key=delays.get), max(delays, key=delays.get)
-    if delays[late] - delays[early] > APART_NS:
+    ahead = delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS
+    if delays[late] - delays[early] > (FUTURE_APART_NS if ahead else APART_NS):
         raise ClocksDiffer(
             f"{names[early]} and {names[late]} are on two clocks: messages of the one are"
             f" {_told(delays[early])} when they are received, of the other {_told(delays[late])};"
@@ -84,7 +95,7 @@ def check_clocks(
         )
     budget = max(contract.budgets.observation_age_s, contract.budgets.joint_state_age_s) / _S
     notes = []
-    if delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS:
+    if ahead:
         notes.append(
             f"{names[early]}: messages are {_told(delays[early])} when they are received, those of"
             f" {names[late]} {_told(delays[late])}; synchronise the clocks of all machines (chrony,"

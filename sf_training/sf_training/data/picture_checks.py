@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sf_policy_node.perception.images import (
+    RAW_ENCODINGS,
     decode_compressed,
     decode_compressed_depth,
     decode_depth,
@@ -20,6 +21,7 @@ from sf_policy_node.perception.images import (
 
 _UNREADABLE = (-1, -1)
 _DEPTH_HEADER = 12  # bytes before the PNG of a compressedDepth image
+_RAW_ENCODINGS = frozenset(name.encode() for name in RAW_ENCODINGS)
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
@@ -92,9 +94,11 @@ def image_is_readable(data: bytes | memoryview) -> bool:
 
 def _raw_size(data: memoryview, order: str, position: int) -> tuple[int, int]:
     """Return width and height of an ``Image`` whose header ends at a position; -1 when it has too
-    few bytes for them.
+    few bytes for them, or an encoding that is not read.
     """
     height, width, length = struct.unpack_from(f"{order}III", data, position)
+    if bytes(data[position + 12 : position + 12 + length]).rstrip(b"\0") not in _RAW_ENCODINGS:
+        return _UNREADABLE
     position += 12 + length + 1  # encoding and is_bigendian
     step, count = struct.unpack_from(f"{order}II", data, position + -position % 4)
     complete = (

@@ -13,20 +13,32 @@ from sf_training.data.bag_files import BagError
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessages
 from sf_training.data.synchronisation import JointStream
+from sf_training.recording.topics import absolute
 
 NEAR_SHARE = 0.05  # of a joint's range: positions beyond a limit by more are worth a word
 FAR_SHARE = 0.5  # by more than that: they cannot be this joint's, in this unit
 FAR_GRIPPER = 10.0  # a gripper's open and closed are often set roughly
+SWINGS = 0.2  # of the positions: so many that go back and forth are of two publishers
+APART_SHARE = 0.25  # of a joint's range: commands that are so far from the joints are not for them
 _DEGREES = 180.0 / np.pi
 
 
 def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
-    """Check that no joint is on two topics of the bag.
+    """Check that no joint is on two topics of the bag, or twice in a message.
 
     Raises:
         BagError: one is.
     """
-    if not isinstance(stream.messages, JointMessages) or len(np.unique(stream.channels)) < 2:
+    if not isinstance(stream.messages, JointMessages):
+        return
+    twice = stream.messages.repeated()
+    if twice and twice in reader.contract.command_joints:
+        topics = {reader.channel(number).topic for number in np.unique(stream.channels).tolist()}
+        raise BagError(
+            f"{reader.path}: {', '.join(sorted(topics))}: joint {twice} is named twice in one"
+            " message; give the joints of two arms different names in their drivers"
+        )
+    if len(np.unique(stream.channels)) < 2:
         return
     for name in reader.contract.command_joints:
         rows, _ = stream.messages.column(name)
@@ -39,6 +51,28 @@ def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
                 " be told; map one of them only in bags.topics, or name the other robot's joints"
                 " otherwise in bags.joints"
             )
+
+
+def check_all_joints(reader: EpisodeReader, stream: Stream) -> None:
+    """Check that joint states give a position of every joint.
+
+    Raises:
+        BagError: one has none in the whole recording.
+    """
+    if not len(stream.stamps):
+        return
+    names = reader.contract.command_joints
+    missing = [name for name in names if not len(stream.messages.column(name)[0])]
+    if not missing:
+        return
+    topic = reader.recorded_name(absolute(reader.contract.topics.joint_states))
+    named = stream.messages.names()
+    if named >= set(missing):
+        told = "named, but no message holds a position of it; correct the driver"
+    else:
+        there = ", ".join(sorted(named)[:12]) or "no names"
+        told = f"never named in the messages ({there}); say which is which in bags.joints"
+    raise BagError(f"{reader.path}: {topic}: joint {', '.join(missing)} is {told}")
 
 
 def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: int) -> list[str]:
@@ -62,9 +96,67 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
                 f" ({len(wrong)} of {len(knots.values)} positions are not finite); correct its"
                 " publisher, cut that part away, or leave the episode out"
             )
+    _check_one_publisher(reader, joints, topic)
     lows = [float(knots.values.min()) for knots in joints.knots]
     highs = [float(knots.values.max()) for knots in joints.knots]
     return _units(reader, contract, lows, highs, topic)
+
+
+def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str) -> None:
+    """Check that a joint does not go back and forth between two places, as the states of two arms
+    on one topic do.
+
+    Raises:
+        BagError: one does.
+    """
+    for name, knots, width in zip(
+        reader.contract.command_joints, joints.knots, _ranges(reader.contract), strict=True
+    ):
+        steps = np.diff(knots.values)
+        far = np.abs(steps) > NEAR_SHARE * width
+        swings = far[1:] & far[:-1] & (steps[1:] * steps[:-1] < 0)
+        if len(swings) >= 8 and swings.mean() > SWINGS:
+            values = knots.values[int(np.flatnonzero(swings)[0]) :][:2]
+            raise BagError(
+                f"{reader.path}: {topic}: {name} jumps between {values[0]:.3g} and"
+                f" {values[1]:.3g} in {swings.mean():.0%} of the messages: two publishers use this"
+                " name; stop one of them, or give its joints other names"
+            )
+
+
+def check_commands_are_near(
+    reader: EpisodeReader, commanded: np.ndarray, measured: np.ndarray, topic: str
+) -> None:
+    """Check that commands are positions, and of these joints.
+
+    Args:
+        commanded, measured: (N, J) at the same times.
+        topic: where the commands were recorded, for the sentence.
+
+    Raises:
+        BagError: half of the commands of a joint are far from where it was.
+    """
+    known = np.isfinite(commanded).all(axis=1) & np.isfinite(measured).all(axis=1)
+    if known.sum() < 8:
+        return
+    away = np.median(np.abs(commanded[known] - measured[known]), axis=0)
+    arm = len(reader.contract.joints)  # a gripper that holds something is far from its command
+    share = (away / _ranges(reader.contract))[:arm]
+    worst = int(np.argmax(share))
+    if share[worst] > APART_SHARE:
+        raise BagError(
+            f"{reader.path}: {topic}: {reader.contract.command_joints[worst]} is commanded"
+            f" {away[worst]:.3g} away from where it is (median): these are relative commands,"
+            " another arm's or in another order; map the topic with absolute joint positions"
+        )
+
+
+def _ranges(contract: Contract) -> np.ndarray:
+    """Return the widths (J,) of the joints' and the gripper's limits."""
+    widths = [joint.upper - joint.lower for joint in contract.joints]
+    if contract.gripper:
+        widths.append(abs(contract.gripper.open - contract.gripper.closed))
+    return np.array(widths)
 
 
 def _units(

@@ -211,9 +211,9 @@ class JointStream:
                 length = np.maximum(stamps[after] - stamps[index], 1)
                 share = np.clip((times - stamps[index]) / length, 0.0, 1.0)
                 on_ramp = (index >= 0) & ramps[index] & (after > index)
-                column = np.where(
-                    on_ramp, values[index] + share * (values[after] - values[index]), column
-                )
+                with np.errstate(invalid="ignore"):  # positions that are not finite
+                    between = values[index] + share * (values[after] - values[index])
+                column = np.where(on_ramp, between, column)
             columns.append(column)
         return np.stack(columns, axis=-1)
 
@@ -256,9 +256,9 @@ class JointStream:
             share = np.where(gap > 0, (times - stamps[before]) / np.maximum(gap, 1), 0.0)
             latest = stamps[np.searchsorted(stamps, now, side="right") - 1]
             usable = (before >= 0) & (now - latest <= max_age) & (times - stamps[before] <= max_age)
-            columns.append(
-                np.where(usable, values[before] + share * (values[after] - values[before]), np.nan)
-            )
+            with np.errstate(invalid="ignore"):  # positions that are not finite
+                between = values[before] + share * (values[after] - values[before])
+            columns.append(np.where(usable, between, np.nan))
         return np.stack(columns, axis=-1)
 
 

@@ -120,7 +120,7 @@ def operator_pairs(
     """
     action = contract.action
     steps = np.arange(1, action.horizon + 1) * round(action.step_s * 1e9)
-    usable = (stamps + steps[0] >= commands.first) & (stamps < commands.last)
+    usable = is_commanded(contract, stamps, commands)
     if until is not None:
         usable &= stamps + steps[-1] <= until
     labelled = np.flatnonzero(usable)
@@ -144,6 +144,22 @@ def operator_pairs(
     return Pairs(
         labelled.astype(np.int32), [instructions[row] for row in labelled.tolist()], targets, idle
     )
+
+
+def is_commanded(contract: Contract, stamps: np.ndarray, commands: JointStream) -> np.ndarray:
+    """Return at which observations (N,) [ns] a command follows, so that there is a label."""
+    first_step = round(contract.action.step_s * 1e9)
+    return (stamps + first_step >= commands.first) & (stamps < commands.last)
+
+
+def no_labels(labelled: np.ndarray) -> list[str]:
+    """Return a sentence where no observation (N,) has a label."""
+    if labelled.any():
+        return []
+    return [
+        "no observation has a label: commands, or the expert's answers, are at other times than the"
+        " images; `sf_training view` shows when each came"
+    ]
 
 
 def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:

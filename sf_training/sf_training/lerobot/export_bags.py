@@ -18,7 +18,12 @@ from sf_training.data.episode_cameras import usable_images
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
 from sf_training.data.one_clock import check_clocks, with_one_clock
-from sf_training.data.plausibility import check_joints, check_one_source
+from sf_training.data.plausibility import (
+    check_all_joints,
+    check_commands_are_near,
+    check_joints,
+    check_one_source,
+)
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
@@ -108,7 +113,12 @@ def stretches(
     try:
         check_one_source(reader, read[joints])
         check_one_source(reader, read[given])
-        check_clocks(contract, read, {topic: topic for topic in (*cameras, joints, given)})
+        check_all_joints(reader, read[joints])
+        check_clocks(
+            contract,
+            read,
+            {topic: reader.recorded_name(topic) for topic in (*cameras, joints, given)},
+        )
         commands = Commands(reader, given, read[given]) if source == "commanded" else None
         for part in cut_at_clock_steps(read, [*cameras, joints], joints):
             if all(len(part[topic].stamps) for topic in (*cameras, joints)):
@@ -172,7 +182,8 @@ def _part(
     )
     if joints is None or not len(seen.stamps):
         return []
-    check_joints(reader, joints, contract.topics.joint_states, start)
+    states = reader.recorded_name(absolute(contract.topics.joint_states))
+    check_joints(reader, joints, states, start)
     good, _ = usable_images(reader, part, seen, start)
     seen = Observations(*(getattr(seen, each.name)[good] for each in fields(seen)))
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
@@ -181,6 +192,12 @@ def _part(
         seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s]
     )
     if commands is not None:
+        given = command_topic(reader)
+        held = commands.stream(part[given])
+        if held is not None and given != absolute(contract.topics.joint_states):
+            check_commands_are_near(
+                reader, held.held(seen.stamps), state, reader.recorded_name(given)
+            )
         action = _commands(reader, read, part, seen, fps, commands, command_age_s, start)
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
@@ -287,7 +304,7 @@ def _commands(
     given = commands.stream(part[topic])
     if given is None:
         return np.full((len(seen.stamps), len(reader.contract.command_joints)), np.nan)
-    check_joints(reader, given, topic, start)
+    check_joints(reader, given, reader.recorded_name(topic), start)
     later = seen.stamps + round(1e9 / fps)
     usable = (seen.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
     usable &= later <= operators_time(seen.stamps, read[control], part[control])

@@ -16,9 +16,16 @@ from sf_training.data.bag_files import known_outcome
 from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
+from sf_training.data.joint_messages import JointMessages
 from sf_training.data.one_clock import check_clocks, with_one_clock
-from sf_training.data.plausibility import check_joints, check_one_source
-from sf_training.data.synchronisation import JointStream, align_cameras, nearest
+from sf_training.data.plausibility import (
+    check_all_joints,
+    check_commands_are_near,
+    check_joints,
+    check_one_source,
+)
+from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
+from sf_training.data.targets import is_commanded, no_labels
 from sf_training.lint.images import ImageFaults, image_faults
 from sf_training.lint.motion import Motion, measure_motion
 from sf_training.lint.pictures import CameraMeasure, measure_pictures
@@ -139,7 +146,7 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     last = max(int(stamps.max()) for stamps in colour)
     seen = align_cameras(colour, contract)
     skew = _skew(colour)
-    given, faults, notes = _commands(reader, read, names, first)
+    given, faults, notes = _commands(reader, read, names, first, seen)
     problem, motion, usable = "", None, 0
     try:
         motion, usable = measure_motion(reader, read, seen, first, limits, given)
@@ -192,9 +199,18 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
 
 
 def _commands(
-    reader: EpisodeReader, read: dict[str, Stream], names: Collection[str], first: int
+    reader: EpisodeReader,
+    read: dict[str, Stream],
+    names: Collection[str],
+    first: int,
+    seen: Observations,
 ) -> tuple[JointStream | None, list[str], list[str]]:
-    """Return the operator's commands, why training leaves the episode out, and what is odd."""
+    """Return the operator's commands, why training leaves the episode out, and what is odd.
+
+    Args:
+        first: first image [ns].
+        seen: what a policy could have seen.
+    """
     contract, topic = reader.contract, command_topic(reader)
     states = absolute(contract.topics.joint_states)
     given, faults, notes = None, [], []
@@ -206,10 +222,12 @@ def _commands(
             faults.append(str(error).removeprefix(f"{reader.path}: "))
         return None
 
-    def measured() -> None:
+    def measured() -> JointStream:
         check_one_source(reader, read[states])
+        check_all_joints(reader, read[states])
         joints = JointStream(read[states].stamps, read[states].messages, contract.command_joints)
         check_joints(reader, joints, heard[states], first)
+        return joints
 
     def commanded() -> JointStream | None:
         check_one_source(reader, read[topic])
@@ -217,16 +235,23 @@ def _commands(
 
     heard = {each: reader.recorded_name(each) for each in names}
     notes += attempt(lambda: check_clocks(contract, read, heard)) or []
-    if len(read[states].stamps):
-        attempt(measured)
+    joints = attempt(measured) if len(read[states].stamps) else None
     if len(read[topic].stamps) and topic != states:
         given = attempt(commanded)
         if given is not None:
             notes += attempt(lambda: check_joints(reader, given, heard[topic], first)) or []
+            if joints is not None:
+                at = [stream.held(seen.stamps) for stream in (given, joints)]
+                attempt(lambda: check_commands_are_near(reader, *at, heard[topic]))
+            if not len(read[absolute(contract.topics.expert_chunk)].stamps):
+                notes += no_labels(is_commanded(contract, seen.stamps, given))
     return given, faults, notes
 
 
 def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: int) -> StreamMeasure:
+    count = len(stream.stamps)
+    if isinstance(stream.messages, JointMessages):
+        stream = stream.part(stream.messages.most_alike())
     stamps = stream.stamps
     steps = np.diff(stamps)
     ages = (stream.log_times - stamps) * 1e-9
@@ -242,7 +267,7 @@ def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: in
         expected_hz=expected_hz,
         hz=len(gaps) / span if span > 0 else 0.0,
         period_s=float(np.median(gaps)) if len(gaps) else 0.0,
-        count=len(stamps),
+        count=count,
         longest_gap_s=float(gaps[longest]) if len(gaps) else 0.0,
         gap_at_s=float(ordered[longest] - start) * 1e-9,
         repeated=int((steps == 0).sum()),

@@ -99,7 +99,7 @@ def load(reader: EpisodeReader) -> Episode:
             start,
         )
     except ValueError as error:
-        raise BagError(f"{reader.path}: {error}; correct the contract's joint names") from None
+        raise BagError(f"{reader.path}: {error}; say which is which in bags.joints") from None
     given = command_topic(reader)
     commands = (
         None

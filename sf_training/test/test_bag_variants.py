@@ -1,0 +1,267 @@
+"""Bags with one thing wrong, in many variants: each is refused in one sentence that names the place
+and the cure, by training, lint and export alike; or it gives the labels of the good bag.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from foreign_recordings import (
+    ALL,
+    BEGIN,
+    GRIPPER,
+    HEIGHT,
+    LEADER,
+    STATES,
+    TOP,
+    WIDTH,
+    S,
+    changed,
+    contract,
+    describe,
+    entry,
+    header,
+    joints,
+    loaded,
+    make,
+    merged,
+    numbers,
+    pose_at,
+    recording,
+    shot,
+    stamp_of,
+    text,
+    without,
+    write_bag,
+    write_mcap,
+)
+
+from sf_training.data.bag_files import BagError, find_episodes
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.lerobot.export_bags import stretches
+from sf_training.lint.checks import check_episode
+from sf_training.lint.measure import measure_episode
+from sf_training.lint.thresholds import Thresholds, Verdict
+from sf_training.recording import messages
+
+ROBOT = contract()
+GOOD = recording(1.0)
+AWAY = np.array([*[0.4] * 6, 0.0])
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return loaded([write_bag(tmp_path_factory.mktemp("good") / "take", GOOD)], ROBOT)
+
+
+def positions(topic, change):
+    """The good recording with other positions on a topic."""
+    return changed(
+        GOOD, topic, lambda each: joints(stamp_of(each), ALL, change(each.at, pose_at(each.at)))
+    )
+
+
+def second(topic, change, late=1000):
+    """The good recording with a second publisher of the same joints."""
+    others = [
+        replace(each, log=each.log + late, content=joints(stamp_of(each), ALL, change(each.at)))
+        for each in GOOD
+        if each.topic == topic
+    ]
+    return merged(GOOD, others)
+
+
+def named_twice(each):
+    return joints(stamp_of(each), ALL + ALL, [*pose_at(each.at), *(pose_at(each.at) + AWAY)])
+
+
+def raw(each, encoding):
+    size = (HEIGHT, WIDTH, encoding, 0, 3 * WIDTH)
+    return make(messages.IMAGE, header(stamp_of(each)), *size, shot(1).reshape(-1))
+
+
+def ahead(topic, seconds):
+    """The good recording with a clock that runs ahead on one topic."""
+    return recording(1.0, stamp=lambda name, t: BEGIN + round((t + seconds * (name == topic)) * S))
+
+
+def eight_numbers():
+    others = [
+        entry(LEADER, messages.NUMBERS, each.at, numbers([*pose_at(each.at), 0.0]))
+        for each in GOOD
+        if each.topic == LEADER
+    ]
+    return merged(without(GOOD, LEADER), others)
+
+
+REFUSED = {
+    "two arms with the same names": (
+        second(STATES, lambda t: pose_at(t) + AWAY),
+        rf"{STATES}: joint1 jumps between .* two publishers use this name",
+    ),
+    "two leaders": (
+        second(LEADER, lambda t: pose_at(t) - AWAY),
+        rf"{LEADER}: joint1 jumps between .* two publishers use this name",
+    ),
+    "a joint twice in a message": (
+        changed(GOOD, STATES, named_twice),
+        rf"{STATES}: joint joint1 is named twice in one message; give",
+    ),
+    "relative commands": (
+        positions(LEADER, lambda t, q: pose_at(t + 0.04) - q),
+        rf"{LEADER}: joint3 is commanded 1.4 away from where it is .*; map",
+    ),
+    "commands in another order": (
+        positions(LEADER, lambda t, q: q[[2, 1, 0, 3, 4, 5, 6]]),
+        rf"{LEADER}: joint[13] is commanded 1.\d* away",
+    ),
+    "one joint in degrees": (
+        positions(STATES, lambda t, q: q * [1, 1, 57.3, 1, 1, 1, 1]),
+        rf"{STATES}: joint3 reaches 80.2.*looks like degrees; say so in .* bags.units",
+    ),
+    "one commanded joint in degrees": (
+        positions(LEADER, lambda t, q: q * [1, 57.3, 1, 1, 1, 1, 1]),
+        rf"{LEADER}: joint2 reaches .*looks like degrees; say so in .* bags.units",
+    ),
+    "no positions": (
+        positions(STATES, lambda t, q: []),
+        rf"{STATES}: joint joint1, .* is named, but no message holds a position",
+    ),
+    "too few positions": (
+        positions(STATES, lambda t, q: q[:4]),
+        rf"{STATES}: joint joint5, joint6, gripper is named, but no message holds",
+    ),
+    "no names": (
+        changed(GOOD, STATES, lambda each: joints(stamp_of(each), [], pose_at(each.at))),
+        rf"{STATES}: joint joint1, .* is never named in the messages \(no names\); say which",
+    ),
+    "joints 0.5 s ahead": (ahead(STATES, 0.5), rf"{STATES} and .* are on two clocks: .*0.50 s"),
+    "commands 0.9 s ahead": (ahead(LEADER, 0.9), rf"{LEADER} and .* are on two clocks: .*0.90 s"),
+    "eight numbers": (eight_numbers(), rf"{LEADER}: 8 numbers for 7 joints .*bags.columns"),
+    "an encoding that nobody reads": (
+        changed(GOOD, TOP, lambda each: raw(each, "nv21x")),
+        r"/scene_camera/image_raw: an image cannot be decoded: encoding 'nv21x' .* set the driver",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_sentence(tmp_path, name):
+    entries, sentence = REFUSED[name]
+    bag = write_bag(tmp_path / "take", entries)
+    with pytest.raises(BagError, match=f"take: {sentence}") as refused:
+        loaded([bag], ROBOT)
+    assert "\n" not in str(refused.value)
+    found = check_episode(measure_episode(bag, Thresholds(), 2, ROBOT), Thresholds())
+    assert Verdict.FAIL in {each.level for each in found}, found
+    with pytest.raises(BagError):
+        stretches(EpisodeReader(bag, ROBOT), 10, "commanded", 2, 0.5)
+
+
+def unstamped(rows):
+    """Messages of some rows without a stamp, the others on a simulator's clock."""
+    return recording(1.0, stamp=lambda topic, t: 0 if rows(topic, t) else round((77 + t) * S))
+
+
+USED = {
+    "the first stamp of a simulator is zero": recording(1.0, stamp=lambda topic, t: round(t * S)),
+    "every second joint state has no stamp": unstamped(
+        lambda topic, t: topic == STATES and round(t * 50) % 2 == 1
+    ),
+    "another arm on the topic": merged(
+        GOOD,
+        [
+            entry(STATES, messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["other"], [9.0]))
+            for t in np.arange(0, 1, 0.02)
+        ],
+    ),
+    "an instruction of another type": merged(
+        GOOD, [entry("/instruction", messages.NUMBERS, 0.2, numbers([1.0]))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_used_like_the_good_bag(tmp_path, good, name):
+    bag = write_bag(tmp_path / "take", USED[name])
+    data = loaded([bag], ROBOT)
+    np.testing.assert_allclose(data.pair_target, good.pair_target, atol=2e-3)
+    assert data.instructions == good.instructions and not data.notes
+    found = check_episode(measure_episode(bag, Thresholds(), 2, ROBOT), Thresholds())
+    failed = [each for each in found if each.level is Verdict.FAIL]
+    assert not failed, failed
+
+
+def test_an_encoding_that_changes_costs_its_frames_only(tmp_path):
+    entries = changed(
+        GOOD, TOP, lambda each: each.content if each.at < 0.55 else raw(each, "nv21x")
+    )
+    data = loaded([write_bag(tmp_path / "take", entries)], ROBOT)
+    assert len(data.images) == 6 and np.asarray(data.images).shape[0] == 6
+    assert "at 0.60 s: an image cannot be decoded: encoding 'nv21x'" in data.notes[0]
+
+
+def test_an_episode_without_a_label_is_named(tmp_path):
+    leader = [each for each in GOOD if each.topic == LEADER][:1]
+    bag = write_bag(
+        tmp_path / "take",
+        merged(leader, [each for each in without(GOOD, LEADER) if each.at > 0.3]),
+    )
+    data = loaded([bag], ROBOT)
+    assert not len(data.pair_frame) and "no observation has a label" in data.notes[0]
+    found = check_episode(measure_episode(bag, Thresholds(), 2, ROBOT), Thresholds())
+    assert any("no observation has a label" in each.text for each in found)
+
+
+def test_instructions_of_two_topics_count_in_time(tmp_path):
+    robot = contract(topics={"/voice": "/instruction", "/screen": "/instruction"})
+    said = [
+        entry("/voice", messages.STRING, 0.1, text("grasp")),
+        entry("/screen", messages.STRING, 0.65, text("lift")),
+    ]
+    data = loaded([write_bag(tmp_path / "take", merged(GOOD, said))], robot)
+    assert [data.instructions[row] for row in data.pair_instruction] == ["grasp"] * 7 + ["lift"] * 3
+
+
+FILES = {
+    "take.mcap": (b"hello\n", r"take.mcap: is no MCAP file, it begins with b'hello"),
+    "pointer.mcap": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        r"pointer.mcap: is a pointer of Git LFS.*`git lfs pull`",
+    ),
+    "take.mcap.gz": (b"\x1f\x8b", r"take.mcap.gz: .*unpack it with `gunzip .*take.mcap.gz`"),
+    "take.db3.zst": (b"", r"take.db3.zst: .*unpack it with `unzstd"),
+    "take.bag.zip": (b"PK", r"take.bag.zip: .*unpack it with `unzip"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_none_are_named_beside_good_ones(tmp_path, name):
+    content, sentence = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    write_bag(tmp_path / "good", GOOD)
+    data = loaded(find_episodes(tmp_path), ROBOT)
+    assert len(data.episodes) == 1 and len(data.left_out) == 1
+    with pytest.raises(BagError, match=sentence):
+        loaded([tmp_path / name], ROBOT)
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_missing_part_of_a_split_bag_is_named(tmp_path, described):
+    names = [f"take_{number}.mcap" for number in range(3)]
+    for number, name in enumerate(names):
+        write_mcap(tmp_path / "take" / name, GOOD[number::3])
+    if described:
+        describe(tmp_path / "take", names)
+    (tmp_path / "take/take_1.mcap").unlink()
+    (bag,) = find_episodes(tmp_path)
+    with pytest.raises(BagError, match=r"take_1.mcap( is missing between|: is named in metadata)"):
+        loaded([bag], ROBOT)
+
+
+def test_a_gripper_that_nobody_commands_is_named(tmp_path):
+    entries = changed(
+        GOOD, LEADER, lambda each: joints(stamp_of(each), ALL[:6], pose_at(each.at)[:6])
+    )
+    with pytest.raises(BagError, match=rf"{LEADER}: joint gripper is never commanded; .*map"):
+        loaded([write_bag(tmp_path / "take", entries)], contract(topics={GRIPPER: "/instruction"}))
