@@ -83,6 +83,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "compare it with the operator and with an earlier checkpoint",
         ),
         "export": ("sf_training.training.export", "a smaller, checked directory for the robot"),
+        "convert": (
+            "sf_training.training.convert",
+            "make a checkpoint of published weights: pi0, pi0.5, OpenVLA-OFT",
+        ),
     },
 }
 VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
