@@ -107,8 +107,8 @@ def convert(arguments: Arguments) -> list[str]:
     count = sum(each.numel() for each in checkpoint.model.parameters())
     lines = [
         (
-            f"{arguments.out}: {arguments.kind}, {count / 1e6:.1f} million weights, nothing missing,"
-            f" nothing left over; statistics ({spread}) of {file}"
+            f"{arguments.out}: {arguments.kind}, {count / 1e6:.1f} million weights, nothing"
+            f" missing, nothing left over; statistics ({spread}) of {file}"
         ),
         f"cameras, in this order: {', '.join(contract.camera_names)}",
         f"state: {', '.join(state_names(contract))}",
@@ -128,8 +128,8 @@ def _horizon(weights: Path, horizon: int) -> list[str]:
         return []
     return [
         (
-            f"warning: trained on chunks of {trained} steps, the contract's horizon is {horizon}; its"
-            " chunks are good only after fine-tuning, or with the same horizon"
+            f"warning: trained on chunks of {trained} steps, the contract's horizon is {horizon};"
+            " its chunks are good only after fine-tuning, or with the same horizon"
         )
     ]
 
