@@ -77,6 +77,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "sf_training.simulation.evaluate",
             "success in the simulator, or errors on held-out episodes (--bags)",
         ),
+        "libero-serve": (
+            "sf_training.evaluation.libero_server",
+            "a published LIBERO policy over openpi's protocol, for libero_client.py",
+        ),
         "probe": ("sf_training.spatial_forcing.probe", "how much depth its visual tokens hold"),
         "regress": (
             "sf_training.evaluation.regression",

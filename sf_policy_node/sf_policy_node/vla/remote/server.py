@@ -31,11 +31,11 @@ class ServeError(ValueError):
     """The server cannot be started as asked; the message names the option and the cure."""
 
 
-class PolicyServer:
-    """Serves one policy; requests of several connections are answered one after the other.
+class OpenpiServer:
+    """Answers observations over openpi's websocket protocol; subclasses implement ``reply``.
 
     Args:
-        policy: what predicts; ``vla.policy.Policy`` is one.
+        metadata: what a client is told at the handshake.
         host: address to listen on. Anything but a loopback address needs a token.
         port: 0 takes a free one, see ``port``.
         token: asked for as ``Authorization: Api-Key TOKEN``; empty asks for none.
@@ -47,8 +47,7 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: ActionPolicy,
-        contract: Contract,
+        metadata: dict[str, Any],
         host: str = "127.0.0.1",
         port: int = 8000,
         token: str = "",
@@ -58,10 +57,7 @@ class PolicyServer:
                 f"--host {host}: others can reach it, so a token is needed; give --token-file FILE,"
                 " or serve on 127.0.0.1"
             )
-        self._policy, self._contract, self._token = policy, contract, token
-        self._lock = threading.Lock()
-        self._join = Join(getattr(policy, "join", Join.BLEND))
-        self._metadata = pack(own_metadata(contract, policy.policy_id, self._join))
+        self._token, self._metadata = token, pack(metadata)
         try:
             self._server: Server = serve(
                 self._answer,
@@ -109,7 +105,7 @@ class PolicyServer:
                 frame = connection.recv()
                 begin = time.perf_counter()
                 try:
-                    reply = self._reply(frame)
+                    reply = self._of_frame(frame)
                 except ValueError as error:  # the client's fault: it is told, and may ask again
                     connection.send(" ".join(str(error).split()))
                     continue
@@ -122,10 +118,51 @@ class PolicyServer:
             connection.close(CloseCode.INTERNAL_ERROR, "internal error, see the frame before")
             raise
 
-    def _reply(self, frame: bytes | str) -> dict[str, Any]:
+    def _of_frame(self, frame: bytes | str) -> dict[str, Any]:
         if isinstance(frame, str):
             raise ValueError("an observation is a binary msgpack frame, got text")
-        images, state, prompt, more = self._observation(unpack(frame))
+        found = unpack(frame)
+        if not isinstance(found, dict):
+            raise ValueError(
+                "an observation is a mapping with images, state and prompt, got a"
+                f" {type(found).__name__}"
+            )
+        return self.reply(found)
+
+    def reply(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Return what the client is sent; ``actions`` (H, A) is a must.
+
+        Raises:
+            ValueError: the observation cannot be used; the client is told.
+        """
+        raise NotImplementedError
+
+
+class PolicyServer(OpenpiServer):
+    """Serves one policy; requests of several connections are answered one after the other.
+
+    Args:
+        policy: what predicts; ``vla.policy.Policy`` is one.
+        host, port, token: see :class:`OpenpiServer`.
+    """
+
+    def __init__(
+        self,
+        policy: ActionPolicy,
+        contract: Contract,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        token: str = "",
+    ) -> None:
+        self._policy, self._contract = policy, contract
+        self._lock = threading.Lock()
+        self._join = Join(getattr(policy, "join", Join.BLEND))
+        metadata = own_metadata(contract, policy.policy_id, self._join)
+        super().__init__(metadata, host, port, token)
+
+    def reply(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Return the chunk; see :class:`OpenpiServer`."""
+        images, state, prompt, more = self._observation(observation)
         with self._lock:
             begin = time.perf_counter()
             chunk = self._policy.predict(images, state, prompt, **more)
@@ -133,13 +170,8 @@ class PolicyServer:
         return {"actions": np.asarray(chunk, np.float64), "policy_timing": {"infer_ms": 1e3 * took}}
 
     def _observation(
-        self, found: Any
+        self, found: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], np.ndarray, str, dict[str, Any]]:
-        if not isinstance(found, dict):
-            raise ValueError(
-                "an observation is a mapping with images, state and prompt, got a"
-                f" {type(found).__name__}"
-            )
         images, state, prompt = (found.get(key) for key in ("images", "state", "prompt"))
         names = self._contract.camera_names
         if not isinstance(images, dict) or any(
