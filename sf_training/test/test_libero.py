@@ -10,11 +10,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from sf_training.evaluation import libero_client as client
 from sf_training.evaluation.libero_server import Arguments, LiberoPolicy, LiberoServer
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "sf_policy_node/test"))
+sys.path.insert(0, str(ROOT / "sf_training/config/libero"))
+import libero_client as client  # noqa: E402
 import pi0_cases  # noqa: E402
 
 

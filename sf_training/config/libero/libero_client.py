@@ -1,6 +1,6 @@
 """Success of a policy in LIBERO, asked over openpi's websocket protocol.
 
-Runs in LIBERO's own environment (``config/libero/requirements.txt``) and needs this one file: it
+Runs in LIBERO's own environment (``requirements.txt`` beside it) and needs this one file: it
 imports nothing of this package. The policy runs elsewhere: ``sf_training libero-serve``, or
 openpi's ``scripts/serve_policy.py``.
 
@@ -227,7 +227,7 @@ def main(argv=None):
     except ImportError as error:
         sys.exit(
             f"libero_client: {error}; run this file in LIBERO's environment"
-            " (config/libero/requirements.txt)"
+            " (requirements.txt beside it)"
         )
     for number in sorted({task for task, _ in results}):
         part = {key: value for key, value in results.items() if key[0] == number}
