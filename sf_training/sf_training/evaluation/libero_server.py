@@ -1,7 +1,7 @@
 """``sf_training libero-serve``: a published LIBERO policy behind openpi's websocket protocol.
 
 The policy is asked in LIBERO's own columns (tool pose and fingers in, controller commands out),
-which no robot contract describes, so it never reaches a robot. ``config/libero/libero_client.py`` asks
+which no robot contract describes, so it never reaches a robot. ``libero_client.py`` asks
 it from LIBERO's environment.
 """
 
