@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -27,6 +28,20 @@ class Point:
     position: np.ndarray
     velocity: np.ndarray | None = None
     acceleration: np.ndarray | None = None
+
+
+class TrajectoryLike(Protocol):
+    """Positions and velocities (N, J) [rad or m, per s] at ``stamp + times`` (N,) [s].
+
+    ``velocities`` may be None. ``stamp`` 0 is now. ``accelerations`` (N, J) [per s^2] may be
+    missing or None.
+    """
+
+    stamp: float
+    joint_names: Sequence[str]
+    times: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray | None
 
 
 class SampledTrajectory:

@@ -12,32 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from sf_policy_node.controller.parameters import ControllerParameters, Replacement
-from sf_policy_node.controller.sampling import Point, SampledTrajectory, shortest_angle
+from sf_policy_node.controller.sampling import (
+    Point,
+    SampledTrajectory,
+    TrajectoryLike,
+    shortest_angle,
+)
 from sf_policy_node.controller.upsampling import upsampled
 from sf_policy_node.controller.validation import TrajectoryRejected, checked_points
 
 __all__ = ["JointTrajectoryController", "TrajectoryLike", "TrajectoryRejected"]
 
 _MESSAGES_KEPT = 100
-
-
-class TrajectoryLike(Protocol):
-    """Positions and velocities (N, J) [rad or m, per s] at ``stamp + times`` (N,) [s].
-
-    ``velocities`` may be None. ``stamp`` 0 is now. ``accelerations`` (N, J) [per s^2] may be
-    missing or None.
-    """
-
-    stamp: float
-    joint_names: Sequence[str]
-    times: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray | None
 
 
 class JointTrajectoryController:

@@ -7,12 +7,10 @@ Source: ``preprocess_incoming_trajectory`` and ``fill_cubic_spline_velocities`` 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sf_policy_node.controller.trajectory_controller import TrajectoryLike
+from sf_policy_node.controller.sampling import TrajectoryLike
 
 
 def upsampled(trajectory: TrajectoryLike, policy_frequency: float) -> TrajectoryLike:

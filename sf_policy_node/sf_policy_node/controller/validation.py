@@ -7,14 +7,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sf_policy_node.controller.sampling import Point
-
-if TYPE_CHECKING:
-    from sf_policy_node.controller.trajectory_controller import TrajectoryLike
+from sf_policy_node.controller.sampling import Point, TrajectoryLike
 
 _REST = float(np.finfo(np.float32).eps)
 

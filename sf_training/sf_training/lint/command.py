@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         result = lint(settings, console)
-        write_report(settings.out, result, settings)
+        write_report(settings.out, result, settings.data, settings.limits, settings.thumbnails)
         settings.out.with_suffix(".json").write_text(to_json(result, settings), encoding="utf-8")
     except (BagError, ContractError) as error:
         print(f"lint: {error}", file=sys.stderr)

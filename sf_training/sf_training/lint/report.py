@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +18,6 @@ from sf_training.lint.measure import EpisodeMeasure
 from sf_training.lint.plots import figures, limits_of
 from sf_training.lint.thresholds import Thresholds, Verdict
 from sf_training.view.page import COLOURS, badge, page, picture, sparkline, table, tiles
-
-if TYPE_CHECKING:
-    from sf_training.lint.command import Settings
 
 _LISTED = 40  # names of episodes that a finding lists
 _FLAT = 0.05  # of its limits: a joint that moves less is drawn as nearly flat, not blown up
@@ -37,12 +33,16 @@ document.querySelectorAll('a[href^="#ep-"]').forEach(a=>a.onclick=()=>{search.va
 """  # noqa: E501
 
 
-def write_report(path: Path, result: Lint, settings: Settings) -> None:
-    """Write the report; OSError passes through."""
+def write_report(
+    path: Path, result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: int
+) -> None:
+    """Write :func:`report` to a file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        report(result, settings.data, settings.limits, settings.thumbnails), encoding="utf-8"
-    )
+    path.write_text(report(result, data, limits, thumbnails), encoding="utf-8")
 
 
 def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: int) -> str:
