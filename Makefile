@@ -25,11 +25,11 @@ demo: bootstrap  ## five instructions to the simulated arm over ROS; writes out/
 up: bootstrap  ## the simulated arm and the policy, until Ctrl-C
 	$(IN_ENV) exec python3 -m sf_bringup.up robot:=sim_arm policy:=nano $(ARGS)
 
-test: bootstrap lint  ## ruff, unit tests and system tests
+test: bootstrap lint  ## lint, unit tests and system tests
 	$(IN_ENV) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec python3 -m pytest $(SHARED) $(ARGS)
 
-lint: bootstrap  ## ruff: rules and layout
-	$(IN_ENV) ruff check . && ruff format --check --quiet .
+lint: bootstrap  ## ruff (rules, layout) and mypy (types)
+	$(IN_ENV) ruff check . && ruff format --check --quiet . && mypy
 
 docs:  ## the documentation site, links checked; writes out/docs (its own environment: .venv-docs)
 	test -x .venv-docs/bin/mkdocs || python3 -m venv .venv-docs
@@ -66,7 +66,7 @@ bootstrap:  ## virtual environment, ROS 2, packages, colcon build
 	@docker/bootstrap.sh
 
 clean:  ## remove what builds and tools leave; keeps .venv, data/ and out/
-	rm -rf build install log .pytest_cache .ruff_cache .hypothesis
+	rm -rf build install log .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path './.venv*' -prune -o -path ./.git -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## clean, and remove .venv

@@ -7,6 +7,7 @@ version.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 from sf_policy_node.controller.parameters import ControllerParameters, Replacement
@@ -37,7 +38,7 @@ def wanted_parameters(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name in _WANTED or name.startswith("constraints."))
 
 
-def read_parameters(values: Mapping[str, object]) -> ControllerParameters:
+def read_parameters(values: Mapping[str, Any]) -> ControllerParameters:
     """Return a controller's parameters from their names and values."""
     constraints = {
         name.removeprefix("constraints."): value
@@ -75,7 +76,7 @@ def read_parameters(values: Mapping[str, object]) -> ControllerParameters:
     )
 
 
-def version(values: Mapping[str, object]) -> str:
+def version(values: Mapping[str, Any]) -> str:
     """Return which versions of the controller have these parameters."""
     if not values:
         return "unknown"
@@ -87,7 +88,7 @@ def version(values: Mapping[str, object]) -> str:
 
 
 def objections(
-    values: Mapping[str, object], joints: Sequence[str], tracking_error: Mapping[str, float]
+    values: Mapping[str, Any], joints: Sequence[str], tracking_error: Mapping[str, float]
 ) -> list[str]:
     """Return what makes a controller unfit, a sentence with the cure each; empty when it is fit.
 
@@ -124,7 +125,7 @@ def objections(
     return found
 
 
-def remarks(values: Mapping[str, object]) -> list[str]:
+def remarks(values: Mapping[str, Any]) -> list[str]:
     """Return what a person should know about a controller that is fit, a sentence each."""
     parameters, found = read_parameters(values), []
     if parameters.replacement is Replacement.DEFER:
@@ -169,13 +170,13 @@ def limiter_remarks(urdf_xml: str, velocity: Mapping[str, float]) -> list[str]:
     return [sentence]
 
 
-def _replacement(values: Mapping[str, object]) -> Replacement:
+def _replacement(values: Mapping[str, Any]) -> Replacement:
     if not values.get("allow_trajectory_replacement"):
         return Replacement.REPLACE
     return Replacement.RETIME if values.get(_RETIMING) is not None else Replacement.DEFER
 
 
-def _other_joints(values: Mapping[str, object], joints: Sequence[str]) -> str:
+def _other_joints(values: Mapping[str, Any], joints: Sequence[str]) -> str:
     own, sent = set(values["joints"]), set(joints)
     if sent < own and values.get("allow_partial_joints_goal"):
         more = ", ".join(sorted(own - sent))

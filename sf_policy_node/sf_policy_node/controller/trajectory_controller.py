@@ -71,6 +71,7 @@ class JointTrajectoryController:
         self._wraps = np.array([name in of_joint.continuous for name in self.joint_names])
         self._now = self._time = 0
         self._current: SampledTrajectory | None = None
+        self._pending: SampledTrajectory | None = None
         self._held = SampledTrajectory(
             [Point(0, np.zeros(len(self.joint_names)))], 0
         )  # one message, changed in place
@@ -252,8 +253,8 @@ class JointTrajectoryController:
         checks = (self._state_tolerance > 0).any() or (self._goal_tolerance > 0).any()
         violated, in_time = False, True
         if checks:
-            desired = self._desired()
-            desired = measured.position if desired is None else desired.position
+            sampled = self._desired()
+            desired = measured.position if sampled is None else sampled.position
             self._error = np.where(
                 self._wraps, shortest_angle(measured.position, desired), desired - measured.position
             )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def print_trial() -> None:
 
 
 @cache
-def _bridge():
+def _bridge() -> Any:  # a cv_bridge.CvBridge, where it is installed
     from cv_bridge import CvBridge
 
     return CvBridge()

@@ -57,7 +57,7 @@ class FrozenCameras:
             )
 
     def _is_frozen(self, name: str, stamp: float, pixels: np.ndarray, joints: np.ndarray) -> bool:
-        checksum = zlib.crc32(np.ascontiguousarray(pixels))
+        checksum = zlib.crc32(np.ascontiguousarray(pixels).data)
         known = self._pictures.get(name)
         if known is None or known.checksum != checksum or stamp < known.since:
             self._pictures[name] = _Picture(checksum, stamp, joints.copy(), stamp)

@@ -13,14 +13,17 @@ give the same pixels.
 from __future__ import annotations
 
 import sys
+from array import array
 
 import cv2
 import numpy as np
 
 from sf_policy_node.perception.colour_conversion import COLOUR, to_rgb
 
+Buffer = bytes | bytearray | memoryview | array | np.ndarray
+
 _DEPTH_HEADER = 12  # bytes of compressedDepth before its PNG
-_DEPTH = {
+_DEPTH: dict[str, np.dtype] = {
     "32FC1": np.dtype(np.float32),
     "16UC1": np.dtype(np.uint16),
     "mono16": np.dtype(np.uint16),
@@ -33,7 +36,7 @@ class ImageError(ValueError):
 
 
 def decode_image(
-    encoding: str, height: int, width: int, step: int, data, *, source: str = "image"
+    encoding: str, height: int, width: int, step: int, data: Buffer, *, source: str = "image"
 ) -> np.ndarray:
     """Pixels of a ``sensor_msgs/Image`` as RGB.
 
@@ -74,7 +77,7 @@ def decode_depth(
     height: int,
     width: int,
     step: int,
-    data,
+    data: Buffer,
     *,
     is_bigendian: bool = False,
     source: str = "depth",
@@ -107,7 +110,7 @@ def decode_depth(
     return metres
 
 
-def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray:
+def decode_compressed(format: str, data: Buffer, *, source: str = "image") -> np.ndarray:
     """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG) as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -130,7 +133,7 @@ def decode_compressed(format: str, data, *, source: str = "image") -> np.ndarray
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.ndarray:
+def decode_compressed_depth(format: str, data: Buffer, *, source: str = "depth") -> np.ndarray:
     """Decode the depth of a ``sensor_msgs/CompressedImage``: a 16-bit PNG in millimetres, or the
     transport ``compressedDepth``.
 
@@ -173,7 +176,13 @@ def decode_compressed_depth(format: str, data, *, source: str = "depth") -> np.n
 
 
 def _rows(
-    encoding: str, height: int, width: int, step: int, data, bytes_per_pixel: int, source: str
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    data: Buffer,
+    bytes_per_pixel: int,
+    source: str,
 ) -> np.ndarray:
     """The image's bytes (height, width * bytes_per_pixel) without padding at the row ends."""
     used = width * bytes_per_pixel

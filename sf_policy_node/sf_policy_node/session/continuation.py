@@ -96,7 +96,15 @@ class ChunkHistory:
         delay = math.ceil((max(self._latencies) + JOIN_LEAD_S) / self._action.step_s - _SAME)
         return Continuation(rows, max(0, min(delay, ahead)))
 
-    def _arm_rows(self, rows, before, after, share, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    def _arm_rows(
+        self,
+        rows: np.ndarray,
+        before: np.ndarray,
+        after: np.ndarray,
+        share: np.ndarray,
+        old: np.ndarray,
+        new: np.ndarray,
+    ) -> np.ndarray:
         if self._kinematics is None:
             between = (1 - share)[:, None] * rows[before] + share[:, None] * rows[after]
             return (

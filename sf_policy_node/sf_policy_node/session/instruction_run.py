@@ -68,7 +68,8 @@ class InstructionRun:
 
     def resume(self, now: float, epoch: int) -> None:
         """Go on as if no time had passed, with fresh observations."""
-        self.paused_s += max(0.0, now - self.paused_at)
+        if self.paused_at is not None:
+            self.paused_s += max(0.0, now - self.paused_at)
         self.paused_at, self.epoch = None, epoch
         self.last_observation, self.look_from, self.waiting_since = None, now, now
 
@@ -86,6 +87,8 @@ class InstructionRun:
     @property
     def duration_s(self) -> float:
         """What an instruction that has ended took, pauses left out [s]."""
+        if self.ended is None:
+            raise ValueError("the instruction has not ended")
         return self.elapsed_s(self.ended)
 
     def progress(self, now: float) -> float:

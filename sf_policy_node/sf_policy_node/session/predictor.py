@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.types import Chunk, Join
 from sf_policy_node.perception.frozen_camera import FrozenCameras
 from sf_policy_node.perception.observation import Observation
+
+if TYPE_CHECKING:
+    from sf_policy_node.session.continuation import ChunkHistory
 
 
 class PolicyUnavailable(ValueError):
@@ -56,7 +59,8 @@ class Predictor:
         self._contract, self._policy, self._decode = contract, policy, decode
         self._cameras = FrozenCameras(contract)
         self._join = Join(getattr(policy, "join", Join.BLEND))
-        self._history, self._history_epoch = None, -1
+        self._history: ChunkHistory | None = None
+        self._history_epoch = -1
 
     def images(self, observation: Observation) -> dict[str, np.ndarray]:
         """The pictures (H, W, 3) uint8 RGB of an observation, by camera.
@@ -117,11 +121,11 @@ class Predictor:
         if self._history is not None:
             self._history.forget()
 
-    def _history_of(self, epoch: int):
+    def _history_of(self, epoch: int) -> ChunkHistory:
         """Begins anew with every epoch: nothing of another instruction, or of before a pause, is
         continued.
         """
-        if epoch != self._history_epoch:
+        if self._history is None or epoch != self._history_epoch:
             from sf_policy_node.session.continuation import (
                 ChunkHistory,
             )  # brings kinematics along: only where it is used
