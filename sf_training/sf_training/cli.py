@@ -67,6 +67,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "sf_training.training.train",
             "fine-tune a model on episodes, with Spatial Forcing",
         ),
+        "layers": (
+            "sf_training.training.layers",
+            "which layer to align: CKA with the teacher, cosine between the losses' gradients",
+        ),
+        "teacher": (
+            "sf_training.spatial_forcing.teacher_view",
+            "list teachers, or show the features of one for a frame",
+        ),
         "report": (
             "sf_training.training.report",
             "compare runs: with Spatial Forcing, without, and controls",

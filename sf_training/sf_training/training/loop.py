@@ -207,6 +207,22 @@ class TrainingRun:
         self.optimizers.clear()
         return found
 
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return action and alignment loss of a batch, with their graphs; the run stays as it is.
+
+        Raises:
+            TrainingError: the run has no teacher.
+        """
+        if self._targets is None:
+            raise TrainingError("--teacher none: there is no alignment loss")
+        part = batch.parts[0]
+        state = self._noise.get_state()
+        drawn = draw(self.model, batch.size, self._noise)
+        self._noise.set_state(state)
+        share = None if drawn is None else drawn.part(part.whole, len(batch.parts))
+        found = self.training(self._inputs(part, share, True))
+        return found["action"], found["alignment"]
+
     def _backward(
         self, batch: Batch, drawn: Any, *, aligned: bool = True, exchange: bool = True
     ) -> tuple[float, float | None]:
