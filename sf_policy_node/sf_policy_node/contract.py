@@ -65,6 +65,7 @@ from sf_policy_node.contract_surroundings import (
     Simulation,
 )
 from sf_policy_node.contract_upgrade import ARM_KEYS, ONLY_ARM, upgraded, with_common_values
+from sf_policy_node.contract_urdf import UrdfSource, UrdfSourceError
 from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
 from sf_policy_node.urdf import RobotDescription, UrdfError
 
@@ -118,7 +119,7 @@ class Contract(Section):
 
     schema_version: Literal[2]
     robot: Name
-    urdf: FileName = Field(description="file name, beside the contract")
+    urdf: FileName = Field(description="file name of the URDF, as it is embedded in recordings")
     base_frame: FrameName
     arms: dict[Name, Arm] = Field(min_length=1)
     cameras: list[Camera] = Field(min_length=1)
@@ -130,6 +131,7 @@ class Contract(Section):
     simulation: Simulation = Simulation()
     _folder: Path | None = PrivateAttr(None)
     _urdf_xml: str = PrivateAttr("")
+    _urdf_source: UrdfSource | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
@@ -198,6 +200,19 @@ class Contract(Section):
     def output(self) -> str:
         """How motion leaves the executor: see ``Command.output``; all arms have the same."""
         return next(iter(self.arms.values())).command.output
+
+    @property
+    def command_groups(self) -> dict[str, list[int]]:
+        """Topic of every controller of an arm, or of several: the indices in ``command_joints`` of
+        the joints that it is commanded. Joints of a gripper with a controller of its own are in
+        none.
+        """
+        groups: dict[str, list[int]] = {}
+        for column in self.columns.commands:
+            command = self.arms[column.arm].command
+            if column.kind is ColumnKind.JOINT or command.gripper is None:
+                groups.setdefault(command.topic, []).append(column.index)
+        return groups
 
     def key_of(self, arm: str, key: str) -> str:
         """Return the path of an arm's key, for messages: short where there is only one arm."""
@@ -398,6 +413,9 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
             f"{source}: is a draft. Look at each of these keys, set it, and remove it from the list"
             f" undecided: {keys}"
         )
+    urdf = UrdfSource.of(data["urdf"]) if isinstance(data.get("urdf"), str) else None
+    if urdf is not None:
+        data["urdf"] = urdf.name
     try:
         data, is_old = upgraded(data)
         contract = Contract.model_validate(data)
@@ -410,7 +428,7 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         ) from None
     except ValueError as error:
         raise ContractError(f"{source}: {error}") from None
-    contract._urdf_xml = urdf_xml
+    contract._urdf_xml, contract._urdf_source = urdf_xml, urdf
     return contract
 
 
@@ -420,24 +438,27 @@ def undecided_keys(text: str) -> list[str]:
 
 
 def load_contract(path: str | Path) -> Contract:
-    """Read a contract and the URDF beside it.
+    """Read a contract and its URDF: the file beside it, or where else it says.
 
     Raises:
         ContractError: when a file is missing or a value is wrong.
     """
     path = Path(path)
-    contract = parse_contract(_read(path, "", "check the robot's name or path"), "", str(path))
-    contract._folder = path.absolute().parent
-    contract._urdf_xml = _read(
-        path.with_name(contract.urdf), f"{path}: urdf: ", "put the URDF beside the contract"
-    )
+    contract = parse_contract(_read(path), "", str(path))
+    source = contract._urdf_source or UrdfSource(contract.urdf)
+    try:
+        contract._urdf_xml, contract._folder = source.read(path.parent)
+    except UrdfSourceError as error:
+        raise ContractError(f"{path}: urdf: {error}") from None
     return contract
 
 
-def _read(path: Path, key: str, cure: str) -> str:
+def _read(path: Path) -> str:
     try:
         return read_text(path)
     except OSError as error:
-        raise ContractError(f"{key}{path}: cannot be read ({error.strerror}); {cure}") from None
+        raise ContractError(
+            f"{path}: cannot be read ({error.strerror}); check the robot's name or path"
+        ) from None
     except TextFileError as error:
-        raise ContractError(f"{key}{error}") from None
+        raise ContractError(str(error)) from None

@@ -72,6 +72,11 @@ class Layout:
             dtype=np.intp,
         )
 
+    @property
+    def grippers(self) -> np.ndarray:
+        """Indices (N,) of the grippers' columns."""
+        return self.indices(ColumnKind.GRIPPER)
+
     def mask(self, *kinds: ColumnKind, arm: str | None = None) -> np.ndarray:
         """Return (N,), true for the columns of these kinds and arm."""
         result = np.zeros(len(self), dtype=bool)

@@ -36,10 +36,16 @@ def upgraded(data: Mapping[str, object]) -> tuple[dict[str, object], bool]:
 
 
 def with_common_values(data: Mapping[str, object]) -> dict[str, object]:
-    """Return data of version 2 in which every arm has its base frame and its command."""
+    """Return data of version 2 in which every arm has its base frame and its command.
+
+    Raises:
+        ValueError: the common command is nobody's.
+    """
     arms = data.get("arms")
     if not isinstance(arms, Mapping):
         return dict(data)
+    if "command" in data and all("command" in arm for arm in arms.values() if arm):
+        raise ValueError("command: every arm has a command of its own; remove the common one")
     common = {key: data[key] for key in ("base_frame", "command") if key in data}
     filled = {name: common | arm if isinstance(arm, Mapping) else arm for name, arm in arms.items()}
     return {key: value for key, value in data.items() if key != "command"} | {"arms": filled}

@@ -44,7 +44,9 @@ def statistics() -> Normalisation:
         rng.normal(size=(20, SIZES["state_size"])),
         rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"])),
     )
-    return Normalisation.from_data(states, chunks, np.zeros((20, 0)), CONTRACT.action.names)
+    return Normalisation.from_data(
+        states, chunks, np.zeros((20, 0)), CONTRACT.columns.action.grippers
+    )
 
 
 def batch(model, count: int = 2, seed: int = 0):

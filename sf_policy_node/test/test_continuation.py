@@ -32,7 +32,7 @@ def contract(space: str, binary: bool = True) -> Contract:
         space=space, names=[*(TOOL_NAMES if space.startswith("ee") else JOINT_NAMES), "gripper"]
     )
     data["action"].pop("tool_orientation", None)
-    data["gripper"]["binary"] = binary
+    data["arms"]["arm"]["gripper"]["binary"] = binary
     return parse_contract(yaml.safe_dump(data), CONTRACT.urdf_xml)
 
 

@@ -8,7 +8,7 @@ import yaml
 from arm_pair import pair, pair_data, pair_urdf
 from motion_cases import CONTRACT_PATH, sim_arm
 
-from sf_policy_node.contract import ColumnKind, ContractError, parse_contract
+from sf_policy_node.contract import ColumnKind, ContractError, load_contract, parse_contract
 
 JOINT, GRIPPER = ColumnKind.JOINT, ColumnKind.GRIPPER
 
@@ -137,6 +137,13 @@ def test_a_tool_controller_leads_one_arm_only():
         parse(data)
 
 
+def test_a_common_command_that_is_nobodys_is_refused():
+    data = pair_data()
+    data["command"] = data["arms"]["left"]["command"]
+    with pytest.raises(ContractError, match="command: every arm has a command of its own"):
+        parse(data)
+
+
 def test_columns_come_one_arm_after_another():
     data = pair_data()
     names = data["action"]["names"]
@@ -224,3 +231,74 @@ def test_an_action_of_one_joint_cannot_command_two_fingers():
     data["command"]["gripper"] = {"output": "parallel_gripper", "topic": "gripper_action"}
     with pytest.raises(ContractError, match="commands one joint, and the gripper has gripper, f2"):
         parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
+
+
+# ---- where the URDF comes from ----
+
+
+def beside_a_contract(folder, urdf):
+    path = folder / "arm.yaml"
+    text = CONTRACT_PATH.read_text()
+    path.write_text(text.replace("urdf: sim_arm.urdf", f"urdf: {urdf}"))
+    return path
+
+
+def test_a_urdf_of_a_package_is_found_and_embedded_by_its_file_name(tmp_path, monkeypatch):
+    place = tmp_path / "prefix" / "share" / "my_arm" / "urdf"
+    place.mkdir(parents=True)
+    (place / "arm.urdf").write_text(sim_arm().urdf_xml)
+    path = beside_a_contract(tmp_path, "package://my_arm/urdf/arm.urdf")
+    with pytest.raises(ContractError, match="no package 'my_arm' on AMENT_PREFIX_PATH; source"):
+        load_contract(path)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
+    contract = load_contract(path)
+    assert contract.urdf == "arm.urdf" and contract.hash == sim_arm().hash
+    assert contract.mesh_folders == [place]
+    assert parse_contract(contract.to_yaml(), contract.urdf_xml).hash == contract.hash
+
+
+def fake_xacro(folder, monkeypatch, script):
+    program = folder / "bin" / "xacro"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+
+def test_a_xacro_file_is_expanded_with_its_arguments(tmp_path, monkeypatch):
+    (tmp_path / "arm.urdf.xacro").write_text(sim_arm().urdf_xml)
+    path = beside_a_contract(tmp_path, "arm.urdf.xacro prefix:=left_")
+    # Stands in for xacro: only the call is ours, what xacro makes of the file is its own affair.
+    fake_xacro(tmp_path, monkeypatch, 'echo "$2" > "$(dirname "$1")/arguments"; cat "$1"')
+    contract = load_contract(path)
+    assert contract.urdf == "arm.urdf" and contract.hash == sim_arm().hash
+    assert (tmp_path / "arguments").read_text() == "prefix:=left_\n"
+
+
+def test_xacro_that_is_missing_or_fails_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "arm.xacro").write_text("<robot/>")
+    path = beside_a_contract(tmp_path, "arm.xacro")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ContractError, match="the program xacro is not installed; install ros-"):
+        load_contract(path)
+    fake_xacro(tmp_path, monkeypatch, 'echo "No such macro: leg" >&2; exit 2')
+    with pytest.raises(ContractError, match=r"xacro failed \(No such macro: leg\)"):
+        load_contract(path)
+
+
+@pytest.mark.ros
+def test_a_robot_description_comes_from_its_topic(graph, tmp_path, monkeypatch):
+    from std_msgs.msg import String
+
+    from sf_policy_node import contract_urdf
+    from sf_policy_node.nodes.lifecycle import LATCHED
+
+    path = beside_a_contract(tmp_path, "/cell/robot_description")
+    monkeypatch.setattr(contract_urdf, "_TOPIC_S", 0.2)
+    with pytest.raises(ContractError, match="no robot description came within"):
+        load_contract(path)
+    monkeypatch.setattr(contract_urdf, "_TOPIC_S", 10.0)
+    publisher = graph.peer.create_publisher(String, "/cell/robot_description", LATCHED)
+    publisher.publish(String(data=sim_arm().urdf_xml))
+    contract = load_contract(path)
+    assert contract.urdf == "robot_description.urdf" and contract.hash == sim_arm().hash

@@ -120,7 +120,8 @@ def test_what_the_controller_wants_is_passed_on_and_its_silence_is_a_loss(graph,
         watched.watch.look()
 
     graph.until(lambda: watched.references, "a report", each=look)
-    stamp, positions, velocities = watched.references[-1]
+    stamp, positions, velocities, joints = watched.references[-1]
+    assert joints.tolist() == list(range(7))
     assert stamp == 7.0 and positions.tolist() == report.reference.positions[::-1].tolist()
     assert not velocities.any() and watched.watch.summary["controller state"] == "active"
     watched.until(lambda: watched.lost, "the silence")

@@ -50,7 +50,10 @@ def statistics() -> Normalisation:
         rng.normal(size=(20, HORIZON, COLUMNS)),
     )
     return Normalisation.from_data(
-        states, chunks, rng.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names
+        states,
+        chunks,
+        rng.normal(size=(20, TEXT_SIZE)),
+        CONTRACT.columns.action.grippers,
     )
 
 

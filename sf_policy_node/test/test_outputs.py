@@ -2,11 +2,13 @@
 hand.
 """
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 import yaml
+from arm_pair import pair
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
 from rclpy.qos import qos_profile_sensor_data
@@ -93,6 +95,49 @@ def test_a_trajectory_leaves_whole_and_needs_no_stream(graph):
     ) == pytest.approx(sent.stamp, abs=1e-6)
     np.testing.assert_array_equal([point.positions for point in message.points], sent.positions)
     np.testing.assert_array_equal([point.velocities for point in message.points], sent.velocities)
+
+
+def pair_motion(stamp, seconds=0.3):
+    one = motion(stamp, seconds)
+    names = tuple(pair().command_joints)
+    both = [np.hstack([part, -part]) for part in (one.positions, one.velocities)]
+    return Trajectory(stamp, names, one.times, *both)
+
+
+def test_each_controller_of_two_arms_gets_its_joints_with_the_same_stamps(graph):
+    topics = [f"/{arm}_arm_controller/joint_trajectory" for arm in ("left", "right")]
+    node = graph.add(ManagedNode("executor"), activate=False)
+    output = make_output(node, pair())
+    assert not output.streams
+    for topic in topics:
+        graph.listen(JointTrajectory, topic, 20)
+        graph.until(lambda topic=topic: node.count_subscribers(topic), topic)
+    sent = pair_motion(node.now())
+    output.send(sent)
+    output.flush()
+    graph.until(lambda: all(graph.heard[topic] for topic in topics), "both messages")
+    left, right = (graph.heard[topic][0] for topic in topics)
+    assert left.header.stamp == right.header.stamp
+    assert [*left.joint_names, *right.joint_names] == pair().command_joints
+    np.testing.assert_array_equal(
+        [point.positions for point in right.points], sent.positions[:, 7:]
+    )
+    # A controller that was lost gets no stop.
+    output.send(dataclasses.replace(pair_motion(node.now()), left_out=tuple(range(7))))
+    graph.until(lambda: len(graph.heard[topics[1]]) == 2, "the stop of the other arm")
+    assert len(graph.heard[topics[0]]) == 1
+
+
+def test_one_controller_of_two_arms_gets_one_message(graph):
+    node = graph.add(ManagedNode("executor"), activate=False)
+    contract = pair(topics="common")
+    output = make_output(node, contract)
+    (topic,) = contract.command_groups
+    graph.listen(JointTrajectory, f"/{topic}", 20)
+    graph.until(lambda: node.count_subscribers(topic), topic)
+    output.send(pair_motion(node.now()))
+    graph.until(lambda: graph.heard[f"/{topic}"], "the message")
+    assert list(graph.heard[f"/{topic}"][0].joint_names) == contract.command_joints
 
 
 def test_joint_positions_are_streamed_in_the_order_of_the_contract_and_a_hold_says_nothing(graph):

@@ -61,7 +61,7 @@ def tiny(head="regression", contract=None):
         rng.normal(size=(20, states)),
         chunks,
         rng.normal(size=(20, TEXT_SIZE)),
-        contract.action.names,
+        contract.columns.action.grippers,
     )
     statistics.action.std[-1] = 0.01  # untrained: an opening near a half
     return Policy(model, contract, statistics, policy_id="tiny@0", device="cpu", encoder=Words())

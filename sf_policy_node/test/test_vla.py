@@ -44,7 +44,10 @@ def tiny(seed: int = 0) -> Nano:
 def statistics() -> Normalisation:
     states, chunks = RNG.normal(size=(20, len(state_names(CONTRACT)))), RNG.normal(size=(20, 8, 4))
     return Normalisation.from_data(
-        states, chunks, RNG.normal(size=(20, TEXT_SIZE)), CONTRACT.action.names
+        states,
+        chunks,
+        RNG.normal(size=(20, TEXT_SIZE)),
+        CONTRACT.columns.action.grippers,
     )
 
 
@@ -194,7 +197,7 @@ def test_a_checkpoint_of_another_contract_is_refused_with_the_difference(saved):
 
 def test_limits_may_be_tuned_without_a_new_training(saved):
     tuned = yaml.safe_load(CONTRACT.to_yaml())
-    tuned["joints"][0]["velocity"] = 0.5
+    tuned["arms"]["arm"]["joints"][0]["velocity"] = 0.5
     tuned["budgets"]["observation_age_s"] = 0.1
     robot = parse_contract(yaml.safe_dump(tuned), CONTRACT.urdf_xml)
     assert (
@@ -292,7 +295,9 @@ def test_normalisation_survives_json_and_floors_dead_columns():
     states[:, 3] = 2.0
     chunks = RNG.normal(size=(50, 8, 4))
     chunks[..., 3] = RNG.integers(0, 2, (50, 8))
-    first = Normalisation.from_data(states, chunks, RNG.normal(size=(5, 8)), CONTRACT.action.names)
+    first = Normalisation.from_data(
+        states, chunks, RNG.normal(size=(5, 8)), CONTRACT.columns.action.grippers
+    )
     again = Normalisation.from_json(first.to_json())
     np.testing.assert_array_equal(again.state.normalise(states), first.state.normalise(states))
     assert np.abs(first.state.normalise(states)[:, 3]).max() == 0.0

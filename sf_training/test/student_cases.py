@@ -84,7 +84,10 @@ def random_statistics(text_size: int = 0) -> Normalisation:
     states = rng.normal(size=(20, SIZES["state_size"]))
     chunks = rng.normal(size=(20, SIZES["horizon"], SIZES["action_size"]))
     return Normalisation.from_data(
-        states, chunks, rng.normal(size=(20, text_size)), CONTRACT.action.names
+        states,
+        chunks,
+        rng.normal(size=(20, text_size)),
+        CONTRACT.columns.action.grippers,
     )
 
 

@@ -38,7 +38,7 @@ def kinematics():
 
 def variant(output, gripper=None):
     data = yaml.safe_load(CONTRACT.to_yaml())
-    data["command"] = {
+    data["arms"]["arm"]["command"] = {
         "output": output,
         "topic": "/arm/commands",
         "rate_hz": 100,

@@ -264,7 +264,7 @@ def checkpoint(folder, teacher: str, seed: int, layer: int = 2, share: float = 0
         rng.normal(size=(9, SIZES["state_size"])),
         rng.normal(size=(9, 8, 4)).astype(np.float32),
         rng.normal(size=(9, 384)),
-        CONTRACT.action.names,
+        CONTRACT.columns.action.grippers,
     )
     training = {
         "settings": {

@@ -76,7 +76,7 @@ def test_quantiles_clip_what_lies_beyond_and_come_back_from_the_file():
     values = np.random.default_rng(0).normal(size=(500, 2)) * [1.0, 5.0]
     values[0] = [100.0, -100.0]
     chunks = values.reshape(-1, 4, 2)
-    found = Normalisation.from_data(values, chunks, np.zeros((1, 0)), ["x", "y"], "quantiles")
+    found = Normalisation.from_data(values, chunks, np.zeros((1, 0)), [], "quantiles")
     back = Normalisation.from_json(found.to_json())
     for part in (found, back):
         scaled = part.action.normalise(values)

@@ -20,7 +20,7 @@ from teleoperation_cases import (
     written,
 )
 
-from sf_policy_node.contract import parse_contract
+from sf_policy_node.contract import Workspace, parse_contract
 from sf_training.simulation.arm_sim import TOOL_DOWN
 from sf_training.teleoperation.device import DeviceError, load_device
 from sf_training.teleoperation.session import Session
@@ -78,10 +78,7 @@ def test_the_tool_stops_at_the_wall_of_its_box_and_slides_along_it():
 
 
 def test_a_tool_outside_its_box_may_come_back_but_not_go_further():
-    contract = parse_contract(
-        yaml.safe_dump({**yaml.safe_load(sim_arm().to_yaml()), "workspace": NARROW}),
-        sim_arm().urdf_xml,
-    )
+    contract = sim_arm().model_copy(update={"workspace": Workspace(**NARROW)})
     hand = Hand(shipped("gamepad"), contract)
     say = Pad.say
     hand.topic, hand.axes, hand.buttons = "/joy", [0.0] * 6, [0] * 15

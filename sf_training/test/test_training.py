@@ -68,7 +68,10 @@ def start(
     )
     embeddings = np.random.default_rng(1).normal(size=(2, 384)).astype(np.float32)
     normalisation = Normalisation.from_data(
-        data.states, data.label_chunk, embeddings, CONTRACT.action.names
+        data.states,
+        data.label_chunk,
+        embeddings,
+        CONTRACT.columns.action.grippers,
     )
     text = torch.from_numpy(normalisation.text.normalise(embeddings))
     if chosen.teacher != "none" and targets is None:

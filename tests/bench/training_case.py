@@ -100,7 +100,10 @@ def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> Tr
         np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)
     )
     normalisation = Normalisation.from_data(
-        data.states, data.label_chunk, embeddings, contract.action.names
+        data.states,
+        data.label_chunk,
+        embeddings,
+        contract.columns.action.grippers,
     )
     text = (
         torch.from_numpy(normalisation.text.normalise(embeddings))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
@@ -37,7 +37,7 @@ _PLANNING_FORGOTTEN = (
 
 
 class ChunkExecutor:
-    """Moves one arm. Calls must not overlap.
+    """Moves the arms of one robot, all on one timeline. Calls must not overlap.
 
     Args:
         shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
@@ -60,8 +60,8 @@ class ChunkExecutor:
         joint_state_problem: Callable[[float], str] | None = None,
     ) -> None:
         self.contract = contract
-        kinematics = Kinematics(contract)
-        self.frames = FixedFrames(contract, kinematics)
+        kinematics = kinematics_of(contract)
+        self.frames = FixedFrames(contract, next(iter(kinematics.values())))
         workspace = Workspace.of(contract, kinematics)
         self._guard = Guard(
             contract,
@@ -180,19 +180,33 @@ class ChunkExecutor:
             self._score.measured(stamp, np.asarray(positions, dtype=float))
 
     def on_controller_reference(
-        self, stamp: float, positions: np.ndarray, velocities: np.ndarray
+        self,
+        stamp: float,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        joints: np.ndarray | None = None,
     ) -> None:
-        """Take what the controller commands by its own account (J,), in the contract's order."""
-        positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
-        self._guard.monitor.add_reference(stamp, positions, velocities)
+        """Take what a controller commands by its own account (N,).
 
-    def on_controller_lost(self, reason: str, now: float) -> Trajectory | None:
-        """The controller does not follow what it was commanded last, and holds position by itself.
-
-        It was deactivated, started again, or ended the motion. Nothing is sent; the next motion
-        starts where the controller is then.
+        Args:
+            joints: (N,) which of the contract's joints the controller has; None: all, in order.
         """
-        return self._supervisor.lose_controller(reason, now)
+        positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
+        self._guard.monitor.add_reference(stamp, positions, velocities, joints)
+
+    def on_controller_lost(
+        self, reason: str, now: float, joints: Sequence[int] | None = None
+    ) -> Trajectory | None:
+        """A controller does not follow what it was commanded last, and holds position by itself.
+
+        It was deactivated, started again, or ended the motion. It is sent nothing; the next motion
+        starts where it is then. Controllers of other joints are stopped: what is returned is for
+        them.
+
+        Args:
+            joints: indices of the joints that the controller has; None: all.
+        """
+        return self._supervisor.lose_controller(reason, now, joints)
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         """Join a chunk to the motion under way.

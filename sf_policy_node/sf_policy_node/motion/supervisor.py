@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.chunks.follower import ChunkFollower
@@ -61,8 +63,8 @@ class Supervisor:
         self.leaders = {source: LeaderWatch(limits, silent_s) for source in LED_BY}
         self.led_until = -math.inf  # an operator or a replay has control until then [s]
         self.stop_watch = StopWatch(limits)
-        holds = guard.streams and contract.command.output != "servo_twist"
-        rate, bounds = contract.command.rate_hz, limits if holds else None
+        holds = guard.streams and contract.output != "servo_twist"
+        rate, bounds = contract.rate_hz, limits if holds else None
         self.stream = Stream(rate, limits.names, bounds, alone=guard.streams)
         self._log.report(STANDING_REASONS[State.INACTIVE])
 
@@ -136,7 +138,9 @@ class Supervisor:
             )
         return self._watch_arm(now)
 
-    def lose_controller(self, reason: str, now: float) -> Trajectory | None:
+    def lose_controller(
+        self, reason: str, now: float, joints: Sequence[int] | None = None
+    ) -> Trajectory | None:
         """Forget the commanded path: see ``ChunkExecutor.on_controller_lost``."""
         now, sent = self.advance(now)
         if self.situation.moves:
@@ -144,7 +148,15 @@ class Supervisor:
             self._require_release(reason)
             reason = f"stopped: {reason}; {AGAIN}"
         self.stop_watch.end()
-        return self.apply(Event.CONTROLLER_LOST, now, reason) or sent
+        stop = self._stop_others(now, joints)
+        return self.apply(Event.CONTROLLER_LOST, now, reason) or stop or sent
+
+    def _stop_others(self, now: float, joints: Sequence[int] | None) -> Trajectory | None:
+        """Stop the controllers of all but ``joints``; ``None`` where there are no others."""
+        if joints is None or len(joints) == len(self._guard.limits.names) or self._shadow:
+            return None
+        stop = self._guard.brake(now)
+        return None if stop is None else dataclasses.replace(stop, left_out=tuple(joints))
 
     def out_of_motion(self, now: float) -> str:
         """Return why the motion ended if the last chunk ran out; empty when it did not.
@@ -168,7 +180,8 @@ class Supervisor:
         if self._shadow:
             return None
         if beside := monitor.reference_deviation(path, now):
-            return self.lose_controller(f"{beside}: it does not follow", now)
+            sentence, joints = beside
+            return self.lose_controller(f"{sentence}: it does not follow", now, joints)
         deviation = monitor.deviation(path)
         if deviation is None:
             return None

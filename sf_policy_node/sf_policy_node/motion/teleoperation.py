@@ -33,7 +33,7 @@ class TeleoperationPlanner:
 
     def __init__(self, contract: Contract, workspace: Workspace) -> None:
         self._limits, self._workspace = JointLimits.of(contract), workspace
-        self._period = 1.0 / contract.command.rate_hz
+        self._period = 1.0 / contract.rate_hz
         self._age = contract.budgets.teleop_age_s
         self._caught_up = False
         self.shortened = False

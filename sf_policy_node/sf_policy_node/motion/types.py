@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 
@@ -99,7 +101,8 @@ class Trajectory:
     The first points may lie before the moment of sending: a controller that interpolates between
     the points of its newest message then continues where it was commanded to be, instead of
     bridging from a state of its own. ``hold_s``: the end is repeated that long after the motion, so
-    that a controller accepts the message however late it arrives.
+    that a controller accepts the message however late it arrives. ``left_out``: indices of joints
+    whose controller must not get it, because it holds position elsewhere.
     """
 
     stamp: float
@@ -108,6 +111,7 @@ class Trajectory:
     positions: np.ndarray
     velocities: np.ndarray
     hold_s: float = 0.0
+    left_out: tuple[int, ...] = ()
 
     def held(self) -> Trajectory:
         """Return the same motion as a controller gets it: with the end repeated after
@@ -134,3 +138,17 @@ class Setpoint:
     joint_names: tuple[str, ...]
     positions: np.ndarray
     velocities: np.ndarray
+
+
+Motion = TypeVar("Motion", Trajectory, Setpoint)
+
+
+def of_joints(motion: Motion, joints: Sequence[int]) -> Motion:
+    """Return the motion of some of the joints (N,), as one of several controllers gets it."""
+    rows = np.asarray(joints)
+    return replace(
+        motion,
+        joint_names=tuple(motion.joint_names[index] for index in rows),
+        positions=np.asarray(motion.positions)[..., rows],
+        velocities=np.asarray(motion.velocities)[..., rows],
+    )

@@ -84,14 +84,17 @@ class ChunkExecutorNode(ManagedNode):
         self._chunks_from = ""
         self._reported: tuple | None = None
         self._output = make_output(self, contract)
-        self._controller = None
-        if contract.command.output == "joint_trajectory" and not self._shadow:
-            self._controller = ControllerWatch(
-                self,
-                contract,
-                on_lost=self._on_controller_lost,
-                on_reference=self._motion.on_controller_reference,
-            )
+        self._controllers: list[ControllerWatch] = []
+        if contract.output == "joint_trajectory" and not self._shadow:
+            for topic, joints in contract.command_groups.items():
+                watch = ControllerWatch(
+                    self,
+                    contract,
+                    topic,
+                    on_lost=functools.partial(self._on_controller_lost, joints),
+                    on_reference=self._motion.on_controller_reference,
+                )
+                self._controllers.append(watch)
 
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
@@ -133,9 +136,9 @@ class ChunkExecutorNode(ManagedNode):
         # The watchdog runs on real time: it must not stand still together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = (
-            1.0 / contract.command.rate_hz
+            1.0 / contract.rate_hz
             if self._output.streams
-            else max(1.0 / contract.command.rate_hz, _TICK_S_MIN)
+            else max(1.0 / contract.rate_hz, _TICK_S_MIN)
         )
         self._cycles = Cycles(period)
         self._problems, self._unmatched = [], Unmatched(self, self.inputs)
@@ -157,8 +160,8 @@ class ChunkExecutorNode(ManagedNode):
     def start(self) -> None:
         if self._rival:
             raise ValueError(self._rival)
-        if self._controller is not None and self._controller.unfit:
-            raise ValueError(self._controller.unfit)
+        if unfit := next((each.unfit for each in self._controllers if each.unfit), ""):
+            raise ValueError(unfit)
         self._active_since = time.monotonic()
         self._motion.activate(self.now())
         self.get_logger().info(
@@ -265,18 +268,25 @@ class ChunkExecutorNode(ManagedNode):
             self.give_up(self._rival)
 
     def _cannot_send(self) -> str:
-        """Return why the controller cannot be commanded now, and the cure; empty when it can."""
-        return self._controller.refusal if self._controller is not None and self.running else ""
+        """Return why a controller cannot be commanded now, and the cure; empty when all can."""
+        if not self.running:
+            return ""
+        return next((refusal for each in self._controllers if (refusal := each.refusal)), "")
 
-    def _on_controller_lost(self, reason: str) -> None:
+    def _on_controller_lost(self, joints: list[int], reason: str) -> None:
         self.get_logger().warning(reason)
         if self.running:
-            self._send(self._motion.on_controller_lost(reason, self.now()))
+            self._send(self._motion.on_controller_lost(reason, self.now(), joints))
             self._report_change()
 
     def _describe(self) -> DiagnosticStatus:
-        controller = {} if self._controller is None else self._controller.summary
-        return executor_diagnostics(self._status_message(), self._contract, controller)
+        several = len(self._controllers) > 1
+        controllers = {
+            f"{name} of {each.topic}" if several else name: value
+            for each in self._controllers
+            for name, value in each.summary.items()
+        }
+        return executor_diagnostics(self._status_message(), self._contract, controllers)
 
     def _look_around(self) -> None:
         """Find what the node cannot know from messages: who listens, and who publishes in vain."""
@@ -290,18 +300,18 @@ class ChunkExecutorNode(ManagedNode):
         ):
             problem = self._joint_states.problem(now)
             problems += [problem] if problem not in self._motion.status.reason else []
-        watched = "" if self._controller is None else self._controller.topic
-        if self._controller is not None:
-            self._controller.look()
-            refusal = self._controller.refusal
+        watched = {each.topic for each in self._controllers}
+        for controller in self._controllers:
+            controller.look()
+            refusal = controller.refusal
             problems += [refusal] if refusal else []
-            problems += self._controller.remarks
+            problems += controller.remarks
         if not self._shadow:
             problems += [
                 f"nobody subscribes to {topic}: start the controller, or correct section command of"
                 " the contract"
                 for topic, listeners in self._output.listeners()
-                if not listeners and topic != watched
+                if not listeners and topic not in watched
             ]
         self._unmatched.look()
         problems += self._unmatched.problems

@@ -36,16 +36,18 @@ _RETRY_S = 0.05
 _REPORT_S = 0.01  # a controller reports up to a thousand times a second
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-Reference = Callable[[float, np.ndarray, np.ndarray], None]
+Reference = Callable[[float, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class ControllerWatch:
-    """Knows the controller on ``command.topic``. :meth:`look` is to be called twice a second.
+    """Knows the controller on a topic of ``contract.command_groups``. :meth:`look` is to be called
+    twice a second.
 
     Args:
         node: that publishes the trajectories; subscriptions live until it is cleaned up.
-        on_reference: gets stamp [s], positions and velocities (J,) that the controller commands, in
-            the order of ``contract.command_joints``.
+        topic: of the controller's commands; ``None``: the only one of the contract.
+        on_reference: gets stamp [s], positions and velocities (N,) that the controller commands,
+            and the indices (N,) of its joints in ``contract.command_joints``.
         on_lost: gets the reason when the controller does not follow its last trajectory any more.
     """
 
@@ -53,18 +55,21 @@ class ControllerWatch:
         self,
         node,
         contract: Contract,
+        topic: str | None = None,
         *,
         on_lost: Callable[[str], None],
         on_reference: Reference | None = None,
     ) -> None:
-        limits, command = JointLimits.of(contract), contract.command
-        joints = limits.names if command.gripper is None else limits.names[:-1]
+        limits = JointLimits.of(contract)
+        topic = contract.command.topic if topic is None else topic
+        self.joints = np.array(contract.command_groups[topic])
+        joints = tuple(limits.names[index] for index in self.joints)
         errors = dict(zip(limits.names, limits.tracking_error.tolist(), strict=True))
-        self._node, self._joints = node, limits.names
+        self._node, self._joints = node, joints
         self._velocity = dict(zip(limits.names, limits.velocity.tolist(), strict=True))
         self._urdf_xml = contract.urdf_xml
         self._on_reference, self._on_lost = on_reference, on_lost
-        topic = node.resolve_topic_name(command.topic)
+        topic = node.resolve_topic_name(topic)
         finite = {name: error for name, error in errors.items() if np.isfinite(error)}
         self._presence = ControllerPresence(topic, joints, finite)
         self._own = (node.get_name(), node.get_namespace())
@@ -219,7 +224,7 @@ class ControllerWatch:
         self._presence.saw_report(now)
         reference = _ordered(message.joint_names, message.reference, self._joints)
         if reference is not None and self._on_reference is not None:
-            self._on_reference(to_seconds(message.header.stamp), *reference)
+            self._on_reference(to_seconds(message.header.stamp), *reference, self.joints)
 
     def _on_activity(self, message) -> None:
         for each in message.controllers:

@@ -4,11 +4,11 @@ suits what: ``doc/outputs.md``.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from array import array
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TwistStamped
@@ -18,9 +18,9 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, kept_below
-from sf_policy_node.motion.types import Setpoint, Trajectory
+from sf_policy_node.motion.types import Setpoint, Trajectory, of_joints
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
@@ -34,8 +34,6 @@ _LAST_WORDS = Duration(
 )  # for the last command to arrive before the node ends
 _ZERO_TWISTS = 4
 _LAST_POSE_S = 0.2
-
-Motion = TypeVar("Motion", Trajectory, Setpoint)
 
 
 class Output(Protocol):
@@ -73,22 +71,31 @@ def make_output(node: ManagedNode, contract: Contract) -> Output:
     Raises:
         ContractError: the output needs what this machine does not have.
     """
-    command = contract.command
-    arm: Output
-    match command.output:
+    parts = [
+        (_arm_output(node, contract, topic), np.array(joints))
+        for topic, joints in contract.command_groups.items()
+    ]
+    for name, arm in contract.arms.items():
+        if gripper := arm.command.gripper:
+            output = (
+                ParallelGripperOutput(node, arm, contract.key_of(name, "command.gripper"))
+                if gripper.output == "parallel_gripper"
+                else ForwardCommandOutput(node, gripper.topic)
+            )
+            joints = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=name)
+            parts.append((output, joints))
+    return parts[0][0] if len(parts) == 1 else SeveralOutputs(node, parts)
+
+
+def _arm_output(node: ManagedNode, contract: Contract, topic: str) -> Output:
+    match contract.output:
         case "joint_trajectory":
-            arm = JointTrajectoryOutput(node, command.topic)
+            return JointTrajectoryOutput(node, topic)
         case "forward_command":
-            arm = ForwardCommandOutput(node, command.topic)
+            return ForwardCommandOutput(node, topic)
         case "servo_twist":
-            arm = ServoTwistOutput(node, contract)
-        case "servo_pose":
-            arm = ServoPoseOutput(node, contract)
-    if command.gripper is None:
-        return arm
-    if command.gripper.output == "parallel_gripper":
-        return ArmAndGripper(node, arm, ParallelGripperOutput(node, contract))
-    return ArmAndGripper(node, arm, ForwardCommandOutput(node, command.gripper.topic))
+            return ServoTwistOutput(node, contract)
+    return ServoPoseOutput(node, contract)
 
 
 class JointTrajectoryOutput:
@@ -269,7 +276,7 @@ class ServoPoseOutput(StreamingOutput):
             len(contract.joints),
         )
         self._publisher = node.publisher(PoseStamped, contract.command.topic, NEWEST)
-        self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.command.rate_hz), 0
+        self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.rate_hz), 0
         self._pose = Pose()
 
     def say(self, setpoint: Setpoint | None) -> None:
@@ -297,35 +304,38 @@ class ServoPoseOutput(StreamingOutput):
         self._publisher.wait_for_all_acked(_LAST_WORDS)
 
 
-class ArmAndGripper(StreamingOutput):
-    """The arm's output, and another one for the gripper, which is the last joint."""
+class SeveralOutputs(StreamingOutput):
+    """Outputs to several controllers, each of some of the joints: arms, grippers.
 
-    def __init__(self, node: ManagedNode, arm: Output, gripper: Output) -> None:
+    Args:
+        parts: each output with the indices (N,) of its joints in ``contract.command_joints``.
+    """
+
+    def __init__(self, node: ManagedNode, parts: Sequence[tuple[Output, np.ndarray]]) -> None:
         super().__init__(node)
-        self._arm, self._gripper = arm, gripper
+        self._parts = tuple(parts)
+        self.streams = any(output.streams for output, _ in parts)
 
     def send(self, trajectory: Trajectory) -> None:
         super().send(trajectory)
-        if not self._arm.streams:  # what streams is played from here
-            self._arm.send(_joints(trajectory, slice(None, -1)))
+        for output, joints in self._parts:
+            # What streams is played from here.
+            if not output.streams and not set(joints.tolist()) & set(trajectory.left_out):
+                output.send(of_joints(trajectory, joints))
 
     def say(self, setpoint: Setpoint | None) -> None:
-        self._arm.stream(None if setpoint is None else _joints(setpoint, slice(None, -1)))
-        self._gripper.stream(None if setpoint is None else _joints(setpoint, slice(-1, None)))
+        for output, joints in self._parts:
+            output.stream(None if setpoint is None else of_joints(setpoint, joints))
 
     def listeners(self) -> list[tuple[str, int]]:
-        return self._arm.listeners() + self._gripper.listeners()
+        return [each for output, _ in self._parts for each in output.listeners()]
 
     def wait(self) -> None:
-        self._arm.wait()
-        self._gripper.wait()
+        for output, _ in self._parts:
+            output.wait()
 
-
-def _joints(motion: Motion, part: slice) -> Motion:
-    positions, velocities = (
-        np.asarray(motion.positions)[..., part],
-        np.asarray(motion.velocities)[..., part],
-    )
-    return dataclasses.replace(
-        motion, joint_names=motion.joint_names[part], positions=positions, velocities=velocities
-    )
+    def flush(self) -> None:
+        if self.streams:
+            super().flush()
+        else:
+            self.wait()

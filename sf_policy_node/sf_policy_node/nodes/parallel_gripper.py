@@ -8,7 +8,7 @@ from rclpy.action import ActionClient
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 
-from sf_policy_node.contract import Contract, ContractError, Gripper
+from sf_policy_node.contract import Arm, ContractError, Gripper
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
@@ -70,22 +70,25 @@ class GripperGoals:
 class ParallelGripperOutput:
     """Sends a goal when the gripper's target changes, and cancels it when a stop comes in between.
 
+    Args:
+        key: path of ``arm.command.gripper`` in the contract, for messages.
+
     Raises:
         ContractError: control_msgs is not installed.
     """
 
     streams = True
 
-    def __init__(self, node: ManagedNode, contract: Contract) -> None:
+    def __init__(self, node: ManagedNode, arm: Arm, key: str = "command.gripper") -> None:
         if ParallelGripperCommand is None:
             raise ContractError(
-                "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which"
+                f"{key}.output: parallel_gripper needs the ROS package control_msgs, which"
                 " is not installed; install ros-$ROS_DISTRO-control-msgs or use forward_command"
             )
-        command = contract.command.gripper
-        self._goals = GripperGoals(contract.gripper)
+        command = arm.command.gripper
+        self._goals, self._key = GripperGoals(arm.gripper), key
         self._joint, self._effort = (
-            contract.gripper.joint,
+            arm.gripper.joint,
             ([command.max_effort] if command.max_effort else []),
         )
         self._node, self._action = node, command.topic
@@ -129,7 +132,7 @@ class ParallelGripperOutput:
         if not self._client.server_is_ready():
             self._warn(
                 "is not there: the gripper does not move; start its controller, or correct"
-                " command.gripper.topic"
+                f" {self._key}.topic"
             )
             return
         goal = ParallelGripperCommand.Goal(

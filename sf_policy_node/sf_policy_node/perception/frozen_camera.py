@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.perception.observation import NoObservation
 
 # sum over the arm's joints [rad or m]: every camera that sees the arm or rides on it sees this
@@ -33,7 +33,7 @@ class FrozenCameras:
 
     def __init__(self, contract: Contract) -> None:
         self._budget_s = contract.budgets.observation_age_s
-        self._arm = len(contract.arm_joints)
+        self._joints = contract.columns.commands.indices(ColumnKind.JOINT)
         self._pictures: dict[str, _Picture] = {}
 
     def check(self, stamp: float, pictures: dict[str, np.ndarray], joints: np.ndarray) -> None:
@@ -46,7 +46,7 @@ class FrozenCameras:
         frozen = [
             name
             for name, pixels in pictures.items()
-            if self._is_frozen(name, stamp, pixels, joints[: self._arm])
+            if self._is_frozen(name, stamp, pixels, joints[self._joints])
         ]
         if frozen:
             name = max(frozen, key=lambda each: stamp - self._pictures[each].since)

@@ -4,6 +4,8 @@ robot.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from sf_policy_node.contract import Contract
@@ -12,17 +14,19 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 
 def state_names(contract: Contract) -> list[str]:
     """Names of the columns of :func:`robot_state`."""
-    gripper = ["opening"] if contract.gripper else []
-    return [*contract.arm_joints, *gripper, "tool_x", "tool_y", "tool_z"]
+    return list(contract.columns.state.names)
 
 
 def robot_state(
-    contract: Contract, kinematics: Kinematics, joint_positions: np.ndarray
+    contract: Contract,
+    kinematics: Kinematics | Mapping[str, Kinematics],
+    joint_positions: np.ndarray,
 ) -> np.ndarray:
-    """Arm joints [rad or m], gripper opening (0 to 1) and tool position in the base frame [m], as
-    one vector.
+    """Of each arm its joints [rad or m], gripper opening (0 to 1) and tool position in the base
+    frame [m], as one vector.
 
     Args:
+        kinematics: of every arm by its name; of a robot with one arm also alone.
         joint_positions: measured, in the order of ``contract.command_joints``.
 
     Raises:
@@ -39,6 +43,13 @@ def robot_state(
         raise ValueError(
             f"joint positions: {names[int(np.argmin(np.isfinite(joints)))]} is not finite"
         )
-    arm = joints[: len(contract.joints)]
-    opening = [contract.gripper.to_opening(joints[-1])] if contract.gripper else []
-    return np.concatenate([arm, opening, kinematics.forward(arm).position])
+    parts: list[np.ndarray] = []
+    start = 0
+    for name, arm in contract.arms.items():
+        own = joints[start : start + len(arm.joints)]
+        fingers = joints[start + len(own) : start + len(arm.command_joints)]
+        start += len(arm.command_joints)
+        opening = [arm.gripper.mean_opening(fingers.tolist())] if arm.gripper else []
+        of_arm = kinematics if isinstance(kinematics, Kinematics) else kinematics[name]
+        parts += [own, np.array(opening), of_arm.forward(own).position]
+    return np.concatenate(parts)

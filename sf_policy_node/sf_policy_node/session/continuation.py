@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose, kinematics_of
 from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
 from sf_policy_node.motion.types import Chunk
 
@@ -40,12 +40,13 @@ class ChunkHistory:
 
     def __init__(self, contract: Contract) -> None:
         self._action = contract.action
-        self._arm = len(contract.joints)
-        self._kinematics = Kinematics(contract) if contract.action.space.is_tool else None
-        names = contract.action.names
-        self._gripper = names.index(GRIPPER_COLUMN) if GRIPPER_COLUMN in names else None
-        self._binary = contract.gripper is not None and contract.gripper.binary
-        self._arm_columns = [column for column in range(len(names)) if column != self._gripper]
+        kinematics = kinematics_of(contract) if contract.action.space.is_tool else {}
+        self._arms = [_Arm(contract, name, kinematics.get(name)) for name in contract.arms]
+        self._grippers = [
+            (column.index, gripper.binary)
+            for column in contract.columns.action
+            if column.kind is ColumnKind.GRIPPER and (gripper := contract.arms[column.arm].gripper)
+        ]
         self._last: Chunk | None = None
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
 
@@ -82,21 +83,34 @@ class ChunkHistory:
         after = np.minimum(before + (share > 0), len(last.data) - 1)
         data = np.asarray(last.data, dtype=float)
         rows = np.empty((ahead, data.shape[1]))
-        rows[:, self._arm_columns] = self._arm_rows(
-            data[:, self._arm_columns], before, after, share, last.reference, joints
-        )
-        if self._gripper is not None:
-            opening = data[:, self._gripper]
+        for arm in self._arms:
+            rows[:, arm.columns] = arm.rows(
+                data[:, arm.columns], before, after, share, last.reference, joints
+            )
+        for column, binary in self._grippers:
+            opening = data[:, column]
             # A two-valued gripper steps: a row's value holds from the row before it on.
-            rows[:, self._gripper] = (
-                opening[after]
-                if self._binary
-                else (1 - share) * opening[before] + share * opening[after]
+            rows[:, column] = (
+                opening[after] if binary else (1 - share) * opening[before] + share * opening[after]
             )
         delay = math.ceil((max(self._latencies) + JOIN_LEAD_S) / self._action.step_s - _SAME)
         return Continuation(rows, max(0, min(delay, ahead)))
 
-    def _arm_rows(
+
+class _Arm:
+    """The columns of one arm, without its gripper's.
+
+    Args:
+        kinematics: None: columns are joints.
+    """
+
+    def __init__(self, contract: Contract, name: str, kinematics: Kinematics | None) -> None:
+        columns = contract.columns
+        self.columns = columns.action.indices(arm=name, without=[ColumnKind.GRIPPER])
+        self._joints = columns.commands.indices(ColumnKind.JOINT, arm=name)
+        self._space, self._kinematics = contract.action.space, kinematics
+
+    def rows(
         self,
         rows: np.ndarray,
         before: np.ndarray,
@@ -105,18 +119,15 @@ class ChunkHistory:
         old: np.ndarray,
         new: np.ndarray,
     ) -> np.ndarray:
+        """Rows (n, C) between ``before`` and ``after``, told from joints ``new`` (J,) on."""
+        old, new = old[self._joints], new[self._joints]
         if self._kinematics is None:
             between = (1 - share)[:, None] * rows[before] + share[:, None] * rows[after]
-            return (
-                between + (old - new)[: self._arm]
-                if self._action.space is ActionSpace.JOINT_DELTA
-                else between
-            )
-        relative = self._action.space is ActionSpace.EE_DELTA
+            return between + old - new if self._space is ActionSpace.JOINT_DELTA else between
+        relative = self._space is ActionSpace.EE_DELTA
         origin = ToolPose(np.zeros(3), np.eye(3))
         start, now = (
-            self._kinematics.forward(joints[: self._arm]) if relative else origin
-            for joints in (old, new)
+            self._kinematics.forward(joints) if relative else origin for joints in (old, new)
         )
         result = np.empty((len(before), rows.shape[1]))
         result[:, :3] = (

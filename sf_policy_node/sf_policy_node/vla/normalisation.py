@@ -5,12 +5,11 @@ they travel with the checkpoint.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-
-from sf_policy_node.contract import GRIPPER_COLUMN
 
 _FLOOR = 1e-3  # an idle joint has no spread: without a floor its noise would be blown up
 _QUANTILES = (0.01, 0.99)
@@ -55,16 +54,18 @@ class Normalisation:
         states: np.ndarray,
         chunks: np.ndarray,
         text: np.ndarray,
-        action_names: list[str],
+        grippers: Sequence[int] | np.ndarray,
         spread: Spread = "deviation",
     ) -> Normalisation:
-        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E); ``spread`` is that
-        of states and actions.
+        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E).
+
+        Args:
+            grippers: indices of the action columns from 0 (closed) to 1 (open).
+            spread: of states and actions.
         """
         action = _columns(chunks.reshape(-1, chunks.shape[-1]), spread)
-        if GRIPPER_COLUMN in action_names:  # a two-valued column: to -1 and 1, whatever its balance
-            index = action_names.index(GRIPPER_COLUMN)
-            action.mean[index] = action.std[index] = 0.5
+        if len(grippers):  # two-valued columns: to -1 and 1, whatever their balance
+            action.mean[grippers] = action.std[grippers] = 0.5
         return cls(_columns(states, spread), action, _columns(text))
 
     def to_json(self) -> str:

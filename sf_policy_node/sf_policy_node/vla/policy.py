@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.types import Join
 from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.session.continuation import Continuation
@@ -44,7 +44,7 @@ class Policy:
         self._device = torch.device(_choose_device(device))
         self._model = model.to(self._device).eval()
         self._normalisation = normalisation
-        self._kinematics = Kinematics(contract)
+        self._kinematics = kinematics_of(contract)
         self._flow = model.config.head == "flow"
         self._noise = torch.Generator().manual_seed(0)
         # A model with a tokenizer of its own reads words; the others read sentence embeddings.

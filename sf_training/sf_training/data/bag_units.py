@@ -24,20 +24,25 @@ def lines_of(contract: Contract, topic: str) -> Lines:
     bags, found = contract.bags, {}
     if absolute(topic) in map(absolute, bags.units):
         found = {
-            joint.name: (math.pi / 180.0, 0.0) for joint in contract.joints if joint.unit == "rad"
+            joint.name: (math.pi / 180.0, 0.0)
+            for arm in contract.arms.values()
+            for joint in arm.joints
+            if joint.unit == "rad"
         }
     ends = next(
         (ends for name, ends in bags.gripper.items() if absolute(name) == absolute(topic)), None
     )
-    if ends is not None and contract.gripper:
+    grippers = [arm.gripper for arm in contract.arms.values() if arm.gripper]
+    if ends is not None and grippers:
         closed, opened = ends
         if closed == opened:
             raise BagError(
                 f"bags.gripper: {topic}: closed and open are both {closed:g}; give two different"
                 " values"
             )
-        factor = (contract.gripper.open - contract.gripper.closed) / (opened - closed)
-        found[contract.gripper.joint] = (factor, contract.gripper.closed - factor * closed)
+        for finger in (each for gripper in grippers for each in gripper.every_finger):
+            factor = (finger.open - finger.closed) / (opened - closed)
+            found[finger.joint] = (factor, finger.closed - factor * closed)
     return found
 
 

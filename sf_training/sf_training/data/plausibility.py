@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.data.bag_files import BagError
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessages
@@ -140,8 +141,8 @@ def check_commands_are_near(
     if known.sum() < 8:
         return
     away = np.median(np.abs(commanded[known] - measured[known]), axis=0)
-    arm = len(reader.contract.joints)  # a gripper that holds something is far from its command
-    share = (away / _ranges(reader.contract))[:arm]
+    share = away / _ranges(reader.contract)
+    share[reader.contract.columns.commands.grippers] = 0.0  # one that holds something is far from its command
     worst = int(np.argmax(share))
     if share[worst] > APART_SHARE:
         raise BagError(
@@ -152,11 +153,9 @@ def check_commands_are_near(
 
 
 def _ranges(contract: Contract) -> np.ndarray:
-    """Return the widths (J,) of the joints' and the gripper's limits."""
-    widths = [joint.upper - joint.lower for joint in contract.joints]
-    if contract.gripper:
-        widths.append(abs(contract.gripper.open - contract.gripper.closed))
-    return np.array(widths)
+    """Return the widths (J,) of the limits of all commanded joints."""
+    limits = JointLimits.of(contract)
+    return limits.upper - limits.lower
 
 
 def _units(
@@ -166,10 +165,10 @@ def _units(
     highs: Sequence[float],
     topic: str,
 ) -> list[str]:
-    limits = [(joint.lower, joint.upper, FAR_SHARE, joint.unit) for joint in contract.joints]
-    if contract.gripper:
-        ends = sorted((contract.gripper.open, contract.gripper.closed))
-        limits.append((*ends, FAR_GRIPPER, contract.gripper.unit))
+    ends = JointLimits.of(contract)
+    far_of = np.where(ends.is_gripper, FAR_GRIPPER, FAR_SHARE).tolist()
+    units = contract.columns.commands.units
+    limits = list(zip(ends.lower.tolist(), ends.upper.tolist(), far_of, units, strict=True))
     notes, worst, share = [], "", 0.0
     for name, low, high, (lower, upper, far, unit) in zip(
         contract.command_joints, lows, highs, limits, strict=True
@@ -189,17 +188,19 @@ def _units(
 def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequence[float]) -> str:
     """Return what unit the positions are probably in, and the cure."""
     contract = reader.contract
-    angles = [place for place, joint in enumerate(contract.joints) if joint.unit == "rad"]
+    limits = JointLimits.of(contract)
+    joints = contract.columns.commands.indices(ColumnKind.JOINT)
+    angles = [place for place in joints if contract.columns.commands[place].unit == "rad"]
     arm_is_right = all(
-        joint.lower <= lows[place] and highs[place] <= joint.upper
-        for place, joint in enumerate(contract.joints)
+        limits.lower[place] <= lows[place] and highs[place] <= limits.upper[place]
+        for place in joints
     )
     if (
         not arm_is_right
         and angles
         and all(
-            contract.joints[place].lower - 0.1 <= lows[place] / _DEGREES
-            and highs[place] / _DEGREES <= contract.joints[place].upper + 0.1
+            limits.lower[place] - 0.1 <= lows[place] / _DEGREES
+            and highs[place] / _DEGREES <= limits.upper[place] + 0.1
             for place in angles
         )
     ):

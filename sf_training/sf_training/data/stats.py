@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.contract import ColumnKind, Contract, ContractError, load_contract
 from sf_policy_node.perception.robot_state import state_names
 from sf_training.config_file import parse, print_settings
 from sf_training.data.episode_reader import BagError
@@ -148,11 +148,11 @@ def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
 
 def _column_units(contract: Contract) -> dict[str, str]:
     """Unit of every state and action column."""
-    joints = {joint.name: joint.unit for joint in contract.joints}
-    tool = dict.fromkeys(("x", "y", "z", "tool_x", "tool_y", "tool_z"), "m") | dict.fromkeys(
-        ("rx", "ry", "rz"), "rad"
-    )
-    return tool | {"opening": "0 to 1", "gripper": "0 to 1"} | joints
+    columns = (*contract.columns.state, *contract.columns.action)
+    return {
+        column.name: "0 to 1" if column.kind is ColumnKind.GRIPPER else column.unit
+        for column in columns
+    }
 
 
 def _print(summary: dict, contract: Contract, console: Console) -> None:

@@ -4,14 +4,15 @@ commanded next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
+from sf_policy_node.motion.arm.kinematics import Kinematics, kinematics_of
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.types import Chunk
 from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
@@ -127,7 +128,7 @@ def operator_pairs(
     commanded = commands.held((stamps[labelled, None] + steps).ravel()).reshape(
         len(labelled), action.horizon, len(contract.command_joints)
     )
-    kinematics = Kinematics(contract) if action.space.is_tool else None
+    kinematics = kinematics_of(contract) if action.space.is_tool else None
     targets = np.array(
         [
             in_action_space(contract, kinematics, *rows)
@@ -166,10 +167,9 @@ def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.n
     """See :class:`Pairs`; of commands (P, 1 + H, J) from the observation on, of which NaN is not
     known yet.
     """
-    ranges = [joint.upper - joint.lower for joint in contract.joints]
-    ranges += [abs(contract.gripper.open - contract.gripper.closed)] if contract.gripper else []
+    limits = JointLimits.of(contract)
     known = np.where(np.isfinite(commanded), commanded, commanded[:, -1:])
-    still = (np.ptp(known, axis=1) <= IDLE_SHARE * np.array(ranges)).all(axis=1)
+    still = (np.ptp(known, axis=1) <= IDLE_SHARE * (limits.upper - limits.lower)).all(axis=1)
     idle = np.zeros(len(stamps), np.float32)
     began = 0
     for row in range(len(stamps)):
@@ -181,29 +181,44 @@ def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.n
 
 
 def in_action_space(
-    contract: Contract, kinematics: Kinematics | None, commanded: np.ndarray, measured: np.ndarray
+    contract: Contract,
+    kinematics: Kinematics | Mapping[str, Kinematics] | None,
+    commanded: np.ndarray,
+    measured: np.ndarray,
 ) -> np.ndarray:
     """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A), seen from the
     joints measured (J,).
 
-    ``kinematics`` is needed where ``contract.action.space.is_tool``.
+    Args:
+        kinematics: of every arm by its name, needed where ``contract.action.space.is_tool``; of a
+            robot with one arm also alone.
     """
-    space, arm = contract.action.space, len(contract.joints)
-    if kinematics:
-        columns = _tool_columns(kinematics, space, commanded[:, :arm], measured[:arm])
-    else:
-        origin = measured[:arm] if space == ActionSpace.JOINT_DELTA else 0.0
-        columns = dict(zip(contract.arm_joints, (commanded[:, :arm] - origin).T, strict=True))
-    if GRIPPER_COLUMN in contract.action.names:
-        columns[GRIPPER_COLUMN] = np.clip(contract.gripper.to_opening(commanded[:, -1]), 0.0, 1.0)
-    return np.stack([columns[name] for name in contract.action.names], axis=-1)
+    space, action = contract.action.space, contract.columns.action
+    result = np.zeros((len(commanded), len(action)))
+    for name, arm in contract.arms.items():
+        commands = contract.columns.commands
+        joints, fingers = (
+            commands.indices(kind, arm=name) for kind in (ColumnKind.JOINT, ColumnKind.GRIPPER)
+        )
+        own = action.indices(arm=name, without=[ColumnKind.GRIPPER])
+        if kinematics:
+            of_arm = kinematics if isinstance(kinematics, Kinematics) else kinematics[name]
+            poses = _tool_columns(of_arm, space, commanded[:, joints], measured[joints])
+            result[:, own] = poses[:, : len(own)]
+        else:
+            origin = measured[joints] if space == ActionSpace.JOINT_DELTA else 0.0
+            result[:, own] = commanded[:, joints] - origin
+        if len(gripper := action.indices(ColumnKind.GRIPPER, arm=name)):
+            openings = [arm.gripper.mean_opening(row) for row in commanded[:, fingers]]
+            result[:, gripper[0]] = np.clip(openings, 0.0, 1.0)
+    return result
 
 
 def _tool_columns(
     kinematics: Kinematics, space: ActionSpace, commanded: np.ndarray, measured: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Displacement from the measured tool pose, or the pose itself; rotations as vectors in the
-    base frame.
+) -> np.ndarray:
+    """(H, 6): displacement from the measured tool pose, or the pose itself; rotations as vectors
+    in the base frame.
     """
     start = kinematics.forward(measured)
     poses = [kinematics.forward(row) for row in commanded]
@@ -216,4 +231,4 @@ def _tool_columns(
         ]
     else:
         rows = [np.append(pose.position, pinocchio.log3(pose.rotation)) for pose in poses]
-    return dict(zip(("x", "y", "z", "rx", "ry", "rz"), np.array(rows).T, strict=True))
+    return np.array(rows)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.vla.policy import Policy
 from sf_training.evaluation.recorded_episode import (
     RecordedEpisode,
@@ -80,26 +80,9 @@ _UNITS = {
 
 def units(contract: Contract) -> list[Unit]:
     """Unit of each action column."""
-    joints = {joint.name: joint.unit for joint in contract.joints}
-    tool = {
-        "x": "m",
-        "y": "m",
-        "z": "m",
-        "rx": "rad",
-        "ry": "rad",
-        "rz": "rad",
-        GRIPPER_COLUMN: "opening",
-    }
-    names = contract.action.names
     return [
-        _UNITS[
-            (
-                tool[name]
-                if (name in tool and contract.action.space.is_tool) or name == GRIPPER_COLUMN
-                else joints[name]
-            )
-        ]
-        for name in names
+        _UNITS["opening" if column.kind is ColumnKind.GRIPPER else column.unit]
+        for column in contract.columns.action
     ]
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import IDLE_S, index_episodes
@@ -150,8 +150,8 @@ def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
     # Nearer to the start than a step, the motion is that of a shorter time.
     covered = np.clip((episode.stamps - episode.stamps[0]) / contract.action.step_s, 1e-6, 1.0)
     step /= covered[:, None]
-    if contract.gripper:
-        step[:, -1] = 0.0  # fingers are open or closed: they do not go on for ever
+    grippers = contract.columns.commands.indices(ColumnKind.GRIPPER)
+    step[:, grippers] = 0.0  # fingers are open or closed: they do not go on for ever
     return _in_joint_space(contract, episode, step)
 
 
@@ -161,7 +161,7 @@ def right_choices(
     """Of the labels that share their observation with another instruction: how many have the
     nearest chunk, and their number.
     """
-    motion = [index for index, name in enumerate(contract.action.names) if name != GRIPPER_COLUMN]
+    motion = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
     right = total = 0
     for frame in np.unique(episode.frame):
         rows = np.flatnonzero(episode.frame == frame)
@@ -179,7 +179,7 @@ def _in_joint_space(contract: Contract, episode: RecordedEpisode, step: np.ndarr
     """Chunks of constant joint velocity: ``step`` (N, J) for each row, seen in the contract's
     action space.
     """
-    kinematics = Kinematics(contract) if contract.action.space.is_tool else None
+    kinematics = kinematics_of(contract) if contract.action.space.is_tool else None
     ahead = np.arange(1, contract.action.horizon + 1)[:, None]
     made = {
         frame: in_action_space(

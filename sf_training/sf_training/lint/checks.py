@@ -298,7 +298,10 @@ def _joints(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                 text,
                 "check the joint's driver and its name in joint_states",
             )
-    for joint, low, high in zip(contract.joints, motion.lower, motion.upper, strict=False):
+    joints = {joint.name: joint for arm in contract.arms.values() for joint in arm.joints}
+    for name, low, high in zip(motion.names, motion.lower, motion.upper, strict=True):
+        if (joint := joints.get(name)) is None:  # a gripper's
+            continue
         margin = limits.limit_margin * (joint.upper - joint.lower)
         beyond = max(joint.lower - low, high - joint.upper)
         if beyond > margin:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.data.commands import command_topic
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessages
@@ -89,7 +90,6 @@ def measure_motion(
             commanded = np.nanmax(held, axis=0) - np.nanmin(held, axis=0)
     idle = _idle(contract, stamps, positions, limits)
     thin = slice(None, None, -(-len(stamps) // TRACE_POINTS))
-    gripper = contract.gripper if GRIPPER_COLUMN in contract.action.names else None
     return Motion(
         names=contract.command_joints,
         times=(stamps[thin] - start) * 1e-9,
@@ -104,7 +104,7 @@ def measure_motion(
         idle_share=float(idle.mean()) if len(idle) else 0.0,
         idle_start_s=_run(idle) * contract.action.step_s,
         idle_end_s=_run(idle[::-1]) * contract.action.step_s,
-        opening=gripper.to_opening(positions[:, -1]) if gripper else np.empty(0),
+        opening=_opening(contract, positions),
         end=positions[-1],
         jerk=relative_jerk(moments, samples, _velocities(contract)),
     ), len(stamps)
@@ -117,17 +117,24 @@ def _not_finite(stream: Stream) -> int:
 
 
 def _units(contract: Contract) -> list[str]:
-    return [joint.unit for joint in contract.joints] + (
-        [contract.gripper.unit] if contract.gripper else []
-    )
+    return list(contract.columns.commands.units)
+
+
+def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
+    """(N,) mean opening of the grippers that chunks command, of joints (N, J); empty: of none."""
+    named = {column.arm for column in contract.columns.action if column.kind is ColumnKind.GRIPPER}
+    commands = contract.columns.commands
+    openings = [
+        [contract.arms[name].gripper.mean_opening(row) for row in positions[:, fingers]]
+        for name in named
+        if len(fingers := commands.indices(ColumnKind.GRIPPER, arm=name))
+    ]
+    return np.mean(openings, axis=0) if openings else np.empty(0)
 
 
 def _velocities(contract: Contract) -> np.ndarray:
     """(J,) velocity limits of the command joints [rad/s, m/s]."""
-    return np.array(
-        [joint.velocity for joint in contract.joints]
-        + ([contract.gripper.velocity] if contract.gripper else [])
-    )
+    return JointLimits.of(contract).velocity
 
 
 def _idle(

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.lint.collection import Lint
 from sf_training.lint.measure import EpisodeMeasure
 from sf_training.view.page import COLOURS
@@ -243,10 +244,5 @@ def _plain_numbers(axes: Axes) -> None:
 
 def limits_of(measure: EpisodeMeasure) -> tuple[np.ndarray, np.ndarray]:
     """Lower end and width (J,) of every joint's limits; the gripper's from closed to open."""
-    contract = measure.contract
-    low = [joint.lower for joint in contract.joints]
-    high = [joint.upper for joint in contract.joints]
-    if contract.gripper:
-        low.append(min(contract.gripper.closed, contract.gripper.open))
-        high.append(max(contract.gripper.closed, contract.gripper.open))
-    return np.array(low), np.array(high) - np.array(low)
+    limits = JointLimits.of(measure.contract)
+    return limits.lower, limits.upper - limits.lower

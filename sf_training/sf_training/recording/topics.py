@@ -80,7 +80,10 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         _recorded(names.executor_status, messages.EXECUTOR_STATUS, Delivery.RELIABLE),
         _recorded(names.control_source, messages.CONTROL_SOURCE, Delivery.LATCHED),
         _recorded(names.emergency_stop, messages.BOOL, Delivery.RELIABLE),
-        _recorded(contract.command.topic, _COMMANDS[contract.command.output], Delivery.RELIABLE),
+    ]
+    topics += [
+        _recorded(topic, _COMMANDS[contract.output], Delivery.RELIABLE)
+        for topic in contract.command_groups
     ]
     return topics
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.vla.checkpoint import Checkpoint
 from sf_training.data.dataset import Dataset
@@ -68,7 +68,7 @@ def choose_frames(
         )
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
     frames = labelled[chosen]
-    kinematics, grid = Kinematics(checkpoint.contract), checkpoint.model.visual_places().grid
+    kinematics, grid = kinematics_of(checkpoint.contract), checkpoint.model.visual_places().grid
     depth = (
         np.full(0, np.nan)
         if dataset.depth is None

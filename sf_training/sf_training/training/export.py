@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.vla.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -260,10 +261,8 @@ def _random_observations(
 
 
 def _random_joints(contract: Contract, rng: np.random.Generator, count: int) -> np.ndarray:
-    bounds = [(joint.lower, joint.upper) for joint in contract.joints]
-    if contract.gripper:
-        bounds.append(tuple(sorted((contract.gripper.open, contract.gripper.closed))))
-    return rng.uniform(*np.array(bounds).T, (count, len(bounds)))
+    limits = JointLimits.of(contract)
+    return rng.uniform(limits.lower, limits.upper, (count, len(limits.names)))
 
 
 def _sums(folder: Path) -> str:

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import prepare_target
@@ -81,9 +81,7 @@ class TrainingRun:
         self.accelerator = accelerator = accelerator or make_accelerator(settings)
         self.device = accelerator.device
         self._targets = Targets((targets,)) if isinstance(targets, np.ndarray) else targets
-        weight = torch.tensor(
-            [settings.column_weights.get(name, 1.0) for name in contract.action.names]
-        )
+        weight = torch.tensor(settings.column_weights(contract.columns.action))
         model = student.model
         self._grid = model.visual_places().grid
         valid = (
@@ -136,7 +134,7 @@ class TrainingRun:
         self._text = text
         self._noise = torch.Generator().manual_seed(settings.seed)
         self._augmentation = _augmentation(settings, contract, self._has_bars(contract, student))
-        self._motion = slice(0, -1) if contract.action.names[-1] == GRIPPER_COLUMN else slice(None)
+        self._motion = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
         self.step = 0
         self.cpu_s = 0.0
         self.begin, self._wall_before = time.monotonic(), 0.0
@@ -482,6 +480,6 @@ def resolved(settings: Settings, student: Student) -> Settings:
         preset=settings.chosen_preset,
         optimizer="muon" if settings.uses_muon else "adamw",
         learning_rate=settings.rate,
-        gripper_weight=settings.column_weights[GRIPPER_COLUMN],
+        gripper_weight=settings.weight_of_grippers,
         teacher_channels=settings.channels,
     )

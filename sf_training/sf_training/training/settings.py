@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from sf_policy_node.contract import GRIPPER_COLUMN
+from sf_policy_node.contract import ColumnKind, Layout
 from sf_policy_node.vla.normalisation import Spread
 from sf_training.data.dataset import IDLE_S
 from sf_training.data.opening import VERDICTS
@@ -273,14 +273,16 @@ class Settings:
         )
 
     @property
-    def column_weights(self) -> dict[str, float]:
-        """Weight of the columns whose error does not count once in the action loss, by name."""
-        given = self.gripper_weight
-        return {
-            GRIPPER_COLUMN: (
-                given if given is not None else _NANO_GRIPPER_WEIGHT if self._nano else 1.0
-            )
-        }
+    def weight_of_grippers(self) -> float:
+        """How often the error of a gripper's column counts in the action loss."""
+        if self.gripper_weight is not None:
+            return self.gripper_weight
+        return _NANO_GRIPPER_WEIGHT if self._nano else 1.0
+
+    def column_weights(self, columns: Layout) -> list[float]:
+        """How often the error of each action column counts in the action loss."""
+        gripper = self.weight_of_grippers
+        return [gripper if column.kind is ColumnKind.GRIPPER else 1.0 for column in columns]
 
     @property
     def channels(self) -> int:

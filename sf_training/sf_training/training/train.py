@@ -169,7 +169,7 @@ def _train(
         data.states,
         data.label_chunk[labels],
         student.embeddings(texts),
-        contract.action.names,
+        contract.columns.action.grippers,
         settings.normalisation,
     )
     torch.set_rng_state(after_student)

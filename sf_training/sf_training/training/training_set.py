@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.perception.robot_state import robot_state
 from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data.cache_folder import cache_folder
@@ -238,7 +238,7 @@ def load_training_set(
             f" {idle_s:g} s",
             highlight=False,
         )
-    kinematics = Kinematics(contract)
+    kinematics = kinematics_of(contract)
     states = np.stack(
         [robot_state(contract, kinematics, joints) for joints in dataset.joint_positions]
     )

@@ -95,8 +95,7 @@ def _joint(axes, episode: Episode, row: int) -> None:
     low, high = axes.get_ylim()
     if high - low < 0.02:  # noise of a joint that stands still is not blown up
         axes.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
-    units = [joint.unit for joint in episode.reader.contract.joints]
-    unit = units[row] if row < len(units) else episode.reader.contract.gripper.unit
+    unit = episode.reader.contract.columns.commands[row].unit
     axes.set_ylabel(
         f"{episode.joints[row]}\n[{unit}]",
         rotation=0,

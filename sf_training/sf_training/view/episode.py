@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import GRIPPER_COLUMN
+from sf_policy_node.contract import ColumnKind
 from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.one_clock import with_one_clock
@@ -175,15 +175,20 @@ def _events(
         for stamp, message in zip(stops.stamps, stops.messages, strict=True)
         if message.data
     ]
-    if contract.gripper and GRIPPER_COLUMN in contract.action.names:
-        opened = contract.gripper.to_opening(measured.positions[:, -1]) > 0.8
-        changed = np.flatnonzero(np.diff(opened.astype(int)))
+    for column in contract.columns.action:
+        if column.kind is not ColumnKind.GRIPPER:
+            continue
+        gripper = contract.arms[column.arm].gripper
+        fingers = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=column.arm)
+        openings = [gripper.mean_opening(row) for row in measured.positions[:, fingers]]
+        opened = np.array(openings) > 0.8
+        name = column.name.replace("/", " ")
         found += [
             Event(
                 float(measured.times[row + 1]),
-                "gripper opens" if opened[row + 1] else "gripper closes",
+                f"{name} opens" if opened[row + 1] else f"{name} closes",
             )
-            for row in changed
+            for row in np.flatnonzero(np.diff(opened.astype(int)))
         ]
     return sorted(
         (Event(max(event.at, 0.0), event.text) for event in found), key=lambda event: event.at

@@ -10,8 +10,8 @@ from sf_policy_node.contract import Contract, ContractError, Joint
 from sf_policy_node.urdf import MOVING, RobotDescription, UrdfError, UrdfJoint
 
 
-def check_chain(contract: Contract) -> None:
-    """Refuse a contract whose joints do not move the tool, or not alone.
+def check_chain(contract: Contract, name: str) -> None:
+    """Refuse a contract in which an arm's joints do not move its tool, or not alone.
 
     A joint that nobody measures would be taken as 0: workspace and tool speed would watch another
     place.
@@ -19,18 +19,26 @@ def check_chain(contract: Contract) -> None:
     Raises:
         ContractError: with the key or the joint, and the cure.
     """
-    description = contract.description()
-    for index, joint in enumerate(contract.joints):
-        _check_joint(contract, description, index, joint.name)
-    for key, frame in (("base_frame", contract.base_frame), ("tool_frame", contract.tool_frame)):
+    description, arm = contract.description(), contract.arms[name]
+    for index, joint in enumerate(arm.joints):
+        key = contract.key_of(name, f"joints.{index}.name")
+        _check_joint(contract, description, key, joint.name)
+    base_key, tool_key = contract.key_of(name, "base_frame"), contract.key_of(name, "tool_frame")
+    frames = (
+        ("base_frame", contract.base_frame),
+        (base_key, arm.base_frame),
+        (tool_key, arm.tool_frame),
+    )
+    for key, frame in frames:
         if description.link_of(frame) is None:
             raise ContractError(
                 f"{key}: {contract.urdf} has no link {frame!r}; name one of its links"
             )
     try:
-        up, down = description.path(contract.base_frame, contract.tool_frame)
+        up, down = description.path(contract.base_frame, arm.tool_frame)
+        between = [*description.path(contract.base_frame, arm.base_frame)]
     except UrdfError as error:
-        raise ContractError(f"base_frame, tool_frame: {error}; name two links of one arm") from None
+        raise ContractError(f"base_frame, {tool_key}: {error}; name two links of one arm") from None
     if above := [
         each
         for each in description.ancestors(contract.base_frame)
@@ -39,21 +47,26 @@ def check_chain(contract: Contract) -> None:
         raise ContractError(
             f"base_frame: {contract.base_frame!r} moves with {above[0].name}; name a link before it"
         )
+    if moved := [each for part in between for each in part if each.kind != "fixed"]:
+        raise ContractError(
+            f"{base_key}: {arm.base_frame!r} moves in {contract.base_frame!r} with"
+            f" {moved[0].name}; name a link before it"
+        )
     moving = [each for each in (*up, *down) if each.kind != "fixed"]
     names = {each.name for each in moving}
-    still = [name for name in contract.arm_joints if name not in names]
-    if len(still) == len(contract.joints):
+    still = [joint for joint in arm.joint_names if joint not in names]
+    if len(still) == len(arm.joints):
         raise ContractError(
-            f"tool_frame: {contract.tool_frame!r} is moved by none of the joints"
+            f"{tool_key}: {arm.tool_frame!r} is moved by none of the joints"
             f" ({', '.join(still)}); name the link at the end of this arm, or workspace and tool"
             " speed watch nothing"
         )
     for each in moving:
-        if each.name not in contract.arm_joints:
-            raise ContractError(_stray(contract, each))
+        if each.name not in arm.joint_names:
+            raise ContractError(_stray(contract, name, each))
     if still:
         raise ContractError(
-            f"tool_frame: {contract.tool_frame!r} is not moved by {', '.join(still)}; "
+            f"{tool_key}: {arm.tool_frame!r} is not moved by {', '.join(still)}; "
             "name a link behind all joints, or leave these joints out"
         )
 
@@ -61,13 +74,17 @@ def check_chain(contract: Contract) -> None:
 def for_pinocchio(contract: Contract) -> tuple[str, dict[str, str]]:
     """The URDF as pinocchio takes it, and the names there of joints that had to be renamed.
 
-    The arm's continuous joints become revolute ones, which have one coordinate; a joint that shares
+    The arms' continuous joints become revolute ones, which have one coordinate; a joint that shares
     its name with a link, as a URDF may, gets another one.
     """
     description = contract.description()
-    arm = {joint.name: joint for joint in contract.joints}
+    arm = {joint.name: joint for each in contract.arms.values() for joint in each.joints}
     renamed = {name: f"joint {name}" for name in description.joints if name in description.links}
-    endless = [name for name in arm if description.joints[name].kind == "continuous"]
+    endless = [
+        name
+        for name in arm
+        if name in description.joints and description.joints[name].kind == "continuous"
+    ]
     if not endless and not renamed:
         return contract.urdf_xml, {}
     root = ElementTree.fromstring(contract.urdf_xml)
@@ -94,44 +111,44 @@ def _bound(element: ElementTree.Element, joint: Joint) -> None:
     limit.set("effort", limit.get("effort", "0"))
 
 
-def _check_joint(contract: Contract, description: RobotDescription, index: int, name: str) -> None:
+def _check_joint(contract: Contract, description: RobotDescription, key: str, name: str) -> None:
     joint = description.joints.get(name)
     if joint is None:
         has = (
             ", ".join(each.name for each in description.joints.values() if each.kind != "fixed")
             or "none that moves"
         )
-        raise ContractError(
-            f"joints.{index}.name: {contract.urdf} has no joint {name!r}; it has {has}"
-        )
+        raise ContractError(f"{key}: {contract.urdf} has no joint {name!r}; it has {has}")
     if joint.kind not in MOVING:
         raise ContractError(
-            f"joints.{index}.name: {name} is of type {joint.kind or '(none)'} in {contract.urdf}; "
+            f"{key}: {name} is of type {joint.kind or '(none)'} in {contract.urdf}; "
             "an arm joint must be revolute, continuous or prismatic"
         )
     if joint.mimics is not None:
         raise ContractError(
-            f"joints.{index}.name: {name} follows {joint.mimics} in {contract.urdf} (mimic), so it"
+            f"{key}: {name} follows {joint.mimics} in {contract.urdf} (mimic), so it"
             " cannot be commanded; leave it out"
         )
 
 
-def _stray(contract: Contract, joint: UrdfJoint) -> str:
+def _stray(contract: Contract, name: str, joint: UrdfJoint) -> str:
     """Why a joint between base and tool that the contract does not count among the arm's cannot be
     there.
     """
+    arm, tool_key = contract.arms[name], contract.key_of(name, "tool_frame")
     where = (
         f"{contract.urdf}: joint {joint.name} lies between {contract.base_frame} and"
-        f" {contract.tool_frame}"
+        f" {arm.tool_frame}"
     )
-    if contract.gripper is not None and contract.gripper.joint in (joint.name, joint.mimics):
-        return f"tool_frame: {where} and belongs to the gripper; name a link before the fingers"
+    if {joint.name, joint.mimics} & set(arm.gripper_joints):
+        return f"{tool_key}: {where} and belongs to the gripper; name a link before the fingers"
     if joint.mimics is not None:
         return (
-            f"tool_frame: {where} and follows {joint.mimics} (mimic), which is not supported; make"
+            f"{tool_key}: {where} and follows {joint.mimics} (mimic), which is not supported; make"
             " it fixed in the URDF"
         )
     return (
-        f"joints: {where} but is not in the contract, so its position would be unknown; "
-        "add it to joints, or make it fixed in the URDF at the angle at which it is locked"
+        f"{contract.key_of(name, 'joints')}: {where} but is not in the contract, so its position"
+        " would be unknown; add it to joints, or make it fixed in the URDF at the angle at which it"
+        " is locked"
     )

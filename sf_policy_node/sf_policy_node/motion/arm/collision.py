@@ -10,7 +10,7 @@ import coal
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract import Arm, Contract, ContractError
 from sf_policy_node.motion.arm.collision_bounds import (
     all_bounds,
     displacements,
@@ -20,6 +20,7 @@ from sf_policy_node.motion.arm.collision_bounds import (
 )
 from sf_policy_node.motion.arm.collision_distances import ExactDistances, refine
 from sf_policy_node.motion.arm.joint_tree import JointTree
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.link_geometry import LinkShape, box_shape, read_shapes
 
 MARGIN = 0.005  # m: nearer than this counts as touching
@@ -67,6 +68,7 @@ class CollisionModel:
         urdf_xml: the robot; see :func:`link_geometry.read_shapes` for where meshes are found.
         names: commanded joints, in the order of all positions; the others hold still.
         arm: those of ``names`` that are no gripper.
+        tool_frame: of one arm, or of each of several.
         limits: lower and upper positions (J,), (J,) [rad or m] of ``names``.
         home: (J,) pose in which links may touch; ``None``: of some poses, that with fewest touches.
         boxes: what stands around the robot, in ``base_frame``.
@@ -85,7 +87,7 @@ class CollisionModel:
         arm: Sequence[str],
         limits: tuple[np.ndarray, np.ndarray],
         base_frame: str,
-        tool_frame: str,
+        tool_frame: str | Sequence[str],
         boxes: Sequence[Box] = (),
         home: np.ndarray | None = None,
         margin: float = MARGIN,
@@ -120,14 +122,9 @@ class CollisionModel:
         Args:
             boxes: beside those of ``contract.collision``.
         """
-        section, gripper = contract.collision, contract.gripper
-        lower = [joint.lower for joint in contract.joints]
-        upper = [joint.upper for joint in contract.joints]
-        home = contract.home
-        if gripper:
-            lower.append(min(gripper.open, gripper.closed))
-            upper.append(max(gripper.open, gripper.closed))
-            home = home and [*home, gripper.open]
+        section, limits = contract.collision, JointLimits.of(contract)
+        homes = [_home_of(arm) for arm in contract.arms.values()]
+        home = None if None in homes else [value for each in homes for value in each]
         settings = {
             "margin": section.margin,
             "allowed": [(first, second) for first, second in section.allowed],
@@ -140,9 +137,9 @@ class CollisionModel:
             contract.urdf_xml,
             contract.command_joints,
             arm=contract.arm_joints,
-            limits=(np.array(lower), np.array(upper)),
+            limits=(limits.lower, limits.upper),
             base_frame=contract.base_frame,
-            tool_frame=contract.tool_frame,
+            tool_frame=[arm.tool_frame for arm in contract.arms.values()],
             boxes=[*given, *boxes],
             **settings | options,
         )
@@ -338,6 +335,13 @@ class CollisionModel:
     def _links(self, pair: int) -> tuple[str, str]:
         i, j = self._pairs[pair]
         return self.shapes[i].link, self.shapes[j].link
+
+
+def _home_of(arm: Arm) -> list[float] | None:
+    """Return its home pose with an open gripper; ``None`` where it names none."""
+    if arm.home is None:
+        return None
+    return [*arm.home, *(arm.gripper.to_joints(1.0) if arm.gripper else [])]
 
 
 def _local_box(geometry: coal.CollisionGeometry) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,9 @@ from sf_policy_node.motion.arm.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
+_POSE = 6  # joints that a pose needs
+_POSTURE_GAIN = 0.2  # share of the way to the rest posture in the null space, for each solution ...
+_POSTURE_MOST = 0.02  # ... and the largest part of it [rad or m]
 _CLOSE = 5e-5  # m, and ten times as many rad: a solution is not sought any closer
 
 
@@ -41,7 +44,13 @@ class InverseSolution:
 
 
 class Kinematics:
-    """Kinematics of the arm joints; the gripper and joints that do not move the tool are locked.
+    """Kinematics of one arm in the contract's ``base_frame``; all joints but this arm's are locked.
+
+    Where an arm has more joints than a pose needs, :meth:`inverse` draws the others towards the
+    arm's home pose, or the middle of their ranges where it has none.
+
+    Args:
+        arm: name of the arm; ``None``: the only one.
 
     Raises:
         ContractError: when the URDF lacks a joint or a frame that the contract names, or the joints
@@ -49,8 +58,9 @@ class Kinematics:
             the tool alone (:func:`check_chain`).
     """
 
-    def __init__(self, contract: Contract) -> None:
-        check_chain(contract)
+    def __init__(self, contract: Contract, arm: str | None = None) -> None:
+        spec = contract.only_arm if arm is None else contract.arms[arm]
+        check_chain(contract, next(iter(contract.arms)) if arm is None else arm)
         try:
             xml, renamed = for_pinocchio(contract)
             model = pinocchio.buildModelFromXML(xml)
@@ -59,18 +69,20 @@ class Kinematics:
                 f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())})"
             ) from None
         self._fixed_links = _fixed_links(model, contract.base_frame)
-        arm = [renamed.get(name, name) for name in contract.arm_joints]
-        locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in arm]
+        names = [renamed.get(name, name) for name in spec.joint_names]
+        locked = [model.getJointId(name) for name in list(model.names)[1:] if name not in names]
         self._model = pinocchio.buildReducedModel(model, locked, pinocchio.neutral(model))
         self._data = self._model.createData()
-        self._tool = _frame(self._model, contract.tool_frame)
+        self._tool = _frame(self._model, spec.tool_frame)
         self._base = _frame(self._model, contract.base_frame)
         self._columns = np.array(
-            [self._model.joints[self._model.getJointId(name)].idx_q for name in arm]
+            [self._model.joints[self._model.getJointId(name)].idx_q for name in names]
         )
         self._in_order = bool((self._columns == np.arange(self._model.nq)).all())
-        self._lower = np.array([joint.lower for joint in contract.joints])
-        self._upper = np.array([joint.upper for joint in contract.joints])
+        self._lower = np.array([joint.lower for joint in spec.joints])
+        self._upper = np.array([joint.upper for joint in spec.joints])
+        rest = 0.5 * (self._lower + self._upper) if spec.home is None else np.array(spec.home)
+        self._rest = rest if len(spec.joints) > _POSE else None
         base = self._model.frames[self._base]
         self._from_base = base.placement.copy()
         self._to_base = self._from_base.inverse()
@@ -129,6 +141,8 @@ class Kinematics:
 
         Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped
         Least Squares Methods", 2004. Always returns positions inside the limits; check ``reached``.
+        With more than six joints the first step has a null-space term (section 9 there), which
+        keeps the posture from drifting: a target that is reached already changes nothing.
         """
         q = np.minimum(np.maximum(np.asarray(seed, dtype=float), self._lower), self._upper)
         goal = self._from_base.act(pinocchio.SE3(target.rotation, target.position))
@@ -142,10 +156,14 @@ class Kinematics:
             )
             if not self._in_order:
                 jacobian = jacobian[:, self._columns]
+            jacobian = np.ascontiguousarray(jacobian)
             # Damping falls with the error: safe near singularities, quick at the end.
-            step = _damped_least_squares(
-                np.ascontiguousarray(jacobian), error, 1e-6 + 1e-2 * (place * place + turn * turn)
-            )
+            damping = 1e-6 + 1e-2 * (place * place + turn * turn)
+            if iteration == 0 and self._rest is not None:
+                drawn = _drawn(self._rest - q)
+                step = drawn + _damped_least_squares(jacobian, error - jacobian @ drawn, damping)
+            else:
+                step = _damped_least_squares(jacobian, error, damping)
             furthest = max(float(step.max()), -float(step.min()))
             if furthest > _MAX_STEP:
                 step *= _MAX_STEP / furthest
@@ -165,6 +183,12 @@ class Kinematics:
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
 
 
+def _drawn(way: np.ndarray) -> np.ndarray:
+    """Return the wish (J,) of a posture ``way`` (J,) from its rest, before it is projected."""
+    wish = _POSTURE_GAIN * way
+    return wish * min(1.0, _POSTURE_MOST / max(float(np.abs(wish).max()), 1e-12))
+
+
 def _frame(model: pinocchio.Model, name: str) -> int:
     """Index of a link, or of a joint's frame where no link has that name: a URDF may give both one
     name.
@@ -172,6 +196,11 @@ def _frame(model: pinocchio.Model, name: str) -> int:
     if model.existFrame(name, pinocchio.FrameType.BODY):
         return model.getFrameId(name, pinocchio.FrameType.BODY)
     return model.getFrameId(name)
+
+
+def kinematics_of(contract: Contract) -> dict[str, Kinematics]:
+    """Return the kinematics of every arm of a contract, by its name."""
+    return {name: Kinematics(contract, name) for name in contract.arms}
 
 
 def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract import Arm, ColumnKind, Contract, ContractError
 from sf_policy_node.motion.arm.urdf_limits import check_against_urdf
 
 _CREEPING = 0.02  # share of a joint's top speed that is always left
@@ -17,11 +17,12 @@ _CREEPING = 0.02  # share of a joint's top speed that is always left
 
 @dataclass(frozen=True)
 class JointLimits:
-    """Limits (J,) of the arm joints and, last, of the gripper where there is one [rad or m, per s,
-    per s^2].
+    """Limits (J,) of all commanded joints: of each arm its joints, then those of its gripper [rad
+    or m, per s, per s^2].
 
-    ``tracking_error`` and ``step`` are infinite for the gripper: its fingers are meant to be
-    stopped by what they hold, and it may be told to open at once.
+    ``tracking_error`` and ``step`` are infinite for grippers (``is_gripper``): fingers are meant
+    to be stopped by what they hold, and may be told to open at once. ``arms`` names each joint's
+    arm.
     """
 
     names: tuple[str, ...]
@@ -31,34 +32,27 @@ class JointLimits:
     acceleration: np.ndarray
     tracking_error: np.ndarray
     step: np.ndarray
+    is_gripper: np.ndarray
+    arms: tuple[str, ...]
 
     @classmethod
     def of(cls, contract: Contract) -> JointLimits:
         """The limits that a contract names; it has no default for any of them."""
-        rows = [
-            (
-                joint.lower,
-                joint.upper,
-                joint.velocity,
-                joint.acceleration,
-                joint.tracking_error,
-                joint.step or np.inf,
-            )
-            for joint in contract.joints
-        ]
-        if contract.gripper:
-            low, high = sorted((contract.gripper.closed, contract.gripper.open))
-            rows.append(
-                (
-                    low,
-                    high,
-                    contract.gripper.velocity,
-                    contract.gripper.acceleration,
-                    np.inf,
-                    np.inf,
-                )
-            )
-        return cls(tuple(contract.command_joints), *np.array(rows, dtype=float).T)
+        rows = [row for arm in contract.arms.values() for row in _rows(arm)]
+        commands = contract.columns.commands
+        is_gripper = commands.mask(ColumnKind.GRIPPER)
+        arms = tuple(column.arm for column in commands)
+        lower, upper, velocity, acceleration, error, step = np.array(rows, dtype=float).T
+        return cls(
+            commands.names, lower, upper, velocity, acceleration, error, step, is_gripper, arms
+        )
+
+    def arm_of(self, joint: int) -> np.ndarray:
+        """Return the indices (N,) of the joints of the arm that ``joint`` belongs to, without its
+        gripper.
+        """
+        same = np.array([arm == self.arms[joint] for arm in self.arms])
+        return np.flatnonzero(same & ~self.is_gripper)
 
     def slowed(self, velocities: np.ndarray, factor: float) -> JointLimits:
         """Limits under which a motion with these ``velocities`` (N, J) would have been slower by
@@ -82,6 +76,26 @@ class JointLimits:
         return float((self.velocity / self.acceleration).max())
 
 
+def _rows(arm: Arm) -> list[tuple[float, ...]]:
+    """Return the six limits of each commanded joint of an arm."""
+    rows: list[tuple[float, ...]] = [
+        (
+            joint.lower,
+            joint.upper,
+            joint.velocity,
+            joint.acceleration,
+            joint.tracking_error,
+            joint.step or np.inf,
+        )
+        for joint in arm.joints
+    ]
+    gripper = arm.gripper
+    for finger in gripper.every_finger if gripper else []:
+        low, high = sorted((finger.closed, finger.open))
+        rows.append((low, high, gripper.velocity, gripper.acceleration, np.inf, np.inf))
+    return rows
+
+
 def require_limits(contract: Contract) -> None:
     """Everything that bounds motion is written down: contracts inside bags and checkpoints may lack
     some of it.
@@ -90,19 +104,28 @@ def require_limits(contract: Contract) -> None:
         ContractError: with every key that is missing or too small, or wider than the URDF allows.
     """
     check_against_urdf(contract)
-    missing = [f"joints.{joint.name}.step" for joint in contract.joints if joint.step is None]
+    missing = [
+        contract.key_of(name, f"joints.{joint.name}.step")
+        for name, arm in contract.arms.items()
+        for joint in arm.joints
+        if joint.step is None
+    ]
     missing += [
         f"budgets.{key}"
         for key in ("hold_s", "teleop_age_s")
         if getattr(contract.budgets, key) is None
     ]
-    missing += ["workspace.tool_speed"] if contract.workspace.tool_speed is None else []
+    missing += [
+        contract.key_of(name, "workspace.tool_speed")
+        for name, arm in contract.arms.items()
+        if arm.workspace.tool_speed is None
+    ]
     if missing:
         raise ContractError(
             f"{', '.join(missing)}: missing; nothing moves without explicit limits, and there is no"
             " default: add them"
         )
-    needed = JointLimits.of(contract).braking_s + 0.1 + 3.0 / contract.command.rate_hz
+    needed = JointLimits.of(contract).braking_s + 0.1 + 3.0 / contract.rate_hz
     if contract.budgets.hold_s < needed:
         raise ContractError(
             f"budgets.hold_s: {contract.budgets.hold_s:g} s is too short to brake from top speed;"

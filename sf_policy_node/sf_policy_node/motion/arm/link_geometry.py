@@ -5,7 +5,6 @@ without shapes.
 from __future__ import annotations
 
 import logging
-import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import ContractError
+from sf_policy_node.contract_urdf import package_folders
 
 _RADIUS_SHARE = 0.05  # radius of an assumed capsule per length of the arm, from base to tool
 _FINGER_SHARE = 0.2  # of that radius: of a finger
@@ -53,7 +53,7 @@ class LinkShape:
 def read_shapes(
     model: pinocchio.Model,
     urdf_xml: str,
-    tool_frame: str,
+    tool_frames: str | Sequence[str],
     folders: Sequence[Path] = (),
     radius: float | None = None,
 ) -> list[LinkShape]:
@@ -63,6 +63,7 @@ def read_shapes(
     joint to the next joints or to the tool, and fingers thin ones as far as the tool.
 
     Args:
+        tool_frames: of one arm, or of each of several.
         folders: where relative mesh paths and the packages of ``package://`` are looked for, before
             ``ROS_PACKAGE_PATH`` and the ``share`` folders of ``AMENT_PREFIX_PATH``.
         radius: of assumed capsules [m]; ``None`` is 5 % of the arm's length.
@@ -86,11 +87,14 @@ def read_shapes(
         raise ContractError(f"urdf: its collision elements cannot be read ({error})") from None
     shapes = [_shape(model, each) for each in found.geometryObjects]
     with_shape = {shape.joint for shape in shapes}
-    tool = model.frames[model.getFrameId(tool_frame, pinocchio.FrameType.BODY)]
-    radius = radius or _RADIUS_SHARE * _arm_length(model, tool)
+    names = [tool_frames] if isinstance(tool_frames, str) else tool_frames
+    tools = [model.frames[model.getFrameId(name, pinocchio.FrameType.BODY)] for name in names]
+    radius = radius or _RADIUS_SHARE * max(_arm_length(model, tool) for tool in tools)
     for joint in range(model.njoints):
         if joint not in with_shape:
-            shapes += _assumed_capsules(model, joint, tool, radius)
+            near = (joint, model.parents[joint])
+            own = next((each for each in tools if each.parentJoint in near), tools[0])
+            shapes += _assumed_capsules(model, joint, own, radius)
     return shapes
 
 
@@ -181,7 +185,13 @@ def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
 def _assumed_capsules(
     model: pinocchio.Model, joint: int, tool: pinocchio.Frame, radius: float
 ) -> list[LinkShape]:
-    """Capsules from a joint to its child joints, and to the tool, where they are apart."""
+    """Capsules from a joint to its child joints, and to the tool, where they are apart.
+
+    What does not move (joint 0) begins at the link that carries the first joint of an arm: the
+    stands of two arms are not joined by anything.
+    """
+    if joint == 0:
+        return _stands(model, radius)
     links = [
         frame.name
         for frame in model.frames
@@ -203,6 +213,17 @@ def _assumed_capsules(
         if is_tool:  # the capsule ends where the tool does
             end = end * max(0.0, 1.0 - radius / length)
         shapes.append(_capsule(links[0], joint, np.zeros(3), np.array(end), radius))
+    return shapes
+
+
+def _stands(model: pinocchio.Model, radius: float) -> list[LinkShape]:
+    shapes = []
+    for child in model.children[0]:
+        frame = model.frames[model.getFrameId(model.names[child], pinocchio.FrameType.JOINT)]
+        carrier = model.frames[frame.parentFrame]
+        start, end = carrier.placement.translation, model.jointPlacements[child].translation
+        if np.linalg.norm(end - start) >= _SHORTEST:
+            shapes.append(_capsule(carrier.name, 0, start.copy(), end.copy(), radius))
     return shapes
 
 
@@ -242,10 +263,7 @@ def _with_absolute_meshes(urdf_xml: str, folders: Sequence[Path]) -> tuple[str, 
 
 
 def _find_mesh(name: str, folders: Sequence[Path]) -> Path | None:
-    packages = [Path(each) for each in os.environ.get("ROS_PACKAGE_PATH", "").split(":") if each]
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(":")
-    packages += [Path(prefix) / "share" for prefix in prefixes if prefix]
     relative = name.removeprefix("package://").removeprefix("file://")
     candidates = [Path(relative)] if Path(relative).is_absolute() else []
-    candidates += [folder / relative for folder in (*folders, *packages)]
+    candidates += [folder / relative for folder in (*folders, *package_folders())]
     return next((path.resolve() for path in candidates if path.is_file()), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sf_policy_node.contract import Contract, ContractError, Gripper, Joint
+from sf_policy_node.contract import Arm, Contract, ContractError, Finger, Gripper, Joint
 from sf_policy_node.urdf import UrdfJoint
 
 _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
@@ -29,15 +29,17 @@ class _Wanted:
     velocity: float
 
     @classmethod
-    def of_joint(cls, joint: Joint) -> _Wanted:
-        return cls(
-            f"joints.{joint.name}", joint.name, joint.unit, joint.lower, joint.upper, joint.velocity
-        )
+    def of_joint(cls, joint: Joint, key: str) -> _Wanted:
+        return cls(key, joint.name, joint.unit, joint.lower, joint.upper, joint.velocity)
 
     @classmethod
-    def of_gripper(cls, gripper: Gripper) -> _Wanted:
-        lower, upper = sorted((gripper.open, gripper.closed))
-        return cls("gripper", gripper.joint, gripper.unit, lower, upper, gripper.velocity)
+    def of_finger(cls, gripper: Gripper, finger: Finger, key: str) -> _Wanted:
+        lower, upper = sorted((finger.open, finger.closed))
+        return cls(key, finger.joint, gripper.unit, lower, upper, gripper.velocity)
+
+    @property
+    def is_gripper(self) -> bool:
+        return self.key.rpartition(".")[2] == "gripper"
 
 
 def check_against_urdf(contract: Contract) -> None:
@@ -48,45 +50,51 @@ def check_against_urdf(contract: Contract) -> None:
         ContractError: with both numbers, one sentence for every joint that is wrong.
     """
     joints = contract.description().joints
-    wanted = [_Wanted.of_joint(joint) for joint in contract.joints]
-    gripper = contract.gripper
-    problems = []
-    if gripper and gripper.joint in joints:
-        wanted.append(_Wanted.of_gripper(gripper))
-    elif gripper and gripper.in_urdf:
-        problems.append(
-            f"gripper.joint: {contract.urdf} has no joint {gripper.joint!r}; correct the name, "
-            "or give gripper.in_urdf: false if the gripper is not part of the URDF"
-        )
+    wanted, problems = [], []
+    for name, arm in contract.arms.items():
+        wanted += [
+            _Wanted.of_joint(joint, contract.key_of(name, f"joints.{joint.name}"))
+            for joint in arm.joints
+        ]
+        key = contract.key_of(name, "gripper")
+        for finger in arm.gripper.every_finger if arm.gripper else []:
+            if finger.joint in joints:
+                wanted.append(_Wanted.of_finger(arm.gripper, finger, key))
+            elif arm.gripper.in_urdf:
+                problems.append(
+                    f"{key}.joint: {contract.urdf} has no joint {finger.joint!r}; correct the name,"
+                    " or give gripper.in_urdf: false if the gripper is not part of the URDF"
+                )
     for each in wanted:
         if each.name in joints:  # kinematics report arm joints that are not there
             problems += _compare(each, joints[each.name], contract.urdf)
-    problems += _sizes(contract)
+    for name, arm in contract.arms.items():
+        problems += _sizes(arm, contract.key_of(name, ""))
     if problems:
         raise ContractError("; ".join(problems))
 
 
-def _sizes(contract: Contract) -> list[str]:
+def _sizes(arm: Arm, prefix: str) -> list[str]:
     """One sentence for every number that no arm has, which was typed in degrees or millimetres."""
     problems = []
-    for joint in contract.joints:
+    for joint in arm.joints:
         reach, unit = joint.upper - joint.lower, joint.unit
         for key in ("tracking_error", "step"):
             if (value := getattr(joint, key)) is not None and value > reach:
                 problems.append(
-                    f"joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's whole"
-                    f" range of {reach:g} {unit}; give {unit}, and"
+                    f"{prefix}joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's"
+                    f" whole range of {reach:g} {unit}; give {unit}, and"
                     f" {'not degrees' if unit == 'rad' else 'not millimetres'}"
                 )
         if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
             problems.append(
-                f"joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks like"
-                " degrees; give radians"
+                f"{prefix}joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks"
+                " like degrees; give radians"
             )
-    furthest = max(map(abs, (*contract.workspace.lower, *contract.workspace.upper)))
+    furthest = max(map(abs, (*arm.workspace.lower, *arm.workspace.upper)))
     if furthest > _FURTHEST:
         problems.append(
-            f"workspace: {furthest:g} m from base_frame looks like millimetres; give metres"
+            f"{prefix}workspace: {furthest:g} m from base_frame looks like millimetres; give metres"
         )
     return problems
 
@@ -108,7 +116,7 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
     low = urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[unit]
     high = urdf.upper is not None and wanted.upper > urdf.upper + _ROUNDING[unit]
     if low or high:
-        has = "open and closed" if wanted.key == "gripper" else "lower and upper"
+        has = "open and closed" if wanted.is_gripper else "lower and upper"
         problems.append(
             f"{wanted.key}: {has} {wanted.lower:g} and {wanted.upper:g} {unit} are wider than the"
             f" limits {_number(urdf.lower)} and {_number(urdf.upper)} {unit} of the URDF {file};"

@@ -9,6 +9,7 @@ interpolated at the newest one's times.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,28 @@ class Ensemble:
                     np.array([*(turn for _, turn in said), newest.rotations[k]]), weights
                 )
         return Rows(newest.due, places, rotations)
+
+
+class Ensembles:
+    """An :class:`Ensemble` for each arm, whose rows come and go together."""
+
+    def __init__(self, arms: int) -> None:
+        self._arms = tuple(Ensemble() for _ in range(arms))
+
+    def clear(self) -> None:
+        """Forget all, see :meth:`Ensemble.clear`."""
+        for ensemble in self._arms:
+            ensemble.clear()
+
+    def add(self, rows: Sequence[Rows]) -> None:
+        """Remember a chunk, one :class:`Rows` for each arm."""
+        for ensemble, own in zip(self._arms, rows, strict=True):
+            ensemble.add(own)
+
+    def average(self, newest: Sequence[Rows]) -> tuple[Rows, ...]:
+        """The newest chunk averaged with the remembered ones, arm by arm."""
+        pairs = zip(self._arms, newest, strict=True)
+        return tuple(ensemble.average(own) for ensemble, own in pairs)
 
 
 def mean_rotation(rotations: np.ndarray, weights: np.ndarray) -> np.ndarray:

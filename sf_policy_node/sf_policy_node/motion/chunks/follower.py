@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.checks import check_age, check_form, check_order
 from sf_policy_node.motion.chunks.consumed import ConsumedTime
-from sf_policy_node.motion.chunks.ensemble import Ensemble
+from sf_policy_node.motion.chunks.ensemble import Ensembles
 from sf_policy_node.motion.chunks.planning import ChunkPlanner
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.safety.guard import Guard
@@ -49,7 +50,7 @@ class ChunkFollower:
     def __init__(
         self,
         contract: Contract,
-        kinematics: Kinematics,
+        kinematics: Kinematics | Mapping[str, Kinematics],
         workspace: Workspace,
         guard: Guard,
         log: StatusLog,
@@ -60,7 +61,7 @@ class ChunkFollower:
         self._contract, self._contract_hash = contract, contract.hash
         self._guard, self._log, self._join, self._score = guard, log, join, score
         self._planner = ChunkPlanner(contract, kinematics, workspace)
-        self._ensemble, self._consumed = Ensemble(), ConsumedTime()
+        self._ensemble, self._consumed = Ensembles(len(contract.arms)), ConsumedTime()
         self.last: Chunk | None = None
         self.accept_from = -math.inf  # chunks observed earlier are not followed [s]
         self.joins_at = -math.inf  # when the motion of the last chunk leaves the one before it [s]

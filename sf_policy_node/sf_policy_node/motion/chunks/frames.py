@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import ActionSpace, Contract
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.types import Chunk
 
@@ -26,9 +26,10 @@ class FixedFrames:
         self._contract = contract
         self._links = kinematics.fixed_links()
         self._parents: dict[str, tuple[str, pinocchio.SE3]] = {}
-        names = contract.action.names
-        self._place = [names.index(name) for name in ("x", "y", "z") if name in names]
-        self._turn = [names.index(name) for name in ("rx", "ry", "rz") if name in names]
+        action = contract.columns.action
+        self._places = [action.indices(ColumnKind.TOOL_POSITION, arm=arm) for arm in contract.arms]
+        turns = [action.indices(ColumnKind.TOOL_ROTATION, arm=arm) for arm in contract.arms]
+        self._turns = [columns for columns in turns if len(columns)]
 
     def set(self, frame: str, parent: str, position: np.ndarray, quaternion: np.ndarray) -> None:
         """``frame`` stands in ``parent`` at ``position`` (3,) [m], turned by ``quaternion`` (4,) x
@@ -80,15 +81,16 @@ class FixedFrames:
         if pose is None or not data.size or not np.isfinite(data).all():
             return chunk
         relative, data = action.space is ActionSpace.EE_DELTA, data.astype(float)
-        data[:, self._place] = data[:, self._place] @ pose.rotation.T + (
-            0.0 if relative else pose.translation
-        )
-        if self._turn and relative:
-            data[:, self._turn] = data[:, self._turn] @ pose.rotation.T
-        elif self._turn:
-            data[:, self._turn] = [
-                pinocchio.log3(pose.rotation @ pinocchio.exp3(row)) for row in data[:, self._turn]
-            ]
+        for place in self._places:
+            data[:, place] = data[:, place] @ pose.rotation.T + (
+                0.0 if relative else pose.translation
+            )
+        for turn in self._turns:
+            data[:, turn] = (
+                data[:, turn] @ pose.rotation.T
+                if relative
+                else [pinocchio.log3(pose.rotation @ pinocchio.exp3(row)) for row in data[:, turn]]
+            )
         return dataclasses.replace(chunk, data=data, frame=self._contract.base_frame)
 
     def _above(self, frame: str) -> Iterator[tuple[str, pinocchio.SE3]]:

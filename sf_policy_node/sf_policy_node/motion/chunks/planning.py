@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
-from sf_policy_node.motion.chunks.ensemble import Ensemble, Rows
+from sf_policy_node.motion.chunks.ensemble import Ensembles, Rows
 from sf_policy_node.motion.chunks.reference import ReferenceCurve
 from sf_policy_node.motion.chunks.targets import TargetMaker, Targets
 from sf_policy_node.motion.shaping import Shaped, brake, follow
@@ -42,7 +43,7 @@ class Plan:
     positions: np.ndarray
     velocities: np.ndarray
     row_times: np.ndarray
-    rows: Rows | None
+    rows: tuple[Rows, ...]
     targets: Targets
     skipped: int = 0
     border_jump: float = 0.0
@@ -66,17 +67,23 @@ class Plan:
 class ChunkPlanner:
     """Plans chunks of one contract."""
 
-    def __init__(self, contract: Contract, kinematics: Kinematics, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        kinematics: Kinematics | Mapping[str, Kinematics],
+        workspace: Workspace,
+    ) -> None:
         self._workspace = workspace
         self._limits = JointLimits.of(contract)
-        self._period = 1.0 / contract.command.rate_hz
+        self._period = 1.0 / contract.rate_hz
         self._hold_s = contract.budgets.hold_s
         self._targets = TargetMaker(contract, kinematics, workspace)
-        joints = len(self._limits.names)
-        self._steps, self._gain = np.zeros(joints, dtype=bool), np.full(joints, _GAIN)
-        if contract.gripper:
-            self._steps[-1] = contract.gripper.binary
-            self._gain[-1] = _GRIPPER_GAIN
+        self._gain = np.where(self._limits.is_gripper, _GRIPPER_GAIN, _GAIN)
+        binary = [
+            column.kind is ColumnKind.GRIPPER and contract.arms[column.arm].gripper.binary
+            for column in contract.columns.commands
+        ]
+        self._steps = np.array(binary)
 
     def plan(
         self,
@@ -86,7 +93,7 @@ class ChunkPlanner:
         start: float,
         position: np.ndarray,
         velocity: np.ndarray,
-        others: Ensemble | None = None,
+        others: Ensembles | None = None,
     ) -> Plan:
         """Motion from a commanded state (J,) at ``start`` along a checked chunk whose row k is due
         at ``base + (k + 1) * step_s``.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.arm.workspace import ToolBox, Workspace
 from sf_policy_node.motion.chunks.ensemble import Rows
 from sf_policy_node.motion.types import Chunk
 
@@ -42,20 +43,82 @@ class Targets:
 
 
 class TargetMaker:
-    """Makes :class:`Targets` for one contract."""
+    """Makes :class:`Targets` for one contract.
 
-    def __init__(self, contract: Contract, kinematics: Kinematics, workspace: Workspace) -> None:
-        self._contract, self._kinematics, self._workspace = contract, kinematics, workspace
-        self._limits = JointLimits.of(contract)
-        self._arm = len(contract.joints)
-        self._gripper_column = (
-            contract.action.names.index(GRIPPER_COLUMN)
-            if GRIPPER_COLUMN in contract.action.names
-            else None
-        )
-        self._arm_columns = [
-            n for n in range(len(contract.action.names)) if n != self._gripper_column
+    Args:
+        kinematics: of every arm by its name; of a robot with one arm also alone.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        kinematics: Kinematics | Mapping[str, Kinematics],
+        workspace: Workspace,
+    ) -> None:
+        if isinstance(kinematics, Kinematics):
+            kinematics = dict.fromkeys(contract.arms, kinematics)
+        limits = JointLimits.of(contract)
+        self._arms = [
+            ArmTargets(contract, name, kinematics[name], workspace.boxes[name], limits)
+            for name in contract.arms
         ]
+
+    def rows(self, chunk: Chunk, due: np.ndarray) -> tuple[Rows, ...]:
+        """What a checked chunk asks of each arm, absolute: joint positions, or tool places and
+        rotations in the base frame.
+        """
+        return tuple(arm.rows(chunk, due) for arm in self._arms)
+
+    def make(self, chunk: Chunk, rows: Sequence[Rows]) -> Targets:
+        """Joint targets for the rows of a checked chunk, which may have been averaged with others.
+
+        All arms follow as many rows as the one that follows fewest.
+        """
+        made = [arm.make(chunk, own) for arm, own in zip(self._arms, rows, strict=True)]
+        if len(made) == 1:
+            return made[0]
+        count = min(len(targets.positions) for targets in made)
+        return Targets(
+            np.hstack([targets.positions[:count] for targets in made]),
+            np.concatenate([targets.moves for targets in made]),
+            np.concatenate([targets.position_clips for targets in made]),
+            np.concatenate([targets.step_clips for targets in made]),
+            sum(targets.workspace_clips for targets in made),
+            sum(targets.ik_failures for targets in made),
+            sum(targets.singular_rows for targets in made),
+            min(targets.speed for targets in made),
+            next(
+                (
+                    targets.note
+                    for targets in made
+                    if targets.note and len(targets.positions) == count
+                ),
+                "",
+            ),
+        )
+
+
+class ArmTargets:
+    """Makes the columns of :class:`Targets` of one arm: its joints, then those of its gripper."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        name: str,
+        kinematics: Kinematics,
+        box: ToolBox,
+        limits: JointLimits,
+    ) -> None:
+        self._spec, self._kinematics, self._box = contract.arms[name], kinematics, box
+        self._arm = len(self._spec.joints)
+        action, commands = contract.columns.action, contract.columns.commands
+        self._columns = action.indices(arm=name, without=[ColumnKind.GRIPPER])
+        gripper = action.indices(ColumnKind.GRIPPER, arm=name)
+        self._gripper_column = int(gripper[0]) if len(gripper) else None
+        self._joints = commands.indices(ColumnKind.JOINT, arm=name)
+        self._fingers = commands.indices(ColumnKind.GRIPPER, arm=name)
+        self._lower, self._upper = limits.lower[self._joints], limits.upper[self._joints]
+        self._step = limits.step[self._joints]
         orientation = contract.action.tool_orientation
         self._orientation = (
             None
@@ -64,11 +127,9 @@ class TargetMaker:
         )
 
     def rows(self, chunk: Chunk, due: np.ndarray) -> Rows:
-        """What a checked chunk asks of the arm, absolute: joint positions, or tool places and
-        rotations in the base frame.
-        """
-        data = np.asarray(chunk.data, dtype=float)[:, self._arm_columns]
-        reference = np.asarray(chunk.reference, dtype=float)[: self._arm]
+        """What a checked chunk asks of this arm, absolute; see :meth:`TargetMaker.rows`."""
+        data = np.asarray(chunk.data, dtype=float)[:, self._columns]
+        reference = np.asarray(chunk.reference, dtype=float)[self._joints]
         if not chunk.space.is_tool:
             return Rows(due, data + reference if chunk.space is ActionSpace.JOINT_DELTA else data)
         start = self._kinematics.forward(reference)
@@ -80,32 +141,27 @@ class TargetMaker:
         return Rows(due, places, turns @ start.rotation if relative else turns)
 
     def make(self, chunk: Chunk, rows: Rows) -> Targets:
-        """Joint targets for the rows of a checked chunk, which may have been averaged with
-        others.
-        """
+        """Joint targets of this arm, with its gripper's joints."""
         reference = np.asarray(chunk.reference, dtype=float)
         targets = (
-            self._from_tool(rows, reference)
+            self._from_tool(rows, reference[self._joints])
             if rows.rotations is not None
-            else self._from_joints(rows, reference)
+            else self._from_joints(rows, reference[self._joints])
         )
-        return self._with_gripper(chunk, targets) if self._contract.gripper else targets
+        return self._with_gripper(chunk, reference, targets) if len(self._fingers) else targets
 
-    def _with_gripper(self, chunk: Chunk, arm: Targets) -> Targets:
-        count, closed_loop = len(arm.positions), self._gripper_column is not None
-        column = np.full((count, 1), float(chunk.reference[-1]))
-        if (
-            closed_loop
-        ):  # only the newest chunk decides: half open is not the mean of open and closed
-            column[:, 0] = [
-                self._gripper_target(opening)
-                for opening in np.asarray(chunk.data)[:count, self._gripper_column]
-            ]
+    def _with_gripper(self, chunk: Chunk, reference: np.ndarray, arm: Targets) -> Targets:
+        count, fingers = len(arm.positions), len(self._fingers)
+        columns = np.tile(reference[self._fingers], (count, 1))
+        if self._gripper_column is not None and count:
+            # Only the newest chunk decides: half open is not the mean of open and closed.
+            openings = np.asarray(chunk.data)[:count, self._gripper_column]
+            columns = np.array([self._gripper_targets(opening) for opening in openings])
         return Targets(
-            np.hstack([arm.positions, column]),
-            np.append(arm.moves, closed_loop),
-            np.append(arm.position_clips, 0),
-            np.append(arm.step_clips, 0),
+            np.hstack([arm.positions, columns]),
+            np.append(arm.moves, np.full(fingers, self._gripper_column is not None)),
+            np.append(arm.position_clips, np.zeros(fingers, dtype=np.int64)),
+            np.append(arm.step_clips, np.zeros(fingers, dtype=np.int64)),
             arm.workspace_clips,
             arm.ik_failures,
             arm.singular_rows,
@@ -113,21 +169,22 @@ class TargetMaker:
             arm.note,
         )
 
-    def _gripper_target(self, opening: float) -> float:
-        gripper = self._contract.gripper
-        return gripper.to_joint(float(opening >= 0.5) if gripper.binary else float(opening))
+    def _gripper_targets(self, opening: float) -> list[float]:
+        gripper = self._spec.gripper
+        return gripper.to_joints(float(opening >= 0.5) if gripper.binary else float(opening))
 
     def _from_joints(self, rows: Rows, reference: np.ndarray) -> Targets:
-        lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
-        positions = np.minimum(np.maximum(rows.places, lower), upper)
+        positions = np.minimum(np.maximum(rows.places, self._lower), self._upper)
         clips = (positions != rows.places).sum(axis=0)
-        positions, step_clips, note = self._cut_at_jump(positions, reference[: self._arm])
-        left, workspace_clips = self._workspace.leaves(reference[: self._arm], positions), 0
+        positions, step_clips, note = self._cut_at_jump(positions, reference)
+        places = self._box.places_of_arm(np.vstack([reference, positions]))
+        left, workspace_clips = self._box.left(places), 0
         if left is not None:
-            note, workspace_clips = (
-                f"rows from {left} on would bring the tool out of the workspace box",
-                len(positions) - left,
+            note = (
+                f"{self._box.whose}rows from {left} on would bring the tool out of the workspace"
+                " box"
             )
+            workspace_clips = len(positions) - left
             positions = positions[:left]
         return Targets(
             positions, np.ones(self._arm, dtype=bool), clips, step_clips, workspace_clips, note=note
@@ -140,16 +197,14 @@ class TargetMaker:
         allows.
         """
         clips = np.zeros(self._arm, dtype=np.int64)
-        ways = (
-            np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._limits.step[: self._arm]
-        )
+        ways = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._step
         jumps = np.flatnonzero((ways > 1.0).any(axis=1))
         if not len(jumps):
             return positions, clips, ""
         row = int(jumps[0])
         joint = int(ways[row].argmax())
         clips[joint] = len(positions) - row
-        spec = self._contract.joints[joint]
+        spec = self._spec.joints[joint]
         way = float(ways[row, joint] * spec.step)
         note = (
             f"rows from {row} on need {spec.name} to jump by {way:.2f} {spec.unit}, joints[].step"
@@ -158,10 +213,10 @@ class TargetMaker:
         return positions[:row], clips, note
 
     def _from_tool(self, rows: Rows, reference: np.ndarray) -> Targets:
-        limits, arm = self._limits, self._arm
-        places = np.minimum(np.maximum(rows.places, self._workspace.lower), self._workspace.upper)
+        arm = self._arm
+        places = self._box.clip(rows.places)
         workspace_clips = int((places != rows.places).any(axis=1).sum())
-        seed = np.minimum(np.maximum(reference[:arm], limits.lower[:arm]), limits.upper[:arm])
+        seed = np.minimum(np.maximum(reference, self._lower), self._upper)
         positions, before, note = [], seed, ""
         for k, (place, rotation) in enumerate(zip(places, rows.rotations, strict=True)):
             # On a straight line the next solution is about as far again as the last one was.
@@ -173,13 +228,13 @@ class TargetMaker:
                     f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad"
                     " are left"
                 )
-                note = f"rows from {k} on cannot be reached: {left}"
+                note = f"{self._box.whose}rows from {k} on cannot be reached: {left}"
                 break
             before, seed = seed, solution.positions
             positions.append(seed)
         failures = len(places) - len(positions)
         joints, step_clips, jump = self._cut_at_jump(
-            np.array(positions).reshape(-1, arm), reference[:arm]
+            np.array(positions).reshape(-1, arm), reference
         )
         singular, speed = self._near_singularity(joints)
         no_clips = np.zeros(arm, dtype=np.int64)

@@ -38,7 +38,7 @@ _SAME_PLACE = 1e-6  # rad or m: rounding
 
 
 class Guard:
-    """Limits, starts and stops for one arm. Calls must not overlap.
+    """Limits, starts and stops for all arms of a robot. Calls must not overlap.
 
     Args:
         stopwatch, simulated: see :class:`ClockWatch`.
@@ -64,7 +64,7 @@ class Guard:
         self.path: CommandedPath | None = None
         """What the controller was commanded last; None: that is not known."""
         self.refusals = 0
-        self.streams = contract.command.output != "joint_trajectory"
+        self.streams = contract.output != "joint_trajectory"
         self.streamed: float | None = None
         """Time on the path of the newest streamed command [s]; None while none is due."""
         self.takes_over = False
@@ -74,8 +74,8 @@ class Guard:
         self.displaced = False  # joint states jumped while the arm held position
         self.planning_s = 0.0  # how long planning took lately
         self._workspace = workspace
-        self._period = 1.0 / contract.command.rate_hz
-        self._arm = len(contract.joints)
+        self._period = 1.0 / contract.rate_hz
+        self._grips = self.limits.is_gripper
         self._lead = max(1, math.ceil(JOIN_LEAD_S / self._period - 1e-9))
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         self.before: CommandedPath | None = None
@@ -228,7 +228,7 @@ class Guard:
         """
         place = self.limits.inside(place)
         if self.path is not None:
-            place[self._arm :] = self.path.positions[-1][self._arm :]
+            place[self._grips] = self.path.positions[-1][self._grips]
         if self._leads_out(place):
             return self.brake(now)
         at_rest = [] if self.streams else [(place, np.zeros(len(place)))]
@@ -419,8 +419,8 @@ class Guard:
         position, velocity = self.limits.inside(state[0]), state[1].copy()
         path = self.path or self._clock_path
         if path is not None:  # a gripper keeps its grip
-            position[self._arm :] = path.state(now)[0][self._arm :]
-        velocity[self._arm :] = 0.0
+            position[self._grips] = path.state(now)[0][self._grips]
+        velocity[self._grips] = 0.0
         place = self.limits.inside(brake(position, velocity, self.limits, self._period)[0][-1])
         error = self.limits.tracking_error
         unsure = np.where(np.isfinite(error), _UNSURE * error, 0.0)

@@ -7,10 +7,11 @@ flicker. Speeds are taken from positions, since many drivers report none or wron
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
@@ -44,6 +45,16 @@ _WRAPS = (
 )
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What a controller commands its ``joints`` (N,) by its own account: positions, velocities."""
+
+    stamp: float
+    joints: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
 class ArmMonitor:
     """Judges measured joints (J,) in the order of ``contract.command_joints`` against the contract.
 
@@ -60,9 +71,13 @@ class ArmMonitor:
         error = self._limits.tracking_error
         grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
         self._band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
-        self._units = [*(joint.unit for joint in contract.joints), ""][: len(self._limits.names)]
+        self._joints = np.flatnonzero(~self._limits.is_gripper)  # of all arms, without grippers
+        commands = contract.columns.commands
+        self._units = [
+            "" if column.kind is ColumnKind.GRIPPER else column.unit for column in commands
+        ]
         self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_LEAP_S) + 1.0)
-        self._reference: tuple[float, np.ndarray, np.ndarray] | None = None
+        self._references: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
 
     # ---- what is measured ----
 
@@ -89,17 +104,29 @@ class ArmMonitor:
             self._history.clear()
         self._history.add(stamp, positions, velocities)
 
-    def add_reference(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Remember what the controller commands by its own account (J,) twice; not finite:
-        nothing.
+    def add_reference(
+        self,
+        stamp: float,
+        positions: np.ndarray,
+        velocities: np.ndarray,
+        joints: np.ndarray | None = None,
+    ) -> None:
+        """Remember what a controller commands by its own account (N,) twice; not finite: nothing.
+
+        Args:
+            joints: (N,) which joints the controller has; None: all, in order.
         """
-        known = np.isfinite(positions).all() and np.isfinite(velocities).all()
-        self._reference = (stamp, positions, velocities) if known else None
+        joints = np.arange(len(self._limits.names)) if joints is None else np.asarray(joints)
+        key = tuple(joints.tolist())
+        if np.isfinite(positions).all() and np.isfinite(velocities).all():
+            self._references[key] = _Reference(stamp, joints, positions, velocities)
+        else:
+            self._references.pop(key, None)
 
     def forget(self) -> None:
         """Drop all joint states, as after a jump of the clock."""
         self._history.clear()
-        self._reference = None
+        self._references.clear()
 
     @property
     def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
@@ -157,9 +184,9 @@ class ArmMonitor:
         recent = self._history.covering(seconds, _SEVERAL)
         if len(recent) < _SEVERAL or recent[-1][0] - recent[0][0] < _COVERED * seconds:
             return False
-        count = len(self._limits.names if gripper else self._contract.joints)
-        places = np.array([positions[:count] for _, positions, _ in recent])
-        band = self._band[:count]
+        joints = slice(None) if gripper else self._joints
+        places = np.array([positions[joints] for _, positions, _ in recent])
+        band = self._band[joints]
         near = (np.abs(places - np.median(places, axis=0)) <= band).all(axis=1)
         if near.mean() < _NEAR:
             return False
@@ -203,9 +230,8 @@ class ArmMonitor:
         recent = self._history.last(2)
         if len(recent) < 2:
             return False
-        arm = len(self._contract.joints)
-        way = np.abs(recent[1][1] - recent[0][1])[:arm]
-        return bool((way > self._band[:arm]).any())
+        way = np.abs(recent[1][1] - recent[0][1])[self._joints]
+        return bool((way > self._band[self._joints]).any())
 
     def place_to_start(
         self, path: CommandedPath | None, now: float, *, displaced: bool = False
@@ -252,8 +278,8 @@ class ArmMonitor:
             )
         place = self._steady_place(needed)  # of all joints: the controller is most likely there
         if not displaced:  # a gripper keeps its grip
-            arm = len(self._contract.joints)
-            place[arm:] = commanded[arm:]
+            grips = self._limits.is_gripper
+            place[grips] = commanded[grips]
         return StartPlace(self._inside(place), False, reason)
 
     def _commanded(self, path: CommandedPath | None, now: float) -> np.ndarray | None:
@@ -263,28 +289,26 @@ class ArmMonitor:
             MotionRefused: the controller moves, commanded by somebody else.
         """
         own = None if path is None else path.positions[-1]
-        if self._reference is None:
+        known = np.zeros(len(self._limits.names), dtype=bool)
+        place = np.full(len(known), np.nan) if own is None else own.copy()
+        for each in self._references.values():
+            if now - each.stamp > self._contract.budgets.joint_state_age_s:
+                continue
+            moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
+            if moving.max() > _AT_REST:
+                name = self._limits.names[each.joints[int(moving.argmax())]]
+                raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
+            known[each.joints], place[each.joints] = True, each.positions
+        if own is None:
+            return place if known.all() else None
+        if not known.any() or (np.abs(place - own) <= _SAME * self._limits.tracking_error).all():
             return own
-        stamp, place, speed = self._reference
-        if now - stamp > self._contract.budgets.joint_state_age_s:
-            return own
-        moving = np.abs(speed) / self._limits.velocity
-        if moving.max() > _AT_REST:
-            name = self._limits.names[int(moving.argmax())]
-            raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
-        if own is not None:
-            error = np.where(
-                np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf
-            )
-            if (np.abs(place - own) <= _SAME * error).all():
-                return own
         return place
 
     def _restless(self) -> str:
         recent = self._history.covering(_RESTING_S, _SEVERAL)
-        arm = len(self._contract.joints)
-        places = np.array([positions for _, positions, _ in recent])[:, :arm]
-        ways = np.ptp(places, axis=0) / self._limits.tracking_error[:arm]
+        places = np.array([positions for _, positions, _ in recent])
+        ways = np.ptp(places, axis=0) / self._limits.tracking_error
         if ways.max() <= _AT_COMMAND:
             return f"there are only {len(recent)} joint states so far"
         return f"{self._limits.names[int(ways.argmax())]} is moving and not by this executor"
@@ -320,30 +344,36 @@ class ArmMonitor:
         reason = f"{self._off(worst, errors[-1])}{reason}"
         return Deviation(self._limits.names[worst], abs(error), fault, reason, measured)
 
-    def reference_deviation(self, path: CommandedPath, now: float) -> str:
-        """Return how far the controller itself is from ``path``, by its own account.
+    def reference_deviation(
+        self, path: CommandedPath, now: float
+    ) -> tuple[str, tuple[int, ...]] | None:
+        """Return how far a controller itself is from ``path``, by its own account, and its joints.
 
-        Empty: it follows, or has not reported lately.
+        None: all follow, or have not reported lately.
         """
-        if self._reference is None:
-            return ""
-        stamp, positions, _ = self._reference
-        if stamp < path.begins or now - stamp > self._contract.budgets.joint_state_age_s:
-            return ""
-        wanted, speed = path.state(stamp)
-        allowed = _AT_COMMAND * self._limits.tracking_error + np.abs(speed) * _SPEED_S
-        over = np.abs(positions - wanted) / np.where(np.isfinite(allowed), allowed, np.inf)
-        worst = int(over.argmax())
-        if over[worst] <= 1.0:
-            return ""
-        return (
-            f"the controller commands {self._limits.names[worst]}"
-            f" {abs(positions - wanted)[worst]:.2f} from the path"
-        )
+        for each in self._references.values():
+            if each.stamp < path.begins or (
+                now - each.stamp > self._contract.budgets.joint_state_age_s
+            ):
+                continue
+            wanted, speed = (part[each.joints] for part in path.state(each.stamp))
+            error = self._limits.tracking_error[each.joints]
+            over = np.abs(each.positions - wanted) / (
+                _AT_COMMAND * error + np.abs(speed) * _SPEED_S
+            )
+            worst = int(over.argmax())
+            if over[worst] > 1.0:
+                sentence = (
+                    f"the controller commands {self._limits.names[each.joints[worst]]}"
+                    f" {abs(each.positions - wanted)[worst]:.2f} from the path"
+                )
+                return sentence, tuple(each.joints.tolist())
+        return None
 
     def _explain(
         self, path: CommandedPath, joint: int, error: float, share: float
     ) -> tuple[Fault, str]:
+        arm = self._limits.arm_of(joint)  # another arm may follow well
         if self._wraps(joint, error):
             return Fault.SENSOR, f": {_WRAPS}"
         if self._leapt(joint, -np.inf):
@@ -354,7 +384,7 @@ class ArmMonitor:
                     " wrong joint states; check its cable and driver"
                 ),
             )
-        if self._is_scaled(path):
+        if self._is_scaled(path, arm):
             return (
                 Fault.SCALED,
                 (
@@ -364,7 +394,7 @@ class ArmMonitor:
             )
         if share > _ELSEWHERE:
             return Fault.ELSEWHERE, "; find out who moved it"
-        if self._has_stalled(path):
+        if self._has_stalled(path, arm):
             return (
                 Fault.STALLED,
                 (
@@ -379,7 +409,7 @@ class ArmMonitor:
         return f"{self._limits.names[joint]} is measured {distance} from where it was sent"
 
     def _wraps(self, joint: int, error: float) -> bool:
-        if joint >= len(self._contract.joints) or self._contract.joints[joint].unit != "rad":
+        if self._units[joint] != "rad":  # a gripper has no unit here
             return False
         turns = round(error / (2.0 * np.pi))
         return turns != 0 and abs(error - turns * 2.0 * np.pi) <= self._limits.tracking_error[joint]
@@ -393,31 +423,29 @@ class ArmMonitor:
         )
         return bool((way > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
 
-    def _has_stalled(self, path: CommandedPath) -> bool:
-        """No joint of the arm moved while the path moved all along."""
+    def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
+        """No joint of an arm (N,) moved while the path moved all along."""
         stamp, _, _ = self._history.newest
         recent = self._history.since(stamp - _STALLED_S)
         if len(recent) < 3:
             return False
         first = recent[0][0]
-        arm = len(self._contract.joints)
-        wanted = np.abs(path.state(stamp)[0] - path.state(first)[0])[:arm]
-        moved = np.ptp([positions[:arm] for _, positions, _ in recent], axis=0)
-        shares = wanted / self._limits.tracking_error[:arm]
+        wanted = np.abs(path.state(stamp)[0] - path.state(first)[0])[arm]
+        moved = np.ptp([positions[arm] for _, positions, _ in recent], axis=0)
+        shares = wanted / self._limits.tracking_error[arm]
         return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
 
-    def _is_scaled(self, path: CommandedPath) -> bool:
-        """The arm is measured on its path, where it should have been earlier, and still moves
+    def _is_scaled(self, path: CommandedPath, arm: np.ndarray) -> bool:
+        """An arm (N,) is measured on its path, where it should have been earlier, and still moves
         on.
         """
         stamp, measured, _ = self._history.newest
-        arm = len(self._contract.joints)
         lags = np.arange(0.05, _SCALED_S, 0.02)
-        earlier = np.array([path.state(stamp - lag)[0][:arm] for lag in lags])
-        beside = np.abs(earlier - measured[:arm]) / self._limits.tracking_error[:arm]
+        earlier = np.array([path.state(stamp - lag)[0][arm] for lag in lags])
+        beside = np.abs(earlier - measured[arm]) / self._limits.tracking_error[arm]
         lag = lags[int(beside.max(axis=1).argmin())]
         return (
             bool(beside.max(axis=1).min() < _AT_COMMAND)
-            and not self._has_stalled(path)
+            and not self._has_stalled(path, arm)
             and lag > 0.1
         )

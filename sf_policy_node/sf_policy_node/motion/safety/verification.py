@@ -69,12 +69,7 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
     survey = workspace.survey(positions, velocities)
     if survey.leaves is not None:
         return survey.why
-    if survey.too_fast:
-        return (
-            f"the tool would move at {survey.top_speed:.2f} m/s, workspace.tool_speed allows"
-            f" {workspace.tool_speed:g}"
-        )
-    return ""
+    return survey.fast
 
 
 def _worst(values: np.ndarray, limits: JointLimits) -> str:

@@ -1,0 +1,39 @@
+"""Reads the robot description that ``robot_state_publisher`` publishes."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from sf_policy_node.nodes.lifecycle import LATCHED
+
+
+def receive(topic: str, timeout_s: float) -> str | None:
+    """Return the newest latched text on a topic; ``None`` when none comes in time.
+
+    It has a context of its own: the caller's may not exist yet, or may be spinning.
+    """
+    context = Context()
+    rclpy.init(context=context)
+    received: list[str] = []
+    try:
+        node = Node(f"contract_urdf_{os.getpid()}", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        node.create_subscription(
+            String, topic, lambda message: received.append(message.data), LATCHED
+        )
+        until = time.monotonic() + timeout_s
+        while not received and (left := until - time.monotonic()) > 0.0:
+            executor.spin_once(timeout_sec=left)
+        executor.shutdown()
+        node.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+    return received[-1] if received else None

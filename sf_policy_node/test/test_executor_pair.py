@@ -1,0 +1,290 @@
+"""Two arms on one timeline, each behind a controller of its own: what happens to one stops both.
+
+Judged is what the hardware of each arm is told, cycle by cycle; the controllers follow the genuine
+rules.
+"""
+
+import contextlib
+
+import numpy as np
+import pytest
+from arm_pair import PAIR_HOME, pair
+from lying_arm import LyingArm
+from motion_cases import make_chunk
+
+from sf_policy_node.controller.control_loop import ControlLoop
+from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.motion.state_machine import State
+from sf_policy_node.motion.types import of_joints
+
+TICK = 0.01
+LIMITS = JointLimits.of(pair())
+LEFT, RIGHT = (np.array(joints) for joints in pair().command_groups.values())
+TURN = np.array([0.05, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0])  # rad in a row of a chunk: 0.5 rad/s
+
+
+def rows(left=TURN, right=-TURN, start=PAIR_HOME):
+    """Joint targets of a chunk in which both arms move steadily from ``start``."""
+    data = start + np.arange(1, 9)[:, None] * np.concatenate([left, right])
+    data[:, [6, 13]] = 1.0
+    return data
+
+
+class Pair:
+    """An executor, and for each arm a controller with servos; messages take 4 ms."""
+
+    def __init__(self, contract=None, **options):
+        self.contract = contract or pair()
+        self.loops = [
+            ControlLoop(
+                [LIMITS.names[joint] for joint in joints], PAIR_HOME[joints], 0.0, **options
+            )
+            for joints in (LEFT, RIGHT)
+        ]
+        self.now, self.sequence, self.mail, self.places = 0.0, 0, [], []
+        self.lie = lambda stamp, position, velocity: [(stamp, position, velocity)]
+        self.sent = []
+        self.executor = ChunkExecutor(self.contract, stopwatch=lambda: self.now)
+        self.executor.activate(0.0)
+        self.run(0.5)
+
+    def run(self, seconds):
+        for _ in range(round(seconds / TICK)):
+            self.now = round(self.now + TICK, 6)
+            for arrival, trajectory in [mail for mail in self.mail if mail[0] <= self.now]:
+                for loop, joints in zip(self.loops, (LEFT, RIGHT), strict=True):
+                    if not set(joints.tolist()) & set(trajectory.left_out):
+                        loop.receive(of_joints(trajectory, joints).held(), arrival)
+            self.mail = [mail for mail in self.mail if mail[0] > self.now]
+            for loop in self.loops:
+                loop.advance(self.now)
+            for reading in self.lie(self.now, self.position, self.velocity):
+                self.executor.on_joint_state(*reading)
+            self.places.append((self.now, self.position))
+            self.send(self.executor.tick(self.now))
+
+    @property
+    def position(self):
+        return np.concatenate([loop.position for loop in self.loops])
+
+    @property
+    def velocity(self):
+        return np.concatenate([loop.velocity for loop in self.loops])
+
+    def send(self, trajectory):
+        if trajectory is not None:
+            self.sent.append(trajectory)
+            self.mail.append((self.now + 0.004, trajectory))
+
+    def chunk(self, data=None, age=0.1, epoch=None):
+        self.sequence += 1
+        stamp, place = self.places[-1 - round(age / TICK)]
+        epoch = self.sequence if epoch is None else epoch
+        chunk = make_chunk(
+            self.contract,
+            rows(start=place) if data is None else data,
+            stamp=stamp,
+            sequence=self.sequence,
+            epoch=epoch,
+            reference=place,
+        )
+        self.send(self.executor.on_chunk(chunk, self.now))
+
+    def keep_moving(self, times=2):
+        for _ in range(times):
+            self.chunk()
+            self.run(0.25)
+        assert (np.abs(self.velocity[[0, 7]]) > 0.3).all(), "both arms move"
+
+    def shares(self):
+        """Largest velocity and acceleration told to each arm, as shares of the limits."""
+        result = []
+        for loop, joints in zip(self.loops, (LEFT, RIGHT), strict=True):
+            told = loop.take()
+            velocity = np.abs(told.velocities) / LIMITS.velocity[joints]
+            acceleration = np.abs(told.accelerations) / LIMITS.acceleration[joints]
+            result.append((float(velocity.max()), float(acceleration.max())))
+        return result
+
+    def assert_inside_limits(self, acceleration=1.05):
+        for arm, (speed, change) in zip(self.contract.arms, self.shares(), strict=True):
+            assert speed <= 1.02 and change <= acceleration, (arm, speed, change)
+
+
+def beside(joints, seconds, by):
+    """A driver that reports some joints ``by`` beside where they are, for a while from now."""
+
+    def install(pair_):
+        until = pair_.now + seconds
+
+        def lie(stamp, position, velocity):
+            place = position.copy()
+            if stamp <= until:
+                place[joints] += by
+            return [(stamp, place, velocity)]
+
+        pair_.lie = lie
+
+    return install
+
+
+def test_both_arms_follow_one_chunk_on_one_timeline():
+    robot = Pair()
+    robot.chunk(rows(), age=0.0)
+    robot.run(2.0)
+    assert np.allclose(robot.position[[0, 7]], [0.4, -0.4], atol=2e-3)
+    stamps = {trajectory.stamp for trajectory in robot.sent}
+    parts = [of_joints(robot.sent[0], joints) for joints in (LEFT, RIGHT)]
+    assert len(stamps) == 1 and parts[0].stamp == parts[1].stamp
+    assert parts[1].joint_names[0] == "right_joint1"
+    robot.assert_inside_limits()
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+def test_an_encoder_of_one_arm_that_lies_stops_both_inside_the_limits(arm):
+    robot = Pair()
+    robot.keep_moving()
+    beside([7 * arm + 1], 5.0, 0.9)(robot)
+    robot.run(0.5)
+    assert np.abs(robot.velocity).max() < 1e-3
+    reason = robot.executor.status.reason
+    assert pair().command_joints[7 * arm + 1] in reason and "sensor" in reason
+    assert robot.executor.situation.state is State.BLOCKED
+    robot.assert_inside_limits()
+    with pytest.raises(ChunkRefused):
+        robot.chunk(epoch=0)
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+def test_a_controller_that_stops_following_stops_the_other_arm(arm):
+    """Nobody reports it: only the measured joints tell."""
+    robot = Pair()
+    robot.keep_moving()
+    start = robot.position
+    robot.loops[arm].deactivate()
+    before = robot.now
+    while np.abs(robot.velocity).max() > 1e-3 and robot.now < before + 2.5:
+        if robot.executor.situation.state is State.FOLLOWING:
+            way = (robot.now - before) / 0.1 * np.concatenate([TURN, -TURN])
+            with contextlib.suppress(ChunkRefused):
+                robot.chunk(rows(start=start + way), age=0.0)
+        robot.run(0.1)
+    assert robot.now < before + 2.0, "the other arm must not move on alone"
+    name = ("left", "right")[arm]
+    assert f"{name}_joint" in robot.executor.status.reason
+    other = robot.shares()[1 - arm]  # that of the other one fell out of its motion
+    assert other[0] <= 1.02 and other[1] <= 1.05
+
+
+def test_a_controller_that_is_reported_lost_gets_nothing_and_the_other_one_stops():
+    robot = Pair()
+    robot.keep_moving()
+    robot.run(0.05)
+    robot.loops[0].deactivate()
+    place = robot.loops[0].commanded.copy()
+    robot.loops[0].activate()  # started again: it holds position where the arm is
+    stop = robot.executor.on_controller_lost("the controller was restarted", robot.now, LEFT)
+    assert stop is not None and set(stop.left_out) == set(LEFT.tolist())
+    robot.send(stop)
+    robot.run(0.3)
+    assert np.abs(robot.velocity).max() < 1e-3
+    assert np.abs(robot.loops[0].commanded - place).max() < 0.02, "the left arm held position"
+    assert "restarted" in robot.executor.status.reason
+    for loop in robot.loops:
+        loop.take()  # the fall of the left arm itself was a step
+    robot.run(0.5)
+    robot.chunk(rows(start=robot.position), age=0.0)
+    robot.run(2.0)
+    assert np.abs(robot.velocity).max() < 1e-3
+    robot.assert_inside_limits()
+
+
+def test_an_emergency_stop_stops_both_arms_together():
+    robot = Pair()
+    robot.keep_moving()
+    robot.send(robot.executor.on_emergency_stop(True, robot.now))
+    robot.run(0.3)
+    assert np.abs(robot.velocity).max() < 1e-3
+    robot.assert_inside_limits()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_lies_of_one_arm_make_either_break_a_limit(seed):
+    rng = np.random.default_rng(seed)
+    robot = Pair(update_rate_hz=100.0, servo_lag_s=0.02)
+    liar = LyingArm(rng, 7)
+
+    def lie(stamp, position, velocity):
+        return [
+            (when, np.append(place, position[7:]), np.append(speed, velocity[7:]))
+            for when, place, speed in liar(stamp, position[:7], velocity[:7])
+        ]
+
+    robot.lie = lie
+    for _ in range(8):
+        with contextlib.suppress(ChunkRefused):
+            way = TURN * rng.uniform(-1.0, 1.0)
+            robot.chunk(rows(way, -way, start=robot.position))
+        robot.run(float(rng.choice([0.1, 0.25])))
+    robot.send(robot.executor.on_emergency_stop(True, robot.now))
+    robot.run(1.0)
+    assert np.abs(robot.velocity).max() < 1e-3
+    robot.assert_inside_limits(acceleration=1.2)
+
+
+# ---- what one arm may not do to the other ----
+
+
+def test_arms_that_would_touch_are_stopped_before_and_both_links_are_named():
+    robot = Pair(pair(apart=0.16))
+    for _ in range(8):
+        with contextlib.suppress(ChunkRefused):
+            robot.chunk(rows(-2.0 * TURN, 2.0 * TURN, start=robot.position), age=0.0)
+        robot.run(0.25)
+    robot.run(1.5)
+    assert np.abs(robot.velocity).max() < 1e-3
+    reason = robot.executor.status.reason
+    assert "left_" in reason and "right_" in reason and "would" in reason
+    assert robot.position[0] > -1.2, "both turned towards each other and were cut"
+    assert robot.executor.status.workspace_clips > 0
+    robot.assert_inside_limits()
+
+
+def test_a_box_and_a_tool_speed_hold_for_each_arm():
+    robot = Pair()
+    lift = np.array([0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(12):
+        with contextlib.suppress(ChunkRefused):
+            robot.chunk(rows(0.0 * lift, lift, start=robot.position), age=0.0)
+        robot.run(0.2)
+    robot.run(1.5)
+    assert "right: " in robot.executor.status.reason and "box" in robot.executor.status.reason
+    robot.assert_inside_limits()
+
+
+def test_tool_actions_of_each_arm_are_in_the_common_frame():
+    contract = pair("ee_delta")
+    robot = Pair(contract)
+    executor = robot.executor
+    boxes = executor._policy._planner._workspace.boxes
+    before = [box.places(robot.position[None])[0] for box in boxes.values()]
+    data = np.zeros((8, 8))
+    data[:, 0], data[:, 5] = 0.005 * np.arange(1, 9), -0.005 * np.arange(1, 9)
+    data[:, [3, 7]] = 1.0
+    robot.chunk(data, age=0.0)
+    robot.run(2.0)
+    after = [box.places(robot.position[None])[0] for box in boxes.values()]
+    assert np.allclose(after[0] - before[0], [0.04, 0.0, 0.0], atol=2e-3)
+    assert np.allclose(after[1] - before[1], [0.0, -0.04, 0.0], atol=2e-3)
+    robot.assert_inside_limits()
+
+
+def test_the_gripper_of_each_arm_follows_its_own_column():
+    robot = Pair()
+    data = rows(0.0 * TURN, 0.0 * TURN)
+    data[:, 6], data[:, 13] = 0.0, 1.0
+    robot.chunk(data, age=0.0)
+    robot.run(1.5)
+    assert np.allclose(robot.position[[6, 13]], [0.0, 0.035], atol=1e-3)
