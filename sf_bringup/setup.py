@@ -34,6 +34,7 @@ setup(
         "console_scripts": [
             "sim_arm = sf_bringup.programs:sim_arm",
             "robot_state = sf_bringup.programs:robot_state",
+            "markers = sf_bringup.programs:markers",
             "graph = sf_bringup.programs:graph",
             "up = sf_bringup.programs:up",
             "record = sf_bringup.programs:record",

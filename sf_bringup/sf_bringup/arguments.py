@@ -96,7 +96,13 @@ _EVERY_JOURNEY = (
         " viewed",
         ("auto", *BOOLEANS),
     ),
-    Argument("rviz", False, "start RViz with the arm, its cameras and its frames", BOOLEANS),
+    Argument(
+        "markers",
+        "auto",
+        "publish the workspace box and the tool's planned path; auto: when recorded or viewed",
+        ("auto", *BOOLEANS),
+    ),
+    Argument("rviz", False, "start RViz with the arm, its cameras, frames and markers", BOOLEANS),
     Argument(
         "doctor",
         False,

@@ -301,6 +301,7 @@ def _finish(
     log_level: str = "info",
     use_sim_time: str = "auto",
     robot_state: str = "auto",
+    markers: str = "auto",
     rviz: bool = False,
     doctor: bool = False,
     foxglove: bool = False,
@@ -313,6 +314,8 @@ def _finish(
     is_watched = rviz or foxglove or any(node.name == journeys.RECORDER.name for node in nodes)
     if robot_state == "true" or (robot_state == "auto" and robot.is_simulated and is_watched):
         nodes.append(_robot_state(robot))
+    if markers == "true" or (markers == "auto" and is_watched):
+        nodes.append(make_spec(journeys.MARKERS, robot.common))
     if doctor:
         nodes.append(make_spec(journeys.DOCTOR, {**robot.common, "patience_s": 30.0}))
     for is_wanted, tool in ((rviz, journeys.RVIZ), (foxglove, journeys.FOXGLOVE_BRIDGE)):

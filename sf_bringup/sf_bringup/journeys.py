@@ -50,13 +50,14 @@ ROBOT_STATE_PUBLISHER = Executable(
 ROBOT_STATE = Executable(
     "sf_bringup", "robot_state", "robot_state", essential=False
 )  # where that is not installed
+MARKERS = Executable("sf_bringup", "markers", "markers", essential=False)
 DOCTOR = Executable("sf_bringup", "doctor", "doctor", essential=False)
 RVIZ = Executable("rviz2", "rviz2", "rviz", essential=False)
 FOXGLOVE_BRIDGE = Executable(
     "foxglove_bridge", "foxglove_bridge", "foxglove_bridge", essential=False
 )
 
-_VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, DOCTOR, RVIZ, FOXGLOVE_BRIDGE)
+_VIEWERS = (ROBOT_STATE_PUBLISHER, ROBOT_STATE, MARKERS, DOCTOR, RVIZ, FOXGLOVE_BRIDGE)
 
 JOURNEYS = {
     "arm": Journey(ARM_ARGUMENTS, (SIM_ARM, CHUNK_EXECUTOR, POLICY_NODE, RECORDER, *_VIEWERS)),

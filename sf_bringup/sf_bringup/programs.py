@@ -60,3 +60,8 @@ def new_robot() -> int | None:
 def robot_state() -> int | None:
     """Robot description and frames, where robot_state_publisher is not installed."""
     return start("sf_bringup.robot_state")
+
+
+def markers() -> int | None:
+    """Workspace box and planned path, as markers for viewers."""
+    return start("sf_bringup.markers")

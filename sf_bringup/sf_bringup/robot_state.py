@@ -8,22 +8,19 @@ alone and says so.
 
 from __future__ import annotations
 
-import signal
 import sys
 
-import rclpy
 from geometry_msgs.msg import TransformStamped
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from sf_bringup.frame_tree import FrameTree, LinkPose
-from sf_policy_node.contract import ContractError, load_contract
+from sf_bringup.plain_node import run
+from sf_policy_node.contract import load_contract
 from sf_policy_node.nodes.rotations import quaternion_from_matrix
-from sf_policy_node.nodes.starter import end_with_starter
 
 try:  # not on PyPI: comes with ROS 2
     from tf2_msgs.msg import TFMessage
@@ -96,23 +93,7 @@ def _message(pose: LinkPose, stamp) -> TransformStamped:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``ros2 run sf_bringup robot_state``; returns the exit code."""
-    end_with_starter()
-    rclpy.init(args=args)
-    try:
-        node = RobotState()
-    except (ContractError, ValueError) as error:
-        rclpy.try_shutdown()
-        print(f"robot_state: {error}", file=sys.stderr)
-        return 1
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and `ros2 launch` both send one
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run("robot_state", RobotState, args)
 
 
 if __name__ == "__main__":

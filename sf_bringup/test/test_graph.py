@@ -38,6 +38,7 @@ def test_all_arguments_reach_their_node(checkpoint, tmp_path):
         "shadow": True,
         "real_time_factor": 0,
         "robot_state": "false",
+        "markers": "false",
     }
     nodes = named(arm_graph(policy=str(checkpoint), **arguments))
     assert list(nodes) == ["sim_arm", "chunk_executor", "policy_node", "recorder"]
@@ -267,3 +268,11 @@ def test_the_frames_of_the_simulated_arm_are_published_when_they_are_recorded_or
     assert not publishers & set(
         named(arm_graph(policy="none", record=str(tmp_path), robot_state="false"))
     )
+
+
+def test_markers_are_published_when_they_are_recorded_or_wanted(tmp_path):
+    assert "markers" not in named(arm_graph(policy="none"))
+    assert "markers" in named(arm_graph(policy="none", record=str(tmp_path)))
+    assert "markers" not in named(arm_graph(policy="none", record=str(tmp_path), markers="false"))
+    wanted = named(arm_graph(robot="mock", policy="none", markers="true"))["markers"]
+    assert wanted.parameters["contract"] == str(find_robot("mock")) and not wanted.essential

@@ -24,7 +24,11 @@ def test_every_argument_reaches_its_node(tmp_path):
         "countdown:=5",
         "seed:=4",
     ]
-    nodes = named(record_graph(**parse_arguments([*words, "robot_state:=false"], RECORD_ARGUMENTS)))
+    nodes = named(
+        record_graph(
+            **parse_arguments([*words, "robot_state:=false", "markers:=false"], RECORD_ARGUMENTS)
+        )
+    )
     assert list(nodes) == ["sim_arm", "chunk_executor", "recorder", "teleoperation", "recorder_joy"]
     recorder = nodes["recorder"].parameters
     assert (recorder["instruction"], recorder["operator"], recorder["directory"]) == (
@@ -56,7 +60,7 @@ def test_one_press_never_means_two_things(tmp_path):
 
 
 def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
-    assert list(named(record_graph(robot_state="false"))) == [
+    assert list(named(record_graph(robot_state="false", markers="false"))) == [
         "sim_arm",
         "chunk_executor",
         "recorder",

@@ -22,7 +22,7 @@ from synthetic_episodes import (
 from sf_policy_node.contract import load_contract
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages
-from sf_training.recording.topics import absolute, episode_topics
+from sf_training.recording.topics import absolute, context_topics, episode_topics
 from sf_training.view.command import main
 from sf_training.view.drawing import LEFT, RIGHT
 from sf_training.view.episode import load
@@ -136,13 +136,12 @@ def test_foxglove_layout_shows_what_is_recorded(tmp_path, contract):
     assert sorted(placed(layout["layout"])) == sorted(
         panels
     )  # every panel once, none without settings
-    known = {topic.name for topic in episode_topics(contract)} | {
-        "/diagnostics",
-        "/recorder/status",
-    }
+    recorded = [*episode_topics(contract), *context_topics(contract)]
+    known = {topic.name for topic in recorded} | {"/recorder/status"}
     shown = set(re.findall(r"/[A-Za-z0-9_/]+", json.dumps(panels)))
     assert shown <= known
     assert {absolute(camera.topic) for camera in contract.cameras} <= shown
+    assert {"/robot_description", "/markers"} <= set(panels["3D!arm"]["topics"])
     joints = [
         path for path in panels["Plot!joints"]["paths"] if path["value"].startswith("/joint_states")
     ]

@@ -36,6 +36,7 @@ ACTION_CHUNK = "sf_msgs/msg/ActionChunk"
 POLICY_STATUS = "sf_msgs/msg/PolicyStatus"
 EXECUTOR_STATUS = "sf_msgs/msg/ExecutorStatus"
 TF = "tf2_msgs/msg/TFMessage"
+MARKERS = "visualization_msgs/msg/MarkerArray"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 

@@ -100,5 +100,6 @@ def context_topics(contract: Contract) -> list[RecordedTopic]:
             "/robot_description", messages.STRING, Delivery.LATCHED, live_name="robot_description"
         ),
         RecordedTopic("/diagnostics", messages.DIAGNOSTICS, Delivery.RELIABLE),
+        RecordedTopic("/markers", messages.MARKERS, Delivery.LATCHED, live_name="markers"),
     )
     return [topic for topic in context if topic.name not in known]

@@ -1,5 +1,5 @@
-"""A Foxglove layout for a robot: its cameras, joints, commands and states. MCAP episodes and live
-topics open in it as they are.
+"""A Foxglove layout for a robot: the arm in 3D with its markers, cameras, joints, commands and
+states. MCAP episodes and live topics open in it as they are.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from sf_training.view.page import COLOURS
 
 
 def layout(contract: Contract) -> dict:
-    """The layout as Foxglove imports it (JSON): cameras on the left, curves and states on the
-    right.
+    """Return the layout as Foxglove imports it (JSON): the 3D scene and cameras on the left, curves
+    and states on the right.
     """
     topics = contract.topics
     panels: dict[str, dict] = {}
-    pictures = []
+    panels["3D!arm"] = _scene(contract.base_frame)
+    pictures = ["3D!arm"]
     for camera in contract.cameras:
         mode = {"imageTopic": absolute(camera.topic)}
         if camera.info_topic:
@@ -88,6 +89,32 @@ def layout(contract: Contract) -> dict:
         "userNodes": {},
         "playbackConfig": {"speed": 1},
         "layout": _split("row", _column(pictures), curves, 45),
+    }
+
+
+def _scene(frame: str) -> dict:
+    """Return the 3D panel: the arm's meshes, its frames, the workspace box and the planned path."""
+    return {
+        "foxglovePanelTitle": "Arm",
+        "followTf": frame,
+        "followMode": "follow-pose",
+        "scene": {"transforms": {"labelSize": 0.05, "axisScale": 0.2}},
+        "cameraState": {
+            "perspective": True,
+            "distance": 1.4,
+            "phi": 60,
+            "thetaOffset": 45,
+            "targetOffset": [0.25, 0, 0.15],
+            "target": [0, 0, 0],
+            "targetOrientation": [0, 0, 0, 1],
+            "fovy": 45,
+            "near": 0.01,
+            "far": 100,
+        },
+        "topics": {topic: {"visible": True} for topic in ("/robot_description", "/markers")},
+        "layers": {
+            "grid": {"layerId": "foxglove.Grid", "visible": True, "size": 2, "divisions": 20}
+        },
     }
 
 

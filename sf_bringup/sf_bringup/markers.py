@@ -1,0 +1,134 @@
+"""Publish the workspace box and the tool's planned path as markers for RViz and Foxglove.
+
+The path is that of the last trajectory which was commanded. Outputs that stream single points
+(``forward_command``, Servo) have no path ahead of time: for them only the box is published.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import ColorRGBA
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import Marker, MarkerArray
+
+from sf_bringup.plain_node import run
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.motion.arm.kinematics import Kinematics
+
+TOPIC = "markers"
+BOX, PATH = "workspace", "planned_path"  # namespaces of the markers
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_LINE_M = 0.002
+_BOX_COLOUR = ColorRGBA(r=0.90, g=0.62, b=0.0, a=0.8)
+_PATH_COLOUR = ColorRGBA(r=0.0, g=0.62, b=0.45, a=1.0)
+_KEPT_S = 1.0  # the path stays this long after its end
+
+
+class ToolPath:
+    """Turn joint trajectories into tool positions.
+
+    Raises:
+        ContractError: the URDF lacks what the contract names.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._kinematics = Kinematics(contract)
+        self._joints = contract.arm_joints
+
+    def places(self, names: list[str], positions: np.ndarray) -> np.ndarray:
+        """Return tool positions (N, 3) [m] in the base frame.
+
+        Args:
+            names: joints of the trajectory.
+            positions: (N, len(names)) [rad or m].
+
+        Returns:
+            (0, 3) where the trajectory lacks a joint of the arm, as one of a gripper does.
+        """
+        if not set(self._joints) <= set(names) or not len(positions):
+            return np.empty((0, 3))
+        columns = [names.index(name) for name in self._joints]
+        return self._kinematics.tool_motion(np.asarray(positions, dtype=float)[:, columns])[0]
+
+
+def box_edges(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Return the 12 edges of a box as pairs of corners (24, 3), for a LINE_LIST."""
+    corners = np.array(list(product(*zip(lower, upper, strict=True))))
+    return np.array(
+        [
+            corner
+            for first, second in product(range(8), repeat=2)
+            if first < second and (corners[first] != corners[second]).sum() == 1
+            for corner in (corners[first], corners[second])
+        ]
+    )
+
+
+class Markers(Node):
+    """Takes the box from the contract and the path from the commanded trajectories.
+
+    Raises:
+        ContractError: the contract does not load.
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__("markers", **options)
+        description = ParameterDescriptor(
+            description="path of the robot's contract (YAML)", read_only=True
+        )
+        contract = load_contract(self.declare_parameter("contract", "", description).value)
+        self._frame = contract.base_frame
+        self._tool_path = ToolPath(contract)
+        box = contract.workspace
+        self._edges = box_edges(np.array(box.lower), np.array(box.upper))
+        self._publisher = self.create_publisher(MarkerArray, TOPIC, _LATCHED)
+        self._publish(np.empty((0, 3)), 0.0)
+        if contract.command.output == "joint_trajectory":
+            self.create_subscription(
+                JointTrajectory, contract.command.topic, self._on_trajectory, QoSProfile(depth=5)
+            )
+
+    def _on_trajectory(self, message: JointTrajectory) -> None:
+        names = list(message.joint_names)
+        points = [point for point in message.points if len(point.positions) == len(names)]
+        places = self._tool_path.places(names, np.array([point.positions for point in points]))
+        if len(places):
+            end = points[-1].time_from_start
+            self._publish(places, end.sec + 1e-9 * end.nanosec + _KEPT_S)
+
+    def _publish(self, places: np.ndarray, lifetime_s: float) -> None:
+        """Send both markers in one message: a viewer that joins late receives the last one."""
+        box = self._marker(BOX, Marker.LINE_LIST, self._edges, _BOX_COLOUR)
+        markers = [box]
+        if len(places):
+            path = self._marker(PATH, Marker.LINE_STRIP, places, _PATH_COLOUR)
+            seconds = int(lifetime_s)
+            path.lifetime = Duration(sec=seconds, nanosec=int(1e9 * (lifetime_s - seconds)))
+            markers.append(path)
+        self._publisher.publish(MarkerArray(markers=markers))
+
+    def _marker(self, name: str, kind: int, places: np.ndarray, colour: ColorRGBA) -> Marker:
+        marker = Marker(ns=name, type=kind, action=Marker.ADD, color=colour)
+        marker.header.frame_id = self._frame
+        marker.header.stamp = self.get_clock().now().to_msg()
+        marker.scale.x = _LINE_M
+        marker.pose.orientation.w = 1.0
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in places.tolist()]
+        return marker
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``ros2 run sf_bringup markers``; returns the exit code."""
+    return run("markers", Markers, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
