@@ -108,7 +108,7 @@ def layers(settings: Arguments, console: Console) -> dict[str, object]:
         data.states,
         data.label_chunk,
         student.embeddings(list(data.texts)),
-        contract.action.names,
+        contract.columns.action.grippers,
         settings.normalisation,
     )
     text = student.text_rows(list(data.texts), normalisation)
