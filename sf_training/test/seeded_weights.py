@@ -5,6 +5,7 @@ computed from.
 import numpy as np
 import torch
 
+from sf_training.spatial_forcing.depth_anything3 import DepthAnything3, DepthAnything3Config
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 
 TINY_VGGT = VggtConfig(
@@ -44,4 +45,17 @@ def vggt_weights(
         )
         centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         tensors[prefix + name] = centre + seeded(seed, *shapes[name], scale=scale)
+    return tensors
+
+
+def da3_weights(prefix: str = "model.backbone.pretrained.") -> dict[str, torch.Tensor]:
+    """All tensors of a tiny backbone of Depth Anything 3 under the official names."""
+    config = DepthAnything3Config(width=32, blocks=6, alternating=2, grid=4, patch=14, head_size=8)
+    with torch.device("meta"):
+        network = DepthAnything3(config)
+    tensors = {}
+    for seed, (name, value) in enumerate(sorted(network.state_dict().items())):
+        drawn = seeded(1000 + seed, *value.shape)
+        norm = name.endswith("weight") and value.ndim == 1
+        tensors[prefix + name] = 1 + 0.1 * drawn if norm else 0.3 * drawn
     return tensors

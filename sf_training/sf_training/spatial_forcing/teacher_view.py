@@ -27,6 +27,9 @@ teacher|weights|licence of the weights|size|layers|channels
 pointmap|none (depth of the bags)|-|-|1|96
 vggt|facebook/VGGT-1B|non-commercial|909 M|24|2048
 vggt|facebook/VGGT-1B-Commercial|VGGT licence: commercial, not military; on request|909 M|24|2048
+da3|depth-anything/DA3-SMALL|Apache-2.0|21 M|12|768
+da3|depth-anything/DA3-BASE|Apache-2.0|86 M|12|1536
+da3|depth-anything/DA3-LARGE|CC BY-NC 4.0: non-commercial|303 M|24|2048
 hf|depth-anything/Depth-Anything-V2-Small-hf|Apache-2.0|22 M of 25 M|12|384
 hf|facebook/dinov2-base|Apache-2.0|87 M|12|768
 hf|facebook/dinov2-with-registers-large|Apache-2.0|304 M|24|1024
@@ -46,7 +49,7 @@ class Arguments:
     $ sf_training teacher --data out/demos --teacher hf --teacher-weights DINOV2 --out view.png
     """
 
-    teacher: Literal["list", "vggt", "hf"] = "list"
+    teacher: Literal["list", "vggt", "da3", "hf"] = "list"
     """list prints the table of teachers."""
     teacher_weights: str = ""
     """A file, a directory or a hub id."""

@@ -24,7 +24,7 @@ import psutil
 import torch
 from torch.nn import functional
 
-TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "hf"]
+TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "da3", "hf"]
 TEACHERS = get_args(TeacherName)
 FEATURE_SIZE = 96
 Patch = int | tuple[int, int]

@@ -107,7 +107,7 @@ class VggtAggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, width) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, config.registers, width) * 1e-6)
         self.frame_blocks, self.global_blocks = (
-            nn.ModuleList(_Block(width, config, eps=1e-5, normed_heads=True) for _ in range(built))
+            nn.ModuleList(Block(width, config, eps=1e-5, normed_heads=True) for _ in range(built))
             for _ in range(2)
         )
 
@@ -143,7 +143,7 @@ class VggtAggregator(nn.Module):
         patches = self.patch_embed(((images - mean) / std).flatten(0, 1))
         tokens = torch.cat([self._special_tokens(batch, views).to(patches), patches], 1)
         special, length = tokens.shape[1] - rows * columns, tokens.shape[1]
-        rotation = _rotation(rows, columns, special, self.config, images.device)
+        rotation = patch_rotation(rows, columns, special, self.config, images.device)
         everywhere = rotation.repeat(1, views, 1, 1)
         found: dict[int, Tensor] = {}
         for index, (frame_block, global_block) in enumerate(
@@ -177,7 +177,7 @@ class _Encoder(nn.Module):
         self.register_tokens = nn.Parameter(torch.randn(1, config.registers, config.width) * 1e-6)
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * 0.02)
         self.blocks = nn.ModuleList(
-            _Block(config.width, config, eps=1e-6, normed_heads=False)
+            Block(config.width, config, eps=1e-6, normed_heads=False)
             for _ in range(config.encoder_blocks)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -202,7 +202,7 @@ class _Encoder(nn.Module):
         return self.norm(tokens[:, first.shape[1] :])
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Pre-norm attention and feed-forward, each scaled per channel before it is added."""
 
     def __init__(self, width: int, config: VggtConfig, *, eps: float, normed_heads: bool) -> None:
@@ -258,7 +258,7 @@ class _Scale(nn.Module):
         return tokens * self.gamma
 
 
-def _rotation(
+def patch_rotation(
     rows: int, columns: int, special: int, config: VggtConfig, device: torch.device
 ) -> Tensor:
     """Cosines and sines (2, T, 2, head_size / 4) of each token's row and column.

@@ -20,6 +20,7 @@ from sf_training.spatial_forcing import (
     alignment,
     cache_format,
     compression,
+    depth_anything3,
     hf_teacher,
     teachers,
     vggt,
@@ -29,6 +30,7 @@ from sf_training.spatial_forcing import (
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
 from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
 from sf_training.spatial_forcing.compression import Compression
+from sf_training.spatial_forcing.depth_anything3 import DepthAnything3Teacher
 from sf_training.spatial_forcing.feature_cache import FeatureCache
 from sf_training.spatial_forcing.hf_teacher import HfTeacher
 from sf_training.spatial_forcing.teachers import TeacherError, random_code, rgb_features
@@ -67,7 +69,7 @@ class Targets:
 
 
 def open_teacher(
-    name: Literal["vggt", "hf"],
+    name: Literal["vggt", "da3", "hf"],
     weights: str,
     layers: tuple[int, ...],
     *,
@@ -94,6 +96,10 @@ def open_teacher(
     )
     if name == "vggt":
         return VggtTeacher(open_weights(weights), layers, size or SIDE, device, number)
+    if name == "da3":
+        return DepthAnything3Teacher(
+            open_weights(weights), layers, size or depth_anything3.SIDE, device, number
+        )
     return HfTeacher(weights, layers, size, device, number)
 
 
@@ -354,7 +360,16 @@ def _made_by() -> str:
         _prepared,
         _Colours,
     )
-    modules = (cache_format, compression, hf_teacher, teachers, vggt, vggt_teacher, vision)
+    modules = (
+        cache_format,
+        compression,
+        depth_anything3,
+        hf_teacher,
+        teachers,
+        vggt,
+        vggt_teacher,
+        vision,
+    )
     return hashlib.sha256(
         "".join(map(inspect.getsource, (*functions, *modules))).encode()
     ).hexdigest()

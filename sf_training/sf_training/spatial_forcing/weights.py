@@ -30,6 +30,9 @@ _WRAPPINGS = ("model", "state_dict")  # keys under which training programs put t
 _KNOWN_LICENCES = {
     "facebook/VGGT-1B": "CC BY-NC 4.0: not for commercial use",
     "facebook/VGGT-1B-Commercial": "VGGT License: commercial use allowed, military use excluded",
+    "depth-anything/DA3-SMALL": "Apache-2.0",
+    "depth-anything/DA3-BASE": "Apache-2.0",
+    "depth-anything/DA3-LARGE": "CC BY-NC 4.0: not for commercial use",
 }
 
 

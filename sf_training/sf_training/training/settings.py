@@ -19,7 +19,7 @@ from sf_training.training.augmentation import AugmentationName
 from sf_training.training.recipes import RecipeName
 from sf_training.training.student_settings import StudentError, StudentSettings
 
-_VISION = ("vggt", "hf")
+_VISION = ("vggt", "da3", "hf")
 _NANO_CHANNELS = 128
 _DEFAULT_PRESET: dict[str, PresetName] = {
     "hf": "openvla",
@@ -67,19 +67,21 @@ class Settings:
     --alignment... differs from it. None is
     openvla for hf and openvla_oft (no token shift, bars masked) and paper_pi0 for pi0."""
     teacher_weights: str = ""
-    """Of the teachers vggt and hf: a file, a directory or a hub id. Their licence is shown."""
+    """Of the teachers vggt, da3 and hf: a file, a directory or a hub id. Their licence is shown."""
     teacher_size: int = 0
-    """Longer side of the images that vggt or hf sees [pixels]; 0 takes what it was trained with."""
+    """Longer side of the images that vggt, da3 or hf sees [pixels]; 0 takes what it was trained
+    with.
+    """
     teacher_device: str = "auto"
-    """Where vggt or hf runs; auto takes the GPU where there is one."""
+    """Where vggt, da3 or hf runs; auto takes the GPU where there is one."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of vggt or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
+    """Of vggt, da3 or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
     teacher_channels: int | None = None
-    """Channels of the targets of vggt or hf at most, by principal directions; the cosine lost is
-    shown. 0 keeps all; None is 128 for
+    """Channels of the targets of vggt, da3 or hf at most, by principal directions; the cosine lost
+    is shown. 0 keeps all; None is 128 for
     nano, of which a step would take 15 times as long with VGGT's 2048, and all for other models."""
     cache_format: CacheFormat | Literal["none"] = "float16"
-    """How features of vggt or hf are kept beside the data: int8 takes half of the room of the
+    """How features of vggt, da3 or hf are kept beside the data: int8 takes half of the room of the
     others, and shows the cosine that is
     lost. none keeps nothing and runs the teacher in every step."""
     control: Control = "none"
@@ -422,7 +424,7 @@ class Settings:
         if not self.uses_vision_teacher and self.cache_format != "float16":
             raise TrainingError(
                 f"--cache-format {self.cache_format}: teacher {self.teacher} has no cache; it is"
-                " for vggt and hf"
+                " for vggt, da3 and hf"
             )
         if self.uses_vision_teacher and not self.teacher_weights:
             raise TrainingError(
@@ -430,7 +432,8 @@ class Settings:
             )
         if not self.uses_vision_teacher and self.teacher_weights:
             raise TrainingError(
-                f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt or hf"
+                f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt, da3"
+                " or hf"
             )
         if not self.uses_vision_teacher and self.alignment.teacher_layers not in (None, (-1,)):
             raise TrainingError(

@@ -1,0 +1,236 @@
+"""The backbone of Depth Anything 3 (arXiv 2511.10647): DINOv2 whose later blocks see all views.
+
+Written anew from the architecture on VGGT's blocks; names of parameters are those of the official
+checkpoints. Sizes and borders are read off the tensors. Only what Spatial Forcing needs is here: no
+heads, no given cameras. The giant model (SwiGLU) is not supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.spatial_forcing.vggt import Block, VggtConfig, patch_rotation
+from sf_training.spatial_forcing.vision import resize
+from sf_training.spatial_forcing.weights import Weights
+
+PREFIXES = ("model.backbone.pretrained.", "backbone.pretrained.")
+SIDE = 504  # pixels: the longer side that the authors' API resizes to
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HEAD_WIDTH = 64
+_OFFSET = 0.1  # DINOv2's, when it stretches its table of positions
+
+
+@dataclass(frozen=True)
+class DepthAnything3Config:
+    """Sizes of a backbone."""
+
+    width: int
+    blocks: int
+    alternating: int
+    """First block with normed heads and rotary code; from it on odd blocks see all views. Equals
+    ``blocks`` for models of one view (mono, metric).
+    """
+    grid: int
+    patch: int
+    head_size: int = _HEAD_WIDTH
+
+    @staticmethod
+    def from_shapes(shapes: Mapping[str, Sequence[int]]) -> DepthAnything3Config:
+        """Sizes of the backbone whose tensors have these names (without prefix) and shapes.
+
+        Raises:
+            KeyError: a tensor that gives a size is missing.
+        """
+        numbers = [int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")]
+        normed = [name for name in shapes if name.endswith("attn.q_norm.weight")]
+        blocks = 1 + max(numbers, default=-1)
+        first = min((int(name.split(".")[1]) for name in normed), default=blocks)
+        return DepthAnything3Config(
+            width=shapes["cls_token"][-1],
+            blocks=blocks,
+            alternating=first,
+            grid=round((shapes["pos_embed"][1] - 1) ** 0.5),
+            patch=shapes["patch_embed.proj.weight"][-1],
+            head_size=shapes[normed[0]][0] if normed else _HEAD_WIDTH,
+        )
+
+
+class DepthAnything3(nn.Module):
+    """Features of V views: of the last block that saw one view, beside the normed last block."""
+
+    def __init__(self, config: DepthAnything3Config) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, config.patch, config.patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, width))
+        if config.alternating < config.blocks:
+            self.camera_token = nn.Parameter(torch.zeros(1, 2, width))
+        sizes = VggtConfig(width=width, head_size=config.head_size)
+        self.blocks = nn.ModuleList(
+            Block(width, sizes, eps=1e-6, normed_heads=index >= config.alternating)
+            for index in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self._sizes = sizes
+
+    def forward(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return features (B, V, H / patch, W / patch, 2 width) of the layers asked for.
+
+        Args:
+            images: (B, V, 3, H, W), normalised; the first view is the reference.
+            layers: from 0.
+        """
+        batch, views, _, height, width = images.shape
+        rows, columns = height // self.config.patch, width // self.config.patch
+        patches = self.patch_embed.proj(images.flatten(0, 1)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        tokens = (tokens + self._positions(rows, columns).to(tokens)).unflatten(0, (batch, views))
+        turned = patch_rotation(rows, columns, 1, self._sizes, images.device)
+        # Across views patches have one place, apart from the class token's.
+        level = patch_rotation(1, 1, 1, self._sizes, images.device)
+        level = torch.cat([level[:, :1], level[:, 1:].expand(-1, rows * columns, -1, -1)], 1)
+        single, found = tokens, {}
+        for index, block in enumerate(self.blocks):
+            if index == self.config.alternating:
+                camera = self.camera_token[:, [0] + [1] * (views - 1)].to(tokens)
+                tokens = torch.cat([camera.expand(batch, -1, -1)[:, :, None], tokens[:, :, 1:]], 2)
+            later = index >= self.config.alternating
+            if later and index % 2:
+                together = tokens.flatten(1, 2)
+                tokens = block(together, level.repeat(1, views, 1, 1)).view_as(tokens)
+            else:
+                alone = block(tokens.flatten(0, 1), turned if later else None)
+                tokens = single = alone.unflatten(0, (batch, views))
+            if index in layers:
+                both = torch.cat([single, self.norm(tokens)], -1)[:, :, 1:]
+                found[index] = both.unflatten(2, (rows, columns))
+        return tuple(found[layer] for layer in layers)
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        grid = self.config.grid
+        if (rows, columns) == (grid, grid):
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+        scale = ((rows + _OFFSET) / grid, (columns + _OFFSET) / grid)
+        table = functional.interpolate(table, scale_factor=scale, mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], 1)
+
+
+class DepthAnything3Teacher:
+    """Depth Anything 3 as a teacher; small and base have weights that a company may use.
+
+    With three views or more the authors' code picks a reference view; here it is always the first.
+
+    Args:
+        weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
+        layers: of its blocks, from 0 or from the end.
+        size: longer side of the images that it sees [pixels].
+        device: where it runs.
+        dtype: of its matrices; all else is float32.
+
+    Raises:
+        TeacherError: the weights are not those of such a model, or there is no such layer.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        layers: Sequence[int] = (-1,),
+        size: int = SIDE,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        prefix = next((each for each in PREFIXES if f"{each}cls_token" in weights.shapes), None)
+        if prefix is None:
+            raise TeacherError(
+                f"{weights.source}: not a Depth Anything 3 checkpoint: no {PREFIXES[0]}cls_token"
+            )
+        shapes = {
+            name.removeprefix(prefix): shape
+            for name, shape in weights.shapes.items()
+            if name.startswith(prefix)
+        }
+        if any(".mlp.w12." in name for name in shapes):
+            raise TeacherError(f"{weights.source}: the giant model is not supported; take base")
+        try:
+            config = DepthAnything3Config.from_shapes(shapes)
+            with torch.device("meta"):
+                network = DepthAnything3(config)
+        except (KeyError, ValueError) as error:
+            raise TeacherError(
+                f"{weights.source}: tensor {prefix}{error.args[0]} is missing or of another size;"
+                " download the weights again"
+            ) from None
+        wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        given = {name: tuple(shape) for name, shape in shapes.items() if name != "mask_token"}
+        wrong = sorted(set(wanted.items()) ^ set(given.items()))
+        if wrong:
+            names = sorted({name for name, _ in wrong})
+            raise TeacherError(
+                f"{weights.source}: {len(names)} tensors are missing, unknown or of another size,"
+                f" {prefix}{names[0]} among them; another architecture, or damaged"
+            )
+        outside = [layer for layer in layers if not -config.blocks <= layer < config.blocks]
+        if outside or not layers:
+            raise TeacherError(
+                f"{weights.source}: layer {outside[0] if outside else 'none'}: this model has"
+                f" {config.blocks} layers"
+            )
+        self._weights, self._prefix, self._network = weights, prefix, network
+        self._loaded = False
+        self._layers = tuple(layer % config.blocks for layer in layers)
+        self._size, self._dtype, self._device = size, dtype, torch.device(device)
+        self.pixels, self.feature_size = size**2, 2 * config.width
+        self.licence = weights.licence
+        count = sum(each.numel() for each in network.parameters()) / 1e6
+        self.description = (
+            f"Depth Anything 3, {config.blocks} layers of width {config.width}, {count:.0f} M"
+        )
+        self.identity = f"da3 {weights.identity} layers {self._layers} size {size} {dtype}"
+
+    @torch.no_grad()
+    def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
+        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; absent cameras are left out."""
+        self._load()
+        patch = self._network.config.patch
+        images = resize(images.to(self._device, torch.float32), self._size, patch)
+        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
+        images = (images - mean) / std
+        if present is None or bool(present.all()):
+            return self._run(images)
+        shape = (*images.shape[:2], *(side // patch for side in images.shape[-2:]))
+        found = tuple(images.new_zeros(*shape, self.feature_size) for _ in self._layers)
+        for pattern in present.unique(dim=0):
+            if not pattern.any():
+                continue
+            samples = (present == pattern).all(1).nonzero()[:, 0]
+            views = pattern.nonzero()[:, 0]
+            for whole, part in zip(found, self._run(images[samples][:, views]), strict=True):
+                whole[samples[:, None], views] = part
+        return found
+
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return tuple(layer.float() for layer in self._network(images, self._layers))
+
+    def _load(self) -> None:
+        """Read the weights with the first images: a cached run never needs their memory."""
+        if self._loaded:
+            return
+        names = self._network.state_dict()
+        self._network.load_state_dict(
+            {name: self._weights[self._prefix + name].float() for name in names}, assign=True
+        )
+        for module in self._network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(self._dtype)
+        self._network.to(self._device).eval().requires_grad_(False)
+        self._loaded = True
