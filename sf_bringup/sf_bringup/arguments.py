@@ -38,7 +38,7 @@ class Argument:
 
     @property
     def default_text(self) -> str:
-        """The default as a user would write it."""
+        """Return the default as a user would write it."""
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
     def parse(self, text: str) -> Value:

@@ -94,7 +94,7 @@ class ArmClient:
             self._spinner.spin_once(timeout_sec=0.1)
 
     def wait_for_arm(self, timeout_s: float) -> None:
-        """Until the simulated arm reports and offers its reset."""
+        """Wait until the simulated arm reports and offers its reset."""
         self.wait_until(
             lambda: self.task and self._reset.service_is_ready(),
             timeout_s,
@@ -102,17 +102,17 @@ class ArmClient:
         )
 
     def wait_for_executor(self, timeout_s: float) -> None:
-        """Until the executor is active."""
+        """Wait until the executor is active."""
         self.wait_until(self._executor_active, timeout_s, "chunk_executor did not become active")
 
     def wait_for_policy(self, timeout_s: float) -> None:
-        """Until the policy is loaded, the executor is active and the action server answers."""
+        """Wait until the policy is loaded, the executor is active and the action server answers."""
         self.wait_for_executor(timeout_s)
         self.wait_until(self._policy_ready, timeout_s, "policy_node did not become active")
         self.wait_until(self._run.server_is_ready, timeout_s, "run_instruction did not answer")
 
     def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
-        """A new scene; returns when nobody takes anything from before it for new any more."""
+        """Set up a new scene. Return when no node uses data from before it any more."""
         answer = self._answer(
             self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "sim_arm/reset"
         )
@@ -161,7 +161,7 @@ class ArmClient:
             raise ArmClientError(f"policy_node/pause: {answer.message}")
 
     def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
-        """The result, after cancelling when it still runs."""
+        """Return the result, after cancelling the goal when it still runs."""
         result = handle.get_result_async()
         if cancel and handle.status in (
             GoalStatus.STATUS_UNKNOWN,
@@ -172,7 +172,7 @@ class ArmClient:
         return self._answer(result, "run_instruction (result)").result
 
     def finished(self, handle: ClientGoalHandle) -> bool:
-        """True when the server has ended the goal by itself."""
+        """Whether the server has ended the goal by itself."""
         return handle.status in (
             GoalStatus.STATUS_SUCCEEDED,
             GoalStatus.STATUS_ABORTED,
@@ -180,7 +180,7 @@ class ArmClient:
         )
 
     def image(self, camera: str) -> np.ndarray | None:
-        """The newest image (H, W, 3) uint8 RGB of a camera; None before the first."""
+        """Return the newest image (H, W, 3) uint8 RGB of a camera; None before the first."""
         message = self._images.get(camera)
         if message is None:
             return None
@@ -194,7 +194,7 @@ class ArmClient:
         )
 
     def newest_images(self) -> list[np.ndarray | None]:
-        """The newest image of every camera, in the contract's order."""
+        """Return the newest image of every camera, in the contract's order."""
         return [self.image(name) for name in self._camera_names]
 
     @property

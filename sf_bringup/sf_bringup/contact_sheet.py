@@ -28,7 +28,7 @@ class ContactSheet:
         self._moments: list[tuple[float, list[np.ndarray]]] = []
 
     def add(self, seconds: float, images: list[np.ndarray | None]) -> None:
-        """Images (H, W, 3) RGB of all cameras at one moment of the current instruction."""
+        """Add the images (H, W, 3) RGB of all cameras at one moment of the current instruction."""
         if all(image is not None for image in images):
             self._moments.append(
                 (

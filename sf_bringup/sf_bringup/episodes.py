@@ -107,8 +107,8 @@ def carry_out(
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict:
-    """The figures of ``summary.json``; p50 is the median of the episodes' p50, p95 the largest of
-    their p95.
+    """Compute the figures of ``summary.json``; p50 is the median of the episodes' p50, p95 the
+    largest of their p95.
     """
     latencies = [outcome.chunk_latency_ms for outcome in outcomes if outcome.chunks]
     return {
@@ -125,7 +125,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict:
 
 
 def seeds_of(outcomes: Iterable[Outcome]) -> list[int]:
-    """The scenes' seeds, in order."""
+    """Return the scenes' seeds, in order."""
     return [outcome.seed for outcome in outcomes]
 
 

@@ -58,7 +58,7 @@ class NodeSpec:
 
     @property
     def full_name(self) -> str:
-        """Name with the namespace."""
+        """Return the name with its namespace."""
         namespace = (self.namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
         return f"/{namespace}/{self.name}" if namespace else f"/{self.name}"
 
@@ -77,7 +77,7 @@ def make_spec(node: Executable, parameters: Mapping[str, Value]) -> NodeSpec:
 
 @dataclass(frozen=True)
 class _Robot:
-    """What all journeys need to know of a robot."""
+    """Hold what all journeys need to know of a robot."""
 
     contract_path: Path
     contract: Contract
@@ -86,7 +86,9 @@ class _Robot:
 
     @property
     def common(self) -> dict[str, Value]:
-        """Parameters of every node of ours but the simulated arm, which makes the time."""
+        """Return the parameters of every node of ours but the simulated arm, which publishes the
+        time.
+        """
         return {"contract": str(self.contract_path), "use_sim_time": self.use_sim_time}
 
 
@@ -359,7 +361,8 @@ def _check_installed(tool: Executable) -> None:
 
 
 def _check_buttons(device: Path) -> None:
-    """One press must not close a gripper and end an episode.
+    """Refuse a button that both the device and the recorder use: one press must not close a gripper
+    and end an episode.
 
     Raises:
         GraphError: device and recorder would listen to the same button.
@@ -391,7 +394,7 @@ def _check_buttons(device: Path) -> None:
 
 
 def find_robot(robot: str) -> Path:
-    """Path of a contract from a robot's name or a path."""
+    """Return the path of a contract from a robot's name or a path."""
     return _find(
         robot,
         "robot",
@@ -402,7 +405,7 @@ def find_robot(robot: str) -> Path:
 
 
 def find_device(device: str) -> Path:
-    """Path of a teleoperation device's YAML from its name or a path."""
+    """Return the path of a teleoperation device's YAML from its name or a path."""
     folder = _config("teleoperation")
     return _find(
         device,
@@ -414,8 +417,8 @@ def find_device(device: str) -> Path:
 
 
 def find_policy(policy: str) -> Path | str | None:
-    """Checkpoint directory from a policy's name or a path; a server's address as it is; None for
-    ``none``.
+    """Return the directory of a checkpoint from a policy's name or a path; a server's address as it
+    is; None for ``none``.
     """
     if policy == NO_POLICY:
         return None

@@ -31,7 +31,7 @@ _POLL_S = 0.1
 
 
 def wait_for_parent(pid: int) -> None:
-    """Blocks until the parent process has ended.
+    """Block until the parent process has ended.
 
     Args:
         pid: what the parent's process id was when it started this process.
@@ -52,8 +52,8 @@ def wait_for_parent(pid: int) -> None:
 
 
 def when_starter_ends(act: Callable[[], None]) -> None:
-    """Calls ``act`` in a thread once the process named by ``SF_STARTER``, the parent, has ended.
-    Without it: nothing.
+    """Call ``act`` in a thread once the process named by ``SF_STARTER``, the parent, has ended.
+    Without that variable, do nothing.
     """
     pid = os.environ.pop(STARTER, "")
     if not pid.isdecimal():
@@ -67,7 +67,7 @@ def when_starter_ends(act: Callable[[], None]) -> None:
 
 
 def start_guardian(graph: str) -> subprocess.Popen:
-    """Starts the guardian of a graph in a session of its own, where no terminal reaches it."""
+    """Start the guardian of a graph in a session of its own, where no terminal reaches it."""
     command = [sys.executable, "-m", "sf_bringup.guardian", str(os.getpid()), graph]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
@@ -76,7 +76,7 @@ def start_guardian(graph: str) -> subprocess.Popen:
 
 
 def processes_of(graph: str) -> list[int]:
-    """Lists the living processes that carry a graph's mark in their environment."""
+    """List the living processes that carry a graph's mark in their environment."""
     mark = f"{MARK}={graph}".encode()
     found = []
     for folder in Path("/proc").iterdir():
@@ -89,7 +89,7 @@ def processes_of(graph: str) -> list[int]:
 
 
 def stop(graph: str) -> None:
-    """Stops all processes of a graph, in order as long as they obey."""
+    """Stop all processes of a graph, in order as long as they obey."""
     for number, patience in STOPPING:
         until, signalled = time.monotonic() + patience, set()
         while left := processes_of(graph):
@@ -105,7 +105,7 @@ def stop(graph: str) -> None:
 
 
 def main() -> int:
-    """Waits for the parent's end, then stops what is left of its graph."""
+    """Wait for the parent's end, then stop what is left of its graph."""
     pid, graph = int(sys.argv[1]), sys.argv[2]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -30,8 +30,8 @@ class MotionTruthPublisher:
         self._controlled = True
 
     def publish(self, *, moved_by_reset: bool = False) -> None:
-        """To be called after every few steps, and with ``moved_by_reset`` after a reset: it ends a
-        message early.
+        """Add steps to the message. Call it after every few steps, and with ``moved_by_reset``
+        after a reset, which ends a message early.
         """
         if not self._publisher.get_subscription_count():
             self._sim.trace = None

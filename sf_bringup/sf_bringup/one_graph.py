@@ -16,7 +16,7 @@ from sf_bringup.arguments import GraphError
 
 @contextmanager
 def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
-    """Holds this machine's place for a graph in the present ROS domain; a killed holder leaves
+    """Hold this machine's lock for a graph in the current ROS domain. A killed holder leaves
     nothing behind.
 
     Args:
@@ -40,7 +40,7 @@ def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
 
 
 def refuse_second_graph(namespace: str = "") -> None:
-    """Looks whether a graph runs in the present ROS domain on this machine.
+    """Check whether a graph runs in the current ROS domain on this machine.
 
     Raises:
         GraphError: one does; the sentence names its process and what it was started with.

@@ -96,8 +96,8 @@ def _with_keys(
 
 
 def keep_log(log: Path) -> None:
-    """Renames the log of the run before to ``record_DATE_TIME.log``: after a crash it says why. The
-    newest ten are kept.
+    """Rename the log of the run before to ``record_DATE_TIME.log``, so that it explains a crash.
+    The newest ten are kept.
     """
     try:
         if log.exists() and log.stat().st_size:
@@ -110,7 +110,7 @@ def keep_log(log: Path) -> None:
 
 
 def _offer_recovery(directory: Path) -> list[str]:
-    """Asks whether to recover what a crash left; returns sentences about what is still there."""
+    """Ask whether to recover what a crash left; return sentences about what remains."""
     left = cut_off(directory)
     if not left:
         return []

@@ -163,7 +163,7 @@ class SimArm(Node):
         self._stopping = True
 
     def summary(self) -> str:
-        """One sentence on the speed that was reached."""
+        """Return one sentence on the speed that was reached."""
         return (
             f"real-time factor {self._pacer.total(self._sim.time):.3f},"
             f" {self._pacer.frames_dropped} frames dropped"

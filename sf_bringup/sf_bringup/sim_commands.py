@@ -23,7 +23,9 @@ from sf_training.simulation.servo_controller import ToolTarget, ToolTwist
 
 
 def takes_single_commands(contract: Contract) -> bool:
-    """Commands come one by one at ``command.rate_hz``, so that each must be taken when it comes."""
+    """Whether commands come one by one at ``command.rate_hz``, so that each must be taken when it
+    comes.
+    """
     return contract.command.output != "joint_trajectory" or contract.command.gripper is not None
 
 

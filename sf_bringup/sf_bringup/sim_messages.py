@@ -20,13 +20,13 @@ from sf_training.simulation.arm_sim import TaskState
 
 
 def to_stamp(seconds: float) -> Time:
-    """ROS time from seconds >= 0, to the microsecond."""
+    """Convert seconds >= 0 to ROS time, to the microsecond."""
     microseconds = round(seconds * 1e6)
     return Time(sec=microseconds // 1_000_000, nanosec=microseconds % 1_000_000 * 1000)
 
 
 def to_trajectory(message: JointTrajectory) -> SimpleNamespace:
-    """What the controller reads from a trajectory message: points as arrays (N, J); velocities None
+    """Read a trajectory message as the controller does: points as arrays (N, J); velocities None
     when no point has them.
 
     Raises:
@@ -64,7 +64,7 @@ def to_trajectory(message: JointTrajectory) -> SimpleNamespace:
 def joint_state(
     stamp: Time, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray
 ) -> JointState:
-    """Positions [rad, m] and velocities [rad/s, m/s], both (J,)."""
+    """Build a message of positions [rad, m] and velocities [rad/s, m/s], both (J,)."""
     message = JointState(
         name=list(names), position=positions.tolist(), velocity=velocities.tolist()
     )
@@ -73,7 +73,9 @@ def joint_state(
 
 
 def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
-    """``pixels`` (H, W, 3) uint8 for rgb8, or (H, W) float32 for 32FC1."""
+    """Build an image message from ``pixels``: (H, W, 3) uint8 for rgb8, or (H, W) float32 for
+    32FC1.
+    """
     pixels = np.ascontiguousarray(pixels)
     message = Image(
         height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0]
@@ -87,8 +89,8 @@ def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
 
 
 def compressed_image(stamp: Time, frame: str, pixels: np.ndarray) -> CompressedImage:
-    """``pixels`` (H, W, 3) uint8 RGB as JPEG, as image_transport's compressed publisher sends
-    it.
+    """Build a JPEG message from ``pixels`` (H, W, 3) uint8 RGB, as image_transport's compressed
+    publisher sends it.
     """
     data = cv2.imencode(".jpg", pixels[..., ::-1])[1]
     message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))
@@ -97,7 +99,7 @@ def compressed_image(stamp: Time, frame: str, pixels: np.ndarray) -> CompressedI
 
 
 def camera_info(stamp: Time, frame: str, width: int, height: int, matrix: np.ndarray) -> CameraInfo:
-    """A pinhole camera without distortion; ``matrix`` K (3, 3) [pixels]."""
+    """Build the calibration of a pinhole camera without distortion; ``matrix`` K (3, 3) [px]."""
     message = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5)
     message.header.stamp, message.header.frame_id = stamp, frame
     message.k = matrix.ravel().tolist()
@@ -107,7 +109,7 @@ def camera_info(stamp: Time, frame: str, width: int, height: int, matrix: np.nda
 
 
 def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage:
-    """The ground truth as a message, in ``frame``."""
+    """Build the message of the ground truth, in ``frame``."""
     message = TaskStateMessage(
         seed=state.seed,
         episode=state.episode,
@@ -129,6 +131,6 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
 
 
 def point(values: np.ndarray) -> Point:
-    """A place (3,) [m]."""
+    """Convert a position (3,) [m]."""
     x, y, z = values.tolist()
     return Point(x=x, y=y, z=z)

@@ -37,7 +37,7 @@ class UpError(RuntimeError):
 
 
 def command_line(spec: NodeSpec) -> list[str]:
-    """What ``ros2 run`` would execute for this node.
+    """Return the command that ``ros2 run`` would execute for this node.
 
     Raises:
         UpError: the package or the executable is not installed.
@@ -119,7 +119,7 @@ class NodeManager(Manager):
         return 0
 
     def _any_stopped(self) -> bool:
-        """Whether to stop the others: honcho asks, and counts RViz and bridges too."""
+        """Whether to stop the other processes. honcho asks this; it counts RViz and bridges too."""
         return any(
             "returncode" in process
             for name, process in self._processes.items()

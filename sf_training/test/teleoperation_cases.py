@@ -11,7 +11,7 @@ import yaml
 from sf_policy_node.contract import load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.teleoperation.device import Device
-from sf_training.teleoperation.session import Session
+from sf_training.teleoperation.session import TeleoperationSession
 
 CONFIG = Path(__file__).resolve().parents[2] / "sf_bringup" / "config"
 DEVICES = CONFIG / "teleoperation"
@@ -43,7 +43,7 @@ class Hand:
 
     def __init__(self, device: Device, contract=None, measured=HOME):
         self.contract = contract or sim_arm()
-        self.session = Session(self.contract, device)
+        self.session = TeleoperationSession(self.contract, device)
         self.now, self.measured, self.follows = 100.0, np.array(measured), True
         self.commands = []
 

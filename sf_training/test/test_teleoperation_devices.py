@@ -23,14 +23,14 @@ from teleoperation_cases import (
 from sf_policy_node.contract import Workspace, parse_contract
 from sf_training.simulation.arm_sim import TOOL_DOWN
 from sf_training.teleoperation.device import DeviceError, load_device
-from sf_training.teleoperation.session import Session
+from sf_training.teleoperation.session import TeleoperationSession
 
 JOINTS = sim_arm().command_joints
 
 
 @pytest.mark.parametrize("path", sorted(DEVICES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_devices_fit_the_shipped_robot(path):
-    Session(sim_arm(), load_device(path))
+    TeleoperationSession(sim_arm(), load_device(path))
 
 
 def test_a_stick_moves_the_tool_straight_at_the_speed_of_the_device():
@@ -217,7 +217,7 @@ def test_a_leader_that_is_far_away_is_not_followed_and_says_which_joint():
     leading = Leading()
     leading.place[2] = 0.2
     assert not leading.lead(0.5)
-    assert "joint3 stands at 1.40 and its leader at 0.20" in leading.session.state
+    assert "joint3 is at 1.40 and its leader at 0.20" in leading.session.state
     leading.lead(0.1, held=False)
     leading.place[2] = 1.0
     assert leading.lead(0.3)
@@ -302,7 +302,7 @@ def test_a_device_that_does_not_fit_the_robot_is_refused(tmp_path):
     motion = yaml.safe_load((DEVICES / "leader_arm.yaml").read_text())["motion"]
     del motion["joints"]["joint4"]
     with pytest.raises(DeviceError, match=r"motion.joints lacks joint4 of sim_arm"):
-        Session(sim_arm(), shipped("leader_arm", motion=motion))
+        TeleoperationSession(sim_arm(), shipped("leader_arm", motion=motion))
     with pytest.raises(DeviceError, match="cannot be read"):
         load_device(tmp_path / "nothing.yaml")
     slow = yaml.safe_load(sim_arm().to_yaml())
@@ -310,7 +310,9 @@ def test_a_device_that_does_not_fit_the_robot_is_refused(tmp_path):
     with pytest.raises(
         DeviceError, match=r"rate_hz 50 is too slow for budgets.teleop_age_s 0.05; give at least 60"
     ):
-        Session(parse_contract(yaml.safe_dump(slow), sim_arm().urdf_xml), shipped("gamepad"))
+        TeleoperationSession(
+            parse_contract(yaml.safe_dump(slow), sim_arm().urdf_xml), shipped("gamepad")
+        )
 
 
 def test_a_moving_arm_is_taken_where_it_comes_to_rest_and_not_pulled_back():

@@ -15,11 +15,11 @@ DELAY, REPEAT = 0.5, 0.033  # of a usual keyboard
 
 def held(keys, key, begin, seconds):
     """When a key held for a time is heard."""
-    keys.hear(key, begin)
+    keys.press(key, begin)
     yield begin
     now = begin + DELAY
     while now < begin + seconds:
-        keys.hear(key, now)
+        keys.press(key, now)
         yield now
         now += REPEAT
 
@@ -31,7 +31,7 @@ def moving(keys, now):
 
 def test_a_tap_is_an_inch():
     keys = Keys()
-    keys.hear("w", 10.0)
+    keys.press("w", 10.0)
     assert moving(keys, 10.0) == (True, True)
     assert moving(keys, 10.0 + KEPT_S) == (False, False)
 
@@ -47,9 +47,9 @@ def test_a_held_key_keeps_moving_and_a_released_one_stops():
 
 def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
     keys = Keys()
-    keys.hear(" ", 10.0)
+    keys.press(" ", 10.0)
     assert not keys.joy(10.01)[1][HOLD]
-    keys.hear(" ", 12.0)
+    keys.press(" ", 12.0)
     assert not keys.joy(12.01)[1][HOLD], "two taps"
     times = list(held(keys, " ", 20.0, 1.0))
     assert keys.joy(times[-1])[1][HOLD] and not any(keys.joy(times[-1])[0])
@@ -58,20 +58,20 @@ def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
 
 def test_other_keys():
     keys = Keys()
-    keys.hear("]", 5.0)
+    keys.press("]", 5.0)
     assert keys.joy(5.5)[1][CLOSE] and keys.joy(5.5)[1][HOLD] and not keys.joy(7.0)[1][HOLD]
-    keys.hear("[", 8.0)
+    keys.press("[", 8.0)
     assert keys.joy(8.1)[1][OPEN] and not keys.joy(8.1)[1][CLOSE]
-    keys.hear("p", 9.5)
+    keys.press("p", 9.5)
     assert keys.joy(9.5)[1][RESUME] and not keys.joy(9.5)[1][HOLD]
-    keys.hear("w", 9.55)
-    keys.hear("x", 9.56)
+    keys.press("w", 9.55)
+    keys.press("x", 9.56)
     assert keys.joy(9.57)[1][STOP] and not keys.joy(9.57)[1][HOLD]
     slow = keys.speed
-    keys.hear("+", 9.6)
+    keys.press("+", 9.6)
     assert keys.speed > slow
     assert not keys.quit
-    keys.hear("q", 9.7)
+    keys.press("q", 9.7)
     assert keys.quit
 
 
@@ -80,7 +80,7 @@ def test_keys_move_the_tool_through_the_shipped_keyboard_file():
     start = pad.tool
 
     def say():
-        keys.hear("r", pad.now)
+        keys.press("r", pad.now)
         pad.session.on_joy("/teleop/keys", *keys.joy(pad.now), pad.now)
 
     pad.run(1.0, say)

@@ -276,7 +276,7 @@ def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error()
 def test_an_arm_that_is_held_fast_ends_the_replay():
     ended, problem = follow(0.1, blocked_after=1.0, size=np.array([0.7, 0, 0, 0, 0, 0, 0]))
     assert ended is not None and 1.0 < ended < 4.0
-    assert "joint1 is" in problem and "from where it was to be" in problem
+    assert "joint1 is" in problem and "from where it was commanded to be" in problem
 
 
 def beside_a_post():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teleoperation_cases import PERIOD, Pad
 
-from sf_training.teleoperation.dead_man import DeadMan
+from sf_training.teleoperation.dead_man import DeadManSwitch
 
 
 def test_nothing_is_sent_without_the_switch_whatever_the_sticks_say():
@@ -24,7 +24,7 @@ def test_a_press_moves_the_arm_and_a_release_ends_the_commands_at_once():
 
 def test_a_switch_that_is_down_when_it_is_first_heard_moves_nothing_until_it_was_open_once():
     pad = Pad()
-    pad.session._switch = DeadMan(
+    pad.session._switch = DeadManSwitch(
         0.25
     )  # as after a restart of the node, with the button taped down
     assert not pad.press(1.0, axes={1: 1.0})
@@ -108,13 +108,13 @@ def test_it_is_held_only_by_a_press_that_was_seen_and_is_still_being_heard(event
     """Against a plain reading of the rule: the last thing but repeats was a press, after an open
     hand, within ``age_s``.
     """
-    switch, now, armed, held, heard = DeadMan(0.25), 0.0, False, False, -np.inf
+    switch, now, armed, held, heard = DeadManSwitch(0.25), 0.0, False, False, -np.inf
     for event, seconds in events:
         now += seconds
         if now - heard > 0.25:
             held = False
         if event in ("down", "up"):
-            switch.hear(event == "down", now)
+            switch.receive(event == "down", now)
             heard = now
             if event == "up":
                 armed, held = True, False

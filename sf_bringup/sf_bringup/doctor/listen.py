@@ -189,7 +189,9 @@ def look_at_machine(seen: Seen, folder: Path) -> None:
 
 
 def _joints_of(claimed: list[str], controller) -> tuple[str, ...]:
-    """Joints of interfaces such as ``joint1/position``; an inactive controller claims none yet."""
+    """Return the joints of interfaces such as ``joint1/position``; an inactive controller claims
+    none yet.
+    """
     interfaces = claimed or list(getattr(controller, "required_command_interfaces", []))
     return tuple(dict.fromkeys(each.rpartition("/")[0] for each in interfaces))
 

@@ -24,13 +24,13 @@ class Stream:
 
     @property
     def rate_hz(self) -> float:
-        """Messages a second, 0 for fewer than two."""
+        """Return messages per second, 0 for fewer than two."""
         seconds = self.received[-1] - self.received[0] if len(self.received) > 1 else 0.0
         return (len(self.received) - 1) / seconds if seconds > 0.0 else 0.0
 
     @property
     def ages(self) -> list[float]:
-        """From stamp to receipt [s], of stamped messages."""
+        """Return the times from stamp to receipt [s] of stamped messages."""
         return [now - stamp for now, stamp in zip(self.received, self.stamps, strict=True) if stamp]
 
 

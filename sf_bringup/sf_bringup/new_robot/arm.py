@@ -97,14 +97,16 @@ def _moving(description: RobotDescription, base: str, link: str) -> list[UrdfJoi
 
 
 def _is_gripper(description: RobotDescription, joint: UrdfJoint) -> bool:
-    """A joint that mimics, is mimicked, or is called like a part of a gripper."""
+    """Whether a joint mimics, is mimicked, or has a name like a part of a gripper."""
     followed = any(other.mimics == joint.name for other in description.joints.values())
     called = any(word in joint.name.lower() for word in _GRIPPER_WORDS)
     return joint.mimics is not None or followed or called
 
 
 def _find_gripper(description: RobotDescription, joints: list[UrdfJoint]) -> UrdfJoint | None:
-    """The joint beyond the last arm joint that moves fingers: one that others mimic first."""
+    """Return the joint beyond the last arm joint that moves fingers; joints that others mimic come
+    first.
+    """
     beyond = [
         joint
         for joint in description.joints.values()

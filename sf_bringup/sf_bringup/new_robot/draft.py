@@ -214,7 +214,7 @@ def _others(what: str, names: Sequence[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name as YAML text: in quotes where YAML would read something else."""
+    """Return a name as YAML text: in quotes where YAML would read something else."""
     return (
         name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) and name not in _WORDS else f'"{name}"'
     )

@@ -62,7 +62,7 @@ class AnyQosSubscription:
         self.look()
 
     def publishers(self) -> set[str]:
-        """GIDs of the publishers that are there now."""
+        """Return the GIDs of the publishers that are present now."""
         return {_hex(each.endpoint_gid) for each in self._infos()}
 
     def look(self) -> None:
@@ -121,8 +121,8 @@ class AnyQosSubscription:
 
 
 def publisher_of(info: dict) -> str:
-    """The GID of a message's publisher as hex digits; :data:`UNKNOWN` where rclpy does not tell
-    it.
+    """Return the GID of a message's publisher as hex digits; :data:`UNKNOWN` where rclpy does not
+    report it.
     """
     gid = info.get("publisher_gid")
     return _hex(gid["data"]) if gid else UNKNOWN
@@ -136,7 +136,7 @@ def same_process(publisher: str, other: str) -> bool:
 
 
 def type_name(kind: type) -> str:
-    """The ROS name of a message type, such as ``std_msgs/msg/Bool``."""
+    """Return the ROS name of a message type, such as ``std_msgs/msg/Bool``."""
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 

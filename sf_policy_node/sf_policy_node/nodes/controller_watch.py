@@ -88,7 +88,9 @@ class ControllerWatch:
 
     @property
     def unfit(self) -> str:
-        """What its parameters make impossible, with the cure; empty while they are not known."""
+        """Return what the controller's parameters make impossible, with the cure; empty while they
+        are unknown.
+        """
         return self._presence.unfit
 
     @property
@@ -98,7 +100,7 @@ class ControllerWatch:
 
     @property
     def remarks(self) -> list[str]:
-        """Sentences for the status."""
+        """Return sentences for the status."""
         found = self._presence.remarks
         if self._manager.get("enforce_command_limits"):
             found += limiter_remarks(self._urdf_xml, self._velocity)
@@ -106,7 +108,7 @@ class ControllerWatch:
 
     @property
     def summary(self) -> dict[str, str]:
-        """Names and values for diagnostics."""
+        """Return names and values for diagnostics."""
         missing = [
             package
             for package, kind in (
@@ -253,7 +255,7 @@ def _by_name(names: list[str], values: list) -> dict[str, object]:
 
 
 def _ordered(names, point, joints) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions and velocities (J,) of a point in the order of ``joints``; None where one is
+    """Return positions and velocities (J,) of a point in the order of ``joints``; None where one is
     missing.
     """
     index = {name: row for row, name in enumerate(names)}

@@ -46,18 +46,18 @@ _NUMBERS = ("border_jump", "border_jump_max", "clip_rate")
 
 
 def to_seconds(stamp: Time) -> float:
-    """A stamp in seconds."""
+    """Convert a stamp to seconds."""
     return stamp.sec + 1e-9 * stamp.nanosec
 
 
 def to_stamp(seconds: float) -> Time:
-    """Seconds as a stamp; times before 0 become 0."""
+    """Convert seconds to a stamp; times before 0 become 0."""
     nanoseconds = max(0, round(seconds * 1e9))
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def chunk_from_message(message: ActionChunk) -> Chunk:
-    """The chunk as it came, right or wrong: ``motion.checks`` judges it."""
+    """Convert a message to a chunk without judging it: ``motion.chunks.checks`` does that."""
     data = np.array(message.data, dtype=float)
     if message.rows * message.columns == data.size:
         data = data.reshape(message.rows, message.columns)
@@ -81,7 +81,7 @@ def chunk_from_message(message: ActionChunk) -> Chunk:
 
 
 def chunk_to_message(chunk: Chunk) -> ActionChunk:
-    """The message that carries a chunk."""
+    """Convert a chunk to its message."""
     rows, columns = chunk.data.shape
     return ActionChunk(
         header=Header(stamp=to_stamp(chunk.stamp), frame_id=chunk.frame),
@@ -104,8 +104,8 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
 
 
 def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
-    """A stamped trajectory with positions and velocities, as ``joint_trajectory_controller`` takes
-    it.
+    """Convert a motion to a stamped trajectory with positions and velocities, as
+    ``joint_trajectory_controller`` takes it.
     """
     trajectory = trajectory.held()
     joints, points = len(trajectory.joint_names), []
@@ -125,8 +125,8 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
 def status_to_message(
     status: ExecutorStatus, now: float, latencies: tuple[float, float, float], cycles: Cycles
 ) -> ExecutorStatusMessage:
-    """The executor's status with the latencies p50, p95, p99 [s] and the punctuality that its node
-    measured.
+    """Convert the executor's status, with the latencies p50, p95, p99 [s] and the punctuality that
+    its node measured.
     """
     message = ExecutorStatusMessage(
         header=Header(stamp=to_stamp(now)),
@@ -161,7 +161,7 @@ def status_to_message(
 
 
 def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
-    """A session's status; the caller adds header, policy, device and camera names."""
+    """Convert a session's status; the caller adds header, policy, device and camera names."""
     message = PolicyStatus(
         state=int(status.state),
         reason=status.reason,
@@ -188,13 +188,13 @@ def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
 
 
 def clips_of(message: ExecutorStatusMessage) -> int:
-    """How many commands the executor has cut since it was started, of any cause."""
+    """Count the commands that the executor has cut since it was started, for any cause."""
     per_joint = sum(sum(getattr(message, name)) for name in PER_JOINT_CLIPS)
     return int(per_joint) + message.workspace_clips + message.tool_speed_clips
 
 
 def image_to_array(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 RGB of a camera of the contract.
+    """Decode an image of a camera of the contract to pixels (H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: an encoding that cannot be read, or another size than the contract says.

@@ -73,7 +73,7 @@ class Diagnostics:
 def policy_diagnostics(
     message: PolicyStatus, contract: Contract, joint_states: tuple[int, int] = (0, 0)
 ) -> DiagnosticStatus:
-    """What the policy node's status means to a person.
+    """Translate the policy node's status into a diagnostic for the operator.
 
     Args:
         message: the newest status.
@@ -116,7 +116,8 @@ def policy_diagnostics(
 def executor_diagnostics(
     message: ExecutorStatus, contract: Contract, controller: Mapping[str, str] | None = None
 ) -> DiagnosticStatus:
-    """What the chunk executor's status means to a person.
+    """Translate the chunk executor's status into a diagnostic for the operator. ``controller``:
+    names and values of what is known of the controller.
 
     ``controller``: names and values of what is known of the controller.
     """

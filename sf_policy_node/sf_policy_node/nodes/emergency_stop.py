@@ -46,9 +46,7 @@ class Buttons:
         return self._age_s is None or not gone
 
     def silence(self, now: float) -> float | None:
-        """How long the publisher that was silent for longest has been silent [s]; ``None`` before
-        the first message.
-        """
+        """Return the longest silence of any publisher [s]; ``None`` before the first message."""
         return now - min(self._received.values()) if self._received else None
 
     @property
@@ -84,7 +82,7 @@ class EmergencyStop:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the heartbeat; empty when nothing is."""
+        """Return what is wrong with the heartbeat; empty when nothing is."""
         if not self._silent:
             return ""
         what = (

@@ -43,18 +43,20 @@ class InstructionTopic:
         node.subscribe_any_qos(String, topic, self._receive)
 
     def stop(self) -> None:
-        """The instruction was stopped: whoever repeats it must send another text."""
+        """Record that the instruction was stopped: a publisher that repeats it must send another
+        text.
+        """
         self._repeats.stop()
         self._refused = ""
 
     def note_executor(self, status: ExecutorStatus) -> None:
-        """What the executor reports."""
+        """Take the executor's status."""
         if (run := self._run()) is not self._seen:
             self._seen, self._refused_before = run, status.chunks_refused
         self._executor = status
 
     def is_asked_for(self, run: InstructionRun) -> bool:
-        """The executor stopped this instruction, or refuses its chunks, and asks for an
+        """Whether the executor stopped this instruction, or refuses its chunks, and asks for an
         instruction.
         """
         status = self._executor

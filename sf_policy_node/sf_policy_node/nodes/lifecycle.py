@@ -64,11 +64,11 @@ class ManagedNode(LifecycleNode):
         self._parameters_declared.declare(name, default, description, **options)
 
     def value(self, name: str):
-        """The value of a declared parameter."""
+        """Return the value of a declared parameter."""
         return self._parameters_declared.value(name)
 
     def publisher(self, kind, topic: str, qos: QoSProfile):
-        """A publisher that lives until the node is cleaned up. Parameters
+        """Create a publisher that lives until the node is cleaned up. Parameters
         ``qos_overrides.TOPIC.publisher`` change its QoS.
         """
         overrides = QoSOverridingOptions.with_default_policies()
@@ -79,7 +79,7 @@ class ManagedNode(LifecycleNode):
         return publisher
 
     def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
-        """A subscription that lives until the node is cleaned up. Parameters
+        """Create a subscription that lives until the node is cleaned up. Parameters
         ``qos_overrides.TOPIC.subscription`` change its QoS.
         """
         qos, overrides = (
@@ -109,16 +109,16 @@ class ManagedNode(LifecycleNode):
 
     @property
     def has_given_up(self) -> bool:
-        """:meth:`give_up` was called."""
+        """Whether :meth:`give_up` was called."""
         return self._has_given_up
 
     def now(self) -> float:
-        """The node's time [s]: simulated where ``use_sim_time`` is set."""
+        """Return the node's time [s]: simulated where ``use_sim_time`` is set."""
         return 1e-9 * self.get_clock().now().nanoseconds
 
     @property
     def running(self) -> bool:
-        """The node is active."""
+        """Whether the node is active."""
         return self._running
 
     def set_up(self, contract: Contract) -> None:
@@ -128,8 +128,8 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def settle(self) -> float:
-        """How long to listen between configuration and activation [s], to learn who else is
-        there.
+        """Return how long to listen between configuration and activation [s], to learn who else
+        publishes.
         """
         return 0.0
 

@@ -44,20 +44,20 @@ class Output(Protocol):
     streams: bool  # wants stream() at command.rate_hz
 
     def send(self, trajectory: Trajectory) -> None:
-        """The motion from now on, to its end at rest. Every motion is handed over here, also where
-        commands are streamed.
+        """Take the motion from now on, to its end at rest. Every motion is handed over here, also
+        where commands are streamed.
         """
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """One cycle: where the arm is to be now; None while it stands still and nothing is to be
-        said.
+        """Send one cycle of a streamed command. ``None``: the arm holds position and nothing is
+        sent.
         """
 
     def listeners(self) -> list[tuple[str, int]]:
-        """Topics or actions of the commands, and how many nodes take them."""
+        """Return the topics or actions of the commands, and how many nodes subscribe to each."""
 
     def wait(self) -> None:
-        """Until what was said has arrived, or a moment has passed."""
+        """Block until what was sent has arrived, or a moment has passed."""
 
     def flush(self) -> None:
         """Before the node ends: bring the last motion (a stop) to its end, and wait until it has
@@ -66,7 +66,8 @@ class Output(Protocol):
 
 
 def make_output(node: ManagedNode, contract: Contract) -> Output:
-    """The output that the contract asks for; its publishers live until the node is cleaned up.
+    """Create the output that the contract asks for; its publishers live until the node is cleaned
+    up.
 
     Raises:
         ContractError: the output needs what this machine does not have.

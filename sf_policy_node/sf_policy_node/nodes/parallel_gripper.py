@@ -39,12 +39,12 @@ class GripperGoals:
         self.forget()
 
     def forget(self) -> None:
-        """The last goal is not in force."""
+        """Record that the last goal is not in force."""
         self._goal: float | None = None
 
     def next(self, position: float, velocity: float, now: float) -> float | str | None:
-        """A joint position [unit] to send as a goal now, :data:`STOP`, or None when the last goal
-        stands.
+        """Return a joint position [unit] to send as a goal now, :data:`STOP`, or None when the last
+        goal stays in force.
 
         Args:
             position, velocity: where the joint is to be now, and how fast it moves there [unit,
@@ -101,7 +101,7 @@ class ParallelGripperOutput:
         """Nothing: goals follow the motion as it is streamed."""
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """One cycle of the gripper's joint alone."""
+        """Send one cycle of the gripper's joint alone."""
         if setpoint is None:
             if (
                 self._waiting is not None

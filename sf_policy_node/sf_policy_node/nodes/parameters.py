@@ -103,7 +103,7 @@ class Parameters:
         self._node.set_descriptor(name, descriptor)
 
     def value(self, name: str):
-        """The value of a parameter; of one that was declared here in the type of its default."""
+        """Return the value of a parameter, in its default's type where it was declared here."""
         value = self._node.get_parameter(name).value
         return self._declared[name].kind(value) if name in self._declared else value
 

@@ -366,8 +366,8 @@ class PolicyNode(ManagedNode):
         self._problems = problems
 
     def _progress(self) -> str:
-        """What the policy waits for, or else the executor, or the policy's state; in one
-        sentence.
+        """Return in one sentence what the policy waits for, else what the executor waits for, else
+        the policy's state.
         """
         reported = self._reported
         if (

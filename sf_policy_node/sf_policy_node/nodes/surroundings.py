@@ -49,7 +49,7 @@ class Unmatched:
 
     @property
     def problems(self) -> list[str]:
-        """What was found, one sentence for each publisher, with the cure."""
+        """Return one sentence for each publisher that does not fit, with the cure."""
         return [each for found in self._found.values() for each in found]
 
     def _faults(self, topic: str, own: list[Input]) -> Iterator[str]:
@@ -78,8 +78,8 @@ def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
 
 
 def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
-    """What a publisher offers too little of; empty when it matches. The graph knows no more of a
-    remote QoS.
+    """Return which QoS a publisher does not offer; empty when it matches. The graph reports no more
+    of a remote QoS.
     """
     if requested is None:
         return ""
@@ -112,7 +112,7 @@ class Rivals:
         self._own: set[str] = set()
 
     def mark_own(self) -> None:
-        """The node's own publisher has just been created."""
+        """Remember the node's own publisher, which was just created."""
         own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
         self._own = {
             gid
@@ -126,11 +126,11 @@ class Rivals:
         return bool(self._publishers().keys() - self._own)
 
     def is_own(self, publisher: str) -> bool:
-        """A message comes from this node, or nobody can tell."""
+        """Whether a message comes from this node, or its publisher is unknown."""
         return publisher == UNKNOWN or not self._own or publisher in self._own
 
     def name(self, publisher: str) -> str:
-        """Name of the node that publishes."""
+        """Return the name of the node that publishes."""
         return self._publishers().get(publisher, "a node")
 
     def _publishers(self) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""Finds a camera that repeats one picture with fresh stamps: the driver lives, the sensor or the
-cable does not.
+"""Detect a camera that repeats one image with fresh stamps: the driver runs, the sensor or cable
+does not.
 """
 
 from __future__ import annotations

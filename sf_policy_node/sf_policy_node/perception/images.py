@@ -38,7 +38,7 @@ class ImageError(ValueError):
 def decode_image(
     encoding: str, height: int, width: int, step: int, data: Buffer, *, source: str = "image"
 ) -> np.ndarray:
-    """Pixels of a ``sensor_msgs/Image`` as RGB.
+    """Decode a ``sensor_msgs/Image`` to RGB pixels.
 
     Args:
         encoding: one of ``sensor_msgs/image_encodings.hpp``.
@@ -82,7 +82,7 @@ def decode_depth(
     is_bigendian: bool = False,
     source: str = "depth",
 ) -> np.ndarray:
-    """Depth along the optical axis of a ``sensor_msgs/Image``, 32FC1 in metres or 16UC1 in
+    """Decode a depth ``sensor_msgs/Image`` (along the optical axis): 32FC1 in metres or 16UC1 in
     millimetres.
 
     Returns:
@@ -111,7 +111,7 @@ def decode_depth(
 
 
 def decode_compressed(format: str, data: Buffer, *, source: str = "image") -> np.ndarray:
-    """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG) as (H, W, 3) uint8 RGB.
+    """Decode a ``sensor_msgs/CompressedImage`` (JPEG, PNG) to (H, W, 3) uint8 RGB.
 
     Raises:
         ImageError: depth transports, or bytes that are no image.
@@ -184,7 +184,7 @@ def _rows(
     bytes_per_pixel: int,
     source: str,
 ) -> np.ndarray:
-    """The image's bytes (height, width * bytes_per_pixel) without padding at the row ends."""
+    """Return the bytes (height, width * bytes_per_pixel) without padding at the row ends."""
     used = width * bytes_per_pixel
     flat = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0 or step < used or flat.size < step * (height - 1) + used:

@@ -48,7 +48,7 @@ class JointTrack:
 
     @property
     def position(self) -> float:
-        """The newest position."""
+        """Return the newest position."""
         return self._positions[-1]
 
     def add(self, stamp: float, position: float, velocity: float | None) -> None:
@@ -189,8 +189,8 @@ class JointStates:
         )
 
     def at(self, stamp: float, known_until: float = math.inf) -> np.ndarray | None:
-        """Positions (J,) at ``stamp``, each from its own history; ``None`` when a joint was not
-        known by then.
+        """Return the positions (J,) at ``stamp``, each from its own history; ``None`` when a joint
+        was not known by then.
         """
         positions = [track.at(stamp, known_until) for track in self._tracks.values()]
         return None if None in positions else np.array(positions)
@@ -203,7 +203,7 @@ class JointStates:
 
     @property
     def missing(self) -> list[str]:
-        """Joints of the contract that were never received."""
+        """Return the joints of the contract that were never received."""
         return [name for name in self._names if not self._tracks[name]]
 
     def age(self, now: float) -> float:
@@ -258,8 +258,8 @@ class JointStates:
 
     @property
     def fault(self) -> str:
-        """What is wrong with the messages so far, as ``have no time stamp``; empty when nothing is,
-        or none came.
+        """Return what is wrong with the messages so far, as ``have no time stamp``; empty when
+        nothing is, or none came.
         """
         if (
             self._fault

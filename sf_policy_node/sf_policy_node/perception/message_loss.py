@@ -20,7 +20,7 @@ class Reception:
         self._losses: deque[tuple[float, int, int]] = deque()  # time, messages lost, messages sent
 
     def add(self, now: float, sequence: int | None, publisher: bytes = b"") -> int:
-        """Take note of a message; returns how many were lost just before it.
+        """Count a message; return how many were lost just before it.
 
         Args:
             now: time of a steady clock [s].

@@ -1,5 +1,5 @@
-"""From messages that arrive one by one to an observation that fits together, and what an
-instruction may be.
+"""Assemble synchronized observations from messages that arrive one by one, and validate
+instructions.
 
 No ROS here: an image is whatever the caller stored, times are seconds on one clock.
 """
@@ -20,7 +20,7 @@ MAX_INSTRUCTION = 500  # characters
 
 
 def validate_instruction(text: str) -> str:
-    """The instruction without spaces around it.
+    """Return the instruction without spaces around it.
 
     Raises:
         ValueError: it is empty or too long.
@@ -94,8 +94,8 @@ class ObservationBuffer:
         self._joints.clear()
 
     def pick(self, now: float) -> Observation:
-        """The newest images that belong together, with the joints at the time of the oldest of
-        them.
+        """Return the newest images that belong together, with the joints at the time of the oldest
+        of them.
 
         Raises:
             NoObservation: a camera or the joint states are missing, too old or too far apart.
@@ -170,8 +170,8 @@ class ObservationBuffer:
         }
 
     def _joints_at(self, stamp: float, known_until: float, now: float) -> np.ndarray:
-        """Joints at ``stamp`` from what had been measured when the last image was taken: the same,
-        however late the images arrive.
+        """Return the joints at ``stamp``, from what had been measured when the last image was
+        taken. The result does not depend on how late the images arrive.
         """
         if problem := self._joints.problem(now):
             raise NoObservation(problem)

@@ -1,6 +1,4 @@
-"""How regularly something happens that is wanted at a rate: rate reached, cycles over budget, worst
-case.
-"""
+"""Measure how regularly an event occurs: rate reached, cycles over budget, worst cycle."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ class Cadence:
         self._total_s = self._worst_s = 0.0
 
     def add(self, now: float) -> None:
-        """It happened at ``now`` [s]; a clock that went back starts a new first cycle."""
+        """Record the event at ``now`` [s]; a clock that went back starts a new first cycle."""
         if self._last is not None and now > self._last:
             took = now - self._last
             self._cycles += 1
@@ -52,12 +50,12 @@ class Cadence:
         self._last = now
 
     def interrupt(self) -> None:
-        """What comes next ends no cycle: it was not wanted meanwhile, as after a pause."""
+        """Let the next event end no cycle: none was wanted meanwhile, as after a pause."""
         self._last = None
 
     def report(self, now: float) -> CadenceReport:
-        """Until ``now``; a cycle that is not complete counts once it is over budget, so that a
-        silent end is not left out.
+        """Report until ``now``. An incomplete cycle counts once it is over budget, so that a silent
+        end is included.
         """
         cycles, over, total, worst = self._cycles, self._over_budget, self._total_s, self._worst_s
         if self._last is not None and (open_s := now - self._last) > self._budget_s:

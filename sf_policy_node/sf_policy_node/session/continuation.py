@@ -1,4 +1,4 @@
-"""What of the last chunk is still ahead when the next one is predicted: real-time chunking
+"""Return the part of the last chunk that is still ahead at the next prediction: real-time chunking
 continues there.
 """
 
@@ -51,14 +51,14 @@ class ChunkHistory:
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
 
     def note(self, chunk: Chunk, latency_s: float) -> None:
-        """A chunk that was sent, and its measured time from observation to sending [s]; not of a
-        warm-up.
+        """Remember a chunk that was sent, and its measured time from observation to sending [s]. A
+        warm-up does not count.
         """
         self._last = chunk
         self._latencies.append(latency_s)
 
     def forget(self) -> None:
-        """The arm does not follow the last chunk: there is nothing to continue."""
+        """Forget the last chunk: the arm does not follow it."""
         self._last = None
 
     def continuation(self, stamp: float, joints: np.ndarray) -> Continuation | None:

@@ -1,6 +1,4 @@
-"""One instruction from its start to its end: what it may cost, what it has done, how it ended. No
-ROS here.
-"""
+"""Keep the record of one instruction: its limits, what it has done, how it ended. No ROS here."""
 
 from __future__ import annotations
 
@@ -58,27 +56,27 @@ class InstructionRun:
 
     @property
     def paused(self) -> bool:
-        """It is kept, but not followed."""
+        """Whether the instruction is kept but not followed."""
         return self.paused_at is not None
 
     def pause(self, now: float) -> None:
-        """Time stands still from now on."""
+        """Stop its clock from now on."""
         self.paused_at = now
         self.cadence.interrupt()
 
     def resume(self, now: float, epoch: int) -> None:
-        """Go on as if no time had passed, with fresh observations."""
+        """Continue as if no time had passed, with fresh observations."""
         if self.paused_at is not None:
             self.paused_s += max(0.0, now - self.paused_at)
         self.paused_at, self.epoch = None, epoch
         self.last_observation, self.look_from, self.waiting_since = None, now, now
 
     def end(self, now: float, termination: Termination, message: str) -> None:
-        """It is over."""
+        """Record how it ended."""
         self.ended, self.termination, self.message = now, termination, message
 
     def elapsed_s(self, now: float) -> float:
-        """Time in which it was followed, pauses left out; after its end: until then [s]."""
+        """Return the time in which it was followed, without pauses, until its end if any [s]."""
         now = now if self.ended is None else self.ended
         return max(
             0.0, (now if self.paused_at is None else self.paused_at) - self.started - self.paused_s
@@ -86,15 +84,15 @@ class InstructionRun:
 
     @property
     def duration_s(self) -> float:
-        """What an instruction that has ended took, pauses left out [s]."""
+        """Return the duration of an instruction that has ended, without pauses [s]."""
         if self.ended is None:
             raise ValueError("the instruction has not ended")
         return self.elapsed_s(self.ended)
 
     def progress(self, now: float) -> float:
-        """Share of the time limit that has passed, 0 to 1; 0 without a limit."""
+        """Return the elapsed share of the time limit, 0 to 1; 0 without a limit."""
         return min(1.0, self.elapsed_s(now) / self.timeout_s) if self.timeout_s else 0.0
 
     def cadence_report(self, now: float) -> CadenceReport:
-        """How regularly chunks came; after its end: until then."""
+        """Report how regularly chunks came; after its end: until then."""
         return self.cadence.report(now if self.ended is None else self.ended)

@@ -1,4 +1,4 @@
-"""Percentiles over the last measurements."""
+"""Keep percentiles over the last measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Latencies:
         self._values.append(seconds)
 
     def percentiles(self) -> tuple[float, float, float]:
-        """p50, p95 and p99 [s]; zeros before the first."""
+        """Return p50, p95 and p99 [s]; zeros before the first."""
         if not self._values:
             return 0.0, 0.0, 0.0
         p50, p95, p99 = np.percentile(self._values, (50, 95, 99))

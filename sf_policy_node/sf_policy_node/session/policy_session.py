@@ -1,4 +1,4 @@
-"""Follows instructions with a policy: when to predict, for which instruction, and when to give up.
+"""Follow instructions with a policy: when to predict, for which instruction, and when to give up.
 No ROS here.
 
 Callers deliver messages and instructions from one thread; one worker thread predicts. All public
@@ -35,7 +35,7 @@ _CLOCK_BACK_S = 1.0
 
 
 class PolicySession:
-    """One policy on one robot.
+    """Follow instructions with one policy on one robot.
 
     Args:
         decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence
@@ -93,7 +93,7 @@ class PolicySession:
     # ---- what arrives ----
 
     def add_image(self, camera: str, stamp: float, image: object) -> None:
-        """The newest image of a camera, not decoded."""
+        """Store the newest image of a camera, not decoded."""
         with self._lock:
             self._buffer.add_image(camera, stamp, image)
         self._wake.set()
@@ -106,7 +106,7 @@ class PolicySession:
             self._buffer.add_joint_state(stamp, names, positions)
 
     def note_clips(self, total: int) -> None:
-        """How many commands the executor has cut since it was started."""
+        """Take the number of commands that the executor has cut since it was started."""
         with self._lock:
             before = (
                 0 if self._clips is not None and total < self._clips else self._clips
@@ -116,8 +116,8 @@ class PolicySession:
             self._clips = total
 
     def note_not_followed(self) -> None:
-        """The executor has refused a chunk, or follows somebody else: the next chunk does not
-        continue the last one.
+        """Record that the executor refused a chunk or follows another source: the next chunk does
+        not continue the last one.
         """
         with self._lock:
             self._predictor.not_followed()
@@ -185,19 +185,19 @@ class PolicySession:
             self._set_state(self._state, message)
 
     def take_ended(self) -> list[InstructionRun]:
-        """Instructions that ended since the last call."""
+        """Return the instructions that ended since the last call."""
         with self._lock:
             ended, self._ended = self._ended, []
             return ended
 
     @property
     def run(self) -> InstructionRun | None:
-        """The instruction in force, followed or paused."""
+        """Return the current instruction, followed or paused."""
         return self._run
 
     @property
     def last_run(self) -> InstructionRun | None:
-        """The instruction in force, or the last one that was."""
+        """Return the current instruction, or the last one."""
         return self._last_run
 
     def check_time(self) -> None:
@@ -230,7 +230,7 @@ class PolicySession:
                 )
 
     def status(self) -> SessionStatus:
-        """A snapshot of now."""
+        """Return a snapshot of the current state."""
         with self._lock:
             now = self._clock()
             return SessionStatus(
@@ -311,8 +311,8 @@ class PolicySession:
             self._set_state(PolicyState.RUNNING, "")
 
     def _observe(self, run: InstructionRun) -> Observation | None:
-        """The next observation to predict from; None when it is too early, there is none, or none
-        is wanted.
+        """Return the next observation to predict from; None when it is too early, there is none, or
+        none is wanted.
         """
         with self._lock:
             if run is not self._run or run.paused:

@@ -1,5 +1,5 @@
-"""From an observation to a chunk: reads the pictures, asks the policy, and lets nothing through
-that is not a chunk of the contract.
+"""Turn an observation into a chunk: decode the images, run the policy, and refuse what is not a
+chunk of the contract.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class ActionPolicy(Protocol):
     def predict(
         self, images: dict[str, np.ndarray], joint_positions: np.ndarray, instruction: str
     ) -> np.ndarray:
-        """A chunk (horizon, columns) for images (H, W, 3) uint8 RGB by camera and joints (J,)."""
+        """Return a chunk (horizon, columns) for images (H, W, 3) uint8 RGB by camera and joints
+        (J,).
+        """
 
 
 class Predictor:
@@ -63,7 +65,7 @@ class Predictor:
         self._history_epoch = -1
 
     def images(self, observation: Observation) -> dict[str, np.ndarray]:
-        """The pictures (H, W, 3) uint8 RGB of an observation, by camera.
+        """Decode the images of an observation to (H, W, 3) uint8 RGB, by camera.
 
         Raises:
             ValueError: one of them cannot be read, or does not change although the arm moves.
@@ -80,7 +82,7 @@ class Predictor:
         epoch: int,
         sequence: int,
     ) -> Chunk:
-        """What the policy predicts.
+        """Predict a chunk.
 
         Raises:
             ValueError: it returned something else than a finite chunk of the contract's size.
@@ -110,20 +112,20 @@ class Predictor:
         )
 
     def published(self, chunk: Chunk, latency_s: float) -> None:
-        """The chunk is on its way to the arm, ``latency_s`` after its observation: the next one may
+        """Record that the chunk was published ``latency_s`` after its observation: the next one may
         continue it.
         """
         if self._join is Join.RTC:
             self._history_of(chunk.epoch).note(chunk, latency_s)
 
     def not_followed(self) -> None:
-        """The arm does not follow the last published chunk: the next one begins anew."""
+        """Record that the arm does not follow the last chunk: the next one starts anew."""
         if self._history is not None:
             self._history.forget()
 
     def _history_of(self, epoch: int) -> ChunkHistory:
-        """Begins anew with every epoch: nothing of another instruction, or of before a pause, is
-        continued.
+        """Return the history of an epoch. Each epoch starts an empty one: no chunk continues
+        another instruction or one from before a pause.
         """
         if self._history is None or epoch != self._history_epoch:
             from sf_policy_node.session.continuation import (

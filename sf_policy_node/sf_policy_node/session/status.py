@@ -1,4 +1,4 @@
-"""What a session reports about itself; the plain-Python form of ``sf_msgs/PolicyStatus``."""
+"""Hold what a session reports about itself; the plain-Python form of ``sf_msgs/PolicyStatus``."""
 
 from __future__ import annotations
 

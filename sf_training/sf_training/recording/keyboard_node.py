@@ -90,7 +90,7 @@ class RecorderKeys(Node):
                 press, self.say, countdown_s=self._countdown, instruction=self._instruction
             )
         elif self._motion and character != ESCAPE:
-            self._motion.hear(character, time.monotonic())
+            self._motion.press(character, time.monotonic())
 
     def publish_motion(self) -> None:
         """Publishes which motion keys are down; without ``drive`` nothing."""

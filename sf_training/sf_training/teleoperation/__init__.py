@@ -1,1 +1,1 @@
-"""A person moves the arm: devices with a dead-man switch, and recorded episodes sent again."""
+"""Teleoperation of the arm with a dead-man switch, and replay of recorded episodes."""

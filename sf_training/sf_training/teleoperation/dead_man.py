@@ -1,60 +1,70 @@
-"""The switch that a hand must hold: without it nothing is sent, and the arm comes to rest."""
+"""The dead-man switch: teleoperation sends commands only while the operator holds it."""
 
 from __future__ import annotations
 
 import math
 
-_UNHEARD, _OPEN = "nothing has been heard of the dead-man switch", "the dead-man switch is open"
+_NOTHING_RECEIVED = "no message of the dead-man switch was received; start its driver"
+_OPEN = "the dead-man switch is open"
 
 
-class DeadMan:
-    """Held only between a press that was seen as it happened and whatever ends it. Times [s] on a
-    clock that nothing sets.
+class DeadManSwitch:
+    """A switch that is held from an observed press until its release. Times [s] on a monotonic
+    clock.
 
-    A switch that is down when it is first heard, or still down after :meth:`trip`, moves nothing:
-    the hand must open once.
+    A switch that is pressed in its first message, or still pressed after :meth:`trip`, counts as
+    open until it is released once.
 
     Args:
-        age_s: silent for longer counts as open: a cable is out, a battery empty, a driver dead.
-        unchanged_s: a device off centre that says exactly the same for longer counts as open too:
-            its radio is gone and
-            its driver repeats the last it heard. None: not looked for.
+        age_s: silence after which the switch counts as open: broken cable, empty battery.
+        unchanged_s: a deflected device that reports the same values for longer counts as open:
+            its radio is out of range and its driver repeats the last message. None: not checked.
     """
 
     def __init__(self, age_s: float, unchanged_s: float | None = None) -> None:
         self._age_s, self._unchanged_s = age_s, unchanged_s
-        self._heard = self._changed = -math.inf
-        self._said: object = None
+        self._received_at = self._changed_at = -math.inf
+        self._values: object = None
         self._open_seen = self._held = False
-        self._why = _UNHEARD
+        self._why = _NOTHING_RECEIVED
 
-    def hear(self, pressed: bool, now: float, said: object = None) -> None:
-        """A message of the switch; ``said``: all that it holds when the device is off centre, None
-        when it is at rest.
+    def receive(self, pressed: bool, now: float, values: object = None) -> None:
+        """Take a message of the switch.
+
+        Args:
+            values: all axes and buttons while the device is deflected; None while it is centred.
         """
         self.held(now)  # a silence that ends with this message counts
-        if said is None or said != self._said:
-            self._said, self._changed = said, now
-        self._heard = now
+        if values is None or values != self._values:
+            self._values, self._changed_at = values, now
+        self._received_at = now
         if not pressed:
             self._open_seen, self._held = True, False
             self._why = _OPEN
         elif self._open_seen:
             self._open_seen, self._held = False, True
-        elif not self._held and self._why in (_UNHEARD, _OPEN):
-            self._why = "the dead-man switch was down before it was heard: release it once"
+        elif not self._held and self._why in (_NOTHING_RECEIVED, _OPEN):
+            self._why = (
+                "the dead-man switch was pressed before the node received it; release it once"
+            )
 
     def trip(self, reason: str) -> None:
-        """Counts as open until it has been released and pressed again."""
+        """Count the switch as open until it has been released and pressed again."""
         if self._held:
             self._held, self._why = False, f"{reason}: release the switch and press it again"
 
     def held(self, now: float) -> bool:
-        """A hand holds it."""
-        if self._held and now - self._heard > self._age_s:
-            self.trip(f"the switch has been silent for {now - self._heard:.2f} s")
-        if self._held and self._unchanged_s is not None and now - self._changed > self._unchanged_s:
-            self.trip(f"the device has said exactly the same for {now - self._changed:.1f} s")
+        """Whether the operator holds the switch."""
+        if self._held and now - self._received_at > self._age_s:
+            self.trip(f"the switch has been silent for {now - self._received_at:.2f} s")
+        if (
+            self._held
+            and self._unchanged_s is not None
+            and now - self._changed_at > self._unchanged_s
+        ):
+            self.trip(
+                f"the device reported exactly the same values for {now - self._changed_at:.1f} s"
+            )
         return self._held
 
     @property

@@ -1,4 +1,4 @@
-"""What a person holds in the hand, as one YAML: its topics, its dead-man switch and what its axes
+"""The description of a teleoperation device, one YAML: topics, dead-man switch, and what its axes
 mean. No ROS.
 
 Examples are in ``sf_bringup/config/teleoperation``; every key is explained in
@@ -18,9 +18,8 @@ from sf_policy_node.contract import Contract, Finite, Name, Positive, Topic
 Index = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=1)]
 AXES = ("x", "y", "z", "rx", "ry", "rz")
-_NEEDED_HZ = (
-    3.0  # commands within budgets.teleop_age_s, so that one lost message is not a hand that let go
-)
+# commands within budgets.teleop_age_s, so that one lost message does not count as a release
+_NEEDED_HZ = 3.0
 
 
 class DeviceError(ValueError):
@@ -185,9 +184,9 @@ class Device(_Strict):
     gripper: GripperButtons | None = None
     policy_waits: bool = Field(
         True,
-        description="after a takeover the policy waits for ~/resume; false: it goes on by itself",
+        description="after a takeover the policy waits for ~/resume; false: it continues by itself",
     )
-    resume: Button | None = Field(None, description="button that lets the policy go on")
+    resume: Button | None = Field(None, description="button that lets the policy continue")
     emergency_stop: Button | None = Field(
         None, description="button that stops the arm and latches, held switch or not"
     )
@@ -201,7 +200,7 @@ class Device(_Strict):
         return self
 
     def check(self, contract: Contract) -> None:
-        """It moves every joint of a robot, often enough.
+        """Check that the device moves every joint of a robot, often enough.
 
         Raises:
             DeviceError: it does not.
@@ -233,7 +232,7 @@ class Device(_Strict):
 
     @property
     def motion_has_gripper(self) -> bool:
-        """It moves the gripper."""
+        """Whether the device moves the gripper."""
         return bool(self.gripper or (isinstance(self.motion, Leader) and self.motion.gripper))
 
 

@@ -1,4 +1,4 @@
-"""The tool moves as a hand asks, in the base frame or its own, and joints are found for where it
+"""Move the tool by twists, in the base frame or its own, and solve the joints for where it
 goes.
 """
 
@@ -11,7 +11,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
 
-_FROM_WALL = 2e-3  # m: the tool is led no closer to the walls of its box
+_FROM_WALL = 2e-3  # m: the tool moves no closer to the walls of its box
 _JOINT_SPEED = 0.9  # share of a joint's top speed that the tool's motion may ask for
 _UPRIGHT, _RIGHTING = (
     0.2,
@@ -22,10 +22,10 @@ _UPRIGHT, _RIGHTING = (
 
 
 class Jog:
-    """Integrates motions of the tool from where the arm stands. Calls must not overlap.
+    """Integrates twists of the tool, starting at the arm's joints. Calls must not overlap.
 
     Args:
-        turns: the hand may turn the tool; else it keeps its orientation.
+        turns: the operator may turn the tool; otherwise it keeps its orientation.
         in_tool_frame: motions are along and about the axes of the tool.
     """
 
@@ -44,7 +44,7 @@ class Jog:
         self.note = ""
 
     def begin(self, measured: np.ndarray) -> None:
-        """The hand takes the arm there (J,)."""
+        """Start from the arm's joints (J,) at the takeover."""
         self._joints = np.clip(
             measured[: self._arm], self._limits.lower[: self._arm], self._limits.upper[: self._arm]
         )
@@ -62,8 +62,8 @@ class Jog:
             return before, np.zeros(self._arm)
         behind = np.abs(before - measured[: self._arm]) / self._limits.tracking_error[: self._arm]
         if behind.max() > 1.0:
-            # Something holds it, or the executor does not let it through: go on from where it is,
-            # and do not wind up.
+            # Something blocks it, or the executor refuses it: continue from where it is, and do not
+            # wind up.
             self.begin(measured)
             self.note = f"{self._limits.names[int(behind.argmax())]} does not follow"
             return self._joints, np.zeros(self._arm)

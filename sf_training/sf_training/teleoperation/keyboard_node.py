@@ -32,19 +32,19 @@ class Keyboard(Node):
     def __init__(self, **options) -> None:
         super().__init__("teleoperation_keys", **options)
         self.keys = Keys()
-        self.said = ""
+        self.state = ""
         self._joy = self.create_publisher(Joy, TOPIC, QoSProfile(depth=1))
         self.create_subscription(String, "teleoperation/state", self._on_state, LATCHED)
 
     def publish(self) -> None:
-        """What is down now."""
+        """Publish the keys that are down now."""
         axes, buttons = self.keys.joy(time.monotonic())
         message = Joy(axes=axes, buttons=buttons)
         message.header.stamp = self.get_clock().now().to_msg()
         self._joy.publish(message)
 
     def _on_state(self, message: String) -> None:
-        self.said = message.data
+        self.state = message.data
 
 
 def main(args: list[str] | None = None) -> int:
@@ -69,12 +69,11 @@ def main(args: list[str] | None = None) -> int:
                 if keys is None:
                     break
                 for key in keys:
-                    node.keys.hear(key, time.monotonic())
+                    node.keys.press(key, time.monotonic())
                 node.publish()
                 spinner.spin_once(timeout_sec=0.0)
-                line = (
-                    f"speed {node.keys.speed:.0%}   {node.said or 'no teleoperation node is heard'}"
-                )
+                state = node.state or "no state from the teleoperation node; start it"
+                line = f"speed {node.keys.speed:.0%}   {state}"
                 if line != shown:
                     shown = line
                     print(f"\r\x1b[K{line[: _width()]}", end="", flush=True)

@@ -24,7 +24,7 @@ MOTIONS = {  # key: axis (x y z rx ry rz) and direction
     "u": (5, 1.0),
     "o": (5, -1.0),
 }
-KEPT_S = 0.12  # after a key was heard: three repeats of a usual keyboard
+KEPT_S = 0.12  # after a key event: three repeats of a usual keyboard
 GRIPPER_KEPT_S = 1.0  # a gripper key is a tap: the time in which the fingers move
 REPEATS_WITHIN_S = 0.8  # longer than any keyboard waits before it repeats a key
 SPEEDS = (0.1, 0.2, 0.35, 0.6, 1.0)
@@ -32,13 +32,13 @@ SPEEDS = (0.1, 0.2, 0.35, 0.6, 1.0)
 HELP = """Hold a key to move, let go to stop.
   w s   away, back        r f   up, down       [ ]  gripper: open, close
   a d   left, right       j l   roll           + -  faster, slower
-  i k   pitch             u o   yaw            p    the policy may go on
+  i k   pitch             u o   yaw            p    let the policy continue
   x     emergency stop          q  quit (which stops too)
   SPACE the dead-man switch of another device: hold it"""
 
 
 class Keys:
-    """Which axes and buttons are down, from the keys heard. Times [s] on a clock that nothing sets.
+    """Which axes and buttons are down, from key events. Times [s] on a monotonic clock.
 
     A motion key is its own dead-man switch: its first event moves the arm for :data:`KEPT_S`, which
     is an inch, and
@@ -55,8 +55,8 @@ class Keys:
         self._speed = 1
         self.quit = False
 
-    def hear(self, key: str, now: float) -> None:
-        """A key went down or repeats."""
+    def press(self, key: str, now: float) -> None:
+        """Take a key that went down or repeats."""
         key = key.lower()
         if key in MOTIONS:
             axis, direction = MOTIONS[key]
@@ -85,7 +85,9 @@ class Keys:
             self.quit = True
 
     def joy(self, now: float) -> tuple[list[float], list[int]]:
-        """Axes x y z rx ry rz in -1 to 1, and the buttons hold, open, close, resume, stop."""
+        """Return the axes x y z rx ry rz in -1 to 1, and the buttons hold, open, close, resume,
+        stop.
+        """
         moves, grips = now < self._motion_until, now < self._gripper_until
         axes = [SPEEDS[self._speed] * each if moves else 0.0 for each in self._axes]
         buttons = [0] * 5

@@ -12,7 +12,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.teleoperation.device import DeviceError, Leader
 
-_TOO_SOON_S, _TOO_LATE_S = 1e-3, 0.2  # between two messages of which a velocity can be told
+_TOO_SOON_S, _TOO_LATE_S = 1e-3, 0.2  # between two messages from which a velocity can be computed
 
 
 class LeaderArm:
@@ -40,7 +40,9 @@ class LeaderArm:
             )
         self._names = [row[0] for row in rows]
         self._scale, self._offset = np.array([row[1:] for row in rows]).T
-        self._before: tuple[float, np.ndarray, np.ndarray] | None = None  # time, place, speed
+        self._before: tuple[float, np.ndarray, np.ndarray] | None = (
+            None  # time, positions, velocities
+        )
 
     def read(
         self,
@@ -49,8 +51,8 @@ class LeaderArm:
         velocities: Sequence[float],
         now: float,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Targets (J,) and their velocities; the gripper is NaN where the leader has none. None:
-        not finite, or joints are missing.
+        """Return targets (J,) and their velocities; the gripper is NaN where the leader has none.
+        ``None``: values are not finite, or joints are missing.
 
         Raises:
             DeviceError: the leader never names a joint that the device file does.
@@ -80,7 +82,7 @@ class LeaderArm:
         return inside, speed
 
     def too_far(self, target: np.ndarray, measured: np.ndarray) -> str:
-        """Which joint is too far from its leader to be taken over; empty when none is."""
+        """Return which joint is too far from its leader for a takeover; empty when none is."""
         if self._furthest is None:
             return ""
         way = np.abs(target - measured)[: self._arm]
@@ -89,12 +91,14 @@ class LeaderArm:
             return ""
         name, here, there = self._limits.names[worst], measured[worst], target[worst]
         return (
-            f"{name} stands at {here:.2f} and its leader at {there:.2f}: bring the leader closer"
+            f"{name} is at {here:.2f} and its leader at {there:.2f}; bring the leader closer"
             f" than {self._furthest:g}"
         )
 
     def _velocity(self, place: np.ndarray, given: np.ndarray | None, now: float) -> np.ndarray:
-        """The leader's own velocities, or those of its positions, smoothed over two messages."""
+        """Return the leader's own velocities, or differences of its positions, smoothed over two
+        messages.
+        """
         before, speed = self._before, np.zeros_like(place)
         if given is not None and np.isfinite(given).all():
             speed = self._scale * given

@@ -28,7 +28,7 @@ _TAKEN_S = 2.0  # the executor takes over within, or says why not
 _OTHER_CLOCK_S = 3600.0  # apart: not the same clock, and no clock that is merely wrong
 _STANDS_S = 2.0  # a clock that does not move for longer
 _SETTLES_S = 0.5  # after the last command the arm is still watched
-# a replay goes on after a shorter silence, as of a busy computer; after a longer one somebody may
+# a replay continues after a shorter stall, as of a busy computer; after a longer one somebody may
 # have come near
 _SILENT_S = 1.0
 _MOVING = 0.05  # share of a joint's top speed above which the arm does not stand
@@ -39,7 +39,7 @@ class ReplayAborted(RuntimeError):
 
 
 class Player(Node):
-    """Talks to the executor of one arm; spun by hand."""
+    """Sends commands to the executor of one arm and receives its status; the caller spins it."""
 
     def __init__(self, contract: Contract) -> None:
         super().__init__("replay")
@@ -68,12 +68,12 @@ class Player(Node):
         self._spinner.add_node(self)
 
     def now(self) -> float:
-        """The arm's time [s]."""
+        """Return the arm's time [s]."""
         return 1e-9 * self.get_clock().now().nanoseconds
 
     @property
     def follows(self) -> bool:
-        """The executor follows the replay, as far as it was heard."""
+        """Whether the executor follows the replay, as far as its status was received."""
         return self.status is not None and self.status.control_source == ControlSource.REPLAY
 
     def spin(self, seconds: float) -> None:
@@ -83,7 +83,7 @@ class Player(Node):
             self._spinner.spin_once(timeout_sec=left)
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Until a condition is true.
+        """Wait until a condition is true.
 
         Raises:
             ReplayError: it did not become true.
@@ -104,14 +104,18 @@ class Player(Node):
         """
         topics = self.contract.topics
         self.wait(
-            lambda: self.status is not None, f"no executor was heard on {topics.executor_status}"
+            lambda: self.status is not None,
+            f"no status on {topics.executor_status}; start the executor",
         )
         if clock == "ros" or (
             clock == "auto"
             and abs(to_seconds(self.status.header.stamp) - time.time()) > _OTHER_CLOCK_S
         ):
             self.set_parameters([Parameter("use_sim_time", value=True)])
-            self.wait(lambda: self.now() > 0.0, "nothing was heard on /clock")
+            self.wait(
+                lambda: self.now() > 0.0,
+                "no message on /clock; start the simulator, or set use_sim_time to false",
+            )
         self.joints = None
         self.wait(lambda: self.joints is not None, f"no joint states on {topics.joint_states}")
         self.wait(
@@ -136,20 +140,21 @@ class Player(Node):
                 f"the executor does not move the arm: {status.reason or 'it only shadows a policy'}"
             )
         if status.control_source != ControlSource.NOBODY:
-            who = {ControlSource.POLICY: "a policy", ControlSource.TELEOPERATION: "a person"}.get(
-                status.control_source, "another replay"
-            )
-            raise ReplayError(f"{who} moves the arm: end that first")
+            who = {
+                ControlSource.POLICY: "a policy",
+                ControlSource.TELEOPERATION: "an operator",
+            }.get(status.control_source, "another replay")
+            raise ReplayError(f"{who} has control of the arm; end that first")
         speeds = np.abs(self.joints[2][: len(self.contract.joints)])
         fast = speeds / np.array([joint.velocity for joint in self.contract.joints])
         if fast.max() > _MOVING:
             raise ReplayError(
-                f"{self.contract.arm_joints[int(fast.argmax())]} is moving: wait until the arm"
-                " stands"
+                f"{self.contract.arm_joints[int(fast.argmax())]} is moving; wait until the arm"
+                " is stationary"
             )
 
     def send(self, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """One command, stamped with now."""
+        """Send one command, stamped with the current time."""
         message = JointState(
             header=Header(stamp=to_stamp(self.now())), name=list(self.contract.command_joints)
         )
@@ -206,7 +211,7 @@ def play(
         stood, awake = time.monotonic() - awake, time.monotonic()
         if stood > _SILENT_S and node.followed_at is not None:
             raise ReplayAborted(
-                f"this process stood still for {stood:.2f} s after {elapsed:.1f} s: the executor"
+                f"this process stalled for {stood:.2f} s after {elapsed:.1f} s: the executor"
                 " has ended the replay"
             )
 
@@ -223,7 +228,7 @@ def play(
         stay_awake()  # before the executor is blamed
         if now > before:
             moved = time.monotonic()
-        # The motion goes on while the executor follows. A process that stood still goes on where it
+        # The motion continues while the executor follows. A process that stalled continues where it
         # was, and does not leap.
         elapsed, before = elapsed + node.follows * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         if problem:
@@ -241,5 +246,5 @@ def play(
                 f" {node.status.reason}"
             )
         if time.monotonic() - moved > _STANDS_S:
-            raise ReplayAborted("the arm's clock stands still")
+            raise ReplayAborted("the arm's clock does not advance")
         on_time(min(elapsed, motion.duration))

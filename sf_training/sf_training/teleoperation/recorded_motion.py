@@ -38,11 +38,11 @@ class RecordedMotion:
 
 
 def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
-    """The motion of an episode.
+    """Read the motion of an episode.
 
-    ``commanded``: joints as the arm was sent (by the executor, else by the operator), which carries
-    a gripper's grip; where nothing was sent, or a joint was more than its tracking error away from
-    what was sent, as measured.
+    ``commanded``: the commands to the arm (of the executor, else of the operator), which hold the
+    gripper's grip. Where none was sent, or a joint was further away than its tracking error, the
+    measured joints.
 
     Raises:
         ReplayError: joint states are missing, or have a gap.
@@ -98,7 +98,9 @@ def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
 
 
 def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stamps (N,) [ns], rising, and positions (N,) of each joint; empty where it is never named."""
+    """Return stamps (N,) [ns], rising, and positions (N,) of each joint; empty where it is never
+    named.
+    """
     found = []
     for name in names:
         pairs = [
@@ -111,8 +113,8 @@ def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """Commands of the operator, joined by straight lines; NaN before the first and for joints that
-    were never named.
+    """Return the operator's commands, interpolated linearly; NaN before the first and for joints
+    that were never named.
     """
     sent = np.full((len(times), len(names)), np.nan)
     for column, (stamps, places) in enumerate(_by_joint(stream, names)):
@@ -122,8 +124,8 @@ def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
 
 
 def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
-    """At each time, where the newest trajectory that had been sent by then has the joints; NaN
-    before the first.
+    """Return the joints of the newest trajectory that had been sent by each time; NaN before the
+    first.
     """
     sent = np.full((len(times), len(names)), np.nan)
     order = np.argsort(stream.stamps, kind="stable")

@@ -1,4 +1,4 @@
-"""An episode's motion made fit to be sent again: slower or faster, from where the arm stands, and
+"""Prepare an episode's motion for a replay: slower or faster, from where the arm is, and
 judged while it runs. No ROS.
 """
 
@@ -19,10 +19,10 @@ _AT_LIMIT = 1.02  # a recorded motion ran at the limits, and its samples are rou
 # what is that much too fast in places is slowed there; a recorded command may be ahead of what the
 # guard let through
 _SLOWED = 1.25
-_SMOOTH = 5  # samples over which a speed is told, so that the noise of measured joints is none
+_SMOOTH = 5  # samples over which a velocity is computed, to average out noise of measured joints
 _EASE_S = 0.4  # in which the replay gets going, and the gripper settles before it
 _SHORTEST_S = 0.5
-_LATE_S = 1.0  # the arm may be this far behind in time before it is told to be far behind in space
+_LATE_S = 1.0  # the arm may be this late before its distance counts as an error
 _DELAYS_S = np.arange(0.0, 0.6, 0.02)
 
 
@@ -39,11 +39,11 @@ class Timed:
 
     @property
     def duration(self) -> float:
-        """[s]"""
+        """Return the duration [s]."""
         return float(self.times[-1])
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Joints and velocities (J,) at a time; the last ones, at rest, after the end."""
+        """Return joints and velocities (J,) at a time; after the end, the last joints at rest."""
         place = np.array([np.interp(time, self.times, column) for column in self.positions.T])
         if time >= self.duration:
             return place, np.zeros_like(place)
@@ -53,11 +53,11 @@ class Timed:
 
 
 def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
-    """The motion at ``speed`` times the speed at which it was recorded, slower where that is a
-    little above a limit of the contract.
+    """Scale the motion to ``speed`` times its recorded speed, slower where that is slightly above a
+    limit of the contract.
 
     Raises:
-        ReplayError: it would be far above one, with the speed that would not.
+        ReplayError: it would be far above a limit; the message names the speed that fits.
     """
     low, high = SPEEDS
     if not low <= speed <= high:
@@ -116,8 +116,8 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
 def _shares(
     positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float
 ) -> np.ndarray:
-    """Of the tightest limit of speed that each sample (N,) needs at the speed of the recording, the
-    most within a few samples.
+    """Return for each sample (N,) the share of the tightest speed limit that it needs at the
+    recorded speed: the maximum over a few samples.
     """
     velocities = _velocities(positions)
     joints = (np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max(axis=1)
@@ -170,7 +170,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
 
 
 class Following:
-    """Judges whether the arm does what it is told, and how well it did in the end.
+    """Checks whether the arm follows its commands, and how well it did in the end.
 
     Args:
         furthest: times ``joints[].tracking_error`` that a joint may be from everywhere it was to be
@@ -185,11 +185,13 @@ class Following:
         self._measured: list[tuple[float, np.ndarray]] = []
 
     def send(self, now: float, wanted: np.ndarray) -> None:
-        """The arm was told to be there (J,)."""
+        """Record that the arm was commanded to these joints (J,)."""
         self._wanted.append((now, wanted))
 
     def measure(self, stamp: float, positions: np.ndarray) -> str:
-        """The arm was measured there (J,): why the replay must end, or nothing."""
+        """Compare measured joints (J,) with the commands; return why the replay must end, or an
+        empty text.
+        """
         if (
             not self._wanted
             or stamp < self._wanted[0][0]
@@ -204,20 +206,20 @@ class Following:
             recent.append(wanted[: self._arm])
         if not recent:
             return ""
-        # Between everywhere it was to be within the last second it is late, and not lost.
+        # Anywhere between the commands of the last second the arm is late, not lost.
         places = np.array(recent)
         here = positions[: self._arm]
         away = np.maximum(np.maximum(places.min(axis=0) - here, here - places.max(axis=0)), 0.0)
         share = away / (self._furthest * self._limits.tracking_error[: self._arm])
         worst = int(share.argmax())
         return (
-            f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was to be"
+            f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was commanded to be"
             if share[worst] > 1.0
             else ""
         )
 
     def report(self) -> dict:
-        """Delay [s] of the arm behind what it was told, and what is left of the error without it,
+        """Delay [s] of the arm behind its commands, and the remaining error without it,
         per joint and of the tool.
 
         Empty when too little was measured. Joints in rad or m, the tool in m.
@@ -261,7 +263,7 @@ class Following:
 
 
 def _velocities(positions: np.ndarray) -> np.ndarray:
-    """Speeds (N, J) over a few samples."""
+    """Return velocities (N, J), over a few samples."""
     if len(positions) <= _SMOOTH:
         return np.gradient(positions, SAMPLE_S, axis=0)
     speeds = (positions[_SMOOTH:] - positions[:-_SMOOTH]) / (_SMOOTH * SAMPLE_S)
@@ -272,8 +274,8 @@ def _velocities(positions: np.ndarray) -> np.ndarray:
 
 
 def _eased(positions: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples passed at ``rates`` (N,) times the speed of the recording; the first one is passed
-    from rest, within :data:`_EASE_S`.
+    """Resample at ``rates`` (N,) times the recorded speed, starting from rest within
+    :data:`_EASE_S`.
     """
     grid = SAMPLE_S * np.arange(len(positions))
     passed = np.append(0.0, np.cumsum(SAMPLE_S / np.minimum(rates[:-1], rates[1:])))

@@ -1,9 +1,9 @@
-"""``sf_training replay EPISODE``: sends an episode to the robot again, through the same guard as a
+"""``sf_training replay EPISODE``: send an episode to the robot again, through the same guard as a
 policy's chunks.
 
-The arm goes slowly to where the episode begins, then along what it did. Ctrl-C, a person who takes
-the arm, a pause, an emergency stop or an arm that does not follow ends it; silence is what stops
-the arm then.
+The arm moves slowly to the start of the episode, then along its motion. Ctrl-C, an operator who
+takes over, a pause, an emergency stop or an arm that does not follow ends it; silence then stops
+the arm.
 """
 
 from __future__ import annotations

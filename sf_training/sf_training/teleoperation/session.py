@@ -1,4 +1,4 @@
-"""One device and one arm: from what a hand does to joint commands, as long as it holds the dead-man
+"""One device and one arm: turn the operator's input into joint commands while the dead-man
 switch. No ROS.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_training.teleoperation.dead_man import DeadMan
+from sf_training.teleoperation.dead_man import DeadManSwitch
 from sf_training.teleoperation.device import Device, DeviceError, Leader, Stick
 from sf_training.teleoperation.jog import Jog
 from sf_training.teleoperation.leader import LeaderArm
 from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_motion, twist_motion
 
 _LEADER_AGE_S = 0.2  # a leader that is silent for longer has lost its cable
-_LONGEST_STEP_S = 0.1  # of time that one command covers: a process that stood still does not leap
+_LONGEST_STEP_S = 0.1  # of time that one command covers: a process that stalled does not jump
 _GRIPS = 0.9  # opening below which a gripper whose command nobody knows is taken to hold something
 _TAKES_S = 0.1  # from a joint state to the arm braking: messages, and the lead of the executor
 _CENTRED = Motion(np.zeros(6))
@@ -35,9 +35,9 @@ class Command:
     velocities: np.ndarray
 
 
-class Session:
-    """What a hand does comes in by ``on_...`` with ``now`` [s] of a clock that nothing sets;
-    :meth:`command` gives what to send.
+class TeleoperationSession:
+    """Takes the operator's input by ``on_...`` with ``now`` [s] of a monotonic clock; :meth:`command`
+    returns what to send.
 
     Raises:
         DeviceError: the device does not fit the robot.
@@ -46,7 +46,7 @@ class Session:
     def __init__(self, contract: Contract, device: Device) -> None:
         device.check(contract)
         self.device, self._contract = device, contract
-        self._switch = DeadMan(device.dead_man.age_s, device.dead_man.unchanged_s)
+        self._switch = DeadManSwitch(device.dead_man.age_s, device.dead_man.unchanged_s)
         self._leader = (
             LeaderArm(contract, device.motion) if isinstance(device.motion, Leader) else None
         )
@@ -61,8 +61,8 @@ class Session:
         self._measured: tuple[float, np.ndarray] | None = None
         self._speed = np.zeros(len(contract.command_joints))
         self._acceleration = JointLimits.of(contract).acceleration
-        self._led: tuple[float, np.ndarray, np.ndarray] | None = None
-        self._motion, self._motion_heard = _CENTRED, -math.inf
+        self._leader_target: tuple[float, np.ndarray, np.ndarray] | None = None
+        self._motion, self._motion_received_at = _CENTRED, -math.inf
         self._motion_age = (
             device.dead_man.age_s
             if self._leader or isinstance(device.motion, Stick)
@@ -80,14 +80,14 @@ class Session:
     # ---- what comes in ----
 
     def on_joy(self, topic: str, axes: Sequence[float], buttons: Sequence[int], now: float) -> None:
-        """A Joy of any topic that the device names."""
+        """Take a Joy of any topic that the device names."""
         device = self.device
         try:
             if device.dead_man.type == "joy" and topic == device.dead_man.topic:
-                said = (*axes, *buttons) if off_centre(device, axes) else None
-                self._switch.hear(pressed(buttons, device.dead_man.button, topic), now, said)
+                values = (*axes, *buttons) if off_centre(device, axes) else None
+                self._switch.receive(pressed(buttons, device.dead_man.button, topic), now, values)
             if isinstance(device.motion, Stick) and topic == device.motion.topic:
-                self._motion, self._motion_heard = stick_motion(device, axes, buttons), now
+                self._motion, self._motion_received_at = stick_motion(device, axes, buttons), now
             if device.gripper and topic == device.gripper.topic:
                 self._on_gripper(buttons)
             if device.resume and topic == device.resume.topic:
@@ -101,12 +101,12 @@ class Session:
             self._fail(str(error))
 
     def on_switch(self, is_pressed: bool, now: float) -> None:
-        """The pedal."""
-        self._switch.hear(is_pressed, now)
+        """Take the state of the pedal."""
+        self._switch.receive(is_pressed, now)
 
     def on_twist(self, linear: Sequence[float], angular: Sequence[float], now: float) -> None:
-        """A Twist: (3,), (3,)."""
-        self._motion, self._motion_heard = twist_motion(self.device, linear, angular), now
+        """Take a twist: linear (3,), angular (3,)."""
+        self._motion, self._motion_received_at = twist_motion(self.device, linear, angular), now
 
     def on_leader(
         self,
@@ -122,10 +122,10 @@ class Session:
             self._fail(str(error))
             return
         if target is not None:
-            self._led, self.problem = (now, *target), ""
+            self._leader_target, self.problem = (now, *target), ""
 
     def on_measured(self, positions: np.ndarray, velocities: np.ndarray, now: float) -> None:
-        """The arm's joints (J,) and their velocities, in the order of
+        """Take the arm's joints (J,) and their velocities, in the order of
         ``contract.command_joints``.
         """
         if np.isfinite(positions).all() and np.isfinite(velocities).all():
@@ -135,18 +135,18 @@ class Session:
             )
 
     def on_gripper_sent(self, position: float) -> None:
-        """Where the gripper was told to be last: what it grips it keeps when a hand takes over."""
+        """Take the last gripper command: the gripper keeps its grip at a takeover."""
         if math.isfinite(position):
             self._sent_gripper = position
 
     def trip(self, reason: str) -> None:
-        """The arm must not be led on: the switch has to be released and pressed again."""
+        """End teleoperation until the switch has been released and pressed again."""
         self._switch.trip(reason)
 
     # ---- what goes out ----
 
     def command(self, now: float, seconds: float) -> Command | None:
-        """What to send; None while nobody holds the switch, or the arm must not be led.
+        """Return the next command; None while the switch is open or teleoperation is not allowed.
 
         Args:
             seconds: since the last call, on the arm's clock.
@@ -161,28 +161,28 @@ class Session:
             return None
         seconds = min(max(seconds, 0.0), _LONGEST_STEP_S)
         if self._leader:
-            positions, velocities = self._led[1].copy(), self._led[2].copy()
+            positions, velocities = self._leader_target[1].copy(), self._leader_target[2].copy()
             if math.isnan(positions[-1]):
-                positions[-1], velocities[-1] = self._gripper_place(measured), 0.0
+                positions[-1], velocities[-1] = self._gripper_target(measured), 0.0
         else:
-            fresh = now - self._motion_heard <= self._motion_age
+            fresh = now - self._motion_received_at <= self._motion_age
             arm, speeds = self._jog.move(
                 self._motion.twist if fresh else _CENTRED.twist, seconds, measured
             )
             gripper = self._contract.gripper
             self._move_gripper(measured, seconds)
-            positions = np.append(arm, self._gripper_place(measured)) if gripper else arm
+            positions = np.append(arm, self._gripper_target(measured)) if gripper else arm
             velocities = np.append(speeds, 0.0) if gripper else speeds
         return Command(positions, velocities)
 
     @property
     def engaged(self) -> bool:
-        """The arm is being led."""
+        """Whether teleoperation has control."""
         return self._engaged
 
     @property
     def state(self) -> str:
-        """One sentence for the person at the controls."""
+        """Return one sentence for the operator."""
         if self.problem:
             return self.problem
         if self._engaged:
@@ -196,7 +196,7 @@ class Session:
     _why_not = ""
 
     def _engage(self, measured: np.ndarray) -> bool:
-        if self._leader and (reason := self._leader.too_far(self._led[1], measured)):
+        if self._leader and (reason := self._leader.too_far(self._leader_target[1], measured)):
             self._why_not = reason
             return False
         if self._jog:
@@ -215,7 +215,9 @@ class Session:
             self._why_not = ""
         elif self._measured is None or now - self._measured[0] > budget + _LEADER_AGE_S:
             self._why_not = f"no fresh joint states on {self._contract.topics.joint_states}"
-        elif self._leader and (self._led is None or now - self._led[0] > _LEADER_AGE_S):
+        elif self._leader and (
+            self._leader_target is None or now - self._leader_target[0] > _LEADER_AGE_S
+        ):
             self._why_not = f"the leader is silent on {self.device.motion.topic}"
         else:
             self._why_not = "" if self._engaged else self._why_not
@@ -232,7 +234,7 @@ class Session:
         before, self._down[name] = (
             self._down.get(name, True),
             is_down,
-        )  # down when first heard is no press
+        )  # pressed in its first message is no press
         return is_down and not before
 
     def _on_gripper(self, buttons: Sequence[int]) -> None:
@@ -268,12 +270,10 @@ class Session:
     def _opening_now(self) -> float:
         if self._opening is not None:
             return self._opening
-        return self._contract.gripper.to_opening(self._gripper_place(self._measured[1]))
+        return self._contract.gripper.to_opening(self._gripper_target(self._measured[1]))
 
-    def _gripper_place(self, measured: np.ndarray) -> float:
-        """Where the gripper is to be [unit]: as asked for, else as it was told last, else as it
-        stands.
-        """
+    def _gripper_target(self, measured: np.ndarray) -> float:
+        """Return the gripper target [unit]: as asked for, else the last command, else as measured."""
         gripper = self._contract.gripper
         if self._opening is not None:
             return gripper.to_joint(self._opening)

@@ -24,7 +24,7 @@ class Motion:
 
     @property
     def centred(self) -> bool:
-        """It asks for no motion."""
+        """Whether the twist asks for no motion."""
         return not self.twist.any()
 
 
@@ -89,7 +89,7 @@ def shaped(deflection: np.ndarray, dead_zone: float, curve: float) -> np.ndarray
 
 
 def off_centre(device: Device, axes: Sequence[float]) -> bool:
-    """Whether a Joy asks for motion; of a leader arm's button box nothing does."""
+    """Whether a Joy asks for motion; a leader arm's button box never does."""
     motion = device.motion
     if isinstance(motion, Leader) or not isinstance(motion, Stick):
         return False

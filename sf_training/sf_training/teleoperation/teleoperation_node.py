@@ -27,10 +27,10 @@ from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.perception.observation import JointStates
 from sf_training.teleoperation import device as devices
-from sf_training.teleoperation.session import Session
+from sf_training.teleoperation.session import TeleoperationSession
 
-_TELL_S = 0.2  # how often what a person should know is looked at
-_POLICY_S = 2.0  # a policy that has said nothing for longer follows nothing
+_TELL_S = 0.2  # how often the state for the operator is updated
+_POLICY_S = 2.0  # a policy without a status for longer counts as not following
 _ASK_AGAIN_S = 0.5  # for the executor to answer that the policy waits
 _ANSWER_S = 0.5  # the executor takes over the arm within, or says why not
 
@@ -54,7 +54,7 @@ class TeleoperationNode(ManagedNode):
             )
         device = devices.load_device(path)
         self._contract, self._device = contract, device
-        self._session = Session(contract, device)
+        self._session = TeleoperationSession(contract, device)
         self._joints = JointStates(contract)
         self._executor: ExecutorStatus | None = None
         self._told, self._since, self._before = "", None, None
@@ -131,8 +131,8 @@ class TeleoperationNode(ManagedNode):
             )
 
     def _subscribe_gripper(self) -> None:
-        """Hear what the gripper is told, so that it keeps its grip when a hand takes over. An
-        action cannot be heard.
+        """Subscribe to the gripper's commands, so that it keeps its grip at a takeover. Goals of an
+        action cannot be received.
         """
         command, reliable = self._contract.command, QoSProfile(depth=5)
         if self._contract.gripper is None:
@@ -203,7 +203,7 @@ class TeleoperationNode(ManagedNode):
             response.success, response.message = False, "you hold the arm; let go first"
         else:
             self._resume()
-            response.success, response.message = True, "the policy may go on"
+            response.success, response.message = True, "the policy may continue"
         return response
 
     # ---- what goes out ----
@@ -245,16 +245,18 @@ class TeleoperationNode(ManagedNode):
         self._commands.publish(message)
 
     def _policy_follows(self) -> bool:
-        """A policy has an instruction, and would go on when the hand opens."""
+        """Whether a policy has an instruction and would continue when the operator releases the
+        switch.
+        """
         executing = self._executor is not None and self._executor.state == ExecutorStatus.EXECUTING
         return executing or time.monotonic() < self._policy_until
 
     def _resume(self) -> None:
         self._let_policy_wait(False)
-        self.get_logger().info("the policy may go on")
+        self.get_logger().info("the policy may continue")
 
     def _let_policy_wait(self, waits: bool) -> None:
-        """Ask the executor; what it answers counts. While a person leads, it is asked again until
+        """Ask the executor to pause; its answer counts. While an operator has control, it is asked again until
         it has done so.
         """
         if waits and time.monotonic() < self._ask_again:
@@ -289,7 +291,7 @@ class TeleoperationNode(ManagedNode):
                 if self._executor
                 else f"is silent on {self._contract.topics.executor_status}"
             )
-            sentence = f"the arm is not led: the executor {why}"
+            sentence = f"teleoperation has no control: the executor {why}"
         elif not session.engaged and self._waits:
             sentence += (
                 "; the policy waits for ~/resume"
