@@ -36,8 +36,8 @@ class Command:
 
 
 class TeleoperationSession:
-    """Takes the operator's input by ``on_...`` with ``now`` [s] of a monotonic clock; :meth:`command`
-    returns what to send.
+    """Takes the operator's input by ``on_...``; :meth:`command` returns what to send. ``now`` is
+    the time of a monotonic clock [s].
 
     Raises:
         DeviceError: the device does not fit the robot.
@@ -273,7 +273,7 @@ class TeleoperationSession:
         return self._contract.gripper.to_opening(self._gripper_target(self._measured[1]))
 
     def _gripper_target(self, measured: np.ndarray) -> float:
-        """Return the gripper target [unit]: as asked for, else the last command, else as measured."""
+        """Return the gripper target [unit]: as asked for, else the last command or measurement."""
         gripper = self._contract.gripper
         if self._opening is not None:
             return gripper.to_joint(self._opening)
