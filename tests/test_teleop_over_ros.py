@@ -444,7 +444,7 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
         operator.let_pass(0.5)
         stall(operator, process, 1.2)
     code, said = ended(operator, process)
-    assert code == 1 and "this process stood still for" in said, said
+    assert code == 1 and "this process stalled for" in said, said
     assert stood >= 0.9 or json.loads(report.read_text())["silences"] >= 1
     operator.stands()
 

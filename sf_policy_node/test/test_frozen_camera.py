@@ -33,7 +33,7 @@ def test_a_repeated_picture_of_a_moving_arm_is_refused_with_camera_time_and_cure
     with pytest.raises(
         NoObservation,
         match=(
-            r"^camera scene: the picture has not changed for 0\.6 s although the arm moved;"
+            r"^camera scene: the image has not changed for 0\.6 s although the arm moved;"
             r" restart the"
         ),
     ):
@@ -53,9 +53,7 @@ def test_the_camera_that_has_been_frozen_for_longest_is_named():
     cameras = FrozenCameras(sim_arm())
     cameras.check(10.0, {"scene": picture(0), "wrist": picture(1)}, moved(0.0))
     cameras.check(10.3, {"scene": picture(2), "wrist": picture(1)}, moved(0.01))
-    with pytest.raises(
-        NoObservation, match=r"camera wrist: the picture has not changed for 1\.0 s"
-    ):
+    with pytest.raises(NoObservation, match=r"camera wrist: the image has not changed for 1\.0 s"):
         cameras.check(11.0, {"scene": picture(2), "wrist": picture(1)}, moved(0.1))
 
 

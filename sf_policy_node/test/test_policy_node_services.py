@@ -170,7 +170,7 @@ def test_a_camera_that_repeats_its_picture_while_the_arm_moves_is_refused(policy
 
     policy.arm = moving
     policy.say("pick the red cube")
-    policy.until(lambda: "the picture has not changed for" in policy.status.reason, "the refusal")
+    policy.until(lambda: "the image has not changed for" in policy.status.reason, "the refusal")
     assert policy.status.state == PolicyStatus.WAITING and policy.status.reason.startswith(
         "camera "
     )

@@ -181,7 +181,7 @@ def test_a_frozen_camera_stops_the_predictions_and_then_the_instruction(stage):
             break
     assert run.termination is Termination.NO_OBSERVATION
     assert (
-        "camera scene: the picture has not changed for" in run.message
+        "camera scene: the image has not changed for" in run.message
         and "restart the camera's driver" in run.message
     )
     assert run.chunks <= 2 and stage.session.status().observations_refused > 0

@@ -46,7 +46,7 @@ _LOOK_S = 0.1  # who else is on the topics, one topic at a time
 _RIVAL_S = 1.0  # another executor reports ten times a second
 _COMES_UP_S = 2.5  # after activation a driver may still come up
 _NEWCOMER_S = (
-    3.0  # after activation: whoever hears another executor then is the one that came later
+    3.0  # after activation: an executor that receives another one's status then is the later one
 )
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
 _TICK_S_MIN = 0.01
@@ -192,8 +192,7 @@ class ChunkExecutorNode(ManagedNode):
             return
         if self._motion.too_late(self.now()):
             self._motion.withdraw(
-                f"chunk {chunk.sequence} was not sent: this process stood still while it was"
-                " planned"
+                f"chunk {chunk.sequence} was not sent: this process stalled while it was planned"
             )
             self._report_change()
             return
@@ -234,7 +233,7 @@ class ChunkExecutorNode(ManagedNode):
             trajectory = self._motion.on_teleoperation(*command, self.now(), source)
             if self._motion.too_late(self.now()):
                 self._motion.withdraw_lead()
-                raise MotionRefused("this process stood still while its motion was planned")
+                raise MotionRefused("this process stalled while its motion was planned")
             self._send(trajectory)
         except MotionRefused as refusal:
             self.get_logger().warning(f"refused {what}: {refusal}", throttle_duration_sec=1.0)

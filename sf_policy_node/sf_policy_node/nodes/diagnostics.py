@@ -1,4 +1,4 @@
-"""Both nodes on ``/diagnostics`` (REP 107), for rqt_robot_monitor, aggregators and people.
+"""Both nodes on ``/diagnostics`` (REP 107), for rqt_robot_monitor, aggregators and operators.
 
 The functions are pure: a status message in, a ``DiagnosticStatus`` out. ``diagnostic_updater`` is
 not used: it is not among the ROS 2 packages on PyPI, and one publisher and a timer are all that is
@@ -33,7 +33,7 @@ _WARNINGS = (
     "subscribes to",
     "another executor",
     "publishes",
-)  # of a status that a person must see
+)  # of a status that an operator must see
 _OFTEN_LATE = 0.01  # share of control cycles
 _OFTEN_LOST = (
     0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
@@ -51,7 +51,7 @@ class Diagnostics:
     """Publishes what ``describe`` says once per second of real time, for as long as the node is
     configured.
 
-    Real time, because a simulated clock that stands still is one of the things to be seen here.
+    Real time, because a simulated clock that does not advance must show here too.
     """
 
     def __init__(self, node: ManagedNode, describe: Callable[[], DiagnosticStatus]) -> None:

@@ -100,7 +100,7 @@ class ManagedNode(LifecycleNode):
         return AnyQosSubscription(self, kind, topic, callback)
 
     def give_up(self, reason: str) -> None:
-        """Stop being active and end the process: somebody has to do something about ``reason``
+        """Deactivate and end the process: an operator must act on ``reason``
         first.
         """
         self.failure, self._has_given_up = reason, True

@@ -154,14 +154,14 @@ class StreamingOutput:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Play what is left of the last motion: nobody else will bring this arm to rest.
+        """Play the rest of the last motion: no other process brings this arm to rest.
 
         Until the next motion is sent, nothing is streamed then: whoever streams does not know what
         was played.
         """
         motion, self._motion, self._quiet = self._motion, None, True
         if motion is not None:
-            # Played on real time: a simulated clock stands still while its node is busy here.
+            # Played on real time: a simulated clock does not advance while its node is busy here.
             begin, started = max(self._now(), motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
             ahead = due > begin
@@ -207,7 +207,7 @@ class ServoTwistOutput(StreamingOutput):
     takes it in ``speed_units``.
 
     Twists add up, and Servo loses some of them; so measured joints lead the tool back to its path,
-    slowly. When the motion ends it says zero a few times and then nothing, as Servo expects of a
+    slowly. When the motion ends it sends zero a few times and then nothing, as Servo expects of a
     source that lets go.
     """
 

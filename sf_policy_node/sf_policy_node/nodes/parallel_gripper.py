@@ -53,8 +53,8 @@ class GripperGoals:
         """
         moving = abs(velocity) > self._still
         if self._goal is None and not moving:
-            self._goal = position  # stands there already
-        # A binary gripper moves to one of two places, so where it is going is known from the start.
+            self._goal = position  # is there already
+        # A binary gripper has two targets, so its goal is known from the start of the motion.
         target = self._ends[int(velocity > 0)] if self._binary and moving else position
         if self._goal is not None and abs(target - self._goal) <= self._same:
             return None
@@ -103,9 +103,7 @@ class ParallelGripperOutput:
     def stream(self, setpoint: Setpoint | None) -> None:
         """Send one cycle of the gripper's joint alone."""
         if setpoint is None:
-            if (
-                self._waiting is not None
-            ):  # nobody wants a gripper that moves when its driver comes up later
+            if self._waiting is not None:  # the gripper must not move when its driver starts later
                 self._waiting = None
                 self._goals.forget()
             return

@@ -230,7 +230,8 @@ class PolicyNode(ManagedNode):
     def _count(self, info: dict) -> None:
         """Note the sequence number of a joint state, so that lost ones are counted."""
         publisher = bytes((info.get("publisher_gid") or {}).get("data", b""))
-        # Before Kilted rclpy does not tell the publisher: numbers of several cannot be told apart.
+        # Before Kilted rclpy does not report the publisher: sequence numbers of several cannot be
+        # distinguished.
         sequence = (
             info.get("publication_sequence_number")
             if publisher or self._has_one_publisher
@@ -324,7 +325,7 @@ class PolicyNode(ManagedNode):
             response.success, response.message = False, str(error)
         return response
 
-    # ---- what it says ----
+    # ---- reports ----
 
     def _on_event(self) -> None:
         if self._session is None:

@@ -15,8 +15,8 @@ def end_with_starter() -> bool:
     returns whether it is.
 
     ``ros2 run`` passes no SIGTERM on, and a killed ``ros2 launch`` none at all: the node would go
-    on commanding an arm with nobody left to stop it. A node that a shell or systemd starts outlives
-    its parent as usual.
+    on commanding an arm without an operator who can stop it. A node that a shell or systemd starts
+    outlives its parent as usual.
     """
     parent = os.getppid()
     if not _is_ros2_command(parent):

@@ -20,13 +20,13 @@ _QOS = QoSProfile(
 
 
 def listen(node: ManagedNode, frames: FixedFrames) -> None:
-    """Tell ``frames`` what is heard. Without tf2_msgs nothing is heard, and only links of the URDF
-    are known.
+    """Pass received frames to ``frames``. Without tf2_msgs none are received, and only links of the
+    URDF are known.
     """
     if TFMessage is None:
         return
 
-    def hear(message: TFMessage) -> None:
+    def receive(message: TFMessage) -> None:
         for each in message.transforms:
             place, turn = each.transform.translation, each.transform.rotation
             position, quaternion = (
@@ -43,4 +43,4 @@ def listen(node: ManagedNode, frames: FixedFrames) -> None:
             except ValueError as error:
                 node.get_logger().warning(f"{_TOPIC}: {error}")
 
-    node.subscribe(TFMessage, _TOPIC, hear, _QOS)
+    node.subscribe(TFMessage, _TOPIC, receive, _QOS)

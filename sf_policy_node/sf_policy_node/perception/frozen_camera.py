@@ -25,9 +25,9 @@ class _Picture:
 
 
 class FrozenCameras:
-    """Remembers the last picture of every camera and where the arm was when it first came.
+    """Remember the last image of every camera and the arm's joints when it first came.
 
-    A picture may stay the same for as long as the arm stands still: a simulated camera has no
+    An image may stay the same while the arm is stationary: a simulated camera has no
     noise.
     """
 
@@ -36,22 +36,22 @@ class FrozenCameras:
         self._joints = contract.columns.commands.indices(ColumnKind.JOINT)
         self._pictures: dict[str, _Picture] = {}
 
-    def check(self, stamp: float, pictures: dict[str, np.ndarray], joints: np.ndarray) -> None:
-        """Look at pictures (H, W, 3) by camera, taken at ``stamp`` with the joints (J,).
+    def check(self, stamp: float, images: dict[str, np.ndarray], joints: np.ndarray) -> None:
+        """Check images (H, W, 3) by camera, taken at ``stamp`` with the joints (J,).
 
         Raises:
-            NoObservation: a picture has stayed the same to the last bit for longer than
+            NoObservation: an image has stayed the same to the last bit for longer than
                 ``budgets.observation_age_s`` while the arm moved.
         """
         frozen = [
             name
-            for name, pixels in pictures.items()
+            for name, pixels in images.items()
             if self._is_frozen(name, stamp, pixels, joints[self._joints])
         ]
         if frozen:
             name = max(frozen, key=lambda each: stamp - self._pictures[each].since)
             raise NoObservation(
-                f"camera {name}: the picture has not changed for"
+                f"camera {name}: the image has not changed for"
                 f" {stamp - self._pictures[name].since:.1f} s although the arm moved; restart the"
                 " camera's driver"
             )

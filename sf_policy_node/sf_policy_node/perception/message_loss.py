@@ -11,7 +11,7 @@ class Reception:
     """Counts gaps in the sequence numbers of each publisher of one topic.
 
     The middleware numbers the messages of a publisher: 1, 2, 3, ... A subscriber with best-effort
-    delivery, or one whose queue overflows on a busy machine, misses some and is not told.
+    delivery, or one whose queue overflows on a busy machine, misses some without notice.
     """
 
     def __init__(self) -> None:

@@ -119,7 +119,7 @@ class _Arm:
         old: np.ndarray,
         new: np.ndarray,
     ) -> np.ndarray:
-        """Rows (n, C) between ``before`` and ``after``, told from joints ``new`` (J,) on."""
+        """Rows (n, C) between ``before`` and ``after``, relative to joints ``new`` (J,)."""
         old, new = old[self._joints], new[self._joints]
         if self._kinematics is None:
             between = (1 - share)[:, None] * rows[before] + share[:, None] * rows[after]

@@ -35,7 +35,7 @@ class _Sent:
 
 
 class InstructionRepeats:
-    """Remembers what every publisher sent last. Times are those of a clock that nobody sets [s]."""
+    """Remember the last text of every publisher. Times of a monotonic clock [s]."""
 
     def __init__(self) -> None:
         self._sent: dict[str, _Sent] = {}

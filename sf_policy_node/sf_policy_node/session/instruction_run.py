@@ -50,7 +50,7 @@ class InstructionRun:
         self.look_from = self.waiting_since = self.started
 
     def keep_time(self, now: float) -> None:
-        """Begin when time does: a simulated clock is at 0 until it is first heard."""
+        """Start when time does: a simulated clock is at 0 until its first message."""
         if self.started <= 0.0 < now:
             self.started = self.look_from = self.waiting_since = now
 

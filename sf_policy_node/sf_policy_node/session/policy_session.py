@@ -65,7 +65,7 @@ class PolicySession:
         self._publish, self._notify, self._clock = publish, notify, clock
         self._replan_s, self._observation_timeout_s = replan_s, observation_timeout_s
         self._early_s = _STAMP_JITTER / max(camera.rate_hz for camera in contract.cameras)
-        # Predictions wait for the next picture: one picture late is as regular as the cameras
+        # Predictions wait for the next image: one image late is as regular as the cameras
         # allow.
         self._cadence_tolerance_s = 1.0 / min(camera.rate_hz for camera in contract.cameras)
         self._buffer = ObservationBuffer(contract)
@@ -128,7 +128,7 @@ class PolicySession:
         """Follow an instruction from now on; one in force is replaced, also when it is paused.
 
         Raises:
-            ValueError: it is empty or too long; the one in force goes on.
+            ValueError: it is empty or too long; the current one continues.
         """
         text = validate_instruction(text)
         with self._lock:
@@ -142,8 +142,8 @@ class PolicySession:
             return self._run
 
     def pause(self, paused: bool) -> InstructionRun:
-        """Keep the instruction in force without following it, or go on with it; its time stands
-        still meanwhile.
+        """Pause or resume the current instruction; its time limit is suspended
+        meanwhile.
 
         Raises:
             ValueError: there is no instruction.

@@ -256,7 +256,7 @@ class TeleoperationNode(ManagedNode):
         self.get_logger().info("the policy may continue")
 
     def _let_policy_wait(self, waits: bool) -> None:
-        """Ask the executor to pause or resume; repeat the question while an operator has control."""
+        """Ask the executor to pause or resume; ask again while an operator has control."""
         if waits and time.monotonic() < self._ask_again:
             return
         if not self._pause.service_is_ready():
