@@ -207,14 +207,15 @@ def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it
 
 @pytest.mark.parametrize("later", [0.4, 6.0])
 @pytest.mark.parametrize("jump", [0.5, 0.1])
+@pytest.mark.parametrize("rested_s", [0.01, 0.09, 1.5])
 def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_there_for_a_while(
-    bench, jump, later
+    bench, rested_s, jump, later
 ):
     """As after a reset of the simulated arm: its controller holds position elsewhere, and nobody
     says so.
     """
     bench.send(bench.chunk(FORWARD))
-    bench.run(2.5)
+    bench.run(bench.executor.path.end - bench.now + rested_s)
     bench.offset = np.array([jump, 0, 0, 0, 0, 0, 0])
     bench.run(0.3)
     reference = bench.observer.state(bench.now)[0] + bench.offset
@@ -226,6 +227,26 @@ def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_th
     )
     assert trajectory.positions[0] == pytest.approx(reference, abs=1e-6)
     assert trajectory.stamp + trajectory.times[0] > bench.now + 0.1
+
+
+@pytest.mark.parametrize("led_by", ["chunk", "operator"])
+def test_a_displaced_arm_is_still_met_after_a_motion_that_was_planned_too_late(bench, led_by):
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    bench.offset = np.array([0.16, 0, 0, 0, 0, 0, 0])
+    bench.run(0.8)
+    reference = bench.observer.state(bench.now)[0] + bench.offset
+    chunk = straight(sim_arm(), (-0.01, 0.0, 0.0))
+    for withdrawn in (True, True, False):
+        if led_by == "chunk":
+            sent = bench.executor.on_chunk(bench.chunk(chunk, reference=reference), bench.now)
+        else:
+            sent = bench.executor.on_teleoperation(bench.now, reference, np.zeros(7), bench.now)
+        assert sent.positions[0] == pytest.approx(reference, abs=1e-6)
+        assert sent.stamp + sent.times[0] > bench.now + 0.1, "the controller may be elsewhere"
+        if withdrawn:
+            bench.executor.withdraw("late") if led_by == "chunk" else bench.executor.withdraw_lead()
+            bench.run(0.05)
 
 
 def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(bench):

@@ -175,7 +175,7 @@ class ChunkExecutor:
         Positions that are not finite count as lost, such velocities as left out.
         """
         self._guard.monitor.add(stamp, positions, velocities)
-        self._guard.notice_jump(stamp)
+        self._guard.notice_joint_state(stamp)
         if self._score is not None:
             self._score.measured(stamp, np.asarray(positions, dtype=float))
 

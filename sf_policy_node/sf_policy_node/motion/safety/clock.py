@@ -15,9 +15,10 @@ FORWARD_S = 0.15  # ahead of the stopwatch by more: set
 STANDS_S = 0.1  # a clock that has not moved for longer
 _REAL = 1.1  # times as fast as the stopwatch, at most
 _SIMULATED = 50.0  # until its speed is known
-_FASTER = 2.0  # times its speed so far
+_FASTER = 1.5  # times its speed so far ...
+_CATCHES_UP = 1.25  # ... or times the stopwatch, after it was late
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5
-_LEADS = 300  # moves of the clock, some seconds
+_OLD_NEWS_S = 0.2  # after it stood still, a process hears old news of a clock for so long
 
 
 class ClockWatch:
@@ -34,10 +35,11 @@ class ClockWatch:
     ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
-        self._seen: deque[tuple[float, float]] = (
-            deque()
-        )  # stopwatch and clock, whenever the clock had moved
-        self._leads: deque[float] = deque(maxlen=_LEADS)  # of the clock over the stopwatch then
+        # Stopwatch and clock, whenever the clock had moved.
+        self._seen: deque[tuple[float, float]] = deque()
+        self._before_gap: tuple[float, float] | None = None
+        self._gap_ended = -math.inf
+        self._speed: float | None = None  # clock over stopwatch; None: not known yet
 
     def jump(self, now: float) -> float:
         """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward,
@@ -46,16 +48,17 @@ class ClockWatch:
         if self.now == -math.inf:
             return 0.0
         ahead = now - self.now
-        passed = self._stopwatch() - self._seen[-1][0] if self._seen else 0.0
+        stopwatch = self._stopwatch() if self._seen else 0.0
+        passed = stopwatch - self._seen[-1][0] if self._seen else 0.0
         if ahead < -BACK_S:
             return ahead - passed
-        if self._seen and ahead > FORWARD_S + (self._fastest() - 1.0) * passed:
-            # A process that stood still hears old news of a simulated clock first: it may catch up
-            # with its lead of before.
-            lead = now - self._stopwatch()
-            if lead > max(self._leads) + FORWARD_S + (self._fastest() - 1.0) * passed:
-                return ahead - passed
-        return 0.0
+        if not self._seen or now <= self._latest(self._seen[-1], stopwatch):
+            return 0.0
+        # It may catch up with what it was before this process stood still.
+        hears_old_news = stopwatch - self._gap_ended < _OLD_NEWS_S
+        if hears_old_news and now <= self._latest(self._before_gap, stopwatch):
+            return 0.0
+        return ahead - passed
 
     @property
     def stands(self) -> bool:
@@ -89,25 +92,27 @@ class ClockWatch:
         """Accept that the clock was set."""
         self.now = now
         self._seen.clear()
-        self._leads.clear()
+        self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
         self._note()
 
     def _note(self) -> None:
         if self._stopwatch is None:
             return
         seen = self._stopwatch()
+        if self._seen and seen - self._seen[-1][0] > STANDS_S:
+            self._before_gap, self._gap_ended = self._seen[-1], seen
         self._seen.append((seen, self.now))
-        self._leads.append(self.now - seen)
         while seen - self._seen[0][0] > _LOOK_BACK_S:
             self._seen.popleft()
-
-    def _fastest(self) -> float:
-        """How many times faster than the stopwatch the clock may run."""
-        if not self._simulated:
-            return _REAL
         (first, start), (last, end) = self._seen[0], self._seen[-1]
-        return (
-            _FASTER * max(1.0, (end - start) / (last - first))
-            if last - first > _KNOWN_S
-            else _SIMULATED
-        )
+        if last - first > _KNOWN_S:
+            self._speed = (end - start) / (last - first)
+
+    def _latest(self, note: tuple[float, float], stopwatch: float) -> float:
+        """Return the latest time [s] that a clock can show that nobody set since ``note``."""
+        seen, clock = note
+        pace = _REAL
+        if self._simulated:
+            known = max(_CATCHES_UP, _FASTER * (self._speed or 0.0))
+            pace = _SIMULATED if self._speed is None else known
+        return clock + FORWARD_S + pace * (stopwatch - seen)

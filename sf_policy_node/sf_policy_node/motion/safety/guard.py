@@ -18,6 +18,7 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
+from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.meeting import State, fits, meeting_times, samples
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, ways_to_give_way, ways_to_stop
@@ -33,7 +34,6 @@ _STOP_LEAD_S = 0.04  # the controller's clock may be 30 ms ahead
 _VALID_S = 1.0  # a stop is accepted by a controller although it arrives this late
 _UNSURE = 0.1  # share of the tracking error by which the arm is measured beside its command
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at a place that is not known
-_AT_REST_S = 0.3  # after its last command the arm has come to rest
 _SAME_PLACE = 1e-6  # rad or m: rounding
 
 
@@ -71,7 +71,8 @@ class Guard:
         """Streamed commands may start where the arm is measured: a person activated the
         executor.
         """
-        self.displaced = False  # joint states jumped while the arm held position
+        self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
+        self._met_at = -math.inf  # since when displacement is watched: the path's ``begins``
         self.planning_s = 0.0  # how long planning took lately
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
@@ -93,14 +94,15 @@ class Guard:
             return False
         return (now if self.streamed is None else min(now, self.streamed)) < self.path.end
 
-    def notice_jump(self, stamp: float) -> None:
-        """A joint state was received: remember when it jumped though the arm holds position."""
-        if (
-            self.path is not None
-            and stamp > self.path.end + _AT_REST_S
-            and self.monitor.has_jumped()
-        ):
-            self.displaced = True
+    def notice_joint_state(self, stamp: float) -> None:
+        """Compare a joint state that was received with the commanded path."""
+        path = self.path
+        if path is None or (stamp >= path.begins != self._met_at):
+            self._displacement.forget()
+            self._met_at = -math.inf if path is None else path.begins
+        newest, positions, _ = self.monitor.newest
+        if path is not None and newest == stamp >= path.begins:
+            self._displacement.add(stamp, positions - path.state(stamp)[0])
 
     def start(self, now: float) -> Start:
         """Return where a new motion may begin.
@@ -132,7 +134,7 @@ class Guard:
         other one is met first, where the arm is measured.
         """
         lead = min(_START_LEAD_S + self.planning_s, _START_LEAD_MOST_S) + self.clock.unheard
-        place = self.monitor.place_to_start(self.path, now, displaced=self.displaced)
+        place = self.monitor.place_to_start(self.path, now, self._displacement)
         if self.streams and self.takes_over and not place.is_commanded:
             self.path = None
         self.takes_over = False
@@ -314,7 +316,6 @@ class Guard:
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
         self.before, self.path = self.path, base.spliced(join, *motion)
-        self.displaced = False
         return self.path.trajectory(
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
         )
@@ -356,6 +357,7 @@ class Guard:
         moving = self.moving(self.clock.now)
         self.clock.reset(now)
         self.monitor.forget()
+        self._displacement.forget()
         if self._clock_path is not None:
             self._clock_path = self._clock_path.shifted(jump)
         if self.path is None:
@@ -388,12 +390,29 @@ class Guard:
         if self.monitor.away(place, measured).any():  # whatever moved it, it is not led back
             self.path = CommandedPath.resting(now, self._period, place)
             return None, True
+        near = np.abs(place - measured) <= self.monitor.band
+        if near[~self.limits.is_gripper].all():
+            self._settled_at = now
+            return self._hold(place, now), False
         error = np.where(np.isfinite(self.limits.tracking_error), self.limits.tracking_error, 0.0)
         places = (measured, place + error, place)
         trajectory = self._meet(now, [(each, np.zeros(len(place))) for each in places], place)
         if trajectory is not None:
             self._settled_at = self.path.end
         return trajectory, False
+
+    def _hold(self, place: np.ndarray, now: float) -> Trajectory | None:
+        """Command a place (J,) at which the controller already holds position.
+
+        A point ahead would make it start at the measured joints, and a gripper loosen its grip.
+        """
+        base = CommandedPath.resting(now - self._period, self._period, place)
+        motion = place[None], np.zeros((1, len(place)))
+        try:
+            return self._release(base, 0, motion, now, stop=True, tool=False)
+        except MotionRefused:
+            self.refusals += 1
+            return None
 
     def brake_unsure(self, now: float) -> Trajectory | None:
         """Stop an arm in a motion of unknown time; None while it is not known where the arm is."""

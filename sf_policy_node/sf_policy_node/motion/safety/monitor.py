@@ -16,6 +16,7 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
 from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPlace
 from sf_policy_node.motion.safety.measured import JointHistory
 from sf_policy_node.motion.types import Chunk
@@ -70,7 +71,8 @@ class ArmMonitor:
         self._limits = JointLimits.of(contract)
         error = self._limits.tracking_error
         grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
-        self._band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
+        self.band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
+        """By how much the measured joints of an arm at rest may scatter (J,)."""
         self._joints = np.flatnonzero(~self._limits.is_gripper)  # of all arms, without grippers
         commands = contract.columns.commands
         self._units = [
@@ -186,7 +188,7 @@ class ArmMonitor:
             return False
         joints = slice(None) if gripper else self._joints
         places = np.array([positions[joints] for _, positions, _ in recent])
-        band = self._band[joints]
+        band = self.band[joints]
         near = (np.abs(places - np.median(places, axis=0)) <= band).all(axis=1)
         if near.mean() < _NEAR:
             return False
@@ -225,22 +227,17 @@ class ArmMonitor:
 
     # ---- starts ----
 
-    def has_jumped(self) -> bool:
-        """A joint of the arm is measured elsewhere than in the joint state before."""
-        recent = self._history.last(2)
-        if len(recent) < 2:
-            return False
-        way = np.abs(recent[1][1] - recent[0][1])[self._joints]
-        return bool((way > self._band[self._joints]).any())
-
     def place_to_start(
-        self, path: CommandedPath | None, now: float, *, displaced: bool = False
+        self,
+        path: CommandedPath | None,
+        now: float,
+        displacement: DisplacementWatch | None = None,
     ) -> StartPlace:
         """Return where a motion from rest starts, inside the limits.
 
         Args:
-            displaced: joint states jumped while the arm held position: a simulated arm was reset,
-                or a driver was started again, and with it maybe the controller.
+            displacement: whether joint states jumped beside the commanded path. It counts where
+                the controller does not report what it commands.
 
         As long as every joint is within its tracking error of where it was commanded to be, that
         is the commanded place: the servo's error is not carried along, and a gripper keeps its
@@ -252,18 +249,19 @@ class ArmMonitor:
                 its limits.
         """
         stamp, measured, _ = self._history.newest
-        commanded = self._commanded(path, now)
+        commanded, reported = self._commanded(path, now)
         if commanded is None:
             if not self._is_steady(_RESTING_S):
                 raise MotionRefused(
                     f"{self._restless()}; this executor takes over only an arm at rest"
                 )
             return StartPlace(self._inside(self.resting_place()), False)
-        away = self.away(commanded, measured)
-        if displaced:
-            away |= np.isfinite(self._limits.tracking_error) & (
-                np.abs(commanded - measured) > self._band
-            )
+        away, displaced = self.away(commanded, measured), False
+        if displacement is not None:
+            error = measured - commanded
+            jumped = displacement.displaced(error) & (np.abs(error) > self.band)
+            jumped &= np.isfinite(self._limits.tracking_error) & ~reported
+            away, displaced = away | jumped, bool(jumped.any())
         if not away.any():
             return StartPlace(self._inside(commanded), True)
         worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
@@ -282,8 +280,12 @@ class ArmMonitor:
             place[grips] = commanded[grips]
         return StartPlace(self._inside(place), False, reason)
 
-    def _commanded(self, path: CommandedPath | None, now: float) -> np.ndarray | None:
-        """Return where the controller holds position (J,), by its own account where it gives one.
+    def _commanded(
+        self, path: CommandedPath | None, now: float
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Return where controllers hold position (J,), and for which joints they report it (J,).
+
+        None where that is not known of every joint.
 
         Raises:
             MotionRefused: the controller moves, commanded by somebody else.
@@ -300,10 +302,10 @@ class ArmMonitor:
                 raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
             known[each.joints], place[each.joints] = True, each.positions
         if own is None:
-            return place if known.all() else None
+            return place if known.all() else None, known
         if not known.any() or (np.abs(place - own) <= _SAME * self._limits.tracking_error).all():
-            return own
-        return place
+            return own, known
+        return place, known
 
     def _restless(self) -> str:
         recent = self._history.covering(_RESTING_S, _SEVERAL)
