@@ -23,13 +23,11 @@ class ShadowScore:
         self.rows = 0
 
     def expect(self, due: np.ndarray, positions: np.ndarray) -> None:
-        """A chunk's joint targets (R, J), due at (R,) [s]. Row k of a chunk counts as much as row k
-        of the next.
-        """
+        """Remember a chunk's joint targets (R, J), due at (R,) [s]. All rows count alike."""
         self._pending.extend(zip(due.tolist(), positions, strict=False))
 
     def measured(self, stamp: float, positions: np.ndarray) -> None:
-        """Where the operator has the arm; rows that were due since the last call are compared."""
+        """Compare the operator's joints with the rows that were due since the last call."""
         before, self._before = self._before, (stamp, positions)
         if not np.isfinite(positions).all():
             self._before = before
@@ -50,10 +48,10 @@ class ShadowScore:
 
     @property
     def rms(self) -> np.ndarray:
-        """(J,), zeros before the first row."""
+        """Return the root mean square error (J,); zeros before the first row."""
         return np.sqrt(self._square / max(self.rows, 1))
 
     @property
     def largest(self) -> np.ndarray:
-        """(J,), zeros before the first row."""
+        """Return the largest error (J,); zeros before the first row."""
         return self._largest

@@ -132,8 +132,8 @@ def _follow(
 def brake(
     position: np.ndarray, velocity: np.ndarray, limits: JointLimits, period: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The shortest stop, every joint on its own: positions and velocities (N, J), the last at rest;
-    N >= 1.
+    """Return the shortest stop, every joint on its own: positions and velocities (N, J), the last
+    at rest; N >= 1.
     """
     accel = limits.acceleration * ACCELERATION_USED
     steps = np.maximum(np.ceil(np.abs(velocity) / (accel * period) - 1e-9), 1.0)
@@ -144,5 +144,5 @@ def brake(
 
 
 def stopping_distance(speed: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
-    """An upper bound of how far :func:`brake` goes on from ``speed`` >= 0 (J,)."""
+    """Return an upper bound of how far :func:`brake` moves on from ``speed`` >= 0 (J,)."""
     return speed**2 / (2.0 * acceleration) + 0.5 * speed * period

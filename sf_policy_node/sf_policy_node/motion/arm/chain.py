@@ -72,7 +72,7 @@ def check_chain(contract: Contract, name: str) -> None:
 
 
 def for_pinocchio(contract: Contract) -> tuple[str, dict[str, str]]:
-    """The URDF as pinocchio takes it, and the names there of joints that had to be renamed.
+    """Return the URDF as pinocchio takes it, and the names there of joints that had to be renamed.
 
     The arms' continuous joints become revolute ones, which have one coordinate; a joint that shares
     its name with a link, as a URDF may, gets another one.

@@ -52,7 +52,7 @@ class Collision:
 
     @property
     def sentence(self) -> str:
-        """What would happen, for people."""
+        """Return what would happen, as a message."""
         if self.distance <= 0.0:
             return f"{self.link_a} would touch {self.link_b}"
         return f"{self.link_a} would come within {1e3 * self.distance:.0f} mm of {self.link_b}"
@@ -224,7 +224,7 @@ class CollisionModel:
 
     @property
     def checked(self) -> list[tuple[str, str]]:
-        """The pairs of links, or of link and box, that are checked; each once."""
+        """Return the pairs of links, or of link and box, that are checked; each once."""
         return list(dict.fromkeys(self._links(pair) for pair in range(len(self._pairs))))
 
     # ---- which pairs are checked ----
@@ -281,7 +281,7 @@ class CollisionModel:
         self._functions = [function for function, out in kept if not out]
 
     def _always_touching(self, poses: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """(P,): true for the pairs ``among`` (P,) that touch at every pose (N, J)."""
+        """Return (P,): true for the pairs ``among`` (P,) that touch at every pose (N, J)."""
         turns, places, first, last = self._place(poses)
         touch = among & (self._bounds(turns, places, first, last) <= self.margin).all(axis=0)
         still = np.zeros(first.shape[:2])

@@ -99,7 +99,7 @@ def place_shapes(
 
 @numba.njit(cache=True)
 def place_capsules(turns, places, starts, ends):  # pragma: no cover - compiled
-    """Ends (N, G, 3) of all capsules, given in the frame of their shape."""
+    """Return the ends (N, G, 3) of all capsules, given in the frame of their shape."""
     count, shapes = places.shape[0], places.shape[1]
     first, last = np.empty((count, shapes, 3)), np.empty((count, shapes, 3))
     for n in range(count):

@@ -110,7 +110,7 @@ def _axis(model: pinocchio.Model, joint: int) -> np.ndarray:
 
 
 def _resting(model: pinocchio.Model) -> np.ndarray:
-    """0 for every joint, or its limit next to 0."""
+    """Return 0 for every joint, or its limit next to 0."""
     angles = np.zeros(model.njoints - 1)
     for n in range(len(angles)):
         joint = model.joints[n + 1]
@@ -121,7 +121,7 @@ def _resting(model: pinocchio.Model) -> np.ndarray:
 
 
 def _mimics(urdf_xml: str) -> dict[str, tuple[str, float, float]]:
-    """Name of a mimic joint: the joint that it follows, multiplier and offset."""
+    """Return for each mimic joint the joint that it follows, multiplier and offset."""
     found = {}
     for joint in ElementTree.fromstring(urdf_xml.lstrip("\ufeff").encode()).iter("joint"):
         mimic = joint.find("mimic")

@@ -94,7 +94,7 @@ class Kinematics:
             ) from None
 
     def fixed_links(self) -> dict[str, pinocchio.SE3]:
-        """Where the links that no joint moves stand in the base frame."""
+        """Return the poses of the links that no joint moves, in the base frame."""
         return self._fixed_links
 
     def forward(self, positions: np.ndarray) -> ToolPose:
@@ -111,8 +111,8 @@ class Kinematics:
         return self._chain.move(positions, velocities)
 
     def jacobian(self, positions: np.ndarray) -> np.ndarray:
-        """(6, J): velocity [m/s] and angular velocity [rad/s] of the tool, both in the base frame,
-        per joint velocity.
+        """Return (6, J): velocity [m/s] and angular velocity [rad/s] of the tool per joint
+        velocity, both in the base frame.
         """
         q = self._ordered(np.asarray(positions, dtype=float))
         jacobian = pinocchio.computeFrameJacobian(
@@ -178,7 +178,7 @@ class Kinematics:
         return q
 
     def _placement(self, positions: np.ndarray) -> pinocchio.SE3:
-        """The tool in the frame of the URDF's root. Valid until the next call."""
+        """Return the tool in the frame of the URDF's root. Valid until the next call."""
         pinocchio.forwardKinematics(self._model, self._data, self._ordered(positions))
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
 
@@ -204,8 +204,8 @@ def kinematics_of(contract: Contract) -> dict[str, Kinematics]:
 
 
 def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:
-    """Of a whole model, in which no joint is locked: also one that the contract does not name may
-    move.
+    """Return the fixed links of a whole model, in which no joint is locked: a joint that the
+    contract does not name may move.
     """
     base = model.frames[_frame(model, base_frame)]
     links = (
@@ -218,7 +218,7 @@ def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio
 
 @numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)
 def _damped_least_squares(jacobian, error, damping):  # pragma: no cover - compiled
-    """J^T (J J^T + damping I)^-1 error, by Cholesky: the matrix is symmetric and positive
+    """Compute J^T (J J^T + damping I)^-1 error by Cholesky: the matrix is symmetric and positive
     definite.
     """
     size, joints = jacobian.shape

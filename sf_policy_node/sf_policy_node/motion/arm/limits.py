@@ -55,8 +55,8 @@ class JointLimits:
         return np.flatnonzero(same & ~self.is_gripper)
 
     def slowed(self, velocities: np.ndarray, factor: float) -> JointLimits:
-        """Limits under which a motion with these ``velocities`` (N, J) would have been slower by
-        ``factor``.
+        """Return limits under which a motion with these ``velocities`` (N, J) would have been
+        slower by ``factor``.
         """
         reached = np.abs(velocities).max(axis=0)
         return dataclasses.replace(

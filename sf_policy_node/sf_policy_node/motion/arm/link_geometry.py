@@ -157,7 +157,7 @@ def _shape(model: pinocchio.Model, found: pinocchio.GeometryObject) -> LinkShape
 
 
 def _corners(geometry: coal.CollisionGeometry) -> np.ndarray:
-    """Points (M, 3) whose convex hull encloses a primitive."""
+    """Return points (M, 3) whose convex hull encloses a primitive."""
     if isinstance(geometry, coal.Box):
         return _box_corners(geometry.halfSide)
     if isinstance(geometry, coal.Cylinder | coal.Cone):
@@ -185,7 +185,7 @@ def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
 def _assumed_capsules(
     model: pinocchio.Model, joint: int, tool: pinocchio.Frame, radius: float
 ) -> list[LinkShape]:
-    """Capsules from a joint to its child joints, and to the tool, where they are apart.
+    """Return capsules from a joint to its child joints, and to the tool, where they are apart.
 
     What does not move (joint 0) begins at the link that carries the first joint of an arm: the
     stands of two arms are not joined by anything.

@@ -84,7 +84,7 @@ def _turn(rotation, vector, out):  # pragma: no cover - compiled
 
 @numba.njit("void(f8[:, ::1], f8[:, ::1], f8[:, ::1])", cache=True, inline="always")
 def _then(first, second, work):  # pragma: no cover - compiled
-    """first = first @ second."""
+    """Compute first = first @ second, in place."""
     for i in range(3):
         for j in range(3):
             work[i, j] = (
@@ -95,7 +95,7 @@ def _then(first, second, work):  # pragma: no cover - compiled
 
 @numba.njit("void(f8[::1], f8[::1], f8[::1])", cache=True, inline="always")
 def _add_cross(a, b, out):  # pragma: no cover - compiled
-    """out += a x b."""
+    """Compute out += a x b."""
     out[0] += a[1] * b[2] - a[2] * b[1]
     out[1] += a[2] * b[0] - a[0] * b[2]
     out[2] += a[0] * b[1] - a[1] * b[0]
@@ -103,7 +103,7 @@ def _add_cross(a, b, out):  # pragma: no cover - compiled
 
 @numba.njit("void(f8[::1], f8, f8[:, ::1])", cache=True, inline="always")
 def _about(axis, angle, out):  # pragma: no cover - compiled
-    """Rodrigues' formula."""
+    """Write a rotation about an axis (Rodrigues' formula)."""
     s, c = np.sin(angle), np.cos(angle)
     x, y, z, t = axis[0], axis[1], axis[2], 1.0 - c
     out[0, 0], out[0, 1], out[0, 2] = c + x * x * t, x * y * t - z * s, x * z * t + y * s

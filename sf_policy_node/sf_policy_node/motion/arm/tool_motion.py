@@ -40,7 +40,7 @@ class ToolMotion:
         self._kinematics = Kinematics(contract)
 
     def pose(self, positions: np.ndarray) -> ToolPlace:
-        """Where the tool is when the joints are at ``positions`` [rad or m]."""
+        """Return the tool's pose when the joints are at ``positions`` [rad or m]."""
         tool = self._kinematics.forward(positions)
         return ToolPlace(tool.position, pinocchio.Quaternion(tool.rotation).coeffs())
 
@@ -67,7 +67,7 @@ class Drift:
         self.forget()
 
     def note(self, now: float, wanted: ToolPlace) -> None:
-        """Where the tool is to be at ``now`` [s]."""
+        """Remember the commanded tool pose at ``now`` [s]."""
         if self._path and now - self._path[-1][0] > _LAG_S:
             self.forget()
         if now - self._measured > _FRESH_S:
@@ -82,14 +82,14 @@ class Drift:
             self._path.popleft()
 
     def forget(self) -> None:
-        """The motion has ended."""
+        """Forget the motion: it has ended."""
         self._path.clear()
         self._measured = -np.inf
         self.twist, self._wanted = np.zeros(6), np.zeros(6)
 
     def measure(self, stamp: float, place: ToolPlace) -> None:
-        """Where the tool is at ``stamp`` [s]: from then on :attr:`twist` (6,) in the base frame
-        [m/s, rad/s] leads it back.
+        """Take the measured tool pose at ``stamp`` [s]; :attr:`twist` (6,) in the base frame [m/s,
+        rad/s] then corrects towards the path.
         """
         self._measured = stamp
         if not self._path:

@@ -75,7 +75,7 @@ def check_against_urdf(contract: Contract) -> None:
 
 
 def _sizes(arm: Arm, prefix: str) -> list[str]:
-    """One sentence for every number that no arm has, which was typed in degrees or millimetres."""
+    """Name every implausible number, which was typed in degrees or millimetres."""
     problems = []
     for joint in arm.joints:
         reach, unit = joint.upper - joint.lower, joint.unit

@@ -163,7 +163,7 @@ class Workspace:
         return box.places(np.atleast_2d(joints))
 
     def outside(self, joints: np.ndarray) -> float:
-        """How far the tool that is furthest outside is at joints (J,) [m]; 0 inside."""
+        """Return how far the tool is outside at joints (J,) [m]; 0 inside."""
         joints = np.atleast_2d(joints)
         return max(float(box.excess(box.places(joints))[0]) for box in self.boxes.values())
 

@@ -72,7 +72,7 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
 
 
 def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
-    """The chunk's observation is neither too old nor from the future.
+    """Refuse a chunk whose observation is too old or from the future.
 
     Raises:
         ChunkRefused: with the age.
@@ -91,7 +91,7 @@ def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
 
 
 def check_order(chunk: Chunk, last: Chunk | None) -> None:
-    """The chunk is newer than the one accepted before it.
+    """Refuse a chunk that is not newer than the one accepted before it.
 
     Raises:
         ChunkRefused: an older epoch, or not newer within the epoch.

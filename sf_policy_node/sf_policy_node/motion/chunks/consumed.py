@@ -14,7 +14,7 @@ class ConsumedTime:
         self._spans: deque[tuple[float, float]] = deque(maxlen=64)
 
     def copy(self) -> ConsumedTime:
-        """An independent copy."""
+        """Return an independent copy."""
         other = ConsumedTime()
         other._spans = self._spans.copy()
         return other
@@ -24,13 +24,15 @@ class ConsumedTime:
         self._spans.clear()
 
     def follow(self, start: float, end: float) -> None:
-        """A chunk is followed from ``start`` to ``end``, unless the next one comes before."""
+        """Record that a chunk is followed from ``start`` to ``end``, unless the next one comes
+        before.
+        """
         if self._spans and start <= self._spans[-1][1]:
             start = self._spans.pop()[0]
         self._spans.append((start, end))
 
     def end(self, end: float) -> None:
-        """The last one is followed no longer than this."""
+        """Record that the last chunk is followed no longer than this."""
         if self._spans:
             self._spans[-1] = (self._spans[-1][0], end)
 

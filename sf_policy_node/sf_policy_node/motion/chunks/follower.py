@@ -34,7 +34,7 @@ class Block:
     only: bool = False
 
     def covers(self, epoch: int) -> bool:
-        """A chunk of this epoch is refused."""
+        """Whether a chunk of this epoch is refused."""
         return epoch == self.epoch if self.only else epoch <= self.epoch
 
 
@@ -122,12 +122,12 @@ class ChunkFollower:
         return trajectory
 
     def withdraw(self) -> None:
-        """The motion of the last :meth:`follow` was not sent."""
+        """Undo the last :meth:`follow`: its motion was not sent."""
         self._guard.withdraw()
         self._row_times, self._consumed = self._before
 
     def rows_ahead(self, now: float) -> int:
-        """Rows of the last chunk whose time has not come."""
+        """Count the rows of the last chunk whose time has not come."""
         return int((self._row_times > now).sum())
 
     def block(self, reason: str, epoch: int | None = None) -> None:
@@ -143,11 +143,13 @@ class ChunkFollower:
         self._known_epoch = epoch if self._known_epoch is None else max(self._known_epoch, epoch)
 
     def stopped(self, end: float) -> None:
-        """The motion was stopped, and ends at a time [s]."""
+        """Record that the motion was stopped and ends at a time [s]."""
         self._consumed.end(end)
 
     def forget_motion(self) -> None:
-        """The arm is not where chunks have led it, or stands for another reason."""
+        """Forget the motion: the arm is not where chunks have moved it, or is stationary for
+        another reason.
+        """
         self._row_times, self.joins_at = np.zeros(0), -math.inf
         self._consumed.clear()
         self._ensemble.clear()

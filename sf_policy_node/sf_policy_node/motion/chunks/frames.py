@@ -48,7 +48,7 @@ class FixedFrames:
         self._parents[frame] = (parent, pinocchio.SE3(turn, np.asarray(position, dtype=float)))
 
     def pose(self, frame: str) -> pinocchio.SE3 | None:
-        """Where a frame stands in the base frame; None: nobody has said so."""
+        """Return the pose of a frame in the base frame; None while it is unknown."""
         if frame in self._links:
             return self._links[frame]
         above_base = dict(self._above(self._contract.base_frame))
@@ -94,7 +94,7 @@ class FixedFrames:
         return dataclasses.replace(chunk, data=data, frame=self._contract.base_frame)
 
     def _above(self, frame: str) -> Iterator[tuple[str, pinocchio.SE3]]:
-        """A frame and its parents, nearest first, with the pose of the frame in each."""
+        """Yield a frame and its parents, nearest first, with the pose of the frame in each."""
         pose = pinocchio.SE3.Identity()
         for _ in range(_MOST_PARENTS):
             yield frame, pose

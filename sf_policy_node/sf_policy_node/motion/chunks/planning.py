@@ -222,7 +222,7 @@ class ChunkPlanner:
 
 
 def brought_to_rest(shaped: Shaped, end: int, limits: JointLimits, period: float) -> Shaped:
-    """The first ``end`` samples and the shortest stop after them."""
+    """Return the first ``end`` samples and the shortest stop after them."""
     rest, zero = brake(shaped.positions[end - 1], shaped.velocities[end - 1], limits, period)
     positions, velocities = (
         np.vstack([shaped.positions[:end], rest]),

@@ -32,8 +32,8 @@ class ReferenceCurve:
             self._velocities[1:-1] = np.where(same, 2.0 * before * after / total, 0.0)
 
     def sample(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities (N, J) at ``times`` (N,); before the first row, at the first
-        row.
+        """Return positions and velocities (N, J) at ``times`` (N,); before the first row, those of
+        the first row.
         """
         last = len(self._times) - 1
         row = np.clip(np.searchsorted(self._times, times, side="left"), min(1, last), last)

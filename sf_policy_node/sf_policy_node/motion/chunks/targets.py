@@ -193,8 +193,8 @@ class ArmTargets:
     def _cut_at_jump(
         self, positions: np.ndarray, start: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, str]:
-        """Rows (R, A) up to the first that is further from the one before than ``joints[].step``
-        allows.
+        """Return the rows (R, A) before the first that is further from the one before than
+        ``joints[].step`` allows.
         """
         clips = np.zeros(self._arm, dtype=np.int64)
         ways = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._step
@@ -252,7 +252,9 @@ class ArmTargets:
         )
 
     def _near_singularity(self, positions: np.ndarray) -> tuple[int, float]:
-        """How many rows are near one, and the share of the joints' top speed that may be used."""
+        """Count the rows near a singularity; return the share of the joints' top speed that may be
+        used.
+        """
         if not len(positions):
             return 0, 1.0
         some = self._kinematics.condition(positions[[0, len(positions) // 2, -1]])
