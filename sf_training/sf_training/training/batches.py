@@ -1,5 +1,5 @@
-"""Batches for the loop: drawn in one order whatever reads them, split among processes, and read
-ahead of their use.
+"""Read the batches of the training loop: drawn in one order however many processes read them,
+split among these processes, and read ahead by a thread.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
 @dataclass(frozen=True)
 class Part:
-    """What one process sees of a batch at once: F frames with B labels.
+    """The share of a batch that one process computes at once: F frames with B labels.
 
-    ``whole`` (B,) and ``batch_frames`` (F,) are the places of its labels and frames in the batch,
-    ``frames`` (F,) and ``labels`` (B,) index the training set, ``rows`` (B,) the frames of the
-    part. ``images`` (F, V, 3, H, W) uint8.
+    A frame may have two labels (a pair: two instructions for one image), so B >= F.
+
+    Attributes:
+        frames: (F,) indices of the frames in the training set.
+        labels: (B,) indices of the labels in the training set.
+        rows: (B,) for each label, the index of its frame in ``frames`` and ``images``.
+        whole: (B,) indices of the labels in the batch of all processes.
+        batch_frames: (F,) indices of the frames in the batch of all processes.
+        images: (F, V, 3, H, W) uint8, V cameras.
     """
 
     frames: np.ndarray
@@ -37,9 +43,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's share of this process. ``size`` and ``frames`` count the labels and frames of all
-    processes; ``state`` is the
-    sampler's afterwards."""
+    """The parts of one step that this process computes.
+
+    ``size`` and ``frames`` count the labels and frames of all processes; ``state`` is the sampler's
+    after the draw.
+    """
 
     parts: tuple[Part, ...]
     size: int
@@ -48,7 +56,7 @@ class Batch:
 
 
 class Batches:
-    """Endless batches, each split into ``processes * accumulate`` parts that weigh the same.
+    """Draw batches without end, each split into ``processes * accumulate`` parts of equal size.
 
     Args:
         ahead: batches that a thread reads ahead; 0 reads them when they are asked for.
@@ -81,7 +89,7 @@ class Batches:
         self.labels = 2 * sampler.pairs + sampler.singles  # in a batch
         self.reading = (
             threading.Lock()
-        )  # held while pictures are read: bags are read by one at a time
+        )  # held while images are read: one thread at a time reads bags
 
     def __next__(self) -> Batch:
         if not self._ahead:
@@ -94,12 +102,12 @@ class Batches:
         return self
 
     def restart(self, state: dict) -> None:
-        """Go on from a batch's ``state``."""
+        """Continue after the batch that had this ``state``."""
         self.close()
         self._sampler.state = state
 
     def close(self) -> None:
-        """End the thread; what it has read is forgotten."""
+        """End the thread and drop the batches that it has read."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
