@@ -1,5 +1,5 @@
-"""Which trajectories ``joint_trajectory_controller`` refuses (``validate_trajectory_msg``), with
-its own words where it has some.
+"""Refuse the trajectories that ``joint_trajectory_controller`` refuses, with its own messages where
+it has some. Source: its function ``validate_trajectory_msg``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _REST = float(np.finfo(np.float32).eps)
 
 
 class CommandRejected(ValueError):
-    """The command cannot be followed; the old motion goes on. The message says why and what would
-    be accepted.
+    """The command cannot be followed; the old motion continues. The message says why and what
+    would be accepted.
     """
 
 
@@ -33,7 +33,12 @@ def checked_points(
     *,
     allow_moving_end: bool,
 ) -> list[Point]:
-    """Return the points in the controller's joint order; ``stamp`` and ``now`` in ns.
+    """Return the points in the controller's joint order.
+
+    Args:
+        stamp: time of the trajectory's start [ns]; 0: it starts when it arrives.
+        now: the controller's time [ns].
+        allow_moving_end: accept a last point that moves.
 
     Raises:
         TrajectoryRejected: names, sizes, times or values are wrong, or the last point lies before

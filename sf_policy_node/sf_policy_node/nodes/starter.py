@@ -1,4 +1,4 @@
-"""A node that ``ros2 run`` or ``ros2 launch`` started ends in order when that command is killed."""
+"""End a node in order when the ``ros2 run`` or ``ros2 launch`` that started it is killed."""
 
 from __future__ import annotations
 
