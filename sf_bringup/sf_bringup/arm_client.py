@@ -34,7 +34,7 @@ class ArmClientError(RuntimeError):
 
 
 class ArmClient:
-    """Everything a person or a score needs to know of a running arm.
+    """Everything that an operator or a score needs to know of a running arm.
 
     Args:
         contract: the robot's; names the topics.
@@ -129,7 +129,9 @@ class ArmClient:
     def let_pass(self, seconds: float) -> None:
         """Wait for simulated time."""
         end = self.simulated_time + seconds
-        self.wait_until(lambda: self.simulated_time >= end, _PASS_S, "simulated time stands still")
+        self.wait_until(
+            lambda: self.simulated_time >= end, _PASS_S, "simulated time does not advance"
+        )
 
     def start(self, instruction: str, timeout_s: float) -> ClientGoalHandle:
         """Send an instruction; returns when it is accepted.
@@ -149,7 +151,7 @@ class ArmClient:
         return handle
 
     def pause(self, paused: bool) -> None:
-        """Keep the instruction in force without following it, or go on with it.
+        """Pause or resume the current instruction.
 
         Raises:
             ArmClientError: there is no instruction.

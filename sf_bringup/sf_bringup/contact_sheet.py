@@ -50,7 +50,7 @@ class ContactSheet:
         )
         done, data = cv2.imencode(".png", sheet)
         if not done:
-            raise OSError(f"{path}: the picture could not be encoded")
+            raise OSError(f"{path}: the image could not be encoded")
         path.write_bytes(data.tobytes())
 
     def _draw(self, title: str, good: bool, moments: list, width: int) -> np.ndarray:

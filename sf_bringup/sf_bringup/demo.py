@@ -1,5 +1,5 @@
 """``make demo``: five instructions in free words to the simulated arm, over ROS, with figures and
-pictures of what happened.
+images of what happened.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
     sheet.write(picture)
     console.print(_table(outcomes))
     console.print(
-        f"figures: {summary}\npictures: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}",
+        f"figures: {summary}\nimages: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}",
         soft_wrap=True,
     )
     return outcomes

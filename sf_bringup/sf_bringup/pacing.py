@@ -10,7 +10,7 @@ from collections.abc import Callable
 # s: further behind than this, the lost time is given up: it passed for nobody in the simulated
 # world
 RESTART_LAG = 0.1
-AT_ONCE = 0.03  # s of lag that are made up for at once, such as two cameras' pictures
+AT_ONCE = 0.03  # s of lag that are made up for at once, such as two cameras' images
 # times the wanted factor at most for the rest: were time to race, commands on their way would come
 # late
 CATCH_UP = 1.2
@@ -49,7 +49,7 @@ class Pacer:
         self._last_wall, self._last_simulated = max(planned, now - AT_ONCE), simulated
 
     def wait_s(self, simulated: float) -> float:
-        """Wall seconds until the simulation may go on to ``simulated`` [s]; negative when it is
+        """Wall seconds until the simulation may continue to ``simulated`` [s]; negative when it is
         late; 0 without pacing.
         """
         if self.factor == 0:

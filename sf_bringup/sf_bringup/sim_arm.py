@@ -217,7 +217,7 @@ class SimArm(Node):
 
     def _publish_images(self, late: bool) -> None:
         wanted = [camera for camera in self._cameras if camera.wanted()]
-        if late and wanted:  # time goes on for the arm; a camera driver under load loses frames too
+        if late and wanted:  # time continues for the arm; a busy camera driver loses frames too
             self._pacer.frames_dropped += 1
             return
         stamp = sim_messages.to_stamp(self._sim.time)

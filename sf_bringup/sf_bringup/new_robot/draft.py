@@ -1,4 +1,4 @@
-"""The text of a drafted contract: what is known, and a list of what a person must decide."""
+"""The text of a drafted contract: what is known, and a list of what the user must decide."""
 
 from __future__ import annotations
 
