@@ -51,6 +51,35 @@ def statistics() -> Normalisation:
     )
 
 
+def test_an_action_token_may_stand_for_several_rows_that_begin_at_the_measured_joints():
+    torch.manual_seed(0)
+    sizes = {"cameras": 1, "state_size": 5, "action_size": 3, "image_size": 32, "width": 32}
+    config = NanoConfig(**sizes, horizon=10, rows_per_query=5, measured=(2, -1, 4), layers=1)
+    model = Nano(NanoConfig(**json.loads(json.dumps(config.to_dict())))).eval()
+    images, text = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, TEXT_SIZE)
+    with torch.no_grad():
+        model.head.weight[:, :32] = 0.0
+        model.head.bias.copy_(torch.arange(15.0))
+        state = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+        actions = model(images, state, text)[0]
+    assert actions.shape == (1, 10, 3) and config.queries == 2
+    rows = torch.arange(15.0).view(5, 3) + torch.tensor([3.0, 0.0, 5.0])
+    torch.testing.assert_close(actions[0], rows.repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rows_per_query": 3}, "rows_per_query 3 must divide the horizon 8"),
+        ({"rows_per_query": 2, "head": "flow"}, "a flow head has neither"),
+        ({"measured": (0,)}, "measured: needs 4 values"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        NanoConfig(cameras=1, state_size=4, action_size=4, horizon=8, **wrong)
+
+
 @pytest.fixture
 def saved(tmp_path):
     save_checkpoint(tmp_path / "tiny", tiny(), CONTRACT, statistics(), {"seed": 0})

@@ -39,6 +39,11 @@ class NanoConfig:
     heads: int = 4
     head: Literal["regression", "flow"] = "regression"
     head_layers: int = 2  # of a flow head
+    rows_per_query: int = 1  # steps of the chunk that one action token stands for
+    # Of each action column the state column that it is a target for, or -1: absolute joint
+    # targets begin as the measured joints, so that what is learned is the way from there. Empty:
+    # the head does not see the state.
+    measured: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch or self.patch % self.stem_stride:
@@ -52,11 +57,24 @@ class NanoConfig:
             )
         if self.head not in ("regression", "flow"):
             raise ValueError(f"head {self.head!r} is not known; it is regression or flow")
+        if self.horizon % self.rows_per_query:
+            raise ValueError(
+                f"rows_per_query {self.rows_per_query} must divide the horizon {self.horizon}"
+            )
+        if self.head == "flow" and (self.rows_per_query > 1 or self.measured):
+            raise ValueError("rows_per_query, measured: a flow head has neither")
+        if self.measured and len(self.measured) != self.action_size:
+            raise ValueError(f"measured: needs {self.action_size} values, one for each column")
 
     @property
     def fit(self) -> Fit:
         """It sees the centre square of a picture."""
         return "crop"
+
+    @property
+    def queries(self) -> int:
+        """Action tokens."""
+        return self.horizon // self.rows_per_query
 
     @property
     def grid(self) -> int:
@@ -66,6 +84,25 @@ class NanoConfig:
     def to_dict(self) -> dict[str, int | str]:
         """Plain values for ``config.json``."""
         return asdict(self)
+
+
+class RowsHead(nn.Linear):
+    """Turns action tokens (B, Q, width), with the state behind each, into actions (B, H, A)."""
+
+    def __init__(self, config: NanoConfig) -> None:
+        self._shape = (config.rows_per_query, config.action_size)
+        given = config.state_size if config.measured else 0
+        super().__init__(config.width + given, config.rows_per_query * config.action_size)
+        with torch.no_grad():
+            weights = self.weight.view(*self._shape, -1)[..., config.width :]
+            weights.zero_()
+            for column, place in enumerate(config.measured):
+                if place >= 0:
+                    weights[:, column, place] = 1.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Predict the rows of every token."""
+        return super().forward(tokens).unflatten(-1, self._shape).flatten(-3, -2)
 
 
 class Nano(nn.Module):
@@ -89,7 +126,7 @@ class Nano(nn.Module):
         self.text_summary = nn.Linear(config.text_size, width)
         self.film = nn.Linear(width, 2 * width)
         self.state = nn.Linear(config.state_size, width)
-        self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.5)
+        self.query = nn.Parameter(torch.randn(config.queries, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         if config.head == "flow":
@@ -97,7 +134,7 @@ class Nano(nn.Module):
                 width, config.heads, config.head_layers, config.horizon, config.action_size
             )
         else:
-            self.head = nn.Linear(width, config.action_size)
+            self.head = RowsHead(config)
 
     @property
     def visual_tokens(self) -> int:
@@ -109,7 +146,7 @@ class Nano(nn.Module):
     def visual_places(self) -> VisualPlaces:
         """Where the visual tokens are."""
         config = self.config
-        length = self.visual_tokens + config.text_tokens + 1 + config.horizon
+        length = self.visual_tokens + config.text_tokens + 1 + config.queries
         mask = torch.arange(length, device=self.query.device) < self.visual_tokens
         return VisualPlaces(
             self.blocks, mask, (config.grid, config.grid), config.cameras, config.width
@@ -141,7 +178,7 @@ class Nano(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Action tokens (B, horizon, width) for the head; arguments as for :meth:`encode`."""
+        """Action tokens (B, queries, ...) for the head; arguments as for :meth:`encode`."""
         return self.encode(images, state, text, rows=rows, present=present)[0]
 
     def encode(
@@ -169,7 +206,7 @@ class Nano(nn.Module):
                 all are there.
 
         Returns:
-            Action tokens (B, horizon, width) for the head, and the tapped visual tokens (B, V *
+            Action tokens (B, queries, ...) for the head, and the tapped visual tokens (B, V *
             grid^2, width) or None.
         """
         batch = state.shape[0]
@@ -202,7 +239,11 @@ class Nano(nn.Module):
             x = block(x, seen)
             if tap == number:
                 tapped = x[:, : self.visual_tokens]
-        return self.norm(x[:, -self.config.horizon :]), tapped
+        actions = self.norm(x[:, -self.config.queries :])
+        if self.config.measured:
+            behind = state[:, None].expand(-1, self.config.queries, -1)
+            actions = torch.cat([actions, behind], -1)
+        return actions, tapped
 
 
 def sin_cos_grid(grid: int, width: int, octaves: float = 5.0) -> Tensor:

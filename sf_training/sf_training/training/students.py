@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ActionSpace, Contract
 from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.words import WordsError
@@ -145,7 +145,7 @@ def build_student(
             if settings.weights and (settings.weights / "contract.yaml").is_file():
                 model = _continued(settings, sizes, head, meta)
             elif settings.kind == "nano":
-                model = _nano(settings, sizes, head, width, layers)
+                model = _nano(settings, sizes, head, width, layers, _measured(contract))
             else:
                 model = _pretrained(settings, sizes, head, meta)
             if settings.kind != "nano":
@@ -196,7 +196,12 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
 
 
 def _nano(
-    settings: StudentSettings, sizes: dict[str, int], head: str, width: int, layers: int
+    settings: StudentSettings,
+    sizes: dict[str, int],
+    head: str,
+    width: int,
+    layers: int,
+    measured: tuple[int, ...],
 ) -> Nano:
     if settings.weights:
         raise StudentError(
@@ -217,10 +222,31 @@ def _nano(
                 width=width,
                 layers=layers,
                 head=head,
+                rows_per_query=1 if head == "flow" else _rows_per_query(sizes["horizon"]),
+                measured=() if head == "flow" else measured,
             )
         )
     except ValueError as error:
         raise StudentError(f"nano: {error}") from None
+
+
+def _measured(contract: Contract) -> tuple[int, ...]:
+    """For targets of joints the state column of each action column, -1 for grippers; else empty."""
+    if contract.action.space is not ActionSpace.JOINT_POSITION:
+        return ()
+    places = {column.name: column.index for column in contract.columns.state}
+    return tuple(places.get(column.name, -1) for column in contract.columns.action)
+
+
+def _rows_per_query(horizon: int) -> int:
+    """The least number of rows for one action token that leaves at most 16 tokens.
+
+    Rows of a long chunk are close together: a token for each of 50 costs a sixth more processor
+    time in a training step, with three cameras.
+    """
+    return next(
+        rows for rows in range(1, horizon + 1) if horizon % rows == 0 and horizon // rows <= 16
+    )
 
 
 def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, meta: bool) -> Any:
