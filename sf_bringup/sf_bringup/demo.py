@@ -14,21 +14,21 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sf_bringup.arguments import GraphError
+from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.contact_sheet import ContactSheet
 from sf_bringup.episodes import LATENCY_NOTE, Order, Outcome, carry_out, summarise
-from sf_bringup.running_graph import running_graph
+from sf_bringup.running_graph import ros_words, running_graph
 from sf_training.simulation.instructions import Phrasing
 
 SUCCESSES_WANTED = 4
 _FRAME_SECONDS = 0.3  # between two moments kept for the contact sheet
 _PHRASINGS = (
-    Phrasing("{verb} the {colour} {noun}", "pick", "cube"),
-    Phrasing("{verb} the {colour} {noun}", "grab", "block"),
-    Phrasing("please {verb} the {colour} {noun}", "lift", "one"),
-    Phrasing("{verb} that {colour} {noun}", "take", "box"),
-    Phrasing("please {verb} the {colour} {noun}", "fetch", "cube"),
+    Phrasing("{verb} {things}", "pick", "cube"),
+    Phrasing("{verb} {things}", "grab", "block"),
+    Phrasing("please {verb} {things}", "lift", "one"),
+    Phrasing("now {verb} {things}", "take", "box"),
+    Phrasing("please {verb} {things}", "fetch", "cube"),
 )
 
 
@@ -36,8 +36,12 @@ _PHRASINGS = (
 class Arguments:
     """Five instructions to the simulated arm over ROS."""
 
-    policy: str = "nano"
-    """A policy of config/policies, or the path of a checkpoint directory."""
+    robot: str = SIM_ROBOT
+    """sim_arm, piper_pair, or another robot with a policy; also written robot:=piper_pair."""
+    policy: str = ""
+    """A policy of config/policies, or the path of a checkpoint directory; none given: the one that
+    is shipped for the robot.
+    """
     seed: int = 980_000
     """Scene of the first instruction; the others follow. Demonstrations and evaluations use other
     seeds.
@@ -51,7 +55,7 @@ def main() -> int:
     succeeded.
     """
     arguments, console = (
-        tyro.cli(Arguments, description=Arguments.__doc__),
+        tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
         Console(highlight=False),
     )
     try:
@@ -70,7 +74,11 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet, outcomes = ContactSheet(), []
     with running_graph(
-        arguments.policy, arguments.out / "graph.log", console, images=True
+        arguments.policy,
+        arguments.out / "graph.log",
+        console,
+        images=True,
+        robot=arguments.robot,
     ) as client:
         for index, phrasing in enumerate(_PHRASINGS):
             outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
@@ -91,7 +99,7 @@ def _episode(
     client: ArmClient, phrasing: Phrasing, seed: int, sheet: ContactSheet, console: Console
 ) -> Outcome:
     target = client.reset(seed).target
-    order = Order(seed, phrasing.say(target, np.random.default_rng(seed)), target)
+    order = Order(seed, phrasing.say(target.split("+"), np.random.default_rng(seed)), target)
     kept = -_FRAME_SECONDS
     with console.status(f"“{order.instruction}”") as status:
 

@@ -24,7 +24,7 @@ REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "ref
 @dataclass(frozen=True)
 class Order:
     """One instruction to give: ``target`` is the colour that counts as success in the scene of
-    ``seed``.
+    ``seed``; for two cubes at once both colours, joined by ``+``.
     """
 
     seed: int
@@ -64,7 +64,7 @@ def carry_out(
     Raises:
         ArmClientError: the graph does not answer, or stops.
     """
-    scene = client.reset(order.seed, order.cubes)
+    scene, targets = client.reset(order.seed, order.cubes), order.target.split("+")
     handle = client.start(order.instruction, EPISODE_SECONDS)
     begin = client.simulated_time
     shown = -1.0
@@ -75,12 +75,12 @@ def carry_out(
         if seconds > shown:
             shown = seconds
             on_frame(seconds)
-        return _lifted(client, order.target) or client.finished(handle) or seconds > EPISODE_SECONDS
+        return _lifted(client, targets) or client.finished(handle) or seconds > EPISODE_SECONDS
 
     # Wall time: a busy machine may simulate slower than real time.
     client.wait_until(over, 10 * EPISODE_SECONDS, "the episode did not end")
-    success, seconds = _lifted(client, order.target), client.simulated_time - begin
-    wrong = any(each.touched for each in client.task.objects if each.name != order.target)
+    success, seconds = _lifted(client, targets), client.simulated_time - begin
+    wrong = any(each.touched for each in client.task.objects if each.name not in targets)
     result = client.finish(handle)
     # Before the next reset moves it by force, the arm has to stop by itself.
     client.wait_until(
@@ -129,5 +129,5 @@ def seeds_of(outcomes: Iterable[Outcome]) -> list[int]:
     return [outcome.seed for outcome in outcomes]
 
 
-def _lifted(client: ArmClient, colour: str) -> bool:
-    return any(each.lifted for each in client.task.objects if each.name == colour)
+def _lifted(client: ArmClient, colours: Sequence[str]) -> bool:
+    return all(each.lifted for each in client.task.objects if each.name in colours)

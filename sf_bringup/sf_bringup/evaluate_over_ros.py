@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sf_bringup.arguments import GraphError
+from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import ArmClientError
 from sf_bringup.episodes import Order, Outcome, carry_out, seeds_of, summarise
-from sf_bringup.running_graph import running_graph
+from sf_bringup.running_graph import ros_words, running_graph
 from sf_training.simulation.evaluate import merge_summary, wilson
 from sf_training.simulation.instructions import canonical
 
@@ -24,8 +24,12 @@ from sf_training.simulation.instructions import canonical
 class Arguments:
     """Evaluate a policy over ROS, in real time, with the camera moved anew in every episode."""
 
-    policy: str = "nano"
-    """A policy of config/policies, or the path of a checkpoint directory."""
+    robot: str = SIM_ROBOT
+    """sim_arm, piper_pair, or another robot with a policy; also written robot:=piper_pair."""
+    policy: str = ""
+    """A policy of config/policies, or the path of a checkpoint directory; none given: the one that
+    is shipped for the robot.
+    """
     episodes: int = 20
     """2 cubes and 3 cubes in turn."""
     seed: int = 970_000
@@ -37,7 +41,7 @@ class Arguments:
 def main() -> int:
     """Command line; returns the exit code: 0 when all episodes ran, whatever they scored."""
     arguments, console = (
-        tyro.cli(Arguments, description=Arguments.__doc__),
+        tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
         Console(highlight=False),
     )
     try:
@@ -49,10 +53,11 @@ def main() -> int:
         print("evaluate_over_ros: stopped; nothing was written", file=sys.stderr)
         return 130
     summary = summarise(outcomes)
+    key = "over_ros" if arguments.robot == SIM_ROBOT else f"over_ros_{arguments.robot}"
     interval = [round(bound, 3) for bound in wilson(summary["successes"], summary["n"])]
     merge_summary(
         arguments.out,
-        {"over_ros": {**summary, "interval_95": interval, "seeds": seeds_of(outcomes)}},
+        {key: {**summary, "interval_95": interval, "seeds": seeds_of(outcomes)}},
     )
     console.print(
         f"over ROS: {summary['successes']} of {summary['n']} picked (95 % interval"
@@ -73,13 +78,18 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
         TimeRemainingColumn(),
     )
     with (
-        running_graph(arguments.policy, arguments.out.parent / "graph.log", console) as client,
+        running_graph(
+            arguments.policy,
+            arguments.out.parent / "graph.log",
+            console,
+            robot=arguments.robot,
+        ) as client,
         Progress(*columns, console=console) as bar,
     ):
         for index in bar.track(range(arguments.episodes)):
             seed, cubes = arguments.seed + index, 2 + index % 2
             target = client.reset(seed, cubes).target
-            outcome = carry_out(client, Order(seed, canonical(target), target, cubes))
+            outcome = carry_out(client, Order(seed, canonical(*target.split("+")), target, cubes))
             outcomes.append(outcome)
             if not outcome.success or outcome.wrong_object:
                 wrong = ", touched another cube" if outcome.wrong_object else ""

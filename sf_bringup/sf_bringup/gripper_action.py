@@ -12,7 +12,8 @@ from rclpy.task import Future
 from sensor_msgs.msg import JointState
 
 from sf_training.simulation.arm_sim import ArmSim
-from sf_training.simulation.controller_base import CommandRejected, Controller
+from sf_training.simulation.controller_base import CommandRejected
+from sf_training.simulation.controllers import ControllerPart
 
 try:  # not on PyPI: comes with ROS 2, or from source
     from control_msgs.action import ParallelGripperCommand
@@ -25,7 +26,7 @@ _STALL_SPEED = 0.001  # m/s: slower for _STALL_S counts as stalled
 _STALL_S = 0.3
 
 
-def serve_gripper(node: Node, action: str, controller: Controller, sim: ArmSim) -> None:
+def serve_gripper(node: Node, part: ControllerPart, sim: ArmSim) -> None:
     """Offer the action; the newest goal wins, and a cancelled one leaves the gripper where it is.
 
     Raises:
@@ -36,19 +37,20 @@ def serve_gripper(node: Node, action: str, controller: Controller, sim: ArmSim) 
             "command.gripper.output: parallel_gripper needs the ROS package control_msgs, which is"
             " not installed; install ros-$ROS_DISTRO-control-msgs or use forward_command"
         )
-    _GripperServer(node, action, controller, sim)
+    _GripperServer(node, part, sim)
 
 
 class _GripperServer:
-    def __init__(self, node: Node, action: str, controller: Controller, sim: ArmSim) -> None:
-        self._node, self._controller, self._sim = node, controller, sim
+    def __init__(self, node: Node, part: ControllerPart, sim: ArmSim) -> None:
+        self._node, self._controller, self._sim = node, part.controller, sim
+        self._column = int(part.columns[0])
         self._goal: ServerGoalHandle | None = None
         self._done: Future | None = None  # becomes how the goal ended
         self._moved_at = 0.0
         self._server = ActionServer(
             node,
             ParallelGripperCommand,
-            action,
+            part.topic,
             self._follow,
             goal_callback=self._on_goal,
             cancel_callback=self._on_cancel,
@@ -67,7 +69,9 @@ class _GripperServer:
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         if handle is self._goal:
-            self._controller.accept(self._sim.joint_positions()[-1:], self._sim.time)
+            self._controller.accept(
+                self._sim.joint_positions()[self._column : self._column + 1], self._sim.time
+            )
             self._end("cancelled")
         return CancelResponse.ACCEPT
 
@@ -77,8 +81,8 @@ class _GripperServer:
         how = await self._done
         {"cancelled": handle.canceled, "replaced": handle.abort}.get(how, handle.succeed)()
         position, speed = (
-            float(self._sim.joint_positions()[-1]),
-            float(self._sim.joint_velocities()[-1]),
+            float(self._sim.joint_positions()[self._column]),
+            float(self._sim.joint_velocities()[self._column]),
         )
         state = JointState(
             name=list(handle.request.command.name), position=[position], velocity=[speed]
@@ -90,10 +94,12 @@ class _GripperServer:
     def _check(self) -> None:
         if self._goal is None:
             return
-        if abs(self._sim.joint_velocities()[-1]) > _STALL_SPEED:
+        if abs(self._sim.joint_velocities()[self._column]) > _STALL_SPEED:
             self._moved_at = self._sim.time
         if (
-            np.abs(self._sim.joint_positions()[-1] - self._goal.request.command.position[0])
+            np.abs(
+                self._sim.joint_positions()[self._column] - self._goal.request.command.position[0]
+            )
             < _REACHED
         ):
             self._end("reached")

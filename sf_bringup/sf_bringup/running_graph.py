@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from sf_bringup.arguments import SIM_ROBOT
+from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.graph_process import GraphProcess
@@ -22,14 +22,18 @@ from sf_policy_node.contract import load_contract
 
 START_S = 180.0  # reading the checkpoint on a busy machine
 _LOOK_AROUND_S = 3.0
+_SHIPPED = {SIM_ROBOT: "nano", "piper_pair": "nano_pair"}
 
 
 @contextmanager
 def running_graph(
-    policy: str, log: Path, console: Console, *, images: bool = False
+    policy: str, log: Path, console: Console, *, images: bool = False, robot: str = SIM_ROBOT
 ) -> Iterator[ArmClient]:
-    """Start the simulated arm with a policy, wait until both are ready, and stop everything at the
+    """Start a simulated robot with a policy, wait until both are ready, and stop everything at the
     end.
+
+    Args:
+        policy: name or path; empty: the one that is shipped for the robot.
 
     Raises:
         GraphError: unknown policy.
@@ -39,10 +43,12 @@ def running_graph(
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # through the context managers, so that no node is left
-    arm_graph(robot=SIM_ROBOT, policy=policy)  # says what is wrong before anything starts
-    contract = load_contract(find_robot(SIM_ROBOT))
+    policy, sim = policy or shipped_policy(robot), robot != SIM_ROBOT
+    arm_graph(robot=robot, policy=policy, sim=sim)  # says what is wrong before anything starts
+    contract = load_contract(find_robot(robot))
     _refuse_company(contract)
-    with GraphProcess([f"robot:={SIM_ROBOT}", f"policy:={policy}"], log) as graph:
+    words = [f"robot:={robot}", f"policy:={policy}", *(["sim:=true"] if sim else [])]
+    with GraphProcess(words, log) as graph:
         client = ArmClient(contract, images=images, alive=graph.check)
         try:
             begin = time.monotonic()
@@ -57,6 +63,29 @@ def running_graph(
             yield client
         finally:
             client.close()
+
+
+def shipped_policy(robot: str) -> str:
+    """Return the name of the policy that is shipped for a simulated robot.
+
+    Raises:
+        GraphError: there is none.
+    """
+    if robot not in _SHIPPED:
+        raise GraphError(
+            f"--policy: none is shipped for {robot}, only for {', '.join(_SHIPPED)}; give the"
+            " directory of a checkpoint"
+        )
+    return _SHIPPED[robot]
+
+
+def ros_words(words: Sequence[str]) -> list[str]:
+    """Return command line words in which ``key:=value`` is ``--key value``, as launch takes it."""
+    found = []
+    for word in words:
+        key, given, value = word.partition(":=")
+        found += [f"--{key}", value] if given and key.isidentifier() else [word]
+    return found
 
 
 def _refuse_company(contract) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -37,7 +38,7 @@ from sf_policy_node.controller.requirements import read_parameters
 from sf_policy_node.nodes.lifecycle import let_end
 from sf_policy_node.nodes.starter import end_with_starter
 from sf_training.simulation.arm_sim import ArmSim
-from sf_training.simulation.controllers import make_controller
+from sf_training.simulation.controllers import combined, controller_parts
 from sf_training.simulation.rendering import RenderingError
 
 JOINT_STATE_PERIOD = 0.01  # s; also of /clock
@@ -94,9 +95,9 @@ class SimArm(Node):
             name: declare(f"controller.{name}", default, description)
             for name, (default, description) in SETTINGS.items()
         }
-        values = controller_values(contract, settings)
-        controller = make_controller(contract, read_parameters(values))
-        self._sim = ArmSim(contract, camera_jitter_m=jitter, controller=controller)
+        values = partial(controller_values, settings=settings)
+        parts = controller_parts(contract, lambda joints: read_parameters(values(joints)))
+        self._sim = ArmSim(contract, camera_jitter_m=jitter, controller=combined(parts))
         self._sim.reset(seed, cubes)
         self._pacer = Pacer(factor)
         self._paused = self._stopping = False
@@ -112,9 +113,9 @@ class SimArm(Node):
         self._cameras = [
             _CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras
         ]
-        self._controller = listen_for_commands(self, contract, self._sim, values)
-        if self._controller is not None:
-            self._executor.add_node(self._controller)
+        self._controllers = listen_for_commands(self, parts, self._sim, values)
+        for controller in self._controllers:
+            self._executor.add_node(controller)
         # Commands that come one by one are taken at every physics step: two of them in one step
         # would be felt as a jerk.
         self._cycle = ArmSim.TIMESTEP if takes_single_commands(contract) else JOINT_STATE_PERIOD
@@ -142,8 +143,8 @@ class SimArm(Node):
             self._pacer.stepped(self._sim.time)
             now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
             self._publish_clock()
-            if self._controller is not None:
-                self._controller.publish_state()
+            for controller in self._controllers:
+                controller.publish_state()
             if now >= next_state:
                 self._publish_state()
                 next_state = (now // JOINT_STATE_PERIOD + 1) * JOINT_STATE_PERIOD
@@ -173,8 +174,8 @@ class SimArm(Node):
         """Free the GL contexts and the node."""
         self._executor.shutdown()
         self._sim.close()
-        if self._controller is not None:
-            self._controller.destroy_node()
+        for controller in self._controllers:
+            controller.destroy_node()
         self.destroy_node()
 
     def _declare(self, name: str, default, description: str, span=None):
@@ -245,7 +246,7 @@ class SimArm(Node):
         response.success, response.instruction, response.target, response.colours = (
             True,
             scene.instruction,
-            scene.target,
+            "+".join(scene.targets),
             list(scene.colours),
         )
         self._truth.publish(moved_by_reset=True)

@@ -1,10 +1,10 @@
-"""The topics on which the simulated arm takes commands, by ``command`` of the contract, as its
-controllers would offer them.
+"""The topics on which the simulated robot takes commands, by each ``command`` of the contract, as
+its controllers would offer them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -18,7 +18,7 @@ from sf_bringup.sim_messages import to_trajectory
 from sf_policy_node.contract import Contract
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected, Controller
-from sf_training.simulation.controllers import ArmAndGripper
+from sf_training.simulation.controllers import ControllerPart
 from sf_training.simulation.servo_controller import ToolTarget, ToolTwist
 
 
@@ -26,42 +26,40 @@ def takes_single_commands(contract: Contract) -> bool:
     """Whether commands come one by one at ``command.rate_hz``, so that each must be taken when it
     comes.
     """
-    return contract.command.output != "joint_trajectory" or contract.command.gripper is not None
+    return any(
+        arm.command.output != "joint_trajectory" or arm.command.gripper is not None
+        for arm in contract.arms.values()
+    )
 
 
 def listen_for_commands(
-    node: Node, contract: Contract, sim: ArmSim, values: Mapping[str, object]
-) -> SimController | None:
-    """Subscribe to what the contract's output sends, and hand it to the simulated arm's
-    controllers.
+    node: Node,
+    parts: Sequence[ControllerPart],
+    sim: ArmSim,
+    values: Callable[[Sequence[str]], Mapping[str, object]],
+) -> list[SimController]:
+    """Subscribe to what the contract's outputs send, and hand it to the simulated controllers.
+
+    Args:
+        values: parameters of a trajectory controller for the names of its joints.
 
     Returns:
-        The trajectory controller's own node, with the parameters ``values``, where there is one.
+        The nodes of those trajectory controllers that have one of their own.
 
     Raises:
         ValueError: the contract asks for the gripper action and control_msgs is not installed.
     """
-    controller, command = sim.controller, contract.command
-    arm = controller.arm if isinstance(controller, ArmAndGripper) else controller
-    kind, convert = _ARM_COMMANDS[command.output]
-    of_its_own, topic = None, node.resolve_topic_name(command.topic)
-    if kind is JointTrajectory and topic.count("/") > 1:
-        of_its_own = SimController(topic, values, arm, sim)
-    else:
-        _listen(node, kind, command.topic, convert, arm, sim)
-    if isinstance(controller, ArmAndGripper):
-        if command.gripper.output == "parallel_gripper":
-            serve_gripper(node, command.gripper.topic, controller.gripper, sim)
+    nodes = []
+    for part in parts:
+        topic = node.resolve_topic_name(part.topic)
+        if part.output == "joint_trajectory" and topic.count("/") > 1:
+            nodes.append(SimController(topic, values(part.names), part, sim))
+        elif part.output == "parallel_gripper":
+            serve_gripper(node, part, sim)
         else:
-            _listen(
-                node,
-                Float64MultiArray,
-                command.gripper.topic,
-                _to_positions,
-                controller.gripper,
-                sim,
-            )
-    return of_its_own
+            kind, convert = _COMMANDS[part.output]
+            _listen(node, kind, part.topic, convert, part.controller, sim)
+    return nodes
 
 
 def _listen(
@@ -101,7 +99,7 @@ def _seconds(message: TwistStamped | PoseStamped) -> float:
     return message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
 
 
-_ARM_COMMANDS = {
+_COMMANDS = {
     "joint_trajectory": (JointTrajectory, to_trajectory),
     "forward_command": (Float64MultiArray, _to_positions),
     "servo_twist": (TwistStamped, _to_twist),

@@ -7,7 +7,7 @@ place of the controller manager's ``switch_controller``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor
@@ -17,10 +17,9 @@ from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from sf_bringup import sim_messages
-from sf_policy_node.contract import Contract
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected
-from sf_training.simulation.trajectory_controller import JointTrajectoryController
+from sf_training.simulation.controllers import ControllerPart
 
 try:  # comes with ROS 2, or from source
     from control_msgs.msg import JointTrajectoryControllerState
@@ -39,8 +38,9 @@ SETTINGS: Mapping[str, tuple[object, str]] = {
 """Parameters of the simulated arm, below ``controller.``: default and description."""
 
 
-def controller_values(contract: Contract, settings: Mapping[str, object]) -> dict[str, object]:
-    """Return names and values of a controller's parameters for ``settings`` (see SETTINGS).
+def controller_values(joints: Sequence[str], settings: Mapping[str, object]) -> dict[str, object]:
+    """Return names and values of the parameters of a controller of ``joints`` for ``settings``
+    (see SETTINGS).
 
     Raises:
         ValueError: a setting has a value that the controller does not know.
@@ -54,11 +54,9 @@ def controller_values(contract: Contract, settings: Mapping[str, object]) -> dic
             f"controller.interpolation_method: {settings['interpolation_method']!r} is not one of "
             "splines, none"
         )
-    joints = contract.command_joints
-    joints = list(joints if contract.command.gripper is None else joints[:-1])
     same = ("interpolate_from_desired_state", "interpolation_method", "cmd_timeout")
     values = {
-        "joints": joints,
+        "joints": list(joints),
         "command_interfaces": ["position"],
         "state_interfaces": ["position", "velocity"],
         "allow_partial_joints_goal": False,
@@ -82,7 +80,7 @@ class SimController(Node):
     Args:
         topic: of the trajectories, fully resolved: ``/namespace/name/joint_trajectory``.
         values: its parameters.
-        controller: the simulated arm's.
+        part: the simulated robot's controller, and its joints.
         sim: whose clock counts.
     """
 
@@ -90,7 +88,7 @@ class SimController(Node):
         self,
         topic: str,
         values: Mapping[str, object],
-        controller: JointTrajectoryController,
+        part: ControllerPart,
         sim: ArmSim,
     ) -> None:
         owner = topic.rpartition("/")[0]
@@ -99,7 +97,7 @@ class SimController(Node):
         super().__init__(name, namespace=namespace or "/", use_global_arguments=False)
         for key, value in values.items():
             self.declare_parameter(key, value, ParameterDescriptor(read_only=True))
-        self._controller, self._sim = controller, sim
+        self._controller, self._columns, self._sim = part.controller, part.columns, sim
         self.create_subscription(JointTrajectory, topic, self._on_trajectory, 10)
         self.create_service(SetBool, "~/set_active", self._on_set_active)
         self._state = None
@@ -117,11 +115,12 @@ class SimController(Node):
         desired = model.reference
         velocity = np.zeros_like(desired.position) if desired.velocity is None else desired.velocity
         message.reference = _point(desired.position, velocity)
-        count = len(model.joint_names)
-        message.feedback = _point(
-            self._sim.joint_positions()[:count], self._sim.joint_velocities()[:count]
-        )
+        message.feedback = _point(*self._measured())
         self._state.publish(message)
+
+    def _measured(self) -> tuple[np.ndarray, np.ndarray]:
+        positions, velocities = self._sim.joint_positions(), self._sim.joint_velocities()
+        return positions[self._columns], velocities[self._columns]
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
         try:
@@ -133,9 +132,7 @@ class SimController(Node):
         self, request: SetBool.Request, response: SetBool.Response
     ) -> SetBool.Response:
         if request.data and not self._controller.model.is_active:
-            count = len(self._controller.joint_names)
-            measured = self._sim.joint_positions()[:count], self._sim.joint_velocities()[:count]
-            self._controller.activate(measured)
+            self._controller.activate(self._measured())
         elif not request.data:
             self._controller.deactivate()
         response.success, response.message = True, "active" if request.data else "inactive"

@@ -114,7 +114,7 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
         seed=state.seed,
         episode=state.episode,
         suggested_instruction=state.instruction,
-        suggested_target=state.target,
+        suggested_target="+".join(state.targets),
         tool=point(state.tool),
         objects=[
             ObjectState(

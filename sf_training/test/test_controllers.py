@@ -16,7 +16,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected
-from sf_training.simulation.controllers import ArmAndGripper, make_controller
+from sf_training.simulation.controllers import ControllerGroup, make_controller
 from sf_training.simulation.forward_controller import ForwardCommandController
 from sf_training.simulation.servo_controller import (
     PUBLISH_PERIOD,
@@ -211,7 +211,7 @@ def test_no_twist_takes_the_joints_beyond_their_limits(twist):
 def test_the_simulated_arm_stands_still_without_commands(output):
     contract = variant(output, {"output": "forward_command", "topic": "/gripper/commands"})
     controller = make_controller(contract)
-    assert isinstance(controller, ArmAndGripper)
+    assert isinstance(controller, ControllerGroup)
     sim = ArmSim(contract, render=False, controller=controller)
     before = sim.joint_positions()
     sim.step(200)

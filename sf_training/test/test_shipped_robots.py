@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 import pytest
 
-from sf_policy_node.contract import ActionSpace, Contract, load_contract
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract, load_contract
 from sf_policy_node.motion.arm.collision import Box, CollisionModel
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
@@ -34,7 +34,16 @@ class Follower:
     def __init__(self, contract: Contract) -> None:
         self.contract, self.limits = contract, JointLimits.of(contract)
         self.sim, self.executor = ArmSim(contract, render=False), ChunkExecutor(contract)
-        self.kinematics, self.arm = Kinematics(contract), len(contract.joints)
+        self.commands, self.action = contract.columns.commands, contract.columns.action
+        self.is_joint = self.commands.mask(ColumnKind.JOINT)
+        self.arms = [
+            (
+                Kinematics(contract, name),
+                self.commands.indices(ColumnKind.JOINT, arm=name),
+                arm.workspace,
+            )
+            for name, arm in contract.arms.items()
+        ]
         parts = self.sim._parts
         cubes = Box(
             "cubes", (-2.0, -2.0, -2.0), (2.0, 2.0, parts.table + parts.pedestal_height + 0.04)
@@ -56,13 +65,17 @@ class Follower:
         )
         share = share**2 * (3.0 - 2.0 * share)  # at rest at both ends, as the limits want it
         rows = begin + share[:, None] * (target - begin)
-        if contract.gripper:
-            rows[:, -1] = [contract.gripper.to_opening(each) for each in rows[:, -1]]
+        data = np.empty((len(rows), len(self.action)))
+        data[:, self.action.indices(ColumnKind.JOINT)] = rows[:, self.is_joint]
+        for name, arm in contract.arms.items():
+            fingers = rows[:, self.commands.indices(ColumnKind.GRIPPER, arm=name)]
+            for column in self.action.indices(ColumnKind.GRIPPER, arm=name):
+                data[:, column] = [arm.gripper.mean_opening(each) for each in fingers]
         identity = {"policy_id": "test", "instruction": "go", "epoch": 1, "sequence": self.sequence}
         self.sequence += 1
         chunk = Chunk.of(
             contract,
-            rows,
+            data,
             stamp=self.sim.time,
             reference=begin,
             inference_latency_s=0.0,
@@ -87,7 +100,8 @@ class Follower:
         itself.
         """
         begin, lower, upper = self.sim.joint_positions(), self.limits.lower, self.limits.upper
-        box = self.contract.workspace
+        horizon, step = self.contract.action.horizon, self.contract.action.step_s
+        seconds = (horizon - 6) * step
         for attempt in range(1000):
             reach = 0.2 * (1.0 - attempt / 1000) * (upper - lower)
             target = np.clip(
@@ -96,24 +110,21 @@ class Follower:
                 upper - 0.02 * (upper - lower),
             )
             way = begin + np.linspace(0.0, 1.0, 40)[:, None] * (target - begin)
-            tool, _ = self.kinematics.tool_motion(way[:, : self.arm])
-            inside = (tool > np.array(box.lower) + 0.01).all() and (
-                tool < np.array(box.upper) - 0.01
-            ).all()
-            seconds = (self.contract.action.horizon - 6) * self.contract.action.step_s
-            speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max() * 39 / seconds
-            slow = (
-                np.abs(target - begin)[: self.arm] / seconds
-                < 0.35 * self.limits.velocity[: self.arm]
-            ).all()
+            slow = np.abs(target - begin) / seconds < 0.35 * self.limits.velocity
             if (
-                inside
-                and slow
-                and speed < 0.5 * box.tool_speed
+                slow[self.is_joint].all()
+                and all(self._fits(way, seconds, *each) for each in self.arms)
                 and self.collisions.first_collision(way[1:], begin) is None
             ):
                 return target
         raise AssertionError("no reachable target near the arm")
+
+    @staticmethod
+    def _fits(way: np.ndarray, seconds: float, kinematics, columns, box) -> bool:
+        """The tool stays inside its box, at half of the allowed speed at most."""
+        tool, _ = kinematics.tool_motion(way[:, columns])
+        speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max() * (len(way) - 1) / seconds
+        return _inside(tool, box, -0.01) and speed < 0.5 * box.tool_speed
 
     def _send(self, trajectory) -> None:
         if trajectory is not None:
@@ -128,15 +139,13 @@ class Follower:
         path, limits, step = np.array(self.setpoints), self.limits, ArmSim.TIMESTEP
         self.setpoints = self.setpoints[-2:]
         speed, bend = np.diff(path, axis=0) / step, np.diff(path, 2, axis=0) / step**2
-        tool, _ = self.kinematics.tool_motion(path[:, : self.arm])
-        box = self.contract.workspace
         checks = {
             "position": (path >= limits.lower - 1e-6).all() and (path <= limits.upper + 1e-6).all(),
             "velocity": (np.abs(speed) <= 1.01 * limits.velocity).all(),
             "acceleration": (np.abs(bend) <= 1.1 * limits.acceleration).all(),
-            "workspace": (
-                (tool >= np.array(box.lower) - 2e-3).all()
-                and (tool <= np.array(box.upper) + 2e-3).all()
+            "workspace": all(
+                _inside(kinematics.tool_motion(path[:, columns])[0], box, 2e-3)
+                for kinematics, columns, box in self.arms
             ),
             "clip": not (
                 self.sim.controller.position_clips.any() or self.sim.controller.velocity_clips.any()
@@ -145,11 +154,16 @@ class Follower:
         self.violations += [name for name, holds in checks.items() if not holds]
 
 
+def _inside(places: np.ndarray, box, room: float) -> bool:
+    lower, upper = np.array(box.lower) - room, np.array(box.upper) + room
+    return bool((places >= lower).all() and (places <= upper).all())
+
+
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_limits_are_those_of_the_urdf_or_narrower(robot):
     contract = contract_of(robot)
     model = pinocchio.buildModelFromXML(contract.urdf_xml)
-    for joint in contract.joints:
+    for joint in (joint for arm in contract.arms.values() for joint in arm.joints):
         kind = model.joints[model.getJointId(joint.name)]
         assert model.lowerPositionLimit[kind.idx_q] - 1e-4 <= joint.lower
         assert joint.upper <= model.upperPositionLimit[kind.idx_q] + 1e-4
@@ -163,8 +177,10 @@ def test_cameras_see_cubes_and_tool_is_where_the_urdf_says(robot):
     sim = ArmSim(contract.model_copy(update={"cameras": small}))
     try:
         sim.reset(1)
-        pose = Kinematics(contract).forward(sim.joint_positions()[: len(contract.joints)])
-        np.testing.assert_allclose(pose.position, sim.tool_position(), atol=1e-6)
+        for arm in contract.arms:
+            columns = contract.columns.commands.indices(ColumnKind.JOINT, arm=arm)
+            pose = Kinematics(contract, arm).forward(sim.joint_positions()[columns])
+            np.testing.assert_allclose(pose.position, sim.tool_position(arm), atol=1e-6)
         pixels = sim.render(contract.cameras[0].name).astype(int)
         assert (pixels.max(axis=-1) - pixels.min(axis=-1) > 90).sum() > 20
         before = sim.joint_positions()

@@ -6,6 +6,7 @@ Training, evaluation and the ROS node ``sf_bringup/sim_arm.py`` all use this one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,10 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller
-from sf_training.simulation.controllers import ArmAndGripper
+from sf_training.simulation.instructions import canonical
 from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
-from sf_training.simulation.robot_model import build_robot_model, set_joints
+from sf_training.simulation.robot_model import build_robot_model
 from sf_training.simulation.scene import (
     CUBE_COLOURS,
     CUBE_HALF,
@@ -26,40 +27,55 @@ from sf_training.simulation.scene import (
     build_sim_arm,
 )
 from sf_training.simulation.sim_model import TOOL_DOWN as TOOL_DOWN
+from sf_training.simulation.sim_model import set_joints
 from sf_training.simulation.trajectory_controller import JointTrajectoryController
 
 SIM_ARM = "sim_arm"  # the robot with a hand-made model
 LIFT_HEIGHT = 0.05  # m above its support: a cube counts as lifted
 HELD_DISTANCE = 0.035  # m between tool and cube centre: it counts as held
+TWO_TARGETS_SHARE = 0.5  # of the scenes in which two arms could each pick one
 _CUBE_SPACING = 0.105  # m between centres
 _SPACING_SHARE = 0.42  # of the longer side of the cubes' area, where that is less
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a reset produced: the cubes' colours, and an instruction that names one of them."""
+    """What a reset produced: the cubes' colours, and an instruction that names one of them.
+
+    With several arms it may name two cubes, one for each of two arms: ``targets``, of which
+    ``target`` is the first. ``arms``: by which arm each cube is picked, the one that reaches it.
+    """
 
     seed: int
     instruction: str
     target: str
     colours: tuple[str, ...]
+    targets: tuple[str, ...]
+    arms: tuple[str, ...]
+
+    def arm_of(self, colour: str) -> str:
+        """Name of the arm that reaches a cube."""
+        return self.arms[self.colours.index(colour)]
 
 
 @dataclass(frozen=True)
 class ObjectState:
     """One cube: centre ``position`` (3,) in the base frame [m]; ``touched`` by a finger since the
-    reset.
+    reset; ``held_by``: the arm whose tool is at the cube while it is lifted.
     """
 
     colour: str
     position: np.ndarray
     lifted: bool
     touched: bool
+    held_by: str = ""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """Ground truth of the task; see ``sf_msgs/TaskState``."""
+    """Ground truth of the task; see ``sf_msgs/TaskState``. ``tool`` is that of the target's
+    arm.
+    """
 
     seed: int
     episode: int
@@ -67,10 +83,16 @@ class TaskState:
     target: str
     objects: tuple[ObjectState, ...]
     tool: np.ndarray
+    targets: tuple[str, ...] = ()
+
+    def picked(self, targets: Sequence[str] = ()) -> bool:
+        """Return whether all ``targets`` (none given: the scene's) are lifted now."""
+        lifted = {cube.colour for cube in self.objects if cube.lifted}
+        return lifted >= set(targets or self.targets)
 
 
 class ArmSim:
-    """A contract's arm with its cameras, and one to three cubes on pedestals of random height.
+    """A contract's arms with their cameras, and one to three cubes on pedestals of random height.
 
     ``sim_arm`` has a model of its own; any other arm gets one from its contract and URDF.
 
@@ -92,7 +114,7 @@ class ArmSim:
         *,
         render: bool = True,
         camera_jitter_m: float = 0.06,
-        controller: Controller | ArmAndGripper | None = None,
+        controller: Controller | None = None,
     ) -> None:
         try:
             # also where nothing is rendered: mujoco is loaded once, and a later ArmSim may want to
@@ -131,7 +153,9 @@ class ArmSim:
         )
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
         self._cube_geom = {self._model.geom(f"cube{n}").id: n for n in range(MAX_CUBES)}
-        self._tool_site = self._model.site(self._parts.tool_site).id
+        self.hands = self._parts.hands
+        self._sites = {hand.arm: self._model.site(hand.site).id for hand in self.hands}
+        self._fingers = frozenset().union(*(hand.fingers for hand in self.hands))
         jittered = self._parts.jittered_camera
         self._scene_camera = None if jittered is None else self._model.camera(jittered).id
         self._scene_position = (
@@ -162,7 +186,7 @@ class ArmSim:
         self._mujoco.mj_resetData(self._model, self._data)
 
         colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
-        places = _scatter(rng, self._parts.cube_area)
+        places, owners = scatter(rng, [hand.cube_area for hand in self.hands])
         table = self._parts.table
         heights = table + rng.uniform(0.0, self._parts.pedestal_height, MAX_CUBES)
         for n in range(MAX_CUBES):
@@ -176,6 +200,7 @@ class ArmSim:
             centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
             self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
         target = int(rng.integers(count))
+        targets = self._choose_targets(rng, target, owners[:count])
 
         moved = rng.normal(0.0, 1.0, 3) * self._jitter
         if self._scene_camera is not None:
@@ -189,7 +214,9 @@ class ArmSim:
         self._supports = heights[:count]
         self._touched = [False] * count
         self._episode += 1
-        self.scene = Scene(seed, f"pick the {colours[target]} cube", colours[target], self._colours)
+        named = tuple(colours[n] for n in targets)
+        arms = tuple(self.hands[owner].arm for owner in owners[:count])
+        self.scene = Scene(seed, canonical(*named), colours[target], self._colours, named, arms)
         return self.scene
 
     def step(self, steps: int = 1) -> None:
@@ -221,9 +248,9 @@ class ArmSim:
         """Measured velocities (J,), same order [rad/s, m/s]."""
         return self._data.qvel[self._dof].copy()
 
-    def tool_position(self) -> np.ndarray:
-        """Tool position (3,) in the base frame [m]."""
-        return self._data.site_xpos[self._tool_site].copy()
+    def tool_position(self, arm: str | None = None) -> np.ndarray:
+        """Tool position (3,) of an arm, by default the first one, in the base frame [m]."""
+        return self._data.site_xpos[self._sites[arm or self.hands[0].arm]].copy()
 
     def render(self, camera: str) -> np.ndarray:
         """Colour image (H, W, 3) uint8 RGB."""
@@ -263,26 +290,22 @@ class ArmSim:
 
     def task_state(self) -> TaskState:
         """Ground truth now."""
-        tool = self.tool_position()
+        tools = {hand.arm: self.tool_position(hand.arm) for hand in self.hands}
         objects = []
         for n, colour in enumerate(self._colours):
             centre = self._cube_centre(n)
             raised = centre[2] > self._supports[n] + CUBE_HALF + LIFT_HEIGHT
-            objects.append(
-                ObjectState(
-                    colour,
-                    centre,
-                    bool(raised and np.linalg.norm(centre - tool) < HELD_DISTANCE),
-                    self._touched[n],
-                )
-            )
+            arm = min(tools, key=lambda arm: float(np.linalg.norm(centre - tools[arm])))
+            held = bool(raised and np.linalg.norm(centre - tools[arm]) < HELD_DISTANCE)
+            objects.append(ObjectState(colour, centre, held, self._touched[n], arm if held else ""))
         return TaskState(
             self.scene.seed,
             self._episode,
             self.scene.instruction,
             self.scene.target,
             tuple(objects),
-            tool,
+            tools[self.scene.arm_of(self.scene.target)],
+            self.scene.targets,
         )
 
     def close(self) -> None:
@@ -290,6 +313,17 @@ class ArmSim:
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}
+
+    def _choose_targets(
+        self, rng: np.random.Generator, target: int, owners: np.ndarray
+    ) -> tuple[int, ...]:
+        """The target, and in a part of the scenes a cube that another arm picks meanwhile."""
+        if len(self.hands) == 1:
+            return (target,)
+        others = np.flatnonzero(owners != owners[target])
+        if rng.random() > TWO_TARGETS_SHARE or not len(others):
+            return (target,)
+        return target, int(rng.choice(others))
 
     def _servo_targets(self, positions: np.ndarray) -> np.ndarray:
         servos = self._servos
@@ -323,14 +357,23 @@ class ArmSim:
         for first, second in self._data.contact.geom:
             for cube, other in ((first, second), (second, first)):
                 index = self._cube_geom.get(cube, MAX_CUBES)
-                if index < len(self._touched) and other in self._parts.fingers:
+                if index < len(self._touched) and other in self._fingers:
                     self._touched[index] = True
 
 
-def _scatter(rng: np.random.Generator, area: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    spacing = min(_CUBE_SPACING, _SPACING_SHARE * float((area[1] - area[0]).max()))
+def scatter(
+    rng: np.random.Generator, areas: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return places (N, 2) [m] for all cubes, and for each the area (N,) in which it lies."""
+    spacing = min(
+        _CUBE_SPACING, *(_SPACING_SHARE * float((upper - lower).max()) for lower, upper in areas)
+    )
+    owners = np.zeros(MAX_CUBES, dtype=int)
+    if len(areas) > 1:
+        owners = rng.integers(len(areas), size=MAX_CUBES)
+    lower, upper = (np.array([areas[owner][end] for owner in owners]) for end in (0, 1))
     while True:
-        places = rng.uniform(*area, (MAX_CUBES, 2))
+        places = rng.uniform(lower, upper)
         distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(MAX_CUBES)
         if distances.min() > spacing:
-            return places
+            return places, owners

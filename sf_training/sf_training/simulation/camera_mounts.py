@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import Camera, Contract
+from sf_policy_node.contract import Arm, Camera, Contract
 
 _ON_HAND = ("wrist", "hand", "gripper", "tool", "ee")  # words in the names of cameras on the hand
 _SCENE_FROM = np.array(
@@ -25,8 +25,9 @@ def add_camera(
     """Add a camera of the contract; true when it does not move with the arm.
 
     A camera of ``simulation.cameras`` sits as that says, one whose frame is a link of the URDF
-    there. Otherwise one called wrist, hand, gripper, tool or ee looks along the tool, the first
-    other one looks at the workspace from the right front, and any further one from the left front.
+    there. Otherwise one called wrist, hand, gripper, tool or ee looks along the tool (of the arm
+    that its name has in it, as in left_wrist), the first other one looks at the workspace from the
+    right front, and any further one from the left front.
     """
     robot = pinocchio.buildModelFromXML(contract.urdf_xml)
     if mount := contract.simulation.cameras.get(camera.name):
@@ -49,8 +50,9 @@ def add_camera(
         frame = robot.frames[robot.getFrameId(camera.frame, pinocchio.FrameType.BODY)]
         return frame.parentJoint == 0
     if any(word in camera.name.lower().split("_") for word in _ON_HAND):
-        body, tool = bodies.body(contract.tool_frame)
-        approach, aside = hand_axes(robot, contract.tool_frame)
+        tool_frame = _arm_of(contract, camera).tool_frame
+        body, tool = bodies.body(tool_frame)
+        approach, aside = hand_axes(robot, tool_frame)
         place = tool.translation - _HAND_BEHIND * approach + _HAND_ASIDE * aside
         _add(
             body,
@@ -60,7 +62,7 @@ def add_camera(
             _FIELD_OF_VIEW["hand"],
         )
         return False
-    lower, upper = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
+    lower, upper = workspace_bounds(contract)
     target = np.append(0.5 * (lower + upper)[:2], table + 0.05)
     scale = float(np.linalg.norm(0.5 * (upper - lower)[:2])) / (np.sqrt(2.0) * _SCENE_EXTENT)
     way = _SCENE_FROM * scale * (1.0 if first else np.array([1.0, -1.0, 1.0]))
@@ -73,6 +75,19 @@ def add_camera(
         _FIELD_OF_VIEW["scene"],
     )
     return True
+
+
+def workspace_bounds(contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners (3,), (3,) of the box around the workspaces of all arms [m]."""
+    boxes = [arm.workspace for arm in contract.arms.values()]
+    return np.min([box.lower for box in boxes], 0), np.max([box.upper for box in boxes], 0)
+
+
+def _arm_of(contract: Contract, camera: Camera) -> Arm:
+    """The arm whose name is a part of the camera's name; the first arm if none is."""
+    words = camera.name.lower().split("_")
+    named = [arm for name, arm in contract.arms.items() if name.lower() in words]
+    return next(iter([*named, *contract.arms.values()]))
 
 
 def hand_axes(robot: pinocchio.Model, tool_frame: str) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,8 @@ from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWrite
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import Phrasing
+from sf_training.simulation.joint_expert import JointExpert
+from sf_training.simulation.joint_operator import demonstrate_joints
 from sf_training.simulation.operator import Frame, demonstrate
 from sf_training.simulation.rendering import RenderingError
 
@@ -90,12 +92,22 @@ def record(arguments: Arguments, console: Console) -> None:
 
 
 def record_episode(
-    sim: ArmSim, contract: Contract, kinematics: Kinematics, directory: Path, seed: int
+    sim: ArmSim,
+    contract: Contract,
+    kinematics: Kinematics | None,
+    directory: Path,
+    seed: int,
+    expert: JointExpert | None = None,
 ) -> str:
-    """One episode into ``directory``; returns its outcome."""
+    """One episode into ``directory``; returns its outcome.
+
+    Args:
+        kinematics: for chunks of tool motions.
+        expert: for chunks of joint positions; ``None``: one is made.
+    """
     rng = np.random.default_rng(seed)
     scene = sim.reset(seed)
-    instruction = Phrasing.draw(rng).say(scene.target, rng)
+    instruction = Phrasing.draw(rng).say(scene.targets, rng)
     started = sim.time - _START
     with EpisodeWriter(
         directory, contract, instruction=instruction, operator=OPERATOR, name=_name(seed)
@@ -110,12 +122,19 @@ def record_episode(
                     _START, camera.frame, camera.width, camera.height, sim.intrinsics(camera.name)
                 )
                 writer.write(absolute(camera.info_topic), info, stamp)
-        for sequence, frame in enumerate(demonstrate(sim, contract, kinematics, rng)):
+        frames = (
+            demonstrate(sim, contract, kinematics, rng)
+            if contract.action.space.is_tool
+            else demonstrate_joints(sim, contract, rng, expert)
+        )
+        for sequence, frame in enumerate(frames):
             _write_frame(writer, contract, frame, started, sequence)
         state = sim.task_state()
-        lifted = any(cube.lifted for cube in state.objects if cube.colour == scene.target)
+        lifted = state.picked()
         touched = [
-            cube.colour for cube in state.objects if cube.touched and cube.colour != scene.target
+            cube.colour
+            for cube in state.objects
+            if cube.touched and cube.colour not in scene.targets
         ]
         outcome = "success" if lifted and not touched else "failure"
         note = (
@@ -178,12 +197,14 @@ def _name(seed: int) -> str:
 
 
 def _start_worker(contract: Contract, directory: Path) -> None:
-    global _worker  # one simulator per process
-    _worker = (ArmSim(contract), contract, Kinematics(contract), directory)
+    global _worker, _expert  # one simulator per process
+    sim, is_tool = ArmSim(contract), contract.action.space.is_tool
+    _worker = (sim, contract, Kinematics(contract) if is_tool else None, directory)
+    _expert = None if is_tool else JointExpert(contract, sim)
 
 
 def _record_seed(seed: int) -> str:
-    return record_episode(*_worker, seed)
+    return record_episode(*_worker, seed, _expert)
 
 
 if __name__ == "__main__":

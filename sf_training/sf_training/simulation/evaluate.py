@@ -166,6 +166,8 @@ def _summary(results: dict[str, list[EpisodeResult]], policy: str) -> dict:
         summary[f"with_{cubes}_cubes"] = _counts(
             [result for result in main_results if result.cubes == cubes]
         )
+    if several := [result for result in main_results if "+" in result.target]:
+        summary["two_named_cubes"] = _counts(several)
     summary["paraphrases"] = {wording: _counts(results[wording]) for wording in ("known", "new")}
     summary["episodes"] = [
         dataclasses.asdict(result) for part in results.values() for result in part
@@ -182,6 +184,7 @@ def _counts(results: Iterable[EpisodeResult]) -> dict:
         "successes": successes,
         "interval_95": [round(bound, 3) for bound in wilson(successes, len(results))],
         "wrong_object": sum(result.wrong_object for result in results),
+        "wrong_arm": sum(result.wrong_arm for result in results),
         "seconds_median": round(float(np.median(times)), 2) if times else None,
     }
 
@@ -232,12 +235,12 @@ def _start_worker(checkpoint: Path, contract: Path | None) -> None:
 
 def _run(job: _Job) -> tuple[str, EpisodeResult]:
     sim, policy = _worker
-    target = sim.reset(job.seed, job.cubes).target
+    targets = sim.reset(job.seed, job.cubes).targets
     rng = np.random.default_rng(job.seed)
     instruction = (
-        canonical(target)
+        canonical(*targets)
         if job.wording == "canonical"
-        else held_out_phrase(target, rng, new_colour_word=job.wording == "new")
+        else held_out_phrase(targets, rng, new_colour_word=job.wording == "new")
     )
     return job.wording, run_episode(sim, policy, job.seed, cubes=job.cubes, instruction=instruction)
 

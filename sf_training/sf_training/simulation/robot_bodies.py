@@ -9,6 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract_columns import ColumnKind
 from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.link_geometry import LinkShape
@@ -35,23 +36,30 @@ class RobotBodies:
 
     def __init__(self, spec, contract: Contract, model: pinocchio.Model, tree: JointTree) -> None:
         self._spec, self._contract, self._model, self._tree = spec, contract, model, tree
-        if contract.gripper and not contract.gripper.in_urdf:
-            raise ContractError(
-                f"gripper.in_urdf: {contract.urdf} has no gripper to simulate; add its joint and"
-                " links"
-            )
+        count = len(tree.names)
+        for name, arm in contract.arms.items():
+            if arm.gripper and not arm.gripper.in_urdf:
+                raise ContractError(
+                    f"arms.{name}.gripper.in_urdf: {contract.urdf} has no gripper to simulate; add"
+                    " its joint and links"
+                )
         self._angles = tree.angles(np.zeros((1, len(contract.command_joints))))[0]
         self._movers = tree.movers()
-        arm = len(contract.joints)
-        arm_moves = self._movers[:, :arm].any(axis=1)
-        last = max(n for n in range(len(tree.names)) if tree.names[n] == contract.arm_joints[-1])
-        # The hand is what the last arm joint moves: only it meets objects.
-        self._hand = np.array([last in self._up(n) for n in range(len(tree.names))], dtype=bool)
+        arm_moves = self._movers[:, contract.columns.commands.mask(ColumnKind.JOINT)].any(axis=1)
+        # A hand is what the last joint of an arm moves: only it meets objects.
+        self._hands = {
+            name: np.array(
+                [tree.names.index(arm.joint_names[-1]) in self._up(n) for n in range(count)],
+                dtype=bool,
+            )
+            for name, arm in contract.arms.items()
+        }
         self._is_finger = self._movers.any(axis=1) & ~arm_moves
         base = model.frames[model.getFrameId(contract.base_frame, pinocchio.FrameType.BODY)]
         self._to_base = base.placement.inverse()
         self.joint_names: dict[str, str] = {}  # of the URDF: of the MuJoCo model
-        self.finger_geoms: list[str] = []
+        self.hand_geoms: dict[str, list[str]] = {name: [] for name in contract.arms}
+        self.finger_geoms: dict[str, list[str]] = {name: [] for name in contract.arms}
 
     def add(self, shapes: list[LinkShape]) -> None:
         """Add all bodies with ``shapes``; boxes around the robot are left out by the caller."""
@@ -166,11 +174,15 @@ class RobotBodies:
 
     def _add_shape(self, name: str, shape: LinkShape) -> None:
         joint = shape.joint - 1
-        in_hand = joint >= 0 and bool(self._hand[joint])
-        material = {"rgba": _HAND if in_hand else _LINK} | (GRIPPER if in_hand else NOTHING)
-        if in_hand:
+        hand = next(
+            (arm for arm, inside in self._hands.items() if joint >= 0 and inside[joint]), None
+        )
+        material = {"rgba": _HAND if hand else _LINK} | (GRIPPER if hand else NOTHING)
+        if hand:
             material |= {"friction": [1.5, 0.02, 0.001], "condim": 4}
-            self.finger_geoms.append(name)
+            self.hand_geoms[hand].append(name)
+            if self._is_finger[joint]:
+                self.finger_geoms[hand].append(name)
         body, pose = self._bodies[shape.joint], _pose(shape.placement)
         body.add_geom(name=name, **_geometry(self._spec, name, shape.geometry), **pose, **material)
 

@@ -1,5 +1,5 @@
-"""A MuJoCo model of any single arm, built from its contract and URDF: robot, cameras, table and
-cubes.
+"""A MuJoCo model of any robot with one or more arms, built from its contract and URDF: robot,
+cameras, table and cubes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import pinocchio
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.link_geometry import read_shapes
-from sf_training.simulation.camera_mounts import add_camera
+from sf_training.simulation.camera_mounts import add_camera, workspace_bounds
+from sf_training.simulation.grip import measure_grip
+from sf_training.simulation.one_arm import one_arm
 from sf_training.simulation.robot_bodies import RobotBodies, tune
 from sf_training.simulation.scene_parts import add_cubes, add_table, set_options
-from sf_training.simulation.sim_model import SimModel
+from sf_training.simulation.sim_model import Hand, SimModel, set_joints
 from sf_training.simulation.start_pose import StartPoses
 
 _TABLE_RIM = 0.15  # m of table around the workspace
@@ -25,11 +27,11 @@ _BELOW = 0.006  # m of the table below the workspace otherwise
 
 
 def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimModel:
-    """Return a simulation of the contract's arm, in the contract's base frame.
+    """Return a simulation of the contract's arms, in the contract's base frame.
 
     Links look and touch as their collision shapes: primitives, convex hulls of meshes, or capsules
-    where the URDF has none. Gravity of the arm is compensated, and only the hand (what the last arm
-    joint moves) meets table and cubes.
+    where the URDF has none. Gravity of the arms is compensated, and only hands (what an arm's last
+    joint moves) meet table and cubes.
 
     Args:
         folders: where meshes are looked for; see :func:`read_shapes`.
@@ -44,7 +46,7 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
     shapes = read_shapes(
         robot,
         contract.urdf_xml,
-        contract.tool_frame,
+        next(iter(contract.arms.values())).tool_frame,
         [*folders, *contract.mesh_folders],
         contract.collision.capsule_radius,
     )
@@ -55,14 +57,16 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
         max(camera.width for camera in contract.cameras),
         max(camera.height for camera in contract.cameras),
     )
-    lower, upper = np.array(contract.workspace.lower), np.array(contract.workspace.upper)
     table = table_height(contract)
+    lower, upper = workspace_bounds(contract)
     centre, half = 0.5 * (lower + upper)[:2], 0.5 * (upper - lower)[:2] + _TABLE_RIM
     add_table(spec, tuple(centre), tuple(half), table)
     bodies = RobotBodies(spec, contract, robot, tree)
     bodies.add(shapes)
-    body, placement = bodies.body(contract.tool_frame)
-    body.add_site(name="tool", pos=placement.translation, size=[0.004] * 3, rgba=[0, 0, 0, 0])
+    for name, arm in contract.arms.items():
+        body, placement = bodies.body(arm.tool_frame)
+        place = placement.translation
+        body.add_site(name=f"tool/{name}", pos=place, size=[0.004] * 3, rgba=[0, 0, 0, 0])
     scene_camera = None
     for index, camera in enumerate(contract.cameras):
         fixed = add_camera(spec, bodies, contract, camera, first=index == 0, table=table)
@@ -71,34 +75,44 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
     servos = bodies.add_servos()
     model = spec.compile()
 
-    starts = StartPoses(contract, table)
-    data = mujoco.MjData(model)
-    set_joints(model, data, servos, starts.home)
+    starts = {name: StartPoses(one_arm(contract, name), table) for name in contract.arms}
+    data, home = mujoco.MjData(model), np.concatenate([each.home for each in starts.values()])
+    set_joints(model, data, servos, home)
     servos = tune(model, data, servos)
     away = np.array([centre[0] - half[0] + 0.05, centre[1] + half[1] - 0.05, table + 0.02])
+    hands = []
+    for name, start in starts.items():
+        hand, fingers = (
+            [model.geom(geom).id for geom in names[name]]
+            for names in (bodies.hand_geoms, bodies.finger_geoms)
+        )
+        grip = measure_grip(model, data, servos, home, contract, name, hand, fingers)
+        hands.append(
+            Hand(
+                arm=name,
+                site=f"tool/{name}",
+                fingers=frozenset(hand),
+                approach=start.approach,
+                home=start.home,
+                cube_area=start.cube_area(),
+                grip=grip,
+            )
+        )
+
+    def draw(random: np.random.Generator) -> np.ndarray:
+        return np.concatenate([each.draw(random) for each in starts.values()])
+
     return SimModel(
         model=model,
         servos=servos,
         commanded=tuple(bodies.joint_names[name] for name in contract.command_joints),
-        fingers=frozenset(model.geom(name).id for name in bodies.finger_geoms),
-        tool_site="tool",
+        hands=tuple(hands),
         jittered_camera=scene_camera,
         table=table,
-        cube_area=starts.cube_area(),
-        pedestal_height=starts.pedestal_height(),
+        pedestal_height=min(each.pedestal_height() for each in starts.values()),
         away=away,
-        start=starts.draw,
+        start=draw,
     )
-
-
-def set_joints(model, data, servos, positions: np.ndarray) -> None:
-    """Put all joints where commanded ``positions`` (J,) [rad or m] lead them."""
-    targets = servos.multiplier * positions[servos.source] + servos.offset
-    for name, target in zip(servos.joints, targets, strict=True):
-        data.qpos[model.joint(name).qposadr[0]] = target
-    for name, leader, multiplier, offset in servos.followers:
-        led = data.qpos[model.joint(leader).qposadr[0]]
-        data.qpos[model.joint(name).qposadr[0]] = multiplier * led + offset
 
 
 def table_height(contract: Contract) -> float:
@@ -109,5 +123,5 @@ def table_height(contract: Contract) -> float:
     """
     if contract.simulation.table_height is not None:
         return contract.simulation.table_height
-    lowest = contract.workspace.lower[2]
+    lowest = float(workspace_bounds(contract)[0][2])
     return 0.0 if 0.0 <= lowest <= _LOW else lowest - _BELOW

@@ -16,7 +16,7 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import canonical
 
-REPLAN_STEPS = 3  # action steps between two observations
+REPLAN_SECONDS = 0.3  # between two observations
 EPISODE_SECONDS = 8.0
 _CHECK_SECONDS = 0.1
 _TICK_SECONDS = 0.01  # joint states and watchdog, as often as over ROS
@@ -42,7 +42,11 @@ class Motion(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode ended. ``wrong_object``: a finger touched a cube that was not named."""
+    """How one episode ended. ``target``: the colours that were named, joined by ``+``.
+
+    ``success``: every named cube was lifted, each by the arm that reaches it. ``wrong_object``: a
+    finger touched a cube that was not named. ``wrong_arm``: all were lifted, one by another arm.
+    """
 
     seed: int
     cubes: int
@@ -53,6 +57,7 @@ class EpisodeResult:
     seconds: float
     chunks: int
     refused: int
+    wrong_arm: bool = False
 
 
 def run_episode(
@@ -72,8 +77,9 @@ def run_episode(
 
     Args:
         cubes: 1 to 3, or 0 for 2 or 3 by the seed.
-        instruction: default "pick the <colour> cube" for ``target``.
-        target: colour that counts as success, default the scene's own.
+        instruction: default "pick the <colour> cube" for ``target``; for two, "pick the <colour>
+            cube and the <colour> cube".
+        target: colour that counts as success, default the scene's own one or two.
         latency_s: from the observation to the chunk's arrival, in simulated time; the next
             observation waits for it.
         motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of
@@ -83,13 +89,14 @@ def run_episode(
     """
     contract = policy.contract
     scene = sim.reset(seed, cubes)
-    target = target or scene.target
-    instruction = instruction or canonical(target)
+    targets = (target,) if target else scene.targets
+    instruction = instruction or canonical(*targets)
     motion = motion or ChunkExecutor(contract)
     motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
     motion.activate(sim.time)
     join = getattr(policy, "join", Join.BLEND) if continued else Join.BLEND
     history = ChunkHistory(contract) if join is Join.RTC else None
+    period = max(1, round(REPLAN_SECONDS / contract.action.step_s)) * contract.action.step_s
     begin, sequence, refused, success = sim.time, 0, 0, False
     while not success and sim.time - begin < EPISODE_SECONDS:
         stamp, joints = sim.time, sim.joint_positions()
@@ -121,27 +128,28 @@ def run_episode(
             if history:
                 history.forget()
         sequence += 1
-        due = stamp + REPLAN_STEPS * contract.action.step_s
-        success = _lifted(sim, target)  # while the chunk was waited for
+        due = stamp + period
+        success = sim.task_state().picked(targets)  # while the chunk was waited for
         while not success and sim.time < due - 1e-9:
             _advance(sim, motion, min(_CHECK_SECONDS, due - sim.time))
-            success = _lifted(sim, target)
-    wrong = any(cube.touched for cube in sim.task_state().objects if cube.colour != target)
+            success = sim.task_state().picked(targets)
+    objects = sim.task_state().objects
+    wrong = any(cube.touched for cube in objects if cube.colour not in targets)
+    wrong_arm = success and any(
+        cube.held_by != scene.arm_of(cube.colour) for cube in objects if cube.colour in targets
+    )
     return EpisodeResult(
         seed,
         len(scene.colours),
         instruction,
-        target,
-        success,
+        "+".join(targets),
+        success and not wrong_arm,
         wrong,
         round(sim.time - begin, 3),
         sequence,
         refused,
+        wrong_arm,
     )
-
-
-def _lifted(sim: ArmSim, colour: str) -> bool:
-    return any(cube.lifted for cube in sim.task_state().objects if cube.colour == colour)
 
 
 def _advance(sim: ArmSim, motion: Motion, seconds: float) -> None:

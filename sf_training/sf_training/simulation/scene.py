@@ -11,7 +11,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
-from sf_training.simulation.sim_model import TOOL_DOWN, Servos, SimModel
+from sf_training.simulation.sim_model import TOOL_DOWN, Approach, Hand, Servos, SimModel
 
 CUBE_COLOURS = {
     "red": (0.85, 0.10, 0.10),
@@ -54,6 +54,7 @@ def build_sim_arm(contract: Contract) -> SimModel:
     width, height = (max(values) for values in zip(*sizes, strict=True))
     model = mujoco.MjModel.from_xml_string(build_mjcf(width, height))
     kinematics, opening = Kinematics(contract), contract.gripper.open
+    middle = ToolPose(_START, TOOL_DOWN)
 
     def start(random: np.random.Generator) -> np.ndarray:
         pose = ToolPose(_START + random.uniform(-_START_SPREAD, _START_SPREAD), TOOL_DOWN)
@@ -72,11 +73,18 @@ def build_sim_arm(contract: Contract) -> SimModel:
         model=model,
         servos=servos,
         commanded=tuple(contract.command_joints),
-        fingers=fingers,
-        tool_site="tool0",
+        hands=(
+            Hand(
+                arm=next(iter(contract.arms)),
+                site="tool0",
+                fingers=fingers,
+                approach=Approach(TOOL_DOWN),
+                home=np.append(kinematics.inverse(middle, _IK_SEED).positions, opening),
+                cube_area=_CUBE_AREA,
+            ),
+        ),
         jittered_camera="scene",
         table=0.0,
-        cube_area=_CUBE_AREA,
         pedestal_height=PEDESTAL_HEIGHT_MAX,
         away=_AWAY,
         start=start,

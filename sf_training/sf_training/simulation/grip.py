@@ -1,0 +1,94 @@
+"""How a simulated gripper holds a cube: from the model's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_training.simulation.scene import CUBE_HALF
+from sf_training.simulation.sim_model import Grip, Servos, set_joints
+
+_ROOM = 0.016  # m between a finger and the cube during the approach
+_CLOSING_S = 0.02  # s of closing: so shortly before the touch a gripper counts as closed
+_BEFORE = (0.01, 0.09)  # of the opening: bounds of that
+_TOUCH = 0.0005  # m
+_SAMPLES = 81
+_NEARLY = 0.9  # of the opening: from here on wide open does as well
+_FROM_JAW = 0.002  # m of a cube from a jaw that does not move
+_ABOVE_SUPPORT = 0.003  # m of the fingers when they hold
+
+
+def measure_grip(
+    model: Any,
+    data: Any,
+    servos: Servos,
+    home: np.ndarray,
+    contract: Contract,
+    arm: str,
+    hand: Sequence[int],
+    fingers: Sequence[int],
+) -> Grip:
+    """Return how the arm's gripper holds a cube at its tool.
+
+    A gripper that never touches a cube at the tool, and one that only opens and closes, approaches
+    wide open.
+
+    Args:
+        home: all commanded joints (J,), with the tool of ``arm`` clear of everything.
+        hand: geoms of the hand.
+        fingers: those of them that move with the gripper.
+    """
+    import mujoco
+
+    gripper = contract.arms[arm].gripper
+    if gripper is None or not fingers:
+        return Grip()
+    columns = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=arm)
+    joints, cube = home.copy(), model.geom("cube0").id
+    start, offset, touch, wide = model.joint("cube0").qposadr[0], np.zeros(3), None, 1.0
+
+    def distance(geoms: Sequence[int], opening: float, offset: np.ndarray) -> float:
+        joints[columns] = gripper.to_joints(opening)
+        set_joints(model, data, servos, joints)
+        mujoco.mj_forward(model, data)
+        tool = data.site(f"tool/{arm}")
+        place = tool.xpos + tool.xmat.reshape(3, 3) @ offset
+        data.qpos[start : start + 7] = [*place, 1.0, 0.0, 0.0, 0.0]
+        mujoco.mj_forward(model, data)
+        return min(mujoco.mj_geomDistance(model, data, geom, cube, 1.0, None) for geom in geoms)
+
+    fixed = [geom for geom in hand if geom not in fingers]
+    if fixed and distance(fixed, 1.0, offset) < _FROM_JAW:
+        ways = [sign * axis for axis in np.eye(3) for sign in (1.0, -1.0)]
+        shifts = [length * way for length in np.arange(0.002, 0.03, 0.002) for way in ways]
+        free = (each for each in shifts if distance(fixed, 1.0, each) >= _FROM_JAW)
+        offset = next(free, offset)
+    for opening in np.linspace(1.0, 0.0, _SAMPLES):
+        room = distance(fingers, float(opening), offset)
+        if room >= _ROOM:
+            wide = float(opening)
+        if room <= _TOUCH:
+            touch = float(opening)
+            break
+    if touch is None:
+        return Grip()
+    below = float(data.site(f"tool/{arm}").xpos[2]) - min(
+        _lowest(model, data, finger) for finger in hand
+    )
+    depth = min(Grip.depth, CUBE_HALF - _ABOVE_SUPPORT - below)
+    closing = gripper.velocity * _CLOSING_S / abs(gripper.open - gripper.closed)
+    held = touch + float(np.clip(closing, *_BEFORE))
+    if gripper.binary or wide > _NEARLY:
+        return Grip(held, 1.0, depth, tuple(offset))
+    return Grip(held, max(wide, held + 0.1), depth, tuple(offset))
+
+
+def _lowest(model: Any, data: Any, geom: int) -> float:
+    """Height of a geom's lowest corner [m]."""
+    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+    signs = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, -1).T
+    corners = (centre + signs * half) @ data.geom_xmat[geom].reshape(3, 3).T
+    return float(data.geom_xpos[geom][2] + corners[:, 2].min())

@@ -1,0 +1,82 @@
+"""The scripted expert at the controls of any robot whose chunks are joint positions.
+
+As in :mod:`operator`, its hand is noisy and its answers are clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sf_policy_node.contract import Contract
+from sf_policy_node.contract_columns import ColumnKind
+from sf_policy_node.motion.types import Trajectory
+from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.instructions import Phrasing
+from sf_training.simulation.joint_expert import STEP_S, JointExpert, assignment
+from sf_training.simulation.operator import HAND_NOISE, Frame, JointSample
+
+STEPS_MAX = 80  # decisions in an episode
+_JOINT_NOISE = 0.02  # rad, standard deviation: of an arm on its way home
+_AHEAD = 4  # decisions that are commanded; the next frame replaces them
+_JOINT_STATE_STEPS = 4  # physics steps between two recorded joint states: 50 Hz
+
+
+def demonstrate_joints(
+    sim: ArmSim, contract: Contract, rng: np.random.Generator, expert: JointExpert | None = None
+) -> Iterator[Frame]:
+    """Pick the targets of ``sim.scene``; end when all are lifted or :data:`STEPS_MAX` have passed.
+
+    A frame every ``STEP_S``: between two of them the robot follows the operator's noisy hand.
+    """
+    expert = expert or JointExpert(contract, sim)
+    targets = sim.scene.targets
+    period = contract.action.step_s
+    times = period * np.arange(1, round(_AHEAD * STEP_S / period) + 1)
+    for _ in range(STEPS_MAX):
+        stamp, joints, speeds = sim.time, sim.joint_positions(), sim.joint_velocities()
+        phrasing = Phrasing.draw(rng)
+        answers = [
+            (phrasing.say([goal[n] for n in rng.permutation(len(goal))], rng), chunk)
+            for goal, chunk in expert.answers(targets).items()
+        ]
+        cameras = contract.camera_names
+        images = {camera: sim.render(camera) for camera in cameras}
+        depth = {camera: sim.depth(camera) for camera in cameras}
+        poses = {camera: sim.camera_pose(camera) for camera in cameras}
+        rows = expert.rows(_noisy_ways(sim, expert, rng), times)
+        sim.controller.accept(_trajectory(contract, stamp, joints, times, rows), sim.time)
+        samples = []
+        for _ in range(round(STEP_S / sim.TIMESTEP) // _JOINT_STATE_STEPS):
+            sim.step(_JOINT_STATE_STEPS)
+            samples.append(JointSample(sim.time, sim.joint_positions(), sim.joint_velocities()))
+        yield Frame(
+            stamp, images, depth, poses, tuple(answers), joints, speeds, rows[0], tuple(samples)
+        )
+        if sim.task_state().picked():
+            return
+
+
+def _noisy_ways(sim: ArmSim, expert: JointExpert, rng: np.random.Generator) -> dict:
+    wanted, ways = assignment(sim, sim.scene.targets), {}
+    for arm, each in expert.arms.items():
+        if arm not in wanted:
+            way = each.go_home(sim, _AHEAD)
+            way.joints[:] += rng.normal(0.0, _JOINT_NOISE, way.joints.shape[1])
+        else:
+            moves = each.pick(sim, wanted[arm], _AHEAD)
+            if moves[0, -1] > 0.5:  # a noisy hand while gripping would only drop the cube
+                moves[:, :3] += rng.normal(0.0, HAND_NOISE, 3)
+            way = each.way(sim, moves)
+        ways[arm] = way
+    return ways
+
+
+def _trajectory(
+    contract: Contract, stamp: float, joints: np.ndarray, times: np.ndarray, rows: np.ndarray
+) -> Trajectory:
+    velocities = np.zeros_like(rows)
+    velocities[:-1] = (rows[1:] - np.vstack([joints, rows[:-2]])) / (2.0 * (times[1] - times[0]))
+    velocities[:, contract.columns.commands.mask(ColumnKind.GRIPPER)] = 0.0  # grippers snap
+    return Trajectory(stamp, tuple(contract.command_joints), times, rows, velocities)
