@@ -1,4 +1,4 @@
-"""Publishes every physics step of the simulated arm as ``~/motion_truth``, for tests that trust
+"""Publish every physics step of the simulated arm as ``~/motion_truth``, for tests that trust
 nothing else.
 """
 
@@ -21,7 +21,7 @@ _RELIABLE = QoSProfile(depth=200)  # ten seconds: an observer that was busy miss
 
 
 class MotionTruthPublisher:
-    """Records and publishes only while somebody subscribes."""
+    """Record steps and publish them, only while there is a subscriber."""
 
     def __init__(self, node: Node, contract: Contract, sim: ArmSim) -> None:
         self._publisher = node.create_publisher(MotionTruth, "~/motion_truth", _RELIABLE)
@@ -30,8 +30,10 @@ class MotionTruthPublisher:
         self._controlled = True
 
     def publish(self, *, moved_by_reset: bool = False) -> None:
-        """Add steps to the message. Call it after every few steps, and with ``moved_by_reset``
-        after a reset, which ends a message early.
+        """Publish the steps since the last message, once there are :data:`_STEPS` of them.
+
+        Call it after every few steps, and with ``moved_by_reset`` after a reset, which ends the
+        message early and marks the next one as not controlled.
         """
         if not self._publisher.get_subscription_count():
             self._sim.trace = None
