@@ -1,11 +1,13 @@
 """What users read: the sentences of the code, and the pages that quote them."""
 
+import difflib
 import re
 from pathlib import Path
 
 import pytest
 from user_messages import ROOT, collect, messages
 
+REVIEWED = ROOT / "tests" / "user_messages.txt"
 PAGE = ROOT / "sf_bringup" / "doc" / "troubleshooting.md"
 
 
@@ -39,3 +41,14 @@ def check(value):
         raise ValueError(f"{value} is negative; give 0 or more, such as {max(1, 2)}")
 '''
     assert list(messages(source)) == ["{} is negative; give 0 or more, such as {}"]
+
+
+def test_every_message_was_reviewed(sentences):
+    """A changed message shows as a difference in ``tests/user_messages.txt``."""
+    reviewed = REVIEWED.read_text(encoding="utf-8")
+    changed = difflib.unified_diff(
+        reviewed.splitlines(), sentences.splitlines(), "reviewed", "code", lineterm="", n=0
+    )
+    assert reviewed == sentences, "\n".join(
+        ["run PYTHONPATH=tests python3 -m user_messages > tests/user_messages.txt", *changed]
+    )
