@@ -33,15 +33,19 @@ _KEPT_S = 1.0  # the path stays this long after its end
 
 
 class ToolPath:
-    """Turn joint trajectories into tool positions.
+    """Turn joint trajectories into tool positions of one arm.
+
+    Args:
+        arm: name of the arm; ``None``: the only one.
 
     Raises:
         ContractError: the URDF lacks what the contract names.
     """
 
-    def __init__(self, contract: Contract) -> None:
-        self._kinematics = Kinematics(contract)
-        self._joints = contract.arm_joints
+    def __init__(self, contract: Contract, arm: str | None = None) -> None:
+        self._kinematics = Kinematics(contract, arm)
+        spec = contract.only_arm if arm is None else contract.arms[arm]
+        self._joints = spec.joint_names
 
     def places(self, names: list[str], positions: np.ndarray) -> np.ndarray:
         """Return tool positions (N, 3) [m] in the base frame.
@@ -73,7 +77,7 @@ def box_edges(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 
 class Markers(Node):
-    """Takes the box from the contract and the path from the commanded trajectories.
+    """Takes each arm's box from the contract and its path from the commanded trajectories.
 
     Raises:
         ContractError: the contract does not load.
@@ -85,34 +89,46 @@ class Markers(Node):
             description="path of the robot's contract (YAML)", read_only=True
         )
         contract = load_contract(self.declare_parameter("contract", "", description).value)
-        self._frame = contract.base_frame
-        self._tool_path = ToolPath(contract)
-        box = contract.workspace
-        self._edges = box_edges(np.array(box.lower), np.array(box.upper))
+        self._frame, self._arms = contract.base_frame, contract.arms
+        self._tool_paths = {name: ToolPath(contract, name) for name in contract.arms}
+        self._paths: dict[str, tuple[np.ndarray, float]] = {}
         self._publisher = self.create_publisher(MarkerArray, TOPIC, _LATCHED)
-        self._publish(np.empty((0, 3)), 0.0)
-        if contract.command.output == "joint_trajectory":
-            self.create_subscription(
-                JointTrajectory, contract.command.topic, self._on_trajectory, QoSProfile(depth=5)
-            )
+        self._publish()
+        if contract.output == "joint_trajectory":
+            for topic in contract.command_groups:
+                self.create_subscription(
+                    JointTrajectory, topic, self._on_trajectory, QoSProfile(depth=5)
+                )
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
         names = list(message.joint_names)
         points = [point for point in message.points if len(point.positions) == len(names)]
-        places = self._tool_path.places(names, np.array([point.positions for point in points]))
-        if len(places):
-            end = points[-1].time_from_start
-            self._publish(places, end.sec + 1e-9 * end.nanosec + _KEPT_S)
+        positions = np.array([point.positions for point in points])
+        moved = False
+        for arm, tool_path in self._tool_paths.items():
+            places = tool_path.places(names, positions)
+            if len(places):
+                end = points[-1].time_from_start
+                self._paths[arm] = places, end.sec + 1e-9 * end.nanosec + _KEPT_S
+                moved = True
+        if moved:
+            self._publish()
 
-    def _publish(self, places: np.ndarray, lifetime_s: float) -> None:
-        """Send both markers in one message: a viewer that joins late receives the last one."""
-        box = self._marker(BOX, Marker.LINE_LIST, self._edges, _BOX_COLOUR)
-        markers = [box]
-        if len(places):
-            path = self._marker(PATH, Marker.LINE_STRIP, places, _PATH_COLOUR)
-            seconds = int(lifetime_s)
-            path.lifetime = Duration(sec=seconds, nanosec=int(1e9 * (lifetime_s - seconds)))
-            markers.append(path)
+    def _publish(self) -> None:
+        """Send all markers in one message: a viewer that joins late receives the last one."""
+        markers = []
+        for name, arm in self._arms.items():
+            whose = "" if len(self._arms) == 1 else f"{name}/"
+            edges = box_edges(np.array(arm.workspace.lower), np.array(arm.workspace.upper))
+            box = self._marker(whose + BOX, Marker.LINE_LIST, edges, _BOX_COLOUR)
+            box.header.frame_id = arm.base_frame
+            markers.append(box)
+            if name in self._paths:
+                places, lifetime_s = self._paths[name]
+                path = self._marker(whose + PATH, Marker.LINE_STRIP, places, _PATH_COLOUR)
+                seconds = int(lifetime_s)
+                path.lifetime = Duration(sec=seconds, nanosec=int(1e9 * (lifetime_s - seconds)))
+                markers.append(path)
         self._publisher.publish(MarkerArray(markers=markers))
 
     def _marker(self, name: str, kind: int, places: np.ndarray, colour: ColorRGBA) -> Marker:

@@ -11,6 +11,7 @@ import time
 import numpy as np
 from bench.figures import Figures
 from bench.recording import Recording, record
+from bench.two_arms import of_both, twice
 from rclpy.serialization import deserialize_message, serialize_message
 
 from sf_bringup.graph import find_policy, find_robot
@@ -32,7 +33,7 @@ DELAYS = (0.0, 0.1)  # s
 
 def bench_executor(figures: Figures, chunks: int) -> None:
     """At each rate ``chunks`` chunks of real rollouts, at the times at which they came, with the
-    joints measured then.
+    joints measured then; once more for two such arms.
     """
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
@@ -44,25 +45,31 @@ def bench_executor(figures: Figures, chunks: int) -> None:
         )
     sim.close()
     for rate in RATES:
-        fast = contract.model_copy(
-            update={"command": contract.command.model_copy(update={"rate_hz": float(rate)})}
-        )
-        _replay(fast, recordings[:3])  # compiles and fills caches
-        gc.collect()
-        gc.freeze()  # as the node does
-        wall, processor, refused = _replay(fast, recordings)
-        note = (
-            f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one"
-            f" process, no DDS; {refused} refused"
-        )
-        figures.spread(f"executor_{rate}hz", 1e3 * wall, "ms", note, (50, 99, 100))
-        figures.spread(
-            f"executor_{rate}hz_cpu",
-            1e3 * processor,
-            "CPU-ms",
-            "the same in processor time, which others' load hardly changes",
-            (50, 99),
-        )
+        command = contract.command.model_copy(update={"rate_hz": float(rate)})
+        fast = contract.model_copy(update={"command": command})
+        _measure(figures, f"executor_{rate}hz", fast, recordings)
+    both = twice(contract)
+    doubled = [of_both(recording, both) for recording in recordings]
+    _measure(figures, f"executor_two_arms_{both.rate_hz:g}hz", both, doubled)
+
+
+def _measure(figures: Figures, name: str, contract: Contract, recordings: list[Recording]) -> None:
+    _replay(contract, recordings[:3])  # compiles and fills caches
+    gc.collect()
+    gc.freeze()  # as the node does
+    wall, processor, refused = _replay(contract, recordings)
+    note = (
+        f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one"
+        f" process, no DDS; {refused} refused"
+    )
+    figures.spread(name, 1e3 * wall, "ms", note, (50, 99, 100))
+    figures.spread(
+        f"{name}_cpu",
+        1e3 * processor,
+        "CPU-ms",
+        "the same in processor time, which others' load hardly changes",
+        (50, 99),
+    )
 
 
 def _replay(contract: Contract, recordings: list[Recording]) -> tuple[np.ndarray, np.ndarray, int]:

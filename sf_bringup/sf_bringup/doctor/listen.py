@@ -65,14 +65,15 @@ class Listener:
             stream.stamps.clear()
         seen.seconds = seconds
         with ExitStack() as resources:
-            watch = self._watch_controller(resources)
+            watches = self._watch_controllers(resources)
             self._spin(seconds)
-            if watch:
-                refusal = watch.refusal
-                seen.controller_refusal = "" if refusal.startswith("no controller") else refusal
-                seen.controller_remarks = [
-                    each for each in watch.remarks if " publishes on " not in each
-                ]
+            refusals = [watch.refusal for watch in watches]
+            seen.controller_refusal = next(
+                (each for each in refusals if each and not each.startswith("no controller")), ""
+            )
+            seen.controller_remarks = [
+                each for watch in watches for each in watch.remarks if " publishes on " not in each
+            ]
         self._read_controllers()
         return seen
 
@@ -89,9 +90,10 @@ class Listener:
         for topic, kinds in node.get_topic_names_and_types():
             if node.count_publishers(topic):
                 seen.topics[topic] = set(kinds)
-        outputs = [contract.command.topic, contract.topics.emergency_stop]
-        if contract.command.gripper:
-            outputs.append(contract.command.gripper.topic)
+        outputs = [*contract.command_groups, contract.topics.emergency_stop]
+        outputs += [
+            arm.command.gripper.topic for arm in contract.arms.values() if arm.command.gripper
+        ]
         for topic in (*self._inputs(), *(self.seen.resolve(each) for each in outputs)):
             publishers = node.get_publishers_info_by_topic(topic)
             subscribers = node.get_subscriptions_info_by_topic(topic)
@@ -134,16 +136,24 @@ class Listener:
             if not np.isfinite(value):
                 joints.not_finite.add(name)
 
-    def _watch_controller(self, resources: ExitStack) -> ControllerWatch | None:
-        """Ask the controller of trajectories for its parameters, as the executor does."""
-        if self._contract.command.output != "joint_trajectory":
-            return None
+    def _watch_controllers(self, resources: ExitStack) -> list[ControllerWatch]:
+        """Ask the controllers of trajectories for their parameters, as the executor does."""
+        if self._contract.output != "joint_trajectory":
+            return []
         self._node.resources = resources
-        watch = ControllerWatch(
-            self._node, self._contract, on_reference=lambda *_: None, on_lost=lambda _: None
-        )
-        watch.look()
-        return watch
+        watches = [
+            ControllerWatch(
+                self._node,
+                self._contract,
+                topic,
+                on_reference=lambda *_: None,
+                on_lost=lambda _: None,
+            )
+            for topic in self._contract.command_groups
+        ]
+        for watch in watches:
+            watch.look()
+        return watches
 
     def _read_controllers(self) -> None:
         service = next((name for name in self.seen.services if name.endswith(f"/{_LIST}")), None)

@@ -8,7 +8,7 @@ from sf_bringup.doctor.findings import Finding, failed, passed, warned
 from sf_bringup.doctor.seen import Seen
 from sf_policy_node.contract import Contract, ContractError
 from sf_policy_node.motion.arm.collision import CollisionModel
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import require_limits
 
 _LITTLE_DISK_GB, _NO_DISK_GB = 20.0, 2.0
@@ -17,7 +17,7 @@ _LITTLE_DISK_GB, _NO_DISK_GB = 20.0, 2.0
 def check_contract(contract: Contract) -> Iterator[Finding]:
     """Yield whether contract and URDF fit, and which pairs of links nobody checks."""
     try:
-        Kinematics(contract)
+        kinematics_of(contract)
         require_limits(contract)
         model = CollisionModel.of(contract)
     except ContractError as error:

@@ -21,25 +21,29 @@ _OURS = {"chunk_executor"}
 
 def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
     """Yield who listens to the arm's and the gripper's commands, and who else sends them."""
-    command = contract.command
-    outputs = [("arm commands", "command.topic", command.topic, _TYPES[command.output])]
-    gripper = command.gripper
-    if gripper and gripper.output == "forward_command":
-        kind = _TYPES["forward_command"]
-        outputs.append(("gripper commands", "command.gripper.topic", gripper.topic, kind))
-    for subject, key, topic, kind in outputs:
-        yield from _output(subject, key, seen.resolve(topic), kind, seen)
-    if gripper and gripper.output == "parallel_gripper":
-        action = seen.resolve(gripper.topic)
-        if f"{action}/_action/send_goal" in seen.services:
-            yield passed("gripper action", f"{action} is served")
-        else:
-            cure = "start the gripper's controller, or set command.gripper.topic"
-            yield failed("gripper action", f"nobody serves the action {action}", cure)
+    for topic, arms in _arms_of(contract).items():
+        subject, key = (
+            _of("arm commands", arms, contract),
+            contract.key_of(arms[0], "command.topic"),
+        )
+        yield from _output(subject, key, seen.resolve(topic), _TYPES[contract.output], seen)
+    for name, arm in contract.arms.items():
+        gripper, key = arm.command.gripper, contract.key_of(name, "command.gripper.topic")
+        if gripper and gripper.output == "forward_command":
+            subject, kind = _of("gripper commands", [name], contract), _TYPES["forward_command"]
+            yield from _output(subject, key, seen.resolve(gripper.topic), kind, seen)
+        elif gripper:
+            action = seen.resolve(gripper.topic)
+            subject = _of("gripper action", [name], contract)
+            if f"{action}/_action/send_goal" in seen.services:
+                yield passed(subject, f"{action} is served")
+            else:
+                cure = f"start the gripper's controller, or set {key}"
+                yield failed(subject, f"nobody serves the action {action}", cure)
 
 
 def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    """Yield the state and the joints of the controller behind ``command.topic``."""
+    """Yield the state and the joints of the controllers behind ``command.topic`` of each arm."""
     subject = "controller"
     if seen.controller_refusal:
         yield failed(subject, seen.controller_refusal, "set its parameters as the sentence says")
@@ -51,14 +55,16 @@ def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
     if seen.controllers is None:
         yield passed(subject, "no controller_manager in this graph, nothing to compare")
         return
-    name = seen.resolve(contract.command.topic).strip("/").split("/")[-2:-1]
-    found = next((each for each in seen.controllers if [each.name] == name), None)
-    if found is None:
-        known = ", ".join(each.name for each in seen.controllers) or "none"
-        cure = "spawn it (ros2 run controller_manager spawner NAME), or set command.topic"
-        yield failed(subject, f"{''.join(name)} is not loaded; loaded are {known}", cure)
-        return
-    yield from _controller(found, contract, seen.controllers)
+    for topic, joints in contract.command_groups.items():
+        name = seen.resolve(topic).strip("/").split("/")[-2:-1]
+        found = next((each for each in seen.controllers if [each.name] == name), None)
+        if found is None:
+            known = ", ".join(each.name for each in seen.controllers) or "none"
+            cure = "spawn it (ros2 run controller_manager spawner NAME), or set command.topic"
+            yield failed(subject, f"{''.join(name)} is not loaded; loaded are {known}", cure)
+            continue
+        wanted = [contract.command_joints[joint] for joint in joints]
+        yield from _controller(found, wanted, seen.controllers)
 
 
 def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
@@ -79,6 +85,19 @@ def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
 
 
 _INSTALL = "install ros-$ROS_DISTRO-controller-manager-msgs, or run: ros2 control list_controllers"
+
+
+def _arms_of(contract: Contract) -> dict[str, list[str]]:
+    """Return the topics of the arms' commands, each with the arms that it moves."""
+    found: dict[str, list[str]] = {}
+    for name, arm in contract.arms.items():
+        found.setdefault(arm.command.topic, []).append(name)
+    return found
+
+
+def _of(subject: str, arms: list[str], contract: Contract) -> str:
+    """Return the subject of a finding, with the arms where there are several."""
+    return subject if len(contract.arms) == 1 else f"{subject} of {' and '.join(arms)}"
 
 
 def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterator[Finding]:
@@ -104,7 +123,7 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
 
 
 def _controller(
-    found: Controller, contract: Contract, controllers: list[Controller]
+    found: Controller, wanted: list[str], controllers: list[Controller]
 ) -> Iterator[Finding]:
     if found.state != "active":
         rivals = [
@@ -115,7 +134,6 @@ def _controller(
         first = f"deactivate {', '.join(rivals)}, then " if rivals else ""
         cure = f"{first}ros2 control set_controller_state {found.name} active"
         yield failed("controller", f"{found.name} is {found.state}", cure)
-    wanted = contract.arm_joints if contract.command.gripper else contract.command_joints
     if found.joints and sorted(found.joints) != sorted(wanted):
         extra = sorted(set(found.joints) ^ set(wanted))
         cure = "give controller and contract the same joints; a gripper of its own: command.gripper"

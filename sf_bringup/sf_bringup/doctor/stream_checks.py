@@ -162,7 +162,11 @@ def _rename(missing: list[str], present: list[str]) -> str:
 
 
 def _positions(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    limits = {joint.name: (joint.lower, joint.upper, joint.unit) for joint in contract.joints}
+    limits = {
+        joint.name: (joint.lower, joint.upper, joint.unit)
+        for arm in contract.arms.values()
+        for joint in arm.joints
+    }
     outside = []
     for name, (low, high, unit) in limits.items():
         value = seen.joints.positions.get(name)
