@@ -1,0 +1,193 @@
+"""A policy host and a robot host over DDS, with compressed images, on a network that delays, loses
+and is cut.
+
+``PYTHONPATH=tests python3 -m bench.two_hosts`` as root: two network namespaces, a link with the
+faults of :mod:`bench.network_link`, the simulated arm with its executor in one, the policy in the
+other. An observer beside the executor counts chunks and holds. Everything runs on one machine, so
+that the clocks of both hosts agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+import yaml
+from bench.network_link import Condition, Link, two_hosts
+from patient import patient_robot
+
+from sf_bringup.graph import find_policy, find_robot
+
+ROBOT, POLICY = "sf_robot_host", "sf_policy_host"
+CASES = {
+    "direct": Condition(),
+    "5 ms": Condition(0.005),
+    "20 ms, jitter 10 ms": Condition(0.020, 0.010),
+    "50 ms, jitter 20 ms": Condition(0.050, 0.020),
+    "20 ms, loss 1 %": Condition(0.020, loss=0.01),
+    "20 ms, loss 5 %": Condition(0.020, loss=0.05),
+}
+_READY_S = 240.0  # reading the checkpoint on a busy machine
+_OBSERVER = "bench.two_hosts_observer"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Rate, latency, holds and recovery of the run journey on two hosts."""
+
+    seconds: float = 20.0
+    """Of each condition."""
+    cut_s: float = 5.0
+    """How long the link is cut at the end."""
+    patient: bool = False
+    """Wide budgets, for a machine that does other work as well."""
+    out: Path = Path("out/two_hosts.json")
+    """Where the figures go."""
+
+
+def _contract(folder: Path, patient: bool) -> Path:
+    """Write the simulated arm's contract with compressed cameras."""
+    if patient:
+        path = patient_robot(folder)
+    else:
+        path = folder / "sim_arm.yaml"
+        path.write_text(find_robot("sim_arm").read_text())
+        urdf = find_robot("sim_arm").with_name("sim_arm.urdf")
+        (folder / urdf.name).write_text(urdf.read_text())
+    data = yaml.safe_load(path.read_text())
+    for camera in data["cameras"]:
+        camera["transport"] = "compressed"
+        camera["topic"] += "/compressed"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@contextlib.contextmanager
+def _process(host: str, words: list[str], log: Path) -> Iterator[subprocess.Popen]:
+    """Run a program on one of the hosts; SIGINT at the end, SIGKILL after 20 s."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", host, *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _events(path: Path) -> list[dict]:
+    """Return what the observer wrote so far; a line that is not finished is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _wait_for(condition, what: str, log: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"{what} within {seconds:g} s; see {log.parent}")
+        time.sleep(0.2)
+
+
+def figures(events: list[dict], begin: float, end: float) -> dict[str, float]:
+    """Return the figures of one condition from the observer's events between two wall times [s]."""
+    chosen = [event for event in events if begin <= event["at"] < end]
+    chunks = [event for event in chosen if event["kind"] == "chunk"]
+    states = [event for event in chosen if event["kind"] == "status"]
+    ages = [event["age_s"] for event in chunks]
+    holds, was = 0, None
+    for event in states:
+        holds += event["state"] == "HOLDING" and was == "EXECUTING"
+        was = event["state"]
+    executing = [event["state"] == "EXECUTING" for event in states]
+    return {
+        "chunks_per_s": len(chunks) / (end - begin),
+        "age_p50_ms": 1e3 * float(np.median(ages)) if ages else float("nan"),
+        "age_p95_ms": 1e3 * float(np.quantile(ages, 0.95)) if ages else float("nan"),
+        "executing_share": float(np.mean(executing)) if executing else 0.0,
+        "holds": holds,
+        "refused": states[-1]["refused"] - states[0]["refused"] if states else 0,
+    }
+
+
+def _cut(link: Link, seconds: float, path: Path) -> dict[str, float]:
+    """Cut the link and join it again; return when the arm stood and when it moved again [s]."""
+    at = time.time()
+    link.condition = Condition(is_cut=True)
+    time.sleep(seconds)
+    link.condition, joined = Condition(), time.time()
+    time.sleep(3.0 * seconds)
+    states = [event for event in _events(path) if event["kind"] == "status"]
+    stood = [e["at"] for e in states if e["at"] > at and e["state"] == "HOLDING"]
+    moved = [e["at"] for e in states if e["at"] > joined and e["state"] == "EXECUTING"]
+    return {
+        "cut_s": seconds,
+        "hold_after_s": stood[0] - at if stood else float("nan"),
+        "recovered_after_s": moved[0] - joined if moved else float("nan"),
+    }
+
+
+def main(arguments: Arguments) -> int:
+    """Run all conditions; return the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="two_hosts_"))
+    contract = _contract(folder, arguments.patient)
+    python, events = [sys.executable, "-m"], folder / "events.jsonl"
+    robot = ["sf_bringup.up", f"robot:={contract}", "policy:=none"]
+    policy = ["sf_policy_node.nodes.policy_node", "--ros-args", "-p", "autostart:=true"]
+    policy += ["-p", "use_sim_time:=true", "-p", f"contract:={contract}"]
+    policy += ["-p", f"checkpoint:={find_policy('nano')}", "-p", "instruction:=pick the red cube"]
+    table: dict[str, dict] = {}
+    with contextlib.ExitStack() as stack:
+        link = stack.enter_context(two_hosts(ROBOT, POLICY))
+        for host, words, name in (
+            (ROBOT, robot, "robot"),
+            (ROBOT, [_OBSERVER, str(contract), str(events)], "observer"),
+            (POLICY, policy, "policy"),
+        ):
+            stack.enter_context(_process(host, [*python, *words], folder / f"{name}.log"))
+        moving = lambda: any(event.get("state") == "EXECUTING" for event in _events(events))  # noqa: E731
+        _wait_for(moving, "the arm did not move", events, _READY_S)
+        for name, condition in CASES.items():
+            link.condition, link.carried, link.lost = condition, 0, 0
+            time.sleep(2.0)
+            begin = time.time()
+            time.sleep(arguments.seconds)
+            end = time.time()
+            load = os.getloadavg()[0]
+            table[name] = figures(_events(events), begin, end) | {
+                "load": load,
+                "mbit_per_s": 8e-6 * link.bytes / (end - begin + 2.0),
+            }
+            link.bytes = 0
+            print(name, json.dumps(table[name]), flush=True)
+        link.condition = Condition()
+        table["cut"] = _cut(link, arguments.cut_s, events)
+        print("cut", json.dumps(table["cut"]), flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({"settings": asdict(arguments), **table}, default=str))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))
