@@ -63,13 +63,22 @@ def test_the_link_delays_and_loses():
 def test_figures_count_chunks_and_holds_of_one_condition():
     states = ["EXECUTING", "EXECUTING", "HOLDING", "HOLDING", "EXECUTING", "HOLDING"]
     events = [
-        {"at": 10.0 + n, "kind": "status", "state": state, "refused": n}
+        {
+            "at": 10.0 + n,
+            "simulated_s": 5.0 + 0.5 * n,
+            "kind": "status",
+            "state": state,
+            "refused": n,
+        }
         for n, state in enumerate(states)
     ]
-    events += [{"at": 10.5 + n, "kind": "chunk", "age_s": 0.1} for n in range(3)]
-    events += [{"at": 99.0, "kind": "chunk", "age_s": 7.0}]
+    events += [
+        {"at": 10.5 + n, "simulated_s": 5.25, "kind": "chunk", "age_s": 0.1} for n in range(3)
+    ]
+    events += [{"at": 99.0, "simulated_s": 50.0, "kind": "chunk", "age_s": 7.0}]
     found = figures(events, 10.0, 16.0)
     assert found["holds"] == 2 and found["refused"] == 5
-    assert found["chunks_per_s"] == pytest.approx(0.5)
+    assert found["real_time_factor"] == pytest.approx(2.5 / 6.0)
+    assert found["chunks_per_simulated_s"] == pytest.approx(3 / 2.5)
     assert found["executing_share"] == pytest.approx(0.5)
     assert found["age_p95_ms"] == pytest.approx(100.0)

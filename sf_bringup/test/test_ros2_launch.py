@@ -1,5 +1,6 @@
 """`ros2 launch` as a user types it. Skipped where ROS 2 came from wheels, which lack it."""
 
+import functools
 import os
 import re
 import shutil
@@ -88,6 +89,8 @@ def test_a_signal_ends_all_nodes_in_order(number, ros_domain):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell makes its background jobs ignore SIGINT, and `ros2 launch` inherits that.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     watchdog = threading.Timer(PATIENCE_S, os.killpg, (process.pid, signal.SIGKILL))
     watchdog.start()

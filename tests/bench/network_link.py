@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _CLONE_NEWNET = 0x40000000
@@ -93,10 +92,11 @@ def two_hosts(first: str, second: str) -> Iterator[Link]:
     """
     if os.geteuid() != 0:
         raise PermissionError("network namespaces need root; run this as root, or in a container")
-    ends = []
+    ends, made = [], []
     try:
         for number, name in enumerate((first, second), start=1):
             _ip("netns", "add", name)
+            made.append(name)
             ends.append(_tap(name))
             inside = ("-n", name)
             _ip(*inside, "link", "set", "lo", "up")
@@ -111,9 +111,8 @@ def two_hosts(first: str, second: str) -> Iterator[Link]:
     finally:
         for end in ends:
             os.close(end)
-        for name in (first, second):
-            if Path("/run/netns", name).exists():
-                _ip("netns", "del", name)
+        for name in made:  # not those of another run
+            _ip("netns", "del", name)
 
 
 def enter(namespace: str) -> None:

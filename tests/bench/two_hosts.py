@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from patient import patient_robot
 
 from sf_bringup.graph import find_policy, find_robot
 
-ROBOT, POLICY = "sf_robot_host", "sf_policy_host"
+ROBOT, POLICY = f"sf_robot_{os.getpid()}", f"sf_policy_{os.getpid()}"
 CASES = {
     "direct": Condition(),
     "5 ms": Condition(0.005),
@@ -47,9 +48,12 @@ class Arguments:
     """Rate, latency, holds and recovery of the run journey on two hosts."""
 
     seconds: float = 20.0
-    """Of each condition."""
+    """Of each condition, simulated."""
     cut_s: float = 5.0
-    """How long the link is cut at the end."""
+    """How long the link is cut at the end, simulated."""
+    real_time_factor: float = 1.0
+    """Of the simulated arm; a busy machine needs less. The network is slowed by the same factor, so
+    that all times are simulated ones."""
     patient: bool = False
     """Wide budgets, for a machine that does other work as well."""
     out: Path = Path("out/two_hosts.json")
@@ -111,7 +115,10 @@ def _wait_for(condition, what: str, log: Path, seconds: float) -> None:
 
 
 def figures(events: list[dict], begin: float, end: float) -> dict[str, float]:
-    """Return the figures of one condition from the observer's events between two wall times [s]."""
+    """Return the figures of one condition from the observer's events between two wall times [s].
+
+    Rates and ages are in simulated time.
+    """
     chosen = [event for event in events if begin <= event["at"] < end]
     chunks = [event for event in chosen if event["kind"] == "chunk"]
     states = [event for event in chosen if event["kind"] == "status"]
@@ -121,8 +128,11 @@ def figures(events: list[dict], begin: float, end: float) -> dict[str, float]:
         holds += event["state"] == "HOLDING" and was == "EXECUTING"
         was = event["state"]
     executing = [event["state"] == "EXECUTING" for event in states]
+    times = [event["simulated_s"] for event in chosen]
+    simulated_s = max(times) - min(times) if times else 0.0
     return {
-        "chunks_per_s": len(chunks) / (end - begin),
+        "chunks_per_simulated_s": len(chunks) / max(simulated_s, 1e-9),
+        "real_time_factor": simulated_s / (end - begin),
         "age_p50_ms": 1e3 * float(np.median(ages)) if ages else float("nan"),
         "age_p95_ms": 1e3 * float(np.quantile(ages, 0.95)) if ages else float("nan"),
         "executing_share": float(np.mean(executing)) if executing else 0.0,
@@ -132,19 +142,28 @@ def figures(events: list[dict], begin: float, end: float) -> dict[str, float]:
 
 
 def _cut(link: Link, seconds: float, path: Path) -> dict[str, float]:
-    """Cut the link and join it again; return when the arm stood and when it moved again [s]."""
-    at = time.time()
+    """Cut the link for ``seconds`` of wall time and join it again.
+
+    Returns:
+        After which simulated time the arm held and, from the join on, moved again [s]; NaN where it
+        did not.
+    """
+    at = _events(path)[-1]["simulated_s"]
     link.condition = Condition(is_cut=True)
     time.sleep(seconds)
-    link.condition, joined = Condition(), time.time()
+    link.condition, joined = Condition(), _events(path)[-1]["simulated_s"]
     time.sleep(3.0 * seconds)
-    states = [event for event in _events(path) if event["kind"] == "status"]
-    stood = [e["at"] for e in states if e["at"] > at and e["state"] == "HOLDING"]
-    moved = [e["at"] for e in states if e["at"] > joined and e["state"] == "EXECUTING"]
+    states = [
+        (event["simulated_s"], event["state"])
+        for event in _events(path)
+        if event["kind"] == "status"
+    ]
+    held = [when - at for when, state in states if when > at and state == "HOLDING"]
+    moved = [when - joined for when, state in states if when > joined and state == "EXECUTING"]
     return {
-        "cut_s": seconds,
-        "hold_after_s": stood[0] - at if stood else float("nan"),
-        "recovered_after_s": moved[0] - joined if moved else float("nan"),
+        "cut_s": joined - at,
+        "hold_after_s": (held or [math.nan])[0],
+        "recovered_after_s": (moved or [math.nan])[0],
     }
 
 
@@ -153,10 +172,11 @@ def main(arguments: Arguments) -> int:
     folder = Path(tempfile.mkdtemp(prefix="two_hosts_"))
     contract = _contract(folder, arguments.patient)
     python, events = [sys.executable, "-m"], folder / "events.jsonl"
-    robot = ["sf_bringup.up", f"robot:={contract}", "policy:=none"]
+    factor = arguments.real_time_factor
+    robot = ["sf_bringup.up", f"robot:={contract}", "policy:=none", f"real_time_factor:={factor}"]
     policy = ["sf_policy_node.nodes.policy_node", "--ros-args", "-p", "autostart:=true"]
     policy += ["-p", "use_sim_time:=true", "-p", f"contract:={contract}"]
-    policy += ["-p", f"checkpoint:={find_policy('nano')}", "-p", "instruction:=pick the red cube"]
+    policy += ["-p", f"checkpoint:={find_policy('nano')}"]
     table: dict[str, dict] = {}
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(two_hosts(ROBOT, POLICY))
@@ -169,20 +189,22 @@ def main(arguments: Arguments) -> int:
         moving = lambda: any(event.get("state") == "EXECUTING" for event in _events(events))  # noqa: E731
         _wait_for(moving, "the arm did not move", events, _READY_S)
         for name, condition in CASES.items():
-            link.condition, link.carried, link.lost = condition, 0, 0
+            link.condition = replace(
+                condition, delay_s=condition.delay_s / factor, jitter_s=condition.jitter_s / factor
+            )
             time.sleep(2.0)
             begin = time.time()
-            time.sleep(arguments.seconds)
+            time.sleep(arguments.seconds / factor)
             end = time.time()
             load = os.getloadavg()[0]
             table[name] = figures(_events(events), begin, end) | {
                 "load": load,
-                "mbit_per_s": 8e-6 * link.bytes / (end - begin + 2.0),
+                "mbit_per_s": 8e-6 * link.bytes / (end - begin + 2.0) / factor,
             }
             link.bytes = 0
             print(name, json.dumps(table[name]), flush=True)
         link.condition = Condition()
-        table["cut"] = _cut(link, arguments.cut_s, events)
+        table["cut"] = _cut(link, arguments.cut_s / factor, events)
         print("cut", json.dumps(table["cut"]), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"settings": asdict(arguments), **table}, default=str))

@@ -1,4 +1,8 @@
-"""Write when chunks arrive and what the executor reports, as JSON lines for ``bench.two_hosts``."""
+"""Write when chunks arrive and what the executor reports, as JSON lines for ``bench.two_hosts``.
+
+Every few simulated seconds it sets a new scene and names its target: a policy that has lifted its
+cube goes where it was never trained, and its chunks are refused whatever the network does.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,21 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
 
-from sf_msgs.msg import ActionChunk, ExecutorStatus
+from sf_msgs.msg import ActionChunk, ExecutorStatus, TaskState
+from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import load_contract
 
 STATES = {
     getattr(ExecutorStatus, name): name
     for name in ("INACTIVE", "HOLDING", "EXECUTING", "STOPPED", "SHADOW", "TELEOPERATION", "PAUSED")
 }
+
+
+EPISODE_S = 8.0  # simulated; as the episodes of the evaluation
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Observer(Node):
@@ -34,16 +45,35 @@ class Observer(Node):
         self.create_subscription(ActionChunk, topics.action_chunk, self._on_chunk, 10)
         self.create_subscription(ExecutorStatus, topics.executor_status, self._on_status, 10)
 
+        self._seed, self._instructed = 0, -1
+        self._instruction = self.create_publisher(String, topics.instruction, _LATCHED)
+        self._reset = self.create_client(ResetScene, "sim_arm/reset")
+        self.create_subscription(TaskState, "sim_arm/task_state", self._on_task, _LATCHED)
+        self.create_timer(EPISODE_S, self._on_episode)
+
+    def _on_episode(self) -> None:
+        self._seed += 1
+        self._reset.call_async(ResetScene.Request(seed=self._seed))
+
+    def _on_task(self, message: TaskState) -> None:
+        if message.seed == self._seed != self._instructed:
+            self._instructed = self._seed
+            self._instruction.publish(String(data=message.suggested_instruction))
+
     def _on_chunk(self, message: ActionChunk) -> None:
         stamp = message.header.stamp
-        age_s = 1e-9 * self.get_clock().now().nanoseconds - (stamp.sec + 1e-9 * stamp.nanosec)
-        self._write(kind="chunk", age_s=age_s)
+        self._write(kind="chunk", age_s=self._now_s() - (stamp.sec + 1e-9 * stamp.nanosec))
 
     def _on_status(self, message: ExecutorStatus) -> None:
         self._write(kind="status", state=STATES[message.state], refused=message.chunks_refused)
 
+    def _now_s(self) -> float:
+        """Simulated time [s]."""
+        return 1e-9 * self.get_clock().now().nanoseconds
+
     def _write(self, **event) -> None:
-        print(json.dumps({"at": time.time(), **event}), file=self._file, flush=True)
+        line = {"at": time.time(), "simulated_s": self._now_s(), **event}
+        print(json.dumps(line), file=self._file, flush=True)
 
 
 def main() -> None:
