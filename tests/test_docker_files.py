@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sf_bringup.graph import find_robot
+
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
 
@@ -21,6 +23,21 @@ def test_a_service_is_the_node_itself_and_has_time_to_stop_the_arm(service):
         ROOT / package / "setup.py"
     ).read_text(encoding="utf-8")
     assert int(settings["stop_grace_period"].removesuffix("s")) >= 10
+
+
+@pytest.mark.parametrize(
+    ("service", "topic"), [("policy", "policy_status"), ("robot", "executor_status")]
+)
+def test_a_health_check_waits_for_a_new_status(service, topic):
+    """A latched message would also come from a node that has stopped."""
+    command = COMPOSE["services"][service]["healthcheck"]["test"]
+    contract = yaml.safe_load(find_robot("sim_arm").read_text(encoding="utf-8"))
+    name, kind = command[-2:]
+    assert name == "${ROS_NAMESPACE:-}/" + contract["topics"][topic]
+    assert (ROOT / "sf_msgs/msg" / f"{kind.rpartition('/')[2]}.msg").is_file()
+    assert command[command.index("--qos-durability") + 1] == "volatile"
+    limit = int(command[command.index("timeout") + 1])
+    assert limit < int(COMPOSE["services"][service]["healthcheck"]["timeout"].removesuffix("s"))
 
 
 def test_the_gpu_is_an_addition():

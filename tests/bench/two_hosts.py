@@ -33,10 +33,8 @@ from sf_bringup.graph import find_policy, find_robot
 ROBOT, POLICY = f"sf_robot_{os.getpid()}", f"sf_policy_{os.getpid()}"
 CASES = {
     "direct": Condition(),
-    "5 ms": Condition(0.005),
     "20 ms, jitter 10 ms": Condition(0.020, 0.010),
     "50 ms, jitter 20 ms": Condition(0.050, 0.020),
-    "20 ms, loss 1 %": Condition(0.020, loss=0.01),
     "20 ms, loss 5 %": Condition(0.020, loss=0.05),
 }
 _READY_S = 240.0  # reading the checkpoint on a busy machine

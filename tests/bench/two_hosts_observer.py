@@ -29,7 +29,7 @@ STATES = {
 }
 
 
-EPISODE_S = 8.0  # simulated; as the episodes of the evaluation
+TICK_S, EPISODE_TICKS = 0.5, 16  # simulated: 8 s, as the episodes of the evaluation
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -45,20 +45,26 @@ class Observer(Node):
         self.create_subscription(ActionChunk, topics.action_chunk, self._on_chunk, 10)
         self.create_subscription(ExecutorStatus, topics.executor_status, self._on_status, 10)
 
-        self._seed, self._instructed = 0, -1
+        self._seed, self._tick, self._target = 0, 0, ""
         self._instruction = self.create_publisher(String, topics.instruction, _LATCHED)
         self._reset = self.create_client(ResetScene, "sim_arm/reset")
         self.create_subscription(TaskState, "sim_arm/task_state", self._on_task, _LATCHED)
-        self.create_timer(EPISODE_S, self._on_episode)
+        self.create_timer(TICK_S, self._on_tick)
 
-    def _on_episode(self) -> None:
-        self._seed += 1
-        self._reset.call_async(ResetScene.Request(seed=self._seed))
+    def _on_tick(self) -> None:
+        """End the instruction, set a new scene, and instruct once nothing of before is fresh."""
+        step = self._tick % EPISODE_TICKS
+        self._tick += 1
+        if step == 0:
+            self._instruction.publish(String(data=""))
+        elif step == 1:
+            self._seed += 1
+            self._reset.call_async(ResetScene.Request(seed=self._seed))
+        elif step == 3:
+            self._instruction.publish(String(data=self._target))
 
     def _on_task(self, message: TaskState) -> None:
-        if message.seed == self._seed != self._instructed:
-            self._instructed = self._seed
-            self._instruction.publish(String(data=message.suggested_instruction))
+        self._target = message.suggested_instruction
 
     def _on_chunk(self, message: ActionChunk) -> None:
         stamp = message.header.stamp
