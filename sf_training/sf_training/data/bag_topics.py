@@ -24,7 +24,8 @@ NUMBERS = frozenset(
         "control_msgs/msg/GripperCommand",
     }
 )
-COMMANDS = frozenset({messages.JOINT_STATE, messages.JOINT_TRAJECTORY}) | NUMBERS
+TOOL = frozenset({messages.POSE, messages.TWIST})  # commands for the tool instead of the joints
+COMMANDS = frozenset({messages.JOINT_STATE, messages.JOINT_TRAJECTORY}) | NUMBERS | TOOL
 _FOREIGN = {
     "ros1": (
         "messages of ROS 1, which are not read; convert the bag of ROS 1 with `rosbags-convert"

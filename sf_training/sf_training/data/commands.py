@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sf_training.data.bag_topics import COMMANDS, NUMBERS
+from sf_training.data.bag_topics import COMMANDS, NUMBERS, TOOL
 from sf_training.data.bag_units import converted
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 from sf_training.data.synchronisation import JointStream, Knots
+from sf_training.data.tool_commands import ToolCommands
 from sf_training.data.trajectories import trajectory_knots
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
@@ -49,32 +50,57 @@ class Commands:
         self._is_plain = isinstance(whole.messages, JointMessages)
         self._columns = {} if self._is_plain else self._numbered(whole)
         self._whole = whole
+        self._tool: ToolCommands | None = None
 
-    def stream(self, part: Stream) -> JointStream | None:
+    def stream(self, part: Stream, states: Stream) -> JointStream | None:
         """Return the commands in a part of the recording; None where not every joint is commanded
         in it.
+
+        Args:
+            states: joint states of the same part, from which commands for the tool start.
 
         Raises:
             BagError: a joint is never commanded, or a command is not a finite number.
         """
         if not len(part.stamps):
             return None
-        knots = self._knots(part)
+        knots = self._knots(part, states)
         names = self._contract.command_joints
         missing = [name for name in names if name not in knots]
         if missing:
-            known = knots if part is self._whole else self._knots(self._whole)
-            never = [name for name in names if name not in known]
+            never = set(missing) - self._commanded()
             if never:
                 raise BagError(
                     f"{self._reader.path}: {self._reader.recorded_name(self._topic)}: joint"
-                    f" {', '.join(never)} is never commanded; correct bags.joints, or map the topic"
+                    f" {', '.join(sorted(never))} is never commanded; correct bags.joints, or map the topic"
                     " that commands it, too"
                 )
             return None
         return JointStream.of_knots(names, knots)
 
-    def _knots(self, part: Stream) -> dict[str, Knots]:
+    def _commanded(self) -> set[str]:
+        """Return the joints that are commanded at least once in the whole recording."""
+        if self._is_plain:
+            joints = self._whole.messages
+            return {name for name in joints.names() if len(joints.column(name)[0])}
+        found: set[str] = set().union(*self._columns.values())
+        for channel, message in zip(
+            self._whole.channels.tolist(), self._whole.messages, strict=True
+        ):
+            found |= self._named(self._reader.channel(channel).type_name, message)
+        return found
+
+    def _named(self, kind: str, message: object) -> set[str]:
+        """Return the joints that a message commands by their names; none of numbers."""
+        if kind in TOOL:
+            return set(self._contract.arm_joints)
+        if kind == messages.JOINT_TRAJECTORY:
+            return set(message.joint_names) if message.points else set()
+        if kind == messages.JOINT_STATE:
+            return set(message.name[: len(message.position)])
+        return set()
+
+    def _knots(self, part: Stream, states: Stream) -> dict[str, Knots]:
         if self._is_plain:
             names = part.messages.names() & set(self._contract.command_joints)
             columns = {name: part.messages.column(name) for name in names}
@@ -86,17 +112,21 @@ class Commands:
         parts: dict[str, list[Knots]] = {}
         for channel in np.unique(part.channels).tolist():
             rows = np.flatnonzero(part.channels == channel)
-            for name, knots in self._of_channel(channel, part, rows).items():
+            for name, knots in self._of_channel(channel, part, rows, states).items():
                 parts.setdefault(name, []).append(knots)
         return {
             name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
             for name, found in parts.items()
         }
 
-    def _of_channel(self, channel: int, part: Stream, rows: np.ndarray) -> dict[str, Knots]:
+    def _of_channel(
+        self, channel: int, part: Stream, rows: np.ndarray, states: Stream
+    ) -> dict[str, Knots]:
         kind = self._reader.channel(channel).type_name
         stamps = part.stamps[rows]
         contents = [part.messages[row] for row in rows.tolist()]
+        if kind in TOOL:
+            return self._for_the_tool(channel, stamps, contents, states)
         if kind == messages.JOINT_TRAJECTORY:
             order = np.argsort(stamps, kind="stable")
             try:
@@ -133,6 +163,17 @@ class Commands:
         }
         return found
 
+    def _for_the_tool(
+        self, channel: int, stamps: np.ndarray, contents: list, states: Stream
+    ) -> dict[str, Knots]:
+        self._tool = self._tool or ToolCommands(self._contract)
+        recorded = self._reader.channel(channel)
+        try:
+            joints = JointStream(states.stamps, states.messages, self._contract.command_joints)
+            return self._tool.knots(recorded.type_name, stamps, contents, joints)
+        except ValueError as error:
+            raise BagError(f"{self._reader.path}: {recorded.topic}: {error}") from None
+
     def _numbered(self, whole: Stream) -> dict[int, list[str]]:
         """Return the joints of the numbers in every channel without names."""
         kinds = {
@@ -143,14 +184,12 @@ class Commands:
         if wrong:
             raise BagError(
                 f"{self._reader.path}: {self._topic} is a {wrong[0]}; commands must be JointState,"
-                " JointTrajectory or numbers (Float64MultiArray, Float64) that are joint positions"
+                " JointTrajectory, numbers (Float64MultiArray, Float64) that are joint positions,"
+                " PoseStamped or TwistStamped of the tool"
             )
         named: set[str] = set()
         for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
-            if kinds[channel] not in NUMBERS:
-                named.update(
-                    message.name if kinds[channel] == messages.JOINT_STATE else message.joint_names
-                )
+            named |= self._named(kinds[channel], message)
         free = [name for name in self._contract.command_joints if name not in named]
         counts: dict[int, set[int]] = {
             channel: set() for channel, kind in kinds.items() if kind in NUMBERS

@@ -25,6 +25,7 @@ from sf_training.data import (
     plausibility,
     synchronisation,
     targets,
+    tool_commands,
     trajectories,
 )
 from sf_training.data.bag_files import BagError
@@ -132,6 +133,7 @@ def _rules() -> str:
         plausibility,
         synchronisation,
         targets,
+        tool_commands,
         trajectories,
     )
     modules = (*modules, inspect.getmodule(index_episode))
@@ -348,7 +350,9 @@ def _pairs(
             f"holds nothing to learn: no message on {absolute(contract.topics.expert_chunk)} or"
             f" {absolute(contract.topics.teleop_command)}; record the operator's commands"
         )
-    stream = recording.commands.stream(part[topic])
+    stream = recording.commands.stream(
+        part[topic], part[absolute(contract.topics.joint_states)]
+    )
     if stream is None:
         return expert_pairs(contract, seen.stamps, [], np.empty(0, np.int64)), []
     is_measured = topic == absolute(contract.topics.joint_states)

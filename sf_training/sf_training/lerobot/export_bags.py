@@ -193,7 +193,7 @@ def _part(
     )
     if commands is not None:
         given = command_topic(reader)
-        held = commands.stream(part[given])
+        held = commands.stream(part[given], stream)
         if held is not None and given != absolute(contract.topics.joint_states):
             check_commands_are_near(
                 reader, held.held(seen.stamps), state, reader.recorded_name(given)
@@ -300,8 +300,13 @@ def _commands(
 
     NaN where there is none, only an old one, or none of the operator.
     """
-    topic, control = command_topic(reader), absolute(reader.contract.topics.control_source)
-    given = commands.stream(part[topic])
+    topics = reader.contract.topics
+    topic, states, control = (
+        command_topic(reader),
+        absolute(topics.joint_states),
+        absolute(topics.control_source),
+    )
+    given = commands.stream(part[topic], part[states])
     if given is None:
         return np.full((len(seen.stamps), len(reader.contract.command_joints)), np.nan)
     check_joints(reader, given, reader.recorded_name(topic), start)

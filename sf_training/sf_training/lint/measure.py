@@ -231,7 +231,7 @@ def _commands(
 
     def commanded() -> JointStream | None:
         check_one_source(reader, read[topic])
-        return Commands(reader, topic, read[topic]).stream(read[topic])
+        return Commands(reader, topic, read[topic]).stream(read[topic], read[states])
 
     heard = {each: reader.recorded_name(each) for each in names}
     notes += attempt(lambda: check_clocks(contract, read, heard)) or []
