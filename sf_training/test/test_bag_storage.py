@@ -114,7 +114,6 @@ WAYS = {
     "sqlite3 file": lambda folder: next(write_bag(folder / "take", ENTRIES, SQLITE).glob("*.db3")),
     "topic by topic": lambda folder: in_order(folder, by_topic),
     "topic by topic, no chunks": lambda folder: in_order(folder, by_topic, use_chunking=False),
-    "backwards": lambda folder: in_order(folder, lambda each: -each.log),
     "messages packed": lambda folder: write_bag(
         folder / "take", ENTRIES, compression=(CompressionMode.MESSAGE, ZSTD)
     ),

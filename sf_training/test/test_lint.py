@@ -63,7 +63,8 @@ def episode(
                 stamp = frame_stamp(index, frame)
                 if stamp is not None:
                     pixels = np.roll(picture(frame), index, axis=0)
-                    received = messages.nanoseconds(stamp + changes.get("delay", 0.0))
+                    received = changes.get("received", frame_stamp)(index, frame)
+                    received = messages.nanoseconds(received + changes.get("delay", 0.0))
                     writer.write(
                         absolute(camera.topic),
                         messages.image(stamp, camera.frame, pixels),
@@ -182,7 +183,10 @@ CASES = {
     ),
     "backwards": (
         *("stamps", "scene camera", "WARN", "0 stamps repeat and 1 go back"),
-        {"frame_stamp": at_times(scene=lambda n: START + {4: 5, 5: 4}.get(n, n) * 0.1)},
+        {
+            "frame_stamp": at_times(scene=lambda n: START + {4: 5, 5: 4}.get(n, n) * 0.1),
+            "received": lambda camera, n: START + 0.1 * n,
+        },
     ),
     "lost": (
         "lost",

@@ -152,7 +152,7 @@ REFUSED = {
     "an unknown frame": (
         messages.POSE,
         lambda stamp, t: pose_ahead(stamp, t, "camera"),
-        r"commands for the tool are in frame 'camera', which is not fixed to 'base_link'; publish them in 'base_link'",
+        r"commands .* are in frame 'camera', which is not fixed to 'base_link'; publish them in",
     ),
     "out of reach": (
         messages.POSE,

@@ -4,8 +4,9 @@ A block is a chunk of the file: messages that were packed together. Of a file wi
 whole file is one block.
 
 The format allows messages in any order. Recorders write them nearly in the order of receipt, and
-that order is kept; a file that is more than :data:`DISORDER_NS` off (written topic by topic, or
-merged) is read by log time.
+that order is kept; a file whose topics are more than :data:`DISORDER_NS` apart (written topic by
+topic, or merged) is read by log time. Where a topic itself goes back, the recorder's clock was set,
+and the order of the file counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
@@ -97,10 +98,22 @@ def messages_with_places(
     if all(
         after.message_start_time > before.message_end_time - DISORDER_NS
         for before, after in pairwise(entries)
+    ) or _goes_back(
+        (each.channel, each.log_time) for each in _in_chunks(file, entries, channels, [], part)
     ):
         yield from _in_chunks(file, entries, channels, blocks, part)
     else:
         yield from _by_log_time(file, entries, channels, blocks, part)
+
+
+def _goes_back(received: Iterable[tuple[int, int]]) -> bool:
+    """Return whether the log times of a channel go back, from channels and log times [ns]."""
+    newest: dict[int, int] = {}
+    for channel, log_time in received:
+        if log_time < newest.get(channel, log_time) - DISORDER_NS:
+            return True
+        newest[channel] = log_time
+    return False
 
 
 def _by_log_time(
@@ -206,7 +219,9 @@ def _in_chunk(
     if checksum and zlib.crc32(content) != checksum:
         raise McapError(f"crc of the chunk at byte {offset} is wrong")
     found = list(_in_block(content, channels, len(blocks) - 1))
-    if any(after.log_time < before.log_time - DISORDER_NS for before, after in pairwise(found)):
+    if any(
+        after.log_time < before.log_time - DISORDER_NS for before, after in pairwise(found)
+    ) and not _goes_back((each.channel, each.log_time) for each in found):
         found.sort(key=lambda located: located.log_time)
     yield from found
 
@@ -234,18 +249,22 @@ def _unchunked(
     """Yield messages of a file some of which lie outside of chunks; ``block`` is the whole file."""
     part, end = blocks[block].part, blocks[block].size
     starts, times = array("q"), array("q")  # of the records; a chunk is as late as what precedes it
+    heard = array("q")  # channel
     for opcode, position, length in _records(file, end):
         if opcode == Opcode.MESSAGE:
-            _, _, log_time, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
+            channel, _, log_time, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
             if log_time >= 1 << 63:
                 raise McapError(f"the message at byte {position} has log time {log_time}")
             times.append(log_time)
+            heard.append(channel)
             starts.append(position)
         elif opcode == Opcode.CHUNK:
             times.append(times[-1] if times else 0)
+            heard.append(-1)
             starts.append(position)
     order = np.arange(len(starts))
-    if len(times) and (np.diff(np.array(times)) < -DISORDER_NS).any():
+    disordered = len(times) and (np.diff(np.array(times)) < -DISORDER_NS).any()
+    if disordered and not _goes_back(zip(heard, times, strict=True)):
         order = np.argsort(np.array(times), kind="stable")
     for position in (starts[row] for row in order.tolist()):
         file.seek(position)

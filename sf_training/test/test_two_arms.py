@@ -1,0 +1,185 @@
+"""Two arms in one bag: states in one topic, commands on a topic of each arm in different types."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+from foreign_recordings import (
+    BAGS,
+    BEGIN,
+    HAND,
+    LEADER,
+    STATES,
+    TOP,
+    S,
+    entry,
+    joints,
+    loaded,
+    merged,
+    numbers,
+    recording,
+    trajectory,
+    write_bag,
+)
+from synthetic_episodes import SIM_ARM, tiny_contract
+
+from sf_policy_node.contract import parse_contract
+from sf_training.data.bag_files import BagError
+from sf_training.data.episode_reader import EpisodeReader, find_episodes
+from sf_training.lerobot.command import main as lerobot
+from sf_training.lint.measure import measure_episode
+from sf_training.lint.thresholds import Thresholds
+from sf_training.recording import messages
+from sf_training.recording.topics import episode_topics
+from sf_training.view.episode import load as view_episode
+
+ARMS = ("left", "right")
+RIGHT = "/right/target"
+ARM = [f"joint{number}" for number in range(1, 7)]
+NAMES = [f"{arm}_{name}" for arm in ARMS for name in [*ARM, "gripper"]]
+
+
+def pair_contract(**bags):
+    """Two of the simulated arms side by side, with its cameras."""
+    one = tiny_contract()
+    data = one.model_dump(mode="json")
+    body = re.search(r"<robot[^>]*>(.*)</robot>", one.urdf_xml, re.DOTALL)[1]
+    parts = ['<robot name="pair"><link name="world"/>']
+    arms = {}
+    (arm,) = data["arms"].values()
+    for name, y in zip(ARMS, (0.4, -0.4), strict=True):
+        parts.append(re.sub(r'((?:name|link|joint)=")', rf"\1{name}_", body))
+        parts.append(
+            f'<joint name="{name}_stand" type="fixed"><parent link="world"/>'
+            f'<child link="{name}_base_link"/><origin xyz="0 {y} 0"/></joint>'
+        )
+        arms[name] = arm | {
+            "base_frame": f"{name}_base_link",
+            "tool_frame": f"{name}_tool0",
+            "joints": [each | {"name": f"{name}_{each['name']}"} for each in arm["joints"]],
+            "gripper": arm["gripper"] | {"joint": f"{name}_gripper"},
+            "command": arm["command"] | {"topic": f"{name}/commands"},
+        }
+    joint_names = [[f"{arm}_{name}" for name in ARM] for arm in ARMS]
+    names = [*joint_names[0], "left/gripper", *joint_names[1], "right/gripper"]
+    data |= {"robot": "pair", "urdf": "pair.urdf", "base_frame": "world", "arms": arms}
+    data["action"] |= {"space": "joint_position", "names": names, "horizon": 4}
+    data["action"]["tool_orientation"] = None
+    data["bags"] = {
+        "topics": BAGS["topics"] | {RIGHT: "/teleop/joint_command"},
+        "commands": LEADER,
+        "instruction": "fold the towel",
+    } | bags
+    return parse_contract(yaml.safe_dump(data), "".join([*parts, "</robot>"]), str(SIM_ARM))
+
+
+ROBOT = pair_contract()
+
+
+def both_at(t):
+    """(14,) joints and grippers of both arms; no two move alike."""
+    rates = np.array([0.2, 0.1, 0, 0, -0.1, 0, -0.005, -0.15, 0.05, 0, 0.1, 0, 0.1, 0.004])
+    start = np.array([0, 0.4, 1.4, 1.3, 0, 0, 0.03, 0.3, 0.5, 1.2, 1.1, 0, 0.1, 0.01])
+    return start + rates * t
+
+
+def pair_recording(right):
+    """One second; ``right`` makes a command of the right arm from stamp and positions (7,)."""
+    cameras = [each for each in recording(1.0) if each.topic in (TOP, HAND)]
+    states = [
+        entry(
+            *(STATES, messages.JOINT_STATE, k / 50),
+            joints(BEGIN + k * S // 50, [*NAMES, "mast"], [*both_at(k / 50), 7.0]),
+        )
+        for k in range(50)
+    ]
+    left = [
+        entry(
+            *(LEADER, messages.JOINT_STATE, k / 25),
+            joints(BEGIN + k * S // 25, NAMES[:7], both_at(k / 25 + 0.04)[:7]),
+        )
+        for k in range(25)
+    ]
+    others = [
+        entry(
+            *(RIGHT, right[0], k / 25),
+            right[1](BEGIN + k * S // 25, both_at(k / 25 + 0.04)[7:]),
+        )
+        for k in range(25)
+    ]
+    return merged(cameras, states, left, others)
+
+
+RIGHTS = {
+    "joint states": (messages.JOINT_STATE, lambda at, q: joints(at, NAMES[7:], q)),
+    "numbers": (messages.NUMBERS, lambda at, q: numbers(q)),
+    "trajectories": (
+        messages.JOINT_TRAJECTORY,
+        lambda at, q: trajectory(at, NAMES[7:], [(0.0, q)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RIGHTS)
+def test_each_arm_has_its_own_commands(tmp_path, kind):
+    bag = write_bag(tmp_path / "take", pair_recording(RIGHTS[kind]))
+    data = loaded([bag], ROBOT)
+    assert len(data.pair_frame) == 10 and not data.notes
+    step = ROBOT.action.step_s
+    for row in range(4):
+        times = data.stamps[data.pair_frame] - data.stamps[0] + (row + 1) * step
+        # numbers have no stamp and count when they are received, 4 ms later
+        sent = np.minimum(np.floor(times * 25 + 1e-3), 24) / 25 + 0.04
+        expected = np.array([both_at(t) for t in sent])
+        for column in (6, 13):
+            expected[:, column] /= 0.035
+        wrong = np.abs(data.pair_target[:, row] - expected)
+        assert wrong[:, :7].max() < 1e-5
+        assert wrong[:, 7:].max() < (1e-5 if kind != "numbers" else 7e-3)
+    measure = measure_episode(bag, Thresholds(), 2, ROBOT)
+    assert not measure.faults and not measure.broken
+    assert len(measure.motion.opening) == 20, "both grippers"
+    assert view_episode(EpisodeReader(bag, ROBOT)).commanded.positions.shape[1] == 14
+
+
+def test_an_arm_that_nobody_commands_is_named(tmp_path):
+    entries = [each for each in pair_recording(RIGHTS["numbers"]) if each.topic != RIGHT]
+    with pytest.raises(BagError, match=r"joint right_gripper, right_joint1, .* is never commanded"):
+        loaded([write_bag(tmp_path / "take", entries)], ROBOT)
+
+
+def test_units_of_one_arm_do_not_touch_the_other(tmp_path):
+    turned = dict.fromkeys(NAMES[:6], 57.29578)
+    factors = np.array([turned.get(name, 1.0) for name in NAMES])
+    entries = [
+        each
+        if each.topic != STATES
+        else entry(
+            *(STATES, messages.JOINT_STATE, each.at),
+            joints(BEGIN + round(each.at * S), NAMES, both_at(each.at) * factors),
+        )
+        for each in pair_recording(RIGHTS["joint states"])
+    ]
+    with pytest.raises(BagError, match=r"/ur/states: left_joint3 reaches 80.2.* 2.7 rad"):
+        loaded([write_bag(tmp_path / "take", entries)], ROBOT)
+
+
+def test_there_and_back_through_lerobot(tmp_path, capsys):
+    write_bag(tmp_path / "bags/take", pair_recording(RIGHTS["joint states"]))
+    robot = tmp_path / "pair.yaml"
+    robot.write_text(ROBOT.to_yaml())
+    (tmp_path / "pair.urdf").write_text(ROBOT.urdf_xml)
+    words = ["--contract", str(robot), "--out"]
+    assert not lerobot(["export", str(tmp_path / "bags"), *words, str(tmp_path / "set")])
+    assert not lerobot(["import", str(tmp_path / "set"), *words, str(tmp_path / "back")])
+    before = loaded([tmp_path / "bags/take"], ROBOT)
+    after = loaded(find_episodes(tmp_path / "back"), None)
+    count = len(after.pair_frame)
+    assert count >= 8
+    np.testing.assert_allclose(after.pair_target[:, 0], before.pair_target[:count, 0], atol=1e-5)
+
+
+def test_the_recorder_keeps_the_commands_of_every_arm():
+    names = [topic.name for topic in episode_topics(ROBOT)]
+    assert {"/left/commands", "/right/commands"} <= set(names) and len(set(names)) == len(names)
