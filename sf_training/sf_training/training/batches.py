@@ -8,12 +8,13 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sf_training.training.picture_workers import PictureWorkers
 from sf_training.training.settings import TrainingError
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
 
@@ -55,11 +56,23 @@ class Batch:
     state: dict
 
 
+class _Drawn(NamedTuple):
+    """A batch without its images: frames (F,), rows (B,) of them, labels (B,), and the sampler's
+    state afterwards.
+    """
+
+    frames: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    state: dict
+
+
 class Batches:
     """Draw batches without end, each split into ``processes * accumulate`` parts of equal size.
 
     Args:
         ahead: batches that a thread reads ahead; 0 reads them when they are asked for.
+        workers: processes that decode images, each a whole batch; 0 decodes in the thread.
 
     Raises:
         TrainingError: a batch cannot be split so.
@@ -74,6 +87,7 @@ class Batches:
         processes: int = 1,
         accumulate: int = 1,
         ahead: int = 2,
+        workers: int = 0,
     ) -> None:
         parts = processes * accumulate
         if sampler.pairs % parts or sampler.singles % parts:
@@ -85,17 +99,24 @@ class Batches:
         self._data, self._sampler, self._ahead = data, sampler, ahead
         self._mine = range(process * accumulate, (process + 1) * accumulate)
         self._parts = parts
-        self._reader: _ReadAhead | None = None
+        self._workers = workers
+        self._reader: _ReadAhead | PictureWorkers | None = None
         self.labels = 2 * sampler.pairs + sampler.singles  # in a batch
         self.reading = (
             threading.Lock()
         )  # held while images are read: one thread at a time reads bags
 
     def __next__(self) -> Batch:
-        if not self._ahead:
+        if not (self._ahead or self._workers):
             return self._read()
-        if self._reader is None:
+        if self._reader is None and self._workers:
+            images = self._data.images
+            self._reader = PictureWorkers(images, self._draw, self._workers, self._ahead)
+        elif self._reader is None:
             self._reader = _ReadAhead(self._read, self._ahead)
+        if isinstance(self._reader, PictureWorkers):
+            drawn, images = self._reader.get()
+            return self._batch(drawn, images)
         return self._reader.get()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -107,36 +128,42 @@ class Batches:
         self._sampler.state = state
 
     def close(self) -> None:
-        """End the thread and drop the batches that it has read."""
+        """End the thread or the processes, and drop the batches that they have read."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def _read(self) -> Batch:
-        frames, rows, labels = self._sampler.draw()
-        state = self._sampler.state
-        pairs, singles = self._sampler.pairs // self._parts, self._sampler.singles // self._parts
+        drawn, frames = self._draw()
         with self.reading:
-            parts = tuple(
-                self._part(number, pairs, singles, frames, rows, labels) for number in self._mine
-            )
-        return Batch(parts, len(labels), len(frames), state)
+            images = self._data.images[frames]
+        return self._batch(drawn, torch.from_numpy(np.ascontiguousarray(images)))
 
-    def _part(
-        self,
-        number: int,
-        pairs: int,
-        singles: int,
-        frames: np.ndarray,
-        rows: np.ndarray,
-        labels: np.ndarray,
-    ) -> Part:
-        chosen = np.concatenate(
+    def _draw(self) -> tuple[_Drawn, np.ndarray]:
+        """Draw the next batch; return it and the frames (F,) that this process needs of it."""
+        drawn = _Drawn(*self._sampler.draw(), self._sampler.state)
+        return drawn, np.concatenate([drawn.frames[self._chosen(part)] for part in self._mine])
+
+    def _chosen(self, number: int) -> np.ndarray:
+        """Return the places (F,) of a part's frames in the batch."""
+        pairs, singles = self._sampler.pairs // self._parts, self._sampler.singles // self._parts
+        return np.concatenate(
             [
                 np.arange(pairs) + number * pairs,
                 self._sampler.pairs + np.arange(singles) + number * singles,
             ]
         )
+
+    def _batch(self, drawn: _Drawn, images: Tensor) -> Batch:
+        """Put a batch together; ``images`` are those of the frames that :meth:`_draw` returned."""
+        parts = tuple(
+            self._part(number, drawn, own)
+            for number, own in zip(self._mine, images.chunk(len(self._mine)), strict=True)
+        )
+        return Batch(parts, len(drawn.labels), len(drawn.frames), drawn.state)
+
+    def _part(self, number: int, drawn: _Drawn, images: Tensor) -> Part:
+        chosen, (frames, rows, labels) = self._chosen(number), drawn[:3]
         whole = np.flatnonzero(np.isin(rows, chosen))
         return Part(
             frames=frames[chosen],
@@ -144,7 +171,7 @@ class Batches:
             rows=torch.from_numpy(np.searchsorted(chosen, rows[whole])),
             whole=torch.from_numpy(whole),
             batch_frames=torch.from_numpy(chosen),
-            images=torch.from_numpy(np.ascontiguousarray(self._data.images[frames[chosen]])),
+            images=images,
         )
 
 

@@ -126,7 +126,12 @@ class TrainingRun:
         )
         place = {"process": accelerator.process_index, "processes": accelerator.num_processes}
         self.batches = Batches(
-            data, sampler, **place, accumulate=settings.accumulate, ahead=settings.read_ahead
+            data,
+            sampler,
+            **place,
+            accumulate=settings.accumulate,
+            ahead=settings.read_ahead,
+            workers=settings.workers,
         )
         self._sampler_state = sampler.state
         self._states = torch.from_numpy(normalisation.state.normalise(data.states))

@@ -184,6 +184,8 @@ class Settings:
     """Keep prepared pictures beside the data: faster from the second pass on, for disk."""
     read_ahead: int = 2
     """Batches that a thread reads ahead of their use; 0 reads them in the loop."""
+    workers: int = 0
+    """Processes that decode images, each a whole batch ahead; 0 decodes in the thread above."""
     validate_every: int = 200
     """Steps between two validations (action error, and whether the named cube is chosen)."""
     evaluate_every: int = 0
@@ -219,7 +221,7 @@ class Settings:
                 raise TrainingError(
                     f"--{name.replace('_', '-')}: must be at least 1, got {getattr(self, name)}"
                 )
-        for name in ("warm_up", "weight_decay", "read_ahead", "pairs", "singles"):
+        for name in ("warm_up", "weight_decay", "read_ahead", "workers", "pairs", "singles"):
             if getattr(self, name) < 0:
                 raise TrainingError(
                     f"--{name.replace('_', '-')}: must not be negative, got {getattr(self, name)}"

@@ -30,6 +30,7 @@ PLACES = (
     "out",
     "save_every",
     "read_ahead",
+    "workers",
     "wandb",
     "keep_pictures",
     "fsdp",
