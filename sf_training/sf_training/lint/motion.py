@@ -42,7 +42,7 @@ class Motion:
     idle_share: float
     idle_start_s: float
     idle_end_s: float
-    opening: np.ndarray  # (N,) of the gripper, 0 closed to 1 open; empty without a gripper column
+    opening: np.ndarray  # (N,) of each gripper in turn, 0 closed to 1 open; empty without a column
     end: np.ndarray  # (J,) at the last usable step
     jerk: float  # see ``relative_jerk``; NaN of an episode that is too short
 
@@ -121,7 +121,9 @@ def _units(contract: Contract) -> list[str]:
 
 
 def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
-    """(N,) mean opening of the grippers that chunks command, of joints (N, J); empty: of none."""
+    """Openings (G * N,) of the G grippers that chunks command, one after the other, of joints
+    (N, J); a mean would hide one that is in another unit.
+    """
     named = {column.arm for column in contract.columns.action if column.kind is ColumnKind.GRIPPER}
     commands = contract.columns.commands
     openings = [
@@ -129,7 +131,7 @@ def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
         for name in named
         if len(fingers := commands.indices(ColumnKind.GRIPPER, arm=name))
     ]
-    return np.mean(openings, axis=0) if openings else np.empty(0)
+    return np.concatenate(openings) if openings else np.empty(0)
 
 
 def _velocities(contract: Contract) -> np.ndarray:
