@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint docs eval train bench faults soak study report bootstrap clean distclean
+.PHONY: help demo up test lint docs eval train pair bench faults soak study report bootstrap clean distclean
 
 # More arguments for the command of a target:  make train ARGS="--alpha 0"
 ARGS ?=
@@ -11,6 +11,8 @@ IN_ENV := source docker/env.sh &&
 ROBOT := sf_bringup/config/robots/sim_arm.yaml
 NANO := sf_bringup/config/policies/nano
 TRAIN_NANO := --contract $(ROBOT) --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
+PAIR := sf_bringup/config/robots/piper_pair.yaml
+TRAIN_PAIR := --contract $(PAIR) --seed 0 --steps 6000 --validate-every 500 --evaluate-every 3000 --evaluation-episodes 20
 TRAIN_STUDY := --contract $(ROBOT) --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
 
 # Tests on all cores, four at most; those that start nodes come last, one after the other (conftest.py). In order:  ARGS="-n 0"
@@ -43,6 +45,10 @@ eval: bootstrap  ## 100 seeded episodes without ROS and 20 over ROS; writes out/
 train: bootstrap  ## demonstrations if there are none, then the training that made the shipped checkpoint
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500
 	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos --out out/nano $(TRAIN_NANO) $(ARGS)
+
+pair: bootstrap  ## two Piper arms: demonstrations, then training with Spatial Forcing; writes out/nano_pair/
+	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos_pair --contract $(PAIR) --episodes 320
+	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos_pair --out out/nano_pair $(TRAIN_PAIR) $(ARGS)
 
 bench: bootstrap  ## motion, latencies, simulation and training speed; writes out/bench.json and out/bench/
 	$(IN_ENV) PYTHONPATH=tests:$$PYTHONPATH exec python3 -m bench.run $(ARGS)

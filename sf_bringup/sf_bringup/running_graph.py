@@ -22,7 +22,7 @@ from sf_policy_node.contract import load_contract
 
 START_S = 180.0  # reading the checkpoint on a busy machine
 _LOOK_AROUND_S = 3.0
-_SHIPPED = {SIM_ROBOT: "nano", "piper_pair": "nano_pair"}
+_PAIR, _PAIR_POLICY = "piper_pair", Path("out/nano_pair")
 
 
 @contextmanager
@@ -66,17 +66,22 @@ def running_graph(
 
 
 def shipped_policy(robot: str) -> str:
-    """Return the name of the policy that is shipped for a simulated robot.
+    """Return the policy of a simulated robot: a shipped one's name, or what ``make pair`` wrote.
 
     Raises:
         GraphError: there is none.
     """
-    if robot not in _SHIPPED:
+    if robot == _PAIR and _PAIR_POLICY.is_dir():
+        return str(_PAIR_POLICY)
+    if robot == _PAIR:
         raise GraphError(
-            f"--policy: none is shipped for {robot}, only for {', '.join(_SHIPPED)}; give the"
-            " directory of a checkpoint"
+            f"--policy: none is shipped for {robot}; run make pair, which trains {_PAIR_POLICY}"
         )
-    return _SHIPPED[robot]
+    if robot != SIM_ROBOT:
+        raise GraphError(
+            f"--policy: none is shipped for {robot}; give the directory of a checkpoint"
+        )
+    return "nano"
 
 
 def ros_words(words: Sequence[str]) -> list[str]:
