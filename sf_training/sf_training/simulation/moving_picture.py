@@ -1,6 +1,6 @@
 """``python3 -m sf_training.simulation.moving_picture``: film the simulated arm for the README.
 
-A policy follows one instruction in a seeded scene; a free camera beside the table records it.
+A policy, or the scripted expert, follows one instruction per seed. A free camera records it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import parse
 from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.joint_operator import demonstrate_joints
+from sf_training.simulation.operator import demonstrate
 from sf_training.simulation.rollout import run_episode
 
-_VIEW = {"lookat": (0.20, 0.02, 0.16), "distance": 1.1, "azimuth": 145.0, "elevation": -20.0}
+_LOOK_AT, _ELEVATION = (0.20, 0.02, 0.16), -20.0  # [m], [degrees]
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Arguments:
     """
 
     contract: Path
-    """Contract of the simulated arm."""
-    checkpoint: Path
-    """Checkpoint directory of the policy."""
+    """Contract of the robot."""
+    checkpoint: Path | None = None
+    """Checkpoint directory of the policy; default the scripted expert."""
     out: Path = Path("out/sim_arm.webp")
     """File to write; the suffix chooses the format (.webp or .gif)."""
     seeds: tuple[int, ...] = (970_003, 970_006, 970_009)
@@ -41,6 +44,10 @@ class Arguments:
     """Width of a frame [pixels]; the height is three quarters of it."""
     rate_hz: float = 15.0
     """Frames per second of simulated time."""
+    distance: float = 1.1
+    """From the camera to the middle of the scene [m]."""
+    azimuth: float = 145.0
+    """Direction in which the camera looks [degrees]."""
     quality: int = 70
     """WebP quality, 0 to 100."""
 
@@ -48,14 +55,22 @@ class Arguments:
 class FilmedArm(ArmSim):
     """A simulated arm that keeps a frame of a free camera every ``1 / rate_hz`` seconds."""
 
-    def __init__(self, contract, *, width: int, rate_hz: float) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        width: int,
+        rate_hz: float,
+        distance: float = 1.1,
+        azimuth: float = 145.0,
+    ) -> None:
         self.frames: list[Image.Image] = []
         self._rate_hz, self._due = rate_hz, 0.0
         self._film = None
         super().__init__(contract)
         self._camera = self._mujoco.MjvCamera()
-        for name, value in _VIEW.items():
-            setattr(self._camera, name, value)
+        self._camera.lookat[:], self._camera.elevation = _LOOK_AT, _ELEVATION
+        self._camera.distance, self._camera.azimuth = distance, azimuth
         height = width * 3 // 4
         buffer = self._model.vis.global_  # the largest image that MuJoCo can render off screen
         buffer.offwidth, buffer.offheight = (
@@ -81,13 +96,16 @@ class FilmedArm(ArmSim):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "moving_picture")
-    sim = FilmedArm(
-        load_contract(arguments.contract), width=arguments.width, rate_hz=arguments.rate_hz
-    )
-    policy = Policy.load(arguments.checkpoint, contract=load_contract(arguments.contract))
+    contract = load_contract(arguments.contract)
+    view = {name: getattr(arguments, name) for name in ("width", "rate_hz", "distance", "azimuth")}
+    sim = FilmedArm(contract, **view)
+    policy = Policy.load(arguments.checkpoint, contract=contract) if arguments.checkpoint else None
     for seed in arguments.seeds:
-        result = run_episode(sim, policy, seed)
-        print(f"seed {seed}: {result.instruction!r}, success: {result.success}")
+        if policy:
+            success = run_episode(sim, policy, seed).success
+        else:
+            success = _demonstrate(sim, contract, seed)
+        print(f"seed {seed}: success {success}")
         sim.frames.extend(sim.frames[-1:] * round(arguments.rate_hz))  # a second to look at it
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = sim.frames
@@ -104,6 +122,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{arguments.out}: {len(sim.frames)} frames, {size / 1e6:.2f} MB")
     sim.close()
     return 0
+
+
+def _demonstrate(sim: FilmedArm, contract: Contract, seed: int) -> bool:
+    sim.reset(seed)
+    rng = np.random.default_rng(seed)
+    frames = (
+        demonstrate(sim, contract, Kinematics(contract), rng)
+        if contract.action.space.is_tool
+        else demonstrate_joints(sim, contract, rng)
+    )
+    for _ in frames:
+        pass
+    return sim.task_state().picked()
 
 
 if __name__ == "__main__":
