@@ -20,7 +20,14 @@ from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask, depth
 from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
 from sf_training.spatial_forcing.frozen_tokens import frozen_tokens, random_twin, rgb_tokens
 from sf_training.spatial_forcing.probe import main
-from sf_training.spatial_forcing.probe_report import MEAN_PICTURE, RANDOM, RGB, STATE, trained_how
+from sf_training.spatial_forcing.probe_report import (
+    MEAN_PICTURE,
+    RANDOM,
+    RGB,
+    STATE,
+    row_names,
+    trained_how,
+)
 
 CONTRACT = tiny_contract()
 SIZES = {"cameras": 2, "state_size": len(state_names(CONTRACT)), "action_size": 4, "horizon": 8}
@@ -245,6 +252,27 @@ def test_pixels_of_a_patch_stay_together():
 )
 def test_checkpoints_are_named_by_how_they_were_trained(training, name):
     assert trained_how(training, "folder") == name
+
+
+def test_seeds_share_a_row_and_other_settings_do_not():
+    def run(**settings):
+        return {"settings": {"teacher": "pointmap", "alignment": {"layer": 2}, **settings}}
+
+    training = [
+        run(seed=0, out="a"),
+        run(seed=1, out="b"),
+        run(seed=0, out="c", alignment={"layer": 3}),
+        run(seed=0, out="d", teacher="none"),
+        {},
+    ]
+    assert row_names(training, list("abcde")) == [
+        "SF (pointmap), alignment.layer 2",
+        "SF (pointmap), alignment.layer 2",
+        "SF (pointmap), alignment.layer 3",
+        "no SF",
+        "e",
+    ]
+    assert row_names(training[:2], list("ab")) == ["SF (pointmap)"] * 2
 
 
 @pytest.fixture(scope="module")

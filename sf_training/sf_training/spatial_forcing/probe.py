@@ -44,7 +44,7 @@ from sf_training.spatial_forcing.probe_report import (
     STATE,
     Member,
     ProbeReport,
-    trained_how,
+    row_names,
 )
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 
@@ -340,9 +340,11 @@ def _sources(
                 f"random weights, seed {seed}",
             ),
         )
-    for path, checkpoint, how in zip(arguments.checkpoints, checkpoints, training, strict=True):
+    names = [path.name for path in arguments.checkpoints]
+    rows = row_names(training, names)
+    for path, checkpoint, row in zip(arguments.checkpoints, checkpoints, rows, strict=True):
         yield (
-            trained_how(how, path.name),
+            row,
             path.name,
             tokens(checkpoint.model, checkpoint, path.name),
         )

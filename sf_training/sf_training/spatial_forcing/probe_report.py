@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,21 @@ RANDOM = "random weights"
 NO_SF = "no SF"
 _RESAMPLES = 1000
 _CONTROLS = ("mean", "random", "rgb")
+_OF_A_SEED = (  # settings in which seeds of one run differ, or that change no weight
+    "seed",
+    "data",
+    "out",
+    "save_every",
+    "read_ahead",
+    "wandb",
+    "keep_pictures",
+    "fsdp",
+    "threads",
+    "validate_every",
+    "evaluate_every",
+    "evaluation_episodes",
+    "stop_at",
+)
 
 
 @dataclass(frozen=True)
@@ -254,6 +269,42 @@ def trained_how(training: dict, name: str) -> str:
     if teacher == "none":
         return NO_SF
     return f"control {teacher}" if teacher in _CONTROLS else f"SF ({teacher})"
+
+
+def row_names(training: Sequence[dict], names: Sequence[str]) -> list[str]:
+    """Name the row of each checkpoint: seeds of one run share a row, other settings do not.
+
+    Args:
+        training: of each checkpoint, what its ``config.json`` says of its training.
+        names: of the checkpoints' folders.
+
+    Returns:
+        For each the name of :func:`trained_how`, with the settings that tell it from other
+        checkpoints of that name.
+    """
+    found = [trained_how(each, name) for each, name in zip(training, names, strict=True)]
+    told = [_told(each) for each in training]
+    result = []
+    for name, own in zip(found, told, strict=True):
+        alike = [other for each, other in zip(found, told, strict=True) if each == name]
+        keys = sorted({key for each in alike for key in each})
+        apart = [key for key in keys if len({str(each.get(key)) for each in alike}) > 1]
+        more = ", ".join(f"{key} {own.get(key)}" for key in apart)
+        result.append(f"{name}, {more}" if more else name)
+    return result
+
+
+def _told(training: dict) -> dict[str, Any]:
+    """Settings of a run by dotted name, without those in which seeds of one run differ."""
+
+    def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            elif prefix or key not in _OF_A_SEED:
+                yield f"{prefix}{key}", value
+
+    return dict(flat(training.get("settings", {})))
 
 
 def _title(members: Sequence[Member], name: str) -> str:
