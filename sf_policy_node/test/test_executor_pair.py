@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from arm_pair import PAIR_HOME, pair
 from lying_arm import LyingArm
-from motion_cases import make_chunk
+from motion_cases import make_chunk, sim_arm
 
 from sf_policy_node.controller.control_loop import ControlLoop
+from sf_policy_node.motion.arm.collision import CollisionModel
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
@@ -251,6 +252,14 @@ def test_arms_that_would_touch_are_stopped_before_and_both_links_are_named():
     assert robot.position[0] > -1.2, "both turned towards each other and were cut"
     assert robot.executor.status.workspace_clips > 0
     robot.assert_inside_limits()
+
+
+def test_an_arm_is_checked_against_the_stand_of_the_other_one():
+    one, two = CollisionModel.of(sim_arm()), CollisionModel.of(pair())
+    assert ("right_base_link", "left_link1") in two.checked
+    assert ("left_base_link", "left_link1") in two.allowed
+    radii = [{shape.capsule.radius for shape in model.shapes} for model in (one, two)]
+    assert radii[0] == radii[1], "how far apart they stand does not make arms thicker"
 
 
 def test_a_box_and_a_tool_speed_hold_for_each_arm():

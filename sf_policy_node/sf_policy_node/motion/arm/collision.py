@@ -21,7 +21,12 @@ from sf_policy_node.motion.arm.collision_bounds import (
 from sf_policy_node.motion.arm.collision_distances import ExactDistances, refine
 from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.motion.arm.link_geometry import LinkShape, box_shape, read_shapes
+from sf_policy_node.motion.arm.link_geometry import (
+    LinkShape,
+    box_shape,
+    carriers,
+    read_shapes,
+)
 
 MARGIN = 0.005  # m: nearer than this counts as touching
 FURTHEST_STEP = 0.02  # m: samples between which a shape moves further are refined
@@ -105,6 +110,7 @@ class CollisionModel:
         self.shapes = read_shapes(model, urdf_xml, tool_frame, folders, capsule_radius)
         self.shapes += [box_shape(each.name, each.lower, each.upper, base) for each in boxes]
         self._boxes = len(boxes)
+        self._carriers = {joint - 1: link.name for joint, link in carriers(model).items()}
         self._set_arrays()
         self._limits = tuple(np.asarray(each, float) for each in limits)
         self.allowed: dict[tuple[str, str], str] = {}
@@ -250,13 +256,19 @@ class CollisionModel:
                     continue  # they never move against each other
                 if frozenset((first.link, second.link)) in given:
                     self._allow(first, second, "allowed by the contract")
-                elif len(path) == 1:
+                elif len(path) == 1 and not self._stands_of_another(first, second, path[0]):
                     self._allow(first, second, "joined by one joint")
                 elif not arm_moves[path].any():
                     self._allow(first, second, "parts of one gripper")
                 else:
                     pairs.append((i, j))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def _stands_of_another(self, first: LinkShape, second: LinkShape, joint: int) -> bool:
+        """One of two links carries an arm, and ``joint`` is the first one of another arm."""
+        still = {shape.link for shape in (first, second) if shape.joint == 0}
+        others = set(self._carriers.values()) - {self._carriers.get(joint)}
+        return bool(still & others)
 
     def _allow_touching(self, home: np.ndarray | None) -> None:
         """Take the pairs out that touch in the home pose; a box must be touched in every pose."""

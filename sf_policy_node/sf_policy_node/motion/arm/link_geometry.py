@@ -176,9 +176,23 @@ def _box_corners(half: np.ndarray) -> np.ndarray:
     return signs * half
 
 
+def carriers(model: pinocchio.Model) -> dict[int, pinocchio.Frame]:
+    """Return the link that carries each joint whose parent does not move, by the joint."""
+    found = {}
+    for child in model.children[0]:
+        frame = model.frames[model.getFrameId(model.names[child], pinocchio.FrameType.JOINT)]
+        found[child] = model.frames[frame.parentFrame]
+    return found
+
+
 def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
+    """From the link that carries the arm to its tool, along the joints [m]."""
+    stands = {joint: link.placement.translation for joint, link in carriers(model).items()}
     joints = [joint for joint in model.supports[tool.parentJoint] if joint != 0]
-    lengths = [np.linalg.norm(model.jointPlacements[joint].translation) for joint in joints]
+    lengths = [
+        np.linalg.norm(model.jointPlacements[joint].translation - stands.get(joint, np.zeros(3)))
+        for joint in joints
+    ]
     return float(sum(lengths) + np.linalg.norm(tool.placement.translation)) or 0.5
 
 
@@ -218,9 +232,7 @@ def _assumed_capsules(
 
 def _stands(model: pinocchio.Model, radius: float) -> list[LinkShape]:
     shapes = []
-    for child in model.children[0]:
-        frame = model.frames[model.getFrameId(model.names[child], pinocchio.FrameType.JOINT)]
-        carrier = model.frames[frame.parentFrame]
+    for child, carrier in carriers(model).items():
         start, end = carrier.placement.translation, model.jointPlacements[child].translation
         if np.linalg.norm(end - start) >= _SHORTEST:
             shapes.append(_capsule(carrier.name, 0, start.copy(), end.copy(), radius))
