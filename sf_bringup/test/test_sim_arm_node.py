@@ -38,7 +38,11 @@ class Arm(ArmClient):
         super().__init__(contract)
         self.contract = contract
         self.stamps, self.last = defaultdict(list), {}
-        self.trajectories = self._node.create_publisher(JointTrajectory, contract.command.topic, 10)
+        self.by_arm = {
+            name: self._node.create_publisher(JointTrajectory, arm.command.topic, 10)
+            for name, arm in contract.arms.items()
+        }
+        self.trajectories = next(iter(self.by_arm.values()))
         self.pause = self._node.create_client(SetBool, "/sim_arm/pause")
         self.listen(JointState, "/joint_states")
 
@@ -70,14 +74,13 @@ class Arm(ArmClient):
             f"{duration} simulated seconds did not pass",
         )
 
-    def move(self, target, duration, names=CONTRACT.command_joints):
-        self.wait_until(
-            self.trajectories.get_subscription_count, PATIENCE_S, "nobody takes trajectories"
-        )
+    def move(self, target, duration, names=CONTRACT.command_joints, arm=None):
+        publisher = self.by_arm[arm] if arm else self.trajectories
+        self.wait_until(publisher.get_subscription_count, PATIENCE_S, "nobody takes trajectories")
         point = JointTrajectoryPoint(positions=list(target), velocities=[0.0] * len(target))
         point.time_from_start.sec = int(duration)
         point.time_from_start.nanosec = int(duration % 1 * 1e9)
-        self.trajectories.publish(JointTrajectory(joint_names=list(names), points=[point]))
+        publisher.publish(JointTrajectory(joint_names=list(names), points=[point]))
 
 
 @pytest.fixture
@@ -108,6 +111,24 @@ def start(ros_domain):
 
 def rate(stamps):
     return (len(stamps) - 1) / (stamps[-1] - stamps[0])
+
+
+def test_each_of_two_arms_follows_its_own_controller(start):
+    robot, _ = start("piper_pair")
+    robot.wait_until(lambda: robot.last.get("/joint_states"), PATIENCE_S, "no joint states")
+    contract = robot.contract
+    assert list(robot.last["/joint_states"].name) == contract.command_joints
+    begin, goals = robot.joints(), {}
+    for number, (name, arm) in enumerate(contract.arms.items()):
+        columns = contract.columns.commands.indices(arm=name)
+        goals[name] = (columns, begin[columns] + 0.1 * (1 - 2 * number) * (columns % 7 == 0))
+        robot.move(goals[name][1], 0.5, arm.command_joints, arm=name)
+    for name, (columns, goal) in goals.items():
+        robot.wait_until(
+            lambda columns=columns, goal=goal: np.abs(robot.joints()[columns] - goal).max() < 0.01,
+            PATIENCE_S,
+            f"{name} did not get there",
+        )
 
 
 def test_topics_and_rates(start):
