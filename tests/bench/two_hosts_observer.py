@@ -52,12 +52,13 @@ class Observer(Node):
         self.create_timer(TICK_S, self._on_tick)
 
     def _on_tick(self) -> None:
-        """End the instruction, set a new scene, and instruct once nothing of before is fresh."""
+        """Set a new scene, and instruct once nothing of before is fresh.
+
+        The arm leaps to its start, which ends the instruction and counts as one hold.
+        """
         step = self._tick % EPISODE_TICKS
         self._tick += 1
-        if step == 0:
-            self._instruction.publish(String(data=""))
-        elif step == 1:
+        if step == 1:
             self._seed += 1
             self._reset.call_async(ResetScene.Request(seed=self._seed))
         elif step == 3:
