@@ -20,7 +20,7 @@ from sf_policy_node.motion.state_machine import (
 from sf_policy_node.motion.types import ControlSource
 
 DOC = Path(__file__).resolve().parents[1] / "doc" / "motion.md"
-MOTION = {Event.CHUNK, Event.TELEOPERATION, Event.REPLAY}
+MOTION = {Event.CHUNK, Event.TELEOPERATION, Event.REPLAY, Event.HOME}
 ALL = [(now, event, step) for now in situations() for event, step in edges(now)]
 NOBODY = ControlSource.NOBODY
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -20,11 +20,19 @@ from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
+from sf_policy_node.motion.homing import Homing
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
-from sf_policy_node.motion.state_machine import Event, Situation, State, may_be_led, transition
+from sf_policy_node.motion.state_machine import (
+    Event,
+    Situation,
+    State,
+    may_be_led,
+    may_go_home,
+    transition,
+)
 from sf_policy_node.motion.status import ExecutorStatus, StatusLog
 from sf_policy_node.motion.supervisor import AGAIN, LED_BY, Supervisor
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
@@ -34,6 +42,12 @@ _DELIVERY_S = 0.02  # from here to the controller
 _PLANNING_FORGOTTEN = (
     0.9  # share of the longest planning time that is remembered from chunk to chunk
 )
+
+_LEADS = {
+    ControlSource.TELEOPERATION: Event.TELEOPERATION,
+    ControlSource.REPLAY: Event.REPLAY,
+    ControlSource.HOME: Event.HOME,
+}
 
 
 class ChunkExecutor:
@@ -82,6 +96,10 @@ class ChunkExecutor:
         self._pressed: set[str] = set()  # emergency stop buttons
         self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
         self._from_rest = True
+
+        self._workspace = workspace
+        self.homing: Homing | None = None
+        """The way home that has begun and not ended."""
 
     # ---- lifecycle, pause and emergency stop ----
 
@@ -271,7 +289,8 @@ class ChunkExecutor:
         Outranks the policy until silent for ``budgets.teleop_age_s``.
 
         Args:
-            source: an operator, or a replay, which yields to an operator and to a pause.
+            source: an operator; or a replay or the way home, which yield to an operator and to a
+                pause.
 
         Raises:
             MotionRefused: the motion under way continues to its end.
@@ -283,9 +302,9 @@ class ChunkExecutor:
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
         before, operator = self._supervisor.situation.source, ControlSource.TELEOPERATION
-        if source is ControlSource.REPLAY and before is operator:
+        if source is not operator and before is operator:
             raise MotionRefused("an operator teleoperates the arm, who outranks a replay")
-        if source is ControlSource.REPLAY and self._supervisor.situation.paused:
+        if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused("the executor is paused")
         self._check_may_move()
         start = self._guard.start(now)
@@ -293,8 +312,7 @@ class ChunkExecutor:
         if before is not source:
             self._teleoperation.take_over()
         self._supervisor.led_until = now + self.contract.budgets.teleop_age_s
-        event = Event.REPLAY if source is ControlSource.REPLAY else Event.TELEOPERATION
-        self._supervisor.apply(event, now, LED_BY[source])
+        self._supervisor.apply(_LEADS[source], now, LED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         self._log.status.workspace_clips += self._teleoperation.shortened
         if plan is None:
@@ -305,6 +323,64 @@ class ChunkExecutor:
         self._joins_at, self._from_rest = start.time, not start.moving
         self._supervisor.stop_watch.end()
         return trajectory
+
+    def go_home(self, now: float, arms: Collection[str] = ()) -> None:
+        """Begin the way to the home pose; :meth:`lead_home` moves the arm.
+
+        It ends the policy's instruction and yields to an operator, a pause and every stop.
+
+        Args:
+            arms: names of the arms that move; empty: all.
+
+        Raises:
+            MotionRefused: the arm may not move, or the way is not free; nothing changes.
+        """
+        if self._score is not None:
+            raise MotionRefused("the executor only shadows a policy and moves nothing")
+        self._check_may_move()
+        situation = self._supervisor.situation
+        if situation.paused:
+            raise MotionRefused("the executor is paused; resume it first")
+        if not may_go_home(situation):
+            raise MotionRefused(f"{LED_BY[situation.source]}; wait until that has ended")
+        now = self._guard.clock.advance(now)
+        start = self._guard.start(now)
+        self.homing = Homing(self.contract, self._workspace, start.position, arms, start.time)
+        self._policy.block(f"the arm was sent home; {AGAIN}")
+
+    def lead_home(self, now: float) -> Trajectory | None:
+        """Return the next piece of the way home, to send; ``None`` once :attr:`homing` has ended.
+
+        To be called several times within ``budgets.teleop_age_s``.
+
+        Raises:
+            MotionRefused: it ended on the way; the motion under way continues to its end.
+        """
+        homing, source = self.homing, ControlSource.HOME
+        if homing is None:
+            return None
+        led = self._supervisor.situation.source is source
+        try:
+            if homing.under_way and not led:
+                raise MotionRefused(self._log.status.reason or "the arm was stopped")
+            if led and homing.has_arrived(*self._guard.path.state(now)):
+                return self.end_homing(now, "the arm is at home; waiting for a new chunk")
+            if homing.is_overdue(now):
+                raise MotionRefused("the arm did not arrive in time; find out what limits its way")
+            trajectory = self.on_teleoperation(now, *homing.target(now), now, source)
+        except MotionRefused:
+            self.homing = None
+            raise
+        homing.under_way = True
+        return trajectory
+
+    def end_homing(self, now: float, reason: str) -> Trajectory | None:
+        """End the way home, wherever the arm is; a stop to send when it was moving."""
+        self.homing = None
+        now, sent = self._supervisor.advance(now)
+        if self._supervisor.situation.source is not ControlSource.HOME:
+            return sent
+        return self._supervisor.apply(Event.LEADER_SILENT, now, reason)
 
     def too_late(self, now: float) -> bool:
         """The motion just returned would reach a controller after it has left the one before it."""

@@ -24,6 +24,7 @@ class State(Enum):
     FOLLOWING = auto()
     TELEOPERATION = auto()
     REPLAY = auto()
+    HOMING = auto()
     PAUSED = auto()
     BLOCKED = auto()
     SETTLING = auto()
@@ -43,6 +44,7 @@ class Event(Enum):
     POLICY_ENDED = auto()
     TELEOPERATION = auto()
     REPLAY = auto()
+    HOME = auto()
     LEADER_SILENT = auto()
     MOTION_ENDED = auto()
     JOINT_STATES_LOST = auto()
@@ -120,8 +122,8 @@ class Situation:
 
     @property
     def is_led(self) -> bool:
-        """Joint commands of an operator or of a replay are followed."""
-        return self.source in (ControlSource.TELEOPERATION, ControlSource.REPLAY)
+        """Joint commands of an operator, of a replay or of the way home are followed."""
+        return self.source in _LEADERS
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ _STATE_OF = {
     ControlSource.POLICY: State.FOLLOWING,
     ControlSource.TELEOPERATION: State.TELEOPERATION,
     ControlSource.REPLAY: State.REPLAY,
+    ControlSource.HOME: State.HOMING,
 }
+_LEADERS = (ControlSource.TELEOPERATION, ControlSource.REPLAY, ControlSource.HOME)
 _MOTION = frozenset({Memory.MOTION})
 
 
@@ -184,6 +188,9 @@ def transition(now: Situation, event: Event) -> Step:
             allowed = may_be_led(now) and not now.paused
             _require(allowed and now.source is not ControlSource.TELEOPERATION, now, event)
             return Step(replace(now, source=ControlSource.REPLAY), forget=_MOTION)
+        case Event.HOME:
+            _require(may_go_home(now), now, event)
+            return Step(replace(now, source=ControlSource.HOME), forget=_MOTION)
         case Event.POLICY_ENDED:
             policy = now.source is ControlSource.POLICY
             return Step(still, Stop.BRAKE) if policy else Step(now)
@@ -224,6 +231,12 @@ def may_follow_chunks(now: Situation) -> bool:
 def may_be_led(now: Situation) -> bool:
     """An operator may move the arm."""
     return now.active and not now.latched and not now.settling
+
+
+def may_go_home(now: Situation) -> bool:
+    """The arm may be sent home: nobody else leads it."""
+    led = now.source in (ControlSource.TELEOPERATION, ControlSource.REPLAY)
+    return may_be_led(now) and not now.paused and not led
 
 
 def _require(holds: bool, now: Situation, event: Event) -> None:

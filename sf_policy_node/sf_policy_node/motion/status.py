@@ -32,6 +32,7 @@ class ExecutorState(IntEnum):
     SHADOW = 4
     TELEOPERATION = 5
     PAUSED = 6
+    HOMING = 7
 
 
 _REPORTED = {
@@ -42,6 +43,7 @@ _REPORTED = {
     State.FOLLOWING: ExecutorState.EXECUTING,
     State.TELEOPERATION: ExecutorState.TELEOPERATION,
     State.REPLAY: ExecutorState.TELEOPERATION,
+    State.HOMING: ExecutorState.HOMING,
     State.PAUSED: ExecutorState.PAUSED,
     State.STOPPED: ExecutorState.STOPPED,
 }

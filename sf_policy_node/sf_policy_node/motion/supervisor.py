@@ -21,10 +21,12 @@ from sf_policy_node.motion.types import ControlSource, Trajectory
 LED_BY = {
     ControlSource.TELEOPERATION: "an operator teleoperates the arm",
     ControlSource.REPLAY: "an episode is replayed",
+    ControlSource.HOME: "the arm goes home",
 }
 _LED_NO_MORE = {
     ControlSource.TELEOPERATION: "the operator released the arm",
     ControlSource.REPLAY: REPLAY_SILENT,
+    ControlSource.HOME: "the way home was not continued",
 }
 _FAULTS = {
     Fault.OBSTACLE: Event.OBSTACLE,
@@ -128,7 +130,7 @@ class Supervisor:
         if self.situation.settling:
             return self._settle(now)
         state = self.situation.state
-        if state in (State.TELEOPERATION, State.REPLAY):
+        if self.situation.is_led:
             return self._watch_leader(now)
         if state is not State.FOLLOWING:
             return self._watch_stop(now)

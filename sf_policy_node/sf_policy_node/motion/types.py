@@ -29,6 +29,7 @@ class ControlSource(IntEnum):
     POLICY = 1
     TELEOPERATION = 2
     REPLAY = 3
+    HOME = 4
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from sf_policy_node.nodes.conversions import (
 )
 from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.emergency_stop import EmergencyStop
+from sf_policy_node.nodes.home_action import HomeAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.nodes.static_frames import listen
@@ -133,6 +134,7 @@ class ChunkExecutorNode(ManagedNode):
             (SetBool, "~/pause", self._on_pause),
         ):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
+        self._home = HomeAction(self, self._motion, self._cannot_send, self._send)
         # The watchdog runs on real time: it must not stand still together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = (
@@ -340,6 +342,7 @@ class ChunkExecutorNode(ManagedNode):
     def _on_tick(self) -> None:
         self._cycles.note(time.monotonic())
         self._send(self._motion.tick(self.now()))
+        self._home.step()
         if self._output.streams and self.running:  # a last stop is played by the output itself
             self._output.stream(self._motion.setpoint(self.now()))
         self._report_change()

@@ -143,6 +143,7 @@ class Player(Node):
             who = {
                 ControlSource.POLICY: "a policy",
                 ControlSource.TELEOPERATION: "an operator",
+                ControlSource.HOME: "the way home",
             }.get(status.control_source, "another replay")
             raise ReplayError(f"{who} has control of the arm; end that first")
         speeds = np.abs(self.joints[2][: len(self.contract.joints)])

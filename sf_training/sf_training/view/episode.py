@@ -18,6 +18,7 @@ SOURCES = (
     "policy",
     "teleoperation",
     "replay",
+    "way home",
 )  # of sf_msgs/ControlSource, in the order of its constants
 _FPS_MAX = 60.0
 _LONGEST_S = 86_400.0

@@ -1,0 +1,153 @@
+"""The way home: slow, inside the limits, refused where it is not free, and ended by everybody."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import yaml
+from lying_arm import LyingArm
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm
+
+from sf_policy_node.contract import parse_contract
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.state_machine import State
+from sf_policy_node.motion.status import ExecutorState
+from sf_policy_node.motion.types import ControlSource
+
+AWAY = np.array([0.4, 0.5, 1.6, 1.0, 0.1, -0.3, 0.02])
+ARM = slice(0, 6)
+
+
+def changed(**keys):
+    """The simulated arm's contract with other keys."""
+    data = {**yaml.safe_load(CONTRACT_PATH.read_text()), **keys}
+    return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
+
+
+def lead(bench, seconds):
+    """Call for the next piece every 50 ms, as the node does."""
+    for _ in range(round(seconds / 0.05)):
+        bench.post(bench.executor.lead_home(bench.clock))
+        bench.run(0.05)
+        if bench.executor.homing is None:
+            return
+
+
+@pytest.fixture
+def away():
+    return Bench(sim_arm(), AWAY)
+
+
+def test_the_arm_goes_home_inside_the_limits_and_keeps_its_grip(away):
+    away.executor.go_home(away.clock)
+    lead(away, 1.0)
+    assert away.executor.status.state is ExecutorState.HOMING
+    assert away.executor.status.source is ControlSource.HOME
+    lead(away, 20.0)
+    away.run(0.3)
+    place, speed = away.observer.state(away.now)
+    assert place[ARM] == pytest.approx(HOME[ARM], abs=2e-3) and place[6] == AWAY[6]
+    assert (speed == 0.0).all() and not away.violations()
+    assert away.executor.situation.state is State.HOLDING
+    assert "at home" in away.executor.status.reason
+
+
+def test_no_joint_is_faster_than_a_third_of_its_top_speed(away):
+    away.executor.go_home(away.clock)
+    fastest = np.zeros(7)
+    for _ in range(200):
+        lead(away, 0.05)
+        fastest = np.maximum(fastest, np.abs(away.observer.state(away.now)[1]))
+    assert (fastest <= 0.34 * away.observer.limits.velocity).all()
+    assert fastest.max() > 0.0
+
+
+def test_the_way_home_ends_an_instruction_until_there_is_a_new_one(bench):
+    keep_moving(bench, 0.6)
+    bench.executor.go_home(bench.clock)
+    with pytest.raises(ChunkRefused, match=r"sent home.*give an instruction again"):
+        bench.send(bench.chunk(FORWARD))
+    lead(bench, 20.0)
+    with pytest.raises(ChunkRefused, match="sent home"):
+        bench.send(bench.chunk(FORWARD))
+    bench.send(bench.chunk(FORWARD, epoch=2))
+    bench.run(1.0)
+    assert not bench.violations()
+
+
+@pytest.mark.parametrize("what", ["stop", "pause", "deactivate", "operator", "silence"])
+def test_a_stop_a_pause_and_an_operator_end_it(away, what):
+    away.executor.go_home(away.clock)
+    lead(away, 1.0)
+    if what == "stop":
+        away.post(away.executor.on_emergency_stop(True, away.clock))
+    elif what == "pause":
+        away.post(away.executor.pause(True, away.clock))
+    elif what == "deactivate":
+        away.post(away.executor.deactivate(away.clock))
+    elif what == "operator":
+        place = away.observer.state(away.now)[0]
+        away.post(away.executor.on_teleoperation(away.now, place, np.zeros(7), away.now))
+    else:
+        away.run(0.6)
+    with pytest.raises(MotionRefused):
+        lead(away, 0.05)
+    assert away.executor.homing is None
+    away.run(1.5)
+    assert (away.observer.state(away.now)[1] == 0.0).all() and not away.violations()
+    assert np.abs(away.observer.state(away.now)[0] - HOME)[ARM].max() > 0.05
+
+
+def test_it_can_be_cancelled(away):
+    away.executor.go_home(away.clock)
+    lead(away, 1.0)
+    away.post(away.executor.end_homing(away.clock, "cancelled"))
+    away.run(0.6)
+    assert (away.observer.state(away.now)[1] == 0.0).all() and not away.violations()
+    assert away.executor.status.reason == "cancelled"
+    assert away.executor.lead_home(away.clock) is None
+
+
+def refusal_of(bench, **arguments):
+    with pytest.raises(MotionRefused) as refusal:
+        bench.executor.go_home(bench.clock, **arguments)
+    assert bench.executor.homing is None
+    return str(refusal.value)
+
+
+def test_it_is_refused_with_a_reason_where_the_way_is_not_free_or_not_known():
+    box = {"name": "post", "lower": [0.2, 0.02, 0.0], "upper": [0.4, 0.1, 1.0]}
+    collision = {"boxes": [box]}
+    assert "post" in refusal_of(Bench(changed(collision=collision), AWAY))
+    assert "add home" in refusal_of(Bench(changed(home=None), AWAY))
+    assert "there is no left" in refusal_of(Bench(sim_arm(), AWAY), arms=["left"])
+    far = [2.5, 0.4, 1.4, 1.3, 0.0, 0.0]
+    assert "workspace" in refusal_of(Bench(changed(home=far), AWAY))
+
+
+def test_it_is_refused_while_somebody_else_decides(bench):
+    bench.executor.on_emergency_stop(True, bench.now)
+    assert "latched" in refusal_of(bench)
+    bench.executor.on_emergency_stop(False, bench.now)
+    bench.executor.reset_emergency_stop(bench.now)
+    bench.executor.pause(True, bench.now)
+    assert "paused" in refusal_of(bench)
+    bench.executor.pause(False, bench.now)
+    bench.post(bench.executor.on_teleoperation(bench.now, HOME, np.zeros(7), bench.now))
+    assert "operator" in refusal_of(bench)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_driver_that_lies_does_not_make_the_way_home_leave_the_limits(seed):
+    rng = np.random.default_rng(seed)
+    bench = Bench(sim_arm(), AWAY)
+    bench.lie = LyingArm(rng, len(HOME))
+    bench.observer.acceleration_allowed = 1.2
+    for _ in range(6):
+        with contextlib.suppress(MotionRefused):
+            bench.executor.go_home(bench.clock)
+            lead(bench, 3.0)
+        bench.run(0.7)
+    bench.run(2.0)
+    assert not bench.violations()
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
