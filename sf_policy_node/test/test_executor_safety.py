@@ -313,6 +313,29 @@ def test_a_process_that_stood_still_joins_later_by_what_it_has_not_heard_of_a_si
     assert bench.executor.too_late(bench.now)
 
 
+def test_a_process_that_is_called_late_leaves_the_delivery_of_a_first_motion_more_time(bench):
+    def start_s():
+        """When a motion from rest begins, after the chunk."""
+        sent = bench.send(bench.chunk(straight(sim_arm(), (-0.003, 0.0, 0.0))))
+        moving = np.flatnonzero(np.abs(sent.velocities).max(axis=1) > 0.0)[0]
+        begins = sent.stamp + sent.times[moving - 1] - bench.now
+        bench.run(2.0)
+        return begins
+
+    start_s()  # the first one after activation waits longer
+    assert start_s() < 0.03
+    bench.stopwatch += 0.06
+    bench.run(0.02)
+    assert start_s() > 0.04 and start_s() < 0.03
+
+
+def test_the_first_message_of_a_simulated_clock_is_no_step():
+    bench = Bench(sim_arm(), simulated=True)
+    assert bench.executor.tick(0.0) is None
+    bench.now = bench.stopwatch = 20.0
+    assert bench.executor.tick(20.0) is None and "clock" not in bench.executor.status.reason
+
+
 def test_a_chunk_is_refused_while_a_simulated_clock_stands():
     bench = Bench(sim_arm(), simulated=True)
     keep_moving(bench, 0.6)

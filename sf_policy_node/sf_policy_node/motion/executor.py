@@ -39,10 +39,10 @@ from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
 _DELIVERY_S = 0.02  # from here to the controller
-_PLANNING_FORGOTTEN = (
-    0.9  # share of the longest planning time that is remembered from chunk to chunk
-)
+# Shares of the longest times that are remembered: from chunk to chunk, and from tick to tick.
+_PLANNING_FORGOTTEN, _LATENESS_FORGOTTEN = 0.9, 0.99
 
+TICK_S_MIN = 0.01  # the period of :meth:`ChunkExecutor.tick` is never shorter
 _LEADS = {
     ControlSource.TELEOPERATION: Event.TELEOPERATION,
     ControlSource.REPLAY: Event.REPLAY,
@@ -97,6 +97,8 @@ class ChunkExecutor:
         self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
         self._from_rest = True
 
+        self._ticked = math.inf  # when tick was called last, by the stopwatch [s]
+        self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
         self._workspace = workspace
         self.homing: Homing | None = None
         """The way home that has begun and not ended."""
@@ -400,7 +402,15 @@ class ChunkExecutor:
         self._guard.withdraw()
 
     def tick(self, now: float) -> Trajectory | None:
-        """Watch the arm, to be called regularly; a trajectory to send when something is wrong."""
+        """Watch the arm, to be called at least at ``contract.rate_hz`` or 100 Hz.
+
+        A trajectory to send when something is wrong.
+        """
+        if self._stopwatch:
+            beat, guard = self._stopwatch(), self._guard
+            late = beat - self._ticked - self._tick_period
+            guard.lateness_s = max(_LATENESS_FORGOTTEN * guard.lateness_s, late)
+            self._ticked = beat
         return self._supervisor.tick(now)
 
     def setpoint(self, now: float) -> Setpoint | None:

@@ -19,7 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.cycles import Cycles
-from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.executor import TICK_S_MIN, ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource as Source
@@ -50,7 +50,6 @@ _NEWCOMER_S = (
     3.0  # after activation: an executor that receives another one's status then is the later one
 )
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
-_TICK_S_MIN = 0.01
 _JOINS = ("policy", "blend", "ensemble", "rtc")
 
 
@@ -140,7 +139,7 @@ class ChunkExecutorNode(ManagedNode):
         period = (
             1.0 / contract.rate_hz
             if self._output.streams
-            else max(1.0 / contract.rate_hz, _TICK_S_MIN)
+            else max(1.0 / contract.rate_hz, TICK_S_MIN)
         )
         self._cycles = Cycles(period)
         self._problems, self._unmatched = [], Unmatched(self, self.inputs)

@@ -45,8 +45,8 @@ class ClockWatch:
         """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward,
         0 not at all. Does not advance it.
         """
-        if self.now == -math.inf:
-            return 0.0
+        if self.now == -math.inf or (self._simulated and self.now <= 0.0):
+            return 0.0  # before the first message of a simulated clock its time is zero
         ahead = now - self.now
         stopwatch = self._stopwatch() if self._seen else 0.0
         passed = stopwatch - self._seen[-1][0] if self._seen else 0.0

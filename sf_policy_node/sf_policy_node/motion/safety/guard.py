@@ -74,6 +74,7 @@ class Guard:
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
         self._met_at = -math.inf  # since when displacement is watched: the path's ``begins``
         self.planning_s = 0.0  # how long planning took lately
+        self.lateness_s = 0.0  # how late this process was called lately
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
         self._grips = self.limits.is_gripper
@@ -133,7 +134,8 @@ class Guard:
         A controller that is where it was commanded needs no more time than delivery takes. Any
         other one is met first, where the arm is measured.
         """
-        lead = min(_START_LEAD_S + self.planning_s, _START_LEAD_MOST_S) + self.clock.unheard
+        lead = min(_START_LEAD_S + self.planning_s + self.lateness_s, _START_LEAD_MOST_S)
+        lead += self.clock.unheard
         place = self.monitor.place_to_start(self.path, now, self._displacement)
         if self.streams and self.takes_over and not place.is_commanded:
             self.path = None
