@@ -229,6 +229,26 @@ def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_th
     assert trajectory.stamp + trajectory.times[0] > bench.now + 0.1
 
 
+@pytest.mark.parametrize("after_s", [0.1, 0.3])
+def test_a_stop_ends_the_way_to_a_place_that_was_measured_wrongly(bench, after_s):
+    """The driver was wrong for long enough to be believed; then it reports that the arm moves."""
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    before = bench.observer.state(bench.now)[0]
+    bench.offset = np.array([0.4, 0.3, 0, 0, 0, 0, 0])
+    bench.run(1.0)
+    reference = before + bench.offset
+    bench.send(bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0)), reference=reference))
+    bench.run(0.2)
+    bench.offset = np.zeros(7)
+    bench.run(after_s)
+    bench.post(bench.executor.on_emergency_stop(True, bench.now))
+    bench.run(0.3)
+    place, speed = bench.observer.state(bench.now)
+    assert (speed == 0.0).all() and not bench.violations()
+    assert np.abs(place - reference).max() > 0.05, "it did not go on to where it was never"
+
+
 @pytest.mark.parametrize("led_by", ["chunk", "operator"])
 def test_a_displaced_arm_is_still_met_after_a_motion_that_was_planned_too_late(bench, led_by):
     bench.send(bench.chunk(FORWARD))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import yaml
 from executor_cases import TOPICS, Executor
-from motion_cases import HOME
+from motion_cases import CONTRACT_PATH, HOME, sim_arm
 from rclpy.action import ActionClient
 from std_msgs.msg import Bool
 
@@ -18,8 +19,8 @@ AWAY = np.array([0.2, 0.5, 1.5, 1.2, 0.0, 0.1, 0.035])
 class Person:
     """An action client beside an arm that follows its trajectories."""
 
-    def __init__(self, graph) -> None:
-        self.executor, self.graph = Executor(graph), graph
+    def __init__(self, graph, contract) -> None:
+        self.executor, self.graph = Executor(graph, contract=str(contract)), graph
         self.executor.arm.joints = AWAY.copy()
         self.client = ActionClient(graph.peer, GoHome, "/chunk_executor/go_home")
         self.distances = []
@@ -65,8 +66,13 @@ class Person:
 
 
 @pytest.fixture
-def person(graph):
-    return Person(graph)
+def person(graph, tmp_path):
+    """Beside the simulated arm, whose contract names a home pose."""
+    path = tmp_path / "robot.yaml"
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    path.write_text(yaml.safe_dump({**data, "home": HOME[:6].tolist()}))
+    (tmp_path / data["urdf"]).write_text(sim_arm().urdf_xml)
+    return Person(graph, path)
 
 
 def test_the_arm_goes_home_and_the_client_is_told(person):

@@ -14,13 +14,14 @@ from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource
 
+WITH_HOME = {"home": [0.0, 0.4, 1.4, 1.3, 0.0, 0.0]}
 AWAY = np.array([0.4, 0.5, 1.6, 1.0, 0.1, -0.3, 0.02])
 ARM = slice(0, 6)
 
 
 def changed(**keys):
     """The simulated arm's contract with other keys."""
-    data = {**yaml.safe_load(CONTRACT_PATH.read_text()), **keys}
+    data = {**yaml.safe_load(CONTRACT_PATH.read_text()), **WITH_HOME, **keys}
     return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
 
 
@@ -34,8 +35,13 @@ def lead(bench, seconds):
 
 
 @pytest.fixture
+def bench():
+    return Bench(changed())
+
+
+@pytest.fixture
 def away():
-    return Bench(sim_arm(), AWAY)
+    return Bench(changed(), AWAY)
 
 
 def test_the_arm_goes_home_inside_the_limits_and_keeps_its_grip(away):
@@ -120,7 +126,7 @@ def test_it_is_refused_with_a_reason_where_the_way_is_not_free_or_not_known():
     collision = {"boxes": [box]}
     assert "post" in refusal_of(Bench(changed(collision=collision), AWAY))
     assert "add home" in refusal_of(Bench(changed(home=None), AWAY))
-    assert "there is no left" in refusal_of(Bench(sim_arm(), AWAY), arms=["left"])
+    assert "there is no left" in refusal_of(Bench(changed(), AWAY), arms=["left"])
     far = [2.5, 0.4, 1.4, 1.3, 0.0, 0.0]
     assert "workspace" in refusal_of(Bench(changed(home=far), AWAY))
 
@@ -140,7 +146,7 @@ def test_it_is_refused_while_somebody_else_decides(bench):
 @pytest.mark.parametrize("seed", range(2))
 def test_a_driver_that_lies_does_not_make_the_way_home_leave_the_limits(seed):
     rng = np.random.default_rng(seed)
-    bench = Bench(sim_arm(), AWAY)
+    bench = Bench(changed(), AWAY)
     bench.lie = LyingArm(rng, len(HOME))
     bench.observer.acceleration_allowed = 1.2
     for _ in range(6):

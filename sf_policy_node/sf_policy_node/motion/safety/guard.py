@@ -19,7 +19,13 @@ from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
-from sf_policy_node.motion.safety.meeting import State, fits, meeting_times, samples
+from sf_policy_node.motion.safety.meeting import (
+    Approach,
+    State,
+    fits,
+    meeting_times,
+    samples,
+)
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, ways_to_give_way, ways_to_stop
 from sf_policy_node.motion.safety.verification import Motion, find_violation
@@ -82,6 +88,8 @@ class Guard:
         self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
         self.before: CommandedPath | None = None
         """What was commanded before :attr:`path`."""
+        self._approach: Approach | None = None  # to where :attr:`path` begins
+        self._approach_before: Approach | None = None
         self._settled_at = -math.inf  # when the controller has been met, after the clock was set
         self._clock_path: CommandedPath | None = (
             None  # in force when the clock was set, on its time
@@ -188,7 +196,7 @@ class Guard:
 
     def withdraw(self) -> None:
         """Undo the last release, which was not sent."""
-        self.path = self.before
+        self.path, self._approach = self.before, self._approach_before
 
     # ---- stops ----
 
@@ -208,6 +216,8 @@ class Guard:
     def _stop(self, now: float, ways: Callable[..., Iterable[Samples]]) -> Trajectory | None:
         if not self.moving(now):
             return None
+        if now < self.path.begins and (stop := self._stop_approach(now)):
+            return stop
         join = self._join(now + min(self.clock.unheard, STANDS_S), self._stop_lead)
         for tool in (True, False):  # to stop is more important than the box
             for stop in ways(self.path, join):
@@ -217,6 +227,19 @@ class Guard:
                     continue
         self.refusals += 1  # what is under way ends at rest by itself
         return None
+
+    def _stop_approach(self, now: float) -> Trajectory | None:
+        """Stop on the way to where the controller is met; None: the arm is not seen on it.
+
+        It is met at the measured joints. Where those were wrong it moves, and must be stopped.
+        """
+        approach = self._approach
+        if approach is None or self.monitor.problem(now):
+            return None
+        measured, allowed = self.monitor.newest[1], self.limits.tracking_error
+        if not approach.is_seen(measured, now, allowed):
+            return None
+        return self._brake_from(now, approach.state(now), [])
 
     def repeat(self, now: float) -> Trajectory | None:
         """Return the end of the motion commanded last, to send again; None where none is known."""
@@ -317,6 +340,13 @@ class Guard:
         violation = find_violation(candidate, self.limits, self._workspace if tool else None)
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
+        self._approach_before = self._approach
+        if base is not self.path:
+            known = self.path is not None and len(base.positions) == 1 and base.begins > now
+            origin = self._last_command(now)[0] if known else None
+            self._approach = None
+            if origin is not None:
+                self._approach = Approach(now, origin, base.begins, base.positions[0])
         self.before, self.path = self.path, base.spliced(join, *motion)
         return self.path.trajectory(
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
@@ -341,7 +371,10 @@ class Guard:
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now``; at rest where measured if none is known."""
         if self.path is not None:
-            return self.path.state(now if self.streamed is None else self.streamed)
+            due = now if self.streamed is None else self.streamed
+            if self._approach is not None and due < self.path.begins:
+                return self._approach.state(due)
+            return self.path.state(due)
         place = self.limits.inside(self.monitor.newest[1])
         return place, np.zeros(len(place))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,32 @@ _LONGEST_S = 10.0
 _GROWTH = 1.1
 
 State = tuple[np.ndarray, np.ndarray]  # positions and velocities (J,)
+
+
+@dataclass(frozen=True)
+class Approach:
+    """The way of a controller that holds its last command to ``place``, where it is met.
+
+    It is at ``origin`` (J,) at ``begun`` [s] and at ``place`` (J,) at ``ends`` [s], at rest.
+    """
+
+    begun: float
+    origin: np.ndarray
+    ends: float
+    place: np.ndarray
+
+    def state(self, now: float) -> State:
+        """Return position and velocity (J,) at a time [s]."""
+        u = min(max((now - self.begun) / (self.ends - self.begun), 0.0), 1.0)
+        way = self.place - self.origin
+        speed = 6.0 * u * (1.0 - u) * way / (self.ends - self.begun)
+        return self.origin + u**2 * (3.0 - 2.0 * u) * way, speed
+
+    def is_seen(self, measured: np.ndarray, now: float, allowed: np.ndarray) -> bool:
+        """Whether joints (J,) are measured on this way rather than at its end."""
+        beside = np.abs(measured - self.state(now)[0]) / allowed
+        short = np.abs(measured - self.place) / allowed
+        return bool((beside <= 1.0).all() and beside.max() < short.max())
 
 
 def meeting_times(

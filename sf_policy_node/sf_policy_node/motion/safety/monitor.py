@@ -125,6 +125,10 @@ class ArmMonitor:
         else:
             self._references.pop(key, None)
 
+    def _is_fresh(self, reference: _Reference, now: float) -> bool:
+        """Whether a controller reported lately, on the clock of ``now``."""
+        return abs(now - reference.stamp) <= self._contract.budgets.joint_state_age_s
+
     def forget(self) -> None:
         """Drop all joint states, as after a jump of the clock."""
         self._history.clear()
@@ -294,7 +298,7 @@ class ArmMonitor:
         known = np.zeros(len(self._limits.names), dtype=bool)
         place = np.full(len(known), np.nan) if own is None else own.copy()
         for each in self._references.values():
-            if now - each.stamp > self._contract.budgets.joint_state_age_s:
+            if not self._is_fresh(each, now):
                 continue
             moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
             if moving.max() > _AT_REST:
@@ -354,9 +358,7 @@ class ArmMonitor:
         None: all follow, or have not reported lately.
         """
         for each in self._references.values():
-            if each.stamp < path.begins or (
-                now - each.stamp > self._contract.budgets.joint_state_age_s
-            ):
+            if each.stamp < path.begins or not self._is_fresh(each, now):
                 continue
             wanted, speed = (part[each.joints] for part in path.state(each.stamp))
             error = self._limits.tracking_error[each.joints]
