@@ -296,7 +296,7 @@ def test_data_that_are_not_finite_are_refused():
         ),
         (
             {"teacher_weights": "facebook/VGGT-1B"},
-            "--teacher-weights: teacher pointmap has none; take --teacher vggt or hf",
+            "--teacher-weights: teacher pointmap has none; take --teacher vggt, da3 or hf",
         ),
         (
             {"teacher_channels": 90},
