@@ -27,7 +27,7 @@ EPISODES = 20
 DISCARDED = (4, 11)  # the operator was not content
 MISTAKEN = 7  # called a failure, and then found to be none
 RECORDER_DROPS, TELEOPERATION_DROPS, KILLED = 6, 9, 13  # in the middle of these episodes
-MOTION_S = 0.8
+MOTION_S, COMES_UP_S = 0.8, 4.0
 MAY_COST_S = 1.0  # of an episode whose recorder was killed; see doc/record.md
 SAID = "fold the towels"
 CONTRACT = load_contract(find_robot("sim_arm"))
@@ -41,6 +41,7 @@ class Operator:
         self.directory = directory
         self._opened: list[Terminal] = []
         self.recorder = self.keyboard = None
+        self._keyboard_is_new = False
 
     def open_recorder(self) -> Terminal:
         words = ["robot:=sim_arm", f"directory:={self.directory}", "countdown:=0", "task:=wait"]
@@ -52,6 +53,7 @@ class Operator:
         self.keyboard = Terminal([sys.executable, "-m", "sf_training.teleoperation.keyboard_node"])
         self._opened.append(self.keyboard)
         self.keyboard.wait_for("speed")
+        self._keyboard_is_new = True
 
     def close(self) -> None:
         for terminal in reversed(self._opened):
@@ -64,7 +66,10 @@ class Operator:
     def begin(self, number: int) -> float:
         """Start an episode and move the arm; return how long it was, as the screen said."""
         self.recorder.press_until(" ", r"RECORDING   \d")
-        self.keyboard.hold("aw"[number % 2] if number % 4 < 2 else "ds"[number % 2], MOTION_S)
+        key = "aw"[number % 2] if number % 4 < 2 else "ds"[number % 2]
+        # A keyboard node that has just come up is not known to everybody yet.
+        self.keyboard.hold(key, COMES_UP_S if self._keyboard_is_new else MOTION_S)
+        self._keyboard_is_new = False
         return float(self.recorder.wait_for(r"RECORDING   (\d+\.\d) s")[1])
 
     def end(self, outcome: str) -> None:

@@ -183,7 +183,7 @@ def test_shipped_contracts_name_topics_relative(path):
     contract changing.
     """
     contract = load_contract(path)
-    topics = [*contract.topics.model_dump().values(), contract.command.topic]
+    topics = [*contract.topics.model_dump().values(), *contract.command_groups]
     topics += [
         topic
         for camera in contract.cameras

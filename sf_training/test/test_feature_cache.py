@@ -315,7 +315,7 @@ def test_cached_features_need_no_weights_in_memory(tmp_path):
 def test_a_format_without_a_cache_is_refused():
     with pytest.raises(
         TrainingError,
-        match="--cache-format int8: teacher pointmap has no cache; it is for vggt and hf",
+        match="--cache-format int8: teacher pointmap has no cache; it is for vggt, da3 and hf",
     ):
         Settings(data=Path("data"), out=Path("out"), cache_format="int8")
     Settings(

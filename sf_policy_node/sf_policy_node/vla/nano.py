@@ -61,6 +61,7 @@ class NanoConfig:
             raise ValueError(
                 f"rows_per_query {self.rows_per_query} must divide the horizon {self.horizon}"
             )
+        object.__setattr__(self, "measured", tuple(self.measured))  # a list in config.json
         if self.head == "flow" and (self.rows_per_query > 1 or self.measured):
             raise ValueError("rows_per_query, measured: a flow head has neither")
         if self.measured and len(self.measured) != self.action_size:

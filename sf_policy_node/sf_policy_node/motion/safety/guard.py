@@ -111,7 +111,9 @@ class Guard:
             self._met_at = -math.inf if path is None else path.begins
         newest, positions, _ = self.monitor.newest
         if path is not None and newest == stamp >= path.begins:
-            self._displacement.add(stamp, positions - path.state(stamp)[0])
+            # A controller of single commands is where the newest command was, not further.
+            due = stamp if self.streamed is None else min(stamp, self.streamed)
+            self._displacement.add(stamp, positions - path.state(due)[0])
 
     def start(self, now: float) -> Start:
         """Return where a new motion may begin.
@@ -308,6 +310,7 @@ class Guard:
 
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,): the stream stood still in the middle of a motion."""
+        self._displacement.forget()
         self.before, self.path = self.path, CommandedPath.resting(now, self._period, position)
 
     # ---- the one way out ----
