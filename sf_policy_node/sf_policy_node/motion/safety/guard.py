@@ -218,8 +218,8 @@ class Guard:
     def _stop(self, now: float, ways: Callable[..., Iterable[Samples]]) -> Trajectory | None:
         if not self.moving(now):
             return None
-        if now < self.path.begins and (stop := self._stop_approach(now)):
-            return stop
+        if now < self.path.begins and (early := self._stop_approach(now)):
+            return early
         join = self._join(now + min(self.clock.unheard, STANDS_S), self._stop_lead)
         for tool in (True, False):  # to stop is more important than the box
             for stop in ways(self.path, join):
