@@ -27,7 +27,7 @@ EPISODES = 20
 DISCARDED = (4, 11)  # the operator was not content
 MISTAKEN = 7  # called a failure, and then found to be none
 RECORDER_DROPS, TELEOPERATION_DROPS, KILLED = 6, 9, 13  # in the middle of these episodes
-MOTION_S, COMES_UP_S = 0.8, 4.0
+MOTION_S, COMES_UP_S, RELEASED_S = 0.8, 2.0, 1.0
 MAY_COST_S = 1.0  # of an episode whose recorder was killed; see doc/record.md
 SAID = "fold the towels"
 CONTRACT = load_contract(find_robot("sim_arm"))
@@ -67,9 +67,11 @@ class Operator:
         """Start an episode and move the arm; return how long it was, as the screen said."""
         self.recorder.press_until(" ", r"RECORDING   \d")
         key = "aw"[number % 2] if number % 4 < 2 else "ds"[number % 2]
-        # A keyboard node that has just come up is not known to everybody yet.
-        self.keyboard.hold(key, COMES_UP_S if self._keyboard_is_new else MOTION_S)
-        self._keyboard_is_new = False
+        if self._keyboard_is_new:  # a key that was held when it was found has to be released first
+            self.keyboard.hold(key, COMES_UP_S)
+            self.keyboard.hold("", RELEASED_S)
+            self._keyboard_is_new = False
+        self.keyboard.hold(key, MOTION_S)
         return float(self.recorder.wait_for(r"RECORDING   (\d+\.\d) s")[1])
 
     def end(self, outcome: str) -> None:
