@@ -66,7 +66,7 @@ class Homing:
 
     def target(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return positions and velocities (J,) to follow at a time [s]."""
-        return self._at(np.array([now - self._began]))
+        return self._at(now - self._began)
 
     def has_arrived(self, position: np.ndarray, velocity: np.ndarray) -> bool:
         """Whether the joints (J,) are commanded to be at home, and as good as still."""
@@ -83,13 +83,13 @@ class Homing:
 
     def _samples(self, period: float) -> tuple[np.ndarray, np.ndarray]:
         count = int(np.ceil(self._seconds / period)) + 1
-        places = [self._at(np.array([n * period])) for n in range(count + 1)]
+        places = [self._at(n * period) for n in range(count + 1)]
         positions, velocities = zip(*places, strict=True)
         return np.array(positions), np.array(velocities)
 
-    def _at(self, elapsed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _at(self, elapsed: float) -> tuple[np.ndarray, np.ndarray]:
         """Quintic from rest to rest: s(u) = 10 u^3 - 15 u^4 + 6 u^5 with u = t / T."""
-        u = np.clip(elapsed / self._seconds, 0.0, 1.0)
+        u = min(max(elapsed / self._seconds, 0.0), 1.0)
         way = self._home - self._start
         share = u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
         rate = 30.0 * u**2 * (1.0 - u) ** 2 / self._seconds

@@ -345,11 +345,12 @@ class Guard:
             raise MotionRefused(violation)
         self._approach_before = self._approach
         if base is not self.path:
-            known = self.path is not None and len(base.positions) == 1 and base.begins > now
-            origin = self._last_command(now)[0] if known else None
-            self._approach = None
-            if origin is not None:
-                self._approach = Approach(now, origin, base.begins, base.positions[0])
+            is_met = self.path is not None and len(base.positions) == 1 and base.begins > now
+            self._approach = (
+                Approach(now, self._last_command(now)[0], base.begins, base.positions[0])
+                if is_met
+                else None
+            )
         self.before, self.path = self.path, base.spliced(join, *motion)
         return self.path.trajectory(
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
@@ -429,7 +430,7 @@ class Guard:
             self.path = CommandedPath.resting(now, self._period, place)
             return None, True
         near = np.abs(place - measured) <= self.monitor.band
-        if near[~self.limits.is_gripper].all():
+        if near[~self._grips].all():
             self._settled_at = now
             return self._hold(place, now), False
         error = np.where(np.isfinite(self.limits.tracking_error), self.limits.tracking_error, 0.0)
