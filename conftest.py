@@ -3,10 +3,8 @@ well.
 """
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suite")
+import sf_policy_node.hypothesis_profile  # noqa: F401  (loads the settings)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
     "pin": "pinocchio",
     "mcap-ros2-support": "mcap_ros2",
 }  # name on PyPI: module, where they differ
-ONLY_TESTS = {"pytest"}  # ros_testing.py is imported by tests alone
+ONLY_TESTS = {"pytest", "hypothesis"}  # of ros_testing.py and hypothesis_profile.py
 
 
 def manifest(package: str) -> ElementTree.Element:

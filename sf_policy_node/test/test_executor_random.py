@@ -37,9 +37,7 @@ def outside_box(bench):
     return max(box.outside(position) for _, position in bench.measured)
 
 
-@settings(
-    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     contract=st.sampled_from(CONTRACTS),
     seed=st.integers(0, 2**31),

@@ -1,14 +1,9 @@
 """Fixtures of this folder."""
 
 import pytest
-from hypothesis import HealthCheck, settings
 
+import sf_policy_node.hypothesis_profile  # noqa: F401  (loads the settings)
 from sf_policy_node.ros_testing import ros_domain  # noqa: F401  (a fixture of this folder)
-
-settings.register_profile(
-    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # any machine's speed will do
-settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

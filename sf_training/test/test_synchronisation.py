@@ -12,6 +12,7 @@ from sf_policy_node.perception.observation import NoObservation, ObservationBuff
 from sf_training.data.synchronisation import JointStream, align_cameras, nearest
 
 CONTRACT = tiny_contract()  # step 100 ms, skew 50 ms, age 250 ms
+EVERY_MOMENT = tiny_contract(action={"step_s": 1e-6})
 MS = 1_000_000
 
 
@@ -212,8 +213,8 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
     other_stream = joint_stream(other_joints, other_values, ("a",), ("a",))
 
     def past(cameras, stream):
-        """What was seen until now, by time; and the times that stand for a cell of the grid that
-        has ended.
+        """Return what was seen until now by arrival, and the arrivals of the grid cells that have
+        ended. The grid starts at the first usable moment, which its cell need not choose.
         """
         seen = align_cameras(cameras, CONTRACT)
         measured = stream.measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
@@ -224,13 +225,11 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
             measured.tolist(),
             strict=True,
         )
-        until_now = {complete: row for complete, *row in rows if complete <= now}
+        until_now = {arrived: row for arrived, *row in rows if arrived <= now}
+        usable = align_cameras(cameras, EVERY_MOMENT).arrived
+        first = usable[0] if len(usable) else 0
         cell_ends = {
-            time: (
-                min(until_now)
-                + ((time - min(until_now) + 50 * MS) // (100 * MS)) * 100 * MS
-                + 50 * MS
-            )
+            time: first + ((time - first + 50 * MS) // (100 * MS)) * 100 * MS + 50 * MS
             for time in until_now
         }
         return until_now, {time for time, end in cell_ends.items() if end <= now}
