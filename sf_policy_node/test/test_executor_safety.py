@@ -10,12 +10,14 @@ from motion_cases import (
     STAY,
     Bench,
     keep_moving,
+    kinematics,
     make_chunk,
     sim_arm,
     stop_time,
     straight,
 )
 
+from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.status import ExecutorState
@@ -213,6 +215,21 @@ def test_an_emergency_stop_after_the_clock_was_set_believes_no_joint_states_far_
     far = np.array([0.8, -0.5, 0.6, 0, 0, 0, 0])
     bench.lie = lambda stamp, place, speed: [(stamp, place + far * np.cos(30.0 * stamp), speed)]
     bench.run(1.6)  # the motion has ended, and no joint state is believed to show it
+    bench.post(bench.executor.emergency_stop(bench.clock))
+    bench.run(1.5)
+    assert not bench.violations() and (bench.observer.state(bench.now)[1] == 0.0).all()
+
+
+def test_an_emergency_stop_while_the_clock_settles_keeps_a_drooping_arm_in_its_box(bench):
+    """The servo droops below the box: stopping where the arm is measured would lead it out."""
+    bench.offset = np.array([0.0, 0.03, 0.04, 0.0, 0.0, 0.0, 0.0])
+    down = straight(sim_arm(), (0.0, 0.0, -0.05))
+    for _ in range(3):
+        keep_moving(bench, 0.6, down)
+    box = Workspace(sim_arm(), kinematics())
+    assert box.outside(bench.measured[-1][1]) > 0.01, "the droop leads out of the box"
+    bench.set_by = 5.0
+    bench.run(0.3)
     bench.post(bench.executor.emergency_stop(bench.clock))
     bench.run(1.5)
     assert not bench.violations() and (bench.observer.state(bench.now)[1] == 0.0).all()

@@ -14,7 +14,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits, require_limits
-from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STANDS_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
@@ -473,13 +473,22 @@ class Guard:
         return self._brake_from(now, before.state(now), [self._last_command(now)])
 
     def _brake_from(self, now: float, state: State, others: list[State]) -> Trajectory | None:
-        """Lead the controller to rest from a state (J,), near it, or one of ``others``."""
-        position, velocity = self.limits.inside(state[0]), state[1].copy()
+        """Lead the controller to rest from a state (J,), near it, or one of ``others``.
+
+        It stops at the end of braking from ``state``, or from one of ``others`` where the tool is
+        less far outside its box: a servo droops, and may be measured outside.
+        """
         path = self.path or self._clock_path
-        if path is not None:  # a gripper keeps its grip
-            position[self._grips] = path.state(now)[0][self._grips]
-        velocity[self._grips] = 0.0
-        place = self.limits.inside(brake(position, velocity, self.limits, self._period)[0][-1])
+        ends = []
+        for position, velocity in (state, *others):
+            position, velocity = self.limits.inside(position), velocity.copy()
+            if path is not None:  # a gripper keeps its grip
+                position[self._grips] = path.state(now)[0][self._grips]
+            velocity[self._grips] = 0.0
+            end = brake(position, velocity, self.limits, self._period)[0][-1]
+            ends.append((self.limits.inside(end), position, velocity))
+        place = min(ends, key=lambda each: max(self._workspace.outside(each[0]), TOLERANCE))[0]
+        _, position, velocity = ends[0]
         error = self.limits.tracking_error
         unsure = np.where(np.isfinite(error), _UNSURE * error, 0.0)
         starts = [(position + beside, velocity) for beside in (0.0 * unsure, unsure, -unsure)]
