@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import FORWARD, STAY, Bench, sim_arm
 
-from sf_policy_node.motion.chunks.ensemble import DECAY, Ensemble, Rows, mean_rotation
+from sf_policy_node.motion.chunks.ensemble import DECAY, Ensemble, TimedTargets, mean_rotation
 from sf_policy_node.motion.types import Join
 
 
-def rows(start, values, rotations=None, step=0.1):
+def targets(start, values, rotations=None, step=0.1):
     values = np.atleast_2d(np.asarray(values, float).T).T
-    return Rows(start + step * np.arange(1, len(values) + 1), values, rotations)
+    return TimedTargets(start + step * np.arange(1, len(values) + 1), values, rotations)
 
 
 def test_the_oldest_prediction_weighs_most():
     """a = sum w_i a_i / sum w_i, w_i = exp(-m i), i = 0 the oldest."""
     ensemble = Ensemble()
-    ensemble.add(rows(0.0, [0.0] * 8))
-    ensemble.add(rows(0.2, [1.0] * 8))
-    average = ensemble.average(rows(0.4, [4.0] * 8)).places[:, 0]
+    ensemble.add(targets(0.0, [0.0] * 8))
+    ensemble.add(targets(0.2, [1.0] * 8))
+    average = ensemble.average(targets(0.4, [4.0] * 8)).values[:, 0]
     w = np.exp(-DECAY * np.arange(3))
     assert average[:4] == pytest.approx((w @ [0.0, 1.0, 4.0]) / w.sum())
     assert average[4:6] == pytest.approx((w[:2] @ [1.0, 4.0]) / w[:2].sum())
@@ -30,16 +30,16 @@ def test_the_oldest_prediction_weighs_most():
 
 def test_predictions_between_rows_are_interpolated():
     ensemble = Ensemble(decay=0.0)
-    ensemble.add(rows(0.05, np.arange(8.0)))
-    average = ensemble.average(rows(0.1, np.zeros(8))).places[:, 0]
+    ensemble.add(targets(0.05, np.arange(8.0)))
+    average = ensemble.average(targets(0.1, np.zeros(8))).values[:, 0]
     assert average[0] == pytest.approx(0.5 * 0.5)  # 0.2 s lies half way between 0.15 and 0.25 s
 
 
 def test_predictions_that_have_passed_are_forgotten():
     ensemble = Ensemble()
-    ensemble.add(rows(0.0, [9.0] * 3))
-    ensemble.add(rows(1.0, [0.0] * 3))
-    assert ensemble.average(rows(1.0, [0.0] * 3)).places.max() == 0.0
+    ensemble.add(targets(0.0, [9.0] * 3))
+    ensemble.add(targets(1.0, [0.0] * 3))
+    assert ensemble.average(targets(1.0, [0.0] * 3)).values.max() == 0.0
 
 
 @settings(max_examples=60, deadline=None)

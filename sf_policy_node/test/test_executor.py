@@ -163,7 +163,7 @@ def test_a_chunk_whose_rows_have_all_passed_is_refused():
     bench.run(0.02)
     late = bench.chunk(FORWARD)
     bench.run(0.91)
-    with pytest.raises(ChunkRefused, match="all its rows have passed"):
+    with pytest.raises(ChunkRefused, match="all its steps have passed"):
         bench.send(late)
 
 

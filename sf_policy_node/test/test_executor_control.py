@@ -83,7 +83,7 @@ def test_a_pause_stops_the_arm_and_only_a_chunk_observed_after_it_moves_it_again
     assert at_rest(bench)
     assert bench.executor.status.state is ExecutorState.PAUSED
     bench.post(bench.executor.pause(False, bench.now))
-    with pytest.raises(ChunkRefused, match="observed before"):
+    with pytest.raises(ChunkRefused, match="observation is from before"):
         bench.send(old)
     bench.run(0.01)
     bench.send(bench.chunk(FORWARD))

@@ -17,17 +17,17 @@ from sf_policy_node.motion.status import ExecutorState
 REFUSALS = {
     "NaN": (
         {"data": np.where(np.arange(32).reshape(8, 4) == 9, np.nan, 0.0)},
-        "row 2, column y is nan",
+        "step 2, column y is nan",
     ),
-    "infinity": ({"data": np.full((8, 4), np.inf)}, "row 0, column x is inf"),
-    "too few rows": ({"data": np.zeros((7, 4))}, "size is 7 x 4"),
+    "infinity": ({"data": np.full((8, 4), np.inf)}, "step 0, column x is inf"),
+    "too few steps": ({"data": np.zeros((7, 4))}, "size is 7 x 4"),
     "too many columns": ({"data": np.zeros((8, 5))}, "size is 8 x 5"),
     "empty": ({"data": np.zeros((0, 4))}, "it is empty"),
     "names": ({"names": ("y", "x", "z", "gripper")}, "columns are y, x, z, gripper"),
     "action space": ({"space": ActionSpace.EE_POSE}, "action space is ee_pose"),
     "contract": ({"contract_hash": "0123"}, "made for contract 0123"),
     "frame": ({"frame": "world"}, "frame is 'world'"),
-    "way of joining": ({"join": 7}, "way of joining is number 7"),
+    "blending mode": ({"join": 7}, "blending mode is 7"),
     "step": ({"step_s": 0.05}, "0.05 s apart"),
     "reference names": ({"reference_names": ("joint1",)}, "reference names joint1"),
     "reference size": ({"reference": np.zeros(3)}, "reference has size 3"),
@@ -83,7 +83,7 @@ def test_reordered_chunks_are_refused(bench):
 def test_a_chunk_that_cannot_be_reached_from_its_first_row_is_refused_and_counted(bench):
     data = STAY.copy()
     data[:, :3] = [-0.2, 0.29, 0.2]
-    with pytest.raises(ChunkRefused, match="rows from 0 on"):
+    with pytest.raises(ChunkRefused, match="steps from 0 on"):
         bench.send(bench.chunk(data))
     assert bench.executor.status.step_clips.max() == 8
 
@@ -92,7 +92,7 @@ def test_reachable_rows_are_followed_and_the_status_says_which_are_not(bench):
     data = STAY.copy()
     data[4:, :3] = [-0.2, 0.29, 0.2]
     bench.send(bench.chunk(data))
-    assert "rows from 4 on" in bench.executor.status.reason
+    assert "steps from 4 on" in bench.executor.status.reason
 
 
 def test_the_tool_never_leaves_the_workspace_box(bench):

@@ -394,7 +394,7 @@ def test_after_a_reset_only_a_chunk_observed_afterwards_moves_the_arm(bench):
     bench.run(0.3)
     bench.executor.reset_emergency_stop(bench.now)
     bench.run(0.1)
-    with pytest.raises(ChunkRefused, match="observed before"):
+    with pytest.raises(ChunkRefused, match="observation is from before"):
         bench.send(before)
     bench.send(bench.chunk(FORWARD))
     assert bench.executor.status.state is ExecutorState.EXECUTING

@@ -20,7 +20,7 @@ H = sim_arm().action.horizon
 def make(contract, data, **changes):
     maker = TargetMaker(contract, kinematics(), Workspace(contract, kinematics()))
     chunk = make_chunk(contract, data, **changes)
-    return maker.make(chunk, maker.rows(chunk, chunk.step_s * np.arange(1, len(data) + 1)))
+    return maker.make(chunk, maker.absolute(chunk, chunk.step_s * np.arange(1, len(data) + 1)))
 
 
 def tools(targets):
@@ -153,7 +153,7 @@ def test_rows_from_the_first_unreachable_one_are_dropped():
     targets = make(sim_arm(), data)
     assert len(targets.positions) == 5
     assert targets.ik_failures == H - 5
-    assert targets.note.startswith("rows from 5 on")
+    assert targets.note.startswith("steps from 5 on")
 
 
 def test_the_gripper_snaps_to_open_or_closed_and_is_never_averaged():

@@ -93,7 +93,7 @@ class LatestChunk:
             times = times + chunk.stamp - now
         ahead = times > 1e-6
         if not ahead.any():
-            raise ChunkRefused("all its rows have passed")
+            raise ChunkRefused("all its steps have passed")
         return Trajectory(0.0, self._names, times[ahead], self._targets.of(chunk)[ahead], None)
 
     def tick(self, now: float) -> None:

@@ -459,7 +459,7 @@ class ChunkExecutor:
             status.reason = f"{complaint}; {status.reason}" if status.reason else complaint
         if self._supervisor.situation.state is State.FOLLOWING:
             status.chunk_age_s = now - self._policy.last.stamp
-            status.queue_depth = self._policy.rows_ahead(now)
+            status.queue_depth = self._policy.steps_ahead(now)
         if self._score is not None:
             status.shadow_error_rms, status.shadow_error_max = self._score.rms, self._score.largest
             status.shadow_rows = self._score.rows

@@ -84,7 +84,7 @@ class Supervisor:
         if Memory.MOTION in step.forget:
             self._policy.forget_motion()
         if Memory.ORDER in step.forget:
-            self._policy.forget_order()
+            self._policy.accept_any_order()
         if step.accept_from_now:
             self._policy.accept_from = now
         self.report(reason)
@@ -106,7 +106,7 @@ class Supervisor:
         self, trajectory: Trajectory | None, now: float, before: CommandedPath | None = None
     ) -> Trajectory | None:
         if trajectory is not None:
-            self._policy.stopped(self._guard.path.end)
+            self._policy.end_motion(self._guard.path.end)
             if not self._shadow and not self._guard.streams:
                 self.stop_watch.begin(self._guard.path, before or self._guard.before, now)
         return trajectory

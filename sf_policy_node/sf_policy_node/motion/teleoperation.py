@@ -10,7 +10,7 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
-from sf_policy_node.motion.chunks.planning import brought_to_rest
+from sf_policy_node.motion.chunks.planning import append_stop
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.shaping import Shaped, follow
 
@@ -136,7 +136,7 @@ class TeleoperationPlanner:
                 period,
                 np.full(len(position), _GAIN),
             )
-            shaped = brought_to_rest(shaped, count, self._limits, period)
+            shaped = append_stop(shaped, count, self._limits, period)
             survey = self._workspace.survey(
                 np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
             )

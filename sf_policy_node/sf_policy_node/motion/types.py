@@ -1,4 +1,4 @@
-"""What flows through ``motion``: a chunk in, a joint trajectory out. NumPy only."""
+"""The data types of ``motion``: action chunks come in, joint trajectories go out. NumPy only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from sf_policy_node.contract import ActionSpace, Contract
 
 
 class Join(IntEnum):
-    """How a chunk becomes one with the motion under way; same numbers as the constants of
-    ``sf_msgs/ActionChunk``.
-    """
+    """The blending mode of a chunk; same numbers as the constants of ``sf_msgs/ActionChunk``."""
 
     BLEND = 0
     ENSEMBLE = 1
@@ -23,7 +21,9 @@ class Join(IntEnum):
 
 
 class ControlSource(IntEnum):
-    """Who moves the arm; same numbers as the constants of ``sf_msgs/ControlSource``."""
+    """The source that controls the arm; same numbers as the constants of
+    ``sf_msgs/ControlSource``.
+    """
 
     NOBODY = 0
     POLICY = 1
@@ -36,10 +36,17 @@ class ControlSource(IntEnum):
 class Chunk:
     """A policy's prediction; the plain-Python form of ``sf_msgs/ActionChunk``.
 
-    ``data`` is (rows, columns); row k is the target for ``stamp + (k + 1) * step_s``.
-    ``reference`` (J,) holds the joint positions measured at ``stamp``, named by
-    ``reference_names``. Times are seconds on the clock of the node (ROS time, so simulated time
-    where that is used).
+    Times are seconds on the clock of the node (ROS time; simulated time where that is used).
+
+    Attributes:
+        stamp: when the observation was made [s].
+        epoch: number of the instruction; rises with each new one.
+        sequence: number of the chunk; rises within an epoch.
+        names: (C,) the columns of ``data``.
+        data: (H, C); row k is the target for ``stamp + (k + 1) * step_s``.
+        reference_names: (J,) the joints of ``reference``.
+        reference: (J,) joint positions measured at ``stamp`` [rad or m].
+        join: the blending mode.
     """
 
     stamp: float
@@ -73,7 +80,7 @@ class Chunk:
         inference_latency_s: float = 0.0,
         join: Join = Join.BLEND,
     ) -> Chunk:
-        """A chunk for the robot of ``contract``: names, space, step and frame come from there."""
+        """Create a chunk with the names, action space, step and frame of ``contract``."""
         return cls(
             stamp=stamp,
             frame=contract.base_frame,
@@ -95,15 +102,22 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Joint motion: ``positions`` and ``velocities`` (N, J) at ``stamp + times`` (N,), times
-    strictly rising and > 0.
+    """A joint motion that ends stationary, so that a controller which receives nothing more holds
+    position inside the limits.
 
-    Always ends at rest, so that a receiver that gets nothing more holds position inside the limits.
-    The first points may lie before the moment of sending: a controller that interpolates between
-    the points of its newest message then continues where it was commanded to be, instead of
-    bridging from a state of its own. ``hold_s``: the end is repeated that long after the motion, so
-    that a controller accepts the message however late it arrives. ``left_out``: indices of joints
-    whose controller must not get it, because it holds position elsewhere.
+    The first points may be earlier than the time of sending. A controller that interpolates
+    between the points of its newest message then continues where it was commanded to be, instead
+    of bridging from a state of its own.
+
+    Attributes:
+        stamp: the time to which ``times`` are relative [s].
+        times: (N,) strictly rising and > 0 [s].
+        positions: (N, J) [rad or m].
+        velocities: (N, J) [rad/s or m/s].
+        hold_s: :meth:`held` repeats the last point this long after the motion [s], so that a
+            controller accepts the message although it arrives late.
+        left_out: indices of joints whose controller must not receive the motion, because it holds
+            position somewhere else.
     """
 
     stamp: float
@@ -115,7 +129,7 @@ class Trajectory:
     left_out: tuple[int, ...] = ()
 
     def held(self) -> Trajectory:
-        """Return the same motion as a controller gets it: with the end repeated after
+        """Return the motion as it is sent to a controller: with the last point repeated after
         ``hold_s``.
         """
         if self.hold_s <= 0.0:
@@ -131,8 +145,8 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Setpoint:
-    """Where the joints (J,) are to be at one moment, and how fast they move then; for outputs that
-    send one command after another.
+    """A command for one time ``stamp`` [s], for outputs that stream commands: positions and
+    velocities (J,).
     """
 
     stamp: float
@@ -145,7 +159,7 @@ Motion = TypeVar("Motion", Trajectory, Setpoint)
 
 
 def of_joints(motion: Motion, joints: Sequence[int]) -> Motion:
-    """Return the motion of some of the joints (N,), as one of several controllers gets it."""
+    """Return the motion of the joints with these indices, for one of several controllers."""
     rows = np.asarray(joints)
     return replace(
         motion,

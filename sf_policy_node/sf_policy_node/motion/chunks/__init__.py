@@ -1,3 +1,3 @@
-"""From a policy's chunk to a motion: what is acceptable, where it leads, how it joins the one under
-way.
+"""Turns a policy's action chunk into a joint motion: checks it, computes joint targets, and blends
+it into the current motion.
 """

@@ -1,5 +1,6 @@
-"""What a chunk must satisfy before anything of it is used. A chunk that fails is refused whole,
-with one sentence.
+"""Checks that an action chunk must pass before the executor uses it.
+
+A chunk that fails one check is refused completely, with one sentence that says why.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from sf_policy_node.motion.types import Chunk, Join
 
 
 def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
-    """The chunk is of this contract (``contract_hash``: its hash, which takes a while to compute),
-    complete and finite.
+    """Check that a chunk was made for this contract, is complete, and has finite values.
+
+    Args:
+        contract_hash: the hash of ``contract``, passed in because computing it takes a while.
 
     Raises:
-        ChunkRefused: on the first thing that is wrong.
+        ChunkRefused: with the first problem found.
     """
     action = contract.action
     _require(
@@ -39,7 +42,10 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
         f"its columns are {', '.join(chunk.names) or 'none'}, the contract says"
         f" {', '.join(action.names)}",
     )
-    _require(chunk.join in tuple(Join), f"its way of joining is number {chunk.join}, which is none")
+    _require(
+        chunk.join in tuple(Join),
+        f"its blending mode is {chunk.join}; send 0 (BLEND), 1 (ENSEMBLE) or 2 (RTC)",
+    )
     data = np.asarray(chunk.data)
     _require(data.size > 0, "it is empty")
     expected = (action.horizon, len(action.names))
@@ -49,12 +55,12 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     )
     _require(
         abs(chunk.step_s - action.step_s) <= 1e-6,
-        f"its rows are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s",
+        f"its steps are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s",
     )
     finite = np.isfinite(data)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
-        raise ChunkRefused(f"row {row}, column {chunk.names[column]} is {data[row, column]}")
+        raise ChunkRefused(f"step {row}, column {chunk.names[column]} is {data[row, column]}")
     joints = tuple(contract.command_joints)
     _require(
         tuple(chunk.reference_names) == joints,
@@ -72,10 +78,10 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
 
 
 def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
-    """Refuse a chunk whose observation is too old or from the future.
+    """Check that a chunk's observation is neither too old nor from the future at ``now`` [s].
 
     Raises:
-        ChunkRefused: with the age.
+        ChunkRefused: with the age, or because the stamp is not finite.
     """
     _require(bool(np.isfinite(chunk.stamp)), "its stamp is not finite")
     age = now - chunk.stamp
@@ -91,10 +97,11 @@ def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
 
 
 def check_order(chunk: Chunk, last: Chunk | None) -> None:
-    """Refuse a chunk that is not newer than the one accepted before it.
+    """Check that a chunk is newer than the one accepted before it; ``last`` is None for the first.
 
     Raises:
-        ChunkRefused: an older epoch, or not newer within the epoch.
+        ChunkRefused: the epoch is older, the sequence number within the epoch is not higher, or
+            the observation is older.
     """
     if last is None:
         return

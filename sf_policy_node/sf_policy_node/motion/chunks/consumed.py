@@ -1,5 +1,7 @@
-"""How much of a chunk's time the arm has spent moving: a row whose time passed while it stood still
-was not consumed.
+"""Records how long the arm has executed chunks.
+
+A chunk step whose time passed while the arm was stationary was not consumed: it is executed later
+instead of being skipped.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from collections import deque
 
 
 class ConsumedTime:
-    """When chunks were followed, as spans of time [s]."""
+    """Intervals [s] in which the arm executed chunks."""
 
     def __init__(self) -> None:
         self._spans: deque[tuple[float, float]] = deque(maxlen=64)
@@ -20,22 +22,24 @@ class ConsumedTime:
         return other
 
     def clear(self) -> None:
-        """Nothing was followed."""
+        """Forget all intervals."""
         self._spans.clear()
 
     def follow(self, start: float, end: float) -> None:
-        """Record that a chunk is followed from ``start`` to ``end``, unless the next one comes
-        before.
+        """Record that a chunk is executed from ``start`` to ``end`` [s].
+
+        An interval that overlaps the previous one extends or shortens it to ``end``: the new chunk
+        replaces the rest of the one before.
         """
         if self._spans and start <= self._spans[-1][1]:
             start = self._spans.pop()[0]
         self._spans.append((start, end))
 
     def end(self, end: float) -> None:
-        """Record that the last chunk is followed no longer than this."""
+        """Cut the last interval at ``end`` [s], when its motion was stopped."""
         if self._spans:
             self._spans[-1] = (self._spans[-1][0], end)
 
     def between(self, since: float, until: float) -> float:
-        """Time in motion between two times."""
+        """Return how long chunks were executed between two times [s]."""
         return sum(max(0.0, min(end, until) - max(start, since)) for start, end in self._spans)

@@ -1,6 +1,4 @@
-"""Follows a policy: which chunks are acceptable, and how each becomes one with the motion under
-way.
-"""
+"""Executes a policy's chunks: decides which are acceptable and blends each into the motion."""
 
 from __future__ import annotations
 
@@ -27,24 +25,24 @@ from sf_policy_node.motion.types import Chunk, Join, Trajectory
 
 @dataclass(frozen=True)
 class Block:
-    """Chunks of instructions up to ``epoch`` are not followed; ``only``: of that one alone."""
+    """Refuses chunks of all epochs up to ``epoch``, or of this one only where ``only`` is set."""
 
     epoch: int
     reason: str
     only: bool = False
 
     def covers(self, epoch: int) -> bool:
-        """Whether a chunk of this epoch is refused."""
+        """Return whether a chunk of this epoch is refused."""
         return epoch == self.epoch if self.only else epoch <= self.epoch
 
 
 class ChunkFollower:
-    """Chunks of one contract into motions that the guard admits.
+    """Turns the chunks of one contract into motions that the guard admits.
 
     Args:
-        join: how chunks are joined; None: as each policy says.
-        score: shadow mode: compares chunks with what the operator does, and the arm is somebody
-            else's.
+        join: the blending mode; None uses the mode that each chunk names.
+        score: shadow mode, in which the operator moves the arm: compares the chunks with what the
+            operator does. None: the chunks are executed.
     """
 
     def __init__(
@@ -63,45 +61,52 @@ class ChunkFollower:
         self._planner = ChunkPlanner(contract, kinematics, workspace)
         self._ensemble, self._consumed = Ensembles(len(contract.arms)), ConsumedTime()
         self.last: Chunk | None = None
-        self.accept_from = -math.inf  # chunks observed earlier are not followed [s]
-        self.joins_at = -math.inf  # when the motion of the last chunk leaves the one before it [s]
-        self.starts_from_rest = (
-            True  # the motion of the last chunk left a place, and no other motion
-        )
+        self.accept_from = -math.inf
+        """Chunks with an earlier observation are refused [s]."""
+        self.joins_at = -math.inf
+        """When the motion of the last chunk replaces the motion before it [s]."""
+        self.starts_from_rest = True
+        """Whether the arm was stationary when the motion of the last chunk began."""
         self._block: Block | None = None
-        self._known_epoch: int | None = None  # the latest of which a chunk or the policy has told
-        self._row_times = np.zeros(0)
+        self._known_epoch: int | None = None  # the highest that a chunk or the policy has reported
+        self._step_times = np.zeros(0)
 
     def check(self, chunk: Chunk, now: float) -> None:
-        """Raises :class:`ChunkRefused` when a chunk must not be followed."""
+        """Check that a chunk may be executed at ``now`` [s].
+
+        Raises:
+            ChunkRefused: with the first reason against it.
+        """
         if self._block is not None and self._block.covers(chunk.epoch):
-            self._learn(chunk.epoch)
+            self._note_epoch(chunk.epoch)
             raise ChunkRefused(self._block.reason)
         check_form(chunk, self._contract, self._contract_hash)
         check_age(chunk, self._contract, now)
         check_order(chunk, self.last)
-        self._learn(chunk.epoch)
+        self._note_epoch(chunk.epoch)
         if chunk.stamp < self.accept_from:
             raise ChunkRefused(
-                "it was observed before the executor was activated, resumed, reset or handed back"
-                " by a person"
+                "its observation is from before the executor was activated, resumed or reset, or"
+                " before teleoperation ended"
             )
         if self._score is None:
             self._guard.monitor.check_reference(chunk)
 
     def follow(self, chunk: Chunk, now: float) -> Trajectory:
-        """The motion that joins a checked chunk to the one under way.
+        """Blend a checked chunk into the current motion and return the trajectory to send.
 
         Raises:
-            MotionRefused: none of it can be followed now.
+            ChunkRefused: no step of the chunk can be executed.
+            MotionRefused: the arm must not start now, or the guard refuses the motion.
         """
-        self._before = (self._row_times, self._consumed.copy())
+        self._before = (self._step_times, self._consumed.copy())
         start = self._guard.start(now)
         if not start.moving or (self.last is not None and self.last.epoch != chunk.epoch):
             self._ensemble.clear()
         join = Join(chunk.join if self._join is None else self._join)
         others = self._ensemble if join is Join.ENSEMBLE else None
-        # Rows that passed while the arm stood still were not consumed: they are moved, not skipped.
+        # Steps whose time passed while the arm was stationary were not consumed: they are shifted
+        # to later times, not skipped.
         base = start.time - self._consumed.between(chunk.stamp, start.time)
         plan = self._planner.plan(
             chunk, base, now, start.time, start.position, start.velocity, others
@@ -110,8 +115,8 @@ class ChunkFollower:
         if plan.refused:
             raise ChunkRefused(plan.refused)
         trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
-        self._ensemble.add(plan.rows)
-        self._row_times, self.joins_at = plan.row_times, start.time
+        self._ensemble.add(plan.predicted)
+        self._step_times, self.joins_at = plan.step_times, start.time
         self._consumed.follow(start.time, self._guard.path.end)
         self.starts_from_rest = not start.moving
         self.last, self._block = chunk, None
@@ -124,41 +129,46 @@ class ChunkFollower:
     def withdraw(self) -> None:
         """Undo the last :meth:`follow`: its motion was not sent."""
         self._guard.withdraw()
-        self._row_times, self._consumed = self._before
+        self._step_times, self._consumed = self._before
 
-    def rows_ahead(self, now: float) -> int:
-        """Count the rows of the last chunk whose time has not come."""
-        return int((self._row_times > now).sum())
+    def steps_ahead(self, now: float) -> int:
+        """Return how many steps of the last chunk are due after ``now`` [s]."""
+        return int((self._step_times > now).sum())
 
     def block(self, reason: str, epoch: int | None = None) -> None:
-        """Follow no more chunks of the instruction in force, or of ``epoch`` where that is
-        later.
+        """Refuse chunks of all epochs up to the highest known one from now on.
+
+        Args:
+            reason: what a refused chunk's :class:`ChunkRefused` says.
+            epoch: an epoch that the policy has reported, which counts as known.
+
+        The next chunk that is executed lifts the block. Without any known epoch nothing is blocked.
         """
         if epoch is not None:
-            self._learn(epoch)
+            self._note_epoch(epoch)
         if self._known_epoch is not None:
             self._block = Block(self._known_epoch, reason)
 
-    def _learn(self, epoch: int) -> None:
+    def _note_epoch(self, epoch: int) -> None:
         self._known_epoch = epoch if self._known_epoch is None else max(self._known_epoch, epoch)
 
-    def stopped(self, end: float) -> None:
-        """Record that the motion was stopped and ends at a time [s]."""
+    def end_motion(self, end: float) -> None:
+        """Record that the motion was stopped and ends at ``end`` [s]."""
         self._consumed.end(end)
 
     def forget_motion(self) -> None:
-        """Forget the motion: the arm is not where chunks have moved it, or is stationary for
-        another reason.
+        """Forget the motion of the last chunks, because something else has moved or stopped the
+        arm.
         """
-        self._row_times, self.joins_at = np.zeros(0), -math.inf
+        self._step_times, self.joins_at = np.zeros(0), -math.inf
         self._consumed.clear()
         self._ensemble.clear()
 
-    def forget_order(self) -> None:
-        """Accept any epoch and sequence again, but none that is blocked.
+    def accept_any_order(self) -> None:
+        """Accept any epoch and sequence number again, except a blocked epoch.
 
-        Epochs may start again lower, as after a clock that was set: only the very one stays
-        blocked.
+        Epochs may restart at a lower number, for example after a clock jump. A block therefore
+        covers only its own epoch from now on.
         """
         self.last = None
         if self._block is not None:

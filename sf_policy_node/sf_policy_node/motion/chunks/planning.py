@@ -1,5 +1,5 @@
-"""One chunk into motion: which rows are still ahead, the curve through them, and samples inside
-every limit.
+"""Plans the motion of one chunk: selects the steps that are still due, draws a curve through them
+and samples it inside all limits.
 """
 
 from __future__ import annotations
@@ -15,35 +15,46 @@ from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
-from sf_policy_node.motion.chunks.ensemble import Ensembles, Rows
+from sf_policy_node.motion.chunks.ensemble import Ensembles, TimedTargets
 from sf_policy_node.motion.chunks.reference import ReferenceCurve
 from sf_policy_node.motion.chunks.targets import TargetMaker, Targets
 from sf_policy_node.motion.shaping import Shaped, brake, follow
 from sf_policy_node.motion.types import Chunk
 
-CATCH_UP_S = 0.5  # how long after its last row a motion may still be on its way there
-_GAIN = 8.0  # 1/s: a gap between old and new motion closes with a time constant of 1/8 s
-_GRIPPER_GAIN = 25.0  # a gripper steps; nobody wants it smooth
-_ARRIVED_S = 1e-3  # closer than this at top speed counts as arrived
-_SLOWER, _SLOWER_TRIES = (
-    0.97,
-    3,
-)  # a motion that was too fast for the tool is planned again with slower joints
+CATCH_UP_S = 0.5  # how long after its last step is due a motion may take to reach it
+_GAIN = 8.0  # 1/s: the offset between old and new motion decays with a time constant of 1/8 s
+_GRIPPER_GAIN = 25.0  # 1/s: a gripper opens and closes in steps and needs no smoothing
+_ARRIVED_S = 1e-3  # a joint has arrived when its top speed covers the remaining error in this time
+# A motion whose tool is too fast is planned again with slower joints: 3 % slower than the survey
+# asks for, at most three times.
+_SLOWER, _SLOWER_TRIES = 0.97, 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Samples (N, J), one period apart, from one period after the start to rest.
+    """The planned motion of one chunk.
 
-    ``row_times`` are when the rows are due [s]; ``border_jump`` is how far the chunk wanted the
-    joints elsewhere at the start [rad or m]; clips are counted per joint (J,) by cause. ``refused``
-    says why there is no motion, ``note`` why it is shorter.
+    Attributes:
+        positions: (N, J) samples, one period apart, from one period after the start until all
+            joints are stationary; N is 0 when the chunk is refused.
+        velocities: (N, J).
+        step_times: (R,) when the executed steps are due [s].
+        predicted: the chunk's absolute targets, one for each arm, before averaging.
+        targets: the joint targets after averaging.
+        skipped: how many steps were due before the start.
+        border_jump: largest difference between the chunk and the commanded joints at the start
+            [rad or m], without binary grippers.
+        clips: by cause, how many samples or steps (J,) a limit changed.
+        workspace_clips: how many steps were moved into the box or dropped because of it.
+        tool_speed_clips: 1 when the joints were slowed for the tool's speed limit, else 0.
+        note: why steps were dropped; empty when none was.
+        refused: why there is no motion; empty when there is one.
     """
 
     positions: np.ndarray
     velocities: np.ndarray
-    row_times: np.ndarray
-    rows: tuple[Rows, ...]
+    step_times: np.ndarray
+    predicted: tuple[TimedTargets, ...]
     targets: Targets
     skipped: int = 0
     border_jump: float = 0.0
@@ -55,8 +66,9 @@ class Plan:
 
     @property
     def clipped(self) -> bool:
-        """Anything was cut; softening by the acceleration limit, which every start from rest needs,
-        does not count.
+        """Whether a limit changed the motion.
+
+        The acceleration limit does not count: every start from standstill needs it.
         """
         counts = [counts.sum() for cause, counts in self.clips.items() if cause != "acceleration"]
         return bool(
@@ -65,7 +77,7 @@ class Plan:
 
 
 class ChunkPlanner:
-    """Plans chunks of one contract."""
+    """Plans the motions of chunks of one contract."""
 
     def __init__(
         self,
@@ -95,21 +107,25 @@ class ChunkPlanner:
         velocity: np.ndarray,
         others: Ensembles | None = None,
     ) -> Plan:
-        """Motion from a commanded state (J,) at ``start`` along a checked chunk whose row k is due
-        at ``base + (k + 1) * step_s``.
+        """Plan the motion from a commanded state along a checked chunk.
 
-        It is at rest ``budgets.hold_s`` after ``now`` at the latest. ``others``: average with these
-        earlier chunks.
+        Args:
+            base: step k of the chunk is due at ``base + (k + 1) * step_s`` [s].
+            now: the current time [s]; the motion ends at most ``budgets.hold_s`` later.
+            start: when the motion begins [s].
+            position, velocity: the commanded state (J,) at ``start``.
+            others: earlier chunks to average with (temporal ensembling); None: no averaging.
         """
         due = base + chunk.step_s * np.arange(1, len(chunk.data) + 1)
-        rows = self._targets.rows(chunk, due)
-        targets = self._targets.make(chunk, rows if others is None else others.average(rows))
+        predicted = self._targets.absolute(chunk, due)
+        absolute = predicted if others is None else others.average(predicted)
+        targets = self._targets.make(chunk, absolute)
         nothing = np.zeros((0, len(position)))
         plan = Plan(
             nothing,
             nothing,
             due,
-            rows,
+            predicted,
             targets,
             int((due <= start + 1e-9).sum()),
             workspace_clips=targets.workspace_clips,
@@ -123,7 +139,7 @@ class ChunkPlanner:
             return dataclasses.replace(
                 plan,
                 refused=(
-                    f"all its rows have passed: the last one was due {start - due[-1]:.3f} s ago"
+                    f"all its steps have passed: the last one was due {start - due[-1]:.3f} s ago"
                 ),
             )
         limits = self._limits
@@ -142,20 +158,24 @@ class ChunkPlanner:
         velocity: np.ndarray,
         limits: JointLimits,
     ) -> Plan:
-        """As many rows as can be followed inside the workspace, no faster than the tool may go."""
-        due, targets = plan.row_times, plan.targets
-        rows, cuts, slower, note = len(targets.positions), plan.workspace_clips, 0, plan.note
-        while rows > plan.skipped:
-            curve = self._curve(chunk, targets, base, due, rows, position)
-            shaped = self._shape(curve, now, start, due[rows - 1], position, velocity, limits)
+        """Plan as many steps as stay inside the workspace and the tool's speed limit.
+
+        The last step is dropped, or the joints are slowed, until the motion fits. When no step is
+        left, the plan is refused.
+        """
+        due, targets = plan.step_times, plan.targets
+        count, cuts, slower, note = len(targets.positions), plan.workspace_clips, 0, plan.note
+        while count > plan.skipped:
+            curve = self._curve(chunk, targets, base, due, count, position)
+            shaped = self._shape(curve, now, start, due[count - 1], position, velocity, limits)
             survey = self._workspace.survey(
                 np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
             )
             if survey.leaves is not None:
                 reached = int((due < start + (survey.leaves + 1) * self._period).sum())
-                cuts += rows - min(rows - 1, reached)
-                rows = min(rows - 1, reached)
-                note = f"rows from {rows} on are not followed: {survey.why}"
+                cuts += count - min(count - 1, reached)
+                count = min(count - 1, reached)
+                note = f"steps from {count} on are not executed: {survey.why}"
                 continue
             if survey.slower < 1.0 and slower < _SLOWER_TRIES:
                 limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)
@@ -173,7 +193,7 @@ class ChunkPlanner:
                 plan,
                 positions=shaped.positions,
                 velocities=shaped.velocities,
-                row_times=due[:rows],
+                step_times=due[:count],
                 border_jump=jump,
                 clips=clips,
                 workspace_clips=cuts,
@@ -188,13 +208,13 @@ class ChunkPlanner:
         targets: Targets,
         base: float,
         due: np.ndarray,
-        rows: int,
+        count: int,
         position: np.ndarray,
     ) -> ReferenceCurve:
-        points = np.vstack([chunk.reference, targets.positions[:rows]])
+        points = np.vstack([chunk.reference, targets.positions[:count]])
         points = np.minimum(np.maximum(points, self._limits.lower), self._limits.upper)
         points[:, ~targets.moves] = position[~targets.moves]
-        return ReferenceCurve(np.append(base, due[:rows]), points, self._steps)
+        return ReferenceCurve(np.append(base, due[:count]), points, self._steps)
 
     def _shape(
         self,
@@ -218,11 +238,11 @@ class ChunkPlanner:
         slow = np.abs(shaped.velocities) <= 0.5 * limits.acceleration * period
         arrived = np.flatnonzero((near & slow).all(axis=1)[count - 1 :])
         end = count + int(arrived[0]) if len(arrived) else samples
-        return brought_to_rest(shaped, end, self._limits, period)
+        return append_stop(shaped, end, self._limits, period)
 
 
-def brought_to_rest(shaped: Shaped, end: int, limits: JointLimits, period: float) -> Shaped:
-    """Return the first ``end`` samples and the shortest stop after them."""
+def append_stop(shaped: Shaped, end: int, limits: JointLimits, period: float) -> Shaped:
+    """Return the first ``end`` samples of a motion, followed by the shortest stop."""
     rest, zero = brake(shaped.positions[end - 1], shaped.velocities[end - 1], limits, period)
     positions, velocities = (
         np.vstack([shaped.positions[:end], rest]),

@@ -1,4 +1,4 @@
-"""A curve through joint targets: between rows a smooth one, for the gripper steps."""
+"""Interpolates joint targets: with a smooth curve for arm joints, in steps for binary grippers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import numpy as np
 
 
 class ReferenceCurve:
-    """Positions and velocities at any time from K rows of joint targets; at rest after the last
-    row.
+    """A monotone cubic curve through K joint targets; stationary after the last one.
 
-    Between two rows it never leaves the range of these two, so that rows inside the limits stay
-    inside (monotone cubic after Fritsch and Butland, "A Method for Constructing Local Monotone
-    Piecewise Cubic Interpolants", 1984). Columns in ``steps`` are not interpolated: a row's value
-    holds from the row before it on.
+    Between two targets the curve stays in the range of these two, so that targets inside the
+    limits give a curve inside the limits. The velocity at an inner target is the harmonic mean
+    2 b a / (b + a) of the slopes before (b) and after (a) it [rad/s or m/s], and 0 where b and a
+    differ in sign. Source: Fritsch and Butland, "A Method for Constructing Local Monotone
+    Piecewise Cubic Interpolants", 1984.
 
     Args:
         times: (K,) rising [s].
-        positions: (K, J).
-        steps: (J,) bool.
+        positions: (K, J) [rad or m].
+        steps: (J,) bool; True for joints that are not interpolated: the value of a target holds
+            from the time of the target before it.
     """
 
     def __init__(self, times: np.ndarray, positions: np.ndarray, steps: np.ndarray) -> None:
@@ -32,8 +33,12 @@ class ReferenceCurve:
             self._velocities[1:-1] = np.where(same, 2.0 * before * after / total, 0.0)
 
     def sample(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and velocities (N, J) at ``times`` (N,); before the first row, those of
-        the first row.
+        """Return positions and velocities (N, J) at ``times`` (N,) [s].
+
+        Before the first target the position is that of the first target and the velocity 0.
+
+        Cubic Hermite interpolation: s in 0 to 1 is the time within the segment, p0 and p1 (N, J)
+        are the positions at its ends, m0 and m1 (N, J) the velocities there times its duration.
         """
         last = len(self._times) - 1
         row = np.clip(np.searchsorted(self._times, times, side="left"), min(1, last), last)

@@ -1,4 +1,4 @@
-"""Rows of a chunk into joint targets, for the four action spaces of a contract."""
+"""Converts the steps of a chunk to joint targets, for the four action spaces of a contract."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import ToolBox, Workspace
-from sf_policy_node.motion.chunks.ensemble import Rows
+from sf_policy_node.motion.chunks.ensemble import TimedTargets
 from sf_policy_node.motion.types import Chunk
 
-# Condition number of the Jacobian (m and rad mixed, as MoveIt Servo does it): from the first on the
-# arm is slowed, at the second by most.
+# Condition number of the Jacobian (m and rad mixed, as in MoveIt Servo): above the first the arm is
+# slowed, linearly down to the slowest speed at the second.
 _SINGULAR = (60.0, 200.0)
-_SLOWEST = 0.2  # share of the joints' speed that is left at a singularity
+_SLOWEST = 0.2  # share of the joints' top speed that is allowed at a singularity
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Joint targets (R, J) of the first R rows of a chunk; R falls short where a row cannot be
-    followed.
+    """Joint targets of the first R steps of a chunk; the steps that cannot be executed are dropped.
 
-    ``positions`` are in the order of ``contract.command_joints`` and inside the position limits.
-    ``moves`` (J,) is False for a joint that the chunk has no column for. ``speed`` is the share of
-    the joints' top speed that may be used near singularities. ``note`` says why rows were dropped.
+    Attributes:
+        positions: (R, J) inside the position limits, in the order of ``contract.command_joints``.
+        moves: (J,) bool; False for a joint that the chunk has no column for.
+        position_clips: (J,) how many steps were clipped to the position limits.
+        step_clips: (J,) how many steps were dropped because this joint would jump.
+        workspace_clips: how many steps were moved into the workspace box or dropped because of it.
+        ik_failures: how many steps were dropped because inverse kinematics found no solution.
+        singular_rows: how many steps are near a singularity.
+        speed: share of the joints' top speed that is allowed (1 away from singularities).
+        note: why steps were dropped; empty when none was.
     """
 
     positions: np.ndarray
@@ -46,7 +52,7 @@ class TargetMaker:
     """Makes :class:`Targets` for one contract.
 
     Args:
-        kinematics: of every arm by its name; of a robot with one arm also alone.
+        kinematics: by arm name; a single :class:`Kinematics` serves all arms.
     """
 
     def __init__(
@@ -63,18 +69,23 @@ class TargetMaker:
             for name in contract.arms
         ]
 
-    def rows(self, chunk: Chunk, due: np.ndarray) -> tuple[Rows, ...]:
-        """What a checked chunk asks of each arm, absolute: joint positions, or tool places and
-        rotations in the base frame.
-        """
-        return tuple(arm.rows(chunk, due) for arm in self._arms)
+    def absolute(self, chunk: Chunk, due: np.ndarray) -> tuple[TimedTargets, ...]:
+        """Return the absolute targets of a checked chunk for each arm.
 
-    def make(self, chunk: Chunk, rows: Sequence[Rows]) -> Targets:
-        """Joint targets for the rows of a checked chunk, which may have been averaged with others.
+        They are joint positions, or tool positions and rotations in the base frame.
 
-        All arms follow as many rows as the one that follows fewest.
+        Args:
+            due: (R,) when the steps are due [s].
         """
-        made = [arm.make(chunk, own) for arm, own in zip(self._arms, rows, strict=True)]
+        return tuple(arm.absolute(chunk, due) for arm in self._arms)
+
+    def make(self, chunk: Chunk, absolute: Sequence[TimedTargets]) -> Targets:
+        """Return the joint targets for ``absolute``, the absolute targets of a checked chunk.
+
+        They may have been averaged with other chunks. All arms execute as many steps as the arm
+        that can execute the fewest.
+        """
+        made = [arm.make(chunk, own) for arm, own in zip(self._arms, absolute, strict=True)]
         if len(made) == 1:
             return made[0]
         count = min(len(targets.positions) for targets in made)
@@ -99,7 +110,7 @@ class TargetMaker:
 
 
 class ArmTargets:
-    """Makes the columns of :class:`Targets` of one arm: its joints, then those of its gripper."""
+    """Computes the columns of :class:`Targets` of one arm: its A joints, then its gripper's."""
 
     def __init__(
         self,
@@ -126,27 +137,29 @@ class ArmTargets:
             else pinocchio.Quaternion(np.array(orientation, dtype=float)).normalized().matrix()
         )
 
-    def rows(self, chunk: Chunk, due: np.ndarray) -> Rows:
-        """What a checked chunk asks of this arm, absolute; see :meth:`TargetMaker.rows`."""
+    def absolute(self, chunk: Chunk, due: np.ndarray) -> TimedTargets:
+        """Return the absolute targets of a checked chunk; see :meth:`TargetMaker.absolute`."""
         data = np.asarray(chunk.data, dtype=float)[:, self._columns]
         reference = np.asarray(chunk.reference, dtype=float)[self._joints]
         if not chunk.space.is_tool:
-            return Rows(due, data + reference if chunk.space is ActionSpace.JOINT_DELTA else data)
+            return TimedTargets(
+                due, data + reference if chunk.space is ActionSpace.JOINT_DELTA else data
+            )
         start = self._kinematics.forward(reference)
         relative = chunk.space is ActionSpace.EE_DELTA
-        places = data[:, :3] + start.position if relative else data[:, :3].copy()
+        positions = data[:, :3] + start.position if relative else data[:, :3].copy()
         if data.shape[1] == 3:
-            return Rows(due, places, np.tile(self._orientation, (len(data), 1, 1)))
+            return TimedTargets(due, positions, np.tile(self._orientation, (len(data), 1, 1)))
         turns = np.array([pinocchio.exp3(row) for row in data[:, 3:6]])
-        return Rows(due, places, turns @ start.rotation if relative else turns)
+        return TimedTargets(due, positions, turns @ start.rotation if relative else turns)
 
-    def make(self, chunk: Chunk, rows: Rows) -> Targets:
-        """Joint targets of this arm, with its gripper's joints."""
+    def make(self, chunk: Chunk, absolute: TimedTargets) -> Targets:
+        """Return the joint targets of this arm, including its gripper's joints."""
         reference = np.asarray(chunk.reference, dtype=float)
         targets = (
-            self._from_tool(rows, reference[self._joints])
-            if rows.rotations is not None
-            else self._from_joints(rows, reference[self._joints])
+            self._from_tool(absolute, reference[self._joints])
+            if absolute.rotations is not None
+            else self._from_joints(absolute, reference[self._joints])
         )
         return self._with_gripper(chunk, reference, targets) if len(self._fingers) else targets
 
@@ -154,7 +167,8 @@ class ArmTargets:
         count, fingers = len(arm.positions), len(self._fingers)
         columns = np.tile(reference[self._fingers], (count, 1))
         if self._gripper_column is not None and count:
-            # Only the newest chunk decides: half open is not the mean of open and closed.
+            # A gripper is not averaged: the mean of open and closed would be half open. Only the
+            # newest chunk counts.
             openings = np.asarray(chunk.data)[:count, self._gripper_column]
             columns = np.array([self._gripper_targets(opening) for opening in openings])
         return Targets(
@@ -173,19 +187,19 @@ class ArmTargets:
         gripper = self._spec.gripper
         return gripper.to_joints(float(opening >= 0.5) if gripper.binary else float(opening))
 
-    def _from_joints(self, rows: Rows, reference: np.ndarray) -> Targets:
-        positions = np.minimum(np.maximum(rows.places, self._lower), self._upper)
-        clips = (positions != rows.places).sum(axis=0)
+    def _from_joints(self, absolute: TimedTargets, reference: np.ndarray) -> Targets:
+        positions = np.minimum(np.maximum(absolute.values, self._lower), self._upper)
+        clips = (positions != absolute.values).sum(axis=0)
         positions, step_clips, note = self._cut_at_jump(positions, reference)
-        places = self._box.places_of_arm(np.vstack([reference, positions]))
-        left, workspace_clips = self._box.left(places), 0
-        if left is not None:
+        tool_positions = self._box.places_of_arm(np.vstack([reference, positions]))
+        outside, workspace_clips = self._box.left(tool_positions), 0
+        if outside is not None:
             note = (
-                f"{self._box.whose}rows from {left} on would bring the tool out of the workspace"
-                " box"
+                f"{self._box.whose}steps from {outside} on would move the tool out of the"
+                " workspace box"
             )
-            workspace_clips = len(positions) - left
-            positions = positions[:left]
+            workspace_clips = len(positions) - outside
+            positions = positions[:outside]
         return Targets(
             positions, np.ones(self._arm, dtype=bool), clips, step_clips, workspace_clips, note=note
         )
@@ -193,46 +207,51 @@ class ArmTargets:
     def _cut_at_jump(
         self, positions: np.ndarray, start: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, str]:
-        """Return the rows (R, A) before the first that is further from the one before than
-        ``joints[].step`` allows.
+        """Drop the first step that is further from the one before than ``joints[].step`` allows,
+        and all steps after it.
+
+        Returns:
+            The remaining positions (R, A), how many steps each joint (A,) made the chunk lose, and
+            a sentence, which is empty when nothing was dropped.
         """
         clips = np.zeros(self._arm, dtype=np.int64)
-        ways = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._step
-        jumps = np.flatnonzero((ways > 1.0).any(axis=1))
+        shares = np.abs(np.diff(np.vstack([start, positions]), axis=0)) / self._step
+        jumps = np.flatnonzero((shares > 1.0).any(axis=1))
         if not len(jumps):
             return positions, clips, ""
         row = int(jumps[0])
-        joint = int(ways[row].argmax())
+        joint = int(shares[row].argmax())
         clips[joint] = len(positions) - row
         spec = self._spec.joints[joint]
-        way = float(ways[row, joint] * spec.step)
+        distance = float(shares[row, joint] * spec.step)
         note = (
-            f"rows from {row} on need {spec.name} to jump by {way:.2f} {spec.unit}, joints[].step"
-            f" allows {spec.step:g}"
+            f"steps from {row} on need {spec.name} to jump by {distance:.2f} {spec.unit},"
+            f" joints[].step allows {spec.step:g}"
         )
         return positions[:row], clips, note
 
-    def _from_tool(self, rows: Rows, reference: np.ndarray) -> Targets:
+    def _from_tool(self, absolute: TimedTargets, reference: np.ndarray) -> Targets:
         arm = self._arm
-        places = self._box.clip(rows.places)
-        workspace_clips = int((places != rows.places).any(axis=1).sum())
+        tool_positions = self._box.clip(absolute.values)
+        workspace_clips = int((tool_positions != absolute.values).any(axis=1).sum())
         seed = np.minimum(np.maximum(reference, self._lower), self._upper)
         positions, before, note = [], seed, ""
-        for k, (place, rotation) in enumerate(zip(places, rows.rotations, strict=True)):
-            # On a straight line the next solution is about as far again as the last one was.
+        for k, (tool, rotation) in enumerate(zip(tool_positions, absolute.rotations, strict=True)):
+            # The seed is extrapolated from the last two solutions: the tool moves about as far in
+            # each step.
             solution = self._kinematics.inverse(
-                ToolPose(place, rotation), 2.0 * seed - before if k > 1 else seed
+                ToolPose(tool, rotation), 2.0 * seed - before if k > 1 else seed
             )
             if not solution.reached:
-                left = (
-                    f"{1e3 * solution.position_error:.0f} mm and {solution.rotation_error:.2f} rad"
-                    " are left"
+                note = (
+                    f"{self._box.whose}steps from {k} on cannot be reached:"
+                    f" {1e3 * solution.position_error:.0f} mm and"
+                    f" {solution.rotation_error:.2f} rad are left"
                 )
-                note = f"{self._box.whose}rows from {k} on cannot be reached: {left}"
                 break
             before, seed = seed, solution.positions
             positions.append(seed)
-        failures = len(places) - len(positions)
+        failures = len(tool_positions) - len(positions)
         joints, step_clips, jump = self._cut_at_jump(
             np.array(positions).reshape(-1, arm), reference
         )
@@ -252,13 +271,13 @@ class ArmTargets:
         )
 
     def _near_singularity(self, positions: np.ndarray) -> tuple[int, float]:
-        """Count the rows near a singularity; return the share of the joints' top speed that may be
-        used.
-        """
+        """Return how many steps are near a singularity, and the allowed share of the top speed."""
         if not len(positions):
             return 0, 1.0
         some = self._kinematics.condition(positions[[0, len(positions) // 2, -1]])
-        if some.max() < 0.5 * _SINGULAR[0]:  # far from one, and so are the rows between
+        # Three steps far from any singularity represent all: the condition number changes slowly
+        # along a chunk.
+        if some.max() < 0.5 * _SINGULAR[0]:
             return 0, 1.0
         condition = self._kinematics.condition(positions)
         soft, hard = _SINGULAR
