@@ -20,7 +20,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.recording.verification import verify_episode
+from sf_training.recording.recover.verification import verify_episode
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 EPISODES = 20

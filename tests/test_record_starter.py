@@ -11,7 +11,7 @@ from journey.terminal import Terminal
 
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording.labels import read_labels
-from sf_training.recording.verification import verify_episode
+from sf_training.recording.recover.verification import verify_episode
 
 pytestmark = pytest.mark.ros
 COMMAND = [sys.executable, "-m", "sf_bringup.record"]

@@ -35,7 +35,7 @@ from sf_bringup.second_start import refuse_second_start
 from sf_bringup.simulated_contract import for_simulation
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.vla.remote.address import is_remote
-from sf_training.recording.controls import DEFAULT_BUTTONS
+from sf_training.recording.screen.controls import DEFAULT_BUTTONS
 
 _BUTTON_KEYS = ("button", "open", "close", "toggle", "slow_button")  # of a device file
 

@@ -23,7 +23,12 @@ from sf_bringup.one_graph import refuse_second_graph
 from sf_bringup.second_start import refuse_second_start
 from sf_bringup.up import place_in, start
 from sf_training.recording import keyboard_node
-from sf_training.recording.recovery import RecoveryError, cut_off, recover_episode, recovery_command
+from sf_training.recording.recover.recovery import (
+    RecoveryError,
+    cut_off,
+    recover_episode,
+    recovery_command,
+)
 
 LOG_FILE = "record.log"  # beside the episodes
 KEYBOARD = "keyboard"  # the device of config/teleoperation that is this terminal

@@ -32,24 +32,24 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "an episode as HTML or MP4: cameras, joints, timeline",
         ),
         "recover": (
-            "sf_training.recording.recovery",
+            "sf_training.recording.recover.recovery",
             "make an episode of a recording that was cut off",
         ),
         "verify": (
-            "sf_training.recording.verification",
+            "sf_training.recording.recover.verification",
             "are episodes still, bit by bit, what was recorded?",
         ),
         "relabel": (
-            "sf_training.recording.edit_command:relabel",
+            "sf_training.recording.edit.command:relabel",
             "say outcome, instruction (or several in time) or note of episodes",
         ),
-        "trim": ("sf_training.recording.edit_command:trim", "a part of an episode as a new one"),
+        "trim": ("sf_training.recording.edit.command:trim", "a part of an episode as a new one"),
         "split": (
-            "sf_training.recording.edit_command:split",
+            "sf_training.recording.edit.command:split",
             "cut an episode into several new ones",
         ),
         "merge": (
-            "sf_training.recording.edit_command:merge",
+            "sf_training.recording.edit.command:merge",
             "join episodes that follow each other into a new one",
         ),
         "replay": (

@@ -11,8 +11,8 @@ from sf_policy_node.contract import Contract, load_contract, parse_contract
 from sf_policy_node.contract_upgrade import ARM_KEYS
 from sf_policy_node.motion.types import Chunk
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriter
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
+from sf_training.recording.writer.episode_writer import EpisodeWriter
 
 SIM_ARM = Path(__file__).resolve().parents[2] / "sf_bringup/config/robots/sim_arm.yaml"
 WIDTH, HEIGHT, STEP = 32, 24, 0.1

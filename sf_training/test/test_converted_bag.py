@@ -12,8 +12,8 @@ from synthetic_episodes import tiny_contract, write_episode
 
 from sf_training.data.episode_arrays import load_episode
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.recording.episode_message import EPISODE_TOPIC, read_episode_message
 from sf_training.recording.messages import string
+from sf_training.recording.writer.episode_message import EPISODE_TOPIC, read_episode_message
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

@@ -11,14 +11,15 @@ from rosbags.highlevel import AnyReader
 from synthetic_episodes import START, STEP, tiny_contract, write_episode
 
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.recording import edit_command, messages
-from sf_training.recording.editing import write
-from sf_training.recording.episode_writer import EpisodeWriter
-from sf_training.recording.finished_episode import EditError, open_finished
+from sf_training.recording import messages
+from sf_training.recording.edit import command as edit_command
+from sf_training.recording.edit.editing import write
+from sf_training.recording.edit.finished_episode import EditError, open_finished
 from sf_training.recording.labels import LabelError, add_label, read_labels
-from sf_training.recording.qos_profiles import offered_qos
+from sf_training.recording.recover.verification import verify_episode
 from sf_training.recording.topics import Delivery
-from sf_training.recording.verification import verify_episode
+from sf_training.recording.writer.episode_writer import EpisodeWriter
+from sf_training.recording.writer.qos_profiles import offered_qos
 
 FRAMES = 20
 JOINTS, SAID, SOURCE = "/joint_states", "/instruction", "/control_source"
@@ -256,6 +257,6 @@ def test_what_cannot_be_edited_is_one_sentence(take, tmp_path, contract, capsys)
 
 
 def whole(path):
-    from sf_training.recording.editing import window
+    from sf_training.recording.edit.editing import window
 
     return window(open_finished(path), 0.0, None)

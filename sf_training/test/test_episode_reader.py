@@ -25,7 +25,8 @@ from synthetic_episodes import (
 
 from sf_policy_node.motion.types import Join
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.recording import episode_writer, messages
+from sf_training.recording import messages
+from sf_training.recording.writer import episode_writer
 
 SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"
 

@@ -29,8 +29,8 @@ from synthetic_episodes import (
 from sf_policy_node.contract import parse_contract
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
-from sf_training.recording.mcap_file import McapFile
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording.writer.mcap_file import McapFile
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,8 @@ def test_a_disk_that_fills_up_leaves_one_sentence_and_nothing_else(tmp_path, con
     """
     code = (
         f"import resource, signal, sys, numpy as np\nsys.path[:0] = {sys.path!r}\nfrom pathlib"
-        " import Path\nfrom synthetic_episodes import *\nfrom sf_training.recording.episode_writer"
+        " import Path\nfrom synthetic_episodes import *\n"
+        "from sf_training.recording.writer.episode_writer"
         " import EpisodeWriteError\nsignal.signal(signal.SIGXFSZ,"
         " signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\nrng"
         " = np.random.default_rng(0)\ncontract = tiny_contract()\ntry:\n    with"

@@ -9,8 +9,8 @@ import pytest
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
-from sf_training.recording.file_rescue import RescueError, rescue_file
-from sf_training.recording.recovery import main
+from sf_training.recording.recover.file_rescue import RescueError, rescue_file
+from sf_training.recording.recover.recovery import main
 
 
 def another_recorders_file(compression=CompressionType.ZSTD, messages=200):

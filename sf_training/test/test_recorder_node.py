@@ -30,8 +30,8 @@ from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.recording import messages
-from sf_training.recording.queued_writer import QueuedWriter
 from sf_training.recording.recorder_node import Recorder
+from sf_training.recording.writer.queued_writer import QueuedWriter
 
 pytestmark = pytest.mark.ros
 SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"

@@ -28,8 +28,8 @@ from sf_training.recording import messages
 from sf_training.recording.joy_node import RecorderJoy
 from sf_training.recording.keyboard_node import RecorderKeys
 from sf_training.recording.recorder_node import Recorder
-from sf_training.recording.recovery import recover_episode
-from sf_training.recording.session import State
+from sf_training.recording.recover.recovery import recover_episode
+from sf_training.recording.session.recording_session import State
 from sf_training.recording.topics import absolute
 
 pytestmark = pytest.mark.ros

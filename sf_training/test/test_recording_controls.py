@@ -8,9 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sf_training.recording.controls import KEYS, Buttons, Order, Press, Refusal, Service, order
-from sf_training.recording.session import State
-from sf_training.recording.terminal_view import screen
+from sf_training.recording.screen.controls import (
+    KEYS,
+    Buttons,
+    Order,
+    Press,
+    Refusal,
+    Service,
+    order,
+)
+from sf_training.recording.screen.terminal_view import screen
+from sf_training.recording.session.recording_session import State
 
 
 @pytest.mark.parametrize(

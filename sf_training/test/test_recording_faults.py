@@ -13,8 +13,8 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from sf_policy_node.ros_testing import PATIENCE_S
-from sf_training.recording.recovery import RecoveryError, recover_episode
-from sf_training.recording.verification import verify_episode
+from sf_training.recording.recover.recovery import RecoveryError, recover_episode
+from sf_training.recording.recover.verification import verify_episode
 
 KILLS = 12
 LOST_S = 1.0
@@ -28,8 +28,8 @@ import numpy as np
 from pathlib import Path
 from synthetic_episodes import tiny_contract
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriter
-from sf_training.recording.queued_writer import QueuedWriter
+from sf_training.recording.writer.episode_writer import EpisodeWriter
+from sf_training.recording.writer.queued_writer import QueuedWriter
 
 rng = np.random.default_rng(0)
 noise = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)

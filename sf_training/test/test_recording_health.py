@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from synthetic_episodes import tiny_contract
 
 from sf_training.recording import messages
-from sf_training.recording.health import EpisodeHealth
-from sf_training.recording.stream_monitor import (
+from sf_training.recording.session.health import EpisodeHealth
+from sf_training.recording.session.stream_monitor import (
     StreamMonitor,
     Verdict,
     header_stamp,
@@ -260,7 +260,7 @@ def test_two_publishers_may_share_a_topic():
     for step in range(100):
         monitor.add(step / 50, step / 50 + 0.001, b"arm")
         monitor.add(step / 50, step / 50 - 0.004 if step else 0.0005, b"gripper")
-    from sf_training.recording.stream_monitor import StreamLimits
+    from sf_training.recording.session.stream_monitor import StreamLimits
 
     assert monitor.report(2.0, StreamLimits(), True).verdict == Verdict.PASS
 

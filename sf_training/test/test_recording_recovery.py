@@ -13,13 +13,14 @@ from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
 from sf_policy_node.ros_testing import PATIENCE_S
-from sf_training.recording import messages, recovery, verification
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
-from sf_training.recording.mcap_scan import scan_mcap
-from sf_training.recording.qos_profiles import offered_qos
-from sf_training.recording.recovery import RecoveryError, main, recover_episode
+from sf_training.recording import messages
+from sf_training.recording.recover import recovery, verification
+from sf_training.recording.recover.recovery import RecoveryError, main, recover_episode
+from sf_training.recording.recover.verification import ChecksumError, verify_episode
 from sf_training.recording.topics import Delivery
-from sf_training.recording.verification import ChecksumError, verify_episode
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording.writer.mcap_scan import scan_mcap
+from sf_training.recording.writer.qos_profiles import offered_qos
 
 CHUNKS, EACH = 6, 5
 rng = np.random.default_rng(0)
@@ -256,7 +257,7 @@ def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
 
 
 def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
-    from sf_training.recording import episode_writer
+    from sf_training.recording.writer import episode_writer
 
     class Stopped(episode_writer.datetime):
         @classmethod

@@ -13,13 +13,14 @@ import yaml
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
-from sf_training.recording import messages, session
-from sf_training.recording.episode_folder import find_episode, outcome_of
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording import messages
+from sf_training.recording.edit.episode_folder import find_episode, outcome_of
 from sf_training.recording.labels import LabelError, add_label
-from sf_training.recording.queued_writer import QueuedWriter
-from sf_training.recording.session import RecordingSession, SessionError, State
-from sf_training.recording.stream_monitor import Verdict
+from sf_training.recording.session import recording_session as session
+from sf_training.recording.session.recording_session import RecordingSession, SessionError, State
+from sf_training.recording.session.stream_monitor import Verdict
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording.writer.queued_writer import QueuedWriter
 
 SCENE, WRIST, JOINTS, TELEOP = (
     "/scene_camera/image_raw",
@@ -213,7 +214,7 @@ def test_a_disk_that_refuses_keeps_what_was_written_and_the_session_goes_on(desk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sf_training.recording.mcap_file.McapFile.flush", refuse)
+        patch.setattr("sf_training.recording.writer.mcap_file.McapFile.flush", refuse)
         finished = desk.end()
     assert (
         not finished.done

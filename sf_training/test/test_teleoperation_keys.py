@@ -92,7 +92,7 @@ def test_keys_move_the_tool_through_the_shipped_keyboard_file():
 def test_a_terminal_is_read_key_by_key_and_left_as_it_was():
     import termios
 
-    from sf_training.recording.terminal_keys import raw_keys
+    from sf_training.recording.screen.terminal_keys import raw_keys
 
     other, terminal = pty.openpty()
     before = termios.tcgetattr(terminal)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sf_training.recording.controls import DRIVING_KEYS, KEYS
-from sf_training.recording.terminal_keys import ESCAPE, KeyDecoder
+from sf_training.recording.screen.controls import DRIVING_KEYS, KEYS
+from sf_training.recording.screen.terminal_keys import ESCAPE, KeyDecoder
 from sf_training.teleoperation.keys import MOTIONS
 
 SEQUENCES = {

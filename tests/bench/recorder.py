@@ -271,8 +271,8 @@ def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
 def _write(folder: Path, gigabytes: float) -> None:
     """In a process of its own: an episode as fast as the disk takes it, the memory beside it."""
     from sf_training.recording import messages
-    from sf_training.recording.episode_writer import EpisodeWriter
-    from sf_training.recording.queued_writer import QueuedWriter
+    from sf_training.recording.writer.episode_writer import EpisodeWriter
+    from sf_training.recording.writer.queued_writer import QueuedWriter
 
     writer = EpisodeWriter(
         folder, load_contract(find_robot("sim_arm")), instruction="long", operator=""

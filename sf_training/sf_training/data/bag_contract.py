@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sf_policy_node.contract import Contract, ContractError, parse_contract
 from sf_training.data.bag_files import BagError
-from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT
+from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT
 
 
 def own_contract(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sf_training.data.bag_storage import Bag
 from sf_training.recording import messages
-from sf_training.recording.episode_message import EPISODE_TOPIC, read_episode_message
-from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT
-from sf_training.recording.sealing import EPISODE_RECORD
+from sf_training.recording.writer.episode_message import EPISODE_TOPIC, read_episode_message
+from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT
+from sf_training.recording.writer.sealing import EPISODE_RECORD
 
 
 def restore_record(bag: Bag) -> None:

@@ -39,7 +39,7 @@ from sf_training.data.mcap_blocks import Block, Located
 from sf_training.data.picture_checks import decoded_image, size_of
 from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
+from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
 from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
 from sf_training.recording.topics import absolute
 

@@ -34,7 +34,7 @@ from sf_training.lerobot.instructions import Level
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.lerobot.units import Units
 from sf_training.lerobot.video import Codec
-from sf_training.recording.episode_writer import EpisodeWriteError
+from sf_training.recording.writer.episode_writer import EpisodeWriteError
 
 _USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to a LeRobot v3.0 dataset
        sf_training lerobot import DATASET --out EPISODES     and back

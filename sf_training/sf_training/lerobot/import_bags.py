@@ -16,9 +16,9 @@ from sf_training.lerobot.dataset_reader import DatasetEpisode, DatasetReader
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.lerobot.units import Conversion, Units, conversion
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriter
-from sf_training.recording.qos_profiles import offered_qos
 from sf_training.recording.topics import Delivery, absolute
+from sf_training.recording.writer.episode_writer import EpisodeWriter
+from sf_training.recording.writer.qos_profiles import offered_qos
 
 COMMAND_DELAY_S = (
     0.002  # an action is a command given just after its frame, in force when the next one is seen

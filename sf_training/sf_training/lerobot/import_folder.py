@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sf_training.lerobot.layout import LeRobotError
-from sf_training.recording.sealing import PARTIAL
+from sf_training.recording.writer.sealing import PARTIAL
 
 
 @contextmanager

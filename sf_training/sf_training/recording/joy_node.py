@@ -15,8 +15,8 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Joy
 
-from sf_training.recording.controls import DEFAULT_BUTTONS, Buttons
-from sf_training.recording.recorder_client import RecorderClient
+from sf_training.recording.screen.controls import DEFAULT_BUTTONS, Buttons
+from sf_training.recording.screen.recorder_client import RecorderClient
 
 
 class RecorderJoy(Node):

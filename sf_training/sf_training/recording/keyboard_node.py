@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.live import Live
 from sensor_msgs.msg import Joy
 
-from sf_training.recording.controls import DRIVING_KEYS, KEYS, Press
-from sf_training.recording.recorder_client import RecorderClient
-from sf_training.recording.terminal_keys import ESCAPE, raw_keys
-from sf_training.recording.terminal_view import DRIVING_KEYS_LINE, KEYS_LINE, screen
+from sf_training.recording.screen.controls import DRIVING_KEYS, KEYS, Press
+from sf_training.recording.screen.recorder_client import RecorderClient
+from sf_training.recording.screen.terminal_keys import ESCAPE, raw_keys
+from sf_training.recording.screen.terminal_view import DRIVING_KEYS_LINE, KEYS_LINE, screen
 from sf_training.teleoperation import keys as motion_keys
 
 _REFRESH_HZ = 10.0

@@ -26,15 +26,19 @@ from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.diagnostics import Diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_training.recording.ending import Ending
-from sf_training.recording.episode_folder import find_episode, outcome_of
+from sf_training.recording.edit.episode_folder import find_episode, outcome_of
 from sf_training.recording.labels import LabelError, add_label, undo_label
-from sf_training.recording.qos_profiles import publishers_qos
-from sf_training.recording.recovery import cut_off, recovery_command
-from sf_training.recording.session import Finished, RecordingSession, SessionError, State
-from sf_training.recording.status_message import recorder_diagnostics, status_message
-from sf_training.recording.stream_monitor import Verdict
-from sf_training.recording.subscriptions import QOS, is_installed, message_class, with_info
+from sf_training.recording.recover.recovery import cut_off, recovery_command
+from sf_training.recording.session.finish_thread import FinishThread
+from sf_training.recording.session.recording_session import (
+    Finished,
+    RecordingSession,
+    SessionError,
+    State,
+)
+from sf_training.recording.session.status_message import recorder_diagnostics, status_message
+from sf_training.recording.session.stream_monitor import Verdict
+from sf_training.recording.session.subscriptions import QOS, is_installed, message_class, with_info
 from sf_training.recording.topics import (
     Delivery,
     RecordedTopic,
@@ -42,6 +46,7 @@ from sf_training.recording.topics import (
     context_topics,
     episode_topics,
 )
+from sf_training.recording.writer.qos_profiles import publishers_qos
 
 _TICK_S = 0.1
 _STATUS_TICKS = 5
@@ -61,7 +66,7 @@ class Recorder(ManagedNode):
         self.session: RecordingSession | None = None
         self.instruction = ""
         self._heard: tuple = ()
-        self._ending: Ending | None = None
+        self._finishing: FinishThread | None = None
         self._shown: tuple = ()
         self._ticks = 0
         self._status_publisher = None
@@ -128,8 +133,8 @@ class Recorder(ManagedNode):
 
     def stop(self) -> None:
         """Unsubscribe. An episode in progress is kept, but marked as discarded."""
-        if self._ending:
-            self._ending.thread.join()
+        if self._finishing:
+            self._finishing.thread.join()
             self._settle()
         elif self.session.state != State.IDLE:
             self._report(
@@ -262,13 +267,13 @@ class Recorder(ManagedNode):
             complete = self._active().end(outcome, note, self.now())
         except SessionError as error:
             return Finished(False, None, "", Verdict.FAIL, (), str(error))
-        ending = self._finish(complete)
-        return await ending.done
+        finishing = self._finish(complete)
+        return await finishing.done
 
-    def _finish(self, complete: Callable[[], Finished]) -> Ending:
-        self._ending = Ending(complete)
+    def _finish(self, complete: Callable[[], Finished]) -> FinishThread:
+        self._finishing = FinishThread(complete)
         self._publish()
-        return self._ending
+        return self._finishing
 
     def _on_label(
         self, request: LabelEpisode.Request, response: LabelEpisode.Response
@@ -303,7 +308,7 @@ class Recorder(ManagedNode):
         return response
 
     def _tick(self) -> None:
-        if self._ending and not self._ending.thread.is_alive():
+        if self._finishing and not self._finishing.thread.is_alive():
             self._settle()
         if self.session:
             complete = self.session.tick(self.now(), time.monotonic())
@@ -317,10 +322,10 @@ class Recorder(ManagedNode):
             self._publish()
 
     def _settle(self) -> None:
-        ending, self._ending = self._ending, None
-        self._report(self.session.settle(ending.finished))
+        finishing, self._finishing = self._finishing, None
+        self._report(self.session.settle(finishing.finished))
         self._publish()
-        ending.done.set_result(ending.finished)
+        finishing.done.set_result(finishing.finished)
 
     def _report(self, finished: Finished) -> None:
         log = self.get_logger()

@@ -19,8 +19,8 @@ from sf_policy_node.motion.types import Chunk
 from sf_training.config_file import parse
 from sf_training.progress import ProgressBar
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import Phrasing
 from sf_training.simulation.joint_expert import JointExpert

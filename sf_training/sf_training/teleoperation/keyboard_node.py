@@ -20,7 +20,7 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 
 from sf_policy_node.nodes.lifecycle import LATCHED
-from sf_training.recording.terminal_keys import raw_keys
+from sf_training.recording.screen.terminal_keys import raw_keys
 from sf_training.teleoperation.keys import HELP, TOPIC, Keys
 
 RATE_HZ = 50.0

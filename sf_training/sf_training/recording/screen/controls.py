@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sf_training.recording.session import State
+from sf_training.recording.session.recording_session import State
 
 
 class Press(StrEnum):

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from rclpy.task import Future
 
-from sf_training.recording.session import Finished
-from sf_training.recording.stream_monitor import Verdict
+from sf_training.recording.session.recording_session import Finished
+from sf_training.recording.session.stream_monitor import Verdict
 
 
-class Ending:
+class FinishThread:
     """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's
     thread.
     """

@@ -15,8 +15,8 @@ import tyro
 import yaml
 from rich.progress import Progress
 
-from sf_training.recording.recovery import cut_off, recovery_command
-from sf_training.recording.sealing import METADATA_FILE, PARTIAL
+from sf_training.recording.recover.recovery import cut_off, recovery_command
+from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
 _BLOCK = 1 << 22
 

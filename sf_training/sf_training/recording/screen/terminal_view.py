@@ -11,8 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sf_training.recording.session import State
-from sf_training.recording.stream_monitor import Verdict
+from sf_training.recording.session.recording_session import State
+from sf_training.recording.session.stream_monitor import Verdict
 
 KEYS_LINE = (
     "space start, or end as success    s success    f failure    d discard    u undo label    i"

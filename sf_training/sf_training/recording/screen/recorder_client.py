@@ -11,8 +11,8 @@ from rclpy.node import Node
 from sf_msgs.msg import RecorderStatus
 from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.nodes.lifecycle import LATCHED
-from sf_training.recording.controls import Order, Press, Refusal, Service, order
-from sf_training.recording.session import State
+from sf_training.recording.screen.controls import Order, Press, Refusal, Service, order
+from sf_training.recording.session.recording_session import State
 
 _TYPES = {Service.START: StartEpisode, Service.END: EndEpisode, Service.LABEL: LabelEpisode}
 

@@ -15,7 +15,7 @@ import yaml
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
-from sf_training.recording.mcap_file import McapFile
+from sf_training.recording.writer.mcap_file import McapFile
 
 EPISODE_RECORD = "sf_episode"  # MCAP metadata record; the last one of a file counts
 METADATA_FILE = "metadata.yaml"

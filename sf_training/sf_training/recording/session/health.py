@@ -16,7 +16,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.observation import NoObservation, ObservationBuffer
-from sf_training.recording.stream_monitor import (
+from sf_training.recording.session.stream_monitor import (
     StreamLimits,
     StreamMonitor,
     StreamReport,

@@ -16,11 +16,11 @@ from mcap.records import Channel, Message, Schema
 
 from sf_policy_node.contract import Contract, ContractError, parse_contract
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import CONTRACT_ATTACHMENT
 from sf_training.recording.labels import LabelError, Labels, read_labels
-from sf_training.recording.sealing import EPISODE_RECORD, METADATA_FILE, PARTIAL
+from sf_training.recording.recover.verification import ChecksumError, verify_episode
 from sf_training.recording.topics import absolute
-from sf_training.recording.verification import ChecksumError, verify_episode
+from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT
+from sf_training.recording.writer.sealing import EPISODE_RECORD, METADATA_FILE, PARTIAL
 
 
 class EditError(ValueError):

@@ -19,11 +19,17 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from sf_training.recording.episode_writer import UNFINISHED
-from sf_training.recording.file_rescue import RescueError, rescue_file
-from sf_training.recording.mcap_file import McapFile
-from sf_training.recording.mcap_scan import McapScanError, scan_mcap
-from sf_training.recording.sealing import EPISODE_RECORD, PARTIAL, SealError, TopicRecord, seal
+from sf_training.recording.recover.file_rescue import RescueError, rescue_file
+from sf_training.recording.writer.episode_writer import UNFINISHED
+from sf_training.recording.writer.mcap_file import McapFile
+from sf_training.recording.writer.mcap_scan import McapScanError, scan_mcap
+from sf_training.recording.writer.sealing import (
+    EPISODE_RECORD,
+    PARTIAL,
+    SealError,
+    TopicRecord,
+    seal,
+)
 
 _NOTE = "unfinished: recovered after the recorder ended in the middle"
 _REASON = "recovered: the end is missing, and messages lost before were not counted"

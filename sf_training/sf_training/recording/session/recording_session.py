@@ -18,17 +18,17 @@ from pathlib import Path
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.observation import validate_instruction
 from sf_training.recording import messages
-from sf_training.recording.episode_writer import (
+from sf_training.recording.session.health import EpisodeHealth, HealthReport
+from sf_training.recording.session.stream_monitor import Verdict
+from sf_training.recording.topics import Delivery, RecordedTopic, absolute, episode_topics
+from sf_training.recording.writer.episode_writer import (
     MIN_FREE_BYTES,
     OUTCOMES,
     EpisodeWriteError,
     EpisodeWriter,
 )
-from sf_training.recording.health import EpisodeHealth, HealthReport
-from sf_training.recording.qos_profiles import offered_qos
-from sf_training.recording.queued_writer import QueuedWriter
-from sf_training.recording.stream_monitor import Verdict
-from sf_training.recording.topics import Delivery, RecordedTopic, absolute, episode_topics
+from sf_training.recording.writer.qos_profiles import offered_qos
+from sf_training.recording.writer.queued_writer import QueuedWriter
 
 LONGEST_COUNTDOWN_S = 60.0
 DISK_WARN_S = 60.0

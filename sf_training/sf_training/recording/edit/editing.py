@@ -17,10 +17,10 @@ from pathlib import Path
 from mcap.records import Channel, Message, Schema
 
 from sf_training.recording import messages
-from sf_training.recording.episode_message import EPISODE_TOPIC
-from sf_training.recording.episode_writer import OUTCOMES, EpisodeWriter
-from sf_training.recording.finished_episode import EditError, FinishedEpisode
+from sf_training.recording.edit.finished_episode import EditError, FinishedEpisode
 from sf_training.recording.topics import Delivery, absolute, context_topics, episode_topics
+from sf_training.recording.writer.episode_message import EPISODE_TOPIC
+from sf_training.recording.writer.episode_writer import OUTCOMES, EpisodeWriter
 
 SHORTEST_S = 0.1
 

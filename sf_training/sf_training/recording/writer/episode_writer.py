@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from sf_policy_node.contract import Contract
-from sf_training.recording.episode_message import EPISODE_TOPIC, episode_message
-from sf_training.recording.mcap_file import McapFile
 from sf_training.recording.messages import STRING, definition
-from sf_training.recording.qos_profiles import offered_qos
-from sf_training.recording.sealing import (
+from sf_training.recording.topics import Delivery
+from sf_training.recording.writer.episode_message import EPISODE_TOPIC, episode_message
+from sf_training.recording.writer.mcap_file import McapFile
+from sf_training.recording.writer.qos_profiles import offered_qos
+from sf_training.recording.writer.sealing import (
     EPISODE_RECORD,
     PARTIAL,
     SealError,
@@ -35,7 +36,6 @@ from sf_training.recording.sealing import (
     seal,
     sync_directory,
 )
-from sf_training.recording.topics import Delivery
 
 Outcome = Literal["success", "failure", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "discarded")

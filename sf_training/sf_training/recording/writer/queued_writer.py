@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sf_training.recording.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 
 _FLUSH_PERIOD = 0.5  # s: what the death of this process may cost
 _SYNC_PERIOD = 2.0  # s: what a power cut may cost

@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sf_training.recording import editing
-from sf_training.recording.episode_folder import outcome_of
-from sf_training.recording.episode_writer import EpisodeWriteError
-from sf_training.recording.finished_episode import EditError, open_finished
+from sf_training.recording.edit import editing
+from sf_training.recording.edit.episode_folder import outcome_of
+from sf_training.recording.edit.finished_episode import EditError, open_finished
 from sf_training.recording.labels import LabelError, add_label, undo_label
-from sf_training.recording.sealing import METADATA_FILE, PARTIAL
+from sf_training.recording.writer.episode_writer import EpisodeWriteError
+from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
 Outcome = Literal["", "success", "failure", "discarded"]
 

@@ -10,8 +10,8 @@ from std_msgs.msg import Header
 from sf_msgs.msg import RecorderStatus, StreamHealth
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.conversions import to_stamp
-from sf_training.recording.session import RecordingSession, State
-from sf_training.recording.stream_monitor import Verdict
+from sf_training.recording.session.recording_session import RecordingSession, State
+from sf_training.recording.session.stream_monitor import Verdict
 
 _LEVELS = {
     Verdict.PASS: DiagnosticStatus.OK,

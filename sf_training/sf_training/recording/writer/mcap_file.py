@@ -38,7 +38,7 @@ from mcap.records import (
     SummaryOffset,
 )
 
-from sf_training.recording.mcap_scan import MAGIC, MESSAGE_HEADER, McapScan
+from sf_training.recording.writer.mcap_scan import MAGIC, MESSAGE_HEADER, McapScan
 
 _CHUNK_BYTES = 1 << 20
 _ZSTD_LEVEL = 1

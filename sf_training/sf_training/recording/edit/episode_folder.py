@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from sf_training.recording.labels import LabelError, read_labels
-from sf_training.recording.sealing import METADATA_FILE, PARTIAL
+from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
 
 def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:

@@ -1,0 +1,1 @@
+"""Relabel, trim, split and merge finished episodes."""

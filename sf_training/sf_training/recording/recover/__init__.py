@@ -1,0 +1,1 @@
+"""Recover interrupted recordings and damaged files, and verify finished episodes."""

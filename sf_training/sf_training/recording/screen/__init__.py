@@ -1,0 +1,1 @@
+"""Let the operator control the recorder: keys, gamepad buttons, terminal view."""

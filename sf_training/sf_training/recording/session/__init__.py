@@ -1,0 +1,1 @@
+"""Run the recorder between and within episodes: state, stream health, status."""

@@ -1,0 +1,1 @@
+"""Write one episode to disk: MCAP file, metadata.yaml, checksum."""
