@@ -148,7 +148,7 @@ def kill_and_recover(operator: Operator) -> None:
     wait_until_nothing_runs(operator.directory)
     assert [path.suffix for path in folders(operator.directory)].count(".partial") == 1
     again = operator.open_recorder()
-    again.wait_for(r"1 recordings that were cut off: .*partial")
+    again.wait_for(r"1 interrupted recordings: .*partial")
     again.press("y\r")
     again.wait_for("recovered")
     operator.wait_until_ready()

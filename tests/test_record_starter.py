@@ -68,7 +68,7 @@ def test_one_person_records_labels_and_undoes(start, tmp_path):
         "anna",
         "failure",
     )
-    assert custom["verdict"] in ("WARN", "FAIL"), "nobody moved the arm"
+    assert custom["verdict"] in ("WARN", "FAIL"), "no command was recorded"
     assert read_labels(bag).outcome == "discarded"
 
 
@@ -85,4 +85,4 @@ def test_without_a_terminal_it_says_what_is_wrong_and_helps():
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 2 and "needs a terminal for its keys" in done.stderr
+    assert done.returncode == 2 and "stdin is not a terminal" in done.stderr

@@ -1,9 +1,9 @@
-"""Starts the record journey: ``python3 -m sf_bringup.record task:="pick the red cube"``. The twin
-of ``launch/record.launch.py``.
+"""Start the record journey: ``python3 -m sf_bringup.record task:="pick the red cube"``. It starts
+the same nodes as ``launch/record.launch.py``.
 
 In a terminal it shows the health of all streams, and single keys start, end and label episodes; the
-nodes' lines go to a file. With ``teleop:=keyboard`` the same terminal moves the arm. Elsewhere it
-prints the nodes' lines, like ``up``.
+nodes log to a file. With ``teleop:=keyboard`` the same terminal teleoperates the arm. Without a
+terminal it prints the log of the nodes, like ``up``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sf_bringup.up import place_in, start
 from sf_training.recording import keyboard_node
 from sf_training.recording.recover.recovery import (
     RecoveryError,
-    cut_off,
+    find_interrupted,
     recover_episode,
     recovery_command,
 )
@@ -36,14 +36,14 @@ _LOGS_KEPT = 10
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Start the graph, with the keyboard where there is one; returns the exit code."""
+    """Start the nodes, with keys and status if there is a terminal; return the exit code."""
     words = sys.argv[1:] if words is None else list(words)
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or {"--help", "-h"} & set(words):
         return start(words, "record", RECORD_ARGUMENTS, record_graph)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         values = parse_arguments(words, RECORD_ARGUMENTS)
-        nodes = record_graph(**values)  # says what is wrong before anything starts
+        nodes = record_graph(**values)  # raises before any node starts
         refuse_second_graph(str(values["namespace"]))
         refuse_second_start([node.full_name for node in nodes if node.essential])
     except GraphError as error:
@@ -86,10 +86,9 @@ def _with_keys(
             *place_in(namespace),
         ]
         code = keyboard_node.main(parameters, alive, notes)
+        # The graph is shutting down in order; a signal must not interrupt that.
         for number in (signal.SIGHUP, signal.SIGTERM):
-            signal.signal(
-                number, signal.SIG_IGN
-            )  # the graph is being stopped in order, and that goes on
+            signal.signal(number, signal.SIG_IGN)
         try:
             graph.check()
         except ArmClientError as error:
@@ -101,8 +100,8 @@ def _with_keys(
 
 
 def keep_log(log: Path) -> None:
-    """Rename the log of the run before to ``record_DATE_TIME.log``, so that it explains a crash.
-    The newest ten are kept.
+    """Rename the log of the previous run to ``record_DATE_TIME.log``, so that it can explain a
+    crash. Delete all but the newest ten.
     """
     try:
         if log.exists() and log.stat().st_size:
@@ -111,32 +110,31 @@ def keep_log(log: Path) -> None:
         for old in sorted(log.parent.glob(f"{log.stem}_*{log.suffix}"))[:-_LOGS_KEPT]:
             old.unlink()
     except OSError:
-        pass  # the start itself says what is wrong with the folder
+        pass  # the start reports an unusable folder
 
 
 def _offer_recovery(directory: Path) -> list[str]:
-    """Ask whether to recover what a crash left; return sentences about what remains."""
-    left = cut_off(directory)
-    if not left:
+    """Ask whether to recover interrupted recordings; return sentences about those that remain."""
+    interrupted = find_interrupted(directory)
+    if not interrupted:
         return []
-    names = ", ".join(path.name for path in left)
-    print(f"record: {directory} holds {len(left)} recordings that were cut off: {names}")
+    names = ", ".join(path.name for path in interrupted)
+    print(f"record: {directory} holds {len(interrupted)} interrupted recordings: {names}")
     try:
         answer = input("recover them now, as discarded episodes that can be labelled again? [y/N] ")
     except EOFError:
         answer = ""
     if answer.strip().lower() in ("y", "yes"):
-        for path in left:
+        for path in interrupted:
             try:
                 print(f"record: {recover_episode(path).path}: recovered")
             except RecoveryError as error:
                 print(f"record: {error}", file=sys.stderr)
-        left = cut_off(directory)
-    return (
-        [f"cut off: {', '.join(path.name for path in left)}; {recovery_command(directory)}"]
-        if left
-        else []
-    )
+        interrupted = find_interrupted(directory)
+    if not interrupted:
+        return []
+    names = ", ".join(path.name for path in interrupted)
+    return [f"interrupted recordings: {names}; {recovery_command(directory)}"]
 
 
 if __name__ == "__main__":

@@ -208,11 +208,11 @@ def test_episodes_are_relabelled_without_a_recorder(take, tmp_path, contract, ca
     )
     capsys.readouterr()
     for words, sentence in (
-        (["--at", "0", "a", "9", "b"], "lasts 1.90 s, and a segment begins at 9 s"),
-        (["--at", "0.5", "a"], "the first begins at 0"),
-        (["--at", "0", "a", "--instruction", "b"], "not both"),
-        (["--undo", "--note", "b"], "--undo takes a label back and gives none"),
-        ([], "a label says nothing"),
+        (["--at", "0", "a", "9", "b"], "lasts 1.90 s, but a segment begins at 9 s"),
+        (["--at", "0.5", "a"], "begin the first at 0"),
+        (["--at", "0", "a", "--instruction", "b"], "an instruction and segments"),
+        (["--undo", "--note", "b"], "--undo only removes a label"),
+        ([], "the label is empty"),
     ):
         assert edit_command.relabel([str(other), *words]) == 1
         assert sentence in capsys.readouterr().err
@@ -232,27 +232,25 @@ def test_what_cannot_be_edited_is_one_sentence(take, tmp_path, contract, capsys)
         assert len(text.splitlines()) == 1
         return text
 
-    assert "lasts 1.90 s, and 1 to 5 s were asked for" in refused(
+    assert "lasts 1.90 s, so it has no 1 to 5 s" in refused(
         edit_command.trim, take, "--begin", 1, "--end", 5
     )
     assert "shorter than 0.1 s" in refused(edit_command.trim, take, "--begin", 1, "--end", 1.05)
-    assert "must rise" in refused(edit_command.split, take, "--at", 1.0, 0.5)
-    assert "take: exists already" in refused(edit_command.trim, take, "--name", "take")
-    assert "give two episodes or more" in refused(edit_command.merge, take)
+    assert "not strictly increasing" in refused(edit_command.split, take, "--at", 1.0, 0.5)
+    assert "take: already exists" in refused(edit_command.trim, take, "--name", "take")
+    assert "give two or more" in refused(edit_command.merge, take)
     assert "begins before" in refused(edit_command.merge, take, late)
-    assert "say which the new episode has with --outcome" in refused(
-        edit_command.merge, take, failed
-    )
+    assert "choose one with --outcome" in refused(edit_command.merge, take, failed)
     assert "another contract" in refused(edit_command.merge, take, other)
     assert "recover it first" in refused(edit_command.trim, day / "cut.partial")
     assert "is not a finished episode" in refused(edit_command.trim, day)
     file = late / "late_0.mcap"
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-30])
-    assert "is not what was recorded" in refused(edit_command.trim, late)
+    assert "was changed after recording" in refused(edit_command.trim, late)
     with pytest.raises(EditError, match="outcomes differ"):
         write([*map(whole, (take, failed))], day, "x")
-    with pytest.raises(LabelError, match="must rise"):
+    with pytest.raises(LabelError, match="increasing order"):
         add_label(take, segments=[(0.0, "a"), (1.0, "b"), (1.0, "c")])
 
 

@@ -142,16 +142,16 @@ def test_an_error_while_recording_leaves_nothing(tmp_path, contract):
 
 def test_refuses_what_would_lose_data(tmp_path, contract):
     write_episode(tmp_path, contract, frames=1)
-    with pytest.raises(EpisodeWriteError, match="episode: exists already; choose another name"):
+    with pytest.raises(EpisodeWriteError, match="episode: already exists; choose another name"):
         open_writer(tmp_path, contract)
     with open_writer(tmp_path, contract, "second") as writer:
         with pytest.raises(EpisodeWriteError, match="another recorder writes it"):
             open_writer(tmp_path, contract, "second")
-        with pytest.raises(EpisodeWriteError, match="/nowhere: was not announced"):
+        with pytest.raises(EpisodeWriteError, match="/nowhere: is not declared"):
             writer.write("/nowhere", b"", 1)
         with pytest.raises(EpisodeWriteError, match="type made_up/msg/Thing is unknown"):
             writer.add_topic("/thing", "made_up/msg/Thing")
-        with pytest.raises(EpisodeWriteError, match="recorded as std_msgs/msg/String already"):
+        with pytest.raises(EpisodeWriteError, match="already recorded as std_msgs/msg/String"):
             writer.add_topic("/instruction", messages.BOOL)
         with pytest.raises(ValueError, match="outcome: must be one of success, failure, discarded"):
             writer.finish("splendid")
@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_leaves_one_sentence_and_nothing_else(tmp_path, con
     assert result.returncode == 1
     assert (
         result.stderr.strip()
-        == f"recorder: {tmp_path}/episode: the disk is full, the episode was dropped; free some"
+        == f"recorder: {tmp_path}/episode: the disk is full, the episode was deleted; free some"
         " space and record it again"
     )
     assert not list(tmp_path.iterdir())

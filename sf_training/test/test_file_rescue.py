@@ -56,7 +56,7 @@ def test_a_file_that_was_cut_off_is_saved_up_to_its_last_whole_chunk(tmp_path, d
     assert 20 < len(saved) < len(known) and saved == known[: len(saved)]
     assert torn.read_bytes() == data[: len(data) // 2]
     assert (
-        main([str(torn)]) == 1 and "torn_recovered.mcap: exists already" in capsys.readouterr().err
+        main([str(torn)]) == 1 and "torn_recovered.mcap: already exists" in capsys.readouterr().err
     )
 
 
@@ -92,5 +92,5 @@ def test_what_is_no_recording_is_one_sentence(tmp_path):
     (tmp_path / "notes.mcap").write_text("not a recording")
     with pytest.raises(RescueError, match="holds no message that can be read"):
         rescue_file(tmp_path / "notes.mcap")
-    with pytest.raises(RescueError, match="cannot be saved"):
+    with pytest.raises(RescueError, match="cannot be copied"):
         rescue_file(tmp_path / "nowhere.mcap")

@@ -46,7 +46,7 @@ def test_undo_goes_back_step_by_step_to_the_recording(bag):
     assert read_labels(bag).note == ""
     assert undo_label(bag) is None
     assert read_labels(bag) is None
-    with pytest.raises(LabelError, match="no label to take back"):
+    with pytest.raises(LabelError, match="no label to undo"):
         undo_label(bag)
 
 
@@ -56,7 +56,7 @@ def test_undo_goes_back_step_by_step_to_the_recording(bag):
         ({"outcome": "succes"}, "must be one of success, failure, discarded, got 'succes'"),
         ({"instruction": "   "}, "instruction is empty"),
         ({"instruction": "x" * 501}, "shorten it"),
-        ({}, "says nothing"),
+        ({}, "is empty"),
     ],
 )
 def test_a_label_that_cannot_be_is_refused_and_changes_nothing(bag, label, message):

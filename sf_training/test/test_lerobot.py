@@ -272,7 +272,7 @@ def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
         return capsys.readouterr().err
 
     data, out = exported / "set", tmp_path / "out"
-    assert "exists already; choose another directory" in said(
+    assert "already exists; choose another directory" in said(
         "export", exported / "bags", "--out", data
     )
     assert "no episode bags here" in said("export", tmp_path, "--out", out)

@@ -320,7 +320,7 @@ def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_
     code, said, bags = bring_in(data, "--skip-damaged")
     assert code == 0 and "left out: episode 2" in said and "2 episodes" in said
     assert [bag.name for bag in bags] == ["theirs_000000", "theirs_000001"]
-    assert "theirs_000000: exists already; remove it" in bring_in(data)[1]
+    assert "theirs_000000: already exists; remove it" in bring_in(data)[1]
 
 
 def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):

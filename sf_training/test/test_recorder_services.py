@@ -176,7 +176,7 @@ def test_a_series_by_service_with_countdown_labels_and_undo(cell, tmp_path):
     undone = cell.call(LabelEpisode, "label_episode", undo=True)
     assert undone.success and "the outcome is success" in undone.message
     cell.wait(lambda: list(cell.status.outcomes) == ["success 1"], "the count of outcomes")
-    assert "no label to take back" in cell.call(LabelEpisode, "label_episode", undo=True).message
+    assert "no label to undo" in cell.call(LabelEpisode, "label_episode", undo=True).message
     assert (
         "is not a finished episode"
         in cell.call(LabelEpisode, "label_episode", episode="other", outcome="failure").message
@@ -201,7 +201,7 @@ def test_a_plain_topic_pub_is_heard_once(cell, tmp_path):
     cell.wait(lambda: cell.recorder.session.queue.received[SCENE], "an image")
     cell.wait(lambda: cell.recorder.session.queue.received[WRIST], "an image")
     ended = cell.call(EndEpisode, "end_episode", outcome="discarded")
-    assert any("another instruction came: 'place it'" in reason for reason in ended.reasons)
+    assert any("the instruction changed to 'place it'" in reason for reason in ended.reasons)
     (bag,) = (tmp_path / "episodes").iterdir()
     assert custom_data(bag)["instruction"] == "pick"
     assert EpisodeReader(bag, cell.contract).counts["/instruction"] == 2
@@ -237,14 +237,14 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     cell.wait(lambda: keys.client.status is not None, "status at the keyboard")
     for character in "ipick it\x7f\x7fup\r":
         keys.key(character)
-    assert keys.said[-1] == (True, "next episodes: pick up")
+    assert keys.reports[-1] == (True, "next episodes: pick up")
     cell.streams_flow()
     keys.key(" ")
     cell.state(State.RECORDING)
     cell.wait(lambda: cell.recorder.session.queue.received[SCENE] > 3, "images")
     keys.key("f")
     cell.wait(
-        lambda: any("failure" in sentence for done, sentence in keys.said if done), "the answer"
+        lambda: any("failure" in sentence for done, sentence in keys.reports if done), "the answer"
     )
     (bag,) = (tmp_path / "episodes").iterdir()
     assert (custom_data(bag)["outcome"], custom_data(bag)["instruction"]) == ("failure", "pick up")
@@ -259,7 +259,7 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
         publisher.publish(Joy(buttons=[pressed if number == 11 else 0 for number in range(15)]))
     cell.wait(lambda: list(cell.status.outcomes) == ["success 1"], "the label")
     keys.key("q")
-    assert keys.over
+    assert keys.has_quit
 
     driver = cell.add(RecorderKeys(parameter_overrides=[Parameter("drive", value=True)]))
     moved = []
@@ -272,7 +272,7 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
 
     cell.wait(drives, "the motion of a key")
     driver.key("5")
-    assert driver.typing is not None and driver.said == []
+    assert driver.typing is not None and driver.reports == []
 
 
 def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(

@@ -11,11 +11,11 @@ from rich.console import Console
 from sf_training.recording.screen.controls import (
     KEYS,
     Buttons,
-    Order,
     Press,
     Refusal,
     Service,
-    order,
+    ServiceCall,
+    service_call,
 )
 from sf_training.recording.screen.terminal_view import screen
 from sf_training.recording.session.recording_session import State
@@ -35,15 +35,17 @@ from sf_training.recording.session.recording_session import State
     ],
 )
 def test_what_a_press_calls(press, state, service, fields):
-    assert order(press, state, countdown_s=3.0, instruction="pick") == Order(service, fields)
+    assert service_call(press, state, countdown_s=3.0, instruction="pick") == ServiceCall(
+        service, fields
+    )
 
 
 @given(st.sampled_from(Press), st.sampled_from(State))
 def test_every_press_in_every_state_is_an_order_or_a_sentence(press, state):
-    what = order(press, state, countdown_s=3.0)
-    assert isinstance(what, Order) or (isinstance(what, Refusal) and what.sentence)
+    call = service_call(press, state, countdown_s=3.0)
+    assert isinstance(call, ServiceCall) or (isinstance(call, Refusal) and call.sentence)
     if state in (State.INACTIVE, State.FINISHING):
-        assert not isinstance(what, Order) or what.service == Service.LABEL
+        assert not isinstance(call, ServiceCall) or call.service == Service.LABEL
 
 
 def test_a_button_counts_once_however_long_it_is_held():

@@ -117,11 +117,11 @@ def test_a_camera_that_stops_and_returns(pause, verdict):
         )
     )
     assert report.verdict == verdict
-    assert f"{WRIST}: nothing for {pause:.1f}" in reasons(report) or verdict == Verdict.FAIL
+    assert f"{WRIST}: no message for {pause:.1f}" in reasons(report) or verdict == Verdict.FAIL
     if verdict == Verdict.FAIL:
         assert (
-            "a policy would have had no observation, mostly: camera wrist: the newest image is"
-            in reasons(report)
+            "the policy would have had no observation; most frequent reason: camera wrist: the"
+            " newest image is" in reasons(report)
         )
     stream = next(stream for stream in report.streams if stream.topic == WRIST)
     assert stream.longest_gap_s == pytest.approx(pause, abs=0.05)
@@ -148,7 +148,7 @@ def test_everything_stops():
     for tenth in range(80):
         robot.health.tick(BEGIN + 2 + tenth / 10)
     report = robot.health.report(BEGIN + 10)
-    assert report.verdict == Verdict.FAIL and "% of all moments" in reasons(report)
+    assert report.verdict == Verdict.FAIL and "% of the policy steps" in reasons(report)
 
 
 def test_cameras_further_apart_than_the_policy_allows():
@@ -178,8 +178,8 @@ def test_images_older_than_the_policy_allows():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda stamp: [stamp, stamp], "with the stamp of the one before"),
-        (lambda stamp: [stamp, stamp - 0.02], "stamped backwards"),
+        (lambda stamp: [stamp, stamp], "with a repeated stamp"),
+        (lambda stamp: [stamp, stamp - 0.02], "with a stamp before the last one"),
         (lambda stamp: [0.0], "without a stamp"),
     ],
 )
@@ -203,9 +203,9 @@ def test_a_status_that_comes_twice_at_one_moment_is_nothing_to_worry_about():
 def test_lost_messages_warn_and_many_fail():
     robot = Robot()
     robot.episode()
-    robot.health.lost(SCENE, 1)
+    robot.health.add_lost(SCENE, 1)
     assert robot.health.report(BEGIN + 10).verdict == Verdict.WARN
-    robot.health.lost(SCENE, 9)
+    robot.health.add_lost(SCENE, 9)
     report = robot.health.report(BEGIN + 10)
     assert report.verdict == Verdict.FAIL and f"{SCENE}: 10 messages were lost (3.2 %)" in reasons(
         report
@@ -215,7 +215,7 @@ def test_lost_messages_warn_and_many_fail():
 def test_a_clock_that_is_set_fails():
     robot = Robot()
     robot.episode()
-    robot.health.clock_was_set(-2.5)
+    robot.health.note_clock_offset(-2.5)
     assert "the clock was set by -2.50 s" in reasons(robot.health.report(BEGIN + 10))
 
 
@@ -223,17 +223,17 @@ def test_an_arm_that_nobody_moved_is_told():
     report = Robot().episode(change=lambda topic, stamp: [] if topic == TELEOP else [stamp])
     assert (
         report.verdict == Verdict.WARN
-        and f"no message on {TELEOP}, so there is nothing to learn from" in reasons(report)
+        and f"no message on {TELEOP}; start teleoperation" in reasons(report)
     )
 
 
 def test_one_instruction_at_a_time():
     robot = Robot()
     robot.episode()
-    robot.health.told("pick")
+    robot.health.add_instruction("pick")
     assert robot.health.report(BEGIN + 10).verdict == Verdict.PASS
-    robot.health.told("place")
-    assert "another instruction came: 'place'" in reasons(robot.health.report(BEGIN + 10))
+    robot.health.add_instruction("place")
+    assert "the instruction changed to 'place'" in reasons(robot.health.report(BEGIN + 10))
 
 
 def test_the_next_episode_starts_clean():

@@ -105,7 +105,7 @@ def test_wherever_it_was_cut_all_whole_chunks_are_recovered(cut_off, tmp_path, s
     partial = lay_down(tmp_path, data[:size])
     whole = sum(end <= size for end in ends[1:])
     if not sum(scan_mcap(partial / "episode_0.mcap").counts.values()):
-        with pytest.raises(RecoveryError, match=r"nothing was recorded|no whole chunk"):
+        with pytest.raises(RecoveryError, match=r"nothing was recorded|no complete chunk"):
             recover_episode(partial)
         assert (partial / "episode_0.mcap").stat().st_size == size, "nothing was changed"
         return
@@ -166,7 +166,7 @@ def test_a_recorder_that_lives_is_left_alone(tmp_path):
     with open_writer(tmp_path) as writer:
         write_messages(writer)
         with pytest.raises(
-            RecoveryError, match="a recorder is still writing it; stop that one first"
+            RecoveryError, match="a recorder is still writing it; stop that recorder first"
         ):
             recover_episode(tmp_path / "episode.partial")
         write_messages(writer, CHUNKS * EACH)
@@ -196,7 +196,7 @@ def test_the_command_recovers_a_folder_and_counts_what_it_could_not(cut_off, tmp
     assert "empty.partial: holds 0 .mcap files" in said.err
     (tmp_path / "empty.partial").rmdir()
     assert main([str(tmp_path)]) == 2
-    assert "nothing was cut off there" in capsys.readouterr().err
+    assert "no recording was interrupted there" in capsys.readouterr().err
 
 
 def test_the_command_gives_the_outcome_it_is_told(cut_off, tmp_path):
@@ -217,7 +217,7 @@ def test_finished_episodes_are_read_only_and_every_changed_bit_is_found(tmp_path
     data[rng.integers(len(data))] ^= 1
     file.write_bytes(data)
     with pytest.raises(
-        ChecksumError, match=r"episode_0.mcap: is not what was recorded \(checksum differs\)"
+        ChecksumError, match=r"episode_0.mcap: was changed after recording \(checksum differs\)"
     ):
         verify_episode(bag)
     file.unlink()
@@ -249,8 +249,8 @@ def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
     partial = tmp_path / "episode.partial"
     assert (
         result.stderr.strip()
-        == f"{tmp_path}/episode: the disk is full, what was written is in {partial}; free some"
-        f" space and then `sf_training recover {partial}`"
+        == f"{tmp_path}/episode: the disk is full, the messages written so far are in {partial};"
+        f" free some space and then `sf_training recover {partial}`"
     )
     said = numbers(recover_episode(partial).path)
     assert len(said) >= EACH and said == list(range(len(said)))
@@ -272,7 +272,7 @@ def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
     assert len(set(paths)) == 2 and all(
         numbers(path) == list(range(CHUNKS * EACH)) for path in paths
     )
-    with pytest.raises(EpisodeWriteError, match="exists already"):
+    with pytest.raises(EpisodeWriteError, match="already exists"):
         open_writer(tmp_path, paths[0].name)
 
 
@@ -286,11 +286,13 @@ def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp
     (left / "torn_0.mcap").write_bytes(b"half")
     assert verification.main([str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert "1 of 1 episodes are what was recorded; 1 more was never finished" in said.out
+    assert "1 of 1 episodes match their checksum; 1 unfinished" in said.out
     assert (
         "torn.partial: was never finished; recover with `ros2 run sf_training sf_training recover"
         f" {left}`" in said.err
     )
     shutil.rmtree(left)
     with open_writer(tmp_path / "day", "now"):
-        assert verification.main([str(tmp_path)]) == 0 and not recovery.cut_off(tmp_path / "day")
+        assert verification.main([str(tmp_path)]) == 0 and not recovery.find_interrupted(
+            tmp_path / "day"
+        )

@@ -51,7 +51,7 @@ class DatasetWriter:
         self._final, self._root = directory, directory.with_name(directory.name + ".partial")
         if directory.exists():
             raise LeRobotError(
-                f"{directory}: exists already; choose another directory, or remove it"
+                f"{directory}: already exists; choose another directory, or remove it"
             )
         shutil.rmtree(self._root, ignore_errors=True)
         (self._root / "meta").mkdir(parents=True)

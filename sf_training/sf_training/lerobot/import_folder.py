@@ -28,7 +28,7 @@ def all_or_nothing(out: Path, dataset: str, names: Sequence[str]) -> Iterator[Pa
     """
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken is not None:
-        raise LeRobotError(f"{taken}: exists already; remove it, or choose another --out")
+        raise LeRobotError(f"{taken}: already exists; remove it, or choose another --out")
     made = [folder for folder in (out, *out.absolute().parents) if not folder.exists()]
     stage = out / f".{dataset}{PARTIAL}"
     stage.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""``ros2 run sf_training recorder_joy``: start, success, failure, discard and undo on the buttons
-of a gamepad.
+"""``ros2 run sf_training recorder_joy``: control the recorder with the buttons of a gamepad.
 
 Needs a driver that publishes ``sensor_msgs/Joy``, such as ``ros2 run joy game_controller_node``.
 """
@@ -20,7 +19,7 @@ from sf_training.recording.screen.recorder_client import RecorderClient
 
 
 class RecorderJoy(Node):
-    """Buttons to service calls."""
+    """Translate buttons into service calls of the recorder."""
 
     def __init__(self) -> None:
         super().__init__("recorder_joy")
@@ -37,7 +36,7 @@ class RecorderJoy(Node):
         }
         self._buttons = Buttons(numbers)
         self._client = RecorderClient(self, recorder)
-        self._checked = False
+        self._is_checked = False
         self.create_subscription(Joy, topic, self._on_joy, qos_profile_sensor_data)
 
     def _parameter(self, name: str, default, description: str):
@@ -46,8 +45,8 @@ class RecorderJoy(Node):
         ).value
 
     def _on_joy(self, message: Joy) -> None:
-        if not self._checked:
-            self._checked = True
+        if not self._is_checked:
+            self._is_checked = True
             missing = self._buttons.missing(message.buttons)
             if missing:
                 names = ", ".join(f"button_{name}" for name in missing)
@@ -55,9 +54,9 @@ class RecorderJoy(Node):
                     f"this gamepad has {len(message.buttons)} buttons; set {names} to one of them"
                 )
         for press in self._buttons.read(message.buttons):
-            self._client.press(press, self._say, countdown_s=self._countdown)
+            self._client.press(press, self._report, countdown_s=self._countdown)
 
-    def _say(self, done: bool, sentence: str) -> None:
+    def _report(self, done: bool, sentence: str) -> None:
         self.get_logger().info(sentence) if done else self.get_logger().error(sentence)
 
 

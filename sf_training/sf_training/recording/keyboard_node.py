@@ -1,5 +1,5 @@
-"""``ros2 run sf_training recorder_keys``: the recorder in a terminal, with the health of all
-streams and one key for everything.
+"""``ros2 run sf_training recorder_keys``: control the recorder from a terminal, which shows the
+health of all streams.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _HANGUP = 128 + signal.SIGHUP
 
 
 class RecorderKeys(Node):
-    """Keys to service calls, and with the parameter ``drive`` to motions of the arm.
+    """Translate keys into service calls and, with the parameter ``drive``, into teleoperation.
 
     Attributes:
-        said: answers of the recorder, (done, sentence), newest last.
-        over: somebody quit.
+        reports: responses of the recorder, (success, sentence), newest last.
+        has_quit: the operator quit.
         typing: an instruction while it is being typed, else None.
     """
 
@@ -52,11 +52,11 @@ class RecorderKeys(Node):
         drive = self._parameter(
             "drive",
             False,
-            "keys move the arm, too (device keyboard); the recorder's keys are others then",
+            "keys also move the arm (device keyboard); the recorder then uses other keys",
         )
         self.client = RecorderClient(self, recorder)
-        self.said: list[tuple[bool, str]] = []
-        self.over = False
+        self.reports: list[tuple[bool, str]] = []
+        self.has_quit = False
         self.typing: str | None = None
         self._instruction = ""
         self._presses = DRIVING_KEYS if drive else KEYS
@@ -67,7 +67,7 @@ class RecorderKeys(Node):
 
     @property
     def rate_hz(self) -> float:
-        """How often keys are read and motions published."""
+        """Rate at which keys are read and published."""
         return _DRIVING_HZ if self._motion else _REFRESH_HZ
 
     def _parameter(self, name: str, default, description: str):
@@ -76,24 +76,24 @@ class RecorderKeys(Node):
         ).value
 
     def key(self, character: str) -> None:
-        """Takes one key."""
+        """Handle one key."""
         if self.typing is not None:
             self._type(character)
             return
         press = self._presses.get(character.lower())
         if press == Press.QUIT or character in _INTERRUPT:
-            self.over = True
+            self.has_quit = True
         elif press == Press.INSTRUCTION:
             self.typing = self._instruction
         elif press is not None:
             self.client.press(
-                press, self.say, countdown_s=self._countdown, instruction=self._instruction
+                press, self.report, countdown_s=self._countdown, instruction=self._instruction
             )
         elif self._motion and character != ESCAPE:
             self._motion.press(character, time.monotonic())
 
     def publish_motion(self) -> None:
-        """Publishes which motion keys are down; without ``drive`` nothing."""
+        """Publish which motion keys are down; does nothing without ``drive``."""
         if self._motion:
             axes, buttons = self._motion.joy(time.monotonic())
             message = Joy(axes=axes, buttons=buttons)
@@ -101,28 +101,30 @@ class RecorderKeys(Node):
             self._joy.publish(message)
 
     def view(self):
-        """Gives what to show now."""
+        """Return what the terminal shows now."""
         keys_line = DRIVING_KEYS_LINE if self._motion else KEYS_LINE
         return screen(
             self.client.status,
-            self.said,
+            self.reports,
             self.typing,
             next_instruction=self._instruction,
             keys_line=keys_line,
         )
 
-    def say(self, done: bool, sentence: str) -> None:
-        """Shows a sentence."""
-        self.said.append((done, sentence))
+    def report(self, done: bool, sentence: str) -> None:
+        """Show a sentence."""
+        self.reports.append((done, sentence))
 
     def _type(self, character: str) -> None:
         if character in _ENTER:
             self._instruction, self.typing = self.typing.strip(), None
-            self.say(True, f"next episodes: {self._instruction or 'the instruction on its topic'}")
+            self.report(
+                True, f"next episodes: {self._instruction or 'the instruction on its topic'}"
+            )
         elif character == ESCAPE:
             self.typing = None
         elif character in _INTERRUPT:
-            self.over = True
+            self.has_quit = True
         elif character in _ERASE:
             self.typing = self.typing[:-1]
         elif character.isprintable():
@@ -131,21 +133,21 @@ class RecorderKeys(Node):
 
 def show(
     node: RecorderKeys,
-    typed: Callable[[], list[str] | None],
+    read_keys: Callable[[], list[str] | None],
     console: Console,
     alive: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Spins the node with its view until somebody quits, the terminal is closed, or ``alive`` is no
-    longer true.
+    """Spin the node and redraw its view until the operator quits, the terminal is closed, or
+    ``alive`` returns False.
     """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     shown = 0.0
     try:
         with Live(node.view(), console=console, auto_refresh=False, screen=False) as live:
-            while not node.over and rclpy.ok() and alive():
+            while not node.has_quit and rclpy.ok() and alive():
                 executor.spin_once(timeout_sec=1.0 / node.rate_hz)
-                keys = typed()
+                keys = read_keys()
                 if keys is None:
                     return
                 for key in keys:
@@ -165,15 +167,18 @@ def main(
     alive: Callable[[], bool] = lambda: True,
     notes: Sequence[str] = (),
 ) -> int:
-    """Runs until ``q``. 2 without a terminal; 129 when the terminal was closed.
+    """Run until the operator quits.
 
     Args:
-        alive: asked several times a second whether to go on.
+        alive: called several times per second; False ends the program.
         notes: sentences to show from the start.
+
+    Returns:
+        The exit code: 2 without a terminal, 129 if the terminal was closed.
     """
     if not sys.stdin.isatty():
         print(
-            "recorder_keys: needs a terminal for its keys; use the services of /recorder instead",
+            "recorder_keys: stdin is not a terminal; use the services of /recorder instead",
             file=sys.stderr,
         )
         return 2
@@ -182,12 +187,12 @@ def main(
         signal.signal(number, _exit)
     node = RecorderKeys()
     for note in notes:
-        node.say(False, note)
+        node.report(False, note)
     try:
-        with raw_keys(sys.stdin) as typed:
-            show(node, typed, Console(), alive)
+        with raw_keys(sys.stdin) as read_keys:
+            show(node, read_keys, Console(), alive)
         return 0
-    except OSError:  # nothing can be shown any more: the terminal is gone, and so is who sat at it
+    except OSError:  # the terminal was closed
         return _HANGUP
     finally:
         with contextlib.suppress(OSError):
@@ -197,7 +202,7 @@ def main(
 
 
 def _exit(number: int, frame: object) -> None:
-    """Ends through the context managers, once: the terminal is left as it was, and what was started
+    """Exit once, through the context managers, so that the terminal is restored and the recorder
     is stopped.
     """
     for each in (signal.SIGTERM, signal.SIGHUP):

@@ -1,8 +1,7 @@
-"""What a person says about an episode after it was recorded: kept in ``labels.json`` beside the
-bag's files, which never change.
+"""Label finished episodes in ``labels.json`` beside the files of the bag, which never change.
 
-The file is a history, oldest first; the newest entry counts and undo takes it away. Every entry is
-a whole label, so that what an undone one said is gone with it. No rclpy here.
+The file is a history, oldest first. The newest entry counts, and undo removes it. Every entry holds
+all fields, so that undo restores all of them. No rclpy here.
 """
 
 from __future__ import annotations
@@ -26,18 +25,21 @@ OUTCOMES = ("success", "failure", "discarded")
 
 
 class LabelError(ValueError):
-    """An episode cannot be labelled, or its labels cannot be read; one sentence."""
+    """An episode cannot be labelled, or its labels cannot be read; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The newest label. None: what the recording itself says still holds.
+    """One label of an episode.
 
-    Attributes: ``outcome`` (success, failure or discarded), ``instruction``, ``note`` (free text),
-    ``operator`` (who labelled),
-    ``time`` (UTC, ISO 8601), ``segments`` (instructions in time: seconds after the bag's first
-    message and text, the first at 0;
-    empty: ``instruction`` holds throughout).
+    Attributes:
+        outcome: success, failure or discarded; None keeps the recorded one.
+        instruction: None keeps the recorded one.
+        note: free text.
+        operator: who labelled.
+        time: UTC, ISO 8601.
+        segments: start [s after the first message of the bag] and text of each instruction, the
+            first at 0. Empty means that ``instruction`` holds for the whole episode.
     """
 
     outcome: str | None = None
@@ -49,7 +51,7 @@ class Labels:
 
 
 def read_labels(bag_directory: str | Path) -> Labels | None:
-    """The newest label of an episode; None when it has none.
+    """Return the newest label of an episode; None if it has none.
 
     Raises:
         LabelError: ``labels.json`` is broken.
@@ -59,7 +61,7 @@ def read_labels(bag_directory: str | Path) -> Labels | None:
 
 
 def label_history(bag_directory: str | Path) -> list[Labels]:
-    """All labels of an episode, oldest first.
+    """Return all labels of an episode, oldest first.
 
     Raises:
         LabelError: ``labels.json`` is broken.
@@ -74,8 +76,8 @@ def label_history(bag_directory: str | Path) -> list[Labels]:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LabelError(
-            f"{path}: is not a list of labels ({error}); correct it, or delete it to go back to the"
-            " recording"
+            f"{path}: is not a list of labels ({error}); correct it, or delete it to return to what"
+            " was recorded"
         ) from None
 
 
@@ -88,21 +90,23 @@ def add_label(
     operator: str = "",
     segments: Sequence[tuple[float, str]] = (),
 ) -> Labels:
-    """Label a finished episode; what is None (or empty) stays as it was. Returns the new label.
+    """Label a finished episode; return the new label.
 
-    A new ``instruction`` replaces segments that were there, and new ``segments`` the instruction.
+    None and empty arguments keep the value of the label before. A new ``instruction`` replaces
+    earlier segments, and new ``segments`` replace the instruction.
 
     Raises:
-        LabelError: no such episode, an outcome that does not exist, an instruction that cannot be
-            used, or nothing to say.
+        LabelError: the episode or the outcome does not exist, an instruction is invalid, or all
+            arguments are empty.
     """
     if not (outcome or instruction or note or segments):
-        raise LabelError("a label says nothing; give an outcome, an instruction or a note")
+        raise LabelError("the label is empty; give an outcome, an instruction or a note")
     if instruction and segments:
         raise LabelError(
-            "give one instruction for the whole episode, or several with times, not both"
+            "the label has an instruction and segments; give one instruction for the whole episode,"
+            " or several with times"
         )
-    with _episode(bag_directory) as path:
+    with _locked_episode(bag_directory) as path:
         history = label_history(path)
         before = history[-1] if history else Labels()
         label = _checked(
@@ -120,16 +124,15 @@ def add_label(
 
 
 def undo_label(bag_directory: str | Path) -> Labels | None:
-    """Take the newest label back; returns the one that holds now, or None when the recording's own
-    do.
+    """Remove the newest label; return the one before it, or None if there is none.
 
     Raises:
-        LabelError: no such episode, or it has no label.
+        LabelError: the episode does not exist, or has no label.
     """
-    with _episode(bag_directory) as path:
+    with _locked_episode(bag_directory) as path:
         history = label_history(path)
         if not history:
-            raise LabelError(f"{path}: has no label to take back")
+            raise LabelError(f"{path}: has no label to undo; nothing was changed")
         _write(path, history[:-1])
     return history[-2] if len(history) > 1 else None
 
@@ -157,15 +160,15 @@ def _checked_segments(segments: Sequence[Sequence]) -> tuple[tuple[float, str], 
         or any(b <= a for a, b in itertools.pairwise(times))
     ):
         raise LabelError(
-            f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; the first begins"
-            " at 0, and they must rise"
+            f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; begin the first at"
+            " 0, and give times in increasing order"
         )
     return checked
 
 
 @contextlib.contextmanager
-def _episode(bag_directory: str | Path) -> Iterator[Path]:
-    """A finished episode, held so that two labels at the same time are both kept."""
+def _locked_episode(bag_directory: str | Path) -> Iterator[Path]:
+    """Lock a finished episode, so that labels written at the same time are not lost."""
     path = Path(bag_directory)
     if not (path / "metadata.yaml").is_file():
         raise LabelError(f"{path}: is not a finished episode; give the directory of one")
@@ -193,6 +196,6 @@ def _write(path: Path, history: list[Labels]) -> None:
         os.replace(file.name, path / LABELS_FILE)
     except OSError as error:
         raise LabelError(
-            f"{path / LABELS_FILE}: cannot be written ({error.strerror}); free some space or check"
-            " its permissions"
+            f"{path / LABELS_FILE}: cannot be written ({error.strerror}); free some disk space or"
+            " check its permissions"
         ) from None

@@ -1,10 +1,7 @@
-"""ROS messages as bytes, without rclpy: what the simulator writes into a bag and what the bag
-reader takes out of it.
+"""Serialise and deserialise ROS messages (CDR) without rclpy, for the simulator and the bag reader.
 
-The bytes are CDR, as a publisher would send them; message definitions and hashes are those of the
-installed interfaces.
-A bag carries the definitions that its recorder had, and is read with these: it may be older than
-the installed ones.
+Written messages have the definitions and type hashes of the installed interfaces. A bag is read
+with the definitions that it holds, because they may be older than the installed ones.
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ MARKERS = "visualization_msgs/msg/MarkerArray"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 
-# sf_msgs/ActionChunk.action_space, in the order of its constants
+# In the order of the constants of sf_msgs/ActionChunk.action_space.
 ACTION_SPACES = (
     ActionSpace.JOINT_POSITION,
     ActionSpace.JOINT_DELTA,
@@ -51,10 +48,10 @@ ACTION_SPACES = (
 
 @functools.cache
 def typestore() -> Typestore:
-    """All message types of the common interfaces and of ``sf_msgs``.
+    """Return all message types of the common interfaces and of ``sf_msgs``.
 
     Raises:
-        FileNotFoundError: when ``sf_msgs`` is neither installed nor beside this package.
+        FileNotFoundError: ``sf_msgs`` is neither installed nor in the source tree.
     """
     store = get_typestore(Stores.LATEST)
     folder = _interface_folder("sf_msgs")
@@ -65,8 +62,10 @@ def typestore() -> Typestore:
 
 @functools.cache
 def definition(type_name: str) -> tuple[str, str]:
-    """Message definition text, with all types it holds, and RIHS01 type hash; KeyError for an
-    unknown type.
+    """Return the definition of a message type, with all types it contains, and its RIHS01 hash.
+
+    Raises:
+        KeyError: the type is unknown.
     """
     store = typestore()
     if type_name not in store.types:
@@ -75,14 +74,14 @@ def definition(type_name: str) -> tuple[str, str]:
 
 
 def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None = None):
-    """A message from its CDR bytes; numeric arrays are views on ``data``.
+    """Return a message from its CDR bytes; numeric arrays are views of ``data``.
 
     Args:
-        recorded: definition text that its recorder had; None takes the installed one.
+        recorded: definition in the bag; None means the installed one.
 
     Raises:
-        SerdeError: the bytes do not fit the type.
-        KeyError: there is no such type.
+        SerdeError: the bytes do not match the type.
+        KeyError: the type is unknown.
     """
     store = typestore() if recorded is None else _recorded_typestore(type_name, recorded)
     try:
@@ -90,25 +89,25 @@ def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None =
     except SerdeError:
         if len(data) < 12:
             raise
-        # rclpy's serialize_message aligns behind an empty array at the end, four bytes more than
-        # rosbags lets pass.
+        # After an empty array at the end, rclpy's serialize_message adds four bytes of padding,
+        # which rosbags rejects.
         return store.deserialize_cdr(data[:-4], type_name)
 
 
 def nanoseconds(stamp_s: float) -> int:
-    """Seconds as the nearest nanosecond, so that equal stamps stay equal."""
+    """Round seconds to the nearest nanosecond, so that equal stamps stay equal."""
     return round(stamp_s * 1e9)
 
 
 def image(stamp_s: float, frame: str, rgb: np.ndarray) -> memoryview:
-    """``sensor_msgs/Image`` rgb8 from (H, W, 3) uint8."""
+    """Serialise (H, W, 3) uint8 RGB as ``sensor_msgs/Image`` rgb8."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"image {frame}: got {rgb.shape} {rgb.dtype}, needs (H, W, 3) uint8")
     return _image(stamp_s, frame, "rgb8", rgb)
 
 
 def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
-    """``sensor_msgs/Image`` 32FC1 from (H, W) depth along the optical axis [m]."""
+    """Serialise depth (H, W) along the optical axis [m] as ``sensor_msgs/Image`` 32FC1."""
     if depth.ndim != 2:
         raise ValueError(f"depth {frame}: got shape {depth.shape}, needs (H, W)")
     return _image(stamp_s, frame, "32FC1", np.asarray(depth, np.float32))
@@ -117,7 +116,9 @@ def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
 def camera_info(
     stamp_s: float, frame: str, width: int, height: int, camera_matrix: np.ndarray
 ) -> memoryview:
-    """``sensor_msgs/CameraInfo`` of a pinhole camera without distortion, from K (3, 3) [pixels]."""
+    """Serialise the camera matrix (3, 3) [pixels] of a pinhole camera without distortion as
+    ``sensor_msgs/CameraInfo``.
+    """
     types = typestore().types
     region = types["sensor_msgs/msg/RegionOfInterest"](
         x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
@@ -146,8 +147,12 @@ def joint_state(
     velocities: np.ndarray | None = None,
     efforts: np.ndarray | None = None,
 ) -> memoryview:
-    """``sensor_msgs/JointState``; measured joints or the operator's commanded ones [rad, m, per s,
-    N m, N].
+    """Serialise measured or commanded joints as ``sensor_msgs/JointState``.
+
+    Args:
+        positions: (J,) [rad, m].
+        velocities: (J,) [rad/s, m/s]; None leaves them out.
+        efforts: (J,) [N m, N]; None leaves them out.
     """
     message = typestore().types[JOINT_STATE](
         header=_header(stamp_s, ""),
@@ -160,14 +165,15 @@ def joint_state(
 
 
 def pose(stamp_s: float, frame: str, rotation: np.ndarray, position: np.ndarray) -> memoryview:
-    """``geometry_msgs/PoseStamped`` in ``frame`` from a rotation (3, 3) and a position (3,) [m]."""
+    """Serialise a rotation matrix (3, 3) and a position (3,) [m] in ``frame`` as
+    ``geometry_msgs/PoseStamped``.
+    """
     types = typestore().types
     x, y, z, w = _quaternion(np.asarray(rotation, float))
-    place = (float(value) for value in position)
     message = types[POSE](
         header=_header(stamp_s, frame),
         pose=types["geometry_msgs/msg/Pose"](
-            position=types["geometry_msgs/msg/Point"](*place),
+            position=types["geometry_msgs/msg/Point"](*map(float, position)),
             orientation=types["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w),
         ),
     )
@@ -175,12 +181,12 @@ def pose(stamp_s: float, frame: str, rotation: np.ndarray, position: np.ndarray)
 
 
 def string(text: str) -> memoryview:
-    """``std_msgs/String``."""
+    """Serialise a text as ``std_msgs/String``."""
     return typestore().serialize_cdr(typestore().types[STRING](data=text), STRING)
 
 
 def action_chunk(chunk: Chunk) -> memoryview:
-    """``sf_msgs/ActionChunk``."""
+    """Serialise a chunk as ``sf_msgs/ActionChunk``."""
     rows, columns = chunk.data.shape
     message = typestore().types[ACTION_CHUNK](
         header=_header(chunk.stamp, chunk.frame),
@@ -204,10 +210,10 @@ def action_chunk(chunk: Chunk) -> memoryview:
 
 
 def to_chunk(message) -> Chunk:
-    """The reverse of :func:`action_chunk`, from a deserialized message.
+    """Return the chunk of a deserialised ``sf_msgs/ActionChunk``; reverses :func:`action_chunk`.
 
     Raises:
-        ValueError: when sizes or the action space do not fit.
+        ValueError: the number of values does not match, or the action space is unknown.
     """
     if message.data.size != message.rows * message.columns or message.action_space >= len(
         ACTION_SPACES
@@ -257,7 +263,8 @@ def _doubles(values) -> np.ndarray:
 
 
 def _quaternion(rotation: np.ndarray) -> tuple[float, ...]:
-    import pinocchio  # only poses need it
+    """Return (x, y, z, w) of a rotation matrix (3, 3)."""
+    import pinocchio  # imported here because only poses need it
 
     return tuple(float(value) for value in pinocchio.Quaternion(rotation).normalized().coeffs())
 
@@ -267,7 +274,7 @@ def _interface_folder(package: str) -> Path:
         from ament_index_python.packages import get_package_share_directory
 
         return Path(get_package_share_directory(package)) / "msg"
-    except (ImportError, LookupError, OSError):  # a source tree that is not built yet
+    except (ImportError, LookupError, OSError):  # the source tree is not built yet
         folder = Path(__file__).resolve().parents[3] / package / "msg"
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -277,7 +284,7 @@ def _interface_folder(package: str) -> Path:
     return folder
 
 
-@functools.lru_cache(maxsize=64)  # by type and definition: a set of bags holds few
+@functools.lru_cache(maxsize=64)  # a data set has few different definitions
 def _recorded_typestore(type_name: str, recorded: str) -> Typestore:
     with suppress(KeyError):
         if definition(type_name)[0] == recorded:
@@ -292,21 +299,19 @@ def _recorded_typestore(type_name: str, recorded: str) -> Typestore:
         ) from None
     known = typestore()
     for name, (_, fields) in types.items():
-        # Ours may be older; those of ROS are the same in every distribution, so one that differs is
-        # damaged.
+        # Our own types may be older. Those of ROS are the same in every distribution, so a
+        # definition that differs is damaged.
         if (
             not name.startswith("sf_msgs/")
             and name in known.fielddefs
             and known.fielddefs[name][1] != fields
         ):
-            raise SerdeError(
-                f"its definition in the bag says something else about {name} than ROS does"
-            )
+            raise SerdeError(f"its definition of {name} in the bag differs from that of ROS")
     return store
 
 
 def _register(store: Typestore, type_name: str, folder: Path) -> None:
-    """Add a type and, before it, those of the same package that it holds."""
+    """Register a type after the types of ``sf_msgs`` that it contains."""
     if type_name in store.types:
         return
     types = get_types_from_msg((folder / f"{type_name.split('/')[-1]}.msg").read_text(), type_name)

@@ -1,8 +1,7 @@
-"""``ros2 run sf_training recorder``: records the topics of a contract as episodes, started and
-ended by service.
+"""``ros2 run sf_training recorder``: record the topics of a contract as episodes, controlled by
+services.
 
-Messages pass from the subscription to the file as the bytes that arrived. The callbacks only note
-the time and queue.
+Messages are written as the bytes that were received. Callbacks only note the time and queue them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sf_policy_node.nodes.diagnostics import Diagnostics
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_training.recording.edit.episode_folder import find_episode, outcome_of
 from sf_training.recording.labels import LabelError, add_label, undo_label
-from sf_training.recording.recover.recovery import cut_off, recovery_command
+from sf_training.recording.recover.recovery import find_interrupted, recovery_command
 from sf_training.recording.session.finish_thread import FinishThread
 from sf_training.recording.session.recording_session import (
     Finished,
@@ -53,39 +52,38 @@ _STATUS_TICKS = 5
 
 
 class Recorder(ManagedNode):
-    """Active: listens. Between ``~/start_episode`` and ``~/end_episode`` it records."""
+    """Lifecycle node: subscribes while active, records between ``~/start_episode`` and
+    ``~/end_episode``.
+    """
 
     def __init__(self, **options) -> None:
         super().__init__("recorder", **options)
         self.parameter("directory", "out/episodes", "where episodes are written")
-        self.parameter("operator", "", "who moves the arm; goes into every episode")
-        self.parameter(
-            "instruction", "", "what is asked for, as long as nobody publishes an instruction"
-        )
+        self.parameter("operator", "", "who teleoperates the arm; stored in every episode")
+        self.parameter("instruction", "", "instruction of the episodes until one is published")
         self._contract: Contract | None = None
         self.session: RecordingSession | None = None
         self.instruction = ""
-        self._heard: tuple = ()
+        self._last_instruction: tuple = ()
         self._finishing: FinishThread | None = None
-        self._shown: tuple = ()
+        self._published_state: tuple = ()
         self._ticks = 0
         self._status_publisher = None
-        self._alone: dict[str, bool] = {}
+        self._has_one_publisher: dict[str, bool] = {}
         self._live_names: dict[str, str] = {}
         self._subscriptions_made: list = []
         self.create_service(Trigger, "~/start", self._on_start_trigger)
         self.create_service(StartEpisode, "~/start_episode", self._on_start)
-        waits = (
-            ReentrantCallbackGroup()
-        )  # these wait for the disk, and nothing else may wait for them
-        self.create_service(Trigger, "~/stop", self._on_stop_trigger, callback_group=waits)
-        self.create_service(Trigger, "~/discard", self._on_discard_trigger, callback_group=waits)
-        self.create_service(EndEpisode, "~/end_episode", self._on_end, callback_group=waits)
+        # These services wait for the disk; a group of their own keeps other callbacks running.
+        disk = ReentrantCallbackGroup()
+        self.create_service(Trigger, "~/stop", self._on_stop_trigger, callback_group=disk)
+        self.create_service(Trigger, "~/discard", self._on_discard_trigger, callback_group=disk)
+        self.create_service(EndEpisode, "~/end_episode", self._on_end, callback_group=disk)
         self.create_service(LabelEpisode, "~/label_episode", self._on_label)
         self.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def set_up(self, contract: Contract) -> None:
-        """Take the contract; nothing is subscribed yet."""
+        """Configure: store the contract and create the publishers; subscribe to nothing yet."""
         self._contract = contract
         self.instruction = self.value("instruction").strip()
         self._simulated = self.value("use_sim_time")
@@ -96,13 +94,13 @@ class Recorder(ManagedNode):
         )
 
     def start(self) -> None:
-        """Subscribe, so that an episode finds all publishers known when it starts."""
+        """Activate: subscribe now, so that discovery is complete when an episode starts."""
         directory = Path(self.value("directory"))
-        left = cut_off(directory)
-        if left:
-            names = ", ".join(path.name for path in left)
+        interrupted = find_interrupted(directory)
+        if interrupted:
+            names = ", ".join(path.name for path in interrupted)
             self.get_logger().warning(
-                f"{directory}: {names}: cut off, never finished; {recovery_command(directory)}"
+                f"{directory}: {names}: unfinished recordings; {recovery_command(directory)}"
             )
         context = [
             topic for topic in context_topics(self._contract) if is_installed(topic.type_name)
@@ -113,26 +111,32 @@ class Recorder(ManagedNode):
             self.value("operator"),
             settable_clock=not self._simulated,
             context=context,
-            qos=self._offered,
+            qos=self._publishers_qos,
         )
         topics = [*episode_topics(self._contract), *context]
         self._live_names = {topic.name: topic.live_name or topic.name for topic in topics}
         for topic in topics:
             message_type = message_class(topic.type_name)
             callback = with_info(functools.partial(self._on_message, topic.name))
-            self._listen(message_type, self._live_names[topic.name], callback, QOS[topic.delivery])
-        # A latched subscription does not match publishers that are not, such as a plain `ros2 topic
-        # pub`.
-        told = absolute(self._contract.topics.instruction)
+            self._subscribe(
+                message_type, self._live_names[topic.name], callback, QOS[topic.delivery]
+            )
+        # A transient-local subscription does not match volatile publishers such as a plain `ros2
+        # topic pub`, so a second one receives these.
+        instruction = absolute(self._contract.topics.instruction)
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        callback = with_info(functools.partial(self._on_message, told))
-        self._listen(
-            String, self._live_names[told], callback, QOS[Delivery.RELIABLE], event_callbacks=quiet
+        callback = with_info(functools.partial(self._on_message, instruction))
+        self._subscribe(
+            String,
+            self._live_names[instruction],
+            callback,
+            QOS[Delivery.RELIABLE],
+            event_callbacks=quiet,
         )
         self._publish()
 
     def stop(self) -> None:
-        """Unsubscribe. An episode in progress is kept, but marked as discarded."""
+        """Deactivate: unsubscribe; finish an episode in progress with the outcome discarded."""
         if self._finishing:
             self._finishing.thread.join()
             self._settle()
@@ -148,14 +152,16 @@ class Recorder(ManagedNode):
         self.session = None
         self._publish()
 
-    def _offered(self, topic: RecordedTopic) -> str:
-        """The QoS profiles of a topic's publishers, as rosbag2 writes them."""
+    def _publishers_qos(self, topic: RecordedTopic) -> str:
+        """Return the QoS profiles of the publishers of a topic in the format of rosbag2."""
         publishers = self.get_publishers_info_by_topic(topic.live_name or topic.name)
         return publishers_qos([each.qos_profile for each in publishers], topic.delivery)
 
-    def _listen(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
+    def _subscribe(
+        self, message_type, topic: str, callback: Callable, qos: QoSProfile, **options
+    ) -> None:
         self._subscriptions_made.append(
-            self.create_subscription(kind, topic, callback, qos, raw=True, **options)
+            self.create_subscription(message_type, topic, callback, qos, raw=True, **options)
         )
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
@@ -164,14 +170,13 @@ class Recorder(ManagedNode):
             bytes((info.get("publisher_gid") or {}).get("data", b"")),
         )
         if topic == absolute(self._contract.topics.instruction):
-            heard = (publisher, sequence, info.get("source_timestamp"), data)
-            if heard == self._heard and sequence is not None:
-                return  # by the other of the two subscriptions
-            self._heard = heard
+            message = (publisher, sequence, info.get("source_timestamp"), data)
+            if message == self._last_instruction and sequence is not None:
+                return  # the other of the two subscriptions received it already
+            self._last_instruction = message
             self.instruction = deserialize_message(data, String).data.strip()
-            self.session.health.told(self.instruction)
-        # The middleware's time of receipt is that before any queue; a simulated clock is only known
-        # here.
+            self.session.health.add_instruction(self.instruction)
+        # The middleware takes the time of receipt before any queue, but on the system clock only.
         received = 0 if self._simulated else info.get("received_timestamp") or 0
         sent = None if self._simulated else info.get("source_timestamp") or None
         publisher = publisher or self._only_publisher(topic)
@@ -180,17 +185,21 @@ class Recorder(ManagedNode):
         )
 
     def _only_publisher(self, topic: str) -> bytes:
-        """A name for who publishes, where rclpy does not tell (before Kilted); empty with several,
-        whose numbers cannot be told apart.
+        """Return a fixed id if a topic has one publisher, else an empty one.
+
+        Before Kilted, rclpy does not report the publisher of a message, so the sequence numbers of
+        several publishers cannot be told apart.
         """
-        if topic not in self._alone:
-            self._alone[topic] = self.count_publishers(self._live_names.get(topic, topic)) == 1
-            if not self._alone[topic]:
+        if topic not in self._has_one_publisher:
+            count = self.count_publishers(self._live_names.get(topic, topic))
+            self._has_one_publisher[topic] = count == 1
+            if count != 1:
                 self.get_logger().warning(
-                    f"messages lost on {topic} are not counted: it has several publishers",
+                    f"lost messages on {topic} are not counted: it has {count} publishers; publish"
+                    " it from one node",
                     once=True,
                 )
-        return b"the only one" if self._alone[topic] else b""
+        return b"the only one" if self._has_one_publisher[topic] else b""
 
     def _on_start_trigger(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message, _ = self._start(self.instruction, 0.0)
@@ -215,7 +224,8 @@ class Recorder(ManagedNode):
                 )
             if self._simulated and self.now() <= 0.0:
                 raise SessionError(
-                    "there is no time on /clock; start the simulator, or set use_sim_time to false"
+                    "no time is published on /clock; start the simulator, or set use_sim_time to"
+                    " false"
                 )
             path = session.start(instruction, countdown_s, self.now(), time.monotonic())
         except SessionError as error:
@@ -260,9 +270,7 @@ class Recorder(ManagedNode):
         return response
 
     async def _end(self, outcome: str, note: str) -> Finished:
-        """End the episode without holding up the callbacks of its successor while the disk
-        works.
-        """
+        """End the episode, and wait for the disk without blocking other callbacks."""
         try:
             complete = self._active().end(outcome, note, self.now())
         except SessionError as error:
@@ -297,7 +305,7 @@ class Recorder(ManagedNode):
             return response
         if path == last:
             self.session.relabelled(before, after)
-        done = "the last label was taken back" if request.undo else "labelled"
+        done = "newest label removed" if request.undo else "labelled"
         response.success, response.message, response.episode = (
             True,
             f"{path}: {done}, the outcome is {after or 'unknown'}",
@@ -316,9 +324,9 @@ class Recorder(ManagedNode):
                 self._finish(complete)
         self._ticks += 1
         if self._ticks % _STATUS_TICKS == 0:
-            self._alone.clear()
+            self._has_one_publisher.clear()
         state = (self.session.state, self.session.path) if self.session else ()
-        if state != self._shown or self._ticks % _STATUS_TICKS == 0:
+        if state != self._published_state or self._ticks % _STATUS_TICKS == 0:
             self._publish()
 
     def _settle(self) -> None:
@@ -329,7 +337,7 @@ class Recorder(ManagedNode):
 
     def _report(self, finished: Finished) -> None:
         log = self.get_logger()
-        # A line of its own for each severity: rclpy refuses another severity at the same line.
+        # One line of code per severity: rclpy allows only one severity per call site.
         if finished.verdict is Verdict.PASS:
             log.info(finished.sentence)
         elif finished.verdict is Verdict.WARN:
@@ -347,7 +355,7 @@ class Recorder(ManagedNode):
 
     def _publish(self) -> None:
         if self._status_publisher:
-            self._shown = (self.session.state, self.session.path) if self.session else ()
+            self._published_state = (self.session.state, self.session.path) if self.session else ()
             self._status_publisher.publish(self._status())
 
 

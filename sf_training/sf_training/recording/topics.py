@@ -1,4 +1,4 @@
-"""Which topics of a contract belong into an episode, and with which types."""
+"""List the topics of an episode with their types and kinds of delivery."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from sf_training.recording import messages
 
 
 class Delivery(StrEnum):
-    """How a topic is published, and so how it must be subscribed."""
+    """How a topic is published, which decides the QoS of a subscription."""
 
     SENSOR = "sensor"  # best effort: a lost image is better than a late one
     RELIABLE = "reliable"
-    LATCHED = "latched"  # reliable and transient local: a late joiner gets the last message
-    STATIC = "static"  # the same with several publishers, of which each one's last message counts
+    LATCHED = "latched"  # reliable and transient local: a late subscriber gets the last message
+    STATIC = "static"  # latched by several publishers; the last message of each counts
 
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """One topic of an episode. ``required`` ones must be in a bag that is to be trained on."""
+    """One topic of an episode.
 
-    name: str  # in the bag, the same whatever the namespace of the recorder
+    Attributes:
+        name: absolute name in the bag, independent of the recorder's namespace.
+        required: training needs messages of this topic.
+        live_name: to subscribe to; a relative name resolves in the recorder's namespace.
+    """
+
+    name: str
     type_name: str
     delivery: Delivery
     required: bool = False
-    live_name: str = (
-        ""  # to subscribe to; a relative name resolves in the namespace of the recorder
-    )
+    live_name: str = ""
 
 
 _COMMANDS = {
@@ -40,7 +44,7 @@ _COMMANDS = {
 
 
 def absolute(topic: str) -> str:
-    """A topic name as it stands in a bag."""
+    """Return the absolute name that a topic has in a bag."""
     return "/" + topic.lstrip("/")
 
 
@@ -51,14 +55,12 @@ def _recorded(
 
 
 def camera_pose_topic(camera: str) -> str:
-    """Where the pose of a camera's optical frame in the base frame is recorded, when it is
-    known.
-    """
+    """Return the topic of the pose of a camera's optical frame in the base frame."""
     return f"/{camera}_camera/pose"
 
 
 def episode_topics(contract: Contract) -> list[RecordedTopic]:
-    """All topics of an episode, cameras first."""
+    """Return the topics of a contract that are recorded, cameras first."""
     topics = []
     for camera in contract.cameras:
         colour = messages.IMAGE if camera.transport == "raw" else messages.COMPRESSED_IMAGE
@@ -89,8 +91,8 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
 
 
 def context_topics(contract: Contract) -> list[RecordedTopic]:
-    """All topics that a recorder keeps beside those of the contract: what a viewer or a later
-    conversion needs.
+    """Return the topics that are recorded beside those of the contract, for viewers and
+    converters.
     """
     known = {topic.name for topic in episode_topics(contract)}
     context = (

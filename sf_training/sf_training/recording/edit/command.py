@@ -1,4 +1,4 @@
-"""``sf_training relabel|trim|split|merge``: finished episodes, edited without touching what was
+"""``sf_training relabel|trim|split|merge``: edit finished episodes without changing what was
 recorded.
 """
 
@@ -26,38 +26,38 @@ Outcome = Literal["", "success", "failure", "discarded"]
 
 @dataclass(frozen=True)
 class Relabel:
-    """Say what episodes were after all, beside the bag in labels.json. The newest label counts;
-    --undo takes it back.
+    """Label finished episodes in labels.json beside the bag. The newest label counts; --undo
+    removes it.
     """
 
     episodes: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Episodes, or folders that hold some"""
+    """Episodes, or folders with episodes"""
     outcome: Outcome = ""
     """success, failure or discarded"""
     instruction: str = ""
     """For the whole episode"""
     at: tuple[tuple[float, str], ...] = ()
-    """Several instructions: SECONDS TEXT for each, from the episode's first message; the first from
+    """Several instructions: SECONDS TEXT for each, in seconds after the first message; the first at
     0
     """
     note: str = ""
     """Free text"""
     operator: str = ""
-    """Who says so"""
+    """Who labels"""
     undo: bool = False
-    """Take the newest label back"""
+    """Remove the newest label"""
 
 
 @dataclass(frozen=True)
 class Trim:
-    """Write a part of an episode as a new one."""
+    """Write a time window of an episode as a new episode."""
 
     episode: Annotated[Path, tyro.conf.Positional]
     """The episode; it is not changed"""
     begin: float = 0.0
-    """From here on [s after its first message]"""
+    """Start of the window [s after the first message]"""
     end: float | None = None
-    """Up to here [s]; default its end"""
+    """End of the window [s after the first message]; default the end of the episode"""
     out: Path | None = None
     """Folder for the new episode; default beside the old one"""
     name: str = ""
@@ -73,7 +73,7 @@ class Split:
     episode: Annotated[Path, tyro.conf.Positional]
     """The episode; it is not changed"""
     at: tuple[float, ...]
-    """Where to cut [s after its first message], rising"""
+    """Times to cut at [s after the first message], in increasing order"""
     out: Path | None = None
     """Folder for the new episodes; default beside the old one"""
     outcome: Outcome = ""
@@ -82,8 +82,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Merge:
-    """Join episodes that follow each other in time into a new one. The pause between them stays a
-    pause.
+    """Join episodes that follow each other in time into a new one. The time between them remains as
+    a gap.
     """
 
     episodes: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -97,27 +97,27 @@ class Merge:
 
 
 def relabel(argv: Sequence[str] | None = None) -> int:
-    """Labels episodes; returns the exit code."""
+    """Label episodes; return the exit code."""
     return _run(Relabel, "relabel", argv, _relabel)
 
 
 def trim(argv: Sequence[str] | None = None) -> int:
-    """Writes a part of an episode; returns the exit code."""
+    """Write a time window of an episode; return the exit code."""
     return _run(Trim, "trim", argv, _trim)
 
 
 def split(argv: Sequence[str] | None = None) -> int:
-    """Writes several parts of an episode; returns the exit code."""
+    """Write an episode as several new ones; return the exit code."""
     return _run(Split, "split", argv, _split)
 
 
 def merge(argv: Sequence[str] | None = None) -> int:
-    """Writes several episodes as one; returns the exit code."""
+    """Write several episodes as one; return the exit code."""
     return _run(Merge, "merge", argv, _merge)
 
 
-def _run(kind: type, verb: str, argv: Sequence[str] | None, act: Callable) -> int:
-    settings = tyro.cli(kind, prog=verb, args=argv)
+def _run(settings_type: type, verb: str, argv: Sequence[str] | None, act: Callable) -> int:
+    settings = tyro.cli(settings_type, prog=verb, args=argv)
     try:
         act(settings)
     except (EditError, LabelError, EpisodeWriteError) as error:
@@ -127,19 +127,19 @@ def _run(kind: type, verb: str, argv: Sequence[str] | None, act: Callable) -> in
 
 
 def _relabel(settings: Relabel) -> None:
-    words = {
+    fields = {
         "outcome": settings.outcome,
         "instruction": settings.instruction.strip(),
         "note": settings.note,
         "segments": settings.at,
     }
-    if settings.undo and any(words.values()):
-        raise LabelError("--undo takes a label back and gives none; leave the others out")
+    if settings.undo and any(fields.values()):
+        raise LabelError("--undo only removes a label; leave the other options out")
     episodes = list(itertools.chain.from_iterable(_episodes(path) for path in settings.episodes))
     if not episodes:
         raise LabelError(
             f"{', '.join(map(str, settings.episodes))}: no finished episode; give one, or a folder"
-            " that holds some"
+            " with episodes"
         )
     for path in episodes:
         if settings.undo:
@@ -147,13 +147,13 @@ def _relabel(settings: Relabel) -> None:
         else:
             if settings.at and settings.at[-1][0] > (length := open_finished(path).seconds):
                 raise LabelError(
-                    f"{path}: lasts {length:.2f} s, and a segment begins at"
-                    f" {settings.at[-1][0]:g} s"
+                    f"{path}: lasts {length:.2f} s, but a segment begins at"
+                    f" {settings.at[-1][0]:g} s; correct --at"
                 )
-            add_label(path, operator=settings.operator, **words)
+            add_label(path, operator=settings.operator, **fields)
         print(
-            f"{path}: {'the last label was taken back' if settings.undo else 'labelled'}, the"
-            f" outcome is {outcome_of(path) or 'unknown'}"
+            f"{path}: {'newest label removed' if settings.undo else 'labelled'}, the outcome is"
+            f" {outcome_of(path) or 'unknown'}"
         )
 
 
@@ -170,51 +170,52 @@ def _episodes(path: Path) -> list[Path]:
 
 def _trim(settings: Trim) -> None:
     source = open_finished(settings.episode)
-    part = editing.window(source, settings.begin, settings.end)
+    cut = editing.window(source, settings.begin, settings.end)
     name = settings.name or f"{source.path.resolve().name}_trimmed"
-    _told(
-        editing.write([part], settings.out or source.path.resolve().parent, name, settings.outcome),
-        part,
+    _report(
+        editing.write([cut], settings.out or source.path.resolve().parent, name, settings.outcome),
+        cut,
     )
 
 
 def _split(settings: Split) -> None:
     source = open_finished(settings.episode)
-    parts = editing.pieces(source, settings.at)
+    pieces = editing.pieces(source, settings.at)
     out = settings.out or source.path.resolve().parent
-    names = [f"{source.path.resolve().name}_part{number}" for number in range(1, len(parts) + 1)]
+    names = [f"{source.path.resolve().name}_part{number}" for number in range(1, len(pieces) + 1)]
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken:
-        raise EditError(f"{taken}: exists already; remove it, or choose another --out")
+        raise EditError(f"{taken}: already exists; remove it, or choose another --out")
     written: list[Path] = []
     try:
-        for name, part in zip(names, parts, strict=True):
-            written.append(editing.write([part], out, name, settings.outcome))
+        for name, piece in zip(names, pieces, strict=True):
+            written.append(editing.write([piece], out, name, settings.outcome))
     except Exception:
-        for path in written:  # all of them or none
+        for path in written:  # write all of them or none
             shutil.rmtree(path)
         raise
-    for path, part in zip(written, parts, strict=True):
-        _told(path, part)
+    for path, piece in zip(written, pieces, strict=True):
+        _report(path, piece)
 
 
 def _merge(settings: Merge) -> None:
-    parts = editing.joined([open_finished(path) for path in settings.episodes])
-    first = parts[0].source.path.resolve()
-    _told(
+    sources = editing.joined([open_finished(path) for path in settings.episodes])
+    first = sources[0].source.path.resolve()
+    _report(
         editing.write(
-            parts,
+            sources,
             settings.out or first.parent,
             settings.name or f"{first.name}_merged",
             settings.outcome,
         ),
-        *parts,
+        *sources,
     )
 
 
-def _told(path: Path, *parts: editing.Window) -> None:
-    seconds = sum(min(part.end, part.source.end) - part.begin for part in parts) * 1e-9
+def _report(path: Path, *windows: editing.Window) -> None:
+    """Print what a new episode holds."""
+    seconds = sum(min(each.end, each.source.end) - each.begin for each in windows) * 1e-9
     print(
-        f"{path}: {seconds:.2f} s of {', '.join(part.source.path.name for part in parts)}, outcome"
-        f" {outcome_of(path)}"
+        f"{path}: {seconds:.2f} s of {', '.join(each.source.path.name for each in windows)},"
+        f" outcome {outcome_of(path)}"
     )

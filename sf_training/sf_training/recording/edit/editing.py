@@ -1,9 +1,8 @@
-"""Cuts and joins finished episodes: new episodes are written, the originals are never touched. No
-rclpy here.
+"""Cut and join finished episodes into new ones; the originals are never changed. No rclpy here.
 
-Messages are copied as bytes, with the definitions of their bag. A part that begins later also gets
-what held at its
-beginning: the newest message of every latched topic, and the last camera info.
+Messages are copied as bytes, with the message definitions of their bag. A window that begins after
+the start of its episode also gets the newest earlier message of every latched topic and the last
+camera info, stamped with its beginning.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SHORTEST_S = 0.1
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an episode: log times from ``begin`` up to, but not including, ``end`` [ns]."""
+    """A time window of an episode: log times in [``begin``, ``end``) [ns]."""
 
     source: FinishedEpisode
     begin: int
@@ -35,16 +34,19 @@ class Window:
 
 
 def window(source: FinishedEpisode, begin_s: float, end_s: float | None) -> Window:
-    """Chooses a part by seconds after the episode's first message; ``end_s`` None: to the end.
+    """Return a window given in seconds after the first message of the episode.
+
+    Args:
+        end_s: None means the end of the episode.
 
     Raises:
-        EditError: it lies outside the episode, or is shorter than 0.1 s.
+        EditError: the window lies outside the episode, or is shorter than 0.1 s.
     """
     last = source.seconds if end_s is None else end_s
     if not (begin_s >= 0.0 and last <= source.seconds + 1e-3):
         raise EditError(
-            f"{source.path}: lasts {source.seconds:.2f} s, and {begin_s:g} to {last:g} s were"
-            " asked for"
+            f"{source.path}: lasts {source.seconds:.2f} s, so it has no {begin_s:g} to {last:g} s;"
+            " choose times inside it"
         )
     if not last - begin_s >= SHORTEST_S:
         raise EditError(
@@ -60,62 +62,65 @@ def window(source: FinishedEpisode, begin_s: float, end_s: float | None) -> Wind
 
 
 def pieces(source: FinishedEpisode, times_s: Sequence[float]) -> list[Window]:
-    """Cuts a whole episode at some times.
+    """Cut an episode at some times [s after its first message]; return the windows between them.
 
     Raises:
-        EditError: as for :func:`window`, or the times do not rise.
+        EditError: as for :func:`window`, or the times are not strictly increasing.
     """
     if sorted(set(times_s)) != list(times_s):
-        raise EditError(f"the times {', '.join(f'{time:g}' for time in times_s)} must rise")
+        raise EditError(
+            f"the times {', '.join(f'{time:g}' for time in times_s)} are not strictly increasing;"
+            " give them in order"
+        )
     edges = [0.0, *times_s]
     return [window(source, begin, end) for begin, end in zip(edges, [*times_s, None], strict=True)]
 
 
 def joined(sources: Sequence[FinishedEpisode]) -> list[Window]:
-    """Puts whole episodes one after the other, by their time.
+    """Return complete episodes as windows in the order of their time, to merge them.
 
     Raises:
-        EditError: fewer than two, of other robots or outcomes, or recorded at the same time.
+        EditError: fewer than two episodes, different contracts, or overlapping times.
     """
     if len(sources) < 2:
-        raise EditError("give two episodes or more to merge")
+        raise EditError("one episode cannot be merged; give two or more")
     ordered = sorted(sources, key=lambda source: source.begin)
     first = ordered[0]
     for before, after in itertools.pairwise(ordered):
         if after.contract.hash != first.contract.hash:
             difference = "; ".join(first.contract.difference(after.contract)[:3])
             raise EditError(
-                f"{after.path}: was recorded with another contract than {first.path} ({difference})"
+                f"{after.path}: was recorded with another contract than {first.path}"
+                f" ({difference}); merge episodes of one contract only"
             )
         if after.begin <= before.end:
             raise EditError(
-                f"{after.path}: begins before {before.path} ends, so they cannot be one after the"
-                " other"
+                f"{after.path}: begins before {before.path} ends; merge episodes that do not"
+                " overlap in time"
             )
     return [window(source, 0.0, None) for source in ordered]
 
 
 def write(windows: Sequence[Window], directory: Path, name: str, outcome: str = "") -> Path:
-    """Writes windows, which follow each other in time, as one new episode; returns its directory.
+    """Write windows, in the order of their time, as one new episode; return its directory.
 
     Args:
-        outcome: of the new episode; empty: that of the originals.
+        directory: parent directory of the new episode.
+        outcome: of the new episode; empty means that of the originals.
 
     Raises:
-        EditError: the originals differ in their outcome, and none is given.
-        EpisodeWriteError: the name is taken, or the disk refuses.
+        EditError: the originals have different outcomes, and ``outcome`` is empty.
+        EpisodeWriteError: the name exists, or the disk is full or cannot be written.
     """
     sources = [each.source for each in windows]
     outcomes = {source.outcome for source in sources}
     if not outcome and len(outcomes) > 1:
-        told = ", ".join(f"{source.path.name} {source.outcome}" for source in sources)
-        raise EditError(
-            f"the outcomes differ ({told}); say which the new episode has with --outcome"
-        )
+        found = ", ".join(f"{source.path.name} {source.outcome}" for source in sources)
+        raise EditError(f"the outcomes differ ({found}); choose one with --outcome")
     outcome = outcome or outcomes.pop()
     if outcome not in OUTCOMES:
         raise EditError(
-            f"{sources[0].path}: its outcome is {outcome or 'unknown'}; say one of"
+            f"{sources[0].path}: the outcome is {outcome or 'unknown'}; give one of"
             f" {', '.join(OUTCOMES)} with --outcome"
         )
     record, contract = sources[0].record, sources[0].contract
@@ -124,14 +129,14 @@ def write(windows: Sequence[Window], directory: Path, name: str, outcome: str = 
     with EpisodeWriter(
         directory, contract, instruction=instruction, operator=operator, name=name
     ) as writer:
-        said = ""
+        written_instruction = ""
         for each in windows:
-            said = _copy(writer, each, said)
+            written_instruction = _copy(writer, each, written_instruction)
         verdicts = [source.record.get("verdict", "") for source in sources]
         return writer.finish(
             outcome,
             note=" ".join(dict.fromkeys(filter(None, (_note(source) for source in sources)))),
-            drops=_added(sources),
+            drops=_total_drops(sources),
             verdict=max(verdicts, key=("", "PASS", "WARN", "FAIL").index) if all(verdicts) else "",
             reasons=[
                 reason
@@ -145,68 +150,70 @@ def write(windows: Sequence[Window], directory: Path, name: str, outcome: str = 
         )
 
 
-def _copy(writer: EpisodeWriter, part: Window, said: str) -> str:
-    """Copies a window's messages; returns the instruction in force at its end."""
-    source = part.source
-    instruction_topic = absolute(source.contract.topics.instruction)
-    segments = {max(begin, part.begin): text for begin, text in source.segments if begin < part.end}
-    times = sorted(segments)
-    carried, copied = _Carried(source), False
+def _copy(writer: EpisodeWriter, cut: Window, instruction: str) -> str:
+    """Copy the messages of a window.
 
-    def say(until: int) -> None:
-        nonlocal said
+    Args:
+        instruction: written last to the new episode; it is not repeated.
+
+    Returns:
+        The instruction in force at the end of the window.
+    """
+    source = cut.source
+    instruction_topic = absolute(source.contract.topics.instruction)
+    segments = {max(begin, cut.begin): text for begin, text in source.segments if begin < cut.end}
+    times = sorted(segments)
+    latched, has_begun = _LatchedMessages(source), False
+
+    def write_instructions(until: int) -> None:
+        nonlocal instruction
         while times and times[0] <= until:
             at = times.pop(0)
-            if segments[at] != said:
-                said = segments[at]
-                data = bytes(messages.string(said))
-                _announce(writer, instruction_topic, messages.STRING, "", None)
+            if segments[at] != instruction:
+                instruction = segments[at]
+                data = bytes(messages.string(instruction))
+                writer.add_topic(instruction_topic, messages.STRING)
                 writer.write(instruction_topic, data, at)
 
     for schema, channel, message in source.messages():
-        if message.log_time >= part.end:
+        if message.log_time >= cut.end:
             break
         if channel.topic == EPISODE_TOPIC:  # the new episode gets its own
             continue
-        if channel.topic == instruction_topic:  # replaced by the segments, in which labels count
-            _announce(
-                writer,
-                channel.topic,
-                schema.name,
-                channel.metadata.get("offered_qos_profiles", ""),
-                _described(schema, channel),
-            )
+        if channel.topic == instruction_topic:  # replaced by the segments, which include labels
+            _add_topic(writer, schema, channel)
             continue
-        if message.log_time < part.begin:
-            carried.add(schema, channel, message)
+        if message.log_time < cut.begin:
+            latched.add(schema, channel, message)
             continue
-        if not copied:
-            copied = True
-            for entry in carried.messages():
-                _write(writer, *entry, part.begin)
-            say(part.begin)
-        say(message.log_time)
+        if not has_begun:
+            has_begun = True
+            for entry in latched.messages():
+                _write(writer, *entry, cut.begin)
+            write_instructions(cut.begin)
+        write_instructions(message.log_time)
         _write(writer, schema, channel, message, message.log_time)
-    return said
+    return instruction
 
 
-class _Carried:
-    """What held before a window: the newest message of each latched topic, of several publishers'
-    static ones each different.
+class _LatchedMessages:
+    """Collect the messages that a late subscriber would still receive at the start of a window.
+
+    These are the newest message of each latched topic and camera info. On a static topic, such as
+    ``/tf_static``, several publishers each latch a message; there every different one counts.
     """
 
     def __init__(self, source: FinishedEpisode) -> None:
         topics = [*episode_topics(source.contract), *context_topics(source.contract)]
-        kinds = {topic.name: topic.delivery for topic in topics}
-        self._static = {name for name, kind in kinds.items() if kind == Delivery.STATIC}
+        self._static = {topic.name for topic in topics if topic.delivery == Delivery.STATIC}
         self._latched = {
-            name for name, kind in kinds.items() if kind == Delivery.LATCHED
+            topic.name for topic in topics if topic.delivery == Delivery.LATCHED
         } | self._static
         self._latched |= {topic.name for topic in topics if topic.type_name == messages.CAMERA_INFO}
         self._newest: dict[tuple[str, bytes], tuple[Schema, Channel, Message]] = {}
 
     def add(self, schema: Schema, channel: Channel, message: Message) -> None:
-        """Takes a message before the window."""
+        """Take a message from before the window; other topics are ignored."""
         if channel.topic in self._latched or "transient_local" in channel.metadata.get(
             "offered_qos_profiles", ""
         ):
@@ -214,42 +221,30 @@ class _Carried:
             self._newest[key] = schema, channel, message
 
     def messages(self) -> Iterator[tuple[Schema, Channel, Message]]:
-        """Yields what holds at the window's beginning."""
+        """Yield the collected messages."""
         yield from self._newest.values()
 
 
 def _write(
     writer: EpisodeWriter, schema: Schema, channel: Channel, message: Message, log_time: int
 ) -> None:
-    _announce(
-        writer,
-        channel.topic,
-        schema.name,
-        channel.metadata.get("offered_qos_profiles", ""),
-        _described(schema, channel),
-    )
+    _add_topic(writer, schema, channel)
     writer.write(channel.topic, message.data, log_time, min(message.publish_time, log_time))
 
 
-def _announce(
-    writer: EpisodeWriter,
-    topic: str,
-    type_name: str,
-    qos_yaml: str,
-    described: tuple[str, str] | None,
-) -> None:
-    writer.add_topic(topic, type_name, qos_yaml, described)
-
-
-def _described(schema: Schema, channel: Channel) -> tuple[str, str]:
-    return schema.data.decode(), channel.metadata.get("topic_type_hash", "")
+def _add_topic(writer: EpisodeWriter, schema: Schema, channel: Channel) -> None:
+    """Declare a topic as the original bag does, with its message definition."""
+    described = (schema.data.decode(), channel.metadata.get("topic_type_hash", ""))
+    qos_yaml = channel.metadata.get("offered_qos_profiles", "")
+    writer.add_topic(channel.topic, schema.name, qos_yaml, described)
 
 
 def _note(source: FinishedEpisode) -> str:
     return (source.labels and source.labels.note) or source.record.get("note", "")
 
 
-def _added(sources: Sequence[FinishedEpisode]) -> dict[str, int]:
+def _total_drops(sources: Sequence[FinishedEpisode]) -> dict[str, int]:
+    """Return the dropped messages per topic over all originals, each original counted once."""
     total: dict[str, int] = {}
     for source in {source.path: source for source in sources}.values():
         for topic, count in json.loads(source.record.get("drops", "{}")).items():
@@ -257,7 +252,7 @@ def _added(sources: Sequence[FinishedEpisode]) -> dict[str, int]:
     return total
 
 
-def _origin(part: Window) -> dict:
-    source = part.source
-    begin, end = ((time - source.begin) * 1e-9 for time in (part.begin, min(part.end, source.end)))
+def _origin(cut: Window) -> dict:
+    source = cut.source
+    begin, end = ((time - source.begin) * 1e-9 for time in (cut.begin, min(cut.end, source.end)))
     return {"episode": source.path.name, "from_s": round(begin, 6), "to_s": round(end, 6)}

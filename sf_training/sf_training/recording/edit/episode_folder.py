@@ -1,6 +1,4 @@
-"""Finished episodes of a directory: which is meant by a name, and what its outcome is now. No rclpy
-here.
-"""
+"""Find a finished episode by its name, and read its current outcome. No rclpy here."""
 
 from __future__ import annotations
 
@@ -13,11 +11,15 @@ from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
 
 def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:
-    """The finished episode of a name or path; of an empty one the ``last``, else the newest in the
-    directory.
+    """Return the path of a finished episode.
+
+    Args:
+        directory: parent directory of the episodes.
+        name: of the episode, or its path. If empty: ``last``, else the newest in the directory.
+        last: episode that was recorded last; None if there is none yet.
 
     Raises:
-        LabelError: there is none.
+        LabelError: there is no such episode.
     """
     if name:
         path = Path(name) if "/" in name else directory / name
@@ -40,8 +42,7 @@ def find_episode(directory: Path, name: str, last: Path | None = None) -> Path:
 
 
 def outcome_of(episode: Path) -> str:
-    """What counts now: the newest label's outcome, else the recorded one; empty when neither is
-    there.
+    """Return the outcome of the newest label, else the recorded one; empty without either.
 
     Raises:
         LabelError: ``labels.json`` is broken.

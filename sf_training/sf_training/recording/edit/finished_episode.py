@@ -1,6 +1,4 @@
-"""A finished episode of this suite, opened to be copied in part: contract, record, labels,
-instructions in time. No rclpy here.
-"""
+"""Open a finished episode of this suite to copy messages from it. No rclpy here."""
 
 from __future__ import annotations
 
@@ -24,19 +22,23 @@ from sf_training.recording.writer.sealing import EPISODE_RECORD, METADATA_FILE, 
 
 
 class EditError(ValueError):
-    """An episode cannot be edited; one sentence that names it and the cure. Nothing was changed."""
+    """An episode cannot be edited, and nothing was changed; the message is one sentence that names
+    the episode and the cure.
+    """
 
 
 @dataclass(frozen=True)
 class FinishedEpisode:
-    """What an episode says about itself.
+    """A finished episode with its contract, record, labels and instructions.
 
     Attributes:
-        record: its episode record, as recorded.
-        labels: the newest label given afterwards; None without one.
+        path: its directory.
+        file: its MCAP file.
+        record: the episode record as it was recorded.
+        labels: the newest label given after recording; None without one.
         begin, end: log times of the first and the last message [ns].
-        segments: when each instruction begins [ns], and its text; the first at ``begin``. Labels
-            count.
+        segments: start time [ns] and text of each instruction, the first at ``begin``. Labels
+            replace the recorded instructions.
     """
 
     path: Path
@@ -50,35 +52,35 @@ class FinishedEpisode:
 
     @property
     def outcome(self) -> str:
-        """What counts now."""
+        """Outcome of the newest label, else the recorded one."""
         return (self.labels and self.labels.outcome) or self.record.get("outcome", "")
 
     @property
     def seconds(self) -> float:
-        """From the first to the last message."""
+        """Time from the first to the last message [s]."""
         return (self.end - self.begin) * 1e-9
 
     def instruction_at(self, time_ns: int) -> str:
-        """Gives the instruction in force at a time."""
+        """Return the instruction in force at a time [ns]."""
         return next(
             text for begin, text in reversed(self.segments) if begin <= max(time_ns, self.begin)
         )
 
     def messages(self) -> Iterator[tuple[Schema, Channel, Message]]:
-        """Yields all messages in the order of their log times.
+        """Yield all messages in the order of their log times.
 
         Raises:
             EditError: the file is damaged.
         """
-        with _reading(self.file) as reader:
+        with _open_mcap(self.file) as reader:
             yield from reader.iter_messages()
 
 
 def open_finished(path: Path) -> FinishedEpisode:
-    """Opens an episode by its directory, after a comparison with its checksum.
+    """Open the episode in a directory, after verifying its checksum.
 
     Raises:
-        EditError: it is not a finished episode of this suite, or is not what was recorded.
+        EditError: the directory is no finished episode of this suite, or its file was changed.
     """
     if path.name.endswith(PARTIAL):
         raise EditError(
@@ -93,14 +95,15 @@ def open_finished(path: Path) -> FinishedEpisode:
         raise EditError(str(error)) from None
     metadata = yaml.safe_load((path / METADATA_FILE).read_text(encoding="utf-8"))
     file = path / metadata["rosbag2_bagfile_information"]["relative_file_paths"][0]
-    with _reading(file) as reader:
+    with _open_mcap(file) as reader:
         attachments = {entry.name: entry.data for entry in reader.iter_attachments()}
         records = [
             entry.metadata for entry in reader.iter_metadata() if entry.name == EPISODE_RECORD
         ]
         if not records or CONTRACT_ATTACHMENT not in attachments:
             raise EditError(
-                f"{path}: holds no episode record and no contract, so this suite did not record it"
+                f"{path}: holds no episode record or no contract, so this suite did not record it;"
+                " only its own episodes can be edited"
             )
         statistics = reader.get_summary().statistics
         begin, end = statistics.message_start_time, statistics.message_end_time
@@ -139,7 +142,7 @@ def _segments(
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[McapReader]:
+def _open_mcap(file: Path) -> Iterator[McapReader]:
     try:
         with file.open("rb") as stream:
             yield make_reader(stream, validate_crcs=True)

@@ -1,5 +1,5 @@
-"""Saves what can be read of a damaged MCAP file of any recorder, as a new file beside it. No rclpy
-here.
+"""Copy the readable messages of a damaged MCAP file, of any recorder, to a new file beside it. No
+rclpy here.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _DAMAGE = (
 
 
 class RescueError(RuntimeError):
-    """Nothing can be saved, and nothing was written; one sentence."""
+    """Nothing can be saved, and nothing was written; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Rescued:
-    """A new file: its path, messages, and chunks of the old one that could not be read."""
+    """The new file: its path, its number of messages, and the number of unreadable chunks."""
 
     path: Path
     messages: int
@@ -42,22 +42,21 @@ class Rescued:
 
 
 def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: None) -> Rescued:
-    """Copies every message that can be read into ``NAME_recovered.mcap``; the damaged file is not
-    changed.
+    """Copy every readable message to ``NAME_recovered.mcap``; the damaged file is not changed.
 
-    Chunks whose checksum is wrong are left out, and what follows them is still read.
+    Chunks with a wrong checksum are skipped; reading continues after them.
 
     Args:
-        progress: called with the bytes read so far.
+        progress: called with the number of bytes read so far.
 
     Raises:
-        RescueError: the file is no MCAP file, holds no message that can be read, or the new one is
-            there already.
+        RescueError: no message can be read, a file cannot be read or written, or the new one
+            already exists.
     """
     target = source.with_name(f"{source.stem}_recovered.mcap")
     fresh = target.with_suffix(".new")
     if target.exists():
-        raise RescueError(f"{target}: exists already; remove it, or rename it")
+        raise RescueError(f"{target}: already exists; remove or rename it")
     try:
         with source.open("rb") as stream, fresh.open("wb") as out:
             copy = _Copy(out)
@@ -70,7 +69,8 @@ def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: Non
         fresh.rename(target)
     except OSError as error:
         raise RescueError(
-            f"{source}: cannot be saved ({error.strerror}); check its path, or free some space"
+            f"{source}: cannot be copied ({error.strerror}); check its path, or free some disk"
+            " space"
         ) from None
     finally:
         fresh.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ class _Copy:
         self._channels: dict[int, int] = {}
 
     def take(self, record: McapRecord) -> None:
-        """Copies a record; of a damaged chunk nothing."""
+        """Copy a record, or all records of a chunk; count a damaged chunk and skip it."""
         if isinstance(record, Chunk):
             try:
                 inner = breakup_chunk(record, validate_crc=True)
@@ -122,7 +122,7 @@ class _Copy:
 
 
 def _records(stream) -> Iterator[McapRecord]:
-    """All records up to the first that cannot be read."""
+    """Yield records up to the first one that cannot be parsed."""
     try:
         yield from StreamReader(stream, emit_chunks=True).records
     except (*_DAMAGE, KeyError):

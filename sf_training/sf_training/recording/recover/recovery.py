@@ -1,8 +1,8 @@
-"""``sf_training recover``: makes episodes of recordings that were cut off, by SIGKILL, a power cut
-or a full disk.
+"""``sf_training recover``: complete recordings that SIGKILL, a power failure or a full disk
+interrupted.
 
-Everything up to the last whole chunk is kept; a recorder closes one at least twice per second. No
-rclpy here.
+All messages up to the last complete chunk are recovered; the recorder closes a chunk at least twice
+per second. No rclpy here.
 """
 
 from __future__ import annotations
@@ -31,18 +31,24 @@ from sf_training.recording.writer.sealing import (
     seal,
 )
 
-_NOTE = "unfinished: recovered after the recorder ended in the middle"
-_REASON = "recovered: the end is missing, and messages lost before were not counted"
+_NOTE = "unfinished: recovered after the recorder was interrupted"
+_REASON = "recovered: the end is missing, and lost messages were not counted"
 
 
 class RecoveryError(RuntimeError):
-    """Nothing can be recovered, and nothing was changed; one sentence."""
+    """Nothing can be recovered, and nothing was changed; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """A recovered episode: its directory, messages, seconds between the first and the last, bytes
-    behind the last whole chunk.
+    """A recovered episode.
+
+    Attributes:
+        path: its directory.
+        messages: number of recovered messages.
+        seconds: time from the first to the last message.
+        cut_bytes: bytes after the last complete record, which were removed.
+        outcome: success, failure or discarded.
     """
 
     path: Path
@@ -54,19 +60,22 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Make episodes of recordings that were cut off."""
+    """Recover interrupted recordings."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """NAME.partial directories, or folders that hold some; or damaged .mcap files of any recorder,
     saved as NAME_recovered.mcap
     """
     outcome: Literal["discarded", "success", "failure"] = "discarded"
-    """what they were; only success is trained on, and label_episode can change it later"""
+    """outcome of the recovered episodes; training uses success only, and relabel can change it
+    later
+    """
 
 
 def find_partial(folder: Path) -> list[Path]:
-    """Lists the recordings that were not finished: ``folder`` itself, or those directly in it.
-    Hidden folders are other things.
+    """List the unfinished recordings: ``folder`` itself, or those directly in it.
+
+    Hidden folders are skipped: the LeRobot import stages its episodes in one.
     """
     if folder.name.endswith(PARTIAL):
         return [folder]
@@ -77,11 +86,11 @@ def find_partial(folder: Path) -> list[Path]:
     )
 
 
-def cut_off(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Lists the recordings that were not finished and that nobody is writing any more.
+def find_interrupted(folder: Path, *, deep: bool = False) -> list[Path]:
+    """List the unfinished recordings that no recorder writes any more.
 
     Args:
-        deep: in all folders below, too; else only directly in ``folder``.
+        deep: search all subfolders too, instead of ``folder`` only.
     """
     found = find_partial(folder)
     if deep:
@@ -95,12 +104,12 @@ def cut_off(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def recovery_command(folder: Path) -> str:
-    """Says how to recover what lies in a folder."""
+    """Return the cure to print for unfinished recordings in a folder."""
     return f"recover with `ros2 run sf_training sf_training recover {folder}`"
 
 
 def _is_written(partial: Path) -> bool:
-    """A recorder holds a lock on its file as long as it lives."""
+    """Return whether a recorder still holds the lock on its file."""
     for file in partial.glob("*.mcap"):
         try:
             with file.open("rb") as stream:
@@ -115,27 +124,27 @@ def _is_written(partial: Path) -> bool:
 def recover_episode(
     partial: Path, outcome: str = "discarded", progress: Callable[[int], None] = lambda done: None
 ) -> Recovered:
-    """Complete a ``NAME.partial`` directory and give it its final name.
+    """Complete a ``NAME.partial`` directory and rename it to its final name.
 
-    Where the operator had already ended the episode, the outcome is the one given then, and
-    everything is there.
+    If the operator had already ended the episode, it is complete and keeps the outcome given then.
 
     Args:
-        outcome: of an episode that nobody has ended.
-        progress: called with the bytes read so far.
+        outcome: of an episode that was not ended.
+        progress: called with the number of bytes read so far.
 
     Raises:
-        RecoveryError: it is still being written, holds no message, or is not a recording of ours.
+        RecoveryError: a recorder still writes it, it holds no message, or the recorder of this
+            suite did not write it.
     """
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     files = sorted(partial.glob("*.mcap"))
     if len(files) != 1:
         raise RecoveryError(
-            f"{partial}: holds {len(files)} .mcap files instead of one; it is not a recording of"
-            " ours"
+            f"{partial}: holds {len(files)} .mcap files instead of one, so the recorder of this"
+            " suite did not write it; give a single .mcap file to recover"
         )
     if final.exists():
-        raise RecoveryError(f"{final}: exists already; rename one of the two")
+        raise RecoveryError(f"{final}: already exists; rename one of the two")
     try:
         scan = scan_mcap(files[0], progress)
         record = next(
@@ -143,12 +152,11 @@ def recover_episode(
         )
         if record is None:
             raise RecoveryError(
-                f"{files[0]}: ends before its episode record, so nothing was recorded; delete"
-                f" {partial}"
+                f"{files[0]}: holds no episode record, so nothing was recorded; delete {partial}"
             )
         if not scan.messages:
             raise RecoveryError(
-                f"{files[0]}: holds no whole chunk, so no message can be recovered; delete"
+                f"{files[0]}: holds no complete chunk, so no message can be recovered; delete"
                 f" {partial}"
             )
         schemas = {schema.id: schema for schema in scan.schemas}
@@ -176,13 +184,13 @@ def recover_episode(
         path = seal(mcap, files[0], final, episode, topics)
     except BlockingIOError:
         raise RecoveryError(
-            f"{partial}: a recorder is still writing it; stop that one first"
+            f"{partial}: a recorder is still writing it; stop that recorder first"
         ) from None
     except (McapScanError, SealError) as error:
         raise RecoveryError(str(error)) from None
     except OSError as error:
         raise RecoveryError(
-            f"{partial}: cannot be recovered ({error.strerror}); free some space or check its"
+            f"{partial}: cannot be recovered ({error.strerror}); free some disk space or check its"
             " permissions"
         ) from None
     return Recovered(
@@ -195,7 +203,9 @@ def recover_episode(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Recover what the paths hold; 0 when all of it was, else 1 (2: nothing found)."""
+    """Recover everything in the paths. Return 0 if all was recovered, 1 if not, 2 if nothing was
+    found.
+    """
     arguments = tyro.cli(Arguments, prog="recover", args=argv)
     files = [path for path in arguments.paths if path.is_file()]
     found = [
@@ -203,8 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if not found and not files:
         print(
-            f"recover: no *{PARTIAL} directory in {', '.join(map(str, arguments.paths))}; nothing"
-            " was cut off there",
+            f"recover: no *{PARTIAL} directory in {', '.join(map(str, arguments.paths))}, so no"
+            " recording was interrupted there; check the path",
             file=sys.stderr,
         )
         return 2
@@ -226,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"recover: {error}", file=sys.stderr)
             else:
                 cut = (
-                    f", {result.cut_bytes / 1e3:.0f} kB behind the last whole chunk were cut"
+                    f", {result.cut_bytes / 1e3:.0f} kB after the last complete chunk removed"
                     if result.cut_bytes
                     else ""
                 )
@@ -240,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rescued(file: Path, console: Console) -> bool:
-    """Saves a file of any recorder, and says so."""
+    """Recover a damaged file of any recorder, and print the result."""
     try:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(file.name, total=file.stat().st_size)
@@ -248,7 +258,7 @@ def _rescued(file: Path, console: Console) -> bool:
     except RescueError as error:
         print(f"recover: {error}", file=sys.stderr)
         return False
-    damaged = f", {result.damaged} damaged chunks left out" if result.damaged else ""
+    damaged = f", {result.damaged} damaged chunks skipped" if result.damaged else ""
     console.print(f"{result.path}: {result.messages} messages{damaged}", soft_wrap=True)
     return True
 

@@ -1,5 +1,5 @@
-"""``sf_training verify``: are finished episodes still, bit by bit, what was recorded? No rclpy
-here.
+"""``sf_training verify``: compare finished episodes with the checksums taken when they were
+recorded. No rclpy here.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import tyro
 import yaml
 from rich.progress import Progress
 
-from sf_training.recording.recover.recovery import cut_off, recovery_command
+from sf_training.recording.recover.recovery import find_interrupted, recovery_command
 from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 22  # bytes that are read at once
 
 
 class ChecksumError(RuntimeError):
-    """An episode is not what was recorded; one sentence."""
+    """The checksum of an episode differs or cannot be computed; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare finished episodes with the checksums that were taken when they were recorded."""
+    """Compare finished episodes with the checksums taken when they were recorded."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """episodes, or folders that hold some"""
+    """episodes, or folders with episodes"""
 
 
 def verify_episode(episode: Path, progress: Callable[[int], None] = lambda read: None) -> None:
     """Compare a finished episode with its checksum.
 
     Args:
-        progress: called with the bytes just read.
+        progress: called with the number of bytes of each block that was read.
 
     Raises:
-        ChecksumError: it differs, is incomplete, or has no checksum.
+        ChecksumError: the checksum differs or is missing, or a file cannot be read.
     """
     try:
         information = yaml.safe_load((episode / METADATA_FILE).read_text(encoding="utf-8"))[
@@ -66,25 +66,30 @@ def verify_episode(episode: Path, progress: Callable[[int], None] = lambda read:
         ) from None
     if checksum.hexdigest() != expected:
         raise ChecksumError(
-            f"{episode / name}: is not what was recorded (checksum differs); restore the episode"
+            f"{episode / name}: was changed after recording (checksum differs); restore the episode"
             " from a copy"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every episode is what was recorded, 1 when one is not or was never finished, 2 when
-    there is none.
+    """Verify all episodes in the paths; return the exit code.
+
+    Returns:
+        0 if every checksum matches, 1 if one differs or a recording is unfinished, 2 if there is
+        no episode.
     """
     arguments = tyro.cli(Arguments, prog="verify", args=argv)
-    unfinished = [partial for folder in arguments.paths for partial in cut_off(folder, deep=True)]
+    unfinished = [
+        partial for folder in arguments.paths for partial in find_interrupted(folder, deep=True)
+    ]
     found = [
         path.parent for folder in arguments.paths for path in sorted(folder.rglob(METADATA_FILE))
     ]
     episodes = [path for path in found if not any(part.endswith(PARTIAL) for part in path.parts)]
     if not episodes and not unfinished:
         print(
-            f"verify: no episode in {', '.join(map(str, arguments.paths))}; give a folder that"
-            " holds some",
+            f"verify: no episode in {', '.join(map(str, arguments.paths))}; give a folder with"
+            " episodes",
             file=sys.stderr,
         )
         return 2
@@ -100,14 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"verify: {error}", file=sys.stderr)
     for partial in unfinished:
         print(
-            f"verify: {partial}: was never finished; {recovery_command(partial)}", file=sys.stderr
+            f"verify: {partial}: was never finished; {recovery_command(partial)}",
+            file=sys.stderr,
         )
-    left = (
-        f"; {len(unfinished)} more {'was' if len(unfinished) == 1 else 'were'} never finished"
-        if unfinished
-        else ""
-    )
-    print(f"{len(episodes) - failed} of {len(episodes)} episodes are what was recorded{left}")
+    more = f"; {len(unfinished)} unfinished" if unfinished else ""
+    print(f"{len(episodes) - failed} of {len(episodes)} episodes match their checksum{more}")
     return 1 if failed or unfinished else 0
 
 

@@ -1,5 +1,5 @@
-"""What a key or a button means to the recorder, in the state it is in. No rclpy and no terminal
-here.
+"""Map keys and gamepad buttons to service calls of the recorder, depending on its state. No rclpy
+and no terminal here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sf_training.recording.session.recording_session import State
 
 
 class Press(StrEnum):
-    """What a person wants."""
+    """What the operator requests with a key or a button."""
 
     START = "start"
     SUCCESS = "success"
@@ -32,8 +32,7 @@ KEYS: dict[str, Press] = {
     "i": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
-# Beside the keys that move the arm (teleoperation/keys.py), which take most letters and the space
-# bar.
+# With `drive`, where most letters and the space bar move the arm (teleoperation/keys.py).
 DRIVING_KEYS: dict[str, Press] = {
     "\r": Press.START,
     "\n": Press.START,
@@ -44,9 +43,9 @@ DRIVING_KEYS: dict[str, Press] = {
     "5": Press.INSTRUCTION,
     "q": Press.QUIT,
 }
-# As SDL and game_controller_node number every make: right shoulder, then up, down, left and right
-# of the pad. The shipped device file of a gamepad uses none of them: one press must not close a
-# gripper and end an episode.
+# Button numbers of SDL and game_controller_node, the same for every brand: right shoulder, then up,
+# down, left and right of the pad. The shipped device file of a gamepad uses none of them, so that
+# no button both closes a gripper and ends an episode.
 DEFAULT_BUTTONS = {
     Press.START: 10,
     Press.SUCCESS: 11,
@@ -58,7 +57,7 @@ _OUTCOMES = {Press.SUCCESS: "success", Press.FAILURE: "failure", Press.DISCARD: 
 
 
 class Service(StrEnum):
-    """Services of the recorder."""
+    """Names of the recorder's services."""
 
     START = "start_episode"
     END = "end_episode"
@@ -66,8 +65,8 @@ class Service(StrEnum):
 
 
 @dataclass(frozen=True)
-class Order:
-    """A call of the recorder: the service and the fields of its request."""
+class ServiceCall:
+    """A service of the recorder, and the fields of its request."""
 
     service: Service
     fields: Mapping[str, object]
@@ -75,43 +74,43 @@ class Order:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Nothing to call; one sentence about why."""
+    """Why a press calls no service; one sentence."""
 
     sentence: str
 
 
-def order(
+def service_call(
     press: Press, state: State, *, countdown_s: float, instruction: str = ""
-) -> Order | Refusal:
-    """The call that a press stands for.
+) -> ServiceCall | Refusal:
+    """Return the service call for a press.
 
-    While an episode is recorded, an outcome ends it; between two episodes it labels the last one
-    again. Starting while one is recorded ends it as a success, so that one key is enough for a good
-    series.
+    During an episode an outcome ends it; between episodes it relabels the last one. START during an
+    episode ends it as a success, so one key is enough for a series of successes. START during a
+    countdown cancels it.
     """
     if state == State.INACTIVE:
-        return Refusal("the recorder is not active yet")
+        return Refusal("the recorder is not active yet; wait until it is")
     if press == Press.UNDO:
-        return Order(Service.LABEL, {"undo": True})
+        return ServiceCall(Service.LABEL, {"undo": True})
     if state == State.FINISHING:
         return Refusal("the episode is being completed; wait a moment")
     running = state in (State.COUNTDOWN, State.RECORDING)
     if press == Press.START:
         if state == State.COUNTDOWN:
-            return Order(Service.END, {"outcome": "discarded"})
+            return ServiceCall(Service.END, {"outcome": "discarded"})
         if running:
-            return Order(Service.END, {"outcome": "success"})
-        return Order(Service.START, {"countdown_s": countdown_s, "instruction": instruction})
+            return ServiceCall(Service.END, {"outcome": "success"})
+        return ServiceCall(Service.START, {"countdown_s": countdown_s, "instruction": instruction})
     if press in _OUTCOMES:
-        return Order(Service.END if running else Service.LABEL, {"outcome": _OUTCOMES[press]})
-    return Refusal(f"{press} is not for the recorder")
+        return ServiceCall(Service.END if running else Service.LABEL, {"outcome": _OUTCOMES[press]})
+    return Refusal(f"the recorder has no service for {press}")
 
 
 class Buttons:
-    """Presses of a gamepad's buttons: the moment at which one goes down.
+    """Detect when gamepad buttons are pressed (rising edges).
 
     Args:
-        numbers: button of each press, as ``sensor_msgs/Joy`` numbers them; negative: none.
+        numbers: index of the button in ``sensor_msgs/Joy`` for each press; negative means none.
 
     Raises:
         ValueError: two presses share a button; the message names both.
@@ -133,8 +132,8 @@ class Buttons:
         self._down: list[int] | None = None
 
     def read(self, buttons: Sequence[int]) -> list[Press]:
-        """What was pressed since the message before; buttons held in the first one count for
-        nothing.
+        """Return what was pressed since the previous message. Buttons that are down in the first
+        message do not count.
         """
         before, self._down = self._down, list(buttons)
         if before is None:
@@ -147,5 +146,5 @@ class Buttons:
         return [press for press, number in self._numbers.items() if number in went_down]
 
     def missing(self, buttons: Sequence[int]) -> list[str]:
-        """Presses whose button this gamepad does not have."""
+        """Return the presses whose button this gamepad does not have."""
         return [str(press) for press, number in self._numbers.items() if number >= len(buttons)]

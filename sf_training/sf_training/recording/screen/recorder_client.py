@@ -1,5 +1,5 @@
-"""Talks to a recorder: hears its status, calls its services, never blocks. Keyboard, gamepad and
-tests share it.
+"""Subscribe to the status of a recorder and call its services without blocking. Keyboard node,
+gamepad node and tests use it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from rclpy.node import Node
 from sf_msgs.msg import RecorderStatus
 from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
 from sf_policy_node.nodes.lifecycle import LATCHED
-from sf_training.recording.screen.controls import Order, Press, Refusal, Service, order
+from sf_training.recording.screen.controls import (
+    Press,
+    Refusal,
+    Service,
+    ServiceCall,
+    service_call,
+)
 from sf_training.recording.session.recording_session import State
 
 _TYPES = {Service.START: StartEpisode, Service.END: EndEpisode, Service.LABEL: LabelEpisode}
 
 
 class RecorderClient:
-    """A recorder as seen from another node.
+    """Client of a recorder in another node.
 
     Args:
-        node: that is spun.
+        node: which subscribes and calls; the caller spins it.
         recorder: name of the recorder's node.
         on_status: called with every ``sf_msgs/RecorderStatus``.
+
+    Attributes:
+        status: newest ``sf_msgs/RecorderStatus``; None before the first one.
     """
 
     def __init__(
@@ -35,58 +44,66 @@ class RecorderClient:
         self._recorder = recorder.rstrip("/")
         self.status: RecorderStatus | None = None
         self._on_status = on_status
-        node.create_subscription(RecorderStatus, f"{self._recorder}/status", self._heard, LATCHED)
+        node.create_subscription(
+            RecorderStatus, f"{self._recorder}/status", self._receive_status, LATCHED
+        )
         self._clients = {
-            service: node.create_client(kind, f"{self._recorder}/{service}")
-            for service, kind in _TYPES.items()
+            service: node.create_client(service_type, f"{self._recorder}/{service}")
+            for service, service_type in _TYPES.items()
         }
         self._waiting = False
 
     def press(
         self,
         press: Press,
-        say: Callable[[bool, str], None],
+        report: Callable[[bool, str], None],
         *,
         countdown_s: float,
         instruction: str = "",
     ) -> None:
-        """Do what a press stands for; ``say`` is called with whether it was done and a sentence,
-        perhaps later.
+        """Call the service for a press.
+
+        Args:
+            report: called once, now or when the recorder answers, with whether it succeeded and a
+                sentence for the operator.
+            countdown_s, instruction: of an episode that the press starts.
         """
         if self.status is None:
-            say(
+            report(
                 False, f"no recorder answers at {self._recorder}; start one, or wait until it is up"
             )
             return
         if self._waiting:
-            say(False, "the recorder has not answered the last press yet")
+            report(False, "the recorder has not answered the last press yet; wait a moment")
             return
-        what = order(
+        call = service_call(
             press, State(self.status.state), countdown_s=countdown_s, instruction=instruction
         )
-        if isinstance(what, Refusal):
-            say(False, what.sentence)
+        if isinstance(call, Refusal):
+            report(False, call.sentence)
         else:
-            self._call(what, say)
+            self._call(call, report)
 
-    def _call(self, what: Order, say: Callable[[bool, str], None]) -> None:
-        client = self._clients[what.service]
+    def _call(self, call: ServiceCall, report: Callable[[bool, str], None]) -> None:
+        client = self._clients[call.service]
         if not client.service_is_ready():
-            say(
+            report(
                 False,
-                f"{self._recorder}/{what.service} does not answer; is the recorder still running?",
+                f"{self._recorder}/{call.service} does not answer; check that the recorder is still"
+                " running",
             )
             return
         self._waiting = True
 
-        def answered(future) -> None:
+        def on_response(future) -> None:
             self._waiting = False
-            say(future.result().success, future.result().message)
+            report(future.result().success, future.result().message)
 
-        client.call_async(_TYPES[what.service].Request(**what.fields)).add_done_callback(answered)
+        request = _TYPES[call.service].Request(**call.fields)
+        client.call_async(request).add_done_callback(on_response)
 
-    def _heard(self, status: RecorderStatus) -> None:
+    def _receive_status(self, status: RecorderStatus) -> None:
         self.status = status
         if self._waiting and status.state == State.INACTIVE:
-            self._waiting = False  # it went away without an answer
+            self._waiting = False  # it was deactivated and will not answer
         self._on_status(status)

@@ -1,5 +1,5 @@
-"""Keys of a terminal: single characters, with arrow keys and other escape sequences left out. No
-rclpy here.
+"""Read single keys from a terminal, without arrow keys and other escape sequences. No rclpy
+here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ESCAPE = "\x1b"
-_ALONE_S = (
-    0.2  # an escape sequence over a slow link arrives within this time; later it was the Escape key
-)
-_UNFINISHED_S = 0.5
+# Over a slow link the rest of an escape sequence arrives within this time; without it the Escape
+# key was pressed.
+_ALONE_S = 0.2
+_UNFINISHED_S = 0.5  # s after which an incomplete sequence is dropped
 
 
 class KeyDecoder:
-    """Turns bytes of a terminal into keys.
+    """Decode the bytes of a terminal into keys.
 
     An arrow key sends ``ESC [ D``, a function key ``ESC O P`` or ``ESC [ 1 5 ~``, Alt with a letter
-    ``ESC d``: none of their characters is a key. Sequences may be split between two reads.
+    ``ESC d``. These sequences are dropped. They may be split between two reads.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class KeyDecoder:
         self._since = 0.0
 
     def feed(self, data: bytes, now: float) -> list[str]:
-        """Returns the keys that ``data`` completes.
+        """Return the keys that ``data`` completes.
 
         Args:
-            data: what was read; empty when nothing was.
-            now: of a clock that is never set [s].
+            data: bytes that were read; empty if there were none.
+            now: time on a monotonic clock [s].
         """
         keys = []
         if self._pending and now - self._since > (
@@ -59,7 +59,7 @@ class KeyDecoder:
         return keys
 
     def _continued(self, character: str) -> str:
-        """What is pending after another character; empty when the sequence is complete."""
+        """Return the pending sequence after another character; empty if it is complete."""
         if self._pending == ESCAPE:
             return (
                 self._pending + character
@@ -77,26 +77,27 @@ class KeyDecoder:
 
 @contextmanager
 def raw_keys(file) -> Iterator[Callable[[float], list[str] | None]]:
-    """Gives a function that waits up to a time [s] for keys; it returns None once the terminal is
-    closed.
+    """Set a terminal to unbuffered input without echo, and restore it afterwards.
 
-    The terminal tells every key at once and echoes none; afterwards it is as before.
+    Yields:
+        A function that waits at most a given time [s] and returns the keys; None once the terminal
+        is closed.
     """
     number = file.fileno()
     before = termios.tcgetattr(number)
     decoder = KeyDecoder()
 
-    def typed(wait_s: float = 0.0) -> list[str] | None:
+    def read_keys(wait_s: float = 0.0) -> list[str] | None:
         try:
             ready, _, _ = select.select([number], [], [], wait_s)
             data = os.read(number, 1024) if ready else b""
-        except OSError:  # the other side of it is gone
+        except OSError:  # the terminal emulator was closed
             return None
         return None if ready and not data else decoder.feed(data, time.monotonic())
 
     try:
         tty.setcbreak(number)
-        yield typed
+        yield read_keys
     finally:
-        with contextlib.suppress(termios.error):  # closed
+        with contextlib.suppress(termios.error):  # the terminal is closed
             termios.tcsetattr(number, termios.TCSADRAIN, before)

@@ -1,5 +1,5 @@
-"""The recorder as one looks at it from two metres away: a banner in colour, the streams below. No
-rclpy and no terminal input here.
+"""Draw the recorder in a terminal: a coloured banner that is readable from two metres away, and the
+streams below. No rclpy and no terminal input here.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ KEYS_LINE = (
 DRIVING_KEYS_LINE = (
     "ENTER start, or end as success    1 success    2 failure    3 discard    4 undo label    5"
     " instruction    q quit\nhold to move: w s a d r f, turn: j l i k u o    [ ] gripper    + -"
-    " speed    p policy goes on    x EMERGENCY STOP"
+    " speed    p policy resumes    x EMERGENCY STOP"
 )
 _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
-_RECORDING = {False: "white on red", True: "white on magenta"}
-_LINES_SAID = 3
+_RECORDING = {False: "white on red", True: "white on magenta"}  # by "verdict is FAIL"
+_REPORTS_SHOWN = 3
 
 
 def screen(
     status,
-    said: Sequence[tuple[bool, str]],
+    reports: Sequence[tuple[bool, str]],
     typing: str | None = None,
     *,
     next_instruction: str = "",
     keys_line: str = KEYS_LINE,
 ) -> Group:
-    """Gives what to show.
+    """Return what the terminal shows.
 
     Args:
         status: newest ``sf_msgs/RecorderStatus``; None before the first.
-        said: answers of the recorder, (done, sentence), newest last.
-        typing: an instruction while it is being typed.
-        next_instruction: typed for the next episodes; empty: the recorder's own.
-        keys_line: what the keys do.
+        reports: responses of the recorder, (success, sentence), newest last.
+        typing: an instruction while it is being typed, else None.
+        next_instruction: typed for the next episodes; empty means that of the recorder.
+        keys_line: help text for the keys.
     """
     parts = [banner(status, next_instruction)]
     if status is not None:
@@ -53,9 +53,10 @@ def screen(
             for reason in status.reasons
         ]
     parts += [
-        Text(sentence, style="" if done else "red") for done, sentence in list(said)[-_LINES_SAID:]
+        Text(sentence, style="" if done else "red")
+        for done, sentence in list(reports)[-_REPORTS_SHOWN:]
     ]
-    typed = f"instruction: {typing}▏   (ENTER takes it, ESC leaves it as it was)"
+    typed = f"instruction: {typing}▏   (ENTER sets it, ESC keeps the old one)"
     parts.append(
         Text(
             typed if typing is not None else keys_line,
@@ -66,10 +67,9 @@ def screen(
 
 
 def banner(status, next_instruction: str = "") -> Panel:
-    """State and instruction, readable from afar by its colour alone.
+    """Return the banner with state and instruction; its colour alone shows the state.
 
-    While an episode is recorded the instruction is that episode's, else the one that the next
-    episode will have.
+    During an episode it shows the instruction of that episode, else that of the next one.
     """
     if status is None:
         return Panel(Text("waiting for the recorder", justify="center"), style="dim")
@@ -102,10 +102,10 @@ def _streams(status) -> Table:
     for stream in status.streams:
         if not (stream.received or stream.expected_hz or stream.verdict):
             continue
-        wanted = f"/{stream.expected_hz:g}" if stream.expected_hz else ""
+        expected = f"/{stream.expected_hz:g}" if stream.expected_hz else ""
         table.add_row(
             stream.topic,
-            f"{stream.measured_hz:.1f}{wanted} Hz",
+            f"{stream.measured_hz:.1f}{expected} Hz",
             f"{1e3 * stream.longest_gap_s:.0f} ms",
             f"{1e3 * stream.age_s:.0f} ms" if stream.age_s >= 0 else "-",
             str(stream.received),

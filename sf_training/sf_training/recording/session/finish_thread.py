@@ -1,5 +1,5 @@
-"""The end of an episode in a thread of its own, so that the recorder's callbacks go on while the
-disk works.
+"""Finish an episode in a separate thread, so that the callbacks of the recorder continue while the
+disk is busy.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from sf_training.recording.session.stream_monitor import Verdict
 
 
 class FinishThread:
-    """An episode on its way to the disk, in a thread of its own. ``done`` is set in the node's
-    thread.
+    """Call ``complete`` in a thread.
+
+    Attributes:
+        finished: result of ``complete``; None while the thread runs.
+        done: the node's thread resolves it with ``finished`` when it finds the thread ended.
     """
 
     def __init__(self, complete: Callable[[], Finished]) -> None:
@@ -28,7 +31,7 @@ class FinishThread:
     def _work(self) -> None:
         try:
             self.finished = self._complete()
-        except Exception as error:  # a mistake of ours must not leave the recorder busy for ever
+        except Exception as error:  # a bug must not leave the recorder in FINISHING for ever
             sentence = (
                 f"the episode could not be completed ({type(error).__name__}: {error}); please"
                 " report this"

@@ -1,8 +1,8 @@
-"""Whether an episode is worth training on, while it can still be repeated: all streams together,
-and PASS, WARN or FAIL.
+"""Judge an episode while it is recorded, so that the operator can repeat it: PASS, WARN or FAIL.
 
-Skew and ages are judged by the live policy's own observation buffer, fed with stamps: what it would
-refuse on the robot counts against an episode. No rclpy here; times are seconds on the node's clock.
+Camera skew and message ages are judged by the observation buffer of the live policy, fed with the
+stamps alone. Moments at which the buffer would refuse an observation count against the episode. No
+rclpy here; times are seconds on the node's clock.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ from sf_training.recording.session.stream_monitor import (
 )
 from sf_training.recording.topics import RecordedTopic, absolute, camera_pose_topic
 
-REFUSED_WARN = 0.02  # share of the moments at which the live policy would have had no observation
+REFUSED_WARN = 0.02  # share of policy steps at which the live policy would have no observation
 REFUSED_FAIL = 0.1
-SHORT_S = 1.0
-CLOCK_STEP_S = 0.1
-_SILENT_S = 0.3  # without any message the moments are counted by the clock
+SHORT_S = 1.0  # s: a shorter episode may lack commands
+CLOCK_STEP_S = 0.1  # s
+_SILENT_S = 0.3  # s without any message, after which the timer counts policy steps
 
 
 @dataclass(frozen=True)
 class HealthReport:
-    """All streams and what follows from them; ``skew_s`` between the newest images of all cameras,
-    -1 before the first of each.
+    """Health of all streams together.
+
+    Attributes:
+        skew_s: time between the newest images of all cameras; -1 before the first one of each.
+        verdict: the worst one.
+        reasons: one sentence for each finding, the worst first.
     """
 
     streams: tuple[StreamReport, ...]
@@ -47,10 +51,15 @@ class HealthReport:
 
 
 class EpisodeHealth:
-    """Watches the topics of a contract.
+    """Monitor the recorded topics of a contract.
 
     Args:
-        topics: those that are recorded.
+        topics: recorded topics.
+        limits: of the streams; None means the defaults.
+
+    Attributes:
+        monitors: monitor of each topic by its name.
+        recording: an episode is being recorded.
     """
 
     def __init__(
@@ -70,7 +79,7 @@ class EpisodeHealth:
         }
         self._joint_states = absolute(contract.topics.joint_states)
         names = contract.topics
-        self._movers = [
+        self._command_topics = [
             absolute(each)
             for each in (
                 names.teleop_command,
@@ -82,26 +91,31 @@ class EpisodeHealth:
         self.monitors = {topic.name: self._monitor(topic) for topic in topics}
         self._stamped = {topic.name: is_stamped(topic.type_name) for topic in topics}
         self.recording = False
-        self._newest = self._next_moment = 0.0
+        self._last_received = self._next_step = 0.0
         self.begin(0.0)
         self.recording = False
 
     def begin(self, now: float, instruction: str = "") -> None:
-        """An episode begins."""
+        """Start judging an episode with this instruction."""
         for monitor in self.monitors.values():
             monitor.begin(now)
         self.recording, self._begin = True, now
-        self._moments, self._refused, self._example = 0, Counter(), {}
-        self._next_moment = now
+        self._steps, self._refused, self._example = 0, Counter(), {}
+        self._next_step = now
         self._clock_step = 0.0
         self._instructions = [instruction]
 
     def end(self) -> None:
-        """The episode is over; from now on reports are about the last seconds."""
+        """Stop judging the episode; from now on reports cover the last seconds."""
         self.recording = False
 
     def add(self, topic: str, data: bytes, received: float, publisher: bytes = b"") -> None:
-        """Take note of a serialised message."""
+        """Count a serialised message.
+
+        Args:
+            received: time of receipt.
+            publisher: id of its publisher; empty if unknown.
+        """
         stamp = header_stamp(data) if self._stamped[topic] else 0.0
         self.monitors[topic].add(received, stamp, publisher)
         if topic in self._cameras:
@@ -109,40 +123,40 @@ class EpisodeHealth:
         elif topic == self._joint_states:
             names = joint_names(data)
             self._buffer.add_joint_state(stamp or received, names, np.zeros(len(names)))
-        self._newest = received
-        if received >= self._next_moment:
-            self._look(received)
+        self._last_received = received
+        if received >= self._next_step:
+            self._step(received)
 
-    def lost(self, topic: str, count: int) -> None:
-        """Messages that never arrived, or found the queue full."""
+    def add_lost(self, topic: str, count: int) -> None:
+        """Count messages that did not arrive or did not fit into the queue."""
         self.monitors[topic].lost += count
 
-    def told(self, instruction: str) -> None:
-        """An instruction came."""
+    def add_instruction(self, instruction: str) -> None:
+        """Note a published instruction; a second one in an episode is a warning."""
         if self.recording and instruction != self._instructions[-1]:
             self._instructions.append(instruction)
 
-    def clock_was_set(self, seconds: float) -> None:
-        """The node's clock moved against the steady one."""
+    def note_clock_offset(self, seconds: float) -> None:
+        """Note by how much the node's clock moved against the monotonic one since the start."""
         if abs(seconds) > abs(self._clock_step):
             self._clock_step = seconds
 
     def tick(self, now: float) -> None:
-        """To be called several times per second: counts moments when nothing arrives at all."""
-        if now > self._newest + _SILENT_S and now >= self._next_moment:
-            self._look(now)
+        """Count policy steps while no message arrives at all. Call it several times per second."""
+        if now > self._last_received + _SILENT_S and now >= self._next_step:
+            self._step(now)
 
     def report(self, now: float) -> HealthReport:
-        """How all streams are doing at ``now``."""
+        """Return the health of all streams at ``now``."""
         streams = tuple(
             monitor.report(now, self._limits, self.recording) for monitor in self.monitors.values()
         )
-        troubled = {stream.topic for stream in streams if stream.reason}
-        # A camera's trouble is told once, and not again for its depth and its calibration.
+        faulty = {stream.topic for stream in streams if stream.reason}
+        # Report a faulty camera once, not again for its depth and its camera info.
         found = [
             (each.verdict, each.reason)
             for each in streams
-            if each.reason and self._companions.get(each.topic) not in troubled
+            if each.reason and self._companions.get(each.topic) not in faulty
         ]
         if self.recording:
             found += self._judge(now)
@@ -152,67 +166,55 @@ class EpisodeHealth:
             streams, self._buffer.skew, verdict, tuple(reason for _, reason in found)
         )
 
-    def _look(self, now: float) -> None:
+    def _step(self, now: float) -> None:
+        """Ask the buffer for an observation once per policy step, and count refusals."""
         step = self._contract.action.step_s
-        self._next_moment = (
-            now + step if now > self._next_moment + step else self._next_moment + step
-        )
+        self._next_step = now + step if now > self._next_step + step else self._next_step + step
         if not self.recording:
             return
-        self._moments += 1
+        self._steps += 1
         try:
             self._buffer.pick(now)
         except NoObservation as error:
-            kind = re.sub(r"[\d.]+", "#", str(error))  # with other figures it is the same trouble
-            self._refused[kind] += 1
-            self._example[kind] = str(error)
+            reason = re.sub(r"[\d.]+", "#", str(error))  # the same reason with other figures
+            self._refused[reason] += 1
+            self._example[reason] = str(error)
 
     def _judge(self, now: float) -> list[tuple[Verdict, str]]:
-        found = []
+        """Return the findings about the episode as a whole."""
+        found: list[tuple[Verdict, str]] = []
         refused, duration = self._refused.total(), now - self._begin
-        if self._moments and refused > REFUSED_WARN * self._moments:
-            share, reason = (
-                refused / self._moments,
-                self._example[self._refused.most_common(1)[0][0]],
+        if self._steps and refused > REFUSED_WARN * self._steps:
+            share = refused / self._steps
+            reason = self._example[self._refused.most_common(1)[0][0]]
+            text = (
+                f"at {100 * share:.0f} % of the policy steps the policy would have had no"
+                f" observation; most frequent reason: {reason}"
             )
-            found.append(
-                (
-                    Verdict.FAIL if share > REFUSED_FAIL else Verdict.WARN,
-                    (
-                        f"at {100 * share:.0f} % of all moments a policy would have had no"
-                        f" observation, mostly: {reason}"
-                    ),
-                )
-            )
+            found.append((Verdict.FAIL if share > REFUSED_FAIL else Verdict.WARN, text))
         if abs(self._clock_step) > CLOCK_STEP_S:
-            found.append(
-                (
-                    Verdict.FAIL,
-                    (
-                        f"the clock was set by {self._clock_step:+.2f} s; wait for the time server"
-                        " before recording"
-                    ),
-                )
+            text = (
+                f"the clock was set by {self._clock_step:+.2f} s; wait for the time server before"
+                " recording"
             )
-        if duration > SHORT_S and not any(
-            self.monitors[topic].received for topic in self._movers if topic in self.monitors
-        ):
-            found.append(
-                (
-                    Verdict.WARN,
-                    (
-                        f"nobody moved the arm: no message on {self._movers[0]}, so there is"
-                        " nothing to learn from"
-                    ),
-                )
+            found.append((Verdict.FAIL, text))
+        commanded = any(
+            self.monitors[topic].received
+            for topic in self._command_topics
+            if topic in self.monitors
+        )
+        if duration > SHORT_S and not commanded:
+            text = (
+                f"no command was recorded: no message on {self._command_topics[0]}; start"
+                " teleoperation"
             )
+            found.append((Verdict.WARN, text))
         if len(self._instructions) > 1:
-            found.append(
-                (
-                    Verdict.WARN,
-                    f"another instruction came: {self._instructions[-1]!r}; record one at a time",
-                )
+            text = (
+                f"the instruction changed to {self._instructions[-1]!r} during the episode; record"
+                " one instruction per episode"
             )
+            found.append((Verdict.WARN, text))
         return found
 
     def _monitor(self, topic: RecordedTopic) -> StreamMonitor:

@@ -1,8 +1,7 @@
-"""What the recorder does between two episodes and within one: start, countdown, recording, end. No
-rclpy here.
+"""Run the recorder's state machine: idle, countdown, recording, finishing. No rclpy here.
 
 Times named ``now`` are seconds on the node's clock, which may be simulated; ``steady`` are seconds
-on one that is never set.
+on a monotonic clock.
 """
 
 from __future__ import annotations
@@ -32,18 +31,17 @@ from sf_training.recording.writer.queued_writer import QueuedWriter
 
 LONGEST_COUNTDOWN_S = 60.0
 DISK_WARN_S = 60.0
-_RESERVE_BYTES = (
-    MIN_FREE_BYTES // 2
-)  # below this an episode is ended while it still can be completed
+# With less free space an episode is ended, while it can still be completed.
+_RESERVE_BYTES = MIN_FREE_BYTES // 2
 _RATE_WINDOW_S = 5.0
 
 
 class SessionError(RuntimeError):
-    """What was asked for cannot be done now; one sentence."""
+    """The request cannot be done in this state; the message is one sentence."""
 
 
 class State(IntEnum):
-    """In the order of ``sf_msgs/RecorderStatus``."""
+    """State of the recorder; values as in ``sf_msgs/RecorderStatus``."""
 
     INACTIVE = 0
     IDLE = 1
@@ -54,8 +52,12 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Finished:
-    """An episode that was ended. ``done``: it has the outcome that was asked for; ``path`` is None
-    when nothing was kept.
+    """Result of ending an episode.
+
+    Attributes:
+        done: the episode has the requested outcome.
+        path: its directory; None if nothing was kept.
+        sentence: for the operator.
     """
 
     done: bool
@@ -67,17 +69,15 @@ class Finished:
 
 
 class RecordingSession:
-    """Episodes of one activation of the recorder.
+    """Record episodes from one activation of the recorder to its deactivation.
 
     Args:
-        directory: where episodes are written.
-        operator: goes into every episode.
-        settable_clock: ``now`` is the system's clock, which may be set while an episode is
-            recorded.
-        context: topics beside those of the contract; they are kept, and nothing about them is
-            judged.
-        qos: gives the QoS profiles of a topic's publishers as rosbag2 writes them, empty while
-            there is none.
+        directory: parent directory of the episodes.
+        operator: stored in every episode.
+        settable_clock: ``now`` is the system clock, which may be set during an episode.
+        context: topics that are recorded beside those of the contract, without a verdict.
+        qos: returns the QoS profiles of the publishers of a topic in the format of rosbag2; empty
+            without a publisher.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RecordingSession:
         self._topics, self._qos = [*watched, *context], qos
         self._watched = {topic.name for topic in watched}
         self._instruction_topic = absolute(contract.topics.instruction)
-        # The newest message of a latched topic, by publisher where each one's counts.
+        # Newest message of each latched topic; of static topics, of each publisher.
         self._latched: dict[str, dict[bytes, bytes]] = {
             topic.name: {}
             for topic in self._topics
@@ -122,34 +122,35 @@ class RecordingSession:
 
     @property
     def path(self) -> Path | None:
-        """Of the present episode, else of the last one."""
+        """Directory of the current episode, else of the last one; None before the first."""
         return self._writer.path if self._writer else self.last.path if self.last else None
 
     @property
     def queue(self) -> QueuedWriter | None:
-        """Of the present episode."""
+        """Queue of the current episode; None when none is recorded."""
         return self._queue
 
     def countdown(self, steady: float) -> float:
-        """Seconds until recording begins."""
+        """Return the seconds until recording begins; 0 outside of a countdown."""
         return max(0.0, self._start_steady - steady) if self.state == State.COUNTDOWN else 0.0
 
     def duration(self, now: float) -> float:
-        """Of the episode so far [s]."""
+        """Return the duration of the current episode [s]; 0 when none is recorded."""
         return max(0.0, now - self._begin) if self.state == State.RECORDING else 0.0
 
     def start(self, instruction: str, countdown_s: float, now: float, steady: float) -> Path:
-        """Open an episode; it begins when the countdown is over. Returns its directory.
+        """Open an episode, which begins after the countdown; return its directory.
 
         Raises:
-            SessionError: one is being recorded already, the instruction or the countdown cannot be
-                used, or the disk refuses.
+            SessionError: an episode is already open, the instruction or the countdown is invalid,
+                or the disk is full or cannot be written.
         """
         if self.state != State.IDLE:
             raise SessionError(f"an episode is {_BUSY[self.state]}; stop or discard it first")
         if not 0.0 <= countdown_s <= LONGEST_COUNTDOWN_S:
             raise SessionError(
-                f"countdown_s: {countdown_s:g} is not between 0 and {LONGEST_COUNTDOWN_S:g}"
+                f"countdown_s: {countdown_s:g} is not between 0 and {LONGEST_COUNTDOWN_S:g};"
+                " correct it"
             )
         try:
             instruction = validate_instruction(instruction)
@@ -172,8 +173,10 @@ class RecordingSession:
         return writer.path
 
     def tick(self, now: float, steady: float) -> Callable[[], Finished] | None:
-        """To be called several times per second. Returns what :meth:`end` does when the episode has
-        to end by itself.
+        """Advance the countdown, and check clock and disk. Call it several times per second.
+
+        Returns:
+            The result of :meth:`end` if the episode had to be ended, else None.
         """
         if self.state == State.COUNTDOWN and steady >= self._start_steady:
             self._record(now, steady)
@@ -182,14 +185,14 @@ class RecordingSession:
         if self.state != State.RECORDING:
             return None
         if self._settable:
-            self.health.clock_was_set(now - steady - self._clock_offset)
+            self.health.note_clock_offset(now - steady - self._clock_offset)
         self._remember_size(steady)
         if self._queue.error:
             return self.end("discarded", "", now)
         if self.disk_free < _RESERVE_BYTES:
             return self.end(
                 "discarded",
-                "the disk is nearly full: the episode was ended while it could be completed",
+                "the disk is nearly full: the episode was ended while it could still be completed",
                 now,
             )
         return None
@@ -203,7 +206,13 @@ class RecordingSession:
         sequence: int | None,
         publisher: bytes,
     ) -> None:
-        """Take a message that arrived."""
+        """Add a received message to the episode, and to the health of its topic.
+
+        Args:
+            received_ns, sent_ns: times of receipt and publication [ns]; the latter None if unknown.
+            sequence: number of the message at its publisher; None if unknown.
+            publisher: id of its publisher; empty if unknown.
+        """
         if topic in self._watched:
             self.health.add(topic, data, received_ns * 1e-9, publisher)
         missing = self._missing(topic, sequence, publisher)
@@ -215,14 +224,17 @@ class RecordingSession:
             self._lost[topic] += missing
         missing += not self._queue.put(topic, data, received_ns, sent_ns)
         if missing and topic in self._watched:
-            self.health.lost(topic, missing)
+            self.health.add_lost(topic, missing)
 
     def end(self, outcome: str, note: str, now: float) -> Callable[[], Finished]:
-        """Stop recording. What is returned waits for the disk: call it in another thread, and then
-        :meth:`settle` with its result.
+        """Stop recording.
+
+        Returns:
+            A function that completes the episode and blocks on the disk. Call it in another thread,
+            then pass its result to :meth:`settle`.
 
         Raises:
-            SessionError: no episode is being recorded, or there is no such outcome.
+            SessionError: no episode is open, or the outcome does not exist.
         """
         if outcome not in OUTCOMES:
             raise SessionError(f"outcome: must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
@@ -238,7 +250,7 @@ class RecordingSession:
         self.state = State.FINISHING
         if counted_down:
             return lambda: _cancel(writer)
-        for topic in self._topics:  # a publisher may have come since the start
+        for topic in self._topics:  # publishers may have started after the episode
             writer.set_qos(topic.name, self._qos(topic))
         report = self.health.report(now)
         self.health.end()
@@ -255,7 +267,7 @@ class RecordingSession:
         return complete
 
     def settle(self, finished: Finished) -> Finished:
-        """The episode is on the disk, or is not: ready for the next one."""
+        """Return to IDLE after an episode was completed, and count its outcome."""
         self.state, self._writer = State.IDLE, None
         if finished.path:
             self.outcomes[finished.outcome] += 1
@@ -263,20 +275,22 @@ class RecordingSession:
         return finished
 
     def relabelled(self, before: str, after: str) -> None:
-        """Count an episode of this session under another outcome."""
+        """Move an episode of this session to another outcome in the counts."""
         if self.outcomes[before]:
             self.outcomes[before] -= 1
             self.outcomes[after] += 1
 
     def disk_left_s(self) -> float:
-        """At the present rate [s]; -1 while nothing is written."""
+        """Return the time until the disk is full at the current rate [s]; -1 when nothing is
+        written.
+        """
         if len(self._disk) < 2 or self._disk[-1][1] <= self._disk[0][1]:
             return -1.0
         (begin, first), (end, last) = self._disk[0], self._disk[-1]
         return max(0.0, self.disk_free - _RESERVE_BYTES) * (end - begin) / (last - first)
 
     def report(self, now: float) -> HealthReport:
-        """Health of the streams, and of the disk."""
+        """Return the health of the streams, with a warning if the disk is nearly full."""
         report = self.health.report(now)
         left = self.disk_left_s()
         if self.state == State.RECORDING and 0.0 <= left < DISK_WARN_S:
@@ -292,7 +306,7 @@ class RecordingSession:
         self._disk.clear()
         self.health.begin(now, self.instruction)
         self._queue = QueuedWriter(self._writer)
-        # What is latched came long ago: without this the bag would not hold it.
+        # Latched messages were received before the episode, but belong into its bag.
         latched = self._latched | {
             self._instruction_topic: {b"": bytes(messages.string(self.instruction))}
         }
@@ -306,7 +320,7 @@ class RecordingSession:
             self._disk.popleft()
 
     def _missing(self, topic: str, sequence: int | None, publisher: bytes) -> int:
-        """Gaps in a publisher's sequence are messages that never arrived."""
+        """Return how many messages are missing before this one in its publisher's sequence."""
         if sequence is None or not publisher:
             return 0
         before = self._sequences.get((topic, publisher), sequence - 1)
@@ -322,7 +336,7 @@ _BUSY = {
 
 
 def _free_bytes(directory: Path) -> int:
-    for path in (directory, *directory.absolute().parents):  # it may not be made yet
+    for path in (directory, *directory.absolute().parents):  # the directory may not exist yet
         with suppress(OSError):
             return shutil.disk_usage(path).free
     return 0

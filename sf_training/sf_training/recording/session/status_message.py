@@ -1,6 +1,4 @@
-"""The recorder's state as ROS messages: ``sf_msgs/RecorderStatus`` and its line on
-``/diagnostics``.
-"""
+"""Publish the state of the recorder as ``sf_msgs/RecorderStatus`` and on ``/diagnostics``."""
 
 from __future__ import annotations
 
@@ -23,10 +21,12 @@ _LEVELS = {
 def status_message(
     session: RecordingSession | None, instruction: str, now: float, steady: float
 ) -> RecorderStatus:
-    """Everything a person at the recorder wants to see; without a session the recorder is inactive.
+    """Return the status of the recorder; without a session it is INACTIVE.
 
     Args:
-        instruction: the one that an episode begun now would have.
+        instruction: that an episode started now would have.
+        now: time on the node's clock [s].
+        steady: time on a monotonic clock [s].
     """
     header = Header(stamp=to_stamp(now))
     if session is None:
@@ -39,7 +39,7 @@ def status_message(
         )
     report, queue, last = session.report(now), session.queue, session.last
     idle = session.state == State.IDLE
-    # After an episode its verdict stays; before the first one, that of the streams as they are now.
+    # When idle, show the verdict of the last episode; before the first one, that of the streams.
     verdict, reasons = (
         (last.verdict, last.reasons) if idle and last else (report.verdict, report.reasons)
     )
@@ -78,7 +78,7 @@ def status_message(
 
 
 def recorder_diagnostics(message: RecorderStatus, contract: Contract) -> DiagnosticStatus:
-    """What the recorder's status means to a person."""
+    """Return the status as one line of ``/diagnostics``."""
     state = State(message.state)
     if state == State.INACTIVE:
         level, sentence = DiagnosticStatus.STALE, "inactive: nothing is recorded"

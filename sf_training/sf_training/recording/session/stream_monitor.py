@@ -1,4 +1,4 @@
-"""Watches one recorded topic: rate, gaps, age, order of its stamps. No rclpy here; times are
+"""Monitor one recorded topic: rate, gaps, age, order of its stamps. No rclpy here; times are
 seconds on the node's clock.
 """
 
@@ -13,13 +13,13 @@ from rosbags.interfaces import Nodetype
 
 from sf_training.recording.messages import typestore
 
-WINDOW_S = 2.0  # of the measured rate
-_STAMP = {True: struct.Struct("<iI"), False: struct.Struct(">iI")}
-_STAMP_AT = 4  # behind the CDR header
+WINDOW_S = 2.0  # time over which the rate is measured
+_STAMP = {True: struct.Struct("<iI"), False: struct.Struct(">iI")}  # by "is little-endian"
+_STAMP_AT = 4  # bytes, after the CDR header
 
 
 class Verdict(IntEnum):
-    """In the order of ``sf_msgs/StreamHealth``."""
+    """Verdict on a stream or an episode; values as in ``sf_msgs/StreamHealth``."""
 
     PASS = 0
     WARN = 1
@@ -28,7 +28,7 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class StreamReport:
-    """How a topic is doing; fields as in ``sf_msgs/StreamHealth``."""
+    """Health of one topic; fields as in ``sf_msgs/StreamHealth``."""
 
     topic: str
     expected_hz: float
@@ -43,24 +43,24 @@ class StreamReport:
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """When a stream is not PASS. Shares are of the messages of the episode."""
+    """Limits beyond which a stream is WARN or FAIL. Shares are of the messages of the episode."""
 
-    slow_warn: float = 0.95  # of the expected rate
+    slow_warn: float = 0.95  # share of the expected rate
     slow_fail: float = 0.8
     lost_fail: float = 0.01
-    stamps_fail: float = 0.01  # not stamped, twice the same, or backwards
-    settle_s: float = 1.0  # an episode shorter than this has no rate
+    stamps_fail: float = 0.01  # stamps that are missing, repeated or going backwards
+    settle_s: float = 1.0  # the rate of a shorter episode is not judged
 
 
 def is_stamped(type_name: str) -> bool:
-    """True for message types that begin with a header."""
+    """Return whether messages of a type begin with a ``std_msgs/Header``."""
     _, fields = typestore().fielddefs[type_name]
     return bool(fields) and fields[0][1] == (Nodetype.NAME, "std_msgs/msg/Header")
 
 
 def header_stamp(data: bytes | memoryview) -> float:
-    """Stamp [s] of a serialised message that begins with a header; 0.0 when it has none or is too
-    short.
+    """Return the stamp [s] of a serialised message that begins with a header; 0.0 if the stamp is
+    zero or the message too short.
     """
     if len(data) < _STAMP_AT + 8:
         return 0.0
@@ -69,14 +69,13 @@ def header_stamp(data: bytes | memoryview) -> float:
 
 
 def joint_names(data: bytes) -> list[str]:
-    """Reads the joints that a serialised ``sensor_msgs/JointState`` names, without reading the
-    rest; none from a damaged one.
+    """Return the joint names of a serialised ``sensor_msgs/JointState`` without deserialising it;
+    empty if the message is damaged.
     """
     try:
         order = "<I" if data[1] & 1 else ">I"
-        end = (
-            16 + struct.unpack_from(order, data, 12)[0]
-        )  # behind the stamp: frame_id, then the names
+        # The stamp is followed by frame_id (length at byte 12), then by the names.
+        end = 16 + struct.unpack_from(order, data, 12)[0]
         end += -end % 4
         count, end = struct.unpack_from(order, data, end)[0], end + 4
         names = []
@@ -92,13 +91,16 @@ def joint_names(data: bytes) -> list[str]:
 
 
 class StreamMonitor:
-    """Counts what arrives on one topic.
+    """Count the messages of one topic and judge them.
 
     Args:
-        expected_hz: 0: no rate is expected.
-        gap_budget_s: longest time between two stamps; None: any.
-        required: an episode without it cannot be trained on.
-        stamped: messages have a header.
+        expected_hz: expected rate; 0 means that no rate is expected.
+        gap_budget_s: longest allowed time between two stamps; None means any.
+        required: training needs the topic, so its problems can be FAIL.
+        stamped: messages begin with a header.
+
+    Attributes:
+        received, lost: number of messages since :meth:`begin`.
     """
 
     def __init__(
@@ -112,9 +114,8 @@ class StreamMonitor:
     ) -> None:
         self.topic, self.required = topic, required
         self._expected, self._budget, self._stamped = expected_hz, gap_budget_s, stamped
-        self._newest: dict[
-            bytes, float
-        ] = {}  # stamp by publisher: two may fill one topic, each in its own order
+        # Newest stamp of each publisher: two may share a topic, each with its own order.
+        self._newest: dict[bytes, float] = {}
         self._last_stamp = self._last_received = 0.0
         self._window: deque[float] = deque()
         self._age = -1.0
@@ -122,14 +123,20 @@ class StreamMonitor:
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
-        """Count from here: an episode begins."""
+        """Reset the counts for an episode that begins at ``now``."""
         self._begin = now
         self.received = self.lost = 0
         self._gap = 0.0
-        self._unstamped = self._twice = self._backwards = 0
+        self._unstamped = self._repeated = self._backwards = 0
 
     def add(self, received: float, stamp: float, publisher: bytes = b"") -> None:
-        """Take note of a message; ``stamp`` 0 where it has none."""
+        """Count a message.
+
+        Args:
+            received: time of receipt.
+            stamp: of the header; 0 if there is none.
+            publisher: id of its publisher.
+        """
         self.received += 1
         window = self._window
         if window and received < window[-1]:  # the clock was set back
@@ -144,7 +151,7 @@ class StreamMonitor:
                 self._age = -1.0
             else:
                 newest = self._newest.get(publisher, 0.0)
-                self._twice += stamp == newest
+                self._repeated += stamp == newest
                 self._backwards += stamp < newest
                 self._newest[publisher] = stamp
                 self._age = received - stamp
@@ -153,7 +160,9 @@ class StreamMonitor:
         self._last_stamp, self._last_received = time, received
 
     def report(self, now: float, limits: StreamLimits, recording: bool) -> StreamReport:
-        """How it is doing: over this episode while recording, else over the last seconds."""
+        """Return the health of the topic: over the episode while recording, else over the last
+        :data:`WINDOW_S`.
+        """
         duration = now - self._begin
         rate = self._recent_hz(now)
         gap = (
@@ -181,7 +190,7 @@ class StreamMonitor:
         window = self._window
         if len(window) < 2 or now - window[-1] > WINDOW_S:
             return 0.0
-        # While nothing comes the rate falls.
+        # After the last message the rate falls. 1.5 periods of silence are within the jitter.
         return (len(window) - 1) / max(
             window[-1] - window[0],
             now - window[0] - 1.5 / self._expected if self._expected else 0.0,
@@ -193,17 +202,17 @@ class StreamMonitor:
     ) -> tuple[Verdict, str]:
         found: list[tuple[Verdict, str]] = []
 
-        def say(fails: bool, sentence: str) -> None:
+        def report(fails: bool, sentence: str) -> None:
             found.append((Verdict.FAIL if fails and self.required else Verdict.WARN, sentence))
 
         expected = self._expected
         if self.received == 0 and (self.required or expected):
-            say(True, f"{self.topic}: no message; start its publisher")
+            report(True, f"{self.topic}: no message; start its publisher")
             return found[0]
         topic, received = self.topic, self.received
         if expected and rate < limits.slow_warn * expected:
-            cure = "see to its driver, cable or light"
-            say(
+            cure = "check its driver, cable or exposure time"
+            report(
                 rate < limits.slow_fail * expected,
                 f"{topic}: {rate:.1f} Hz instead of {expected:g} Hz; {cure}",
             )
@@ -211,27 +220,26 @@ class StreamMonitor:
             if self.lost:
                 share = self.lost / (received + self.lost)
                 text = (
-                    f"{self.lost} messages were lost ({100 * share:.1f} %); this host or network is"
-                    " too busy"
+                    f"{self.lost} messages were lost ({100 * share:.1f} %); reduce the load of this"
+                    " host or network"
                 )
-                say(share > limits.lost_fail, f"{topic}: {text}")
-            kinds = {
+                report(share > limits.lost_fail, f"{topic}: {text}")
+            faults = {
                 "without a stamp": self._unstamped,
-                "with the stamp of the one before": self._twice,
-                "stamped backwards": self._backwards,
+                "with a repeated stamp": self._repeated,
+                "with a stamp before the last one": self._backwards,
             }
-            # Who publishes a state twice at one moment of a simulated clock is right to stamp it
-            # alike.
-            if self.required and (wrong := sum(kinds.values())):
-                text = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-                say(
+            # Only required topics: others may repeat a state at one moment of a simulated clock.
+            if self.required and (wrong := sum(faults.values())):
+                text = ", ".join(f"{count} {fault}" for fault, count in faults.items() if count)
+                report(
                     wrong > limits.stamps_fail * received,
-                    f"{topic}: of {received} messages {text}; see to its driver",
+                    f"{topic}: of {received} messages {text}; check its driver",
                 )
             if self._budget is not None and gap > self._budget:
-                say(
+                report(
                     False,
-                    f"{self.topic}: nothing for {gap:.2f} s, the policy waits {self._budget:g} s at"
-                    " most",
+                    f"{self.topic}: no message for {gap:.2f} s, the policy accepts"
+                    f" {self._budget:g} s; check its driver and cable",
                 )
         return max(found, key=lambda item: item[0], default=(Verdict.PASS, ""))

@@ -1,5 +1,5 @@
-"""How the recorder subscribes: QoS by the kind of delivery, message classes by name, callbacks with
-message info.
+"""Subscribe to recorded topics: QoS by kind of delivery, message classes by type name, callbacks
+with message info.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ QOS = {
 
 
 def with_info(callback):
-    """rclpy hands over the message info to callbacks of exactly two parameters, which a partial is
-    not.
+    """Wrap a callback so that rclpy passes the message info.
+
+    rclpy passes it only to callbacks with exactly two parameters; a ``functools.partial`` does not
+    count as one.
     """
 
     def on_message(data: bytes, info: dict) -> None:
@@ -31,12 +33,13 @@ def with_info(callback):
 
 
 def message_class(type_name: str) -> type:
+    """Import the class of a message type such as ``sensor_msgs/msg/Image``."""
     package, _, name = type_name.split("/")
     return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def is_installed(type_name: str) -> bool:
-    """Tells whether the package of a message type can be imported here."""
+    """Return whether the package of a message type can be imported."""
     try:
         message_class(type_name)
     except ImportError:

@@ -1,5 +1,5 @@
-"""The episode's record as a message of its bag: attachments and metadata do not survive ``ros2 bag
-convert``, messages do.
+"""Store the episode record as a message in the bag too. ``ros2 bag convert`` copies messages, but
+not MCAP attachments and metadata records.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from sf_policy_node.contract import Contract
 from sf_training.recording import messages
 
-EPISODE_TOPIC = "/sf_episode"  # std_msgs/String, once, at the episode's end
+EPISODE_TOPIC = "/sf_episode"  # std_msgs/String, one message at the end of the episode
 
 
 def episode_message(contract: Contract, record: Mapping[str, str]) -> bytes:
-    """Serialises contract, URDF and record."""
+    """Serialise contract, URDF and episode record as one ``std_msgs/String`` of JSON."""
     content = {
         "contract": contract.to_yaml(),
         "urdf_name": contract.urdf,
@@ -25,9 +25,7 @@ def episode_message(contract: Contract, record: Mapping[str, str]) -> bytes:
 
 
 def read_episode_message(data: bytes | memoryview) -> tuple[dict[str, str], str, str, str] | None:
-    """Gives record, contract, the URDF's name and the URDF; None when the message says something
-    else.
-    """
+    """Return episode record, contract, file name of the URDF and URDF; None for another message."""
     try:
         content = json.loads(messages.deserialize(data, messages.STRING).data)
         record = {str(key): str(value) for key, value in content["record"].items()}

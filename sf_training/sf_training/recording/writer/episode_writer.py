@@ -1,9 +1,9 @@
-"""One episode as a rosbag2 MCAP bag: the same writer for a robot, for the simulator and for tests.
-No rclpy here.
+"""Write one episode as a rosbag2 MCAP bag. The recorder, the simulator and the LeRobot import use
+it; no rclpy here.
 
-While it is written an episode is ``<name>.partial/``; ``finish`` completes it and renames it in one
-step, so whatever has its final name is whole. Contract, URDF, instruction, operator, outcome,
-verdict, software versions and drop counts are inside.
+During recording an episode is the directory ``<name>.partial/``. :meth:`EpisodeWriter.finish`
+completes it and renames it atomically, so a directory with its final name is complete. The bag
+holds contract, URDF, instruction, operator, outcome, verdict, software versions and drop counts.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from sf_training.recording.writer.sealing import (
 
 Outcome = Literal["success", "failure", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = ("success", "failure", "discarded")
-UNFINISHED = "unfinished"  # outcome in the file of an episode that was cut off
+UNFINISHED = "unfinished"  # outcome in the file until ``finish`` is called
 CONTRACT_ATTACHMENT = "contract.yaml"
 MIN_FREE_BYTES = 64 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PACKAGES = ("sf_training", "mcap", "rosbags", "numpy", "mujoco")
 _SAME_NAME_TRIES = 20
 
@@ -52,17 +52,17 @@ class EpisodeWriteError(RuntimeError):
 
 
 class EpisodeWriter:
-    """Writes one episode; call :meth:`finish` or :meth:`abort`, or use it in a ``with`` block,
-    which aborts on an error.
+    """Write one episode. Call :meth:`finish` or :meth:`abort`; leaving a ``with`` block aborts an
+    episode that is not finished.
 
     Args:
-        directory: where episodes lie; created when missing.
-        contract: of the robot; goes into the bag with its URDF.
+        directory: parent directory of the episodes; created if missing.
+        contract: of the robot; embedded in the bag together with its URDF.
         instruction: what the operator was asked to do.
-        operator: who or what moved the arm.
+        operator: who or what commanded the arm.
         name: of the episode; by default robot and UTC time.
-        keep: what the disk refused to complete stays as ``<name>.partial/``, to be recovered; else
-            nothing of it is left.
+        keep: on a disk error, keep the messages written so far as ``<name>.partial/`` for
+            ``sf_training recover``. Without it the episode is deleted.
 
     Raises:
         EpisodeWriteError: the name is taken, the directory cannot be written, or less than 64 MB
@@ -81,7 +81,7 @@ class EpisodeWriter:
     ) -> None:
         self.name = name or f"{contract.robot}_{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
         self._final = Path(directory) / self.name
-        self._keep, self._contract = keep, contract
+        self._keep_on_error, self._contract = keep, contract
         self._topics: dict[str, TopicRecord] = {}
         self._schemas: dict[str, int] = {}
         self._mcap: McapFile | None = None
@@ -106,7 +106,7 @@ class EpisodeWriter:
                 "operator": operator,
                 "software": json.dumps(_software()),
             }
-            # At the front, so that a file that was cut off still knows its contract.
+            # First in the file, so that a truncated file still holds its contract.
             self._mcap.attach(CONTRACT_ATTACHMENT, "application/yaml", contract.to_yaml().encode())
             self._mcap.attach(contract.urdf, "application/xml", contract.urdf_xml.encode())
             self._mcap.add_metadata(EPISODE_RECORD, {**self._episode, "outcome": UNFINISHED})
@@ -115,16 +115,16 @@ class EpisodeWriter:
 
     @property
     def path(self) -> Path:
-        """The episode's directory, once it is finished."""
+        """Final directory of the episode; it exists after :meth:`finish`."""
         return self._final
 
     @property
     def size(self) -> int:
-        """Bytes on the disk so far."""
+        """Number of bytes written to the file so far."""
         return self._mcap.size
 
     def set_instruction(self, instruction: str) -> None:
-        """Replace the instruction, as long as the episode is not finished."""
+        """Replace the instruction of the episode record. Call it before :meth:`finish`."""
         self._episode["instruction"] = instruction
 
     def add_topic(
@@ -134,24 +134,24 @@ class EpisodeWriter:
         qos_yaml: str = "",
         described: tuple[str, str] | None = None,
     ) -> None:
-        """Announce a topic before its first message.
+        """Declare a topic before its first message.
 
         Args:
             topic: absolute name.
             type_name: for example ``sensor_msgs/msg/Image``.
-            qos_yaml: offered QoS profiles as rosbag2 writes them, for ``ros2 bag play``.
-            described: definition and type hash of messages from another bag; else the installed
-                ones.
+            qos_yaml: offered QoS profiles in the format of rosbag2, for ``ros2 bag play``.
+            described: message definition and type hash, for messages copied from another bag. By
+                default those of the installed interfaces.
 
         Raises:
-            EpisodeWriteError: unknown type, or the topic has another type already. The episode
-                stays open.
+            EpisodeWriteError: the type is unknown, or the topic is declared with another type. The
+                episode stays open.
         """
         if topic in self._topics:
             known = self._topics[topic].type_name
             if known != type_name:
                 raise EpisodeWriteError(
-                    f"{topic}: is recorded as {known} already, not {type_name}; publish one type"
+                    f"{topic}: is already recorded as {known}, not {type_name}; publish one type"
                     " per topic"
                 )
             return
@@ -170,9 +170,7 @@ class EpisodeWriter:
         self._topics[topic] = TopicRecord(channel, topic, type_name, qos_yaml, type_hash)
 
     def set_qos(self, topic: str, qos_yaml: str) -> None:
-        """Replaces the QoS profiles that metadata.yaml will tell; empty ones leave them as
-        announced.
-        """
+        """Replace the QoS profiles of a topic in metadata.yaml; an empty text changes nothing."""
         if qos_yaml:
             self._topics[topic] = replace(self._topics[topic], qos_yaml=qos_yaml)
 
@@ -183,20 +181,21 @@ class EpisodeWriter:
         log_time_ns: int,
         publish_time_ns: int | None = None,
     ) -> None:
-        """Add one message, untouched. ``serialized_cdr`` must not change afterwards.
+        """Add one serialized message without changing it.
 
         Args:
-            log_time_ns: when it was received.
-            publish_time_ns: when it was sent, if known.
+            serialized_cdr: is written later; do not modify it.
+            log_time_ns: time of receipt [ns].
+            publish_time_ns: time of publication [ns]; None if unknown.
 
         Raises:
-            EpisodeWriteError: the disk is full or the topic was not announced.
+            EpisodeWriteError: the disk is full, or the topic was not declared with ``add_topic``.
         """
         try:
             channel = self._topics[topic].channel
         except KeyError:
             raise EpisodeWriteError(
-                f"{topic}: was not announced; call add_topic before write"
+                f"{topic}: is not declared; call add_topic before write"
             ) from None
         with self._disk_errors():
             self._mcap.write(
@@ -207,14 +206,14 @@ class EpisodeWriter:
             )
 
     def flush(self) -> None:
-        """Hand what is buffered to the operating system, where it survives the death of this
+        """Write buffered messages to the operating system, where they survive a crash of this
         process.
         """
         with self._disk_errors():
             self._mcap.flush()
 
     def sync(self) -> None:
-        """Wait until what was flushed is on the disk, where it survives a power cut."""
+        """Wait until flushed messages are on the disk, where they survive a power failure."""
         with self._disk_errors():
             self._mcap.sync()
 
@@ -228,20 +227,19 @@ class EpisodeWriter:
         write_delay_ms: Mapping[str, float] | None = None,
         more: Mapping[str, str] | None = None,
     ) -> Path:
-        """Complete the episode and give it its final name.
+        """Complete the episode and rename it to its final name.
 
         Args:
-            outcome: only ``success`` is trained on by default; the others are kept.
+            outcome: training uses ``success`` only by default; the others are kept.
             note: free text of the operator.
-            drops: messages lost per topic; absent topics lost none.
-            verdict: PASS, WARN or FAIL where the streams were watched.
-            reasons: why it is not PASS, a sentence each.
-            write_delay_ms: percentiles of the time from a message's receipt to its place in the
-                file.
-            more: further entries of the episode's record.
+            drops: number of lost messages per topic; topics that are not listed lost none.
+            verdict: PASS, WARN or FAIL; empty if the streams were not monitored.
+            reasons: one sentence for each reason why the verdict is not PASS.
+            write_delay_ms: percentiles of the delay from receipt of a message to its write [ms].
+            more: further entries of the episode record.
 
         Returns:
-            The bag's directory.
+            The directory of the bag.
 
         Raises:
             EpisodeWriteError: no message was written, or the disk is full.
@@ -277,9 +275,7 @@ class EpisodeWriter:
         return self._final
 
     def abort(self) -> None:
-        """Drop the episode: nothing of it is left. Harmless when it is finished or aborted
-        already.
-        """
+        """Delete the episode. Does nothing after :meth:`finish` or an earlier ``abort``."""
         if self._open:
             self._open = False
             if self._mcap:
@@ -293,7 +289,11 @@ class EpisodeWriter:
         self.abort()
 
     def _make_directory(self, given: bool) -> None:
-        """Take the name, which another recorder may want in the same moment."""
+        """Create the ``.partial`` directory, and with it reserve the name.
+
+        Another recorder may choose the same name at the same time. Unless the name was ``given``,
+        a number is then appended.
+        """
         base = self.name
         for self.name in (
             [base]
@@ -303,33 +303,36 @@ class EpisodeWriter:
             self._final = self._final.with_name(self.name)
             self._partial = self._final.with_name(self.name + PARTIAL)
             if self._final.exists():
-                taken = f"{self._final}: exists already; choose another name or directory"
+                taken = f"{self._final}: already exists; choose another name or directory"
                 continue
             try:
                 self._partial.mkdir()
                 return
             except FileExistsError:
                 taken = (
-                    f"{self._partial}: exists already; another recorder writes it, or one was"
+                    f"{self._partial}: already exists; another recorder writes it, or one was"
                     " killed: recover or delete it"
                 )
         raise EpisodeWriteError(taken)
 
     def _give_up(self) -> str:
-        """End the episode after an error; a clause about what is left of it."""
+        """End the episode after an error; return a clause that says what is left of it."""
         with suppress(OSError):
-            if not (self._keep and self._open and self._mcap and any(self._mcap.counts.values())):
+            if not (
+                self._keep_on_error
+                and self._open
+                and self._mcap
+                and any(self._mcap.counts.values())
+            ):
                 self.abort()
-                return "the episode was dropped"
+                return "the episode was deleted"
             self._open = False
             self._mcap.abort()
-        return f"what was written is in {self._partial}"
+        return f"the messages written so far are in {self._partial}"
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turn what the disk says into one sentence, and leave nothing half-written that nobody
-        wants.
-        """
+        """Turn disk errors into one sentence, and delete the episode unless it is kept."""
         try:
             yield
         except EpisodeWriteError:
@@ -340,16 +343,16 @@ class EpisodeWriter:
             left = self._give_up()
             recover = (
                 f"then `sf_training recover {self._partial}`"
-                if left.startswith("what")
+                if left.startswith("the messages")
                 else "record it again"
             )
-            if error.errno in _FULL:
+            if error.errno in _DISK_FULL:
                 raise EpisodeWriteError(
                     f"{self._final}: the disk is full, {left}; free some space and {recover}"
                 ) from None
             cure = (
                 "check the directory and its"
-                f" permissions{', ' + recover if left.startswith('what') else ''}"
+                f" permissions{', ' + recover if left.startswith('the messages') else ''}"
             )
             raise EpisodeWriteError(
                 f"{self._final}: cannot be written ({error.strerror}); {cure}"

@@ -1,8 +1,8 @@
-"""An MCAP file, written chunk by chunk: everything before the last chunk survives a power cut.
+"""Write an MCAP file chunk by chunk, so that complete chunks survive a crash or a power failure.
 
-``mcap.writer.Writer`` compresses with a fixed level, which costs 2.5 times more on camera images
-than the fastest level of zstd; this writer puts the records of the same library together itself.
-Format: https://mcap.dev/spec
+``mcap.writer.Writer`` compresses at a fixed zstd level, which costs 2.5 times the time of level 1
+on camera images. It can neither continue an interrupted file nor compute a checksum. This class
+assembles the file from the records of the same library. Format: https://mcap.dev/spec
 """
 
 from __future__ import annotations
@@ -45,28 +45,27 @@ _ZSTD_LEVEL = 1
 
 
 class McapFile:
-    """One file, open for writing. Not thread-safe. OSError passes through: after one, the file is
-    not to be used.
+    """An MCAP file open for writing. Not thread-safe. OSError passes through; do not use the file
+    after one.
     """
 
     def __init__(self, path: Path, library: str) -> None:
         self._begin(open(path, "xb", buffering=0))  # noqa: SIM115 (closed in close and abort)
-        with suppress(OSError):  # a file system that knows no locks
-            fcntl.flock(
-                self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # tells a living recorder's file from a dead one's
+        # The lock tells `recover` that a running recorder still writes this file.
+        with suppress(OSError):  # not every file system supports locks
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._put(MAGIC)
         self._put_record(Header("ros2", library))
 
     @classmethod
     def reopen(cls, path: Path, scan: McapScan) -> Self:
-        """Go on with a file that was cut off, behind the last record that is whole.
+        """Continue an interrupted file after its last complete record.
 
         Args:
             scan: of this file.
 
         Raises:
-            BlockingIOError: somebody is still writing it.
+            BlockingIOError: another process is still writing the file.
         """
         file = open(path, "r+b", buffering=0)  # noqa: SIM115
         try:
@@ -97,7 +96,8 @@ class McapFile:
         self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
         self._schemas: list[Schema] = []
         self._channels: list[Channel] = []
-        self._chunks = RecordBuilder()  # as bytes: a long episode has tens of thousands
+        # Chunk indexes as bytes, to save memory: a long episode has tens of thousands.
+        self._chunks = RecordBuilder()
         self._chunk_count = 0
         self._attachments: list[AttachmentIndex] = []
         self._metadata: list[MetadataIndex] = []
@@ -107,26 +107,26 @@ class McapFile:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes so far; of the whole file once it is closed."""
+        """Checksum of the bytes written so far; of the whole file after :meth:`close`."""
         return self._checksum.hexdigest()
 
     @property
     def size(self) -> int:
-        """Bytes handed to the operating system so far."""
+        """Number of bytes handed to the operating system so far."""
         return self._offset
 
     @property
     def counts(self) -> dict[int, int]:
-        """Messages per channel."""
+        """Number of messages per channel."""
         return self._counts
 
     @property
     def time_range(self) -> tuple[int, int]:
-        """First and last log time [ns]; meaningless without messages."""
+        """First and last log time in closed chunks [ns]; meaningless without messages."""
         return self._first, self._last
 
     def add_schema(self, name: str, definition: str) -> int:
-        """A ROS 2 message definition; returns its id."""
+        """Add a ROS 2 message definition; return its id."""
         schema = Schema(
             id=len(self._schemas) + 1, name=name, encoding="ros2msg", data=definition.encode()
         )
@@ -135,7 +135,7 @@ class McapFile:
         return schema.id
 
     def add_channel(self, topic: str, schema_id: int, metadata: dict[str, str]) -> int:
-        """A topic; returns its id."""
+        """Add a topic; return the id of its channel."""
         channel = Channel(
             id=len(self._channels) + 1,
             topic=topic,
@@ -151,15 +151,18 @@ class McapFile:
     def write(
         self, channel_id: int, data: bytes | memoryview, log_time: int, publish_time: int
     ) -> None:
-        """Add a message; ``data`` is kept until its chunk is full and must not change. Times in
-        ns.
+        """Add a message to the current chunk.
+
+        Args:
+            data: is not copied before the chunk is full; do not modify it.
+            log_time, publish_time: [ns].
         """
         length = 22 + len(data)
         header = MESSAGE_HEADER.pack(
             Opcode.MESSAGE, length, channel_id, self._counts[channel_id], log_time, publish_time
         )
         self._index[channel_id].append((log_time, self._chunk_size))
-        self._parts += (header, data)
+        self._chunk_records += (header, data)
         self._chunk_size += 9 + length
         self._counts[channel_id] += 1
         self._chunk_first, self._chunk_last = (
@@ -171,9 +174,9 @@ class McapFile:
 
     def flush(self) -> None:
         """Close the current chunk and hand it to the operating system."""
-        if not self._parts:
+        if not self._chunk_records:
             return
-        raw = b"".join(self._parts)
+        raw = b"".join(self._chunk_records)
         compressed = self._compressor.compress(raw)
         chunk = Chunk(
             "zstd", compressed, self._chunk_last, self._chunk_first, zlib.crc32(raw), len(raw)
@@ -195,13 +198,11 @@ class McapFile:
         self._clear_chunk()
 
     def sync(self) -> None:
-        """Wait until everything that was handed over is on the disk, where it survives a power
-        cut.
-        """
+        """Wait until flushed chunks are on the disk, where they survive a power failure."""
         os.fdatasync(self._file.fileno())
 
     def attach(self, name: str, media_type: str, data: bytes) -> None:
-        """Embed a file."""
+        """Embed a file as an attachment."""
         start = self._offset
         self._put_record(
             Attachment(create_time=0, log_time=0, name=name, media_type=media_type, data=data)
@@ -211,14 +212,14 @@ class McapFile:
         )
 
     def add_metadata(self, name: str, values: dict[str, str]) -> None:
-        """Embed keys and values."""
+        """Embed a metadata record of keys and values; close the current chunk before it."""
         self.flush()
         start = self._offset
         self._put_record(Metadata(name, values))
         self._metadata.append(MetadataIndex(start, self._offset - start, name))
 
     def close(self) -> None:
-        """Write the summary, and wait until everything is on the disk."""
+        """Write summary and footer, and wait until the file is on the disk."""
         self.flush()
         self._put_record(DataEnd(0))
         summary = RecordBuilder()
@@ -263,13 +264,17 @@ class McapFile:
         self._file.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the file without a summary."""
         self._file.close()
 
     def _put_message_indexes(
         self, index: ChunkIndex, entries: dict[int, list[tuple[int, int]]]
     ) -> None:
-        """Write where the messages of the chunk before lie, and remember the chunk."""
+        """Write the message indexes of the chunk written last, and add it to the chunk index.
+
+        Args:
+            entries: channel to (log time [ns], offset in the uncompressed chunk) of its messages.
+        """
         start = self._offset
         for channel_id, records in entries.items():
             index.message_index_offsets[channel_id] = self._offset
@@ -300,7 +305,7 @@ class McapFile:
         )
 
     def _clear_chunk(self) -> None:
-        self._parts: list[bytes | memoryview] = []
+        self._chunk_records: list[bytes | memoryview] = []
         self._index: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._chunk_size = 0
         self._chunk_first, self._chunk_last = 2**63 - 1, 0

@@ -1,6 +1,4 @@
-"""Reads an MCAP file that was cut off from its beginning to the last record that is whole: what is
-needed to go on with it.
-"""
+"""Scan an interrupted MCAP file up to its last complete record, to recover it or to continue it."""
 
 from __future__ import annotations
 
@@ -30,23 +28,30 @@ from mcap.records import (
 )
 
 MAGIC = b"\x89MCAP0\r\n"
-MESSAGE_HEADER = struct.Struct(
-    "<BQHIQQ"
-)  # opcode, length, channel, sequence, log time, publish time
-_RECORD_HEADER = struct.Struct("<BQ")
+# opcode, length, channel, sequence, log time, publish time
+MESSAGE_HEADER = struct.Struct("<BQHIQQ")
+_RECORD_HEADER = struct.Struct("<BQ")  # opcode, length
 
 
 class McapScanError(ValueError):
-    """The file is not an MCAP file of ours; one sentence."""
+    """The file is not an MCAP file; the message is one sentence."""
 
 
 @dataclass
 class McapScan:
-    """What a file holds up to ``end`` [bytes]; what lies behind was not written to its end.
+    """Content of a file up to its last complete record.
 
-    ``unindexed`` is the last chunk when the index of its messages is missing: (chunk, entries per
-    channel). ``records`` are the metadata records, oldest first, as (name, values). ``checksum``
-    covers the bytes up to ``end``.
+    Attributes:
+        end: position after the last complete record [bytes].
+        size: of the file [bytes].
+        complete: the file has its end-of-data record.
+        counts: number of messages per channel.
+        attachments, metadata: index records, for the summary.
+        contents: attachments by name.
+        records: metadata records as (name, values), oldest first.
+        unindexed: last chunk and its message index entries per channel, if the file was cut off
+            before that index; else None.
+        checksum: SHA-256 of the bytes up to ``end``.
     """
 
     end: int = 0
@@ -65,19 +70,19 @@ class McapScan:
 
     @property
     def messages(self) -> int:
-        """In all whole chunks."""
+        """Number of messages in all complete chunks."""
         return sum(self.counts.values())
 
 
 def scan_mcap(path: Path, progress: Callable[[int], None] = lambda done: None) -> McapScan:
-    """Read a file as far as it is whole: every chunk's checksum is compared.
+    """Read a file up to its last complete record, and verify the checksum of every chunk.
 
     Args:
-        progress: called with the bytes read so far.
+        progress: called with the number of bytes read so far.
 
     Raises:
-        McapScanError: it does not begin like an MCAP file.
-        OSError: it cannot be read.
+        McapScanError: the file does not begin with the MCAP magic bytes.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         scan = McapScan(size=os.fstat(file.fileno()).st_size)
@@ -93,25 +98,27 @@ def scan_mcap(path: Path, progress: Callable[[int], None] = lambda done: None) -
 
 
 class _Reader:
-    """Takes a file apart record by record; keeps a chunk until the index of its messages has been
-    seen.
+    """Read a file record by record. A chunk is followed by one message index per channel; both
+    count as complete only together.
     """
 
     def __init__(self, file, scan: McapScan) -> None:
         self._file, self._scan = file, scan
-        self._missing: set[int] = set()  # channels of the last chunk whose index has not come yet
-        self._held = b""  # their indexes so far: accepted all together, or written anew
-        self._head = b""
+        # Channels of the last chunk whose message index was not read yet, and the bytes of those
+        # indexes that were. They are accepted together; otherwise the recovery writes new ones.
+        self._missing: set[int] = set()
+        self._index_bytes = b""
+        self._record_header = b""
 
     def step(self) -> bool:
-        """Take one record; False at the end of what is whole."""
+        """Read one record; return False at the first one that is not complete."""
         scan, start = self._scan, self._scan.end
         record = self._next()
         if record is None:
             return False
         opcode, content = record
         if scan.unindexed and opcode != Opcode.MESSAGE_INDEX:
-            return False  # cut off between a chunk and its index: written anew
+            return False  # cut off between a chunk and its message indexes
         try:
             if opcode == Opcode.DATA_END:
                 scan.complete = True
@@ -120,28 +127,28 @@ class _Reader:
                 return self._take_index(content)
             if not self._take(opcode, start, content):
                 return False
-        except Exception:  # whatever the bytes make the parser say: this record is not whole
+        except Exception:  # damaged bytes raise any error in the parser
             return False
         self._accept(content)
         return True
 
     def _next(self) -> tuple[int, bytes] | None:
-        # Behind a chunk its index is read on trial: the position is always that of the last record
-        # accepted.
+        """Return opcode and content of the next record; None if the file ends before its end."""
+        # Not `scan.end`: message indexes move that only when the last one was read.
         position = self._file.tell()
-        head = self._file.read(_RECORD_HEADER.size)
-        if len(head) < _RECORD_HEADER.size:
+        header = self._file.read(_RECORD_HEADER.size)
+        if len(header) < _RECORD_HEADER.size:
             return None
-        opcode, length = _RECORD_HEADER.unpack(head)
-        if opcode == 0 or length > self._scan.size - position - len(head):
+        opcode, length = _RECORD_HEADER.unpack(header)
+        if opcode == 0 or length > self._scan.size - position - len(header):
             return None
-        self._head = head
+        self._record_header = header
         return opcode, self._file.read(length)
 
     def _accept(self, content: bytes) -> None:
-        self._scan.checksum.update(self._head)
+        self._scan.checksum.update(self._record_header)
         self._scan.checksum.update(content)
-        self._scan.end += len(self._head) + len(content)
+        self._scan.end += len(self._record_header) + len(content)
 
     def _take(self, opcode: int, start: int, content: bytes) -> bool:
         scan, stream = self._scan, ReadDataStream(BytesIO(content))
@@ -187,7 +194,7 @@ class _Reader:
         while offset < len(data):
             opcode, size, channel, _, log_time, _ = MESSAGE_HEADER.unpack_from(data, offset)
             if opcode != Opcode.MESSAGE or channel not in self._scan.counts:
-                raise ValueError("not a chunk of ours")
+                raise ValueError("not a chunk of McapFile")
             entries[channel].append((log_time, offset))
             offset += _RECORD_HEADER.size + size
         for channel, times in entries.items():
@@ -206,20 +213,22 @@ class _Reader:
         self._scan.unindexed, self._missing = (index, dict(entries)), set(entries)
 
     def _take_index(self, content: bytes) -> bool:
-        """Until the last channel's has come, ``end`` stays behind the chunk."""
+        """Read a message index. ``scan.end`` stays at the end of the chunk until the index of its
+        last channel was read.
+        """
         scan = self._scan
         channel = MessageIndex.read(ReadDataStream(BytesIO(content))).channel_id
         if scan.unindexed is None or channel not in self._missing:
             return False
         index = scan.unindexed[0]
         self._missing.remove(channel)
-        index.message_index_offsets[channel] = scan.end + len(self._held)
-        self._held += self._head + content
+        index.message_index_offsets[channel] = scan.end + len(self._index_bytes)
+        self._index_bytes += self._record_header + content
         if not self._missing:
-            index.message_index_length = len(self._held)
-            scan.checksum.update(self._held)
-            scan.end += len(self._held)
-            self._held = b""
+            index.message_index_length = len(self._index_bytes)
+            scan.checksum.update(self._index_bytes)
+            scan.end += len(self._index_bytes)
+            self._index_bytes = b""
             scan.chunks.append(index)
             scan.unindexed = None
         return True

@@ -1,5 +1,5 @@
-"""QoS profiles as rosbag2 writes them, so that ``ros2 bag play`` offers what the publishers
-offered. No rclpy here.
+"""Format QoS profiles as rosbag2 does, so that ``ros2 bag play`` offers the QoS of the original
+publishers. No rclpy here.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ _LATCHED = {Delivery.LATCHED, Delivery.STATIC}
 
 
 def offered_qos(delivery: Delivery) -> str:
-    """Gives the profile that a topic of this kind usually has, for bags that are written without
-    publishers.
-    """
+    """Return the usual profile for a kind of delivery, for bags written without publishers."""
     reliability = "best_effort" if delivery == Delivery.SENSOR else "reliable"
     durability = "transient_local" if delivery in _LATCHED else "volatile"
     return _entry("keep_last", _DEPTH[delivery], reliability, durability)
 
 
 def publishers_qos(profiles: Iterable, delivery: Delivery) -> str:
-    """Gives the profiles of a topic's publishers, each once; empty when there is none.
+    """Return the profiles of the publishers of a topic without duplicates; empty without one.
 
-    Discovery does not tell history and depth: these are taken as usual for the topic.
+    Discovery reports neither history nor depth. The usual values of the ``delivery`` stand in.
 
     Args:
-        profiles: ``rclpy.qos.QoSProfile``, of ``get_publishers_info_by_topic``.
+        profiles: ``rclpy.qos.QoSProfile`` from ``get_publishers_info_by_topic``.
     """
     return "\n".join(dict.fromkeys(_profile(profile, delivery) for profile in profiles))
 

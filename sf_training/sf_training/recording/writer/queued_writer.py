@@ -1,5 +1,5 @@
-"""A thread between the callbacks and the disk: a slow disk costs messages, which are counted, and
-never blocks a callback.
+"""Write messages from a separate thread, so that a slow disk never blocks a ROS callback. Messages
+beyond the capacity of the queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ import numpy as np
 
 from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 
-_FLUSH_PERIOD = 0.5  # s: what the death of this process may cost
-_SYNC_PERIOD = 2.0  # s: what a power cut may cost
-_DELAYS_KEPT = 100_000
+_FLUSH_PERIOD = 0.5  # s of messages that a crash of this process may lose
+_SYNC_PERIOD = 2.0  # s of messages that a power failure may lose
+_DELAYS_MAX = 100_000
 
 
 class QueuedWriter:
-    """Takes messages from one thread and writes them from another.
+    """Queue messages in the calling thread and write them from another.
 
     Args:
-        writer: with its topics announced; belongs to this object from now on.
-        capacity: bytes that may wait; a message beyond is dropped and counted.
+        writer: with its topics declared; only this object may use it from now on.
+        capacity: maximum size of the queue [bytes].
+
+    Attributes:
+        error: first error of the writing thread; None while there is none.
+        drops, received: number of messages per topic.
+        delays: time from queueing to writing of each message [s], newest last.
     """
 
     def __init__(self, writer: EpisodeWriter, capacity: int = 256 << 20) -> None:
@@ -37,32 +42,33 @@ class QueuedWriter:
         self.error: EpisodeWriteError | None = None
         self.drops: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
-        self.delays: deque[float] = deque(
-            maxlen=_DELAYS_KEPT
-        )  # s from the queue's entrance to the file, newest last
+        self.delays: deque[float] = deque(maxlen=_DELAYS_MAX)
         self._thread = threading.Thread(target=self._work, name="episode writer", daemon=True)
         self._thread.start()
 
     @property
     def depth(self) -> int:
-        """Messages that wait."""
+        """Number of messages in the queue."""
         return len(self._queue)
 
     @property
     def share(self) -> float:
-        """Of the capacity that is taken, 0 to 1."""
+        """Used share of the capacity, 0 to 1."""
         return self._bytes / self._capacity
 
     @property
     def written(self) -> int:
-        """Bytes on the disk so far."""
+        """Number of bytes written to the file so far."""
         return self._writer.size
 
     def put(
         self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None = None
     ) -> bool:
-        """Queue a message; returns at once, False when it was dropped. The times are those at which
-        it was received and sent.
+        """Queue a message without blocking; return False if it was dropped.
+
+        Args:
+            log_time_ns: time of receipt [ns].
+            publish_time_ns: time of publication [ns]; None if unknown.
         """
         with self._changed:
             if self._bytes + len(data) > self._capacity or self.error:
@@ -77,10 +83,10 @@ class QueuedWriter:
     def finish(
         self, outcome: Outcome, note: str = "", verdict: str = "", reasons: Sequence[str] = ()
     ) -> Path:
-        """Write what waits, and complete the episode.
+        """Write the queued messages and complete the episode.
 
         Raises:
-            EpisodeWriteError: now or earlier, the disk refused.
+            EpisodeWriteError: this write or an earlier one failed.
         """
         self._stop()
         if self.error:
@@ -96,7 +102,7 @@ class QueuedWriter:
         )
 
     def abort(self) -> None:
-        """Drop the episode."""
+        """Delete the episode."""
         with self._changed:
             self._queue.clear()
         self._stop()
@@ -141,9 +147,8 @@ class QueuedWriter:
                     if flushed - synced > _SYNC_PERIOD:
                         self._writer.sync()
                         synced = time.monotonic()
-        except (
-            Exception
-        ) as error:  # whatever it is: an episode without its end must not be called finished
+        # Any error: `finish` must not report an incomplete episode as complete.
+        except Exception as error:
             with self._changed:
                 self.error = (
                     error

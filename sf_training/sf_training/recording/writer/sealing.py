@@ -1,5 +1,5 @@
-"""The end of every episode, recorded or recovered: summary, check, metadata.yaml, checksum, and its
-final name in one step.
+"""Complete an episode, recorded or recovered: write summary, metadata.yaml and checksum, read the
+file back, and rename the directory to its final name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from mcap.reader import make_reader
 
 from sf_training.recording.writer.mcap_file import McapFile
 
-EPISODE_RECORD = "sf_episode"  # MCAP metadata record; the last one of a file counts
+# Name of the MCAP metadata record. A file holds two: one from its start, one from its end. The last
+# one counts.
+EPISODE_RECORD = "sf_episode"
 METADATA_FILE = "metadata.yaml"
 PARTIAL = ".partial"
 _READ_ONLY = 0o444
@@ -25,13 +27,20 @@ _DISTRIBUTIONS = {"3": "humble", "4": "iron", "7": "jazzy", "9": "kilted"}  # ma
 
 
 class SealError(RuntimeError):
-    """The episode is not whole and keeps its .partial name; one sentence."""
+    """The episode could not be completed and keeps its .partial name; the message is one
+    sentence.
+    """
 
 
 @dataclass(frozen=True)
 class TopicRecord:
-    """A recorded topic: MCAP channel, name, type, offered QoS as rosbag2 writes it, RIHS01 type
-    hash.
+    """A recorded topic.
+
+    Attributes:
+        channel: id of its MCAP channel.
+        type_name: for example ``sensor_msgs/msg/Image``.
+        qos_yaml: offered QoS profiles in the format of rosbag2.
+        type_hash: RIHS01 hash of the type.
     """
 
     channel: int
@@ -48,21 +57,21 @@ def seal(
     episode: Mapping[str, str],
     topics: Sequence[TopicRecord],
 ) -> Path:
-    """Complete the file, check it, and give its directory the final name; from then on both files
-    are read-only.
+    """Complete the file, read its summary back, make the files read-only, and rename the directory.
 
     Args:
-        mcap: all messages written.
-        file: in the ``.partial`` directory.
-        final: the episode's directory; must not exist.
-        episode: values of the episode's record.
+        mcap: open file with all messages.
+        file: its path in the ``.partial`` directory.
+        final: final directory of the episode; must not exist.
+        episode: values of the episode record.
+        topics: recorded topics, for metadata.yaml.
 
     Returns:
         ``final``.
 
     Raises:
-        SealError: the file does not read back, or ``final`` was made by somebody else.
-        OSError: the disk refused.
+        SealError: the summary cannot be read back, or another process created ``final``.
+        OSError: the disk is full, or cannot be written.
     """
     mcap.add_metadata(EPISODE_RECORD, dict(episode))
     information = _bag_information(mcap, file.name, topics, episode)
@@ -77,7 +86,7 @@ def seal(
         path.chmod(_READ_ONLY)
     sync_directory(file.parent)
     if final.exists():  # rename would replace an empty directory
-        raise SealError(f"{final}: was made by somebody else meanwhile; choose another name")
+        raise SealError(f"{final}: another process created it meanwhile; choose another name")
     file.parent.rename(final)
     sync_directory(final.parent)
     return final
@@ -85,9 +94,7 @@ def seal(
 
 @functools.cache
 def ros_distro() -> str:
-    """Names the ROS distribution: ROS_DISTRO, or that of the installed rclpy; "unknown" without
-    either.
-    """
+    """Return the ROS distribution from ROS_DISTRO or the version of rclpy; else "unknown"."""
     if os.environ.get("ROS_DISTRO"):
         return os.environ["ROS_DISTRO"]
     try:
@@ -98,7 +105,7 @@ def ros_distro() -> str:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
+    """Wait until the entries of a directory are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -107,15 +114,13 @@ def sync_directory(path: Path) -> None:
 
 
 def to_yaml(value: dict) -> str:
-    """YAML as rosbag2 reads it."""
+    """Return YAML text in the layout that rosbag2 reads."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml where PyYAML was built with it
     return yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True)
 
 
 def _check(file: Path, messages: int) -> None:
-    """Read the summary back, as every reader will: a second later it may be too late to record
-    again.
-    """
+    """Read the summary back like any reader, while the operator can still repeat the episode."""
     try:
         with file.open("rb") as stream:
             statistics = make_reader(stream).get_summary().statistics
@@ -154,7 +159,7 @@ def _bag_information(
             }
             for topic in topics
         ],
-        # Chunk compression is the storage's own matter: for rosbag2 the bag is not compressed.
+        # MCAP compresses its chunks itself; these two fields are about compression by rosbag2.
         "compression_format": "",
         "compression_mode": "",
         "relative_file_paths": [file_name],
@@ -172,7 +177,7 @@ def _bag_information(
 
 
 def _write_synced(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)  # left by a recovery that was cut off itself
+    path.unlink(missing_ok=True)  # left by an interrupted recovery
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
