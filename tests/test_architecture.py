@@ -156,9 +156,7 @@ def import_cycles() -> set[frozenset[str]]:
 
 
 def test_no_modules_import_each_other():
-    # To be removed with the split of training.loop.
-    known = {frozenset({"sf_training.training.loop", "sf_training.training.state"})}
-    assert not [sorted(cycle) for cycle in import_cycles() - known]
+    assert not [sorted(cycle) for cycle in import_cycles()]
 
 
 def test_manifests_name_what_is_imported():

@@ -10,7 +10,7 @@ import torch
 
 from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
 from sf_training.spatial_forcing.alignment import AlignmentConfig
-from sf_training.training.step import Inputs, TrainingStep
+from sf_training.training.loop.forward import Inputs, TrainingModule
 
 # (L1, 1 - cosine) of each step, from moojink/openvla-oft 213c5ff, its fork of transformers, timm
 # 0.9.16 and the AlignProjector of OpenHelix-Team/Spatial-Forcing: full fine-tuning in float32,
@@ -45,7 +45,7 @@ def test_ten_steps_have_the_losses_of_the_authors(cases, tmp_path):
         cases.write_published(tmp_path / "w"), cameras=2, **cases.SIZES
     )
     config = AlignmentConfig(layer=2, token_shift=1, mask=False)
-    training = TrainingStep(model, config, CHANNELS, torch.ones(cases.ACTIONS)).train()
+    training = TrainingModule(model, config, CHANNELS, torch.ones(cases.ACTIONS)).train()
     projector = training.alignment.projector.state_dict()
     theirs = {name: f"{PROJECTOR[name.split('.')[0]]}.{name.split('.')[1]}" for name in projector}
     weights = cases.seeded(

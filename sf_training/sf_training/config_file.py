@@ -56,8 +56,8 @@ def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
     """Replace ``--config FILE`` by the options that the file holds, in front of those typed. Of
     several files the last wins.
 
-    A key without a value (null) means None. Paths in a file are relative to the working directory,
-    as typed ones are.
+    A key without a value (null) means None, or the default of a setting that cannot be None. Paths
+    in a file are relative to the working directory, as typed ones are.
 
     Args:
         settings: dataclass of the command; with it, unknown keys are named here.
@@ -168,6 +168,8 @@ def _option(key: str, value: Any, known: Mapping[str, Any] | None, path: Path) -
         near = difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
         raise ConfigFileError(f"{path}: no setting is called {key}; {hint}")
+    if value is None and known is not None and type(None) not in get_args(known[key]):
+        return []  # this setting cannot be None: its default holds
     if isinstance(value, bool) and (known is None or known[key] is bool):
         return [_flag(key, value)]
     if isinstance(value, list):

@@ -18,7 +18,7 @@ from sf_policy_node.vla.backbones.tiny import (
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.objective import draw
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
-from sf_training.training.step import Inputs, TrainingStep
+from sf_training.training.loop.forward import Inputs, TrainingModule
 from sf_training.training.students import LoraSettings, Student, StudentSettings, build_student
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
@@ -124,7 +124,7 @@ class Joint:
 
     def __init__(self, one: Student, layer: int) -> None:
         self.model = one.model
-        self.training = TrainingStep(
+        self.training = TrainingModule(
             one.model, AlignmentConfig(layer=layer), 48, torch.ones(SIZES["action_size"])
         ).train()
         images, states, text = inputs(one)

@@ -13,7 +13,7 @@ from training_process import make_run
 
 from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.vision_targets import vision_targets
-from sf_training.training.augmentation import Augmentation
+from sf_training.training.batches.augmentation import Augmentation
 from sf_training.training.settings import Settings, TrainingError
 
 MIDDLE = 0.5  # a draw that changes nothing but the crop's place
@@ -144,7 +144,7 @@ def test_a_batch_in_parts_sees_the_same_images(name, tmp_path):
         )
         for _ in range(3):
             run.train_step()
-        losses.append([action for action, _ in run._sums])
+        losses.append([action for action, _ in run._losses])
         run.close()
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     plain = make_run(name, tmp_path, 4, teacher="none", read_ahead=0)

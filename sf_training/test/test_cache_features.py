@@ -7,7 +7,7 @@ from synthetic_episodes import tiny_contract, write_episode
 
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.training.cache_features import main
-from sf_training.training.loop import _TIMED
+from sf_training.training.loop.run import _TIMED_STEPS
 from sf_training.training.train import main as train
 
 
@@ -113,4 +113,4 @@ def test_without_a_cache_the_time_of_the_teacher_is_measured(place, monkeypatch)
         "0.5",
     ]
     assert train(teacher(place, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
-    assert len(ran) >= _TIMED + 1
+    assert len(ran) >= _TIMED_STEPS + 1

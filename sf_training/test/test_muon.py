@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_process import make_run
 
-from sf_training.training.muon import Muon, orthogonalize
+from sf_training.training.optimisation.muon import Muon, orthogonalize
 
 SHAPES = [(24, 24), (8, 40), (40, 8)]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_process import make_run
 
-from sf_training.training.average import Average
-from sf_training.training.optimizer import Optimizers, schedule
+from sf_training.training.optimisation.average import Average
+from sf_training.training.optimisation.optimizers import Optimizers, schedule
 from sf_training.training.settings import Settings
 
 

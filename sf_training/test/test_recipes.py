@@ -4,7 +4,7 @@ run that is printed.
 
 import pytest
 
-from sf_training.training.optimizer import schedule
+from sf_training.training.optimisation.optimizers import schedule
 from sf_training.training.recipes import difference, with_recipe
 from sf_training.training.settings import Settings
 from sf_training.training.train import main, parse_train

@@ -13,7 +13,6 @@ from training_process import make_run
 from sf_policy_node.vla.normalisation import Columns, Normalisation
 from sf_training.data.bag_files import BagError, find_episodes
 from sf_training.data.split import share_of
-from sf_training.training.loop import resolved
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.train import alignment_warnings
 
@@ -29,7 +28,7 @@ def root(tmp_path_factory):
 )
 def test_the_gripper_weighs_as_asked_or_as_its_authors_train_it(name, given, expected, root):
     run = make_run(name, root, 3, gripper_weight=given)
-    assert run.training.weight.tolist() == pytest.approx([1.0, 1.0, 1.0, expected])
+    assert run.training.column_weights.tolist() == pytest.approx([1.0, 1.0, 1.0, expected])
     run.close()
 
 
@@ -44,9 +43,7 @@ def test_saved_settings_name_what_the_model_decided(root):
     }
     assert {name: saved[name] for name in wanted} == wanted
     student_ = student("nano", root)
-    settings = resolved(
-        Settings(data=root, out=root, student=student_.settings, width=32), student_
-    )
+    settings = Settings(data=root, out=root, student=student_.settings, width=32).resolved(student_)
     found = (
         settings.optimizer,
         settings.learning_rate,
@@ -55,7 +52,7 @@ def test_saved_settings_name_what_the_model_decided(root):
         settings.preset,
     )
     assert found == ("muon", 2e-3, 0.3, 128, None)
-    assert resolved(settings, student_) == settings
+    assert settings.resolved(student_) == settings
 
 
 @pytest.mark.parametrize("init", ["kaiming", "gaussian"])
@@ -102,7 +99,7 @@ def test_bars_without_a_mask_are_a_warning(root):
 
 
 def made(built, root, **changes):
-    return resolved(Settings(data=root, out=root, student=built.settings, **changes), built)
+    return Settings(data=root, out=root, student=built.settings, **changes).resolved(built)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from sf_policy_node.vla.checkpoint import save_checkpoint
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import parse
-from sf_training.spatial_forcing.alignment import AlignmentOptions
+from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.presets import PRESETS
 from sf_training.spatial_forcing.vision_targets import Targets
-from sf_training.training.loop import TrainingRun, resolved
+from sf_training.training.loop.run import TrainingRun
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet
@@ -79,7 +79,7 @@ def start(
             np.random.default_rng(2).normal(size=(len(data.images), 2, 2, 2, 16)).astype(np.float16)
         )
     return TrainingRun(
-        resolved(chosen, student),
+        chosen.resolved(student),
         student,
         CONTRACT,
         data,
@@ -203,7 +203,7 @@ def test_every_preset_trains_nano(name):
 
 def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
     chosen = replace(
-        SETTINGS, preset="paper_openvla", alignment=AlignmentOptions(coefficient=0.1)
+        SETTINGS, preset="paper_openvla", alignment=AlignmentConfig(coefficient=0.1)
     ).alignment_of(4)
     assert (chosen.coefficient, chosen.token_shift, chosen.mask) == (0.1, 1, False)
 
@@ -283,11 +283,11 @@ def test_data_that_are_not_finite_are_refused():
         ({"pairs": 0, "singles": 0}, "--pairs, --singles"),
         ({"layers": 1}, "--alignment.layer: the model has 1 blocks, got 2"),
         (
-            {"alignment": AlignmentOptions(layers=(1, 3))},
+            {"alignment": AlignmentConfig(layers=(1, 3))},
             "--alignment.layers: the model has 2 blocks, got 3",
         ),
         (
-            {"alignment": AlignmentOptions(teacher_layers=(3,))},
+            {"alignment": AlignmentConfig(teacher_layers=(3,))},
             "--alignment.teacher-layers: teacher pointmap has one layer, -1",
         ),
         (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from student_cases import CONTRACT, student_settings
 
-from sf_training.training.memory import bytes_needed, require_memory
+from sf_training.training.distributed.memory import bytes_needed, require_memory
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import build_student
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from training_process import make_run
 
 from sf_policy_node.ros_testing import PATIENCE_S
-from sf_training.spatial_forcing.alignment import AlignmentOptions
+from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.training.settings import TrainingError
 
 SCRIPT = Path(__file__).with_name("training_process.py")
@@ -183,9 +183,9 @@ def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
 
 def test_batch_statistics_of_a_part_are_refused(tmp_path):
     with pytest.raises(
-        TrainingError, match=r"--alignment.norm batch: its statistics would be of a part"
+        TrainingError, match=r"--alignment.norm batch: its statistics would cover one of 2"
     ):
-        make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentOptions(norm="batch"))
+        make_run("nano", tmp_path, STEPS, accumulate=2, alignment=AlignmentConfig(norm="batch"))
 
 
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
@@ -217,7 +217,7 @@ def test_reading_ahead_changes_nothing(tmp_path):
 
 def test_measuring_the_teacher_changes_nothing(tmp_path):
     runs = [make_run("nano", tmp_path / str(measure), STEPS, head="flow") for measure in (0, 1)]
-    speed = runs[1].measure_teacher()
+    speed = runs[1].measure_speed()
     assert set(speed) == {"with", "without"} and min(speed.values()) > 0
     found = []
     for run in runs:

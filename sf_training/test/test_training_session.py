@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from student_cases import CONTRACT
 from training_process import make_run
 
-from sf_training.training import session as session_module
 from sf_training.training.curves import read_curves
-from sf_training.training.session import Session
+from sf_training.training.loop import training_loop
+from sf_training.training.loop.training_loop import TrainingLoop
 from sf_training.training.settings import Settings, TrainingError
 
 STEPS = 6
@@ -28,8 +28,8 @@ def a_run(folder: Path, steps: int = STEPS, **changes):
     return make_run("nano", folder, steps, **{"validate_every": 2, "save_every": 2, **changes})
 
 
-def session(run, begin: float | None = None) -> Session:
-    return Session(
+def session(run, begin: float | None = None) -> TrainingLoop:
+    return TrainingLoop(
         run,
         CONTRACT,
         np.arange(3),
@@ -101,7 +101,7 @@ def test_bars_of_a_letterbox_are_not_aligned(tmp_path):
     beside = (~valid).numpy()
     losses = []
     for run, changed in zip(runs, (np.zeros_like(beside), beside, ~beside), strict=True):
-        (layer,) = run._targets.layers
+        (layer,) = run._targets.targets.layers
         layer[...] = np.where(changed, -layer, layer)
         run.train_step()
         losses.append(run.progress().alignment_loss)
@@ -160,19 +160,19 @@ def test_time_and_losses_go_on_after_a_kill(tmp_path):
 def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monkeypatch):
     """The kill comes while the checkpoint is written."""
     success = type("Result", (), {"success": True, "wrong_object": False})
-    monkeypatch.setattr(Session, "_evaluate", lambda self: [success])
+    monkeypatch.setattr(TrainingLoop, "_evaluate", lambda self: [success])
     options = {"evaluate_every": 2, "stop_at": 0.9}
-    whole = Session._save
+    whole = TrainingLoop._save
 
     def killed(self, out):
         if out == self._out:
             raise Killed
         whole(self, out)
 
-    monkeypatch.setattr(Session, "_save", killed)
+    monkeypatch.setattr(TrainingLoop, "_save", killed)
     with pytest.raises(Killed):
         session(a_run(tmp_path, **options)).go()
-    monkeypatch.setattr(Session, "_save", whole)
+    monkeypatch.setattr(TrainingLoop, "_save", whole)
     session(a_run(tmp_path, **options)).go()
     assert trained_steps(tmp_path) == {"out": 2}
 
@@ -186,7 +186,7 @@ def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(session_module, "plot_curves", full)
+    monkeypatch.setattr(training_loop, "plot_curves", full)
     with pytest.raises(TrainingError, match=f"No space left on device; {cure}"):
         session(a_run(tmp_path, save_every=save_every)).go()
     assert (tmp_path / "out.resume.pt").exists() == (save_every == 1)
@@ -208,14 +208,16 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_
     )
     other = a_run(tmp_path / "other", student_weights=first, control="mean")
     assert (
-        other.begun_with
+        other.projector_origin
         == f"projector: starts anew, that of {first} was for teacher pointmap, student layer 2"
     )
     assert not torch.equal(
         other.training.alignment.state_dict()["projector.out.weight"], kept["projector.out.weight"]
     )
     (first / "report/alignment.safetensors").write_bytes(b"broken")
-    assert a_run(tmp_path / "broken", student_weights=first).begun_with.endswith("cannot be read")
+    assert a_run(tmp_path / "broken", student_weights=first).projector_origin.endswith(
+        "cannot be read"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from rich.console import Console
 from student_cases import CONTRACT, SIZES, TEXTS, student_settings
 
 from sf_policy_node.vla.normalisation import Normalisation
-from sf_training.training.loop import TrainingRun, resolved
-from sf_training.training.processes import make_accelerator
-from sf_training.training.session import Session
+from sf_training.training.distributed.processes import make_accelerator
+from sf_training.training.loop.run import TrainingRun
+from sf_training.training.loop.training_loop import TrainingLoop
 from sf_training.training.settings import Settings
 from sf_training.training.students import Student, build_student
 from sf_training.training.training_set import TrainingSet
@@ -73,7 +73,7 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
     student = build_student(
         chosen, CONTRACT, head=settings.head, width=settings.width, layers=settings.layers
     )
-    settings = resolved(settings, student)
+    settings = settings.resolved(student)
     data = random_data(student, 24)
     embeddings = (
         student.embeddings(data.texts)
@@ -110,7 +110,7 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
     as_session = changes.pop("session", False)
     run = make_run(name, out, steps, **changes)
     if as_session:
-        Session(
+        TrainingLoop(
             run,
             CONTRACT,
             np.arange(9),
@@ -123,7 +123,7 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
         return
     state = out / "resume.pt"
     run.load_state(state)
-    run.measure_teacher()
+    run.measure_speed()
     while run.step < steps:
         run.train_step()
         progress = run.progress()

@@ -23,7 +23,7 @@ from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
-from sf_training.training.loop import TrainingRun, resolved
+from sf_training.training.loop.run import TrainingRun
 from sf_training.training.settings import Settings
 from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import TrainingSet
@@ -94,7 +94,7 @@ def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> Tr
     )
     torch.manual_seed(0)
     model = build_student(settings.student, contract)
-    settings = resolved(settings, model)
+    settings = settings.resolved(model)
     data = replace(data, images=_resized(data.images, model.image_size))
     embeddings = (
         np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)

@@ -111,12 +111,17 @@ class FlowDraws:
             free,
         )
 
-    def part(self, rows: Tensor, parts: int) -> FlowDraws:
-        """Those of some chunks of the batch, which is split into ``parts`` of one size; the mean of
-        their losses is the batch's.
+    def select(self, indices: Tensor, parts: int) -> FlowDraws:
+        """Return the draws of some chunks of a batch that is split into ``parts`` equal parts.
+
+        The mean of the losses of the parts is the loss of the batch.
         """
         return FlowDraws(
-            self.noise[:, rows], self.tau[:, rows], self.given[:, rows], self.free, parts
+            self.noise[:, indices],
+            self.tau[:, indices],
+            self.given[:, indices],
+            self.free,
+            parts,
         )
 
 

@@ -21,9 +21,9 @@ class Pi0Draws:
     noise: Tensor
     time: Tensor
 
-    def part(self, rows: Tensor, parts: int) -> Pi0Draws:
-        """Those of some chunks of the batch."""
-        return Pi0Draws(self.noise[rows], self.time[rows])
+    def select(self, indices: Tensor, parts: int) -> Pi0Draws:
+        """Return the draws of some chunks of the batch; the loss needs no ``parts``."""
+        return Pi0Draws(self.noise[indices], self.time[indices])
 
 
 def draw(

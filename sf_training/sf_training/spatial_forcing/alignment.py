@@ -7,7 +7,7 @@ Used in training only. The policy that runs on the robot holds neither projector
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Norm = Literal["layer", "batch", "none"]
+_DEFAULT_LAYER = 2
 
 
 class AlignmentError(ValueError):
@@ -22,90 +23,106 @@ class AlignmentError(ValueError):
 
 
 @dataclass(frozen=True)
-class AlignmentOptions:
-    """Settings of the loss as far as they are given; None takes what the preset has, or without one
-    :class:`AlignmentConfig`.
+class AlignmentConfig:
+    """Settings of the alignment loss.
+
+    A setting that is None takes the value of the preset, or without a preset the default that its
+    description names. :meth:`complete` puts the defaults in.
+
+    Raises:
+        AlignmentError: settings that are given do not fit together.
     """
 
     layer: int | None = None
-    """Blocks after which the student's visual tokens are read; 0 reads the embeddings."""
+    """Block after which the student's visual tokens are read; 0 reads the embeddings. Default 2."""
     layers: tuple[int, ...] | None = None
-    """Several such layers; replaces ``layer``. Each has its teacher layer, or all share one."""
+    """Several such blocks, instead of ``layer``. Each has its teacher layer, or all share one."""
     teacher_layers: tuple[int, ...] | None = None
-    """Layers of the teacher, from 0 or from the end; one for each student layer, or one for all."""
+    """Layers of the teacher, counted from 0 or from the end; one for each student layer, or one for
+    all. Default -1, the last.
+    """
     combine: Literal["each", "gate"] | None = None
-    """each: every layer is aligned, through one shared projector. gate: a learned mixture of the
-    layers is.
+    """each (default): align every student layer, through one shared projector. gate: align a
+    learned mixture of the student layers.
     """
-    coefficient: float | None = None
-    """alpha: weight of the alignment loss beside the action loss."""
-    norm: Norm | None = None
-    """On the student's tokens, before the projector: the paper writes batch, its code has layer."""
-    projector_width: int | None = None
-    """Hidden width of the projector; 0 takes the teacher's."""
-    position_scale: float | None = None
-    """Size of the positional embedding added to the teacher's features; 0 adds none."""
-    position: Literal["before", "after"] | None = None
-    """When it is added: before the features are resized to the student's grid, as in the paper's
-    code, or after.
+    coefficient: float = 0.5
+    """Weight alpha of the alignment loss beside the action loss."""
+    norm: Norm = "layer"
+    """Normalisation of the student's tokens before the projector. The paper states batch, its code
+    uses layer.
     """
-    resize: Literal["bilinear", "area"] | None = None
-    """bilinear takes samples, corners on corners, as the paper's code; area averages."""
+    projector_width: int = 0
+    """Hidden width of the projector; 0 takes the width of the teacher's features."""
+    position_scale: float = 0.1
+    """Factor of the positional embedding added to the teacher's features; 0 adds none."""
+    position: Literal["before", "after"] = "before"
+    """Whether the embedding is added before the features are resized to the student's grid, as in
+    the paper's code, or after.
+    """
+    resize: Literal["bilinear", "area"] = "bilinear"
+    """bilinear samples with aligned corners, as the paper's code does; area averages."""
     token_shift: Literal[0, 1] | None = None
-    """1 pairs patch i with the token after its own, as the paper's OpenVLA code does by default; 0
-    pairs equal places.
+    """0 (default) pairs patch i with its own token; 1 pairs it with the token after, as the paper's
+    OpenVLA code does by default.
     """
     mask: bool | None = None
-    """Leave out missing cameras and letterbox bars."""
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Name and value of what is given."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if getattr(self, each.name) is not None
-        }
-
-
-@dataclass(frozen=True)
-class AlignmentConfig(AlignmentOptions):
-    """All settings of the loss, with what holds where neither a preset nor a user says
-    otherwise.
-    """
-
-    layer: int = 2
-    layers: tuple[int, ...] = ()
-    teacher_layers: tuple[int, ...] = (-1,)
-    combine: Literal["each", "gate"] = "each"
-    coefficient: float = 0.5
-    norm: Norm = "layer"
-    projector_width: int = 0
-    position_scale: float = 0.1
-    position: Literal["before", "after"] = "before"
-    resize: Literal["bilinear", "area"] = "bilinear"
-    token_shift: Literal[0, 1] = 0
-    mask: bool = True
+    """Leave missing cameras and letterbox bars out of the loss. Default True."""
 
     def __post_init__(self) -> None:
-        if len(self.teacher_layers) not in (1, len(self.student_layers)):
-            count = len(self.student_layers)
+        layers = self.layers or (() if self.layer is None else (self.layer,))
+        if min(layers, default=0) < 0:
+            raise AlignmentError(f"layers: must not be negative, got {min(layers)}")
+        count = len(self.target_layers)
+        if layers and count not in (1, len(layers)):
             raise AlignmentError(
-                f"teacher_layers: {len(self.teacher_layers)} for {count} student layers; give"
-                f" {count}, or one for all"
+                f"teacher_layers: {count} for {len(layers)} student layers; give {len(layers)},"
+                " or one for all"
             )
-        if self.combine == "gate" and len(self.teacher_layers) != 1:
+        if self.combine == "gate" and count != 1:
             raise AlignmentError(
                 "teacher_layers: a gated mixture of student layers is aligned with one teacher"
                 " layer, give one"
             )
-        if min(self.student_layers) < 0:
-            raise AlignmentError(f"layers: must not be negative, got {min(self.student_layers)}")
 
     @property
     def student_layers(self) -> tuple[int, ...]:
-        """All layers of the student that are read."""
-        return self.layers or (self.layer,)
+        """All layers of the student that are aligned."""
+        return self.layers or (_DEFAULT_LAYER if self.layer is None else self.layer,)
+
+    @property
+    def target_layers(self) -> tuple[int, ...]:
+        """All layers of the teacher that are aligned with."""
+        return self.teacher_layers or (-1,)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether missing cameras and letterbox bars are left out of the loss."""
+        return self.mask is not False
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Settings that differ from the default, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
+
+    def complete(self) -> AlignmentConfig:
+        """Return the same settings with the default in place of every None.
+
+        Raises:
+            AlignmentError: the settings do not fit together.
+        """
+        return replace(
+            self,
+            layer=_DEFAULT_LAYER if self.layer is None else self.layer,
+            layers=self.layers or (),
+            teacher_layers=self.target_layers,
+            combine=self.combine or "each",
+            token_shift=self.token_shift or 0,
+            mask=self.is_masked,
+        )
 
 
 class Projector(nn.Module):
@@ -165,12 +182,12 @@ class Alignment(nn.Module):
 
         Args:
             tokens: visual tokens (B, N, student) of each layer in ``config.student_layers``.
-            targets: prepared features (B, N, teacher) for each of ``config.teacher_layers``.
+            targets: prepared features (B, N, teacher) for each of ``config.target_layers``.
             mask: (B, N), True where a token counts; see :func:`token_mask`. Ignored when
-                ``config.mask`` is off.
+                ``config.is_masked`` is False.
         """
         layers = [tokens[layer] for layer in self.config.student_layers]
-        mask = mask if self.config.mask else None
+        mask = mask if self.config.is_masked else None
         if (
             mask is not None
         ):  # a token that does not count may be NaN; the projector's gradient must not become that

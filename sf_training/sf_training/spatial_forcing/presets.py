@@ -52,4 +52,4 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
         chosen = AlignmentConfig(layers=tuple(range(1, blocks + 1)), combine="gate")
     if "layer" in changes and not changes.get("layers"):
         changes = {"layers": (), "teacher_layers": (-1,), "combine": "each"} | changes
-    return replace(chosen, **changes)
+    return replace(chosen, **changes).complete()

@@ -147,7 +147,7 @@ def vision_targets(
             "control mean: the average is over all frames, so their features must be kept; take a"
             " cache"
         )
-    layers = len(config.teacher_layers)
+    layers = len(config.target_layers)
     size = (grid, grid) if isinstance(grid, int) else tuple(grid)
     width = min(channels or teacher.feature_size, teacher.feature_size)
     shape = (*images.shape[:2], *size, width)

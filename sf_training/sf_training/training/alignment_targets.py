@@ -44,7 +44,7 @@ def alignment_targets(
     teacher = open_teacher(
         settings.teacher,
         settings.teacher_weights,
-        settings.alignment.teacher_layers,
+        settings.alignment.target_layers,
         size=settings.teacher_size,
         device=settings.teacher_device,
         dtype=settings.teacher_dtype,

@@ -18,7 +18,6 @@ from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vision_targets import Targets
 from sf_training.training.alignment_targets import alignment_targets
-from sf_training.training.loop import resolved
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import StudentError, build_student
 from sf_training.training.train import recorded_contract, training_data
@@ -86,7 +85,7 @@ def cache(settings: Settings, console: Console) -> Targets:
         layers=settings.layers,
         meta=True,
     )
-    settings = resolved(settings, student)
+    settings = settings.resolved(student)
     data = training_data(settings, student, recorded, console)
     found = alignment_targets(settings, data, student, recorded, console)
     frames, views, rows, columns, channels = found.layers[0].shape

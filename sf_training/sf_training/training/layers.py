@@ -29,7 +29,7 @@ from sf_training.spatial_forcing.student_tokens import (
 from sf_training.spatial_forcing.teachers import TeacherError, build_targets
 from sf_training.spatial_forcing.vision_targets import open_teacher
 from sf_training.training.alignment_targets import alignment_targets
-from sf_training.training.loop import TrainingRun, resolved
+from sf_training.training.loop.run import TrainingRun
 from sf_training.training.lora import part_of
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import Student, StudentError, build_student
@@ -102,7 +102,7 @@ def layers(settings: Arguments, console: Console) -> dict[str, object]:
         width=settings.width,
         layers=settings.layers,
     )
-    chosen = resolved(settings, student)
+    chosen = settings.resolved(student)
     data = training_data(settings, student, contract, console)
     normalisation = Normalisation.from_data(
         data.states,
@@ -173,7 +173,7 @@ def teacher_features(
     """
     frames, grid = data.label_frame[labels], student.model.visual_places().grid
     if settings.uses_vision_teacher:
-        names = list(settings.teacher_blocks or settings.alignment.teacher_layers)
+        names = list(settings.teacher_blocks or settings.alignment.target_layers)
         teacher = open_teacher(
             settings.teacher,
             settings.teacher_weights,
@@ -244,7 +244,7 @@ def _gradients(
         targets,
     )
     console.print(
-        run.begun_with
+        run.projector_origin
         or "[yellow]warning:[/] the projector is random: the cosine says little; give the"
         " checkpoint of a run with Spatial Forcing as --student.weights",
         highlight=False,

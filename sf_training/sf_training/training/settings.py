@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from sf_policy_node.contract import ColumnKind, Layout
 from sf_policy_node.vla.normalisation import Spread
 from sf_training.data.dataset import IDLE_S
 from sf_training.data.opening import VERDICTS
-from sf_training.spatial_forcing.alignment import AlignmentConfig, AlignmentOptions
+from sf_training.spatial_forcing.alignment import AlignmentConfig
 from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.presets import PresetName, preset
 from sf_training.spatial_forcing.teachers import TeacherName
 from sf_training.spatial_forcing.vision_targets import Control
-from sf_training.training.augmentation import AugmentationName
+from sf_training.training.batches.augmentation import AugmentationName
 from sf_training.training.recipes import RecipeName
 from sf_training.training.student_settings import StudentError, StudentSettings
+
+if TYPE_CHECKING:
+    from sf_training.training.students import Student
 
 _VISION = ("vggt", "da3", "hf")
 _NANO_CHANNELS = 128
@@ -56,7 +59,7 @@ class Settings:
     """Where alignment targets come from; none trains with the action loss alone."""
     student: StudentSettings = field(default_factory=StudentSettings)
     """The model that learns."""
-    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """The alignment loss; ignored with teacher none."""
     recipe: RecipeName | None = None
     """Settings of the whole run as the paper's authors trained; what is given beside it wins, and
@@ -310,20 +313,43 @@ class Settings:
         return self.preset or _DEFAULT_PRESET.get(self.student.kind)
 
     def alignment_of(self, blocks: int) -> AlignmentConfig:
-        """The alignment of a model with so many blocks.
+        """Return the complete alignment settings for a model with ``blocks`` blocks.
 
         Raises:
-            TrainingError: it has no such layer.
+            TrainingError: the model has no such layer.
+            AlignmentError: the settings do not fit together.
         """
-        chosen = self.chosen_preset
-        given = self.alignment.given
+        chosen, given = self.chosen_preset, self.alignment.given
         if chosen and not self.uses_vision_teacher:
             given["teacher_layers"] = (-1,)
-        config = preset(chosen, blocks, **given) if chosen else AlignmentConfig(**given)
+        config = preset(chosen, blocks, **given) if chosen else self.alignment.complete()
         if self.teacher != "none" and (deepest := max(config.student_layers)) > blocks:
             name = "layers" if config.layers else "layer"
             raise TrainingError(f"--alignment.{name}: the model has {blocks} blocks, got {deepest}")
         return config
+
+    def resolved(self, student: Student) -> Self:
+        """Return these settings with every choice made that depends on the model.
+
+        These are alignment, preset, optimiser, learning rate, weight of the gripper and channels
+        of the teacher; the alignment without a teacher too.
+
+        Raises:
+            TrainingError: the model has no such layer.
+            StudentError: the alignment would train nothing.
+        """
+        config = self.alignment_of(student.blocks)
+        if self.teacher != "none":
+            student.check_layers(config.student_layers)
+        return replace(
+            self,
+            alignment=config,
+            preset=self.chosen_preset,
+            optimizer="muon" if self.uses_muon else "adamw",
+            learning_rate=self.rate,
+            gripper_weight=self.weight_of_grippers,
+            teacher_channels=self.channels,
+        )
 
     @property
     def uses_vision_teacher(self) -> bool:
@@ -417,10 +443,7 @@ class Settings:
                 )
             return
         try:
-            self.student.check_alignment(
-                self.alignment.layers
-                or (1 if self.alignment.layer is None else self.alignment.layer,)
-            )
+            self.student.check_alignment(self.alignment.student_layers)
         except StudentError as error:
             raise TrainingError(str(error)) from None
         if not self.uses_vision_teacher and self.cache_format != "float16":
@@ -437,7 +460,7 @@ class Settings:
                 f"--teacher-weights: teacher {self.teacher} has none; take --teacher vggt, da3"
                 " or hf"
             )
-        if not self.uses_vision_teacher and self.alignment.teacher_layers not in (None, (-1,)):
+        if not self.uses_vision_teacher and self.alignment.target_layers != (-1,):
             raise TrainingError(
                 f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1"
             )

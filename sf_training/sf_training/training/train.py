@@ -28,13 +28,13 @@ from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.training.alignment_targets import alignment_targets
-from sf_training.training.loop import TrainingRun, resolved
-from sf_training.training.memory import require_memory
-from sf_training.training.processes import make_accelerator
+from sf_training.training.distributed.memory import require_memory
+from sf_training.training.distributed.processes import make_accelerator
+from sf_training.training.loop.forward import valid_tokens
+from sf_training.training.loop.run import TrainingRun
+from sf_training.training.loop.training_loop import TrainingLoop
 from sf_training.training.recipes import RecipeError, difference, with_recipe
-from sf_training.training.session import Session
 from sf_training.training.settings import Settings, TrainingError
-from sf_training.training.step import valid_tokens
 from sf_training.training.students import Student, StudentError, build_student
 from sf_training.training.training_set import TrainingSet, load_training_set
 
@@ -137,7 +137,7 @@ def _train(
             width=settings.width,
             layers=settings.layers,
         )
-    settings = resolved(settings, student)
+    settings = settings.resolved(student)
     if settings.teacher != "none":
         console.print(f"alignment: {settings.alignment}", highlight=False, soft_wrap=True)
         for sentence in alignment_warnings(settings, contract, student):
@@ -178,7 +178,7 @@ def _train(
         settings, student, contract, data, labels, normalisation, text, targets, accelerator
     )
     try:
-        Session(run, contract, held_out, console, command, begin).go()
+        TrainingLoop(run, contract, held_out, console, command, begin).go()
     finally:
         run.close()
 
@@ -187,11 +187,13 @@ def alignment_warnings(settings: Settings, contract: Contract, student: Student)
     """Say what of the alignment does not fit the images.
 
     Args:
-        settings: resolved ones (:func:`resolved`).
+        settings: resolved ones (:meth:`Settings.resolved`).
     """
     config = settings.alignment
     valid = (
-        None if config.mask else valid_tokens(contract, student, student.model.visual_places().grid)
+        None
+        if config.is_masked
+        else valid_tokens(contract, student, student.model.visual_places().grid)
     )
     if valid is None:
         return []

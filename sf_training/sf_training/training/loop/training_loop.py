@@ -26,16 +26,16 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.config_file import to_yaml
 from sf_training.progress import ProgressBar
 from sf_training.training.curves import Curves, Row, plot_curves
-from sf_training.training.loop import TrainingRun
+from sf_training.training.loop.run import TrainingRun
+from sf_training.training.loop.state import OPERATIONAL_SETTINGS
 from sf_training.training.projector_file import save_projector
 from sf_training.training.settings import Settings, TrainingError
-from sf_training.training.state import PLACES
 from sf_training.training.training_set import TrainingSet
 
 _EVALUATION_SEED = 900_000
 
 
-class Session:
+class TrainingLoop:
     """Reports and saves of one run. Only the main process writes and prints; all of them have to
     :meth:`go`.
 
@@ -70,8 +70,8 @@ class Session:
             return
         if run.load_state(self._state):
             console.print(f"resuming at step {run.step}")
-        elif run.begun_with:
-            console.print(run.begun_with, highlight=False, soft_wrap=True)
+        elif run.projector_origin:
+            console.print(run.projector_origin, highlight=False, soft_wrap=True)
         self._wandb = _open_wandb(run) if self._settings.wandb and self._main else None
         if self._main:
             self._report.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ class Session:
             highlight=False,
             soft_wrap=True,
         )
-        self._speed = self._run.measure_teacher()
+        self._speed = self._run.measure_speed()
         found = ", ".join(f"{value:.3g} {name}" for name, value in self._speed.items())
         self._console.print(
             f"labels per second (three steps, a rough figure): {found}",
@@ -366,9 +366,15 @@ def is_finished(run: TrainingRun) -> bool:
         return False
     try:
         training = json.loads((out / "config.json").read_text())["training"]
-        same = {name: value for name, value in training["settings"].items() if name not in PLACES}
+        same = {
+            name: value
+            for name, value in training["settings"].items()
+            if name not in OPERATIONAL_SETTINGS
+        }
         wanted = {
-            name: value for name, value in _as_saved(run.settings).items() if name not in PLACES
+            name: value
+            for name, value in _as_saved(run.settings).items()
+            if name not in OPERATIONAL_SETTINGS
         }
         other = (
             "settings"

@@ -1,4 +1,4 @@
-"""Processes that read and decode the images of whole batches, by PyTorch's ``DataLoader``."""
+"""Worker processes that decode the images of batches, by PyTorch's ``DataLoader``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from sf_training.data.bag_files import BagError
 
 
-class PictureWorkers:
-    """Images of batches in the order in which they are drawn.
+class ImageWorkers:
+    """Decodes the images of batches in the order in which the batches are drawn.
 
-    The processes are started afresh and not forked: the parent may hold threads of ROS or torch.
+    The processes are spawned, not forked: the parent may have threads of ROS or torch.
 
     Args:
-        images: an array, or what is indexed like one and can be handed to other processes.
-        draw: gives the next batch, whatever that is, and the frames (F,) that it needs.
-        workers: processes, each with a batch of its own.
+        images: an array, or a picklable object that is indexed like one.
+        draw: returns the next batch, of any type, and the frames (F,) that it needs.
+        workers: number of processes, each with a batch of its own.
         ahead: batches that are ready or being read, at least one for each process.
     """
 
@@ -33,28 +33,28 @@ class PictureWorkers:
         self._drawn: deque = deque()
         loader = DataLoader(
             _Images(images),
-            batch_sampler=_Frames(draw, self._drawn),
+            batch_sampler=_FrameLists(draw, self._drawn),
             num_workers=workers,
             prefetch_factor=max(1, -(-ahead // workers)),
-            collate_fn=_as_it_is,
-            worker_init_fn=_one_thread,
+            collate_fn=_identity,
+            worker_init_fn=_use_one_thread,
             multiprocessing_context="spawn",
         )
         self._batches = iter(loader)
 
     def get(self) -> tuple[Any, Tensor]:
-        """Return the next batch as it was drawn, and its images (F, ...).
+        """Return the next batch as ``draw`` gave it, and its images (F, ...).
 
         Raises:
-            BagError: one cannot be read.
+            BagError: an image cannot be read.
         """
-        found = next(self._batches)
-        if isinstance(found, BagError):
-            raise found
-        return self._drawn.popleft(), found
+        images = next(self._batches)
+        if isinstance(images, BagError):
+            raise images
+        return self._drawn.popleft(), images
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         self._batches = iter(())
 
 
@@ -65,12 +65,12 @@ class _Images(Dataset):
     def __getitems__(self, frames: list[int]) -> Tensor | BagError:
         try:
             return torch.from_numpy(np.ascontiguousarray(self._images[np.array(frames)]))
-        except BagError as error:  # the loader would put a traceback around it
+        except BagError as error:  # returned: the loader would wrap a traceback around it
             return error
 
 
-class _Frames:
-    """Endless index lists; what was drawn for each waits in a queue."""
+class _FrameLists:
+    """Yields frame indices of batches without end; puts each batch into the queue ``drawn``."""
 
     def __init__(self, draw: Callable[[], tuple[Any, np.ndarray]], drawn: deque) -> None:
         self._draw, self._drawn = draw, drawn
@@ -82,9 +82,9 @@ class _Frames:
             yield frames.tolist()
 
 
-def _as_it_is(found: Any) -> Any:
-    return found
+def _identity(batch: Any) -> Any:
+    return batch
 
 
-def _one_thread(_: int) -> None:
+def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(1)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import nn
 
-from sf_training.training.muon import Muon
+from sf_training.training.loop.forward import TrainingModule
+from sf_training.training.optimisation.muon import Muon
 from sf_training.training.settings import Settings
-from sf_training.training.step import TrainingStep
 
 _HIDDEN = ("blocks.", "head.blocks.", "projector.")  # names of what Muon is for
 
@@ -22,11 +22,11 @@ class Optimizers:
     it does.
     """
 
-    def __init__(self, step: TrainingStep, settings: Settings) -> None:
+    def __init__(self, module: TrainingModule, settings: Settings) -> None:
         self._settings = settings
         matrices, others = [], []
-        for module in (step.model, step.alignment, step.readout):
-            for name, parameter in module.named_parameters() if module is not None else ():
+        for each in (module.model, module.alignment, module.readout):
+            for name, parameter in each.named_parameters() if each is not None else ():
                 if parameter.requires_grad:
                     hidden = settings.uses_muon and parameter.ndim == 2 and name.startswith(_HIDDEN)
                     (matrices if hidden else others).append(parameter)

@@ -5,7 +5,7 @@ import pytest
 from foreign_recordings import contract, loaded, recording, write_bag
 
 from sf_training.data.bag_files import BagError
-from sf_training.training.batches import Batches
+from sf_training.training.batches.batches import Batches
 from sf_training.training.training_set import ContrastiveSampler
 
 ROBOT = contract()
@@ -37,8 +37,8 @@ def test_workers_give_the_batches_that_one_process_gives(bags):
     try:
         for _ in range(6):
             expected, found = next(plain), next(spread)
-            assert found.state == expected.state and len(found.parts) == 2
-            for ours, theirs in zip(found.parts, expected.parts, strict=True):
+            assert found.state == expected.state and len(found.micro_batches) == 2
+            for ours, theirs in zip(found.micro_batches, expected.micro_batches, strict=True):
                 np.testing.assert_array_equal(ours.frames, theirs.frames)
                 np.testing.assert_array_equal(ours.images, theirs.images)
                 np.testing.assert_array_equal(ours.images, dataset.images[ours.frames])

@@ -1,0 +1,1 @@
+"""Batches: drawn, augmented, read ahead and split among processes."""
