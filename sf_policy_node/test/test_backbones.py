@@ -19,7 +19,7 @@ from sf_policy_node.vla.backbones.tiny import FAMILIES, tiny_config, tiny_tokeni
 from sf_policy_node.vla.backbones.words import WordsError
 from sf_policy_node.vla.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from sf_policy_node.vla.policy import Policy
-from sf_policy_node.vla.preprocessing import picture_area, prepare
+from sf_policy_node.vla.preprocessing import image_area, prepare
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -48,12 +48,12 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
     """The token of each place depends most on the pixels of its own place."""
     model = hf(family)
     images, state, text = batch(model, 1)
-    places = model.visual_places()
-    rows, columns = places.grid
-    assert int(places.mask.sum()) == places.views * rows * columns
+    layout = model.visual_layout()
+    rows, columns = layout.grid
+    assert int(layout.mask.sum()) == layout.views * rows * columns
     images = images.float().requires_grad_(True)
     seen = []
-    hook = places.blocks[0].register_forward_pre_hook(
+    hook = layout.blocks[0].register_forward_pre_hook(
         lambda _m, positional, named: seen.append(
             positional[0] if positional else named["hidden_states"]
         ),
@@ -61,8 +61,8 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
     )
     model.context(images, state, text)
     hook.remove()
-    assert seen[0].shape[1] == len(places.mask)
-    tokens = seen[0][0, places.mask]
+    assert seen[0].shape[1] == len(layout.mask)
+    tokens = seen[0][0, layout.mask]
     height, width = model.config.image_size
     direction = torch.randn(tokens.shape[1], generator=torch.Generator().manual_seed(0))
     for number in {0, 1, columns, rows * columns - 1, rows * columns, len(tokens) - 1}:
@@ -71,7 +71,7 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
             gradient[0]
             .square()
             .sum(1)
-            .reshape(places.views, rows, height // rows, columns, width // columns)
+            .reshape(layout.views, rows, height // rows, columns, width // columns)
             .sum((2, 4))
         )
         assert int(cells.argmax()) == number
@@ -138,11 +138,11 @@ def test_patches_and_normalisation_are_those_of_the_models_own_processor():
 def test_a_letterbox_keeps_the_shape_and_a_stretch_fills():
     image = np.full((120, 160, 3), 200, np.uint8)
     boxed = prepare({"scene": image}, ["scene"], (64, 64), "letterbox")[0]
-    area = picture_area([(120, 160)], (64, 64), "letterbox")[0]
+    area = image_area([(120, 160)], (64, 64), "letterbox")[0]
     assert area.sum() == 48 * 64 and area[8:56].all()
     assert (boxed[:, area] == 200).all() and (boxed[:, ~area] == 0).all()
     assert (prepare({"scene": image}, ["scene"], (64, 64), "stretch") == 200).all()
-    assert picture_area([(120, 160)], (64, 64), "stretch").all()
+    assert image_area([(120, 160)], (64, 64), "stretch").all()
 
 
 def pretrained_folder(folder: Path, family: str = "smolvlm") -> Path:
@@ -275,7 +275,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(saved, damage, message):
 
 
 def test_an_instruction_that_is_too_long_is_named():
-    with pytest.raises(WordsError, match="tokens, the model takes 24; say it shorter"):
+    with pytest.raises(WordsError, match="tokens, the model takes 24; shorten the instruction"):
         hf("llava").words.encode(["pick " * 30])
 
 

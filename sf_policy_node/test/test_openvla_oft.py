@@ -94,8 +94,8 @@ def test_hidden_states_of_every_block_are_the_authors(views, folder, tmp_path):
         else load(write_published(tmp_path, proprio=False), cameras=1, use_state=False)
     )
     images, states = observations(2, views)
-    seen, places = [], model.visual_places()
-    for block in places.blocks:
+    seen, layout = [], model.visual_layout()
+    for block in layout.blocks:
         block.register_forward_pre_hook(
             lambda _, given, named: seen.append((given or (named["hidden_states"],))[0]),
             with_kwargs=True,
@@ -103,11 +103,11 @@ def test_hidden_states_of_every_block_are_the_authors(views, folder, tmp_path):
     with torch.no_grad():
         model.context(images, states, model.words.encode(TEXTS))
     assert (
-        int(places.mask.sum()) == 16 * views
-        and places.grid == (4, 4)
-        and len(places.mask) == seen[0].shape[1]
+        int(layout.mask.sum()) == 16 * views
+        and layout.grid == (4, 4)
+        and len(layout.mask) == seen[0].shape[1]
     )
-    assert [float(hidden[:, places.mask].norm()) for hidden in seen] == pytest.approx(
+    assert [float(hidden[:, layout.mask].norm()) for hidden in seen] == pytest.approx(
         GOLDEN_LAYERS[views], rel=1e-6
     )
 
@@ -137,7 +137,7 @@ def test_instructions_are_asked_in_lower_case_and_end_with_the_empty_word():
         and (long != PADDING).sum() == (short != PADDING).sum() + 3
     )
     assert torch.equal(short, words.encode(["pick"])[0])
-    with pytest.raises(WordsError, match="say it shorter"):
+    with pytest.raises(WordsError, match="shorten the instruction"):
         words.encode(["x" * 90])
 
 
@@ -298,7 +298,7 @@ def test_damaged_weights_give_the_list(what, tmp_path):
         ),
         (
             lambda folder: torch.save([1], folder / "action_head--150000_checkpoint.pt"),
-            "something else than tensors by name",
+            "does not hold tensors by name",
         ),
         (
             lambda folder: (folder / "config.json").write_text('{"model_type": "llava"}'),
@@ -377,7 +377,7 @@ def test_openvla_7b_and_oft_have_a_place_for_every_weight():
     )
     assert count == pytest.approx(7.4e9, rel=0.02)
     assert (
-        model.config.suffix == (29871,) and len(model.visual_places().mask) == 1 + 512 + 1 + 64 + 56
+        model.config.suffix == (29871,) and len(model.visual_layout().mask) == 1 + 512 + 1 + 64 + 56
     )
 
 

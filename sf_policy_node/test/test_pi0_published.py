@@ -97,7 +97,7 @@ def test_the_published_sizes_have_a_place_for_every_weight(pi05):
     count = sum(each.numel() for each in model.parameters())
     assert count == pytest.approx(3.5e9 if not pi05 else 3.6e9, rel=0.02)
     assert model.config.image_size == (224, 224) and model.columns == 32
-    assert len(model.visual_places().mask) == 3 * 256 + 200
+    assert len(model.visual_layout().mask) == 3 * 256 + 200
 
 
 def change(folder, alter):

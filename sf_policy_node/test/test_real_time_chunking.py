@@ -71,7 +71,7 @@ def descending_sample(
         change = v.detach()
         if guidance is not None:
             (pull,) = torch.autograd.grad(
-                clean, x, (guidance.rows - clean.detach()) * guidance.weights[:, None]
+                clean, x, (guidance.rows - clean.detach()) * guidance.step_weights[:, None]
             )
             weight = (
                 MAX_GUIDANCE
@@ -133,7 +133,7 @@ def test_a_reversed_sign_is_noticed():
     assert not drawn_to_the_prefix(descending_sample(NOISE, 5, guidance(), sign=1.0), plain)
     not_adapted = sample(descending_velocity_as_is, NOISE, guidance=guidance())
     assert not drawn_to_the_prefix(not_adapted, plain)
-    pushed = Guidance(PREFIX, -guidance().weights)
+    pushed = Guidance(PREFIX, -guidance().step_weights)
     assert (distance(sample(velocity, NOISE, guidance=pushed)) > distance(plain))[:OVERLAP].all()
 
 
@@ -143,7 +143,7 @@ def descending_velocity_as_is(x: Tensor, tau: float) -> Tensor:
 
 def test_without_anything_ahead_it_is_plain_sampling():
     nothing = guidance(0, 0)
-    assert not nothing.weights.any()
+    assert not nothing.step_weights.any()
     assert torch.equal(sample(velocity, NOISE, guidance=nothing), sample(velocity, NOISE))
 
 

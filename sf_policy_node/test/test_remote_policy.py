@@ -94,7 +94,7 @@ GARBAGE = {
         lambda *_: "Traceback (most recent call last):\n  File x\nKeyError: 'observation/wrist'\n",
         "reports an error: KeyError",
     ),
-    "silence in text": (lambda *_: "", "reports an error: without a word"),
+    "silence in text": (lambda *_: "", "reports an error: no text"),
     "number": (lambda *_: encoded(5), "no 'actions'"),
     "other shape": (lambda *_: encoded({"actions": chunk(3)}), "at least 8 rows"),
     "nan": (lambda *_: encoded({"actions": chunk() * np.nan}), "holds nan"),
@@ -196,7 +196,9 @@ def test_nobody_there_and_somebody_else_are_told_apart(tmp_path):
 
 def test_a_server_of_others_needs_a_mapping_and_the_metadata_it_expects():
     with openpi_server(good, {"robot": "other", "reset_pose": np.zeros(2)}) as server:
-        with pytest.raises(MappingError, match="does not say its keys and units; write a mapping"):
+        with pytest.raises(
+            MappingError, match="does not declare its keys and units; write a mapping"
+        ):
             load_remote(f"openpi://127.0.0.1:{server.port}", sim_arm())
         with pytest.raises(
             MappingError,
@@ -281,7 +283,7 @@ OFT_GARBAGE = {
         "answers 404 to POST /act",
     ),
     "cut off": (cut, PolicyUnavailable, "the connection was lost"),
-    "no table": (lambda *_: {"detail": 1}, ValueError, "no table of numbers"),
+    "no table": (lambda *_: {"detail": 1}, ValueError, "not a table of numbers"),
     "half a chunk": (
         lambda *_: [json_array(row) for row in chunk(4)],
         ValueError,

@@ -283,7 +283,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*The last one is unharmed"):
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device.*The previous checkpoint is intact"
+    ):
         save_checkpoint(saved, tiny(1), CONTRACT, statistics(), {})
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

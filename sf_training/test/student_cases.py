@@ -131,7 +131,7 @@ class Joint:
         generator = torch.Generator().manual_seed(1)
         chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)
         features = torch.randn(2, SIZES["cameras"], 8, 8, 48, generator=generator)
-        target = prepare_target(features, self.model.visual_places().grid, 0.1)
+        target = prepare_target(features, self.model.visual_layout().grid, 0.1)
         # The same noise in every step: thirty are too few to see through fresh one.
         drawn = draw(self.model, 2, torch.Generator().manual_seed(2), draws=2)
         self.inputs = Inputs(images, torch.arange(2), states, text, chunks, (target,), drawn)

@@ -149,7 +149,7 @@ def test_a_batch_in_parts_sees_the_same_images(name, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     plain = make_run(name, tmp_path, 4, teacher="none", read_ahead=0)
     plain.train_step()
-    assert plain._sums[0][0] != losses[0][0]
+    assert plain._losses[0][0] != losses[0][0]
     plain.close()
 
 
@@ -191,7 +191,7 @@ def test_a_live_teacher_sees_the_crop_of_the_student():
     [
         (
             {"augmentation": "openvla", "teacher": "pointmap"},
-            "features of teacher pointmap are of whole images; take --augmentation openvla_colour",
+            "features of teacher pointmap are of full images; take --augmentation openvla_colour",
         ),
         (
             {"augmentation": "openpi", "teacher": "vggt", "teacher_weights": "w"},

@@ -84,7 +84,7 @@ def test_the_alignment_alone_reaches_the_vision_tower_and_nothing_above_its_laye
     blocks = next(
         key
         for key, module in one.model.named_modules()
-        if module is one.model.visual_places().blocks
+        if module is one.model.visual_layout().blocks
     )
     assert {
         int(key.removeprefix(f"{blocks}.").split(".")[0])
@@ -160,10 +160,10 @@ def test_checkpointing_that_would_drop_the_prefix_is_refused(root):
 def test_presets_find_their_layers(name, root):
     one = student("qwen3_vl", root)
     config = preset(name, one.blocks)
-    tokens = StudentTokens(one.model, config.student_layers, one.model.visual_places().blocks)
+    tokens = StudentTokens(one.model, config.student_layers, one.model.visual_layout().blocks)
     with tokens.recording():
         one.model.context(*inputs(one))
     assert all(
-        tokens[layer].shape[1] == len(one.model.visual_places().mask)
+        tokens[layer].shape[1] == len(one.model.visual_layout().mask)
         for layer in config.student_layers
     )

@@ -72,13 +72,13 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
     [
         (
             ["--teacher", "pointmap"],
-            "--teacher pointmap: is made when training starts and not kept; take vggt or hf",
+            "--teacher pointmap: is computed when training starts and not saved; take vggt",
         ),
-        (["--teacher", "none"], "--teacher none: is made when training starts and not kept"),
+        (["--teacher", "none"], "--teacher none: is computed when training starts and not saved"),
         (["--teacher", "vggt", "--teacher-weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (
             ["--teacher", "vggt", "--teacher-weights", "w", "--cache-format", "none"],
-            "--cache-format none: keeps nothing; take float16",
+            "--cache-format none: saves nothing; take float16",
         ),
     ],
 )

@@ -24,14 +24,14 @@ def test_each_source_gets_its_share_of_the_draws_however_large_it_is():
         sampler = ContrastiveSampler(label_frame, label_frame, 0, 200, 1, source=source, **options)
         return float(np.mean([source[sampler.draw()[0]].mean() for _ in range(50)]))
 
-    assert share(weights=(1.0, 3.0)) == pytest.approx(0.75, abs=0.02)
+    assert share(source_weights=(1.0, 3.0)) == pytest.approx(0.75, abs=0.02)
     assert share() == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_resumed_draw_with_weights_is_the_same():
     label_frame = np.repeat(np.arange(30), 2)
     make = lambda: ContrastiveSampler(  # noqa: E731
-        label_frame, np.arange(60), 4, 0, 1, source=np.arange(30) % 2, weights=(1.0, 5.0)
+        label_frame, np.arange(60), 4, 0, 1, source=np.arange(30) % 2, source_weights=(1.0, 5.0)
     )
     one, other = make(), make()
     one.draw()

@@ -288,7 +288,7 @@ def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_la
     with pytest.raises(
         TeacherError,
         match=(
-            "control mean: the average is over all frames, so their features must be kept; take a"
+            "control mean: the average is over all frames, so their features must be stored; take a"
             " cache"
         ),
     ):

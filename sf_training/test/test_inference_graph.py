@@ -46,12 +46,12 @@ def root(tmp_path_factory) -> Path:
 
 def align_once(one: Student, batch) -> None:
     """A step of Spatial Forcing alone, on adapters where there are any."""
-    places = one.model.visual_places()
-    alignment = Alignment(AlignmentConfig(layer=LAYER), places.width, 16)
-    tokens = StudentTokens(one.model, [LAYER], places.blocks)
+    layout = one.model.visual_layout()
+    alignment = Alignment(AlignmentConfig(layer=LAYER), layout.width, 16)
+    tokens = StudentTokens(one.model, [LAYER], layout.blocks)
     with tokens.recording():
         one.model.train().context(*batch)
-    hidden = visual_tokens(tokens[LAYER], visual_positions(places.mask.expand(len(batch[1]), -1)))
+    hidden = visual_tokens(tokens[LAYER], visual_positions(layout.mask.expand(len(batch[1]), -1)))
     target = torch.randn(*hidden.shape[:2], 16, generator=torch.Generator().manual_seed(0))
     alignment({LAYER: hidden}, [target]).backward()
     torch.optim.SGD([p for p in one.model.parameters() if p.requires_grad], 0.1).step()

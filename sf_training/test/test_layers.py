@@ -76,6 +76,6 @@ def test_a_random_projector_is_said_and_no_teacher_is_refused(place, capsys):
     more = ["--out", place / "again.csv", "--frames", 3, "--batches", 1]
     assert main(options(place, *more)) == 0
     assert "the projector is random" in capsys.readouterr().out.replace("\n", " ")
-    with pytest.raises(SystemExit, match="--teacher none: there is nothing to compare with"):
+    with pytest.raises(SystemExit, match="--teacher none: choose a teacher to compare with"):
         main(["--data", str(place / "bags"), "--teacher", "none"])
     assert Arguments(data=(place,)).frames == 32 and callable(layers)

@@ -47,12 +47,12 @@ def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(na
     )
     # Names of places that Spatial Forcing hooks stay.
     blocks = [
-        key for key, module in model.named_modules() if module is model.visual_places().blocks
+        key for key, module in model.named_modules() if module is model.visual_layout().blocks
     ]
     assert blocks == [
         key
         for key, module in plain.model.named_modules()
-        if module is plain.model.visual_places().blocks
+        if module is plain.model.visual_layout().blocks
     ]
 
 

@@ -119,7 +119,7 @@ def test_the_command_writes_figures_a_plot_and_its_settings(bags, answers_two, t
     said = capsys.readouterr().out
     assert "the 1 of 4 episodes that training kept for validation" in said
     assert (
-        "of 10 labels that share their picture with another instruction, 5 chunks are nearest to"
+        "of 10 labels that share their image with another instruction, 5 chunks are closest to"
         " their own label" in said
     )
     summary = json.loads(out.read_text())

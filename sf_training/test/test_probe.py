@@ -21,7 +21,7 @@ from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHea
 from sf_training.spatial_forcing.frozen_tokens import frozen_tokens, random_twin, rgb_tokens
 from sf_training.spatial_forcing.probe import main
 from sf_training.spatial_forcing.probe_report import (
-    MEAN_PICTURE,
+    MEAN_IMAGE,
     RANDOM,
     RGB,
     STATE,
@@ -145,7 +145,7 @@ def test_the_mean_picture_explains_nothing_and_the_truth_all():
         np.nanmean(np.square(task.residuals(depth)), axis=(0, 2, 3)), 1.0, rtol=1e-4
     )
     one = depth[:, 0]
-    np.testing.assert_array_equal(task.by_picture(task.by_token(one)), one)
+    np.testing.assert_array_equal(task.by_image(task.by_token(one)), one)
 
 
 def test_errors_are_over_cells_that_are_known():
@@ -202,8 +202,8 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_model_alone(kind):
         for each in (model, random_twin(model, 5), random_twin(model, 5), random_twin(model, 6))
     )
     assert torch.equal(torch.get_rng_state(), before)
-    places = model.visual_places()
-    assert own.shape == (3, 2, *places.grid, places.width)
+    layout = model.visual_layout()
+    assert own.shape == (3, 2, *layout.grid, layout.width)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other) and not np.allclose(first, own)
 
@@ -218,9 +218,9 @@ def test_random_weights_of_every_backbone_see(name):
         tiny_pi0(columns=12, **SIZES) if name == "pi0" else tiny_hf(name, **SIZES), 5
     )
     images, states, texts = inputs(twin)
-    places = twin.visual_places()
+    layout = twin.visual_layout()
     first, other, _ = frozen_tokens(
-        twin, len(places.blocks), images, states[:1].expand(3, -1), texts
+        twin, len(layout.blocks), images, states[:1].expand(3, -1), texts
     )
     assert np.abs(first - other).max() > 1e-3 * np.abs(first).max()
 
@@ -332,9 +332,9 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
         rows = found["heads"][head]
         assert [
             len(rows[name]["members"])
-            for name in (MEAN_PICTURE, STATE, RGB, RANDOM, "no SF", "SF (pointmap)")
+            for name in (MEAN_IMAGE, STATE, RGB, RANDOM, "no SF", "SF (pointmap)")
         ] == [1, 1, 1, 3, 2, 2]
-        assert rows[MEAN_PICTURE]["explained"] == {"scene": 0.0, "wrist": 0.0}
+        assert rows[MEAN_IMAGE]["explained"] == {"scene": 0.0, "wrist": 0.0}
         assert rows[STATE]["explained"]["scene"] > 0.99  # the arm moves as the depth does
         assert rows["SF (pointmap)"]["explained_more_than_no_sf_interval_95"].keys() == {
             "scene",
@@ -343,7 +343,7 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
         assert (tmp_path / f"out/probe_{head}.png").stat().st_size > 10_000
     assert found["heads"]["linear"][RGB]["explained"]["scene"] > 0.99
     # Depth is 1 to 6 m, the same in all cells: the mean picture is off by its standard deviation.
-    assert found["heads"]["linear"][MEAN_PICTURE]["rmse_m"]["scene"] == pytest.approx(
+    assert found["heads"]["linear"][MEAN_IMAGE]["rmse_m"]["scene"] == pytest.approx(
         np.std([1, 2, 3, 4, 5, 6]), abs=1e-3
     )
     table = (tmp_path / "out/probe.md").read_text()
@@ -432,6 +432,6 @@ def test_episodes_without_depth_are_refused(tmp_path, capsys):
         == 2
     )
     assert (
-        "the episodes hold no depth, which the probe is judged by; record depth"
+        "the episodes hold no depth, which the probe needs as truth; record depth"
         in capsys.readouterr().err
     )

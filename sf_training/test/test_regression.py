@@ -188,4 +188,4 @@ def test_a_change_that_may_be_chance_is_told_so():
         for n, each in enumerate(before)
     ]
     sentences = compare(CONTRACT, now, before, TOLERANCES).regressions
-    assert "this may be chance: judge on more episodes" in sentences[0]
+    assert "this may be chance: evaluate on more episodes" in sentences[0]

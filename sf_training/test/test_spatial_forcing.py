@@ -197,7 +197,7 @@ def test_targets_that_do_not_fit_into_memory_are_refused(teacher, monkeypatch):
 @pytest.mark.parametrize("part", [1, 3, 512])
 def test_targets_do_not_depend_on_the_parts_that_they_are_computed_in(part, monkeypatch):
     whole = build_targets("pointmap", *data(), PATCH)
-    monkeypatch.setattr(teachers, "_PART", part)
+    monkeypatch.setattr(teachers, "_FRAMES_AT_ONCE", part)
     np.testing.assert_allclose(
         build_targets("pointmap", *data(), PATCH).astype(np.float32),
         whole.astype(np.float32),

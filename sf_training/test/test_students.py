@@ -109,7 +109,7 @@ def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
         assert parameter.requires_grad == (how == "full" or (how == "lora" and ".lora_" in key)), (
             key
         )
-    for part, (total, trained) in built.weights().items():
+    for part, (total, trained) in built.weight_counts().items():
         how = {**chosen, "action": "full"}[part if part == "action" else f"train_{part}"]
         total -= 300 * 32 if part == "expert" else 0  # its embedding of words
         assert (trained == total, trained == 0) == {
@@ -126,7 +126,7 @@ def test_weights_are_counted_without_memory_for_them(name, root):
     )
     counted = build_student(chosen, CONTRACT, meta=True)
     assert all(parameter.is_meta for parameter in counted.model.parameters())
-    assert counted.weights() == build_student(chosen, CONTRACT).weights()
+    assert counted.weight_counts() == build_student(chosen, CONTRACT).weight_counts()
 
 
 def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
@@ -164,8 +164,8 @@ def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path)
     built = build_student(StudentSettings(kind="hf", random_weights=tmp_path), CONTRACT, meta=True)
     (language, language_trained), (vision, vision_trained) = (
-        built.weights()["language"],
-        built.weights()["vision"],
+        built.weight_counts()["language"],
+        built.weight_counts()["vision"],
     )
     assert language - language_trained == pytest.approx(
         2.51e9, rel=0.01
@@ -281,7 +281,7 @@ def test_what_is_not_refused_gets_a_gradient_from_the_tokens(name, changes, root
 
     built = student(name, root, **changes)
     built.check_layers((2,))
-    tokens = StudentTokens(built.model, [2], built.model.visual_places().blocks)
+    tokens = StudentTokens(built.model, [2], built.model.visual_layout().blocks)
     with tokens.recording():
         built.model.context(*inputs(built))
     tokens[2].sum().backward()
@@ -373,7 +373,7 @@ def test_training_goes_on_from_a_checkpoint(name, root, tmp_path):
     counted = build_student(second.settings, CONTRACT, meta=True)
     assert (
         all(parameter.is_meta for parameter in counted.model.parameters())
-        and counted.weights() == second.weights()
+        and counted.weight_counts() == second.weight_counts()
     )
 
 
@@ -397,7 +397,7 @@ def test_a_checkpoint_that_does_not_fit_the_robot_or_the_settings_is_named(root,
     mine = tmp_path / "mine"
     save_checkpoint(mine, student("llava", root).model, CONTRACT, random_statistics(), {})
     chosen = student_settings("llava", root, weights=mine, random_weights=None)
-    with pytest.raises(StudentError, match="holds a model of kind hf; give"):
+    with pytest.raises(StudentError, match="holds a hf model; give"):
         build_student(StudentSettings(weights=mine), CONTRACT)
     with pytest.raises(StudentError, match="its head is regression; give --head regression"):
         build_student(chosen, CONTRACT, head="flow")
@@ -406,10 +406,10 @@ def test_a_checkpoint_that_does_not_fit_the_robot_or_the_settings_is_named(root,
     )
     with pytest.raises(StudentError, match=r"is for another robot \(horizon 8, the robot 9\)"):
         build_student(chosen, longer)
-    with pytest.raises(StudentError, match="is no checkpoint of nano"):
+    with pytest.raises(StudentError, match="is not a checkpoint of nano"):
         build_student(StudentSettings(weights=tmp_path / "nowhere"), CONTRACT)
     (mine / "contract.yaml").unlink()
-    with pytest.raises(StudentError, match="copy it whole"):
+    with pytest.raises(StudentError, match="copy all of its files"):
         build_student(chosen, CONTRACT)
 
 
@@ -417,7 +417,7 @@ def test_weights_of_another_kind_are_named(root, tmp_path):
     folder = pretrained("smolvlm", tmp_path / "smolvlm")
     with pytest.raises(StudentError, match="holds a smolvlm model, not pi0"):
         build_student(StudentSettings(kind="pi0", weights=folder), CONTRACT)
-    with pytest.raises(StudentError, match="holds a pi0 model, which is a kind of its own"):
+    with pytest.raises(StudentError, match="holds a pi0 model; give kind pi0"):
         build_student(
             StudentSettings(kind="hf", random_weights=student_settings("pi0", root).random_weights),
             CONTRACT,
@@ -427,12 +427,14 @@ def test_weights_of_another_kind_are_named(root, tmp_path):
 def test_pictures_that_the_model_does_not_take_are_named(root):
     with pytest.raises(StudentError, match=r"takes \(56, 56\)"):
         student("paligemma", root, image_size=(64,))
-    with pytest.raises(StudentError, match="nano takes square pictures"):
+    with pytest.raises(StudentError, match="nano takes square images"):
         student("nano", root, image_size=(64, 96))
     with pytest.raises(StudentError, match="nano: image_size 50"):
         student("nano", root, image_size=(50,))
 
 
 def test_an_instruction_that_is_too_long_names_the_setting(root):
-    with pytest.raises(StudentError, match=r"say it shorter, or raise --student\.text-tokens"):
+    with pytest.raises(
+        StudentError, match=r"shorten the instruction, or raise --student\.text-tokens"
+    ):
         student("smolvlm", root).text_rows(["pick " * 30], random_statistics())

@@ -128,7 +128,7 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
         said.append(" ".join(capsys.readouterr().out.split()))
     assert "licence of its weights: Somebody's licence" in said[0]
     assert "teacher features" in said[0]
-    assert "16 of 64 channels kept: mean cosine with the whole targets 0." in said[1]
+    assert "16 of 64 channels saved: mean cosine with the full targets 0." in said[1]
     assert "teacher features" not in said[1]
     assert len(list(demos.glob(".cache/features-*"))) == 1
     assert Policy.load(tmp_path / "mean", contract=CONTRACT, device="cpu").policy_id.startswith(

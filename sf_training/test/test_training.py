@@ -305,7 +305,7 @@ def test_data_that_are_not_finite_are_refused():
         ({"teacher": "rgb", "control": "mean"}, "--control mean: teacher rgb is a control itself"),
         (
             {"teacher": "none", "control": "mean"},
-            "--control mean: a control stands for a teacher; give --teacher",
+            "--control mean: a control replaces a teacher; give --teacher",
         ),
     ],
 )

@@ -247,7 +247,7 @@ def test_a_full_disk_leaves_the_state_before_and_says_so(tmp_path):
     )
     assert done.returncode != 0
     assert (
-        "the state of the run cannot be written" in done.stderr and "free some space" in done.stderr
+        "the state of the run cannot be written" in done.stderr and "free disk space" in done.stderr
     )
     assert (tmp_path / "resume.pt").read_bytes() == before
     assert not (tmp_path / "resume.new").exists()

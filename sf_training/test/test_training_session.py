@@ -58,7 +58,7 @@ def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monke
     run.close()
     said = capsys.readouterr().out
     assert trained_steps(tmp_path) == {"out": 6} | ({"out-best": best} if best else {})
-    assert ("out-best" in said) == bool(best) and ("(the best, too)" in said) != bool(best)
+    assert ("out-best" in said) == bool(best) and ("(also the best)" in said) != bool(best)
     assert not (tmp_path / "out.resume.pt").exists()
 
 
@@ -67,7 +67,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     again = a_run(tmp_path, save_every=3)  # that changes nothing of what is computed
     session(again).go()
-    assert "out: this run is finished; give another --out to train anew" in capsys.readouterr().out
+    assert "out: this run is finished; give another --out to train again" in capsys.readouterr().out
     assert again.step == 0
     assert {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
@@ -94,7 +94,7 @@ def test_the_checkpoint_of_another_run_is_not_overwritten(changed, tmp_path):
 def test_bars_of_a_letterbox_are_not_aligned(tmp_path):
     """The first camera is wider than high, the model's pictures are square."""
     runs = [make_run("pi0", tmp_path, 2, head="flow") for _ in range(3)]
-    rows, columns = runs[0].model.visual_places().grid
+    rows, columns = runs[0].model.visual_layout().grid
     valid = runs[0].training.valid.view(1, len(CONTRACT.cameras), rows, columns, 1)
     height = CONTRACT.cameras[0].height / CONTRACT.cameras[0].width
     assert valid[:, 0].float().mean() == pytest.approx(height, abs=1 / rows)
@@ -178,7 +178,7 @@ def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("save_every", "cure"), [(1, "the state of the run is kept"), (4, "start again")]
+    ("save_every", "cure"), [(1, "the state of the run is saved"), (4, "start again")]
 )
 def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
     save_every, cure, tmp_path, monkeypatch
@@ -204,12 +204,13 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_
         assert torch.equal(value, kept[name])
     session(more)
     assert (
-        f"projector: goes on from {first}/report/alignment.safetensors" in capsys.readouterr().out
+        f"projector: continues from {first}/report/alignment.safetensors" in capsys.readouterr().out
     )
     other = a_run(tmp_path / "other", student_weights=first, control="mean")
     assert (
         other.projector_origin
-        == f"projector: starts anew, that of {first} was for teacher pointmap, student layer 2"
+        == f"projector: starts from random weights, that of {first} was for teacher pointmap,"
+        " student layer 2"
     )
     assert not torch.equal(
         other.training.alignment.state_dict()["projector.out.weight"], kept["projector.out.weight"]

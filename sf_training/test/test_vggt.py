@@ -218,7 +218,7 @@ def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ),
         (
             changed(frame_blocks__1__mlp__fc1__bias=torch.zeros(5)),
-            "aggregator.frame_blocks.1.mlp.fc1.bias is 5, the others want 128",
+            "aggregator.frame_blocks.1.mlp.fc1.bias is 5, the other tensors need 128",
         ),
         (
             changed(scale_head=torch.zeros(1)),
@@ -226,7 +226,7 @@ def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
         ),
         (
             changed(patch_embed__pos_embed=torch.zeros(1, 13, 32)),
-            "holds 12 places, which is not a square",
+            "holds 12 positions, which is not a square",
         ),
         ({"weight": torch.zeros(2)}, "not a VGGT checkpoint"),
     ],
@@ -252,7 +252,7 @@ def test_files_that_are_not_weights_are_named(directory, tmp_path):
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1")
     (tmp_path / "empty").mkdir()
     for source, message in {
-        "trap.pt": "holds more than tensors, which is not read; convert it to safetensors",
+        "trap.pt": "holds pickled objects, which are not loaded",
         "text.safetensors": "not a readable safetensors file",
         "text.pt": "text.pt: ",
         "empty": "no model.safetensors, model.safetensors.index.json, model.pt in this directory",

@@ -244,7 +244,7 @@ def test_bad_models_are_named(saved, tmp_path):
     with pytest.raises(
         TeacherError,
         match=(
-            "a model of kind vit; teacher hf takes dinov2, dinov2_with_registers, depth_anything,"
+            "a model of type vit; teacher hf takes dinov2, dinov2_with_registers, depth_anything,"
             " siglip"
         ),
     ):
@@ -336,7 +336,7 @@ def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_cache.os, "posix_fallocate", full)
     with pytest.raises(
-        TeacherError, match=r"features cannot be kept \(No space left on device\); free some space"
+        TeacherError, match=r"features cannot be saved \(No space left on device\); free disk space"
     ):
         vision_targets(vggt, pictures(), GRID, CONFIG, cache=tmp_path)
     assert not list(tmp_path.glob("features-*/*.npy"))

@@ -91,7 +91,7 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
         if name == "nano"
         else student.text_rows(data.texts, normalisation)
     )
-    grid = student.model.visual_places().grid
+    grid = student.model.visual_layout().grid
     shape = (len(data.images), SIZES["cameras"], *grid, CHANNELS)
     targets = (
         np.random.default_rng(2).normal(size=shape).astype(np.float16)

@@ -82,8 +82,8 @@ class Steps:
         self.model = self.student.model.to(self.device).train()
         if arguments.checkpointing:
             self.model.checkpoint_gradients()
-        places = self.model.visual_places()
-        self.layer = round(len(places.blocks) * 12 / 18)
+        layout = self.model.visual_layout()
+        self.layer = round(len(layout.blocks) * 12 / 18)
         self.teacher = _random_vggt(
             (
                 VggtConfig(width=32, pairs=2, encoder_blocks=2, head_size=8, grid=4)
@@ -93,9 +93,9 @@ class Steps:
             self,
         )
         self.alignment = Alignment(
-            AlignmentConfig(layer=self.layer), places.width, self.teacher.feature_size
+            AlignmentConfig(layer=self.layer), layout.width, self.teacher.feature_size
         ).to(self.device)
-        self.tokens = StudentTokens(self.model, (self.layer,), places.blocks)
+        self.tokens = StudentTokens(self.model, (self.layer,), layout.blocks)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW([*trained, *self.alignment.parameters()], lr=1e-5)
         self.noise = torch.Generator().manual_seed(0)
@@ -104,7 +104,7 @@ class Steps:
         """One whole step, loss to update. Pictures come from the processor, cached features in
         float16 too, as in a training.
         """
-        config, places = self.model.config, self.model.visual_places()
+        config, layout = self.model.config, self.model.visual_layout()
         generator = torch.Generator().manual_seed(0)
         shape = (batch, config.cameras, 3, *config.image_size)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(
@@ -125,10 +125,10 @@ class Steps:
                 self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise)
             )
             if way != "no_sf":
-                positions = visual_positions(places.mask.expand(batch, -1))
+                positions = visual_positions(layout.mask.expand(batch, -1))
                 hidden = visual_tokens(self.tokens[self.layer], positions)
                 loss = loss + 0.5 * self.alignment(
-                    {self.layer: hidden}, [self._target(way, images, batch, places.grid)]
+                    {self.layer: hidden}, [self._target(way, images, batch, layout.grid)]
                 )
         self.tokens.clear()
         loss.backward()
@@ -160,7 +160,7 @@ def main() -> None:
     console, figures = Console(), Figures()
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(arguments, Path(folder))
-    counted = {part: total for part, (total, _) in steps.student.weights().items()}
+    counted = {part: total for part, (total, _) in steps.student.weight_counts().items()}
     trained = sum(
         parameter.numel() for parameter in steps.model.parameters() if parameter.requires_grad
     )

@@ -111,7 +111,7 @@ def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> Tr
         else model.text_rows(data.texts, normalisation)
     )
     labels = np.arange(len(data.label_frame))
-    found = targets(way, data, model.model.visual_places().grid, folder)
+    found = targets(way, data, model.model.visual_layout().grid, folder)
     return TrainingRun(settings, model, contract, data, labels, normalisation, text, found)
 
 

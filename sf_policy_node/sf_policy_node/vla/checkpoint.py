@@ -1,10 +1,8 @@
-"""A checkpoint is a directory: weights, sizes, contract, URDF and statistics. No pickle is ever
-loaded.
+"""A checkpoint directory: weights, configuration, contract, URDF and statistics.
 
-``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF it names, ``statistics.json``,
-``report/``, and the tokenizer's
-files where the model has one. ``config.json`` names the kind of model: ``nano``, ``hf``, ``pi0`` or
-``openvla_oft``.
+No pickle is ever loaded. Files: ``model.safetensors``, ``config.json``, ``contract.yaml``, the URDF
+it names, ``statistics.json``, ``report/``, and the tokenizer's files where the model has one.
+``config.json`` names the model kind: ``nano``, ``hf``, ``pi0``, ``pi05`` or ``openvla_oft``.
 """
 
 from __future__ import annotations
@@ -39,24 +37,25 @@ class CheckpointError(ValueError):
 
 
 class Model(Protocol):
-    """What every kind of model offers, besides being an ``nn.Module``."""
+    """Interface of every model kind, besides that of ``nn.Module``."""
 
     kind: str
     # cameras, state_size, action_size, horizon, image_size, fit, head, text_size, to_dict()
     config: Any
-    words: Any  # its tokenizer, or None where it reads sentence embeddings
-    head: Any  # makes a chunk of a context
+    words: Any  # tokenizer; None where the model reads sentence embeddings
+    head: Any  # maps a context to a chunk
 
     def context(self, images: torch.Tensor, state: torch.Tensor, text: torch.Tensor) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. ``identity`` is its folder's name and the first digits of the weights'
-    hash.
+    """A loaded checkpoint.
 
-    ``contract`` is the robot's where one was given: limits are the robot's own, whatever the
-    training was told.
+    Attributes:
+        contract: the robot's where one was given, so limits are those of the robot and not those at
+            training time; else the one in the checkpoint.
+        identity: name of the directory and the first digits of the weights' SHA-256.
     """
 
     model: Model
@@ -72,14 +71,16 @@ def save_checkpoint(
     normalisation: Normalisation,
     training: Mapping[str, object],
 ) -> None:
-    """Write a checkpoint next to ``path`` and move it into place, so that a full disk leaves the
-    old one whole.
+    """Write a checkpoint beside ``path`` and move it into place.
 
-    ``training`` (settings, seeds, command) goes into ``config.json`` as it is. A ``report`` folder
-    is kept.
+    A full disk leaves the previous checkpoint intact.
+
+    Args:
+        training: settings, seeds and command; written to ``config.json`` as they are. A ``report``
+            directory in ``path`` is kept.
 
     Raises:
-        CheckpointError: when it cannot be written.
+        CheckpointError: the checkpoint cannot be written.
     """
     path = Path(path)
     try:
@@ -109,14 +110,15 @@ def save_checkpoint(
             _put_in_place(fresh, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint cannot be written ({error}); free some space. The last one is"
-            " unharmed"
+            f"{path}: the checkpoint cannot be written ({error}); free disk space. The previous"
+            " checkpoint is intact"
         ) from None
 
 
 def _put_in_place(fresh: Path, path: Path) -> None:
-    """Exchange two directories at once, where the system can: a kill must not leave neither, nor a
-    robot that loads find none.
+    """Exchange two directories atomically where the system can.
+
+    After a kill, and for a robot that loads meanwhile, there is always a checkpoint at ``path``.
     """
     exchange = getattr(ctypes.CDLL(None), "renameat2", None)
     if (
@@ -137,7 +139,7 @@ def _put_in_place(fresh: Path, path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Checkpoint:
-    """Read a checkpoint, and refuse it when it was trained for another contract than ``contract``.
+    """Read a checkpoint; one that was trained for another contract than ``contract`` is refused.
 
     Raises:
         CheckpointError: a file is missing or damaged, sizes do not fit, or the contracts differ.
@@ -194,19 +196,20 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
     return Checkpoint(model.eval(), contract or trained_for, normalisation, f"{path.name}@{digest}")
 
 
-def read_model(path: str | Path, *, weights: bool = True) -> Any:
-    """The model of a checkpoint alone; without ``weights`` as it is built, for those who only count
-    them.
+def read_model(path: str | Path, *, with_weights: bool = True) -> Any:
+    """Read the model of a checkpoint.
+
+    Args:
+        with_weights: False leaves the weights as they are built, to count them.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights belong to another
-            architecture.
+        CheckpointError: a file is missing or damaged, or the weights are of another architecture.
     """
     path = Path(path)
     config = _read_config(path / "config.json")
     try:
         model = _build(config["model"], config["sizes"], path)
-        if weights:
+        if with_weights:
             _load_weights(model, path / "model.safetensors")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise _damaged(path, error) from None
@@ -221,8 +224,9 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
-    """A model without weights. Those on transformers are imported only where they are wanted: that
-    takes seconds.
+    """Build a model without its weights.
+
+    Backbones of transformers are imported where they are needed: their import takes seconds.
     """
     if kind == "hf":
         from sf_policy_node.vla.backbones.hf import load_hf
@@ -240,8 +244,12 @@ def _build(kind: str, sizes: dict[str, Any], path: Path) -> Any:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Raises RuntimeError in few words, where torch would list every key of another
-    architecture.
+    """Load weights into a model.
+
+    Raises:
+        OSError: the file is missing.
+        RuntimeError: the weights are of another architecture; shorter than torch's list of all
+            keys.
     """
     if not path.is_file():
         raise OSError(f"{path.name} is missing")

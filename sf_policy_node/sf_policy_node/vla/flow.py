@@ -1,12 +1,16 @@
-"""A flow-matching head: it turns noise into a chunk of actions, given the trunk's action tokens.
+"""Flow-matching head: turns noise into a chunk of actions, given action tokens of the trunk.
 
-Time ``tau`` runs from 0 (noise) to 1 (action) everywhere in this package; ``x_tau = (1 - tau) noise
-+ tau action`` and the velocity is ``action - noise`` (Lipman et al. 2023). The network estimates
-the action itself and the velocity follows from it, which a small network learns much more exactly
-where demonstrations leave little choice (Li and He, arXiv 2511.13720).
+Legend: epsilon (H, A) is Gaussian noise, a (H, A) the normalised action chunk, tau in [0, 1] the
+flow time, 0 at noise and 1 at the action, in the whole package.
 
-Every row of a chunk has a time of its own: rows at ``tau = 1`` are given, and the others continue
-them (training-time real-time chunking, arXiv 2512.05964).
+* Interpolant ``x_tau = (1 - tau) epsilon + tau a`` and velocity ``v = a - epsilon`` (Lipman et al.,
+  arXiv 2210.02747, the optimal-transport path with sigma_min = 0).
+* The network estimates ``a``, and ``v = (a - x_tau) / (1 - tau)`` follows. A small network learns
+  ``a`` much more exactly than ``v`` where demonstrations leave little choice (Li and He, arXiv
+  2511.13720).
+
+Every step of a chunk has a time of its own. Steps at ``tau = 1`` are a given prefix, which the
+other steps continue (training-time real-time chunking, arXiv 2512.05964).
 """
 
 from __future__ import annotations
@@ -21,17 +25,17 @@ from sf_policy_node.vla.real_time_chunking import STEPS
 from sf_policy_node.vla.transformer import Block
 
 _FREQUENCIES = 12
-_PREFIX_SHARE = 0.5  # of the draws in training that have given rows
+_PREFIX_SHARE = 0.5  # of the draws in training that have given steps
 _LAST_TIME = 0.99  # a velocity at tau = 1 would be 0 / 0
 
 
 class FlowHead(nn.Module):
-    """Estimates the action behind a noisy chunk; two transformer blocks over the rows of the
+    """Estimates the clean chunk behind a noisy one, with transformer blocks over the steps of the
     chunk.
     """
 
     steps = STEPS
-    keeps_given = True  # rows have times of their own
+    keeps_given = True  # each step has its own time, so a prefix can be given
 
     def __init__(self, width: int, heads: int, layers: int, horizon: int, action_size: int) -> None:
         super().__init__()
@@ -48,12 +52,16 @@ class FlowHead(nn.Module):
 
     @property
     def columns(self) -> int:
-        """Of a chunk."""
+        """Number of action columns of a chunk."""
         return self.leave.out_features
 
     def forward(self, tokens: Tensor, noisy: Tensor, tau: Tensor) -> Tensor:
-        """The clean chunk (B, H, A) behind ``noisy`` (B, H, A), for action tokens (B, H, width) and
-        times (B, H) of its rows.
+        """Estimate the clean chunk (B, H, A).
+
+        Args:
+            tokens: action tokens (B, H, width) of the trunk.
+            noisy: (B, H, A).
+            tau: (B, H) flow time of each step.
         """
         angle = tau[..., None] * self.frequencies
         time = self.time_out(
@@ -65,50 +73,54 @@ class FlowHead(nn.Module):
         return self.leave(self.norm(x))
 
     def velocity(self, tokens: Tensor, noisy: Tensor, tau: float, given: int = 0) -> Tensor:
-        """Velocity (B, H, A) at time ``tau`` below 1; the first ``given`` rows of ``noisy`` are
-        clean and stand still.
+        """Return the velocity (B, H, A) at time ``tau`` < 1.
+
+        Args:
+            given: number of steps at the start of ``noisy`` that are clean; their velocity is zero.
         """
         times = noisy.new_full(noisy.shape[:2], tau)
         times[:, :given] = 1.0
-        moving = (torch.arange(noisy.shape[1], device=noisy.device) >= given)[:, None]
-        # Given rows are no variables: guidance must not move them in favour of the others.
-        clean = self(tokens, torch.where(moving, noisy, noisy.detach()), times)
-        return torch.where(moving, (clean - noisy) / (1.0 - tau), torch.zeros_like(noisy))
+        is_free = (torch.arange(noisy.shape[1], device=noisy.device) >= given)[:, None]
+        # Guidance must not change given steps in favour of the others: no gradient for them.
+        clean = self(tokens, torch.where(is_free, noisy, noisy.detach()), times)
+        return torch.where(is_free, (clean - noisy) / (1.0 - tau), torch.zeros_like(noisy))
 
 
 @dataclass(frozen=True)
 class FlowDraws:
-    """Noises, times and given rows of a batch of B chunks, several draws of each: (draws, B, ...),
-    on the processor.
+    """Random numbers of the flow loss for a batch of B chunks, D draws for each, on the processor.
 
-    ``free`` is the number of rows that are not given, over the whole batch: parts of it weigh as
-    they do in the whole.
+    Attributes:
+        noise: (D, B, H, A).
+        tau: (D, B, 1) flow time of the steps after the given prefix.
+        given: (D, B, 1) number of given steps.
+        free_steps: number of steps after the prefixes, over the whole batch; the loss is their
+            mean.
+        parts: number of equal parts into which the batch is split.
     """
 
-    noise: Tensor  # (D, B, H, A)
-    tau: Tensor  # (D, B, 1)
-    given: Tensor  # (D, B, 1)
-    free: int
+    noise: Tensor
+    tau: Tensor
+    given: Tensor
+    free_steps: int
     parts: int = 1
 
     @classmethod
     def draw(
         cls, count: int, horizon: int, columns: int, draws: int, generator: torch.Generator
     ) -> FlowDraws:
-        """For ``count`` chunks. Drawn on the processor whatever the device: every device draws
-        alike.
-        """
-        whole = count * draws
-        noise = torch.randn(whole, horizon, columns, generator=generator)
-        tau = _LAST_TIME * torch.rand(whole, 1, generator=generator)
-        given = torch.randint(1, horizon // 2 + 1, (whole, 1), generator=generator)
-        given = torch.where(torch.rand(whole, 1, generator=generator) < _PREFIX_SHARE, given, 0)
-        free = int((horizon - given).sum())
+        """Draw for ``count`` chunks; on the processor, so every device gets the same numbers."""
+        total = count * draws
+        noise = torch.randn(total, horizon, columns, generator=generator)
+        tau = _LAST_TIME * torch.rand(total, 1, generator=generator)
+        given = torch.randint(1, horizon // 2 + 1, (total, 1), generator=generator)
+        given = torch.where(torch.rand(total, 1, generator=generator) < _PREFIX_SHARE, given, 0)
+        free_steps = int((horizon - given).sum())
         return cls(
             noise.unflatten(0, (draws, count)),
             tau.unflatten(0, (draws, count)),
             given.unflatten(0, (draws, count)),
-            free,
+            free_steps,
         )
 
     def select(self, indices: Tensor, parts: int) -> FlowDraws:
@@ -120,29 +132,30 @@ class FlowDraws:
             self.noise[:, indices],
             self.tau[:, indices],
             self.given[:, indices],
-            self.free,
+            self.free_steps,
             parts,
         )
 
 
 def flow_loss(
-    head: FlowHead, tokens: Tensor, chunks: Tensor, weight: Tensor, drawn: FlowDraws
+    head: FlowHead, tokens: Tensor, chunks: Tensor, column_weights: Tensor, drawn: FlowDraws
 ) -> Tensor:
-    """Mean squared error of the clean estimate, over several noises and times for each chunk.
+    """Return the mean squared error of the estimated clean chunk over the free steps.
 
-    Several draws for one pass of the trunk: the head costs little, and a single draw makes a noisy
-    gradient.
+    Several draws share one forward pass of the trunk: the head costs little, and the gradient of a
+    single draw is noisy.
 
     Args:
         tokens: action tokens (B, H, width).
         chunks: normalised actions (B, H, A).
-        weight: (A,) of the columns.
+        column_weights: (A,) weight of each action column.
+        drawn: of these chunks.
     """
     draws, horizon = len(drawn.noise), chunks.shape[1]
     tokens, chunks = tokens.repeat(draws, 1, 1), chunks.repeat(draws, 1, 1)
     device = chunks.device
-    free = (torch.arange(horizon) >= drawn.given.flatten(0, 1)).to(device)
-    tau = torch.where(free, drawn.tau.flatten(0, 1).to(device).expand(-1, horizon), 1.0)
+    is_free = (torch.arange(horizon) >= drawn.given.flatten(0, 1)).to(device)
+    tau = torch.where(is_free, drawn.tau.flatten(0, 1).to(device).expand(-1, horizon), 1.0)
     noisy = torch.lerp(drawn.noise.flatten(0, 1).to(device), chunks, tau[..., None])
-    error = (head(tokens, noisy, tau) - chunks).square() * weight
-    return error[free].sum() * (drawn.parts / (drawn.free * chunks.shape[2]))
+    error = (head(tokens, noisy, tau) - chunks).square() * column_weights
+    return error[is_free].sum() * (drawn.parts / (drawn.free_steps * chunks.shape[2]))

@@ -1,8 +1,8 @@
 """``nano``: a vision-language-action model small enough to train on a laptop's processor.
 
-A plain VLA: visual, text, state and action tokens in one transformer with full attention. Text also
-scales and shifts all visual tokens alike (FiLM, Perez et al. 2018); there is no hand-made spatial
-attention, so that what Spatial Forcing adds can be seen.
+A plain VLA: visual, text, state and action tokens in one transformer with full attention. The text
+also scales and shifts all visual tokens alike (FiLM, arXiv 1709.07871). There is no spatial
+attention by design, so that the effect of Spatial Forcing can be measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sf_policy_node.vla.backbones.places import VisualPlaces
+from sf_policy_node.vla.backbones.visual_layout import VisualLayout
 from sf_policy_node.vla.flow import FlowHead
 from sf_policy_node.vla.preprocessing import Fit
 from sf_policy_node.vla.transformer import Block
@@ -39,10 +39,10 @@ class NanoConfig:
     heads: int = 4
     head: Literal["regression", "flow"] = "regression"
     head_layers: int = 2  # of a flow head
-    rows_per_query: int = 1  # steps of the chunk that one action token stands for
-    # Of each action column the state column that it is a target for, or -1: absolute joint
-    # targets begin as the measured joints, so that what is learned is the way from there. Empty:
-    # the head does not see the state.
+    rows_per_query: int = 1  # steps of the chunk that one action token predicts
+    # State column of the joint that each action column commands, or -1. The head then starts from
+    # the measured joint positions and learns the difference to absolute joint targets. Empty: the
+    # head does not see the state.
     measured: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,12 +69,12 @@ class NanoConfig:
 
     @property
     def fit(self) -> Fit:
-        """It sees the centre square of a picture."""
+        """The model sees the centre square of an image."""
         return "crop"
 
     @property
     def queries(self) -> int:
-        """Action tokens."""
+        """Number of action tokens."""
         return self.horizon // self.rows_per_query
 
     @property
@@ -83,34 +83,34 @@ class NanoConfig:
         return self.image_size // self.patch
 
     def to_dict(self) -> dict[str, int | str]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return asdict(self)
 
 
 class RowsHead(nn.Linear):
-    """Turns action tokens (B, Q, width), with the state behind each, into actions (B, H, A)."""
+    """Maps action tokens (B, Q, width), with the state appended, to actions (B, H, A)."""
 
     def __init__(self, config: NanoConfig) -> None:
         self._shape = (config.rows_per_query, config.action_size)
-        given = config.state_size if config.measured else 0
-        super().__init__(config.width + given, config.rows_per_query * config.action_size)
+        state_size = config.state_size if config.measured else 0
+        super().__init__(config.width + state_size, config.rows_per_query * config.action_size)
         with torch.no_grad():
             weights = self.weight.view(*self._shape, -1)[..., config.width :]
             weights.zero_()
-            for column, place in enumerate(config.measured):
-                if place >= 0:
-                    weights[:, column, place] = 1.0
+            for column, state_column in enumerate(config.measured):
+                if state_column >= 0:
+                    weights[:, column, state_column] = 1.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Predict the rows of every token."""
+        """Predict the steps of every action token."""
         return super().forward(tokens).unflatten(-1, self._shape).flatten(-3, -2)
 
 
 class Nano(nn.Module):
-    """Images, instruction and robot state in; a chunk of normalised actions out."""
+    """Maps images, instruction and robot state to a chunk of normalised actions."""
 
     kind = "nano"
-    words = None  # it reads sentence embeddings, not tokens
+    words = None  # reads sentence embeddings, not tokens
 
     def __init__(self, config: NanoConfig) -> None:
         super().__init__()
@@ -139,17 +139,17 @@ class Nano(nn.Module):
 
     @property
     def visual_tokens(self) -> int:
-        """Number of visual tokens: cameras in order, patches row by row. They come first in the
-        sequence.
+        """Number of visual tokens. They come first in the sequence: cameras in order, patches row
+        by row.
         """
         return self.config.cameras * self.config.grid**2
 
-    def visual_places(self) -> VisualPlaces:
-        """Where the visual tokens are."""
+    def visual_layout(self) -> VisualLayout:
+        """Return where the visual tokens are."""
         config = self.config
         length = self.visual_tokens + config.text_tokens + 1 + config.queries
         mask = torch.arange(length, device=self.query.device) < self.visual_tokens
-        return VisualPlaces(
+        return VisualLayout(
             self.blocks, mask, (config.grid, config.grid), config.cameras, config.width
         )
 
@@ -165,7 +165,7 @@ class Nano(nn.Module):
         """Predict chunks with a regression head; arguments as for :meth:`encode`.
 
         Returns:
-            Normalised actions (B, horizon, action_size) and the tapped visual tokens or None.
+            Normalised actions (B, horizon, action_size), and the tapped visual tokens or None.
         """
         tokens, tapped = self.encode(images, state, text, rows=rows, tap=tap)
         return self.head(tokens), tapped
@@ -179,7 +179,7 @@ class Nano(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Action tokens (B, queries, ...) for the head; arguments as for :meth:`encode`."""
+        """Return action tokens (B, queries, ...) for the head; arguments as for :meth:`encode`."""
         return self.encode(images, state, text, rows=rows, present=present)[0]
 
     def encode(
@@ -192,19 +192,18 @@ class Nano(nn.Module):
         tap: int | None = None,
         present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """All of the model but its head.
+        """Run the model up to its head.
 
         Args:
             images: (F, V, 3, S, S) uint8 or float in [0, 255].
             state: (B, state_size), normalised.
             text: (B, text_size), normalised sentence embedding.
             rows: (B,) index into ``images`` for each row of ``state`` and ``text``; None when F
-                equals B. Several rows
-                may share an image, and the stem runs once for them.
+                equals B. Several rows may share an image, for which the stem runs once.
             tap: number of blocks after which to read the visual tokens, 0 to layers; None reads
                 none.
             present: (B, V), False where a camera is missing: nothing attends to its tokens. None:
-                all are there.
+                no camera is missing.
 
         Returns:
             Action tokens (B, queries, ...) for the head, and the tapped visual tokens (B, V *
@@ -230,29 +229,32 @@ class Nano(nn.Module):
         state_token = self.state(state)[:, None]
         query = self.query + summary[:, None] + state_token
         x = torch.cat([visual, words, state_token, query], 1)
-        seen = None
+        mask = None
         if present is not None:
-            seen = present.repeat_interleave(self.config.grid**2, 1)
-            seen = functional.pad(seen, (0, x.shape[1] - seen.shape[1]), value=True)[:, None, None]
+            mask = present.repeat_interleave(self.config.grid**2, 1)
+            mask = functional.pad(mask, (0, x.shape[1] - mask.shape[1]), value=True)[:, None, None]
 
         tapped = x[:, : self.visual_tokens] if tap == 0 else None
         for number, block in enumerate(self.blocks, 1):
-            x = block(x, seen)
+            x = block(x, mask)
             if tap == number:
                 tapped = x[:, : self.visual_tokens]
         actions = self.norm(x[:, -self.config.queries :])
         if self.config.measured:
-            behind = state[:, None].expand(-1, self.config.queries, -1)
-            actions = torch.cat([actions, behind], -1)
+            states = state[:, None].expand(-1, self.config.queries, -1)
+            actions = torch.cat([actions, states], -1)
         return actions, tapped
 
 
 def sin_cos_grid(grid: int, width: int, octaves: float = 5.0) -> Tensor:
-    """Fixed two-dimensional position code (grid * grid, width), rows first; width must be a
-    multiple of 4.
+    """Return a fixed two-dimensional position embedding (grid * grid, width), patches row by row.
+
+    Channels are [sin y, cos y, sin x, cos x], width / 4 each, with y and x from 0 to 1 at patch
+    centres and frequencies pi 2^(octaves k / (width / 4)) for k = 0 ... width / 4 - 1. ``width``
+    must be a multiple of 4.
     """
-    place = (torch.arange(grid) + 0.5) / grid
-    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    centres = (torch.arange(grid) + 0.5) / grid
+    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
     frequency = torch.pi * 2 ** (torch.arange(width // 4) / (width // 4) * octaves)
     return torch.cat(
         [

@@ -1,5 +1,5 @@
-"""What brings states, actions and text to the model's range: a centre and a scale for each column;
-they travel with the checkpoint.
+"""Normalisation of states, actions and text: a centre and a scale for each column, saved with the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-_FLOOR = 1e-3  # an idle joint has no spread: without a floor its noise would be blown up
+_FLOOR = 1e-3  # an idle joint has no spread; without a floor its noise would be amplified
 _QUANTILES = (0.01, 0.99)
 Spread = Literal["deviation", "quantiles"]
-"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles become -1 and 1,
-values beyond are limited.
+"""deviation: mean and standard deviation. quantiles: the 1 % and 99 % quantiles map to -1 and 1,
+values beyond are clipped.
 """
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Mean and standard deviation (N,) of N columns, or middle and half width of their quantiles.
+    """Mean and standard deviation (N,) of N columns, or centre and half width of their quantiles.
 
-    With ``clipped``, normalised values are limited to -1 and 1, as OpenVLA-OFT's BOUNDS_Q99 does.
+    With ``clipped``, normalised values are clipped to -1 and 1, as OpenVLA-OFT's BOUNDS_Q99 does.
     """
 
     mean: np.ndarray
@@ -31,18 +31,18 @@ class Columns:
     clipped: bool = False
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Bring (..., N) to zero mean and unit spread, float32."""
+        """Map (..., N) to zero mean and unit spread, float32."""
         scaled = (values - self.mean) / self.std
         return (np.clip(scaled, -1.0, 1.0) if self.clipped else scaled).astype(np.float32)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
-        """The reverse, float64."""
+        """Undo :meth:`normalise` (without the clipping), float64."""
         return values.astype(np.float64) * self.std + self.mean
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """For robot state, action columns and sentence embeddings."""
+    """Statistics of robot state, action columns and sentence embeddings."""
 
     state: Columns
     action: Columns
@@ -57,25 +57,29 @@ class Normalisation:
         grippers: Sequence[int] | np.ndarray,
         spread: Spread = "deviation",
     ) -> Normalisation:
-        """From states (F, N), chunks (L, H, A) and sentence embeddings (T, E).
+        """Compute the statistics of states (F, N), chunks (L, H, A) and sentence embeddings (T, E).
 
         Args:
-            grippers: indices of the action columns from 0 (closed) to 1 (open).
+            grippers: indices of the action columns from 0 (closed) to 1 (open); they map to -1 and
+                1.
             spread: of states and actions.
         """
         action = _columns(chunks.reshape(-1, chunks.shape[-1]), spread)
-        if len(grippers):  # two-valued columns: to -1 and 1, whatever their balance
+        if len(grippers):  # two-valued: maps to -1 and 1, whatever their share
             action.mean[grippers] = action.std[grippers] = 0.5
         return cls(_columns(states, spread), action, _columns(text))
 
     def to_json(self) -> str:
-        """For ``statistics.json``."""
+        """Return the content of ``statistics.json``."""
         return json.dumps({part: _plain(columns) for part, columns in vars(self).items()}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Normalisation:
-        """Reverse of :meth:`to_json`. Raises ValueError or KeyError when a part is missing or not
-        finite.
+        """Read :meth:`to_json`.
+
+        Raises:
+            KeyError: a part is missing.
+            ValueError: a value is not finite, or a standard deviation is not above zero.
         """
         parts = json.loads(text)
         columns = {

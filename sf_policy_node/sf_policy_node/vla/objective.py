@@ -1,4 +1,4 @@
-"""What a model's actions are trained with, one call for every kind of model."""
+"""The action loss of every model kind, behind one call."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from sf_policy_node.vla.flow import FlowDraws, flow_loss
 
 PI0_KINDS = ("pi0", "pi05")
-"""Kinds of model with pi0's flow expert."""
+"""Model kinds with pi0's flow expert."""
 
 
 @dataclass(frozen=True)
 class Pi0Draws:
-    """Noise (B, H, columns) and time (B,) of a batch, on the processor."""
+    """Noise (B, H, columns) and flow time (B,) of a batch, on the processor."""
 
     noise: Tensor
     time: Tensor
@@ -29,15 +29,15 @@ class Pi0Draws:
 def draw(
     model: Any, count: int, generator: torch.Generator, draws: int = 4
 ) -> FlowDraws | Pi0Draws | None:
-    """What chance decides in the loss of ``count`` chunks; None for a regression head.
+    """Draw the random numbers of the loss of ``count`` chunks; None for a regression head.
 
-    Drawn for a whole batch, so that parts of it (processes, accumulation) give what the whole
-    gives.
+    They are drawn for the batch of all processes, so that micro-batches and processes add up to the
+    loss of that batch.
 
     Args:
-        model: a ``Nano``, ``HfVla`` or ``Pi0``.
+        model: a ``Nano``, ``HfVla``, ``Pi0`` or ``OpenVlaOft``.
         generator: on the processor.
-        draws: noises and times for each chunk; pi0 takes one.
+        draws: noises and times for each chunk; pi0 uses one.
     """
     config = model.config
     if model.kind in PI0_KINDS:
@@ -48,21 +48,29 @@ def draw(
 
 
 def action_loss(
-    model: Any, context: Any, chunks: Tensor, weight: Tensor, drawn: FlowDraws | Pi0Draws | None
+    model: Any,
+    context: Any,
+    chunks: Tensor,
+    column_weights: Tensor,
+    drawn: FlowDraws | Pi0Draws | None,
 ) -> Tensor:
-    """L1 for a regression head; for a flow what that flow is trained with.
+    """Return the L1 loss of a regression head, or the loss of a flow.
 
     Args:
-        model: a ``Nano``, ``HfVla`` or ``Pi0``.
-        context: what ``model.context`` gave for the batch.
+        model: a ``Nano``, ``HfVla``, ``Pi0`` or ``OpenVlaOft``.
+        context: result of ``model.context`` for the batch.
         chunks: normalised actions (B, H, A).
-        weight: (A,) of the columns.
-        drawn: what :func:`draw` gave for these chunks.
+        column_weights: (A,) weight of each action column.
+        drawn: result of :func:`draw` for these chunks.
     """
     if isinstance(drawn, Pi0Draws):
         return model.flow_loss(
-            context, chunks, weight, noise=drawn.noise.to(chunks), time=drawn.time.to(chunks.device)
+            context,
+            chunks,
+            column_weights,
+            noise=drawn.noise.to(chunks),
+            time=drawn.time.to(chunks.device),
         )
     if drawn is not None:
-        return flow_loss(model.head, context, chunks, weight, drawn)
-    return ((model.head(context) - chunks).abs() * weight).mean()
+        return flow_loss(model.head, context, chunks, column_weights, drawn)
+    return ((model.head(context) - chunks).abs() * column_weights).mean()

@@ -1,5 +1,5 @@
-"""A trained policy behind one call: images, joints and an instruction in, a chunk of actions
-out.
+"""A trained policy behind one call: images, joint positions and an instruction in, a chunk of
+actions out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["CheckpointError", "Policy"]
 
 
 class Policy:
-    """Runs a model for the robot of its contract. One caller at a time."""
+    """Runs a model for the robot of its contract. Not thread-safe."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Policy:
         self._kinematics = kinematics_of(contract)
         self._flow = model.config.head == "flow"
         self._noise = torch.Generator().manual_seed(0)
-        # A model with a tokenizer of its own reads words; the others read sentence embeddings.
+        # A model without a tokenizer reads sentence embeddings.
         self._encoder = None if model.words else encoder or text_encoder()
 
     @classmethod
@@ -57,11 +57,12 @@ class Policy:
         """Load a checkpoint directory.
 
         Args:
-            contract: the robot's; a checkpoint that was trained for another one is refused.
+            contract: the robot's; a checkpoint that was trained for another contract is refused.
+                None takes the one in the checkpoint.
             device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
         Raises:
-            CheckpointError: one sentence with the file and the cure.
+            CheckpointError: the checkpoint or the device cannot be used.
         """
         checkpoint: Checkpoint = load_checkpoint(path, contract)
         return cls(
@@ -74,13 +75,13 @@ class Policy:
 
     @property
     def device(self) -> str:
-        """``cpu``, or the GPU's index and name."""
+        """``cpu``, or index and name of the GPU."""
         if self._device.type == "cpu":
             return "cpu"
         return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
 
     def warm_up(self) -> None:
-        """One prediction on zeros, so that the first real one takes its normal time."""
+        """Predict once on zeros: the first inference takes longer than the following ones."""
         images = {
             camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
             for camera in self.contract.cameras
@@ -89,7 +90,7 @@ class Policy:
 
     @property
     def join(self) -> Join:
-        """How its chunks want to be joined: a flow head continues the chunk before (real-time
+        """Blending mode of its chunks: a flow head continues the previous chunk (real-time
         chunking).
         """
         return Join.RTC if self._flow else Join.BLEND
@@ -108,13 +109,13 @@ class Policy:
             images: camera name to (H, W, 3) uint8 RGB.
             joint_positions: measured, in the order of ``contract.command_joints`` [rad, m].
             instruction: free text.
-            continuation: what of the last chunk is still ahead; only a flow head can go on from
-                there, others ignore it.
+            continuation: steps of the previous chunk that are not executed yet; a regression head
+                ignores them.
 
         Returns:
-            (horizon, len(action.names)) float64 in the contract's action space: for ``ee_delta``
-            the tool's displacement in the base frame from its pose at ``joint_positions`` [m], and
-            the gripper's opening (0 to 1).
+            (horizon, len(action.names)) float64 in the contract's action space. For ``ee_delta``:
+            displacement of the tool in the base frame from its pose at ``joint_positions`` [m], and
+            opening of the gripper (0 to 1).
 
         Raises:
             ValueError: a camera is missing, or a shape or value is wrong.
@@ -137,11 +138,10 @@ class Policy:
         *,
         rows: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Many predictions at once, from images that :func:`prepare` made with
-        ``config.image_size`` and ``config.fit``.
+        """Predict B chunks from images that :func:`prepare` has fitted to the model.
 
         Args:
-            pixels: (F, V, 3, H, W) uint8.
+            pixels: (F, V, 3, H, W) uint8, made with ``config.image_size`` and ``config.fit``.
             joint_positions: (B, J), as for :meth:`predict`.
             instructions: B texts.
             rows: (B,) index into ``pixels`` for each prediction; None when F equals B.
@@ -156,7 +156,7 @@ class Policy:
 
     @property
     def config(self) -> Any:
-        """Sizes of the model: ``image_size``, ``fit``, ``head`` and more."""
+        """Configuration of the model: ``image_size``, ``fit``, ``head`` and more."""
         return self._model.config
 
     def _chunks(
@@ -197,16 +197,15 @@ class Policy:
         noise = torch.randn(count, horizon, head.columns, generator=self._noise).to(self._device)
         if continuation is None or not len(continuation.rows):
             return sample(partial(head.velocity, context), noise, head.steps)[..., :columns]
+        # Columns beyond the action's are padding; they are zero in training too.
         known, delay = len(continuation.rows), continuation.delay_rows
-        rows = torch.zeros(
-            horizon, head.columns
-        )  # columns beyond the action's are padding, zero in training too
+        rows = torch.zeros(horizon, head.columns)
         rows[:known, :columns] = torch.from_numpy(
             self._normalisation.action.normalise(continuation.rows)
         )
         rows = rows.to(self._device)
-        # Rows that will have been executed are given where the head was trained so, else pulled
-        # hardest; those after them are pulled.
+        # Steps that will have been executed are given as a prefix if the head is trained with one,
+        # else they guide with full weight. The steps after them guide with falling weight.
         given = delay if head.keeps_given else 0
         noise[:, :given] = rows[:given]
         guidance = Guidance(rows, soft_mask(horizon, delay, known).to(self._device))

@@ -1,4 +1,4 @@
-"""Camera images to model input: one code path for training and for the robot."""
+"""Camera images to model input; training and the robot use the same code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 Fit = Literal["crop", "letterbox", "stretch"]
-"""crop: the centre square of the picture. letterbox: all of it, black bars beside. stretch: all of
-it, out of shape.
+"""crop: the centre square of the image. letterbox: the whole image between black bars. stretch: the
+whole image, aspect ratio changed.
 """
 
 
 def crop_square(image: np.ndarray) -> np.ndarray:
-    """The largest centred square of an image (H, W, ...), as a view."""
+    """Return the largest centred square of an image (H, W, ...), as a view."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -28,19 +28,19 @@ def prepare(
     size: int | tuple[int, int],
     fit: Fit = "crop",
 ) -> np.ndarray:
-    """Fit and shrink by area, camera by camera.
+    """Fit images to the model's size and resize them by area averaging.
 
     Args:
         images: camera name to (H, W, 3) uint8 RGB.
         camera_names: cameras in the order of the contract.
         size: side of the result, or (height, width) [pixels].
-        fit: how a picture of another shape is fitted.
+        fit: how an image of another aspect ratio is fitted.
 
     Returns:
         (V, 3, height, width) uint8.
 
     Raises:
-        ValueError: when a camera is missing or an image is not (H, W, 3) uint8.
+        ValueError: a camera is missing, or an image is not (H, W, 3) uint8.
     """
     height, width = (size, size) if isinstance(size, int) else size
     prepared = np.zeros((len(camera_names), 3, height, width), np.uint8)
@@ -62,27 +62,27 @@ def prepare(
 
 
 def fitted(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[slice, slice]:
-    """Rows and columns of a prepared picture (height, width) that hold the picture of ``shape``;
-    beside them are bars.
+    """Return the rows and columns of a prepared image (height, width) that show the original
+    image.
     """
     if fit != "letterbox":
         return slice(0, size[0]), slice(0, size[1])
     scale = min(size[0] / shape[0], size[1] / shape[1])
     inner = [
-        max(1, min(whole, round(side * scale))) for side, whole in zip(shape, size, strict=True)
+        max(1, min(limit, round(side * scale))) for side, limit in zip(shape, size, strict=True)
     ]
     (top, rows), (left, columns) = [
-        ((whole - side) // 2, side) for side, whole in zip(inner, size, strict=True)
+        ((limit - side) // 2, side) for side, limit in zip(inner, size, strict=True)
     ]
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def picture_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: Fit) -> np.ndarray:
-    """Where prepared pictures show something, (V, height, width) bool: False in the bars of a
-    letterbox.
+def image_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: Fit) -> np.ndarray:
+    """Return which pixels show the image, (V, height, width) bool: False in letterbox bars.
 
     Args:
         shapes: (height, width) of each camera.
+        size: (height, width) of the prepared images.
     """
     area = np.zeros((len(shapes), *size), bool)
     for view, shape in zip(area, shapes, strict=True):
@@ -91,14 +91,16 @@ def picture_area(shapes: Sequence[tuple[int, int]], size: tuple[int, int], fit: 
 
 
 def prepare_depth(depth: np.ndarray, size: int | tuple[int, int], fit: Fit = "crop") -> np.ndarray:
-    """Depth (H, W) [m] as :func:`prepare` fits its colours, by nearest neighbour: (height, width)
-    float32; NaN in bars.
+    """Fit depth (H, W) [m] as :func:`prepare` fits the colour image, by nearest neighbour.
+
+    Returns:
+        (height, width) float32; NaN in letterbox bars.
     """
-    whole = (size, size) if isinstance(size, int) else size
+    size = (size, size) if isinstance(size, int) else size
     depth = crop_square(depth) if fit == "crop" else depth
-    rows, columns = fitted(depth.shape, whole, fit)
+    rows, columns = fitted(depth.shape, size, fit)
     shape = (columns.stop - columns.start, rows.stop - rows.start)
-    prepared = np.full(whole, np.nan, np.float32)
+    prepared = np.full(size, np.nan, np.float32)
     prepared[rows, columns] = cv2.resize(depth, shape, interpolation=cv2.INTER_NEAREST)
     return prepared
 
@@ -110,8 +112,13 @@ def prepare_intrinsics(
     size: int | tuple[int, int],
     fit: Fit = "crop",
 ) -> np.ndarray:
-    """Camera matrix K (3, 3) of the prepared image, from that of the (width x height) original."""
-    whole = (size, size) if isinstance(size, int) else size
+    """Return the camera matrix K (3, 3) of the prepared image.
+
+    Args:
+        camera_matrix: K (3, 3) of the original image of ``width`` x ``height`` pixels.
+        size, fit: as for :func:`prepare`.
+    """
+    size = (size, size) if isinstance(size, int) else size
     side = min(height, width)
     seen = (side, side) if fit == "crop" else (height, width)
     cut = np.array(
@@ -121,7 +128,7 @@ def prepare_intrinsics(
             [0.0, 0.0, 1.0],
         ]
     )
-    rows, columns = fitted(seen, whole, fit)
+    rows, columns = fitted(seen, size, fit)
     across, down = (columns.stop - columns.start) / seen[1], (rows.stop - rows.start) / seen[0]
     return (
         np.array([[across, 0.0, columns.start], [0.0, down, rows.start], [0.0, 0.0, 1.0]])

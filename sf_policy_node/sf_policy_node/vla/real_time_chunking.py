@@ -1,15 +1,13 @@
-"""Real-time chunking (arXiv 2506.07339): a flow policy's next chunk goes on where the last one will
-be when it arrives.
+"""Real-time chunking (arXiv 2506.07339): a flow policy continues the chunk that is being executed.
 
-While a chunk is being made the arm follows the one before. Rows of that one which will have been
-executed are frozen, later ones
-pull with falling weight, and the last ones of the new chunk are free: inpainting, by guidance of
-the sampling.
+During inference the arm executes the previous chunk. Steps of it that will have been executed when
+the new chunk arrives are frozen. Later steps guide the new chunk with falling weight, and its last
+steps are free: inpainting by guided sampling.
 
-ONE convention of time holds in here: ``tau`` runs from 0 (noise) to 1 (action), the velocity is
-``action - noise`` and the clean estimate ``x + (1 - tau) v``. openpi and transformers run ``t``
-from 1 (noise) to 0 with the velocity ``noise - action``; their models go through :func:`ascending`.
-With one sign wrong, guidance would push AWAY from the last chunk and still look plausible.
+Convention in this module: flow time ``tau`` runs from 0 (noise) to 1 (action), the velocity is
+``action - noise`` and the clean estimate is ``x + (1 - tau) v``. openpi and transformers use ``t``
+from 1 (noise) to 0 and the velocity ``noise - action``; :func:`ascending` converts theirs. With a
+wrong sign, guidance pushes away from the previous chunk and still looks plausible.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, float], Tensor]
-"""(noisy chunk (B, H, A), tau) to its velocity (B, H, A)."""
+"""Maps a noisy chunk (B, H, A) and ``tau`` to its velocity (B, H, A)."""
 
 STEPS = 5
 MAX_GUIDANCE = 5.0
@@ -30,23 +28,28 @@ MAX_GUIDANCE = 5.0
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a chunk is drawn towards: rows (H, A) or (B, H, A) in the model's own units, with
-    weights (H,) from :func:`soft_mask`.
+    """Target of the guidance.
+
+    Attributes:
+        rows: (H, A) or (B, H, A) normalised steps of the previous chunk.
+        step_weights: (H,) from :func:`soft_mask`.
+        max_weight: upper limit of the guidance weight (beta in the paper).
     """
 
     rows: Tensor
-    weights: Tensor
+    step_weights: Tensor
     max_weight: float = MAX_GUIDANCE
 
 
 def sample(
     velocity: Velocity, noise: Tensor, steps: int = STEPS, guidance: Guidance | None = None
 ) -> Tensor:
-    """Integrate from noise (B, H, A) to a chunk by Euler's method; guided, each step needs one
-    backward pass through ``velocity``.
+    """Integrate from noise (B, H, A) to a chunk by Euler's method.
+
+    With guidance each step needs one backward pass through ``velocity``.
 
     Args:
-        velocity: at tau = 0, 1 / steps, ... ; never asked at tau = 1.
+        velocity: called at tau = 0, 1 / steps, ..., never at tau = 1.
 
     Raises:
         ValueError: ``steps`` is below 1.
@@ -62,21 +65,25 @@ def sample(
 
 
 def guided_velocity(velocity: Velocity, x: Tensor, tau: float, guidance: Guidance) -> Tensor:
-    """Velocity (B, H, A) plus the pull towards ``guidance.rows``: how far the clean estimate is
-    from them, through its Jacobian.
+    """Return the guided velocity (B, H, A), arXiv 2506.07339, equations 2 and 3.
+
+    ``v + w(tau) ((Y - a) diag(W)) da/dx`` with the clean estimate ``a = x + (1 - tau) v(x, tau)``
+    (B, H, A), the target steps Y (``guidance.rows``), their weights W (``step_weights``) and w from
+    :func:`guidance_weight`; da/dx is the Jacobian of the estimate.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_(True)
         v = velocity(x, tau)
         clean = x + (1.0 - tau) * v
-        difference = (guidance.rows - clean.detach()) * guidance.weights[:, None]
+        difference = (guidance.rows - clean.detach()) * guidance.step_weights[:, None]
         (pull,) = torch.autograd.grad(clean, x, difference)
     return v.detach() + guidance_weight(tau, guidance.max_weight) * pull
 
 
 def guidance_weight(tau: float, max_weight: float = MAX_GUIDANCE) -> float:
-    """min(max_weight, (1 - tau) / (tau r^2)) with r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2), for 0
-    <= tau < 1.
+    """Return ``min(max_weight, (1 - tau) / (tau r^2))`` for 0 <= tau < 1.
+
+    ``r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2)`` (arXiv 2506.07339, equations 2 and 4).
     """
     if tau <= 0.0:
         return max_weight
@@ -84,12 +91,15 @@ def guidance_weight(tau: float, max_weight: float = MAX_GUIDANCE) -> float:
 
 
 def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
-    """Weights (horizon,): 1 before row ``delay``, falling to 0 at row ``overlap`` (H - s in the
-    paper), 0 from there on.
+    """Return guidance weights W (horizon,) of the steps (arXiv 2506.07339, equation 5).
+
+    1 for steps before ``delay``; ``c (e^c - 1) / (e - 1)`` with ``c = (overlap - i) / (overlap -
+    delay + 1)`` for step i from ``delay`` to ``overlap``; 0 from ``overlap`` on. In the paper
+    ``delay`` is d and ``overlap`` is H - s.
 
     Args:
-        delay: rows that will have been executed when the chunk arrives (d).
-        overlap: rows of the last chunk that are still ahead.
+        delay: steps that will have been executed when the chunk arrives.
+        overlap: steps of the previous chunk that are not executed yet.
 
     Raises:
         ValueError: not 0 <= delay <= overlap <= horizon.
@@ -107,7 +117,7 @@ def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
 
 
 def ascending(velocity: Velocity) -> Velocity:
-    """A velocity of the openpi convention (t from 1 to 0, ``noise - action``, asked as
-    ``velocity(x, t)``) in the one of this module.
+    """Convert a velocity of openpi's convention (t from 1 to 0, ``noise - action``) to that of this
+    module.
     """
     return lambda x, tau: -velocity(x, 1.0 - tau)

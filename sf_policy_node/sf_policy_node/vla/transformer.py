@@ -1,4 +1,4 @@
-"""The transformer block that trunk and heads share."""
+"""The transformer block of nano's trunk and of the flow heads."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ class Block(nn.Module):
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.down.weight, std=0.02)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, N, width) to the same shape. Where ``seen`` (B, 1, 1, N) is False nothing attends to
-        that token.
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, width) to the same shape.
+
+        Args:
+            mask: (B, 1, 1, N) bool, False for tokens that nothing attends to; None: all are
+                attended to.
         """
         batch, tokens, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(
             batch, tokens, 3, self.heads, width // self.heads
         )
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value, seen)
+        attended = functional.scaled_dot_product_attention(query, key, value, mask)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, tokens, width))
         # ReLU: its backward is much cheaper than GELU's on a processor.
         return x + self.down(functional.relu(self.up(self.mlp_norm(x))))

@@ -1,1 +1,3 @@
-"""Judging a checkpoint on recorded episodes. No ROS."""
+"""Evaluation on recorded episodes: open loop, regression against an earlier checkpoint, LIBERO
+server.
+"""

@@ -1,6 +1,4 @@
-"""Errors of chunks against what was done: kept for each episode, summed up with the spread over
-episodes.
-"""
+"""Errors of predicted chunks against recorded actions, by episode, with intervals over episodes."""
 
 from __future__ import annotations
 
@@ -13,9 +11,9 @@ from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.vla.policy import Policy
 from sf_training.evaluation.recorded_episode import (
     RecordedEpisode,
+    correct_choices,
     keep_moving,
-    predicted,
-    right_choices,
+    predicted_chunks,
     stay,
 )
 
@@ -30,8 +28,9 @@ class EpisodeErrors:
 
     Attributes:
         digest: of the labels; errors against other labels must not be compared.
-        errors: answerer to (H, A), a mean over the episode's labels [units of the contract].
-        right, choices: see :func:`right_choices`.
+        errors: predictor (policy or baseline) to (H, A), mean over the episode's labels [units of
+            the contract].
+        right, choices: number of correct predictions, and of labels; see :func:`correct_choices`.
     """
 
     name: str
@@ -46,15 +45,17 @@ class EpisodeErrors:
     choices: int = 0
 
     def to_dict(self) -> dict:
-        """For JSON."""
+        """Return values for JSON."""
         return asdict(self) | {
             "errors": {name: np.round(values, 9).tolist() for name, values in self.errors.items()}
         }
 
     @classmethod
     def from_dict(cls, data: Mapping) -> EpisodeErrors:
-        """Reverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError when something is
-        missing or of the wrong type.
+        """Read :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or of the wrong type.
         """
         errors = {name: np.array(values, float) for name, values in data["errors"].items()}
         if any(values.ndim != 2 or not np.isfinite(values).all() for values in errors.values()):
@@ -64,7 +65,7 @@ class EpisodeErrors:
 
 @dataclass(frozen=True)
 class Unit:
-    """How a column is told: ``factor`` times the contract's unit is ``shown``."""
+    """Unit in which a column is displayed: ``factor`` times the contract's unit is ``shown``."""
 
     name: str
     shown: str
@@ -79,7 +80,7 @@ _UNITS = {
 
 
 def units(contract: Contract) -> list[Unit]:
-    """Unit of each action column."""
+    """Return the unit of each action column."""
     return [
         _UNITS["opening" if column.kind is ColumnKind.GRIPPER else column.unit]
         for column in contract.columns.action
@@ -89,18 +90,20 @@ def units(contract: Contract) -> list[Unit]:
 def episode_errors(
     policy: Policy, episode: RecordedEpisode, batch: int
 ) -> tuple[EpisodeErrors, np.ndarray]:
-    """Errors of the policy and of the baselines on one episode, and the policy's chunks (L, H,
+    """Return the errors of policy and baselines on one episode, and the policy's chunks (L, H,
     A).
     """
     contract = policy.contract
-    chunks = predicted(policy, episode, batch)
-    answers = {
+    chunks = predicted_chunks(policy, episode, batch)
+    predictions = {
         POLICY: chunks,
         STAY: stay(contract, episode),
         KEEP_MOVING: keep_moving(contract, episode),
     }
-    errors = {name: np.abs(values - episode.targets).mean(0) for name, values in answers.items()}
-    right, choices = right_choices(contract, episode, chunks)
+    errors = {
+        name: np.abs(values - episode.targets).mean(0) for name, values in predictions.items()
+    }
+    right, choices = correct_choices(contract, episode, chunks)
     found = EpisodeErrors(
         name=episode.name,
         checksum=episode.checksum,
@@ -116,10 +119,10 @@ def episode_errors(
     return found, chunks
 
 
-def overall(episodes: Sequence[EpisodeErrors], answerer: str) -> np.ndarray:
-    """(H, A): mean over all labels."""
+def overall(episodes: Sequence[EpisodeErrors], predictor: str) -> np.ndarray:
+    """Return the mean error (H, A) over all labels of all episodes."""
     return np.average(
-        [each.errors[answerer] for each in episodes],
+        [each.errors[predictor] for each in episodes],
         axis=0,
         weights=[each.labels for each in episodes],
     )
@@ -128,11 +131,12 @@ def overall(episodes: Sequence[EpisodeErrors], answerer: str) -> np.ndarray:
 def interval(
     episodes: Sequence[EpisodeErrors], values: Sequence[np.ndarray], seed: int = 0
 ) -> np.ndarray | None:
-    """95 % interval (2, ...) of the mean over labels of one value (...) for each episode; None for
-    a single episode.
+    """Return the 95 % interval (2, ...) of a mean over labels; None for a single episode.
 
-    Bootstrap over whole episodes (Efron 1979): labels of one episode are alike and not counted as
-    independent.
+    Bootstrap over episodes (Efron 1979), because labels of one episode are not independent.
+
+    Args:
+        values: one value (...) for each episode, the mean over its labels.
     """
     if len(episodes) < 2:
         return None
@@ -140,17 +144,16 @@ def interval(
     rng, count = np.random.default_rng(seed), len(stacked)
     means = []
     for _ in range(_DRAWS // _TOGETHER):
-        drawn = (
-            rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * weights
-        )  # how often each episode is drawn, by its labels
+        # How often each episode is drawn, times its number of labels.
+        drawn = rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * weights
         means.append(np.tensordot(drawn / drawn.sum(1, keepdims=True), stacked, 1))
     return np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
 
 
 def mean_by_unit(contract: Contract, table: np.ndarray) -> dict[str, float]:
-    """Mean over rows and over the columns of one unit, of an error table (H, A): unit to error."""
-    kinds = [unit.name for unit in units(contract)]
+    """Return unit to mean error, over steps and over the columns of that unit, of errors (H, A)."""
+    names = [unit.name for unit in units(contract)]
     return {
-        kind: float(table[:, [each == kind for each in kinds]].mean())
-        for kind in dict.fromkeys(kinds)
+        name: float(table[:, [each == name for each in names]].mean())
+        for name in dict.fromkeys(names)
     }

@@ -1,8 +1,8 @@
-"""``sf_training libero-serve``: a published LIBERO policy behind openpi's websocket protocol.
+"""Command ``libero-serve``: a published LIBERO policy behind openpi's websocket protocol.
 
-The policy is asked in LIBERO's own columns (tool pose and fingers in, controller commands out),
-which no robot contract describes, so it never reaches a robot. ``libero_client.py`` asks
-it from LIBERO's environment.
+The policy uses LIBERO's own columns (tool pose and fingers in, controller commands out). No robot
+contract describes them, so it never runs on a robot. ``libero_client.py`` queries it from LIBERO's
+environment.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Arguments:
     weights: Path
     """Directory of the published weights, statistics and tokenizer."""
     kind: Literal["openvla_oft", "pi0", "pi05"] = "openvla_oft"
-    """What the weights are."""
+    """Model kind of the weights."""
     statistics: Path | None = None
     """File or directory of the statistics; None is the directory of the weights."""
     dataset: str = ""
-    """Which of several statistics, such as libero_spatial_no_noops."""
+    """Name of the statistics where there are several, such as libero_spatial_no_noops."""
     horizon: int | None = None
     """Actions of a chunk; None is 8 for openvla_oft and that of config.json for the others."""
     add_state: bool = False
@@ -56,17 +56,17 @@ class Arguments:
     on differences from the state.
     """
     host: str = "127.0.0.1"
-    """Address to listen on; other than loopback is refused here."""
+    """Address to listen on; only loopback is accepted."""
     port: int = 8000
     """0 takes a free one."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights."""
+    """Dtype of the weights."""
 
 
 class LiberoPolicy:
-    """A published policy in LIBERO's columns."""
+    """A published policy with LIBERO's state and action columns."""
 
     def __init__(self, arguments: Arguments, **sizes: Any) -> None:
         oft = arguments.kind == "openvla_oft"
@@ -143,7 +143,7 @@ class LiberoServer(OpenpiServer):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "libero-serve")
     console = Console()
     print_settings(arguments, console)

@@ -1,5 +1,5 @@
-"""A checkpoint on recorded episodes: how far its chunks are from what was done, beside answers that
-need no model.
+"""Open-loop evaluation: errors of a checkpoint's chunks on recorded episodes, beside model-free
+baselines.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def evaluate_open_loop(
     part: Part,
     outcomes: Sequence[str],
     batch: int,
-    picture: Path,
+    plot: Path,
     console: Console,
 ) -> dict:
-    """Errors of a policy on recorded episodes as plain values for JSON; prints a table, writes a
-    plot to ``picture``.
+    """Return errors of a policy on recorded episodes as plain values; print a table, plot to
+    ``plot``.
 
     Args:
-        checkpoint: where the policy was loaded from; tells which episodes it was trained on.
+        checkpoint: from which the policy was loaded; names the episodes it was trained on.
         part: see :func:`choose`.
         batch: predictions at once.
 
     Raises:
         BagError: there are no such episodes, or one cannot be used.
     """
-    verdicts = _training_settings(checkpoint).get("verdicts", VERDICTS)  # as training counted them
+    verdicts = _training_settings(checkpoint).get("verdicts", VERDICTS)  # as in training
     readers, selection = choose(
         checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part
     )
@@ -77,9 +77,9 @@ def evaluate_open_loop(
         choice = summary["choice"]
         low, high = choice["interval_95"]
         console.print(
-            f"of {choice['n']} labels that share their picture with another instruction,"
-            f" {choice['right']} chunks are nearest to their own label"
-            f" ({choice['right'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, as if"
+            f"of {choice['n']} labels that share their image with another instruction,"
+            f" {choice['right']} chunks are closest to their own label"
+            f" ({choice['right'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, if"
             " labels were independent)",
             soft_wrap=True,
             highlight=False,
@@ -88,7 +88,7 @@ def evaluate_open_loop(
         policy.contract,
         found,
         f"{policy.policy_id}: {summary['n']} episodes, {summary['labels']} labels",
-        picture,
+        plot,
     )
     return summary
 
@@ -96,15 +96,14 @@ def evaluate_open_loop(
 def choose(
     checkpoint: Path, bags: Path, readers: list[EpisodeReader], part: Part
 ) -> tuple[list[EpisodeReader], str]:
-    """The episodes to judge, and a sentence about them.
+    """Return the episodes to evaluate, and a phrase about them.
 
     Args:
-        part: ``all``; ``held-out``, those that training with this folder kept for validation;
-            ``auto``, the latter when the
-            checkpoint names this folder as its data, else the former.
+        part: ``all``; ``held-out``, those that training with this folder held out for validation;
+            ``auto``, the latter when the checkpoint names this folder as its data, else the former.
 
     Raises:
-        BagError: nothing is left.
+        BagError: no episode is left.
     """
     settings = _training_settings(checkpoint)
     trained_on = settings.get("data")
@@ -121,7 +120,7 @@ def choose(
         source = (
             f"trained on {trained_on}"
             if trained_on
-            else "the checkpoint does not say what it was trained on"
+            else "the checkpoint does not name its training data"
         )
         return readers, f"all {len(readers)} episodes ({source})"
     share = settings.get("validation_share")
@@ -139,8 +138,8 @@ def choose(
 
 
 def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
-    """Errors by column and by row, with 95 % intervals over episodes; plain values in the
-    contract's units.
+    """Return errors by column and by step with 95 % intervals over episodes; plain values in
+    contract units.
     """
     means = {name: overall(episodes, name) for name in (POLICY, *BASELINES)}
     bounds = interval(episodes, [each.errors[POLICY].mean(0) for each in episodes])
@@ -181,7 +180,7 @@ def _table(contract: Contract, summary: dict) -> Table:
         title=f"open loop: mean absolute error, rows {ahead[0]:g} to {ahead[-1]:g} s ahead",
         caption=(
             f"{summary['n']} episodes, {summary['labels']} labels; interval: 95 % over episodes;"
-            " ratio: to the better other"
+            " ratio: to the better baseline"
         ),
     )
     for column in ("column", "unit", "policy", "interval", *BASELINES, "ratio"):

@@ -1,4 +1,4 @@
-"""Errors of chunks by how far ahead they look, and by column."""
+"""Plot of open-loop errors over time ahead and by column."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _COLOURS = {POLICY: "tab:blue", BASELINES[0]: "tab:grey", BASELINES[1]: "tab:ora
 def plot_open_loop(
     contract: Contract, episodes: Sequence[EpisodeErrors], title: str, path: Path
 ) -> None:
-    """PNG: one row of panels for each unit, error over time ahead on the left and by column on the
-    right.
+    """Plot errors as PNG, one row of panels for each unit.
+
+    Left: error over time ahead; right: error by column.
     """
     import matplotlib
 
@@ -32,24 +33,28 @@ def plot_open_loop(
     from matplotlib import pyplot
 
     of_column = units(contract)
-    kinds = list(dict.fromkeys(of_column))
+    units_shown = list(dict.fromkeys(of_column))
     ahead = contract.action.step_s * np.arange(1, contract.action.horizon + 1)
     means = {name: overall(episodes, name) for name in _COLOURS}
     figure, axes = pyplot.subplots(
-        len(kinds), 2, figsize=(10, 0.6 + 2.9 * len(kinds)), squeeze=False, constrained_layout=True
+        len(units_shown),
+        2,
+        figsize=(10, 0.6 + 2.9 * len(units_shown)),
+        squeeze=False,
+        constrained_layout=True,
     )
-    for (over_time, by_column), unit in zip(axes, kinds, strict=True):
+    for (over_time, by_column), unit in zip(axes, units_shown, strict=True):
         chosen = [index for index, each in enumerate(of_column) if each == unit]
         names = [contract.action.names[index] for index in chosen]
-        for number, (answerer, colour) in enumerate(_COLOURS.items()):
-            table = means[answerer][:, chosen] * unit.factor
-            over_time.plot(ahead, table.mean(1), color=colour, marker=".", label=answerer)
+        for number, (predictor, colour) in enumerate(_COLOURS.items()):
+            table = means[predictor][:, chosen] * unit.factor
+            over_time.plot(ahead, table.mean(1), color=colour, marker=".", label=predictor)
             by_column.bar(
                 np.arange(len(names)) + 0.27 * (number - 1),
                 table.mean(0),
                 0.25,
                 color=colour,
-                label=answerer,
+                label=predictor,
             )
         bounds = interval(episodes, [each.errors[POLICY][:, chosen].mean(1) for each in episodes])
         if bounds is not None:

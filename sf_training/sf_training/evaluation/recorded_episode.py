@@ -1,5 +1,5 @@
-"""One recorded episode as a policy would have seen it, what was done in it, and what others would
-have answered.
+"""One recorded episode as input of a policy, its recorded actions, and the chunks of model-free
+baselines.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from sf_training.data.targets import in_action_space
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """N observations of V cameras with J joints; L labels of H rows and A columns.
+    """N observations of V cameras with J joints; L labels of H steps and A columns.
 
     Attributes:
-        images: (N, V, 3, height, width) uint8, prepared as for the policy.
+        images: (N, V, 3, height, width) uint8, prepared for the policy.
         joints: (N, J) measured, in the order of ``contract.command_joints`` [rad, m].
         stamps: (N,) of the observations [s].
         frame: (L,) observation of each label.
         texts: L instructions.
-        targets: (L, H, A) what was commanded after it, as the rows of ``sf_msgs/ActionChunk``.
+        targets: (L, H, A) recorded actions after it, as the rows of ``sf_msgs/ActionChunk``.
     """
 
     name: str
@@ -52,12 +52,11 @@ class RecordedEpisode:
         """Decode an episode as training does, with the image size and fit of ``policy``.
 
         Raises:
-            BagError: it cannot be decoded or holds nothing to compare with.
+            BagError: it cannot be decoded, or has no label.
         """
         arrays = load_episode(reader, policy.config.image_size, depth=False, fit=policy.config.fit)
-        moving = np.flatnonzero(
-            arrays.pairs.idle <= IDLE_S
-        )  # as training leaves out long pauses: who stays is right there
+        # As in training without long pauses, in which holding position would be correct.
+        moving = np.flatnonzero(arrays.pairs.idle <= IDLE_S)
         if not len(moving):
             raise BagError(
                 f"{reader.path}: holds no observation with a command after it, pauses aside; leave"
@@ -78,7 +77,7 @@ class RecordedEpisode:
 
     @property
     def digest(self) -> str:
-        """Of the labels: differs where another rule made them."""
+        """Digest of the labels; differs where other rules made them."""
         return hashlib.sha256(self.targets.tobytes() + "\n".join(self.texts).encode()).hexdigest()[
             :16
         ]
@@ -91,10 +90,9 @@ def open_episodes(
     verdicts: Sequence[str] = VERDICTS,
     console: Console | None = None,
 ) -> list[EpisodeReader]:
-    """Return the episodes below a folder that have one of the outcomes, in the order in which
-    training counts them.
+    """Return the episodes below a folder with one of the outcomes, in the order of training.
 
-    Those that cannot be used are named on the console, by default on stderr.
+    Episodes that cannot be used are reported on the console, by default on stderr.
 
     Raises:
         BagError: none can be used, or none has such an outcome.
@@ -118,8 +116,8 @@ def open_episodes(
     return readers
 
 
-def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:
-    """The policy's chunk for every label, (L, H, A) in the contract's units."""
+def predicted_chunks(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:
+    """Return the policy's chunk for every label, (L, H, A) in the contract's units."""
     parts = []
     for start in range(0, len(episode.frame), batch):
         labels = slice(start, start + batch)
@@ -134,35 +132,36 @@ def predicted(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.n
 
 
 def stay(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
-    """The chunks (L, H, A) of somebody who keeps the arm and the gripper where they are."""
+    """Return chunks (L, H, A) that hold the measured position of arm and gripper."""
     return _in_joint_space(contract, episode, np.zeros_like(episode.joints))
 
 
 def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
-    """The chunks (L, H, A) of somebody who repeats the arm's last step, as measured over the
-    ``step_s`` before the observation.
-    """
+    """Return chunks (L, H, A) that continue the measured motion of the last ``step_s``."""
     before = episode.stamps - contract.action.step_s
     earlier = np.stack(
         [np.interp(before, episode.stamps, column) for column in episode.joints.T], axis=1
     )
     step = episode.joints - earlier
-    # Nearer to the start than a step, the motion is that of a shorter time.
+    # Less than one step after the start, the measured motion covers a shorter time.
     covered = np.clip((episode.stamps - episode.stamps[0]) / contract.action.step_s, 1e-6, 1.0)
     step /= covered[:, None]
     grippers = contract.columns.commands.indices(ColumnKind.GRIPPER)
-    step[:, grippers] = 0.0  # fingers are open or closed: they do not go on for ever
+    step[:, grippers] = 0.0  # fingers reach their end position, so their motion does not continue
     return _in_joint_space(contract, episode, step)
 
 
-def right_choices(
+def correct_choices(
     contract: Contract, episode: RecordedEpisode, chunks: np.ndarray
 ) -> tuple[int, int]:
-    """Of the labels that share their observation with another instruction: how many have the
-    nearest chunk, and their number.
+    """Return the number of correct predictions, and of labels that share their observation with
+    another.
+
+    A prediction is correct when, of all recorded chunks of its observation, that of its own
+    instruction is the closest.
     """
     motion = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
-    right = total = 0
+    correct = total = 0
     for frame in np.unique(episode.frame):
         rows = np.flatnonzero(episode.frame == frame)
         if len(rows) < 2:
@@ -170,13 +169,13 @@ def right_choices(
         distance = np.abs(chunks[rows][:, None] - episode.targets[rows][None])[..., motion].mean(
             (2, 3)
         )
-        right += int((distance.argmin(1) == np.arange(len(rows))).sum())
+        correct += int((distance.argmin(1) == np.arange(len(rows))).sum())
         total += len(rows)
-    return right, total
+    return correct, total
 
 
 def _in_joint_space(contract: Contract, episode: RecordedEpisode, step: np.ndarray) -> np.ndarray:
-    """Chunks of constant joint velocity: ``step`` (N, J) for each row, seen in the contract's
+    """Return chunks of constant joint velocity, ``step`` (N, J) per step, in the contract's
     action space.
     """
     kinematics = kinematics_of(contract) if contract.action.space.is_tool else None

@@ -1,5 +1,5 @@
-"""``ros2 run sf_training sf_training regress``: is a checkpoint worse than an earlier one, or than
-no model, on recorded episodes?
+"""Command ``regress``: compare a checkpoint with an earlier one, or with model-free baselines,
+on recorded episodes.
 """
 
 from __future__ import annotations
@@ -37,37 +37,35 @@ class RegressionError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run a checkpoint over recorded episodes and compare it with what the operator did and with an
-    earlier checkpoint.
+    """Compare a checkpoint on recorded episodes with the operator's actions and with an earlier
+    checkpoint.
 
     Exit code 0: no regression. 1: a regression, named in the last lines. 2: bad input.
 
     With --baseline a regression is a column whose mean error grew by more than --tolerance, or an
     episode whose error of one unit (motion, rotation, gripper) grew by more than
-    --episode-tolerance; growth below the floors never counts. Without --baseline it is a column in
-    which staying still or going on as before would have been better.
+    --episode-tolerance; growth below the floors never counts. Without --baseline it is a column for
+    which holding position or continuing the motion has a smaller error.
 
     $ sf_training regress --checkpoint out/new --baseline out/old --bags data/kept_aside
     """
 
     checkpoint: Path
-    """Checkpoint directory to judge."""
+    """Checkpoint directory to evaluate."""
     bags: Path
-    """Directory of episode bags. Best are some that neither checkpoint was trained on."""
+    """Directory of episode bags, preferably of episodes that neither checkpoint was trained on."""
     baseline: Path | None = None
-    """The earlier one: a checkpoint directory, or the JSON that regress wrote for it (faster, no
+    """The earlier checkpoint: its directory, or the JSON that regress wrote for it (faster, no
     second model).
     """
     contract: Path | None = None
     """The robot's contract; default the one in the checkpoint."""
     out: Path = Path("out/regress/regress.json")
-    """Result for machines, and a later --baseline; a plot is written beside it."""
+    """Result as JSON, which a later run can take as --baseline; a plot is written beside it."""
     tolerance: float = 0.05
     """Share by which the mean error of a column may grow."""
     episode_tolerance: float = 0.5
-    """Share by which the error of one episode may grow; some scatter is normal, a task that broke
-    is not.
-    """
+    """Share by which the error of one episode may grow; some scatter is normal."""
     floor_m: float = 0.0005
     """Growth that never counts, of columns in metres."""
     floor_rad: float = 0.005
@@ -92,13 +90,13 @@ class Arguments:
 
     @property
     def tolerances(self) -> Tolerances:
-        """What counts as worse."""
+        """The tolerances as one object."""
         floors = {"m": self.floor_m, "rad": self.floor_rad, "opening": self.floor_opening}
         return Tolerances(self.tolerance, self.episode_tolerance, floors)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, 1 for a regression, or 2 for bad input."""
+    """Run the command line; return 0, 1 for a regression, or 2 for bad input."""
     arguments = parse(Arguments, argv, "regress")
     console = Console()
     print_settings(arguments, console)
@@ -106,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return regress(arguments, console)
     except (BagError, CheckpointError, ContractError, RegressionError, OSError) as error:
         print(f"regress: {error}", file=sys.stderr)
-    except Exception:  # Python would leave with 1, which means a regression here
+    except Exception:  # Python would exit with 1, which means a regression here
         traceback.print_exc()
     return 2
 
 
 def regress(arguments: Arguments, console: Console) -> int:
-    """Compare, print, write; returns the exit code 0 or 1.
+    """Compare, print and write; return the exit code 0 or 1.
 
     Raises:
         RegressionError: the baseline's file cannot be used, or has no episode in common with the
@@ -125,7 +123,7 @@ def regress(arguments: Arguments, console: Console) -> int:
     elif arguments.baseline is not None:
         saved = _read(arguments.baseline)
     readers = open_episodes(arguments.bags, policy.contract, arguments.outcomes)
-    now, before, apart = _judge(policy, earlier, readers, arguments.batch, console)
+    now, before, apart = _evaluate(policy, earlier, readers, arguments.batch, console)
     baseline = earlier.policy_id if earlier else None
     if saved is not None:
         baseline, before = saved[0], _matching(arguments.baseline, saved[1], now)
@@ -152,14 +150,14 @@ def _load(arguments: Arguments, checkpoint: Path) -> Policy:
     return Policy.load(checkpoint, contract=contract, device=arguments.device)
 
 
-def _judge(
+def _evaluate(
     policy: Policy,
     earlier: Policy | None,
     readers: list[EpisodeReader],
     batch: int,
     console: Console,
 ) -> tuple[list[EpisodeErrors], list[EpisodeErrors] | None, np.ndarray | None]:
-    """Errors of both, and the mean distance (A,) between their chunks."""
+    """Return the errors of both checkpoints, and the mean distance (A,) between their chunks."""
     now, before, apart = [], [], []
     if earlier and earlier.contract.hash != policy.contract.hash:
         difference = "; ".join(policy.contract.difference(earlier.contract)[:5])
@@ -189,7 +187,7 @@ def _judge(
 
 
 def _read(path: Path) -> tuple[str, list[EpisodeErrors]]:
-    """Policy and errors from a JSON that :func:`_write` made."""
+    """Return policy and errors from a JSON of :func:`_write`."""
     try:
         data = json.loads(path.read_text())
         if data["format"] != _FORMAT:
@@ -218,7 +216,7 @@ def _read(path: Path) -> tuple[str, list[EpisodeErrors]]:
 def _matching(
     path: Path, before: list[EpisodeErrors], now: list[EpisodeErrors]
 ) -> list[EpisodeErrors]:
-    """The saved errors, after a check that they speak of the same labels."""
+    """Return the saved errors after a check that they have the same labels."""
     mine = {each.checksum: each for each in now}
     common = [each for each in before if each.checksum in mine]
     if not common:
@@ -243,7 +241,7 @@ def _write(
     now: list[EpisodeErrors],
     found: Comparison,
 ) -> None:
-    """The file that a later run takes as --baseline."""
+    """Write the file that a later run takes as --baseline."""
     data = {
         "format": _FORMAT,
         "policy": policy,
@@ -263,9 +261,9 @@ def _write(
         "episodes": [each.to_dict() for each in now],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = arguments.out.with_name(arguments.out.name + ".new")
-    fresh.write_text(json.dumps(data, indent=1) + "\n")
-    fresh.replace(arguments.out)  # --out may be the --baseline: it stays whole until then
+    temporary = arguments.out.with_name(arguments.out.name + ".new")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.replace(arguments.out)  # --out may be the --baseline, which is intact until now
 
 
 if __name__ == "__main__":

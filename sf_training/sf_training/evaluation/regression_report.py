@@ -1,4 +1,4 @@
-"""A comparison of two checkpoints on recorded episodes, as tables and as a plot."""
+"""Comparison of two checkpoints on recorded episodes as tables and a plot."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def print_comparison(
     apart: np.ndarray | None,
     console: Console,
 ) -> None:
-    """One table of columns and one of episodes.
+    """Print a table of columns and a table of episodes.
 
     Args:
         baseline: identity of the earlier checkpoint; None without one.
-        apart: (A,) mean distance between the chunks of the two, where both ran.
+        apart: (A,) mean distance between the chunks of both checkpoints; None unless both ran.
     """
     console.print(
         f"now: {policy}   before:"
-        f" {baseline or 'the better of staying still and going on as before'}",
+        f" {baseline or 'the better of holding position and continuing the motion'}",
         soft_wrap=True,
         highlight=False,
     )
     table = Table(
-        title="mean absolute error against what was done",
+        title="mean absolute error against the recorded actions",
         caption="change: 95 % interval of now - before, over episodes",
     )
     for column in ("column", "unit", "before", "now", "ratio", "change", "apart", ""):
@@ -71,7 +71,7 @@ def print_comparison(
 
 
 def _episodes(contract: Contract, found: Comparison) -> Table:
-    kinds = list(dict.fromkeys(units(contract)))
+    units_shown = list(dict.fromkeys(units(contract)))
     order = sorted(found.episodes, key=lambda each: (not each.worse, -each.growth))
     rest = len(order) - _SHOWN
     table = Table(
@@ -80,13 +80,13 @@ def _episodes(contract: Contract, found: Comparison) -> Table:
     )
     table.add_column("episode", no_wrap=True)
     table.add_column("instruction", overflow="ellipsis", no_wrap=True, max_width=22)
-    for kind in kinds:
-        table.add_column(kind.shown, justify="right", no_wrap=True)
+    for unit in units_shown:
+        table.add_column(unit.shown, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in order[:_SHOWN]:
         cells = [
-            f"{each.before[kind.name] * kind.factor:.2f} -> {each.now[kind.name] * kind.factor:.2f}"
-            for kind in kinds
+            f"{each.before[unit.name] * unit.factor:.2f} -> {each.now[unit.name] * unit.factor:.2f}"
+            for unit in units_shown
         ]
         table.add_row(each.name, each.instruction, *cells, "[red]worse[/]" if each.worse else "")
     return table
@@ -100,32 +100,37 @@ def plot_comparison(
     tolerances: Tolerances,
     path: Path,
 ) -> None:
-    """PNG: each episode's error before and now, a panel for each unit, with the line above which an
-    episode is worse.
+    """Plot each episode's error before and now as PNG, one panel for each unit.
+
+    A line shows the error above which an episode is worse.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = list(dict.fromkeys(units(contract)))
+    units_shown = list(dict.fromkeys(units(contract)))
     figure, axes = pyplot.subplots(
-        1, len(kinds), figsize=(5 * len(kinds), 4.6), squeeze=False, constrained_layout=True
+        1,
+        len(units_shown),
+        figsize=(5 * len(units_shown), 4.6),
+        squeeze=False,
+        constrained_layout=True,
     )
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        before = np.array([each.before[kind.name] for each in found.episodes])
-        now = np.array([each.now[kind.name] for each in found.episodes])
-        worse = np.array([kind.name in each.worse for each in found.episodes])
+    for axis, unit in zip(axes[0], units_shown, strict=True):
+        before = np.array([each.before[unit.name] for each in found.episodes])
+        now = np.array([each.now[unit.name] for each in found.episodes])
+        worse = np.array([unit.name in each.worse for each in found.episodes])
         end = 1.05 * max(before.max(), now.max(), 1e-9)
         line = np.linspace(0, end, 100)
         axis.plot(
-            line * kind.factor, line * kind.factor, color="grey", linewidth=0.8, label="the same"
+            line * unit.factor, line * unit.factor, color="grey", linewidth=0.8, label="the same"
         )
         if baseline is not None:
-            limit = line + np.maximum(tolerances.episode * line, tolerances.floors[kind.name])
+            limit = line + np.maximum(tolerances.episode * line, tolerances.floors[unit.name])
             axis.plot(
-                line * kind.factor,
-                limit * kind.factor,
+                line * unit.factor,
+                limit * unit.factor,
                 color="tab:red",
                 linewidth=0.8,
                 linestyle="--",
@@ -136,17 +141,17 @@ def plot_comparison(
             (worse, "tab:red", "worse"),
         ):
             if chosen.any():
-                places = before[chosen] * kind.factor, now[chosen] * kind.factor
-                axis.scatter(*places, s=16, color=colour, label=f"{chosen.sum()} {label}")
-        axis.set_xlim(0, end * kind.factor)
-        axis.set_ylim(0, end * kind.factor)
+                points = before[chosen] * unit.factor, now[chosen] * unit.factor
+                axis.scatter(*points, s=16, color=colour, label=f"{chosen.sum()} {label}")
+        axis.set_xlim(0, end * unit.factor)
+        axis.set_ylim(0, end * unit.factor)
         axis.set_xlabel(
-            f"{baseline or 'better of staying still and going on as before'} [{kind.shown}]"
+            f"{baseline or 'better of holding position and continuing the motion'} [{unit.shown}]"
         )
-        axis.set_ylabel(f"{policy} [{kind.shown}]")
+        axis.set_ylabel(f"{policy} [{unit.shown}]")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.suptitle("mean absolute error of each episode's chunks against what was done")
+    figure.suptitle("mean absolute error of each episode's chunks against the recorded actions")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Figures of evaluations in one JSON file, and the interval of a rate."""
+"""Evaluation results in one JSON file, and the confidence interval of a rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Interval of 95 % for a rate (Wilson 1927)."""
+    """Return the Wilson score interval of a rate (Wilson 1927); 95 % for z = 1.96.
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n) with p = successes / n.
+    """
     if n == 0:
         return 0.0, 1.0
     rate, spread = successes / n, z * z / n
@@ -18,7 +21,7 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def merge_summary(path: Path, entries: dict) -> None:
-    """Put entries into a JSON file, keeping its others."""
+    """Write entries into a JSON file, keeping its other entries."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         known = json.loads(path.read_text())

@@ -1,5 +1,5 @@
-"""When is a checkpoint worse than an earlier one: stated tolerances, columns and episodes compared
-by them.
+"""Whether a checkpoint is worse than an earlier one: comparison of columns and episodes by
+tolerances.
 """
 
 from __future__ import annotations
@@ -24,23 +24,30 @@ from sf_training.evaluation.chunk_errors import (
 
 @dataclass(frozen=True)
 class Tolerances:
-    """An error is worse when it grew by more than the share, and by more than the floor of its
-    unit.
+    """Limits of the growth of an error; growth counts only above both share and floor.
+
+    Attributes:
+        column: share, for the mean over all episodes.
+        episode: share, for one episode.
+        floors: unit to growth that never counts [m, rad, opening].
     """
 
-    column: float  # share, mean over all episodes
-    episode: float  # share, one episode
-    floors: dict[str, float]  # unit to error [m, rad, opening]
+    column: float
+    episode: float
+    floors: dict[str, float]
 
     def worse(self, now: float, before: float, unit: str, share: float) -> bool:
-        """Whether ``now`` is worse than ``before``."""
+        """Return whether ``now`` is worse than ``before``."""
         return bool(now - before > max(share * before, self.floors[unit]))
 
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """One action column over all episodes, in the contract's unit; ``change_95`` is of now -
-    before, paired by episode.
+    """Error of one action column over all episodes, in the contract's unit.
+
+    Attributes:
+        change_95: 95 % interval of now - before, paired by episode; None for one episode or without
+            a baseline.
     """
 
     name: str
@@ -53,7 +60,7 @@ class ColumnChange:
 
 @dataclass(frozen=True)
 class EpisodeChange:
-    """One episode: unit to mean error; ``worse`` names units."""
+    """Mean error of one episode by unit; ``worse`` names units."""
 
     name: str
     instruction: str
@@ -64,13 +71,18 @@ class EpisodeChange:
 
     @property
     def growth(self) -> float:
-        """Largest error now as a share of that before; for sorting."""
+        """Largest ratio of the error now to the error before; for sorting."""
         return max(self.now[unit] / max(self.before[unit], 1e-9) for unit in self.now)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed. ``regressions`` are sentences; none means none."""
+    """Changes between two checkpoints.
+
+    Attributes:
+        regressions: one sentence for each; empty without any.
+        left_out: number of episodes without counterpart in the baseline.
+    """
 
     columns: tuple[ColumnChange, ...]
     episodes: tuple[EpisodeChange, ...]
@@ -84,20 +96,20 @@ def compare(
     before: Sequence[EpisodeErrors] | None,
     tolerances: Tolerances,
 ) -> Comparison:
-    """Errors now beside those of an earlier checkpoint, or, without one, beside the better answer
-    that needs no model.
+    """Compare errors with those of an earlier checkpoint, or with the better model-free baseline.
 
     Args:
-        before: may lack episodes, which are left out then; None without an earlier checkpoint.
+        before: errors of an earlier checkpoint, in which episodes may be missing; None compares
+            with the baselines.
     """
     if before is None:
         return _beside_no_model(contract, now, tolerances)
     earlier = {each.checksum: each for each in before}
     pairs = [(each, earlier[each.checksum]) for each in now if each.checksum in earlier]
-    kept, other = [one for one, _ in pairs], [two for _, two in pairs]
-    after, ahead = overall(kept, POLICY).mean(0), overall(other, POLICY).mean(0)
+    compared, other = [one for one, _ in pairs], [two for _, two in pairs]
+    after, ahead = overall(compared, POLICY).mean(0), overall(other, POLICY).mean(0)
     bounds = interval(
-        kept, [one.errors[POLICY].mean(0) - two.errors[POLICY].mean(0) for one, two in pairs]
+        compared, [one.errors[POLICY].mean(0) - two.errors[POLICY].mean(0) for one, two in pairs]
     )
     columns = []
     for index, (name, unit) in enumerate(zip(contract.action.names, units(contract), strict=True)):
@@ -165,7 +177,7 @@ def _episode(
 def _column_sentence(change: ColumnChange, tolerances: Tolerances) -> str:
     chance = ""
     if change.change_95 is not None and change.change_95[0] <= 0:
-        chance = "; by the spread over episodes this may be chance: judge on more episodes"
+        chance = "; within the spread over episodes this may be chance: evaluate on more episodes"
     return (
         f"column {change.name}: error {_shown(change.before, change.unit)} ->"
         f" {_shown(change.now, change.unit)} ({change.now / max(change.before, 1e-9) - 1:+.0%},"

@@ -115,7 +115,7 @@ def _open_loop(arguments: Arguments, console: Console) -> None:
     chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch")}
     picture = arguments.out.with_name("open_loop.png")
     summary = evaluate_open_loop(
-        policy, arguments.checkpoint, arguments.bags, **chosen, picture=picture, console=console
+        policy, arguments.checkpoint, arguments.bags, **chosen, plot=picture, console=console
     )
     merge_summary(arguments.out, {"open_loop": summary | {"settings": _plain(arguments)}})
     console.print(f"figures: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)

@@ -1,1 +1,1 @@
-"""Teachers, projector and the alignment loss of Spatial Forcing."""
+"""Spatial Forcing: teachers, alignment loss, feature cache and depth probe."""

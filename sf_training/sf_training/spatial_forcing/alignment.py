@@ -1,7 +1,7 @@
-"""Spatial Forcing's loss (arXiv 2510.12276): intermediate visual tokens are drawn towards features
-of a frozen 3D teacher.
+"""The alignment loss of Spatial Forcing (arXiv 2510.12276), used in training only.
 
-Used in training only. The policy that runs on the robot holds neither projector nor teacher.
+Intermediate visual tokens of the student are aligned with features of a frozen 3D teacher. The
+policy that runs on the robot has neither projector nor teacher.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DEFAULT_LAYER = 2
 
 
 class AlignmentError(ValueError):
-    """Settings of the alignment do not fit together; the message names the setting."""
+    """Alignment settings do not fit together; the message names the setting."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,9 @@ class AlignmentConfig:
 
 
 class Projector(nn.Module):
-    """Norm, Linear, GELU, Linear: student width to teacher width, Xavier-uniform with zero bias."""
+    """Maps the student's width to the teacher's: norm, linear, GELU, linear; Xavier-uniform with
+    zero bias.
+    """
 
     def __init__(self, student: int, teacher: int, norm: Norm = "layer", hidden: int = 0) -> None:
         super().__init__()
@@ -140,12 +142,13 @@ class Projector(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, N, student) to (B, N, teacher); ``mask`` (B, N) keeps tokens that do not count out of
-        a batch's statistics.
+        """Project tokens (B, N, student) to (B, N, teacher).
+
+        Args:
+            mask: (B, N), False for tokens that batch norm leaves out of its statistics.
         """
-        flat = tokens.flatten(0, 1).to(
-            self.hidden.weight.dtype
-        )  # a backbone may be kept in bfloat16
+        # A backbone may be bfloat16, the projector is float32.
+        flat = tokens.flatten(0, 1).to(self.hidden.weight.dtype)
         if mask is None or not isinstance(self.norm, nn.BatchNorm1d) or mask.sum() < 2:
             flat = self.norm(flat)
         else:
@@ -156,11 +159,11 @@ class Projector(nn.Module):
 
 
 class Alignment(nn.Module):
-    """The trainable part of Spatial Forcing: one projector, shared by all layers, and the gate
-    where there is one.
+    """The trained part of Spatial Forcing: one projector for all layers, and the gate if there is
+    one.
 
     Args:
-        config: settings; ``coefficient`` is left to the trainer.
+        config: settings; the caller applies ``coefficient``.
         student: width of the student's tokens.
         teacher: channels of the teacher's features.
     """
@@ -178,19 +181,18 @@ class Alignment(nn.Module):
     def forward(
         self, tokens: Mapping[int, Tensor], targets: Sequence[Tensor], mask: Tensor | None = None
     ) -> Tensor:
-        """Mean of the layers' losses, or the loss of their mixture.
+        """Return the mean of the layers' losses, or the loss of their gated mixture.
 
         Args:
             tokens: visual tokens (B, N, student) of each layer in ``config.student_layers``.
             targets: prepared features (B, N, teacher) for each of ``config.target_layers``.
-            mask: (B, N), True where a token counts; see :func:`token_mask`. Ignored when
+            mask: (B, N), True for tokens that count; see :func:`token_mask`. Ignored when
                 ``config.is_masked`` is False.
         """
         layers = [tokens[layer] for layer in self.config.student_layers]
         mask = mask if self.config.is_masked else None
-        if (
-            mask is not None
-        ):  # a token that does not count may be NaN; the projector's gradient must not become that
+        if mask is not None:
+            # A token that does not count may be NaN, which would reach the projector's gradient.
             layers = [
                 layer.masked_fill(~(mask[..., None] | layer.isfinite()), 0.0) for layer in layers
             ]
@@ -205,7 +207,7 @@ class Alignment(nn.Module):
 
     @property
     def shares(self) -> dict[int, float]:
-        """Share of each student layer in the gated mixture; equal ones without a gate."""
+        """Share of each student layer in the gated mixture; equal shares without a gate."""
         layers = self.config.student_layers
         shares = (
             [1 / len(layers)] * len(layers)
@@ -215,19 +217,23 @@ class Alignment(nn.Module):
         return dict(zip(layers, shares, strict=True))
 
     def _mixture(self, layers: list[Tensor]) -> Tensor:
-        # The residual stream grows with depth: without a norm of its own the deepest layer would
-        # drown the others.
+        # The residual stream grows with depth: without a norm of its own, the deepest layer would
+        # dominate the mixture.
         normed = torch.stack([functional.layer_norm(layer, layer.shape[-1:]) for layer in layers])
         return (self.gate.softmax(0).to(normed)[:, None, None, None] * normed).sum(0)
 
 
 def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over samples of the mean over tokens of 1 - cosine.
+    """Return L_align, the mean over samples of the mean over tokens of 1 - cosine.
+
+    ``L_align = mean_b (1 / N_b) sum_i [1 - cos(s_bi, t_bi)]`` with student tokens s, targets t, and
+    N_b tokens that count in sample b. arXiv 2510.12276 writes -cos: the same gradients, another
+    constant.
 
     Args:
-        student: projected tokens (B, N, C).
-        target: teacher features (B, N, C); no gradient flows into them.
-        mask: (B, N), True where a token counts. A sample without any counts as zero.
+        student: projected tokens s (B, N, C).
+        target: teacher features t (B, N, C); no gradient flows into them.
+        mask: (B, N), True for tokens that count. A sample without any counts as zero.
     """
     target = target.detach().float()
     if mask is None:
@@ -240,17 +246,19 @@ def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) 
 
 
 def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0) -> Tensor:
-    """Fixed sine and cosine code of a patch grid, (rows, columns, width), as VGGT's dense head uses
-    it.
+    """Return a fixed position embedding E (rows, columns, width) of a patch grid, as in VGGT's
+    dense head.
 
-    Coordinates span the image scaled by its diagonal; half of the channels code x, half y, each as
-    sines then cosines of frequencies 100^(-k / (width / 4)).
+    Legend: a = ``aspect``; patch (r, c); x = (2 c / (columns - 1) - 1) (a / d) (columns - 1) /
+    columns and y = (2 r / (rows - 1) - 1) (1 / d) (rows - 1) / rows with d = sqrt(a^2 + 1);
+    frequencies w_k = 100^(-k / (width / 4)), k = 0 ... width / 4 - 1. E = [sin(x w), cos(x w),
+    sin(y w), cos(y w)].
 
     Args:
         aspect: image width over height.
 
     Raises:
-        ValueError: when ``width`` is not a multiple of 4.
+        ValueError: ``width`` is not a multiple of 4.
     """
     if width % 4:
         raise ValueError(f"position embedding: width {width} must be a multiple of 4")
@@ -281,13 +289,13 @@ def prepare_target(
     resize: Literal["bilinear", "area"] = "bilinear",
     aspect: float | None = None,
 ) -> Tensor:
-    """Teacher features as alignment targets: positional embedding added and resized to the
+    """Return teacher features as alignment targets: position embedding added, resized to the
     student's grid.
 
     Args:
         features: (B, V, gh, gw, C).
-        grid: patches along one side of the student's images, or (rows, columns).
-        position_scale: factor of the embedding; 0 adds none.
+        grid: rows and columns of the student's patches of one camera, or one number for both.
+        position_scale: factor of the position embedding; 0 adds none.
         position: whether it is added before or after resizing.
         resize: see :class:`AlignmentConfig`.
         aspect: width over height of the teacher's images; None takes that of its grid.
@@ -298,30 +306,30 @@ def prepare_target(
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     aspect = features.shape[3] / features.shape[2] if aspect is None else aspect
 
-    def placed(values: Tensor) -> Tensor:
+    def embedded(values: Tensor) -> Tensor:
         if not position_scale:
             return values
         return values + position_scale * position_embedding(*values.shape[2:], aspect).to(values)
 
-    features = placed(features) if position == "before" else features
+    features = embedded(features) if position == "before" else features
     if features.shape[2:4] != (rows, columns):
         flat = features.flatten(0, 1).permute(0, 3, 1, 2)
         corners = {"align_corners": True} if resize == "bilinear" else {}
         flat = functional.interpolate(flat, (rows, columns), mode=resize, **corners)
         features = flat.permute(0, 2, 3, 1).unflatten(0, features.shape[:2])
-    features = placed(features) if position == "after" else features
+    features = embedded(features) if position == "after" else features
     return features.flatten(1, 3)
 
 
 def token_mask(present: Tensor, grid: int | tuple[int, int], valid: Tensor | None = None) -> Tensor:
-    """Tokens that count, (B, V * rows * columns): those of cameras that are there, outside
-    letterbox bars.
+    """Return which tokens count, (B, V * rows * columns): of present cameras, outside letterbox
+    bars.
 
     Args:
         present: (B, V), False where a camera is missing.
         grid: as for :func:`prepare_target`.
-        valid: (B, V, H, W), False in the bars; each token takes the pixel at its upper left corner,
-            as in the paper's code.
+        valid: (B, V, H, W), False in letterbox bars; each token takes the pixel at its upper left
+            corner, as in the paper's code.
     """
     size = (grid, grid) if isinstance(grid, int) else grid
     mask = present[..., None, None].expand(*present.shape, *size)

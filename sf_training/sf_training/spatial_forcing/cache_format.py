@@ -1,4 +1,6 @@
-"""How features are kept: two bytes for each value, or one and a scale for each token."""
+"""Storage formats of cached features: two bytes for each value, or one and a scale for each
+token.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 CacheFormat = Literal["float16", "bfloat16", "int8"]
-"""float16: 11 bits of precision, values up to 65504. bfloat16: 8 bits, any size, the same room.
-int8: half of the room, values in steps
-of a 127th of the token's largest one."""
+"""float16: 11 bits of precision, values up to 65504. bfloat16: 8 bits of precision, any
+magnitude, the same space. int8: half the space, values in steps of a 127th of the token's
+largest one.
+"""
 FORMATS = get_args(CacheFormat)
 
 
 @dataclass(frozen=True)
 class CompactArray:
-    """Features (F, ..., C) that are decoded where they are read: ``array[frames]`` gives float32.
+    """Features (F, ..., C) that are decoded when read: ``array[frames]`` returns float32.
 
     Attributes:
-        parts: what is kept, frames first; see :func:`encode`.
+        parts: encoded arrays, frames first; see :func:`encode`.
         format: of the parts.
     """
 
@@ -29,12 +32,12 @@ class CompactArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the features."""
+        """Shape of the decoded features."""
         return self.parts[0].shape
 
     @property
     def nbytes(self) -> int:
-        """That are kept."""
+        """Bytes of the encoded arrays."""
         return sum(part.nbytes for part in self.parts)
 
     def __len__(self) -> int:
@@ -45,25 +48,24 @@ class CompactArray:
 
 
 def empty_parts(
-    shape: tuple[int, ...], kind: CacheFormat
+    shape: tuple[int, ...], form: CacheFormat
 ) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of the arrays that features of ``shape`` are kept in."""
-    if kind == "int8":
+    """Return shape and dtype of the encoded arrays of features with ``shape``."""
+    if form == "int8":
         return [(shape, np.dtype(np.int8)), (shape[:-1], np.dtype(np.float16))]
-    return [(shape, np.dtype(np.uint16 if kind == "bfloat16" else np.float16))]
+    return [(shape, np.dtype(np.uint16 if form == "bfloat16" else np.float16))]
 
 
-def encode(values: np.ndarray, kind: CacheFormat) -> tuple[np.ndarray, ...]:
-    """Features (..., C) float32 as the arrays that are kept; with ``int8`` a scale (...) for each
-    token follows.
+def encode(values: np.ndarray, form: CacheFormat) -> tuple[np.ndarray, ...]:
+    """Encode features (..., C) float32; with ``int8`` the second array holds a scale (...) for
+    each token.
     """
-    if kind == "float16":
+    if form == "float16":
         return (values.astype(np.float16),)
-    if kind == "bfloat16":
+    if form == "bfloat16":
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
-        return (
-            ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16),
-        )  # to the nearest, ties to even
+        # Round to the nearest, ties to even.
+        return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16),)
     scale = (np.abs(values).max(-1) / 127).astype(np.float16)
     steps = np.divide(
         values,
@@ -74,22 +76,22 @@ def encode(values: np.ndarray, kind: CacheFormat) -> tuple[np.ndarray, ...]:
     return np.clip(np.rint(steps), -127, 127).astype(np.int8), scale
 
 
-def decode(parts: Sequence[np.ndarray], kind: CacheFormat) -> np.ndarray:
-    """Reverse of :func:`encode`, float32."""
-    if kind == "bfloat16":
+def decode(parts: Sequence[np.ndarray], form: CacheFormat) -> np.ndarray:
+    """Return the features (..., C) float32 of encoded arrays."""
+    if form == "bfloat16":
         return (parts[0].astype(np.uint32) << 16).view(np.float32)
     values = parts[0].astype(np.float32)
-    return values * parts[1][..., None].astype(np.float32) if kind == "int8" else values
+    return values * parts[1][..., None].astype(np.float32) if form == "int8" else values
 
 
 @dataclass
 class CosineError:
-    """1 - cosine between whole features and what is left of them, over tokens.
+    """1 - cosine between original and stored features, over tokens.
 
     Attributes:
         total: sum.
-        most: largest.
-        tokens: number.
+        most: maximum.
+        tokens: number of tokens.
     """
 
     total: float = 0.0
@@ -98,24 +100,23 @@ class CosineError:
 
     @property
     def mean(self) -> float:
-        """0 before the first token."""
+        """Mean over tokens; 0 before the first one."""
         return self.total / max(self.tokens, 1)
 
-    def add(self, values: np.ndarray, kept: np.ndarray, norms: np.ndarray) -> None:
-        """Some more tokens.
+    def add(self, values: np.ndarray, stored: np.ndarray, norms: np.ndarray) -> None:
+        """Add tokens.
 
         Args:
-            values: features (..., C), or what of them lies along the directions that are kept.
-            kept: decoded again, the same shape.
-            norms: (...) of the whole features.
+            values: features (..., C), or their projection on the stored directions.
+            stored: the same after encoding and decoding.
+            norms: (...) norms of the original features.
         """
-        product = np.einsum("...c,...c->...", values, kept, dtype=np.float64)
+        product = np.einsum("...c,...c->...", values, stored, dtype=np.float64)
         length = norms.astype(np.float64) * np.sqrt(
-            np.einsum("...c,...c->...", kept, kept, dtype=np.float64)
+            np.einsum("...c,...c->...", stored, stored, dtype=np.float64)
         )
-        error = 1.0 - np.divide(
-            product, length, out=np.ones_like(product), where=length > 0
-        )  # nothing can be lost of a token of zeros
+        # A token of zeros has no error.
+        error = 1.0 - np.divide(product, length, out=np.ones_like(product), where=length > 0)
         self.total += float(error.sum())
         self.most = max(self.most, float(error.max(initial=0.0)))
         self.tokens += error.size

@@ -1,5 +1,6 @@
-"""Fewer channels for wide teacher features: the directions that hold most of them. The cache
-measures the cosine that is lost.
+"""Fewer channels for wide teacher features, by principal directions.
+
+The feature cache measures the cosine that is lost.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE = 128  # frames that the directions are found in
+SAMPLE = 128  # frames from which the directions are computed
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Compression:
     bases: tuple[np.ndarray, ...]
 
     def __call__(self, layers: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Targets (..., C) of each layer as (..., channels), float32."""
+        """Project targets (..., C) of each layer to (..., channels), float32."""
         return [
             layer.astype(np.float32) @ basis
             for layer, basis in zip(layers, self.bases, strict=True)
@@ -34,20 +35,20 @@ class Compression:
         channels: int,
         file: Path | None = None,
     ) -> Compression:
-        """Find the bases, or read those that an earlier call left in ``file``.
+        """Compute the bases, or read those that an earlier call saved in ``file``.
 
-        Directions are those of the uncentred second moments: the loss compares angles at the
-        origin.
+        Directions are eigenvectors of the uncentred second moment X^T X over tokens X (N, C),
+        because the loss compares angles at the origin.
 
         Args:
             compute: targets (n, ..., C) of each layer for the indices of n frames.
-            frames: in the data.
-            channels: to keep.
+            frames: number of frames of the data.
+            channels: number of directions.
         """
         if file is not None and file.is_file():
-            with np.load(file) as kept:
+            with np.load(file) as saved:
                 return Compression(
-                    tuple(kept[f"layer_{number}"] for number in range(len(kept.files)))
+                    tuple(saved[f"layer_{number}"] for number in range(len(saved.files)))
                 )
         sample = np.unique(np.linspace(0, frames - 1, min(SAMPLE, frames)).astype(int))
         found = Compression(
@@ -55,11 +56,11 @@ class Compression:
         )
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_suffix(".new.npz")
+            temporary = file.with_suffix(".new.npz")
             np.savez(
-                fresh, **{f"layer_{number}": basis for number, basis in enumerate(found.bases)}
+                temporary, **{f"layer_{number}": basis for number, basis in enumerate(found.bases)}
             )
-            os.replace(fresh, file)
+            os.replace(temporary, file)
         return found
 
 
@@ -68,6 +69,6 @@ def _tokens(layer: np.ndarray) -> np.ndarray:
 
 
 def _directions(tokens: np.ndarray, channels: int) -> np.ndarray:
-    """(C, channels), the largest first."""
+    """Return the principal directions (C, channels), largest first."""
     values, vectors = np.linalg.eigh(tokens.T @ tokens)
     return np.ascontiguousarray(vectors[:, np.argsort(values)[::-1][:channels]])

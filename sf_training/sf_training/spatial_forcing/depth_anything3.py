@@ -1,8 +1,9 @@
-"""The backbone of Depth Anything 3 (arXiv 2511.10647): DINOv2 whose later blocks see all views.
+"""The backbone of Depth Anything 3 (arXiv 2511.10647): DINOv2 whose later blocks attend across
+views.
 
-Written anew from the architecture on VGGT's blocks; names of parameters are those of the official
-checkpoints. Sizes and borders are read off the tensors. Only what Spatial Forcing needs is here: no
-heads, no given cameras. The giant model (SwiGLU) is not supported.
+Implemented from the architecture on VGGT's blocks, with the parameter names of the official
+checkpoints; sizes are read from the tensors. Only what Spatial Forcing needs: no heads, no given
+cameras. The giant model (SwiGLU) is not supported.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from torch.nn import functional
 
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt import Block, VggtConfig, patch_rotation
-from sf_training.spatial_forcing.vision import resize
+from sf_training.spatial_forcing.vision import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    features_by_cameras,
+    layer_indices,
+    resize,
+)
 from sf_training.spatial_forcing.weights import Weights
 
 PREFIXES = ("model.backbone.pretrained.", "backbone.pretrained.")
 SIDE = 504  # pixels: the longer side that the authors' API resizes to
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HEAD_WIDTH = 64
-_OFFSET = 0.1  # DINOv2's, when it stretches its table of positions
+_OFFSET = 0.1  # DINOv2's, when it interpolates its position embedding
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class DepthAnything3Config:
     width: int
     blocks: int
     alternating: int
-    """First block with normed heads and rotary code; from it on odd blocks see all views. Equals
-    ``blocks`` for models of one view (mono, metric).
+    """First block with normalised heads and rotary embedding; from it on, odd blocks attend
+    across all views. Equals ``blocks`` for models of one view (mono, metric).
     """
     grid: int
     patch: int
@@ -42,7 +48,7 @@ class DepthAnything3Config:
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, Sequence[int]]) -> DepthAnything3Config:
-        """Sizes of the backbone whose tensors have these names (without prefix) and shapes.
+        """Return the sizes of the backbone with tensors of these names (without prefix) and shapes.
 
         Raises:
             KeyError: a tensor that gives a size is missing.
@@ -62,7 +68,9 @@ class DepthAnything3Config:
 
 
 class DepthAnything3(nn.Module):
-    """Features of V views: of the last block that saw one view, beside the normed last block."""
+    """Features of V views: output of the last single-view block, beside the normalised output of
+    the block.
+    """
 
     def __init__(self, config: DepthAnything3Config) -> None:
         super().__init__()
@@ -82,7 +90,7 @@ class DepthAnything3(nn.Module):
         self._sizes = sizes
 
     def forward(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        """Return features (B, V, H / patch, W / patch, 2 width) of the layers asked for.
+        """Return features (B, V, H / patch, W / patch, 2 width) of the requested layers.
 
         Args:
             images: (B, V, 3, H, W), normalised; the first view is the reference.
@@ -93,10 +101,10 @@ class DepthAnything3(nn.Module):
         patches = self.patch_embed.proj(images.flatten(0, 1)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
         tokens = (tokens + self._positions(rows, columns).to(tokens)).unflatten(0, (batch, views))
-        turned = patch_rotation(rows, columns, 1, self._sizes, images.device)
-        # Across views patches have one place, apart from the class token's.
-        level = patch_rotation(1, 1, 1, self._sizes, images.device)
-        level = torch.cat([level[:, :1], level[:, 1:].expand(-1, rows * columns, -1, -1)], 1)
+        rotation = patch_rotation(rows, columns, 1, self._sizes, images.device)
+        # Across views all patches have one position, and the class token another.
+        shared = patch_rotation(1, 1, 1, self._sizes, images.device)
+        shared = torch.cat([shared[:, :1], shared[:, 1:].expand(-1, rows * columns, -1, -1)], 1)
         single, found = tokens, {}
         for index, block in enumerate(self.blocks):
             if index == self.config.alternating:
@@ -105,9 +113,9 @@ class DepthAnything3(nn.Module):
             later = index >= self.config.alternating
             if later and index % 2:
                 together = tokens.flatten(1, 2)
-                tokens = block(together, level.repeat(1, views, 1, 1)).view_as(tokens)
+                tokens = block(together, shared.repeat(1, views, 1, 1)).view_as(tokens)
             else:
-                alone = block(tokens.flatten(0, 1), turned if later else None)
+                alone = block(tokens.flatten(0, 1), rotation if later else None)
                 tokens = single = alone.unflatten(0, (batch, views))
             if index in layers:
                 both = torch.cat([single, self.norm(tokens)], -1)[:, :, 1:]
@@ -125,16 +133,17 @@ class DepthAnything3(nn.Module):
 
 
 class DepthAnything3Teacher:
-    """Depth Anything 3 as a teacher; small and base have weights that a company may use.
+    """Depth Anything 3 as a teacher; small and base have weights for commercial use.
 
-    With three views or more the authors' code picks a reference view; here it is always the first.
+    With three views or more the authors' code selects a reference view; here it is always the
+    first.
 
     Args:
         weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
         layers: of its blocks, from 0 or from the end.
-        size: longer side of the images that it sees [pixels].
+        size: longer side of its input images [pixels].
         device: where it runs.
-        dtype: of its matrices; all else is float32.
+        dtype: of its matrices; all other weights are float32.
 
     Raises:
         TeacherError: the weights are not those of such a model, or there is no such layer.
@@ -178,15 +187,9 @@ class DepthAnything3Teacher:
                 f"{weights.source}: {len(names)} tensors are missing, unknown or of another size,"
                 f" {prefix}{names[0]} among them; another architecture, or damaged"
             )
-        outside = [layer for layer in layers if not -config.blocks <= layer < config.blocks]
-        if outside or not layers:
-            raise TeacherError(
-                f"{weights.source}: layer {outside[0] if outside else 'none'}: this model has"
-                f" {config.blocks} layers"
-            )
         self._weights, self._prefix, self._network = weights, prefix, network
         self._loaded = False
-        self._layers = tuple(layer % config.blocks for layer in layers)
+        self._layers = layer_indices(layers, config.blocks, weights.source)
         self._size, self._dtype, self._device = size, dtype, torch.device(device)
         self.pixels, self.feature_size = size**2, 2 * config.width
         self.licence = weights.licence
@@ -198,31 +201,24 @@ class DepthAnything3Teacher:
 
     @torch.no_grad()
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; absent cameras are left out."""
+        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`."""
         self._load()
         patch = self._network.config.patch
         images = resize(images.to(self._device, torch.float32), self._size, patch)
-        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
+        mean, std = (
+            images.new_tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         images = (images - mean) / std
-        if present is None or bool(present.all()):
-            return self._run(images)
-        shape = (*images.shape[:2], *(side // patch for side in images.shape[-2:]))
-        found = tuple(images.new_zeros(*shape, self.feature_size) for _ in self._layers)
-        for pattern in present.unique(dim=0):
-            if not pattern.any():
-                continue
-            samples = (present == pattern).all(1).nonzero()[:, 0]
-            views = pattern.nonzero()[:, 0]
-            for whole, part in zip(found, self._run(images[samples][:, views]), strict=True):
-                whole[samples[:, None], views] = part
-        return found
+        return features_by_cameras(self._run, images, present)
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             return tuple(layer.float() for layer in self._network(images, self._layers))
 
     def _load(self) -> None:
-        """Read the weights with the first images: a cached run never needs their memory."""
+        """Read the weights when the first images come: a run with cached features never needs
+        them.
+        """
         if self._loaded:
             return
         names = self._network.state_dict()

@@ -1,4 +1,4 @@
-"""Depth on the grid of a model's visual tokens, as what a frozen-feature probe is to tell."""
+"""Depth on the grid of a model's visual tokens: the target of a frozen-feature probe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 def depth_cells(
     depth: np.ndarray, shape: tuple[int, int], nearest: float, farthest: float
 ) -> np.ndarray:
-    """Mean depth in each cell of a picture.
+    """Return the mean depth in each cell of an image.
 
     Args:
         depth: (..., H, W) along the optical axis [m]; NaN or 0 where unknown.
         shape: rows and columns of cells, at most as many as pixels.
-        nearest, farthest: pixels beyond these do not count [m].
+        nearest, farthest: range of depth that counts [m].
 
     Returns:
         (..., rows, columns) float32; NaN where fewer than half of the pixels count.
@@ -38,13 +38,13 @@ def depth_cells(
 
 @dataclass(frozen=True)
 class DepthTask:
-    """What is known without looking: a probe tells only the difference to that.
+    """Statistics of the training frames; a probe predicts the residual from their mean.
 
     Attributes:
-        mean: (V, R, C) average picture of the training frames [m]; NaN where no frame has depth.
-        spread: (V,) root mean square distance of the training frames from it [m].
-        grid: rows and columns of tokens; each token tells the R / rows x C / columns cells that it
-            covers.
+        mean: (V, R, C) mean depth image of the training frames [m]; NaN where no frame has depth.
+        spread: (V,) root mean square deviation of the training frames from it [m].
+        grid: rows and columns of tokens; each token predicts the R / rows x C / columns cells in
+            its patch.
     """
 
     mean: np.ndarray
@@ -53,7 +53,7 @@ class DepthTask:
 
     @staticmethod
     def of(cells: np.ndarray, grid: tuple[int, int]) -> DepthTask:
-        """From training frames (F, V, R, C) [m]."""
+        """Compute the statistics of training frames (F, V, R, C) [m]."""
         known = np.isfinite(cells)
         count = known.sum(0)
         mean = np.where(known, cells, 0).sum(0, dtype=np.float64) / np.maximum(count, 1)
@@ -66,23 +66,23 @@ class DepthTask:
         return DepthTask(mean, np.maximum(spread, 1e-6).astype(np.float32), grid)
 
     def residuals(self, cells: np.ndarray) -> np.ndarray:
-        """Depth (F, V, R, C) [m] as what a probe tells: difference to the mean picture in units of
-        its spread; NaN where unknown.
+        """Return the residuals of depth (F, V, R, C) [m]: deviation from the mean over the
+        spread; NaN where unknown.
         """
         return (cells - self.mean) / self.spread[:, None, None]
 
     def depth(self, residuals: np.ndarray) -> np.ndarray:
-        """Reverse of :meth:`residuals` [m]."""
+        """Return the depth [m] of residuals."""
         return residuals * self.spread[:, None, None] + self.mean
 
     def by_token(self, maps: np.ndarray) -> np.ndarray:
-        """(F, R, C) of one camera as (F, rows * columns, cells of a token)."""
+        """Rearrange (F, R, C) of one camera to (F, rows * columns, cells of a token)."""
         (rows, columns), (height, width) = self.grid, self._cell
         split = maps.reshape(-1, rows, height, columns, width)
         return split.transpose(0, 1, 3, 2, 4).reshape(-1, rows * columns, height * width)
 
-    def by_picture(self, values: np.ndarray) -> np.ndarray:
-        """Reverse of :meth:`by_token`."""
+    def by_image(self, values: np.ndarray) -> np.ndarray:
+        """Undo :meth:`by_token`."""
         (rows, columns), (height, width) = self.grid, self._cell
         split = values.reshape(-1, rows, columns, height, width)
         return split.transpose(0, 1, 3, 2, 4).reshape(-1, rows * height, columns * width)
@@ -94,11 +94,11 @@ class DepthTask:
 
 @dataclass(frozen=True)
 class DepthError:
-    """Errors by episode and camera, so that any mean over either can be taken later.
+    """Errors by episode and camera, from which means over either can be computed.
 
     Attributes:
         squared, relative: (E, V) sums over cells of the squared error [m^2] and of |error| / depth.
-        cells: (E, V) number of them.
+        cells: (E, V) number of cells.
     """
 
     squared: np.ndarray
@@ -107,8 +107,10 @@ class DepthError:
 
     @staticmethod
     def of(predicted: np.ndarray, truth: np.ndarray, episodes: np.ndarray) -> DepthError:
-        """From depth (F, V, R, C) [m] and the episode of each frame (F,); cells without truth do
-        not count.
+        """Compute the errors of depth (F, V, R, C) [m]; cells without truth do not count.
+
+        Args:
+            episodes: (F,) episode of each frame.
         """
         known = np.isfinite(truth) & np.isfinite(predicted)
         error = np.where(known, predicted - truth, 0.0).astype(np.float64)
@@ -121,18 +123,22 @@ class DepthError:
         return DepthError(*sums)
 
     def rmse(self, episodes: np.ndarray | None = None) -> np.ndarray:
-        """Root mean square error of each camera (..., V) [m], over all cells; ``episodes`` (..., n)
-        indices, some perhaps several times.
+        """Return the root mean square error of each camera (..., V) [m], over all cells.
+
+        Args:
+            episodes: (..., n) indices of episodes, which may repeat; None takes each once.
         """
         return np.sqrt(self._mean(self.squared, episodes))
 
     def abs_rel(self) -> np.ndarray:
-        """Mean of |error| / depth for each camera (V,)."""
+        """Return the mean of |error| / depth of each camera (V,)."""
         return self._mean(self.relative, None)
 
     def explained(self, floor: DepthError, episodes: np.ndarray | None = None) -> np.ndarray:
-        """Share (..., V) of ``floor``'s squared error that is gone: 1 is perfect, 0 no better,
-        below 0 worse.
+        """Return 1 - MSE / MSE of ``floor`` for each camera (..., V), with mean squared errors
+        (MSE).
+
+        1 is perfect, 0 equals ``floor``, below 0 is worse; ``episodes`` as for :meth:`rmse`.
         """
         return 1.0 - self._mean(self.squared, episodes) / self._mean(floor.squared, episodes)
 

@@ -1,4 +1,4 @@
-"""Heads that read depth from frozen visual tokens: linear, in closed form, or DPT-style,
+"""Heads that predict depth from frozen visual tokens: linear in closed form, or DPT-style and
 trained.
 """
 
@@ -14,12 +14,10 @@ from torch.nn import functional
 
 from sf_training.spatial_forcing.depth_cells import DepthTask
 
-PENALTIES = tuple(
-    10.0**power for power in range(-6, 2)
-)  # of the ridge, in units of a standardised feature's sum of squares
-_PART = 256  # frames
+PENALTIES = tuple(10.0**power for power in range(-6, 2))  # lambda of the ridge regression
+_FRAMES_AT_ONCE = 256
 _CHANNELS = 32  # of the DPT head
-_BATCH = 32  # pictures
+_BATCH = 32  # images
 _RATE = 2e-3
 
 
@@ -27,55 +25,53 @@ class Head(Protocol):
     """A fitted head."""
 
     def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """Residuals (F, V, R, C) from tokens (F, V, rows, columns, D)."""
+        """Return residuals (F, V, R, C) from tokens (F, V, rows, columns, D)."""
 
 
 class LinearHead:
-    """One ridge regression for each camera, the same at every place: from a token to the cells that
-    it covers.
+    """One ridge regression for each camera, shared by all positions: from a token to the cells in
+    its patch.
 
-    Cells without depth count as being like the mean picture; tokens that cover none with depth are
+    Cells without depth count as equal to the mean image; tokens without any cell with depth are
     left out.
     """
 
     def __init__(
-        self, task: DepthTask, tokens: np.ndarray, residuals: np.ndarray, choosing: np.ndarray
+        self, task: DepthTask, tokens: np.ndarray, residuals: np.ndarray, selection: np.ndarray
     ) -> None:
-        """Fit.
+        """Fit the regressions.
 
         Args:
             tokens: (F, V, rows, columns, D).
             residuals: (F, V, R, C), see :meth:`DepthTask.residuals`.
-            choosing: (F,) True for the frames on which the penalty is chosen; the others are
-                fitted, then all are.
+            selection: (F,) True for the frames that select the penalty. The other frames are fitted
+                first, then all frames with the selected penalty.
         """
         self._task = task
         self._cameras = []
         for view in range(tokens.shape[1]):
             flat = tokens[:, view].reshape(len(tokens), -1, tokens.shape[-1])
-            self._cameras.append(_ridge(flat, task.by_token(residuals[:, view]), choosing))
+            self._cameras.append(_ridge(flat, task.by_token(residuals[:, view]), selection))
 
     def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """See :class:`Head`."""
+        """Return residuals; see :class:`Head`."""
         views = []
         for view, apply in enumerate(self._cameras):
             values = apply(tokens[:, view].reshape(len(tokens), -1, tokens.shape[-1]))
-            views.append(self._task.by_picture(values))
+            views.append(self._task.by_image(values))
         return np.stack(views, 1)
 
 
 class StateHead:
-    """What joint positions tell about depth: for each camera a ridge regression from the robot's
-    state to every cell.
-    """
+    """Predicts depth from the robot's state: for each camera a ridge regression to every cell."""
 
-    def __init__(self, states: np.ndarray, residuals: np.ndarray, choosing: np.ndarray) -> None:
-        """Fit; states (F, N), the rest as for :class:`LinearHead`."""
+    def __init__(self, states: np.ndarray, residuals: np.ndarray, selection: np.ndarray) -> None:
+        """Fit; states (F, N), the other arguments as for :class:`LinearHead`."""
         self._shape = residuals.shape[1:]
-        self._apply = _ridge(states[:, None], residuals.reshape(len(residuals), 1, -1), choosing)
+        self._apply = _ridge(states[:, None], residuals.reshape(len(residuals), 1, -1), selection)
 
     def predict(self, states: np.ndarray) -> np.ndarray:
-        """Residuals (F, V, R, C)."""
+        """Return residuals (F, V, R, C)."""
         return self._apply(states[:, None]).reshape(len(states), *self._shape)
 
 
@@ -97,9 +93,9 @@ class DptHead:
         Args:
             tokens: (F, V, rows, columns, D).
             residuals: (F, V, R, C).
-            steps: of 32 pictures each.
+            steps: training steps with 32 images each.
             seed: of the weights and of the order.
-            progress: told the number of steps that are done.
+            progress: called with the number of steps done.
         """
         width = tokens.shape[-1]
         flat = tokens.reshape(-1, width)
@@ -115,9 +111,9 @@ class DptHead:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, _RATE, total_steps=steps, pct_start=0.1
         )
-        pictures = tokens.shape[0] * tokens.shape[1]
+        count = tokens.shape[0] * tokens.shape[1]
         for step in range(steps):
-            frames, views = np.divmod(order.integers(0, pictures, _BATCH), tokens.shape[1])
+            frames, views = np.divmod(order.integers(0, count, _BATCH), tokens.shape[1])
             truth = torch.from_numpy(residuals[frames, views])
             known = truth.isfinite()
             found = self._network(self._prepare(tokens[frames, views]), torch.from_numpy(views))
@@ -133,7 +129,7 @@ class DptHead:
 
     @torch.inference_mode()
     def predict(self, tokens: np.ndarray) -> np.ndarray:
-        """See :class:`Head`."""
+        """Return residuals; see :class:`Head`."""
         views = torch.arange(tokens.shape[1])
         parts = []
         for start in range(0, len(tokens), _BATCH):
@@ -145,17 +141,16 @@ class DptHead:
         return np.concatenate(parts)
 
     def _prepare(self, tokens: np.ndarray) -> Tensor:
-        """(N, rows, columns, D) to standardised (N, D, rows, columns)."""
+        """Standardise tokens (N, rows, columns, D) and move the channels: (N, D, rows, columns)."""
         return torch.from_numpy(((tokens - self._centre) / self._scale).astype(np.float32)).permute(
             0, 3, 1, 2
         )
 
 
 class DptNetwork(nn.Module):
-    """Tokens of one layer at half, once, twice and four times their resolution, fused from coarse
-    to fine.
+    """Fuses tokens of one layer at 1/2, 1, 2 and 4 times their resolution, from coarse to fine.
 
-    DPT takes its four scales from four layers; a probe of one layer has one.
+    DPT takes its four scales from four layers; a probe reads one layer.
     """
 
     def __init__(self, width: int, cameras: int, shape: tuple[int, int]) -> None:
@@ -169,7 +164,7 @@ class DptNetwork(nn.Module):
         )
 
     def forward(self, tokens: Tensor, camera: Tensor) -> Tensor:
-        """(N, width, rows, columns) and the camera of each (N,) to (N, *shape)."""
+        """Map tokens (N, width, rows, columns) and the camera of each (N,) to (N, *shape)."""
         sizes = [
             tuple(max(1, round(side * scale)) for side in tokens.shape[2:])
             for scale in (0.5, 1, 2, 4)
@@ -197,10 +192,19 @@ class _Residual(nn.Module):
 
 
 def _ridge(
-    features: np.ndarray, values: np.ndarray, choosing: np.ndarray
+    features: np.ndarray, values: np.ndarray, selection: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """From features (F, N, D) to values (F, N, K), NaN where unknown; the penalty is chosen on the
-    frames ``choosing``.
+    """Fit a ridge regression and return its prediction function.
+
+    Legend: x (D + 1,) is a standardised feature with a constant 1 appended, y (K,) a target, W (D +
+    1, K). With G = sum x x^T, C = sum x y^T and n samples, W = (G + n lambda I')^-1 C, where I' is
+    the identity without the constant's entry. lambda minimises the error on the frames of
+    ``selection``.
+
+    Args:
+        features: (F, N, D).
+        values: (F, N, K), NaN where unknown.
+        selection: (F,) bool.
     """
     flat = features.reshape(-1, features.shape[-1])
     centre, scale = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64) + 1e-6
@@ -210,28 +214,30 @@ def _ridge(
         return torch.cat([standard, standard.new_ones(len(standard), 1)], 1)
 
     sums = {
-        chosen: _moments(features, values, choosing == chosen, prepared) for chosen in (False, True)
+        chosen: _moments(features, values, selection == chosen, prepared)
+        for chosen in (False, True)
     }
     (gram, cross, _), (other_gram, other_cross, other_square) = sums[False], sums[True]
 
     def solved(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
         ridge = torch.full((len(gram),), penalty, dtype=torch.float64) * gram[-1, -1]
-        ridge[-1] = 0  # the mean is free
+        ridge[-1] = 0  # no penalty on the constant
         return torch.linalg.solve(gram + torch.diag(ridge + 1e-9), cross)
 
-    def error(weights: Tensor) -> float:
+    def error(coefficients: Tensor) -> float:
         return float(
             other_square
-            - 2 * (weights * other_cross).sum()
-            + (weights * (other_gram @ weights)).sum()
+            - 2 * (coefficients * other_cross).sum()
+            + (coefficients * (other_gram @ coefficients)).sum()
         )
 
     penalty = min(PENALTIES, key=lambda each: error(solved(gram, cross, each)))
-    weights = solved(gram + other_gram, cross + other_cross, penalty).float()
+    coefficients = solved(gram + other_gram, cross + other_cross, penalty).float()
 
     def apply(part: np.ndarray) -> np.ndarray:
         found = [
-            prepared(part[start : start + _PART]) @ weights for start in range(0, len(part), _PART)
+            prepared(part[start : start + _FRAMES_AT_ONCE]) @ coefficients
+            for start in range(0, len(part), _FRAMES_AT_ONCE)
         ]
         return torch.cat(found).numpy().reshape(*part.shape[:2], -1)
 
@@ -241,7 +247,7 @@ def _ridge(
 def _moments(
     features: np.ndarray, values: np.ndarray, frames: np.ndarray, prepared: Callable
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Second moments of features, of features with values, and of values, float64."""
+    """Return G, C and the sum of y^2 over some frames, float64; see :func:`_ridge`."""
     size, outputs = features.shape[-1] + 1, values.shape[-1]
     gram, cross = (
         torch.zeros(size, size, dtype=torch.float64),
@@ -249,11 +255,11 @@ def _moments(
     )
     square = torch.zeros((), dtype=torch.float64)
     chosen = np.flatnonzero(frames)
-    for start in range(0, len(chosen), _PART):
-        part = chosen[start : start + _PART]
+    for start in range(0, len(chosen), _FRAMES_AT_ONCE):
+        part = chosen[start : start + _FRAMES_AT_ONCE]
         truth = torch.from_numpy(values[part]).flatten(0, 1)
-        kept = truth.isfinite().any(1)
-        x, y = prepared(features[part])[kept], truth[kept].nan_to_num()
+        known = truth.isfinite().any(1)
+        x, y = prepared(features[part])[known], truth[known].nan_to_num()
         gram += (x.T @ x).double()
         cross += (x.T @ y).double()
         square += y.double().square().sum()

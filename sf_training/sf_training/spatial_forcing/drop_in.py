@@ -1,7 +1,8 @@
-"""Spatial Forcing for a trainer that is not ours: hooks on the policy, one loss to add.
+"""Spatial Forcing for the training loop of another project: hooks on its policy, and one loss to
+add.
 
-Needs torch and this package's ``spatial_forcing`` alone; the policy's code stays as it is. Examples
-for openpi's and LeRobot's loop are in ``sf_training/examples``.
+Needs only torch and ``sf_training.spatial_forcing``; the policy's code does not change.
+``sf_training/examples`` has the loops of openpi and LeRobot.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from sf_training.spatial_forcing.vision import Teacher
 
 
 class SpatialForcing(nn.Module):
-    """Projector, hooks and loss for a policy whose sequence begins with its image tokens.
+    """Projector, hooks and loss for a policy whose sequence starts with its image tokens.
 
-    Its parameters are the projector's: give them to the optimiser, and save them beside the policy
-    where a run is resumed. Nothing of it is needed at inference.
+    Its parameters are those of the projector: add them to the optimiser, and save them with the
+    policy where training is resumed. Inference needs none of it.
 
     Args:
-        policy: what is trained, in any wrapping; it is not made part of this module.
+        policy: the trained model, wrapped or not; it does not become a submodule.
         teacher: see :func:`sf_training.spatial_forcing.vision_targets.open_teacher`.
         width: of the language model's hidden states.
-        grid: rows and columns of the image tokens of one view.
+        grid: rows and columns of the image tokens of one camera.
         config: settings; ``layer`` counts blocks, ``teacher_layers`` are those of ``teacher``.
-        blocks: dotted name of the list of blocks (an end of it is enough).
-        first: place of the first image token in the sequence.
+        blocks: dotted name of the list of blocks (its last part is enough), or the blocks.
+        first: position of the first image token in the sequence.
     """
 
     def __init__(
@@ -57,18 +58,19 @@ class SpatialForcing(nn.Module):
         self._tokens: Any = StudentTokens(policy, self.config.student_layers, blocks)
 
     def recording(self) -> AbstractContextManager[None]:
-        """Open it around the policy's forward pass in training."""
+        """Return a context to open around the policy's forward pass in training."""
         return self._tokens.recording()
 
     def loss(self, images: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return the loss to add to the action loss, the coefficient included.
+        """Return the loss to add to the action loss, including the coefficient.
 
         Args:
             images: (B, V, 3, H, W) in [0, 1], as the policy saw them and in its order.
-            present: (B, V), False where a camera is missing; None: none is.
+            present: (B, V), False where a camera is missing; None: no camera is missing.
 
         Raises:
-            StudentTokensError: the forward pass was not recorded, or nothing below is trained.
+            StudentTokensError: the forward pass was not recorded, or nothing below the layer is
+                trained.
         """
         present = images.new_ones(images.shape[:2]).bool() if present is None else present.bool()
         with torch.no_grad():

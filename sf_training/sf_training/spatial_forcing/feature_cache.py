@@ -1,5 +1,6 @@
-"""Prepared teacher features: computed once, kept on disk in a compact form, picked up again after a
-kill, mapped while training.
+"""Cache of prepared teacher features: computed once, saved on disk in a compact format.
+
+An interrupted computation continues where it stopped; training maps the files into memory.
 """
 
 from __future__ import annotations
@@ -32,21 +33,20 @@ _SAVE_EVERY = 256  # frames
 _SAVE_AFTER_S = 30.0
 
 Compute = Callable[[slice], Sequence[tuple[np.ndarray, np.ndarray]]]
-"""From a slice of frames: for each layer the features (n, ..., C) float32 and the norms (n, ...) of
-the whole ones.
+"""Maps a slice of frames to, for each layer, the features (n, ..., C) float32 and the norms (n,
+...) of the original ones.
 """
 
 
 class FeatureCache:
-    """One folder for each combination of data, teacher and settings; another combination never
-    reads it.
+    """One folder for each combination of data, teacher and settings.
 
     Args:
         root: folder of all caches; None keeps everything in memory.
-        key: everything that the features depend on, as plain values.
+        key: everything on which the features depend, as plain values.
         shape: of one layer's features, frames first.
         layers: number of layers.
-        form: how a value is kept.
+        form: storage format.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class FeatureCache:
 
     @property
     def nbytes(self) -> int:
-        """Of all features, on disk or in memory."""
+        """Bytes of all features, on disk or in memory."""
         return self._layers * sum(
-            int(np.prod(shape)) * kind.itemsize for shape, kind in self._parts
+            int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._parts
         )
 
     @property
     def done(self) -> int:
-        """Frames that are there already.
+        """Number of frames with features.
 
         Raises:
-            TeacherError: the folder belongs to something else or is damaged.
+            TeacherError: the folder is of other features, or damaged.
         """
         if self.folder is None:
             return self._shape[0] if self._memory else 0
@@ -87,9 +87,9 @@ class FeatureCache:
         try:
             found = json.loads(state.read_text())
             fits = found["key"] == self._key and all(
-                array.shape == shape and array.dtype == kind
+                array.shape == shape and array.dtype == dtype
                 for arrays in self._mapped("r")
-                for array, (shape, kind) in zip(arrays, self._parts, strict=True)
+                for array, (shape, dtype) in zip(arrays, self._parts, strict=True)
             )
             done, self.error = int(found["frames"]), CosineError(**found["cosine_error"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,19 +104,20 @@ class FeatureCache:
         return done
 
     def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
-        """Compute what is missing, and measure what the form costs. On disk, only while it is
+        """Compute the missing features, and measure the error of the format; call it in
         :meth:`locked`.
 
         Args:
             batch: frames in a slice.
-            progress: told the number of frames that are there.
+            progress: called with the number of frames done.
 
         Raises:
-            TeacherError: the disk is full or the folder cannot be written.
+            TeacherError: the disk is full, or the folder cannot be written.
         """
         if self.folder is None:
             self._memory = [
-                [np.empty(shape, kind) for shape, kind in self._parts] for _ in range(self._layers)
+                [np.empty(shape, dtype) for shape, dtype in self._parts]
+                for _ in range(self._layers)
             ]
             self._compute(self._memory, 0, compute, batch, progress, lambda done: None)
             return
@@ -138,7 +139,7 @@ class FeatureCache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Another run that needs the same features waits meanwhile, and then finds them.
+        """Hold the lock of the folder: another run that needs the same features waits for them.
 
         Raises:
             TeacherError: the folder cannot be written.
@@ -156,7 +157,7 @@ class FeatureCache:
             yield
 
     def load(self) -> tuple[np.ndarray | CompactArray, ...]:
-        """Features of each layer, mapped read-only; ``layer[frames]`` reads some."""
+        """Return the features of each layer, mapped read-only; ``layer[frames]`` reads frames."""
         arrays = self._memory if self.folder is None else self._mapped("r")
         if self._form == "float16":
             return tuple(parts[0] for parts in arrays)
@@ -179,8 +180,8 @@ class FeatureCache:
                     (values, norms, encode(values, self._form)) for values, norms in compute(part)
                 ]
                 for parts, (*_, encoded) in zip(arrays, found, strict=True):
-                    for array, kept in zip(parts, encoded, strict=True):
-                        array[part] = kept
+                    for array, stored in zip(parts, encoded, strict=True):
+                        array[part] = stored
                 for values, norms, encoded in found:
                     self.error.add(values, decode(encoded, self._form), norms)
                 done = part.stop
@@ -188,7 +189,7 @@ class FeatureCache:
                 if done - saved >= _SAVE_EVERY or time.monotonic() - at > _SAVE_AFTER_S:
                     save(done)
                     saved, at = done, time.monotonic()
-        finally:  # also at Ctrl-C: a frame may have taken minutes
+        finally:  # also at Ctrl-C: a frame may take minutes
             if done > saved:
                 save(done)
 
@@ -203,16 +204,14 @@ class FeatureCache:
         return [[np.load(path, mmap_mode=mode) for path in paths] for paths in self._paths()]
 
     def _reserve(self) -> None:
-        """Claim the whole size now: writing to a mapped file on a full disk would kill the
-        process.
-        """
+        """Allocate the files: writing to a mapped file on a full disk would kill the process."""
         files = [
             (path, *part)
             for paths in self._paths()
             for path, part in zip(paths, self._parts, strict=True)
         ]
-        for path, shape, kind in files:
-            np.lib.format.open_memmap(path, "w+", kind, shape).flush()
+        for path, shape, dtype in files:
+            np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
             try:
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -223,12 +222,12 @@ class FeatureCache:
         self._note(0)
 
     def _unwritable(self, error: OSError) -> TeacherError:
-        cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
-        return TeacherError(f"{self.folder}: features cannot be kept ({error.strerror}); {cure}")
+        cure = "free disk space" if error.errno == errno.ENOSPC else "check its permissions"
+        return TeacherError(f"{self.folder}: features cannot be saved ({error.strerror}); {cure}")
 
     def _note(self, frames: int) -> None:
-        fresh = self.folder / (_STATE + ".new")
-        fresh.write_text(
+        temporary = self.folder / (_STATE + ".new")
+        temporary.write_text(
             json.dumps({"key": self._key, "frames": frames, "cosine_error": asdict(self.error)})
         )
-        os.replace(fresh, self.folder / _STATE)
+        os.replace(temporary, self.folder / _STATE)

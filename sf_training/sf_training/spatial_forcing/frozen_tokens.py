@@ -1,4 +1,4 @@
-"""Visual tokens of a frozen policy, and the controls that stand beside them in a probe."""
+"""Visual tokens of a frozen policy, and those of the controls of a depth probe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sf_policy_node.vla.text import text_encoder
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
 
 _BATCH = 64  # frames
-_RGB_SIDE = 16  # pixels of a patch, at most: more are averaged
+_RGB_SIDE = 16  # maximum side of a patch [pixels]; larger ones are averaged
 
 
 @torch.no_grad()
@@ -27,21 +27,21 @@ def frozen_tokens(
     texts: torch.Tensor,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> np.ndarray:
-    """Visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as they are when the
-    policy runs.
+    """Return visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as at
+    inference.
 
     Args:
-        model: a ``Nano``, ``HfVla`` or ``Pi0``; it is left on its device.
+        model: a ``Nano``, ``HfVla``, ``Pi0`` or ``OpenVlaOft``, on its device.
         images: (F, V, 3, H, W) uint8, prepared for the model.
         states: (F, N), normalised.
-        texts: (F, T) as the model reads them.
-        progress: told the number of frames that are done.
+        texts: (F, ...) text input of the model.
+        progress: called with the number of frames done.
 
     Raises:
         StudentTokensError: the model has no such layer.
     """
-    places = model.visual_places()
-    tokens = StudentTokens(model, (layer,), places.blocks, require_gradient=False)
+    layout = model.visual_layout()
+    tokens = StudentTokens(model, (layer,), layout.blocks, require_gradient=False)
     device = next(model.parameters()).device
     parts = []
     try:
@@ -50,24 +50,24 @@ def frozen_tokens(
             pixels = torch.from_numpy(np.ascontiguousarray(images[part])).to(device)
             with tokens.recording():
                 model.context(pixels, states[part].to(device), texts[part].to(device))
-            positions = places.mask.nonzero()[:, 0].expand(len(pixels), -1)
+            positions = layout.mask.nonzero()[:, 0].expand(len(pixels), -1)
             parts.append(visual_tokens(tokens[layer], positions).float().cpu().numpy())
             tokens.clear()
             progress(min(start + _BATCH, len(images)))
     finally:
         tokens.close()
-    return np.concatenate(parts).reshape(len(images), places.views, *places.grid, -1)
+    return np.concatenate(parts).reshape(len(images), layout.views, *layout.grid, -1)
 
 
 def text_rows(model: Any, normalisation: Normalisation, sentences: Sequence[str]) -> torch.Tensor:
-    """(T, ...) what the model reads for each sentence."""
+    """Return the model's text input, one row for each sentence."""
     if model.words is not None:
         return model.words.encode(list(sentences))
     return torch.from_numpy(normalisation.text.normalise(text_encoder().encode(list(sentences))))
 
 
 def random_twin(model: Any, seed: int) -> Any:
-    """The same architecture with random weights: what its shape alone makes of a picture."""
+    """Return a model of the same architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = (
@@ -81,8 +81,9 @@ def random_twin(model: Any, seed: int) -> Any:
 
 
 def rgb_tokens(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The pixels of each patch (F, V, rows, columns, D) float32 in [-1, 1], big patches shrunk by
-    area.
+    """Return the pixels of each patch (F, V, rows, columns, D) float32 in [-1, 1].
+
+    Patches larger than 16 pixels are resized by area averaging.
     """
     frames, views, _, height, width = images.shape
     rows, columns = grid

@@ -1,4 +1,4 @@
-"""DINOv2, Depth Anything and SigLIP from transformers as teachers."""
+"""DINOv2, Depth Anything and SigLIP of transformers as teachers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sf_training.spatial_forcing.teachers import TeacherError
-from sf_training.spatial_forcing.vision import resize
+from sf_training.spatial_forcing.vision import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    layer_indices,
+    resize,
+)
 from sf_training.spatial_forcing.weights import files_identity, files_of, find_weights, licence
 
-_IMAGE_MEAN, _IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Kind of model -> its class in transformers, and the attribute of it that has embeddings, blocks
-# and norm.
-_KINDS = {
+# Model type -> class in transformers, and its attribute with embeddings, blocks and norm.
+_MODEL_TYPES = {
     "dinov2": ("Dinov2Model", ""),
     "dinov2_with_registers": ("Dinov2WithRegistersModel", ""),
     "depth_anything": ("DepthAnythingForDepthEstimation", "backbone"),
@@ -27,20 +30,20 @@ _KINDS = {
 
 
 class HfTeacher:
-    """A vision transformer of transformers; each view is seen alone.
+    """A vision transformer of transformers; it sees each view alone.
 
     Args:
-        source: directory of a model as ``save_pretrained`` leaves it, or a hub id.
-        layers: blocks from 0, or from the end. The last one comes after the model's final norm, all
-            others raw.
-        size: longer side of the images that it sees [pixels], rounded to whole patches; 0 takes
-            what it was trained with.
+        source: directory of a model in the layout of ``save_pretrained``, or a hub id.
+        layers: blocks from 0, or from the end. The output of the last one is taken after the
+            model's final norm, that of others before any norm.
+        size: longer side of its input images [pixels], rounded to full patches; 0: as it was
+            trained.
         device: where it runs.
         dtype: of its weights.
 
     Raises:
-        TeacherError: there is no such model, it is of another kind, weights are missing, or there
-            is no such layer.
+        TeacherError: there is no such model, its type is not supported, weights are missing, or
+            there is no such layer.
     """
 
     def __init__(
@@ -52,35 +55,36 @@ class HfTeacher:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         path = find_weights(source)
-        kind, whole = _load(str(source), dtype)
+        model_type, full_model = _load(str(source), dtype)
         self._network = (
-            (whole.get_submodule(_KINDS[kind][1])).to(device).eval().requires_grad_(False)
+            (full_model.get_submodule(_MODEL_TYPES[model_type][1]))
+            .to(device)
+            .eval()
+            .requires_grad_(False)
         )
         vision = self._network.config
         blocks = vision.num_hidden_layers
-        wrong = [layer for layer in layers if not -blocks <= layer < blocks]
-        if wrong or not layers:
-            raise TeacherError(
-                f"{source}: layer {wrong[0] if wrong else 'none'}: this model has {blocks} layers,"
-                f" {-blocks} to {blocks - 1}"
-            )
-        self._layers = tuple(layer % blocks for layer in layers)
+        self._layers = layer_indices(layers, blocks, str(source))
         self._last = blocks - 1
         self._patch = vision.patch_size
         self._special = (
-            0 if kind.startswith("siglip") else 1 + getattr(vision, "num_register_tokens", 0)
+            0 if model_type.startswith("siglip") else 1 + getattr(vision, "num_register_tokens", 0)
         )
         self._size = size or vision.image_size
         self.pixels = self._size**2
-        self._interpolate = {"interpolate_pos_encoding": True} if kind.startswith("siglip") else {}
-        self._mean, self._std = _normalisation(str(source), kind)
+        self._interpolate = (
+            {"interpolate_pos_encoding": True} if model_type.startswith("siglip") else {}
+        )
+        self._mean, self._std = _normalisation(str(source), model_type)
         self.feature_size = vision.hidden_size
         self.licence = licence(source, path.parent)
         count = sum(parameter.numel() for parameter in self._network.parameters()) / 1e6
-        self.description = f"{kind}, {blocks} layers of width {vision.hidden_size}, {count:.0f} M"
+        self.description = (
+            f"{model_type}, {blocks} layers of width {vision.hidden_size}, {count:.0f} M"
+        )
         colours, config = (
             (self._mean, self._std),
-            hashlib.sha256(whole.config.to_json_string().encode()).hexdigest(),
+            hashlib.sha256(full_model.config.to_json_string().encode()).hexdigest(),
         )
         self.identity = (
             f"hf {files_identity(files_of(path))} {config} {colours} layers {self._layers} size"
@@ -89,7 +93,7 @@ class HfTeacher:
 
     @torch.no_grad()
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See :class:`~sf_training.spatial_forcing.vision.Teacher`."""
+        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`."""
         parameter = next(self._network.parameters())
         images = resize(images.to(parameter.device), self._size, self._patch)
         mean, std = (
@@ -97,9 +101,8 @@ class HfTeacher:
             for values in (self._mean, self._std)
         )
         pixels = (images.flatten(0, 1) - mean) / std
-        with torch.autocast(
-            parameter.device.type, enabled=False
-        ):  # inside a training step it runs as it does for a cache
+        # No autocast: a live teacher in a training step gives the same features as a cached one.
+        with torch.autocast(parameter.device.type, enabled=False):
             found = self._network(
                 pixel_values=pixels.to(parameter.dtype),
                 output_hidden_states=True,
@@ -118,7 +121,9 @@ class HfTeacher:
         return tuple(result)
 
     def _final(self, found) -> Tensor:
-        """Output of the last block after the final norm; a backbone does not give it by itself."""
+        """Return the last block's output after the final norm, which a backbone does not apply
+        itself.
+        """
         return (
             found.last_hidden_state
             if hasattr(found, "last_hidden_state")
@@ -127,23 +132,23 @@ class HfTeacher:
 
 
 def _load(source: str, dtype: torch.dtype) -> tuple[str, nn.Module]:
-    """Kind and model with all of its weights."""
+    """Return the model type, and the model with all of its weights."""
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise TeacherError(f"{source}: no model of transformers ({_first_line(error)})") from None
-    kind = config.model_type
-    if kind not in _KINDS:
+    model_type = config.model_type
+    if model_type not in _MODEL_TYPES:
         raise TeacherError(
-            f"{source}: a model of kind {kind}; teacher hf takes {', '.join(_KINDS)}"
+            f"{source}: a model of type {model_type}; teacher hf takes {', '.join(_MODEL_TYPES)}"
         )
     level = transformers.logging.get_verbosity()
-    # its table of missing weights: the error below says it in one sentence
+    # No table of missing weights: the error below is one sentence.
     transformers.logging.set_verbosity_error()
     try:
-        model, info = getattr(transformers, _KINDS[kind][0]).from_pretrained(
+        model, info = getattr(transformers, _MODEL_TYPES[model_type][0]).from_pretrained(
             source, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -156,16 +161,21 @@ def _load(source: str, dtype: torch.dtype) -> tuple[str, nn.Module]:
             f"{source}: {len(lacking)} tensors are missing or of another size, {lacking[0]} among"
             " them; download it again"
         )
-    return kind, model
+    return model_type, model
 
 
-def _normalisation(source: str, kind: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the colours that the model expects, from its preprocessor's file or
-    what its kind is known for.
+def _normalisation(source: str, model_type: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the colours that the model expects.
+
+    From its preprocessor's file, or the usual values of its type.
     """
     from transformers.utils import cached_file
 
-    default = ((0.5,) * 3, (0.5,) * 3) if kind.startswith("siglip") else (_IMAGE_MEAN, _IMAGE_STD)
+    default = (
+        ((0.5,) * 3, (0.5,) * 3)
+        if model_type.startswith("siglip")
+        else (IMAGENET_MEAN, IMAGENET_STD)
+    )
     file = cached_file(
         source,
         "preprocessor_config.json",

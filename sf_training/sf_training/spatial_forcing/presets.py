@@ -1,4 +1,4 @@
-"""Named settings of the alignment, for a student of any depth."""
+"""Named alignment settings for a student of any depth."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ PRESETS = get_args(PresetName)
 
 
 def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
-    """Settings of a preset; those that speak of a depth keep its proportion.
+    """Return the complete settings of a preset; layers keep their proportion of the student's
+    depth.
 
     * ``openvla``: layer 24 of 32 as in the paper; each patch is paired with its own target, missing
-      cameras and letterbox bars masked.
-    * ``paper_openvla``: what the authors' launcher trains OpenVLA-OFT with: layer 24 of 32, tokens
-      shifted by one, no mask.
-    * ``paper_pi0``: what their configuration trains pi0 with: layer 12 of 18, no shift, missing
-      cameras and letterbox masked.
-    * ``multilayer``: ten pairs of layers at most, one shared projector, after ROCKET (arXiv
-      2602.17951): the layers
-      2, 4, ... 18 and the last, each with the teacher's of the same number, here without its nested
-      widths.
+      cameras and letterbox bars are masked.
+    * ``paper_openvla``: as the authors' launcher trains OpenVLA-OFT: layer 24 of 32, tokens shifted
+      by one, no mask.
+    * ``paper_pi0``: as their configuration trains pi0: layer 12 of 18, no shift, missing cameras
+      and letterbox bars masked.
+    * ``multilayer``: up to ten pairs of layers with one shared projector, after ROCKET (arXiv
+      2602.17951): layers 2, 4, ... 18 and the last, each with the teacher's layer of the same
+      number; without ROCKET's nested widths.
     * ``adaptive``: a learned mixture of all layers, after the paper's later version, whose code is
       not released.
 
     Args:
-        blocks: of the student.
-        changes: settings that differ from the preset. A ``layer`` without ``layers`` takes the
-            place of the preset's layers.
+        blocks: number of blocks of the student.
+        changes: settings that override the preset. A ``layer`` without ``layers`` replaces the
+            preset's layers.
 
     Raises:
         AlignmentError: there is no such preset, or a change does not fit it.

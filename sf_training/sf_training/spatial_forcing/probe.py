@@ -1,8 +1,7 @@
-"""``ros2 run sf_training sf_training probe``: how much depth the visual tokens of a frozen policy
-hold, beside its controls.
+"""Command ``probe``: how much depth the visual tokens of a frozen policy contain, beside controls.
 
-A head is fitted to tokens of the episodes that the policy was trained on, and judged on those that
-were held out from it.
+A head is fitted to tokens of the episodes that the policy was trained on, and evaluated on those
+held out from it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from sf_training.spatial_forcing.frozen_tokens import (
 from sf_training.spatial_forcing.probe_frames import Frames, ProbeError, choose_frames
 from sf_training.spatial_forcing.probe_report import (
     CONSTANT,
-    MEAN_PICTURE,
+    MEAN_IMAGE,
     RANDOM,
     RGB,
     STATE,
@@ -49,35 +48,35 @@ from sf_training.spatial_forcing.probe_report import (
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
 
 HeadName = Literal["linear", "dpt"]
-_CHOOSING = 0.1  # of the training episodes, on which the penalty of a ridge is chosen
-_EXAMPLES = 2  # held-out frames in the picture
+_SELECTION = 0.1  # share of the training episodes that select the penalty of a ridge
+_EXAMPLES = 2  # held-out frames in the image
 _MEMORY_SHARE = 0.4  # of the machine's, for tokens
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Read depth from a frozen policy's visual tokens, with a linear or a DPT-style head, beside
-    controls that bound what that means.
+    """Predict depth from a frozen policy's visual tokens, with a linear or a DPT-style head,
+    beside controls.
     """
 
     data: Path
     """Directory of episode bags with depth."""
     checkpoints: tuple[Path, ...]
-    """Policies of one architecture; those that were trained alike make one row. Give some without
-    Spatial Forcing, and its controls.
+    """Policies of one architecture; those trained with the same settings make one row. Include
+    some without Spatial Forcing, and its controls.
     """
     out: Path = Path("out/probe")
-    """Directory for probe.json, probe.md and a picture for each head."""
+    """Directory for probe.json, probe.md and an image for each head."""
     layer: int | None = None
-    """Blocks after which tokens are read; default the layer that the training aligned, or would
-    have.
+    """Number of blocks after which tokens are read; default the layer that the training aligned,
+    or would have.
     """
     heads: tuple[HeadName, ...] = ("linear",)
     """linear: ridge regression in closed form. dpt: a small convolutional head, trained."""
     train_frames: int = 4000
-    """Frames of the training episodes to fit to at most, evenly spread."""
+    """Maximum number of frames of the training episodes for fitting, evenly spaced."""
     test_frames: int = 2000
-    """Frames of the held-out episodes to judge on at most, evenly spread."""
+    """Maximum number of frames of the held-out episodes for evaluation, evenly spaced."""
     cells: int = 4
     """Depth values along one side of a token's patch."""
     nearest: float = 0.02
@@ -85,15 +84,13 @@ class Arguments:
     farthest: float = 1.6
     """Depth beyond this does not count [m]."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the random weights that stand beside the checkpoints."""
+    """Seeds of the random weights that serve as a control."""
     dpt_steps: int = 400
-    """Training steps of the DPT head, 32 pictures each."""
+    """Training steps of the DPT head, 32 images each."""
     dpt_seed: int = 0
-    """Of its weights and its order, the same for every row."""
+    """Of its weights and order, the same for every row."""
     validation_share: float | None = None
-    """Share of the episodes held out; default the one that the first checkpoint was trained
-    with.
-    """
+    """Share of the episodes held out; default that of the checkpoints' training (the smallest)."""
     device: str = "cpu"
     """Where the policies run: cpu or cuda."""
     threads: int = 1
@@ -115,7 +112,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line; return the exit code."""
     console = Console()
     try:
         arguments = parse(Arguments, argv, "probe")
@@ -134,18 +131,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     report.print(console)
     console.print(
-        f"figures: {arguments.out / 'probe.json'}   pictures: {arguments.out / 'probe_*.png'}",
+        f"figures: {arguments.out / 'probe.json'}   images: {arguments.out / 'probe_*.png'}",
         soft_wrap=True,
     )
     return 0
 
 
 def probe(arguments: Arguments, console: Console) -> ProbeReport:
-    """Fit and judge all rows.
+    """Fit and evaluate all rows.
 
     Raises:
         ProbeError, CheckpointError, BagError, StudentTokensError: one sentence with the setting or
-        file and the cure.
+            file and the cure.
     """
     torch.set_num_threads(arguments.threads)
     checkpoints = [load_checkpoint(path) for path in arguments.checkpoints]
@@ -156,30 +153,30 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     _check_alike(arguments.checkpoints, checkpoints)
     layer = _layer(arguments, checkpoints[0], training)
     model = checkpoints[0].model
-    pictures = {"size": model.config.image_size, "fit": model.config.fit}
+    image_options = {"size": model.config.image_size, "fit": model.config.fit}
     dataset = load_dataset(
         find_episodes(arguments.data),
         checkpoints[0].contract,
         cache=arguments.data / ".cache",
         depth=True,
-        **pictures,
+        **image_options,
     )
     share = _share(arguments, training)
     fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
     if not len(held_out):
         raise ProbeError(
-            f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some to fit to and"
-            " others to be judged on"
+            f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some for fitting"
+            " and others for evaluation"
         )
     limits = {
         "cells": arguments.cells,
         "nearest": arguments.nearest,
         "farthest": arguments.farthest,
     }
-    with console.status("reading pictures and depth"):
+    with console.status("reading images and depth"):
         train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
         test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
-    task = DepthTask.of(train.cells, model.visual_places().grid)
+    task = DepthTask.of(train.cells, model.visual_layout().grid)
     _check_memory(model, len(train.images) + len(test.images))
     report = ProbeReport(
         cameras=tuple(checkpoints[0].contract.camera_names),
@@ -216,21 +213,21 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     for name, label, tokens in _sources(
         arguments, checkpoints, training, layer, train, test, dataset.instructions, console
     ):
-        bench.judge(name, label, *tokens, console)
+        bench.evaluate(name, label, *tokens, console)
     others = {str(entry.get("settings", {}).get("data")) for entry in training} - {
         str(arguments.data)
     }
     if others:
         console.print(
-            f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: other episodes"
-            " may have been seen in training",
+            f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: the policy"
+            " may have been trained on held-out episodes",
             soft_wrap=True,
         )
     return report
 
 
 class _Bench:
-    """Fits heads to tokens and hands their errors to the report."""
+    """Fits heads to tokens, and adds their errors to the report."""
 
     def __init__(
         self,
@@ -249,19 +246,19 @@ class _Bench:
         )
         self._residuals = task.residuals(train.cells).astype(np.float32)
         episodes = np.unique(train.episodes)
-        _, chosen = split_episodes(len(episodes), _CHOOSING, seed=1)
-        self._choosing = np.isin(train.episodes, episodes[chosen])
+        _, chosen = split_episodes(len(episodes), _SELECTION, seed=1)
+        self._selection = np.isin(train.episodes, episodes[chosen])
 
     def constants(self) -> None:
-        """What needs no look at the picture."""
+        """Evaluate predictions that do not use the image."""
         shape = self._test.cells.shape
         known = np.isfinite(self._train.cells)
         average = np.where(known, self._train.cells, 0).sum((0, 2, 3)) / known.sum((0, 2, 3))
         rows = {
             CONSTANT: np.broadcast_to(average[:, None, None], shape),
-            MEAN_PICTURE: np.broadcast_to(self._task.mean, shape),
+            MEAN_IMAGE: np.broadcast_to(self._task.mean, shape),
             STATE: self._task.depth(
-                StateHead(self._train.states, self._residuals, self._choosing).predict(
+                StateHead(self._train.states, self._residuals, self._selection).predict(
                     self._test.states
                 )
             ),
@@ -270,13 +267,13 @@ class _Bench:
             for name, predicted in rows.items():
                 self._add(head, name, "", predicted)
 
-    def judge(
+    def evaluate(
         self, name: str, label: str, train: np.ndarray, test: np.ndarray, console: Console
     ) -> None:
-        """Fit each head to tokens, and note its errors."""
+        """Fit each head to tokens, and add its errors."""
         for head in self._arguments.heads:
             if head == "linear":
-                fitted = LinearHead(self._task, train, self._residuals, self._choosing)
+                fitted = LinearHead(self._task, train, self._residuals, self._selection)
             else:
                 with _bar(
                     console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps
@@ -304,10 +301,11 @@ def _sources(
     instructions: Sequence[str],
     console: Console,
 ) -> Iterator[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
-    """Name of the row, which of its members, and tokens of the training and of the test frames; one
-    at a time, for they are big.
+    """Yield the row, the member, and the tokens of training and test frames.
+
+    One at a time, because the tokens take much memory.
     """
-    grid = checkpoints[0].model.visual_places().grid
+    grid = checkpoints[0].model.visual_layout().grid
     yield RGB, "", (rgb_tokens(train.images, grid), rgb_tokens(test.images, grid))
 
     def tokens(model, checkpoint: Checkpoint, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -351,17 +349,17 @@ def _sources(
 
 
 def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
-    """One table compares one architecture, seeing the same pictures in the same contract."""
+    """Refuse checkpoints of another architecture, image input or contract than the first one."""
 
     def sight(checkpoint: Checkpoint) -> tuple:
-        places, config = checkpoint.model.visual_places(), checkpoint.model.config
+        layout, config = checkpoint.model.visual_layout(), checkpoint.model.config
         return (
             checkpoint.model.kind,
             config.image_size,
             config.fit,
-            places.grid,
-            places.width,
-            len(places.blocks),
+            layout.grid,
+            layout.width,
+            len(layout.blocks),
             checkpoint.contract.hash,
         )
 
@@ -369,13 +367,13 @@ def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> No
         if sight(checkpoint) != sight(checkpoints[0]):
             raise ProbeError(
                 f"--checkpoints: {path} {sight(checkpoint)} is not built or trained like {paths[0]}"
-                f" {sight(checkpoints[0])} (kind, picture, fit, grid, width, blocks, contract);"
+                f" {sight(checkpoints[0])} (kind, image size, fit, grid, width, blocks, contract);"
                 " probe them one by one"
             )
 
 
 def _layer(arguments: Arguments, checkpoint: Checkpoint, training: Sequence[dict]) -> int:
-    blocks = len(checkpoint.model.visual_places().blocks)
+    blocks = len(checkpoint.model.visual_layout().blocks)
     if arguments.layer is not None:
         if not 0 <= arguments.layer <= blocks:
             raise ProbeError(
@@ -397,9 +395,9 @@ def _layer(arguments: Arguments, checkpoint: Checkpoint, training: Sequence[dict
 
 def _share(arguments: Arguments, training: Sequence[dict]) -> float:
     share = arguments.validation_share
-    if (
-        share is None
-    ):  # splits are nested: what the smallest share holds out, no checkpoint was trained on
+    if share is None:
+        # Splits are nested: no checkpoint was trained on the episodes that the smallest share
+        # holds out.
         share = min(entry.get("settings", {}).get("validation_share", 0.08) for entry in training)
     if not 0 < share < 1:
         raise ProbeError(f"--validation-share: must lie between 0 and 1, got {share}")
@@ -407,19 +405,19 @@ def _share(arguments: Arguments, training: Sequence[dict]) -> float:
 
 
 def _check_memory(model, frames: int) -> None:
-    places = model.visual_places()
-    needed = 4 * frames * places.views * places.grid[0] * places.grid[1] * places.width
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > _MEMORY_SHARE * there:
+    layout = model.visual_layout()
+    needed = 4 * frames * layout.views * layout.grid[0] * layout.grid[1] * layout.width
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > _MEMORY_SHARE * total:
         raise ProbeError(
             f"--train-frames, --test-frames: tokens of {frames} frames take {needed / 1e9:.1f} GB,"
-            f" of {there / 1e9:.0f} GB here; take fewer"
+            f" of {total / 1e9:.0f} GB here; take fewer"
         )
 
 
 @contextmanager
 def _bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; what it gives is told how far it is."""
+    """Show a progress bar; yield a function that sets the number of steps done."""
     with Progress(
         TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as bar:

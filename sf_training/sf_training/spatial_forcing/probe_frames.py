@@ -1,4 +1,4 @@
-"""Observations that a depth probe is fitted to and judged on."""
+"""Observations to which a depth probe is fitted, and on which it is evaluated."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class Frames:
-    """Some observations with their depth.
+    """Observations with their depth.
 
     Attributes:
         images: (F, V, 3, H, W) uint8.
-        states: (F, N) as :func:`robot_state` gives them.
+        states: (F, N) from :func:`robot_state`.
         texts: (F,) index into the instructions.
-        episodes: (F,).
-        cells: depth (F, V, R, C) [m].
-        depth: (F, V, H, W) [m], of the pixels.
+        episodes: (F,) episode of each frame.
+        cells: (F, V, R, C) mean depth in cells [m].
+        depth: (F, V, H, W) depth of the pixels [m].
     """
 
     images: np.ndarray
@@ -48,14 +48,14 @@ def choose_frames(
     nearest: float,
     farthest: float,
 ) -> Frames:
-    """Labelled frames of some episodes, evenly spread where there are more than ``most``.
+    """Return labelled frames of some episodes, ``most`` of them evenly spaced where there are more.
 
     Args:
         cells: depth values along one side of a token's patch.
-        nearest, farthest: depth that counts [m].
+        nearest, farthest: range of depth that counts [m].
 
     Raises:
-        ProbeError: none of the episodes has a label, they hold no depth, or none between the
+        ProbeError: none of the episodes has a label, they have no depth, or none between the
             limits.
     """
     labelled, first = np.unique(dataset.pair_frame, return_index=True)
@@ -68,7 +68,7 @@ def choose_frames(
         )
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
     frames = labelled[chosen]
-    kinematics, grid = kinematics_of(checkpoint.contract), checkpoint.model.visual_places().grid
+    kinematics, grid = kinematics_of(checkpoint.contract), checkpoint.model.visual_layout().grid
     depth = (
         np.full(0, np.nan)
         if dataset.depth is None
@@ -76,7 +76,7 @@ def choose_frames(
     )
     if not np.isfinite(depth).any():
         raise ProbeError(
-            "--data: the episodes hold no depth, which the probe is judged by; record depth"
+            "--data: the episodes hold no depth, which the probe needs as truth; record depth"
             " (depth_topic)"
         )
     reduced = depth_cells(depth, (grid[0] * cells, grid[1] * cells), nearest, farthest)

@@ -1,6 +1,4 @@
-"""Figures of a depth probe: rows with their spread over seeds and over episodes, a table, and
-pictures.
-"""
+"""Results of a depth probe: rows with their spread over seeds and episodes, a table, and images."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from rich.table import Table
 from sf_training.spatial_forcing.depth_cells import DepthError
 
 CONSTANT = "one depth for each camera"
-MEAN_PICTURE = "mean picture"
+MEAN_IMAGE = "mean image"
 STATE = "robot state alone"
 RGB = "pixels of the patch"
 RANDOM = "random weights"
@@ -45,12 +43,12 @@ _OF_A_SEED = (  # settings in which seeds of one run differ, or that change no w
 
 @dataclass(frozen=True)
 class Member:
-    """One of those that make a row, say one seed.
+    """One member of a row, for example one seed.
 
     Attributes:
-        label: checkpoint or seed; "" where a row has one member.
+        label: checkpoint or seed; empty where a row has one member.
         error: on the held-out frames.
-        examples: predicted depth (n, V, R, C) [m] of the frames in the picture.
+        examples: predicted depth (n, V, R, C) [m] of the example frames.
     """
 
     label: str
@@ -64,10 +62,10 @@ class ProbeReport:
 
     Attributes:
         cameras: names, in the order of V.
-        facts: what the figures depend on; goes into the file.
-        examples: indices of the held-out frames in the pictures.
-        images: of all held-out frames (F, V, 3, H, W) uint8.
-        depth: of the same (F, V, H, W) [m], NaN where it does not count.
+        facts: settings and data of the probe; written to the file.
+        examples: indices of the held-out frames in the images.
+        images: (F, V, 3, H, W) uint8 of all held-out frames.
+        depth: (F, V, H, W) [m] of the same, NaN where it does not count.
     """
 
     cameras: tuple[str, ...]
@@ -78,20 +76,20 @@ class ProbeReport:
     rows: dict[str, dict[str, list[Member]]] = field(default_factory=dict)
 
     def add(self, head: str, name: str, member: Member) -> None:
-        """One more member of a row."""
+        """Add a member to a row."""
         self.rows.setdefault(head, {}).setdefault(name, []).append(member)
 
     def summary(self) -> dict:
-        """Plain values of everything, for a file.
+        """Return all results as plain values.
 
-        ``explained`` is the share of the mean picture's squared error that is gone. Intervals of 95
-        % come from drawing the held-out episodes again, the same draws for all rows; they say
-        nothing about the training's own seeds, whose spread the members show.
+        ``explained`` is 1 - MSE / MSE of the mean image. The 95 % intervals come from a bootstrap
+        over held-out episodes, with the same draws for all rows. They do not include the variation
+        over training seeds, which the members show.
         """
         return {**self.facts, "heads": {head: self._head(rows) for head, rows in self.rows.items()}}
 
     def _head(self, rows: dict[str, list[Member]]) -> dict:
-        floor = rows[MEAN_PICTURE][0].error
+        floor = rows[MEAN_IMAGE][0].error
         count = len(floor.squared)
         draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
         explained = {
@@ -131,7 +129,7 @@ class ProbeReport:
         return found
 
     def write(self, folder: Path) -> None:
-        """``probe.json``, ``probe.md`` and ``probe_HEAD.png``."""
+        """Write ``probe.json``, ``probe.md`` and ``probe_HEAD.png``."""
         folder.mkdir(parents=True, exist_ok=True)
         summary = self.summary()
         (folder / "probe.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -151,7 +149,7 @@ class ProbeReport:
         (folder / "probe.md").write_text("\n".join([*lines, self._how()]) + "\n")
 
     def print(self, console: Console) -> None:
-        """A table for each head."""
+        """Print a table for each head."""
         summary = self.summary()
         for head in self.rows:
             table = Table(title=f"depth from frozen tokens, {head} head", box=None)
@@ -190,13 +188,13 @@ class ProbeReport:
         facts = self.facts
         return (
             f"Layer {facts['layer']}; fitted to {facts['train']['frames']} frames of"
-            f" {facts['train']['episodes']} episodes, judged on {facts['held_out']['frames']}"
+            f" {facts['train']['episodes']} episodes, evaluated on {facts['held_out']['frames']}"
             f" frames of {facts['held_out']['episodes']} held-out ones. Depth from"
             f" {facts['depth_m'][0]:g} to {facts['depth_m'][1]:g} m in"
             f" {facts['cells'][0]}x{facts['cells'][1]} cells for each camera,"
             f" {facts['counted_share']:.0%} of which count. n: checkpoints, or seeds of random"
-            " weights; figures are their mean. Explained: share of the mean picture's squared"
-            " error that is gone, in brackets 95 % over held-out episodes."
+            " weights; figures are their mean. Explained: 1 - MSE / MSE of the mean image, in"
+            " brackets the 95 % interval over held-out episodes."
         )
 
     def _by_camera(self, values: np.ndarray) -> dict[str, float]:
@@ -206,7 +204,7 @@ class ProbeReport:
         }
 
     def _interval(self, drawn: np.ndarray) -> dict[str, list[float]]:
-        """95 % of draws (n, V), by camera."""
+        """Return the 95 % interval of draws (n, V), by camera."""
         ends = np.percentile(drawn, [2.5, 97.5], axis=0).T.round(5)
         return {camera: pair.tolist() for camera, pair in zip(self.cameras, ends, strict=True)}
 
@@ -217,19 +215,19 @@ class ProbeReport:
         from matplotlib import pyplot
 
         shown = [name for name in self.rows[head] if name != CONSTANT]
-        pictures = [
+        panels = [
             (number, view)
             for number in range(len(self.examples))
             for view in range(len(self.cameras))
         ]
         figure, axes = pyplot.subplots(
-            len(pictures),
+            len(panels),
             2 + len(shown),
-            figsize=(1.55 * (2 + len(shown)), 1.85 * len(pictures)),
+            figsize=(1.55 * (2 + len(shown)), 1.85 * len(panels)),
             squeeze=False,
             constrained_layout=True,
         )
-        for line, (number, view) in zip(axes, pictures, strict=True):
+        for line, (number, view) in zip(axes, panels, strict=True):
             frame = self.examples[number]
             truth = self.depth[frame, view]
             low, high = np.nanpercentile(truth, [1, 99]) if np.isfinite(truth).any() else (0.0, 1.0)
@@ -240,7 +238,7 @@ class ProbeReport:
                 axis.imshow(values, vmin=low, vmax=high, cmap="viridis_r", interpolation="nearest")
         for axis, title in zip(
             axes[0],
-            ["picture", "depth", *(_title(self.rows[head][name], name) for name in shown)],
+            ["image", "depth", *(_title(self.rows[head][name], name) for name in shown)],
             strict=True,
         ):
             axis.set_title(title, fontsize=7)
@@ -251,14 +249,14 @@ class ProbeReport:
             f"depth from frozen tokens of layer {self.facts['layer']}, {head} head, held-out"
             " episodes"
         )
-        figure.suptitle(f"{title}; near is bright, what does not count is white", fontsize=9)
+        figure.suptitle(f"{title}; near is bright, pixels that do not count are white", fontsize=9)
         figure.savefig(path, dpi=130)
         pyplot.close(figure)
 
 
 def trained_how(training: dict, name: str) -> str:
-    """Name of the row that a checkpoint belongs to, from what its ``config.json`` says of its
-    training; ``name`` where it says nothing.
+    """Return the row of a checkpoint from the training settings in its ``config.json``; else
+    ``name``.
     """
     settings = training.get("settings", {})
     if "teacher" not in settings:
@@ -272,21 +270,21 @@ def trained_how(training: dict, name: str) -> str:
 
 
 def row_names(training: Sequence[dict], names: Sequence[str]) -> list[str]:
-    """Name the row of each checkpoint: seeds of one run share a row, other settings do not.
+    """Return the row of each checkpoint: seeds of one run share a row, other settings do not.
 
     Args:
-        training: of each checkpoint, what its ``config.json`` says of its training.
+        training: ``training`` in the ``config.json`` of each checkpoint.
         names: of the checkpoints' folders.
 
     Returns:
-        For each the name of :func:`trained_how`, with the settings that tell it from other
-        checkpoints of that name.
+        For each the name of :func:`trained_how`, with the settings that differ between checkpoints
+        of that name.
     """
     found = [trained_how(each, name) for each, name in zip(training, names, strict=True)]
-    told = [_told(each) for each in training]
+    flat_settings = [_flat_settings(each) for each in training]
     result = []
-    for name, own in zip(found, told, strict=True):
-        alike = [other for each, other in zip(found, told, strict=True) if each == name]
+    for name, own in zip(found, flat_settings, strict=True):
+        alike = [other for each, other in zip(found, flat_settings, strict=True) if each == name]
         keys = sorted({key for each in alike for key in each})
         apart = [key for key in keys if len({str(each.get(key)) for each in alike}) > 1]
         more = ", ".join(f"{key} {own.get(key)}" for key in apart)
@@ -294,8 +292,8 @@ def row_names(training: Sequence[dict], names: Sequence[str]) -> list[str]:
     return result
 
 
-def _told(training: dict) -> dict[str, Any]:
-    """Settings of a run by dotted name, without those in which seeds of one run differ."""
+def _flat_settings(training: dict) -> dict[str, Any]:
+    """Return the settings of a run by dotted name, without those that differ between its seeds."""
 
     def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():

@@ -1,4 +1,4 @@
-"""How alike two sets of features are, whatever their widths: linear CKA."""
+"""Similarity of two sets of features of different width: linear CKA; and cosine of gradients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def linear_cka(first: Tensor, second: Tensor) -> float:
     """Return the linear centred kernel alignment of two sets of features of the same tokens.
 
-    ``|Y'X|_F^2 / (|X'X|_F |Y'Y|_F)`` with X (N, P) and Y (N, Q) centred over the N tokens
-    (Kornblith et al., arXiv 1905.00414, section 3). 1: equal up to rotation and scale; 0:
-    unrelated. It is biased upwards where N is small beside P and Q.
+    ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` with X (N, P) and Y (N, Q) centred over the N
+    tokens (Kornblith et al., arXiv 1905.00414, section 3). 1: equal up to rotation and scale; 0:
+    unrelated. Biased upwards where N is small compared with P and Q.
 
     Args:
         first: (N, P).

@@ -1,8 +1,10 @@
-"""Reads hidden states of chosen layers out of any model while it runs.
+"""Hidden states of chosen layers of any model, read by hooks during its forward pass.
 
+```python
 with tokens.recording():
     output = model(**batch)
 hidden = tokens[24]  # (B, T, D), after 24 blocks
+```
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_NORM = (  # of a decoder's block; what models that call sub-modules by hand call too
-    "input_layernorm"
-)
+_NORM = "input_layernorm"  # of a decoder block; models that call sub-modules directly call it too
 
 
 class StudentTokensError(ValueError):
@@ -23,24 +23,24 @@ class StudentTokensError(ValueError):
 
 
 class StudentTokens:
-    """Hooks that keep the hidden state that enters a block, which is what left the one before.
+    """Hooks that keep the input of chosen blocks, which is the output of the block before.
 
-    They sit on the block's first norm where it has one: some policies (openpi, lerobot) call norms
-    and projections by hand and never the block, so that a hook on the block would stay silent.
-    Hooks stay with their modules when peft, DDP or FSDP wrap the model afterwards, and cost nothing
-    outside of a recording.
+    They are registered on the block's first norm where it has one: some policies (openpi, lerobot)
+    call norms and projections themselves and never the block, whose hooks would not run. Hooks stay
+    with their modules when peft, DDP or FSDP wrap the model later, and cost nothing outside of a
+    recording.
 
     Args:
         model: the student, wrapped or not.
-        layers: blocks after which to read, 0 to the number of blocks; 0 reads the embeddings.
-        blocks: the blocks in order, or the dotted name of their list (an end of it is enough); None
-            looks for them.
-        require_gradient: refuse tokens without gradient, from which an alignment loss would train
+        layers: number of blocks after which to read, 0 to the number of blocks; 0 reads the
+            embeddings.
+        blocks: the blocks in order, or the dotted name of their list (its last part is enough);
+            None searches for them.
+        require_gradient: refuse tokens without gradient, with which an alignment loss would train
             nothing.
 
     Raises:
-        StudentTokensError: the blocks are not found or not the only ones, or there is no such
-            layer.
+        StudentTokensError: the blocks are not found or ambiguous, or there is no such layer.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class StudentTokens:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep the first hidden state of each layer within; later ones come from recomputation and
-        are left alone.
+        """Keep the first hidden state of each layer inside the context.
+
+        Later ones come from gradient checkpointing and are ignored.
 
         Raises:
             StudentTokensError: a recording is already open.
@@ -78,11 +79,11 @@ class StudentTokens:
             self._recording = False
 
     def __getitem__(self, layer: int) -> Tensor:
-        """Hidden state (B, T, D) of a layer in the last recording.
+        """Return the hidden state (B, T, D) of a layer in the last recording.
 
         Raises:
-            StudentTokensError: that layer did not run, or its tokens carry no gradient although
-                gradients are on.
+            StudentTokensError: the layer did not run, or its tokens have no gradient although
+                gradients are enabled.
         """
         if layer not in self._hidden:
             raise StudentTokensError(
@@ -98,7 +99,7 @@ class StudentTokens:
         return hidden
 
     def clear(self) -> None:
-        """Forget the hidden states, so that they hold no memory until the next forward."""
+        """Drop the hidden states, which would hold memory until the next forward pass."""
         self._hidden.clear()
 
     def close(self) -> None:
@@ -129,8 +130,7 @@ class StudentTokens:
         if layer < count:
             block = self.blocks[layer]
             return getattr(block, _NORM, block).register_forward_pre_hook(enter, with_kwargs=True)
-        # After the last block: what enters the final norm, if the list of blocks has such a
-        # neighbour.
+        # After the last block: the input of the final norm, if there is one beside the blocks.
         final = (
             getattr(model.get_submodule(name.rpartition(".")[0]), "norm", None)
             if name and hasattr(self.blocks[-1], _NORM)
@@ -146,10 +146,10 @@ class StudentTokens:
 
 
 def visual_positions(mask: Tensor) -> Tensor:
-    """Places (B, N) of the visual tokens in each sequence, in order.
+    """Return the positions (B, N) of the visual tokens in each sequence, in order.
 
     Args:
-        mask: (B, T), True at a visual token, as ``input_ids == image_token_id`` gives it.
+        mask: (B, T), True at a visual token, such as ``input_ids == image_token_id``.
 
     Raises:
         StudentTokensError: samples have different numbers of visual tokens, or none.
@@ -158,20 +158,21 @@ def visual_positions(mask: Tensor) -> Tensor:
     if not len(counts) or not int(counts[0]) or bool((counts != counts[0]).any()):
         raise StudentTokensError(
             f"visual tokens per sample: {sorted(set(counts.tolist()))}; give every sample the same"
-            " cameras, with an empty picture and a mask where one is missing"
+            " cameras, with an empty image and a mask where one is missing"
         )
     return mask.nonzero()[:, 1].view(len(mask), -1)
 
 
 def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> Tensor:
-    """Hidden states of the visual tokens (B, N, D), or of those ``shift`` places after them.
+    """Return the hidden states (B, N, D) of the visual tokens, or of those ``shift`` positions
+    later.
 
     Args:
         hidden: (B, T, D).
-        positions: (B, N), or a slice for all samples alike.
+        positions: (B, N), or a slice for all samples.
 
     Raises:
-        StudentTokensError: the sequence ends before the shifted places.
+        StudentTokensError: the sequence ends before the shifted positions.
     """
     last = positions.stop - 1 if isinstance(positions, slice) else int(positions.max())
     if last + shift >= hidden.shape[1]:
@@ -186,7 +187,9 @@ def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> 
 def _named_blocks(
     model: nn.Module, wanted: Sequence[nn.Module] | str | None
 ) -> tuple[str, Sequence[nn.Module]]:
-    """Name of the list of blocks in the model, "" where it has none, and the blocks."""
+    """Return the name of the list of blocks in the model (empty where it has none), and the
+    blocks.
+    """
     lists = {
         name: module
         for name, module in model.named_modules()

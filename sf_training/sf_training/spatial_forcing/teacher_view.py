@@ -1,4 +1,4 @@
-"""``sf_training teacher``: what a teacher sees in one frame, as an image; and which there are."""
+"""Command ``teacher``: a teacher's features of one frame as an image, and the list of teachers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _SCALE = 3  # of the images beside the features
 class Arguments:
     """Show the features of a teacher for one frame: three principal directions as colours.
 
-    Patches of one surface should have one colour, whatever its texture, and borders of colours
-    should follow the scene's depth. Without options it lists the teachers.
+    Patches of one surface should have one colour, whatever its texture, and borders between colours
+    should follow the depth of the scene. Without options it lists the teachers.
 
     $ sf_training teacher --data out/demos --teacher hf --teacher-weights DINOV2 --out view.png
     """
@@ -54,19 +54,19 @@ class Arguments:
     teacher_weights: str = ""
     """A file, a directory or a hub id."""
     data: Path | None = None
-    """An episode, or a directory of them: the first is taken."""
+    """An episode, or a directory of episodes, of which the first is taken."""
     frame: int = 0
-    """Which frame of the episode."""
+    """Index of the frame in the episode."""
     teacher_layer: int = -1
     """Layer from 0, or from the end."""
     teacher_size: int = 0
-    """Longer side of the images that it sees [pixels]; 0 takes what it was trained with."""
+    """Longer side of its input images [pixels]; 0: as it was trained."""
     out: Path = Path("teacher.png")
-    """Image to write: above the cameras' images, below the features."""
+    """Image to write: the cameras' images above, the features below."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments, console = parse(Arguments, argv, "teacher"), Console()
     if arguments.teacher == "list":
         print(teacher_table())
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def teacher_table() -> str:
-    """The teachers with licence, size, layers and channels, one a line."""
+    """Return the teachers with licence, size, layers and channels, one line each."""
     rows = [line.split("|") for line in TEACHERS.splitlines()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -90,7 +90,7 @@ def teacher_table() -> str:
 
 
 def show(arguments: Arguments) -> list[str]:
-    """Write the image; return what it shows.
+    """Write the image; return lines about it.
 
     Raises:
         TeacherError: the weights cannot be used.
@@ -108,14 +108,14 @@ def show(arguments: Arguments) -> list[str]:
     features = teacher.features(torch.from_numpy(images).float()[None] / 255)[0][0]
     if not torch.isfinite(features).all():
         raise TeacherError(f"{arguments.teacher_weights}: its features are not finite")
-    colours, kept = principal_colours(features.cpu().numpy())
+    colours, share = principal_colours(features.cpu().numpy())
     write_view(arguments.out, images.transpose(0, 2, 3, 1), colours)
     rows, columns, channels = features.shape[1:]
     return [
         f"{teacher.description}; licence of its weights: {teacher.licence}",
         (
             f"layer {arguments.teacher_layer}: {len(images)} views of {rows}x{columns} patches,"
-            f" {channels} channels; the three colours hold {kept:.0%} of their variance"
+            f" {channels} channels; the three colours explain {share:.0%} of their variance"
         ),
         f"image: {arguments.out}",
     ]
@@ -141,9 +141,11 @@ def frame_images(data: Path, frame: int) -> np.ndarray:
 
 
 def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return (V, gh, gw, 3) in 0 to 1 from features (V, gh, gw, C), and the share of variance kept.
+    """Return colours (V, gh, gw, 3) from 0 to 1 of features (V, gh, gw, C), and their share of the
+    variance.
 
-    The directions are those of all views together, so one colour means one feature everywhere.
+    The directions are principal components over all views, so one colour means one feature in all
+    views.
     """
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
     flat = flat - flat.mean(0)
@@ -151,15 +153,15 @@ def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
     found = flat @ vectors[:, ::-1][:, :3]
     low, high = np.quantile(found, (0.02, 0.98), axis=0)
     found = np.clip((found - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
-    kept = float(values[::-1][:3].sum() / max(values.sum(), 1e-12))
-    return found.reshape(*features.shape[:-1], 3).astype(np.float32), kept
+    share = float(values[::-1][:3].sum() / max(values.sum(), 1e-12))
+    return found.reshape(*features.shape[:-1], 3).astype(np.float32), share
 
 
 def write_view(path: Path, images: np.ndarray, colours: np.ndarray) -> None:
-    """Write images (V, H, W, 3) uint8 above their colours (V, gh, gw, 3), as PNG.
+    """Write images (V, H, W, 3) uint8 above their colours (V, gh, gw, 3) as PNG.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     height, width = images.shape[1] * _SCALE, images.shape[2] * _SCALE
     above = [cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC) for each in images]
@@ -167,8 +169,8 @@ def write_view(path: Path, images: np.ndarray, colours: np.ndarray) -> None:
         cv2.resize((255 * each).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         for each in colours
     ]
-    whole = np.concatenate([np.concatenate(above, 1), np.concatenate(below, 1)], 0)
-    if not cv2.imwrite(str(path), whole[..., ::-1]):
+    image = np.concatenate([np.concatenate(above, 1), np.concatenate(below, 1)], 0)
+    if not cv2.imwrite(str(path), image[..., ::-1]):
         raise OSError(f"{path}: the image cannot be written; give --out FILE.png")
 
 

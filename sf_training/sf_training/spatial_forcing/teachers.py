@@ -1,16 +1,15 @@
-"""Where alignment targets come from: the ``pointmap`` teacher and its controls.
+"""Sources of alignment targets: the ``pointmap`` teacher and its controls.
 
 A result about Spatial Forcing is reported only beside its controls:
 
 * ``pointmap``: points in the robot's base frame, from depth and camera pose. Depends on the image,
-  holds geometry.
-* ``rgb``: patch colours through the same code and projection. Depends on the image, holds no
-  geometry.
-* ``mean``: the pointmap features averaged over the data, patch by patch. Layout of the view, no
-  image.
-* ``random``: a fixed random code per patch. Neither.
+  contains geometry.
+* ``rgb``: patch colours in the same encoding. Depends on the image, contains no geometry.
+* ``mean``: pointmap features averaged over the data, patch by patch. Layout of the view, no image.
+* ``random``: a fixed random code for each patch. Neither.
 
-The frozen vision models ``vggt`` and ``hf`` and their controls are in ``vision_targets.py``.
+The frozen vision models ``vggt``, ``da3`` and ``hf`` and their controls are in
+``vision_targets.py``.
 """
 
 from __future__ import annotations
@@ -28,27 +27,29 @@ TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "da3"
 TEACHERS = get_args(TeacherName)
 FEATURE_SIZE = 96
 Patch = int | tuple[int, int]
-_SUB_CELLS = 2  # along one side of a patch: where inside the patch things are
+_SUB_CELLS = 2  # along one side of a patch: position inside the patch
 _OCTAVES = 4
-_POINT_CENTRE = np.array([0.3, 0.0, 0.1], np.float32)  # m: the middle of what the cameras see
+_POINT_CENTRE = np.array([0.3, 0.0, 0.1], np.float32)  # centre of the usual workspace [m]
 _POINT_SCALE = 0.5  # m
 _POINT_BOX = (np.array([-0.4, -0.7, -0.4], np.float32), np.array([1.0, 0.7, 0.6], np.float32))
 _DEPTH_MAX = 1.6  # m
 _PROJECTION_SEED = 1234
 _CODE_SEED = 7
-_PART = 512  # frames that are computed at once
+_FRAMES_AT_ONCE = 512
 
 
 class TeacherError(ValueError):
-    """A teacher lacks what it needs; the message says what."""
+    """A teacher cannot be used, or lacks its input; the message says why."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Geometry of the prepared images of one camera, frame by frame.
+    """Geometry of one camera's prepared images, frame by frame.
 
-    ``intrinsics`` (F, 3, 3) [pixels of the prepared image]; ``rotation`` (F, 3, 3) and ``position``
-    (F, 3) [m] of the optical frame in the base frame.
+    Attributes:
+        intrinsics: (F, 3, 3) [pixels of the prepared image].
+        rotation: (F, 3, 3) of the optical frame in the base frame.
+        position: (F, 3) [m] of the optical frame in the base frame.
     """
 
     intrinsics: np.ndarray
@@ -57,8 +58,11 @@ class View:
 
 
 def points_from_depth(depth: np.ndarray, view: View) -> np.ndarray:
-    """Points (F, H, W, 3) in the base frame [m] from depth (F, H, W) [m]; pixels without depth lie
-    at the camera.
+    """Return points (F, H, W, 3) in the base frame [m] from depth (F, H, W) [m].
+
+    p = R [(u - c_x) z / f_x, (v - c_y) z / f_y, z] + t for the pixel centre (u, v) with depth z,
+    focal lengths f and principal point c [pixels], rotation R and position t of the view. Pixels
+    with depth 0 map to the camera's position.
     """
     rows, columns = (np.arange(side, dtype=np.float32) + 0.5 for side in depth.shape[1:])
     focal, centre = view.intrinsics[:, [0, 1], [0, 1]], view.intrinsics[:, :2, 2]
@@ -73,35 +77,40 @@ def points_from_depth(depth: np.ndarray, view: View) -> np.ndarray:
 
 
 def pointmap_features(depth: np.ndarray, view: View, patch: Patch) -> np.ndarray:
-    """Features (F, gh, gw, C) of one camera from its depth (F, H, W) [m]; patch is in pixels."""
+    """Return features (F, gh, gw, C) of one camera from its depth (F, H, W) [m]; patch in
+    pixels.
+    """
     depth = np.clip(np.nan_to_num(depth.astype(np.float32)), 0.0, _DEPTH_MAX)
     points = np.clip(points_from_depth(depth, view), *_POINT_BOX)
     return _encode((points - _POINT_CENTRE) / _POINT_SCALE, patch)
 
 
 def rgb_features(images: np.ndarray, patch: Patch, width: int = FEATURE_SIZE) -> np.ndarray:
-    """Features (F, gh, gw, width) of one camera from its colours (F, 3, H, W) uint8, coded exactly
-    as points are.
+    """Return features (F, gh, gw, width) of one camera's colours (F, 3, H, W) uint8, encoded as
+    points are.
     """
     return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch, width)
 
 
 def random_code(cameras: int, grid: tuple[int, int], width: int = FEATURE_SIZE) -> np.ndarray:
-    """A fixed code for each patch, (1, V, rows, columns, width) float16."""
+    """Return a fixed code for each patch, (1, V, rows, columns, width) float16."""
     return (
         np.random.default_rng(_CODE_SEED).normal(size=(1, cameras, *grid, width)).astype(np.float16)
     )
 
 
 def standardise(features: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance per channel over all frames, views and patches. Cosine needs it:
-    else all targets look alike.
+    """Scale to zero mean and unit variance per channel over all frames, views and patches.
+
+    Without it all targets would have a similar direction, and the cosine would be high for any
+    student.
     """
     axes = tuple(range(features.ndim - 1))
     centre = features.mean(axes, dtype=np.float64)
+    # In parts: a float64 copy of all features may not fit into memory.
     parts = [
-        slice(start, start + _PART) for start in range(0, len(features), _PART)
-    ]  # a copy of all in float64 may not fit
+        slice(start, start + _FRAMES_AT_ONCE) for start in range(0, len(features), _FRAMES_AT_ONCE)
+    ]
     spread = (
         np.sqrt(
             sum(np.square(features[part] - centre).sum(axes) for part in parts)
@@ -122,17 +131,17 @@ def build_targets(
     views: list[View],
     patch: Patch,
 ) -> np.ndarray:
-    """Targets (F, V, gh, gw, C) float16 for a whole data set.
+    """Return targets (F, V, gh, gw, C) float16 for a data set.
 
     Args:
-        images: (F, V, 3, H, W) uint8; depth: (F, V, H, W) [m]. Arrays, or anything that gives
-            ``images[indices]``.
+        images: (F, V, 3, H, W) uint8: an array, or an object with ``images[indices]``.
+        depth: (F, V, H, W) [m], as ``images``; None where not recorded.
         patch: height and width of a patch, or the side of a square one [pixels]; pixels beyond the
-            last whole patch are left out.
+            last full patch are left out.
 
     Raises:
-        TeacherError: for a teacher that needs depth when there is none, and where the targets do
-            not fit into memory.
+        TeacherError: a teacher needs depth and there is none, or the targets do not fit into
+            memory.
     """
     frames, cameras = images.shape[:2]
     rows, columns = _sides(patch)
@@ -147,8 +156,8 @@ def build_targets(
     if needed > free:
         raise TeacherError(
             f"teacher {teacher}: its targets for {frames} frames take {needed / 1e9:.1f} GB of"
-            f" memory, {free / 1e9:.1f} GB are free; take fewer episodes, vggt or hf, whose"
-            " features lie on the disk, or teacher none"
+            f" memory, {free / 1e9:.1f} GB are free; take fewer episodes, vggt, da3 or hf,"
+            " whose features are cached on disk, or teacher none"
         )
     if teacher == "rgb":
         return standardise(
@@ -172,16 +181,20 @@ def build_targets(
 
 
 def _encode(values: np.ndarray, patch: Patch, size: int = FEATURE_SIZE) -> np.ndarray:
-    """Average over sub-cells, Fourier features, fixed random projection: (F, H, W, 3) to (F, gh,
-    gw, size).
+    """Encode (F, H, W, 3) to (F, gh, gw, size): mean over 2 x 2 sub-cells, Fourier features, random
+    projection.
+
+    With sub-cell means m (12,): [m, sin(pi 2^k m), cos(pi 2^k m)] for k = 0 ... 3, times a fixed
+    Gaussian matrix.
     """
     rows, columns = (
-        side // one for side, one in zip(values.shape[1:3], _sides(patch), strict=True)
+        side // step for side, step in zip(values.shape[1:3], _sides(patch), strict=True)
     )
     pixels = torch.from_numpy(np.ascontiguousarray(values)).permute(0, 3, 1, 2)
+    # Adaptive, because the side of a patch may be odd.
     cells = functional.adaptive_avg_pool2d(
         pixels, (rows * _SUB_CELLS, columns * _SUB_CELLS)
-    ).numpy()  # a patch may be odd
+    ).numpy()
     cells = cells.reshape(-1, 3, rows, _SUB_CELLS, columns, _SUB_CELLS)
     means = cells.transpose(0, 2, 4, 3, 5, 1).reshape(-1, rows, columns, 3 * _SUB_CELLS**2)
     waves = [
@@ -213,10 +226,12 @@ def _features(
     grid: tuple[int, int],
     compute: Callable[[np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
-    """(F, V, rows, columns, C) float32 from ``compute(frames, view)``, part by part."""
+    """Return (F, V, rows, columns, C) float32 of ``compute(frames, view)``, some frames at a
+    time.
+    """
     found = np.empty((frames, cameras, *grid, FEATURE_SIZE), np.float32)
-    for start in range(0, frames, _PART):
-        part = np.arange(start, min(start + _PART, frames))
+    for start in range(0, frames, _FRAMES_AT_ONCE):
+        part = np.arange(start, min(start + _FRAMES_AT_ONCE, frames))
         for view in range(cameras):
             found[part, view] = compute(part, view)
     return found

@@ -1,9 +1,8 @@
-"""The aggregator of VGGT (arXiv 2503.11651): DINOv2 patches of several views, then frame and global
-attention in turn.
+"""The aggregator of VGGT (arXiv 2503.11651): DINOv2 patches of several views, then alternating
+attention.
 
-Written anew from the architecture; the names of parameters are those of the official checkpoints,
-so that these load.
-Only what Spatial Forcing needs is here: no heads, and no block beyond the deepest layer asked for.
+Implemented from the architecture, with the parameter names of the official checkpoints. Only what
+Spatial Forcing needs: no heads, and no block above the deepest requested layer.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_IMAGE_MEAN = (0.485, 0.456, 0.406)
-_IMAGE_STD = (0.229, 0.224, 0.225)
+from sf_training.spatial_forcing.vision import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -25,18 +23,18 @@ class VggtConfig:
 
     width: int = 1024
     pairs: int = 24
-    """Layers; each is a block of frame attention and one of global attention."""
+    """Number of layers; each is a block of frame attention and a block of global attention."""
     encoder_blocks: int = 24
     head_size: int = 64
-    """Channels of an attention head, in encoder and pairs alike."""
+    """Channels of an attention head, in encoder and pairs."""
     registers: int = 4
-    """Register tokens of a view, in encoder and pairs alike."""
+    """Register tokens of a view, in encoder and pairs."""
     patch: int = 14
     """Side of a patch [pixels]."""
     grid: int = 37
-    """Side of the encoder's table of positions [patches]; other sizes are interpolated."""
+    """Side of the encoder's position embedding [patches]; it is interpolated to other sizes."""
     expansion: int = 4
-    """Width of the feed-forward layers over ``width``."""
+    """Ratio of the feed-forward layers' width to ``width``."""
     rotation_base: float = 100.0
 
     def __post_init__(self) -> None:
@@ -47,7 +45,7 @@ class VggtConfig:
             )
 
     def layer_index(self, layer: int) -> int:
-        """Index of a layer from 0; negative ones count from the end.
+        """Return the index of a layer from 0; negative ones count from the end.
 
         Raises:
             ValueError: there is no such layer.
@@ -61,17 +59,20 @@ class VggtConfig:
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, Sequence[int]]) -> VggtConfig:
-        """Sizes of the aggregator whose tensors have these names (without prefix) and shapes.
+        """Return the sizes of the aggregator with tensors of these names (without prefix) and
+        shapes.
 
         Raises:
-            KeyError: a tensor that tells a size is missing.
+            KeyError: a tensor that gives a size is missing.
             ValueError: the sizes do not fit together.
         """
         width = shapes["camera_token"][-1]
-        places = shapes["patch_embed.pos_embed"][1] - 1
-        grid = round(places**0.5)
-        if grid**2 != places:
-            raise ValueError(f"patch_embed.pos_embed holds {places} places, which is not a square")
+        positions = shapes["patch_embed.pos_embed"][1] - 1
+        grid = round(positions**0.5)
+        if grid**2 != positions:
+            raise ValueError(
+                f"patch_embed.pos_embed holds {positions} positions, which is not a square"
+            )
         return VggtConfig(
             width=width,
             pairs=_count(shapes, "frame_blocks."),
@@ -85,13 +86,12 @@ class VggtConfig:
 
 
 class VggtAggregator(nn.Module):
-    """Features of V views of one scene; each view sees itself in frame blocks and all views in
-    global blocks.
+    """Features of V views of one scene, by alternating attention within a view and across all
+    views.
 
     Args:
         config: sizes.
-        layers: whose features :meth:`forward` returns, from 0 or, if negative, from the end. Deeper
-            pairs are not built.
+        layers: requested layers, from 0 or, if negative, from the end. Deeper pairs are not built.
     """
 
     def __init__(self, config: VggtConfig, layers: Sequence[int] = (-1,)) -> None:
@@ -102,8 +102,7 @@ class VggtAggregator(nn.Module):
             raise ValueError("layers: name at least one")
         width, built = config.width, max(self.layers) + 1
         self.patch_embed = _Encoder(config)
-        # One token of each kind for the first view, which is the frame of reference, and one for
-        # all others.
+        # One camera token for the first view, the reference, and one for all others; registers too.
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, width) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, config.registers, width) * 1e-6)
         self.frame_blocks, self.global_blocks = (
@@ -117,14 +116,14 @@ class VggtAggregator(nn.Module):
         return 2 * self.config.width
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of the patches, without those of camera and register tokens.
+        """Return the features of the patches, without camera and register tokens.
 
         Args:
             images: (B, V, 3, H, W) in [0, 1], H and W multiples of ``config.patch``; the first view
                 is the reference.
 
         Returns:
-            For each layer asked for (B, V, H / patch, W / patch, feature_size).
+            (B, V, H / patch, W / patch, feature_size) for each requested layer.
 
         Raises:
             ValueError: the images have another shape.
@@ -138,19 +137,19 @@ class VggtAggregator(nn.Module):
             )
         rows, columns = height // side, width // side
         mean, std = (
-            images.new_tensor(values).view(3, 1, 1) for values in (_IMAGE_MEAN, _IMAGE_STD)
+            images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         patches = self.patch_embed(((images - mean) / std).flatten(0, 1))
         tokens = torch.cat([self._special_tokens(batch, views).to(patches), patches], 1)
         special, length = tokens.shape[1] - rows * columns, tokens.shape[1]
         rotation = patch_rotation(rows, columns, special, self.config, images.device)
-        everywhere = rotation.repeat(1, views, 1, 1)
+        global_rotation = rotation.repeat(1, views, 1, 1)
         found: dict[int, Tensor] = {}
         for index, (frame_block, global_block) in enumerate(
             zip(self.frame_blocks, self.global_blocks, strict=True)
         ):
             framed = frame_block(tokens.view(batch * views, length, -1), rotation)
-            tokens = global_block(framed.view(batch, views * length, -1), everywhere)
+            tokens = global_block(framed.view(batch, views * length, -1), global_rotation)
             if index in self.layers:
                 both = [
                     part.view(batch, views, length, -1)[:, :, special:] for part in (framed, tokens)
@@ -159,10 +158,10 @@ class VggtAggregator(nn.Module):
         return tuple(found[layer] for layer in self.layers)
 
     def _special_tokens(self, batch: int, views: int) -> Tensor:
-        """Camera and register tokens, (B * V, 1 + registers, width)."""
-        kinds = torch.cat([self.camera_token, self.register_token], 2)
+        """Return camera and register tokens, (B * V, 1 + registers, width)."""
+        tokens = torch.cat([self.camera_token, self.register_token], 2)
         of_view = [0] + [1] * (views - 1)
-        return kinds[:, of_view].expand(batch, -1, -1, -1).flatten(0, 1)
+        return tokens[:, of_view].expand(batch, -1, -1, -1).flatten(0, 1)
 
 
 class _Encoder(nn.Module):
@@ -183,16 +182,16 @@ class _Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W), normalised, to (N, P, width), row by row."""
+        """Encode normalised images (N, 3, H, W) to (N, P, width), patches row by row."""
         patches = self.patch_embed.proj(images)
-        place = self.pos_embed[:, 1:]
+        position = self.pos_embed[:, 1:]
         if patches.shape[-2:] != (self.config.grid, self.config.grid):
-            table = place.float().unflatten(1, (self.config.grid, -1)).permute(0, 3, 1, 2)
+            table = position.float().unflatten(1, (self.config.grid, -1)).permute(0, 3, 1, 2)
             table = functional.interpolate(
                 table, patches.shape[-2:], mode="bicubic", antialias=True
             )
-            place = table.flatten(2).transpose(1, 2)
-        patches = patches.flatten(2).transpose(1, 2) + place
+            position = table.flatten(2).transpose(1, 2)
+        patches = patches.flatten(2).transpose(1, 2) + position
         first = torch.cat([self.cls_token + self.pos_embed[:, :1], self.register_tokens], 1).to(
             patches
         )
@@ -203,7 +202,7 @@ class _Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each scaled per channel before it is added."""
+    """Pre-norm attention and feed-forward, each with a residual connection scaled per channel."""
 
     def __init__(self, width: int, config: VggtConfig, *, eps: float, normed_heads: bool) -> None:
         super().__init__()
@@ -217,15 +216,15 @@ class Block(nn.Module):
         self.ls2 = _Scale(width)
 
     def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """(N, T, width) to the same shape."""
+        """Map tokens (N, T, width) to the same shape; ``rotation`` as for
+        :func:`patch_rotation`.
+        """
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), rotation))
         return tokens + self.ls2(self.mlp.fc2(functional.gelu(self.mlp.fc1(self.norm2(tokens)))))
 
 
 class _Attention(nn.Module):
-    """Full self-attention; heads are normalised and turned by their place where the block asks for
-    it.
-    """
+    """Full self-attention, with normalised heads and rotary embedding where the block has them."""
 
     def __init__(self, width: int, head_size: int, normed_heads: bool) -> None:
         super().__init__()
@@ -242,7 +241,7 @@ class _Attention(nn.Module):
         )
         query, key = self.q_norm(query), self.k_norm(key)
         if rotation is not None:
-            query, key = _turn(query, rotation), _turn(key, rotation)
+            query, key = _rotate(query, rotation), _rotate(key, rotation)
         mixed = functional.scaled_dot_product_attention(query.to(value), key.to(value), value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
@@ -261,27 +260,29 @@ class _Scale(nn.Module):
 def patch_rotation(
     rows: int, columns: int, special: int, config: VggtConfig, device: torch.device
 ) -> Tensor:
-    """Cosines and sines (2, T, 2, head_size / 4) of each token's row and column.
+    """Return cosines and sines (2, T, 2, head_size / 4) of the rotary angles of rows and columns.
 
-    Patches count from 1; the special tokens, which lie nowhere, have 0 and are not turned.
+    Angles are p b^(-k / (head_size / 4)) for position p, base b = ``rotation_base`` and k = 0 ...
+    head_size / 4 - 1. Patches count from 1; special tokens have position 0, so they are not
+    rotated.
     """
     quarter = config.head_size // 4
     frequency = config.rotation_base ** -(
         torch.arange(quarter, device=device, dtype=torch.float32) / quarter
     )
-    place = torch.cartesian_prod(
+    position = torch.cartesian_prod(
         torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device)
     )
-    angle = torch.cat([place.new_zeros(special, 2), place])[..., None] * frequency
+    angle = torch.cat([position.new_zeros(special, 2), position])[..., None] * frequency
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def _turn(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary code in two dimensions: the first half of the channels is turned by the row, the
-    second by the column.
+def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Apply the two-dimensional rotary embedding: the first half of the channels by row, the second
+    by column.
 
     Args:
-        heads: (N, heads, T, head_size); within each half, channel k is paired with channel k +
+        heads: (N, heads, T, head_size); in each half, channel k is paired with channel k +
             head_size / 4.
     """
     cosine, sine = rotation.to(heads.dtype)
@@ -290,7 +291,7 @@ def _turn(heads: Tensor, rotation: Tensor) -> Tensor:
 
 
 def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
-    """Number of blocks whose names begin with ``prefix`` and an index."""
+    """Return the number of blocks whose names begin with ``prefix`` and an index."""
     return 1 + max(
         (int(name[len(prefix) :].partition(".")[0]) for name in shapes if name.startswith(prefix)),
         default=-1,

@@ -1,6 +1,4 @@
-"""VGGT as a teacher: official weights into our aggregator, and features of several views, a missing
-camera left out.
-"""
+"""VGGT as a teacher: official weights in this package's aggregator."""
 
 from __future__ import annotations
 
@@ -11,27 +9,26 @@ from torch import Tensor, nn
 
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
-from sf_training.spatial_forcing.vision import resize
+from sf_training.spatial_forcing.vision import features_by_cameras, resize
 from sf_training.spatial_forcing.weights import Weights
 
 _PREFIXES = ("aggregator.", "module.aggregator.", "")
 _UNUSED = {"patch_embed.mask_token"}
-SIDE = 518  # pixels: what VGGT was trained with
+SIDE = 518  # longer side of VGGT's training images [pixels]
 
 
 class VggtTeacher:
-    """VGGT's aggregator; a feature is that of the frame block beside that of the global block.
+    """VGGT's aggregator; a feature is the output of the frame block and that of the global block.
 
-    Weights are checked at once and read with the first picture: a training whose features are
-    cached never needs their memory.
+    Weights are checked at once and read when the first images come: a run with cached features
+    never needs them.
 
     Args:
         weights: see :func:`sf_training.spatial_forcing.weights.open_weights`.
         layers: 0 to 23, or from the end; -1 is the paper's.
-        size: longer side of the images that it sees [pixels], the other in proportion; rounded to
-            whole patches.
+        size: longer side of its input images [pixels]; sides are rounded to full patches.
         device: where it runs.
-        dtype: of its matrices. In bfloat16 all else stays in float32, as under autocast.
+        dtype: of its matrices. With bfloat16 all other weights stay float32, as under autocast.
 
     Raises:
         TeacherError: the weights are not those of a VGGT aggregator, or have no such layer.
@@ -67,25 +64,9 @@ class VggtTeacher:
         return self._network
 
     def features(self, images: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See :class:`~sf_training.spatial_forcing.vision.Teacher`.
-
-        Samples with the same cameras run together, so that a missing camera is left out instead of
-        seen as a black view.
-        """
+        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`."""
         images = resize(images.to(self._device, torch.float32), self._size, self._patch)
-        if present is None or bool(present.all()):
-            return self._run(images)
-        rows, columns = (side // self._patch for side in images.shape[-2:])
-        shape = (*images.shape[:2], rows, columns, self.feature_size)
-        found = tuple(images.new_zeros(shape) for _ in self.network.layers)
-        for pattern in present.unique(dim=0):
-            if not pattern.any():
-                continue
-            samples = (present == pattern).all(1).nonzero()[:, 0]
-            views = pattern.nonzero()[:, 0]
-            for whole, part in zip(found, self._run(images[samples][:, views]), strict=True):
-                whole[samples[:, None], views] = part
-        return found
+        return features_by_cameras(self._run, images, present)
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -97,8 +78,7 @@ class VggtTeacher:
 def load_aggregator(
     weights: Weights, layers: Sequence[int] = (-1,), dtype: torch.dtype = torch.float32
 ) -> VggtAggregator:
-    """The aggregator with a checkpoint's weights, frozen; blocks above the deepest layer asked for
-    are not read.
+    """Return the aggregator with a checkpoint's weights, frozen; deeper blocks are not read.
 
     Raises:
         TeacherError: tensors are missing, left over or of another size, or there is no such layer.
@@ -108,8 +88,8 @@ def load_aggregator(
 
 
 def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]:
-    """The aggregator without memory for its weights, which are checked, and the prefix of their
-    names.
+    """Return the aggregator without memory for its weights, which are checked, and the prefix of
+    their names.
     """
     prefix = next(
         (prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None
@@ -129,7 +109,8 @@ def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]
         config = VggtConfig.from_shapes(shapes)
         with torch.device("meta"):
             network = VggtAggregator(config, layers)
-            whole = network if len(network.frame_blocks) == config.pairs else VggtAggregator(config)
+            is_complete = len(network.frame_blocks) == config.pairs
+            full = network if is_complete else VggtAggregator(config)
     except KeyError as missing:
         raise TeacherError(
             f"{weights.source}: tensor {prefix}{missing.args[0]} is missing; download the weights"
@@ -141,7 +122,7 @@ def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]
         weights.source,
         prefix,
         shapes,
-        {name: tuple(value.shape) for name, value in whole.state_dict().items()},
+        {name: tuple(value.shape) for name, value in full.state_dict().items()},
         prefix != "",
     )
     return network, prefix
@@ -154,7 +135,7 @@ def _fill(
         {name: weights[prefix + name] for name in network.state_dict()}, assign=True
     )
     for module in network.modules():
-        # Norms and scales stay in float32: autocast computes them so, and they are small.
+        # Norms and scales stay float32, as under autocast; they are small.
         module_dtype = dtype if isinstance(module, nn.Linear | nn.Conv2d) else torch.float32
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(module_dtype)
@@ -177,7 +158,7 @@ def _check(source: str, prefix: str, shapes: dict, wanted: dict, strict: bool) -
     for name, shape in wanted.items():
         if tuple(shapes[name]) != shape:
             raise TeacherError(
-                f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the others want"
+                f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the other tensors need"
                 f" {_by(shape)}; another architecture"
             )
 

@@ -39,8 +39,8 @@ from sf_training.spatial_forcing.vision import Teacher
 from sf_training.spatial_forcing.weights import open_weights
 
 Control = Literal["none", "mean", "random", "rgb"]
-_SAMPLE = 1024  # frames from which the statistics of the rgb control are taken
-_PIXELS = 4 * 518 * 518  # that a teacher sees in one batch
+_SAMPLE = 1024  # frames for the statistics of the rgb control
+_PIXELS = 4 * 518 * 518  # of a teacher's batch
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,14 @@ class Targets:
     """Alignment targets of F frames.
 
     Attributes:
-        layers: for each teacher layer (F, V, rows, columns, C); read some with ``layer[frames]``.
-            They may be mapped from disk, be kept
-            in a compact form, or repeat one frame.
-        prepared: whether they are resized to the student's grid and hold the positional embedding
-            already.
-        cosine: mean one between the whole targets and these, over all tokens; below 1 by what
-            channels and form leave out.
-        lowest_cosine: of all tokens.
-        nbytes: that they take where they are kept.
-        folder: where they are kept; None where in memory.
+        layers: (F, V, rows, columns, C) for each teacher layer; ``layer[frames]`` reads frames. A
+            layer may be mapped from disk, encoded, computed when read, or one repeated frame.
+        prepared: whether they are resized to the student's grid and include the position embedding.
+        cosine: mean cosine between full and stored targets over all tokens; below 1 by the loss of
+            compression and format.
+        lowest_cosine: lowest of these cosines.
+        nbytes: size on disk or in memory.
+        folder: of the cache; None where in memory.
     """
 
     layers: tuple[np.ndarray | CompactArray | LiveLayer, ...]
@@ -77,13 +75,13 @@ def open_teacher(
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Teacher:
-    """A vision teacher with its weights.
+    """Open a vision teacher with its weights.
 
     Args:
         weights: file, directory or hub id.
         layers: of the teacher, from 0 or from the end.
-        size: longer side of the images that it sees [pixels]; 0 takes what it was trained with.
-        device: auto takes the GPU where there is one.
+        size: longer side of its input images [pixels]; 0: as it was trained.
+        device: auto takes a GPU if there is one.
         dtype: auto takes bfloat16 on a GPU, float32 elsewhere.
 
     Raises:
@@ -91,16 +89,16 @@ def open_teacher(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    number = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
+    torch_dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
         dtype, torch.bfloat16 if device != "cpu" else torch.float32
     )
     if name == "vggt":
-        return VggtTeacher(open_weights(weights), layers, size or SIDE, device, number)
+        return VggtTeacher(open_weights(weights), layers, size or SIDE, device, torch_dtype)
     if name == "da3":
         return DepthAnything3Teacher(
-            open_weights(weights), layers, size or depth_anything3.SIDE, device, number
+            open_weights(weights), layers, size or depth_anything3.SIDE, device, torch_dtype
         )
-    return HfTeacher(weights, layers, size, device, number)
+    return HfTeacher(weights, layers, size, device, torch_dtype)
 
 
 def vision_targets(
@@ -118,25 +116,25 @@ def vision_targets(
     area: np.ndarray | None = None,
     console: Console | None = None,
 ) -> Targets:
-    """Targets of a whole data set, resized to the student's grid with the positional embedding in.
+    """Return the targets of a data set on the student's grid, with the position embedding.
 
-    Each target is scaled to the size of a unit variance token: the loss looks at directions only,
-    and float16 stays in range.
+    Each target is scaled to unit root mean square over its channels: the loss depends on directions
+    only, and the values stay in the range of float16.
 
     Args:
-        images: (F, V, 3, H, W) uint8: an array, or anything that has this shape and gives
+        images: (F, V, 3, H, W) uint8: an array, or an object with this shape and
             ``images[indices]``.
-        grid: patches along one side of the student's images, or (rows, columns).
-        channels: of a target at most; the others are left out by :class:`Compression`. 0 keeps all.
-        form: how a value is kept, see :data:`CacheFormat`.
-        control: ``mean`` repeats the average of the teacher's targets; ``rgb`` and ``random`` have
-            its width and do not run it.
-        digest: changes with the images; None reads them all to make one.
+        grid: rows and columns of the student's patches of one camera, or one number for both.
+        channels: maximum number of channels of a target, see :class:`Compression`; 0 keeps all.
+        form: storage format, see :data:`CacheFormat`.
+        control: ``mean`` repeats the mean of the teacher's targets; ``rgb`` and ``random`` have its
+            width and do not run it.
+        digest: changes with the images; None computes one from all images.
         cache: folder of caches; None keeps everything in memory.
-        live: keep nothing and run the teacher each time a frame is read, for data that no disk
-            holds the features of.
-        area: (V, H, W) bool, False in letterbox bars: the teacher sees them white, as in the
-            paper's pi0 code. None: there are none.
+        live: store nothing and run the teacher each time a frame is read, for data whose features
+            do not fit on the disk.
+        area: (V, H, W) bool, False in letterbox bars, which the teacher sees white as in the
+            paper's pi0 code. None: no bars.
         console: shows progress.
 
     Raises:
@@ -144,7 +142,7 @@ def vision_targets(
     """
     if live and control == "mean":
         raise TeacherError(
-            "control mean: the average is over all frames, so their features must be kept; take a"
+            "control mean: the average is over all frames, so their features must be stored; take a"
             " cache"
         )
     layers = len(config.target_layers)
@@ -164,7 +162,7 @@ def vision_targets(
     computed = _Computed(source, images, size, config, batch, area)
     if live:
         if width < source.feature_size:
-            computed.compression = Compression.fit(computed.whole, len(images), width)
+            computed.compression = Compression.fit(computed.full, len(images), width)
         return Targets(
             tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True
         )
@@ -178,14 +176,14 @@ def vision_targets(
     with store.locked():
         if width < source.feature_size:
             file = None if cache is None else store.folder / "basis.npz"
-            with status(console, "teacher: which channels to keep") if console else nullcontext():
-                computed.compression = Compression.fit(computed.whole, len(images), width, file)
+            with status(console, "teacher: principal directions") if console else nullcontext():
+                computed.compression = Compression.fit(computed.full, len(images), width, file)
         if store.done < len(images):
             with ProgressBar(
                 "teacher features", TimeElapsedColumn(), console=console, disable=console is None
             ) as bar:
                 task = bar.add_task("", total=len(images), completed=store.done)
-                store.fill(computed.kept, batch, lambda done: bar.update(task, completed=done))
+                store.fill(computed.stored, batch, lambda done: bar.update(task, completed=done))
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
@@ -195,10 +193,10 @@ def vision_targets(
 
 
 class LiveLayer:
-    """Features of one layer (F, V, rows, columns, C) that are computed where they are read:
-    ``layer[frames]`` gives float32.
+    """Features of one layer (F, V, rows, columns, C), computed when read: ``layer[frames]``,
+    float32.
 
-    The layers of a teacher share what was computed last, so that reading them all runs it once.
+    The layers of a teacher share the last result, so reading all of them runs it once.
     """
 
     def __init__(self, computed: _Computed, number: int, shape: tuple[int, ...]) -> None:
@@ -208,15 +206,14 @@ class LiveLayer:
         return self.shape[0]
 
     def forget(self) -> None:
-        """Compute also the frames that were read last, when they are read again."""
+        """Drop the last result, so that the same frames are computed again."""
         self._computed.forget()
 
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
         return self._computed.last(np.asarray(frames))[self._number]
 
     def of(self, frames: np.ndarray, images: torch.Tensor) -> np.ndarray:
-        """Features (n, V, rows, columns, C) of changed images (n, V, 3, H, W) in [0, 255] of some
-        frames.
+        """Return features (n, V, rows, columns, C) of augmented images (n, V, 3, H, W) in [0, 255].
 
         All layers are computed once for the same ``images``.
         """
@@ -224,7 +221,7 @@ class LiveLayer:
 
 
 class _Computed:
-    """Prepared targets of any frames, by the teacher."""
+    """Computes prepared targets of any frames with a teacher."""
 
     def __init__(
         self,
@@ -246,28 +243,27 @@ class _Computed:
         self._last: tuple[np.ndarray, list[np.ndarray], torch.Tensor | None] | None = None
         self.compression: Compression | None = None
 
-    def whole(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        """All channels of each layer (n, V, rows, columns, C); of ``images`` where they are
-        given.
-        """
+    def full(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
+        """Return all channels (n, V, rows, columns, C) of each layer; of ``images`` where given."""
         cuts = [slice(start, start + self._batch) for start in range(0, len(frames), self._batch)]
         parts = [
             self._batch_of(frames[cut], None if images is None else images[cut]) for cut in cuts
         ]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
-    def kept(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What is kept of each layer, and the norms of the whole; see
-        :data:`feature_cache.Compute`.
+    def stored(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return compressed features of each layer, and the norms of the full ones.
+
+        See :data:`feature_cache.Compute`.
         """
-        found = self.whole(np.arange(part.start, part.stop))
+        found = self.full(np.arange(part.start, part.stop))
         norms = [
             np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found
         ]
         return list(zip(self.compression(found) if self.compression else found, norms, strict=True))
 
     def last(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        """What is kept of each layer; not computed again for the same frames and the same tensor of
+        """Return compressed features of each layer; cached for the same frames and tensor of
         images.
         """
         if (
@@ -275,12 +271,12 @@ class _Computed:
             or self._last[2] is not images
             or not np.array_equal(self._last[0], frames)
         ):
-            found = self.whole(frames, images)
+            found = self.full(frames, images)
             self._last = (frames, self.compression(found) if self.compression else found, images)
         return self._last[1]
 
     def forget(self) -> None:
-        """What was computed last."""
+        """Drop the last result."""
         self._last = None
 
     def _batch_of(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
@@ -303,7 +299,10 @@ class _Computed:
 
 
 def _prepared(features: torch.Tensor, grid: tuple[int, int], config: AlignmentConfig) -> np.ndarray:
-    """(B, V, gh, gw, C) to unit variance targets (B, V * rows * columns, C), float32."""
+    """Return targets (B, V * rows * columns, C) float32 of features (B, V, gh, gw, C).
+
+    They have unit root mean square over the channels.
+    """
     target = prepare_target(
         features, grid, config.position_scale, position=config.position, resize=config.resize
     )
@@ -334,12 +333,12 @@ def _key(
     digest: str | None,
 ) -> dict:
     if digest is None:
-        whole = hashlib.sha256()
+        content = hashlib.sha256()
         for start in range(0, len(images), 256):
-            whole.update(
+            content.update(
                 np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data
             )
-        digest = whole.hexdigest()
+        digest = content.hexdigest()
     return {
         "images": digest,
         "shape": images.shape,
@@ -352,7 +351,7 @@ def _key(
 
 @functools.cache
 def _made_by() -> str:
-    """Changes with the code that makes features and keeps them."""
+    """Return a hash of the code that computes and stores features."""
     functions = (
         alignment.prepare_target,
         alignment.position_embedding,
@@ -376,8 +375,8 @@ def _made_by() -> str:
 
 
 class _Colours:
-    """The control rgb as a teacher: colours of patches in the teacher's width, standardised over a
-    sample of the data.
+    """The control rgb as a teacher: patch colours in the teacher's width, standardised over a
+    sample.
     """
 
     description, licence = "patch colours", "none"
@@ -401,8 +400,8 @@ class _Colours:
     def features(
         self, images: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """See :class:`~sf_training.spatial_forcing.vision.Teacher`; the data set's cameras are all
-        there.
+        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`. No camera
+        may be missing.
         """
         values = rgb_features(
             (images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(),

@@ -1,7 +1,7 @@
-"""Weights of teachers: found in a file, a directory or on the Hugging Face hub, read tensor by
-tensor, with their licence.
+"""Weights of teachers from a file, a directory or the Hugging Face hub, with their licence.
 
-Nothing is unpickled: safetensors are mapped, a ``.pt`` file is read with ``weights_only=True``.
+Tensors are read one at a time. Nothing is unpickled: safetensors are mapped, a ``.pt`` file is read
+with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INDEX = "model.safetensors.index.json"
 _NAMES = ("model.safetensors", _INDEX, "model.pt", "vggt_1B_commercial.pt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_TIMEOUT_S = 5.0
-_WRAPPINGS = ("model", "state_dict")  # keys under which training programs put the tensors
+_WRAPPINGS = ("model", "state_dict")  # keys under which training programs save the tensors
 _KNOWN_LICENCES = {
     "facebook/VGGT-1B": "CC BY-NC 4.0: not for commercial use",
     "facebook/VGGT-1B-Commercial": "VGGT License: commercial use allowed, military use excluded",
@@ -41,10 +41,10 @@ class Weights:
     """Tensors of one checkpoint by name; read one at a time.
 
     Attributes:
-        source: what the user named.
-        paths: files on disk that hold the tensors.
+        source: path or hub id that the user gave.
+        paths: files that hold the tensors.
         shapes: of every tensor.
-        licence: one line for people.
+        licence: one line for the user.
     """
 
     source: str
@@ -54,24 +54,26 @@ class Weights:
     _read: Callable[[str], Tensor] = field(repr=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        """One tensor."""
+        """Read one tensor."""
         return self._read(name)
 
     @property
     def identity(self) -> str:
-        """Changes when other files are read; for the keys of caches."""
+        """Key for caches; changes when other files are read."""
         return files_identity(self.paths)
 
 
 def files_identity(paths: Iterable[Path]) -> str:
-    """Changes when other files are named, or one of them is written."""
+    """Return a key that changes when other files are named, or one of them is written."""
     return " ".join(
         f"{path.resolve()}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths
     )
 
 
 def files_of(weights: Path) -> list[Path]:
-    """The file of :func:`find_weights`, with its shards where it is an index of such beside it."""
+    """Return the file of :func:`find_weights`, with the shards that it lists where it is an
+    index.
+    """
     if not weights.name.endswith(".index.json"):
         return [weights]
     return [
@@ -84,15 +86,14 @@ def files_of(weights: Path) -> list[Path]:
 
 
 def open_weights(source: str | Path) -> Weights:
-    """Find weights and read their names and shapes.
+    """Find weights, and read their names and shapes.
 
     Args:
         source: a ``.safetensors`` or ``.pt`` file, a directory with one, or a hub id such as
             ``facebook/VGGT-1B``.
 
     Raises:
-        TeacherError: nothing is there, the hub does not give it, or the file holds something else
-            than tensors.
+        TeacherError: there are none, they cannot be downloaded, or the file does not hold tensors.
     """
     path = find_weights(source)
     if path.name.endswith(".index.json"):
@@ -102,7 +103,7 @@ def open_weights(source: str | Path) -> Weights:
 
 
 def find_weights(source: str | Path) -> Path:
-    """File of the weights, or the index of their shards; downloaded if ``source`` is a hub id.
+    """Return the file of the weights, or the index of their shards; download it for a hub id.
 
     Raises:
         TeacherError: there is none; the message says how to get it.
@@ -129,12 +130,13 @@ def find_weights(source: str | Path) -> Path:
 
 
 def licence(source: str | Path, folder: Path) -> str:
-    """Licence of weights in one line, from the model card or licence file beside them, else what is
-    known of the hub id.
+    """Return the licence of weights in one line.
+
+    From the model card or licence file beside them, else the known licence of the hub id.
     """
     card = folder / "README.md"
     if not card.is_file() and _HUB_ID.fullmatch(str(source)) and not Path(source).exists():
-        with suppress(TeacherError):  # the licence is worth a try, the weights are there without
+        with suppress(TeacherError):  # the weights can be used without the card
             card = _download(str(source), ("README.md",))
     if card.is_file():
         from huggingface_hub import ModelCard
@@ -163,11 +165,11 @@ def licence(source: str | Path, folder: Path) -> str:
 
 def _open_shards(source: str | Path, index: Path) -> Weights:
     try:
-        place = json.loads(index.read_text())["weight_map"]
+        shard_of = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError) as error:
         raise TeacherError(f"{index}: not an index of safetensors ({error})") from None
     files, shapes, readers = {}, {}, {}
-    for name in sorted(set(place.values())):
+    for name in sorted(set(shard_of.values())):
         local = index.with_name(name)
         files[name] = (
             local if local.is_file() or Path(source).exists() else _download(str(source), (name,))
@@ -179,7 +181,7 @@ def _open_shards(source: str | Path, index: Path) -> Weights:
         tuple(files.values()),
         shapes,
         licence(source, index.parent),
-        lambda name: readers[place[name]](name),
+        lambda name: readers[shard_of[name]](name),
     )
 
 
@@ -199,8 +201,8 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise TeacherError(
-            f"{path}: holds more than tensors, which is not read; convert it to safetensors where"
-            " you trust it"
+            f"{path}: holds pickled objects, which are not loaded; if you trust it, convert it"
+            " to safetensors"
         ) from None
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise TeacherError(
@@ -216,13 +218,13 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether a server answers at all within some seconds; the hub's own client tries again for a
+    """Return whether a server answers within some seconds; the hub's client would retry for a
     minute.
     """
     try:
         with urlopen(Request(endpoint, method="HEAD"), timeout=_HUB_TIMEOUT_S):
             return True
-    except HTTPError:  # an answer, if only a refusal
+    except HTTPError:  # it answers, although with an error
         return True
     except OSError:
         return False
@@ -247,7 +249,7 @@ def _download(repository: str, names: Iterable[str]) -> Path:
                 f"{repository}: neither a local path nor a repository of the hub"
             ) from None
         except errors.LocalEntryNotFoundError:
-            unreachable = True  # another name may lie in the local cache
+            unreachable = True  # another name may be in the local cache
         except errors.EntryNotFoundError:
             continue
         except (errors.HfHubHTTPError, OSError) as error:

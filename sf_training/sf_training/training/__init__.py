@@ -1,1 +1,1 @@
-"""The training loop and its reports."""
+"""Training: settings, students, the loop and its reports, and the commands around them."""

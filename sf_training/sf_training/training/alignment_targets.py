@@ -1,16 +1,16 @@
-"""What a run's visual tokens are aligned with: made here for `train` and for `cache`, so that both
-use the same features.
-"""
+"""Alignment targets of a run; `train` and `cache` call it, so both use the same features."""
 
 from __future__ import annotations
 
+import numpy as np
 from rich.console import Console
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.vla.preprocessing import picture_area
+from sf_policy_node.vla.preprocessing import image_area
 from sf_training.data.cache_folder import cache_folder
 from sf_training.progress import status
-from sf_training.spatial_forcing.teachers import build_targets
+from sf_training.spatial_forcing.teachers import TeacherName, build_targets
+from sf_training.spatial_forcing.vision import Teacher
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
 from sf_training.training.settings import Settings
 from sf_training.training.students import Student
@@ -20,42 +20,32 @@ from sf_training.training.training_set import TrainingSet
 def alignment_targets(
     settings: Settings, data: TrainingSet, student: Student, contract: Contract, console: Console
 ) -> Targets | None:
-    """Targets of all frames, or None without a teacher; those of a vision model are kept beside the
-    data.
+    """Return the targets of all frames; None without a teacher.
+
+    Features of a vision teacher are cached beside the data.
 
     Args:
+        settings: resolved.
         contract: of the data.
 
     Raises:
-        TeacherError: the teacher cannot be opened, or its features cannot be kept.
+        TeacherError: the teacher cannot be opened, or its features cannot be saved.
     """
     if settings.teacher == "none":
         return None
-    grid = student.model.visual_places().grid
+    grid = student.model.visual_layout().grid
     if not settings.uses_vision_teacher:
         name = settings.teacher if settings.control == "none" else settings.control
-        patch = tuple(
-            side // count for side, count in zip(data.images.shape[-2:], grid, strict=True)
-        )
         with status(console, f"teacher features ({name})"):
-            return Targets(
-                (build_targets(name, data.images, data.depth, list(data.views or ()), patch),)
-            )
-    teacher = open_teacher(
-        settings.teacher,
-        settings.teacher_weights,
-        settings.alignment.target_layers,
-        size=settings.teacher_size,
-        device=settings.teacher_device,
-        dtype=settings.teacher_dtype,
-    )
+            return Targets((patch_targets(name, data, grid),))
+    teacher = vision_teacher(settings, settings.alignment.target_layers)
     console.print(
         f"teacher: {teacher.description}\nlicence of its weights: {teacher.licence}",
         highlight=False,
         soft_wrap=True,
     )
     cameras = [(camera.height, camera.width) for camera in contract.cameras]
-    area = picture_area(cameras, student.image_size, student.model.config.fit)
+    area = image_area(cameras, student.image_size, student.model.config.fit)
     options = {
         "area": area,
         "channels": settings.channels,
@@ -68,14 +58,47 @@ def alignment_targets(
     options |= {"form": settings.cache_format, "cache": cache_folder(settings.data[0])}
     targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
     if targets.folder:
-        kept = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels kept"
+        saved = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels saved"
         cosine = (
-            f"mean cosine with the whole targets {targets.cosine:.6g}, lowest"
+            f"mean cosine with the full targets {targets.cosine:.6g}, lowest"
             f" {targets.lowest_cosine:.6g}"
         )
         console.print(
-            f"{kept}: {cosine}; {settings.cache_format}, {targets.nbytes / 1e6:.1f} MB",
+            f"{saved}: {cosine}; {settings.cache_format}, {targets.nbytes / 1e6:.1f} MB",
             highlight=False,
             soft_wrap=True,
         )
     return targets
+
+
+def vision_teacher(settings: Settings, layers: tuple[int, ...]) -> Teacher:
+    """Open the vision teacher that the settings name.
+
+    Args:
+        layers: of the teacher, from 0 or from the end.
+
+    Raises:
+        TeacherError: the weights are missing or of another architecture, or there is no such layer.
+    """
+    return open_teacher(
+        settings.teacher,
+        settings.teacher_weights,
+        layers,
+        size=settings.teacher_size,
+        device=settings.teacher_device,
+        dtype=settings.teacher_dtype,
+    )
+
+
+def patch_targets(name: TeacherName, data: TrainingSet, grid: tuple[int, int]) -> np.ndarray:
+    """Return the targets (F, V, rows, columns, C) of ``pointmap`` or one of its controls.
+
+    Args:
+        grid: rows and columns of the student's visual tokens of one camera.
+
+    Raises:
+        TeacherError: the data hold no depth, or the targets do not fit into memory.
+    """
+    sides = zip(data.images.shape[-2:], grid, strict=True)
+    patch = tuple(side // count for side, count in sides)
+    return build_targets(name, data.images, data.depth, list(data.views or ()), patch)

@@ -1,4 +1,4 @@
-"""``sf_training convert``: published weights of pi0, pi0.5 or OpenVLA-OFT into a checkpoint."""
+"""Command ``convert``: published weights of pi0, pi0.5 or OpenVLA-OFT to a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _CHUNK = ("chunk_size", "action_horizon")  # LeRobot's and openpi's name
 
 @dataclass(frozen=True)
 class Arguments:
-    """Make a checkpoint of published weights: every tensor mapped, missing and left over ones
-    listed.
+    """Convert published weights to a checkpoint; every tensor is mapped, missing and left over ones
+    are listed.
 
-    The contract says which cameras, joints and action columns the weights are for, in the order
-    in which they were trained. `export` halves the size of the result.
+    The contract names the cameras, joints and action columns of the weights, in the order in which
+    they were trained. `export` halves the size of the result.
 
     $ sf_training convert --kind pi05 --weights pi05_libero --contract robot.yaml --out out/pi05
     """
@@ -41,23 +41,23 @@ class Arguments:
     out: Path
     """Checkpoint directory to write; must not exist."""
     kind: Literal["pi0", "pi05", "openvla_oft", "hf"] = "pi0"
-    """What the weights are. pi0 and pi05: openpi's PyTorch, LeRobot's or (pi0) transformers'
-    layout.
+    """Model kind of the weights. pi0 and pi05: in openpi's PyTorch, LeRobot's or (pi0)
+    transformers' layout.
     """
     statistics: Path | None = None
     """File or directory of the statistics; None is the directory of the weights."""
     dataset: str = ""
-    """Which of several statistics in one file or directory."""
+    """Name of the statistics, where a file or directory has several."""
     normalisation: Spread | None = None
-    """Which of the published values normalise; None is deviation for pi0 and quantiles for pi05
-    and openvla_oft, as their authors train.
+    """Which of the published values are used; None is deviation for pi0 and quantiles for the
+    others, as their authors train.
     """
     test_crop: float = 0.9
-    """Of openvla_oft: share of the area that the policy sees."""
+    """For openvla_oft: share of the image area that the policy sees."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "convert")
     console = Console()
     print_settings(arguments, console)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(arguments: Arguments) -> list[str]:
-    """Write the checkpoint, load it again, and return what the user should know.
+    """Write the checkpoint, load it again, and return lines for the user.
 
     Raises:
         StudentError: weights are missing, left over or of another size.
@@ -129,7 +129,7 @@ def _horizon(weights: Path, horizon: int) -> list[str]:
     return [
         (
             f"warning: trained on chunks of {trained} steps, the contract's horizon is {horizon};"
-            " its chunks are good only after fine-tuning, or with the same horizon"
+            " fine-tune the checkpoint, or use the same horizon"
         )
     ]
 

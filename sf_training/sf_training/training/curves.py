@@ -1,4 +1,4 @@
-"""The record of one run: a CSV that survives a kill, tensorboard beside it, and a plot."""
+"""Curves of one run: a CSV that survives a kill, tensorboard beside it, and a plot."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ class Row:
 
     step: int
     cpu_s: float
-    """Processor time spent in training steps."""
+    """Processor time spent in training steps [s]."""
     wall_s: float
-    """Since the run began, without the time between a kill and its resumption."""
+    """Wall time since the start [s], without the time between a kill and the resumption."""
     action_loss: float | None = None
     cosine: float | None = None
-    """Between projected student tokens and targets, on training batches."""
+    """Cosine between projected student tokens and targets, on training batches."""
     validation_error: float | None = None
     """Mean absolute error on held-out episodes [m or rad]."""
     validation_choice: float | None = None
-    """Share of held-out labels for which the chunk of the right instruction is the nearest."""
+    """Instruction accuracy: share of held-out labels for which the chunk of their own
+    instruction is the closest.
+    """
     success: float | None = None
     """Closed-loop success rate in the simulator."""
     episodes: int | None = None
@@ -47,7 +49,7 @@ class Curves:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
 
     def add(self, row: Row) -> None:
-        """Record one row at once."""
+        """Write one row to both files."""
         self.rows.append(row)
         self._write()
         for name, value in asdict(row).items():
@@ -56,7 +58,7 @@ class Curves:
         self._board.flush()
 
     def close(self) -> None:
-        """Finish tensorboard's file."""
+        """Close tensorboard's file."""
         self._board.close()
 
     def _write(self) -> None:
@@ -72,15 +74,15 @@ class Curves:
 
 
 def read_curves(path: Path) -> list[Row]:
-    """Rows of a ``curves.csv``; none when it does not exist."""
+    """Return the rows of a ``curves.csv``; none where it does not exist."""
     if not path.exists():
         return []
-    whole = {"step", "episodes", "wrong_object"}
+    integers = {"step", "episodes", "wrong_object"}
     with path.open(newline="") as file:
         return [
             Row(
                 **{
-                    name: None if text == "" else (int if name in whole else float)(text)
+                    name: None if text == "" else (int if name in integers else float)(text)
                     for name, text in line.items()
                 }
             )
@@ -89,7 +91,9 @@ def read_curves(path: Path) -> list[Row]:
 
 
 def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> None:
-    """PNG with losses, validation and success over steps; ``unit`` (mm, mrad) is of the error."""
+    """Plot losses, validation and success over steps as PNG; ``unit`` (mm or mrad) is that of
+    the error.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

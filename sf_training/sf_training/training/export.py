@@ -1,5 +1,5 @@
-"""``ros2 run sf_training sf_training export``: a checkpoint for the robot: smaller, without its
-report, checked against the original.
+"""Command ``export``: a smaller checkpoint for the robot, without report, compared with the
+original.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Make a directory for the robot from a trained checkpoint: weights in half the size, no
-    training report, sums to check the copy.
+    """Export a trained checkpoint for the robot: weights in half the size, no training report,
+    checksums.
 
-    The result is loaded again and must give the same chunks as the original, within --limit; else
-    nothing is written.
-    The robot calculates as before: only how weights are stored changes.
+    The export is loaded again and must predict the same chunks as the original, within --limit;
+    otherwise nothing is written. The robot computes in the same precision as before; only the
+    stored weights change.
 
     $ sf_training export --checkpoint out/my_policy --out out/for_the_robot --bags data/kept_aside
     """
@@ -58,21 +58,20 @@ class Arguments:
     checkpoint: Path
     """Checkpoint directory."""
     out: Path
-    """Directory to make; must not exist."""
+    """Directory to write; must not exist."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """How matrices are stored that are larger; norms and biases stay. float16 is closer to the
-    original than bfloat16, where the
-    weights fit its range (that is checked); float32 changes nothing."""
-    contract: Path | None = None
-    """The robot's contract, whose limits are put into the export; default the one in the
-    checkpoint.
+    """Dtype in which wider matrices are stored; norms and biases do not change. float16 is
+    closer to the original than bfloat16 where the weights fit its range (which is checked);
+    float32 changes nothing.
     """
+    contract: Path | None = None
+    """The robot's contract, whose limits go into the export; default the one in the checkpoint."""
     bags: Path | None = None
-    """Episodes from which the observations of the check are taken; without them it is made on
-    random pictures, which says less.
+    """Episodes whose observations are used for the comparison; without them it uses random
+    images, which is a weaker test.
     """
     observations: int = 64
-    """How many chunks are compared."""
+    """Number of chunks to compare."""
     limit: float = 0.02
     """Largest difference of a chunk's value from the original's, as a share of the spread of its
     column in the training data.
@@ -86,7 +85,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "export")
     console = Console()
     print_settings(arguments, console)
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(arguments: Arguments, console: Console) -> None:
-    """Write, check, and only then move into place.
+    """Write the export to a temporary directory, compare it, and then move it into place.
 
     Raises:
         ExportError: the target exists, a weight is too large for the dtype, or chunks differ too
@@ -126,10 +125,9 @@ def export(arguments: Arguments, console: Console) -> None:
         notes["exported"]["largest_difference"] = difference
         config = json.loads((fresh / "config.json").read_text()) | {"training": notes}
         (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        # Readable for all: another user may run the robot.
         for path in fresh.rglob("*"):
-            path.chmod(
-                0o755 if path.is_dir() else 0o644
-            )  # the user who runs the robot may be another one
+            path.chmod(0o755 if path.is_dir() else 0o644)
         (fresh / _SUMS).write_text(_sums(fresh))
         shutil.move(fresh, arguments.out)
     before, after = (
@@ -144,7 +142,11 @@ def export(arguments: Arguments, console: Console) -> None:
 
 
 def _stored(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy with its matrices in ``dtype``, where that is smaller than what they have."""
+    """Return a copy with its matrices in ``dtype``, where that is narrower.
+
+    Raises:
+        ExportError: a weight is too large for the dtype.
+    """
     smaller = copy.deepcopy(model)
     for name, parameter in smaller.named_parameters():
         if parameter.ndim < 2 or parameter.dtype.itemsize <= dtype.itemsize:
@@ -170,7 +172,7 @@ def _notes(arguments: Arguments, checkpoint: Checkpoint) -> dict:
 def _check(
     arguments: Arguments, checkpoint: Checkpoint, fresh: Path, console: Console
 ) -> dict[str, float]:
-    """Largest difference by column, in units of the contract; prints a table.
+    """Return the largest difference by column, in units of the contract; print a table.
 
     Raises:
         ExportError: one is above the limit.
@@ -182,16 +184,17 @@ def _check(
     one, other = (
         [policy.predict_prepared(*part) for part in found] for policy in (original, exported)
     )
-    apart = np.abs(np.concatenate(one) - np.concatenate(other))
-    largest, spread = apart.max((0, 1)), checkpoint.normalisation.action.std
-    table = Table(title=f"exported beside original, {len(apart)} chunks on {source}")
+    difference = np.abs(np.concatenate(one) - np.concatenate(other))
+    largest, spread = difference.max((0, 1)), checkpoint.normalisation.action.std
+    table = Table(title=f"exported beside original, {len(difference)} chunks on {source}")
     for column in ("column", "unit", "mean difference", "largest", "share of spread"):
         table.add_column(
             column, justify="left" if column in ("column", "unit") else "right", no_wrap=True
         )
     for index, (name, unit) in enumerate(zip(columns, units(contract), strict=True)):
         mean, worst = (
-            f"{value * unit.factor:.3f}" for value in (apart[..., index].mean(), largest[index])
+            f"{value * unit.factor:.3f}"
+            for value in (difference[..., index].mean(), largest[index])
         )
         table.add_row(name, unit.shown, mean, worst, f"{largest[index] / spread[index]:.3f}")
     console.print(table)
@@ -202,7 +205,7 @@ def _check(
             f"column {columns[worst]}: chunks differ by up to {share[worst]:.3f} of its spread,"
             f" --limit is {arguments.limit:g}; take --dtype"
             f" {'float16 or ' if arguments.dtype == 'bfloat16' else ''}float32, or a higher --limit"
-            " if the arm cannot tell"
+            " if the difference does not matter on the arm"
         )
     return {name: float(value) for name, value in zip(columns, largest, strict=True)}
 
@@ -210,12 +213,12 @@ def _check(
 def _observations(
     arguments: Arguments, policy: Policy
 ) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], str]:
-    """Batches of pictures (n, V, 3, H, W), joints (n, J) and instructions, and where they come
-    from.
+    """Return batches of images (n, V, 3, H, W), joint positions (n, J) and instructions, and
+    their origin.
     """
     wanted = arguments.observations
     if arguments.bags is None:
-        return _random_observations(policy, wanted), "random pictures"
+        return _random_observations(policy, wanted), "random images"
     readers = open_episodes(arguments.bags, policy.contract, ("success", "failure"))
     chosen = [
         readers[index]
@@ -247,7 +250,7 @@ def _random_observations(
     found = []
     for start in range(0, count, 16):
         number = min(16, count - start)
-        # Blocks of one colour and not noise: patches differ as they do in pictures.
+        # Blocks of one colour instead of noise, so that patches differ as in camera images.
         coarse = rng.integers(0, 256, (number, len(contract.cameras), 3, 8, 8), dtype=np.uint8)
         rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
         found.append(

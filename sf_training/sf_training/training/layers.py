@@ -1,4 +1,4 @@
-"""``sf_training layers``: which layer of a model to align with which layer of a teacher."""
+"""Command ``layers``: which layer of a model to align with which layer of a teacher."""
 
 from __future__ import annotations
 
@@ -14,104 +14,93 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sf_policy_node.contract import Contract, ContractError
+from sf_policy_node.contract import Contract
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.config_file import parse, print_settings
-from sf_training.data.episode_reader import BagError
 from sf_training.progress import status
-from sf_training.spatial_forcing.alignment import AlignmentError, prepare_target
+from sf_training.spatial_forcing.alignment import prepare_target
 from sf_training.spatial_forcing.similarity import cosine_of, linear_cka
 from sf_training.spatial_forcing.student_tokens import (
     StudentTokens,
     visual_positions,
     visual_tokens,
 )
-from sf_training.spatial_forcing.teachers import TeacherError, build_targets
-from sf_training.spatial_forcing.vision_targets import open_teacher
-from sf_training.training.alignment_targets import alignment_targets
+from sf_training.training.alignment_targets import (
+    alignment_targets,
+    patch_targets,
+    vision_teacher,
+)
 from sf_training.training.loop.run import TrainingRun
 from sf_training.training.lora import part_of
 from sf_training.training.settings import Settings, TrainingError
-from sf_training.training.students import Student, StudentError, build_student
-from sf_training.training.train import recorded_contract, training_data
+from sf_training.training.students import Student
+from sf_training.training.train import (
+    REFUSALS,
+    recorded_contract,
+    statistics_of,
+    student_of,
+    training_data,
+)
 from sf_training.training.training_set import TrainingSet
 
-_AT_ONCE = 4  # frames
+_FRAMES_PER_FORWARD = 4
 
 
 @dataclass(frozen=True)
 class Arguments(Settings):
-    """Compare every layer of a model with layers of a teacher, and the two losses' gradients.
+    """Compare every layer of a model with layers of a teacher, and the gradients of the two losses.
 
-    The options are those of train. CKA says which student layer already resembles which teacher
-    layer. The cosine says whether the alignment pulls the trained weights where the action loss
-    does (1), elsewhere (0) or back (-1); it needs a trained projector, so give the checkpoint of a
-    run with Spatial Forcing as --student.weights.
+    The options are those of train. CKA tells which student layer is already similar to which
+    teacher layer. The cosine of the gradients tells whether the alignment moves the trained weights
+    in the direction of the action loss (1), at right angles (0) or against it (-1). It needs a
+    trained projector: give the checkpoint of a run with Spatial Forcing as --student.weights.
 
     $ sf_training layers --data out/demos --student.weights out/nano --frames 32
     """
 
     out: Path = Path("layers.csv")
-    """Table of CKA as CSV; it is overwritten."""
+    """CSV table of CKA; it is overwritten."""
     frames: int = 32
-    """Frames that are compared, spread over the episodes."""
+    """Number of compared frames, spread over the episodes."""
     teacher_blocks: tuple[int, ...] = ()
-    """Of vggt or hf: layers that are compared, from 0 or from the end; none given: those of
+    """For vggt, da3 and hf: compared layers, from 0 or from the end; none: those of
     --alignment.teacher-layers.
     """
     batches: int = 8
-    """Batches over which the gradients are compared; 0 leaves them out."""
+    """Number of batches over which the gradients are compared; 0: no comparison."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "layers")
     console = Console()
     print_settings(arguments, console)
     try:
         layers(arguments, console)
-    except (
-        AlignmentError,
-        BagError,
-        ContractError,
-        StudentError,
-        TeacherError,
-        TrainingError,
-        OSError,
-    ) as error:
+    except REFUSALS as error:
         sys.exit(f"layers: {error}")
     return 0
 
 
 def layers(settings: Arguments, console: Console) -> dict[str, object]:
-    """Print and write the tables; return ``cka`` (student layer, teacher layer) and ``cosine``.
+    """Print and write the tables; return ``cka`` by (student layer, teacher layer), and ``cosine``.
 
     Raises:
         TrainingError: there is no teacher.
     """
     if settings.teacher == "none":
-        raise TrainingError("--teacher none: there is nothing to compare with; choose a teacher")
+        raise TrainingError("--teacher none: choose a teacher to compare with")
     if settings.frames < 2:
         raise TrainingError(f"--frames: must be at least 2, got {settings.frames}")
     contract = recorded_contract(settings)
     torch.manual_seed(settings.seed)
-    student = build_student(
-        settings.student,
-        contract,
-        head=settings.head,
-        width=settings.width,
-        layers=settings.layers,
-    )
+    student = student_of(settings, contract)
     chosen = settings.resolved(student)
     data = training_data(settings, student, contract, console)
-    normalisation = Normalisation.from_data(
-        data.states,
-        data.label_chunk,
-        student.embeddings(list(data.texts)),
-        contract.columns.action.grippers,
-        settings.normalisation,
+    normalisation = statistics_of(
+        settings, student, contract, data, np.arange(len(data.label_frame))
     )
-    text = student.text_rows(list(data.texts), normalisation)
+    text = student.text_rows(data.texts, normalisation)
     labels = np.unique(np.linspace(0, len(data.label_frame) - 1, settings.frames).astype(int))
     with status(console, f"features of {len(labels)} frames"):
         own = student_features(student, data, labels, normalisation, text)
@@ -143,22 +132,22 @@ def student_features(
     normalisation: Normalisation,
     text: Tensor,
 ) -> list[Tensor]:
-    """Return the visual tokens (N, width) in front of each block and behind the last one."""
+    """Return the visual tokens (N, width) before each block and after the last one."""
     model = student.model.eval()
-    places, wanted = model.visual_places(), range(student.blocks + 1)
-    tokens = StudentTokens(model, list(wanted), places.blocks)
+    layout, wanted = model.visual_layout(), range(student.blocks + 1)
+    tokens = StudentTokens(model, list(wanted), layout.blocks)
     found: list[list[Tensor]] = [[] for _ in wanted]
     states = torch.from_numpy(normalisation.state.normalise(data.states))
     try:
-        for start in range(0, len(labels), _AT_ONCE):
-            part = labels[start : start + _AT_ONCE]
+        for start in range(0, len(labels), _FRAMES_PER_FORWARD):
+            part = labels[start : start + _FRAMES_PER_FORWARD]
             frames = data.label_frame[part]
             with tokens.recording():
                 model.context(_images(data, frames), states[frames], text[data.label_text[part]])
-            positions = visual_positions(places.mask.expand(len(part), -1))
+            positions = visual_positions(layout.mask.expand(len(part), -1))
             for layer in wanted:
-                kept = visual_tokens(tokens[layer], positions)
-                found[layer].append(kept.float().flatten(0, 1))
+                visual = visual_tokens(tokens[layer], positions)
+                found[layer].append(visual.float().flatten(0, 1))
             tokens.clear()
     finally:
         tokens.close()
@@ -168,31 +157,23 @@ def student_features(
 def teacher_features(
     settings: Arguments, student: Student, data: TrainingSet, labels: np.ndarray
 ) -> tuple[list[int], list[Tensor]]:
-    """Return the teacher's layers and their features (N, C) on the student's grid, without the
-    positional embedding.
+    """Return the teacher's layers, and their features (N, C) on the student's grid.
+
+    The features have no positional embedding.
     """
-    frames, grid = data.label_frame[labels], student.model.visual_places().grid
+    frames, grid = data.label_frame[labels], student.model.visual_layout().grid
     if settings.uses_vision_teacher:
         names = list(settings.teacher_blocks or settings.alignment.target_layers)
-        teacher = open_teacher(
-            settings.teacher,
-            settings.teacher_weights,
-            tuple(names),
-            size=settings.teacher_size,
-            device=settings.teacher_device,
-            dtype=settings.teacher_dtype,
-        )
+        teacher = vision_teacher(settings, tuple(names))
         parts = [
-            teacher.features(_images(data, frames[start : start + _AT_ONCE]).float() / 255)
-            for start in range(0, len(frames), _AT_ONCE)
+            teacher.features(
+                _images(data, frames[start : start + _FRAMES_PER_FORWARD]).float() / 255
+            )
+            for start in range(0, len(frames), _FRAMES_PER_FORWARD)
         ]
         features = [torch.cat(each).cpu() for each in zip(*parts, strict=True)]
     else:
-        sides = zip(data.images.shape[-2:], grid, strict=True)
-        patch = tuple(side // count for side, count in sides)
-        targets = build_targets(
-            settings.teacher, data.images, data.depth, list(data.views or ()), patch
-        )
+        targets = patch_targets(settings.teacher, data, grid)
         names, features = [-1], [torch.from_numpy(np.asarray(targets[frames])).float()]
     return names, [
         prepare_target(each, grid, 0.0).flatten(0, 1) if each.ndim == 5 else each
@@ -231,7 +212,9 @@ def _gradients(
     batches: int,
     console: Console,
 ) -> dict[str, tuple[float, float]]:
-    """Mean cosine and its deviation over batches, of each part of the model."""
+    """Return mean and deviation of the cosine over batches, for each part of the model; print a
+    table.
+    """
     targets = alignment_targets(settings, data, student, contract, console)
     run = TrainingRun(
         settings,
@@ -245,7 +228,7 @@ def _gradients(
     )
     console.print(
         run.projector_origin
-        or "[yellow]warning:[/] the projector is random: the cosine says little; give the"
+        or "[yellow]warning:[/] the projector is random, so the cosine means little; give the"
         " checkpoint of a run with Spatial Forcing as --student.weights",
         highlight=False,
         soft_wrap=True,
@@ -254,14 +237,14 @@ def _gradients(
     for name, each in run.model.named_parameters():
         if each.requires_grad:
             parts.setdefault(part_of(run.model, name), []).append(each)
-    parts["all"] = [each for weights in parts.values() for each in weights]
+    parts["all"] = [each for parameters in parts.values() for each in parameters]
     found: dict[str, list[tuple[float, float]]] = {}
     try:
         for _ in range(batches):
             action, alignment = run.losses(next(run.batches))
-            for part, weights in parts.items():
+            for part, parameters in parts.items():
                 one, other = (
-                    torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+                    torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
                     for loss in (action, alignment)
                 )
                 found.setdefault(part, []).append(cosine_of(list(one), list(other)))

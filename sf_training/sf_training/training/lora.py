@@ -1,8 +1,7 @@
-"""Which weights of a backbone are trained, and low-rank adapters (arXiv 2106.09685, through peft)
-for those that are not.
+"""Which weights of a backbone are trained, and low-rank adapters (LoRA, arXiv 2106.09685, by peft).
 
-Adapters live in training only: :func:`merged_copy` folds them into the weights, and what is saved
-runs without peft.
+Adapters exist in training only: :func:`merged_copy` merges them into the weights, so a saved
+checkpoint runs without peft.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _BASE, _DOWN, _UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.we
 
 
 def part_of(model: Any, name: str) -> Part:
-    """The part of the model that a parameter or module belongs to, by its name.
+    """Return the part of the model that a parameter or module belongs to, by its name.
 
-    ``vision`` is the tower and what joins it to the language model; ``expert`` pi0's flow
-    transformer; ``action`` all that is ours
-    or small: embeddings of state and actions, heads, and FiLM. Nano is all ``action``.
+    ``vision``: the tower and its projection into the language model. ``expert``: pi0's flow
+    transformer. ``action``: heads, embeddings of state and actions, and FiLM. All of nano is
+    ``action``.
     """
     if model.kind == "nano" or ".film." in name:
         return "action"
@@ -41,25 +40,24 @@ def part_of(model: Any, name: str) -> Part:
 
 
 def freeze(model: Any, settings: StudentSettings) -> None:
-    """Leave gradients only to what is trained in full, and is ever read."""
+    """Let gradients flow only into the parameters of parts that are trained in full."""
     for name, parameter in model.named_parameters():
-        unread = name.startswith(
-            "backbone.model.dit.embed_tokens."
-        )  # pi0's expert reads actions, a quarter of a billion words never
+        # pi0's expert never reads its word embeddings, a quarter of a billion weights.
+        unread = name.startswith("backbone.model.dit.embed_tokens.")
         parameter.requires_grad_(
             not unread and settings.training.get(part_of(model, name), "full") == "full"
         )
 
 
 def apply_lora(model: Any, settings: StudentSettings) -> None:
-    """Give adapters to the linear layers of the parts with ``lora``, in place; other parameters
-    keep their ``requires_grad``.
+    """Add adapters to the linear layers of the parts with ``lora``, in place.
 
-    Adapters are float32 whatever the backbone, and start at no effect. Names gain ``.base_layer``,
-    so hooks and lists of blocks stay.
+    Other parameters keep their ``requires_grad``. Adapters are float32 whatever the backbone's
+    dtype, and have no effect at first. Parameter names gain ``.base_layer``; modules stay the same,
+    so hooks and lists of blocks remain valid.
 
     Raises:
-        StudentError: no linear layer of such a part has the names asked for.
+        StudentError: no linear layer of such a part has one of the names in ``targets``.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -100,11 +98,14 @@ def apply_lora(model: Any, settings: StudentSettings) -> None:
 
 
 def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Weights of the plain model: adapters folded in, names as without them.
+    """Return the weights of the plain model: adapters merged, names as without adapters.
+
+    W + (alpha / rank) B A, with down projection A (rank, inputs) and up projection B (outputs,
+    rank).
 
     Args:
-        model: with or without adapters; only its shape matters when ``state`` is given.
-        state: whole state of the model where it is sharded, or an average of it; None takes
+        model: with or without adapters; only its structure matters when ``state`` is given.
+        state: full state of the model where it is sharded, or a moving average of it; None takes
             ``model.state_dict()``.
     """
     from peft.tuners.lora import LoraLayer
@@ -123,8 +124,10 @@ def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dic
 
 
 def merged_copy(model: Any, state: Mapping[str, Tensor] | None = None) -> Any:
-    """A plain model on the processor, in evaluation mode, without adapters, hooks or gradients;
-    arguments as for :func:`merged_weights`.
+    """Return a plain model on the processor, in evaluation mode, without adapters, hooks or
+    gradients.
+
+    Arguments as for :func:`merged_weights`.
     """
     plain = (
         type(model)(model.config)

@@ -1,5 +1,5 @@
-"""The alignment's own weights in a checkpoint's report: training that goes on from a checkpoint
-goes on with its projector too.
+"""Weights of projector and gate in a checkpoint's report, so that further training continues
+with them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _FILE = "alignment.safetensors"
 
 
 def save_projector(report: Path, weights: dict[str, Tensor], settings: Settings) -> None:
-    """Write projector and gate; the robot never reads them.
+    """Write the weights of projector and gate; the robot never reads them.
 
     Raises:
-        OSError, SafetensorError: the disk refuses.
+        OSError, SafetensorError: the file cannot be written.
     """
     save_file(
         {name: value.contiguous() for name, value in weights.items()},
@@ -31,8 +31,10 @@ def save_projector(report: Path, weights: dict[str, Tensor], settings: Settings)
 
 @torch.no_grad()
 def load_projector(alignment: nn.Module, settings: Settings) -> str:
-    """Take over the weights of the checkpoint that the student begins with, where they are for the
-    same targets. One line on that.
+    """Load the projector of the initial checkpoint if it is for the same targets; return one line.
+
+    Returns:
+        What happened, with the file; empty where the initial checkpoint has no projector.
     """
     path = settings.student.weights / "report" / _FILE if settings.student.weights else None
     if path is None or not path.is_file():
@@ -42,16 +44,22 @@ def load_projector(alignment: nn.Module, settings: Settings) -> str:
             made_for = file.metadata()["made_for"]
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
     except (OSError, SafetensorError, KeyError, TypeError):
-        return f"projector: starts anew, {path} cannot be read"
+        return f"projector: starts from random weights, {path} cannot be read"
     own = alignment.state_dict()
     if made_for != _made_for(settings):
-        return f"projector: starts anew, that of {settings.student.weights} was for {made_for}"
+        return (
+            f"projector: starts from random weights, that of {settings.student.weights} was for"
+            f" {made_for}"
+        )
     if {name: value.shape for name, value in weights.items()} != {
         name: value.shape for name, value in own.items()
     }:
-        return f"projector: starts anew, that of {settings.student.weights} has other sizes"
+        return (
+            f"projector: starts from random weights, that of {settings.student.weights} has other"
+            " sizes"
+        )
     alignment.load_state_dict(weights)
-    return f"projector: goes on from {path}"
+    return f"projector: continues from {path}"
 
 
 def _made_for(settings: Settings) -> str:

@@ -1,10 +1,10 @@
-"""Statistics that come with published weights, as :class:`Normalisation`.
+"""Statistics published with weights, as :class:`Normalisation`.
 
 | layout | file | columns of |
 |---|---|---|
 | openpi | ``norm_stats.json`` (beside the weights or in ``assets/*/``) | ``state``, ``actions`` |
 | LeRobot | ``policy_preprocessor_*normalizer*.safetensors`` | ``observation.state``, ``action`` |
-| OpenVLA-OFT | ``dataset_statistics.json`` | ``proprio``, ``action``; mask False: as it is |
+| OpenVLA-OFT | ``dataset_statistics.json`` | ``proprio``, ``action``; mask False: unchanged |
 | this package | ``statistics.json`` | ``state``, ``action`` |
 """
 
@@ -37,14 +37,14 @@ class StatisticsError(ValueError):
 def read_statistics(
     path: Path, spread: Spread, state_size: int, action_size: int, dataset: str = ""
 ) -> tuple[Normalisation, Path]:
-    """Return the statistics in a file or directory, and the file they are from.
+    """Return the statistics in a file or directory, and the file that holds them.
 
     Args:
         spread: which of the published values are used.
         state_size: columns of the contract's state.
         action_size: columns of the contract's action.
-        dataset: of ``dataset_statistics.json`` with more than one, or the name of one of several
-            folders in ``assets``.
+        dataset: name in ``dataset_statistics.json``, or of a folder in ``assets``, where there are
+            several.
 
     Raises:
         StatisticsError: there are none, several, or of other columns.
@@ -128,5 +128,5 @@ def _columns(values: Mapping[str, Any], spread: Spread, file: Path) -> Columns:
     if spread == "quantiles":
         first, second = (first + second) / 2, (second - first) / 2
     mask = np.asarray(values.get("mask", np.ones(len(first), bool)), bool)
-    middle, scale = np.where(mask, first, 0.0), np.where(mask, np.maximum(second, _FLOOR), 1.0)
-    return Columns(middle, scale, clipped)
+    centre, scale = np.where(mask, first, 0.0), np.where(mask, np.maximum(second, _FLOOR), 1.0)
+    return Columns(centre, scale, clipped)

@@ -1,5 +1,5 @@
-"""Named settings of a whole run: what the paper's authors trained with, and how a run differs from
-that.
+"""Recipes: settings of a complete run as the paper's authors trained, and how a run differs from
+them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ RecipeName = Literal["paper_openvla", "paper_pi0"]
 
 
 class RecipeError(ValueError):
-    """There is no such recipe; the message names those there are."""
+    """There is no such recipe; the message lists the recipes."""
 
 
 _RECIPES: dict[RecipeName, dict[str, Any]] = {
@@ -81,18 +81,18 @@ _RECIPES: dict[RecipeName, dict[str, Any]] = {
         "checkpoint-gradients": True,
     },
 }
-_OURS = ("student.text-tokens",)  # set by a recipe, and no choice of the paper
-_NEVER_AS_THE_PAPER: dict[RecipeName, tuple[str, ...]] = {
+_NOT_IN_PAPER = ("student.text-tokens",)  # set by a recipe, not specified by the paper
+_ALWAYS_DIFFERENT: dict[RecipeName, tuple[str, ...]] = {
     "paper_openvla": (
         (
             "adapters of the towers have separate factors for query, key and value (one fused layer"
             " in timm)"
         ),
         (
-            "draws of crop, brightness, contrast, saturation and hue are independent (one number"
-            " seeds all of them in dlimp)"
+            "draws of crop, brightness, contrast, saturation and hue are independent (one seed"
+            " for all of them in dlimp)"
         ),
-        "images are shrunk by averaging areas (Lanczos in TensorFlow)",
+        "images are resized by area averaging (Lanczos in TensorFlow)",
         "head and projectors are float32 (bfloat16 under autocast)",
     ),
     "paper_pi0": (
@@ -105,7 +105,7 @@ _NEVER_AS_THE_PAPER: dict[RecipeName, tuple[str, ...]] = {
 
 
 def with_recipe(words: Sequence[str]) -> list[str]:
-    """Put the options of ``--recipe NAME`` in front of those that are typed, which win.
+    """Insert the options of ``--recipe NAME`` before the typed ones, which override them.
 
     Raises:
         RecipeError: there is no such recipe.
@@ -126,25 +126,25 @@ def with_recipe(words: Sequence[str]) -> list[str]:
 
 
 def difference(settings: Any) -> list[str]:
-    """Say how a run differs from the paper's: what was given otherwise, then what this package does
-    otherwise.
+    """Return how a run differs from the paper's: changed settings, then differences of this
+    package.
 
     Args:
-        settings: with the field ``recipe``; empty without one.
+        settings: before :meth:`Settings.resolved`; without a recipe the list is empty.
     """
     if settings.recipe is None:
         return []
     lines = []
     for key, paper in _RECIPES[settings.recipe].items():
         value = reduce(getattr, key.replace("-", "_").split("."), settings)
-        if value != paper and key not in _OURS:
+        if value != paper and key not in _NOT_IN_PAPER:
             lines.append(f"{key}: {_shown(value)} (paper: {_shown(paper)})")
     if settings.alignment.given and settings.preset == settings.recipe:
         lines += [
             f"alignment.{name}: {value} (paper: that of preset {settings.preset})"
             for name, value in settings.alignment.given.items()
         ]
-    return lines + list(_NEVER_AS_THE_PAPER[settings.recipe])
+    return lines + list(_ALWAYS_DIFFERENT[settings.recipe])
 
 
 def _option(key: str, value: Any) -> list[str]:

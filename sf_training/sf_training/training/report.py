@@ -1,5 +1,5 @@
-"""``ros2 run sf_training report``: Spatial Forcing beside its controls, over steps and over
-processor time, with the spread over seeds.
+"""Command ``report``: Spatial Forcing beside its controls, over steps and processor time, with
+the spread over seeds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Arguments:
     out: Path
     """Directory for study.csv, study.json, study.md and study.png."""
     threshold: float = 0.85
-    """Success rate of the steps-to-reach table."""
+    """Success rate for the table of steps to reach it."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,16 @@ class Curve:
     rows: tuple[Row, ...]
 
     def reached(self, threshold: float) -> Row | None:
-        """First evaluation at or above ``threshold``."""
+        """Return the first evaluation with at least ``threshold`` success; None where there is
+        none.
+        """
         return next(
             (row for row in self.rows if row.success is not None and row.success >= threshold), None
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "report")
     curves = read_runs(arguments.runs)
     if not curves:
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_runs(folder: Path) -> list[Curve]:
-    """All runs below ``folder`` that hold closed-loop evaluations."""
+    """Return all runs below ``folder`` with closed-loop evaluations."""
     curves = []
     for path in sorted(folder.glob("*/report/training.json")):
         settings = json.loads(path.read_text())["settings"]
@@ -84,8 +86,9 @@ def read_runs(folder: Path) -> list[Curve]:
 
 
 def _name(settings: dict) -> str:
-    """Teacher of a run, or the control that stood for it: ``rgb`` for that of the pointmap, ``vggt
-    rgb`` for others.
+    """Return the teacher of a run, or the control that replaced it.
+
+    ``rgb`` for a control of pointmap, ``vggt rgb`` for one of another teacher.
     """
     teacher, control = settings["teacher"], settings.get("control", "none")
     if control == "none":
@@ -100,8 +103,10 @@ def _label(name: str) -> str:
 
 
 def summarise(curves: list[Curve], threshold: float) -> dict:
-    """By teacher: seeds, success at every evaluated step, success at equal processor time, steps to
-    reach ``threshold``.
+    """Return for each teacher: seeds, success by step and at equal processor time, steps to
+    ``threshold``.
+
+    Equal processor time is that of the run with the least at its last evaluation.
     """
     budget = min(curve.rows[-1].cpu_s for curve in curves)
     architecture = "nano: plain VLA, FiLM by text, no spatial attention"
@@ -224,7 +229,7 @@ def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
 
 
 def _rows(summary: dict) -> list[tuple[str, ...]]:
-    """One line of text cells for each teacher: seeds side by side."""
+    """Return one line of text cells for each teacher, values of its seeds side by side."""
     last = _last_step(summary)
     rows = []
     for teacher, entry in summary["teachers"].items():
@@ -263,7 +268,7 @@ def _columns(summary: dict) -> tuple[str, ...]:
 
 
 def _last_step(summary: dict) -> int:
-    """Last step at which every teacher was evaluated."""
+    """Return the last step at which every teacher was evaluated."""
     return min(
         max(int(step) for step in entry["success_by_step"])
         for entry in summary["teachers"].values()

@@ -1,4 +1,6 @@
-"""Settings of a training run; every one is printed at the start and saved with the checkpoint."""
+"""Settings of a training run; all of them are printed at the start and saved with the
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ _DEFAULT_PRESET: dict[str, PresetName] = {
     "pi05": "paper_pi0",
     "openvla_oft": "openvla",
 }
-_NANO_GRIPPER_WEIGHT = 0.3  # its column is -1 or 1, many times larger than a displacement's error
+_NANO_GRIPPER_WEIGHT = 0.3  # its values -1 and 1 are far larger than the error of a displacement
 
 
 class TrainingError(ValueError):
@@ -43,8 +45,8 @@ class Settings:
 
     $ sf_training train --data out/demos --out out/nano
     $ sf_training train --data out/demos --out out/vla --student.kind hf --student.weights MODEL
-    --teacher vggt --teacher-weights VGGT $ torchrun --nproc_per_node=2 -m sf_training train
-    --config run.yaml
+      --teacher vggt --teacher-weights VGGT
+    $ torchrun --nproc_per_node=2 -m sf_training train --config run.yaml
     """
 
     data: tuple[Path, ...]
@@ -52,160 +54,166 @@ class Settings:
     out: Path
     """Checkpoint directory to write."""
     contract: Path | None = None
-    """The robot's contract: closed-loop evaluations and the checkpoint take its limits; default the
-    one in the bags.
+    """The robot's contract, whose limits closed-loop evaluations and the checkpoint use; default
+    the one in the bags.
     """
     teacher: TeacherName = "pointmap"
-    """Where alignment targets come from; none trains with the action loss alone."""
+    """Source of the alignment targets; none trains with the action loss alone."""
     student: StudentSettings = field(default_factory=StudentSettings)
-    """The model that learns."""
+    """The model to train."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """The alignment loss; ignored with teacher none."""
     recipe: RecipeName | None = None
-    """Settings of the whole run as the paper's authors trained; what is given beside it wins, and
-    the difference is printed.
+    """Settings of the complete run as the paper's authors trained; options given beside it
+    override, and the difference is printed.
     """
     preset: PresetName | None = None
-    """Named settings of the alignment, in proportion to the model's blocks; what is given with
-    --alignment... differs from it. None is
-    openvla for hf and openvla_oft (no token shift, bars masked) and paper_pi0 for pi0."""
+    """Named alignment settings, in proportion to the number of the model's blocks;
+    --alignment... options override it. None is openvla for hf and openvla_oft (no token
+    shift, letterbox bars masked) and paper_pi0 for pi0 and pi05; nano has no preset.
+    """
     teacher_weights: str = ""
-    """Of the teachers vggt, da3 and hf: a file, a directory or a hub id. Their licence is shown."""
+    """For vggt, da3 and hf: a file, a directory or a hub id. Their licence is shown."""
     teacher_size: int = 0
-    """Longer side of the images that vggt, da3 or hf sees [pixels]; 0 takes what it was trained
-    with.
+    """For vggt, da3 and hf: longer side of the teacher's input images [pixels]; 0: as it was
+    trained.
     """
     teacher_device: str = "auto"
-    """Where vggt, da3 or hf runs; auto takes the GPU where there is one."""
+    """For vggt, da3 and hf: device of the teacher; auto takes a GPU if there is one."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of vggt, da3 or hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
+    """For vggt, da3 and hf; auto takes bfloat16 on a GPU, float32 elsewhere."""
     teacher_channels: int | None = None
-    """Channels of the targets of vggt, da3 or hf at most, by principal directions; the cosine lost
-    is shown. 0 keeps all; None is 128 for
-    nano, of which a step would take 15 times as long with VGGT's 2048, and all for other models."""
+    """For vggt, da3 and hf: channels of the targets at most, along principal directions; the
+    lost cosine is shown. 0 keeps all; None is 128 for nano, whose training step would take 15
+    times as long with VGGT's 2048, and all for other models.
+    """
     cache_format: CacheFormat | Literal["none"] = "float16"
-    """How features of vggt, da3 or hf are kept beside the data: int8 takes half of the room of the
-    others, and shows the cosine that is
-    lost. none keeps nothing and runs the teacher in every step."""
+    """Format of the features of vggt, da3 and hf that are cached beside the data: int8 takes
+    half the space of the others; the lost cosine is shown. none runs the teacher in every
+    step instead.
+    """
     control: Control = "none"
-    """Replace the teacher by a control of the same width that holds no geometry."""
+    """Replace the teacher by a control of the same width without geometry."""
     seed: int = 0
     """Of the weights and of the order of the data."""
     steps: int = 3000
     """Optimiser steps."""
     pairs: int = 6
-    """Frames in a batch that carry two different instructions (contrastive relabelling)."""
+    """Frames in a batch with two different instructions each (contrastive relabelling)."""
     singles: int = 4
-    """Frames in a batch with one instruction, from those that have only one."""
+    """Frames in a batch with one instruction, from the frames that have only one."""
     accumulate: int = 1
-    """Parts into which a process splits its share of the batch, one after the other: less memory,
-    the same step.
+    """Micro-batches into which each process splits its share of a batch: less memory, the same
+    step.
     """
     precision: Literal["no", "bf16"] = "no"
-    """bf16: matrix products in bfloat16, weights in what they are."""
+    """bf16: matrix products in bfloat16, weights in their own dtype."""
     checkpoint_gradients: bool = False
-    """Compute activations again in the backward pass: less memory, more time (hf, pi0)."""
+    """Recompute activations in the backward pass: less memory, more time (not for nano)."""
     fsdp: bool = False
-    """Shard weights, gradients and optimiser states among the processes (FSDP2; hf, pi0); without
-    it each holds all of them.
+    """Shard weights, gradients and optimiser states over the processes (FSDP2; not for nano);
+    otherwise each process holds all of them.
     """
     optimizer: Literal["auto", "muon", "adamw"] = "auto"
-    """muon: on the matrices of nano's blocks and of the projector, AdamW on all else. auto: muon
-    for nano, adamw for other models.
+    """muon: on the matrices of nano's blocks and of the projector, AdamW on all other weights.
+    auto: muon for nano, adamw for other models.
     """
     learning_rate: float | None = None
-    """Peak, after the warm-up; None is 2e-3 for nano and 1e-4 for other models."""
+    """Peak after the warm-up; None is 2e-3 for nano and 1e-4 for other models."""
     warm_up: int = 60
-    """Steps over which the rate rises from zero."""
+    """Steps over which the learning rate rises."""
     warm_up_from: float = 0.0
-    """Share of the peak at which the warm-up starts."""
+    """Learning rate at the start of the warm-up, as a share of the peak."""
     schedule: Literal["linear", "cosine", "multistep"] = "linear"
-    """How the rate falls: linear or cosine over the last --decay-share of the steps, or multistep
-    at --milestones.
+    """Decay of the learning rate: linear or cosine over the last --decay-share of the steps, or
+    multistep at --milestones.
     """
     decay_share: float = 0.3
-    """Share of the steps at the end over which the rate falls (linear, cosine); 0 keeps it
-    constant.
+    """For linear and cosine: share of the steps, at the end, over which the learning rate
+    decays; 0 keeps it constant.
     """
     decay_end: int = 0
-    """Step at which the fall ends (linear, cosine); 0 is the last step."""
+    """For linear and cosine: step at which the decay ends; 0 is the last step."""
     floor: float = 0.0
-    """Share of the peak that is left at the end of the fall (linear, cosine)."""
+    """For linear and cosine: learning rate after the decay, as a share of the peak."""
     milestones: tuple[int, ...] = ()
-    """Of multistep: steps after which the rate is multiplied by --milestone-factor."""
+    """For multistep: steps after which the learning rate is multiplied by --milestone-factor."""
     milestone_factor: float = 0.1
-    """Of multistep."""
+    """For multistep."""
     weight_decay: float = 0.02
     """Of both optimisers."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment."""
     clip: float = 1.0
-    """Norm to which the gradient is clipped, projector included; 0 does not clip."""
+    """Maximum norm of the gradient, projector included; 0 does not clip."""
     gripper_weight: float | None = None
-    """Weight of the gripper column in the action loss; None is 0.3 for nano and 1 for other models,
-    as their authors train them.
+    """Weight of the gripper column in the action loss; None is 0.3 for nano and 1 for other
+    models, as their authors train them.
     """
     normalisation: Spread = "deviation"
-    """Of states and actions. deviation: zero mean and unit deviation. quantiles: the 1 % and 99 %
-    quantiles become -1 and 1.
+    """Of states and actions. deviation: zero mean and unit standard deviation. quantiles: the 1
+    % and 99 % quantiles map to -1 and 1.
     """
     ema: float = 0.99
-    """Decay of the moving average of the weights, which is what is evaluated and saved; 0: the
-    weights themselves.
+    """Decay of the moving average of the weights, which is validated and saved; 0: the weights
+    themselves.
     """
     width: int = 96
-    """Of nano: width of the transformer."""
+    """For nano: width of the transformer."""
     layers: int = 4
-    """Of nano: blocks of the transformer."""
+    """For nano: blocks of the transformer."""
     head: Literal["regression", "flow"] = "regression"
-    """How actions are made: directly, or from noise by flow matching, which real-time chunking
-    needs.
+    """regression predicts actions directly; flow generates them from noise by flow matching,
+    which real-time chunking needs.
     """
     augmentation: AugmentationName = "none"
-    """Random changes of the images in training, with OpenVLA-OFT's or openpi's ranges; ..._colour
-    leaves crops out. Crops need a teacher
-    that runs in every step (--cache-format none) and sees the same crop, or none."""
+    """Random changes of the training images, with OpenVLA-OFT's or openpi's ranges; ..._colour
+    leaves crops out. Crops need a teacher that runs in every step (--cache-format none) and
+    so sees the same crop, or no teacher.
+    """
     data_weights: tuple[float, ...] = ()
-    """Share of the batches that each of several directories of --data gets, relative to each other;
-    none given: each frame counts alike.
+    """Relative share of the batches for each directory of --data; none given: all frames have
+    equal probability.
     """
     share: float = 1.0
-    """Share of the training episodes that is used, chosen by episode; validation keeps its own."""
+    """Share of the training episodes that is used, chosen by episode; validation episodes stay
+    the same.
+    """
     validation_share: float = 0.08
-    """Share of the episodes kept for validation, chosen by episode."""
+    """Share of the episodes held out for validation, chosen by episode."""
     strict: bool = False
-    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named
-    and, if need be, left out.
+    """Stop at an episode that cannot be used or has an irregularity; otherwise it is reported,
+    and left out if it cannot be used.
     """
     verdicts: tuple[str, ...] = VERDICTS
-    """Of the recorder: episodes with another verdict are left out. FAIL among them trains on
-    all.
+    """Verdicts of the recorder to use; episodes with another verdict are left out. FAIL among
+    them uses all episodes.
     """
     idle_s: float = IDLE_S
-    """Of a pause of the operator, labels are made for this long [s]."""
+    """During a pause of the operator, labels are made for this time [s]."""
     keep_pictures: bool = True
-    """Keep prepared pictures beside the data: faster from the second pass on, for disk."""
+    """Save prepared images beside the data: faster from the second pass on, for disk space."""
     read_ahead: int = 2
-    """Batches that a thread reads ahead of their use; 0 reads them in the loop."""
+    """Batches that a thread reads ahead; 0 reads them in the loop."""
     workers: int = 0
-    """Processes that decode images, each a whole batch ahead; 0 decodes in the thread above."""
+    """Processes that decode images, each a batch at a time; 0 decodes in the thread above."""
     validate_every: int = 200
-    """Steps between two validations (action error, and whether the named cube is chosen)."""
+    """Steps between two validations (action error, and instruction accuracy)."""
     evaluate_every: int = 0
-    """Steps between two closed-loop evaluations in the simulator; 0 evaluates never."""
+    """Steps between two closed-loop evaluations in the simulator; 0: no evaluation."""
     evaluation_episodes: int = 40
     """Episodes of each closed-loop evaluation, half with 2 cubes and half with 3; seeds from
     900000.
     """
     stop_at: float = 0.0
-    """End the run when this success rate is reached in an evaluation; 0 never ends it early."""
+    """Stop when an evaluation reaches this success rate; 0 never stops early."""
     save_every: int = 200
-    """Steps between two saves of the whole state; after a kill the run resumes from the last."""
+    """Steps between two saves of the state; after a kill the run resumes from the last one."""
     wandb: str = ""
     """Project of Weights & Biases for the curves, beside tensorboard; needs `pip install wandb`."""
     threads: int = 1
-    """Threads of PyTorch. One is the most thrifty; results are the same only for the same
-    number.
+    """Threads of PyTorch. One uses the least processor time; results are equal only for equal
+    numbers.
     """
 
     def __post_init__(self) -> None:
@@ -265,35 +273,35 @@ class Settings:
             )
         if self.stop_at and not self.evaluate_every:
             raise TrainingError(
-                f"--stop-at {self.stop_at:g}: needs --evaluate-every, which tells the success rate"
+                f"--stop-at {self.stop_at:g}: needs --evaluate-every for the success rate"
             )
         self._check_kind()
         self._check_teacher()
         if self._nano:
-            self.alignment_of(self.layers)  # refused here where it does not fit
+            self.alignment_of(self.layers)  # raises if the alignment does not fit
 
     @property
     def rate(self) -> float:
-        """The learning rate's peak."""
+        """Peak of the learning rate."""
         return (
             self.learning_rate if self.learning_rate is not None else (2e-3 if self._nano else 1e-4)
         )
 
     @property
     def weight_of_grippers(self) -> float:
-        """How often the error of a gripper's column counts in the action loss."""
+        """Weight of a gripper column in the action loss."""
         if self.gripper_weight is not None:
             return self.gripper_weight
         return _NANO_GRIPPER_WEIGHT if self._nano else 1.0
 
     def column_weights(self, columns: Layout) -> list[float]:
-        """How often the error of each action column counts in the action loss."""
+        """Return the weight of each action column in the action loss."""
         gripper = self.weight_of_grippers
         return [gripper if column.kind is ColumnKind.GRIPPER else 1.0 for column in columns]
 
     @property
     def channels(self) -> int:
-        """Channels of a vision teacher's targets at most; 0 keeps all."""
+        """Maximum number of channels of a vision teacher's targets; 0 keeps all."""
         if self.teacher_channels is not None:
             return self.teacher_channels
         return _NANO_CHANNELS if self._nano else 0
@@ -309,7 +317,7 @@ class Settings:
 
     @property
     def chosen_preset(self) -> PresetName | None:
-        """The preset that is given, or else the model's; nano has none."""
+        """The given preset, or else the model's; nano has none."""
         return self.preset or _DEFAULT_PRESET.get(self.student.kind)
 
     def alignment_of(self, blocks: int) -> AlignmentConfig:
@@ -374,15 +382,15 @@ class Settings:
         if self.augmentation not in ("openvla", "openpi") or self.teacher == "none":
             return
         if not (self.uses_vision_teacher and self.cache_format == "none"):
-            kept = (
+            reason = (
                 "are cached"
                 if self.uses_vision_teacher
-                else f"of teacher {self.teacher} are of whole images"
+                else f"of teacher {self.teacher} are of full images"
             )
             cure = "give --cache-format none, or" if self.uses_vision_teacher else "take"
             raise TrainingError(
                 f"--augmentation {self.augmentation}: crops need targets of the same crop, but the"
-                f" features {kept}; {cure} --augmentation {self.augmentation}_colour"
+                f" features {reason}; {cure} --augmentation {self.augmentation}_colour"
             )
 
     def _check_schedule(self) -> None:
@@ -412,19 +420,18 @@ class Settings:
             for name in ("fsdp", "checkpoint_gradients"):
                 if getattr(self, name):
                     raise TrainingError(
-                        f"--{name.replace('_', '-')}: nano is too small to need it; leave it out,"
-                        " or take --student.kind"
+                        f"--{name.replace('_', '-')}: nano does not support it; leave it out,"
+                        " or take another --student.kind"
                     )
             return
         if kind == "pi05" and self.normalisation != "quantiles":
             raise TrainingError(
-                "--normalisation deviation: pi05 writes the state as one of 256 numbers between -1"
-                " and 1; give --normalisation quantiles"
+                "--normalisation deviation: pi05 encodes each state value in 256 bins from -1 to"
+                " 1; give --normalisation quantiles"
             )
         if kind == "openvla_oft" and self.head != "regression":
             raise TrainingError(
-                f"--head {self.head}: openvla_oft has a head of its own, by regression; leave"
-                " it out"
+                f"--head {self.head}: openvla_oft has its own regression head; leave it out"
             )
         if self.optimizer == "muon":
             raise TrainingError(f"--optimizer muon: is for nano; take adamw for {kind}")
@@ -432,14 +439,14 @@ class Settings:
         for name in ("width", "layers"):
             if getattr(self, name) != default[name]:
                 raise TrainingError(
-                    f"--{name}: is nano's; the size of {kind} is that of its weights"
+                    f"--{name}: is for nano; the size of {kind} is that of its weights"
                 )
 
     def _check_teacher(self) -> None:
         if self.teacher == "none":
             if self.control != "none":
                 raise TrainingError(
-                    f"--control {self.control}: a control stands for a teacher; give --teacher"
+                    f"--control {self.control}: a control replaces a teacher; give --teacher"
                 )
             return
         try:

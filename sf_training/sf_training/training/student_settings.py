@@ -1,4 +1,4 @@
-"""Which model learns, where its weights come from, and which of its parts are trained."""
+"""Settings of the student: model kind, initial weights, and which parts are trained."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ Train = Literal["full", "lora", "frozen"]
 
 
 class StudentError(ValueError):
-    """The model cannot be built or trained as asked; the message names the setting or file and the
-    cure.
+    """The model cannot be built or trained with these settings; the message names setting or
+    file and cure.
     """
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters of the parts that are trained by them; the defaults of rank, scale and
-    targets are OpenVLA-OFT's.
-    """
+    """Low-rank adapters; the defaults of rank, alpha and targets are OpenVLA-OFT's."""
 
     rank: int = 32
-    """Width of the adapters."""
+    """Rank of the adapters."""
     alpha: float = 16.0
-    """Their output is scaled by alpha / rank."""
+    """The adapters' output is scaled by alpha / rank."""
     dropout: float = 0.0
-    """On their input, in training."""
+    """Dropout on the adapters' input, in training."""
     init: Literal["kaiming", "gaussian"] = "kaiming"
-    """Of the first factor (the second starts at zero): kaiming is peft's default, gaussian
-    OpenVLA-OFT's.
+    """Initialisation of the first factor (the second starts at zero): kaiming is peft's default,
+    gaussian OpenVLA-OFT's.
     """
     targets: tuple[str, ...] = ()
-    """Ends of the names of the linear layers that get one, such as q_proj v_proj; none given: every
+    """Name endings of the linear layers that get adapters, such as q_proj v_proj; none: every
     linear layer.
     """
 
@@ -54,55 +52,57 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """The model. ``nano`` takes none of these but ``kind``, ``weights`` and ``image_size``."""
+    """The student. Of these settings nano takes only ``kind``, ``weights`` and ``image_size``."""
 
     kind: Kind = "nano"
-    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0, pi05:
-    from transformers', openpi's or LeRobot's weights. openvla_oft: OpenVLA-OFT.
+    """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0, pi05: from
+    transformers', openpi's or LeRobot's weights. openvla_oft: OpenVLA-OFT.
     """
     weights: Path | None = None
-    """Local directory of pretrained weights in the layout of the Hugging Face hub, with their
-    tokenizer; or a checkpoint
-    of this package to go on from, which then says what the model is like: of the settings below
-    only dtype, train-... and lora count."""
+    """Initial weights: a local directory in the layout of the Hugging Face hub, with tokenizer;
+    or a checkpoint of this package, which also defines the model: then of the settings below
+    only dtype, train-... and lora apply.
+    """
     random_weights: Path | None = None
-    """In place of weights: a directory with config.json and a tokenizer; the model starts from
+    """Instead of weights: a directory with config.json and a tokenizer; the model starts from
     random weights (dry runs, timing).
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the backbone's weights. What is trained stays float32: bfloat16 needs lora or frozen in
-    every part, and hf.
+    """Dtype of the backbone's frozen weights. Trained weights stay float32: bfloat16 needs lora
+    or frozen in every part, and is not for pi0.
     """
     image_size: tuple[int, ...] = ()
-    """Side, or height and width, of the pictures [pixels]; not given: the model's own (96 for nano,
-    224 for Qwen).
+    """Side, or height and width, of the images [pixels]; none: the model's own (96 for nano, 224
+    for Qwen).
     """
     fit: Literal["letterbox", "stretch", "crop"] | None = None
-    """How a picture gets that shape: with black bars, out of shape, or its centre square (nano
-    always crops). None is letterbox for
-    hf and pi0, and stretch for openvla_oft, as their authors do it."""
+    """How images are fitted to that size: letterbox with black bars, stretch, or crop to the
+    centre square (nano always crops). None is stretch for openvla_oft and letterbox for the
+    others, as their authors do.
+    """
     test_crop: float = 1.0
-    """Of openvla_oft: share of the area, the centre of the picture, that the trained policy sees;
-    0.9 after training on random crops.
+    """For openvla_oft: share of the image area, at its centre, that the trained policy sees; 0.9
+    after training on random crops.
     """
     text_tokens: int | None = None
-    """Length of the instruction's row of tokens; a longer instruction is refused. None is 48, and
-    200 for pi05, whose prompt holds the state."""
+    """Tokens of an instruction at most; a longer instruction is refused. None is 200 for pi05,
+    whose prompt holds the state, and 48 for the others.
+    """
     prompt: str | None = None
-    """Text around {instruction}. None is the instruction and a line feed, and
-    the authors' own for openvla_oft and pi05.
+    """Text around {instruction}. None is the authors' prompt for openvla_oft and pi05, else the
+    instruction and a line feed.
     """
     head_width: int = 256
-    """Of hf: width of the action head."""
+    """For hf: width of the action head."""
     head_layers: int = 2
-    """Of hf: blocks of a flow head."""
+    """For hf: blocks of a flow head."""
     train_vision: Train = "lora"
-    """The vision tower and what joins it to the language model."""
+    """How the vision tower and its projection into the language model are trained."""
     train_language: Train = "lora"
-    """The language model."""
+    """How the language model is trained."""
     train_expert: Train = "full"
-    """Of pi0: the flow expert. The small layers for state and actions are always trained in full,
-    as is hf's action head.
+    """For pi0 and pi05: how the flow expert is trained. The small layers for state and actions,
+    and hf's action head, are always trained in full.
     """
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Adapters of the parts with lora."""
@@ -160,11 +160,11 @@ class StudentSettings:
 
     @property
     def uses_lora(self) -> bool:
-        """Whether any part is trained by adapters."""
+        """Whether any part is trained with adapters."""
         return "lora" in self.training.values()
 
     def check_alignment(self, layers: Sequence[int]) -> None:
-        """Refuse what would leave Spatial Forcing nothing to train; needs neither the model nor
+        """Refuse settings with which Spatial Forcing would train nothing; needs neither model nor
         data.
 
         Args:

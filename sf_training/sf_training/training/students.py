@@ -1,11 +1,12 @@
-"""The model that learns: built from settings and the robot's contract, ready for the trainer.
+"""Students: models built from settings and the robot's contract, ready for training.
 
 ```python
 student = build_student(settings.student, contract, head="flow")
-height, width = student.image_size                      # load the data in this size, with
-student.model.config.fit embeddings = student.embeddings(data.texts)             # for
-Normalisation.from_data text = student.text_rows(data.texts, normalisation)     # for
-student.model.context(images, state, text[rows]) ```
+height, width = student.image_size  # load the data in this size, with student.model.config.fit
+embeddings = student.embeddings(data.texts)  # for Normalisation.from_data
+text = student.text_rows(data.texts, normalisation)
+context = student.model.context(images, state, text[label_text])
+```
 """
 
 from __future__ import annotations
@@ -51,33 +52,35 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Student:
-    """A model whose parameters require gradients just where they are to be trained."""
+    """A model whose parameters require gradients only where they are trained."""
 
     model: Any  # Nano, HfVla, Pi0 or OpenVlaOft
     settings: StudentSettings
 
     @property
     def blocks(self) -> int:
-        """Blocks that alignment layers count: 0 to this number."""
-        return len(self.model.visual_places().blocks)
+        """Number of transformer blocks; alignment layers count from 0 to this number."""
+        return len(self.model.visual_layout().blocks)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures it takes [pixels]."""
+        """Height and width of its input images [pixels]."""
         size = self.model.config.image_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Sentence embeddings (T, E) float32 for the statistics; E is 0 where the model reads words
-        itself.
+        """Return sentence embeddings (T, E) float32 for the statistics.
+
+        E is 0 for a model with a tokenizer.
         """
         if self.model.words is not None:
             return np.zeros((len(texts), 0), np.float32)
         return text_encoder().encode(list(texts))
 
     def text_rows(self, texts: Sequence[str], normalisation: Normalisation) -> Tensor:
-        """What ``model.context`` takes as text, one row for each: embeddings (T, E) float32, or
-        token ids (T, N) int64.
+        """Return the text input of ``model.context``, one row for each text.
+
+        Embeddings (T, E) float32, or token ids (T, N) int64.
 
         Raises:
             StudentError: an instruction is too long for the model.
@@ -102,8 +105,8 @@ class Student:
             )
         self.settings.check_alignment(layers)
 
-    def weights(self) -> dict[Part, tuple[int, int]]:
-        """Number of all weights and of those that are trained, of each part, adapters included."""
+    def weight_counts(self) -> dict[Part, tuple[int, int]]:
+        """Return the numbers of all and of trained weights of each part, adapters included."""
         return count_weights(self.model)
 
 
@@ -116,18 +119,17 @@ def build_student(
     layers: int = 4,
     meta: bool = False,
 ) -> Student:
-    """Build the model for a robot; random weights come from torch's current seed. Needs no data.
+    """Build the model for a robot; needs no data.
 
-    A checkpoint to go on from brings its model, whatever ``width`` and ``layers`` say. Its
-    statistics are left behind: those of the new data take their place.
+    Random weights come from torch's current seed. Initial weights from a checkpoint of this package
+    define the model, whatever ``width`` and ``layers``; its statistics are replaced by those of the
+    new data.
 
     Args:
         contract: gives cameras, state, action columns and horizon.
-        head: ``regression`` or ``flow``; pi0 has its own flow whatever is asked.
-        width: of nano.
-        layers: of nano.
-        meta: build without memory for the weights, to count them (:meth:`Student.weights`) before
-            there is a model.
+        head: ``regression`` or ``flow``; pi0 always has its own flow.
+        width, layers: of nano.
+        meta: build without memory for the weights, to count them.
 
     Raises:
         StudentError: weights are missing or do not fit, or settings do not fit the model.
@@ -139,8 +141,7 @@ def build_student(
         "horizon": contract.action.horizon,
     }
     try:
-        # Without a context where none is needed: transformers would take it for a placement of its
-        # own.
+        # No device context unless needed: transformers would take it for a device map.
         with torch.device("meta") if meta else nullcontext():
             if settings.weights and (settings.weights / "contract.yaml").is_file():
                 model = _continued(settings, sizes, head, meta)
@@ -158,7 +159,7 @@ def build_student(
 
 
 def count_weights(model: Any) -> dict[Part, tuple[int, int]]:
-    """Number of all weights and of those that are trained, of each part of a model."""
+    """Return the numbers of all and of trained weights of each part of a model."""
     counts: dict[Part, list[int]] = {}
     for name, parameter in model.named_parameters():
         count = counts.setdefault(part_of(model, name), [0, 0])
@@ -168,13 +169,11 @@ def count_weights(model: Any) -> dict[Part, tuple[int, int]]:
 
 
 def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta: bool) -> Any:
-    """The model of a checkpoint, with its weights unless ``meta``."""
-    model = read_model(settings.weights, weights=not meta)
+    """Return the model of a checkpoint, with its weights unless ``meta``."""
+    model = read_model(settings.weights, with_weights=not meta)
     config, where = model.config, f"--student.weights {settings.weights}"
     if model.kind != settings.kind:
-        raise StudentError(
-            f"{where}: holds a model of kind {model.kind}; give --student.kind {model.kind}"
-        )
+        raise StudentError(f"{where}: holds a {model.kind} model; give --student.kind {model.kind}")
     wrong = [
         f"{name} {getattr(config, name)}, the robot {size}"
         for name, size in sizes.items()
@@ -182,8 +181,7 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
     ]
     if wrong:
         raise StudentError(
-            f"{where}: is for another robot ({'; '.join(wrong)}); begin with pretrained weights"
-            " instead"
+            f"{where}: is for another robot ({'; '.join(wrong)}); start from pretrained weights"
         )
     if settings.kind not in PI0_KINDS and config.head != head:
         raise StudentError(f"{where}: its head is {config.head}; give --head {config.head}")
@@ -205,13 +203,13 @@ def _nano(
 ) -> Nano:
     if settings.weights:
         raise StudentError(
-            f"--student.weights {settings.weights}: is no checkpoint of nano, the only weights that"
-            " nano can begin with"
+            f"--student.weights {settings.weights}: is not a checkpoint of nano, the only initial"
+            " weights for nano"
         )
     side = set(settings.image_size) or {96}
     if len(side) > 1:
         raise StudentError(
-            f"--student.image-size: nano takes square pictures, got {settings.image_size}"
+            f"--student.image-size: nano takes square images, got {settings.image_size}"
         )
     try:
         return Nano(
@@ -231,18 +229,20 @@ def _nano(
 
 
 def _measured(contract: Contract) -> tuple[int, ...]:
-    """For targets of joints the state column of each action column, -1 for grippers; else empty."""
+    """Return the state column of each action column for joint targets, -1 for grippers; else
+    empty.
+    """
     if contract.action.space is not ActionSpace.JOINT_POSITION:
         return ()
-    places = {column.name: column.index for column in contract.columns.state}
-    return tuple(places.get(column.name, -1) for column in contract.columns.action)
+    state_columns = {column.name: column.index for column in contract.columns.state}
+    return tuple(state_columns.get(column.name, -1) for column in contract.columns.action)
 
 
 def _rows_per_query(horizon: int) -> int:
-    """The least number of rows for one action token that leaves at most 16 tokens.
+    """Return the smallest number of steps per action token that leaves at most 16 tokens.
 
-    Rows of a long chunk are close together: a token for each of 50 costs a sixth more processor
-    time in a training step, with three cameras.
+    Steps of a long chunk are similar: with three cameras, one token for each of 50 steps costs a
+    sixth more processor time in a training step.
     """
     return next(
         rows for rows in range(1, horizon + 1) if horizon % rows == 0 and horizon // rows <= 16
@@ -255,7 +255,7 @@ def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, met
     from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
     from sf_policy_node.vla.backbones.pi0 import PI05_PROMPT, Pi0, Pi05
 
-    kind = {"hf": HfVla, "pi0": Pi0, "pi05": Pi05, "openvla_oft": OpenVlaOft}[settings.kind]
+    model_class = {"hf": HfVla, "pi0": Pi0, "pi05": Pi05, "openvla_oft": OpenVlaOft}[settings.kind]
     prompt = {"openvla_oft": OPENVLA_PROMPT, "pi05": PI05_PROMPT}.get(settings.kind, PROMPT)
     fit = "stretch" if settings.kind == "openvla_oft" else "letterbox"
     sizes |= {
@@ -275,6 +275,6 @@ def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, met
         sizes["image_size"] = (settings.image_size * 2)[:2]
     folder = settings.weights or settings.random_weights
     random = settings.weights is None or meta
-    return (kind.from_config if random else kind.from_pretrained)(
+    return (model_class.from_config if random else model_class.from_pretrained)(
         folder, dtype=settings.dtype, **sizes
     )

@@ -1,5 +1,5 @@
-"""``ros2 run sf_training train``: from recorded episodes to a checkpoint with its report. Under
-torchrun too: ``doc/distributed.md``.
+"""Command ``train``: from recorded episodes to a checkpoint with its report; also under torchrun
+(``doc/distributed.md``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import Student, StudentError, build_student
 from sf_training.training.training_set import TrainingSet, load_training_set
 
-_REFUSALS = (
+REFUSALS = (
     AlignmentError,
     BagError,
     CheckpointError,
@@ -54,20 +54,20 @@ _REFUSALS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     try:
         settings = parse_train(argv)
         train(settings, command="train " + shlex.join(sys.argv[1:] if argv is None else argv))
     except ConfigFileError as error:
         _refused(str(error))
         return 2
-    except _REFUSALS as error:
+    except REFUSALS as error:
         return _refused(str(error))
     except (MemoryError, RuntimeError) as error:
-        if not _no_memory(error):
+        if not _is_out_of_memory(error):
             raise
         return _refused(
-            "the memory is full; raise --accumulate, give --checkpoint-gradients, or lower --pairs"
+            "out of memory; raise --accumulate, give --checkpoint-gradients, or lower --pairs"
             " and --singles"
         )
     except KeyboardInterrupt:
@@ -76,16 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
-    """Settings from ``--config`` files, a ``--recipe`` and what is typed, the last with the last
-    word.
+    """Return settings from ``--config`` files, a ``--recipe`` and the typed options; later ones
+    override.
     """
     words = with_config(sys.argv[1:] if argv is None else argv, Settings)
     return parse(Settings, with_recipe(words), "train")
 
 
 def _refused(sentence: str) -> int:
-    """End with a sentence. One of several processes does so at once: taking leave of the others, it
-    might wait for them for ever.
+    """Print an error and return the exit code 1.
+
+    One of several processes exits at once: closing the process group could wait for the others
+    without end.
     """
     print(f"train: {sentence}", file=sys.stderr, flush=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -93,7 +95,7 @@ def _refused(sentence: str) -> int:
     return 1
 
 
-def _no_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(
         error, MemoryError | torch.OutOfMemoryError
     ) or "can't allocate memory" in str(error)
@@ -104,7 +106,7 @@ def train(settings: Settings, *, command: str = "train") -> None:
     begin = time.monotonic()
     accelerator = make_accelerator(settings)
     console = Console(quiet=not accelerator.is_main_process)
-    torch.set_flush_denormal(True)  # tiny second moments would slow a processor down many times
+    torch.set_flush_denormal(True)  # denormal second moments slow a processor down many times
     try:
         print_settings(settings, console)
         if settings.recipe is not None:
@@ -125,35 +127,30 @@ def _train(
 ) -> None:
     recorded = recorded_contract(settings)
     contract = _robot_contract(settings, recorded)
-    # The model before the data: what does not fit together is found in seconds.
+    # The model before the data, so that settings that do not fit are found in seconds.
     require_memory(settings, contract, accelerator.num_processes, accelerator.device)
-    accelerator.wait_for_everyone()  # before one of them takes what another counts
+    accelerator.wait_for_everyone()  # no process allocates memory while another still checks it
     torch.manual_seed(settings.seed)
     with status(console, f"building the model ({settings.student.kind})"):
-        student = build_student(
-            settings.student,
-            contract,
-            head=settings.head,
-            width=settings.width,
-            layers=settings.layers,
-        )
+        student = student_of(settings, contract)
     settings = settings.resolved(student)
     if settings.teacher != "none":
         console.print(f"alignment: {settings.alignment}", highlight=False, soft_wrap=True)
         for sentence in alignment_warnings(settings, contract, student):
             console.print(f"[yellow]warning:[/] {sentence}", highlight=False, soft_wrap=True)
     after_student = torch.get_rng_state()
-    for part, (count, trained) in student.weights().items():
+    for part, (count, trained) in student.weight_counts().items():
         console.print(
             f"{part}: {count / 1e6:.1f} M weights, {trained / 1e6:.2f} M trained", highlight=False
         )
-    with accelerator.main_process_first():  # one process prepares what the others then find
-        data, targets = _data(settings, student, recorded, console)
+    with accelerator.main_process_first():  # one process prepares the data, the others read them
+        data = training_data(settings, student, recorded, console)
+        targets = alignment_targets(settings, data, student, recorded, console)
     train_episodes, validation_episodes = split_episodes(
         int(data.episodes.max()) + 1, settings.validation_share, seed=0
     )
     train_episodes = share_of(train_episodes, settings.share)
-    labels, held_out = data.part(train_episodes), data.part(validation_episodes)
+    labels, held_out = data.labels_of(train_episodes), data.labels_of(validation_episodes)
     if not len(labels) or not len(held_out):
         raise TrainingError(
             f"--validation-share: leaves {len(labels)} labels to train on and {len(held_out)} held"
@@ -164,16 +161,9 @@ def _train(
         f" to train on, {len(held_out)} held out, {len(data.texts)} different instructions",
         soft_wrap=True,
     )
-    texts = list(data.texts)
-    normalisation = Normalisation.from_data(
-        data.states,
-        data.label_chunk[labels],
-        student.embeddings(texts),
-        contract.columns.action.grippers,
-        settings.normalisation,
-    )
+    normalisation = statistics_of(settings, student, contract, data, labels)
     torch.set_rng_state(after_student)
-    text = student.text_rows(texts, normalisation)
+    text = student.text_rows(data.texts, normalisation)
     run = TrainingRun(
         settings, student, contract, data, labels, normalisation, text, targets, accelerator
     )
@@ -183,17 +173,50 @@ def _train(
         run.close()
 
 
+def student_of(settings: Settings, contract: Contract, *, meta: bool = False) -> Student:
+    """Build the student that the settings describe; ``meta`` leaves out memory for its weights.
+
+    Raises:
+        StudentError: weights are missing or do not fit, or settings do not fit the model.
+    """
+    return build_student(
+        settings.student,
+        contract,
+        head=settings.head,
+        width=settings.width,
+        layers=settings.layers,
+        meta=meta,
+    )
+
+
+def statistics_of(
+    settings: Settings,
+    student: Student,
+    contract: Contract,
+    data: TrainingSet,
+    labels: np.ndarray,
+) -> Normalisation:
+    """Return the statistics of all states and texts, and of the actions of some labels."""
+    return Normalisation.from_data(
+        data.states,
+        data.label_chunk[labels],
+        student.embeddings(data.texts),
+        contract.columns.action.grippers,
+        settings.normalisation,
+    )
+
+
 def alignment_warnings(settings: Settings, contract: Contract, student: Student) -> list[str]:
-    """Say what of the alignment does not fit the images.
+    """Return warnings about alignment settings that do not fit the images.
 
     Args:
-        settings: resolved ones (:meth:`Settings.resolved`).
+        settings: resolved.
     """
     config = settings.alignment
     valid = (
         None
         if config.is_masked
-        else valid_tokens(contract, student, student.model.visual_places().grid)
+        else valid_tokens(contract, student, student.model.visual_layout().grid)
     )
     if valid is None:
         return []
@@ -205,17 +228,10 @@ def alignment_warnings(settings: Settings, contract: Contract, student: Student)
     return [f"{bars}{source}; give --alignment.mask True, or --student.fit crop"]
 
 
-def _data(
-    settings: Settings, student: Student, recorded: Contract, console: Console
-) -> tuple[TrainingSet, object]:
-    data = training_data(settings, student, recorded, console)
-    return data, alignment_targets(settings, data, student, recorded, console)
-
-
 def training_data(
     settings: Settings, student: Student, recorded: Contract, console: Console
 ) -> TrainingSet:
-    """The episodes in the size and fit of the student."""
+    """Load the episodes in the image size and fit of the student."""
     return load_training_set(
         settings.data,
         student.image_size,
@@ -230,8 +246,12 @@ def training_data(
 
 
 def recorded_contract(settings: Settings) -> Contract:
-    """Return the contract of the first episode that can be used; bags of other recorders have none,
-    and take the robot's.
+    """Return the contract of the first episode that can be used.
+
+    Bags of other recorders have none, and take the robot's.
+
+    Raises:
+        BagError: no episode can be used.
     """
     given = load_contract(settings.contract) if settings.contract else None
     refused = ""
@@ -248,7 +268,12 @@ def recorded_contract(settings: Settings) -> Contract:
 
 
 def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
-    """The robot's, whose limits may be newer than those in the bags."""
+    """Return the robot's contract, whose limits may be newer than those in the bags.
+
+    Raises:
+        TrainingError: it differs from the recorded one in more than limits, or has none for
+            evaluations.
+    """
     contract = load_contract(settings.contract) if settings.contract else recorded
     if contract.hash != recorded.hash:
         difference = "; ".join(contract.difference(recorded)[:5])

@@ -1,4 +1,4 @@
-"""Demonstrations as arrays, and how batches are drawn from them."""
+"""Demonstrations as arrays, and the sampler that draws batches from them."""
 
 from __future__ import annotations
 
@@ -24,32 +24,44 @@ from sf_training.training.settings import TrainingError
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """F frames of V cameras, with L labels: a label is an instruction and the chunk that follows it
-    from one frame.
+    """F frames of V cameras with L labels; a label is an instruction and the chunk after one frame.
 
-    A frame has one label for each thing that could have been asked for there (contrastive
-    relabelling), so that the same image stands beside different instructions and only language
-    tells which chunk is right.
+    A frame has one label for each instruction that could have been given there (contrastive
+    relabelling). The same image then appears with different instructions, and only language
+    determines which chunk is correct.
+
+    Attributes:
+        images: (F, V, 3, H, W) uint8: an array, or an object with this shape and
+            ``images[indices]``.
+        states: (F, N) float64.
+        episodes: (F,) index of the episode of each frame.
+        label_frame: (L,) frame of each label, ascending.
+        label_text: (L,) index into ``texts``.
+        label_chunk: (L, H, A) float32.
+        texts: the different instructions.
+        depth: (F, V, H, W) [m], an array or an object as ``images``; None where not recorded.
+        views: geometry of each camera; None where unknown.
+        digest: of the recordings, their labels and the rules that make the arrays from them.
+        left_out: episodes that should have been used and cannot be.
+        notes: irregularities in the used episodes.
+        outcomes: number of episodes found, by outcome.
+        sources: episodes that were read.
     """
 
-    images: (
-        np.ndarray
-    )  # (F, V, 3, H, W) uint8; an array, or anything that has this shape and gives images[indices]
-    states: np.ndarray  # (F, N) float64
-    episodes: np.ndarray  # (F,) int
-    label_frame: np.ndarray  # (L,) int, ascending
-    label_text: np.ndarray  # (L,) int, index into texts
-    label_chunk: np.ndarray  # (L, H, A) float32
+    images: np.ndarray
+    states: np.ndarray
+    episodes: np.ndarray
+    label_frame: np.ndarray
+    label_text: np.ndarray
+    label_chunk: np.ndarray
     texts: tuple[str, ...]
-    depth: np.ndarray | None  # (F, V, H, W) [m]; as images
-    views: tuple[View, ...] | None  # one per camera
-    digest: str = ""  # of the recordings, their labels and the rules that made this of them
-    left_out: list[LeftOut] = field(
-        default_factory=list
-    )  # episodes that should have been used and cannot be
-    notes: list[str] = field(default_factory=list)  # what is odd in the others
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # of all episodes that were looked at
-    sources: tuple[EpisodeInfo, ...] = ()  # what was read
+    depth: np.ndarray | None
+    views: tuple[View, ...] | None
+    digest: str = ""
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    sources: tuple[EpisodeInfo, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.label_frame):
@@ -62,24 +74,25 @@ class TrainingSet:
                 "the data hold a state or an action that is not finite: remove that episode"
             )
 
-    def part(self, episodes: np.ndarray) -> np.ndarray:
-        """Indices of the labels that belong to the given episodes."""
+    def labels_of(self, episodes: np.ndarray) -> np.ndarray:
+        """Return the indices of the labels that belong to the given episodes."""
         return np.flatnonzero(np.isin(self.episodes[self.label_frame], episodes))
 
 
 class ContrastiveSampler:
-    """Draws frames with two different instructions each, and frames that have only one.
+    """Draws frames with two different instructions each, and frames with one.
 
-    Where the data lack one of the two kinds, all of a batch comes from the other.
+    Where the data have only one of the two, the whole batch comes from it.
 
     Args:
-        source: (F,) number of the data source of each frame; with ``weights`` only.
-        weights: share of the draws of each source; None draws each frame as often.
         label_frame: (L,) frame of each label that may be drawn.
         labels: (L,) index of each such label in the training set.
-        pairs: frames in a batch that bring two labels.
-        singles: frames in a batch that bring their only label.
-        seed: of the draw; ``state`` makes it resumable.
+        pairs: frames in a batch that contribute two labels.
+        singles: frames in a batch that contribute their only label.
+        seed: of the draws; ``state`` makes them resumable.
+        source: (F,) data source of each frame; only with ``source_weights``.
+        source_weights: share of the draws of each source; None draws all frames with equal
+            probability.
     """
 
     def __init__(
@@ -91,7 +104,7 @@ class ContrastiveSampler:
         seed: int,
         *,
         source: np.ndarray | None = None,
-        weights: Sequence[float] | None = None,
+        source_weights: Sequence[float] | None = None,
     ) -> None:
         order = np.argsort(label_frame, kind="stable")
         self._labels = labels[order]
@@ -106,18 +119,20 @@ class ContrastiveSampler:
             pairs, singles = 0, 2 * pairs + singles
         elif not len(self._one):
             pairs, singles = pairs + (singles + 1) // 2, 0
-        self.pairs, self.singles = pairs, singles  # frames of each kind in a batch
+        self.pairs, self.singles = pairs, singles  # in a batch
         self._rng = np.random.default_rng(seed)
         self._chances = {}
-        if weights:
+        if source_weights:
             for name, pool in (("several", self._several), ("one", self._one)):
                 self._chances[name] = _chances(
-                    source[self._frames[pool]], np.asarray(weights, float)
+                    source[self._frames[pool]], np.asarray(source_weights, float)
                 )
 
     def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frames (F,), for each of B rows its index into them (B,), and the rows' labels (B,); B =
-        2 * pairs + singles.
+        """Draw a batch of B = 2 * pairs + singles labels.
+
+        Returns:
+            Frames (F,); for each label the index of its frame among them (B,); the labels (B,).
         """
         several = self._pick("several", self._several, self.pairs)
         one = self._pick("one", self._one, self.singles)
@@ -140,7 +155,7 @@ class ContrastiveSampler:
 
     @property
     def state(self) -> dict:
-        """State of the random draw, plain values."""
+        """State of the random generator, plain values."""
         return self._rng.bit_generator.state
 
     @state.setter
@@ -149,8 +164,9 @@ class ContrastiveSampler:
 
 
 def _chances(source: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Chance of each frame: those of one source share its weight; sources without a frame leave
-    theirs to the others.
+    """Return the probability of each frame: the frames of one source share its weight.
+
+    Sources without a frame leave their share to the others.
     """
     counts = np.bincount(source, minlength=len(weights))
     chances = weights[source] / counts[source]
@@ -158,8 +174,7 @@ def _chances(source: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def source_of(sources: Sequence[EpisodeInfo], folders: Sequence[Path]) -> np.ndarray:
-    """Return for each episode the number of the folder in which it lies, the first one that holds
-    it.
+    """Return the data source, an index into ``folders``, of each episode.
 
     Raises:
         TrainingError: a folder holds no episode that is used.
@@ -191,26 +206,24 @@ def load_training_set(
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> tuple[Contract, TrainingSet]:
-    """All successful episodes below ``folder``, or several of them, with the contract that they
-    share.
+    """Load all successful episodes below one or several folders, with the contract that they share.
 
     Args:
-        size, fit: of the pictures, as the model's configuration has them.
-        contract: of the robot that the data is for; None takes the one in the first bag. Bags of
-            other recorders need one with ``bags``.
-        idle_s: of a pause of the operator, labels are made for this long [s].
-        cache: folder for indices and prepared pictures; None takes ``.cache`` in the (first) folder
-            of the episodes
-            (``data/cache_folder``).
-        keep_pictures: whether pictures that were prepared once are kept there: faster from the
-            second time on, for disk.
-        verdicts: of the recorder; episodes with another one are left out.
-        strict: whether an episode that cannot be used, or in which something is odd, is an error;
-            otherwise it is named on the console.
+        size, fit: of the images, as in the model's configuration.
+        contract: of the recorded robot; None takes the one in the first bag. Bags of other
+            recorders need one with ``bags``.
+        idle_s: during a pause of the operator, labels are made for this time [s].
+        cache: folder of indices and prepared images; None takes ``.cache`` in the (first) folder of
+            the episodes (``data/cache_folder``).
+        keep_pictures: whether prepared images are saved there: faster from the second pass on, for
+            disk space.
+        verdicts: of the recorder; episodes with another verdict are left out.
+        strict: whether an episode that cannot be used, or has an irregularity, is an error;
+            otherwise it is reported on the console.
 
     Raises:
         BagError: there are no bags, or none can be used; with ``strict``, one cannot.
-        TrainingError: they hold nothing to learn from.
+        TrainingError: the bags hold no label.
     """
     folders = [folder] if isinstance(folder, (str, Path)) else list(folder)
     episodes = list(dict.fromkeys(episode for each in folders for episode in find_episodes(each)))

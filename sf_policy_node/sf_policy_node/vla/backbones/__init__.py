@@ -1,6 +1,5 @@
-"""Models that people fine-tune: any transformers image-text-to-text model (``hf``) and pi0
-(``pi0``).
+"""Pretrained models to fine-tune: ``hf`` (transformers), pi0, pi0.5 and OpenVLA-OFT.
 
-Both are used as ``nano`` is: ``context(images, state, text)`` runs the trunk once, ``head`` makes a
-chunk of it, and ``visual_places()`` says where Spatial Forcing finds the visual tokens.
+All have nano's interface: ``context(images, state, text)`` runs the model up to its head, ``head``
+maps that to a chunk, and ``visual_layout()`` says where Spatial Forcing finds the visual tokens.
 """

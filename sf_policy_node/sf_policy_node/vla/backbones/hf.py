@@ -1,8 +1,8 @@
-"""``hf``: any transformers image-text-to-text model with an action head of ours.
+"""``hf``: any transformers image-text-to-text model with an action head of this package.
 
-One sequence of fixed layout: pictures, instruction, then a slot for the robot's state and one for
-each row of the chunk. The slots' embeddings are ours; their hidden states after the last block go
-to the head (parallel decoding, as in OpenVLA-OFT, arXiv 2502.19645).
+One sequence of fixed layout: images, instruction, a slot for the robot's state, and a slot for each
+step of the chunk. Learned embeddings fill the slots; their hidden states after the last block go to
+the head (parallel decoding, as in OpenVLA-OFT, arXiv 2502.19645).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from sf_policy_node.vla.backbones.pixels import Order, flat_patches, pixels_of
-from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.backbones.pretrained import (
     BackboneError,
     build,
     folder_config,
+    image_statistics,
     load_pretrained,
-    picture_statistics,
     plain_config,
     transformers_config,
 )
-from sf_policy_node.vla.backbones.words import PADDING, Words
+from sf_policy_node.vla.backbones.visual_layout import VisualLayout
+from sf_policy_node.vla.backbones.words import PADDING, Words, load_tokenizer
 from sf_policy_node.vla.flow import FlowHead
 from sf_policy_node.vla.preprocessing import Fit
 
@@ -40,15 +40,13 @@ PROVEN = (
     "internvl",
     "llava",
 )
-"""Families that are tested; others are tried with one picture when a model is made."""
-_SLOT = 0  # any id that is no picture's: its embedding is replaced
+"""Families with tests; others are tried with one image when a model is made."""
+_SLOT = 0  # any id but the image token's: the embedding is replaced
 
 
 @dataclass(frozen=True)
 class HfConfig:
-    """Everything needed to build the model again; made by :meth:`HfVla.create` and
-    :meth:`HfVla.from_pretrained`.
-    """
+    """Everything needed to build the model again; made by :meth:`HfVla.create`."""
 
     cameras: int
     state_size: int
@@ -57,11 +55,11 @@ class HfConfig:
     backbone: dict[str, Any]
     """The transformers configuration, plain values."""
     image_size: tuple[int, int]  # height, width
-    grid: tuple[int, int]  # visual tokens of one picture: rows, columns
+    grid: tuple[int, int]  # visual tokens of one image: rows, columns
     mean: tuple[float, ...]
     std: tuple[float, ...]
     order: Order
-    before: tuple[int, ...] = ()  # token ids in front of each picture
+    before: tuple[int, ...] = ()  # token ids before each image
     after: tuple[int, ...] = ()
     fit: Fit = "letterbox"
     text_tokens: int = 48
@@ -82,21 +80,21 @@ class HfConfig:
             raise BackboneError(f"dtype {self.dtype!r} is not known; it is float32 or bfloat16")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return asdict(self)
 
 
 class HfVla(nn.Module):
-    """Images, instruction and robot state in; a chunk of normalised actions out.
+    """Maps images, instruction and robot state to a chunk of normalised actions.
 
     Args:
         config: sizes and settings.
         words: the backbone's tokenizer.
-        backbone: weights that are already there, a model of ``config.backbone``; None builds one.
+        backbone: a model of ``config.backbone`` with its weights; None builds one.
         blank: build without initialising, for weights that are loaded next.
 
     Raises:
-        BackboneError: the model does not meet what the adapter needs.
+        BackboneError: the model lacks something that the adapter needs.
     """
 
     kind = "hf"
@@ -113,18 +111,17 @@ class HfVla(nn.Module):
         from transformers import AutoModelForImageTextToText
 
         self.config, self.words = config, words
-        whole = backbone or build(
+        full_model = backbone or build(
             AutoModelForImageTextToText,
             transformers_config(config.backbone),
             config.dtype,
             blank=blank,
         )
-        self.backbone = getattr(
-            whole, "model", whole
-        )  # without the head for words, which nothing here trains or reads
-        self._image_token = whole.config.image_token_id
-        self._family = whole.config.model_type
-        decoder = whole.get_decoder() if hasattr(whole, "get_decoder") else None
+        # Without the language-model head, which nothing here trains or reads.
+        self.backbone = getattr(full_model, "model", full_model)
+        self._image_token = full_model.config.image_token_id
+        self._family = full_model.config.model_type
+        decoder = full_model.get_decoder() if hasattr(full_model, "get_decoder") else None
         if not hasattr(decoder, "layers"):
             raise BackboneError(
                 f"backbone {self._family}: its decoder has no list of layers; this family is not"
@@ -133,7 +130,7 @@ class HfVla(nn.Module):
         self.language = "backbone." + next(
             name for name, module in self.backbone.named_modules() if module is decoder
         )
-        width = whole.config.get_text_config().hidden_size
+        width = full_model.config.get_text_config().hidden_size
         self.state = nn.Linear(config.state_size, width)
         self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
         self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.head_width))
@@ -149,12 +146,12 @@ class HfVla(nn.Module):
             self.head = nn.Sequential(nn.GELU(), nn.Linear(config.head_width, config.action_size))
         self.register_buffer("_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
-        one = [
+        tokens = [
             *config.before,
             *[self._image_token] * (config.grid[0] * config.grid[1]),
             *config.after,
         ]
-        self.register_buffer("_pictures", torch.tensor(one * config.cameras), persistent=False)
+        self.register_buffer("_image_ids", torch.tensor(tokens * config.cameras), persistent=False)
 
     @classmethod
     def create(
@@ -165,20 +162,20 @@ class HfVla(nn.Module):
         image_size: tuple[int, int] | None = None,
         **sizes: Any,
     ) -> HfVla:
-        """A new model on a transformers model, or on a transformers configuration, which gives
-        random weights.
+        """Make a new model on a transformers model, or with random weights on a transformers
+        configuration.
 
         Args:
             tokenizer: the backbone's.
-            image_size: (height, width) where the family takes any; None takes its own.
+            image_size: (height, width) where the family takes any size; None takes its own.
             sizes: fields of :class:`HfConfig`; ``cameras``, ``state_size``, ``action_size`` and
                 ``horizon`` are needed.
 
         Raises:
             BackboneError: a setting does not fit the backbone.
         """
-        whole = backbone if isinstance(backbone, nn.Module) else None
-        their = whole.config if whole is not None else backbone
+        full_model = backbone if isinstance(backbone, nn.Module) else None
+        their = full_model.config if full_model is not None else backbone
         try:
             pixels = pixels_of(their, image_size)
         except (AttributeError, ValueError) as error:
@@ -197,62 +194,69 @@ class HfVla(nn.Module):
         words = Words(
             tokenizer, config.text_tokens, config.prompt, their.get_text_config().vocab_size
         )
-        model = cls(config, words, whole)
+        model = cls(config, words, full_model)
         if their.model_type not in PROVEN and not model.query.is_meta:
             model._try()
         return model
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> HfVla:
-        """A new model on pretrained weights and their tokenizer in a local directory.
+        """Make a new model on pretrained weights and their tokenizer in a local directory.
 
         Raises:
-            BackboneError: they cannot be used.
+            BackboneError: the weights cannot be used.
             WordsError: there is no tokenizer.
         """
         from transformers import AutoModelForImageTextToText
 
-        whole = load_pretrained(AutoModelForImageTextToText, folder, dtype)
-        words = Words.load(folder, 1, "{instruction}", whole.config.get_text_config().vocab_size)
+        full_model = load_pretrained(AutoModelForImageTextToText, folder, dtype)
         return cls.create(
-            whole, words.tokenizer, dtype=dtype, **{**picture_statistics(folder), **sizes}
+            full_model,
+            load_tokenizer(folder),
+            dtype=dtype,
+            **{**image_statistics(folder), **sizes},
         )
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> HfVla:
-        """A new model with random weights, after ``config.json`` and the tokenizer in a local
-        directory; see :meth:`from_pretrained`.
+        """Make a new model with random weights from ``config.json`` and the tokenizer in a local
+        directory.
+
+        Raises:
+            BackboneError: the configuration cannot be used.
+            WordsError: there is no tokenizer.
         """
         config = folder_config(folder)
         if config.model_type == "pi0":
-            raise BackboneError(
-                f"{folder}: holds a pi0 model, which is a kind of its own; give kind pi0"
-            )
-        words = Words.load(folder, 1, "{instruction}", config.get_text_config().vocab_size)
-        model = cls.create(config, words.tokenizer, **{**picture_statistics(folder), **sizes})
+            raise BackboneError(f"{folder}: holds a pi0 model; give kind pi0")
+        model = cls.create(config, load_tokenizer(folder), **{**image_statistics(folder), **sizes})
         model.fill_zeros()
         return model
 
     def fill_zeros(self) -> None:
-        """Make random weights see: Gemma3's projector starts at zero, with which all pictures look
-        alike.
+        """Initialise all-zero matrices of the backbone with small random values.
+
+        Gemma3's projector starts at zero, with which the features of all images are equal.
         """
         for parameter in self.backbone.parameters():
             if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
 
     def checkpoint_gradients(self) -> None:
-        """Trade time for memory in training."""
+        """Recompute activations in the backward pass: less memory, more time."""
         self.backbone.activation_checkpointing_enable()
 
-    def visual_places(self) -> VisualPlaces:
-        """Where the visual tokens are."""
+    def visual_layout(self) -> VisualLayout:
+        """Return where the visual tokens are."""
         rest = self.config.text_tokens + 1 + self.config.horizon
         mask = torch.cat(
-            [self._pictures == self._image_token, self._pictures.new_zeros(rest, dtype=torch.bool)]
+            [
+                self._image_ids == self._image_token,
+                self._image_ids.new_zeros(rest, dtype=torch.bool),
+            ]
         )
         decoder = self.backbone.get_decoder()
-        return VisualPlaces(
+        return VisualLayout(
             decoder.layers, mask, self.config.grid, self.config.cameras, self.query.shape[1]
         )
 
@@ -265,7 +269,7 @@ class HfVla(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Chunks (B, horizon, action_size) of a regression head; arguments as for
+        """Return chunks (B, horizon, action_size) of a regression head; arguments as for
         :meth:`context`.
         """
         return self.head(self.context(images, state, text, rows=rows, present=present))
@@ -279,7 +283,7 @@ class HfVla(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """All of the model but its head.
+        """Run the model up to its head.
 
         Args:
             images: (F, V, 3, H, W) uint8 or float in [0, 255], prepared with ``config.image_size``
@@ -287,7 +291,8 @@ class HfVla(nn.Module):
             state: (B, state_size), normalised.
             text: (B, text_tokens) from ``words``.
             rows: (B,) index into ``images`` for each row of ``state``; None when F equals B.
-            present: (B, V), False where a camera is missing: nothing attends to its tokens.
+            present: (B, V), False where a camera is missing: nothing attends to its tokens. None:
+                no camera is missing.
 
         Returns:
             Action tokens (B, horizon, head_width) for the head.
@@ -297,10 +302,10 @@ class HfVla(nn.Module):
         inputs = self._sequence(text, present)
         inputs.update(self._pixels((images.float() / 255.0 - self._mean) / self._std))
 
-        def fill(_module: nn.Module, _arguments: tuple, embedded: Tensor) -> Tensor:
+        def fill_slots(_module: nn.Module, _arguments: tuple, embedded: Tensor) -> Tensor:
             return torch.cat([embedded[:, : -slots.shape[1]], slots.to(embedded.dtype)], 1)
 
-        hook = self.backbone.get_input_embeddings().register_forward_hook(fill)
+        hook = self.backbone.get_input_embeddings().register_forward_hook(fill_slots)
         try:
             hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
         finally:
@@ -309,31 +314,34 @@ class HfVla(nn.Module):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """Raises BackboneError where a family takes its pictures otherwise than LLaVA."""
+        """Run the backbone once.
+
+        Raises:
+            BackboneError: the family takes its images otherwise than LLaVA.
+        """
         images = torch.zeros(1, self.config.cameras, 3, *self.config.image_size)
         try:
             self.context(images, torch.zeros(1, self.config.state_size), self.words.encode(["try"]))
-        except Exception as error:  # whatever that family stumbles over
+        except Exception as error:  # any error of an untested family
             reason = " ".join(str(error).split())[:150]
             raise BackboneError(
                 f"backbone {self._family}: not supported ({reason}); {', '.join(PROVEN)} are, and"
-                " what is like them"
+                " similar families"
             ) from None
 
     def _sequence(self, text: Tensor, present: Tensor | None) -> dict[str, Tensor]:
         batch, slots = len(text), 1 + self.config.horizon
-        pictures = self._pictures.expand(batch, -1)
-        ids = torch.cat([pictures, text.clamp(min=0), text.new_full((batch, slots), _SLOT)], 1)
-        seen = torch.ones_like(pictures)
+        image_ids = self._image_ids.expand(batch, -1)
+        ids = torch.cat([image_ids, text.clamp(min=0), text.new_full((batch, slots), _SLOT)], 1)
+        image_mask = torch.ones_like(image_ids)
         if present is not None:
-            seen = present.to(seen.dtype).repeat_interleave(
-                pictures.shape[1] // self.config.cameras, 1
+            image_mask = present.to(image_mask.dtype).repeat_interleave(
+                image_ids.shape[1] // self.config.cameras, 1
             )
-        mask = torch.cat([seen, (text != PADDING).long(), text.new_ones(batch, slots)], 1)
+        mask = torch.cat([image_mask, (text != PADDING).long(), text.new_ones(batch, slots)], 1)
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if (
-            self._family == "paligemma"
-        ):  # pictures and instruction see each other, slots see what is before them
+        if self._family == "paligemma":
+            # Images and instruction attend to each other; slots attend to what is before them.
             inputs["token_type_ids"] = torch.zeros_like(ids)
             inputs["token_type_ids"][:, -slots:] = 1
         elif self._family == "gemma3":
@@ -342,11 +350,11 @@ class HfVla(nn.Module):
             inputs["mm_token_type_ids"] = (ids == self._image_token).int()
         return inputs
 
-    def _pixels(self, pictures: Tensor) -> dict[str, Tensor]:
-        pictures = pictures.to(next(self.backbone.parameters()).dtype)
+    def _pixels(self, images: Tensor) -> dict[str, Tensor]:
+        images = images.to(next(self.backbone.parameters()).dtype)
         if self.config.order == "views":
-            return {"pixel_values": pictures}
-        flat = pictures.flatten(0, 1)
+            return {"pixel_values": images}
+        flat = images.flatten(0, 1)
         if self.config.order == "flat":
             return {"pixel_values": flat}
         vision = self.backbone.config.vision_config
@@ -359,7 +367,7 @@ class HfVla(nn.Module):
 
 
 def load_hf(sizes: dict[str, Any], folder: Path) -> HfVla:
-    """The model of a checkpoint, its weights not yet loaded."""
+    """Build the model of a checkpoint; its weights are loaded next."""
     config = HfConfig(**sizes)
     vocabulary = transformers_config(config.backbone).get_text_config().vocab_size
     return HfVla(
@@ -368,7 +376,9 @@ def load_hf(sizes: dict[str, Any], folder: Path) -> HfVla:
 
 
 def _ids(tokens: Sequence[str | int], tokenizer: Any) -> tuple[int, ...]:
-    """Ids of the tokens around a picture; words that the tokenizer does not know are left out."""
+    """Return the ids of the tokens around an image; words that the tokenizer does not know are
+    left out.
+    """
     known = tokenizer.get_vocab()
     named = [known.get(token) if isinstance(token, str) else token for token in tokens]
     return tuple(token for token in named if token is not None)

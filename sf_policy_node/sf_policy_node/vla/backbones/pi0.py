@@ -1,9 +1,8 @@
-"""``pi0`` (arXiv 2410.24164) and ``pi0.5`` on transformers' own implementation: PaliGemma reads
-images and instruction, a flow expert acts.
+"""``pi0`` (arXiv 2410.24164) and ``pi0.5`` on transformers' implementation.
 
-The prefix (pictures and instruction) runs once; its keys and values serve every step of the flow.
-In here time is this package's (``tau`` from 0, noise, to 1, action); transformers' runs the other
-way, see ``real_time_chunking.ascending``.
+PaliGemma reads images and instruction, the prefix, once; its keys and values serve every step of
+the flow expert. Time in this package is ``tau`` from 0 (noise) to 1 (action); transformers' time
+runs the other way, see ``real_time_chunking.ascending``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from sf_policy_node.vla.backbones.pi0_published import PublishedPi0, fill, publi
 from sf_policy_node.vla.backbones.pi05 import PROMPT as PI05_PROMPT
 from sf_policy_node.vla.backbones.pi05 import StateWords, make_adaptive, velocity
 from sf_policy_node.vla.backbones.pixels import pixels_of
-from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.backbones.pretrained import (
     BackboneError,
     build,
@@ -31,7 +29,8 @@ from sf_policy_node.vla.backbones.pretrained import (
     plain_config,
     transformers_config,
 )
-from sf_policy_node.vla.backbones.words import PADDING, Words
+from sf_policy_node.vla.backbones.visual_layout import VisualLayout
+from sf_policy_node.vla.backbones.words import PADDING, Words, load_tokenizer
 from sf_policy_node.vla.preprocessing import Fit
 from sf_policy_node.vla.real_time_chunking import ascending
 
@@ -39,7 +38,7 @@ from sf_policy_node.vla.real_time_chunking import ascending
 @dataclass(frozen=True)
 class Pi0Config:
     """Everything needed to build the model again; made by :meth:`Pi0.create` and
-    :meth:`Pi0.from_pretrained`.
+    :meth:`Pi0.from_published`.
     """
 
     cameras: int
@@ -77,26 +76,31 @@ class Pi0Config:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the pictures."""
+        """Height and width of the images."""
         side = self.backbone["vlm_config"]["vision_config"]["image_size"]
         return (side, side)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return asdict(self)
 
 
 @dataclass
 class Prefix:
-    """What the flow reads: keys and values of pictures and instruction, and the robot's state."""
+    """Input of the flow expert: keys and values of images and instruction, and the robot's state.
+
+    Attributes:
+        mask: (B, T), 1 where a token is attended to.
+        state: (B, max_state_dim), padded.
+    """
 
     cache: Any
-    mask: Tensor  # (B, T)
-    state: Tensor  # (B, max_state_dim)
+    mask: Tensor
+    state: Tensor
 
 
 class Pi0(nn.Module):
-    """Images, instruction and robot state in; a chunk of normalised actions out.
+    """Maps images, instruction and robot state to a chunk of normalised actions.
 
     Args:
         config: sizes and settings.
@@ -107,7 +111,7 @@ class Pi0(nn.Module):
 
     kind = "pi0"
     language = "backbone.model.vlm.language_model"  # name of the language model
-    keeps_given = False  # every row has the same time: only guidance ties a chunk to the last one
+    keeps_given = False  # all steps have one time; only guidance ties a chunk to the previous one
     words_class: type[Words] = Words
 
     def __init__(
@@ -131,36 +135,40 @@ class Pi0(nn.Module):
             )
         )
         self._image_token = self.backbone.config.vlm_config.image_token_id
-        self._look = pixels_of(self.backbone.config.vlm_config)
-        places = self._look.grid[0] * self._look.grid[1] * config.cameras
+        self._pixels = pixels_of(self.backbone.config.vlm_config)
+        count = self._pixels.grid[0] * self._pixels.grid[1] * config.cameras
         self.register_buffer(
-            "_pictures", torch.full((places,), self._image_token), persistent=False
+            "_image_ids", torch.full((count,), self._image_token), persistent=False
         )
 
     @classmethod
     def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi0:
-        """A new model on transformers' PI0 model, or on a PI0 configuration, which gives random
-        weights; see ``HfVla.create``.
+        """Make a model on transformers' PI0 model, or with random weights on a PI0 configuration.
+
+        Args:
+            tokenizer: PaliGemma's.
+            sizes: fields of :class:`Pi0Config`; ``cameras``, ``state_size``, ``action_size`` and
+                ``horizon`` are needed.
 
         Raises:
             BackboneError: a setting does not fit the model.
         """
-        whole = backbone if isinstance(backbone, nn.Module) else None
-        their = whole.config if whole is not None else backbone
+        full_model = backbone if isinstance(backbone, nn.Module) else None
+        their = full_model.config if full_model is not None else backbone
         config = Pi0Config(**{"backbone": plain_config(their), **sizes})
         words = cls.words_class(
             tokenizer, config.text_tokens, config.prompt, their.vlm_config.text_config.vocab_size
         )
-        return cls(config, words, whole)
+        return cls(config, words, full_model)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> Pi0:
-        """A new model on pretrained weights and their tokenizer in a local directory.
+        """Make a model on pretrained weights and their tokenizer in a local directory.
 
         Layouts: transformers' own, openpi's PyTorch and LeRobot's (see ``pi0_published``).
 
         Raises:
-            BackboneError: they cannot be used.
+            BackboneError: the weights cannot be used.
             WordsError: there is no tokenizer.
         """
         if published_values(folder) is not None:
@@ -171,7 +179,7 @@ class Pi0(nn.Module):
     def from_published(
         cls, published: PublishedPi0, *, tokenizer: Any = None, dtype: str = "float32", **sizes: Any
     ) -> Pi0:
-        """A new model on weights in openpi's or LeRobot's layout.
+        """Make a model on weights in openpi's or LeRobot's layout.
 
         Args:
             tokenizer: PaliGemma's; None reads it from the directory.
@@ -187,8 +195,7 @@ class Pi0(nn.Module):
             )
         backbone = published.config(sizes["horizon"])
         if tokenizer is None:
-            vocabulary = backbone["vlm_config"]["text_config"]["vocab_size"]
-            tokenizer = Words.load(published.folder, 1, "{instruction}", vocabulary).tokenizer
+            tokenizer = load_tokenizer(published.folder)
         config = Pi0Config(**{"backbone": backbone, "dtype": dtype, **sizes})
         words = cls.words_class(
             tokenizer,
@@ -204,29 +211,22 @@ class Pi0(nn.Module):
     def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Pi0:
         from transformers import PI0ForConditionalGeneration
 
-        whole = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
-        words = Words.load(
-            folder, 1, "{instruction}", whole.config.vlm_config.text_config.vocab_size
-        )
-        return cls.create(whole, words.tokenizer, dtype=dtype, **sizes)
+        full_model = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
+        return cls.create(full_model, load_tokenizer(folder), dtype=dtype, **sizes)
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> Pi0:
-        """A new model with random weights, after ``config.json`` and the tokenizer in a local
-        directory; see :meth:`from_pretrained`.
+        """Make a model with random weights from ``config.json`` and the tokenizer in a directory.
+
+        Raises:
+            BackboneError: the configuration is missing or of another model.
+            WordsError: there is no tokenizer.
         """
-        config = folder_config(folder, "pi0")
-        return cls.create(
-            config,
-            Words.load(
-                folder, 1, "{instruction}", config.vlm_config.text_config.vocab_size
-            ).tokenizer,
-            **sizes,
-        )
+        return cls.create(folder_config(folder, "pi0"), load_tokenizer(folder), **sizes)
 
     @property
     def head(self) -> Pi0:
-        """What samples a chunk: the model itself."""
+        """The model itself, which samples a chunk from a context."""
         return self
 
     @property
@@ -240,12 +240,11 @@ class Pi0(nn.Module):
         return self.backbone.config.num_inference_steps
 
     def checkpoint_gradients(self) -> None:
-        """Trade time for memory in training.
+        """Recompute activations in the backward pass: less memory, more time.
 
-        The whole vision tower, and of the transformers' blocks only the multi-layer perceptrons,
-        which hold most of their
-        activations: checkpointing whole blocks, transformers would drop the prefix's keys and
-        values.
+        Applies to the vision tower, and of the transformer blocks only to the MLPs, which hold most
+        of the activations. If complete blocks were checkpointed, transformers would drop the
+        prefix's keys and values.
         """
         model = self.backbone.model
         model.vlm.vision_tower.activation_checkpointing_enable()
@@ -253,17 +252,21 @@ class Pi0(nn.Module):
             if not isinstance(block.mlp.forward, partial):
                 block.mlp.forward = partial(checkpoint, block.mlp.forward, use_reentrant=False)
 
-    def visual_places(self) -> VisualPlaces:
-        """Where the visual tokens are."""
+    def visual_layout(self) -> VisualLayout:
+        """Return where the visual tokens are."""
         language = self.backbone.model.vlm.language_model
         mask = torch.cat(
             [
-                torch.ones_like(self._pictures, dtype=torch.bool),
-                self._pictures.new_zeros(self.config.text_tokens).bool(),
+                torch.ones_like(self._image_ids, dtype=torch.bool),
+                self._image_ids.new_zeros(self.config.text_tokens).bool(),
             ]
         )
-        return VisualPlaces(
-            language.layers, mask, self._look.grid, self.config.cameras, language.config.hidden_size
+        return VisualLayout(
+            language.layers,
+            mask,
+            self._pixels.grid,
+            self.config.cameras,
+            language.config.hidden_size,
         )
 
     def context(
@@ -278,15 +281,15 @@ class Pi0(nn.Module):
         """Run the prefix; arguments as for ``HfVla.context``."""
         images = images if rows is None else images[rows]
         text = self._with_state(text, state)
-        kind = next(self.backbone.parameters()).dtype
-        pictures = images.float().div(127.5).sub(1.0).to(kind)
-        ids = torch.cat([self._pictures.expand(len(text), -1), text.clamp(min=0)], 1)
-        seen = torch.ones_like(ids[:, : len(self._pictures)])
+        dtype = next(self.backbone.parameters()).dtype
+        pixels = images.float().div(127.5).sub(1.0).to(dtype)
+        ids = torch.cat([self._image_ids.expand(len(text), -1), text.clamp(min=0)], 1)
+        image_mask = torch.ones_like(ids[:, : len(self._image_ids)])
         if present is not None:
-            seen = present.to(seen.dtype).repeat_interleave(
-                len(self._pictures) // self.config.cameras, 1
+            image_mask = present.to(image_mask.dtype).repeat_interleave(
+                len(self._image_ids) // self.config.cameras, 1
             )
-        mask = torch.cat([seen, (text != PADDING).long()], 1)
+        mask = torch.cat([image_mask, (text != PADDING).long()], 1)
         model = self.backbone.model
         if self.training and any(
             getattr(part, "gradient_checkpointing", False)
@@ -296,48 +299,56 @@ class Pi0(nn.Module):
                 "pi0: gradient checkpointing would drop the prefix's keys and values; call"
                 " checkpoint_gradients of the model"
             )
-        # A missing camera is masked and not left out: sequences keep one layout.
+        # A missing camera is masked, not left out, so that sequences keep one layout.
         embedded = model.embed_prefix(
-            ids, pictures, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device)
+            ids, pixels, torch.ones(images.shape[:2], dtype=torch.bool, device=ids.device)
         )
         cache = model.vlm(
             inputs_embeds=embedded,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            token_type_ids=torch.zeros_like(ids),  # all of the prefix sees all of it
+            token_type_ids=torch.zeros_like(ids),  # bidirectional attention in the prefix
             use_cache=True,
         ).past_key_values
-        return Prefix(cache, mask, self._pad(state, self.backbone.config.max_state_dim).to(kind))
+        return Prefix(cache, mask, self._pad(state, self.backbone.config.max_state_dim).to(dtype))
 
     def velocity(
         self, context: Prefix, noisy: Tensor, tau: float | Tensor, given: int = 0
     ) -> Tensor:
-        """Velocity (B, H, columns) at ``tau``, one for all or (B,); ``given`` must be 0."""
+        """Return the velocity (B, H, columns).
+
+        Args:
+            tau: one time for all chunks, or (B,).
+            given: must be 0: all steps of a chunk have one time.
+        """
         if given:
-            raise ValueError("pi0: all rows of a chunk have one time, none can be given")
+            raise ValueError("pi0: all steps of a chunk have one flow time, so none can be given")
         return ascending(lambda x, t: self._their_velocity(context, x, t))(noisy, tau)
 
     def flow_loss(
         self,
         context: Prefix,
         chunks: Tensor,
-        weight: Tensor | None = None,
+        column_weights: Tensor | None = None,
         *,
         noise: Tensor | None = None,
         time: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Mean squared error of the velocity over all columns, padding included, as openpi and
-        transformers have it.
+        """Return the mean squared error of the velocity over all columns, padding included, as in
+        openpi.
+
+        ``mean ||(epsilon - a) - u(x_t, t)||^2`` with ``x_t = t epsilon + (1 - t) a``, noise epsilon
+        and padded actions a (B, H, columns), t = 1 at noise, and the expert's velocity u.
 
         Args:
             chunks: normalised actions (B, H, action_size).
-            weight: (action_size,) of the columns' squared errors; None weighs all alike.
+            column_weights: (action_size,) weights of the squared errors; padding weighs 1. None
+                weighs all columns by 1.
             noise: (B, H, columns); None draws it.
             time: (B,) in transformers' convention (1 is noise); None draws from the model's beta
                 distribution.
-            generator: for what is drawn, on the processor whatever the device, so that devices draw
-                alike.
+            generator: on the processor, so that every device draws the same numbers.
         """
         config, actions = self.backbone.config, self._pad(chunks, self.columns)
         if noise is None or time is None:
@@ -349,21 +360,22 @@ class Pi0(nn.Module):
             context, blend * noise + (1 - blend) * actions, time
         ).float()
         error = (noise - actions - predicted).square()
-        if weight is not None:
-            error = error * functional.pad(
-                weight, (0, config.max_action_dim - len(weight)), value=1.0
-            )
+        if column_weights is not None:
+            padding = config.max_action_dim - len(column_weights)
+            error = error * functional.pad(column_weights, (0, padding), value=1.0)
         return error.mean()
 
     def draw_noise(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Noise (count, H, columns) and times (count,), on the processor whatever the device, so
-        that devices draw alike.
+        """Draw noise (count, H, columns) and times (count,); on the processor, for every device
+        the same.
         """
         noise = torch.randn(count, self.config.horizon, self.columns, generator=generator)
         return noise, self._draw_time(count, generator)
 
     def _their_velocity(self, context: Prefix, noisy: Tensor, time: float | Tensor) -> Tensor:
-        """In transformers' convention; leaves the prefix as it was."""
+        """Return the velocity in transformers' convention; leaves the cache of the prefix
+        unchanged.
+        """
         length = context.cache.get_seq_length()
         if not isinstance(time, Tensor):
             time = torch.full((len(noisy),), time, device=noisy.device)
@@ -382,7 +394,7 @@ class Pi0(nn.Module):
         ).logits
 
     def _with_state(self, text: Tensor, state: Tensor) -> Tensor:
-        """Text of the prefix; pi0's state enters the expert instead."""
+        """Return the text of the prefix; pi0's state enters the expert instead."""
         del state
         return text
 
@@ -394,12 +406,11 @@ class Pi0(nn.Module):
         config = self.backbone.config
         if config.time_sampling_beta_beta != 1.0:
             raise BackboneError(
-                f"pi0: time_sampling_beta_beta is {config.time_sampling_beta_beta}, only 1.0 can be"
-                " drawn from"
+                f"pi0: time_sampling_beta_beta is {config.time_sampling_beta_beta}, only 1.0 is"
+                " supported"
             )
-        drawn = torch.rand(count, generator=generator) ** (
-            1.0 / config.time_sampling_beta_alpha
-        )  # Beta(a, 1) by its inverse
+        # Inverse of the cumulative distribution of Beta(a, 1), which is x^a.
+        drawn = torch.rand(count, generator=generator) ** (1.0 / config.time_sampling_beta_alpha)
         return drawn * config.time_sampling_scale + config.time_sampling_offset
 
     @staticmethod
@@ -408,9 +419,9 @@ class Pi0(nn.Module):
 
 
 class Pi05(Pi0):
-    """pi0.5: the state is part of the prompt, the flow's time enters the expert's norms.
+    """pi0.5: the state is part of the prompt, and the flow time enters the expert's norms.
 
-    States should be normalised by quantiles (-1 to 1): the prompt holds 256 bins of that range.
+    States should be normalised by quantiles: the prompt has 256 bins for -1 to 1.
     """
 
     kind = "pi05"
@@ -418,7 +429,7 @@ class Pi05(Pi0):
 
     @classmethod
     def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi05:
-        """A new model with random weights on a PI0 configuration of transformers; see
+        """Make a model with random weights on a PI0 configuration of transformers; see
         :meth:`Pi0.create`.
         """
         return super().create(
@@ -427,7 +438,7 @@ class Pi05(Pi0):
 
     @classmethod
     def from_published(cls, published: PublishedPi0, **sizes: Any) -> Pi05:
-        """A new model on openpi's or LeRobot's weights; see :meth:`Pi0.from_published`."""
+        """Make a model on openpi's or LeRobot's weights; see :meth:`Pi0.from_published`."""
         return super().from_published(
             published, **{"text_tokens": 200, "prompt": PI05_PROMPT, **sizes}
         )
@@ -451,7 +462,7 @@ class Pi05(Pi0):
 
 
 def load_pi0(sizes: dict[str, Any], folder: Path, kind: str = "pi0") -> Pi0:
-    """The model of a checkpoint of kind ``pi0`` or ``pi05``, its weights not yet loaded."""
+    """Build the model of a checkpoint of kind ``pi0`` or ``pi05``; its weights are loaded next."""
     config, model = Pi0Config(**sizes), Pi05 if kind == "pi05" else Pi0
     vocabulary = transformers_config(config.backbone).vlm_config.text_config.vocab_size
     words = model.words_class.load(folder, config.text_tokens, config.prompt, vocabulary)

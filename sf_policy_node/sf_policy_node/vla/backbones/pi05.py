@@ -1,10 +1,11 @@
-"""``pi0.5`` (arXiv 2504.16054) on transformers' PI0: adaptive norms in the expert, state as words.
+"""``pi0.5`` (arXiv 2504.16054) on transformers' PI0: adaptive norms in the expert, the state as
+text.
 
-Two things differ from pi0, as in openpi's ``pi0_pytorch.py`` and ``gemma.py``:
+Two differences from pi0, as in openpi's ``pi0_pytorch.py`` and ``gemma.py``:
 
-* The flow's time enters every norm of the expert (adaptive RMSNorm: scale, shift and gate from a
-  linear layer of the time's embedding), not the action tokens.
-* The state is part of the prompt: each value in one of 256 bins, written as a number.
+* The flow time enters every norm of the expert (adaptive RMSNorm: scale, shift and gate from a
+  linear layer on the embedding of the time) instead of the action tokens.
+* The state is part of the prompt: each value as the number of one of 256 bins.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class StateWords(Words):
 
         Args:
             text: (B, length) from :meth:`encode`.
-            state: (B, S), normalised; -1 to 1 is covered by the bins.
+            state: (B, S), normalised; the bins cover -1 to 1.
 
         Returns:
             (B, length) int64 on the device of ``text``.
@@ -109,7 +110,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class _LastNorm(AdaptiveNorm):
-    """The norm behind the last block, where nothing is left to gate."""
+    """The norm after the last block, which has no gate."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[0]
@@ -133,7 +134,7 @@ class AdaptiveLayer(GemmaDecoderLayer):
 
 
 class Pi05Embedding(nn.Module):
-    """Embeds noisy actions, and the flow's time for the norms."""
+    """Embeds noisy actions, and the flow time for the norms."""
 
     def __init__(self, columns: int, width: int, periods: tuple[float, float]) -> None:
         super().__init__()
@@ -143,7 +144,11 @@ class Pi05Embedding(nn.Module):
         self._width, self._periods = width, periods
 
     def forward(self, noisy: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return action tokens (B, H, width) and the condition (B, width) for times (B,)."""
+        """Return action tokens (B, H, width), and the condition (B, width) for times (B,).
+
+        The time is embedded as [sin, cos] of ``2 pi t / p_k`` with periods p_k from ``periods[0]``
+        to ``periods[1]`` in geometric progression (openpi's ``create_sinusoidal_pos_embedding``).
+        """
         low, high = self._periods
         share = torch.linspace(0.0, 1.0, self._width // 2, dtype=torch.float64, device=time.device)
         angle = time.double()[:, None] * (2 * math.pi / (low * (high / low) ** share))
@@ -155,21 +160,21 @@ class Pi05Embedding(nn.Module):
 def make_adaptive(backbone: Any) -> None:
     """Turn a new PI0 model of transformers into pi0.5's, in place; the new layers are random."""
     config, dit = backbone.config, backbone.model.dit
-    kind, width = next(backbone.parameters()).dtype, dit.config.hidden_size
+    dtype, width = next(backbone.parameters()).dtype, dit.config.hidden_size
     dit.layers = nn.ModuleList(
         AdaptiveLayer(dit.config, index) for index in range(dit.config.num_hidden_layers)
-    ).to(kind)
-    dit.norm = _LastNorm(width, dit.config.rms_norm_eps).to(kind)
+    ).to(dtype)
+    dit.norm = _LastNorm(width, dit.config.rms_norm_eps).to(dtype)
     backbone.embed_action_time = Pi05Embedding(
         config.max_action_dim, width, (config.min_period, config.max_period)
-    ).to(kind)
+    ).to(dtype)
 
 
 def velocity(backbone: Any, cache: Any, prefix: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
     """Return the velocity (B, H, columns) in transformers' convention; extends ``cache``.
 
     Args:
-        prefix: (B, T), 1 where a token of the prefix is real.
+        prefix: (B, T), 1 where a token of the prefix is not padding.
         noisy: (B, H, columns).
         time: (B,), 1 is noise.
     """
@@ -178,11 +183,11 @@ def velocity(backbone: Any, cache: Any, prefix: Tensor, noisy: Tensor, time: Ten
     for module in dit.modules():
         if isinstance(module, AdaptiveNorm):
             module.condition = condition
-    seen = torch.cat([prefix.bool(), prefix.new_ones(len(noisy), steps).bool()], 1)
+    mask = torch.cat([prefix.bool(), prefix.new_ones(len(noisy), steps).bool()], 1)
     offset = prefix.sum(1, keepdim=True)
     hidden = dit(
         inputs_embeds=embedded,
-        attention_mask=seen[:, None, None, :].expand(-1, 1, steps, -1),
+        attention_mask=mask[:, None, None, :].expand(-1, 1, steps, -1),
         position_ids=offset + torch.arange(steps, device=noisy.device),
         past_key_values=cache,
     ).last_hidden_state

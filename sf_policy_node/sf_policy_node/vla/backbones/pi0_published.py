@@ -1,14 +1,14 @@
-"""Published weights of pi0 and pi0.5 from a local directory, every key mapped or named.
+"""Published weights of pi0 and pi0.5 from a local directory; every key is mapped or reported.
 
-Three layouts, told apart by their tensors:
+Three layouts, recognised by their tensors:
 
 * openpi's PyTorch: ``model.safetensors`` with ``paligemma_with_expert.*`` and the projections,
   ``config.json`` (``action_dim``, ``paligemma_variant`` ...)
-* LeRobot's: the same names behind ``model.``, ``config.json`` with ``type`` ``pi0`` or ``pi05``
+* LeRobot's: the same names after ``model.``, ``config.json`` with ``type`` ``pi0`` or ``pi05``
 * transformers' own, which ``load_pretrained`` reads
 
-A tokenizer is in none of the first two: copy PaliGemma's files into the directory.
-Names were read in openpi 15a9616 and LeRobot 7427f31.
+The first two have no tokenizer: copy PaliGemma's files into the directory. Names are those of
+openpi 15a9616 and LeRobot 7427f31.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HEAD_WIDTH = {"gemma_2b": 256, "gemma_300m": 256, "gemma_2b_lora": 256, "gemma_
 _DUMMY_HEAD_WIDTH = 16
 _SIGLIP_HEADS = {1152: 16}  # width of So400m
 _UNREAD = re.compile(
-    # Words are never predicted, and the expert reads no words.
+    # Words are never predicted, and the expert reads none.
     r"paligemma_with_expert\.gemma_expert\.(lm_head|model\.embed_tokens)\.weight"
     r"|.*rotary_emb\.inv_freq|.*embeddings\.position_ids"
     r"|.*vision_tower\.(vision_model\.)?head\..*"
@@ -64,7 +64,7 @@ class PublishedPi0:
     """Tensors of a directory under openpi's names, read one at a time.
 
     Args:
-        tensors: reader of each tensor by its published name, with or without ``model.`` in front.
+        tensors: reader of each tensor by its published name, with or without the prefix ``model.``.
         values: of ``config.json``.
         folder: for messages.
     """
@@ -98,7 +98,7 @@ class PublishedPi0:
 
     @property
     def is_pi05(self) -> bool:
-        """Whether the weights are pi0.5's: it has no layer for the state."""
+        """Whether the weights are pi0.5's, which has no layer for the state."""
         return "state_proj.weight" not in self._tensors
 
     def __iter__(self):
@@ -108,9 +108,10 @@ class PublishedPi0:
         return self._tensors[name]()
 
     def mapped(self) -> dict[str, str]:
-        """Return the name here of each published name; empty where nothing reads the tensor.
+        """Return the name in this package of each published name; empty for tensors that nothing
+        reads.
 
-        Names that are not known are not in it.
+        Unknown names are left out.
         """
         names: dict[str, str] = {}
         for name in self._tensors:
@@ -242,7 +243,7 @@ def fill(model: Any, published: PublishedPi0) -> None:
         model,
         published.folder,
         ((ours, lambda name=name: published[name], name) for name, ours in names.items()),
-        left=set(published),
+        published=set(published),
         optional={_NEVER_STORED},
     )
     own = model.state_dict()
@@ -250,7 +251,7 @@ def fill(model: Any, published: PublishedPi0) -> None:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
-    """Number of blocks whose names begin with ``prefix``."""
+    """Return the number of blocks whose names begin with ``prefix``."""
     return 1 + max(
         (
             int(name.removeprefix(prefix).split(".")[0])

@@ -1,8 +1,8 @@
-"""What each family of vision-language models wants for pictures: size, grid of tokens,
-normalisation, order of the numbers.
+"""Image input of each family of vision-language models: size, token grid, normalisation, tensor
+layout.
 
-Our own tensor code in place of transformers' processors: several of those need torchvision, and the
-same code must run in training and on the robot.
+This is tensor code of this package instead of transformers' processors: several of those need
+torchvision, and the same code must run in training and on the robot.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from torch import Tensor
 _HALF = (0.5, 0.5, 0.5)
 _CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_QWEN_SIDE = 224  # those models take any size; about what the others have
+_QWEN_SIDE = 224  # these models take any size; about that of the others
 
 Order = Literal["views", "flat", "patches"]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A family's wishes. ``size`` is (height, width), ``grid`` (rows, columns) of the visual tokens
-    of one picture.
+    """Image input of one family.
+
+    Attributes:
+        size: (height, width) of an image [pixels].
+        grid: rows and columns of the visual tokens of one image.
+        order: tensor layout: ``views`` (B, V, 3, H, W), ``flat`` (B * V, 3, H, W) or ``patches``
+            (see :func:`flat_patches`).
     """
 
     size: tuple[int, int]
@@ -32,16 +37,16 @@ class Pixels:
     std: tuple[float, float, float] = _HALF
     order: Order = "flat"
     before: tuple[str | int, ...] = ()
-    """Tokens in front of each picture: ids, or words that the tokenizer may know."""
+    """Tokens before each image: ids, or words that the tokenizer may know."""
     after: tuple[str | int, ...] = ()
 
 
 def pixels_of(config: Any, size: tuple[int, int] | None = None) -> Pixels:
-    """Wishes of the model with a transformers ``config``; families not named here are taken for one
-    like LLaVA.
+    """Return the image input of a transformers ``config``; unknown families are treated like LLaVA.
 
     Args:
-        size: (height, width) of the pictures for models that take any; None takes the model's own.
+        size: (height, width) of the images for models that take any size; None takes the model's
+            own.
 
     Raises:
         ValueError: the size does not fit the model.
@@ -80,18 +85,19 @@ def pixels_of(config: Any, size: tuple[int, int] | None = None) -> Pixels:
     return Pixels(own, _grid(own, patch, family), mean, std)
 
 
-def flat_patches(pictures: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """Pictures (N, 3, H, W) as the Qwen families want them: (N * patches, 3 * frames * patch^2),
-    blocks of merge x merge together.
+def flat_patches(images: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """Cut images (N, 3, H, W) into patches for the Qwen families.
+
+    Returns:
+        (N * patches, 3 * frames * patch^2); patches of a merge x merge block follow each other.
     """
-    count, channels, height, width = pictures.shape
+    count, channels, height, width = images.shape
     rows, columns = height // patch, width // patch
-    cut = pictures.reshape(
+    cut = images.reshape(
         count, channels, rows // merge, merge, patch, columns // merge, merge, patch
     )
-    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(
-        6
-    )  # a still picture is a film of equal frames
+    # One image is a video of equal frames.
+    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
     cut = cut.expand(*cut.shape[:6], frames, *cut.shape[7:])
     return cut.reshape(count * rows * columns, channels * frames * patch * patch)
 

@@ -1,4 +1,4 @@
-"""A transformers model from a local directory, or with random weights; nothing is downloaded."""
+"""Transformers models from a local directory, or with random weights; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class BackboneError(ValueError):
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """A transformers configuration as values that JSON can hold."""
+    """Return a transformers configuration as values that JSON can hold."""
     return json.loads(config.to_json_string(use_diff=False))
 
 
 def transformers_config(values: dict[str, Any]) -> Any:
-    """Reverse of :func:`plain_config`.
+    """Build the transformers configuration from values of :func:`plain_config`.
 
     Raises:
         BackboneError: this version of transformers does not know the family, or a value does not
@@ -45,24 +45,12 @@ def transformers_config(values: dict[str, Any]) -> Any:
 
 
 def folder_config(folder: str | Path, family: str | None = None) -> Any:
-    """The transformers configuration in a local directory.
+    """Read the transformers configuration in a local directory.
 
     Raises:
         BackboneError: there is none, or it is not one of ``family``.
     """
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except OSError:
-        raise BackboneError(
-            f"{folder}: no config.json; give the local directory of a transformers model"
-        ) from None
-    except ValueError as error:
-        raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
-    if "contract_hash" in values:
-        raise BackboneError(
-            f"{folder}: is a checkpoint of this package, without its contract.yaml; copy it whole"
-        )
+    path, values = read_config(folder, "a transformers model")
     try:
         config = transformers_config(values)
     except BackboneError as error:
@@ -75,8 +63,34 @@ def folder_config(folder: str | Path, family: str | None = None) -> Any:
     return config
 
 
+def read_config(folder: str | Path, wanted: str) -> tuple[Path, dict[str, Any]]:
+    """Return path and values of the ``config.json`` of a published model.
+
+    Args:
+        wanted: model that the directory should hold, for the message.
+
+    Raises:
+        BackboneError: there is none, it is not JSON, or it is of a checkpoint of this package.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except OSError:
+        raise BackboneError(
+            f"{folder}: no config.json; give the local directory of {wanted}"
+        ) from None
+    except ValueError as error:
+        raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
+    if "contract_hash" in values:
+        raise BackboneError(
+            f"{folder}: is a checkpoint of this package without its contract.yaml; copy all of its"
+            " files"
+        )
+    return path, values
+
+
 def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
-    """A model with random weights; ``blank`` leaves them as memory was, for weights that are loaded
+    """Build a model with random weights; ``blank`` leaves them uninitialised, for weights loaded
     next.
     """
     from transformers.initialization import no_init_weights
@@ -90,25 +104,26 @@ def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
 def load_pretrained(
     auto_class: Any, folder: str | Path, dtype: str, family: str | None = None
 ) -> Any:
-    """Read a directory in the layout of the Hugging Face hub, safetensors only. None of ``family``
-    takes any.
+    """Read a model in the layout of the Hugging Face hub, safetensors only.
+
+    Args:
+        family: expected ``model_type``; None accepts any.
 
     Raises:
         BackboneError: the directory, its configuration or weights are missing, or weights do not
             fit the architecture.
     """
     folder = Path(folder)
-    folder_config(
-        folder, family
-    )  # of another family transformers would build a model of full size before it complains
+    # Checked first: transformers would build a full-size model of another family before it fails.
+    folder_config(folder, family)
     if not any(folder.glob("*.safetensors")):
         raise BackboneError(
             f"{folder}: no *.safetensors; copy the weights there (pickled weights are never loaded)"
         )
     from transformers.utils import logging
 
-    loud = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of every key that is missing: one sentence follows
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # no table of every missing key: the error below is one sentence
     try:
         model, info = auto_class.from_pretrained(
             folder,
@@ -124,7 +139,7 @@ def load_pretrained(
             f"{folder}: cannot be loaded ({' '.join(str(error).split())[:250]}); copy it again"
         ) from None
     finally:
-        logging.set_verbosity(loud)
+        logging.set_verbosity(verbosity)
     wrong = {"missing": info["missing_keys"], "of another size": info["mismatched_keys"]}
     found = [
         f"{len(names)} {what} (first {sorted(map(str, names))[0]})"
@@ -139,8 +154,8 @@ def load_pretrained(
     return model
 
 
-def picture_statistics(folder: str | Path) -> dict[str, tuple[float, ...]]:
-    """``mean`` and ``std`` from ``preprocessor_config.json``, where there is one."""
+def image_statistics(folder: str | Path) -> dict[str, tuple[float, ...]]:
+    """Return ``mean`` and ``std`` from ``preprocessor_config.json``; empty where there is none."""
     path = Path(folder) / "preprocessor_config.json"
     if not path.is_file():
         return {}
@@ -173,21 +188,22 @@ def copy_published(
     folder: Path,
     mapped: Iterable[tuple[str, Callable[[], torch.Tensor], str]],
     *,
-    left: Iterable[str],
+    published: Iterable[str],
     optional: Iterable[str] = (),
 ) -> None:
-    """Copy published tensors into a model, and refuse a set that is not exactly the model's.
+    """Copy published tensors into a model; a set that is not exactly the model's is refused.
 
     Args:
         folder: for messages.
-        mapped: name here (empty where nothing reads it), reader, published name.
-        left: all published names.
-        optional: names here that need not be published.
+        mapped: name in this package (empty for tensors that the model does not read), reader,
+            published name.
+        published: all published names.
+        optional: names in this package that need not be published.
 
     Raises:
         BackboneError: weights are missing, left over or of another size; the message lists them.
     """
-    own, remaining, wrong = model.state_dict(), set(left), []
+    own, remaining, wrong = model.state_dict(), set(published), []
     missing = set(own) - set(optional)
     for name, read, source in mapped:
         if name and name not in own:

@@ -1,6 +1,4 @@
-"""Tiny models with random weights, built without a download: for tests, benchmarks and dry runs of
-a training.
-"""
+"""Tiny models with random weights, built without a download, for tests, benchmarks and dry runs."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ _HEADS = {"head_dim": 16}
 
 
 def tiny_tokenizer() -> Any:
-    """A tokenizer of single bytes, 256 ids and four words."""
+    """Return a tokenizer of single bytes and six special words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,30 +64,26 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_config(family: str) -> Any:
-    """A transformers configuration of one of :data:`FAMILIES`, some 200 thousand weights."""
+    """Return a transformers configuration of one of :data:`FAMILIES` with about 200,000 weights."""
     import transformers
 
     return FAMILIES[family](transformers)
 
 
 def tiny_hf(family: str, **sizes: Any) -> HfVla:
-    """One of :data:`FAMILIES` with random weights of torch's current seed; ``sizes`` as for
-    :meth:`HfVla.create`.
-    """
+    """Build one of :data:`FAMILIES` with random weights; ``sizes`` as for :meth:`HfVla.create`."""
     small = {"text_tokens": 24, "head_width": 32, "head_heads": 2}
     image_size = {"qwen2_5_vl": (56, 112), "qwen3_vl": (64, 96)}.get(family)
     model = HfVla.create(
         tiny_config(family), tiny_tokenizer(), image_size=image_size, **{**small, **sizes}
     )
-    if family == "gemma3":  # starts at zero: all pictures would look alike
+    if family == "gemma3":  # starts at zero: all images would have equal features
         nn.init.normal_(model.backbone.multi_modal_projector.mm_input_projection_weight, std=0.1)
     return model
 
 
 def tiny_pi0(*, columns: int = 8, horizon: int = 8, **sizes: Any) -> Pi0:
-    """pi0 with random weights of torch's current seed; ``columns`` is its width of states and
-    actions at most.
-    """
+    """Build pi0 with random weights; ``columns`` is the maximum size of states and actions."""
     from transformers import PI0Config
 
     gemma = {"model_type": "gemma", **_TEXT, **_HEADS, "num_key_value_heads": 1}
@@ -112,16 +106,14 @@ def tiny_pi0(*, columns: int = 8, horizon: int = 8, **sizes: Any) -> Pi0:
 
 
 def tiny_openvla_oft(**sizes: Any) -> OpenVlaOft:
-    """OpenVLA-OFT with random weights of torch's current seed; ``sizes`` as for
-    :meth:`OpenVlaOft.create`.
-    """
+    """Build OpenVLA-OFT with random weights; ``sizes`` as for :meth:`OpenVlaOft.create`."""
     return OpenVlaOft.create(
         tiny_openvla_config(), tiny_tokenizer(), **{"text_tokens": 100, **sizes}
     )
 
 
 def tiny_openvla_config() -> dict[str, Any]:
-    """Values of a ``config.json`` of ours for OpenVLA-OFT, some 200 thousand weights."""
+    """Return values of a ``config.json`` of this package for OpenVLA-OFT, about 200,000 weights."""
     vision = {"num_attention_heads": 2, "image_size": 56, "patch_size": 14}
     return {
         "model_type": "openvla",

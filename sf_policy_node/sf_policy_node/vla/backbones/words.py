@@ -1,10 +1,11 @@
-"""Instructions to token ids, by a tokenizer from a local directory that travels with the
+"""Instructions to token ids, with a tokenizer from a local directory that is saved with the
 checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ class WordsError(ValueError):
 
 
 class Words:
-    """Encodes instructions into rows of one length.
+    """Encodes instructions into token rows of one length.
 
     Args:
         tokenizer: a transformers tokenizer.
         length: tokens of a row, beginning-of-sequence token included; a longer instruction is
             refused.
         prompt: text around ``{instruction}``.
-        vocabulary: of the model; ids beyond it are refused.
+        vocabulary: number of token ids of the model; larger ids are refused.
     """
 
     def __init__(self, tokenizer, length: int, prompt: str, vocabulary: int) -> None:
@@ -43,36 +44,19 @@ class Words:
 
     @classmethod
     def load(cls, folder: str | Path, length: int, prompt: str, vocabulary: int) -> Words:
-        """From a directory with tokenizer files; nothing is downloaded and no code from it is run.
+        """Read tokenizer files from a directory; nothing is downloaded and no code from it is run.
 
         Raises:
-            WordsError: there is none, or it cannot be read.
+            WordsError: there is no tokenizer, or it cannot be read.
         """
-        from transformers import AutoTokenizer
-
-        folder = Path(folder)
-        if not any((folder / name).is_file() for name in _FILES):
-            raise WordsError(
-                f"{folder}: holds no tokenizer ({', '.join(_FILES)}); copy the files of the"
-                " backbone's tokenizer there"
-            )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # tokenizers raises plain Exception
-            reason = " ".join(str(error).split())[:200]
-            raise WordsError(
-                f"{folder}: its tokenizer cannot be read ({reason}); copy it again"
-            ) from None
-        return cls(tokenizer, length, prompt, vocabulary)
+        return cls(load_tokenizer(folder), length, prompt, vocabulary)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files."""
         self.tokenizer.save_pretrained(folder)
 
     def encode(self, instructions: list[str]) -> Tensor:
-        """Token ids (B, length) int64, ``PADDING`` behind the text.
+        """Return token ids (B, length) int64, padded with ``PADDING``.
 
         Raises:
             WordsError: an instruction is too long, or an id is not in the model's vocabulary.
@@ -86,7 +70,7 @@ class Words:
             if len(ids) > self.length:
                 raise WordsError(
                     f"instruction {instruction[:40]!r}: {len(ids)} tokens, the model takes"
-                    f" {self.length}; say it shorter"
+                    f" {self.length}; shorten the instruction"
                 )
             if ids and max(ids) >= self.vocabulary:
                 raise WordsError(
@@ -95,3 +79,28 @@ class Words:
                 )
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """Read a transformers tokenizer from a directory.
+
+    Nothing is downloaded and no code from the directory is run.
+
+    Raises:
+        WordsError: there is no tokenizer, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in _FILES):
+        raise WordsError(
+            f"{folder}: holds no tokenizer ({', '.join(_FILES)}); copy the files of the"
+            " backbone's tokenizer there"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises plain Exception
+        reason = " ".join(str(error).split())[:200]
+        raise WordsError(
+            f"{folder}: its tokenizer cannot be read ({reason}); copy it again"
+        ) from None

@@ -1,3 +1,3 @@
-"""Policies that another process serves: clients of openpi's and OpenVLA-OFT's servers, and a server
-of our checkpoints.
+"""Policies in other processes: clients of openpi's and OpenVLA-OFT's servers, and a server of
+checkpoints.
 """

@@ -1,4 +1,4 @@
-"""Addresses of policy servers: which names are one."""
+"""Addresses of policy servers."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SCHEMES = {"openpi": 8000, "oft": 8777}  # scheme: port where the address names 
 
 
 def is_remote(policy: str) -> bool:
-    """Whether a policy's name is the address of a server, and not a checkpoint."""
+    """Return whether a policy's name is the address of a server instead of a checkpoint."""
     return urlsplit(policy).scheme in SCHEMES

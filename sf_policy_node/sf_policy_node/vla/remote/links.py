@@ -1,7 +1,7 @@
-"""Connections to policy servers: openpi's websocket and OpenVLA-OFT's ``POST /act``.
+"""Clients of policy servers: openpi's websocket and OpenVLA-OFT's ``POST /act``.
 
-A link never hands out a late reply: whatever goes wrong in an exchange closes the connection, so
-the next reply belongs to the next request.
+A link never returns a late reply: any failure in an exchange closes the connection, so the next
+reply belongs to the next request.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -29,14 +30,18 @@ _MAX_REPLY = 16 * 1024 * 1024  # bytes
 
 
 class ServerError(ValueError):
-    """The server answers, but with an error or with something that is no reply; the message holds
-    what it says.
+    """The server reports an error, or answers with something that is not a reply; the message
+    quotes it.
     """
 
 
 class _Deadline:
-    """Shuts a socket down after some seconds, so that neither a server that does not read nor one
-    that sends byte by byte holds the caller for longer. ``passed`` tells whether it did.
+    """Shuts a socket down after some seconds.
+
+    Neither a server that does not read nor one that sends byte by byte holds the caller longer.
+
+    Attributes:
+        passed: whether the deadline shut the socket down.
     """
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
@@ -58,7 +63,7 @@ class _Deadline:
 
 
 class Link(Protocol):
-    """One server; used from one thread."""
+    """Connection to one server; used from one thread."""
 
     address: str
 
@@ -66,8 +71,8 @@ class Link(Protocol):
         """Connect, and return the server's metadata.
 
         Raises:
-            PolicyUnavailable: nobody answers.
-            ServerError: somebody else answers, or the token is refused.
+            PolicyUnavailable: no server answers.
+            ServerError: another kind of server answers, or the token is refused.
         """
 
     def exchange(self, observation: dict[str, Any], timeout_s: float) -> Any:
@@ -75,32 +80,84 @@ class Link(Protocol):
 
         Raises:
             PolicyUnavailable: the connection is lost, or there is no reply in time.
-            ServerError: the server reports an error, or sends what cannot be read.
+            ServerError: the server reports an error, or its reply cannot be read.
         """
 
     def close(self) -> None:
         """Disconnect; may be called twice."""
 
 
-class OpenpiLink:
-    """openpi's ``WebsocketPolicyServer``: metadata first, then one reply for each observation,
-    msgpack with NumPy.
+class _SocketLink(ABC):
+    """What the links have in common: one request and its reply before a deadline."""
+
+    def __init__(self, scheme: str, host: str, port: int) -> None:
+        self.address = f"{scheme}://{host}:{port}"
+
+    def exchange(self, observation: dict[str, Any], timeout_s: float) -> Any:
+        """Send an observation and return the reply; see :class:`Link`."""
+        connected = self._socket()
+        if connected is None:
+            raise PolicyUnavailable(f"{self.address}: not connected")
+        is_complete, deadline = False, _Deadline(connected, timeout_s)
+        try:
+            with deadline:
+                answer = self._request(observation, timeout_s)
+            reply = self._decode(answer)
+            is_complete = True
+            return reply
+        except (ConnectionClosed, http.client.HTTPException, OSError) as error:
+            if deadline.passed or isinstance(error, TimeoutError):
+                reason = f"no reply within {timeout_s:g} s"
+            else:
+                reason = f"the connection was lost ({_short(error)})"
+            raise PolicyUnavailable(f"{self.address}: {reason}") from None
+        except WireError as error:
+            raise ServerError(f"{self.address}: the reply cannot be read: {error}") from None
+        finally:
+            if not is_complete:
+                self.close()
+
+    def _unreachable(self, error: Exception) -> PolicyUnavailable:
+        return PolicyUnavailable(f"{self.address}: cannot be reached ({_short(error)})")
+
+    @abstractmethod
+    def close(self) -> None:
+        """Disconnect; may be called twice."""
+
+    @abstractmethod
+    def _socket(self) -> socket.socket | None:
+        """Return the connected socket; None where there is no connection."""
+
+    @abstractmethod
+    def _request(self, observation: dict[str, Any], timeout_s: float) -> Any:
+        """Send an observation and return the answer as it was received."""
+
+    @abstractmethod
+    def _decode(self, answer: Any) -> Any:
+        """Return the reply that an answer holds."""
+
+
+class OpenpiLink(_SocketLink):
+    """Client of openpi's ``WebsocketPolicyServer``: msgpack with NumPy over a websocket.
+
+    The server sends its metadata first, then one reply to each observation.
 
     Args:
         token: sent as ``Authorization: Api-Key TOKEN``, as openpi's client does; empty sends none.
     """
 
     def __init__(self, host: str, port: int, token: str = "") -> None:
-        self.address = f"openpi://{host}:{port}"
+        super().__init__("openpi", host, port)
         self._url = f"ws://{f'[{host}]' if ':' in host else host}:{port}"
         self._headers = {"Authorization": f"Api-Key {token}"} if token else None
         self._connection: ClientConnection | None = None
 
     def open(self, timeout_s: float) -> dict[str, Any]:
+        """Connect, and return the server's metadata; see :class:`Link`."""
         self.close()
         try:
-            # No proxy: a variable of the environment must not send camera images and commands
-            # elsewhere.
+            # No proxy: an environment variable must not redirect camera images and commands.
+            # No pings: a server that computes does not answer them; replies have a deadline.
             self._connection = connect(
                 self._url,
                 additional_headers=self._headers,
@@ -108,12 +165,10 @@ class OpenpiLink:
                 proxy=None,
                 open_timeout=min(_CONNECT_S, timeout_s),
                 close_timeout=_CLOSE_S,
-                # a server that computes does not answer pings; the time of a reply is limited
-                # instead
                 ping_interval=None,
                 max_size=_MAX_REPLY,
-            ).__enter__()  # never left: close() does not wait for the server
-            metadata = unpack(self._received(timeout_s))
+            ).__enter__()  # never exited: close() does not wait for the server
+            metadata = unpack(self._receive(timeout_s))
         except InvalidStatus as error:
             status = error.response.status_code
             cure = (
@@ -131,9 +186,7 @@ class OpenpiLink:
             ) from None
         except (OSError, WebSocketException, TimeoutError) as error:
             self.close()
-            raise PolicyUnavailable(
-                f"{self.address}: cannot be reached ({_short(error)})"
-            ) from None
+            raise self._unreachable(error) from None
         if not isinstance(metadata, dict):
             self.close()
             raise ServerError(
@@ -142,52 +195,45 @@ class OpenpiLink:
             )
         return metadata
 
-    def exchange(self, observation: dict[str, Any], timeout_s: float) -> Any:
-        if self._connection is None:
-            raise PolicyUnavailable(f"{self.address}: not connected")
-        finished, deadline = False, _Deadline(self._connection.socket, timeout_s)
-        try:
-            with deadline:
-                self._connection.send(pack(observation))
-                reply = unpack(self._received(timeout_s))
-            finished = True
-            return reply
-        except (ConnectionClosed, OSError) as error:
-            raise _lost(self.address, error, deadline, timeout_s) from None
-        except WireError as error:
-            raise ServerError(f"{self.address}: the reply cannot be read: {error}") from None
-        finally:
-            if not finished:
-                self.close()
-
     def close(self) -> None:
+        """Disconnect; may be called twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(OSError):  # not close(): it would wait for a server that hangs
                 connection.socket.shutdown(socket.SHUT_RDWR)
             connection.close_socket()
 
-    def _received(self, timeout_s: float) -> bytes:
+    def _socket(self) -> socket.socket | None:
+        return None if self._connection is None else self._connection.socket
+
+    def _request(self, observation: dict[str, Any], timeout_s: float) -> bytes:
+        self._connection.send(pack(observation))
+        return self._receive(timeout_s)
+
+    def _decode(self, answer: bytes) -> Any:
+        return unpack(answer)
+
+    def _receive(self, timeout_s: float) -> bytes:
         frame = self._connection.recv(timeout=timeout_s)
         if isinstance(frame, str):  # openpi sends a traceback as text
-            last = next(
-                (line for line in reversed(frame.splitlines()) if line.strip()), "without a word"
-            )
+            last = next((line for line in reversed(frame.splitlines()) if line.strip()), "no text")
             raise ServerError(f"{self.address}: the server reports an error: {last.strip()[:300]}")
         return frame
 
 
-class OftLink:
-    """OpenVLA-OFT's ``deploy.py``: ``POST /act`` with JSON in json_numpy's layout. It has no
-    handshake and no token.
+class OftLink(_SocketLink):
+    """Client of OpenVLA-OFT's ``deploy.py``: ``POST /act`` with JSON in json_numpy's layout.
+
+    The protocol has no handshake and no token.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self.address = f"oft://{host}:{port}"
+        super().__init__("oft", host, port)
         self._host, self._port = host, port
         self._connection: http.client.HTTPConnection | None = None
 
     def open(self, timeout_s: float) -> dict[str, Any]:
+        """Connect; the metadata are empty. See :class:`Link`."""
         self.close()
         connection = http.client.HTTPConnection(
             self._host, self._port, timeout=min(_CONNECT_S, timeout_s)
@@ -195,48 +241,22 @@ class OftLink:
         try:
             connection.connect()
         except OSError as error:
-            raise PolicyUnavailable(
-                f"{self.address}: cannot be reached ({_short(error)})"
-            ) from None
+            raise self._unreachable(error) from None
         self._connection = connection
         return {}
 
-    def exchange(self, observation: dict[str, Any], timeout_s: float) -> Any:
-        if self._connection is None:
-            raise PolicyUnavailable(f"{self.address}: not connected")
-        finished, deadline = False, _Deadline(self._connection.sock, timeout_s)
-        try:
-            with deadline:
-                status, body = self._post(to_json(observation))
-            if status != http.client.OK:
-                raise ServerError(
-                    f"{self.address}: the server answers {status} to POST /act; is it OpenVLA-OFT's"
-                    " deploy.py?"
-                )
-            reply = from_json(body)
-            if isinstance(
-                reply, str
-            ):  # deploy.py answers "error" and prints the reason, or double-encodes
-                raise ServerError(
-                    f"{self.address}: the server reports {reply[:100]!r}; its own log says why"
-                )
-            finished = True
-            return reply
-        except (OSError, http.client.HTTPException) as error:
-            raise _lost(self.address, error, deadline, timeout_s) from None
-        except WireError as error:
-            raise ServerError(f"{self.address}: the reply cannot be read: {error}") from None
-        finally:
-            if not finished:
-                self.close()
-
     def close(self) -> None:
+        """Disconnect; may be called twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def _post(self, body: bytes) -> tuple[int, bytes]:
-        self._connection.sock.settimeout(None)  # the deadline limits all of it
+    def _socket(self) -> socket.socket | None:
+        return None if self._connection is None else self._connection.sock
+
+    def _request(self, observation: dict[str, Any], timeout_s: float) -> tuple[int, bytes]:
+        self._connection.sock.settimeout(None)  # the deadline covers the whole exchange
+        body = to_json(observation)
         self._connection.request("POST", "/act", body, {"Content-Type": "application/json"})
         response = self._connection.getresponse()
         answer = response.read(_MAX_REPLY + 1)
@@ -246,13 +266,19 @@ class OftLink:
             raise http.client.IncompleteRead(answer)
         return response.status, answer
 
-
-def _lost(
-    address: str, error: Exception, deadline: _Deadline, timeout_s: float
-) -> PolicyUnavailable:
-    if deadline.passed or isinstance(error, TimeoutError):
-        return PolicyUnavailable(f"{address}: no reply within {timeout_s:g} s")
-    return PolicyUnavailable(f"{address}: the connection was lost ({_short(error)})")
+    def _decode(self, answer: tuple[int, bytes]) -> Any:
+        status, body = answer
+        if status != http.client.OK:
+            raise ServerError(
+                f"{self.address}: the server answers {status} to POST /act; is it OpenVLA-OFT's"
+                " deploy.py?"
+            )
+        reply = from_json(body)
+        if isinstance(reply, str):  # deploy.py returns "error" and prints the reason
+            raise ServerError(
+                f"{self.address}: the server reports {reply[:100]!r}; its own log says why"
+            )
+        return reply
 
 
 def _short(error: BaseException) -> str:

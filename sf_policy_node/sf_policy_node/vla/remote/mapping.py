@@ -1,21 +1,22 @@
-"""From the robot's contract to the keys, units and gripper values of a policy that another server
-runs; one YAML per policy.
+"""Mapping between the robot's contract and the keys, units and gripper values of a policy server.
+
+One YAML file for each policy:
 
 ```yaml
 images: {scene: observation/image, wrist: observation/wrist_image}   # camera of the contract: key;
 a dot nests ("images.cam_high")
 image_size: [224, 224]         # absent: as the camera has it
 image_layout: hwc              # or chw
-state:                         # key: what its values are, in the server's order
+state:                         # key: the values in it, in the server's order
   observation/state: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 0.0, closed:
   1.0}]
 prompt: prompt                 # key of the instruction
 actions: actions               # key of the chunk in the reply; empty: the reply itself
 space: joint_position          # must be the contract's
-step_s: 0.1                    # between two rows of the server's chunk; must be the contract's
+step_s: 0.1                    # time step of the server's chunk; must be the contract's
 columns: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 1.0, closed: -1.0},
 ignore]
-metadata: {robot: my_arm}      # what the server's metadata must say
+metadata: {robot: my_arm}      # expected in the server's metadata
 ```
 """
 
@@ -46,13 +47,13 @@ class _Strict(BaseModel):
 
 
 class Column(_Strict):
-    """One value of the server's state or action; a bare name stands for ``{name: ...}``."""
+    """One value of the server's state or action; a plain name is short for ``{name: ...}``."""
 
     name: str = Field(min_length=1)
     unit: Literal["rad", "deg", "m", "mm"] | None = Field(
         None, description="the server's; none: the contract's (rad, m)"
     )
-    sign: Literal[1, -1] = Field(1, description="-1: the server counts the other way round")
+    sign: Literal[1, -1] = Field(1, description="-1: the server's sign is opposite")
     open: Finite | None = Field(
         None, description="of a gripper: the server's value when it is open"
     )
@@ -72,17 +73,19 @@ class Column(_Strict):
         ):
             raise ValueError(f"{self.name}: give open and closed, two different values")
         if self.open is not None and (self.unit or self.sign != 1):
-            raise ValueError(f"{self.name}: open and closed say it all; leave out unit and sign")
+            raise ValueError(
+                f"{self.name}: open and closed define the scale; leave out unit and sign"
+            )
         return self
 
     @property
     def factor(self) -> float:
-        """What one of the server's units is in SI, with its sign."""
+        """The server's unit in SI units, with its sign."""
         return self.sign * {"deg": 0.017453292519943295, "mm": 1e-3}.get(self.unit or "", 1.0)
 
 
 class Mapping(_Strict):
-    """The whole file."""
+    """Content of a mapping file."""
 
     images: dict[str, str] = Field(min_length=1)
     image_size: tuple[int, int] | None = None
@@ -97,7 +100,7 @@ class Mapping(_Strict):
     metadata: dict[str, Any] = {}
     timeout_s: Seconds = 2.0
     first_timeout_s: Seconds = Field(
-        120.0, description="of the first reply: a server may compile its model then"
+        120.0, description="of the first reply: a server may compile its model before it"
     )
 
     @field_validator("image_size")
@@ -112,7 +115,7 @@ def load_mapping(path: str | Path) -> Mapping:
     """Read a mapping.
 
     Raises:
-        MappingError: the file cannot be read, or one line for each key that is wrong.
+        MappingError: the file cannot be read, or keys are wrong; the message lists all of them.
     """
     path = Path(path).expanduser()
     try:

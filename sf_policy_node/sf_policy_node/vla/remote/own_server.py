@@ -1,5 +1,6 @@
-"""What our server says at the handshake, and how a node reads it: the contract decides, so there is
-no mapping to write.
+"""Metadata that this package's server sends at the handshake, and their check by a node.
+
+The contract defines keys and units, so such a server needs no mapping file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ PROTOCOL = 1
 
 
 def own_metadata(contract: Contract, policy_id: str, join: Join) -> dict[str, Any]:
-    """Build the metadata of our server: plain values, so that openpi's client reads them too."""
+    """Return the metadata of this package's server: plain values, which openpi's client reads
+    too.
+    """
     return {
         "server": SERVER,
         "protocol": PROTOCOL,
@@ -28,7 +31,7 @@ def own_metadata(contract: Contract, policy_id: str, join: Join) -> dict[str, An
 
 
 def is_own(metadata: dict[str, Any]) -> bool:
-    """Whether metadata are those of our server."""
+    """Return whether metadata are those of this package's server."""
     return metadata.get("server") == SERVER
 
 
@@ -36,7 +39,7 @@ def check_own(metadata: dict[str, Any], contract: Contract, address: str) -> Non
     """Refuse a server whose policy was trained for another contract.
 
     Raises:
-        MappingError: it was, or it speaks another version of the protocol.
+        MappingError: the contract differs, or the server has another version of the protocol.
     """
     if metadata.get("protocol") != PROTOCOL:
         there = metadata.get("protocol")
@@ -59,11 +62,13 @@ def check_own(metadata: dict[str, Any], contract: Contract, address: str) -> Non
 
 
 def own_mapping(contract: Contract) -> Mapping:
-    """The keys of our server: ``images.CAMERA`` as the camera has them, ``state`` (J,) in the order
-    of ``contract.command_joints`` [rad, m], ``prompt``; ``actions`` as the contract has them.
+    """Return the mapping of this package's server.
+
+    Keys: ``images.CAMERA`` as the camera has them; ``state`` (J,) in the order of
+    ``contract.command_joints`` [rad, m]; ``prompt``; ``actions`` as the contract has them.
     """
     state = [Column(name=name) for name in contract.arm_joints]
-    if contract.gripper:  # its joint position, which may bear any name
+    if contract.gripper:  # its joint position; the joint may have any name
         state.append(
             Column(name=GRIPPER, open=contract.gripper.open, closed=contract.gripper.closed)
         )

@@ -1,4 +1,4 @@
-"""A policy that another process serves, behind the same call as one of ours:
+"""A policy in another process behind the interface of a local one:
 ``policy:=openpi://host:8000``.
 """
 
@@ -24,12 +24,12 @@ from sf_policy_node.vla.remote.own_server import check_own, is_own, own_mapping
 from sf_policy_node.vla.remote.translation import Translation
 
 TOKEN_VARIABLE = "SF_POLICY_TOKEN"
-_PAUSE_S = (0.25, 4.0)  # between two attempts to connect: first, and at most
+_PAUSE_S = (0.25, 4.0)  # between two attempts to connect: first and longest
 _WINDOW = 100
 
 
 def make_link(address: str, token: str = "") -> Link:
-    """Make the link to ``openpi://HOST[:PORT]`` or ``oft://HOST[:PORT]``; connects nothing.
+    """Return the link to ``openpi://HOST[:PORT]`` or ``oft://HOST[:PORT]``, not yet connected.
 
     Raises:
         MappingError: it is not such an address.
@@ -48,10 +48,10 @@ def make_link(address: str, token: str = "") -> Link:
 
 
 class RemotePolicy:
-    """Asks a server for chunks. One caller at a time.
+    """Requests chunks from a server. Not thread-safe.
 
-    A link that is lost raises :class:`PolicyUnavailable` and is made again at the next call, at
-    most every 0.25 to 4 s. A server that comes back with other metadata is refused.
+    After a lost connection, calls raise :class:`PolicyUnavailable`. The next call reconnects, at
+    intervals that grow from 0.25 to 4 s. A server that comes back with other metadata is refused.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class RemotePolicy:
         """Connect and check that the server fits the robot.
 
         Args:
-            mapping: of the server's keys; None where the server is ours and says them itself.
-            source: name of the mapping's file.
+            mapping: of the server's keys; None for a server of this package, whose metadata define
+                them.
+            source: name of the mapping's file, for messages.
 
         Raises:
-            PolicyUnavailable: nobody answers.
+            PolicyUnavailable: no server answers.
             ServerError, MappingError: the server or the mapping does not fit the robot.
         """
         self._link, self._contract = link, contract
@@ -77,7 +78,7 @@ class RemotePolicy:
         if mapping is None and not is_own(self._metadata):
             link.close()
             raise MappingError(
-                f"{link.address}: this server does not say its keys and units; write a mapping"
+                f"{link.address}: this server does not declare its keys and units; write a mapping"
                 " (sf_policy_node/doc/remote.md) and give it as parameter mapping"
             )
         if self._own:
@@ -93,8 +94,8 @@ class RemotePolicy:
 
     @property
     def device(self) -> str:
-        """Address of the server, and the medians of the last 100 replies: time in its model, and on
-        the way.
+        """Address of the server, and median latencies over the last 100 replies: network and
+        model.
         """
         network, model = (each.percentiles()[0] for each in (self._network, self._model))
         if not network:
@@ -108,16 +109,16 @@ class RemotePolicy:
 
     @property
     def latency(self) -> tuple[float, float]:
-        """Medians over the last 100 replies [s]: on the network and in packing, and in the model (0
-        where it is not told).
+        """Median latencies over the last 100 replies [s]: network and packing; model (0 where
+        not reported).
         """
         return self._network.percentiles()[0], self._model.percentiles()[0]
 
     def warm_up(self) -> None:
-        """Ask once with black images, so that a server that compiles its model does it now.
+        """Request one chunk for black images, so that the server compiles its model now.
 
-        The reply is checked as any other: units, order and gripper values that do not fit are found
-        before the arm moves.
+        The reply is checked like any other: wrong units, order and gripper values are found before
+        the arm moves.
         """
         images = {
             camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
@@ -137,10 +138,11 @@ class RemotePolicy:
         *,
         continuation: Continuation | None = None,
     ) -> np.ndarray:
-        """Ask for the next chunk; arguments and result as for ``vla.policy.Policy.predict``.
+        """Request the next chunk; arguments and result as for ``vla.policy.Policy.predict``.
 
         Raises:
-            PolicyUnavailable: the link is lost or the reply is late; the next call connects again.
+            PolicyUnavailable: the connection is lost or the reply is late; the next call
+                reconnects.
             ValueError: the server reports an error, or its chunk does not fit the contract.
         """
         self._connect()
@@ -192,10 +194,10 @@ def load_remote(address: str, contract: Contract, mapping: str = "") -> RemotePo
     """Connect to a policy server.
 
     Args:
-        mapping: path of a mapping; empty where the server is ours.
+        mapping: path of a mapping; empty for a server of this package.
 
     Raises:
-        PolicyUnavailable, ServerError, MappingError: one sentence with the cure.
+        PolicyUnavailable, ServerError, MappingError: the message names the cure.
     """
     link = make_link(address, os.environ.get(TOKEN_VARIABLE, ""))
     return RemotePolicy(
@@ -215,9 +217,7 @@ def _check_metadata(wanted: dict[str, Any], found: dict[str, Any], address: str)
 
 
 def _model_s(reply: Any, total: float) -> float:
-    """Time in the server's model [s], from openpi's timing; 0 where it says nothing, or
-    nonsense.
-    """
+    """Return the model's latency [s] from openpi's timing; 0 where it is missing or implausible."""
     for key in ("policy_timing", "server_timing"):
         timing = reply.get(key) if isinstance(reply, dict) else None
         value = timing.get("infer_ms") if isinstance(timing, dict) else None

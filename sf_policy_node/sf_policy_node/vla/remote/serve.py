@@ -1,5 +1,6 @@
-"""``ros2 run sf_policy_node serve``, or ``python3 -m sf_policy_node serve`` where there is no ROS:
-serve a checkpoint.
+"""Command ``serve``: serve a checkpoint to policy nodes on other machines.
+
+``ros2 run sf_policy_node serve``, or ``python3 -m sf_policy_node serve`` without ROS.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from sf_policy_node.vla.remote.policy import TOKEN_VARIABLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = _parser().parse_args(argv)
-    from sf_policy_node.vla.policy import Policy  # torch: seconds that --help does not need
+    from sf_policy_node.vla.policy import Policy  # imports torch, which takes seconds
     from sf_policy_node.vla.remote.server import PolicyServer, ServeError
 
     try:

@@ -1,6 +1,4 @@
-"""A checkpoint of ours behind openpi's websocket protocol, so that a GPU host needs no ROS and
-openpi's client can ask it.
-"""
+"""Server of a checkpoint over openpi's websocket protocol: the GPU host needs no ROS."""
 
 from __future__ import annotations
 
@@ -28,21 +26,21 @@ _MAX_OBSERVATION = 64 * 1024 * 1024  # bytes
 
 
 class ServeError(ValueError):
-    """The server cannot be started as asked; the message names the option and the cure."""
+    """The server cannot be started; the message names the option and the cure."""
 
 
 class OpenpiServer:
     """Answers observations over openpi's websocket protocol; subclasses implement ``reply``.
 
     Args:
-        metadata: what a client is told at the handshake.
-        host: address to listen on. Anything but a loopback address needs a token.
+        metadata: sent to a client at the handshake.
+        host: address to listen on. Any address but loopback needs a token.
         port: 0 takes a free one, see ``port``.
-        token: asked for as ``Authorization: Api-Key TOKEN``; empty asks for none.
+        token: required as ``Authorization: Api-Key TOKEN``; empty requires none.
 
     Raises:
-        ServeError: no token although others can reach the address, or the address cannot be
-            listened on.
+        ServeError: there is no token although others can reach the address, or the address is in
+            use.
     """
 
     def __init__(
@@ -75,7 +73,7 @@ class OpenpiServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Port on which it listens."""
         return self._server.socket.getsockname()[1]
 
     def serve_forever(self) -> None:
@@ -83,7 +81,7 @@ class OpenpiServer:
         self._server.serve_forever()
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._server.shutdown()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -105,8 +103,10 @@ class OpenpiServer:
                 frame = connection.recv()
                 begin = time.perf_counter()
                 try:
-                    reply = self._of_frame(frame)
-                except ValueError as error:  # the client's fault: it is told, and may ask again
+                    reply = self._reply_to(frame)
+                except (
+                    ValueError
+                ) as error:  # the client's error: report it, and wait for the next observation
                     connection.send(" ".join(str(error).split()))
                     continue
                 reply["server_timing"] = {"infer_ms": 1e3 * (time.perf_counter() - begin)}
@@ -118,7 +118,7 @@ class OpenpiServer:
             connection.close(CloseCode.INTERNAL_ERROR, "internal error, see the frame before")
             raise
 
-    def _of_frame(self, frame: bytes | str) -> dict[str, Any]:
+    def _reply_to(self, frame: bytes | str) -> dict[str, Any]:
         if isinstance(frame, str):
             raise ValueError("an observation is a binary msgpack frame, got text")
         found = unpack(frame)
@@ -130,10 +130,10 @@ class OpenpiServer:
         return self.reply(found)
 
     def reply(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """Return what the client is sent; ``actions`` (H, A) is a must.
+        """Return the reply; it must have ``actions`` (H, A).
 
         Raises:
-            ValueError: the observation cannot be used; the client is told.
+            ValueError: the observation cannot be used; the client receives the message.
         """
         raise NotImplementedError
 
@@ -142,7 +142,7 @@ class PolicyServer(OpenpiServer):
     """Serves one policy; requests of several connections are answered one after the other.
 
     Args:
-        policy: what predicts; ``vla.policy.Policy`` is one.
+        policy: predicts chunks; for example a ``vla.policy.Policy``.
         host, port, token: see :class:`OpenpiServer`.
     """
 

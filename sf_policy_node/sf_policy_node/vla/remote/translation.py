@@ -1,5 +1,5 @@
-"""Observations in a server's words and its actions in the contract's: names, order, units and the
-sense of the gripper.
+"""Translation of observations and actions between a server and the contract: names, order,
+units, gripper.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from sf_policy_node.vla.remote.mapping import GRIPPER, IGNORED, ZERO, Column, Ma
 
 _TOOL = ("tool_x", "tool_y", "tool_z", "tool_rx", "tool_ry", "tool_rz")
 _UNITS = {"rad": ("rad", "deg"), "m": ("m", "mm")}
-_GRIPPER_BEYOND = 0.25  # of its stroke: a network overshoots a little, a wrong unit or sense by far
+_GRIPPER_BEYOND = 0.25  # of its stroke: more than a network's overshoot, less than a wrong unit
 _JOINT_BEYOND = 0.5  # of its range
 
 
 class Translation:
-    """Speaks to one server for the robot of a contract.
+    """Translates between one server and the contract of a robot.
 
     Raises:
         MappingError: the mapping names something that the contract does not have, leaves an action
-            out, or differs in
-            action space or time step.
+            out, or differs in action space or time step.
     """
 
     def __init__(self, contract: Contract, mapping: Mapping, source: str = "mapping") -> None:
@@ -41,11 +40,14 @@ class Translation:
     def observation(
         self, images: MappingType[str, np.ndarray], joints: np.ndarray, instruction: str
     ) -> dict[str, Any]:
-        """Build what the server is sent.
+        """Build the observation that the server is sent.
 
         Args:
             images: camera name to (H, W, 3) uint8 RGB.
             joints: measured (J,), in the order of ``contract.command_joints`` [rad, m].
+
+        Raises:
+            ValueError: a camera is missing, or a joint position is wrong.
         """
         mapping, found = self._mapping, {}
         for camera, key in mapping.images.items():
@@ -70,12 +72,12 @@ class Translation:
         return found
 
     def chunk(self, reply: Any) -> np.ndarray:
-        """Read the chunk (horizon, columns) of the contract from a reply; rows beyond the
-        contract's horizon are left out.
+        """Return the chunk (horizon, columns) in the contract's units; further steps of the reply
+        are dropped.
 
         Raises:
-            ValueError: the reply holds no such chunk, or values that the mapping's units or gripper
-                values cannot explain.
+            ValueError: the reply holds no such chunk, or values far outside the range of their
+                column.
         """
         values = self._rows(reply)
         action, width = self._contract.action, len(self._mapping.columns)
@@ -109,12 +111,13 @@ class Translation:
             return np.asarray(reply, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError(
-                f"the reply's {self._mapping.actions or 'body'} is no table of numbers"
+                f"the reply's {self._mapping.actions or 'body'} is not a table of numbers"
             ) from None
 
     def _check_values(self, rows: np.ndarray) -> None:
-        """Refuse what only a wrong unit, order or gripper sense explains; limits proper are the
-        executor's.
+        """Refuse values so far out of range that a unit, order or gripper sense is wrong.
+
+        The executor enforces the limits themselves.
         """
         limits = {}
         if self._contract.action.space is ActionSpace.JOINT_POSITION:
@@ -186,7 +189,7 @@ class Translation:
         if left := [name for name in names if name not in action.names]:
             self._refuse(
                 "columns",
-                f"{left[0]} is no action of the contract ({', '.join(action.names)}); write"
+                f"{left[0]} is not an action of the contract ({', '.join(action.names)}); write"
                 f" {IGNORED} to leave it out",
             )
         for column in mapping.columns:
@@ -232,7 +235,7 @@ def _put(target: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """Axis times angle (3,) [rad] of a rotation matrix (3, 3)."""
+    """Return the rotation vector (axis times angle) (3,) [rad] of a rotation matrix (3, 3)."""
     import pinocchio
 
     return pinocchio.log3(rotation)

@@ -1,5 +1,6 @@
-"""Observations and actions as bytes: openpi's msgpack with NumPy, and json_numpy's JSON. Nothing is
-ever unpickled.
+"""Encoding of observations and actions: openpi's msgpack with NumPy, and json_numpy's JSON.
+
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -14,27 +15,26 @@ from typing import Any
 import msgpack
 import numpy as np
 
-_KINDS = "biuf"  # bool, signed and unsigned integers, floats
+_NUMERIC = "biuf"  # kinds of dtype: bool, signed and unsigned integers, floats
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 _JSON_ARRAY = "__numpy__"
 
 
 class WireError(ValueError):
-    """A message cannot be read or written; the message says what is wrong with it."""
+    """A message cannot be read or written; the message says why."""
 
 
 def pack(value: Any) -> bytes:
-    """Encode dictionaries, lists, numbers, text and arrays as openpi does
-    (``openpi_client.msgpack_numpy``).
+    """Encode dictionaries, lists, numbers, text and arrays as openpi does (``msgpack_numpy``).
 
     Raises:
-        WireError: an array holds something else than numbers.
+        WireError: an array does not hold numbers.
     """
     return msgpack.packb(value, default=_plain)
 
 
 def unpack(data: bytes) -> Any:
-    """Reverse of :func:`pack`. Arrays are read-only.
+    """Decode :func:`pack`. Arrays are read-only.
 
     Raises:
         WireError: it is not msgpack, or an array's size, shape or dtype is wrong.
@@ -51,14 +51,14 @@ def to_json(value: Any) -> bytes:
     """Encode as JSON with arrays in json_numpy's layout.
 
     Raises:
-        WireError: an array holds something else than numbers.
+        WireError: an array does not hold numbers.
     """
 
     def encode(item: Any) -> Any:
         if not isinstance(item, (np.ndarray, np.generic)):
             raise WireError(f"cannot send a {type(item).__name__}")
         array = np.asarray(item)
-        _check_kind(array.dtype)
+        _check_numeric(array.dtype)
         return {
             _JSON_ARRAY: base64.b64encode(array.tobytes()).decode(),
             "dtype": array.dtype.str,
@@ -69,7 +69,7 @@ def to_json(value: Any) -> bytes:
 
 
 def from_json(data: bytes) -> Any:
-    """Reverse of :func:`to_json`.
+    """Decode :func:`to_json`.
 
     Raises:
         WireError: it is not JSON, or an array's size, shape or dtype is wrong.
@@ -94,7 +94,7 @@ def from_json(data: bytes) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        _check_kind(value.dtype)
+        _check_numeric(value.dtype)
         return {
             _ARRAY: True,
             b"data": value.tobytes(),
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
             b"shape": value.shape,
         }
     if isinstance(value, np.generic):
-        _check_kind(value.dtype)
+        _check_numeric(value.dtype)
         return {_SCALAR: True, b"data": value.item(), b"dtype": value.dtype.str}
     raise WireError(f"cannot send a {type(value).__name__}")
 
@@ -122,16 +122,16 @@ def _array(item: Mapping) -> Any:
 
 
 def _build(data: Any, dtype: Any, shape: Any) -> np.ndarray:
-    kind = _dtype(dtype)
+    element = _dtype(dtype)
     if not isinstance(shape, (list, tuple)) or not all(
         type(side) is int and side >= 0 for side in shape
     ):
         raise WireError(f"an array has the shape {shape!r}")
-    wanted = math.prod(shape) * kind.itemsize
+    wanted = math.prod(shape) * element.itemsize
     if not isinstance(data, bytes) or len(data) != wanted:
         found = len(data) if isinstance(data, bytes) else type(data).__name__
         raise WireError(f"an array of shape {tuple(shape)} needs {wanted} bytes, got {found}")
-    return np.frombuffer(data, kind).reshape(shape)
+    return np.frombuffer(data, element).reshape(shape)
 
 
 def _dtype(name: Any) -> np.dtype:
@@ -139,10 +139,10 @@ def _dtype(name: Any) -> np.dtype:
         found = np.dtype(name if isinstance(name, str) else str(name, "ascii"))
     except (TypeError, ValueError, SyntaxError):
         raise WireError(f"an array has the dtype {name!r}") from None
-    _check_kind(found)
+    _check_numeric(found)
     return found
 
 
-def _check_kind(dtype: np.dtype) -> None:
-    if dtype.kind not in _KINDS:
+def _check_numeric(dtype: np.dtype) -> None:
+    if dtype.kind not in _NUMERIC:
         raise WireError(f"an array has the dtype {dtype.str!r}; only numbers and booleans are sent")

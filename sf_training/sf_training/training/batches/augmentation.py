@@ -1,8 +1,8 @@
 """Image augmentation in training, with the ranges of OpenVLA-OFT and of openpi.
 
-Every image of every camera has draws of its own. They depend on seed and step alone, so that a
-resumed run, several processes or accumulation see the same images. OpenVLA-OFT (through dlimp)
-seeds all of its operations with one number, which couples them; here they are independent.
+Each image of each camera has its own random numbers. They depend on seed and step alone, so a
+resumed run, several processes and gradient accumulation see the same images. OpenVLA-OFT (through
+dlimp) seeds all operations with one number, which couples them; here they are independent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 AugmentationName = Literal["none", "openvla", "openvla_colour", "openpi", "openpi_colour"]
-_DRAWS = 7  # of an image: two places of the crop, rotation, brightness, contrast, saturation, hue
-_STREAM = 1  # apart from other random numbers of the same seed and step
+_DRAWS = 7  # of an image: position of the crop (2), rotation, brightness, contrast, saturation, hue
+_STREAM = 1  # distinguishes these numbers from others of the same seed and step
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ _OPENPI = _Ranges(crop=0.95, rotation=5.0, brightness=0.3, contrast=0.4, saturat
 
 
 class Augmentation:
-    """Changes the images of a batch.
+    """Augments the images of a batch.
 
     Args:
         name: whose ranges; ``..._colour`` leaves crop and rotation out.
         seed: of the run.
-        camera_names: openpi crops and rotates no camera whose name holds ``wrist``.
+        camera_names: openpi crops and rotates no camera whose name contains ``wrist``.
+
+    Attributes:
+        geometric: whether images are cropped.
     """
 
     def __init__(self, name: AugmentationName, seed: int, camera_names: Sequence[str]) -> None:
@@ -55,23 +58,23 @@ class Augmentation:
         self._moved = torch.tensor(moved)
 
     def draw(self, step: int, frames: int) -> Tensor:
-        """Draw for a whole batch: (frames, V, 7) uniform in [0, 1), on the processor whatever the
-        device.
+        """Draw uniform numbers (frames, V, 7) in [0, 1) for a batch; on the processor, for every
+        device the same.
         """
         generator = torch.Generator().manual_seed(mixed_seed(self._seed, step, _STREAM))
         return torch.rand(frames, len(self._moved), _DRAWS, generator=generator)
 
     def apply(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images.
+        """Augment images.
 
         Args:
             images: (F, V, 3, H, W) uint8.
-            draws: those of these frames (F, V, 7).
+            draws: numbers of these frames (F, V, 7) from :meth:`draw`.
 
         Returns:
-            The student's images and the teacher's, each (F, V, 3, H, W) float32 in [0, 255]. Both
-            have the same crop; openpi's colours are for the student alone, OpenVLA's teacher sees
-            what its student sees.
+            Images of the student and of the teacher, each (F, V, 3, H, W) float32 in [0, 255]. Both
+            have the same crop. With openpi's ranges only the student's colours change; with
+            OpenVLA's the teacher sees the student's images.
         """
         flat, draws = images.flatten(0, 1).float() / 255.0, draws.flatten(0, 1).to(images.device)
         moved = self._moved.to(images.device).repeat(len(images))
@@ -120,20 +123,23 @@ class Augmentation:
 
 
 def mixed_seed(*parts: int) -> int:
-    """Mix numbers into one seed of 32 bits: torch's generator on the processor ignores all bits
+    """Mix numbers into a seed of 32 bits; torch's generator on the processor ignores all bits
     above.
     """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def _crop_and_resize(images: Tensor, side: float, places: Tensor) -> Tensor:
-    """Crop with sides of a share ``side`` at ``places`` (N, 2) of the free room (down, across), and
-    bring it back to the size.
+def _crop_and_resize(images: Tensor, side: float, offsets: Tensor) -> Tensor:
+    """Crop and resize to the full size, as TensorFlow's ``crop_and_resize``.
 
-    As TensorFlow's ``crop_and_resize``: the first and last sample lie on the corners of the box.
+    The first and last samples lie on the corners of the crop.
+
+    Args:
+        side: side of the crop as a share of the image's.
+        offsets: (N, 2) position (down, across) of the crop, as a share of the free range.
     """
     height, width = images.shape[-2:]
-    begin = places * (1.0 - side)  # of the box, as a share of the image
+    begin = offsets * (1.0 - side)  # of the box, as a share of the image
     down, across = (
         2.0 * (begin[:, axis, None] + side * torch.linspace(0, 1, count, device=images.device))
         - 1.0
@@ -146,24 +152,30 @@ def _crop_and_resize(images: Tensor, side: float, places: Tensor) -> Tensor:
 
 
 def _crop_pixels(images: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    """Crop ``size`` (2,) pixels from ``begin`` (N, 2) on (down, across), and bring it back to the
-    size, as ``interpolate`` does.
+    """Crop and resize to the full size, as torch's ``interpolate`` without aligned corners.
+
+    Args:
+        begin: (N, 2) first pixel (down, across) of the crop.
+        size: (2,) height and width of the crop [pixels].
     """
     height, width = images.shape[-2:]
-    places = []
+    coordinates = []
     for axis, count in ((0, height), (1, width)):
         inside = (torch.arange(count, device=images.device) + 0.5) * size[axis] / count - 0.5
         pixels = begin[:, axis, None] + torch.minimum(inside.clamp(min=0), size[axis] - 1)
-        places.append(2.0 * pixels / (count - 1) - 1.0)
+        coordinates.append(2.0 * pixels / (count - 1) - 1.0)
     grid = torch.stack(
-        [places[1][:, None, :].expand(-1, height, -1), places[0][:, :, None].expand(-1, -1, width)],
+        [
+            coordinates[1][:, None, :].expand(-1, height, -1),
+            coordinates[0][:, :, None].expand(-1, -1, width),
+        ],
         -1,
     )
     return functional.grid_sample(images, grid, mode="bilinear", align_corners=True)
 
 
 def _rotate(images: Tensor, angle: Tensor) -> Tensor:
-    """Rotate by angles (N,) [rad]; black beyond the border."""
+    """Rotate images by angles (N,) [rad]; black outside the image."""
     height, width = images.shape[-2:]
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height, device=images.device),
@@ -178,7 +190,7 @@ def _rotate(images: Tensor, angle: Tensor) -> Tensor:
 
 
 def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue, saturation and value (N, H, W) in [0, 1] of (N, 3, H, W)."""
+    """Return hue, saturation and value (N, H, W) in [0, 1] of RGB images (N, 3, H, W)."""
     value, brightest = images.max(1)
     spread = value - images.amin(1)
     safe = torch.where(spread > 0, spread, torch.ones_like(spread))
@@ -192,7 +204,7 @@ def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Reverse of :func:`_to_hsv`."""
+    """Return RGB images (N, 3, H, W) from hue, saturation and value (N, H, W)."""
     channels = []
     for shift in (5.0, 3.0, 1.0):
         k = (shift + 6.0 * hue) % 6.0

@@ -1,4 +1,4 @@
-"""Whether a training run fits into memory, before it takes any."""
+"""Check that a training run fits into memory, before it allocates any."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sf_policy_node.contract import Contract
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import build_student
 
-_STATE_BYTES = 4 + 8  # of a trained weight: its gradient, and AdamW's two moments
+_STATE_BYTES = 4 + 8  # for each trained weight: gradient, and AdamW's two moments
 
 
 def bytes_needed(settings: Settings, contract: Contract) -> tuple[int, int]:
-    """Of the weights of one model, and of weights, gradients, optimiser and average together;
-    activations come on top.
+    """Return the bytes of a model's weights, and of its complete training state.
+
+    The state is weights, gradients, optimiser and moving average; activations come on top.
     """
     model = build_student(settings.student, contract, head=settings.head, meta=True).model
     trained = _STATE_BYTES + (4 if settings.ema else 0)
@@ -29,34 +30,34 @@ def bytes_needed(settings: Settings, contract: Contract) -> tuple[int, int]:
 def require_memory(
     settings: Settings, contract: Contract, processes: int, device: torch.device
 ) -> None:
-    """Refuse a run that cannot fit.
+    """Refuse a run that does not fit into memory.
 
     Args:
-        processes: of the run; those on this host share its memory, and with ``--fsdp`` all share
-            gradients and optimiser states.
+        processes: of the run. Those on this host share its memory; with ``--fsdp`` all share
+            weights, gradients and optimiser states.
 
     Raises:
-        TrainingError: it cannot.
+        TrainingError: it does not fit.
     """
     if settings.student.kind == "nano":
         return
     here = min(processes, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))  # torchrun's
-    weights, whole = bytes_needed(settings, contract)
+    weights, state = bytes_needed(settings, contract)
     host = psutil.virtual_memory().available
-    share = whole // processes if settings.fsdp else whole
+    share = state // processes if settings.fsdp else state
     if device.type == "cuda":
         _require(
             share, torch.cuda.mem_get_info(device)[0], "weights, gradients and optimiser states"
         )
         _require(weights * here, host, f"the weights of {here} processes while they start")
-    else:  # each builds the whole model before it keeps its share
+    else:  # each process builds the full model before it keeps its shard
         _require(max(share, weights) * here, host, "weights, gradients and optimiser states")
 
 
-def _require(needed: int, free: int, of_what: str) -> None:
+def _require(needed: int, free: int, purpose: str) -> None:
     if needed > free:
         raise TrainingError(
-            f"the model needs {needed / 1e9:.1f} GB for {of_what}, {free / 1e9:.1f} GB are free;"
+            f"the model needs {needed / 1e9:.1f} GB for {purpose}, {free / 1e9:.1f} GB are free;"
             " take --student.dtype bfloat16 with lora, a smaller --student.lora.rank, --fsdp on"
             " more processes, or a smaller model"
         )

@@ -43,7 +43,7 @@ def _blocks(model: Any) -> list[nn.Module]:
     Pi0's last language block is left out. FSDP2 gathers a block for the backward pass when a
     gradient reaches the block's output, and of that block only the key-value cache is used.
     """
-    unused = model.visual_places().blocks[-1] if model.kind in PI0_KINDS else None
+    unused = model.visual_layout().blocks[-1] if model.kind in PI0_KINDS else None
     lists = [
         module
         for module in model.modules()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.objective import PI0_KINDS, action_loss
-from sf_policy_node.vla.preprocessing import picture_area
+from sf_policy_node.vla.preprocessing import image_area
 from sf_policy_node.vla.real_time_chunking import sample
 from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, token_mask
 from sf_training.spatial_forcing.student_tokens import StudentTokens, visual_tokens
@@ -41,10 +41,10 @@ class TrainingModule(nn.Module):
         self.model = model
         self.alignment = self._tokens = None
         if config is not None:
-            places = model.visual_places()
-            self.alignment = Alignment(config, places.width, channels)
-            self._tokens = StudentTokens(model, config.student_layers, places.blocks)
-            self._positions = _slice(places.mask)
+            layout = model.visual_layout()
+            self.alignment = Alignment(config, layout.width, channels)
+            self._tokens = StudentTokens(model, config.student_layers, layout.blocks)
+            self._positions = _slice(layout.mask)
         # With a flow head, noise hides for long which object the instruction names. A linear
         # readout of the head's input, in training only, teaches the trunk that as quickly as a
         # regression head does.
@@ -120,8 +120,6 @@ def _slice(mask: Tensor) -> slice | Tensor:
 def valid_tokens(contract: Contract, student: Student, grid: tuple[int, int]) -> Tensor | None:
     """Return which visual tokens (N,) lie outside letterbox bars; None where there are no bars."""
     shapes = [(camera.height, camera.width) for camera in contract.cameras]
-    valid = torch.from_numpy(picture_area(shapes, student.image_size, student.model.config.fit))[
-        None
-    ]
+    valid = torch.from_numpy(image_area(shapes, student.image_size, student.model.config.fit))[None]
     mask = token_mask(torch.ones(1, len(shapes), dtype=torch.bool), grid, valid)[0]
     return None if mask.all() else mask

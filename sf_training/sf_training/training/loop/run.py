@@ -102,7 +102,7 @@ class TrainingRun:
         self._wrapped = self.training if settings.fsdp else accelerator.prepare_model(self.training)
         self.batches, self._sampler_state = self._make_batches(labels)
         self._noise = torch.Generator().manual_seed(settings.seed)
-        grid = self.model.visual_places().grid
+        grid = self.model.visual_layout().grid
         augmentation = _augmentation(
             settings, contract, has_bars=valid_tokens(contract, student, grid) is not None
         )
@@ -140,7 +140,7 @@ class TrainingRun:
         config = self.settings.alignment
         if targets is None:
             return TrainingModule(student.model, None, 0, weight)
-        grid = student.model.visual_places().grid
+        grid = student.model.visual_layout().grid
         valid = valid_tokens(contract, student, grid) if config.is_masked else None
         channels = targets.layers[0].shape[-1]
         return TrainingModule(student.model, config, channels, weight, valid)
@@ -152,7 +152,7 @@ class TrainingRun:
         if settings.data_weights:
             weighted = {
                 "source": source_of(data.sources, settings.data)[data.episodes],
-                "weights": settings.data_weights,
+                "source_weights": settings.data_weights,
             }
         sampler = ContrastiveSampler(
             data.label_frame[labels],

@@ -1,5 +1,5 @@
-"""A run from its first or resumed step to its checkpoint: saves, validations, evaluations and what
-is reported of them.
+"""The training loop of a run up to its checkpoint: steps, validations, closed-loop evaluations,
+saves.
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ _EVALUATION_SEED = 900_000
 
 
 class TrainingLoop:
-    """Reports and saves of one run. Only the main process writes and prints; all of them have to
-    :meth:`go`.
+    """Trains a run, and reports and saves on the way.
+
+    Only the main process writes and prints; every process has to call :meth:`go`.
+
+    Args:
+        run: new; it is resumed from its resume file where there is one.
+        held_out: indices of the labels for validation.
+        command: command line, written into the checkpoint.
+        begin: start of the process (``time.monotonic()``) [s].
 
     Raises:
-        TrainingError: Weights & Biases is asked for and not installed, or ``out`` holds what
-            another run made.
+        TrainingError: Weights & Biases is requested but not installed, or ``out`` holds the
+            checkpoint of another run.
     """
 
     def __init__(
@@ -60,9 +67,8 @@ class TrainingLoop:
         self._out = run.settings.out
         self._best_out = self._out.with_name(self._out.name + "-best")
         self._report = self._out / "report"
-        self._state = self._out.with_name(
-            self._out.name + ".resume.pt"
-        )  # beside what it becomes, which is replaced as a whole
+        # Beside the checkpoint, whose directory is replaced.
+        self._state = self._out.with_name(self._out.name + ".resume.pt")
         (self._finished,) = self._agreed(
             self._main and not self._state.exists() and is_finished(run)
         )
@@ -83,16 +89,16 @@ class TrainingLoop:
             if self._main
             else None
         )
-        self._seen = 0  # labels of this process's run, for samples per second
+        self._steps_timed = 0  # steps of this process, for samples per second
         self._trained_s = 0.0
         self._speed: dict[str, float] = {}
         self._sim: Any = None
 
     def go(self) -> None:
-        """Train to the end and leave a checkpoint."""
+        """Train to the end and write the checkpoint."""
         if self._finished:
             self._console.print(
-                f"{self._out}: this run is finished; give another --out to train anew",
+                f"{self._out}: this run is finished; give another --out to train again",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -110,7 +116,7 @@ class TrainingLoop:
                     started = time.perf_counter()
                     run.train_step()
                     self._trained_s += time.perf_counter() - started
-                    self._seen += 1
+                    self._steps_timed += 1
                     bar.update(task, completed=run.step)
                     if _due(settings.validate_every, run.step, steps):
                         reached = self._validate(
@@ -128,11 +134,10 @@ class TrainingLoop:
                 self._wandb.finish()
         if self._main:
             self._state.unlink(missing_ok=True)
-            if (
-                self._curves.rows and _merit(self._curves.rows[-1]) == self._best
-            ):  # an older one beside it would mislead
+            # If the last step is the best one, an older "best" would mislead.
+            if self._curves.rows and _merit(self._curves.rows[-1]) == self._best:
                 shutil.rmtree(self._best_out, ignore_errors=True)
-        best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (the best, too)"
+        best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (also the best)"
         self._console.print(
             f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}",
             highlight=False,
@@ -148,13 +153,13 @@ class TrainingLoop:
         self._speed = self._run.measure_speed()
         found = ", ".join(f"{value:.3g} {name}" for name, value in self._speed.items())
         self._console.print(
-            f"labels per second (three steps, a rough figure): {found}",
+            f"labels per second (three steps, a rough estimate): {found}",
             highlight=False,
             soft_wrap=True,
         )
 
     def _validate(self, *, evaluating: bool) -> bool:
-        """Whether the run may end here."""
+        """Validate, report, and save a new best checkpoint; return whether the goal is reached."""
         progress = self._run.progress()
         error, choice = self._run.validate(self._held_out)
         results = self._evaluate() if evaluating else None
@@ -204,9 +209,7 @@ class TrainingLoop:
         return "mm" if self._contract.action.space.startswith("ee") else "mrad"
 
     def _is_reached(self) -> bool:
-        """Whether this very step was evaluated as good enough; also when the run was killed right
-        after.
-        """
+        """Return whether this step reached ``stop_at``, also in a run resumed right after it."""
         goal, row = self._settings.stop_at, self._curves.rows[-1] if self._curves.rows else None
         return bool(
             goal
@@ -218,7 +221,7 @@ class TrainingLoop:
 
     def _is_best(self) -> bool:
         merit = _merit(self._curves.rows[-1])
-        # Success counts more than an error; a run that evaluates is judged where it does.
+        # Success outranks the validation error, so a run with evaluations is compared only there.
         if (
             merit is None
             or (self._best is not None and merit <= self._best)
@@ -226,10 +229,10 @@ class TrainingLoop:
         ):
             return False
         self._best = merit
-        return self._run.step < self._settings.steps  # the last is saved anyway
+        return self._run.step < self._settings.steps  # the last one is saved anyway
 
     def _agreed(self, *choices: bool) -> list[bool]:
-        """What the main process has decided, on every process."""
+        """Return the main process's choices on every process."""
         if self._run.accelerator.num_processes == 1:
             return list(choices)
         values = torch.tensor(
@@ -259,7 +262,7 @@ class TrainingLoop:
         ]
 
     def _save(self, out: Path) -> None:
-        """A checkpoint with the report as of now."""
+        """Write a checkpoint with the report up to now; every process has to call."""
         plain, projector = self._run.averaged(), self._run.projector()
         if not self._main:
             return
@@ -273,7 +276,7 @@ class TrainingLoop:
             (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
             if projector:
                 save_projector(self._report, projector, self._settings)
-            if out != self._out:  # the report belongs to both
+            if out != self._out:  # both get the report
                 shutil.copytree(
                     self._report,
                     out / "report",
@@ -282,18 +285,18 @@ class TrainingLoop:
                 )
             save_checkpoint(out, plain, self._contract, self._run.normalisation, facts)
         except (OSError, SafetensorError, CheckpointError) as error:
-            kept = (
-                "the state of the run is kept: start the same command again to go on"
+            cure = (
+                "the state of the run is saved: start the same command again to resume"
                 if self._state.exists()
                 else "start again"
             )
-            raise TrainingError(f"{error}; {kept}") from None
+            raise TrainingError(f"{error}; {cure}") from None
 
     def _facts(self) -> dict:
         run, batch = self._run, self._run.batches.labels
         speed = {name: round(value, 2) for name, value in self._speed.items()}
-        if self._seen:
-            speed["whole_run"] = round(self._seen * batch / self._trained_s, 2)
+        if self._steps_timed:
+            speed["whole_run"] = round(self._steps_timed * batch / self._trained_s, 2)
         return {
             "command": self._command,
             "settings": _as_saved(self._settings),
@@ -309,18 +312,21 @@ class TrainingLoop:
 
 
 def _merit(row: Row) -> tuple[float, float] | None:
-    """The larger the better: success, then a small validation error."""
+    """Return a sort key of an evaluation, larger is better: success, then a small validation
+    error.
+    """
     if row.validation_error is None:
         return None
     return (-1.0 if row.success is None else row.success, -row.validation_error)
 
 
 def _in_words(row: Row, unit: str) -> str:
+    """Return a line for the console."""
     parts = [f"step {row.step}", f"cpu {row.cpu_s:.0f} s", f"loss {row.action_loss:.4f}"]
     parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
     parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
     parts += (
-        [f"right instruction {row.validation_choice:.0%}"]
+        [f"instruction accuracy {row.validation_choice:.0%}"]
         if row.validation_choice == row.validation_choice
         else []
     )
@@ -329,7 +335,9 @@ def _in_words(row: Row, unit: str) -> str:
 
 
 def _due(count: int, step: int, last: int) -> bool:
-    """Every ``count`` steps and at the last one; never when ``count`` is 0."""
+    """Return whether ``step`` is a multiple of ``count`` or the last one; never when ``count``
+    is 0.
+    """
     return bool(count) and (step % count == 0 or step == last)
 
 
@@ -356,10 +364,10 @@ def _open_wandb(run: TrainingRun) -> Any:
 
 
 def is_finished(run: TrainingRun) -> bool:
-    """Whether ``out`` holds the checkpoint that this run would leave.
+    """Return whether ``out`` holds the checkpoint that this run would write.
 
     Raises:
-        TrainingError: it holds that of another run.
+        TrainingError: ``out`` holds the checkpoint of another run.
     """
     out = run.settings.out
     if not (out / "config.json").exists():
@@ -388,7 +396,7 @@ def is_finished(run: TrainingRun) -> bool:
     if other:
         raise TrainingError(
             f"--out {out}: holds the checkpoint of a run with other {other}; choose another, or"
-            " delete it to train anew"
+            " delete it to train again"
         )
     return True
 

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights that are trained; what is evaluated and saved."""
+"""Exponential moving average of the trained weights; validated and saved instead of the weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_QUICK_STEPS = 20  # at the start the average follows faster
+_QUICK_STEPS = 20  # the average follows faster at the start
 
 
 class Average:
-    """Keeps a second copy of the trained parameters of ``model``, or none where ``decay`` is 0."""
+    """Keeps a moving average of the trained parameters of ``model``; none where ``decay`` is 0.
+
+    m <- m + (1 - d) (w - m) after each step n, with weights w and d = min(decay, n / (n + 20)).
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -31,7 +34,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step number ``step``, from 1."""
+        """Update the average after optimiser step ``step``, from 1."""
         if self._mean:
             weight = 1.0 - min(self._decay, step / (step + _QUICK_STEPS))
             torch._foreach_lerp_(
@@ -40,7 +43,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the average within, and its own weights afterwards."""
+        """Give the model the averaged weights inside the context, and its own weights after it."""
         self._exchange()
         try:
             yield
@@ -50,16 +53,16 @@ class Average:
     @torch.no_grad()
     def _exchange(self) -> None:
         for parameter, mean in zip(self._live, self._mean, strict=True):
-            kept = parameter.detach().clone()
+            own = parameter.detach().clone()
             parameter.copy_(mean)
-            mean.copy_(kept)
+            mean.copy_(own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """By name of the parameter."""
+        """Return the averages by parameter name."""
         return dict(zip(self._names, self._mean, strict=True))
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Reverse of :meth:`state_dict`, on any device."""
+        """Restore :meth:`state_dict`, on any device."""
         for name, mean in zip(self._names, self._mean, strict=True):
             mean.copy_(state[name])

@@ -10,18 +10,16 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """Update matrices as ``torch.optim.Muon`` does, in float32 where the parameters are on a CPU.
+    """Muon as in torch, in float32 where all parameters are on a CPU.
 
-    torch computes the Newton-Schulz iteration in bfloat16. CPUs without AVX512-BF16 emulate that:
-    an update then takes several times as long as in float32, which is also more exact. Parameters
-    on
-    any other device are left to torch. Options and state are those of ``torch.optim.Muon``: a saved
-    state of one is a state of the other.
+    torch computes the Newton-Schulz iteration in bfloat16. CPUs without AVX512-BF16 emulate
+    bfloat16: an update then takes several times as long as in float32, which is also more exact. On
+    other devices torch's own update runs. Options and state are those of ``torch.optim.Muon``.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Update all parameters that have a gradient. Returns what ``closure`` returns, if
+        """Update all parameters that have a gradient; return the result of ``closure``, if
         given.
         """
         parameters = [each for group in self.param_groups for each in group["params"]]
@@ -38,7 +36,7 @@ class Muon(torch.optim.Muon):
         return loss
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        """Update one matrix; ``torch/optim/_muon.py``, ``_single_tensor_muon``, is the source."""
+        """Update one matrix, as ``_single_tensor_muon`` in ``torch/optim/_muon.py``."""
         gradient, state = parameter.grad, self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -55,11 +53,15 @@ class Muon(torch.optim.Muon):
 def orthogonalize(
     matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Return ``matrix`` (m, n) with its singular values pushed towards 1, in float32.
+    """Return ``matrix`` (m, n) with its singular values near 1, in float32.
 
-    The quintic Newton-Schulz iteration X <- a X + (b G + c G G) X with G = X X^T, which starts at
-    X = matrix / max(norm, eps), of Keller Jordan, "Muon: An optimizer for hidden layers in neural
-    networks" (2024); ``coefficients`` are (a, b, c).
+    Quintic Newton-Schulz iteration of Keller Jordan, "Muon: An optimizer for hidden layers in
+    neural networks" (2024): ``X <- a X + (b G + c G^2) X`` with ``G = X X^T``, from ``X = matrix /
+    max(||matrix||_F, eps)``.
+
+    Args:
+        coefficients: (a, b, c).
+        steps: number of iterations.
     """
     a, b, c = coefficients
     is_tall = matrix.size(0) > matrix.size(1)

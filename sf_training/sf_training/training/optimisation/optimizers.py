@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule of the trainer."""
+"""Optimisers and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from sf_training.training.loop.forward import TrainingModule
 from sf_training.training.optimisation.muon import Muon
 from sf_training.training.settings import Settings
 
-_HIDDEN = ("blocks.", "head.blocks.", "projector.")  # names of what Muon is for
+_HIDDEN = ("blocks.", "head.blocks.", "projector.")  # parameters for Muon
 
 
 class Optimizers:
-    """AdamW on all that is trained; for nano Muon on the transformer's and the projector's
-    matrices.
+    """AdamW on all trained parameters; for nano, Muon on the matrices of its blocks and the
+    projector.
 
-    With AdamW alone the small model did not learn to ground language within 2000 steps; with Muon
-    it does.
+    With AdamW alone nano did not learn to ground language within 2000 steps; with Muon it does.
     """
 
     def __init__(self, module: TrainingModule, settings: Settings) -> None:
@@ -42,14 +41,17 @@ class Optimizers:
             self.all.insert(0, muon)
 
     def rate(self, step: int) -> float:
-        """Learning rate at ``step`` (from 1)."""
+        """Return the learning rate at ``step``, from 1."""
         return self._settings.rate * schedule(self._settings, step)
 
     def step(self, step: int) -> float:
-        """Clip (projector included), update, clear gradients. Returns the norm before clipping.
+        """Clip gradients (projector included), update the weights, clear the gradients.
+
+        Returns:
+            Norm of the gradients before clipping.
 
         Raises:
-            FloatingPointError: a gradient is not finite; the weights are unharmed.
+            FloatingPointError: a gradient is not finite; the weights are unchanged.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.clip or math.inf)
         size = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
@@ -66,7 +68,7 @@ class Optimizers:
         return size
 
     def clear(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for optimizer in self.all:
             optimizer.zero_grad(set_to_none=True)
 
@@ -77,7 +79,7 @@ def schedule(settings: Settings, step: int) -> float:
     * Warm-up: linear from ``warm_up_from`` to 1 at step ``warm_up``.
     * ``linear`` and ``cosine``: from 1 to ``floor`` over the last ``decay_share`` of the steps up
       to ``decay_end``, then ``floor``.
-    * ``multistep``: times ``milestone_factor`` after each milestone
+    * ``multistep``: multiplied by ``milestone_factor`` after each milestone
       (``torch.optim.lr_scheduler.MultiStepLR``).
     """
     rise = settings.warm_up_from + (1.0 - settings.warm_up_from) * min(

@@ -1,15 +1,14 @@
-"""OpenVLA-OFT: images, state and instruction in one sequence, all actions of a chunk in one pass
-(arXiv 2502.19645).
+"""OpenVLA-OFT (arXiv 2502.19645): images, state and instruction in one sequence, a chunk in one
+pass.
 
-Sequence: ``[BOS] [patches, view by view] [state] [instruction] [slots] [stop]``. A slot is an empty
-embedding, one for each value of the chunk. Attention is bidirectional over the whole sequence, as
-in the authors' fork of transformers; padding is not attended to and does not count as a position.
-The head reads, for each slot, the hidden state in front of it.
+Sequence: ``[BOS] [patches, camera by camera] [state] [instruction] [slots] [stop]``. A slot is a
+zero embedding, one for each value of the chunk. Attention is bidirectional over the whole sequence,
+as in the authors' fork of transformers; padding is not attended to and does not count as a
+position. For each slot the head reads the hidden state one position before it.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,14 +26,15 @@ from sf_policy_node.vla.backbones.openvla_oft.towers import (
     StateProjector,
     Tower,
 )
-from sf_policy_node.vla.backbones.places import VisualPlaces
 from sf_policy_node.vla.backbones.pretrained import (
     BackboneError,
     build,
     copy_published,
+    read_config,
     transformers_config,
 )
-from sf_policy_node.vla.backbones.words import PADDING, Words
+from sf_policy_node.vla.backbones.visual_layout import VisualLayout
+from sf_policy_node.vla.backbones.words import PADDING, Words, load_tokenizer
 from sf_policy_node.vla.preprocessing import Fit
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
@@ -73,27 +73,24 @@ class OftConfig:
     action_size: int
     horizon: int
     dino: dict[str, Any]
-    """Of transformers' Dinov2WithRegistersConfig."""
+    """Values of transformers' Dinov2WithRegistersConfig."""
     siglip: dict[str, Any]
-    """Of transformers' SiglipVisionConfig."""
+    """Values of transformers' SiglipVisionConfig."""
     language: dict[str, Any]
-    """Of transformers' LlamaConfig."""
+    """Values of transformers' LlamaConfig."""
     fit: Fit = "stretch"
     crop: float = 0.9
-    """Share of the image's area, its centre, that is seen outside of training; 1: all of it. OFT
-    trains on random crops of 0.9.
+    """Share of the image's area, at its centre, that the model sees outside of training; 1: all
+    of it. OFT trains on random crops of 0.9.
     """
     text_tokens: int = 64
     prompt: str = PROMPT
     suffix: tuple[int, ...] = _LLAMA_SUFFIX
-    """Token ids behind the prompt: Llama's empty word, which training sees in front of the
-    actions.
-    """
+    """Token ids after the prompt: Llama's empty word, which training has before the actions."""
     use_state: bool = True
     film: bool = False
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # of the backbone; head and state projector are float32
-    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the backbone; head and state projector are float32."""
     text_size: int = 0  # no sentence embedding
 
     def __post_init__(self) -> None:
@@ -114,12 +111,14 @@ class OftConfig:
         return (self.dino["image_size"],) * 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for ``config.json``."""
+        """Return plain values for ``config.json``."""
         return asdict(self)
 
 
 class OftWords(Words):
-    """Instructions in lower case inside OpenVLA's prompt, with the tokens that follow it."""
+    """Encodes instructions in lower case inside OpenVLA's prompt, with the tokens that follow
+    it.
+    """
 
     def __init__(
         self, tokenizer: Any, length: int, prompt: str, vocabulary: int, suffix: tuple[int, ...]
@@ -128,7 +127,7 @@ class OftWords(Words):
         self._suffix = suffix
 
     def encode(self, instructions: list[str]) -> Tensor:
-        """Token ids (B, length) int64, ``PADDING`` behind the text; see :meth:`Words.encode`."""
+        """Return token ids (B, length) int64, padded with ``PADDING``; see :meth:`Words.encode`."""
         room = Words(self.tokenizer, self.length - len(self._suffix), self.prompt, self.vocabulary)
         rows = functional.pad(
             room.encode([text.lower() for text in instructions]),
@@ -143,7 +142,7 @@ class OftWords(Words):
 
 
 class OpenVlaOft(nn.Module):
-    """Images, instruction and robot state in; a chunk of normalised actions out.
+    """Maps images, instruction and robot state to a chunk of normalised actions.
 
     Args:
         config: sizes and settings.
@@ -163,15 +162,15 @@ class OpenVlaOft(nn.Module):
         llama = transformers_config(
             {"model_type": "llama", **config.language, "attn_implementation": "sdpa"}
         )
-        width, kind = llama.hidden_size, getattr(torch, config.dtype)
+        width, dtype = llama.hidden_size, getattr(torch, config.dtype)
         self.backbone = nn.Module()
         film = width if config.film else 0
         self.backbone.dino, self.backbone.siglip = (
-            Tower(dino, film).to(kind),
-            Tower(siglip, film).to(kind),
+            Tower(dino, film).to(dtype),
+            Tower(siglip, film).to(dtype),
         )
         self.backbone.projector = PatchProjector(dino.hidden_size + siglip.hidden_size, width).to(
-            kind
+            dtype
         )
         self.backbone.language_model = build(LlamaModel, llama, config.dtype, blank=blank)
         self.proprio = StateProjector(config.state_size, width) if config.use_state else None
@@ -189,8 +188,7 @@ class OpenVlaOft(nn.Module):
 
         Args:
             config: values of a published ``config.json`` (``vision_backbone_id`` and
-                ``text_config``), or of ours (``dino``,
-                ``siglip``, ``language``).
+                ``text_config``), or of one of this package (``dino``, ``siglip``, ``language``).
             tokenizer: Llama's.
             sizes: fields of :class:`OftConfig`; ``cameras``, ``state_size``, ``action_size`` and
                 ``horizon`` are needed.
@@ -200,26 +198,26 @@ class OpenVlaOft(nn.Module):
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> OpenVlaOft:
-        """A new model with random weights, after ``config.json`` and the tokenizer in a local
+        """Build a model with random weights from ``config.json`` and the tokenizer in a local
         directory.
 
         Raises:
             BackboneError: the configuration is missing or of another model.
             WordsError: there is no tokenizer.
         """
-        return cls.create(
-            _read_config(folder), Words.load(folder, 1, "{instruction}", 2**31).tokenizer, **sizes
-        )
+        return cls.create(_read_config(folder), load_tokenizer(folder), **sizes)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any
     ) -> OpenVlaOft:
-        """A new model on published weights in a local directory: openvla-7b, or OpenVLA-OFT's; see
-        ``published``.
+        """Make a model on the published weights of openvla-7b or OpenVLA-OFT; see ``published``.
 
         Head and state projector start from random weights where the directory has none, as OFT
         starts them.
+
+        Args:
+            folder: local directory of the weights and the tokenizer.
 
         Raises:
             BackboneError: weights are missing, left over or of another size; the message lists
@@ -230,21 +228,22 @@ class OpenVlaOft(nn.Module):
         config = _config(_read_config(folder), {**sizes, "dtype": dtype, "film": published.film})
         model = cls(
             config,
-            _words(Words.load(folder, 1, "{instruction}", 2**31).tokenizer, config),
+            _words(load_tokenizer(folder), config),
             blank=True,
         )
-        for fresh in [model.head] * (not published.head) + [model.proprio] * (
+        for module in [model.head] * (not published.head) + [model.proprio] * (
             model.proprio is not None and not published.proprio
         ):
-            for module in fresh.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+            for layer in module.modules():
+                if hasattr(layer, "reset_parameters"):
+                    layer.reset_parameters()
         model._load(published)
         return model
 
     def checkpoint_gradients(self) -> None:
-        """Trade time for memory in training: every block of the towers and of the language model
-        (with FiLM not of the towers).
+        """Recompute activations in the backward pass: less memory, more time.
+
+        Applies to the blocks of towers and language model; with FiLM not to those of the towers.
         """
         for block in (
             *self.backbone.dino.blocks,
@@ -254,8 +253,8 @@ class OpenVlaOft(nn.Module):
             block.gradient_checkpointing = True
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
-    def visual_places(self) -> VisualPlaces:
-        """Where the visual tokens are."""
+    def visual_layout(self) -> VisualLayout:
+        """Return where the visual tokens are."""
         config, grid = self.config, self.backbone.dino.grid
         patches, rest = (
             grid[0] * grid[1] * config.cameras,
@@ -263,14 +262,14 @@ class OpenVlaOft(nn.Module):
         )
         mask = torch.zeros(1 + patches + config.use_state + rest, dtype=torch.bool)
         mask[1 : 1 + patches] = True
-        return VisualPlaces(
+        return VisualLayout(
             self.backbone.language_model.layers, mask, grid, config.cameras, self._width
         )
 
     def forward(
         self, images: Tensor, state: Tensor, text: Tensor, *, rows: Tensor | None = None
     ) -> Tensor:
-        """Chunks (B, horizon, action_size); arguments as for :meth:`context`."""
+        """Return chunks (B, horizon, action_size); arguments as for :meth:`context`."""
         return self.head(self.context(images, state, text, rows=rows))
 
     def context(
@@ -282,68 +281,60 @@ class OpenVlaOft(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """All of the model but its head.
-
-        Args:
-            images: (F, V, 3, H, W) uint8 or float in [0, 255], prepared with ``config.image_size``
-                and ``config.fit``.
-            state: (B, state_size), normalised.
-            text: (B, text_tokens) from ``words``.
-            rows: (B,) index into ``images`` for each row of ``state``; None when F equals B.
-            present: (B, V), False where a camera is missing: nothing attends to its tokens.
+        """Run the model up to its head; arguments as for :meth:`HfVla.context`.
 
         Returns:
-            Hidden states (B, horizon * action_size, width) in front of the slots, float32.
+            Hidden states (B, horizon * action_size, width) one position before the slots, float32.
         """
         images = images if rows is None else images[rows]
         config, language = self.config, self.backbone.language_model
         words = language.embed_tokens(text.clamp(min=0))
-        spoken = text != PADDING
+        is_word = text != PADDING
         stop = language.embed_tokens(text.new_full((len(text), 1), _STOP))
         patches = self._patches(
-            images, self._instruction(words, spoken, stop) if config.film else None
+            images, self._instruction(words, is_word, stop) if config.film else None
         )
-        kind = patches.dtype
-        parts, seen = [words[:, :1], patches], [spoken[:, :1], spoken.new_ones(patches.shape[:2])]
+        dtype = patches.dtype
+        parts = [words[:, :1], patches]
+        masks = [is_word[:, :1], is_word.new_ones(patches.shape[:2])]
         if present is not None:
-            seen[1] = present.repeat_interleave(patches.shape[1] // config.cameras, 1)
+            masks[1] = present.repeat_interleave(patches.shape[1] // config.cameras, 1)
         if self.proprio is not None:
-            parts.append(self.proprio(state.to(self.proprio.fc1.weight.dtype))[:, None].to(kind))
-            seen.append(spoken.new_ones(len(text), 1))
-        # Padding stands in front of the words, so that the last word is next to the first slot in
-        # every row.
-        order = torch.argsort(spoken[:, 1:].int(), dim=1, stable=True)
+            parts.append(self.proprio(state.to(self.proprio.fc1.weight.dtype))[:, None].to(dtype))
+            masks.append(is_word.new_ones(len(text), 1))
+        # Padding comes before the words, so that the last word is next to the first slot in every
+        # row.
+        order = torch.argsort(is_word[:, 1:].int(), dim=1, stable=True)
         slots = config.horizon * config.action_size
         parts += [
             words[:, 1:].gather(1, order[..., None].expand(-1, -1, self._width)),
             words.new_zeros(len(text), slots, self._width),
             stop,
         ]
-        seen += [spoken[:, 1:].gather(1, order), spoken.new_ones(len(text), slots + 1)]
-        embedded, mask = torch.cat([part.to(kind) for part in parts], 1), torch.cat(seen, 1)
+        masks += [is_word[:, 1:].gather(1, order), is_word.new_ones(len(text), slots + 1)]
+        embedded, mask = torch.cat([part.to(dtype) for part in parts], 1), torch.cat(masks, 1)
         hidden = language(
             inputs_embeds=embedded,
-            attention_mask=mask[:, None, None, :].expand(
-                -1, 1, mask.shape[1], -1
-            ),  # (B, 1, T, T): all sees all but padding
+            # (B, 1, T, T): every token attends to every token but padding.
+            attention_mask=mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1),
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
         return hidden[:, -slots - 2 : -2].float()
 
     def _patches(self, images: Tensor, instruction: Tensor | None) -> Tensor:
-        """Projected patches (B, V * patches, width), view by view."""
+        """Return projected patches (B, V * patches, width), camera by camera."""
         views = images.shape[1]
         pixels = images.flatten(0, 1).float() / 255.0
         if not self.training and self.config.crop < 1:
             pixels = centre_crop(pixels, self.config.crop)
-        kind = self.backbone.projector.fc1.weight.dtype
+        dtype = self.backbone.projector.fc1.weight.dtype
         instruction = None if instruction is None else instruction.repeat_interleave(views, 0)
         dino = self.backbone.dino(
-            ((pixels - self._dino_mean) / self._dino_std).to(kind), instruction
+            ((pixels - self._dino_mean) / self._dino_std).to(dtype), instruction
         )
         siglip = self.backbone.siglip(
-            ((pixels - self._siglip_mean) / self._siglip_std).to(kind), instruction
+            ((pixels - self._siglip_mean) / self._siglip_std).to(dtype), instruction
         )
         return (
             self.backbone.projector(torch.cat([dino, siglip], -1))
@@ -352,9 +343,11 @@ class OpenVlaOft(nn.Module):
         )
 
     @staticmethod
-    def _instruction(words: Tensor, spoken: Tensor, stop: Tensor) -> Tensor:
-        """Mean embedding (B, width) of what is no slot: the words and the stop token."""
-        return ((words * spoken[..., None]).sum(1) + stop[:, 0]) / (spoken.sum(1, keepdim=True) + 1)
+    def _instruction(words: Tensor, is_word: Tensor, stop: Tensor) -> Tensor:
+        """Return the mean embedding (B, width) of the words and the stop token."""
+        return ((words * is_word[..., None]).sum(1) + stop[:, 0]) / (
+            is_word.sum(1, keepdim=True) + 1
+        )
 
     def _load(self, published: PublishedWeights) -> None:
         counts = {
@@ -365,7 +358,7 @@ class OpenVlaOft(nn.Module):
             self,
             published.folder,
             mapped(published, counts),
-            left=published,
+            published=published,
             optional=[
                 name
                 for name in self.state_dict()
@@ -376,16 +369,18 @@ class OpenVlaOft(nn.Module):
 
 
 def centre_crop(pixels: Tensor, share: float) -> Tensor:
-    """Cut the centre with a share of the area and bring it back to the size, as OFT does at test
-    time (TensorFlow's crop_and_resize).
+    """Cut out the centre and resize it to the full size, as OFT does at test time.
+
+    Same sampling as TensorFlow's ``crop_and_resize``: the first and last samples lie on the corners
+    of the crop.
 
     Args:
         pixels: (N, 3, H, W).
-        share: of the area.
+        share: of the image's area.
     """
     height, width = pixels.shape[-2:]
     side = share**0.5
-    # Corners on the pixels' centres: the first sample lies (1 - side) / 2 of H - 1 pixels inside.
+    # Corners at pixel centres: the first sample lies (1 - side) / 2 * (H - 1) pixels inside.
     grid_y = torch.linspace(-side, side, height, dtype=pixels.dtype, device=pixels.device)
     grid_x = torch.linspace(-side, side, width, dtype=pixels.dtype, device=pixels.device)
     grid = torch.stack(torch.meshgrid(grid_x, grid_y, indexing="xy"), -1)
@@ -395,18 +390,16 @@ def centre_crop(pixels: Tensor, share: float) -> Tensor:
 
 
 def load_openvla_oft(sizes: dict[str, Any], folder: Path) -> OpenVlaOft:
-    """The model of a checkpoint, its weights not yet loaded."""
+    """Build the model of a checkpoint; its weights are loaded next."""
     config = OftConfig(**sizes)
-    return OpenVlaOft(
-        config, _words(Words.load(folder, 1, "{instruction}", 2**31).tokenizer, config), blank=True
-    )
+    return OpenVlaOft(config, _words(load_tokenizer(folder), config), blank=True)
 
 
 def _config(values: dict[str, Any], sizes: dict[str, Any]) -> OftConfig:
     if "suffix" not in sizes and values.get("language", values.get("text_config") or {}).get(
         "vocab_size", 32064
     ) <= max(_LLAMA_SUFFIX):
-        sizes = {**sizes, "suffix": ()}  # not Llama's tokenizer
+        sizes = {**sizes, "suffix": ()}  # the vocabulary is smaller than Llama's
     if "vision_backbone_id" in values:
         vision = values["vision_backbone_id"]
         if vision not in _TOWERS:
@@ -422,7 +415,7 @@ def _config(values: dict[str, Any], sizes: dict[str, Any]) -> OftConfig:
 
 
 def _plain_llama(values: dict[str, Any]) -> dict[str, Any]:
-    """Of a published text_config what LlamaConfig knows; the rest is of an older transformers."""
+    """Return the values of a published text_config that LlamaConfig knows."""
     return {
         key: value
         for key, value in values.items()
@@ -431,19 +424,7 @@ def _plain_llama(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_config(folder: str | Path) -> dict[str, Any]:
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except OSError:
-        raise BackboneError(
-            f"{folder}: no config.json; give the local directory of an OpenVLA model"
-        ) from None
-    except ValueError as error:
-        raise BackboneError(f"{path}: not valid JSON ({error}); copy it again") from None
-    if "contract_hash" in values:
-        raise BackboneError(
-            f"{folder}: is a checkpoint of this package, without its contract.yaml; copy it whole"
-        )
+    path, values = read_config(folder, "an OpenVLA model")
     if values.get("model_type") != "openvla" and "dino" not in values:
         raise BackboneError(
             f"{path}: holds a {values.get('model_type')} model, not openvla; give the directory of"

@@ -1,7 +1,8 @@
-"""Published weights of OpenVLA and OpenVLA-OFT from a local directory, every key mapped or named.
+"""Published weights of OpenVLA and OpenVLA-OFT from a local directory; every key is mapped or
+reported.
 
-What a directory may hold (all from ``moojink/openvla-oft``, and Spatial Forcing's, which has the
-same names):
+A directory may hold (from ``moojink/openvla-oft``, and from Spatial Forcing, which uses the same
+names):
 
 * ``config.json`` and ``*.safetensors``: openvla-7b, or OFT's merged weights
 * ``lora_adapter/``: adapters that are not merged yet
@@ -9,7 +10,7 @@ same names):
   ``vision_backbone--*_checkpoint.pt`` (FiLM)
 * ``dataset_statistics.json``
 
-``align_projector--*_checkpoint.pt`` is of the training alone and is not read. Pickles are read with
+``align_projector--*_checkpoint.pt`` is used in training only and is not read. Pickles are read with
 ``weights_only=True``.
 """
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from sf_policy_node.vla.backbones.pretrained import BackboneError, open_safetensors
 
 _UNREAD = re.compile(
-    # The features are those of the last block but one, and words are never predicted.
+    # Features are those of the last block but one, and words are never predicted.
     r"language_model\.lm_head\.weight|.*rotary_emb\.inv_freq"
     r"|vision_backbone\.(featurizer|fused_featurizer)\.(norm|attn_pool|fc_norm)\..*"
 )
@@ -63,10 +64,14 @@ _EMBEDDINGS = {
 
 
 class PublishedWeights:
-    """All tensors of a directory, under the names of ``moojink/openvla-oft``; read one at a time.
+    """All tensors of a directory under the names of ``moojink/openvla-oft``; read one at a time.
+
+    Attributes:
+        head, proprio, film: whether the directory holds an action head, a state projector, and a
+            vision backbone with FiLM.
 
     Raises:
-        BackboneError: a file is missing, damaged, or there is more than one of a kind.
+        BackboneError: a file is missing or damaged, or there are several files of one component.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -116,9 +121,8 @@ class PublishedWeights:
         tensors = {
             name.removeprefix("module."): value for name, value in _torch_file(found[0]).items()
         }
-        if (
-            part == "vision_backbone"
-        ):  # the whole backbone, trained beside the adapters: it replaces what is there
+        if part == "vision_backbone":
+            # The complete backbone, trained beside the adapters, replaces the one read before.
             self._readers = {
                 name: reader
                 for name, reader in self._readers.items()
@@ -152,13 +156,13 @@ class PublishedWeights:
 def mapped(
     published: PublishedWeights, blocks: Mapping[str, int]
 ) -> Iterator[tuple[str, Callable[[], Tensor], str]]:
-    """Yield for every tensor the names that it has here, how to read it, and its published name.
+    """Yield for every tensor its name in this package, its reader, and its published name.
 
-    A tensor that the model does not read (the last block of each tower, heads for words) comes with
-    an empty name; one that is not known does not come at all.
+    A tensor that the model does not read (last block of each tower, language-model head) has an
+    empty name. An unknown tensor is not yielded.
 
     Args:
-        blocks: number of blocks that are kept of ``dino`` and ``siglip``.
+        blocks: number of blocks that ``dino`` and ``siglip`` keep.
     """
     for name in published:
         if _UNREAD.fullmatch(name):
@@ -176,25 +180,25 @@ def mapped(
 def _block(
     published: PublishedWeights, name: str, tower: str, number: int, rest: str
 ) -> Iterator[tuple[str, Callable, str]]:
-    part, _, kind = rest.rpartition(".")
+    part, _, parameter = rest.rpartition(".")
     prefix = f"backbone.{tower}.blocks.{number}."
     if part == "attn.qkv":
         for index, target in enumerate("qkv"):
             yield (
-                f"{prefix}{_ATTENTION[tower]}.{target}_proj.{kind}",
+                f"{prefix}{_ATTENTION[tower]}.{target}_proj.{parameter}",
                 (lambda index=index: published[name].chunk(3)[index]),
                 name,
             )
     elif part in ("scale", "shift"):  # FiLM
-        yield f"backbone.{tower}.film.{number}.{part}.{kind}", lambda: published[name], name
-    elif part in ("ls1", "ls2") and tower == "dino" and kind in ("scale_factor", "gamma"):
+        yield f"backbone.{tower}.film.{number}.{part}.{parameter}", lambda: published[name], name
+    elif part in ("ls1", "ls2") and tower == "dino" and parameter in ("scale_factor", "gamma"):
         yield f"{prefix}{_DINO_BLOCK[part]}.lambda1", lambda: published[name], name
     elif part in (names := _DINO_BLOCK if tower == "dino" else _SIGLIP_BLOCK):
-        yield f"{prefix}{names[part]}.{kind}", lambda: published[name], name
+        yield f"{prefix}{names[part]}.{parameter}", lambda: published[name], name
 
 
 def _other(name: str) -> str:
-    """Name here of a tensor outside the towers' blocks; empty where there is none."""
+    """Return the name here of a tensor outside the towers' blocks; empty where there is none."""
     if match := re.fullmatch(r"vision_backbone\.(\w+)\.(.+)", name):
         tower, own = _TOWERS.get(match[1]), _EMBEDDINGS.get(match[2])
         return f"backbone.{tower}.{own}" if tower and own else ""
@@ -212,8 +216,9 @@ def _with_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Ten
 
 
 def _merged_inside(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a file in which peft's layers are still wrapped, as OFT saves a FiLM backbone:
-    rank 32, alpha 16.
+    """Yield the tensors of a file with peft's adapters merged into the weights.
+
+    OFT saves a FiLM backbone with adapters of rank 32 and alpha 16.
     """
     for name, value in tensors.items():
         if ".lora_" in name:
@@ -241,7 +246,7 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
         for name, reader in open_safetensors(path).items():
             match = _ADAPTER.fullmatch(name)
             if match is None:
-                raise BackboneError(f"{path}: {name} is no factor of an adapter")
+                raise BackboneError(f"{path}: {name} is not a factor of an adapter")
             found.setdefault(match[1], {})[match[2]] = reader()
     if not found:
         raise BackboneError(
@@ -260,5 +265,5 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(value, Tensor) for value in tensors.values()
     ):
-        raise BackboneError(f"{path}: holds something else than tensors by name")
+        raise BackboneError(f"{path}: does not hold tensors by name")
     return tensors

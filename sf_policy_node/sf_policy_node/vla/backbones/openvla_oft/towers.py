@@ -1,9 +1,8 @@
-"""The two vision towers of OpenVLA: DINOv2 and SigLIP see the same image, their patches are
-concatenated by channel.
+"""The two vision towers of OpenVLA, DINOv2 and SigLIP.
 
-The blocks are transformers'; embeddings are laid out as in timm, whose weights are published:
-DINOv2's position embedding is of the patches alone. Features are those of the last block but one,
-without the final norm.
+Both see the same image; their patches are concatenated by channel. The blocks are transformers'.
+Embeddings are laid out as in timm, whose weights are published: DINOv2's position embedding covers
+the patches alone. Features are those of the last block but one, without the final norm.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ class Tower(nn.Module):
     """One vision transformer up to its last block but one.
 
     Args:
-        config: of transformers' ``Dinov2WithRegistersConfig`` or ``SiglipVisionConfig``; the number
-            of blocks that run is one less
-            than its ``num_hidden_layers``.
-        film: width of the instruction's embedding that scales and shifts the features in each block
-            (FiLM); 0: none.
+        config: transformers' ``Dinov2WithRegistersConfig`` or ``SiglipVisionConfig``; one block
+            less than its ``num_hidden_layers`` runs.
+        film: width of the instruction's embedding, which scales and shifts the features in each
+            block (FiLM); 0: no FiLM.
     """
 
     def __init__(self, config: Any, film: int = 0) -> None:
@@ -54,7 +52,7 @@ class Tower(nn.Module):
 
         Args:
             images: (N, 3, H, W).
-            instruction: mean embedding (N, film) of the instruction, with FiLM.
+            instruction: mean embedding (N, film) of the instruction; with FiLM only.
 
         Returns:
             (N, patches, width), row by row.
@@ -74,8 +72,8 @@ class Tower(nn.Module):
         return x[:, self._prefix :]
 
     def _modulated(self, block: nn.Module, film: Film, x: Tensor, instruction: Tensor) -> Tensor:
-        """A block with FiLM between its attention and its perceptron; both of transformers'
-        layouts.
+        """Run a block with FiLM between its attention and its MLP, for both layouts of
+        transformers.
         """
         if self._prefix:
             x = x + block.layer_scale1(block.attention(block.norm1(x))[0])
@@ -87,7 +85,9 @@ class Tower(nn.Module):
 
 
 class Film(nn.Module):
-    """``(1 + scale) x + shift``, both linear in the instruction's embedding (arXiv 1709.07871)."""
+    """Feature-wise linear modulation: (1 + scale) x + shift, both linear in the embedding (arXiv
+    1709.07871).
+    """
 
     def __init__(self, instruction: int, width: int) -> None:
         super().__init__()
@@ -100,8 +100,8 @@ class Film(nn.Module):
 
 
 class PatchProjector(nn.Module):
-    """Channels of both towers to the language model's width: three linear layers, GELU between
-    them.
+    """Maps the channels of both towers to the language model's width: three linear layers with
+    GELU between.
     """
 
     def __init__(self, vision: int, language: int) -> None:
@@ -111,12 +111,12 @@ class PatchProjector(nn.Module):
         self.fc3 = nn.Linear(language, language)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(..., vision) to (..., language)."""
+        """Map (..., vision) to (..., language)."""
         return self.fc3(nn.functional.gelu(self.fc2(nn.functional.gelu(self.fc1(patches)))))
 
 
 class StateProjector(nn.Module):
-    """The robot's state to one token."""
+    """Maps the robot's state to one token."""
 
     def __init__(self, state: int, language: int) -> None:
         super().__init__()
@@ -124,16 +124,17 @@ class StateProjector(nn.Module):
         self.fc2 = nn.Linear(language, language)
 
     def forward(self, state: Tensor) -> Tensor:
-        """(B, state) to (B, language)."""
+        """Map (B, state) to (B, language)."""
         return self.fc2(nn.functional.gelu(self.fc1(state)))
 
 
 class ActionHead(nn.Module):
-    """A perceptron with residual blocks: hidden states of one step's slots to that step's actions.
+    """MLP with residual blocks: maps the hidden states of one step's slots to the actions of that
+    step.
 
     Args:
         width: of a hidden state.
-        actions: columns of a chunk, each with a slot of its own.
+        actions: columns of a chunk, each with its own slot.
     """
 
     def __init__(self, width: int, actions: int, blocks: int = 2) -> None:
@@ -146,7 +147,7 @@ class ActionHead(nn.Module):
         self.fc2 = nn.Linear(width, actions)
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Hidden states (B, horizon * actions, width) to normalised chunks (B, horizon,
+        """Map hidden states (B, horizon * actions, width) to normalised chunks (B, horizon,
         actions).
         """
         x = slots.unflatten(1, (-1, self.actions)).flatten(2)
