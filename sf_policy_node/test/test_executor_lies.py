@@ -191,7 +191,7 @@ def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it
         moved = moved + [0.01, 0, 0, 0, 0, 0, 0]
         bench.run(0.01)
     reference = bench.observer.state(bench.now)[0] + moved
-    with pytest.raises(ChunkRefused, match=r"one place for 0\.2 s"):
+    with pytest.raises(ChunkRefused, match=r"stationary for 0\.2 s"):
         bench.send(bench.chunk(FORWARD, reference=reference))
     bench.run(0.3)
     trajectory = bench.send(
@@ -219,7 +219,7 @@ def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_th
     bench.offset = np.array([jump, 0, 0, 0, 0, 0, 0])
     bench.run(0.3)
     reference = bench.observer.state(bench.now)[0] + bench.offset
-    with pytest.raises(ChunkRefused, match=r"one place for 0\.5 s"):
+    with pytest.raises(ChunkRefused, match=r"stationary for 0\.5 s"):
         bench.send(bench.chunk(FORWARD, reference=reference))
     bench.run(later)
     trajectory = bench.send(
@@ -281,7 +281,7 @@ def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(ben
     assert stop.stamp + stop.times[0] - bench.received[sent] > 0.2, (
         "from there and from the path alike inside the limits"
     )
-    assert "stands still" in bench.executor.status.reason and not bench.violations()
+    assert "does not move" in bench.executor.status.reason and not bench.violations()
 
 
 def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
@@ -332,5 +332,5 @@ def test_a_motion_starts_where_the_controller_says_that_it_holds_position(bench)
     bench.executor.activate(bench.now)
     bench.run(0.4)
     bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
-    with pytest.raises(ChunkRefused, match="commanded by somebody else"):
+    with pytest.raises(ChunkRefused, match="commanded by another publisher"):
         bench.send(bench.chunk(FORWARD, epoch=2))

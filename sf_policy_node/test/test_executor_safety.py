@@ -357,7 +357,7 @@ def test_a_chunk_is_refused_while_a_simulated_clock_stands():
     bench = Bench(sim_arm(), simulated=True)
     keep_moving(bench, 0.6)
     bench.stopwatch += 0.5
-    with pytest.raises(ChunkRefused, match="clock has stood still"):
+    with pytest.raises(ChunkRefused, match="clock or this process has stalled"):
         bench.send(bench.chunk(FORWARD))
 
 

@@ -135,7 +135,7 @@ def test_the_guard_keeps_the_old_motion_when_it_refuses_a_new_one():
     steady(guard)
     start = guard.start(0.0)
     motion = there_and_stop(0, 13.0)
-    with pytest.raises(MotionRefused, match="the guard does not let it through: joint1"):
+    with pytest.raises(MotionRefused, match="the guard refuses the motion: joint1"):
         guard.admit(start, motion.positions[1:], motion.velocities[1:], 0.0)
     assert guard.path is None and guard.refusals == 1
 

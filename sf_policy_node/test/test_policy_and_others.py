@@ -67,7 +67,8 @@ def test_an_instruction_stopped_by_the_executor_ends_with_its_reason_and_may_be_
         lambda: feedback and "executor: joint2 is outside" in feedback[-1].state, "the feedback"
     )
     reason = (
-        "stopped: joint3 is 0.31 from where it was sent; clear it and give an instruction again"
+        "stopped: joint3 is 0.31 from its commanded position; clear it and give an instruction"
+        " again"
     )
     epoch = policy.status.epoch
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, epoch=epoch))

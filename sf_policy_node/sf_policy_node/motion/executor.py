@@ -112,7 +112,7 @@ class ChunkExecutor:
         """
         now = self._guard.clock.now if now is None else now
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
-        self._guard.takes_over, self._guard.streamed = True, None
+        self._guard.may_start_where_measured, self._guard.streamed = True, None
         self._supervisor.stream.forget()
         self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
@@ -156,7 +156,7 @@ class ChunkExecutor:
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.settling:
             self._supervisor.apply(Event.EMERGENCY_STOP, now)
-            return self._supervisor.sent_stop(self._guard.brake_unsure(now), now)
+            return self._supervisor.sent_stop(self._guard.brake_after_clock_jump(now), now)
         repeat = self._guard.repeat(now) if latched and self._guard.moving(now) else None
         return repeat or self._supervisor.apply(Event.EMERGENCY_STOP, now) or sent
 
@@ -387,7 +387,7 @@ class ChunkExecutor:
     def too_late(self, now: float) -> bool:
         """The motion just returned would reach a controller after it has left the one before it."""
         delivery = 0.0 if self._from_rest else _DELIVERY_S
-        return now + self._guard.clock.unheard + delivery > self._joins_at
+        return now + self._guard.clock.possible_delay + delivery > self._joins_at
 
     def withdraw(self, reason: str) -> None:
         """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in

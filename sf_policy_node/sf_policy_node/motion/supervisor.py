@@ -95,7 +95,7 @@ class Supervisor:
             case Stop.BRAKE:
                 trajectory = self._guard.brake(now)
             case Stop.GIVE_WAY:
-                trajectory = self._guard.give_way(now, deviation.measured)
+                trajectory = self._guard.retreat(now, deviation.measured)
             case Stop.MEET:
                 trajectory = self._guard.meet(now, deviation.measured)
             case _:
@@ -125,7 +125,7 @@ class Supervisor:
         if jump := self._guard.clock.jump(now):
             return self._after_clock_jump(now, jump)
         now = self._guard.clock.advance(now)
-        if self._guard.clock.stands:  # nothing has an age until it continues
+        if self._guard.clock.is_stalled:  # nothing has an age until it continues
             return None
         if self.situation.settling:
             return self._settle(now)
@@ -200,14 +200,14 @@ class Supervisor:
         match self.stop_watch.check(now, self._guard.monitor):
             case Act.REPEAT:
                 return self._guard.repeat(now)
-            case Act.ANEW:
+            case Act.STOP_EARLIER_PATH:
                 before = self.stop_watch.before
-                return self.sent_stop(self._guard.stop_anew(before, now), now, before)
+                return self.sent_stop(self._guard.stop_earlier_path(before, now), now, before)
         return None
 
     def _settle(self, now: float) -> Trajectory | None:
         if self.situation.latched and self._guard.path is None:
-            return self.sent_stop(self._guard.brake_unsure(now), now)
+            return self.sent_stop(self._guard.brake_after_clock_jump(now), now)
         trajectory, settled = self._guard.settle(now)
         if settled:
             reason = self._log.status.reason

@@ -1,3 +1,1 @@
-"""What stands between any motion and the arm: limits checked, stops, the emergency stop, clocks and
-joint states watched.
-"""
+"""Checks every motion before it is sent, stops the arm, and watches clock and joint states."""

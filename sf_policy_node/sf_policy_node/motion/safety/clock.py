@@ -1,6 +1,4 @@
-"""Notices that the clock was set: time that everything is stamped with must run on as steadily as a
-stopwatch.
-"""
+"""Detects clock jumps by comparing the clock that stamps messages with a monotonic stopwatch."""
 
 from __future__ import annotations
 
@@ -9,25 +7,26 @@ from collections import deque
 from collections.abc import Callable
 
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
-# a clock that goes back by more was set; messages of one moment may overtake each other by less
+# A clock that goes back by more than this has jumped. Messages may overtake each other by less.
 BACK_S = 0.05
-FORWARD_S = 0.15  # ahead of the stopwatch by more: set
-STANDS_S = 0.1  # a clock that has not moved for longer
-_REAL = 1.1  # times as fast as the stopwatch, at most
-_SIMULATED = 50.0  # until its speed is known
-_FASTER = 1.5  # times its speed so far ...
-_CATCHES_UP = 1.25  # ... or times the stopwatch, after it was late
-_LOOK_BACK_S, _KNOWN_S = 1.0, 0.5
-_OLD_NEWS_S = 0.2  # after it stood still, a process hears old news of a clock for so long
+FORWARD_S = 0.15  # a clock that is ahead of the stopwatch by more than this has jumped
+STALLED_S = 0.1  # a clock that has not advanced for longer than this has stalled
+# The fastest rates of a clock, as multiples of the stopwatch.
+_REAL = 1.1
+_SIMULATED = 50.0  # of a simulated clock until its rate has been measured
+_FASTER = 1.5  # afterwards: times its measured rate ...
+_CATCHES_UP = 1.25  # ... or this rate, whichever is higher: it may catch up after a delay
+_LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
+_OLD_NEWS_S = 0.2  # how long after a stall of this process queued clock messages may arrive
 
 
 class ClockWatch:
-    """The latest time [s] that was passed in, and by how much the clock was set.
+    """Keeps the latest time [s] and detects jumps and stalls of the clock.
 
     Args:
-        stopwatch: a clock that nothing sets, such as ``time.monotonic``; None: steps forward are
-            not looked for.
-        simulated: the clock may run faster than the stopwatch, as long as it does so steadily.
+        stopwatch: a monotonic clock such as ``time.monotonic``; None: jumps forward and stalls are
+            not detected.
+        simulated: the clock may run faster than the stopwatch, at a steady rate.
     """
 
     def __init__(
@@ -35,18 +34,19 @@ class ClockWatch:
     ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
-        # Stopwatch and clock, whenever the clock had moved.
+        # Pairs of stopwatch and clock [s], one for each time that the clock advanced.
         self._seen: deque[tuple[float, float]] = deque()
-        self._before_gap: tuple[float, float] | None = None
-        self._gap_ended = -math.inf
-        self._speed: float | None = None  # clock over stopwatch; None: not known yet
+        self._before_gap: tuple[float, float] | None = None  # the last pair before a stall
+        self._gap_ended = -math.inf  # on the stopwatch [s]
+        self._speed: float | None = None  # clock rate over stopwatch rate; None: not measured yet
 
     def jump(self, now: float) -> float:
-        """By how much the clock was set when it shows ``now`` [s]: negative back, positive forward,
-        0 not at all. Does not advance it.
+        """Return by how much the clock jumped if it shows ``now`` [s], without advancing it.
+
+        Negative: back; positive: forward; 0: no jump.
         """
         if self.now == -math.inf or (self._simulated and self.now <= 0.0):
-            return 0.0  # before the first message of a simulated clock its time is zero
+            return 0.0  # a simulated clock shows 0 before its first message
         ahead = now - self.now
         stopwatch = self._stopwatch() if self._seen else 0.0
         passed = stopwatch - self._seen[-1][0] if self._seen else 0.0
@@ -54,27 +54,30 @@ class ClockWatch:
             return ahead - passed
         if not self._seen or now <= self._latest(self._seen[-1], stopwatch):
             return 0.0
-        # It may catch up with what it was before this process stood still.
-        hears_old_news = stopwatch - self._gap_ended < _OLD_NEWS_S
-        if hears_old_news and now <= self._latest(self._before_gap, stopwatch):
+        # After a stall of this process queued clock messages arrive late: the clock may catch up
+        # to where it would be without the stall.
+        catches_up = stopwatch - self._gap_ended < _OLD_NEWS_S
+        if catches_up and now <= self._latest(self._before_gap, stopwatch):
             return 0.0
         return ahead - passed
 
     @property
-    def stands(self) -> bool:
-        """The clock has not moved for a while: it is paused, or this process has just woken up and
-        has not heard it yet.
+    def is_stalled(self) -> bool:
+        """Whether the clock has not advanced for 0.1 s.
+
+        It is paused, or this process was suspended and has not received a newer time yet.
         """
         return (
             self._stopwatch is not None
             and bool(self._seen)
-            and self._stopwatch() - self._seen[-1][0] > STANDS_S
+            and self._stopwatch() - self._seen[-1][0] > STALLED_S
         )
 
     @property
-    def unheard(self) -> float:
-        """How much later than the clock says it may be [s]: a process that stood still has not
-        heard a simulated clock meanwhile.
+    def possible_delay(self) -> float:
+        """How far a simulated clock may be ahead of the last time received [s].
+
+        A process that was suspended has not received clock messages meanwhile. 0 for a real clock.
         """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
@@ -82,14 +85,17 @@ class ClockWatch:
         return max(0.0, self._stopwatch() + freshest - self.now)
 
     def advance(self, now: float) -> float:
-        """The time is ``now``, or the latest one when messages overtook each other; returns it."""
+        """Take ``now`` [s] as the time and return the latest time passed in.
+
+        An earlier time than the latest is ignored: messages can overtake each other.
+        """
         if now > self.now:
             self.now = now
             self._note()
         return self.now
 
     def reset(self, now: float) -> None:
-        """Accept that the clock was set."""
+        """Restart at ``now`` [s] after a jump of the clock."""
         self.now = now
         self._seen.clear()
         self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
@@ -99,7 +105,7 @@ class ClockWatch:
         if self._stopwatch is None:
             return
         seen = self._stopwatch()
-        if self._seen and seen - self._seen[-1][0] > STANDS_S:
+        if self._seen and seen - self._seen[-1][0] > STALLED_S:
             self._before_gap, self._gap_ended = self._seen[-1], seen
         self._seen.append((seen, self.now))
         while seen - self._seen[0][0] > _LOOK_BACK_S:
@@ -109,7 +115,10 @@ class ClockWatch:
             self._speed = (end - start) / (last - first)
 
     def _latest(self, note: tuple[float, float], stopwatch: float) -> float:
-        """Return the latest time [s] that a clock can show that nobody set since ``note``."""
+        """Return the latest time [s] that the clock can show without a jump since ``note``.
+
+        ``note`` is a pair of stopwatch and clock.
+        """
         seen, clock = note
         pace = _REAL
         if self._simulated:

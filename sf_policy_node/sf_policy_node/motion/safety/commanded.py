@@ -1,5 +1,5 @@
-"""What the controller has been told: the motion last sent, on a fixed grid of times, so that the
-next one can join it.
+"""The commanded path: the motion last sent to the controller, sampled on a fixed time grid, so that
+the next motion can continue from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from sf_policy_node.motion.types import Trajectory
 
-_PAST_S = 1.0  # kept behind a join, to compare with measurements that arrive late
+_PAST_S = 1.0  # of the path is kept before a join, to compare with joint states that arrive late
 # A message starts with the grid points of this much time before it is sent, so that a controller
 # whose clock is up to 30 ms behind still interpolates inside the message. Measured on the genuine
 # joint_trajectory_controller: bridging from its own state instead costs up to 1227 times the
@@ -22,12 +22,16 @@ _HISTORY_S = 0.05
 
 @dataclass(frozen=True)
 class CommandedPath:
-    """Positions and velocities (N, J) at ``origin + n * period`` [s]; at rest before the first and
-    after the last.
+    """Commanded joint positions and velocities over time; stationary before and after.
 
-    A new motion takes over at a point of this grid. That keeps the acceleration of every piece
-    inside
-    the limits: a cubic through points between those of the old grid would exceed it.
+    A new motion takes over at a point of the time grid. That keeps the acceleration of every
+    segment inside the limits: a cubic that starts between two grid points would exceed it.
+
+    Attributes:
+        origin: time of the first grid point [s].
+        period: between grid points [s].
+        positions: (N, J) [rad or m]; point n is due at ``origin + n * period``.
+        velocities: (N, J) [rad/s or m/s].
     """
 
     origin: float
@@ -35,44 +39,49 @@ class CommandedPath:
     positions: np.ndarray
     velocities: np.ndarray
     begins: float = -math.inf
-    """From when on the controller is known to be on this path [s]: where it was before that is not
-    known, and nothing earlier is ever sent."""
+    """From when the controller is known to be on this path [s].
+
+    Its state before that is unknown, so no earlier point is sent. -inf: it has always been on it.
+    """
 
     @classmethod
     def resting(
         cls, now: float, period: float, position: np.ndarray, *, begins: float = -math.inf
     ) -> CommandedPath:
-        """Return the path of an arm that holds ``position`` (J,), with a grid point at ``now``."""
+        """Return the path of an arm that holds ``position`` (J,), with its grid point at ``now``
+        [s].
+        """
         at_rest = np.zeros((1, len(position)))
         return cls(now, period, np.array([position], dtype=float), at_rest, begins)
 
     def shifted(self, seconds: float) -> CommandedPath:
-        """Return the same motion that much later."""
+        """Return the same motion, ``seconds`` later."""
         return dataclasses.replace(self, origin=self.origin + seconds, begins=self.begins + seconds)
 
     @property
     def end(self) -> float:
-        """When it comes to rest [s]."""
+        """When the motion ends [s]."""
         return self.time(len(self.positions) - 1)
 
     def time(self, index: int) -> float:
-        """Time of a grid point [s]."""
+        """Return the time of a grid point [s]."""
         return self.origin + index * self.period
 
     def index(self, now: float) -> int:
-        """The grid point at or before ``now``, never below 0."""
+        """Return the index of the grid point at or before ``now`` [s], at least 0."""
         return max(0, math.floor((now - self.origin) / self.period + 1e-6))
 
     @property
     def first_known(self) -> int:
-        """The first grid point at which the controller is known to be on this path."""
+        """Index of the first grid point at which the controller is known to be on this path."""
         if self.begins == -math.inf:
             return 0
         return max(0, math.ceil((self.begins - self.origin) / self.period - 1e-6))
 
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return position and velocity (J,) at a grid point; before the first and beyond the end,
-        at rest.
+        """Return position and velocity (J,) at a grid point.
+
+        Before the first and after the last grid point the arm holds position there.
         """
         last = len(self.positions) - 1
         if index < 0:
@@ -82,7 +91,10 @@ class CommandedPath:
         return self.positions[index], self.velocities[index]
 
     def state(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity (J,) at any time."""
+        """Interpolate position and velocity (J,) at any time [s].
+
+        The acceleration is constant between two grid points.
+        """
         index = self.index(now)
         (before, speed), (_, speed_after) = self.at(index), self.at(index + 1)
         elapsed = min(max(now - self.time(index), 0.0), self.period)
@@ -93,8 +105,9 @@ class CommandedPath:
         )
 
     def spliced(self, join: int, positions: np.ndarray, velocities: np.ndarray) -> CommandedPath:
-        """This path up to grid point ``join``, then the new samples (M, J), the first one period
-        later.
+        """Return this path up to grid point ``join``, continued by new samples (M, J).
+
+        The first new sample is due one period after ``join``. Of the old path at most 1 s is kept.
         """
         first = max(0, join - math.ceil(_PAST_S / self.period))
         kept = [self.at(index) for index in range(first, join + 1)]
@@ -112,7 +125,8 @@ class CommandedPath:
         """Return the part of the path from shortly before ``now`` to its end, to send.
 
         Args:
-            valid_until: the end is held at least until then [s].
+            names: (J,) joint names of the trajectory.
+            valid_until: the last point is repeated so that the trajectory lasts until then [s].
         """
         last = len(self.positions) - 1
         first = math.floor((now - _HISTORY_S - self.origin) / self.period + 1e-6)
@@ -121,7 +135,8 @@ class CommandedPath:
         points = range(min(first, last), last + 1)
         positions, velocities = zip(*(self.at(index) for index in points), strict=True)
         begin = self.time(points[0] - 1)
-        stamp = min(begin, now)  # a stamp in the future would leave the motion before it in force
+        # With a stamp in the future the controller would continue the motion before this one.
+        stamp = min(begin, now)
         times = begin - stamp + self.period * np.arange(1, len(points) + 1)
         hold = max(0.0, valid_until - self.end)
         return Trajectory(stamp, names, times, np.array(positions), np.array(velocities), hold)
@@ -129,9 +144,14 @@ class CommandedPath:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a new motion leaves the one under way.
+    """The commanded state from which a new motion starts.
 
-    Commanded position and velocity (J,) at grid point ``join`` of ``path``, ``time`` [s].
+    Attributes:
+        path: the path that the new motion continues.
+        join: index of the grid point of ``path`` at which it starts, at ``time`` [s].
+        position: (J,) commanded there.
+        velocity: (J,) commanded there.
+        moving: whether ``path`` is a motion in progress; False: the arm holds position.
     """
 
     path: CommandedPath

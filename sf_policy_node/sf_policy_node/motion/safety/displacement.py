@@ -1,7 +1,8 @@
-"""Notices that the arm was moved beside its commanded path in one instant.
+"""Detects that the measured arm jumped away from its commanded path.
 
-A simulated arm was reset, or a driver was started again and reports other joints. Whoever did that
-may have started the controller again, too, so the last command is no longer known to be in force.
+This happens when a simulated arm is reset, or when a restarted driver reports other joint
+positions. The controller may have been restarted as well, so it may no longer follow the last
+command.
 """
 
 from __future__ import annotations
@@ -10,30 +11,35 @@ from collections import deque
 
 import numpy as np
 
-_KEPT = 40  # errors whose median is what they were before a jump
-_CONFIRMED = 2  # joint states after a jump that must agree: single readings may be wrong
-_LAG_S = 0.1  # a servo follows its path at most this late
+_KEPT = 40  # errors kept; the error before a jump is the median of those before it
+_CONFIRMED = 2  # joint states after a jump that must agree, because single readings may be wrong
+_LAG_S = 0.1  # the largest lag of a servo behind its path
 
 
 class DisplacementWatch:
-    """Looks for jumps in the error between measured and commanded joints (J,).
+    """Detects jumps in the error between measured and commanded joints (J,).
 
-    A servo that lags by T follows a path with acceleration a at a speed that differs by at most
-    a T, so the error of an arm that follows changes by a T dt from one joint state to the next.
+    A servo that lags by T [s] behind a path with acceleration a [rad/s^2 or m/s^2] differs from it
+    in speed by at most a T. Between two joint states dt [s] apart the error of an arm that follows
+    its path therefore changes by at most a T dt [rad or m], plus ``band``. A larger change is a
+    jump.
 
     Args:
-        band: by how much joint states scatter (J,) [rad or m].
-        acceleration: limits (J,) [rad/s^2 or m/s^2].
+        band: (J,) scatter of the joint states [rad or m].
+        acceleration: (J,) limits [rad/s^2 or m/s^2].
     """
 
     def __init__(self, band: np.ndarray, acceleration: np.ndarray) -> None:
         self._band, self._drift = band, acceleration * _LAG_S
         self._errors: deque[tuple[float, np.ndarray]] = deque(maxlen=_KEPT)
-        self._before: np.ndarray | None = None  # the jump
-        self._since = 0  # joint states since the jump
+        self._before: np.ndarray | None = None  # the error (J,) before the jump; None: no jump
+        self._since = 0  # number of joint states since the jump
 
     def add(self, stamp: float, error: np.ndarray) -> None:
-        """Take measured minus commanded joints (J,) at a time [s]."""
+        """Take ``error`` (J,), measured minus commanded joints, at ``stamp`` [s].
+
+        A stamp that is not newer than the last one is ignored.
+        """
         if self._errors and stamp <= self._errors[-1][0]:
             return
         self._errors.append((stamp, error))
@@ -43,7 +49,7 @@ class DisplacementWatch:
             self._look_for_jump()
 
     def _look_back(self) -> None:
-        """Drop a jump that was undone: wrong readings that have ended."""
+        """Forget a jump if the error has returned to its value before: the readings were wrong."""
         self._since += 1
         if self._since >= _KEPT:
             now = np.median([error for _, error in self._errors], axis=0)
@@ -62,12 +68,15 @@ class DisplacementWatch:
             self._before, self._since = np.median(earlier, axis=0), 0
 
     def displaced(self, error: np.ndarray) -> np.ndarray:
-        """Return which joints (J,) have another error now than before the first jump."""
+        """Return which joints (J,) have an ``error`` (J,) different from that before the jump."""
         if self._before is None:
             return np.zeros(len(error), dtype=bool)
         return np.abs(error - self._before) > self._band
 
     def forget(self) -> None:
-        """Start again: the controller was commanded from a known place, or the clock was set."""
+        """Forget all errors and the jump.
+
+        Needed when a motion started from a known position, or after a clock jump.
+        """
         self._errors.clear()
         self._before = None

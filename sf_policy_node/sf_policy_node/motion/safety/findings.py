@@ -1,4 +1,4 @@
-"""What the monitor finds out about the measured arm."""
+"""The results of :class:`~sf_policy_node.motion.safety.monitor.ArmMonitor`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ import numpy as np
 
 
 class Fault(Enum):
-    """Why an arm is not where it was commanded to be."""
+    """The cause of a tracking error."""
 
     OBSTACLE = auto()
+    """Something blocks a joint while other joints still move."""
     STALLED = auto()
-    """It stands still as a whole: something holds it, or its controller does not follow."""
+    """No joint moves: something holds the arm, or its controller does not follow."""
     SCALED = auto()
-    """It follows its path, too slowly."""
+    """The arm follows its path with a delay, because its speed is scaled down."""
     ELSEWHERE = auto()
+    """The error is more than twice the tracking error: something else moved the arm."""
     SENSOR = auto()
-    """The joint states cannot be true."""
+    """The joint states are physically impossible."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A joint that is not where it was commanded to be: by ``distance``, and why, in words."""
+    """The joint with the largest tracking error.
+
+    Attributes:
+        joint: its name.
+        distance: between its measured and commanded position [rad or m].
+        fault: the cause.
+        reason: joint, distance and cause as a message.
+        measured: (J,) positions of all joints.
+    """
 
     joint: str
     distance: float
@@ -33,8 +43,12 @@ class Deviation:
 
 
 @dataclass(frozen=True)
-class StartPlace:
-    """Where a motion may start (J,): the commanded place, or where the arm is measured instead."""
+class StartPosition:
+    """The joint position (J,) from which a motion may start.
+
+    ``is_commanded``: it is the commanded position. Otherwise it is the measured one, and ``reason``
+    says how they differ; ``reason`` is empty where nothing was commanded.
+    """
 
     position: np.ndarray
     is_commanded: bool

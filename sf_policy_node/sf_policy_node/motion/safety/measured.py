@@ -1,4 +1,4 @@
-"""The measured joints of the last moments."""
+"""Keeps the recently measured joint states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class JointHistory:
-    """Joint states by their stamp, rising; older ones than ``length_s`` are forgotten."""
+    """Joint states in the order of their stamps; those older than ``length_s`` are forgotten.
+
+    A joint state is a stamp [s], positions (J,) and velocities (J,).
+    """
 
     def __init__(self, length_s: float) -> None:
         self._length = length_s
@@ -18,8 +21,8 @@ class JointHistory:
         return bool(self._samples)
 
     def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> bool:
-        """Remember a joint state (J,); False when it is not newer than the last one and was
-        dropped.
+        """Add a joint state (J,); return False, without adding it, if it is not newer than the
+        last one.
         """
         if self._samples and stamp <= self._samples[-1][0]:
             return False
@@ -29,39 +32,41 @@ class JointHistory:
         return True
 
     def clear(self) -> None:
-        """Forget everything, as after a jump of the clock."""
+        """Forget all joint states, as after a clock jump."""
         self._samples.clear()
 
     @property
     def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Stamp [s], positions and velocities (J,)."""
+        """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
         return self._samples[-1]
 
     def last(self, count: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """The newest ``count`` joint states, oldest first; fewer when there are not that many."""
+        """Return the newest ``count`` joint states, oldest first; fewer when there are fewer."""
         return [
             self._samples[n] for n in range(max(0, len(self._samples) - count), len(self._samples))
         ]
 
     def since(self, stamp: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """The joint states from a time on, oldest first."""
+        """Return the joint states with this stamp [s] or a later one, oldest first."""
         return [sample for sample in self._samples if sample[0] >= stamp]
 
     def covering(self, seconds: float, at_least: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the newest joint states that span ``seconds``, oldest first.
 
-        At least that many where there are so many; fewer, or a shorter span, where there are not.
+        They are at least ``at_least``. There are fewer, or they span less, when no older ones are
+        kept.
         """
         begin = self._samples[-1][0] - seconds
         inside = sum(sample[0] > begin for sample in self._samples)
         return self.last(max(inside + 1, at_least))
 
     def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
-        """Positions (J,) at ``stamp``, interpolated; the newest ones for later stamps; None before
-        the oldest.
+        """Interpolate the positions (J,) at ``stamp`` [s].
+
+        The newest positions are returned for a later stamp, None for one before the oldest.
 
         Args:
-            known_until: joint states with later stamps are not looked at.
+            known_until: joint states with later stamps are ignored [s].
         """
         known = [sample for sample in self._samples if sample[0] <= known_until]
         if not known or stamp < known[0][0]:

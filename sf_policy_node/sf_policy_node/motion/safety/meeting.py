@@ -1,8 +1,12 @@
-"""Leads a controller whose state is not known to one place, inside the limits from wherever it is.
+"""Brings a controller whose state is unknown to a target position inside the limits.
 
 A ``joint_trajectory_controller`` bridges from its own state to the first point of a message when
-that point lies in the future: a cubic through position and velocity at both ends. So one point far
-enough ahead is a safe command for every state that the controller may be in.
+that point is in the future. It follows a cubic through position and velocity at both ends. A single
+point far enough ahead is therefore a safe command for every state in which the controller may be.
+
+The cubic from position p and velocity v (J,) to standstill at the target g (J,) in T [s], with
+d = g - p, has at its start the acceleration a = 6 d / T^2 - 4 v / T and the jerk
+j = 6 v / T^2 - 12 d / T^3, which is constant.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.arm.workspace import Workspace
 
 _LONGEST_S = 10.0
 _GROWTH = 1.1
@@ -23,64 +28,97 @@ State = tuple[np.ndarray, np.ndarray]  # positions and velocities (J,)
 
 @dataclass(frozen=True)
 class Approach:
-    """The way of a controller that holds its last command to ``place``, where it is met.
+    """The motion of a controller from its last command to the beginning of a new path.
 
-    It is at ``origin`` (J,) at ``begun`` [s] and at ``place`` (J,) at ``ends`` [s], at rest.
+    It starts at ``origin`` (J,) at ``begun`` [s] and ends at ``target`` (J,) at ``ends`` [s], both
+    stationary.
     """
 
     begun: float
     origin: np.ndarray
     ends: float
-    place: np.ndarray
+    target: np.ndarray
 
     def state(self, now: float) -> State:
-        """Return position and velocity (J,) at a time [s]."""
+        """Return position and velocity (J,) at ``now`` [s]."""
         u = min(max((now - self.begun) / (self.ends - self.begun), 0.0), 1.0)
-        way = self.place - self.origin
-        speed = 6.0 * u * (1.0 - u) * way / (self.ends - self.begun)
-        return self.origin + u**2 * (3.0 - 2.0 * u) * way, speed
+        distance = self.target - self.origin
+        speed = 6.0 * u * (1.0 - u) * distance / (self.ends - self.begun)
+        return self.origin + u**2 * (3.0 - 2.0 * u) * distance, speed
 
     def is_seen(self, measured: np.ndarray, now: float, allowed: np.ndarray) -> bool:
-        """Whether joints (J,) are measured on this way rather than at its end."""
+        """Return whether ``measured`` joints (J,) are on this motion rather than at its end.
+
+        Args:
+            allowed: (J,) tracking errors [rad or m].
+        """
         beside = np.abs(measured - self.state(now)[0]) / allowed
-        short = np.abs(measured - self.place) / allowed
+        short = np.abs(measured - self.target) / allowed
         return bool((beside <= 1.0).all() and beside.max() < short.max())
 
 
 def meeting_times(
-    starts: list[State], place: np.ndarray, limits: JointLimits, period: float, *, bounded: bool
+    starts: list[State], target: np.ndarray, limits: JointLimits, period: float, *, bounded: bool
 ) -> Iterator[float]:
-    """Yield times [s], in whole periods and rising, that lead every start to rest at ``place``.
+    """Yield durations [s] in which the limits allow all ``starts`` to stop at ``target``.
+
+    They are multiples of ``period``, rising, up to 10 s.
 
     Args:
-        starts: where the controller may be.
-        place: (J,) inside the position limits.
-        bounded: position limits count, too.
-
-    On each cubic the acceleration, which is largest at an end, and the speed, which is largest at
-    an end or at its vertex, stay inside the limits. A start that is faster than the limit may
-    brake.
+        starts: the states in which the controller may be.
+        target: (J,) inside the position limits.
+        bounded: check the position limits as well.
     """
     duration = 2.0 * period
     while duration < _LONGEST_S:
-        if all(fits(*start, place, duration, limits, bounded=bounded) for start in starts):
+        if all(fits(*start, target, duration, limits, bounded=bounded) for start in starts):
             yield duration
         duration = period * math.ceil(_GROWTH * duration / period)
+
+
+def meeting_time(
+    starts: list[State],
+    target: np.ndarray,
+    limits: JointLimits,
+    period: float,
+    workspace: Workspace,
+    *,
+    bounded: bool,
+) -> float | None:
+    """Return the shortest duration [s] of :func:`meeting_times` in which no tool is too fast.
+
+    Where a tool is too fast in all of them, the longest one is returned; None where there is none.
+    """
+    duration = None
+    for duration in meeting_times(starts, target, limits, period, bounded=bounded):
+        motions = [samples(*start, target, duration, period) for start in starts]
+        surveys = [
+            workspace.survey(np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]]))
+            for start, motion in zip(starts, motions, strict=True)
+        ]
+        if not any(survey.too_fast for survey in surveys):
+            break
+    return duration
 
 
 def fits(
     position: np.ndarray,
     velocity: np.ndarray,
-    place: np.ndarray,
+    target: np.ndarray,
     duration: float,
     limits: JointLimits,
     *,
     bounded: bool = True,
 ) -> bool:
-    """The cubic from a state (J,) to rest at ``place`` in ``duration`` [s] keeps the limits."""
-    way = place - position
-    first = 6.0 * way / duration**2 - 4.0 * velocity / duration
-    last = -6.0 * way / duration**2 + 2.0 * velocity / duration
+    """Return whether the cubic from a state (J,) to ``target`` (J,) keeps the limits.
+
+    The acceleration is linear in time, so it is largest at an end: ``first`` or ``last``. The speed
+    is largest at an end or at the vertex of its parabola. A state faster than the limit may brake,
+    and one outside the position limits may come back. ``bounded``: position limits are checked.
+    """
+    distance = target - position
+    first = 6.0 * distance / duration**2 - 4.0 * velocity / duration
+    last = -6.0 * distance / duration**2 + 2.0 * velocity / duration
     if (np.maximum(np.abs(first), np.abs(last)) > 0.98 * limits.acceleration).any():
         return False
     jerk = (last - first) / duration
@@ -99,24 +137,27 @@ def fits(
 def _turning(
     velocity: np.ndarray, first: np.ndarray, jerk: np.ndarray, duration: float
 ) -> np.ndarray:
-    """Return when each joint turns back (J,) [s] on its cubic, which ends at rest; 0: never."""
-    # The speed is a parabola with a root at the end; the other root is where the joint turns.
+    """Return when each joint reverses (J,) [s] on its cubic, which ends stationary; 0: never."""
+    # The speed is a parabola in time with one root at the end. The product of its roots is 2 v / j,
+    # so the other root, where the joint reverses, is 2 v / (j T).
     product = np.where(jerk == 0.0, 0.0, 2.0 * velocity / np.where(jerk == 0.0, 1.0, jerk))
     root = product / duration
     return np.where((root > 0.0) & (root < duration), root, 0.0)
 
 
 def samples(
-    position: np.ndarray, velocity: np.ndarray, place: np.ndarray, duration: float, period: float
+    position: np.ndarray, velocity: np.ndarray, target: np.ndarray, duration: float, period: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cubic as positions and velocities (N, J), one period apart, the last at
-    ``place``.
+    """Sample the cubic from a state (J,) to ``target`` (J,), which it reaches in ``duration`` [s].
+
+    Returns positions and velocities (N, J), one period apart, the last one stationary at
+    ``target``.
     """
     t = (period * np.arange(1, round(duration / period) + 1))[:, None]
-    way = place - position
-    first = 6.0 * way / duration**2 - 4.0 * velocity / duration
-    jerk = (-12.0 * way / duration + 6.0 * velocity) / duration**2
+    distance = target - position
+    first = 6.0 * distance / duration**2 - 4.0 * velocity / duration
+    jerk = (-12.0 * distance / duration + 6.0 * velocity) / duration**2
     positions = position + velocity * t + 0.5 * first * t**2 + jerk * t**3 / 6.0
     velocities = velocity + first * t + 0.5 * jerk * t**2
-    positions[-1], velocities[-1] = place, 0.0
+    positions[-1], velocities[-1] = target, 0.0
     return positions, velocities

@@ -1,7 +1,9 @@
-"""Judges the measured arm: are joint states fresh, can they be true, does the arm follow.
+"""Monitors the measured arm: whether joint states are fresh and plausible, and whether the arm
+follows its path.
 
-Measured joints are evidence, not commands: drivers report zeros, wrap angles at pi, droop, lag and
-flicker. Speeds are taken from positions, since many drivers report none or wrong ones.
+Joint states are not trusted blindly: drivers report zeros and wrap angles at pi, and measured
+joints droop, lag and flicker. Velocities are computed from positions, because many drivers report
+none or wrong ones.
 """
 
 from __future__ import annotations
@@ -17,29 +19,29 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
-from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPlace
+from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPosition
 from sf_policy_node.motion.safety.measured import JointHistory
 from sf_policy_node.motion.types import Chunk
 
-_AT_COMMAND = 0.1  # share of the tracking error within which a joint counts as being at a place
-_ELSEWHERE = 2.0  # times the tracking error: not pushed away, but somewhere else
-_IMPOSSIBLE = 3.0  # times the top speed between two joint states: nothing moves an arm that fast
-_RESTING_S = 0.1  # an arm that is measured at one place for this long is at rest
-_STEADY_S = 0.2  # somebody moved the arm: it must be measured at one place for this long ...
-_STEADY_AFTER_LEAP_S = 0.5  # ... and for this long where the joint states leapt there
+_AT_COMMAND = 0.1  # share of the tracking error within which a joint is at a position
+_ELSEWHERE = 2.0  # times the tracking error: beyond it no obstacle explains the error
+_IMPOSSIBLE = 3.0  # times the top speed between two joint states: faster than any arm moves
+_STATIONARY_S = 0.1  # an arm whose joint states agree for this long is stationary
+_STEADY_S = 0.2  # an arm that something else moved must be stationary for this long ...
+_STEADY_AFTER_JUMP_S = 0.5  # ... and for this long if its joint states jumped
 _COVERED = 0.8  # share of such a time that joint states must cover
-_GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a place
-_NEAR = 0.9  # share of the joint states that must agree on a place
-_SEVERAL = 3  # joint states that are needed to call anything steady
-_CONFIRMED = 2  # joint states in a row that must agree: one bad reading stops nothing
-_CLOCK_S = 1.0  # a stamp that is that much older is of another clock
-_LOOK_BACK = 10  # joint states in which a leap is looked for
-_STALLED_S = 0.05  # an arm that did not move for so long while it was commanded to has stalled ...
-_STALLED = 0.1  # ... when it went less than this share of the commanded way
-_SCALED_S = 1.0  # how late an arm whose speed is scaled down may follow
-_SPEED_S = 0.03  # joint states over which a speed is taken
-_SAME = 0.01  # share of the tracking error within which two accounts of one place agree
-_AT_REST = 0.02  # share of the top speed below which a controller holds position
+_GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a position
+_NEAR = 0.9  # share of the joint states that must agree on a position
+_SEVERAL = 3  # joint states that are needed to call an arm stationary
+_CONFIRMED = 2  # consecutive joint states that must agree: a single bad reading stops nothing
+_CLOCK_S = 1.0  # a stamp that is older by more than this is of another clock
+_LOOK_BACK = 10  # joint states that are searched for a jump
+_STALLED_S = 0.05  # an arm has stalled when in this time ...
+_STALLED = 0.1  # ... it moved less than this share of the commanded distance
+_SCALED_S = 1.0  # the longest delay of an arm whose speed is scaled down
+_SPEED_S = 0.03  # time over which a velocity is computed
+_SAME = 0.01  # share of the tracking error within which two positions are the same
+_HOLDING = 0.02  # share of the top speed below which a controller holds position
 _WRAPS = (
     "that is a full turn, so the driver wraps angles and commands do not; make the driver report "
     "joint states that do not wrap"
@@ -48,7 +50,7 @@ _WRAPS = (
 
 @dataclass(frozen=True)
 class _Reference:
-    """What a controller commands its ``joints`` (N,) by its own account: positions, velocities."""
+    """The positions and velocities (N,) that a controller reports as its reference."""
 
     stamp: float
     joints: np.ndarray
@@ -57,10 +59,13 @@ class _Reference:
 
 
 class ArmMonitor:
-    """Judges measured joints (J,) in the order of ``contract.command_joints`` against the contract.
+    """Compares measured joints (J,) with the contract and the commanded path.
+
+    Joints are in the order of ``contract.command_joints``.
 
     Args:
-        joint_state_problem: why whoever receives joint states cannot use them at a time [s].
+        joint_state_problem: returns why the receiver of the joint states cannot use them at a time
+            [s]; empty when it can. None: there is no such check.
     """
 
     def __init__(
@@ -72,24 +77,25 @@ class ArmMonitor:
         error = self._limits.tracking_error
         grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
         self.band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
-        """By how much the measured joints of an arm at rest may scatter (J,)."""
+        """By how much the joint states of a stationary arm may scatter (J,) [rad or m]."""
         self._joints = np.flatnonzero(~self._limits.is_gripper)  # of all arms, without grippers
         commands = contract.columns.commands
         self._units = [
             "" if column.kind is ColumnKind.GRIPPER else column.unit for column in commands
         ]
-        self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_LEAP_S) + 1.0)
+        self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_JUMP_S) + 1.0)
         self._references: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
 
     # ---- what is measured ----
 
     def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Remember a joint state. One whose positions are not finite counts as lost.
+        """Take a joint state (J,), stamped at ``stamp`` [s].
 
-        Velocities that are not finite count as left out.
+        It is ignored when its stamp or a position is not finite. A velocity that is not finite
+        counts as 0.
 
         Raises:
-            ValueError: when the number of joints is wrong.
+            ValueError: the number of joints is wrong.
         """
         positions = np.asarray(positions, dtype=float)
         velocities = np.asarray(velocities, dtype=float)
@@ -113,10 +119,12 @@ class ArmMonitor:
         velocities: np.ndarray,
         joints: np.ndarray | None = None,
     ) -> None:
-        """Remember what a controller commands by its own account (N,) twice; not finite: nothing.
+        """Take the reference positions and velocities (N,) that a controller reports.
+
+        Values that are not finite remove the last report of this controller.
 
         Args:
-            joints: (N,) which joints the controller has; None: all, in order.
+            joints: (N,) indices of the joints of the controller; None: all, in order.
         """
         joints = np.arange(len(self._limits.names)) if joints is None else np.asarray(joints)
         key = tuple(joints.tolist())
@@ -126,11 +134,11 @@ class ArmMonitor:
             self._references.pop(key, None)
 
     def _is_fresh(self, reference: _Reference, now: float) -> bool:
-        """Whether a controller reported lately, on the clock of ``now``."""
+        """Return whether a controller's report is younger than ``budgets.joint_state_age_s``."""
         return abs(now - reference.stamp) <= self._contract.budgets.joint_state_age_s
 
     def forget(self) -> None:
-        """Drop all joint states, as after a jump of the clock."""
+        """Forget all joint states and controller reports, as after a clock jump."""
         self._history.clear()
         self._references.clear()
 
@@ -144,7 +152,7 @@ class ArmMonitor:
         return now - self._history.newest[0] if self._history else -1.0
 
     def problem(self, now: float) -> str:
-        """Return why joint states cannot be used at ``now``; empty when they can."""
+        """Return why joint states cannot be used at ``now`` [s]; empty when they can."""
         if problem := self._receives(now):
             return problem
         if not self._history:
@@ -160,9 +168,10 @@ class ArmMonitor:
         return ""
 
     def state_from_positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the newest positions (J,), and velocities (J,) from the positions before them.
+        """Return the newest positions (J,) and velocities (J,) computed from recent positions.
 
-        With a single joint state the velocities are the reported ones.
+        With a single joint state the velocities are the reported ones. Velocities are clipped to
+        the limits.
         """
         stamp, positions, reported = self._history.newest
         recent = self._history.since(stamp - _SPEED_S)
@@ -173,48 +182,53 @@ class ArmMonitor:
             velocities = (positions - recent[0][1]) / (stamp - recent[0][0])
         return positions, np.clip(velocities, -self._limits.velocity, self._limits.velocity)
 
-    def away(self, place: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        """Return which joints (J,) are measured further than their tracking error from a place."""
-        return np.abs(place - measured) > self._limits.tracking_error
+    def away(self, position: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """Return which joints (J,) are further than their tracking error from ``position``."""
+        return np.abs(position - measured) > self._limits.tracking_error
 
-    def at_rest(self, now: float) -> bool:
-        """Fresh joint states say that no joint has moved for a tenth of a second."""
-        return not self.problem(now) and self._is_steady(_RESTING_S, gripper=True)
+    def is_stationary(self, now: float) -> bool:
+        """Return whether fresh joint states show that no joint has moved for 0.1 s."""
+        return not self.problem(now) and self._is_steady(_STATIONARY_S, gripper=True)
 
     def _is_steady(self, seconds: float, *, gripper: bool = False) -> bool:
-        """The arm (with its gripper) was measured at one place all that time.
+        """Return whether the arm was measured at one position for ``seconds``.
 
-        Encoders flicker, and single readings may be wrong: nine of ten must be near the median, and
-        the halves of the time must agree on average.
+        Encoders flicker, and single readings may be wrong. So nine of ten readings must be near
+        the median, and the means of the first and the second half must agree.
+
+        Args:
+            gripper: the gripper must be stationary as well.
         """
         recent = self._history.covering(seconds, _SEVERAL)
         if len(recent) < _SEVERAL or recent[-1][0] - recent[0][0] < _COVERED * seconds:
             return False
         joints = slice(None) if gripper else self._joints
-        places = np.array([positions[joints] for _, positions, _ in recent])
+        measured = np.array([positions[joints] for _, positions, _ in recent])
         band = self.band[joints]
-        near = (np.abs(places - np.median(places, axis=0)) <= band).all(axis=1)
+        near = (np.abs(measured - np.median(measured, axis=0)) <= band).all(axis=1)
         if near.mean() < _NEAR:
             return False
-        halves = np.array_split(places[near], 2)
+        halves = np.array_split(measured[near], 2)
         return bool((np.abs(halves[0].mean(axis=0) - halves[-1].mean(axis=0)) <= 0.5 * band).all())
 
-    def resting_place(self) -> np.ndarray:
-        """Return where an arm is that :meth:`at_rest` has found at rest (J,)."""
-        return self._steady_place(_RESTING_S)
+    def stationary_position(self) -> np.ndarray:
+        """Return the joints (J,) of an arm for which :meth:`is_stationary` is True."""
+        return self._median_position(_STATIONARY_S)
 
-    def _steady_place(self, seconds: float) -> np.ndarray:
-        """Return the median of the measured joints (J,)."""
+    def _median_position(self, seconds: float) -> np.ndarray:
+        """Return the median of the joints (J,) measured in the last ``seconds``."""
         recent = self._history.covering(seconds, _SEVERAL)
         return np.median([positions for _, positions, _ in recent], axis=0)
 
     # ---- chunks ----
 
     def check_reference(self, chunk: Chunk) -> None:
-        """Check that the joints that the policy saw are those that were measured then.
+        """Check that a chunk's reference agrees with the joints measured at its stamp.
+
+        Nothing is checked when no joint state that old is known.
 
         Raises:
-            ChunkRefused: when a joint differs by more than its tracking error.
+            ChunkRefused: a joint differs by more than its tracking error.
         """
         measured = self._history.at(chunk.stamp)
         if measured is None:
@@ -231,35 +245,36 @@ class ArmMonitor:
 
     # ---- starts ----
 
-    def place_to_start(
+    def start_position(
         self,
         path: CommandedPath | None,
         now: float,
         displacement: DisplacementWatch | None = None,
-    ) -> StartPlace:
-        """Return where a motion from rest starts, inside the limits.
+    ) -> StartPosition:
+        """Return the position, inside the limits, from which a motion from standstill starts.
+
+        It is the commanded position while every joint is within its tracking error of it: servo
+        errors do not add up, and a gripper keeps its grip. The reference that a controller reports
+        takes precedence over the last command of this executor. Otherwise something else moved the
+        arm, and the motion starts at the measured position.
 
         Args:
-            displacement: whether joint states jumped beside the commanded path. It counts where
-                the controller does not report what it commands.
-
-        As long as every joint is within its tracking error of where it was commanded to be, that
-        is the commanded place: the servo's error is not carried along, and a gripper keeps its
-        grip. What the controller itself reports to command counts more than what this executor
-        commanded last. Else somebody moved the arm: it starts where it is measured.
+            path: the commanded path; None: unknown.
+            displacement: whether joint states jumped away from the commanded path. It is used for
+                joints whose controller does not report its reference. None: not used.
 
         Raises:
-            MotionRefused: joint states may be wrong, somebody else moves the arm, or it is outside
+            MotionRefused: joint states may be wrong, something else moves the arm, or it is outside
                 its limits.
         """
         stamp, measured, _ = self._history.newest
         commanded, reported = self._commanded(path, now)
         if commanded is None:
-            if not self._is_steady(_RESTING_S):
+            if not self._is_steady(_STATIONARY_S):
                 raise MotionRefused(
-                    f"{self._restless()}; this executor takes over only an arm at rest"
+                    f"{self._describe_motion()}; this executor takes over only a stationary arm"
                 )
-            return StartPlace(self._inside(self.resting_place()), False)
+            return StartPosition(self._inside(self.stationary_position()), False)
         away, displaced = self.away(commanded, measured), False
         if displacement is not None:
             error = measured - commanded
@@ -267,62 +282,71 @@ class ArmMonitor:
             jumped &= np.isfinite(self._limits.tracking_error) & ~reported
             away, displaced = away | jumped, bool(jumped.any())
         if not away.any():
-            return StartPlace(self._inside(commanded), True)
+            return StartPosition(self._inside(commanded), True)
         worst = int(np.where(away, np.abs(commanded - measured), 0.0).argmax())
-        reason = self._off(worst, measured - commanded)
+        reason = self._describe_error(worst, measured - commanded)
         if self._wraps(worst, (measured - commanded)[worst]):
             raise MotionRefused(f"{reason}: {_WRAPS}")
-        leapt = displaced or self._leapt(worst, stamp - _STEADY_AFTER_LEAP_S)
-        needed = _STEADY_AFTER_LEAP_S if leapt else _STEADY_S
+        has_jumped = displaced or self._has_jumped(worst, stamp - _STEADY_AFTER_JUMP_S)
+        needed = _STEADY_AFTER_JUMP_S if has_jumped else _STEADY_S
         if not self._is_steady(needed):
             raise MotionRefused(
-                f"{reason}; it must be measured at one place for {needed:g} s before it counts"
+                f"{reason}; a motion starts there once it has been stationary for {needed:g} s"
             )
-        place = self._steady_place(needed)  # of all joints: the controller is most likely there
-        if not displaced:  # a gripper keeps its grip
-            grips = self._limits.is_gripper
-            place[grips] = commanded[grips]
-        return StartPlace(self._inside(place), False, reason)
+        # The controller is most likely where all joints are measured.
+        position = self._median_position(needed)
+        if not displaced:  # a gripper keeps its commanded position, and so its grip
+            grippers = self._limits.is_gripper
+            position[grippers] = commanded[grippers]
+        return StartPosition(self._inside(position), False, reason)
 
     def _commanded(
         self, path: CommandedPath | None, now: float
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Return where controllers hold position (J,), and for which joints they report it (J,).
+        """Return the position that the controllers hold (J,), and which joints they report (J,).
 
-        None where that is not known of every joint.
+        The position is None when it is unknown for a joint.
 
         Raises:
-            MotionRefused: the controller moves, commanded by somebody else.
+            MotionRefused: a controller moves, commanded by another publisher.
         """
         own = None if path is None else path.positions[-1]
         known = np.zeros(len(self._limits.names), dtype=bool)
-        place = np.full(len(known), np.nan) if own is None else own.copy()
+        position = np.full(len(known), np.nan) if own is None else own.copy()
         for each in self._references.values():
             if not self._is_fresh(each, now):
                 continue
             moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
-            if moving.max() > _AT_REST:
+            if moving.max() > _HOLDING:
                 name = self._limits.names[each.joints[int(moving.argmax())]]
-                raise MotionRefused(f"the controller moves {name}, commanded by somebody else")
-            known[each.joints], place[each.joints] = True, each.positions
+                raise MotionRefused(
+                    f"the controller moves {name}, commanded by another publisher; stop that"
+                    " publisher"
+                )
+            known[each.joints], position[each.joints] = True, each.positions
         if own is None:
-            return place if known.all() else None, known
-        if not known.any() or (np.abs(place - own) <= _SAME * self._limits.tracking_error).all():
+            return position if known.all() else None, known
+        if not known.any() or (np.abs(position - own) <= _SAME * self._limits.tracking_error).all():
             return own, known
-        return place, known
+        return position, known
 
-    def _restless(self) -> str:
-        recent = self._history.covering(_RESTING_S, _SEVERAL)
-        places = np.array([positions for _, positions, _ in recent])
-        ways = np.ptp(places, axis=0) / self._limits.tracking_error
-        if ways.max() <= _AT_COMMAND:
+    def _describe_motion(self) -> str:
+        """Return why the arm does not count as stationary."""
+        recent = self._history.covering(_STATIONARY_S, _SEVERAL)
+        measured = np.array([positions for _, positions, _ in recent])
+        moved = np.ptp(measured, axis=0) / self._limits.tracking_error
+        if moved.max() <= _AT_COMMAND:
             return f"there are only {len(recent)} joint states so far"
-        return f"{self._limits.names[int(ways.argmax())]} is moving and not by this executor"
+        return f"{self._limits.names[int(moved.argmax())]} is moving and not by this executor"
 
-    def _inside(self, place: np.ndarray) -> np.ndarray:
-        """Return a measured place (J,), moved inside the limits where it is hardly outside."""
-        inside = self._limits.inside(place)
-        excess = np.abs(inside - place) / self._limits.tracking_error
+    def _inside(self, position: np.ndarray) -> np.ndarray:
+        """Return a measured position (J,), moved inside the limits where it is slightly outside.
+
+        Raises:
+            MotionRefused: it is outside by more than a tenth of the tracking error.
+        """
+        inside = self._limits.inside(position)
+        excess = np.abs(inside - position) / self._limits.tracking_error
         if excess.max() > _AT_COMMAND:
             name = self._limits.names[int(excess.argmax())]
             raise MotionRefused(
@@ -333,9 +357,9 @@ class ArmMonitor:
     # ---- while it moves ----
 
     def deviation(self, path: CommandedPath) -> Deviation | None:
-        """Return the joint that is further than its tracking error from ``path``, and why.
+        """Return the joint that is further than its tracking error from ``path``, and the cause.
 
-        Two joint states in a row must agree.
+        None when no joint is, in at least one of the last two joint states.
         """
         recent = self._history.last(_CONFIRMED)
         errors = [measured - path.state(stamp)[0] for stamp, measured, _ in recent]
@@ -347,15 +371,16 @@ class ArmMonitor:
         _, measured, _ = recent[-1]
         error = float(errors[-1][worst])
         fault, reason = self._explain(path, worst, error, share[worst])
-        reason = f"{self._off(worst, errors[-1])}{reason}"
+        reason = f"{self._describe_error(worst, errors[-1])}{reason}"
         return Deviation(self._limits.names[worst], abs(error), fault, reason, measured)
 
     def reference_deviation(
         self, path: CommandedPath, now: float
     ) -> tuple[str, tuple[int, ...]] | None:
-        """Return how far a controller itself is from ``path``, by its own account, and its joints.
+        """Return how far the reported reference of a controller is from ``path``, and its joints.
 
-        None: all follow, or have not reported lately.
+        The distance is given as a sentence. None when all controllers follow the path or have not
+        reported recently.
         """
         for each in self._references.values():
             if each.stamp < path.begins or not self._is_fresh(each, now):
@@ -377,14 +402,20 @@ class ArmMonitor:
     def _explain(
         self, path: CommandedPath, joint: int, error: float, share: float
     ) -> tuple[Fault, str]:
-        arm = self._limits.arm_of(joint)  # another arm may follow well
+        """Return the cause of a tracking error and the end of the message about it.
+
+        Args:
+            error: measured minus commanded position [rad or m].
+            share: its size as a multiple of the tracking error that the contract allows.
+        """
+        arm = self._limits.arm_of(joint)  # other arms may follow their paths
         if self._wraps(joint, error):
             return Fault.SENSOR, f": {_WRAPS}"
-        if self._leapt(joint, -np.inf):
+        if self._has_jumped(joint, -np.inf):
             return (
                 Fault.SENSOR,
                 (
-                    " and leapt there faster than it can move: the sensor or its driver reports"
+                    " and jumped there faster than it can move: the sensor or its driver reports"
                     " wrong joint states; check its cable and driver"
                 ),
             )
@@ -397,38 +428,47 @@ class ArmMonitor:
                 ),
             )
         if share > _ELSEWHERE:
-            return Fault.ELSEWHERE, "; find out who moved it"
+            return Fault.ELSEWHERE, "; find out what moved it"
         if self._has_stalled(path, arm):
             return (
                 Fault.STALLED,
                 (
-                    ": the arm stands still; something is in its way, or its controller does not"
+                    ": the arm does not move; something is in its way, or its controller does not"
                     " follow"
                 ),
             )
         return Fault.OBSTACLE, ", something is in its way; clear it"
 
-    def _off(self, joint: int, errors: np.ndarray) -> str:
+    def _describe_error(self, joint: int, errors: np.ndarray) -> str:
         distance = f"{abs(errors[joint]):.2f} {self._units[joint]}".rstrip()
-        return f"{self._limits.names[joint]} is measured {distance} from where it was sent"
+        return f"{self._limits.names[joint]} is measured {distance} from its commanded position"
 
     def _wraps(self, joint: int, error: float) -> bool:
+        """Return whether an error is a whole number of turns: the driver wraps angles at pi."""
         if self._units[joint] != "rad":  # a gripper has no unit here
             return False
         turns = round(error / (2.0 * np.pi))
         return turns != 0 and abs(error - turns * 2.0 * np.pi) <= self._limits.tracking_error[joint]
 
-    def _leapt(self, joint: int, since: float) -> bool:
-        """The joint was measured to move faster than it can, lately or since a stamp."""
+    def _has_jumped(self, joint: int, since: float) -> bool:
+        """Return whether a joint was measured to move faster than it can.
+
+        Args:
+            since: the stamp [s] from which joint states are searched; -inf: the last ten.
+        """
         recent = self._history.last(_LOOK_BACK) if since == -np.inf else self._history.since(since)
-        way = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
+        moved = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
         reach = (
             _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
         )
-        return bool((way > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
+        return bool((moved > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
 
     def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
-        """No joint of an arm (N,) moved while the path moved all along."""
+        """Return whether no joint of an arm moved for 0.05 s although its path did.
+
+        Args:
+            arm: (N,) indices of the arm's joints.
+        """
         stamp, _, _ = self._history.newest
         recent = self._history.since(stamp - _STALLED_S)
         if len(recent) < 3:
@@ -440,8 +480,10 @@ class ArmMonitor:
         return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
 
     def _is_scaled(self, path: CommandedPath, arm: np.ndarray) -> bool:
-        """An arm (N,) is measured on its path, where it should have been earlier, and still moves
-        on.
+        """Return whether an arm is measured at an earlier point of its path, and still moves.
+
+        Args:
+            arm: (N,) indices of the arm's joints.
         """
         stamp, measured, _ = self._history.newest
         lags = np.arange(0.05, _SCALED_S, 0.02)

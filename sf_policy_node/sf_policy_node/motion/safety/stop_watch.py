@@ -1,4 +1,4 @@
-"""Watches whether the arm stops: a stop message may be late, lost or refused by the controller."""
+"""Watches whether the arm stops: the controller may receive a stop late, or lose or refuse it."""
 
 from __future__ import annotations
 
@@ -13,47 +13,54 @@ from sf_policy_node.motion.safety.monitor import ArmMonitor
 
 _REPEAT_S = 0.1
 _REPEATS = 10
-_NOT_STOPPED_S = 0.4  # after its end a stop has failed when the arm still moves
+_NOT_STOPPED_S = 0.4  # a stop has failed when the arm still moves this long after its end
 _OFF = 0.5  # share of the tracking error within which the arm is on a path
 
 
 class Act(Enum):
-    """What to do about a stop."""
+    """What to do about a stop that was sent."""
 
     NOTHING = auto()
     REPEAT = auto()
     """Send it again."""
-    ANEW = auto()
-    """The arm still follows the motion from before the stop: stop that motion anew."""
+    STOP_EARLIER_PATH = auto()
+    """The arm still follows the path from before the stop: plan a new stop from that path."""
 
 
 class StopWatch:
-    """One stop at a time, until the arm is measured at rest."""
+    """Watches one stop at a time, until the arm is measured stationary."""
 
     def __init__(self, limits: JointLimits) -> None:
         self._limits = limits
         self._path: CommandedPath | None = None
         self.before: CommandedPath | None = None
-        """What was commanded before the stop."""
+        """The path that was commanded before the stop; None: unknown."""
         self._next = math.inf
         self._sent = 0
         self.complaint = ""
-        """Why the arm is not known to have stopped; empty while there is time, and when it has."""
+        """Why the stop may have failed; empty while it still has time, and when the arm stopped."""
 
     def begin(self, path: CommandedPath, before: CommandedPath | None, now: float) -> None:
-        """A stop was sent, which ends with ``path``, instead of the motion ``before``."""
+        """Watch a stop that was sent at ``now`` [s].
+
+        Args:
+            path: the stop.
+            before: the path that it replaced.
+        """
         self.before = before
         self._path, self._next, self._sent, self.complaint = path, now + _REPEAT_S, 0, ""
 
     def end(self) -> None:
-        """Another motion was sent, or the arm is nobody's business any more."""
+        """Stop watching: the arm has stopped, another motion was sent, or the controller is
+        lost.
+        """
         self._path, self.complaint = None, ""
 
     def check(self, now: float, monitor: ArmMonitor) -> Act:
-        """Look at the measured arm."""
+        """Compare the measured arm with the stop and return what to do at ``now`` [s]."""
         if self._path is None:
             return Act.NOTHING
-        if now >= self._path.end and monitor.at_rest(now):
+        if now >= self._path.end and monitor.is_stationary(now):
             self.end()
             return Act.NOTHING
         failed = now > self._path.end + _NOT_STOPPED_S
@@ -64,12 +71,14 @@ class StopWatch:
         self._sent += 1
         self._next = now + _REPEAT_S
         if failed and not monitor.problem(now) and self._follows_before(monitor):
-            self._path = None  # the new stop begins its own watch
-            return Act.ANEW
+            self._path = None  # the caller sends a new stop, which calls `begin`
+            return Act.STOP_EARLIER_PATH
         return Act.REPEAT
 
     def _follows_before(self, monitor: ArmMonitor) -> bool:
-        """The arm is measured on the motion from before the stop, and not where the stop ends."""
+        """Return whether the arm is measured on the path before the stop, not where the stop
+        ends.
+        """
         if self.before is None:
             return False
         stamp, measured, _ = monitor.newest
@@ -79,7 +88,7 @@ class StopWatch:
 
     def _complain(self, now: float, monitor: ArmMonitor) -> str:
         if problem := monitor.problem(now):
-            return f"nobody can see whether the arm has stopped: {problem}"
+            return f"it is unknown whether the arm has stopped: {problem}"
         speed = np.abs(monitor.state_from_positions()[1]) / self._limits.velocity
         name = self._limits.names[int(speed.argmax())]
         return (

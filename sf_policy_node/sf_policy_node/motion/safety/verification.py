@@ -1,4 +1,4 @@
-"""The last look at a motion before it is sent, which knows nothing of how it was made."""
+"""Verifies a motion before it is sent, independently of how it was planned."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ _ROUNDING = 1e-3  # share of a limit
 
 @dataclass(frozen=True)
 class Motion:
-    """Samples (N, J), one period apart; the first is the commanded state that the motion leaves,
-    the last at rest.
+    """Samples (N, J), one ``period`` [s] apart.
+
+    The first is the commanded state from which the motion starts, the last one must be stationary.
     """
 
     period: float
@@ -24,12 +25,15 @@ class Motion:
 
 
 def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | None) -> str:
-    """What is wrong with a motion, in one sentence; empty when nothing is.
+    """Return which limit a motion breaks, in one sentence; empty when it breaks none.
 
-    Between two samples a controller draws a cubic through positions and velocities: its
-    acceleration, which is largest at an end, counts as well. A motion that starts outside a limit
-    may only come back.
-    ``workspace`` None: the tool is not looked at, as for a stop.
+    A motion that starts outside a limit may only come back. Between two samples a controller
+    follows a cubic through their positions and velocities, whose acceleration is largest at an end
+    and is checked there: with the period h [s], the distance d and the velocities v0 and v1 (J,),
+    it is (6 d / h - 4 v0 - 2 v1) / h at the start and (-6 d / h + 2 v0 + 4 v1) / h at the end.
+
+    Args:
+        workspace: None: box, collisions and tool speed are not checked, as for some stops.
     """
     positions, velocities = motion.positions, motion.velocities
     if (
@@ -48,7 +52,7 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
         return f"it does not end at rest: {_worst(np.abs(velocities[-1]), limits)} still moves"
     outside = np.maximum(np.maximum(limits.lower - positions, positions - limits.upper), 0.0)
     allowed = _ROUNDING * (limits.upper - limits.lower)
-    # Braking from outside still goes a little further.
+    # A joint that starts outside and moves further out needs its braking distance.
     allowed = allowed + np.where(
         outside[0] > 0.0, outside[0] + velocities[0] ** 2 / limits.acceleration, 0.0
     )
@@ -57,10 +61,10 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
     over = np.abs(velocities) / np.maximum(limits.velocity, np.abs(velocities[0]))
     if over.max() > 1.0 + _ROUNDING:
         return f"{_worst(over.max(axis=0), limits)} would be faster than its velocity limit"
-    h, way = motion.period, np.diff(positions, axis=0)
+    h, distance = motion.period, np.diff(positions, axis=0)
     before, after = velocities[:-1], velocities[1:]
-    first = (6.0 * way / h - 4.0 * before - 2.0 * after) / h
-    last = (-6.0 * way / h + 2.0 * before + 4.0 * after) / h
+    first = (6.0 * distance / h - 4.0 * before - 2.0 * after) / h
+    last = (-6.0 * distance / h + 2.0 * before + 4.0 * after) / h
     over = np.maximum(np.abs(first), np.abs(last)) / limits.acceleration
     if over.max() > 1.0 + 10.0 * _ROUNDING:
         return f"{_worst(over.max(axis=0), limits)} would accelerate more than its limit"
