@@ -61,13 +61,30 @@ def test_deactivation_ends_the_motion_once_and_refuses_the_next_one(presence):
 
 
 def test_silence_counts_only_after_it_has_reported(presence):
-    assert presence.check_silence(100.0) == ""
+    assert presence.check_silence(100.0, 0.0) == ""
     presence.saw_report(100.0)
-    assert presence.check_silence(100.4) == "" and presence.summary["controller state"] == "active"
-    assert "reports no state any more" in presence.check_silence(100.6)
-    assert presence.check_silence(100.7) == "" and "activate it" in presence.refusal
+    assert presence.check_silence(100.4, 0.4) == "" and not presence.is_overdue
+    assert presence.summary["controller state"] == "active"
+    assert presence.check_silence(100.6, 0.6) == "" and presence.is_overdue
+    assert "reports no state any more" in presence.check_silence(100.66, 0.66)
+    assert presence.check_silence(100.7, 0.7) == "" and "activate it" in presence.refusal
+    assert not presence.is_overdue
     presence.saw_report(101.0)
     assert not presence.refusal
+
+
+def test_a_process_that_stood_still_takes_the_reports_that_wait_before_it_says_silence(presence):
+    presence.saw_report(100.0)
+    assert presence.check_silence(102.0, 2.0) == "" and presence.is_overdue
+    presence.saw_report(102.01)
+    assert not presence.is_overdue and presence.check_silence(102.1, 2.1) == ""
+    assert not presence.refusal
+
+
+def test_a_simulation_that_is_paused_or_slow_is_not_silent(presence):
+    presence.saw_report(100.0)
+    for steady in range(60):
+        assert presence.check_silence(100.3, float(steady)) == "" and not presence.is_overdue
 
 
 def test_a_second_publisher_is_named(presence):

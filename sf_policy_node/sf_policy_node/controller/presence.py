@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sf_policy_node.controller.requirements import objections, remarks, version
 
 _SILENT_S = 0.5  # a controller reports its state every cycle while it is active
+_CONFIRM_S = 0.05  # for reports that arrived while this process did not run
 _ACTIVE = "active"
 
 
@@ -32,6 +33,7 @@ class ControllerPresence:
         """Identity of the controller's subscription; another one is another start of it."""
         self._state = ""  # as controller_manager says; empty: nothing known
         self._reported_at: float | None = None
+        self._overdue_at: float | None = None  # steady; of the check that found it overdue
         self._is_silent = False
 
     @property
@@ -63,7 +65,8 @@ class ControllerPresence:
             self.endpoint = min(own, default="")
         if not before or before == self.endpoint:
             return ""
-        self.parameters, self._state, self._reported_at, self._is_silent = {}, "", None, False
+        self.parameters, self._state = {}, ""
+        self._reported_at, self._overdue_at, self._is_silent = None, None, False
         return f"{name} was started again" if self.endpoint else f"{name} has left {self.topic}"
 
     def saw_parameters(self, values: Mapping[str, object]) -> None:
@@ -76,14 +79,38 @@ class ControllerPresence:
         return f"{self._said} was deactivated" if before == _ACTIVE and state != _ACTIVE else ""
 
     def saw_report(self, now: float) -> None:
-        """Take that it reported its state at ``now`` [s, steady], as it does while it is active."""
-        self._reported_at, self._is_silent = now, False
+        """Take that it reported its state at ``now``, as it does while it is active.
 
-    def check_silence(self, now: float) -> str:
-        """Return why its motion has ended when it has ceased to report."""
-        if self._reported_at is None or self._is_silent or now - self._reported_at < _SILENT_S:
+        Args:
+            now: of a clock that stands still with the controller: simulated time in simulation [s].
+        """
+        self._reported_at, self._overdue_at, self._is_silent = now, None, False
+
+    @property
+    def is_overdue(self) -> bool:
+        """Return whether the last :meth:`check_silence` missed a report; check once more soon."""
+        return self._overdue_at is not None
+
+    def check_silence(self, now: float, steady: float) -> str:
+        """Return why its motion has ended when it has ceased to report.
+
+        The first check that misses a report says nothing: after a stall of this process it runs
+        before the reports that are waiting.
+
+        Args:
+            now: of the clock of :meth:`saw_report` [s].
+            steady: of the host [s].
+        """
+        if self._reported_at is None or self._is_silent:
             return ""
-        self._is_silent = True
+        if now - self._reported_at < _SILENT_S:
+            self._overdue_at = None
+            return ""
+        if self._overdue_at is None:
+            self._overdue_at = steady
+        if steady - self._overdue_at < _CONFIRM_S:
+            return ""
+        self._overdue_at, self._is_silent = None, True
         return f"{self._said} reports no state any more: it was deactivated, or its process stopped"
 
     @property

@@ -33,6 +33,7 @@ except ImportError:
     ControllerManagerActivity = ListControllers = None
 
 _RETRY_S = 0.05
+_RECHECK_S = 0.1  # reports that are waiting are taken before that
 _REPORT_S = 0.01  # a controller reports up to a thousand times a second
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -76,6 +77,7 @@ class ControllerWatch:
         self._endpoint, self._next_report = "", 0.0
         self._manager: dict[str, object] = {}
         self._removals: list[Callable[[], None]] = []
+        self._recheck = None  # timer; while a report is overdue
         node.resources.callback(self._forget)
 
     @property
@@ -138,7 +140,11 @@ class ControllerWatch:
             if (each.node_name, each.node_namespace) != self._own
         ]
         lost = self._presence.saw_topic(subscribers, others)
-        lost = lost or self._presence.check_silence(time.monotonic())
+        lost = lost or self._presence.check_silence(self._now(), time.monotonic())
+        if self._presence.is_overdue and self._recheck is None:
+            self._recheck = node.create_timer(
+                _RECHECK_S, self._look_again, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            )
         if self._endpoint != self._presence.endpoint:
             self._endpoint = self._presence.endpoint
             self._meet()
@@ -146,6 +152,20 @@ class ControllerWatch:
             self._on_lost(lost)
 
     # ---- how ----
+
+    def _now(self) -> float:
+        """Return simulated time where it is used, else a time that no clock step moves [s]."""
+        clock = self._node.get_clock()
+        return clock.now().nanoseconds / 1e9 if clock.ros_time_is_active else time.monotonic()
+
+    def _look_again(self) -> None:
+        self._end_recheck()
+        self.look()
+
+    def _end_recheck(self) -> None:
+        if self._recheck is not None:
+            self._node.destroy_timer(self._recheck)
+            self._recheck = None
 
     def _meet(self) -> None:
         """Ask the controller that is there now, and listen to it."""
@@ -217,13 +237,14 @@ class ControllerWatch:
         for remove in removals:
             remove()
         self._manager = {}
+        self._end_recheck()
 
     def _on_report(self, message) -> None:
         now = time.monotonic()
         if now < self._next_report:
             return
         self._next_report = now + _REPORT_S
-        self._presence.saw_report(now)
+        self._presence.saw_report(self._now())
         reference = _ordered(message.joint_names, message.reference, self._joints)
         if reference is not None and self._on_reference is not None:
             self._on_reference(to_seconds(message.header.stamp), *reference, self.joints)
