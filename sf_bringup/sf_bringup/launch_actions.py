@@ -8,8 +8,10 @@ that the workspace was built with.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -199,6 +201,7 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
     remappings = {topic: remap_global_topics(full).get(topic, topic) for topic in GLOBAL_TOPICS}
     configurations = {"namespace": namespace, "rviz.config": graph["rviz_config"], **remappings}
     folder = Path(tempfile.mkdtemp(prefix="sf_launch_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for node in JOURNEYS[journey].nodes:
         parameters = graph["nodes"].get(node.name)
         path = folder / f"{node.name}.yaml"

@@ -82,13 +82,14 @@ def test_a_node_that_cannot_start_is_exit_code_one(ros_domain, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_nodes_in_order(number, ros_domain):
+def test_a_signal_ends_all_nodes_in_order(number, ros_domain, tmp_path):
     process = subprocess.Popen(
         launch("arm.launch.py", "policy:=none", "shadow:=True", "namespace:=left"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         # A shell makes its background jobs ignore SIGINT, and `ros2 launch` inherits that.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
@@ -105,3 +106,4 @@ def test_a_signal_ends_all_nodes_in_order(number, ros_domain):
     assert family and code == 0, "".join(lines)
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert "[left.chunk_executor]: inactive" in "".join(lines)
+    assert not list(tmp_path.iterdir())  # parameter files
