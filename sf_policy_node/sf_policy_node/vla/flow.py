@@ -1,4 +1,4 @@
-"""Flow-matching head: turns noise into a chunk of actions, given action tokens of the trunk.
+"""Flow-matching head: generates a chunk of actions from noise.
 
 Legend: epsilon (H, A) is Gaussian noise, a (H, A) the normalised action chunk, tau in [0, 1] the
 flow time, 0 at noise and 1 at the action, in the whole package.
@@ -30,8 +30,9 @@ _LAST_TIME = 0.99  # a velocity at tau = 1 would be 0 / 0
 
 
 class FlowHead(nn.Module):
-    """Estimates the clean chunk behind a noisy one, with transformer blocks over the steps of the
-    chunk.
+    """Estimates the clean chunk behind a noisy one.
+
+    Transformer blocks over the steps of the chunk.
     """
 
     steps = STEPS

@@ -139,8 +139,9 @@ class Nano(nn.Module):
 
     @property
     def visual_tokens(self) -> int:
-        """Number of visual tokens. They come first in the sequence: cameras in order, patches row
-        by row.
+        """Number of visual tokens.
+
+        They come first in the sequence: cameras in order, patches row by row.
         """
         return self.config.cameras * self.config.grid**2
 

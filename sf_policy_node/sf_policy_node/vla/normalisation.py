@@ -1,5 +1,6 @@
-"""Normalisation of states, actions and text: a centre and a scale for each column, saved with the
-checkpoint.
+"""Normalisation of states, actions and text.
+
+A centre and a scale for each column, saved with the checkpoint.
 """
 
 from __future__ import annotations

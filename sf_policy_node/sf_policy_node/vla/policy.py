@@ -1,6 +1,4 @@
-"""A trained policy behind one call: images, joint positions and an instruction in, a chunk of
-actions out.
-"""
+"""A trained policy behind one call: observation in, chunk of actions out."""
 
 from __future__ import annotations
 
@@ -90,8 +88,9 @@ class Policy:
 
     @property
     def join(self) -> Join:
-        """Blending mode of its chunks: a flow head continues the previous chunk (real-time
-        chunking).
+        """Blending mode of its chunks.
+
+        A flow head continues the previous chunk (real-time chunking).
         """
         return Join.RTC if self._flow else Join.BLEND
 

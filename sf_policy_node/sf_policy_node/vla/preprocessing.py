@@ -62,9 +62,7 @@ def prepare(
 
 
 def fitted(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[slice, slice]:
-    """Return the rows and columns of a prepared image (height, width) that show the original
-    image.
-    """
+    """Return rows and columns of a prepared image (height, width) that show the original one."""
     if fit != "letterbox":
         return slice(0, size[0]), slice(0, size[1])
     scale = min(size[0] / shape[0], size[1] / shape[1])

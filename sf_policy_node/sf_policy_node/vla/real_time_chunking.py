@@ -117,7 +117,8 @@ def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
 
 
 def ascending(velocity: Velocity) -> Velocity:
-    """Convert a velocity of openpi's convention (t from 1 to 0, ``noise - action``) to that of this
-    module.
+    """Convert a velocity of openpi's convention to that of this module.
+
+    openpi: t from 1 to 0, ``noise - action``.
     """
     return lambda x, tau: -velocity(x, 1.0 - tau)

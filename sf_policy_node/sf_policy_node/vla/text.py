@@ -48,8 +48,9 @@ class TextEncoder:
         self._known: dict[str, np.ndarray] = {}
 
     def encode(self, sentences: list[str]) -> np.ndarray:
-        """Return embeddings (N, 384) float32: mean over tokens, then unit length, as the authors
-        prescribe.
+        """Return embeddings (N, 384) float32.
+
+        Mean over tokens, then unit length, as the authors prescribe.
         """
         missing = sorted(set(sentences) - self._known.keys())
         for start in range(0, len(missing), 64):

@@ -1,3 +1,1 @@
-"""Evaluation on recorded episodes: open loop, regression against an earlier checkpoint, LIBERO
-server.
-"""
+"""Evaluation on recorded episodes, and a server for LIBERO."""

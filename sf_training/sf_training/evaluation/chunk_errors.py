@@ -90,9 +90,7 @@ def units(contract: Contract) -> list[Unit]:
 def episode_errors(
     policy: Policy, episode: RecordedEpisode, batch: int
 ) -> tuple[EpisodeErrors, np.ndarray]:
-    """Return the errors of policy and baselines on one episode, and the policy's chunks (L, H,
-    A).
-    """
+    """Return the errors on one episode, and the policy's chunks (L, H, A)."""
     contract = policy.contract
     chunks = predicted_chunks(policy, episode, batch)
     predictions = {

@@ -1,6 +1,4 @@
-"""Open-loop evaluation: errors of a checkpoint's chunks on recorded episodes, beside model-free
-baselines.
-"""
+"""Open-loop evaluation on recorded episodes, beside model-free baselines."""
 
 from __future__ import annotations
 
@@ -46,8 +44,9 @@ def evaluate_open_loop(
     plot: Path,
     console: Console,
 ) -> dict:
-    """Return errors of a policy on recorded episodes as plain values; print a table, plot to
-    ``plot``.
+    """Return errors of a policy on recorded episodes as plain values.
+
+    Prints a table, and plots to ``plot``.
 
     Args:
         checkpoint: from which the policy was loaded; names the episodes it was trained on.
@@ -138,8 +137,9 @@ def choose(
 
 
 def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
-    """Return errors by column and by step with 95 % intervals over episodes; plain values in
-    contract units.
+    """Return errors by column and by step, with 95 % intervals over episodes.
+
+    Plain values in the contract's units.
     """
     means = {name: overall(episodes, name) for name in (POLICY, *BASELINES)}
     bounds = interval(episodes, [each.errors[POLICY].mean(0) for each in episodes])

@@ -1,6 +1,4 @@
-"""One recorded episode as input of a policy, its recorded actions, and the chunks of model-free
-baselines.
-"""
+"""One recorded episode: policy input, recorded actions, and model-free baselines."""
 
 from __future__ import annotations
 
@@ -154,8 +152,7 @@ def keep_moving(contract: Contract, episode: RecordedEpisode) -> np.ndarray:
 def correct_choices(
     contract: Contract, episode: RecordedEpisode, chunks: np.ndarray
 ) -> tuple[int, int]:
-    """Return the number of correct predictions, and of labels that share their observation with
-    another.
+    """Return the number of correct predictions, and of ambiguous labels.
 
     A prediction is correct when, of all recorded chunks of its observation, that of its own
     instruction is the closest.
@@ -175,8 +172,9 @@ def correct_choices(
 
 
 def _in_joint_space(contract: Contract, episode: RecordedEpisode, step: np.ndarray) -> np.ndarray:
-    """Return chunks of constant joint velocity, ``step`` (N, J) per step, in the contract's
-    action space.
+    """Return chunks of constant joint velocity in the contract's action space.
+
+    ``step`` (N, J) is the displacement in one step.
     """
     kinematics = kinematics_of(contract) if contract.action.space.is_tool else None
     ahead = np.arange(1, contract.action.horizon + 1)[:, None]

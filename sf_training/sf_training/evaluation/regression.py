@@ -1,6 +1,4 @@
-"""Command ``regress``: compare a checkpoint with an earlier one, or with model-free baselines,
-on recorded episodes.
-"""
+"""Command ``regress``: compare a checkpoint with an earlier one or with baselines."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ class RegressionError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare a checkpoint on recorded episodes with the operator's actions and with an earlier
-    checkpoint.
+    """Compare a checkpoint with an earlier one, or with model-free baselines.
 
     Exit code 0: no regression. 1: a regression, named in the last lines. 2: bad input.
 

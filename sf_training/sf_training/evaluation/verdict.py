@@ -1,6 +1,4 @@
-"""Whether a checkpoint is worse than an earlier one: comparison of columns and episodes by
-tolerances.
-"""
+"""Whether a checkpoint is worse than an earlier one, by tolerances."""
 
 from __future__ import annotations
 

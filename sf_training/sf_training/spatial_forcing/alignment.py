@@ -126,8 +126,9 @@ class AlignmentConfig:
 
 
 class Projector(nn.Module):
-    """Maps the student's width to the teacher's: norm, linear, GELU, linear; Xavier-uniform with
-    zero bias.
+    """Maps the student's width to the teacher's: norm, linear, GELU, linear.
+
+    Weights are Xavier-uniform, biases zero.
     """
 
     def __init__(self, student: int, teacher: int, norm: Norm = "layer", hidden: int = 0) -> None:
@@ -159,8 +160,7 @@ class Projector(nn.Module):
 
 
 class Alignment(nn.Module):
-    """The trained part of Spatial Forcing: one projector for all layers, and the gate if there is
-    one.
+    """The trained part of Spatial Forcing: one projector for all layers, and a gate.
 
     Args:
         config: settings; the caller applies ``coefficient``.
@@ -246,8 +246,7 @@ def alignment_loss(student: Tensor, target: Tensor, mask: Tensor | None = None) 
 
 
 def position_embedding(rows: int, columns: int, width: int, aspect: float = 1.0) -> Tensor:
-    """Return a fixed position embedding E (rows, columns, width) of a patch grid, as in VGGT's
-    dense head.
+    """Return VGGT's fixed position embedding E (rows, columns, width) of a patch grid.
 
     Legend: a = ``aspect``; patch (r, c); x = (2 c / (columns - 1) - 1) (a / d) (columns - 1) /
     columns and y = (2 r / (rows - 1) - 1) (1 / d) (rows - 1) / rows with d = sqrt(a^2 + 1);
@@ -289,8 +288,7 @@ def prepare_target(
     resize: Literal["bilinear", "area"] = "bilinear",
     aspect: float | None = None,
 ) -> Tensor:
-    """Return teacher features as alignment targets: position embedding added, resized to the
-    student's grid.
+    """Return teacher features as alignment targets on the student's grid.
 
     Args:
         features: (B, V, gh, gw, C).
@@ -322,8 +320,9 @@ def prepare_target(
 
 
 def token_mask(present: Tensor, grid: int | tuple[int, int], valid: Tensor | None = None) -> Tensor:
-    """Return which tokens count, (B, V * rows * columns): of present cameras, outside letterbox
-    bars.
+    """Return which tokens count, (B, V * rows * columns).
+
+    Those of present cameras, outside letterbox bars.
 
     Args:
         present: (B, V), False where a camera is missing.

@@ -1,6 +1,4 @@
-"""Storage formats of cached features: two bytes for each value, or one and a scale for each
-token.
-"""
+"""Storage formats of cached features: one or two bytes for each value."""
 
 from __future__ import annotations
 
@@ -57,8 +55,9 @@ def empty_parts(
 
 
 def encode(values: np.ndarray, form: CacheFormat) -> tuple[np.ndarray, ...]:
-    """Encode features (..., C) float32; with ``int8`` the second array holds a scale (...) for
-    each token.
+    """Encode features (..., C) float32.
+
+    With ``int8`` the second array holds a scale (...) for each token.
     """
     if form == "float16":
         return (values.astype(np.float16),)

@@ -1,5 +1,4 @@
-"""The backbone of Depth Anything 3 (arXiv 2511.10647): DINOv2 whose later blocks attend across
-views.
+"""The backbone of Depth Anything 3 (arXiv 2511.10647).
 
 Implemented from the architecture on VGGT's blocks, with the parameter names of the official
 checkpoints; sizes are read from the tensors. Only what Spatial Forcing needs: no heads, no given
@@ -68,8 +67,9 @@ class DepthAnything3Config:
 
 
 class DepthAnything3(nn.Module):
-    """Features of V views: output of the last single-view block, beside the normalised output of
-    the block.
+    """DINOv2 whose later blocks attend across views.
+
+    A feature is the output of the last single-view block beside the normalised output.
     """
 
     def __init__(self, config: DepthAnything3Config) -> None:
@@ -216,8 +216,9 @@ class DepthAnything3Teacher:
             return tuple(layer.float() for layer in self._network(images, self._layers))
 
     def _load(self) -> None:
-        """Read the weights when the first images come: a run with cached features never needs
-        them.
+        """Read the weights when the first images come.
+
+        A run with cached features never needs them.
         """
         if self._loaded:
             return

@@ -66,8 +66,9 @@ class DepthTask:
         return DepthTask(mean, np.maximum(spread, 1e-6).astype(np.float32), grid)
 
     def residuals(self, cells: np.ndarray) -> np.ndarray:
-        """Return the residuals of depth (F, V, R, C) [m]: deviation from the mean over the
-        spread; NaN where unknown.
+        """Return the residuals of depth (F, V, R, C) [m].
+
+        Deviation from the mean over the spread; NaN where unknown.
         """
         return (cells - self.mean) / self.spread[:, None, None]
 
@@ -135,8 +136,7 @@ class DepthError:
         return self._mean(self.relative, None)
 
     def explained(self, floor: DepthError, episodes: np.ndarray | None = None) -> np.ndarray:
-        """Return 1 - MSE / MSE of ``floor`` for each camera (..., V), with mean squared errors
-        (MSE).
+        """Return 1 - MSE / MSE of ``floor`` for each camera (..., V); MSE: mean squared error.
 
         1 is perfect, 0 equals ``floor``, below 0 is worse; ``episodes`` as for :meth:`rmse`.
         """

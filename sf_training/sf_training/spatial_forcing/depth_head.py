@@ -1,6 +1,4 @@
-"""Heads that predict depth from frozen visual tokens: linear in closed form, or DPT-style and
-trained.
-"""
+"""Heads that predict depth from frozen visual tokens."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ class Head(Protocol):
 
 
 class LinearHead:
-    """One ridge regression for each camera, shared by all positions: from a token to the cells in
-    its patch.
+    """One ridge regression for each camera, shared by all positions.
+
+    It maps a token to the cells in its patch.
 
     Cells without depth count as equal to the mean image; tokens without any cell with depth are
     left out.

@@ -1,5 +1,4 @@
-"""Spatial Forcing for the training loop of another project: hooks on its policy, and one loss to
-add.
+"""Spatial Forcing for the training loop of another project.
 
 Needs only torch and ``sf_training.spatial_forcing``; the policy's code does not change.
 ``sf_training/examples`` has the loops of openpi and LeRobot.

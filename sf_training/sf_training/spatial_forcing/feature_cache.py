@@ -104,8 +104,9 @@ class FeatureCache:
         return done
 
     def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
-        """Compute the missing features, and measure the error of the format; call it in
-        :meth:`locked`.
+        """Compute the missing features, and measure the error of the format.
+
+        Call it in :meth:`locked`.
 
         Args:
             batch: frames in a slice.

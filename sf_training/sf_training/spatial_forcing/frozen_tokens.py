@@ -27,8 +27,7 @@ def frozen_tokens(
     texts: torch.Tensor,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> np.ndarray:
-    """Return visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks, as at
-    inference.
+    """Return visual tokens (F, V, rows, columns, D) float32 after ``layer`` blocks.
 
     Args:
         model: a ``Nano``, ``HfVla``, ``Pi0`` or ``OpenVlaOft``, on its device.

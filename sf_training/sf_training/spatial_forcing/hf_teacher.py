@@ -121,8 +121,9 @@ class HfTeacher:
         return tuple(result)
 
     def _final(self, found) -> Tensor:
-        """Return the last block's output after the final norm, which a backbone does not apply
-        itself.
+        """Return the last block's output after the final norm.
+
+        A backbone does not apply that norm itself.
         """
         return (
             found.last_hidden_state

@@ -12,8 +12,9 @@ PRESETS = get_args(PresetName)
 
 
 def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
-    """Return the complete settings of a preset; layers keep their proportion of the student's
-    depth.
+    """Return the complete settings of a preset.
+
+    Layers keep their proportion of the student's depth.
 
     * ``openvla``: layer 24 of 32 as in the paper; each patch is paired with its own target, missing
       cameras and letterbox bars are masked.

@@ -55,9 +55,7 @@ _MEMORY_SHARE = 0.4  # of the machine's, for tokens
 
 @dataclass(frozen=True)
 class Arguments:
-    """Predict depth from a frozen policy's visual tokens, with a linear or a DPT-style head,
-    beside controls.
-    """
+    """Predict depth from a frozen policy's visual tokens, beside controls."""
 
     data: Path
     """Directory of episode bags with depth."""

@@ -255,8 +255,9 @@ class ProbeReport:
 
 
 def trained_how(training: dict, name: str) -> str:
-    """Return the row of a checkpoint from the training settings in its ``config.json``; else
-    ``name``.
+    """Return the row of a checkpoint from its training settings.
+
+    ``name`` where its ``config.json`` has none.
     """
     settings = training.get("settings", {})
     if "teacher" not in settings:

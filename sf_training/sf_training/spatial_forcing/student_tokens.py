@@ -164,8 +164,9 @@ def visual_positions(mask: Tensor) -> Tensor:
 
 
 def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> Tensor:
-    """Return the hidden states (B, N, D) of the visual tokens, or of those ``shift`` positions
-    later.
+    """Return the hidden states (B, N, D) of the visual tokens.
+
+    With ``shift``, those of the tokens so many positions later.
 
     Args:
         hidden: (B, T, D).
@@ -187,8 +188,9 @@ def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> 
 def _named_blocks(
     model: nn.Module, wanted: Sequence[nn.Module] | str | None
 ) -> tuple[str, Sequence[nn.Module]]:
-    """Return the name of the list of blocks in the model (empty where it has none), and the
-    blocks.
+    """Return the blocks, and the name of their list in the model.
+
+    The name is empty where the model has no such list.
     """
     lists = {
         name: module

@@ -141,8 +141,7 @@ def frame_images(data: Path, frame: int) -> np.ndarray:
 
 
 def principal_colours(features: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return colours (V, gh, gw, 3) from 0 to 1 of features (V, gh, gw, C), and their share of the
-    variance.
+    """Return colours (V, gh, gw, 3) of features (V, gh, gw, C), and their share of the variance.
 
     The directions are principal components over all views, so one colour means one feature in all
     views.

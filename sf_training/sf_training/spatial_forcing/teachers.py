@@ -77,17 +77,16 @@ def points_from_depth(depth: np.ndarray, view: View) -> np.ndarray:
 
 
 def pointmap_features(depth: np.ndarray, view: View, patch: Patch) -> np.ndarray:
-    """Return features (F, gh, gw, C) of one camera from its depth (F, H, W) [m]; patch in
-    pixels.
-    """
+    """Return features (F, gh, gw, C) of one camera's depth (F, H, W) [m]; patch in pixels."""
     depth = np.clip(np.nan_to_num(depth.astype(np.float32)), 0.0, _DEPTH_MAX)
     points = np.clip(points_from_depth(depth, view), *_POINT_BOX)
     return _encode((points - _POINT_CENTRE) / _POINT_SCALE, patch)
 
 
 def rgb_features(images: np.ndarray, patch: Patch, width: int = FEATURE_SIZE) -> np.ndarray:
-    """Return features (F, gh, gw, width) of one camera's colours (F, 3, H, W) uint8, encoded as
-    points are.
+    """Return features (F, gh, gw, width) of one camera's colours (F, 3, H, W) uint8.
+
+    They are encoded as points are.
     """
     return _encode(images.transpose(0, 2, 3, 1).astype(np.float32) / 127.5 - 1.0, patch, width)
 
@@ -181,11 +180,10 @@ def build_targets(
 
 
 def _encode(values: np.ndarray, patch: Patch, size: int = FEATURE_SIZE) -> np.ndarray:
-    """Encode (F, H, W, 3) to (F, gh, gw, size): mean over 2 x 2 sub-cells, Fourier features, random
-    projection.
+    """Encode (F, H, W, 3) to (F, gh, gw, size): Fourier features and a random projection.
 
-    With sub-cell means m (12,): [m, sin(pi 2^k m), cos(pi 2^k m)] for k = 0 ... 3, times a fixed
-    Gaussian matrix.
+    With the means m (12,) of 2 x 2 sub-cells: [m, sin(pi 2^k m), cos(pi 2^k m)] for k = 0 ... 3,
+    times a fixed Gaussian matrix.
     """
     rows, columns = (
         side // step for side, step in zip(values.shape[1:3], _sides(patch), strict=True)
@@ -226,8 +224,9 @@ def _features(
     grid: tuple[int, int],
     compute: Callable[[np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
-    """Return (F, V, rows, columns, C) float32 of ``compute(frames, view)``, some frames at a
-    time.
+    """Return (F, V, rows, columns, C) float32 of ``compute(frames, view)``.
+
+    It is called for some frames at a time.
     """
     found = np.empty((frames, cameras, *grid, FEATURE_SIZE), np.float32)
     for start in range(0, frames, _FRAMES_AT_ONCE):

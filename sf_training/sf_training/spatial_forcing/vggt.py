@@ -1,5 +1,4 @@
-"""The aggregator of VGGT (arXiv 2503.11651): DINOv2 patches of several views, then alternating
-attention.
+"""The aggregator of VGGT (arXiv 2503.11651).
 
 Implemented from the architecture, with the parameter names of the official checkpoints. Only what
 Spatial Forcing needs: no heads, and no block above the deepest requested layer.
@@ -59,8 +58,7 @@ class VggtConfig:
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, Sequence[int]]) -> VggtConfig:
-        """Return the sizes of the aggregator with tensors of these names (without prefix) and
-        shapes.
+        """Return the sizes of the aggregator whose tensors have these names and shapes.
 
         Raises:
             KeyError: a tensor that gives a size is missing.
@@ -86,8 +84,9 @@ class VggtConfig:
 
 
 class VggtAggregator(nn.Module):
-    """Features of V views of one scene, by alternating attention within a view and across all
-    views.
+    """DINOv2 patches of V views, then alternating attention.
+
+    Frame blocks attend within a view, global blocks across all views.
 
     Args:
         config: sizes.
@@ -216,8 +215,9 @@ class Block(nn.Module):
         self.ls2 = _Scale(width)
 
     def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """Map tokens (N, T, width) to the same shape; ``rotation`` as for
-        :func:`patch_rotation`.
+        """Map tokens (N, T, width) to the same shape.
+
+        ``rotation`` as from :func:`patch_rotation`.
         """
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), rotation))
         return tokens + self.ls2(self.mlp.fc2(functional.gelu(self.mlp.fc1(self.norm2(tokens)))))
@@ -278,8 +278,9 @@ def patch_rotation(
 
 
 def _rotate(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Apply the two-dimensional rotary embedding: the first half of the channels by row, the second
-    by column.
+    """Apply the two-dimensional rotary embedding.
+
+    The first half of the channels is rotated by row, the second by column.
 
     Args:
         heads: (N, heads, T, head_size); in each half, channel k is paired with channel k +

@@ -88,8 +88,9 @@ def load_aggregator(
 
 
 def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]:
-    """Return the aggregator without memory for its weights, which are checked, and the prefix of
-    their names.
+    """Return the aggregator without memory for its weights, and the prefix of their names.
+
+    The names and shapes of the weights are checked.
     """
     prefix = next(
         (prefix for prefix in _PREFIXES if prefix + "camera_token" in weights.shapes), None

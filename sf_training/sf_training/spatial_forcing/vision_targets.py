@@ -193,8 +193,9 @@ def vision_targets(
 
 
 class LiveLayer:
-    """Features of one layer (F, V, rows, columns, C), computed when read: ``layer[frames]``,
-    float32.
+    """Features of one layer (F, V, rows, columns, C), computed when read.
+
+    ``layer[frames]`` returns float32.
 
     The layers of a teacher share the last result, so reading all of them runs it once.
     """
@@ -263,8 +264,9 @@ class _Computed:
         return list(zip(self.compression(found) if self.compression else found, norms, strict=True))
 
     def last(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
-        """Return compressed features of each layer; cached for the same frames and tensor of
-        images.
+        """Return compressed features of each layer.
+
+        The result is cached for the same frames and tensor of images.
         """
         if (
             self._last is None
@@ -375,8 +377,9 @@ def _made_by() -> str:
 
 
 class _Colours:
-    """The control rgb as a teacher: patch colours in the teacher's width, standardised over a
-    sample.
+    """The control rgb as a teacher.
+
+    Patch colours in the teacher's width, standardised over a sample.
     """
 
     description, licence = "patch colours", "none"
@@ -400,8 +403,9 @@ class _Colours:
     def features(
         self, images: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`. No camera
-        may be missing.
+        """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`.
+
+        No camera may be missing.
         """
         values = rgb_features(
             (images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(),

@@ -71,8 +71,9 @@ def files_identity(paths: Iterable[Path]) -> str:
 
 
 def files_of(weights: Path) -> list[Path]:
-    """Return the file of :func:`find_weights`, with the shards that it lists where it is an
-    index.
+    """Return the file of :func:`find_weights`.
+
+    Where it is an index, the shards that it lists follow.
     """
     if not weights.name.endswith(".index.json"):
         return [weights]
@@ -218,8 +219,9 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
 
 
 def _answers(endpoint: str) -> bool:
-    """Return whether a server answers within some seconds; the hub's client would retry for a
-    minute.
+    """Return whether a server answers within some seconds.
+
+    The hub's client would retry for a minute.
     """
     try:
         with urlopen(Request(endpoint, method="HEAD"), timeout=_HUB_TIMEOUT_S):

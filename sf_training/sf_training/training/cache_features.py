@@ -18,8 +18,9 @@ from sf_training.training.train import REFUSALS, recorded_contract, student_of, 
 
 @dataclass(frozen=True)
 class Arguments(Settings):
-    """Compute the features of a vision teacher and save them beside the data, so that training
-    needs no teacher.
+    """Compute the features of a vision teacher and save them beside the data.
+
+    Training then needs no teacher.
 
     The options are those of train, and so is a --config file: training with the same ones finds
     these features. Only the data, the student's image size and the teacher, alignment and control

@@ -25,8 +25,9 @@ _CHUNK = ("chunk_size", "action_horizon")  # LeRobot's and openpi's name
 
 @dataclass(frozen=True)
 class Arguments:
-    """Convert published weights to a checkpoint; every tensor is mapped, missing and left over ones
-    are listed.
+    """Convert published weights to a checkpoint.
+
+    Every tensor is mapped; missing and left over ones are listed.
 
     The contract names the cameras, joints and action columns of the weights, in the order in which
     they were trained. `export` halves the size of the result.

@@ -91,8 +91,9 @@ def read_curves(path: Path) -> list[Row]:
 
 
 def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> None:
-    """Plot losses, validation and success over steps as PNG; ``unit`` (mm or mrad) is that of
-    the error.
+    """Plot losses, validation and success over steps as PNG.
+
+    ``unit`` (mm or mrad) is that of the error.
     """
     import matplotlib
 

@@ -1,6 +1,4 @@
-"""Command ``export``: a smaller checkpoint for the robot, without report, compared with the
-original.
-"""
+"""Command ``export``: a smaller checkpoint for the robot, compared with the original."""
 
 from __future__ import annotations
 
@@ -45,8 +43,9 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Arguments:
-    """Export a trained checkpoint for the robot: weights in half the size, no training report,
-    checksums.
+    """Export a trained checkpoint for the robot.
+
+    Weights take half the space, there is no training report, and checksums are added.
 
     The export is loaded again and must predict the same chunks as the original, within --limit;
     otherwise nothing is written. The robot computes in the same precision as before; only the
@@ -213,9 +212,7 @@ def _check(
 def _observations(
     arguments: Arguments, policy: Policy
 ) -> tuple[list[tuple[np.ndarray, np.ndarray, list[str]]], str]:
-    """Return batches of images (n, V, 3, H, W), joint positions (n, J) and instructions, and
-    their origin.
-    """
+    """Return batches of images, joint positions and instructions, and their origin."""
     wanted = arguments.observations
     if arguments.bags is None:
         return _random_observations(policy, wanted), "random images"

@@ -212,8 +212,9 @@ def _gradients(
     batches: int,
     console: Console,
 ) -> dict[str, tuple[float, float]]:
-    """Return mean and deviation of the cosine over batches, for each part of the model; print a
-    table.
+    """Return mean and deviation of the cosine over batches.
+
+    For each part of the model; prints a table.
     """
     targets = alignment_targets(settings, data, student, contract, console)
     run = TrainingRun(

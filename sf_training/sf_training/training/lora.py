@@ -1,4 +1,6 @@
-"""Which weights of a backbone are trained, and low-rank adapters (LoRA, arXiv 2106.09685, by peft).
+"""Which weights of a backbone are trained, and its low-rank adapters.
+
+LoRA (arXiv 2106.09685) by peft.
 
 Adapters exist in training only: :func:`merged_copy` merges them into the weights, so a saved
 checkpoint runs without peft.
@@ -124,8 +126,9 @@ def merged_weights(model: Any, state: Mapping[str, Tensor] | None = None) -> dic
 
 
 def merged_copy(model: Any, state: Mapping[str, Tensor] | None = None) -> Any:
-    """Return a plain model on the processor, in evaluation mode, without adapters, hooks or
-    gradients.
+    """Return a plain copy of a model on the processor, in evaluation mode.
+
+    It has no adapters, hooks or gradients.
 
     Arguments as for :func:`merged_weights`.
     """

@@ -1,5 +1,6 @@
-"""Weights of projector and gate in a checkpoint's report, so that further training continues
-with them.
+"""Weights of projector and gate in a checkpoint's report.
+
+Further training continues with them.
 """
 
 from __future__ import annotations

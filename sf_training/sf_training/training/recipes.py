@@ -1,6 +1,4 @@
-"""Recipes: settings of a complete run as the paper's authors trained, and how a run differs from
-them.
-"""
+"""Recipes: settings of a complete run as the paper's authors trained."""
 
 from __future__ import annotations
 
@@ -126,8 +124,9 @@ def with_recipe(words: Sequence[str]) -> list[str]:
 
 
 def difference(settings: Any) -> list[str]:
-    """Return how a run differs from the paper's: changed settings, then differences of this
-    package.
+    """Return how a run differs from the paper's.
+
+    First changed settings, then differences of this package.
 
     Args:
         settings: before :meth:`Settings.resolved`; without a recipe the list is empty.

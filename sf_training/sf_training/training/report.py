@@ -1,6 +1,4 @@
-"""Command ``report``: Spatial Forcing beside its controls, over steps and processor time, with
-the spread over seeds.
-"""
+"""Command ``report``: Spatial Forcing beside its controls, with the spread over seeds."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ class Curve:
     rows: tuple[Row, ...]
 
     def reached(self, threshold: float) -> Row | None:
-        """Return the first evaluation with at least ``threshold`` success; None where there is
-        none.
-        """
+        """Return the first evaluation with at least ``threshold`` success, or None."""
         return next(
             (row for row in self.rows if row.success is not None and row.success >= threshold), None
         )
@@ -103,8 +99,7 @@ def _label(name: str) -> str:
 
 
 def summarise(curves: list[Curve], threshold: float) -> dict:
-    """Return for each teacher: seeds, success by step and at equal processor time, steps to
-    ``threshold``.
+    """Return the results of each teacher as plain values.
 
     Equal processor time is that of the run with the least at its last evaluation.
     """

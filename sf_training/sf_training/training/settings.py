@@ -1,6 +1,4 @@
-"""Settings of a training run; all of them are printed at the start and saved with the
-checkpoint.
-"""
+"""Settings of a training run; they are printed at the start and saved with the checkpoint."""
 
 from __future__ import annotations
 

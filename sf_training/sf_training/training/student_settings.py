@@ -15,8 +15,9 @@ Train = Literal["full", "lora", "frozen"]
 
 
 class StudentError(ValueError):
-    """The model cannot be built or trained with these settings; the message names setting or
-    file and cure.
+    """The model cannot be built or trained with these settings.
+
+    The message names the setting or file and the cure.
     """
 
 
@@ -164,8 +165,9 @@ class StudentSettings:
         return "lora" in self.training.values()
 
     def check_alignment(self, layers: Sequence[int]) -> None:
-        """Refuse settings with which Spatial Forcing would train nothing; needs neither model nor
-        data.
+        """Refuse settings with which Spatial Forcing would train nothing.
+
+        Needs neither the model nor data.
 
         Args:
             layers: blocks after which the student's tokens are read.

@@ -229,8 +229,9 @@ def _nano(
 
 
 def _measured(contract: Contract) -> tuple[int, ...]:
-    """Return the state column of each action column for joint targets, -1 for grippers; else
-    empty.
+    """Return the state column of each action column, -1 for grippers.
+
+    Empty unless the actions are joint targets.
     """
     if contract.action.space is not ActionSpace.JOINT_POSITION:
         return ()

@@ -1,5 +1,6 @@
-"""Command ``train``: from recorded episodes to a checkpoint with its report; also under torchrun
-(``doc/distributed.md``).
+"""Command ``train``: from recorded episodes to a checkpoint with its report.
+
+Also under torchrun: ``doc/distributed.md``.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_train(argv: Sequence[str] | None = None) -> Settings:
-    """Return settings from ``--config`` files, a ``--recipe`` and the typed options; later ones
-    override.
+    """Return settings from ``--config`` files, a ``--recipe`` and the typed options.
+
+    Later ones override.
     """
     words = with_config(sys.argv[1:] if argv is None else argv, Settings)
     return parse(Settings, with_recipe(words), "train")

@@ -162,8 +162,9 @@ class HfVla(nn.Module):
         image_size: tuple[int, int] | None = None,
         **sizes: Any,
     ) -> HfVla:
-        """Make a new model on a transformers model, or with random weights on a transformers
-        configuration.
+        """Make a new model on a transformers model or configuration.
+
+        A configuration gives random weights.
 
         Args:
             tokenizer: the backbone's.
@@ -219,8 +220,7 @@ class HfVla(nn.Module):
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> HfVla:
-        """Make a new model with random weights from ``config.json`` and the tokenizer in a local
-        directory.
+        """Make a new model with random weights from a directory with ``config.json`` and tokenizer.
 
         Raises:
             BackboneError: the configuration cannot be used.
@@ -269,8 +269,9 @@ class HfVla(nn.Module):
         rows: Tensor | None = None,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Return chunks (B, horizon, action_size) of a regression head; arguments as for
-        :meth:`context`.
+        """Return chunks (B, horizon, action_size) of a regression head.
+
+        Arguments as for :meth:`context`.
         """
         return self.head(self.context(images, state, text, rows=rows, present=present))
 
@@ -376,8 +377,9 @@ def load_hf(sizes: dict[str, Any], folder: Path) -> HfVla:
 
 
 def _ids(tokens: Sequence[str | int], tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids of the tokens around an image; words that the tokenizer does not know are
-    left out.
+    """Return the ids of the tokens around an image.
+
+    Words that the tokenizer does not know are left out.
     """
     known = tokenizer.get_vocab()
     named = [known.get(token) if isinstance(token, str) else token for token in tokens]

@@ -37,9 +37,7 @@ from sf_policy_node.vla.real_time_chunking import ascending
 
 @dataclass(frozen=True)
 class Pi0Config:
-    """Everything needed to build the model again; made by :meth:`Pi0.create` and
-    :meth:`Pi0.from_published`.
-    """
+    """Everything needed to build the model again."""
 
     cameras: int
     state_size: int
@@ -335,8 +333,9 @@ class Pi0(nn.Module):
         time: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the mean squared error of the velocity over all columns, padding included, as in
-        openpi.
+        """Return the mean squared error of the velocity.
+
+        Over all columns, padding included, as in openpi.
 
         ``mean ||(epsilon - a) - u(x_t, t)||^2`` with ``x_t = t epsilon + (1 - t) a``, noise epsilon
         and padded actions a (B, H, columns), t = 1 at noise, and the expert's velocity u.
@@ -366,15 +365,17 @@ class Pi0(nn.Module):
         return error.mean()
 
     def draw_noise(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw noise (count, H, columns) and times (count,); on the processor, for every device
-        the same.
+        """Draw noise (count, H, columns) and times (count,).
+
+        On the processor, so that every device gets the same numbers.
         """
         noise = torch.randn(count, self.config.horizon, self.columns, generator=generator)
         return noise, self._draw_time(count, generator)
 
     def _their_velocity(self, context: Prefix, noisy: Tensor, time: float | Tensor) -> Tensor:
-        """Return the velocity in transformers' convention; leaves the cache of the prefix
-        unchanged.
+        """Return the velocity in transformers' convention.
+
+        The cache of the prefix stays unchanged.
         """
         length = context.cache.get_seq_length()
         if not isinstance(time, Tensor):
@@ -429,8 +430,9 @@ class Pi05(Pi0):
 
     @classmethod
     def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi05:
-        """Make a model with random weights on a PI0 configuration of transformers; see
-        :meth:`Pi0.create`.
+        """Make a model with random weights on a PI0 configuration of transformers.
+
+        See :meth:`Pi0.create`.
         """
         return super().create(
             backbone, tokenizer, **{"text_tokens": 200, "prompt": PI05_PROMPT, **sizes}

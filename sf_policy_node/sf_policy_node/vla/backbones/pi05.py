@@ -1,5 +1,4 @@
-"""``pi0.5`` (arXiv 2504.16054) on transformers' PI0: adaptive norms in the expert, the state as
-text.
+"""``pi0.5`` (arXiv 2504.16054) on transformers' PI0.
 
 Two differences from pi0, as in openpi's ``pi0_pytorch.py`` and ``gemma.py``:
 

@@ -1,4 +1,6 @@
-"""Published weights of pi0 and pi0.5 from a local directory; every key is mapped or reported.
+"""Published weights of pi0 and pi0.5 from a local directory.
+
+Every key is mapped or reported.
 
 Three layouts, recognised by their tensors:
 
@@ -108,8 +110,9 @@ class PublishedPi0:
         return self._tensors[name]()
 
     def mapped(self) -> dict[str, str]:
-        """Return the name in this package of each published name; empty for tensors that nothing
-        reads.
+        """Return the name in this package of each published name.
+
+        Empty for tensors that nothing reads.
 
         Unknown names are left out.
         """

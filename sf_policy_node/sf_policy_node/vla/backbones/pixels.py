@@ -1,5 +1,4 @@
-"""Image input of each family of vision-language models: size, token grid, normalisation, tensor
-layout.
+"""Image input of each family: size, token grid, normalisation, tensor layout.
 
 This is tensor code of this package instead of transformers' processors: several of those need
 torchvision, and the same code must run in training and on the robot.

@@ -90,8 +90,9 @@ def read_config(folder: str | Path, wanted: str) -> tuple[Path, dict[str, Any]]:
 
 
 def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
-    """Build a model with random weights; ``blank`` leaves them uninitialised, for weights loaded
-    next.
+    """Build a model with random weights.
+
+    ``blank`` leaves them uninitialised, for weights that are loaded next.
     """
     from transformers.initialization import no_init_weights
 

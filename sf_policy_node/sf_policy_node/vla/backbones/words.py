@@ -1,5 +1,6 @@
-"""Instructions to token ids, with a tokenizer from a local directory that is saved with the
-checkpoint.
+"""Instructions to token ids.
+
+The tokenizer comes from a local directory and is saved with the checkpoint.
 """
 
 from __future__ import annotations

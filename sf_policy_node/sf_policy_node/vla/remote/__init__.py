@@ -1,3 +1,1 @@
-"""Policies in other processes: clients of openpi's and OpenVLA-OFT's servers, and a server of
-checkpoints.
-"""
+"""Policies in other processes: clients of other servers, and a server of checkpoints."""

@@ -30,8 +30,9 @@ _MAX_REPLY = 16 * 1024 * 1024  # bytes
 
 
 class ServerError(ValueError):
-    """The server reports an error, or answers with something that is not a reply; the message
-    quotes it.
+    """The server reports an error, or its answer is not a reply.
+
+    The message quotes it.
     """
 
 

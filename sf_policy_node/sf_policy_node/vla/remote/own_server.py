@@ -16,8 +16,9 @@ PROTOCOL = 1
 
 
 def own_metadata(contract: Contract, policy_id: str, join: Join) -> dict[str, Any]:
-    """Return the metadata of this package's server: plain values, which openpi's client reads
-    too.
+    """Return the metadata of this package's server.
+
+    Plain values, which openpi's client reads too.
     """
     return {
         "server": SERVER,

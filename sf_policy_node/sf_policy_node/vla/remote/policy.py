@@ -1,6 +1,4 @@
-"""A policy in another process behind the interface of a local one:
-``policy:=openpi://host:8000``.
-"""
+"""A policy in another process behind the interface of a local one."""
 
 from __future__ import annotations
 
@@ -94,9 +92,7 @@ class RemotePolicy:
 
     @property
     def device(self) -> str:
-        """Address of the server, and median latencies over the last 100 replies: network and
-        model.
-        """
+        """Address of the server, and median latencies over the last 100 replies."""
         network, model = (each.percentiles()[0] for each in (self._network, self._model))
         if not network:
             return self._link.address
@@ -109,8 +105,9 @@ class RemotePolicy:
 
     @property
     def latency(self) -> tuple[float, float]:
-        """Median latencies over the last 100 replies [s]: network and packing; model (0 where
-        not reported).
+        """Median latencies over the last 100 replies [s].
+
+        Of network and packing, and of the model (0 where not reported).
         """
         return self._network.percentiles()[0], self._model.percentiles()[0]
 

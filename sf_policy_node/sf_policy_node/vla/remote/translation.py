@@ -1,6 +1,4 @@
-"""Translation of observations and actions between a server and the contract: names, order,
-units, gripper.
-"""
+"""Translation between a server and the contract: names, order, units, gripper."""
 
 from __future__ import annotations
 
@@ -72,8 +70,9 @@ class Translation:
         return found
 
     def chunk(self, reply: Any) -> np.ndarray:
-        """Return the chunk (horizon, columns) in the contract's units; further steps of the reply
-        are dropped.
+        """Return the chunk (horizon, columns) of a reply in the contract's units.
+
+        Steps beyond the contract's horizon are dropped.
 
         Raises:
             ValueError: the reply holds no such chunk, or values far outside the range of their

@@ -58,8 +58,9 @@ class Augmentation:
         self._moved = torch.tensor(moved)
 
     def draw(self, step: int, frames: int) -> Tensor:
-        """Draw uniform numbers (frames, V, 7) in [0, 1) for a batch; on the processor, for every
-        device the same.
+        """Draw uniform numbers (frames, V, 7) in [0, 1) for a batch.
+
+        On the processor, so that every device gets the same numbers.
         """
         generator = torch.Generator().manual_seed(mixed_seed(self._seed, step, _STREAM))
         return torch.rand(frames, len(self._moved), _DRAWS, generator=generator)
@@ -123,8 +124,9 @@ class Augmentation:
 
 
 def mixed_seed(*parts: int) -> int:
-    """Mix numbers into a seed of 32 bits; torch's generator on the processor ignores all bits
-    above.
+    """Mix numbers into a seed of 32 bits.
+
+    torch's generator on the processor ignores all bits above.
     """
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 

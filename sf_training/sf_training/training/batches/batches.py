@@ -1,5 +1,7 @@
-"""Batches of the training loop: drawn in one order whatever the number of processes, split among
-the processes, and read ahead by a thread.
+"""Batches of the training loop.
+
+They are drawn in one order whatever the number of processes, split among the processes, and read
+ahead by a thread.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""FSDP2: weights, gradients and optimiser states of one model sharded over processes (torch's
-``fully_shard``).
-"""
+"""FSDP2: one model sharded over processes (torch's ``fully_shard``)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The training loop of a run up to its checkpoint: steps, validations, closed-loop evaluations,
-saves.
-"""
+"""The training loop of a run up to its checkpoint."""
 
 from __future__ import annotations
 
@@ -312,9 +310,7 @@ class TrainingLoop:
 
 
 def _merit(row: Row) -> tuple[float, float] | None:
-    """Return a sort key of an evaluation, larger is better: success, then a small validation
-    error.
-    """
+    """Return a sort key of an evaluation; larger is better."""
     if row.validation_error is None:
         return None
     return (-1.0 if row.success is None else row.success, -row.validation_error)
@@ -335,8 +331,9 @@ def _in_words(row: Row, unit: str) -> str:
 
 
 def _due(count: int, step: int, last: int) -> bool:
-    """Return whether ``step`` is a multiple of ``count`` or the last one; never when ``count``
-    is 0.
+    """Return whether ``step`` is a multiple of ``count`` or the last one.
+
+    Never when ``count`` is 0.
     """
     return bool(count) and (step % count == 0 or step == last)
 

@@ -19,9 +19,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Update all parameters that have a gradient; return the result of ``closure``, if
-        given.
-        """
+        """Update all parameters that have a gradient; return the result of ``closure``."""
         parameters = [each for group in self.param_groups for each in group["params"]]
         if any(each.device.type != "cpu" for each in parameters):
             return super().step(closure)

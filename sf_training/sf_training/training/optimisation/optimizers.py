@@ -15,8 +15,9 @@ _HIDDEN = ("blocks.", "head.blocks.", "projector.")  # parameters for Muon
 
 
 class Optimizers:
-    """AdamW on all trained parameters; for nano, Muon on the matrices of its blocks and the
-    projector.
+    """The optimisers of all trained parameters.
+
+    Muon on the matrices of nano's blocks and of the projector, AdamW on all others.
 
     With AdamW alone nano did not learn to ground language within 2000 steps; with Muon it does.
     """

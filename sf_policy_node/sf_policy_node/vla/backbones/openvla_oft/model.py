@@ -1,5 +1,4 @@
-"""OpenVLA-OFT (arXiv 2502.19645): images, state and instruction in one sequence, a chunk in one
-pass.
+"""OpenVLA-OFT (arXiv 2502.19645): one sequence, a chunk in one forward pass.
 
 Sequence: ``[BOS] [patches, camera by camera] [state] [instruction] [slots] [stop]``. A slot is a
 zero embedding, one for each value of the chunk. Attention is bidirectional over the whole sequence,
@@ -116,9 +115,7 @@ class OftConfig:
 
 
 class OftWords(Words):
-    """Encodes instructions in lower case inside OpenVLA's prompt, with the tokens that follow
-    it.
-    """
+    """Encodes instructions in lower case inside OpenVLA's prompt, with its suffix."""
 
     def __init__(
         self, tokenizer: Any, length: int, prompt: str, vocabulary: int, suffix: tuple[int, ...]
@@ -198,8 +195,7 @@ class OpenVlaOft(nn.Module):
 
     @classmethod
     def from_config(cls, folder: str | Path, **sizes: Any) -> OpenVlaOft:
-        """Build a model with random weights from ``config.json`` and the tokenizer in a local
-        directory.
+        """Build a model with random weights from a directory with ``config.json`` and tokenizer.
 
         Raises:
             BackboneError: the configuration is missing or of another model.

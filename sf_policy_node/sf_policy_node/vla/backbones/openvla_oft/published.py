@@ -1,5 +1,6 @@
-"""Published weights of OpenVLA and OpenVLA-OFT from a local directory; every key is mapped or
-reported.
+"""Published weights of OpenVLA and OpenVLA-OFT from a local directory.
+
+Every key is mapped or reported.
 
 A directory may hold (from ``moojink/openvla-oft``, and from Spatial Forcing, which uses the same
 names):

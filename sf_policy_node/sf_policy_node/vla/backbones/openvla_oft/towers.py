@@ -72,8 +72,9 @@ class Tower(nn.Module):
         return x[:, self._prefix :]
 
     def _modulated(self, block: nn.Module, film: Film, x: Tensor, instruction: Tensor) -> Tensor:
-        """Run a block with FiLM between its attention and its MLP, for both layouts of
-        transformers.
+        """Run a block with FiLM between its attention and its MLP.
+
+        Handles both layouts of transformers.
         """
         if self._prefix:
             x = x + block.layer_scale1(block.attention(block.norm1(x))[0])
@@ -85,8 +86,9 @@ class Tower(nn.Module):
 
 
 class Film(nn.Module):
-    """Feature-wise linear modulation: (1 + scale) x + shift, both linear in the embedding (arXiv
-    1709.07871).
+    """Feature-wise linear modulation (arXiv 1709.07871).
+
+    (1 + scale) x + shift, both linear in the instruction's embedding.
     """
 
     def __init__(self, instruction: int, width: int) -> None:
@@ -100,8 +102,9 @@ class Film(nn.Module):
 
 
 class PatchProjector(nn.Module):
-    """Maps the channels of both towers to the language model's width: three linear layers with
-    GELU between.
+    """Maps the channels of both towers to the language model's width.
+
+    Three linear layers with GELU between.
     """
 
     def __init__(self, vision: int, language: int) -> None:
@@ -129,8 +132,9 @@ class StateProjector(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """MLP with residual blocks: maps the hidden states of one step's slots to the actions of that
-    step.
+    """Maps the hidden states of one step's slots to the actions of that step.
+
+    An MLP with residual blocks.
 
     Args:
         width: of a hidden state.
@@ -147,9 +151,7 @@ class ActionHead(nn.Module):
         self.fc2 = nn.Linear(width, actions)
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Map hidden states (B, horizon * actions, width) to normalised chunks (B, horizon,
-        actions).
-        """
+        """Map hidden states (B, horizon * actions, width) to chunks (B, horizon, actions)."""
         x = slots.unflatten(1, (-1, self.actions)).flatten(2)
         x = nn.functional.relu(self.fc1(self.layer_norm1(x)))
         for block in self.blocks:
