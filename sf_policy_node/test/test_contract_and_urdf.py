@@ -65,7 +65,7 @@ def with_more(*elements):
         (set_joint(4, velocity=143.24), ("2.5 rad/s", "looks like degrees")),
         (
             set_joint(0, step=22.9),
-            ("joints.joint1.step: 22.9 rad", "whole range of 5.6 rad", "not degrees"),
+            ("joints.joint1.step: 22.9 rad", "range of 5.6 rad", "not degrees"),
         ),
         (set_joint(3, tracking_error=14.3), ("joints.joint4.tracking_error",)),
         (

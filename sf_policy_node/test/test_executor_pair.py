@@ -279,13 +279,13 @@ def test_tool_actions_of_each_arm_are_in_the_common_frame():
     robot = Pair(contract)
     executor = robot.executor
     boxes = executor._policy._planner._workspace.boxes
-    before = [box.places(robot.position[None])[0] for box in boxes.values()]
+    before = [box.tool_positions(robot.position[None])[0] for box in boxes.values()]
     data = np.zeros((8, 8))
     data[:, 0], data[:, 5] = 0.005 * np.arange(1, 9), -0.005 * np.arange(1, 9)
     data[:, [3, 7]] = 1.0
     robot.chunk(data, age=0.0)
     robot.run(2.0)
-    after = [box.places(robot.position[None])[0] for box in boxes.values()]
+    after = [box.tool_positions(robot.position[None])[0] for box in boxes.values()]
     assert np.allclose(after[0] - before[0], [0.04, 0.0, 0.0], atol=2e-3)
     assert np.allclose(after[1] - before[1], [0.0, -0.04, 0.0], atol=2e-3)
     robot.assert_inside_limits()

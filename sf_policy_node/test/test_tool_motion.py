@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, kinematics, sim_arm
 
 from sf_policy_node.contract import parse_contract
-from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, ToolPlace, kept_below
+from sf_policy_node.motion.arm.tool_motion import (
+    Drift,
+    QuaternionPose,
+    ToolMotion,
+    limit_correction,
+)
 
 STEP = 1e-5  # s
 BASES = ("base_link", "cell")
@@ -106,8 +111,8 @@ def follow(loss, seconds, *, corrected):
     circle = 0.05 * np.stack([np.cos(times), np.sin(times), np.zeros_like(times)], axis=1)
     drift, place, sent, beside = Drift(), circle[0].copy(), [np.zeros(3)] * LATE, []
     for index, now in enumerate(times[:-1]):
-        drift.note(now, ToolPlace(circle[index], UPRIGHT))
-        drift.measure(now, ToolPlace(place, UPRIGHT))
+        drift.note(now, QuaternionPose(circle[index], UPRIGHT))
+        drift.measure(now, QuaternionPose(place, UPRIGHT))
         sent.append((circle[index + 1] - circle[index]) / 0.01 + drift.twist[:3] * corrected)
         arrived = sent[-1 - LATE] * ([1.0 - loss, 1.0, 1.0] if sent[-1 - LATE][0] > 0 else 1.0)
         place = place + 0.01 * arrived
@@ -132,17 +137,17 @@ def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
         nonlocal now
         for _ in range(round(seconds / 0.01)):
             now, before = now + 0.01, drift.twist
-            drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
+            drift.note(now, QuaternionPose(np.zeros(3), UPRIGHT))
             drift.measure(now, place)
             assert np.abs(drift.twist - before).max() <= 0.005 + 1e-9, (
                 "a correction comes at 0.5 m/s^2 at most"
             )
 
     measured(
-        ToolPlace(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)]))
+        QuaternionPose(np.zeros(3), np.array([0.0, 0.0, np.sin(0.01), np.cos(0.01)]))
     )  # 0.02 rad about z
     np.testing.assert_allclose(drift.twist, [0, 0, 0, 0, 0, -0.04], atol=1e-6)
-    measured(ToolPlace(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
+    measured(QuaternionPose(np.array([-3.0, 0.0, 0.0]), UPRIGHT))
     np.testing.assert_allclose(drift.twist, [0.1, 0, 0, 0, 0, 0], atol=1e-9)
 
 
@@ -151,33 +156,35 @@ def test_a_correction_makes_the_tool_no_faster_than_it_may_be():
         np.array([0.475, 0.0, 0.0, 0.1, 0.0, 0.0]),
         np.array([0.1, 0.0, 0.0, 0.0, 0.1, 0.0]),
     )
-    np.testing.assert_allclose(kept_below(0.5, planned, back), [0.5, 0.0, 0.0, 0.1, 0.1, 0.0])
-    np.testing.assert_allclose(kept_below(0.5, planned, -back), [0.375, 0.0, 0.0, 0.1, -0.1, 0.0])
-    np.testing.assert_allclose(kept_below(0.4, planned, back)[:3], [0.475, 0.0, 0.0])
-    np.testing.assert_allclose(kept_below(np.inf, planned, back)[:3], [0.575, 0.0, 0.0])
+    np.testing.assert_allclose(limit_correction(0.5, planned, back), [0.5, 0.0, 0.0, 0.1, 0.1, 0.0])
+    np.testing.assert_allclose(
+        limit_correction(0.5, planned, -back), [0.375, 0.0, 0.0, 0.1, -0.1, 0.0]
+    )
+    np.testing.assert_allclose(limit_correction(0.4, planned, back)[:3], [0.475, 0.0, 0.0])
+    np.testing.assert_allclose(limit_correction(np.inf, planned, back)[:3], [0.575, 0.0, 0.0])
 
 
 def test_the_drift_of_one_motion_does_not_lead_the_next():
     drift = Drift()
-    drift.measure(0.0, ToolPlace(np.ones(3), UPRIGHT))
+    drift.measure(0.0, QuaternionPose(np.ones(3), UPRIGHT))
     assert not drift.twist.any()  # no motion yet
-    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
-    drift.measure(0.0, ToolPlace(np.ones(3), UPRIGHT))
-    drift.note(0.01, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.note(0.0, QuaternionPose(np.zeros(3), UPRIGHT))
+    drift.measure(0.0, QuaternionPose(np.ones(3), UPRIGHT))
+    drift.note(0.01, QuaternionPose(np.zeros(3), UPRIGHT))
     assert drift.twist.any()
-    drift.note(5.0, ToolPlace(np.ones(3), UPRIGHT))
+    drift.note(5.0, QuaternionPose(np.ones(3), UPRIGHT))
     assert not drift.twist.any()
 
 
 def test_without_fresh_measurements_nothing_is_taken_back():
     drift = Drift()
-    drift.note(0.0, ToolPlace(np.zeros(3), UPRIGHT))
-    drift.measure(0.0, ToolPlace(np.full(3, 0.01), UPRIGHT))
+    drift.note(0.0, QuaternionPose(np.zeros(3), UPRIGHT))
+    drift.measure(0.0, QuaternionPose(np.full(3, 0.01), UPRIGHT))
     for now in (0.05, 0.09):
-        drift.note(now, ToolPlace(np.zeros(3), UPRIGHT))
+        drift.note(now, QuaternionPose(np.zeros(3), UPRIGHT))
         assert drift.twist.any()
     before = drift.twist
-    drift.note(0.13, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.note(0.13, QuaternionPose(np.zeros(3), UPRIGHT))
     assert np.linalg.norm(drift.twist) < np.linalg.norm(before)
-    drift.note(0.33, ToolPlace(np.zeros(3), UPRIGHT))
+    drift.note(0.33, QuaternionPose(np.zeros(3), UPRIGHT))
     assert not drift.twist.any()

@@ -42,10 +42,10 @@ def test_it_is_cut_before_the_touch():
     workspace = Workspace.of(beside_a_shelf(), kinematics())
     motion = swing(0.6)
     survey = workspace.survey(motion.positions, motion.velocities)
-    cut = motion.positions[: survey.leaves + 1]
+    cut = motion.positions[: survey.first_violation + 1]
     assert len(cut) > 5
-    assert workspace.leaves(cut[0], cut[1:]) is None
-    assert "shelf" in survey.why
+    assert workspace.first_violation(cut[0], cut[1:]) is None
+    assert "shelf" in survey.reason
 
 
 def test_whatever_comes_first_counts():
@@ -53,9 +53,9 @@ def test_whatever_comes_first_counts():
     box = contract.workspace.model_copy(update={"upper": [0.5, 0.02, 0.4]})
     workspace = Workspace.of(contract.model_copy(update={"workspace": box}), kinematics())
     survey = workspace.survey(swing(0.6).positions, swing(0.6).velocities)
-    assert survey.why == "the tool would leave the workspace box"
+    assert survey.reason == "the tool would leave the workspace box"
     alone = Workspace(sim_arm(), kinematics()).survey(swing(0.6).positions, swing(0.6).velocities)
-    assert survey.leaves < (alone.leaves or len(swing(0.6).positions))
+    assert survey.first_violation < (alone.first_violation or len(swing(0.6).positions))
 
 
 def test_off_only_by_saying_so_in_the_contract():
@@ -68,8 +68,10 @@ def test_off_only_by_saying_so_in_the_contract():
 def test_arm_that_stands_in_touch_may_leave_it():
     workspace = Workspace.of(beside_a_shelf(), kinematics())
     motion = swing(0.6)
-    touching = motion.positions[workspace.survey(motion.positions, motion.velocities).leaves + 1]
+    touching = motion.positions[
+        workspace.survey(motion.positions, motion.velocities).first_violation + 1
+    ]
     back = np.linspace(0.0, 1.0, 30)[:, None] * (HOME - touching) + touching
-    assert workspace.leaves(back[0], back[1:]) is None
+    assert workspace.first_violation(back[0], back[1:]) is None
     further = back[0] + np.linspace(0.0, 0.2, 30)[:, None] * (back[0] - HOME)
-    assert workspace.leaves(further[0], further[1:]) == 0
+    assert workspace.first_violation(further[0], further[1:]) == 0

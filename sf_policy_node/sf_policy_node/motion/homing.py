@@ -57,7 +57,7 @@ class Homing:
         for _ in range(_TRIES):
             positions, velocities = self._samples(period)
             survey = workspace.survey(positions, velocities)
-            if survey.leaves is not None or not survey.too_fast:
+            if survey.first_violation is not None or not survey.is_too_fast:
                 break
             self._seconds *= _LONGER
         velocities[-1] = 0.0

@@ -140,7 +140,7 @@ class TeleoperationPlanner:
             survey = self._workspace.survey(
                 np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
             )
-            if survey.slower >= 1.0:
+            if survey.speed_factor >= 1.0:
                 break
-            limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)
-        return None if survey.leaves is not None else shaped
+            limits = limits.slowed(shaped.velocities, survey.speed_factor * _SLOWER)
+        return None if survey.first_violation is not None else shaped

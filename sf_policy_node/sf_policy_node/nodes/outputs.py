@@ -19,7 +19,7 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import ColumnKind, Contract
-from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, kept_below
+from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, limit_correction
 from sf_policy_node.motion.types import Setpoint, Trajectory, of_joints
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
@@ -240,7 +240,7 @@ class ServoTwistOutput(StreamingOutput):
                 setpoint.velocities[: self._joints],
             )
             self._drift.note(setpoint.stamp, self._tool.pose(positions))
-            twist = kept_below(
+            twist = limit_correction(
                 self._fastest, self._tool.twist(positions, velocities), self._drift.twist
             )
             self._zeros_left = _ZERO_TWISTS

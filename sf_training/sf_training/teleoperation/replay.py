@@ -77,7 +77,7 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
             " not replayed"
         )
     positions = np.clip(motion.positions, limits.lower, limits.upper)
-    leaves, why = workspace.first_leave(positions[0], positions[1:])
+    leaves, why = workspace.explain_violation(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
         when = SAMPLE_S * (1 + leaves)
         raise ReplayError(
@@ -141,7 +141,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
     way = goal - start
     seconds = 1.875 * float((np.abs(way[:arm]) / (share * limits.velocity[:arm])).max())
     workspace = Workspace.of(contract, Kinematics(contract))
-    tool = workspace.places(start + np.linspace(0.0, 1.0, 50)[:, None] * way)
+    tool = workspace.tool_positions(start + np.linspace(0.0, 1.0, 50)[:, None] * way)
     path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
     seconds = max(_SHORTEST_S, seconds, 1.875 * path / (share * workspace.tool_speed))
     times = np.arange(0.0, seconds + SAMPLE_S, SAMPLE_S)
@@ -153,7 +153,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
         settle = max(_EASE_S, 1.5 * float(np.abs(way[arm]) / limits.velocity[arm]))
         times = np.append(times, times[-1] + SAMPLE_S * np.arange(1, 1 + int(settle / SAMPLE_S)))
         positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
-    leaves, why = workspace.first_leave(positions[0], positions[1:])
+    leaves, why = workspace.explain_violation(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
         raise ReplayError(
             f"on the straight way to the beginning of the episode {why}: move the arm closer by"

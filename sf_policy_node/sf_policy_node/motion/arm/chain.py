@@ -1,5 +1,5 @@
-"""Which joints lie between base and tool: every one that moves must be an arm joint of the
-contract, and measured.
+"""Checks the kinematic chain from base to tool: every moving joint in it must be an arm joint of
+the contract, so that it is measured.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from sf_policy_node.urdf import MOVING, RobotDescription, UrdfError, UrdfJoint
 
 
 def check_chain(contract: Contract, name: str) -> None:
-    """Refuse a contract in which an arm's joints do not move its tool, or not alone.
+    """Check that the joints of an arm, and no other joints, move its tool.
 
-    A joint that nobody measures would be taken as 0: workspace and tool speed would watch another
-    place.
+    A joint that is not in the contract is not measured and would count as 0. Workspace and tool
+    speed would then be checked at a wrong tool position.
 
     Raises:
         ContractError: with the key or the joint, and the cure.
@@ -58,8 +58,8 @@ def check_chain(contract: Contract, name: str) -> None:
     if len(still) == len(arm.joints):
         raise ContractError(
             f"{tool_key}: {arm.tool_frame!r} is moved by none of the joints"
-            f" ({', '.join(still)}); name the link at the end of this arm, or workspace and tool"
-            " speed watch nothing"
+            f" ({', '.join(still)}), so workspace and tool speed cannot be checked; name the link"
+            " at the end of this arm"
         )
     for each in moving:
         if each.name not in arm.joint_names:
@@ -67,15 +67,15 @@ def check_chain(contract: Contract, name: str) -> None:
     if still:
         raise ContractError(
             f"{tool_key}: {arm.tool_frame!r} is not moved by {', '.join(still)}; "
-            "name a link behind all joints, or leave these joints out"
+            "name a link after all joints, or remove these joints"
         )
 
 
 def for_pinocchio(contract: Contract) -> tuple[str, dict[str, str]]:
-    """Return the URDF as pinocchio takes it, and the names there of joints that had to be renamed.
+    """Return the URDF in a form that pinocchio reads, and the new names of renamed joints.
 
-    The arms' continuous joints become revolute ones, which have one coordinate; a joint that shares
-    its name with a link, as a URDF may, gets another one.
+    Continuous arm joints become revolute: pinocchio gives a continuous joint two coordinates. A
+    joint that has the name of a link, which URDF allows, is renamed.
     """
     description = contract.description()
     arm = {joint.name: joint for each in contract.arms.values() for joint in each.joints}
@@ -99,6 +99,7 @@ def for_pinocchio(contract: Contract) -> tuple[str, dict[str, str]]:
 
 
 def _bound(element: ElementTree.Element, joint: Joint) -> None:
+    """Make a URDF joint revolute, with the limits of the contract."""
     element.set("type", "revolute")
     limit = element.find("limit")
     limit = ElementTree.SubElement(element, "limit") if limit is None else limit
@@ -127,14 +128,12 @@ def _check_joint(contract: Contract, description: RobotDescription, key: str, na
     if joint.mimics is not None:
         raise ContractError(
             f"{key}: {name} follows {joint.mimics} in {contract.urdf} (mimic), so it"
-            " cannot be commanded; leave it out"
+            " cannot be commanded; remove it"
         )
 
 
 def _stray(contract: Contract, name: str, joint: UrdfJoint) -> str:
-    """Why a joint between base and tool that the contract does not count among the arm's cannot be
-    there.
-    """
+    """Return the message about a joint between base and tool that is no joint of the arm."""
     arm, tool_key = contract.arms[name], contract.key_of(name, "tool_frame")
     where = (
         f"{contract.urdf}: joint {joint.name} lies between {contract.base_frame} and"

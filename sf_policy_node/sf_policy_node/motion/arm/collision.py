@@ -1,4 +1,4 @@
-"""Collision check of joint motions: links against each other and against boxes that stand still."""
+"""Checks joint motions for collisions of links with each other and with stationary boxes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from sf_policy_node.motion.arm.link_geometry import (
     read_shapes,
 )
 
-MARGIN = 0.005  # m: nearer than this counts as touching
-FURTHEST_STEP = 0.02  # m: samples between which a shape moves further are refined
-_HOMES_TRIED = 40  # random poses, beside 0 and the middle of all ranges
-_RANDOM_POSES = 200  # a pair that touches in all of them counts as one body
-_CREEP = 1e-6  # m that a pair which touches at the start may come closer
+MARGIN = 0.005  # m: shapes that are nearer than this touch
+FURTHEST_STEP = 0.02  # m: if a shape moves further between two samples, samples are added
+_HOMES_TRIED = 40  # random poses tried as home pose, besides 0 and the middle of all ranges
+_RANDOM_POSES = 200  # a pair that touches in all of these poses is not checked
+_CREEP = 1e-6  # m by which a pair that touches at the start may come closer
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box that stands still, with sides along the axes of the base frame [m]."""
+    """A stationary box with sides along the axes of the base frame [m]."""
 
     name: str
     lower: tuple[float, float, float]
@@ -46,8 +46,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Collision:
-    """``link_a`` and ``link_b`` are ``distance`` [m] apart (negative: inside) at sample
-    ``index``.
+    """Two links, ``distance`` [m] apart at sample ``index``; the distance is negative if they
+    overlap.
     """
 
     index: int
@@ -57,28 +57,30 @@ class Collision:
 
     @property
     def sentence(self) -> str:
-        """Return what would happen, as a message."""
+        """The collision as a message."""
         if self.distance <= 0.0:
             return f"{self.link_a} would touch {self.link_b}"
         return f"{self.link_a} would come within {1e3 * self.distance:.0f} mm of {self.link_b}"
 
 
 class CollisionModel:
-    """Distances between the links of a robot, and to boxes, for joint positions.
+    """Computes the distances between the links of a robot, and between links and boxes.
 
     Pairs that are not checked are listed in :attr:`allowed` with the reason: links joined by one
     joint, links of one gripper, links that touch in the home pose or in every pose.
 
     Args:
         urdf_xml: the robot; see :func:`link_geometry.read_shapes` for where meshes are found.
-        names: commanded joints, in the order of all positions; the others hold still.
-        arm: those of ``names`` that are no gripper.
-        tool_frame: of one arm, or of each of several.
+        names: the J commanded joints, in the order of all positions; other joints do not move.
+        arm: those of ``names`` that do not belong to a gripper.
+        tool_frame: of the arm, or of each arm.
         limits: lower and upper positions (J,), (J,) [rad or m] of ``names``.
-        home: (J,) pose in which links may touch; ``None``: of some poses, that with fewest touches.
-        boxes: what stands around the robot, in ``base_frame``.
-        margin: nearer than this counts as touching [m].
+        home: (J,) pose in which links may touch; None: the one of several poses in which the fewest
+            links touch.
+        boxes: obstacles around the robot, in ``base_frame``.
+        margin: shapes that are nearer than this touch [m].
         allowed: further pairs of links, or of a link and a box, that may touch.
+        folders, capsule_radius: see :func:`link_geometry.read_shapes`.
 
     Raises:
         ContractError: the URDF does not parse, or a name in ``allowed`` is unknown.
@@ -126,7 +128,8 @@ class CollisionModel:
         """Return the model of a contract's robot, for positions of ``contract.command_joints``.
 
         Args:
-            boxes: beside those of ``contract.collision``.
+            boxes: added to those of ``contract.collision``.
+            options: replace arguments of the constructor.
         """
         section, limits = contract.collision, JointLimits.of(contract)
         homes = [_home_of(arm) for arm in contract.arms.values()]
@@ -151,28 +154,29 @@ class CollisionModel:
         )
 
     def set_other_joints(self, positions: Mapping[str, float]) -> None:
-        """Take over the measured positions of joints that nobody commands [rad or m]."""
+        """Take the measured positions [rad or m] of joints that are not commanded, by name."""
         self._tree.set_others(positions)
 
     def first_collision(
         self, positions: np.ndarray, start: np.ndarray | None = None
     ) -> Collision | None:
-        """Return the first sample of ``positions`` (N, J) at which two links touch, or ``None``.
+        """Return the first sample of ``positions`` (N, J) at which two links touch; None: no
+        collision.
 
-        Samples are joined by straight lines in joint space; where a shape moves further than
-        ``FURTHEST_STEP`` between two of them, samples in between are checked as well.
+        Samples are joined by straight lines in joint space. Where a shape moves further than
+        ``FURTHEST_STEP`` between two samples, samples in between are checked as well.
 
         Args:
-            start: (J,) where the motion begins. Links that touch there may move apart, but not
-                come closer; ``None``: they may not touch anywhere.
+            start: (J,) where the motion starts. Links that touch there may move apart, but not
+                come closer. None: no links may touch.
         """
         positions = np.atleast_2d(np.asarray(positions, float))
-        whole = positions if start is None else np.vstack([start, positions])
-        indices = np.arange(len(whole))
-        turns, places, first, last = self._place(whole)
+        motion = positions if start is None else np.vstack([start, positions])
+        indices = np.arange(len(motion))
+        turns, places, first, last = self._place(motion)
         moved = displacements(turns, first, last, self._radii)
         if moved.max(initial=0.0) > FURTHEST_STEP:
-            samples, indices = refine(whole, moved.max(axis=1, initial=0.0)[1:] / FURTHEST_STEP)
+            samples, indices = refine(motion, moved.max(axis=1, initial=0.0)[1:] / FURTHEST_STEP)
             turns, places, first, last = self._place(samples)
             moved = displacements(turns, first, last, self._radii)
         allowed = np.full(len(self._pairs), self.margin)
@@ -195,7 +199,7 @@ class CollisionModel:
         )
         seen: dict[int, int] = {}
         for sample, pair in near.tolist():
-            if sample - seen.get(pair, sample) > 1:  # in between the pair was apart
+            if sample - seen.get(pair, sample) > 1:  # the pair was apart in between
                 allowed[pair] = self.margin
             seen[pair] = sample
             distance = exact.unless_clear(sample, pair, self.margin)
@@ -204,12 +208,12 @@ class CollisionModel:
             elif distance <= allowed[pair]:
                 index = int(indices[sample]) - (start is not None)
                 return self._collision(max(index, 0), pair, distance)
-            else:  # it must not come closer again
+            else:  # the pair has moved apart and must not come closer again
                 allowed[pair] = max(allowed[pair], min(self.margin, distance - _CREEP))
         return None
 
     def nearest(self, positions: np.ndarray) -> list[Collision]:
-        """Return the nearest pair at every one of ``positions`` (N, J), checked pairs only."""
+        """Return the nearest checked pair at each of ``positions`` (N, J)."""
         positions = np.atleast_2d(np.asarray(positions, float))
         turns, places, first, last = self._place(positions)
         bounds = self._bounds(turns, places, first, last)
@@ -230,7 +234,7 @@ class CollisionModel:
 
     @property
     def checked(self) -> list[tuple[str, str]]:
-        """Return the pairs of links, or of link and box, that are checked; each once."""
+        """The pairs of links, or of a link and a box, that are checked; each pair once."""
         return list(dict.fromkeys(self._links(pair) for pair in range(len(self._pairs))))
 
     # ---- which pairs are checked ----
@@ -238,6 +242,7 @@ class CollisionModel:
     def _candidate_pairs(
         self, is_arm: list[bool], allowed: Sequence[tuple[str, str]]
     ) -> np.ndarray:
+        """Return the pairs of shapes (P, 2) to check, and note in :attr:`allowed` which are not."""
         known = {shape.link for shape in self.shapes}
         for link in (name for pair in allowed for name in pair):
             if link not in known:
@@ -253,10 +258,10 @@ class CollisionModel:
             for i, first in enumerate(self.shapes[:j]):
                 path = self._tree.path(first.joint - 1, second.joint - 1)
                 if not moves[path].any():
-                    continue  # they never move against each other
+                    continue  # they never move relative to each other
                 if frozenset((first.link, second.link)) in given:
                     self._allow(first, second, "allowed by the contract")
-                elif len(path) == 1 and not self._stands_of_another(first, second, path[0]):
+                elif len(path) == 1 and not self._is_base_of_other_arm(first, second, path[0]):
                     self._allow(first, second, "joined by one joint")
                 elif not arm_moves[path].any():
                     self._allow(first, second, "parts of one gripper")
@@ -264,14 +269,17 @@ class CollisionModel:
                     pairs.append((i, j))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
-    def _stands_of_another(self, first: LinkShape, second: LinkShape, joint: int) -> bool:
-        """One of two links carries an arm, and ``joint`` is the first one of another arm."""
+    def _is_base_of_other_arm(self, first: LinkShape, second: LinkShape, joint: int) -> bool:
+        """Return whether one of two links carries an arm and ``joint`` is the first of another."""
         still = {shape.link for shape in (first, second) if shape.joint == 0}
         others = set(self._carriers.values()) - {self._carriers.get(joint)}
         return bool(still & others)
 
     def _allow_touching(self, home: np.ndarray | None) -> None:
-        """Take the pairs out that touch in the home pose; a box must be touched in every pose."""
+        """Remove the pairs that touch in the home pose.
+
+        A pair with a box is removed only if it touches in every pose.
+        """
         random, lower, upper = np.random.default_rng(0), *self._limits
         poses = random.uniform(lower, upper, (_RANDOM_POSES, len(lower)))
         all_pairs = np.ones(len(self._pairs), dtype=bool)
@@ -323,6 +331,10 @@ class CollisionModel:
         self._box_halves = np.array([half for _, half in boxes])
 
     def _place(self, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the poses of all G shapes and the ends of their capsules at ``positions`` (N, J).
+
+        Rotations (N, G, 3, 3), then offsets, first ends and last ends (N, G, 3) [m].
+        """
         tree = self._tree
         turns, places = place_shapes(
             tree.angles(positions),
@@ -350,14 +362,14 @@ class CollisionModel:
 
 
 def _home_of(arm: Arm) -> list[float] | None:
-    """Return its home pose with an open gripper; ``None`` where it names none."""
+    """Return the home pose of an arm with an open gripper; None where the contract has none."""
     if arm.home is None:
         return None
     return [*arm.home, *(arm.gripper.to_joints(1.0) if arm.gripper else [])]
 
 
 def _local_box(geometry: coal.CollisionGeometry) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (3,) and half sides (3,) of a box around a shape, along the axes of its frame [m]."""
+    """Return centre (3,) and half sides (3,) [m] of a box around a shape, in the shape's frame."""
     geometry.computeLocalAABB()
     box = geometry.aabb_local
     return 0.5 * (box.min_ + box.max_), 0.5 * (box.max_ - box.min_)

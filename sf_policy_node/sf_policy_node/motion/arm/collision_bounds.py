@@ -1,7 +1,9 @@
-"""Compiled loops of the collision check: where every shape is, and which pairs may be near.
+"""Compiled loops of the collision check: compute the poses of all shapes and which pairs may touch.
 
-Legend: N samples, J joints of the URDF, G shapes, P pairs. A shape's capsule encloses it, so the
-distance of two capsules is a lower bound of the distance of their shapes; so does its box.
+Legend: N samples, J joints of the URDF, G shapes, P pairs; ``turns`` (N, G, 3, 3) and ``places``
+(N, G, 3) [m] are rotation and position of every shape in the model's root. Capsule and box of a
+shape enclose it. So the distance of two capsules or of two boxes is a lower bound of the distance
+of their shapes.
 """
 
 from __future__ import annotations
@@ -41,10 +43,17 @@ def _copy(source, out):  # pragma: no cover - compiled
 def place_shapes(
     angles, parents, rotations, offsets, axes, slides, shape_joints, shape_rotations, shape_offsets
 ):  # pragma: no cover - compiled
-    """Poses of all shapes: rotations (N, G, 3, 3) and offsets (N, G, 3) in the model's root.
+    """Compute the poses of all shapes: rotations (N, G, 3, 3) and positions (N, G, 3) in the root.
 
-    ``angles`` (N, J) [rad or m] hold a value for every joint; joint ``j`` has its parent before it
-    (-1: the root). ``shape_joints`` is -1 for a shape that stands still.
+    Args:
+        angles: (N, J) position of every joint [rad or m].
+        parents: (J,) index of the joint before each joint, lower than its own; -1: the root.
+        rotations, offsets: (J, 3, 3), (J, 3) pose of each joint in its parent at position 0.
+        axes: (J, 3) unit vectors. slides: (J,) True for a prismatic joint.
+        shape_joints: (G,) joint that moves each shape; -1: none.
+        shape_rotations, shape_offsets: (G, 3, 3), (G, 3) pose of each shape in its joint.
+
+    Rotations about an axis are by Rodrigues' formula.
     """
     count, joints, shapes = angles.shape[0], angles.shape[1], len(shape_joints)
     turns, places = np.empty((count, shapes, 3, 3)), np.empty((count, shapes, 3))
@@ -99,7 +108,7 @@ def place_shapes(
 
 @numba.njit(cache=True)
 def place_capsules(turns, places, starts, ends):  # pragma: no cover - compiled
-    """Return the ends (N, G, 3) of all capsules, given in the frame of their shape."""
+    """Return both ends (N, G, 3) of all capsules in the root, from those in the shapes' frames."""
     count, shapes = places.shape[0], places.shape[1]
     first, last = np.empty((count, shapes, 3)), np.empty((count, shapes, 3))
     for n in range(count):
@@ -111,10 +120,12 @@ def place_capsules(turns, places, starts, ends):  # pragma: no cover - compiled
 
 @numba.njit(cache=True)
 def displacements(turns, first, last, radii):  # pragma: no cover - compiled
-    """(N, G): no point of a shape moves further than this from the sample before [m]; 0 at first.
+    """Return (N, G) upper bounds of how far any point of a shape moves since the last sample [m].
 
-    A point of a capsule is a point of its segment plus an offset no longer than its radius: the
-    offset turns by a rotation difference of spectral norm |dR|_F / sqrt(2).
+    They are 0 for the first sample. A point of a capsule is a point of its segment plus an offset
+    no longer than its radius r. The segment moves by at most the larger displacement of its ends.
+    The offset moves by at most r |dR|_F / sqrt(2), with the rotation difference dR (3, 3), whose
+    spectral norm is |dR|_F / sqrt(2).
     """
     count, shapes = first.shape[0], first.shape[1]
     moved = np.zeros((count, shapes))
@@ -137,7 +148,11 @@ def _clamp(value):  # pragma: no cover - compiled
 
 @numba.njit(cache=True)
 def segment_distance(p, u, q, v):  # pragma: no cover - compiled
-    """Distance of the segments p-u and q-v [m]; Ericson, Real-Time Collision Detection, 5.1.9."""
+    """Return the distance of the segments p-u and q-v [m].
+
+    Source: Ericson, "Real-Time Collision Detection", 2005, section 5.1.9, whose letters are used:
+    a and e are the squared lengths, s and t the parameters (0 to 1) of the nearest points.
+    """
     a = e = f = c = b = 0.0
     for i in range(3):
         d1, d2, r = u[i] - p[i], v[i] - q[i], p[i] - q[i]
@@ -169,14 +184,15 @@ def segment_distance(p, u, q, v):  # pragma: no cover - compiled
 
 @numba.njit(cache=True)
 def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - compiled
-    """Lower bound of the distance of two boxes [m]: that of box ``j``'s extent along ``i``'s
-    axes.
+    """Return a lower bound of the distance of two boxes [m].
+
+    It is the distance of box ``i`` from the extent of box ``j`` along the axes of ``i``.
     """
     total = 0.0
     for k in range(3):
         offset, extent = -centres[i, k], halves[i, k]
         for m in range(3):
-            # Row k of the rotation from box j to box i, and the way from i to j along axis k of i.
+            # Element (k, m) of the rotation from box j to box i.
             turned = 0.0
             for r in range(3):
                 turned += turns[n, i, r, k] * turns[n, j, r, m]
@@ -194,10 +210,10 @@ def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - com
 def pair_bound(
     n, i, j, turns, places, first, last, radii, centres, halves, enough
 ):  # pragma: no cover - compiled
-    """Lower bound of the distance of shapes ``i`` and ``j`` at sample ``n`` [m].
+    """Return a lower bound of the distance of shapes ``i`` and ``j`` at sample ``n`` [m].
 
-    That of their capsules or, where this is less than ``enough``, of their boxes: ``centres`` and
-    ``halves`` (G, 3) of the box around each shape, along the axes of its own frame.
+    It comes from their capsules and, where that is not more than ``enough`` [m], also from their
+    boxes: ``centres`` and half sides ``halves`` (G, 3) in the frames of the shapes.
     """
     bound = segment_distance(first[n, i], last[n, i], first[n, j], last[n, j])
     bound -= radii[i] + radii[j]
@@ -212,7 +228,7 @@ def pair_bound(
 def all_bounds(
     pairs, turns, places, first, last, radii, centres, halves
 ):  # pragma: no cover - compiled
-    """Lower bounds (N, P) of the distances of all ``pairs`` (P, 2) [m]."""
+    """Return lower bounds (N, P) of the distances of all ``pairs`` (P, 2) [m]."""
     bounds = np.empty((first.shape[0], len(pairs)))
     for n in range(first.shape[0]):
         for k in range(len(pairs)):
@@ -236,9 +252,11 @@ def all_bounds(
 def near_pairs(
     pairs, margin, turns, places, first, last, radii, centres, halves, moved
 ):  # pragma: no cover - compiled
-    """(K, 2) of sample and pair that may be nearer than ``margin`` [m], samples ascending.
+    """Return the samples and pairs (K, 2) that may be nearer than ``margin`` [m], in the order of
+    the samples.
 
-    A pair whose bound leaves room is not looked at again until its shapes have moved that far.
+    A pair whose bound is above the margin is skipped until its shapes have moved by the difference
+    (``moved`` (N, G), see :func:`displacements`).
     """
     count = first.shape[0]
     found = np.empty((count * len(pairs), 2), dtype=np.int64)

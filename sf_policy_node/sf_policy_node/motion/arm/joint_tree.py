@@ -1,4 +1,4 @@
-"""All joints of a URDF as arrays: how commanded joints move every body, mimic joints included."""
+"""Describes all joints of a URDF as arrays, and how commanded joints move them (mimic included)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sf_policy_node.contract import ContractError
 class JointTree:
     """The joints of a pinocchio model, driven by J commanded joints.
 
-    Joints that are neither commanded nor mimic a commanded one hold still: at 0, or at the limit
-    next to it, until :meth:`set_others` says where they are.
+    A joint that is neither commanded nor mimics a commanded one is at 0, or at its limit nearest to
+    0, until :meth:`set_others` gives its position.
 
     Args:
         names: the J commanded joints, in the order of the positions.
-        optional: those of ``names`` that the URDF may lack: they move nothing then.
+        optional: those of ``names`` that may be missing in the URDF; they then move nothing.
 
     Raises:
-        ContractError: the URDF lacks a joint, or a commanded joint neither turns nor slides.
+        ContractError: the URDF lacks a joint, or a commanded joint has not exactly one axis.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class JointTree:
             if name not in index:
                 raise ContractError(f"joints.{name}: the URDF has no such joint")
             if not np.any(self.axes[index[name]]):
-                raise ContractError(f"joints.{name}: a joint must turn or slide")
+                raise ContractError(
+                    f"joints.{name}: a joint must be revolute, continuous or prismatic"
+                )
             self._from_commands[column, index[name]] = 1.0
         mimics = _mimics(urdf_xml)
         for _ in mimics:  # a mimic joint may mimic another one
@@ -64,25 +66,25 @@ class JointTree:
                     )
                     self._others[follower] = multiplier * self._others[index[leader]] + offset
         self._still = ~np.any(self._from_commands, axis=0)
-        self._others[self._still] = _resting(model)[self._still]
+        self._others[self._still] = _default_positions(model)[self._still]
 
     def set_others(self, positions: Mapping[str, float]) -> None:
-        """Take over where joints are that nobody commands, as far as they are named [rad or m]."""
+        """Take the positions [rad or m] of joints that are not commanded, by name."""
         for n, name in enumerate(self.names):
             if self._still[n] and name in positions:
                 self._others[n] = positions[name]
 
     def angles(self, positions: np.ndarray) -> np.ndarray:
-        """Return the angles (N, joints) [rad or m] of all joints for commanded ones (N, J)."""
+        """Return the positions (N, joints) [rad or m] of all joints for commanded ones (N, J)."""
         return np.ascontiguousarray(positions @ self._from_commands + self._others)
 
     def movers(self) -> np.ndarray:
-        """Return (joints, J): true where a commanded joint moves a joint by itself."""
+        """Return (joints, J): True where a commanded joint drives a joint, directly or by mimic."""
         return np.ascontiguousarray(self._from_commands.T != 0.0)
 
     def slope(self, command: int, joint: int) -> float:
-        """Return how far a joint moves per unit of a commanded one; 1 for itself, else its
-        mimic's.
+        """Return how far a joint moves per unit of a commanded one: 1 for itself, the multiplier
+        for its mimic joints.
         """
         return float(self._from_commands[command, joint])
 
@@ -100,7 +102,7 @@ class JointTree:
 
 
 def _axis(model: pinocchio.Model, joint: int) -> np.ndarray:
-    """Linear, then angular motion (6,) per unit of a joint; zeros where it has several axes."""
+    """Return linear, then angular motion (6,) per unit of a joint; zeros if it has several axes."""
     kind = model.joints[joint]
     if kind.nv != 1:
         return np.zeros(6)
@@ -109,8 +111,8 @@ def _axis(model: pinocchio.Model, joint: int) -> np.ndarray:
     return np.asarray(data.S, dtype=float).reshape(6)
 
 
-def _resting(model: pinocchio.Model) -> np.ndarray:
-    """Return 0 for every joint, or its limit next to 0."""
+def _default_positions(model: pinocchio.Model) -> np.ndarray:
+    """Return for every joint 0, or its limit nearest to 0 where 0 is outside its limits."""
     angles = np.zeros(model.njoints - 1)
     for n in range(len(angles)):
         joint = model.joints[n + 1]

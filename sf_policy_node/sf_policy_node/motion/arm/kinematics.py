@@ -1,4 +1,4 @@
-"""Forward and inverse kinematics of the arm in a contract, on its URDF, through pinocchio."""
+"""Forward and inverse kinematics of the arms in a contract, from their URDF, by pinocchio."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from sf_policy_node.motion.arm.tool_chain import ToolChain
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
-_POSE = 6  # joints that a pose needs
-_POSTURE_GAIN = 0.2  # share of the way to the rest posture in the null space, for each solution ...
-_POSTURE_MOST = 0.02  # ... and the largest part of it [rad or m]
-_CLOSE = 5e-5  # m, and ten times as many rad: a solution is not sought any closer
+_POSE = 6  # degrees of freedom of a pose
+_POSTURE_GAIN = 0.2  # share of the distance to the rest posture that each solution moves ...
+_POSTURE_MOST = 0.02  # ... and the largest such motion of a joint [rad or m]
+_CLOSE = 5e-5  # m, and ten times as many rad: errors below this end the iteration
 
 
 @dataclass(frozen=True)
 class ToolPose:
-    """Tool frame in the contract's base frame: ``position`` (3,) [m], ``rotation`` (3, 3)."""
+    """Pose of the tool frame in the contract's base frame: ``position`` (3,) [m], ``rotation``
+    (3, 3).
+    """
 
     position: np.ndarray
     rotation: np.ndarray
@@ -31,7 +33,7 @@ class ToolPose:
 
 @dataclass(frozen=True)
 class InverseSolution:
-    """Arm joints (J,) inside their limits, with what is left of the error [m], [rad]."""
+    """Arm joints ``positions`` (J,) inside their limits, and the remaining error [m], [rad]."""
 
     positions: np.ndarray
     position_error: float
@@ -39,23 +41,22 @@ class InverseSolution:
 
     @property
     def reached(self) -> bool:
-        """Within 1 mm and 0.01 rad."""
+        """Whether the error is below 1 mm and 0.01 rad."""
         return self.position_error < 1e-3 and self.rotation_error < 1e-2
 
 
 class Kinematics:
     """Kinematics of one arm in the contract's ``base_frame``; all joints but this arm's are locked.
 
-    Where an arm has more joints than a pose needs, :meth:`inverse` draws the others towards the
-    arm's home pose, or the middle of their ranges where it has none.
+    For an arm with more than six joints :meth:`inverse` moves the posture in the null space towards
+    the arm's home pose, or the middle of the joint ranges if it has none.
 
     Args:
-        arm: name of the arm; ``None``: the only one.
+        arm: name of the arm; None: the only one.
 
     Raises:
-        ContractError: when the URDF lacks a joint or a frame that the contract names, or the joints
-            do not move
-            the tool alone (:func:`check_chain`).
+        ContractError: the URDF lacks a joint or a frame that the contract names, or other joints
+            than the arm's move its tool (:func:`check_chain`).
     """
 
     def __init__(self, contract: Contract, arm: str | None = None) -> None:
@@ -94,25 +95,29 @@ class Kinematics:
             ) from None
 
     def fixed_links(self) -> dict[str, pinocchio.SE3]:
-        """Return the poses of the links that no joint moves, in the base frame."""
+        """Return the poses in the base frame of the links that do not move in it, by name."""
         return self._fixed_links
 
     def forward(self, positions: np.ndarray) -> ToolPose:
-        """Tool pose for arm joint positions (J,), in the order of the contract."""
+        """Return the tool pose for arm joint positions (J,), in the order of the contract."""
         pose = self._to_base.act(self._placement(np.asarray(positions, dtype=float)))
         return ToolPose(pose.translation.copy(), pose.rotation.copy())
 
     def tool_motion(
         self, positions: np.ndarray, velocities: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints
-        (N, J).
+        """Return tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame.
+
+        Args:
+            positions: (N, J) of the arm joints [rad or m].
+            velocities: (N, J); None: 0.
         """
         return self._chain.move(positions, velocities)
 
     def jacobian(self, positions: np.ndarray) -> np.ndarray:
-        """Return (6, J): velocity [m/s] and angular velocity [rad/s] of the tool per joint
-        velocity, both in the base frame.
+        """Return the Jacobian (6, J) of the tool in the base frame at arm joints (J,).
+
+        It gives velocity [m/s], then angular velocity [rad/s], per joint velocity.
         """
         q = self._ordered(np.asarray(positions, dtype=float))
         jacobian = pinocchio.computeFrameJacobian(
@@ -122,13 +127,13 @@ class Kinematics:
         return np.vstack([rotation @ jacobian[:3], rotation @ jacobian[3:]])
 
     def condition(self, positions: np.ndarray) -> np.ndarray:
-        """Condition number (N,) of the Jacobian (m and rad mixed) at arm joints (N, J): large near
-        a singularity.
+        """Return the condition numbers (N,) of the Jacobian (m and rad mixed) at arm joints (N, J).
+
+        They are large near a singularity.
         """
         jacobians = np.empty((len(positions), 6, len(self._columns)))
-        for n, joints in enumerate(
-            positions
-        ):  # in the tool's own frame: turning it changes no singular value
+        # In the tool's own frame: a rotation changes no singular value.
+        for n, joints in enumerate(positions):
             jacobians[n] = pinocchio.computeFrameJacobian(
                 self._model, self._data, self._ordered(joints), self._tool
             )[:, self._columns]
@@ -136,20 +141,26 @@ class Kinematics:
         return values[:, 0] / np.maximum(values[:, -1], 1e-9)
 
     def inverse(self, target: ToolPose, seed: np.ndarray) -> InverseSolution:
-        """Joint positions that bring the tool to ``target``, by damped least squares from ``seed``
-        (J,).
+        """Return joint positions that move the tool to ``target``, by damped least squares.
 
-        Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and Damped
-        Least Squares Methods", 2004. Always returns positions inside the limits; check ``reached``.
-        With more than six joints the first step has a null-space term (section 9 there), which
-        keeps the posture from drifting: a target that is reached already changes nothing.
+        They are always inside the limits; check ``reached``. Each step is
+        dq = J^T (J J^T + d I)^-1 e: dq (A,) the change of the joints, J (6, A) the Jacobian in the
+        tool's frame, e (6,) the error of the pose (log of SE(3)) [m, rad], d the damping. With more
+        than six joints the first step adds (I - J^+ J) p, with p (A,) towards the rest posture,
+        which keeps the posture from drifting. A target that is reached already changes nothing.
+
+        Source: Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and
+        Damped Least Squares Methods", 2004, and section 9 there for the null space.
+
+        Args:
+            seed: (A,) joints from which the iteration starts.
         """
         q = np.minimum(np.maximum(np.asarray(seed, dtype=float), self._lower), self._upper)
         goal = self._from_base.act(pinocchio.SE3(target.rotation, target.position))
         for iteration in range(_MAX_ITERATIONS + 1):
             error = pinocchio.log6(self._placement(q).actInv(goal)).vector
-            place, turn = math.sqrt(error[:3] @ error[:3]), math.sqrt(error[3:] @ error[3:])
-            if (place < _CLOSE and turn < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
+            distance, angle = math.sqrt(error[:3] @ error[:3]), math.sqrt(error[3:] @ error[3:])
+            if (distance < _CLOSE and angle < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
                 break
             jacobian = pinocchio.computeFrameJacobian(
                 self._model, self._data, self._ordered(q), self._tool
@@ -157,18 +168,20 @@ class Kinematics:
             if not self._in_order:
                 jacobian = jacobian[:, self._columns]
             jacobian = np.ascontiguousarray(jacobian)
-            # Damping falls with the error: safe near singularities, quick at the end.
-            damping = 1e-6 + 1e-2 * (place * place + turn * turn)
+            # Damping decreases with the error: stable near singularities, fast at the end.
+            damping = 1e-6 + 1e-2 * (distance * distance + angle * angle)
             if iteration == 0 and self._rest is not None:
-                drawn = _drawn(self._rest - q)
-                step = drawn + _damped_least_squares(jacobian, error - jacobian @ drawn, damping)
+                posture = _posture_step(self._rest - q)
+                step = posture + _damped_least_squares(
+                    jacobian, error - jacobian @ posture, damping
+                )
             else:
                 step = _damped_least_squares(jacobian, error, damping)
             furthest = max(float(step.max()), -float(step.min()))
             if furthest > _MAX_STEP:
                 step *= _MAX_STEP / furthest
             q = np.minimum(np.maximum(q + step, self._lower), self._upper)
-        return InverseSolution(q, place, turn)
+        return InverseSolution(q, distance, angle)
 
     def _ordered(self, positions: np.ndarray) -> np.ndarray:
         if self._in_order:
@@ -178,20 +191,21 @@ class Kinematics:
         return q
 
     def _placement(self, positions: np.ndarray) -> pinocchio.SE3:
-        """Return the tool in the frame of the URDF's root. Valid until the next call."""
+        """Return the tool's pose in the frame of the URDF's root. Valid until the next call."""
         pinocchio.forwardKinematics(self._model, self._data, self._ordered(positions))
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
 
 
-def _drawn(way: np.ndarray) -> np.ndarray:
-    """Return the wish (J,) of a posture ``way`` (J,) from its rest, before it is projected."""
-    wish = _POSTURE_GAIN * way
-    return wish * min(1.0, _POSTURE_MOST / max(float(np.abs(wish).max()), 1e-12))
+def _posture_step(distance: np.ndarray) -> np.ndarray:
+    """Return the step (J,) towards the rest posture, ``distance`` (J,) away, before projection."""
+    step = _POSTURE_GAIN * distance
+    return step * min(1.0, _POSTURE_MOST / max(float(np.abs(step).max()), 1e-12))
 
 
 def _frame(model: pinocchio.Model, name: str) -> int:
-    """Index of a link, or of a joint's frame where no link has that name: a URDF may give both one
-    name.
+    """Return the index of a link's frame, or of a joint's frame if no link has that name.
+
+    A URDF may give a link and a joint the same name.
     """
     if model.existFrame(name, pinocchio.FrameType.BODY):
         return model.getFrameId(name, pinocchio.FrameType.BODY)
@@ -199,13 +213,14 @@ def _frame(model: pinocchio.Model, name: str) -> int:
 
 
 def kinematics_of(contract: Contract) -> dict[str, Kinematics]:
-    """Return the kinematics of every arm of a contract, by its name."""
+    """Return the kinematics of every arm of a contract, by arm name."""
     return {name: Kinematics(contract, name) for name in contract.arms}
 
 
 def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio.SE3]:
-    """Return the fixed links of a whole model, in which no joint is locked: a joint that the
-    contract does not name may move.
+    """Return the poses of the links that are fixed to the base frame.
+
+    ``model`` must have all joints of the URDF: a joint that the contract does not name may move.
     """
     base = model.frames[_frame(model, base_frame)]
     links = (
@@ -218,8 +233,9 @@ def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio
 
 @numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)
 def _damped_least_squares(jacobian, error, damping):  # pragma: no cover - compiled
-    """Compute J^T (J J^T + damping I)^-1 error by Cholesky: the matrix is symmetric and positive
-    definite.
+    """Compute J^T (J J^T + damping I)^-1 error (A,) for a Jacobian (6, A) and an error (6,).
+
+    By Cholesky decomposition: the matrix is symmetric and positive definite.
     """
     size, joints = jacobian.shape
     lower = np.zeros((size, size))

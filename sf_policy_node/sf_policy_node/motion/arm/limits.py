@@ -1,6 +1,4 @@
-"""Limits of a contract as arrays, in the order of ``contract.command_joints``; motion is refused
-where one is missing.
-"""
+"""Provides the limits of a contract as arrays, and refuses a contract in which one is missing."""
 
 from __future__ import annotations
 
@@ -12,17 +10,22 @@ import numpy as np
 from sf_policy_node.contract import Arm, ColumnKind, Contract, ContractError
 from sf_policy_node.motion.arm.urdf_limits import check_against_urdf
 
-_CREEPING = 0.02  # share of a joint's top speed that is always left
+_CREEPING = 0.02  # share of a joint's top speed below which it is never slowed
 
 
 @dataclass(frozen=True)
 class JointLimits:
-    """Limits (J,) of all commanded joints: of each arm its joints, then those of its gripper [rad
-    or m, per s, per s^2].
+    """Limits (J,) of all commanded joints, in the order of ``contract.command_joints``.
 
-    ``tracking_error`` and ``step`` are infinite for grippers (``is_gripper``): fingers are meant
-    to be stopped by what they hold, and may be told to open at once. ``arms`` names each joint's
-    arm.
+    Units are rad or m, and these per s and per s^2. For each arm its joints come first, then those
+    of its gripper.
+
+    Attributes:
+        tracking_error: infinite for grippers, because an object may stop the fingers.
+        step: largest change from one step of a chunk to the next; infinite for grippers, which may
+            be commanded to open at once.
+        is_gripper: (J,) bool.
+        arms: for each joint the name of its arm.
     """
 
     names: tuple[str, ...]
@@ -37,7 +40,7 @@ class JointLimits:
 
     @classmethod
     def of(cls, contract: Contract) -> JointLimits:
-        """The limits that a contract names; it has no default for any of them."""
+        """Return the limits of a contract; none of them has a default."""
         rows = [row for arm in contract.arms.values() for row in _rows(arm)]
         commands = contract.columns.commands
         is_gripper = commands.mask(ColumnKind.GRIPPER)
@@ -48,15 +51,15 @@ class JointLimits:
         )
 
     def arm_of(self, joint: int) -> np.ndarray:
-        """Return the indices (N,) of the joints of the arm that ``joint`` belongs to, without its
-        gripper.
-        """
+        """Return the indices (N,) of the joints of the arm with this joint, without its gripper."""
         same = np.array([arm == self.arms[joint] for arm in self.arms])
         return np.flatnonzero(same & ~self.is_gripper)
 
     def slowed(self, velocities: np.ndarray, factor: float) -> JointLimits:
-        """Return limits under which a motion with these ``velocities`` (N, J) would have been
-        slower by ``factor``.
+        """Return limits with which a motion is slower by ``factor``.
+
+        The velocity limit of a joint becomes ``factor`` times the highest of its ``velocities``
+        (N, J) in the motion, and at least 2 % of its limit.
         """
         reached = np.abs(velocities).max(axis=0)
         return dataclasses.replace(
@@ -67,12 +70,12 @@ class JointLimits:
         )
 
     def inside(self, positions: np.ndarray) -> np.ndarray:
-        """Return positions (J,) moved to the nearest ones inside the position limits."""
+        """Return positions (J,) clipped to the position limits."""
         return np.minimum(np.maximum(positions, self.lower), self.upper)
 
     @property
     def braking_s(self) -> float:
-        """Time that the slowest joint needs to stop from its top speed [s]."""
+        """Time that the slowest joint needs to brake from its top speed [s]."""
         return float((self.velocity / self.acceleration).max())
 
 
@@ -97,11 +100,13 @@ def _rows(arm: Arm) -> list[tuple[float, ...]]:
 
 
 def require_limits(contract: Contract) -> None:
-    """Everything that bounds motion is written down: contracts inside bags and checkpoints may lack
-    some of it.
+    """Check that a contract has every limit that a motion needs.
+
+    Contracts in bags and checkpoints may lack some.
 
     Raises:
-        ContractError: with every key that is missing or too small, or wider than the URDF allows.
+        ContractError: with every key that is missing, too short to brake, or wider than the URDF
+            allows.
     """
     check_against_urdf(contract)
     missing = [

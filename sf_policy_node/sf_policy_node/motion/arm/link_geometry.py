@@ -1,5 +1,5 @@
-"""The shapes of a robot's links for collision checking: from its URDF, or capsules along links
-without shapes.
+"""Reads the collision shapes of a robot's links from its URDF, and adds capsules for links without
+shapes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ import pinocchio
 from sf_policy_node.contract import ContractError
 from sf_policy_node.contract_urdf import package_folders
 
-_RADIUS_SHARE = 0.05  # radius of an assumed capsule per length of the arm, from base to tool
-_FINGER_SHARE = 0.2  # of that radius: of a finger
-_SHORTEST = 0.005  # m: between two joints closer than this no capsule is assumed
+_RADIUS_SHARE = 0.05  # radius of an assumed capsule as a share of the arm's length, base to tool
+_FINGER_SHARE = 0.2  # radius of a finger's capsule as a share of that radius
+_SHORTEST = 0.005  # m: no capsule is assumed between two joints closer than this
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BoundingCapsule:
-    """A capsule that encloses a shape, in the frame of the shape's joint: ends (3,) and radius
-    [m].
-    """
+    """A capsule that encloses a shape: ends (3,) and radius [m], in the frame of its joint."""
 
     start: np.ndarray
     end: np.ndarray
@@ -38,8 +36,12 @@ class BoundingCapsule:
 class LinkShape:
     """One convex shape of a link.
 
-    ``joint`` is the pinocchio joint that moves the shape (0: none), ``placement`` its place in
-    that joint's frame. ``assumed`` is true for a capsule that the URDF does not describe.
+    Attributes:
+        link: name of the link.
+        joint: the pinocchio joint that moves the shape; 0: none.
+        placement: pose of the shape in the frame of that joint.
+        capsule: encloses the shape.
+        assumed: whether the shape is a capsule that the URDF does not describe.
     """
 
     link: str
@@ -60,13 +62,13 @@ def read_shapes(
     """Return the collision shapes of every moving body and of the base.
 
     Meshes are replaced by their convex hulls. A body without any shape gets capsules from its
-    joint to the next joints or to the tool, and fingers thin ones as far as the tool.
+    joint to the next joints or to the tool. Fingers get thin capsules as long as the tool.
 
     Args:
-        tool_frames: of one arm, or of each of several.
-        folders: where relative mesh paths and the packages of ``package://`` are looked for, before
+        tool_frames: of the arm, or of each arm.
+        folders: where relative mesh paths and packages of ``package://`` are searched first, before
             ``ROS_PACKAGE_PATH`` and the ``share`` folders of ``AMENT_PREFIX_PATH``.
-        radius: of assumed capsules [m]; ``None`` is 5 % of the arm's length.
+        radius: of assumed capsules [m]; None: 5 % of the arm's length.
 
     Raises:
         ContractError: the URDF's collision elements cannot be parsed.
@@ -74,8 +76,8 @@ def read_shapes(
     text, missing = _with_absolute_meshes(urdf_xml, folders)
     if missing:
         _log.warning(
-            "collision: %d meshes of the URDF are not found (%s); capsules stand in for their "
-            "links. Install the package with the meshes, or add it to ROS_PACKAGE_PATH",
+            "collision: %d meshes of the URDF are not found (%s); capsules replace their links. "
+            "Install the package with the meshes, or add it to ROS_PACKAGE_PATH",
             len(missing),
             ", ".join(sorted(missing)[:3]),
         )
@@ -99,7 +101,7 @@ def read_shapes(
 
 
 def box_shape(name: str, lower: np.ndarray, upper: np.ndarray, base: pinocchio.SE3) -> LinkShape:
-    """Return a box that stands still, with sides along the axes of the ``base`` frame [m]."""
+    """Return a stationary box as a shape, with sides along the axes of the ``base`` frame [m]."""
     half = 0.5 * (np.asarray(upper, float) - np.asarray(lower, float))
     centre = 0.5 * (np.asarray(upper, float) + np.asarray(lower, float))
     placement = base * pinocchio.SE3(np.eye(3), centre)
@@ -124,7 +126,7 @@ def _capsule_along(points: np.ndarray, axis: np.ndarray) -> BoundingCapsule:
     middle = 0.5 * (across.min(axis=0) + across.max(axis=0))
     away = np.linalg.norm(across - middle, axis=1)
     radius = float(away.max()) + 1e-9
-    cap = np.sqrt(radius * radius - away * away)  # how far a point may lie beyond the segment's end
+    cap = np.sqrt(radius * radius - away * away)  # how far a point may be beyond the segment's end
     start, end = float((along + cap).min()), float((along - cap).max())
     if start > end:
         start = end = 0.5 * (start + end)
@@ -162,7 +164,7 @@ def _corners(geometry: coal.CollisionGeometry) -> np.ndarray:
         return _box_corners(geometry.halfSide)
     if isinstance(geometry, coal.Cylinder | coal.Cone):
         turns = np.linspace(0.0, 2.0 * np.pi, 16, endpoint=False)
-        radius = geometry.radius / np.cos(np.pi / 16)  # of the polygon around the circle
+        radius = geometry.radius / np.cos(np.pi / 16)  # of a polygon that encloses the circle
         ring = radius * np.column_stack([np.cos(turns), np.sin(turns)])
         ends = [np.column_stack([ring, np.full(16, z)]) for z in (-1.0, 1.0)]
         return np.vstack(ends) * np.array([1.0, 1.0, geometry.halfLength])
@@ -177,7 +179,7 @@ def _box_corners(half: np.ndarray) -> np.ndarray:
 
 
 def carriers(model: pinocchio.Model) -> dict[int, pinocchio.Frame]:
-    """Return the link that carries each joint whose parent does not move, by the joint."""
+    """Return, for each joint that is attached to a stationary link, the frame of that link."""
     found = {}
     for child in model.children[0]:
         frame = model.frames[model.getFrameId(model.names[child], pinocchio.FrameType.JOINT)]
@@ -186,11 +188,14 @@ def carriers(model: pinocchio.Model) -> dict[int, pinocchio.Frame]:
 
 
 def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
-    """From the link that carries the arm to its tool, along the joints [m]."""
-    stands = {joint: link.placement.translation for joint, link in carriers(model).items()}
+    """Return the length of an arm along its joints, from the link that carries it to its tool [m].
+
+    0.5 where that is 0.
+    """
+    bases = {joint: link.placement.translation for joint, link in carriers(model).items()}
     joints = [joint for joint in model.supports[tool.parentJoint] if joint != 0]
     lengths = [
-        np.linalg.norm(model.jointPlacements[joint].translation - stands.get(joint, np.zeros(3)))
+        np.linalg.norm(model.jointPlacements[joint].translation - bases.get(joint, np.zeros(3)))
         for joint in joints
     ]
     return float(sum(lengths) + np.linalg.norm(tool.placement.translation)) or 0.5
@@ -199,13 +204,13 @@ def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
 def _assumed_capsules(
     model: pinocchio.Model, joint: int, tool: pinocchio.Frame, radius: float
 ) -> list[LinkShape]:
-    """Return capsules from a joint to its child joints, and to the tool, where they are apart.
+    """Return capsules from a joint to its child joints, or to the tool at the end of the arm.
 
-    What does not move (joint 0) begins at the link that carries the first joint of an arm: the
-    stands of two arms are not joined by anything.
+    For the stationary links (joint 0) they start at the link that carries an arm: the bases of two
+    arms are not connected.
     """
     if joint == 0:
-        return _stands(model, radius)
+        return _base_capsules(model, radius)
     links = [
         frame.name
         for frame in model.frames
@@ -224,13 +229,14 @@ def _assumed_capsules(
         length = float(np.linalg.norm(end))
         if length < _SHORTEST:
             continue
-        if is_tool:  # the capsule ends where the tool does
+        if is_tool:  # the round end of the capsule reaches the tool frame
             end = end * max(0.0, 1.0 - radius / length)
         shapes.append(_capsule(links[0], joint, np.zeros(3), np.array(end), radius))
     return shapes
 
 
-def _stands(model: pinocchio.Model, radius: float) -> list[LinkShape]:
+def _base_capsules(model: pinocchio.Model, radius: float) -> list[LinkShape]:
+    """Return a capsule from each link that carries an arm to the first joint of the arm."""
     shapes = []
     for child, carrier in carriers(model).items():
         start, end = carrier.placement.translation, model.jointPlacements[child].translation
@@ -240,7 +246,10 @@ def _stands(model: pinocchio.Model, radius: float) -> list[LinkShape]:
 
 
 def _finger(tool: pinocchio.SE3) -> np.ndarray:
-    """Tip (3,) of a finger whose joint sees the tool at ``tool``: along the tool, as far as it."""
+    """Return the tip (3,) of a finger in the frame of its joint, in which the tool is at ``tool``.
+
+    The finger is along the tool's axis that points most directly from the joint to the tool.
+    """
     axis = tool.rotation[:, int(np.abs(tool.translation @ tool.rotation).argmax())]
     return axis * float(axis @ tool.translation)
 
@@ -256,7 +265,10 @@ def _capsule(link: str, joint: int, start: np.ndarray, end: np.ndarray, radius: 
 
 
 def _with_absolute_meshes(urdf_xml: str, folders: Sequence[Path]) -> tuple[str, set[str]]:
-    """Return the URDF with the collision meshes that exist as absolute paths, and the others."""
+    """Return the URDF with absolute paths of its collision meshes, and the names of missing ones.
+
+    Missing meshes are removed from the URDF.
+    """
     root = ElementTree.fromstring(urdf_xml.lstrip("\ufeff").encode())
     missing: set[str] = set()
     for link in root.iter("link"):

@@ -1,8 +1,7 @@
-"""Where the tool is, for many joint positions at once: a whole motion is looked at in the time
-pinocchio needs for a few samples.
+"""Computes tool positions and velocities for all samples of a motion at once.
 
-Pinocchio stays the authority: the chain is read from its model, and compared with it when it is
-built.
+A compiled loop takes as long for a complete motion as pinocchio for a few samples. The chain is
+read from pinocchio's model.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ class ToolChain:
     """The joints from base to tool of a reduced pinocchio model.
 
     Args:
-        base: (R (3, 3), p (3,)) of the base frame in the model's root.
+        tool: index of the tool's frame.
+        base: pose of the base frame in the model's root.
         columns: (J,) index into pinocchio's positions for each arm joint.
 
     Raises:
-        ValueError: a joint turns or slides in a way this does not know.
+        ValueError: a joint has not exactly one coordinate.
     """
 
     def __init__(
@@ -46,8 +46,11 @@ class ToolChain:
     def move(
         self, positions: np.ndarray, velocities: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame for arm joints
-        (N, J).
+        """Return tool positions (N, 3) [m] and velocities (N, 3) [m/s] in the base frame.
+
+        Args:
+            positions: (N, J) of the arm joints [rad or m].
+            velocities: (N, J); None: 0.
         """
         q = np.ascontiguousarray(positions, dtype=float)
         dq = (
@@ -63,7 +66,7 @@ class ToolChain:
 
 
 def _axis(joint: pinocchio.JointModel) -> np.ndarray:
-    """Linear, then angular motion (6,) per unit of a joint."""
+    """Return linear, then angular motion (6,) per unit of a joint."""
     if joint.nq != 1 or joint.nv != 1:
         raise ValueError(f"{joint.shortname()} has {joint.nq} coordinates")
     data = joint.createData()
@@ -71,7 +74,7 @@ def _axis(joint: pinocchio.JointModel) -> np.ndarray:
     return np.asarray(data.S, dtype=float).reshape(6)
 
 
-# The helpers write into arrays that are made once: making small arrays would take most of the time.
+# The helpers write into existing arrays: allocating small arrays would take most of the time.
 
 
 @numba.njit("void(f8[:, ::1], f8[::1], f8[::1])", cache=True, inline="always")
@@ -103,7 +106,7 @@ def _add_cross(a, b, out):  # pragma: no cover - compiled
 
 @numba.njit("void(f8[::1], f8, f8[:, ::1])", cache=True, inline="always")
 def _about(axis, angle, out):  # pragma: no cover - compiled
-    """Write a rotation about an axis (Rodrigues' formula)."""
+    """Write the rotation matrix (3, 3) about a unit axis (3,) (Rodrigues' formula)."""
     s, c = np.sin(angle), np.cos(angle)
     x, y, z, t = axis[0], axis[1], axis[2], 1.0 - c
     out[0, 0], out[0, 1], out[0, 2] = c + x * x * t, x * y * t - z * s, x * z * t + y * s
@@ -119,15 +122,17 @@ def _about(axis, angle, out):  # pragma: no cover - compiled
 def _move(
     positions, velocities, rotations, offsets, axes, slides, order, tool
 ):  # pragma: no cover - compiled
+    """Compute tool positions and velocities (N, 3) in the root for joints and velocities (N, J).
+
+    Goes along the chain with the frame of each joint: its position ``place`` and rotation ``turn``,
+    its velocity ``linear`` [m/s] and ``angular`` [rad/s]. ``way`` is the vector to the next frame.
+    """
     count = positions.shape[0]
     places, speeds = np.zeros((count, 3)), np.zeros((count, 3))
     turn, about, work = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     angular, way, along = np.empty(3), np.empty(3), np.empty(3)
     for n in range(count):
-        place, linear = (
-            places[n],
-            speeds[n],
-        )  # of the joint's frame in the root, and its velocity there
+        place, linear = places[n], speeds[n]
         turn[:] = 0.0
         turn[0, 0] = turn[1, 1] = turn[2, 2] = 1.0
         angular[:] = 0.0

@@ -1,4 +1,4 @@
-"""Joint motion as motion of the tool, for controllers that take a twist or a pose."""
+"""Converts joint motion to tool motion, for controllers that take a twist or a pose."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import pinocchio
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 
-_GAIN = 2.0  # 1/s: a drift is taken back with a time constant of half a second
-_LAG_S = 0.3  # the arm may follow this late: only what is beside its path counts as drift
-_FRESH_S = 0.1  # without a newer measurement nobody knows where back is
-_FURTHEST = 0.05  # m and rad that are taken back at once
-_RAMP = 0.5  # m/s^2 and rad/s^2 with which a correction comes and goes
+_GAIN = 2.0  # 1/s: a drift is corrected with a time constant of half a second
+_LAG_S = 0.3  # the arm may lag by this much; a lag along the path is not a drift
+_FRESH_S = 0.1  # an older measurement is not used for corrections
+_FURTHEST = 0.05  # m and rad: the largest drift that counts for a correction
+_RAMP = 0.5  # m/s^2 and rad/s^2: how fast a correction changes
 
 
 @dataclass(frozen=True)
-class ToolPlace:
-    """The tool frame in the contract's base frame: ``position`` (3,) [m], ``quaternion`` (4,) x y z
-    w.
+class QuaternionPose:
+    """Pose of the tool frame in the contract's base frame.
+
+    ``position`` (3,) [m], ``quaternion`` (4,) in the order x, y, z, w.
     """
 
     position: np.ndarray
@@ -29,45 +30,48 @@ class ToolPlace:
 
 
 class ToolMotion:
-    """Pose and twist of the tool from the arm joints (J,), in the order of the contract and without
-    the gripper.
+    """Computes pose and twist of the tool of the only arm.
+
+    Joints (J,) are in the order of the contract, without the gripper.
 
     Raises:
-        ContractError: when the URDF does not fit the contract.
+        ContractError: the URDF does not fit the contract.
     """
 
     def __init__(self, contract: Contract) -> None:
         self._kinematics = Kinematics(contract)
 
-    def pose(self, positions: np.ndarray) -> ToolPlace:
-        """Return the tool's pose when the joints are at ``positions`` [rad or m]."""
+    def pose(self, positions: np.ndarray) -> QuaternionPose:
+        """Return the tool's pose at joint positions (J,) [rad or m]."""
         tool = self._kinematics.forward(positions)
-        return ToolPlace(tool.position, pinocchio.Quaternion(tool.rotation).coeffs())
+        return QuaternionPose(tool.position, pinocchio.Quaternion(tool.rotation).coeffs())
 
     def twist(self, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-        """(6,): velocity of the tool frame's origin [m/s], then angular velocity [rad/s], both
-        along the axes of the base frame.
+        """Return the twist (6,) of the tool at joint positions and velocities (J,).
 
-        This is what MoveIt Servo takes in ``speed_units``: it turns about the tool, not about the
-        base.
+        It is the velocity of the tool frame's origin [m/s], then the angular velocity [rad/s], both
+        along the axes of the base frame. MoveIt Servo takes this form with ``speed_units``: it
+        rotates about the tool, not about the base.
         """
         return self._kinematics.jacobian(positions) @ np.asarray(velocities, dtype=float)
 
 
 class Drift:
-    """How far the tool has strayed from the path it was led along.
+    """Measures how far the tool has drifted from its commanded path, and corrects it.
 
-    Twists add up: whatever the receiver loses of them (a late cycle, a slowed step) is lost for
-    good unless somebody looks where the arm is. A late arm is not a drifted one, so the nearest
-    place of the last moments counts.
+    Twists are integrated by the receiver. What it loses (a late cycle, a slowed step) accumulates
+    as drift unless the measured pose is fed back. A lag along the path is not a drift, so the
+    measured pose is compared with the nearest commanded pose of the last 0.3 s.
+
+    :attr:`twist` (6,) is the correction in the base frame [m/s, rad/s].
     """
 
     def __init__(self) -> None:
-        self._path: deque[tuple[float, ToolPlace]] = deque()
+        self._path: deque[tuple[float, QuaternionPose]] = deque()
         self.forget()
 
-    def note(self, now: float, wanted: ToolPlace) -> None:
-        """Remember the commanded tool pose at ``now`` [s]."""
+    def note(self, now: float, wanted: QuaternionPose) -> None:
+        """Take the commanded tool pose at ``now`` [s] and update :attr:`twist`."""
         if self._path and now - self._path[-1][0] > _LAG_S:
             self.forget()
         if now - self._measured > _FRESH_S:
@@ -82,15 +86,13 @@ class Drift:
             self._path.popleft()
 
     def forget(self) -> None:
-        """Forget the motion: it has ended."""
+        """Forget the path and the correction, because the motion has ended."""
         self._path.clear()
         self._measured = -np.inf
         self.twist, self._wanted = np.zeros(6), np.zeros(6)
 
-    def measure(self, stamp: float, place: ToolPlace) -> None:
-        """Take the measured tool pose at ``stamp`` [s]; :attr:`twist` (6,) in the base frame [m/s,
-        rad/s] then corrects towards the path.
-        """
+    def measure(self, stamp: float, place: QuaternionPose) -> None:
+        """Take the measured tool pose at ``stamp`` [s], which :attr:`twist` then corrects."""
         self._measured = stamp
         if not self._path:
             return
@@ -101,9 +103,10 @@ class Drift:
         self._wanted = _GAIN * np.append(_shortened(away, _FURTHEST), _shortened(turned, _FURTHEST))
 
 
-def kept_below(speed: float, planned: np.ndarray, correction: np.ndarray) -> np.ndarray:
-    """Sum of two twists (6,), whose tool is no faster than ``speed`` [m/s] or than it was
-    planned.
+def limit_correction(speed: float, planned: np.ndarray, correction: np.ndarray) -> np.ndarray:
+    """Return the sum of two twists (6,), with its linear part limited.
+
+    The tool is no faster than ``speed`` [m/s] or, if that is faster, than planned.
     """
     twist = planned + correction
     allowed, found = (

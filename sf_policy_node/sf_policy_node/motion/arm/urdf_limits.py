@@ -1,4 +1,4 @@
-"""Compare the limits of a contract with those of its URDF: narrower is fine, wider is refused."""
+"""Compares the limits of a contract with those of its URDF and refuses wider ones."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from sf_policy_node.urdf import UrdfJoint
 
 _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
 _FASTER = 1.001
-_TURNS_MAX = 10.0  # no joint of an arm turns further, so the number is in degrees
-_SPEED_MAX = 50.0  # rad/s, nor faster
+_FURTHEST = 20.0  # m: no arm reaches further, so a larger number is in millimetres
+# No joint of an arm exceeds these, so a larger number is in degrees.
+_TURNS_MAX = 10.0  # turns from 0
+_SPEED_MAX = 50.0  # rad/s
 _ACCELERATION_MAX = 500.0  # rad/s^2
-_FURTHEST = 20.0  # m: no arm reaches so far
-_DEGREES = (0.8 * 180.0 / math.pi, 1.25 * 180.0 / math.pi)  # ratio that shows degrees
+_DEGREES = (0.8 * 180.0 / math.pi, 1.25 * 180.0 / math.pi)  # ratio to the URDF that shows degrees
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the contract says of one joint: ``key`` its path, ``unit`` rad or m."""
+    """The limits of one joint in the contract: ``key`` is its path there, ``unit`` rad or m."""
 
     key: str
     name: str
@@ -43,11 +44,11 @@ class _Wanted:
 
 
 def check_against_urdf(contract: Contract) -> None:
-    """Refuse limits and units that the URDF contradicts or no arm has, and a gripper that it does
-    not know.
+    """Check the limits and units of a contract against its URDF.
 
     Raises:
-        ContractError: with both numbers, one sentence for every joint that is wrong.
+        ContractError: limits are wider than those of the URDF or implausible, a unit is wrong, or
+            the URDF has no such gripper joint. One sentence for each of them, with both numbers.
     """
     joints = contract.description().joints
     wanted, problems = [], []
@@ -66,7 +67,7 @@ def check_against_urdf(contract: Contract) -> None:
                     " or give gripper.in_urdf: false if the gripper is not part of the URDF"
                 )
     for each in wanted:
-        if each.name in joints:  # kinematics report arm joints that are not there
+        if each.name in joints:  # `Kinematics` reports arm joints that the URDF lacks
             problems += _compare(each, joints[each.name], contract.urdf)
     for name, arm in contract.arms.items():
         problems += _sizes(arm, contract.key_of(name, ""))
@@ -75,7 +76,7 @@ def check_against_urdf(contract: Contract) -> None:
 
 
 def _sizes(arm: Arm, prefix: str) -> list[str]:
-    """Name every implausible number, which was typed in degrees or millimetres."""
+    """Return a sentence for every number that looks like degrees or millimetres."""
     problems = []
     for joint in arm.joints:
         reach, unit = joint.upper - joint.lower, joint.unit
@@ -83,7 +84,7 @@ def _sizes(arm: Arm, prefix: str) -> list[str]:
             if (value := getattr(joint, key)) is not None and value > reach:
                 problems.append(
                     f"{prefix}joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's"
-                    f" whole range of {reach:g} {unit}; give {unit}, and"
+                    f" range of {reach:g} {unit}; give {unit},"
                     f" {'not degrees' if unit == 'rad' else 'not millimetres'}"
                 )
         if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
@@ -100,6 +101,7 @@ def _sizes(arm: Arm, prefix: str) -> list[str]:
 
 
 def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
+    """Return a sentence for every limit of a joint that is wider than in the URDF ``file``."""
     if urdf.unit and urdf.unit != wanted.unit:
         problem = (
             f"{wanted.key}.unit: {wanted.unit}, but joint {urdf.name} is {urdf.kind} in {file};"
@@ -137,6 +139,7 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
 
 
 def _in_degrees(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    """Return whether the limits of a joint look like degrees instead of radians."""
     if wanted.unit != "rad":
         return False
     pairs = (

@@ -1,4 +1,4 @@
-"""Where the tools may be and how fast, and what the arms may not touch on the way."""
+"""Checks motions against the workspace boxes, the tool speed limits and collisions."""
 
 from __future__ import annotations
 
@@ -13,53 +13,56 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 
 LEAVES_BOX = "the tool would leave the workspace box"
 TOLERANCE = 1e-3  # m
-_ROUNDING = 1e-7  # m, of a tool that stands outside
-TOOL_SPEED_OVER = (
-    1.05  # the tool is slowed through its joints, which does not hit its limit exactly
-)
-TOOL_SPEED_USED = 0.95  # share of the limit that is planned with
+_ROUNDING = 1e-7  # m by which a tool outside the box may move further away
+# The tool is slowed through its joints, which does not meet its limit exactly: up to this multiple
+# of the limit is accepted.
+TOOL_SPEED_OVER = 1.05
+TOOL_SPEED_USED = 0.95  # share of the limit for which motions are planned
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen of a motion.
+    """The result of checking a motion.
 
-    ``leaves``: index of the first sample after the start with a tool outside its box, or with two
-    links that touch; None when there is none. ``why`` says which, in one sentence. ``top_speed`` is
-    that of the fastest tool [m/s]; ``slower`` is by which factor the motion has to be slowed: 1 or
-    more where it need not be. ``fast`` says which tool is too fast, in one sentence; empty when
-    none is.
+    Attributes:
+        first_violation: index, counted after the start, of the first sample with a tool outside
+            its box or with two links that touch; None when there is none.
+        top_speed: of the fastest tool [m/s].
+        speed_factor: by which factor the tools must be slowed; 1 or more if they need not be.
+        speed_violation: which tool is too fast, in one sentence; empty when none is.
+        reason: which tool or links cause the violation, in one sentence; empty without one.
     """
 
-    leaves: int | None
+    first_violation: int | None
     top_speed: float
-    slower: float
-    fast: str = ""
-    why: str = ""
+    speed_factor: float
+    speed_violation: str = ""
+    reason: str = ""
 
     @property
-    def too_fast(self) -> bool:
-        """A tool is faster than it may be."""
-        return bool(self.fast)
+    def is_too_fast(self) -> bool:
+        """Whether a tool exceeds its speed limit."""
+        return bool(self.speed_violation)
 
 
 class ToolBox:
-    """The workspace box and the tool speed of one arm.
+    """Checks the workspace box and the tool speed of one arm.
 
     Args:
-        name: of the arm; begins the sentences of a robot with several.
+        name: of the arm; messages of a robot with several arms start with it.
     """
 
     def __init__(self, contract: Contract, name: str, kinematics: Kinematics) -> None:
         arm = contract.arms[name]
-        self.whose = "" if len(contract.arms) == 1 else f"{name}: "
+        self.prefix = "" if len(contract.arms) == 1 else f"{name}: "
         self.lower, self.upper = np.array(arm.workspace.lower), np.array(arm.workspace.upper)
         self.tool_speed = arm.workspace.tool_speed or np.inf
         self._speed_key = contract.key_of(name, "workspace.tool_speed")
         self._kinematics = kinematics
         commands = contract.columns.commands
         self._joints = _as_slice(commands.indices(arm=name)[: len(arm.joints)])
-        self._turn, self._offset = None, np.zeros(3)  # of the box's frame; None: the common one
+        # Rotation and position of the box's frame in the common base frame; None: they are equal.
+        self._turn, self._offset = None, np.zeros(3)
         if arm.base_frame != contract.base_frame:
             placement = kinematics.fixed_links()[contract.description().link_of(arm.base_frame)]
             if not placement.isIdentity(1e-12):
@@ -67,45 +70,58 @@ class ToolBox:
                 self._offset = placement.translation.copy()
 
     def clip(self, places: np.ndarray) -> np.ndarray:
-        """Return tool positions (N, 3) in the common base frame, moved into the box [m]."""
+        """Return tool positions (N, 3) in the common base frame, clipped to the box [m]."""
         if self._turn is None:
             return np.minimum(np.maximum(places, self.lower), self.upper)
         inside = np.minimum(np.maximum(self._in_box(places), self.lower), self.upper)
         clipped = inside @ self._turn.T + self._offset
-        # Where nothing is cut, not even rounding may differ.
+        # Positions inside the box are returned exactly, without the rounding of the transforms.
         return np.where(np.abs(clipped - places) < 1e-12, places, clipped)
 
     def motion(self, joints: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tool positions in the box's frame and velocities (N, 3) for all joints (N, J) twice."""
-        places, speeds = self._kinematics.tool_motion(
+        """Return tool positions [m] in the box's frame and tool velocities [m/s], both (N, 3).
+
+        Args:
+            joints, velocities: (N, J) of all commanded joints.
+        """
+        positions, speeds = self._kinematics.tool_motion(
             joints[:, self._joints], velocities[:, self._joints]
         )
-        return self._in_box(places), speeds
+        return self._in_box(positions), speeds
 
-    def places(self, joints: np.ndarray) -> np.ndarray:
-        """Tool positions (N, 3) in the box's frame for all joints (N, J)."""
-        return self.places_of_arm(joints[:, self._joints])
+    def tool_positions(self, joints: np.ndarray) -> np.ndarray:
+        """Return tool positions (N, 3) [m] in the box's frame for all joints (N, J)."""
+        return self.tool_positions_of_arm(joints[:, self._joints])
 
-    def places_of_arm(self, joints: np.ndarray) -> np.ndarray:
-        """Tool positions (N, 3) in the box's frame for this arm's joints (N, A)."""
+    def tool_positions_of_arm(self, joints: np.ndarray) -> np.ndarray:
+        """Return tool positions (N, 3) [m] in the box's frame for this arm's joints (N, A)."""
         return self._in_box(self._kinematics.tool_motion(joints)[0])
 
     def excess(self, places: np.ndarray) -> np.ndarray:
-        """How far places (N, 3) in the box's frame are outside (N,) [m]; 0 inside."""
+        """Return how far tool positions (N, 3) in the box's frame are outside (N,) [m], or 0."""
         return np.maximum(np.maximum(self.lower - places, places - self.upper).max(axis=1), 0.0)
 
-    def left(self, places: np.ndarray) -> int | None:
-        """Return the index after the start of the first place outside; see Workspace.leaves."""
+    def first_outside(self, places: np.ndarray) -> int | None:
+        """Return the index, counted after the start, of the first tool position outside the box.
+
+        None when there is none; see :meth:`Workspace.first_violation`.
+
+        Args:
+            places: (N + 1, 3) in the box's frame, the first at the start [m].
+        """
         excess = self.excess(places)
         if not excess.any():
             return None
-        # Not the start and a tolerance: motion after motion would go a tolerance further.
+        # The tolerance is not added to the excess at the start: otherwise each motion could leave
+        # the box a little further than the one before.
         allowed = np.maximum(np.minimum.accumulate(excess[:-1]) + _ROUNDING, TOLERANCE)
-        left = np.flatnonzero(excess[1:] > allowed)
-        return int(left[0]) if len(left) else None
+        outside = np.flatnonzero(excess[1:] > allowed)
+        return int(outside[0]) if len(outside) else None
 
-    def slower(self, speeds: np.ndarray) -> tuple[float, float, str]:
-        """Return the top speed, by which factor to slow down, and a sentence if it is too fast.
+    def check_speed(self, speeds: np.ndarray) -> tuple[float, float, str]:
+        """Return the top speed [m/s], the factor by which to slow down, and a sentence.
+
+        The sentence is empty unless the tool is too fast.
 
         Args:
             speeds: (N, 3) tool velocities [m/s], the first at the start.
@@ -113,14 +129,14 @@ class ToolBox:
         speed = np.sqrt((speeds * speeds).sum(axis=1))
         start, top = float(speed[0]), float(speed[1:].max(initial=0.0))
         wanted = max(TOOL_SPEED_USED * self.tool_speed, min(start, self.tool_speed))
-        # A tool that is too fast at the start must not get any faster.
+        # A tool that is too fast at the start must not become faster.
         if top <= max(TOOL_SPEED_OVER * self.tool_speed, start + 1e-9):
             return top, wanted / max(top, 1e-9), ""
-        allowed = f"{self.tool_speed:g}"
+        limit = f"{self.tool_speed:g}"
         return (
             top,
             wanted / max(top, 1e-9),
-            f"{self.whose}the tool would move at {top:.2f} m/s, {self._speed_key} allows {allowed}",
+            f"{self.prefix}the tool would move at {top:.2f} m/s, {self._speed_key} allows {limit}",
         )
 
     def _in_box(self, places: np.ndarray) -> np.ndarray:
@@ -128,11 +144,13 @@ class ToolBox:
 
 
 class Workspace:
-    """The boxes of all arms, asked with joints (J,) or (N, J) as in ``contract.command_joints``.
+    """Checks the tools of all arms, and collisions.
+
+    Joints (J,) or (N, J) are in the order of ``contract.command_joints``.
 
     Args:
-        kinematics: of every arm by its name; of a robot with one arm also alone.
-        collisions: looks also for links that touch each other or a box; None: nobody does.
+        kinematics: by arm name; a single :class:`Kinematics` serves all arms.
+        collisions: checks collisions of the links; None: they are not checked.
     """
 
     def __init__(
@@ -154,57 +172,62 @@ class Workspace:
 
     @property
     def tool_speed(self) -> float:
-        """Highest speed of the slowest tool [m/s]."""
+        """The lowest tool speed limit of all arms [m/s]."""
         return min(box.tool_speed for box in self.boxes.values())
 
-    def places(self, joints: np.ndarray) -> np.ndarray:
-        """Tool positions (N, 3) [m] of the only arm for joints (N, J)."""
+    def tool_positions(self, joints: np.ndarray) -> np.ndarray:
+        """Return the tool positions (N, 3) [m] of the only arm for joints (N, J)."""
         (box,) = self.boxes.values()
-        return box.places(np.atleast_2d(joints))
+        return box.tool_positions(np.atleast_2d(joints))
 
     def outside(self, joints: np.ndarray) -> float:
-        """Return how far the tool is outside at joints (J,) [m]; 0 inside."""
+        """Return how far the furthest tool is outside its box at joints (J,) [m]; 0 inside."""
         joints = np.atleast_2d(joints)
-        return max(float(box.excess(box.places(joints))[0]) for box in self.boxes.values())
+        return max(float(box.excess(box.tool_positions(joints))[0]) for box in self.boxes.values())
 
-    def leaves(self, start: np.ndarray, positions: np.ndarray) -> int | None:
-        """Return the index of the first of ``positions`` (N, J) with a tool outside, or a touch.
+    def first_violation(self, start: np.ndarray, positions: np.ndarray) -> int | None:
+        """Return the index of the first of ``positions`` (N, J) with a tool outside its box or a
+        collision.
 
-        None when there is none. An arm that starts outside may come closer, but not move further
-        away; links that touch at the start may move apart. Of a robot with one arm also joints
-        without the gripper's (N, A) are taken: touches are not looked for then.
+        None when there is none. A tool that is outside at ``start`` (J,) may come closer, but not
+        move further away. Links that touch at the start may move apart. For a robot with one arm
+        the gripper's joints may be left out (N, A); collisions are then not checked.
         """
-        return self.first_leave(start, positions)[0]
+        return self.explain_violation(start, positions)[0]
 
-    def first_leave(self, start: np.ndarray, positions: np.ndarray) -> tuple[int | None, str]:
-        """Return what :meth:`leaves` does, and why in one sentence."""
+    def explain_violation(self, start: np.ndarray, positions: np.ndarray) -> tuple[int | None, str]:
+        """Return the index of :meth:`first_violation`, and the reason in one sentence."""
         joints = np.vstack([start, positions])
-        return self._first(joints, [box.places(joints) for box in self.boxes.values()])
+        return self._first(joints, [box.tool_positions(joints) for box in self.boxes.values()])
 
     def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
-        """Look at a whole motion: joints (N + 1, J) and their velocities, the first at its
-        start.
-        """
+        """Check a motion: joints and their velocities (N + 1, J), the first at its start."""
         motions = [box.motion(positions, velocities) for box in self.boxes.values()]
-        top, slower, fast = 0.0, np.inf, ""
+        top, slowest, too_fast = 0.0, np.inf, ""
         for box, (_, speeds) in zip(self.boxes.values(), motions, strict=True):
-            speed, factor, sentence = box.slower(speeds)
-            top, slower, fast = max(top, speed), min(slower, factor), fast or sentence
-        leaves, why = self._first(positions, [places for places, _ in motions])
-        return Survey(leaves, top, slower, fast, why)
+            speed, factor, sentence = box.check_speed(speeds)
+            top, slowest, too_fast = max(top, speed), min(slowest, factor), too_fast or sentence
+        index, reason = self._first(positions, [places for places, _ in motions])
+        return Survey(index, top, slowest, too_fast, reason)
 
     def _first(self, joints: np.ndarray, places: list[np.ndarray]) -> tuple[int | None, str]:
-        """Index of the first sample after the start that may not be, and why."""
-        left, why = None, ""
+        """Return the index of the first violation after the start and its reason.
+
+        Args:
+            joints: (N + 1, J).
+            places: for each arm the tool positions (N + 1, 3) in its box's frame.
+        """
+        first, reason = None, ""
         for box, of_tool in zip(self.boxes.values(), places, strict=True):
-            index = box.left(of_tool)
-            if index is not None and (left is None or index < left):
-                left, why = index, f"{box.whose}{LEAVES_BOX}"
+            index = box.first_outside(of_tool)
+            if index is not None and (first is None or index < first):
+                first, reason = index, f"{box.prefix}{LEAVES_BOX}"
         if self._collisions is None or joints.shape[1] != self._all_joints or len(joints) < 2:
-            return left, why
-        until = len(joints) if left is None else left + 1  # what comes later is cut anyway
+            return first, reason
+        # Later samples are not checked: the motion is refused from the first violation on.
+        until = len(joints) if first is None else first + 1
         hit = self._collisions.first_collision(joints[1:until], joints[0]) if until > 1 else None
-        return (left, why) if hit is None else (hit.index, hit.sentence)
+        return (first, reason) if hit is None else (hit.index, hit.sentence)
 
 
 def _as_slice(indices: np.ndarray) -> slice:

@@ -171,14 +171,14 @@ class ChunkPlanner:
             survey = self._workspace.survey(
                 np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
             )
-            if survey.leaves is not None:
-                reached = int((due < start + (survey.leaves + 1) * self._period).sum())
+            if survey.first_violation is not None:
+                reached = int((due < start + (survey.first_violation + 1) * self._period).sum())
                 cuts += count - min(count - 1, reached)
                 count = min(count - 1, reached)
-                note = f"steps from {count} on are not executed: {survey.why}"
+                note = f"steps from {count} on are not executed: {survey.reason}"
                 continue
-            if survey.slower < 1.0 and slower < _SLOWER_TRIES:
-                limits = limits.slowed(shaped.velocities, survey.slower * _SLOWER)
+            if survey.speed_factor < 1.0 and slower < _SLOWER_TRIES:
+                limits = limits.slowed(shaped.velocities, survey.speed_factor * _SLOWER)
                 slower += 1
                 continue
             at_start, _ = curve.sample(np.array([start]))

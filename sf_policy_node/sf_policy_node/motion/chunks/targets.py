@@ -191,11 +191,11 @@ class ArmTargets:
         positions = np.minimum(np.maximum(absolute.values, self._lower), self._upper)
         clips = (positions != absolute.values).sum(axis=0)
         positions, step_clips, note = self._cut_at_jump(positions, reference)
-        tool_positions = self._box.places_of_arm(np.vstack([reference, positions]))
-        outside, workspace_clips = self._box.left(tool_positions), 0
+        tool_positions = self._box.tool_positions_of_arm(np.vstack([reference, positions]))
+        outside, workspace_clips = self._box.first_outside(tool_positions), 0
         if outside is not None:
             note = (
-                f"{self._box.whose}steps from {outside} on would move the tool out of the"
+                f"{self._box.prefix}steps from {outside} on would move the tool out of the"
                 " workspace box"
             )
             workspace_clips = len(positions) - outside
@@ -244,7 +244,7 @@ class ArmTargets:
             )
             if not solution.reached:
                 note = (
-                    f"{self._box.whose}steps from {k} on cannot be reached:"
+                    f"{self._box.prefix}steps from {k} on cannot be reached:"
                     f" {1e3 * solution.position_error:.0f} mm and"
                     f" {solution.rotation_error:.2f} rad are left"
                 )

@@ -296,7 +296,7 @@ class Guard:
         """
         if self.path is None:
             return False
-        return self._workspace.leaves(self.path.positions[-1], position[None]) is not None
+        return self._workspace.first_violation(self.path.positions[-1], position[None]) is not None
 
     def _meeting_time(
         self, starts: list[State], target: np.ndarray, *, bounded: bool = True

@@ -96,7 +96,7 @@ def meeting_time(
             workspace.survey(np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]]))
             for start, motion in zip(starts, motions, strict=True)
         ]
-        if not any(survey.too_fast for survey in surveys):
+        if not any(survey.is_too_fast for survey in surveys):
             break
     return duration
 

@@ -71,9 +71,9 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
     if workspace is None:
         return ""
     survey = workspace.survey(positions, velocities)
-    if survey.leaves is not None:
-        return survey.why
-    return survey.fast
+    if survey.first_violation is not None:
+        return survey.reason
+    return survey.speed_violation
 
 
 def _worst(values: np.ndarray, limits: JointLimits) -> str:
