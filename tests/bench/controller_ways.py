@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,13 +98,20 @@ def bench_controller(figures: Figures, rollouts: int) -> None:
     sim.close()
     limits, chunks = JointLimits.of(contract), sum(len(each.chunks) for each in recordings)
     for name, way in WAYS.items():
-        followed = [drive(recording, way, contract) for recording in recordings]
+        followed = [drive(recording, way, contract)[0] for recording in recordings]
         for what, (value, unit) in judge(followed, limits).items():
             figures.add(f"controller_{what}_{name}", value, unit, chunks, way.said)
 
 
-def drive(recording: Recording, way: Way, contract: Contract) -> Commands:
-    """Return what the hardware is commanded when a recording's chunks come when they came."""
+def drive(
+    recording: Recording, way: Way, contract: Contract, stop_s: float = math.inf
+) -> tuple[Commands, float]:
+    """Return what the hardware is commanded when a recording's chunks come when they came, and the
+    time of the emergency stop on the same clock [s].
+
+    Args:
+        stop_s: the emergency stop comes this long after the recording's start [s].
+    """
     motion: Motion = way.make(contract)
     begin = _START_S + _STILL_S
     joints = np.asarray(recording.joints[0][1], dtype=float)
@@ -116,7 +124,7 @@ def drive(recording: Recording, way: Way, contract: Contract) -> Commands:
         **way.loop,
     )
     arrivals = [begin + arrival for arrival, _ in recording.chunks]
-    coming, is_active = 0, False
+    coming, is_active, stop_at = 0, False, begin + stop_s
 
     def send(trajectory, now: float) -> None:
         if trajectory is not None:
@@ -132,13 +140,16 @@ def drive(recording: Recording, way: Way, contract: Contract) -> Commands:
         if not is_active:
             continue
         send(motion.tick(now), now)
+        if now >= stop_at - 1e-9 and coming < len(arrivals):
+            coming, stop_at = len(arrivals), now
+            send(motion.emergency_stop(now), now)
         while coming < len(arrivals) and arrivals[coming] <= now + 1e-9:
             chunk = recording.chunks[coming][1]
             coming += 1
             with contextlib.suppress(ChunkRefused):
                 chunk = dataclasses.replace(chunk, stamp=begin + chunk.stamp)
                 send(motion.on_chunk(chunk, now), now)
-    return loop.take()
+    return loop.take(), stop_at
 
 
 def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[float, str]]:

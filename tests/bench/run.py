@@ -30,6 +30,7 @@ from bench.joins import bench_joins
 from bench.latency import measure_latency
 from bench.recorder import bench_recorder
 from bench.simulation_speed import bench_policy, bench_simulation
+from bench.stops import bench_stops
 from bench.training_speed import bench_training
 from rich.console import Console
 
@@ -40,6 +41,7 @@ Subject = Literal[
     "executor",
     "collisions",
     "controller",
+    "stops",
     "joins",
     "continuation",
     "delays",
@@ -92,6 +94,7 @@ def main() -> None:
         "collisions": lambda: bench_collisions(figures),
         "controller": lambda: bench_controller(figures, min(RECORDINGS, arguments.rollouts)),
         "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.pictures),
+        "stops": lambda: bench_stops(figures, arguments.rollouts),
         "continuation": lambda: bench_continuation(figures, arguments.rollouts),
         "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),
         "latency": lambda: measure_latency(figures, console),
