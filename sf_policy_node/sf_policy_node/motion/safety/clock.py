@@ -10,13 +10,16 @@ FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 # A clock that goes back by more than this has jumped. Messages may overtake each other by less.
 BACK_S = 0.05
 FORWARD_S = 0.15  # a clock that is ahead of the stopwatch by more than this has jumped
-STALLED_S = 0.1  # a clock that has not advanced for longer than this has stalled
+STALLED_S = 0.1  # a clock that should have advanced by more than this has stalled
 # The fastest rates of a clock, as multiples of the stopwatch.
 _REAL = 1.1
 _SIMULATED = 50.0  # of a simulated clock until its rate has been measured
 _FASTER = 1.5  # afterwards: times its measured rate ...
 _CATCHES_UP = 1.25  # ... or this rate, whichever is higher: it may catch up after a delay
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
+_USUAL_S = (
+    10.0  # the fastest rate of so long is usual: a stall of this process looks like a slow one
+)
 _OLD_NEWS_S = 0.2  # how long after a stall of this process queued clock messages may arrive
 
 
@@ -38,6 +41,8 @@ class ClockWatch:
         self._seen: deque[tuple[float, float]] = deque()
         self._before_gap: tuple[float, float] | None = None  # the last pair before a stall
         self._gap_ended = -math.inf  # on the stopwatch [s]
+        # Stopwatch and rate, with falling rates: the first one is the fastest.
+        self._rates: deque[tuple[float, float]] = deque()
         self._speed: float | None = None  # clock rate over stopwatch rate; None: not measured yet
 
     def jump(self, now: float) -> float:
@@ -63,26 +68,29 @@ class ClockWatch:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether the clock has not advanced for 0.1 s.
+        """Whether the clock has not advanced when it should have by 0.1 s.
 
         It is paused, or this process was suspended and has not received a newer time yet.
         """
         return (
             self._stopwatch is not None
             and bool(self._seen)
-            and self._stopwatch() - self._seen[-1][0] > STALLED_S
+            and self._usual_rate * (self._stopwatch() - self._seen[-1][0]) > STALLED_S
         )
 
     @property
     def possible_delay(self) -> float:
         """How far a simulated clock may be ahead of the last time received [s].
 
-        A process that was suspended has not received clock messages meanwhile. 0 for a real clock.
+        A process that was suspended has not received clock messages meanwhile, while the clock
+        advanced at its usual rate. 0 for a real clock.
         """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
-        freshest = max(clock - seen for seen, clock in self._seen)
-        return max(0.0, self._stopwatch() + freshest - self.now)
+        rate = self._usual_rate
+        stopwatch = self._stopwatch()
+        latest = max(clock + rate * (stopwatch - seen) for seen, clock in self._seen)
+        return max(0.0, latest - self.now)
 
     def advance(self, now: float) -> float:
         """Take ``now`` [s] as the time and return the latest time passed in.
@@ -99,7 +107,13 @@ class ClockWatch:
         self.now = now
         self._seen.clear()
         self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
+        self._rates.clear()
         self._note()
+
+    @property
+    def _usual_rate(self) -> float:
+        """Return the rate of a clock that may be slower than the stopwatch; 1 until it is known."""
+        return min(1.0, self._rates[0][1]) if self._simulated and self._rates else 1.0
 
     def _note(self) -> None:
         if self._stopwatch is None:
@@ -113,6 +127,12 @@ class ClockWatch:
         (first, start), (last, end) = self._seen[0], self._seen[-1]
         if last - first > _KNOWN_S:
             self._speed = (end - start) / (last - first)
+            # Of equal or lower rates only the newest counts.
+            while self._rates and self._rates[-1][1] <= self._speed:
+                self._rates.pop()
+            self._rates.append((seen, self._speed))
+        while self._rates and seen - self._rates[0][0] > _USUAL_S:
+            self._rates.popleft()
 
     def _latest(self, note: tuple[float, float], stopwatch: float) -> float:
         """Return the latest time [s] that the clock can show without a jump since ``note``.

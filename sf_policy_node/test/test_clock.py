@@ -1,0 +1,60 @@
+"""The watch on the clock, with a stopwatch and a clock that the test moves."""
+
+import pytest
+
+from sf_policy_node.motion.safety.clock import ClockWatch
+
+
+class Time:
+    """A simulated clock that is received every 0.01 s of its own."""
+
+    def __init__(self) -> None:
+        self.stopwatch, self.clock, self.stalls = 100.0, 50.0, 0
+        self.watch = ClockWatch(lambda: self.stopwatch, simulated=True)
+        self.watch.advance(self.clock)
+
+    def run(self, seconds: float, rate: float) -> float:
+        """Return the largest possible delay meanwhile."""
+        worst, end = 0.0, self.clock + seconds
+        while self.clock < end - 1e-9:
+            self.clock += 0.01
+            self.stopwatch += 0.01 / rate
+            self.stalls += self.clock > 51.1 and self.watch.is_stalled  # once the rate is known
+            self.watch.advance(self.clock)
+            worst = max(worst, self.watch.possible_delay)
+        return worst
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.25, 0.5, 0.9, 1.0, 4.0])
+def test_a_slow_simulation_is_neither_a_delay_nor_a_stall(rate):
+    time = Time()
+    time.run(1.0, rate)
+    assert time.run(3.0, rate) < 0.02
+    assert not time.stalls
+
+
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+def test_a_clock_that_stands_has_stalled(rate):
+    time = Time()
+    time.run(3.0, rate)
+    time.stopwatch += 0.09 / rate
+    assert not time.watch.is_stalled
+    time.stopwatch += 0.02 / rate
+    assert time.watch.is_stalled
+
+
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+def test_a_process_that_was_suspended_counts_the_time_that_it_missed(rate):
+    time = Time()
+    time.run(3.0, rate)
+    time.stopwatch += 0.6
+    assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.02)
+    time.watch.advance(time.clock + 0.01)  # old news
+    assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.03)
+
+
+def test_a_simulation_that_became_slow_is_no_delay_after_a_while():
+    time = Time()
+    time.run(2.0, 1.0)
+    time.run(3.0, 0.25)
+    assert time.run(1.0, 0.25) < 0.02
