@@ -140,7 +140,7 @@ def test_sharded_processes_leave_the_checkpoint_of_one(tmp_path):
         start = command(
             tmp_path / name,
             "smolvlm",
-            "session=true",
+            "loop=true",
             "validate_every=2",
             *words,
             processes=processes,

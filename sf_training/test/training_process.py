@@ -3,7 +3,7 @@ kills.
 
 ``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for
 each step; keys are settings,
-``validates``: between the steps, ``session``: as the trainer itself does it, up to the checkpoint
+``validates``: between the steps, ``loop``: with the training loop, up to the checkpoint
 in OUT/out.
 """
 
@@ -107,9 +107,9 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
 def main(out: Path, name: str, steps: int, *words: str) -> None:
     changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
     slowly, validates = changes.pop("seconds_per_step", 0.0), changes.pop("validates", False)
-    as_session = changes.pop("session", False)
+    with_loop = changes.pop("loop", False)
     run = make_run(name, out, steps, **changes)
-    if as_session:
+    if with_loop:
         TrainingLoop(
             run,
             CONTRACT,

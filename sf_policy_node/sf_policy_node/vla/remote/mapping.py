@@ -3,19 +3,19 @@
 One YAML file for each policy:
 
 ```yaml
-images: {scene: observation/image, wrist: observation/wrist_image}   # camera of the contract: key;
-a dot nests ("images.cam_high")
+# camera of the contract: key in the observation; a dot nests ("images.cam_high")
+images: {scene: observation/image, wrist: observation/wrist_image}
 image_size: [224, 224]         # absent: as the camera has it
 image_layout: hwc              # or chw
 state:                         # key: the values in it, in the server's order
-  observation/state: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 0.0, closed:
-  1.0}]
+  observation/state:
+    [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 0.0, closed: 1.0}]
 prompt: prompt                 # key of the instruction
 actions: actions               # key of the chunk in the reply; empty: the reply itself
 space: joint_position          # must be the contract's
-step_s: 0.1                    # time step of the server's chunk; must be the contract's
-columns: [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 1.0, closed: -1.0},
-ignore]
+step_s: 0.1                    # time step of the server's chunk [s]; must be the contract's
+columns:                       # of the server's chunk, in its order
+  [joint1, joint2, {name: joint3, unit: deg}, {name: gripper, open: 1.0, closed: -1.0}, ignore]
 metadata: {robot: my_arm}      # expected in the server's metadata
 ```
 """

@@ -28,7 +28,7 @@ def a_run(folder: Path, steps: int = STEPS, **changes):
     return make_run("nano", folder, steps, **{"validate_every": 2, "save_every": 2, **changes})
 
 
-def session(run, begin: float | None = None) -> TrainingLoop:
+def loop_of(run, begin: float | None = None) -> TrainingLoop:
     return TrainingLoop(
         run,
         CONTRACT,
@@ -54,7 +54,7 @@ def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monke
     """No older checkpoint is called the best where the last one is as good."""
     run = a_run(tmp_path)
     monkeypatch.setattr(run, "validate", lambda labels: (errors[run.step // 2 - 1], 1.0))
-    session(run).go()
+    loop_of(run).go()
     run.close()
     said = capsys.readouterr().out
     assert trained_steps(tmp_path) == {"out": 6} | ({"out-best": best} if best else {})
@@ -63,10 +63,10 @@ def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monke
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
-    session(a_run(tmp_path)).go()
+    loop_of(a_run(tmp_path)).go()
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     again = a_run(tmp_path, save_every=3)  # that changes nothing of what is computed
-    session(again).go()
+    loop_of(again).go()
     assert "out: this run is finished; give another --out to train again" in capsys.readouterr().out
     assert again.step == 0
     assert {
@@ -76,7 +76,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
 
 @pytest.mark.parametrize("changed", ["settings", "episodes"])
 def test_the_checkpoint_of_another_run_is_not_overwritten(changed, tmp_path):
-    session(a_run(tmp_path)).go()
+    loop_of(a_run(tmp_path)).go()
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     other = a_run(tmp_path, **({"seed": 5} if changed == "settings" else {}))
     if changed == "episodes":
@@ -85,7 +85,7 @@ def test_the_checkpoint_of_another_run_is_not_overwritten(changed, tmp_path):
         TrainingError,
         match=f"out: holds the checkpoint of a run with other {changed}; choose another, or delete",
     ):
-        session(other)
+        loop_of(other)
     assert {
         path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
     } == before
@@ -114,7 +114,7 @@ class Killed(BaseException):
 
 
 def killed_at(run, step: int, begin: float | None = None) -> None:
-    """Train in a session that ends as if it were killed, after the save at ``step``."""
+    """Train in a loop that ends as if it were killed, after the save at ``step``."""
     train = run.train_step
 
     def step_or_die():
@@ -124,7 +124,7 @@ def killed_at(run, step: int, begin: float | None = None) -> None:
 
     run.train_step = step_or_die
     with pytest.raises(Killed):
-        session(run, begin).go()
+        loop_of(run, begin).go()
     run.close()
 
 
@@ -133,14 +133,14 @@ def test_a_refused_command_leaves_the_settings_of_the_run_that_is_under_way(tmp_
     file = tmp_path / "out/report/settings.yaml"
     before = file.read_text()
     with pytest.raises(TrainingError, match="belongs to a run with other settings"):
-        session(a_run(tmp_path, learning_rate=0.5))
+        loop_of(a_run(tmp_path, learning_rate=0.5))
     assert file.read_text() == before
 
 
 def test_time_and_losses_go_on_after_a_kill(tmp_path):
     killed_at(a_run(tmp_path / "killed"), 5, begin=time.monotonic() - 1000)
-    session(a_run(tmp_path / "killed")).go()
-    session(a_run(tmp_path / "whole")).go()
+    loop_of(a_run(tmp_path / "killed")).go()
+    loop_of(a_run(tmp_path / "whole")).go()
     found, expected = (
         read_curves(tmp_path / name / "out/report/curves.csv") for name in ("killed", "whole")
     )
@@ -171,9 +171,9 @@ def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monke
 
     monkeypatch.setattr(TrainingLoop, "_save", killed)
     with pytest.raises(Killed):
-        session(a_run(tmp_path, **options)).go()
+        loop_of(a_run(tmp_path, **options)).go()
     monkeypatch.setattr(TrainingLoop, "_save", whole)
-    session(a_run(tmp_path, **options)).go()
+    loop_of(a_run(tmp_path, **options)).go()
     assert trained_steps(tmp_path) == {"out": 2}
 
 
@@ -188,21 +188,21 @@ def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
 
     monkeypatch.setattr(training_loop, "plot_curves", full)
     with pytest.raises(TrainingError, match=f"No space left on device; {cure}"):
-        session(a_run(tmp_path, save_every=save_every)).go()
+        loop_of(a_run(tmp_path, save_every=save_every)).go()
     assert (tmp_path / "out.resume.pt").exists() == (save_every == 1)
     monkeypatch.undo()
-    session(a_run(tmp_path, save_every=save_every)).go()
+    loop_of(a_run(tmp_path, save_every=save_every)).go()
     assert trained_steps(tmp_path)["out"] == STEPS
 
 
 def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_path, capsys):
-    session(a_run(tmp_path / "first")).go()
+    loop_of(a_run(tmp_path / "first")).go()
     first = tmp_path / "first/out"
     kept = load_file(first / "report/alignment.safetensors")
     more = a_run(tmp_path / "more", student_weights=first)
     for name, value in more.training.alignment.state_dict().items():
         assert torch.equal(value, kept[name])
-    session(more)
+    loop_of(more)
     assert (
         f"projector: continues from {first}/report/alignment.safetensors" in capsys.readouterr().out
     )
@@ -243,7 +243,7 @@ def test_evaluations_that_would_never_take_place_are_refused(change, message):
 def test_there_is_a_whole_checkpoint_at_every_moment(tmp_path):
     """Also for a robot that loads while it is replaced, and after a kill."""
     run = a_run(tmp_path, 2)
-    session(run).go()
+    loop_of(run).go()
     out, seen, ended = tmp_path / "out", [], threading.Event()
 
     def look():
@@ -252,7 +252,7 @@ def test_there_is_a_whole_checkpoint_at_every_moment(tmp_path):
 
     thread = threading.Thread(target=look)
     thread.start()
-    again = session(a_run(tmp_path / "again", 2))
+    again = loop_of(a_run(tmp_path / "again", 2))
     for _ in range(30):
         again._save(out)
     ended.set()
