@@ -240,7 +240,7 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
         # the stop
     )
     print(guide.executor.reason)
-    assert "this process stood still" in guide.executor.reason
+    assert "this process was suspended" in guide.executor.reason
     guide.lead(lambda _: stood + [0.0, 0.0, 0.03], 1.2, 1.0)  # and it can go on
     np.testing.assert_allclose(guide.tool, stood + [0.0, 0.0, 0.03], atol=WITHIN)
 

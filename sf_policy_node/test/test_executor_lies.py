@@ -265,7 +265,9 @@ def test_a_displaced_arm_is_still_met_after_a_motion_that_was_planned_too_late(b
         assert sent.positions[0] == pytest.approx(reference, abs=1e-6)
         assert sent.stamp + sent.times[0] > bench.now + 0.1, "the controller may be elsewhere"
         if withdrawn:
-            bench.executor.withdraw("late") if led_by == "chunk" else bench.executor.withdraw_lead()
+            bench.executor.withdraw(
+                "late"
+            ) if led_by == "chunk" else bench.executor.withdraw_teleoperation()
             bench.run(0.05)
 
 

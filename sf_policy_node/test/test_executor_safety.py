@@ -146,7 +146,7 @@ def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_
     assert ("forward" if step > 0 else "back") in bench.executor.status.reason
     with pytest.raises(ChunkRefused):
         bench.executor.on_chunk(late, bench.clock)
-    with pytest.raises(ChunkRefused, match="not been seen at rest"):
+    with pytest.raises(ChunkRefused, match="has not been stationary"):
         bench.send(bench.chunk(FORWARD))
     bench.run(sim_arm().budgets.hold_s)
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
@@ -312,12 +312,12 @@ def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
 
 def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
     bench.send(bench.chunk(FORWARD))
-    assert not bench.executor.too_late(bench.now + 0.02)
-    assert bench.executor.too_late(bench.now + 0.05)
+    assert not bench.executor.is_too_late(bench.now + 0.02)
+    assert bench.executor.is_too_late(bench.now + 0.05)
     bench.run(0.4)
     bench.send(bench.chunk(FORWARD, age=0.1))
-    assert not bench.executor.too_late(bench.now + 0.02)
-    assert bench.executor.too_late(bench.now + 0.1)
+    assert not bench.executor.is_too_late(bench.now + 0.02)
+    assert bench.executor.is_too_late(bench.now + 0.1)
 
 
 def test_a_process_that_stood_still_joins_later_by_what_it_has_not_heard_of_a_simulated_clock():
@@ -325,9 +325,9 @@ def test_a_process_that_stood_still_joins_later_by_what_it_has_not_heard_of_a_si
     keep_moving(bench, 0.6)
     bench.stopwatch += 0.06  # it wakes up, and takes the chunk before it hears the clock
     bench.send(bench.chunk(FORWARD))
-    assert not bench.executor.too_late(bench.now + 0.02)
+    assert not bench.executor.is_too_late(bench.now + 0.02)
     bench.stopwatch += 0.06  # planning took as long
-    assert bench.executor.too_late(bench.now)
+    assert bench.executor.is_too_late(bench.now)
 
 
 def test_a_process_that_is_called_late_leaves_the_delivery_of_a_first_motion_more_time(bench):

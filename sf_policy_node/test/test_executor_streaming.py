@@ -70,7 +70,7 @@ def test_an_arm_with_trajectories_goes_on_after_a_stall_and_can_still_be_stopped
     told, _ = bench.executor.path.state(bench.now)
     said = bench.executor.setpoint(bench.now)
     assert said.positions == pytest.approx(told)
-    assert "stood still" not in bench.executor.status.reason
+    assert "was suspended" not in bench.executor.status.reason
     stop = bench.executor.emergency_stop(bench.now)
     assert stop is not None
     bench.post(stop)
@@ -124,7 +124,7 @@ def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was(
     bench.run(0.3)
     after = bench.executor.setpoint(bench.now)
     assert (after.positions == last.positions).all() and (after.velocities == 0.0).all()
-    assert "this process stood still for 0.30 s" in bench.executor.status.reason
+    assert "this process was suspended for 0.30 s" in bench.executor.status.reason
     assert bench.executor.status.state is ExecutorState.HOLDING
 
 
@@ -155,7 +155,7 @@ def test_streamed_commands_never_leap(seed, rate):
         bench.run(late)
         setpoint = bench.executor.setpoint(bench.clock)
         if (
-            setpoint is None or "stood still" in bench.executor.status.reason
+            setpoint is None or "was suspended" in bench.executor.status.reason
         ):  # it holds the last one
             before = step = None
             continue

@@ -28,7 +28,7 @@ def changed(**keys):
 def lead(bench, seconds):
     """Call for the next piece every 50 ms, as the node does."""
     for _ in range(round(seconds / 0.05)):
-        bench.post(bench.executor.lead_home(bench.clock))
+        bench.post(bench.executor.continue_homing(bench.clock))
         bench.run(0.05)
         if bench.executor.homing is None:
             return
@@ -111,7 +111,7 @@ def test_it_can_be_cancelled(away):
     away.run(0.6)
     assert (away.observer.state(away.now)[1] == 0.0).all() and not away.violations()
     assert away.executor.status.reason == "cancelled"
-    assert away.executor.lead_home(away.clock) is None
+    assert away.executor.continue_homing(away.clock) is None
 
 
 def refusal_of(bench, **arguments):

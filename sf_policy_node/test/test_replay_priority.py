@@ -49,7 +49,7 @@ def test_a_person_takes_over_from_a_replay_which_is_refused_meanwhile(bench):
     place = bench.observer.state(bench.now)[0]
     lead(bench, place, 0.2, ControlSource.TELEOPERATION)
     assert bench.executor.status.source is ControlSource.TELEOPERATION
-    with pytest.raises(MotionRefused, match="outranks a replay"):
+    with pytest.raises(MotionRefused, match="has priority over a replay"):
         lead(bench, turned(0.2), 0.02)
     assert bench.executor.status.source is ControlSource.TELEOPERATION
     assert not bench.violations()

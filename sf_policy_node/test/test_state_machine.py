@@ -117,7 +117,7 @@ def test_a_paused_executor_takes_neither_chunks_nor_a_replay():
 @pytest.mark.parametrize(
     ("event", "stop", "forgets"),
     [
-        (Event.OBSTACLE, Stop.GIVE_WAY, set()),
+        (Event.OBSTACLE, Stop.RETREAT, set()),
         (Event.ARM_ELSEWHERE, Stop.MEET, {Memory.MOTION}),
         (Event.SENSOR_FAULT, Stop.BRAKE, {Memory.MOTION}),
         (Event.CONTROLLER_LOST, Stop.NONE, {Memory.PATH, Memory.MOTION}),

@@ -119,10 +119,10 @@ def test_a_motion_that_could_not_be_sent_in_time_is_withdrawn(bench):
     lead(bench, turned(0.2), 0.4)
     path = bench.executor.path
     bench.executor.on_teleoperation(bench.now, turned(0.2), np.zeros(7), bench.now)
-    assert not bench.executor.too_late(bench.now + 0.02) and bench.executor.too_late(
+    assert not bench.executor.is_too_late(bench.now + 0.02) and bench.executor.is_too_late(
         bench.now + 0.1
     )
-    bench.executor.withdraw_lead()
+    bench.executor.withdraw_teleoperation()
     assert bench.executor.path is path
 
 

@@ -1,1 +1,1 @@
-"""Chunks into commands. NumPy only: no ROS, no torch."""
+"""Turns chunks and teleoperation commands into safe joint motion. No ROS and no torch."""

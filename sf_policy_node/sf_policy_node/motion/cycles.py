@@ -1,11 +1,13 @@
-"""How punctual a loop is."""
+"""Measures the jitter of a periodic loop."""
 
 from __future__ import annotations
 
 
 class Cycles:
-    """Counts the cycles of a periodic loop, those that came later than half a period, and the
-    latest [s].
+    """Counts the cycles of a periodic loop and how late they start.
+
+    ``count``: all cycles; ``missed``: those later than half a period; ``late_max_s``: the largest
+    delay [s].
     """
 
     def __init__(self, period: float) -> None:
@@ -15,7 +17,7 @@ class Cycles:
         self.late_max_s = 0.0
 
     def note(self, now: float) -> float:
-        """A cycle begins at ``now`` [s] of a clock that nothing steps; returns how late it is."""
+        """Record that a cycle starts at ``now`` [s] of a monotonic clock; return its delay [s]."""
         late = 0.0 if self._last is None else max(0.0, now - self._last - self._period)
         self._last = now
         self.count += 1

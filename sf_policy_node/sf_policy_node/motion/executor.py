@@ -1,10 +1,9 @@
-"""Decides what the arm is commanded: a policy's chunks and an operator's commands in, joint
-trajectories out.
+"""The chunk executor: turns chunks of a policy and commands of an operator into joint trajectories.
 
-Every time is in seconds on one clock that the caller passes in, so it works in simulated time as
-well. The rules in words are in ``doc/motion.md``. ``state_machine`` says what may happen and what
-follows from it, ``chunks`` and ``teleoperation`` make motions, ``safety/guard`` lets them through
-and stops the arm.
+All times are in seconds on one clock that the caller passes in, so simulated time works as well.
+``doc/motion.md`` describes the rules. ``state_machine`` decides which events are possible and what
+follows from them, ``chunks`` and ``teleoperation`` plan motions, ``safety/guard`` checks the
+motions and stops the arm.
 """
 
 from __future__ import annotations
@@ -29,21 +28,24 @@ from sf_policy_node.motion.state_machine import (
     Event,
     Situation,
     State,
-    may_be_led,
+    may_be_teleoperated,
     may_go_home,
     transition,
 )
 from sf_policy_node.motion.status import ExecutorStatus, StatusLog
-from sf_policy_node.motion.supervisor import AGAIN, LED_BY, Supervisor
+from sf_policy_node.motion.supervisor import AGAIN, CONTROLLED_BY, Supervisor
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
-_DELIVERY_S = 0.02  # from here to the controller
-# Shares of the longest times that are remembered: from chunk to chunk, and from tick to tick.
-_PLANNING_FORGOTTEN, _LATENESS_FORGOTTEN = 0.9, 0.99
+_DELIVERY_S = 0.02  # time that a message takes to the controller
+# The longest planning time decays by the first factor with each chunk, the largest delay of a tick
+# by the second factor with each tick.
+_PLANNING_DECAY, _LATENESS_DECAY = 0.9, 0.99
 
-TICK_S_MIN = 0.01  # the period of :meth:`ChunkExecutor.tick` is never shorter
-_LEADS = {
+TICK_S_MIN = 0.01
+"""The shortest period of :meth:`ChunkExecutor.tick` [s]."""
+_IN_SHADOW_MODE = "the executor is in shadow mode and moves nothing"
+_EVENT_OF = {
     ControlSource.TELEOPERATION: Event.TELEOPERATION,
     ControlSource.REPLAY: Event.REPLAY,
     ControlSource.HOME: Event.HOME,
@@ -51,11 +53,15 @@ _LEADS = {
 
 
 class ChunkExecutor:
-    """Moves the arms of one robot, all on one timeline. Calls must not overlap.
+    """Plans and checks the motions of all arms of one robot. Calls must not overlap.
+
+    Methods that return a trajectory leave it to the caller to send it; None means that there is
+    nothing to send.
 
     Args:
-        shadow: plan as usual for an arm that somebody else moves; the caller sends nothing.
-        join: how chunks are joined; None: as each policy says.
+        shadow: shadow mode: plan as usual while the operator moves the arm; the caller sends
+            nothing.
+        join: the blending mode; None uses the mode that each chunk names.
         stopwatch, simulated: see :class:`~sf_policy_node.motion.safety.clock.ClockWatch`.
         joint_state_problem: see :class:`~sf_policy_node.motion.safety.monitor.ArmMonitor`.
 
@@ -94,21 +100,21 @@ class ChunkExecutor:
         self._supervisor = Supervisor(contract, self._guard, self._policy, self._log, shadow=shadow)
         self._stopwatch = stopwatch
         self._pressed: set[str] = set()  # emergency stop buttons
-        self._joins_at = -math.inf  # when the motion just returned leaves the one before it [s]
-        self._from_rest = True
+        self._joins_at = -math.inf  # when the last planned motion replaces the one before it [s]
+        self._from_rest = True  # whether the arm is stationary at that time
 
-        self._ticked = math.inf  # when tick was called last, by the stopwatch [s]
+        self._ticked = math.inf  # when tick was called last, on the stopwatch [s]
         self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
         self._workspace = workspace
         self.homing: Homing | None = None
-        """The way home that has begun and not ended."""
+        """The motion to the home pose that is in progress; None: there is none."""
 
     # ---- lifecycle, pause and emergency stop ----
 
     def activate(self, now: float | None = None) -> None:
-        """Allow motion, for chunks observed from ``now`` on (None: the latest time passed in).
+        """Allow motion, for chunks observed at ``now`` [s] (None: the latest time) or later.
 
-        An instruction that was under way before needs to be given again.
+        An instruction that started before must be given again.
         """
         now = self._guard.clock.now if now is None else now
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
@@ -117,14 +123,14 @@ class ChunkExecutor:
         self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
-        """Forbid motion; a stop to send when the arm was moving. A latched emergency stop stays."""
+        """Forbid motion and return a stop to send; a latched emergency stop remains latched."""
         now, sent = (self._guard.clock.now, None) if now is None else self._supervisor.advance(now)
         return self._supervisor.apply(Event.DEACTIVATED, now) or sent
 
     def pause(self, paused: bool, now: float) -> Trajectory | None:
-        """Hold position until resumed; a stop to send when the arm was moving.
+        """Pause or resume, and return a stop to send; None if the arm was not moving.
 
-        An operator may still move the arm, a replay may not.
+        While paused, an operator may move the arm; a policy, a replay and homing may not.
 
         Raises:
             ValueError: the executor is not active.
@@ -136,10 +142,12 @@ class ChunkExecutor:
         return self._supervisor.apply(event, now, "resumed; waiting for a new chunk") or sent
 
     def on_emergency_stop(self, pressed: bool, now: float, button: str = "") -> Trajectory | None:
-        """Take the state of an emergency stop button. Pressing latches; releasing does not reset.
+        """Take the state of an emergency stop button and return a stop to send.
+
+        A pressed button latches the emergency stop. Releasing it does not reset the stop.
 
         Args:
-            button: which one; every one that was pressed has to be released before a reset.
+            button: name of the button; all pressed buttons must be released before a reset.
         """
         if not pressed:
             self._pressed.discard(button)
@@ -148,9 +156,10 @@ class ChunkExecutor:
         return self.emergency_stop(now)
 
     def emergency_stop(self, now: float) -> Trajectory | None:
-        """Latch, and stop at once inside the limits; the rest of that stop when called again.
+        """Latch the emergency stop and return the fastest stop that the limits allow.
 
-        None when the arm holds position.
+        Called again while that stop is in progress, it returns the rest of the stop. None when the
+        arm holds position.
         """
         latched = self._supervisor.situation.latched
         now, sent = self._supervisor.advance(now)
@@ -161,7 +170,7 @@ class ChunkExecutor:
         return repeat or self._supervisor.apply(Event.EMERGENCY_STOP, now) or sent
 
     def inherit_emergency_stop(self, before: ChunkExecutor) -> None:
-        """Take over the latch of an executor that this one replaces: only a person resets it."""
+        """Take over the latch of the executor that this one replaces; only operators reset it."""
         self._pressed = set(before._pressed)
         self._supervisor.situation = dataclasses.replace(
             self._supervisor.situation, latched=before.situation.latched
@@ -169,11 +178,13 @@ class ChunkExecutor:
         self._supervisor.report("")
 
     def reset_emergency_stop(self, now: float | None = None) -> None:
-        """Clear the latch. The arm holds position until a chunk arrives that was observed
-        afterwards.
+        """Reset the latched emergency stop.
+
+        The arm holds position until a chunk arrives whose observation is from ``now`` [s] or later
+        (None: the latest time passed in).
 
         Raises:
-            ValueError: while a button is still pressed.
+            ValueError: a button is still pressed.
         """
         if self._pressed:
             count = len(self._pressed)
@@ -182,7 +193,7 @@ class ChunkExecutor:
         if not self._supervisor.situation.latched:
             return
         now = self._guard.clock.now if now is None else now
-        self._supervisor.led_until = -math.inf
+        self._supervisor.control_until = -math.inf
         self._supervisor.apply(
             Event.RESET, now, "the emergency stop was reset; waiting for a new chunk"
         )
@@ -190,9 +201,9 @@ class ChunkExecutor:
     # ---- inputs ----
 
     def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Take measured joints (J,) in the order of ``contract.command_joints``.
+        """Take a joint state (J,) in the order of ``contract.command_joints``.
 
-        Positions that are not finite count as lost, such velocities as left out.
+        It is ignored if a position is not finite. A velocity that is not finite counts as 0.
         """
         self._guard.monitor.add(stamp, positions, velocities)
         self._guard.notice_joint_state(stamp)
@@ -206,10 +217,11 @@ class ChunkExecutor:
         velocities: np.ndarray,
         joints: np.ndarray | None = None,
     ) -> None:
-        """Take what a controller commands by its own account (N,).
+        """Take the reference state (N,) that a controller reports.
 
         Args:
-            joints: (N,) which of the contract's joints the controller has; None: all, in order.
+            joints: (N,) indices of the controller's joints in ``contract.command_joints``; None:
+                all, in order.
         """
         positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
         self._guard.monitor.add_reference(stamp, positions, velocities, joints)
@@ -217,25 +229,25 @@ class ChunkExecutor:
     def on_controller_lost(
         self, reason: str, now: float, joints: Sequence[int] | None = None
     ) -> Trajectory | None:
-        """A controller does not follow what it was commanded last, and holds position by itself.
+        """Record that a controller no longer follows its last command and holds position.
 
-        It was deactivated, started again, or ended the motion. It is sent nothing; the next motion
-        starts where it is then. Controllers of other joints are stopped: what is returned is for
-        them.
+        It was deactivated or restarted, or it aborted the motion. The next motion starts at the
+        position that it holds then. Returns a stop for the controllers of other joints; None when
+        there are none or they do not move.
 
         Args:
-            joints: indices of the joints that the controller has; None: all.
+            joints: indices of the controller's joints; None: all.
         """
         return self._supervisor.lose_controller(reason, now, joints)
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
-        """Join a chunk to the motion under way.
+        """Blend a chunk into the current motion.
 
         Returns:
-            The motion to send instead of the one before. It ends at rest.
+            The trajectory that replaces the current one. It ends stationary.
 
         Raises:
-            ChunkRefused: the motion under way continues to its end.
+            ChunkRefused: the chunk is not executed; the current motion continues to its end.
         """
         self._before = dataclasses.replace(self._log.status), self._supervisor.situation
         begun = self._stopwatch() if self._stopwatch else 0.0
@@ -260,19 +272,18 @@ class ChunkExecutor:
         self._supervisor.stop_watch.end()
         if self._stopwatch:
             guard, spent = self._guard, self._stopwatch() - begun
-            guard.planning_s = max(_PLANNING_FORGOTTEN * guard.planning_s, spent)
+            guard.planning_s = max(_PLANNING_DECAY * guard.planning_s, spent)
         return trajectory
 
     def on_policy_state(
         self, following: bool, epoch: int, reason: str, now: float
     ) -> Trajectory | None:
-        """Take whether the policy still follows the instruction of ``epoch``; a stop when not."""
+        """Take whether the policy still works on the instruction of ``epoch``; stop if not."""
         last = self._policy.last
         if following or (last is not None and epoch < last.epoch):
             return None
-        self._policy.block(
-            "its instruction has ended", epoch
-        )  # also when its first chunk is on its way
+        # Also refuses a chunk of this instruction that is still on its way.
+        self._policy.block("its instruction has ended", epoch)
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.state is not State.FOLLOWING:
             return sent
@@ -286,26 +297,27 @@ class ChunkExecutor:
         now: float,
         source: ControlSource = ControlSource.TELEOPERATION,
     ) -> Trajectory:
-        """Lead the joints (J,) to ``positions``, moving at ``velocities``.
+        """Follow a teleoperation command: joints (J,) at ``positions``, moving at ``velocities``.
 
-        Outranks the policy until silent for ``budgets.teleop_age_s``.
+        The source keeps control over the policy until no command arrives for
+        ``budgets.teleop_age_s``.
 
         Args:
-            source: an operator; or a replay or the way home, which yield to an operator and to a
-                pause.
+            stamp: of the command [s].
+            source: an operator; or a replay or homing, which yield to an operator and to a pause.
 
         Raises:
-            MotionRefused: the motion under way continues to its end.
+            MotionRefused: the command is not followed; the current motion continues to its end.
         """
         if self._score is not None:
-            raise MotionRefused("the executor only shadows a policy and moves nothing")
+            raise MotionRefused(_IN_SHADOW_MODE)
         if jump := self._guard.clock.jump(now):
             raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
         before, operator = self._supervisor.situation.source, ControlSource.TELEOPERATION
         if source is not operator and before is operator:
-            raise MotionRefused("an operator teleoperates the arm, who outranks a replay")
+            raise MotionRefused("an operator teleoperates the arm and has priority over a replay")
         if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused("the executor is paused")
         self._check_may_move()
@@ -313,12 +325,14 @@ class ChunkExecutor:
         self._supervisor.leaders[source].check(target, start.position, now)
         if before is not source:
             self._teleoperation.take_over()
-        self._supervisor.led_until = now + self.contract.budgets.teleop_age_s
-        self._supervisor.apply(_LEADS[source], now, LED_BY[source])
+        self._supervisor.control_until = now + self.contract.budgets.teleop_age_s
+        self._supervisor.apply(_EVENT_OF[source], now, CONTROLLED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         self._log.status.workspace_clips += self._teleoperation.shortened
         if plan is None:
-            raise MotionRefused("the teleoperation command leads the tool out of the workspace box")
+            raise MotionRefused(
+                "the teleoperation command would move the tool out of the workspace box"
+            )
         clips = plan.position_clips, plan.velocity_clips, plan.acceleration_clips
         self._log.clipped(position=clips[0], velocity=clips[1], acceleration=clips[2])
         trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)
@@ -327,97 +341,94 @@ class ChunkExecutor:
         return trajectory
 
     def go_home(self, now: float, arms: Collection[str] = ()) -> None:
-        """Begin the way to the home pose; :meth:`lead_home` moves the arm.
+        """Start homing: plan the motion to the home pose; :meth:`continue_homing` executes it.
 
-        It ends the policy's instruction and yields to an operator, a pause and every stop.
+        Homing ends the policy's instruction and yields to an operator, a pause and every stop.
 
         Args:
             arms: names of the arms that move; empty: all.
 
         Raises:
-            MotionRefused: the arm may not move, or the way is not free; nothing changes.
+            MotionRefused: the arm may not move, or the motion would break a limit or collide;
+                nothing changes.
         """
         if self._score is not None:
-            raise MotionRefused("the executor only shadows a policy and moves nothing")
+            raise MotionRefused(_IN_SHADOW_MODE)
         self._check_may_move()
         situation = self._supervisor.situation
         if situation.paused:
             raise MotionRefused("the executor is paused; resume it first")
         if not may_go_home(situation):
-            raise MotionRefused(f"{LED_BY[situation.source]}; wait until that has ended")
+            raise MotionRefused(f"{CONTROLLED_BY[situation.source]}; wait until that has ended")
         now = self._guard.clock.advance(now)
         start = self._guard.start(now)
         self.homing = Homing(self.contract, self._workspace, start.position, arms, start.time)
         self._policy.block(f"the arm was sent home; {AGAIN}")
 
-    def lead_home(self, now: float) -> Trajectory | None:
-        """Return the next piece of the way home, to send; ``None`` once :attr:`homing` has ended.
+    def continue_homing(self, now: float) -> Trajectory | None:
+        """Return the next trajectory of the motion to the home pose.
 
-        To be called several times within ``budgets.teleop_age_s``.
+        Must be called several times within ``budgets.teleop_age_s``, until :attr:`homing` is None.
+        In the call that ends homing, a stop or None is returned.
 
         Raises:
-            MotionRefused: it ended on the way; the motion under way continues to its end.
+            MotionRefused: homing ended early; the current motion continues to its end.
         """
         homing, source = self.homing, ControlSource.HOME
         if homing is None:
             return None
-        led = self._supervisor.situation.source is source
+        has_control = self._supervisor.situation.source is source
         try:
-            if homing.under_way and not led:
+            if homing.has_started and not has_control:
                 raise MotionRefused(self._log.status.reason or "the arm was stopped")
-            if led and homing.has_arrived(*self._guard.path.state(now)):
+            if has_control and homing.has_arrived(*self._guard.path.state(now)):
                 return self.end_homing(now, "the arm is at home; waiting for a new chunk")
             if homing.is_overdue(now):
-                raise MotionRefused("the arm did not arrive in time; find out what limits its way")
+                raise MotionRefused("the arm did not arrive in time; find out what slows it down")
             trajectory = self.on_teleoperation(now, *homing.target(now), now, source)
         except MotionRefused:
             self.homing = None
             raise
-        homing.under_way = True
+        homing.has_started = True
         return trajectory
 
     def end_homing(self, now: float, reason: str) -> Trajectory | None:
-        """End the way home, wherever the arm is; a stop to send when it was moving."""
+        """End homing wherever the arm is and return a stop to send; None if it was not moving."""
         self.homing = None
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.source is not ControlSource.HOME:
             return sent
         return self._supervisor.apply(Event.LEADER_SILENT, now, reason)
 
-    def too_late(self, now: float) -> bool:
-        """The motion just returned would reach a controller after it has left the one before it."""
+    def is_too_late(self, now: float) -> bool:
+        """Return whether the last trajectory would arrive after the time at which it starts."""
         delivery = 0.0 if self._from_rest else _DELIVERY_S
         return now + self._guard.clock.possible_delay + delivery > self._joins_at
 
     def withdraw(self, reason: str) -> None:
-        """The trajectory that :meth:`on_chunk` just returned was not sent: the one before is in
-        force.
-        """
+        """Undo the last :meth:`on_chunk`, whose trajectory was not sent, and report ``reason``."""
         self._policy.withdraw()
         status, self._supervisor.situation = self._before
         self._log.withdrawn(status, reason)
 
-    def withdraw_lead(self) -> None:
-        """The trajectory that :meth:`on_teleoperation` just returned was not sent."""
+    def withdraw_teleoperation(self) -> None:
+        """Undo the last :meth:`on_teleoperation`, because its trajectory was not sent."""
         self._guard.withdraw()
 
     def tick(self, now: float) -> Trajectory | None:
-        """Watch the arm, to be called at least at ``contract.rate_hz`` or 100 Hz.
+        """Monitor the arm and return a trajectory to send when something is wrong, else None.
 
-        A trajectory to send when something is wrong.
+        Must be called at ``contract.rate_hz``, or at 100 Hz where that is lower.
         """
         if self._stopwatch:
             beat, guard = self._stopwatch(), self._guard
             late = beat - self._ticked - self._tick_period
-            guard.lateness_s = max(_LATENESS_FORGOTTEN * guard.lateness_s, late)
+            guard.lateness_s = max(_LATENESS_DECAY * guard.lateness_s, late)
             self._ticked = beat
         return self._supervisor.tick(now)
 
     def setpoint(self, now: float) -> Setpoint | None:
-        """Return where the joints are to be now, for outputs that send single commands.
-
-        None when the arm is to hold position.
-        """
+        """Return the command to stream at ``now`` [s]; None when the arm is to hold position."""
         guard = self._guard
         if self._score is not None or guard.clock.jump(now):
             return None
@@ -426,28 +437,28 @@ class ChunkExecutor:
             guard.streamed = None
             return None
         setpoint, lost = self._supervisor.stream.at(guard.path, now)
-        guard.streamed = self._supervisor.stream.place if guard.streams else None
+        guard.streamed = self._supervisor.stream.path_time if guard.streams else None
         if lost:
             guard.freeze(now, setpoint.positions)
-            reason = f"stopped: this process stood still for {lost:.2f} s in the middle of a motion"
+            reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
             self._supervisor.apply(Event.STREAM_STALLED, now, reason)
         return setpoint
 
-    # ---- what it says ----
+    # ---- state ----
 
     @property
     def path(self) -> CommandedPath | None:
-        """What the controller was commanded last; None where that is not known."""
+        """The commanded path; None: it is unknown what the controller follows."""
         return self._guard.path
 
     @property
     def situation(self) -> Situation:
-        """From which the state follows."""
+        """The conditions from which the state is derived."""
         return self._supervisor.situation
 
     @property
     def status(self) -> ExecutorStatus:
-        """A snapshot, as of the latest time that was passed in."""
+        """A snapshot of the status at the latest time passed in."""
         now, shadow = self._guard.clock.now, self._score is not None
         status = self._log.snapshot(
             self._supervisor.situation,
@@ -465,7 +476,7 @@ class ChunkExecutor:
             status.shadow_rows = self._score.rows
         return status
 
-    # ---- how ----
+    # ---- checks ----
 
     def _check_may_move(self) -> None:
         situation = self._supervisor.situation
@@ -473,14 +484,14 @@ class ChunkExecutor:
             raise MotionRefused("the emergency stop is latched")
         if not situation.active:
             raise MotionRefused("the executor is not active")
-        if not may_be_led(situation):
-            raise MotionRefused("the arm has not been seen at rest since the clock was set")
+        if not may_be_teleoperated(situation):
+            raise MotionRefused("the arm has not been stationary since the clock jumped")
 
     def _check_follows_chunks(self, now: float) -> None:
         self._check_may_move()
         if problem := self._guard.monitor.problem(now):
             raise ChunkRefused(problem)
-        if self._supervisor.situation.is_led:
-            raise ChunkRefused(LED_BY[self._supervisor.situation.source])
+        if self._supervisor.situation.is_teleoperated:
+            raise ChunkRefused(CONTROLLED_BY[self._supervisor.situation.source])
         if self._supervisor.situation.paused:
             raise ChunkRefused("the executor is paused")

@@ -1,4 +1,4 @@
-"""Moves the arms to the home pose of the contract, slowly and on a straight line of joints."""
+"""Plans homing: a slow motion to the home pose of the contract, straight in joint space."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 
-_SHARE = 0.25  # of the joints' top speed and acceleration
-_LONGER, _TRIES = 1.4, 8  # the way takes longer until the tool keeps its speed limit
-_ARRIVED = 1e-3  # rad or m
-_STILL = 0.01  # share of the joints' top speed
-_LATE_S = 2.0  # the arm may be limited on its way, and arrive later than planned
+_SHARE = 0.25  # share of the joints' top speed and acceleration that is used
+_LONGER, _TRIES = 1.4, 8  # the duration is increased until the tool keeps its speed limit
+_ARRIVED = 1e-3  # rad or m within which the arm is at home
+_STATIONARY = 0.01  # share of the joints' top speed below which the arm is stationary
+_LATE_S = 2.0  # besides twice the planned duration: how late the arm may arrive
 
 
 class Homing:
-    """One way home: targets (J,) over time, for :meth:`ChunkExecutor.lead_home`.
+    """One motion to the home pose: targets (J,) over time for
+    :meth:`ChunkExecutor.continue_homing`.
 
     Args:
         start: commanded joints (J,) in the order of ``contract.command_joints``.
-        arms: names of the arms that move; empty: all. The others and all grippers stay.
+        arms: names of the arms that move; empty: all. Other arms and all grippers do not move.
         began: time of the start [s].
 
     Raises:
-        MotionRefused: an arm is unknown or has no home pose, or the way leaves the workspace box
+        MotionRefused: an arm is unknown or has no home pose, or the motion leaves the workspace box
             or collides.
     """
 
@@ -43,14 +44,15 @@ class Homing:
         limits = JointLimits.of(contract)
         self._velocity = limits.velocity
         self._start, self._began = start.copy(), began
-        self.under_way = False
-        """The arm has been commanded to move."""
+        self.has_started = False
+        """Whether the arm has been commanded to move."""
         self._home = _home_pose(contract, limits, start, arms)
-        way = np.abs(self._home - start)
-        # Peaks of the quintic below are 1.875 d / T and 5.774 d / T^2.
+        distance = np.abs(self._home - start)
+        # A quintic over a distance d in T [s] has the peak velocity 1.875 d / T and the peak
+        # acceleration 5.774 d / T^2.
         self._seconds = max(
-            float((1.875 * way / (_SHARE * limits.velocity)).max()),
-            float(np.sqrt(5.774 * way / (_SHARE * limits.acceleration)).max()),
+            float((1.875 * distance / (_SHARE * limits.velocity)).max()),
+            float(np.sqrt(5.774 * distance / (_SHARE * limits.acceleration)).max()),
             0.1,
         )
         period = 1.0 / contract.rate_hz
@@ -62,43 +64,52 @@ class Homing:
             self._seconds *= _LONGER
         velocities[-1] = 0.0
         if problem := find_violation(Motion(period, positions, velocities), limits, workspace):
-            raise MotionRefused(f"the way home is not free: {problem}; lead the arm by hand")
+            raise MotionRefused(
+                f"the motion to the home pose is not possible: {problem}; move the arm by hand or"
+                " by teleoperation"
+            )
 
     def target(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and velocities (J,) to follow at a time [s]."""
+        """Return the target positions and velocities (J,) at ``now`` [s]."""
         return self._at(now - self._began)
 
     def has_arrived(self, position: np.ndarray, velocity: np.ndarray) -> bool:
-        """Whether the joints (J,) are commanded to be at home, and as good as still."""
-        slow = (np.abs(velocity) <= _STILL * self._velocity).all()
+        """Return whether the commanded state (J,) is the home pose, almost stationary."""
+        slow = (np.abs(velocity) <= _STATIONARY * self._velocity).all()
         return bool(slow) and self.distance(position) <= _ARRIVED
 
     def distance(self, commanded: np.ndarray) -> float:
-        """Return how far the furthest joint is from home [rad or m]."""
+        """Return the largest distance of a commanded joint (J,) from home [rad or m]."""
         return float(np.abs(self._home - commanded).max())
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the arm should have arrived."""
+        """Return whether the arm should have arrived before ``now`` [s]."""
         return now > self._began + 2.0 * self._seconds + _LATE_S
 
     def _samples(self, period: float) -> tuple[np.ndarray, np.ndarray]:
         count = int(np.ceil(self._seconds / period)) + 1
-        places = [self._at(n * period) for n in range(count + 1)]
-        positions, velocities = zip(*places, strict=True)
+        states = [self._at(n * period) for n in range(count + 1)]
+        positions, velocities = zip(*states, strict=True)
         return np.array(positions), np.array(velocities)
 
     def _at(self, elapsed: float) -> tuple[np.ndarray, np.ndarray]:
-        """Quintic from rest to rest: s(u) = 10 u^3 - 15 u^4 + 6 u^5 with u = t / T."""
+        """Return position and velocity (J,) on the quintic s(u) = 10 u^3 - 15 u^4 + 6 u^5.
+
+        u = t / T with the elapsed time t and the duration T [s]; s is the share (0 to 1) of the
+        distance. Velocity and acceleration are 0 at both ends (minimum jerk; Flash and Hogan, "The
+        coordination of arm movements", 1985).
+        """
         u = min(max(elapsed / self._seconds, 0.0), 1.0)
-        way = self._home - self._start
+        distance = self._home - self._start
         share = u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
         rate = 30.0 * u**2 * (1.0 - u) ** 2 / self._seconds
-        return self._start + share * way, rate * way
+        return self._start + share * distance, rate * distance
 
 
 def _home_pose(
     contract: Contract, limits: JointLimits, start: np.ndarray, arms: Collection[str]
 ) -> np.ndarray:
+    """Return the target joints (J,): the home pose of ``arms``, ``start`` for all other joints."""
     if unknown := sorted(set(arms) - set(contract.arms)):
         raise MotionRefused(
             f"arms: there is no {unknown[0]}; name one of {', '.join(contract.arms)}"

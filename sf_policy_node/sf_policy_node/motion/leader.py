@@ -1,5 +1,6 @@
-"""Watches the joint commands of an operator or a replay: a leader arm whose cable drops reads
-zeros.
+"""Watches the joint commands of an operator or a replay for jumps.
+
+A leader arm whose cable is disconnected reports zeros, for example.
 """
 
 from __future__ import annotations
@@ -11,33 +12,41 @@ import numpy as np
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import MotionRefused
 
-_FASTER = 2.0  # times the top speed with which a leader may move between two commands
+_FASTER = 2.0  # times the arm's top speed: how fast a leader may move between two commands
 
 
 class LeaderWatch:
-    """Refuses commands that leap, until the leader is back at the arm or has been released.
+    """Refuses commands that jump, until the leader is back near the arm or has been released.
 
-    A leader is released when its stream is silent for ``silent_s``; the next command begins a new
-    teleoperation, which may start anywhere: the arm approaches it slowly.
+    A leader counts as released when no command arrives for ``silent_s`` [s]. The next command
+    starts a new teleoperation. It may be anywhere, because the arm approaches it slowly.
     """
 
     def __init__(self, limits: JointLimits, silent_s: float) -> None:
         self._limits, self._silent_s = limits, silent_s
         self._received = -math.inf
-        self._target: np.ndarray | None = None  # of the newest command that was taken
+        self._target: np.ndarray | None = None  # of the last accepted command, received at _stamp
         self._stamp = 0.0
         self._refused, self._until_released = "", False
 
     def require_release(self, reason: str) -> None:
-        """Refuse commands until the leader has been released; ``reason`` says why."""
+        """Refuse commands until the leader has been released.
+
+        Args:
+            reason: how the message to the operator starts.
+        """
         self._refused, self._until_released = reason, True
 
     def check(self, target: np.ndarray, commanded: np.ndarray, now: float) -> None:
-        """Check a command: joint positions (J,), for an arm that is commanded to be at
-        ``commanded``.
+        """Check that a command does not jump.
+
+        Args:
+            target: (J,) commanded by the leader.
+            commanded: (J,) commanded position of the arm.
+            now: when the command was received [s].
 
         Raises:
-            MotionRefused: it leapt, or the leader has to be released first.
+            MotionRefused: it jumped, or the leader must be released first.
         """
         silent = now - self._received > self._silent_s or now < self._received - self._silent_s
         self._received = now
@@ -49,15 +58,15 @@ class LeaderWatch:
                 raise MotionRefused(f"{self._refused}; release the leader and take over again")
             self._refused, self._target = "", None
         if self._target is not None:
-            way = np.abs(target - self._target)
+            moved = np.abs(target - self._target)
             allowed = self._limits.step + _FASTER * self._limits.velocity * max(
                 0.0, now - self._stamp
             )
-            over = way / allowed
+            over = moved / allowed
             worst = int(over.argmax())
             if over[worst] > 1.0:
                 self._refused = (
-                    f"{self._limits.names[worst]} of the leader leapt by {way[worst]:.2f} in "
+                    f"{self._limits.names[worst]} of the leader jumped by {moved[worst]:.2f} in "
                     f"{now - self._stamp:.3f} s, joints[].step allows "
                     f"{self._limits.step[worst]:g}; check its cable"
                 )

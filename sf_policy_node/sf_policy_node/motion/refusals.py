@@ -1,11 +1,11 @@
-"""Why something is not done: raised by what judges, answered by whoever asked for it."""
+"""The exceptions with which checks refuse a motion or a chunk."""
 
 from __future__ import annotations
 
 
 class MotionRefused(ValueError):
-    """A motion is not sent; the message says why, and what was sent before stays in force."""
+    """A motion is not sent; the message says why. The last command remains in force."""
 
 
 class ChunkRefused(MotionRefused):
-    """The chunk is not followed; the message says why."""
+    """A chunk is not executed; the message says why."""

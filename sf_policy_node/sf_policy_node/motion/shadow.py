@@ -1,6 +1,4 @@
-"""Scores a policy that moves nothing: what it asked for against what the operator did at that
-time.
-"""
+"""Scores a policy in shadow mode: compares its chunks with what the operator did."""
 
 from __future__ import annotations
 
@@ -8,12 +6,13 @@ from collections import deque
 
 import numpy as np
 
-_PENDING = 2000  # rows that wait for their time
+_PENDING = 2000  # steps that are kept until they are due
 
 
 class ShadowScore:
-    """Per joint (J,), over all rows of all chunks whose time has come: root mean square and largest
-    error [rad or m].
+    """The errors (J,) of a policy over all steps of all chunks that have been due [rad or m].
+
+    ``rows`` is the number of these steps.
     """
 
     def __init__(self, joints: int) -> None:
@@ -23,11 +22,17 @@ class ShadowScore:
         self.rows = 0
 
     def expect(self, due: np.ndarray, positions: np.ndarray) -> None:
-        """Remember a chunk's joint targets (R, J), due at (R,) [s]. All rows count alike."""
+        """Take a chunk's joint targets ``positions`` (R, J), due at ``due`` (R,) [s].
+
+        All steps have the same weight.
+        """
         self._pending.extend(zip(due.tolist(), positions, strict=False))
 
     def measured(self, stamp: float, positions: np.ndarray) -> None:
-        """Compare the operator's joints with the rows that were due since the last call."""
+        """Compare the measured joints (J,) with the steps that were due since the last call.
+
+        Joints are interpolated between the two calls. Positions that are not finite are ignored.
+        """
         before, self._before = self._before, (stamp, positions)
         if not np.isfinite(positions).all():
             self._before = before
@@ -48,10 +53,10 @@ class ShadowScore:
 
     @property
     def rms(self) -> np.ndarray:
-        """Return the root mean square error (J,); zeros before the first row."""
+        """The root mean square error (J,); zeros before the first step."""
         return np.sqrt(self._square / max(self.rows, 1))
 
     @property
     def largest(self) -> np.ndarray:
-        """Return the largest error (J,); zeros before the first row."""
+        """The largest error (J,); zeros before the first step."""
         return self._largest

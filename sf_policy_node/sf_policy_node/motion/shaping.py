@@ -1,9 +1,8 @@
-"""Motion inside the limits: a reference that may ask for anything becomes samples that a joint can
-follow.
+"""Follows an arbitrary reference with a motion that keeps position, velocity and acceleration
+limits.
 
-Between two samples the acceleration is constant, so the cubic that a trajectory controller draws
-through positions and velocities is exactly this motion, and what holds for the samples holds in
-between.
+Between two samples the acceleration is constant. So the cubic that a trajectory controller fits to
+positions and velocities is exactly this motion, and the limits also hold between the samples.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
 
-# Shares of the limits that are used: the rest covers the rounding of time stamps.
+# Shares of the limits that are used. The rest covers the rounding of time stamps.
 ACCELERATION_USED = 0.98
 VELOCITY_USED = 0.995
-# Share of that which the approach to a target plans with; the rest is left to follow the target
-# while it moves.
+# Share of that acceleration with which an approach to a target is planned. The rest is available to
+# follow the target while it moves.
 _APPROACH_SHARE = 0.7
 # The largest gain that brings an error to zero without overshoot is 0.34 per period.
 _GAIN_PER_PERIOD = 0.3
@@ -28,8 +27,10 @@ _GAIN_PER_PERIOD = 0.3
 
 @dataclass(frozen=True)
 class Shaped:
-    """Samples (N, J), one period apart, the first one period after the start, and what had to be
-    cut, per joint (J,).
+    """A motion inside the limits: samples (N, J), one period apart, from one period after the
+    start.
+
+    Clips (J,) count the samples in which a limit changed the motion.
     """
 
     positions: np.ndarray
@@ -48,19 +49,19 @@ def follow(
     period: float,
     gain: np.ndarray,
 ) -> Shaped:
-    """Follow a reference from a start state without ever breaking a limit.
+    """Follow a reference from a start state without breaking a limit.
 
     Args:
         reference_positions, reference_velocities: (N + 1, J), one period apart, the first at the
-        start.
-        position, velocity: (J,) at the start. Outside the position limits only motion back to them
-        is allowed.
+            start.
+        position, velocity: (J,) at the start. A joint outside its position limits may brake and
+            move back.
         period: between samples [s].
-        gain: (J,) how fast an error is corrected [1/s]; lowered where the period asks for it.
+        gain: (J,) how fast an error is corrected [1/s]; lowered to 0.3 per period at most.
     """
     accel = limits.acceleration * ACCELERATION_USED
     gain = np.minimum(gain, _GAIN_PER_PERIOD / period)
-    # Room must always be left to brake; a start beyond the limits moves them to where it can stop.
+    # A start that cannot stop before a position limit moves this limit to where it can stop.
     upper = np.maximum(
         limits.upper, position + stopping_distance(np.maximum(velocity, 0.0), accel, period)
     )
@@ -90,8 +91,15 @@ def follow(
 def _follow(
     places, speeds, start, start_velocity, lower, upper, top_speed, acceleration, gains, period
 ):  # pragma: no cover - compiled
-    """The loop of :func:`follow`: samples (N, J) twice, and counts (3, J) of position, velocity and
-    acceleration clips.
+    """Compute the loop of :func:`follow`.
+
+    Returns positions and velocities (N, J), and the counts (3, J) of position, velocity and
+    acceleration clips. Legend for one joint: h period [s], v velocity, a acceleration limit, e
+    error to the reference, k gain [1/s], b = 0.7 a. The correction of the speed is k e for
+    |e| <= b / k^2. For larger errors it is sqrt(2 b (|e| - b / (2 k^2))): from that speed the joint
+    can brake with b. The speed towards a limit is at most
+    a (sqrt(h^2 + 2 d / a) - h), from which :func:`brake` stops before the limit: d is the distance
+    of the limit from the position, advanced by h v / 2.
     """
     count, joints = places.shape[0] - 1, places.shape[1]
     positions, velocities = np.empty((count, joints)), np.empty((count, joints))
@@ -104,7 +112,7 @@ def _follow(
         position, velocity = start[j], start_velocity[j]
         for k in range(count):
             error = places[k, j] - position
-            # Linear near the reference; farther away no faster than it can brake.
+            # Linear near the reference; further away no faster than the joint can brake.
             size = abs(error)
             correction = (
                 gain * error
@@ -113,8 +121,8 @@ def _follow(
             )
             wanted = speeds[k + 1, j] + correction
             fast = min(max(wanted, -top), top)
-            # Never faster than `brake` can stop before a limit; 0 at worst, which a joint that came
-            # here can always reach.
+            # Never faster than `brake` can stop before a limit. At the limit the speed is 0, which
+            # a joint can reach because the same held one period earlier.
             drift = position + half * velocity
             up = accel * (math.sqrt(square + 2.0 * max(upper[j] - drift, 0.0) / accel) - period)
             down = accel * (math.sqrt(square + 2.0 * max(drift - lower[j], 0.0) / accel) - period)
@@ -132,8 +140,10 @@ def _follow(
 def brake(
     position: np.ndarray, velocity: np.ndarray, limits: JointLimits, period: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shortest stop, every joint on its own: positions and velocities (N, J), the last
-    at rest; N >= 1.
+    """Return the shortest stop, for every joint separately: positions and velocities (N, J).
+
+    N is at least 1, and the last sample is stationary. Each joint decelerates evenly over a whole
+    number of periods.
     """
     accel = limits.acceleration * ACCELERATION_USED
     steps = np.maximum(np.ceil(np.abs(velocity) / (accel * period) - 1e-9), 1.0)
@@ -144,5 +154,9 @@ def brake(
 
 
 def stopping_distance(speed: np.ndarray, acceleration: np.ndarray, period: float) -> np.ndarray:
-    """Return an upper bound of how far :func:`brake` moves on from ``speed`` >= 0 (J,)."""
+    """Return an upper bound (J,) of the distance in which :func:`brake` stops from ``speed`` >= 0.
+
+    It is v^2 / (2 a) + v h / 2 with the speed v, the acceleration a and the period h: rounding up
+    to whole periods adds at most half a period at speed v.
+    """
     return speed**2 / (2.0 * acceleration) + 0.5 * speed * period

@@ -1,9 +1,9 @@
-"""The executor's state machine: one enum of states, one transition function, no clock and no arm.
+"""The executor's state machine: states, events and one transition function, without clock and arm.
 
-A :class:`Situation` holds the conditions that outlive a motion (active, latched, paused, ...); the
-:class:`State` is derived from it, so that no two flags can disagree. :func:`transition` says for
-every event what the situation becomes, how the arm stops, what is forgotten and from when chunks
-count. ``doc/motion.md`` shows the diagram that :func:`diagram` draws from this code.
+A :class:`Situation` holds the conditions that outlast a motion (active, latched, paused, ...). The
+:class:`State` is derived from it, so that flags cannot contradict each other. :func:`transition`
+returns for every event the next situation, how the arm stops, what is forgotten and whether earlier
+chunks are refused. ``doc/motion.md`` shows the output of :func:`diagram`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to the executor."""
+    """The events that change the executor's situation."""
 
     ACTIVATED = auto()
     DEACTIVATED = auto()
@@ -59,15 +59,16 @@ class Event(Enum):
 
 
 class Stop(Enum):
-    """How the motion under way ends."""
+    """How the current motion ends."""
 
     NONE = auto()
     BRAKE = auto()
     """Brake along the commanded path."""
-    GIVE_WAY = auto()
-    """Brake, then return to where the arm is measured, so that it does not push."""
+    RETREAT = auto()
+    """Brake, then move back to where the arm is measured, so that it does not press on an
+    obstacle."""
     MEET = auto()
-    """Lead the controller from wherever it stands to where the arm is measured."""
+    """Move the controller, whatever its state, to where the arm is measured."""
     FREEZE = auto()
     """Streamed commands only: repeat the last command."""
     CLOCK = auto()
@@ -75,22 +76,27 @@ class Stop(Enum):
 
 
 class Memory(Enum):
-    """What an event makes the executor forget."""
+    """The memory that an event clears."""
 
     PATH = auto()
-    """What the controller was told last."""
+    """The commanded path."""
     MOTION = auto()
     """Which steps of which chunks were executed."""
     ORDER = auto()
-    """Epoch and sequence of the last chunk."""
+    """Epoch and sequence number of the last chunk."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """The conditions from which the state follows.
+    """The conditions from which the state is derived.
 
-    ``blocked``: chunks need a new instruction, and a leader must release its dead-man switch first.
-    ``settling``: the clock was set during a motion that has not been seen to end.
+    Attributes:
+        active: the executor has been activated.
+        latched: an emergency stop is latched.
+        paused: only an operator may move the arm.
+        blocked: chunks need a new instruction, and a leader must release its dead-man switch first.
+        settling: the clock jumped during a motion, and the arm has not been stationary since.
+        source: the source that controls the arm.
     """
 
     active: bool = False
@@ -102,7 +108,7 @@ class Situation:
 
     @property
     def state(self) -> State:
-        """Derived; the first condition that holds decides."""
+        """The state; the first condition that holds decides."""
         if self.latched:
             return State.STOPPED
         if not self.active:
@@ -117,20 +123,24 @@ class Situation:
 
     @property
     def moves(self) -> bool:
-        """Somebody's motion is being executed."""
+        """Whether a source controls the arm."""
         return self.source is not ControlSource.NOBODY
 
     @property
-    def is_led(self) -> bool:
-        """Joint commands of an operator, of a replay or of the way home are followed."""
-        return self.source in _LEADERS
+    def is_teleoperated(self) -> bool:
+        """Whether joint commands of an operator, of a replay or of homing are followed."""
+        return self.source in _JOINT_COMMANDS
 
 
 @dataclass(frozen=True)
 class Step:
-    """One edge: the next situation and what has to be done on the way.
+    """One transition: the next situation and the actions that belong to it.
 
-    ``accept_from_now``: chunks observed earlier are refused from now on.
+    Attributes:
+        situation: the next situation.
+        stop: how the current motion ends.
+        forget: the memory to clear.
+        accept_from_now: refuse chunks with an earlier observation from now on.
     """
 
     situation: Situation
@@ -140,7 +150,7 @@ class Step:
 
 
 class ImpossibleEvent(RuntimeError):
-    """An event that cannot happen in this situation: a defect of the caller."""
+    """An event that is impossible in this situation: a programming error of the caller."""
 
 
 _STATE_OF = {
@@ -149,15 +159,15 @@ _STATE_OF = {
     ControlSource.REPLAY: State.REPLAY,
     ControlSource.HOME: State.HOMING,
 }
-_LEADERS = (ControlSource.TELEOPERATION, ControlSource.REPLAY, ControlSource.HOME)
+_JOINT_COMMANDS = (ControlSource.TELEOPERATION, ControlSource.REPLAY, ControlSource.HOME)
 _MOTION = frozenset({Memory.MOTION})
 
 
 def transition(now: Situation, event: Event) -> Step:
-    """Return what an event makes of a situation.
+    """Return the transition of an event in the situation ``now``.
 
     Raises:
-        ImpossibleEvent: the event needs a permission that the situation does not give.
+        ImpossibleEvent: the situation does not permit the event.
     """
     still = replace(now, source=ControlSource.NOBODY)
     brake = Stop.BRAKE if now.moves else Stop.NONE
@@ -182,10 +192,10 @@ def transition(now: Situation, event: Event) -> Step:
             _require(may_follow_chunks(now), now, event)
             return Step(replace(now, source=ControlSource.POLICY, blocked=False))
         case Event.TELEOPERATION:
-            _require(may_be_led(now), now, event)
+            _require(may_be_teleoperated(now), now, event)
             return Step(replace(now, source=ControlSource.TELEOPERATION), forget=_MOTION)
         case Event.REPLAY:
-            allowed = may_be_led(now) and not now.paused
+            allowed = may_be_teleoperated(now) and not now.paused
             _require(allowed and now.source is not ControlSource.TELEOPERATION, now, event)
             return Step(replace(now, source=ControlSource.REPLAY), forget=_MOTION)
         case Event.HOME:
@@ -195,7 +205,7 @@ def transition(now: Situation, event: Event) -> Step:
             policy = now.source is ControlSource.POLICY
             return Step(still, Stop.BRAKE) if policy else Step(now)
         case Event.LEADER_SILENT:
-            _require(now.is_led, now, event)
+            _require(now.is_teleoperated, now, event)
             return Step(still, Stop.BRAKE, accept_from_now=True)
         case Event.MOTION_ENDED:
             return Step(still if now.source is ControlSource.POLICY else now)
@@ -204,7 +214,7 @@ def transition(now: Situation, event: Event) -> Step:
         case Event.SENSOR_FAULT:
             return Step(replace(still, blocked=True), brake, _MOTION)
         case Event.OBSTACLE:
-            stop = Stop.GIVE_WAY if now.moves else Stop.NONE
+            stop = Stop.RETREAT if now.moves else Stop.NONE
             return Step(replace(still, blocked=True), stop)
         case Event.ARM_ELSEWHERE:
             stop = Stop.MEET if now.moves else Stop.NONE
@@ -224,19 +234,19 @@ def transition(now: Situation, event: Event) -> Step:
 
 
 def may_follow_chunks(now: Situation) -> bool:
-    """A chunk may move the arm. Whether its instruction is new is the follower's question."""
-    return may_be_led(now) and not now.paused and not now.is_led
+    """Return whether a chunk may move the arm; the follower checks whether its epoch is blocked."""
+    return may_be_teleoperated(now) and not now.paused and not now.is_teleoperated
 
 
-def may_be_led(now: Situation) -> bool:
-    """An operator may move the arm."""
+def may_be_teleoperated(now: Situation) -> bool:
+    """Return whether an operator may move the arm."""
     return now.active and not now.latched and not now.settling
 
 
 def may_go_home(now: Situation) -> bool:
-    """The arm may be sent home: nobody else leads it."""
-    led = now.source in (ControlSource.TELEOPERATION, ControlSource.REPLAY)
-    return may_be_led(now) and not now.paused and not led
+    """Return whether homing may start: neither an operator nor a replay controls the arm."""
+    other = now.source in (ControlSource.TELEOPERATION, ControlSource.REPLAY)
+    return may_be_teleoperated(now) and not now.paused and not other
 
 
 def _require(holds: bool, now: Situation, event: Event) -> None:
@@ -245,7 +255,7 @@ def _require(holds: bool, now: Situation, event: Event) -> None:
 
 
 def situations() -> list[Situation]:
-    """Every situation that can be reached from a new executor, in the order of discovery."""
+    """Return every situation that a new executor can reach, in the order of discovery."""
     found = [Situation()]
     for now in found:
         for _, step in edges(now):
@@ -255,7 +265,7 @@ def situations() -> list[Situation]:
 
 
 def edges(now: Situation) -> Iterator[tuple[Event, Step]]:
-    """Every event that can happen in a situation, with its step."""
+    """Yield every event that is possible in a situation, with its transition."""
     for event in Event:
         try:
             yield event, transition(now, event)
@@ -264,11 +274,8 @@ def edges(now: Situation) -> Iterator[tuple[Event, Step]]:
 
 
 def diagram() -> str:
-    """Return the machine as a Mermaid state diagram: edges between states, events that agree
-    merged.
-
-    Edges that lead to the same state for every source (such as the emergency stop) are drawn from
-    ``any state``.
+    """Return the state machine as a Mermaid diagram, with one arrow for all events between two
+    states.
     """
     arrows: dict[tuple[State, State], set[Event]] = {}
     for now in situations():
@@ -288,7 +295,7 @@ def _order(arrow: tuple[tuple[State, State], set[Event]]) -> tuple[int, int]:
 
 
 def table() -> str:
-    """Return every edge between states as a Markdown table, with what is done on it."""
+    """Return every transition as a Markdown table, with its actions."""
     rows = {}
     for now, event in itertools.product(situations(), Event):
         try:

@@ -1,4 +1,4 @@
-"""What an executor reports about itself; the plain-Python form of ``sf_msgs/ExecutorStatus``."""
+"""The status of an executor; the plain-Python form of ``sf_msgs/ExecutorStatus``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sf_policy_node.motion.types import Chunk, ControlSource, Join
 
 PER_JOINT_CLIPS = ("position_clips", "velocity_clips", "acceleration_clips", "step_clips")
 REPLAY_SILENT = "the replay has ended"
-"""How the reason begins when nothing more is heard of a replay; whoever replays tells it from a
-stop by that.
+"""How the reason starts when a replay sends no more commands. The replay recognises its own end by
+this text, and a stop by any other.
 """
-_RECENT = 100  # accepted chunks of the clip rate
+_RECENT = 100  # accepted chunks over which the clip rate is computed
 
 
 class ExecutorState(IntEnum):
-    """Same numbers as the constants of ``sf_msgs/ExecutorStatus``."""
+    """The reported state; same numbers as the constants of ``sf_msgs/ExecutorStatus``."""
 
     INACTIVE = 0
     HOLDING = 1
@@ -51,8 +51,9 @@ _REPORTED = {
 
 @dataclass
 class ExecutorStatus:
-    """Counts since construction; see ``sf_msgs/ExecutorStatus`` for each field. Latencies are added
-    by the node.
+    """State and counts since construction; ``sf_msgs/ExecutorStatus`` describes each field.
+
+    The node adds latencies.
     """
 
     joint_names: tuple[str, ...]
@@ -92,20 +93,22 @@ class ExecutorStatus:
 
 
 class StatusLog:
-    """Keeps a status up to date. Arrays are replaced and never changed, so a shallow copy is a
-    snapshot.
-    """
+    """Updates a status. Arrays are replaced, never modified, so a shallow copy is a snapshot."""
 
     def __init__(self, joint_names: tuple[str, ...]) -> None:
         self.status = ExecutorStatus(joint_names)
         self._clipped: deque[bool] = deque(maxlen=_RECENT)
 
     def report(self, reason: str) -> None:
-        """Say why the executor does what it does."""
+        """Set the reason for the current state."""
         self.status.reason = reason
 
     def planned(self, plan: Plan, moving: bool) -> None:
-        """Count what a plan cut, whether it is followed or not; ``moving``: it joins a motion."""
+        """Count the clips of a plan, whether it is executed or not.
+
+        Args:
+            moving: the plan joins a motion in progress.
+        """
         status = self.status
         self.clipped(**plan.clips)
         status.workspace_clips += plan.workspace_clips
@@ -118,12 +121,12 @@ class StatusLog:
             status.border_jump_max = max(status.border_jump_max, plan.border_jump)
 
     def clipped(self, **counts: np.ndarray) -> None:
-        """Clips per joint (J,) by cause."""
+        """Add clips per joint (J,), given by cause."""
         for cause, clips in counts.items():
             setattr(self.status, f"{cause}_clips", getattr(self.status, f"{cause}_clips") + clips)
 
     def followed(self, chunk: Chunk, plan: Plan, join: Join) -> None:
-        """A chunk was joined."""
+        """Record that a chunk is executed."""
         status = self.status
         self._clipped.append(plan.clipped)
         status.clip_rate = sum(self._clipped) / len(self._clipped)
@@ -132,19 +135,28 @@ class StatusLog:
         status.chunks_accepted += 1
 
     def refused(self, chunk: Chunk, refusal: MotionRefused, say: bool) -> None:
-        """A chunk was not joined; ``say``: there is nothing more important to tell."""
+        """Record that a chunk was refused.
+
+        Args:
+            say: set the reason; False keeps a more important one.
+        """
         self.status.chunks_refused += 1
         if say:
             self.status.reason = f"refused chunk {chunk.sequence}: {refusal}"
 
     def withdrawn(self, before: ExecutorStatus, reason: str) -> None:
-        """The chunk followed last was not sent after all."""
+        """Restore the status ``before`` the last chunk, because its trajectory was not sent."""
         self.status = dataclasses.replace(
             before, reason=reason, chunks_refused=before.chunks_refused + 1
         )
 
     def snapshot(self, situation: Situation, *, shadow: bool, **changes) -> ExecutorStatus:
-        """Return a copy, with the state that follows from a situation and what only others know."""
+        """Return a copy with the state of a situation.
+
+        Args:
+            shadow: the executor is in shadow mode.
+            changes: further fields to set.
+        """
         state = _REPORTED[situation.state]
         if shadow and state is ExecutorState.EXECUTING:
             state, source = ExecutorState.SHADOW, ControlSource.NOBODY

@@ -1,4 +1,6 @@
-"""Takes events through the state machine, does what its edges demand, and watches the arm."""
+"""Applies events to the state machine, performs the actions of its transitions, and monitors the
+arm.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,16 @@ from sf_policy_node.motion.status import REPLAY_SILENT, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.types import ControlSource, Trajectory
 
-LED_BY = {
+CONTROLLED_BY = {
     ControlSource.TELEOPERATION: "an operator teleoperates the arm",
     ControlSource.REPLAY: "an episode is replayed",
-    ControlSource.HOME: "the arm goes home",
+    ControlSource.HOME: "the arm moves to its home pose",
 }
-_LED_NO_MORE = {
+"""The sources of joint commands, with the reason while they control the arm."""
+_RELEASED = {
     ControlSource.TELEOPERATION: "the operator released the arm",
     ControlSource.REPLAY: REPLAY_SILENT,
-    ControlSource.HOME: "the way home was not continued",
+    ControlSource.HOME: "homing was not continued",
 }
 _FAULTS = {
     Fault.OBSTACLE: Event.OBSTACLE,
@@ -36,7 +39,7 @@ _FAULTS = {
     Fault.SENSOR: Event.SENSOR_FAULT,
 }
 AGAIN = "give an instruction again"
-STANDING_REASONS = {
+STATE_REASONS = {
     State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
     State.INACTIVE: "not active",
     State.PAUSED: "paused; call the pause service with false to resume",
@@ -44,10 +47,10 @@ STANDING_REASONS = {
 
 
 class Supervisor:
-    """Holds the situation of one executor. Calls must not overlap.
+    """Holds the situation of one executor and reacts to events. Calls must not overlap.
 
     Args:
-        shadow: nothing is sent: the arm is somebody else's.
+        shadow: shadow mode: the operator moves the arm and nothing is sent.
     """
 
     def __init__(
@@ -62,18 +65,24 @@ class Supervisor:
         self._guard, self._policy, self._log, self._shadow = guard, policy, log, shadow
         limits, silent_s = guard.limits, contract.budgets.teleop_age_s
         self.situation = Situation()
-        self.leaders = {source: LeaderWatch(limits, silent_s) for source in LED_BY}
-        self.led_until = -math.inf  # an operator or a replay has control until then [s]
+        self.leaders = {source: LeaderWatch(limits, silent_s) for source in CONTROLLED_BY}
+        self.control_until = -math.inf
+        """When an operator, a replay or homing loses control without a new command [s]."""
         self.stop_watch = StopWatch(limits)
-        holds = guard.streams and contract.output != "servo_twist"
-        rate, bounds = contract.rate_hz, limits if holds else None
+        holds_commands = guard.streams and contract.output != "servo_twist"
+        rate, bounds = contract.rate_hz, limits if holds_commands else None
         self.stream = Stream(rate, limits.names, bounds, alone=guard.streams)
-        self._log.report(STANDING_REASONS[State.INACTIVE])
+        self._log.report(STATE_REASONS[State.INACTIVE])
 
     def apply(
         self, event: Event, now: float, reason: str = "", deviation: Deviation | None = None
     ) -> Trajectory | None:
-        """Take an event through the state machine and do what its edge demands."""
+        """Apply an event to the state machine, perform its actions and return a stop to send.
+
+        Args:
+            reason: for the status; some states have a reason of their own.
+            deviation: of the arm, for events that stop it where it is measured.
+        """
         step = transition(self.situation, event)
         self.situation = step.situation
         trajectory = self._end_motion(step.stop, now, deviation)
@@ -94,7 +103,7 @@ class Supervisor:
         match stop:
             case Stop.BRAKE:
                 trajectory = self._guard.brake(now)
-            case Stop.GIVE_WAY:
+            case Stop.RETREAT:
                 trajectory = self._guard.retreat(now, deviation.measured)
             case Stop.MEET:
                 trajectory = self._guard.meet(now, deviation.measured)
@@ -105,6 +114,11 @@ class Supervisor:
     def sent_stop(
         self, trajectory: Trajectory | None, now: float, before: CommandedPath | None = None
     ) -> Trajectory | None:
+        """Start watching a stop that the guard has planned, and return it; None: there is none.
+
+        Args:
+            before: the path that the stop replaces; None: the guard's previous path.
+        """
         if trajectory is not None:
             self._policy.end_motion(self._guard.path.end)
             if not self._shadow and not self._guard.streams:
@@ -112,38 +126,39 @@ class Supervisor:
         return trajectory
 
     def report(self, reason: str) -> None:
-        self._log.report(STANDING_REASONS.get(self.situation.state, reason))
+        """Set the reason of the status, unless the current state has a reason of its own."""
+        self._log.report(STATE_REASONS.get(self.situation.state, reason))
 
     def advance(self, now: float) -> tuple[float, Trajectory | None]:
-        """Return the time, and what to send where the clock was set."""
+        """Advance the clock to ``now`` [s]; return the time and what to send after a clock jump."""
         if jump := self._guard.clock.jump(now):
             return now, self._after_clock_jump(now, jump)
         return self._guard.clock.advance(now), None
 
     def tick(self, now: float) -> Trajectory | None:
-        """Watch the arm, to be called regularly; a trajectory to send when something is wrong."""
+        """Monitor the arm and return a trajectory to send when something is wrong, else None."""
         if jump := self._guard.clock.jump(now):
             return self._after_clock_jump(now, jump)
         now = self._guard.clock.advance(now)
-        if self._guard.clock.is_stalled:  # nothing has an age until it continues
+        if self._guard.clock.is_stalled:  # ages are unknown until the clock continues
             return None
         if self.situation.settling:
             return self._settle(now)
         state = self.situation.state
-        if self.situation.is_led:
+        if self.situation.is_teleoperated:
             return self._watch_leader(now)
         if state is not State.FOLLOWING:
             return self._watch_stop(now)
         if ended := self.out_of_motion(now):
             return self.apply(
-                Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last one"
+                Event.MOTION_ENDED, now, f"{ended}: holds position at the end of the last chunk"
             )
         return self._watch_arm(now)
 
     def lose_controller(
         self, reason: str, now: float, joints: Sequence[int] | None = None
     ) -> Trajectory | None:
-        """Forget the commanded path: see ``ChunkExecutor.on_controller_lost``."""
+        """Forget the commanded path; see :meth:`ChunkExecutor.on_controller_lost`."""
         now, sent = self.advance(now)
         if self.situation.moves:
             self._policy.block(f"{reason}; {AGAIN}")
@@ -154,7 +169,7 @@ class Supervisor:
         return self.apply(Event.CONTROLLER_LOST, now, reason) or stop or sent
 
     def _stop_others(self, now: float, joints: Sequence[int] | None) -> Trajectory | None:
-        """Stop the controllers of all but ``joints``; ``None`` where there are no others."""
+        """Stop all controllers except that of ``joints``; None where there is nothing to stop."""
         if joints is None or len(joints) == len(self._guard.limits.names) or self._shadow:
             return None
         stop = self._guard.brake(now)
@@ -170,8 +185,8 @@ class Supervisor:
         return f"no new chunk for {now - self._policy.last.stamp:.2f} s"
 
     def _watch_leader(self, now: float) -> Trajectory | None:
-        if now > self.led_until:
-            reason = f"{_LED_NO_MORE[self.situation.source]}; waiting for a new chunk"
+        if now > self.control_until:
+            reason = f"{_RELEASED[self.situation.source]}; waiting for a new chunk"
             return self.apply(Event.LEADER_SILENT, now, reason)
         return self._watch_arm(now) if self._guard.moving(now) else None
 
@@ -181,8 +196,8 @@ class Supervisor:
             return self.apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
         if self._shadow:
             return None
-        if beside := monitor.reference_deviation(path, now):
-            sentence, joints = beside
+        if reference := monitor.reference_deviation(path, now):
+            sentence, joints = reference
             return self.lose_controller(f"{sentence}: it does not follow", now, joints)
         deviation = monitor.deviation(path)
         if deviation is None:
@@ -217,12 +232,12 @@ class Supervisor:
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         guard = self._guard
         moving = guard.moving(guard.clock.now) and not guard.streams
-        self.stream.clock_set(jump)
+        self.stream.shift_clock(jump)
         trajectory = guard.after_clock_jump(now, jump)
-        guard.streamed = self.stream.place if guard.streams else None
-        self.led_until = -math.inf
+        guard.streamed = self.stream.path_time if guard.streams else None
+        self.control_until = -math.inf
         self.stop_watch.end()
         event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
-        way = "back" if jump < 0 else "forward"
-        self.apply(event, now, f"stopped: the clock went {way} by {abs(jump):.3f} s")
+        direction = "back" if jump < 0 else "forward"
+        self.apply(event, now, f"stopped: the clock went {direction} by {abs(jump):.3f} s")
         return trajectory

@@ -1,4 +1,4 @@
-"""A person's commands, one after another, into motion with the same limits as a policy's."""
+"""Plans the motion for each teleoperation command, with the same limits as for a policy."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from sf_policy_node.motion.chunks.planning import append_stop
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.shaping import Shaped, follow
 
-_GAIN = 12.0  # 1/s: a follower lags by 1/12 s where the leader gives no velocities
-_LOOK_AHEAD_S = 0.06  # the leader's velocity counts for this long after its message
-_FURTHEST_S = 0.6  # planned ahead of one message; whatever is left then is the next message's
-_TAKING_OVER = 0.25  # share of the joints' speed until the arm has caught up with its new leader
-_CAUGHT_UP = 0.2  # share of the tracking error
-_SHARES = (1.0, 0.3, 0.1, 0.02)  # of the way to a target, where the whole way leads out of the box
-_SLOWER, _SLOWER_TRIES = (
-    0.97,
-    3,
-)  # a motion that was too fast for the tool is planned again with slower joints
+_GAIN = 12.0  # 1/s: the arm lags by 1/12 s behind a leader that sends no velocities
+_LOOK_AHEAD_S = 0.06  # the leader's velocity is extrapolated for this long after its message
+_FURTHEST_S = 0.6  # how far ahead of a command is planned; the next command continues from there
+_TAKING_OVER = 0.25  # share of the joints' speed until the arm has reached its new leader
+_CAUGHT_UP = 0.2  # share of the tracking error within which the arm has reached its leader
+# Shares of the distance to a target, tried in turn when the motion leaves the workspace box.
+_SHARES = (1.0, 0.3, 0.1, 0.02)
+# A motion whose tool is too fast is planned again with slower joints: 3 % slower than the survey
+# asks for, at most three times.
+_SLOWER, _SLOWER_TRIES = 0.97, 3
 
 
 class TeleoperationPlanner:
-    """Follows joint targets (J,) in the order of ``contract.command_joints``. Every plan ends at
-    rest.
+    """Plans motions to joint targets (J,) in the order of ``contract.command_joints``.
+
+    Every plan ends stationary.
     """
 
     def __init__(self, contract: Contract, workspace: Workspace) -> None:
@@ -37,17 +38,16 @@ class TeleoperationPlanner:
         self._age = contract.budgets.teleop_age_s
         self._caught_up = False
         self.shortened = False
-        """The last plan covers only a part of the way, or none, so that the tool stays in its
-        box.
-        """
+        """Whether the last plan stops before its target, or is None, because of the workspace."""
 
     def check(
         self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Target positions and velocities (J,) of a command that is complete, finite and fresh.
+        """Return the target positions and velocities (J,) of a command as arrays.
 
         Raises:
-            MotionRefused: it is not.
+            MotionRefused: the command is incomplete, not finite, or older than
+                ``budgets.teleop_age_s``.
         """
         target, speed, names = (
             np.asarray(positions, dtype=float),
@@ -71,7 +71,7 @@ class TeleoperationPlanner:
         return target, speed
 
     def take_over(self) -> None:
-        """The next target may be far away: go there slowly."""
+        """Approach the next targets slowly, because a new leader may be far from the arm."""
         self._caught_up = False
 
     def plan(
@@ -81,18 +81,18 @@ class TeleoperationPlanner:
         position: np.ndarray,
         velocity: np.ndarray,
     ) -> Shaped | None:
-        """Motion from a commanded state towards a target that moves; None when it would leave the
-        workspace box.
+        """Plan the motion from a commanded state (J,) towards a moving target (J,).
 
-        Joints move one by one, so that the way to a target inside may lead outside: then only a
-        part of it is gone. Its way is straighter, and the next command goes on from there.
+        None when every motion would leave the workspace box or collide. Joints move independently,
+        so the motion to a target inside the box may leave it. Then only a share of the distance is
+        planned, on a straighter path, and the next command continues from there.
         """
         finite = np.where(
             np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf
         )
-        place = np.minimum(np.maximum(target, self._limits.lower), self._limits.upper)
+        reachable = np.minimum(np.maximum(target, self._limits.lower), self._limits.upper)
         self._caught_up = self._caught_up or bool(
-            (np.abs(place - position) <= _CAUGHT_UP * finite).all()
+            (np.abs(reachable - position) <= _CAUGHT_UP * finite).all()
         )
         for share in _SHARES:
             shaped = self._towards(
@@ -100,7 +100,8 @@ class TeleoperationPlanner:
             )
             self.shortened = shaped is None or share < 1.0
             if shaped is not None:
-                beyond, faster = place != target, np.abs(target_velocity) > self._limits.velocity
+                beyond = reachable != target
+                faster = np.abs(target_velocity) > self._limits.velocity
                 return dataclasses.replace(
                     shaped,
                     position_clips=shaped.position_clips + (beyond & (shaped.position_clips == 0)),
@@ -115,15 +116,16 @@ class TeleoperationPlanner:
         position: np.ndarray,
         velocity: np.ndarray,
     ) -> Shaped | None:
+        """Plan the motion to a target; None when it would leave the workspace box or collide."""
         limits, period = self._limits, self._period
-        place = np.minimum(np.maximum(target, limits.lower), limits.upper)
+        reachable = np.minimum(np.maximum(target, limits.lower), limits.upper)
         if not self._caught_up:
             limits = dataclasses.replace(limits, velocity=limits.velocity * _TAKING_OVER)
         speed = np.minimum(np.maximum(target_velocity, -limits.velocity), limits.velocity)
         count = math.ceil(_FURTHEST_S / period)
         moving = np.minimum(period * np.arange(count + 1), _LOOK_AHEAD_S)[:, None]
         positions = np.minimum(
-            np.maximum(place + speed * moving, self._limits.lower), self._limits.upper
+            np.maximum(reachable + speed * moving, self._limits.lower), self._limits.upper
         )
         velocities = np.where(period * np.arange(count + 1)[:, None] < _LOOK_AHEAD_S, speed, 0.0)
         for _ in range(_SLOWER_TRIES):

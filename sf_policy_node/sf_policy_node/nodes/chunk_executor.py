@@ -191,7 +191,7 @@ class ChunkExecutorNode(ManagedNode):
             )
             self._report_change()
             return
-        if self._motion.too_late(self.now()):
+        if self._motion.is_too_late(self.now()):
             self._motion.withdraw(
                 f"chunk {chunk.sequence} was not sent: this process stalled while it was planned"
             )
@@ -232,8 +232,8 @@ class ChunkExecutorNode(ManagedNode):
             if refusal := self._cannot_send():
                 raise MotionRefused(refusal)
             trajectory = self._motion.on_teleoperation(*command, self.now(), source)
-            if self._motion.too_late(self.now()):
-                self._motion.withdraw_lead()
+            if self._motion.is_too_late(self.now()):
+                self._motion.withdraw_teleoperation()
                 raise MotionRefused("this process stalled while its motion was planned")
             self._send(trajectory)
         except MotionRefused as refusal:

@@ -65,10 +65,10 @@ class HomeAction:
         try:
             if refusal := self._refusal():
                 raise MotionRefused(refusal)
-            trajectory = self._motion.lead_home(now)
+            trajectory = self._motion.continue_homing(now)
             arrived = self._motion.homing is None
-            if not arrived and self._motion.too_late(self._node.now()):
-                self._motion.withdraw_lead()
+            if not arrived and self._motion.is_too_late(self._node.now()):
+                self._motion.withdraw_teleoperation()
                 return  # the next piece is due soon
         except MotionRefused as error:
             self._send(self._motion.end_homing(now, f"stopped on the way home: {error}"))
