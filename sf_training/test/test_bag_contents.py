@@ -130,7 +130,9 @@ def test_a_plan_that_cannot_be_followed_is_named(tmp_path):
             entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, ALL, points))
             for t in (0.0, 0.2)
         ]
-        with pytest.raises(BagError, match=rf"{LEADER}: a trajectory's point"):
+        with pytest.raises(
+            BagError, match=rf"{LEADER}: (the points of a trajectory|a trajectory point)"
+        ):
             load(tmp_path / name, merged(states, plan))
 
 
@@ -185,7 +187,7 @@ def as_numbers(values):
 def test_numbers_for_other_joints_than_the_robots_are_refused(tmp_path):
     wide = as_numbers(lambda position: [*position[::-1], 5.0, 5.0, *position, 5.0])
     with pytest.raises(
-        BagError, match=rf"{LEADER}: 17 numbers for 7 joints .*bags.columns: {{{LEADER}: "
+        BagError, match=rf"{LEADER}: 17 values for 7 joints .*bags.columns: {{{LEADER}: "
     ):
         load(tmp_path / "refused", wide)
     names = [*[f"other{n}" for n in range(9)], *ALL, "rail"]
@@ -193,11 +195,9 @@ def test_numbers_for_other_joints_than_the_robots_are_refused(tmp_path):
     np.testing.assert_allclose(
         data.pair_target, load(tmp_path / "plain", recording()).pair_target, atol=0.01
     )  # received 4 ms later
-    with pytest.raises(BagError, match=r"17 numbers, but bags.columns names 2"):
+    with pytest.raises(BagError, match=r"17 values, but bags.columns has 2"):
         load(tmp_path / "short", wide, contract(columns={LEADER: ["a", "b"]}))
-    assert (
-        "17 numbers for 7 joints" in findings(tmp_path, wide)[Verdict.FAIL, "refused by training"]
-    )
+    assert "17 values for 7 joints" in findings(tmp_path, wide)[Verdict.FAIL, "refused by training"]
 
 
 def test_a_joint_that_nobody_commands_is_named(tmp_path):
@@ -243,7 +243,7 @@ def test_one_joint_on_two_mapped_topics_is_refused(tmp_path):
         )
         for t in (0.1, 0.3)
     ]
-    with pytest.raises(BagError, match=rf"joint joint3 is on /b/states and on {STATES}"):
+    with pytest.raises(BagError, match=rf"it is on /b/states and on {STATES}"):
         load(
             tmp_path, merged(recording(0.6), other), contract(topics={"/b/states": "/joint_states"})
         )

@@ -127,7 +127,7 @@ def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
     with pytest.raises(
         BagError,
         match=(
-            rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees; say so .*{{{topic}:"
+            rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees; add to .*{{{topic}:"
             r" degrees}"
         ),
     ):
@@ -292,8 +292,8 @@ def test_the_outcome_is_read_before_the_bag(tmp_path):
     assert opened.outcomes == {"discarded": 1, "failure": 1, "success": 1}
     add_label(tmp_path / "b", outcome="success")
     opened = open_bags([tmp_path / "b", good], ROBOT)
-    assert "is no MCAP file" in opened.left_out[0].reason
-    with pytest.raises(BagError, match="is no MCAP file"):
+    assert "is not an MCAP file" in opened.left_out[0].reason
+    with pytest.raises(BagError, match="is not an MCAP file"):
         open_bags([tmp_path / "b", good], ROBOT, strict=True)
 
 

@@ -31,7 +31,7 @@ from mcap.writer import CompressionType, IndexType
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from synthetic_episodes import tiny_contract, write_episode
 
-from sf_training.data.bag_files import BagError, find_episodes, the_episode, unfinished_episodes
+from sf_training.data.bag_files import BagError, find_episodes, single_episode, unfinished_episodes
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader
@@ -191,20 +191,20 @@ def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
     with pytest.raises(BagError, match=r"holds 2 bags; give one of left.mcap, right.mcap"):
         EpisodeReader(tmp_path, robot)
     with pytest.raises(BagError, match=r"holds 2 episodes; give one of left.mcap, right.mcap"):
-        the_episode(tmp_path)
+        single_episode(tmp_path)
     take = write_bag(tmp_path / "deep/er/take", ENTRIES)
     assert (
-        the_episode(tmp_path / "deep") == take
-        and the_episode(tmp_path / "left.mcap").name == "left.mcap"
+        single_episode(tmp_path / "deep") == take
+        and single_episode(tmp_path / "left.mcap").name == "left.mcap"
     )
 
 
 def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
     path = described(tmp_path, "take_0.mcap", "take_1.mcap")
-    with pytest.raises(BagError, match=r"take_1.mcap: is named in metadata.yaml and not there"):
+    with pytest.raises(BagError, match=r"take_1.mcap: is named in metadata.yaml but missing"):
         EpisodeReader(path, robot)
     describe(path, ["take_0.mcap"], compression_mode="message", compression_format="snappy")
-    with pytest.raises(BagError, match=r"is compressed by 'snappy', only zstd is read"):
+    with pytest.raises(BagError, match=r"is compressed with 'snappy', only zstd is read"):
         EpisodeReader(path, robot)
 
 
@@ -226,7 +226,7 @@ def test_a_bag_of_ros_1_beside_good_ones_is_named(tmp_path, robot):
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n" + bytes(100))
     data = load_dataset(find_episodes(tmp_path), robot, size=8, workers=1, progress=False)
     assert [episode.name for episode in data.episodes] == ["good"]
-    assert "old.bag: is a bag of ROS 1; convert it with `rosbags-convert" in data.left_out[0].reason
+    assert "old.bag: is a ROS 1 bag; convert it with `rosbags-convert" in data.left_out[0].reason
 
 
 def test_nothing_is_written_into_an_episode_or_beside_a_file(tmp_path):

@@ -109,23 +109,23 @@ REFUSED = {
     ),
     "relative commands": (
         positions(LEADER, lambda t, q: pose_at(t + 0.04) - q),
-        rf"{LEADER}: joint3 is commanded 1.4 away from where it is .*; map",
+        rf"{LEADER}: commands of joint3 are 1.4 from its position .*; map",
     ),
     "commands in another order": (
         positions(LEADER, lambda t, q: q[[2, 1, 0, 3, 4, 5, 6]]),
-        rf"{LEADER}: joint[13] is commanded 1.\d* away",
+        rf"{LEADER}: commands of joint[13] are 1.\d* from",
     ),
     "one joint in degrees": (
         positions(STATES, lambda t, q: q * [1, 1, 57.3, 1, 1, 1, 1]),
-        rf"{STATES}: joint3 reaches 80.2.*looks like degrees; say so in .* bags.units",
+        rf"{STATES}: joint3 reaches 80.2.*looks like degrees; add to .* bags.units",
     ),
     "one commanded joint in degrees": (
         positions(LEADER, lambda t, q: q * [1, 57.3, 1, 1, 1, 1, 1]),
-        rf"{LEADER}: joint2 reaches .*looks like degrees; say so in .* bags.units",
+        rf"{LEADER}: joint2 reaches .*looks like degrees; add to .* bags.units",
     ),
     "no positions": (
         positions(STATES, lambda t, q: []),
-        rf"{STATES}: joint joint1, .* is named, but no message holds a position",
+        rf"{STATES}: joint joint1, .* is named, but no message holds its position",
     ),
     "too few positions": (
         positions(STATES, lambda t, q: q[:4]),
@@ -133,11 +133,11 @@ REFUSED = {
     ),
     "no names": (
         changed(GOOD, STATES, lambda each: joints(stamp_of(each), [], pose_at(each.at))),
-        rf"{STATES}: joint joint1, .* is never named in the messages \(no names\); say which",
+        rf"{STATES}: joint joint1, .* is never named in the messages \(no names\); map",
     ),
     "joints 0.5 s ahead": (ahead(STATES, 0.5), rf"{STATES} and .* are on two clocks: .*0.50 s"),
     "commands 0.9 s ahead": (ahead(LEADER, 0.9), rf"{LEADER} and .* are on two clocks: .*0.90 s"),
-    "eight numbers": (eight_numbers(), rf"{LEADER}: 8 numbers for 7 joints .*bags.columns"),
+    "eight numbers": (eight_numbers(), rf"{LEADER}: 8 values for 7 joints .*bags.columns"),
     "an encoding that nobody reads": (
         changed(GOOD, TOP, lambda each: raw(each, "nv21x")),
         r"/scene_camera/image_raw: an image cannot be decoded: encoding 'nv21x' .* set the driver",
@@ -224,14 +224,14 @@ def test_instructions_of_two_topics_count_in_time(tmp_path):
 
 
 FILES = {
-    "take.mcap": (b"hello\n", r"take.mcap: is no MCAP file, it begins with b'hello"),
+    "take.mcap": (b"hello\n", r"take.mcap: is not an MCAP file, it begins with b'hello"),
     "pointer.mcap": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-        r"pointer.mcap: is a pointer of Git LFS.*`git lfs pull`",
+        r"pointer.mcap: is a Git LFS pointer.*`git lfs pull`",
     ),
-    "take.mcap.gz": (b"\x1f\x8b", r"take.mcap.gz: .*unpack it with `gunzip .*take.mcap.gz`"),
-    "take.db3.zst": (b"", r"take.db3.zst: .*unpack it with `unzstd"),
-    "take.bag.zip": (b"PK", r"take.bag.zip: .*unpack it with `unzip"),
+    "take.mcap.gz": (b"\x1f\x8b", r"take.mcap.gz: .*decompress it with `gunzip .*take.mcap.gz`"),
+    "take.db3.zst": (b"", r"take.db3.zst: .*decompress it with `unzstd"),
+    "take.bag.zip": (b"PK", r"take.bag.zip: .*decompress it with `unzip"),
 }
 
 
@@ -255,7 +255,9 @@ def test_a_missing_part_of_a_split_bag_is_named(tmp_path, described):
         describe(tmp_path / "take", names)
     (tmp_path / "take/take_1.mcap").unlink()
     (bag,) = find_episodes(tmp_path)
-    with pytest.raises(BagError, match=r"take_1.mcap( is missing between|: is named in metadata)"):
+    with pytest.raises(
+        BagError, match=r"take_1.mcap( of the split bag is missing|: is named in metadata)"
+    ):
         loaded([bag], ROBOT)
 
 

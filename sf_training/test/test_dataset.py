@@ -233,7 +233,7 @@ def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(
     monkeypatch.setattr(
         "sf_training.data.dataset.index_episode", lambda *_: pytest.fail("indexed again")
     )
-    monkeypatch.setattr(EpisodeReader, "picture", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(EpisodeReader, "image", lambda *_: pytest.fail("decoded again"))
     second = load(bags, contract, cache=tmp_path / "cache")
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(second, field), expected[field])
@@ -289,11 +289,11 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplo
         np.testing.assert_array_equal(images, expected)
     assert [
         record.message for record in caplog.records
-    ] and "not kept (No space left" in caplog.records[0].message
+    ] and "not cached (No space left" in caplog.records[0].message
     assert len(caplog.records) == 1
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        BagError, match=r"file/episodes: cache cannot be written .* or choose another folder"
+        BagError, match=r"file/episodes: the cache cannot be written .* or choose another folder"
     ):
         load([bag], contract, cache=tmp_path / "file")
 
@@ -304,7 +304,7 @@ def test_one_bad_episode_is_named_and_left_out(tmp_path, contract):
         write_episode(tmp_path, contract, "bad", labels="none"),
     ]
     reason = (
-        r"bad: holds nothing to learn: no message on /?expert/action_chunk or"
+        r"bad: holds no actions: no message on /?expert/action_chunk or"
         r" /?teleop/joint_command"
     )
     data = load(bags, contract, cache=tmp_path / "cache")
@@ -326,7 +326,7 @@ def test_processes_give_the_same_arrays(tmp_path, contract):
     np.testing.assert_array_equal(alone.pair_target, together.pair_target)
     write_episode(tmp_path, contract, "wrong", labels="none")
     assert (
-        "wrong: holds nothing to learn"
+        "wrong: holds no actions"
         in load([*bags, tmp_path / "wrong"], contract, workers=2).left_out[0].reason
     )
 

@@ -17,7 +17,7 @@ from synthetic_episodes import (
     write_joints,
 )
 
-from sf_training.data.clock import cut_at_clock_steps
+from sf_training.data.clock_steps import cut_at_clock_steps
 from sf_training.data.dataset import BagError, load_dataset
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.recording import messages

@@ -132,7 +132,7 @@ def test_a_truncated_file_is_refused(bag, contract, share):
     file.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(
         BagError,
-        match=r"episode_0.mcap: is cut off or damaged .*sf_training recover .*episode_0.mcap",
+        match=r"episode_0.mcap: is truncated or damaged .*sf_training recover .*episode_0.mcap",
     ):
         EpisodeReader(bag, contract)
 
@@ -164,11 +164,11 @@ def test_no_bag_at_all(tmp_path, contract):
         EpisodeReader(tmp_path / "nowhere", contract)
     with pytest.raises(
         BagError,
-        match=r"no episode bags here; make some with `ros2 run sf_training demonstrations`",
+        match="holds no episode; record some, or generate some with `ros2 run sf_training",
     ):
         find_episodes(tmp_path)
     (tmp_path / "text.mcap").write_text("this is not a bag, whatever its name says" * 10)
-    with pytest.raises(BagError, match=r"text.mcap: is no MCAP file, it begins with"):
+    with pytest.raises(BagError, match=r"text.mcap: is not an MCAP file, it begins with"):
         EpisodeReader(tmp_path / "text.mcap", contract)
 
 
@@ -178,7 +178,7 @@ def test_a_bag_without_metadata(bag, contract):
     file = bag / "episode_0.mcap"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(
-        BagError, match=r"episode_0.mcap: is cut off or damaged .*sf_training recover"
+        BagError, match=r"episode_0.mcap: is truncated or damaged .*sf_training recover"
     ):
         EpisodeReader(bag, contract)
 

@@ -45,7 +45,7 @@ def test_workers_give_the_batches_that_one_process_gives(bags):
 
         for bag in bags:
             next(bag.glob("*.mcap")).rename(bag / "gone")
-        with pytest.raises(BagError, match=r"cannot be read any more; .* put it back") as told:
+        with pytest.raises(BagError, match="was removed after training had started") as told:
             for _ in range(9):
                 next(spread)
         assert "\n" not in str(told.value)

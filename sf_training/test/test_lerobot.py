@@ -200,7 +200,7 @@ def test_any_episodes_are_read_back(tmp_path, episodes, file_mb):
         assert episode.task == task
         np.testing.assert_array_equal(episode.state, state)
         np.testing.assert_array_equal(episode.action, action)
-        seen = [int(pixels.mean().round()) for pixels in reader.pictures(position, "top")]
+        seen = [int(pixels.mean().round()) for pixels in reader.images(position, "top")]
         assert len(seen) == len(levels) and np.abs(np.array(seen) - levels).max() <= 3
 
 
@@ -275,11 +275,11 @@ def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
     assert "already exists; choose another directory" in said(
         "export", exported / "bags", "--out", data
     )
-    assert "no episode bags here" in said("export", tmp_path, "--out", out)
+    assert "holds no episode" in said("export", tmp_path, "--out", out)
     assert "none of 3 episodes has the outcome discarded" in said(
         "export", exported / "bags", "--out", out, "--outcomes", "discarded"
     )
-    assert "so it is no LeRobot dataset; check the path" in said("import", tmp_path, "--out", out)
+    assert "so it is not a LeRobot dataset" in said("import", tmp_path, "--out", out)
     assert "OURS=THEIRS" in said("import", data, "--out", out, "--cameras", "scene")
     assert "has no camera 'top' (it has scene, wrist)" in said(
         "import", data, "--out", out, "--cameras", "scene=top"
@@ -288,7 +288,7 @@ def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
         "import", data, "--out", out, "--joints", "joint3=elbow"
     )
     theirs = others_dataset(tmp_path, ["a", "b"], np.zeros((3, 2)))
-    assert "holds no contract; say which robot this is with --contract" in said(
+    assert "holds no contract; give that of the robot with --contract" in said(
         "import", theirs, "--out", out
     )
     old = shutil.copytree(data, tmp_path / "old")
@@ -296,7 +296,7 @@ def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
     (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v2.1"}))
     assert "meta/episodes.jsonl: cannot be read" in said("import", old, "--out", out)
     (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v1.6"}))
-    assert "is of version v1.6, v2.0 to v3 are read; convert it with" in said(
+    assert "has version v1.6, v2.0 to v3 are read; convert it to v2.1 with" in said(
         "import", old, "--out", out
     )
     (old / "meta/info.json").write_text(json.dumps(information))
@@ -315,7 +315,7 @@ def test_odd_pictures_and_uneven_rates_are_refused(tmp_path, capsys):
     write_episode(tmp_path / "bags", odd, labels="operator")
     assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
     assert (
-        "action.step_s 0.03: 33.333 frames per second are no whole number; choose with --fps"
+        "action.step_s 0.03: 33.333 frames per second are not an integer; choose a rate with --fps"
         in capsys.readouterr().err
     )
     assert (
@@ -371,7 +371,7 @@ def test_instructions_depth_and_effort_go_there_and_back(tmp_path, contract, cap
     np.testing.assert_allclose(
         episode.effort, [np.arange(7) + 0.5 * frame for frame in range(count)]
     )
-    depths = [pixels.mean() for pixels in reader.depth_pictures(0, "wrist_depth")]
+    depths = [pixels.mean() for pixels in reader.depth_images(0, "wrist_depth")]
     known = [0.0 if frame == 3 else 1.0 + frame for frame in range(count)]
     np.testing.assert_allclose(depths, known, atol=0.003)
     assert main(["import", str(tmp_path / "set"), "--out", str(tmp_path / "back")]) == 0

@@ -42,7 +42,7 @@ def test_short_holes_are_filled_and_long_ones_split(tmp_path, contract, capsys):
     first, second = reader.episode(0), reader.episode(1)
     assert len(first.state) == 15 and len(second.state) == 11
     np.testing.assert_array_equal(first.state[5], first.state[4])  # what was seen last
-    seen = [pixels.mean() for pixels in reader.pictures(0, "scene")]
+    seen = [pixels.mean() for pixels in reader.images(0, "scene")]
     assert abs(seen[5] - seen[4]) < 2 < abs(seen[7] - seen[6])
     sources = json.loads((tmp_path / "set/meta/sf_ros/episodes.json").read_text())
     assert [entry["filled"] for entry in sources] == [2, 0] and len(sources[0]["sha256"]) == 64
@@ -98,7 +98,7 @@ def test_a_clock_that_is_set_ends_an_episode(tmp_path, contract):
         9,
         8,
     ]  # the frame of the step is lost
-    seen = [pixels.mean() for pixels in reader.pictures(1, "scene")]
+    seen = [pixels.mean() for pixels in reader.images(1, "scene")]
     assert abs(seen[0] - picture(11, 0).mean()) < 4
 
 
@@ -106,8 +106,8 @@ def test_actions_without_an_operator_are_the_joints_reached(tmp_path, contract, 
     write_episode(tmp_path / "bags", contract, labels="none", frames=6)
     assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
     assert (
-        "no message on /teleop/joint_command; export the joints that were reached with --action"
-        " measured" in capsys.readouterr().err
+        "no message on /teleop/joint_command; export measured joints with --action measured"
+        in capsys.readouterr().err
     )
     assert not (tmp_path / "set").exists() and not (tmp_path / "set.partial").exists()
     assert (

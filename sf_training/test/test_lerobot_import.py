@@ -144,7 +144,7 @@ def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
         _, _, bags = bring_in(folder, "--instructions", "subtask", out=f"bags_{key}")
         assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.2, "grasp"), (0.4, "lift")]
         _, said, bags = bring_in(folder, out=f"tasks_{key}")
-        assert "--instructions subtask takes them" in said and instructions(bags[0]) == [
+        assert "use them with --instructions subtask" in said and instructions(bags[0]) == [
             (0.0, "stack the cups")
         ]
     assert (
@@ -158,14 +158,12 @@ def test_tasks_that_cannot_be_told_apart_are_refused(tmp_path, bring_in):
     (data / "meta/tasks.parquet").unlink()
     code, said, bags = bring_in(data)
     assert (
-        code == 2
-        and "episode 0 has 2 tasks, and no task_index says which is when" in said
-        and not bags
+        code == 2 and "episode 0 has 2 tasks but no task_index for each frame" in said and not bags
     )
     assert bring_in(data, "--instruction", "tidy up")[0] == 0
     empty = datasets.write(tmp_path / "empty", tasks=(" ", "rinse"))
     assert (
-        "episode 0 has no instruction at frame 0; say it with --instruction TEXT"
+        "episode 0 has no instruction at frame 0; give one with --instruction TEXT"
         in bring_in(empty, out="other")[1]
     )
 
@@ -188,8 +186,8 @@ def test_what_is_not_in_radians_is_refused_with_what_it_looks_like(tmp_path, bri
         "joint3 (column j3) goes from 80.21 to 80.27" in text
         and "--units degrees or --units normalised" in text
     )
-    assert "degrees: if so, say --units degrees" in said("degrees", [-120, *DEGREES[1:6], 0.01])
-    assert "values from -100 to 100: if so, say --units normalised" in said(
+    assert "degrees; if so, give --units degrees" in said("degrees", [-120, *DEGREES[1:6], 0.01])
+    assert "values from -100 to 100; if so, give --units normalised" in said(
         "percent", [0, 99, -99, 0, 0, 0, 0.01]
     )
     assert "neither degrees nor values from -100 to 100" in said(
@@ -255,7 +253,7 @@ def test_columns_are_found_by_number_and_mistakes_are_named(tmp_path, bring_in):
     numbers = [f"joint{number}={number - 1}" for number in range(1, 7)]
     assert "it has 7 columns without usable names" in bring_in(data)[1]
     assert (
-        "has no column 7 for gripper; its columns are 0 to 6"
+        "has no column 7 for gripper; give one of 0 to 6"
         in bring_in(data, joints=[*numbers, "gripper=7"])[1]
     )
     assert (
@@ -339,7 +337,7 @@ def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):
     ("fps", "absent", "info.json: has no fps"),
     ("fps", 0, "info.json: fps is '0'"),
     ("features", "absent", "info.json: has no features"),
-    ("codebase_version", "absent", "is of version None"),
+    ("codebase_version", "absent", "has version None"),
     ("data_path", "data/{nothing}.parquet", "cannot be read as a list of episodes (no 'nothing')"),
 ])  # fmt: skip
 def test_broken_descriptions_name_file_and_key(tmp_path, bring_in, key, value, sentence):
@@ -404,7 +402,7 @@ def test_a_picture_of_another_size_is_no_frame_of_a_video(tmp_path):
     )
     with (
         pytest.raises(
-            LeRobotError, match=r"observation\.images\.scene: a picture is 16x12, the video 64x48"
+            LeRobotError, match=r"observation\.images\.scene: an image is 16x12, the video 64x48"
         ),
         open_set as writer,
     ):
@@ -426,7 +424,7 @@ def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
         writer.finish()
     reader = DatasetReader(tmp_path / "set")
     assert (list(reader.cameras), list(reader.depths)) == (["scene"], ["scene_depth"])
-    for frame, found in enumerate(reader.depth_pictures(0, "scene_depth")):
+    for frame, found in enumerate(reader.depth_images(0, "scene_depth")):
         known = metres(frame, size)[1:]
         assert found[0, :3].tolist() == [0, 0, 0] and np.abs(found[1:] - known).max() < 0.0012
     described = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
@@ -472,4 +470,4 @@ def test_depth_of_others_in_pictures(tmp_path, kind, unit):
     (folder / "meta/info.json").write_text(json.dumps(described))
     reader = DatasetReader(folder)
     assert list(reader.cameras) == ["front"]
-    np.testing.assert_allclose(next(reader.depth_pictures(1, "front.depth")), known, atol=0.0006)
+    np.testing.assert_allclose(next(reader.depth_images(1, "front.depth")), known, atol=0.0006)

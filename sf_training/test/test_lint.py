@@ -149,14 +149,14 @@ CASES = {
         "frozen",
         "scene camera",
         "FAIL",
-        "equal the one before although the arm moved",
+        "equal the previous one although the arm moved",
         {"picture": lambda _: look(0)},
     ),
     "blurred": (
         "blurred",
         "scene camera",
         "WARN",
-        "sharpness that this camera usually has",
+        "median sharpness of this camera",
         {"picture": lambda n: look(n, blur=True)},
     ),
     "slow": (
@@ -167,7 +167,7 @@ CASES = {
         {"frame_stamp": lambda _, n: every_second(n)},
     ),
     "gap": (
-        *("gap", "scene camera", "WARN", "silent for 0.60 s at 0.70 s, its period is 100 ms"),
+        *("gap", "scene camera", "WARN", "no message for 0.60 s at 0.70 s, its period is 100 ms"),
         {"frame_stamp": at_times(scene=lambda n: None if 8 <= n < 13 else START + n * 0.1)},
     ),
     "skew": (
@@ -241,14 +241,14 @@ CASES = {
         "clock",
         "scene camera",
         "WARN",
-        "stamps lie up to 0.20 s in the future",
+        "stamps are up to 0.20 s in the future",
         {"delay": -0.2},
     ),
     "said": (
         "recorder",
         "",
         "FAIL",
-        "the recorder said FAIL: camera off; disk",
+        "the recorder's verdict is FAIL: camera off; disk",
         {"said": {"verdict": "FAIL", "reasons": ["camera off", "disk"]}},
     ),
     "untitled": ("instruction", "", "FAIL", "has no instruction", {"instruction": " "}),
@@ -294,7 +294,7 @@ def test_duplicates_and_balance(tmp_path, contract):
     assert (
         'has 1 of 14 episodes, "pick the red cube" has 12' in findings["balance", "instructions"][1]
     )
-    assert "differ in case, blanks or signs only" in findings["spelling", "instructions"][1]
+    assert "differ only in case, spaces or punctuation" in findings["spelling", "instructions"][1]
 
 
 def test_outliers_of_the_set(tmp_path, contract):
@@ -304,7 +304,7 @@ def test_outliers_of_the_set(tmp_path, contract):
     episode(folder, contract, "long", seconds=9.0, seed=20)
     episode(folder, contract, "far", seed=21, joints=along(1.2, 0.2, 0.2, 0.2, 0.2, 0.2, -0.01))
     _, findings, _ = run(tmp_path)
-    assert "lasts 8.9 s, the middle one 1.9 s" in findings["duration", ""][1]
+    assert "lasts 8.9 s, the median is 1.9 s" in findings["duration", ""][1]
     assert "reaches 2.3" in findings["outlier", "joint1"][1]
 
 
@@ -338,7 +338,7 @@ def test_a_damaged_bag_is_one_finding_among_others(tmp_path, contract):
 
 def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "r.html")]) == 2
-    assert "no episode bags here" in capsys.readouterr().err
+    assert "holds no episode" in capsys.readouterr().err
     episode(tmp_path / "episodes", contract, "a")
     (tmp_path / "file").write_text("")
     assert main([str(tmp_path / "episodes"), "--out", str(tmp_path / "file/report.html")]) == 2

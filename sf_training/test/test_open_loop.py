@@ -146,12 +146,12 @@ def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bags", "{empty}"], "no episode bags here"),
+        (["--bags", "{empty}"], "holds no episode"),
         (
             ["--bags", "{bags}", "--outcomes", "perfect"],
             (
                 "none of 5 episodes has the outcome perfect (found: 4 success, 1 failure); record"
-                " some, or ask for others (--outcomes)"
+                " some, or choose other outcomes (--outcomes)"
             ),
         ),
         (["--bags", "{bags}", "--checkpoint", "{empty}/none"], "no such checkpoint directory"),

@@ -144,5 +144,5 @@ def test_episodes_behind_links_are_found_once_and_a_loop_ends(tmp_path):
     (data / "again").symlink_to(data)
     assert find_episodes(data) == [data / "e0", data / "e1"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BagError, match="no episode bags here"):
+    with pytest.raises(BagError, match="holds no episode"):
         find_episodes(tmp_path / "empty")

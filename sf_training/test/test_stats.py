@@ -19,7 +19,7 @@ def test_episodes_frames_instructions_and_columns_are_counted(tmp_path, capsys):
     assert main(["--data", str(tmp_path / "bags"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "3 episodes (2 success, 1 failure)" in said
-    assert "10 frames and 20 labels of the successful ones" in said
+    assert "10 frames and 20 labels of successes" in said
     found = json.loads(out.read_text())
     assert found["instructions"] == {"pick the red cube": 10, "pick the green cube": 10}
     assert found["episodes"]["operators"] == {"test": 2}
@@ -44,7 +44,7 @@ def test_a_glitch_shows_in_the_extremes_and_not_in_the_quantiles():
 def test_bad_input_is_one_sentence(tmp_path):
     with pytest.raises(SystemExit) as ended:
         main(["--data", str(tmp_path)])
-    assert str(ended.value).startswith("stats: ") and "no episode bags here" in str(ended.value)
+    assert str(ended.value).startswith("stats: ") and "holds no episode" in str(ended.value)
     write_episode(tmp_path / "bags", CONTRACT, "bad", outcome="failure")
     with pytest.raises(SystemExit, match="stats: none of 1 episodes has the outcome success"):
         main(["--data", str(tmp_path / "bags")])

@@ -122,13 +122,13 @@ def test_joints_in_any_order_and_in_parts():
 
 def test_a_split_too_short_for_every_publisher_has_no_joints_and_a_missing_joint_is_named():
     arm, gripper = (SimpleNamespace(name=[name], position=[1.0]) for name in "ab")
-    assert JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm, gripper]) is None
+    assert JointStream.of_section(ms(0), [arm], ("a", "b"), lambda: [arm, gripper]) is None
     assert (
-        JointStream.of_part(ms(0, 1), [arm, gripper], ("a", "b"), lambda: [arm, gripper]).first
+        JointStream.of_section(ms(0, 1), [arm, gripper], ("a", "b"), lambda: [arm, gripper]).first
         == 1 * MS
     )
     with pytest.raises(ValueError, match="joint b is never named"):
-        JointStream.of_part(ms(0), [arm], ("a", "b"), lambda: [arm])
+        JointStream.of_section(ms(0), [arm], ("a", "b"), lambda: [arm])
 
 
 def test_a_command_holds_until_the_next():

@@ -147,12 +147,12 @@ REFUSED = {
     "unitless twists": (
         messages.TWIST,
         lambda stamp, t: twist(stamp, *speed(t, 20.0)),
-        r"the twists add up to .* but the tool went .*speed_units",
+        r"the twists command .* but the tool travelled .*speed_units",
     ),
     "an unknown frame": (
         messages.POSE,
         lambda stamp, t: pose_ahead(stamp, t, "camera"),
-        r"commands .* are in frame 'camera', which is not fixed to 'base_link'; publish them in",
+        r"tool commands are in frame 'camera', which is not fixed to 'base_link'; publish them in",
     ),
     "out of reach": (
         messages.POSE,
@@ -162,7 +162,7 @@ REFUSED = {
     "another arm's": (
         messages.POSE,
         lambda stamp, t: pose(stamp, KINEMATICS.forward(np.array([2.5, 0.4, 1.4, 1.3, 0, 0]))),
-        r"joint1 is commanded .* away from where it is",
+        r"commands of joint1 are .* from its position",
     ),
     "not a number": (
         messages.TWIST,

@@ -28,7 +28,7 @@ CAMERAS = {"scene": (320, 240), "wrist": (320, 240)}
 def expect(bags: str, out: str, action: str = "commanded") -> None:
     """Here: what every frame should hold, straight from the bags; ``action`` as it was exported."""
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
-    from sf_training.data.picture_rows import pictures_in_rows
+    from sf_training.data.image_rows import images_in_rows
     from sf_training.lerobot.export_bags import frames_per_second, stretches
     from sf_training.lerobot.export_extras import depth_in_rows
 
@@ -38,7 +38,7 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
         reader = EpisodeReader(bag)
         if reader.outcome != "success":
             continue
-        with reader.kept_in_memory():
+        with reader.cached_in_memory():
             for part in stretches(
                 reader, frames_per_second(reader.contract, None), action, 2, 0.5, depth=True
             ):
@@ -52,7 +52,7 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
                     content[name].append(np.asarray(value, np.float32))
                 if episode < PICTURES:
                     pictures = itertools.chain(
-                        pictures_in_rows(reader, part.indices), depth_in_rows(reader, part.depths)
+                        images_in_rows(reader, part.indices), depth_in_rows(reader, part.depths)
                     )
                     for camera, pixels in pictures:
                         content.setdefault(f"{episode}/{camera}", []).append(pixels[None])
@@ -191,7 +191,7 @@ def write(out: str) -> None:
 def check(dataset: str, bags: str) -> None:
     """Here: the bags that were made of lerobot's dataset hold what lerobot was given."""
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
-    from sf_training.data.picture_rows import pictures_in_rows
+    from sf_training.data.image_rows import images_in_rows
 
     worst_joint, errors, depths = 0.0, [], []
     for episode, bag in enumerate(find_episodes(bags)):
@@ -212,7 +212,7 @@ def check(dataset: str, bags: str) -> None:
         for _, frame, metres in reader.frames({"/scene_camera/depth/image_raw": range(count)}):
             depths.append(float(np.abs(metres - depth(frame)).max()))
         seen = dict.fromkeys(CAMERAS, 0)
-        for camera, pixels in pictures_in_rows(reader, np.arange(count)[:, None].repeat(2, axis=1)):
+        for camera, pixels in images_in_rows(reader, np.arange(count)[:, None].repeat(2, axis=1)):
             truth = theirs(episode, seen[camera], list(CAMERAS).index(camera)).astype(float)
             errors.append(np.abs(truth - pixels).mean())
             seen[camera] += 1

@@ -1,6 +1,4 @@
-"""Which contract a bag is read with: its own, or the one that is given for bags of other
-recorders.
-"""
+"""Choose the contract to read a bag with: its own, or a given one for bags of other recorders."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT
 def own_contract(
     file: Path, attachments: Mapping[str, bytes], contract: Contract | None
 ) -> Contract:
-    """Return the contract in a bag of this suite; of one that is given the action space counts.
+    """Return the contract in a bag of this suite, with the ``action`` section of a given one.
 
-    Steps, rows and the space of labels are chosen when they are made; everything else must be the
-    same.
+    Action space, step and horizon belong to training and may differ from the recording. Everything
+    else must be the same.
 
     Raises:
-        BagError: it cannot be read, or it is another robot's.
+        BagError: the contract in the bag cannot be read, or is that of another robot.
     """
     urdf = next((data for name, data in attachments.items() if name != CONTRACT_ATTACHMENT), b"")
     try:
@@ -30,7 +28,7 @@ def own_contract(
     except (ContractError, UnicodeDecodeError) as error:
         first = str(error).split(f"; {CONTRACT_ATTACHMENT}")[0]
         raise BagError(
-            f"{file}: {first}; the bag is of another version of this suite, record it again"
+            f"{file}: {first}; another version of this suite recorded it, record it again"
         ) from None
     if contract is None or contract.hash == own.hash:
         return own
@@ -44,21 +42,20 @@ def own_contract(
 
 
 def given_contract(file: Path, contract: Contract | None) -> Contract:
-    """Return the contract that is given for a bag of another recorder.
+    """Return the contract given for a bag of another recorder.
 
     Raises:
-        BagError: there is none, or it does not say how such bags are read.
+        BagError: no contract is given, or it has no section ``bags``.
     """
     if contract is None or contract.bags is None:
         given = "give the robot's contract with" if contract is None else "add to the contract"
         raise BagError(
             f"{file}: holds no episode record and no contract, so this suite did not record it;"
-            f" {given} a section bags that says which of its topics are which"
-            " (sf_training/doc/data.md)"
+            f" {given} a section bags that maps its topics (sf_training/doc/data.md)"
         )
     return contract
 
 
-@functools.lru_cache(maxsize=8)  # most bags of a set carry the same contract
+@functools.lru_cache(maxsize=8)  # most bags of a data set hold the same contract
 def _parsed(text: str, urdf_xml: str) -> Contract:
     return parse_contract(text, urdf_xml, CONTRACT_ATTACHMENT)

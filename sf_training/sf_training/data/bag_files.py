@@ -1,4 +1,4 @@
-"""Which files are episodes, which files belong to one, and what is wrong with those that do not."""
+"""Find the episodes in a folder and the files of each bag, and explain unusable ones."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ Storage = Literal["mcap", "sqlite3"]
 
 
 class BagError(ValueError):
-    """A bag cannot be used; the message names the file, what is wrong and the cure."""
+    """A bag cannot be used; the message names the file, the problem and the cure."""
 
 
 @dataclass(frozen=True)
 class BagFiles:
-    """The files of one bag, in the order in which they were recorded.
+    """The files of one bag, in recorded order.
 
     Attributes:
-        packed: files that are compressed as a whole end in ``.zstd``.
-        packed_messages: every message is compressed by itself (zstd).
-        custom: what ``custom_data`` of metadata.yaml says.
+        packed_messages: rosbag2 compressed every message by itself (mode "message", zstd).
+        custom: ``custom_data`` of metadata.yaml.
     """
 
     storage: Storage
@@ -56,18 +55,18 @@ class BagFiles:
 
     @property
     def packed(self) -> bool:
-        """True when the files are compressed as a whole."""
+        """True if rosbag2 compressed the files as a whole (mode "file", ending ``.zstd``)."""
         return self.files[0].suffix == ".zstd"
 
 
 def find_episodes(root: str | Path) -> list[Path]:
     """Return all finished episodes below a folder, sorted by name; the folder may be one episode.
 
-    An episode is a folder with ``metadata.yaml``, a folder NAME that holds the files NAME_0, NAME_1
-    and so on of one storage, or a bag file that lies in no such folder. Hidden folders are skipped.
+    An episode is a folder with ``metadata.yaml``, a folder NAME with the bag files NAME_0, NAME_1
+    and so on, or a bag file in no such folder. Hidden folders are skipped.
 
     Raises:
-        BagError: when there is none.
+        BagError: there is no episode.
     """
     root = Path(root)
     if root.name.endswith(_PARTIAL):
@@ -84,14 +83,14 @@ def find_episodes(root: str | Path) -> list[Path]:
         if unfinished:
             raise BagError(f"{unfinished[0]}: was never finished; {how_to_recover(unfinished[0])}")
         raise BagError(
-            f"{root}: no episode bags here; make some with `ros2 run sf_training demonstrations` or"
-            " the recorder"
+            f"{root}: holds no episode; record some, or generate some with `ros2 run sf_training"
+            " demonstrations`"
         )
     return found
 
 
-def the_episode(path: Path) -> Path:
-    """Return the one episode that a path means: itself, or the only one below it.
+def single_episode(path: Path) -> Path:
+    """Return the episode at a path, or the only one below it.
 
     Raises:
         BagError: there is none, or more than one.
@@ -106,7 +105,7 @@ def the_episode(path: Path) -> Path:
 
 
 def unfinished_episodes(root: str | Path) -> list[Path]:
-    """Return the folders ``NAME.partial`` below a folder: recordings that were cut off."""
+    """Return the folders ``NAME.partial`` below a folder: interrupted recordings."""
     root = Path(root)
     if not root.is_dir() or (root / _METADATA).is_file():
         return []
@@ -118,7 +117,7 @@ def bag_files(path: Path) -> BagFiles:
     """Return the files of a bag.
 
     Raises:
-        BagError: there is none, or it is not clear which.
+        BagError: there is no bag, or more than one.
     """
     if not path.exists():
         raise BagError(f"{path}: does not exist; check the path")
@@ -133,7 +132,9 @@ def bag_files(path: Path) -> BagFiles:
     mode = str(information.get("compression_mode") or "").lower()
     packing = str(information.get("compression_format") or "").lower()
     if mode in ("message", "file") and packing not in ("", "zstd"):
-        raise BagError(f"{path}: is compressed by {packing!r}, only zstd is read; unpack it first")
+        raise BagError(
+            f"{path}: is compressed with {packing!r}, only zstd is read; decompress it first"
+        )
     custom = information.get("custom_data")
     custom = (
         {str(key): str(value) for key, value in custom.items()} if isinstance(custom, dict) else {}
@@ -142,7 +143,8 @@ def bag_files(path: Path) -> BagFiles:
 
 
 def known_outcome(path: Path) -> str | None:
-    """Return the outcome that labels.json or metadata.yaml gives, without opening the bag.
+    """Return the outcome in labels.json or metadata.yaml without opening the bag; None if neither
+    has one.
 
     Raises:
         BagError: one of these files is broken.
@@ -162,8 +164,8 @@ def known_outcome(path: Path) -> str | None:
 
 
 def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the custom data in a metadata record of an MCAP file: rosbag2 keeps a copy of
-    metadata.yaml there.
+    """Return the custom data in a metadata record of an MCAP file, where rosbag2 keeps a copy of
+    metadata.yaml.
     """
     if "serialized_metadata" not in record:
         return dict(record)
@@ -176,7 +178,7 @@ def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
 
 
 def labels_folder(path: Path) -> Path | None:
-    """Return the folder whose labels.json is about a bag; None for a file among others."""
+    """Return the folder whose labels.json belongs to a bag; None for one bag file among others."""
     if path.is_dir():
         return path
     if (path.parent / _METADATA).is_file():
@@ -186,21 +188,19 @@ def labels_folder(path: Path) -> Path | None:
 
 
 def how_to_recover(path: Path) -> str:
-    """Return what to do about a file that was cut off."""
+    """Return the cure for a truncated file, as a clause."""
     if path.name.endswith(_PARTIAL):
         return (
-            "make an episode of what is left with `ros2 run sf_training sf_training recover"
-            f" {path}`"
+            f"recover it with `ros2 run sf_training sf_training recover {path}`"
         )
     source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
     if source.suffix == ".db3":
         return (
-            f"save what is left with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record"
-            " it again"
+            f"recover it with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record it"
+            " again"
         )
     return (
-        f"save what is left with `ros2 run sf_training sf_training recover {source}`, or record it"
-        " again"
+        f"recover it with `ros2 run sf_training sf_training recover {source}`, or record it again"
     )
 
 
@@ -208,12 +208,12 @@ def _of_file(path: Path) -> BagFiles:
     if path.suffix == ".bag":
         target = path.with_suffix("")
         raise BagError(
-            f"{path}: is a bag of ROS 1; convert it with `rosbags-convert --src {path} --dst"
+            f"{path}: is a ROS 1 bag; convert it with `rosbags-convert --src {path} --dst"
             f" {target} --dst-storage mcap --dst-typestore ros2_humble`"
         )
     if path.suffix in _PACKED:
         raise BagError(
-            f"{path}: is compressed as a whole; unpack it with `{_PACKED[path.suffix]} {path}`"
+            f"{path}: is compressed; decompress it with `{_PACKED[path.suffix]} {path}`"
         )
     _check_is_fetched(path)
     if path.name == _METADATA:
@@ -233,20 +233,20 @@ def _without_metadata(path: Path) -> BagFiles:
     missing = sorted(set(range(len(numbers) and max(numbers))) - set(numbers))
     if len(files) > 1 and missing:
         raise BagError(
-            f"{path}: part {path.name}_{missing[0]}{files[0].suffix} is missing between the others;"
-            " copy it again, or give one of the parts alone"
+            f"{path}: file {path.name}_{missing[0]}{files[0].suffix} of the split bag is missing;"
+            " copy it again, or give one of the files alone"
         )
     return BagFiles(_of_file(files[0]).storage, tuple(files))
 
 
 def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
-    """Return the files that metadata.yaml names, or the ones that were renamed with the folder."""
+    """Return the files named in metadata.yaml, or as many others if all were renamed."""
     names = information.get("relative_file_paths")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise BagError(
             f"{path / _METADATA}: names no file of the bag; restore it with `ros2 bag reindex`"
         )
-    # Old versions wrote the folder's name, too.
+    # Old versions wrote the name of the folder in front.
     files = [path / name if (path / name).is_file() else path / Path(name).name for name in names]
     missing = [each for each in files if not each.is_file()]
     if not missing:
@@ -259,7 +259,7 @@ def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
     if len(present) == len(files) and len(missing) == len(files):
         return tuple(present)
     raise BagError(
-        f"{missing[0]}: is named in {_METADATA} and not there; copy it again, or run `ros2 bag"
+        f"{missing[0]}: is named in {_METADATA} but missing; copy it again, or run `ros2 bag"
         " reindex`"
     )
 
@@ -290,13 +290,13 @@ def _information(metadata: Path) -> dict:
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder, through links to folders too; a folder that is reached twice
-    counts once.
+    """Yield all files below a folder. Links to folders are followed, but no folder is visited
+    twice.
     """
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above it would go on for ever
+        if real in seen:  # a link to a parent folder would recurse without end
             folders.clear()
             continue
         seen.add(real)
@@ -309,15 +309,15 @@ def _is_unfinished(path: Path, root: Path) -> bool:
 
 
 def _is_split(folder: Path) -> bool:
-    """Return whether the bag files of a folder are the parts of one bag, as rosbag2 names them:
-    FOLDER_0, FOLDER_1 and so on; one of them may be missing, but not the first.
+    """Return whether the bag files of a folder are one split bag: FOLDER_0, FOLDER_1 and so on.
+    Later files may be missing; the caller reports them.
     """
     numbers = _series(folder)
     return len(numbers) > 1 and 0 in numbers
 
 
 def _series(folder: Path) -> list[int]:
-    """Return the numbers of the files FOLDER_0, FOLDER_1 and so on; empty where a bag file of the
+    """Return the numbers of the files FOLDER_0, FOLDER_1 and so on; empty if any bag file in the
     folder has another name.
     """
     stems = [stem_of(each) for each in folder.iterdir() if each.name.endswith(_ENDINGS)]
@@ -333,9 +333,9 @@ def _check_is_fetched(file: Path) -> None:
         with file.open("rb") as opened:
             head = opened.read(len(_LFS_POINTER))
     except OSError:
-        return  # reading it says why
+        return  # reading the file reports the error
     if head == _LFS_POINTER:
-        raise BagError(f"{file}: is a pointer of Git LFS, not the file; fetch it with `git lfs pull`")
+        raise BagError(f"{file}: is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
 
 
 def stem_of(file: Path) -> str:
@@ -344,5 +344,5 @@ def stem_of(file: Path) -> str:
 
 
 def _in_order(path: Path) -> tuple:
-    """Return a key that sorts take_2 before take_10."""
+    """Return a natural sort key: take_2 before take_10."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name))

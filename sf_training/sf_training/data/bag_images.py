@@ -1,8 +1,6 @@
-"""Pictures of many episodes, read from the bags when they are asked for: indexable like an array
-that would not fit into memory.
+"""Index the images of many episodes like an array; they are read from the bags on demand.
 
-A picture that was prepared once may be kept beside the data: from then on it is one read from the
-disk.
+Prepared images can be cached on disk. A cached image costs one read instead of decode and resize.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from sf_training.data.bag_files import BagError
 from sf_training.data.episode_cameras import checked_size
 from sf_training.data.episode_index import EpisodeIndex
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.picture_store import PictureStore
+from sf_training.data.image_store import ImageStore
 from sf_training.recording.topics import absolute
 
 Kind = Literal["colour", "depth"]
@@ -31,8 +29,12 @@ Kind = Literal["colour", "depth"]
 
 @dataclass(frozen=True)
 class Source:
-    """An episode: how it is read, where its pictures lie, and a name for these that changes with
-    them.
+    """One episode of a data set.
+
+    Attributes:
+        reader: decodes its images.
+        index: locates its images in the bag.
+        key: names its cache file; changes with the bag.
     """
 
     reader: EpisodeReader
@@ -41,15 +43,17 @@ class Source:
 
 
 class BagImages:
-    """Pictures (F, V, 3, H, W) uint8, or depth (F, V, H, W) float16 [m] with NaN where unknown, of
-    all observations of some episodes.
+    """Prepared images of all observations of some episodes.
 
-    ``images[indices]`` reads those asked for, in any order; ``np.asarray(images)`` reads them all.
-    It can be handed to other processes.
+    ``images[indices]`` reads the chosen observations, in any order; ``np.asarray(images)`` reads
+    all. The object can be pickled. With F observations and V cameras, colour is (F, V, 3, H, W)
+    uint8 RGB, depth is (F, V, H, W) float16 [m] with NaN where unknown.
 
     Args:
-        size: (height, width) of a prepared picture.
-        kept: folder in which prepared pictures are kept; None decodes them each time.
+        kind: colour or depth.
+        size: (height, width) of a prepared image.
+        fit: how an image with another aspect ratio is fitted.
+        cache: folder for prepared images; None decodes them each time.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class BagImages:
         kind: Kind,
         size: tuple[int, int],
         fit: Fit,
-        kept: Path | None = None,
+        cache: Path | None = None,
     ) -> None:
         self._sources, self._kind, self._size, self._fit = list(sources), kind, size, fit
         self._starts = np.cumsum([0, *(len(source.index.stamps) for source in sources)])
@@ -69,19 +73,19 @@ class BagImages:
             else (len(contract.cameras), *size)
         )
         self.dtype = np.dtype(np.uint8 if kind == "colour" else np.float16)
-        self._stores: list[PictureStore] | None = None
-        if kept is not None:
+        self._stores: list[ImageStore] | None = None
+        if cache is not None:
             end = f"{_prepared_by()[:8]}.{kind}_{size[0]}x{size[1]}_{fit}"
             self._stores = [
-                PictureStore(
-                    kept / f"{source.key}.{end}", len(source.index.stamps), self._row, self.dtype
+                ImageStore(
+                    cache / f"{source.key}.{end}", len(source.index.stamps), self._row, self.dtype
                 )
                 for source in sources
             ]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(F, V, 3, H, W), or (F, V, H, W) of depth."""
+        """(F, V, 3, H, W) of colour, (F, V, H, W) of depth."""
         return (int(self._starts[-1]), *self._row)
 
     @property
@@ -96,17 +100,17 @@ class BagImages:
         return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, index) -> np.ndarray:
-        """As of an array: the first axis chooses what is read.
+        """Read what an array index selects; only the first axis decides which images are read.
 
         Raises:
-            BagError: a picture cannot be decoded, or its file has changed or vanished.
+            BagError: an image cannot be decoded, or its file was changed or removed.
         """
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
         frames = np.arange(len(self))[first]
-        pictures = np.empty((frames.size, *self._row), self.dtype)
-        self._read(frames.ravel(), pictures)
-        pictures = pictures.reshape(*frames.shape, *self._row)
-        return pictures[(slice(None),) * frames.ndim + rest] if rest else pictures
+        prepared = np.empty((frames.size, *self._row), self.dtype)
+        self._read(frames.ravel(), prepared)
+        prepared = prepared.reshape(*frames.shape, *self._row)
+        return prepared[(slice(None),) * frames.ndim + rest] if rest else prepared
 
     def _read(self, frames: np.ndarray, out: np.ndarray) -> None:
         episodes = np.searchsorted(self._starts, frames, side="right") - 1
@@ -123,21 +127,23 @@ class BagImages:
     def _decode(
         self, source: Source, frames: np.ndarray, rows: np.ndarray, out: np.ndarray
     ) -> None:
-        """Pictures of one episode, in the order in which they lie in its file."""
+        """Decode images of one episode into ``out[rows]``, in the order of the file, so that each
+        chunk is decompressed once.
+        """
         reader, index = source.reader, source.index
-        places = (index.colour if self._kind == "colour" else index.depth)[frames]
+        locations = (index.colour if self._kind == "colour" else index.depth)[frames]
         cameras = reader.contract.cameras
-        order = np.lexsort((places[..., 1].ravel(), places[..., 0].ravel()))
+        order = np.lexsort((locations[..., 1].ravel(), locations[..., 0].ravel()))
         try:
-            with reader.places(index.blocks) as blocks:
-                for number, view in zip(*np.unravel_index(order, places.shape[:2]), strict=True):
-                    place, camera = places[number, view].tolist(), cameras[view]
-                    if place[0] < 0:
+            with reader.random_access(index.blocks) as access:
+                for number, view in zip(*np.unravel_index(order, locations.shape[:2]), strict=True):
+                    location, camera = locations[number, view].tolist(), cameras[view]
+                    if location[0] < 0:
                         out[rows[number], view] = np.nan
                         continue
                     topic = absolute(camera.topic if self._kind == "colour" else camera.depth_topic)
                     pixels = checked_size(
-                        reader, camera, topic, reader.picture(topic, blocks.read(*place))
+                        reader, camera, topic, reader.image(topic, access.read(*location))
                     )
                     if self._kind == "colour":
                         out[rows[number], view] = prepare(
@@ -148,19 +154,18 @@ class BagImages:
         except BagError:
             if any(not file.exists() for file in reader.bag.files):
                 raise BagError(
-                    f"{reader.file}: cannot be read any more; it was there when training began, put"
-                    " it back"
+                    f"{reader.file}: was removed after training had started; put it back"
                 ) from None
             raise
 
 
 def _prepared_by() -> str:
-    """Changes with the code that makes prepared pictures of recorded ones."""
+    """Return a hash of the code that prepares images, so that cached ones follow its changes."""
     return hashlib.sha256(
         (inspect.getsource(images) + inspect.getsource(preprocessing)).encode()
     ).hexdigest()
 
 
-def pictures_key(size: tuple[int, int], fit: Fit) -> str:
-    """Changes with everything but the recordings that prepared pictures depend on."""
+def images_key(size: tuple[int, int], fit: Fit) -> str:
+    """Return a key of everything except the recordings that prepared images depend on."""
     return f"{_prepared_by()}{size}{fit}"

@@ -1,7 +1,7 @@
-"""One bag, whatever its files are: channels, messages with their places, and messages by their
-places.
+"""Read the messages of a bag in recorded order or by their location, for MCAP and sqlite3 alike.
 
-MCAP files are read through ``mcap_blocks``, sqlite3 files through rosbags.
+A location is (block, offset, length). MCAP files are read through ``mcap_blocks``, sqlite3 files
+through rosbags, where the offset is the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
 from sf_training.data.bag_files import BagError, bag_files, embedded_custom_data, how_to_recover
 from sf_training.data.cache_folder import unpacked
-from sf_training.data.mcap_blocks import Block, BlockReader, Located, messages_with_places
+from sf_training.data.mcap_blocks import Block, BlockReader, Located, locate_messages
 from sf_training.data.mcap_summary import read_summary
 
 DAMAGE = (
@@ -41,12 +41,16 @@ DAMAGE = (
     MemoryError,
     RuntimeError,  # of lz4
 )
-_ROWS = 3  # codec of a block: rows of a sqlite3 file
+_ROWS = 3  # codec of a block that is a sqlite3 file
 
 
 class Channel(NamedTuple):
-    """A topic as one publisher type wrote it; ``definition`` is its ROS message definition, empty
-    where there is none.
+    """One topic with one message type.
+
+    Attributes:
+        encoding: of the messages, "cdr" for ROS 2.
+        definition: ROS message definition; empty if the bag has none.
+        count: number of messages.
     """
 
     topic: str
@@ -56,26 +60,26 @@ class Channel(NamedTuple):
     count: int
 
 
-class PlaceReader(Protocol):
-    """Reads messages by their places."""
+class RandomAccess(Protocol):
+    """Read messages by their location."""
 
     def read(self, block: int, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes of one message."""
 
 
 class Bag:
-    """An opened bag; it holds no open file and can be handed to other processes.
+    """An opened bag. It holds no open file and can be pickled.
 
     Attributes:
-        files: in recorded order, unpacked.
+        files: in recorded order, decompressed.
         custom: custom data of metadata.yaml.
-        channels: by number.
-        attachments, records: of MCAP files.
-        unpacked: bytes of all messages, about.
-        start: first time of receipt [ns]; 0 where there is no message.
+        channels: the index of a channel is its number.
+        attachments, records: attachments and metadata records of MCAP files.
+        unpacked: approximate size of all messages, decompressed [bytes].
+        start: first time of receipt [ns]; 0 if there is no message.
 
     Raises:
-        BagError: missing, cut off or damaged.
+        BagError: the bag is missing, truncated or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,48 +93,55 @@ class Bag:
         self.start = 0
         self._is_mcap = found.storage == "mcap"
         self._packed_messages = found.packed_messages
-        self._numbers: list[dict[int, int]] = []  # of every file: its channel to the bag's
+        # For each file: channel id in the file to channel number of the bag.
+        self._numbers: list[dict[int, int]] = []
         for file in self.files:
-            with _sentences(file):
+            with _damage_as_bag_error(file):
                 self._numbers.append(
                     self._add(self._mcap(file) if self._is_mcap else self._sqlite(file))
                 )
 
     def messages(self, channels: Collection[int], blocks: list[Block]) -> Iterator[Located]:
-        """Yield messages of some channels in recorded order; ``blocks`` are filled, see
-        ``mcap_blocks``.
+        """Yield messages of some channels in recorded order.
+
+        Args:
+            blocks: the blocks that the locations refer to are appended.
 
         Raises:
-            BagError: the bag is damaged, or has changed.
+            BagError: the bag is damaged, or was changed.
         """
-        for part, (file, numbers) in enumerate(zip(self.files, self._numbers, strict=True)):
+        for file_number, (file, numbers) in enumerate(zip(self.files, self._numbers, strict=True)):
             wanted = {theirs for theirs, number in numbers.items() if number in channels}
             if not wanted:
                 continue
-            with _sentences(file):
-                found = self._read_mcap if self._is_mcap else self._read_sqlite
-                for channel, log_time, data, place in found(file, wanted, blocks, part):
-                    content = memoryview(_message(data)) if self._packed_messages else data
-                    yield Located(numbers[channel], log_time, content, place)
+            with _damage_as_bag_error(file):
+                read = self._read_mcap if self._is_mcap else self._read_sqlite
+                for channel, log_time, data, location in read(file, wanted, blocks, file_number):
+                    content = memoryview(_decompressed(data)) if self._packed_messages else data
+                    yield Located(numbers[channel], log_time, content, location)
 
     @contextmanager
-    def places(self, blocks: np.ndarray) -> Iterator[PlaceReader]:
-        """Read messages by their places within this context; damage there becomes one sentence.
+    def random_access(self, blocks: np.ndarray) -> Iterator[RandomAccess]:
+        """Open the files to read messages by their location; damage is raised as BagError.
 
         Args:
             blocks: (C, 5), as :meth:`messages` filled them.
         """
         with ExitStack() as stack:
-            with _sentences(self.files[0]):
+            with _damage_as_bag_error(self.files[0]):
                 if self._is_mcap:
                     files = [stack.enter_context(file.open("rb")) for file in self.files]
-                    reader: PlaceReader = BlockReader(files, blocks)
+                    reader: RandomAccess = BlockReader(files, blocks)
                 else:
                     reader = _RowReader(self.files, blocks, stack)
-            yield _Places(reader, self.files[0], self._packed_messages)
+            yield _CheckedAccess(reader, self.files[0], self._packed_messages)
 
     def _add(self, channels: dict[int, Channel]) -> dict[int, int]:
-        """Add a file's channels to the bag's; the same topic of the same type is one channel."""
+        """Merge the channels of a file into those of the bag, equal ones into one.
+
+        Returns:
+            Channel id in the file to channel number of the bag.
+        """
         numbers = {}
         for theirs, channel in channels.items():
             same = [number for number, each in enumerate(self.channels) if each[:4] == channel[:4]]
@@ -149,10 +160,11 @@ class Bag:
     def _mcap(self, file: Path) -> dict[int, Channel]:
         with file.open("rb") as opened:
             head = opened.read(len(MCAP0_MAGIC))
-        if head and not set(head) & set(MCAP0_MAGIC[1:5]):  # "MCAP"; damage leaves some of it
+        # A damaged MCAP file still holds some letters of "MCAP"; without any it is another format.
+        if head and not set(head) & set(MCAP0_MAGIC[1:5]):
             raise BagError(
-                f"{file}: is no MCAP file, it begins with {head!r}; copy it again, or give it the"
-                " ending of what it is"
+                f"{file}: is not an MCAP file, it begins with {head!r}; copy it again, or correct"
+                " the ending of its name"
             )
         summary = read_summary(file)
         self.unpacked += file.stat().st_size if summary.loose else summary.unpacked
@@ -193,22 +205,22 @@ class Bag:
                     each.msgcount,
                 )
                 for each in reader.connections
-                if isinstance(each.topic, str)
-                and isinstance(each.msgtype, str)  # a damaged table may hold anything
+                # A damaged table may hold values of any type.
+                if isinstance(each.topic, str) and isinstance(each.msgtype, str)
             }
 
     @staticmethod
     def _read_mcap(
-        file: Path, wanted: set[int], blocks: list[Block], part: int
+        file: Path, wanted: set[int], blocks: list[Block], file_number: int
     ) -> Iterator[Located]:
         with file.open("rb") as stream:
-            yield from messages_with_places(stream, read_summary(file), wanted, blocks, part)
+            yield from locate_messages(stream, read_summary(file), wanted, blocks, file_number)
 
     @staticmethod
     def _read_sqlite(
-        file: Path, wanted: set[int], blocks: list[Block], part: int
+        file: Path, wanted: set[int], blocks: list[Block], file_number: int
     ) -> Iterator[Located]:
-        blocks.append(Block(0, 0, 0, _ROWS, part))
+        blocks.append(Block(0, 0, 0, _ROWS, file_number))
         marks = ",".join("?" * len(wanted))
         with _opened(file) as reader:
             rows = reader.dbconn.execute(
@@ -218,14 +230,14 @@ class Bag:
             )
             for row, channel, log_time, data in rows:
                 if not isinstance(data, bytes) or not isinstance(log_time, int):
-                    raise ValueError(f"row {row} holds no message")
+                    raise ValueError(f"row {row} is not a message")
                 yield Located(
                     channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data))
                 )
 
 
 class _RowReader:
-    """Messages of sqlite3 files by their rows."""
+    """Read messages of sqlite3 files by their row."""
 
     def __init__(self, files: tuple[Path, ...], blocks: np.ndarray, stack: ExitStack) -> None:
         self._blocks = blocks
@@ -238,24 +250,24 @@ class _RowReader:
         )
         found = rows.fetchone()
         if found is None or len(found[0]) != length:
-            raise EOFError(f"row {offset} is not what it was")
+            raise EOFError(f"row {offset} was changed after the bag was indexed")
         return found[0]
 
 
-class _Places:
-    """Reads messages by their places, unpacked, with one sentence about damage."""
+class _CheckedAccess:
+    """Read and decompress messages by their location; raise damage as BagError."""
 
     def __init__(self, reader: PlaceReader, file: Path, packed: bool) -> None:
         self._reader, self._file, self._packed = reader, file, packed
 
     def read(self, block: int, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes of one message."""
-        with _sentences(self._file):
+        with _damage_as_bag_error(self._file):
             data = self._reader.read(block, offset, length)
-            return _message(data) if self._packed else data
+            return _decompressed(data) if self._packed else data
 
 
-def _message(data: bytes | memoryview) -> bytes:
+def _decompressed(data: bytes | memoryview) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
@@ -270,8 +282,8 @@ def _opened(file: Path) -> Iterator[Sqlite3Reader]:
 
 
 @contextmanager
-def _sentences(file: Path) -> Iterator[None]:
-    """Turn damage of a file into one sentence."""
+def _damage_as_bag_error(file: Path) -> Iterator[None]:
+    """Turn the errors that a damaged file raises into BagError."""
     try:
         yield
     except BagError:
@@ -283,12 +295,12 @@ def _sentences(file: Path) -> Iterator[None]:
     except (*DAMAGE, ValueError) as error:
         reason = _reason(error)
         raise BagError(
-            f"{file}: is cut off or damaged ({reason}); {how_to_recover(file)}"
+            f"{file}: is truncated or damaged ({reason}); {how_to_recover(file)}"
         ) from None
 
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:200]
     if isinstance(error, KeyError):
-        return f"{text} is referred to and not there"
+        return f"{text} is referenced but missing"
     return text or type(error).__name__

@@ -1,6 +1,4 @@
-"""Which channel of a bag is which topic of the contract, and what is wrong when one is missing or
-of another type.
-"""
+"""Map the channels of a bag to the topics of the contract, and report missing or unusable ones."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ NUMBERS = frozenset(
         "control_msgs/msg/GripperCommand",
     }
 )
-TOOL = frozenset({messages.POSE, messages.TWIST})  # commands for the tool instead of the joints
+TOOL = frozenset({messages.POSE, messages.TWIST})  # Cartesian commands of the tool
 COMMANDS = frozenset({messages.JOINT_STATE, messages.JOINT_TRAJECTORY}) | NUMBERS | TOOL
 _FOREIGN = {
     "ros1": (
@@ -43,11 +41,11 @@ _FOREIGN = {
 def mapped_channels(
     channels: Sequence[Channel], contract: Contract, *, foreign: bool
 ) -> dict[int, str]:
-    """Return the contract's topic of every channel with ROS 2 messages.
+    """Return channel number to topic of the contract, for every channel with ROS 2 messages.
 
-    A topic that only happens to have a name of the contract is left out where another one is mapped
-    to that name: it is another robot's. So is an optional topic of a type that the contract does
-    not know there.
+    A channel is left out if its topic has a name of the contract, but ``bags`` maps another topic
+    to that name: it belongs to another robot. An optional topic with an unexpected type is left
+    out, too.
     """
     names = _topic_names(contract) if foreign else {}
     taken = set(names.values())
@@ -69,7 +67,7 @@ def mapped_channels(
 
 
 def accepted_types(contract: Contract) -> dict[str, frozenset[str]]:
-    """Return the message types that can be read, for every topic of the contract that is read."""
+    """Return the readable message types of every topic that is read."""
     topics = contract.topics
     found = {}
     for camera in contract.cameras:
@@ -98,11 +96,10 @@ def check_channels(
     *,
     foreign: bool,
 ) -> None:
-    """Check that every topic that the contract needs is there, and that all are of types that can
-    be read.
+    """Check that the required topics of the contract have messages, and that all types can be read.
 
     Raises:
-        BagError: one is missing, or of another type.
+        BagError: a topic is missing, or has another type.
     """
     types = accepted_types(contract)
     for number, ours in mapped.items():
@@ -120,7 +117,7 @@ def check_channels(
                 else "correct its publisher and record again"
             )
             raise BagError(
-                f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed there;"
+                f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed;"
                 f" {cure}"
             )
     held = {ours for number, ours in mapped.items() if channels[number].count}
@@ -141,11 +138,11 @@ def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, for
             and channel.count
             and channel.encoding != "cdr"
         ):
-            told = _FOREIGN.get(
+            problem = _FOREIGN.get(
                 channel.encoding,
                 f"messages of encoding {channel.encoding!r}, which are not read; record with ROS 2",
             )
-            return f"{channel.topic} holds {told}"
+            return f"{channel.topic} holds {problem}"
     if not foreign:
         return (
             f"no message on {topic}, which the contract needs; check its publisher and record again"
@@ -159,7 +156,7 @@ def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, for
 
 
 def _topic_names(contract: Contract) -> dict[str, str]:
-    """Return the contract's topic for every topic of another recorder that ``bags`` names."""
+    """Return topic of another recorder to topic of the contract, as ``bags`` maps them."""
     bags = contract.bags
     names = {absolute(theirs): absolute(ours) for theirs, ours in bags.topics.items()}
     commands = bags.commands and absolute(bags.commands)

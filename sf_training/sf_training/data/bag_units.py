@@ -1,4 +1,4 @@
-"""How the numbers of a bag become radians and metres of the contract's joints."""
+"""Convert the joint values of a bag to the units of the contract."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import BagError
 from sf_training.recording.topics import absolute
 
-Lines = Mapping[str, tuple[float, float]]  # joint: factor and offset from the bag's number to ours
+# Joint to (factor, offset): contract value = factor * bag value + offset.
+Conversions = Mapping[str, tuple[float, float]]
 
 
-def lines_of(contract: Contract, topic: str) -> Lines:
-    """Return the conversion of the joints on a topic of a bag, by ``bags.units`` and
-    ``bags.gripper``.
+def unit_conversions(contract: Contract, topic: str) -> Conversions:
+    """Return the conversions of the joints on a topic, from ``bags.units`` and ``bags.gripper``.
+
+    Joints that need none are not listed.
 
     Raises:
-        BagError: closed and open are the same.
+        BagError: the closed and open values of a gripper are equal.
     """
     bags, found = contract.bags, {}
     if absolute(topic) in map(absolute, bags.units):
@@ -29,12 +31,13 @@ def lines_of(contract: Contract, topic: str) -> Lines:
             for joint in arm.joints
             if joint.unit == "rad"
         }
-    ends = next(
-        (ends for name, ends in bags.gripper.items() if absolute(name) == absolute(topic)), None
+    closed_and_open = next(
+        (values for name, values in bags.gripper.items() if absolute(name) == absolute(topic)),
+        None,
     )
     grippers = [arm.gripper for arm in contract.arms.values() if arm.gripper]
-    if ends is not None and grippers:
-        closed, opened = ends
+    if closed_and_open is not None and grippers:
+        closed, opened = closed_and_open
         if closed == opened:
             raise BagError(
                 f"bags.gripper: {topic}: closed and open are both {closed:g}; give two different"
@@ -46,6 +49,6 @@ def lines_of(contract: Contract, topic: str) -> Lines:
     return found
 
 
-def converted(values: np.ndarray, line: tuple[float, float] | None) -> np.ndarray:
-    """Return numbers of one joint in the contract's unit."""
-    return values if line is None else values * line[0] + line[1]
+def converted(values: np.ndarray, conversion: tuple[float, float] | None) -> np.ndarray:
+    """Return the values of one joint in the unit of the contract."""
+    return values if conversion is None else values * conversion[0] + conversion[1]

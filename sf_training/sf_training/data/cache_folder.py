@@ -1,6 +1,4 @@
-"""Where what can be computed again is kept: never inside an episode, and never beside a file that
-was given.
-"""
+"""Choose the folder for cached results: never inside an episode, and never beside a given file."""
 
 from __future__ import annotations
 
@@ -22,10 +20,9 @@ def user_cache() -> Path:
 
 
 def cache_folder(data: Path) -> Path:
-    """Return where indices, images and features of some data are kept.
+    """Return the cache folder for indices, images and features of some data.
 
-    That is ``.cache`` in a folder of episodes that can be written; otherwise a folder in the user's
-    cache.
+    That is ``.cache`` in a writable folder of episodes, otherwise a folder in the user's cache.
     """
     data = Path(data)
     is_collection = data.is_dir() and find_episodes(data) != [data]
@@ -36,9 +33,7 @@ def cache_folder(data: Path) -> Path:
 
 
 def checksum_of(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of some files, one after the other; it is remembered until one of them
-    changes.
-    """
+    """Return the SHA-256 of the concatenated files. It is cached until one of them changes."""
     parts = []
     for file in files:
         status = file.stat()
@@ -48,24 +43,24 @@ def checksum_of(files: Sequence[Path]) -> str:
         text = known.read_text(encoding="ascii")
         if len(text) == 64 and int(text, 16) >= 0:
             return text
-    whole = hashlib.sha256()
+    checksum = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
-                whole.update(block)
+                checksum.update(block)
     with suppress(OSError):  # a cache that cannot be written costs time only
         known.parent.mkdir(parents=True, exist_ok=True)
         fresh = known.with_name(f"{known.name}.{os.getpid()}")
-        fresh.write_text(whole.hexdigest(), encoding="ascii")
+        fresh.write_text(checksum.hexdigest(), encoding="ascii")
         fresh.replace(known)
-    return whole.hexdigest()
+    return checksum.hexdigest()
 
 
 def unpacked(file: Path) -> Path:
-    """Return a file that was compressed as a whole (``.zstd``), unpacked in the user's cache.
+    """Decompress a ``.zstd`` file into the user's cache; return the decompressed file.
 
     Raises:
-        BagError: it is damaged, or there is no space.
+        BagError: the file is damaged, or the disk is full.
     """
     status = file.stat()
     key = hashlib.sha256(
@@ -82,11 +77,12 @@ def unpacked(file: Path) -> Path:
         fresh.replace(target)
     except zstandard.ZstdError as error:
         raise BagError(
-            f"{file}: is cut off or damaged ({error}); copy it again, or record it again"
+            f"{file}: is truncated or damaged ({error}); copy it again, or record it again"
         ) from None
     except OSError as error:
         raise BagError(
-            f"{file}: cannot be unpacked to {target.parent} ({error.strerror}); free some space"
+            f"{file}: cannot be decompressed to {target.parent} ({error.strerror}); free some disk"
+            " space"
         ) from None
     finally:
         fresh.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""What the operator commanded, whatever type it was published as, and when it was really the
-operator who moved the arm.
+"""Read the operator's commands from messages of any supported type, and find when teleoperation had
+control.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOBODY, _POLICY, _TELEOPERATION = 0, 1, 2  # sf_msgs/ControlSource
 
 
 def command_topic(reader: EpisodeReader) -> str:
-    """The topic of this bag that holds the operator's commands."""
+    """Return the topic of a bag that holds the operator's commands."""
     contract = reader.contract
     joint_states = absolute(contract.topics.joint_states)
     bags = contract.bags
@@ -33,38 +33,38 @@ def command_topic(reader: EpisodeReader) -> str:
 
 
 class Commands:
-    """The operator's commands of one bag: from several topics and types, trajectories by the times
-    of their points.
+    """The operator's commands in one bag, from several topics and message types.
 
     Args:
-        whole: of the whole recording, which tells what the numbers of unnamed commands mean.
+        topic: of the commands.
+        recording: all messages of the topic. They decide which joints the values of messages
+            without joint names belong to.
 
     Raises:
-        BagError: a command does not say which joints it is for, or is of a type that holds no joint
-            positions.
+        BagError: the joints of a command are unknown, or its type holds no joint positions.
     """
 
-    def __init__(self, reader: EpisodeReader, topic: str, whole: Stream) -> None:
+    def __init__(self, reader: EpisodeReader, topic: str, recording: Stream) -> None:
         self._reader, self._topic = reader, topic
         self._contract = reader.contract
-        self._is_plain = isinstance(whole.messages, JointMessages)
-        self._columns = {} if self._is_plain else self._numbered(whole)
-        self._whole = whole
+        self._is_joint_states = isinstance(recording.messages, JointMessages)
+        self._columns = {} if self._is_joint_states else self._joints_of_values(recording)
+        self._recording = recording
         self._tool: ToolCommands | None = None
 
-    def stream(self, part: Stream, states: Stream) -> JointStream | None:
-        """Return the commands in a part of the recording; None where not every joint is commanded
-        in it.
+    def stream(self, section: Stream, states: Stream) -> JointStream | None:
+        """Return the commands in a section of the recording; None if a joint is not commanded in it.
 
         Args:
-            states: joint states of the same part, from which commands for the tool start.
+            section: messages of the topic between two clock steps.
+            states: joint states of the same section; tool commands start from them.
 
         Raises:
-            BagError: a joint is never commanded, or a command is not a finite number.
+            BagError: a joint is never commanded in the recording, or a tool command cannot be used.
         """
-        if not len(part.stamps):
+        if not len(section.stamps):
             return None
-        knots = self._knots(part, states)
+        knots = self._knots(section, states)
         names = self._contract.command_joints
         missing = [name for name in names if name not in knots]
         if missing:
@@ -72,62 +72,63 @@ class Commands:
             if never:
                 raise BagError(
                     f"{self._reader.path}: {self._reader.recorded_name(self._topic)}: joint"
-                    f" {', '.join(sorted(never))} is never commanded; correct bags.joints, or map the topic"
-                    " that commands it, too"
+                    f" {', '.join(sorted(never))} is never commanded; correct bags.joints, or map"
+                    " the topic that commands it"
                 )
             return None
         return JointStream.of_knots(names, knots)
 
     def _commanded(self) -> set[str]:
         """Return the joints that are commanded at least once in the whole recording."""
-        if self._is_plain:
-            joints = self._whole.messages
+        if self._is_joint_states:
+            joints = self._recording.messages
             return {name for name in joints.names() if len(joints.column(name)[0])}
         found: set[str] = set().union(*self._columns.values())
         for channel, message in zip(
-            self._whole.channels.tolist(), self._whole.messages, strict=True
+            self._recording.channels.tolist(), self._recording.messages, strict=True
         ):
             found |= self._named(self._reader.channel(channel).type_name, message)
         return found
 
-    def _named(self, kind: str, message: object) -> set[str]:
-        """Return the joints that a message commands by their names; none of numbers."""
-        if kind in TOOL:
+    def _named(self, type_name: str, message: object) -> set[str]:
+        """Return the joints that a message names; empty for messages without joint names."""
+        if type_name in TOOL:
             return set(self._contract.arm_joints)
-        if kind == messages.JOINT_TRAJECTORY:
+        if type_name == messages.JOINT_TRAJECTORY:
             return set(message.joint_names) if message.points else set()
-        if kind == messages.JOINT_STATE:
+        if type_name == messages.JOINT_STATE:
             return set(message.name[: len(message.position)])
         return set()
 
-    def _knots(self, part: Stream, states: Stream) -> dict[str, Knots]:
-        if self._is_plain:
-            names = part.messages.names() & set(self._contract.command_joints)
-            columns = {name: part.messages.column(name) for name in names}
+    def _knots(self, section: Stream, states: Stream) -> dict[str, Knots]:
+        if self._is_joint_states:
+            names = section.messages.names() & set(self._contract.command_joints)
+            columns = {name: section.messages.column(name) for name in names}
             found = {
-                name: Knots(part.stamps[rows], values, np.zeros(len(rows), bool))
+                name: Knots(section.stamps[rows], values, np.zeros(len(rows), bool))
                 for name, (rows, values) in columns.items()
             }
             return {name: knots for name, knots in found.items() if len(knots.stamps)}
-        parts: dict[str, list[Knots]] = {}
-        for channel in np.unique(part.channels).tolist():
-            rows = np.flatnonzero(part.channels == channel)
-            for name, knots in self._of_channel(channel, part, rows, states).items():
-                parts.setdefault(name, []).append(knots)
+        by_joint: dict[str, list[Knots]] = {}
+        for channel in np.unique(section.channels).tolist():
+            rows = np.flatnonzero(section.channels == channel)
+            for name, knots in self._of_channel(channel, section, rows, states).items():
+                by_joint.setdefault(name, []).append(knots)
         return {
             name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
-            for name, found in parts.items()
+            for name, found in by_joint.items()
         }
 
     def _of_channel(
-        self, channel: int, part: Stream, rows: np.ndarray, states: Stream
+        self, channel: int, section: Stream, rows: np.ndarray, states: Stream
     ) -> dict[str, Knots]:
-        kind = self._reader.channel(channel).type_name
-        stamps = part.stamps[rows]
-        contents = [part.messages[row] for row in rows.tolist()]
-        if kind in TOOL:
-            return self._for_the_tool(channel, stamps, contents, states)
-        if kind == messages.JOINT_TRAJECTORY:
+        """Return the knots of the messages ``rows`` of one channel, by joint."""
+        type_name = self._reader.channel(channel).type_name
+        stamps = section.stamps[rows]
+        contents = [section.messages[row] for row in rows.tolist()]
+        if type_name in TOOL:
+            return self._tool_commands(channel, stamps, contents, states)
+        if type_name == messages.JOINT_TRAJECTORY:
             order = np.argsort(stamps, kind="stable")
             try:
                 found = trajectory_knots(
@@ -142,7 +143,7 @@ class Commands:
         else:
             builder = JointMessageBuilder({})
             for message in contents:
-                if kind == messages.JOINT_STATE:
+                if type_name == messages.JOINT_STATE:
                     builder.add(message.name, message.position)
                 else:
                     builder.add(self._columns[channel], numbers_of(message))
@@ -156,14 +157,13 @@ class Commands:
                 for name, (at, values) in columns.items()
                 if len(at)
             }
-        lines = self._reader.lines(channel)
-        found = {
-            name: knots._replace(values=converted(knots.values, lines.get(name)))
+        conversions = self._reader.conversions(channel)
+        return {
+            name: knots._replace(values=converted(knots.values, conversions.get(name)))
             for name, knots in found.items()
         }
-        return found
 
-    def _for_the_tool(
+    def _tool_commands(
         self, channel: int, stamps: np.ndarray, contents: list, states: Stream
     ) -> dict[str, Knots]:
         self._tool = self._tool or ToolCommands(self._contract)
@@ -174,27 +174,27 @@ class Commands:
         except ValueError as error:
             raise BagError(f"{self._reader.path}: {recorded.topic}: {error}") from None
 
-    def _numbered(self, whole: Stream) -> dict[int, list[str]]:
-        """Return the joints of the numbers in every channel without names."""
-        kinds = {
+    def _joints_of_values(self, recording: Stream) -> dict[int, list[str]]:
+        """Return the joint of each value in every channel without joint names."""
+        type_names = {
             channel: self._reader.channel(channel).type_name
-            for channel in np.unique(whole.channels).tolist()
+            for channel in np.unique(recording.channels).tolist()
         }
-        wrong = [kind for kind in kinds.values() if kind not in COMMANDS]
+        wrong = [type_name for type_name in type_names.values() if type_name not in COMMANDS]
         if wrong:
             raise BagError(
-                f"{self._reader.path}: {self._topic} is a {wrong[0]}; commands must be JointState,"
-                " JointTrajectory, numbers (Float64MultiArray, Float64) that are joint positions,"
+                f"{self._reader.path}: {self._topic} is a {wrong[0]}, which holds no command; use"
+                " JointState, JointTrajectory, joint positions as Float64MultiArray or Float64, or"
                 " PoseStamped or TwistStamped of the tool"
             )
         named: set[str] = set()
-        for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
-            named |= self._named(kinds[channel], message)
+        for channel, message in zip(recording.channels.tolist(), recording.messages, strict=True):
+            named |= self._named(type_names[channel], message)
         free = [name for name in self._contract.command_joints if name not in named]
         counts: dict[int, set[int]] = {
-            channel: set() for channel, kind in kinds.items() if kind in NUMBERS
+            channel: set() for channel, type_name in type_names.items() if type_name in NUMBERS
         }
-        for channel, message in zip(whole.channels.tolist(), whole.messages, strict=True):
+        for channel, message in zip(recording.channels.tolist(), recording.messages, strict=True):
             if channel in counts:
                 counts[channel].add(len(numbers_of(message)))
         found = {}
@@ -204,16 +204,19 @@ class Commands:
         return found
 
     def _names(self, channel: int, counts: set[int], free: list[str]) -> list[str]:
-        """Return the names of the numbers in a channel, given the joints that no other topic
-        commands.
+        """Return the joint of each value in a channel.
+
+        Args:
+            counts: how many values its messages hold.
+            free: joints that no other topic commands, in the order of the contract.
         """
         contract = self._contract
         topic = self._reader.channel(channel).topic
         if len(counts) > 1:
             few, many = min(counts), max(counts)
             raise BagError(
-                f"{self._reader.path}: {topic}: messages hold {few} to {many} numbers; they must"
-                " all be alike"
+                f"{self._reader.path}: {topic}: messages hold {few} to {many} values; publish the"
+                " same number in every message"
             )
         (count,) = counts
         columns = contract.bags.columns if contract.bags and self._reader.foreign else {}
@@ -223,8 +226,8 @@ class Commands:
         if given is not None:
             if len(given) != count:
                 raise BagError(
-                    f"{self._reader.path}: {topic}: {count} numbers, but bags.columns names"
-                    f" {len(given)}; correct it"
+                    f"{self._reader.path}: {topic}: {count} values, but bags.columns has"
+                    f" {len(given)} names; correct bags.columns"
                 )
             renamed = contract.bags.joints
             return [renamed.get(name, name) for name in given]
@@ -233,50 +236,51 @@ class Commands:
         if count == len(contract.arm_joints) and free[:count] == contract.arm_joints:
             return contract.arm_joints
         raise BagError(
-            f"{self._reader.path}: {topic}: {count} numbers for {len(free)} joints"
-            f" ({', '.join(free) or 'none is left'}); say which is which in the contract:"
-            f" bags.columns: {{{topic}: [one name for each number]}}"
+            f"{self._reader.path}: {topic}: {count} values for {len(free)} joints"
+            f" ({', '.join(free) or 'none is left'}); name their joints in the contract:"
+            f" bags.columns: {{{topic}: [one name for each value]}}"
         )
 
 
 def numbers_of(message: object) -> np.ndarray:
-    """Return the numbers (n,) of a command without joint names."""
+    """Return the values (n,) of a command without joint names."""
     return np.atleast_1d(
         np.asarray(message.data if hasattr(message, "data") else message.position, float)
     )
 
 
-def operators_time(stamps: np.ndarray, whole: Stream, part: Stream) -> np.ndarray:
-    """Until when (N,) [ns] the operator goes on leading the arm after each time; -1 where somebody
-    else does.
+def teleoperated_until(stamps: np.ndarray, recording: Stream, section: Stream) -> np.ndarray:
+    """Return until when (N,) [ns] teleoperation keeps control after each stamp; -1 where another
+    source has control.
 
-    In an episode in which no policy moved the arm it is the operator's all the time.
+    In a recording in which the policy never had control, it is always the operator's.
 
     Args:
-        stamps: (N,) [ns], of one part of the recording.
-        whole: ``sf_msgs/ControlSource`` of the whole recording.
-        part: of that part; who led when it began is told by the last message before.
+        stamps: (N,) [ns], in one section of the recording.
+        recording: all ``sf_msgs/ControlSource`` of the recording.
+        section: those of the section. The last message before it gives its first source.
     """
-    if _POLICY not in [message.source for message in whole.messages]:
+    if _POLICY not in [message.source for message in recording.messages]:
         return np.full(len(stamps), ALWAYS)
-    began = part.order[0] if len(part.order) else ALWAYS
+    began = section.order[0] if len(section.order) else ALWAYS
     before = [
         message.source
-        for message, order in zip(whole.messages, whole.order, strict=True)
+        for message, order in zip(recording.messages, recording.order, strict=True)
         if order < began
     ]
-    order = np.argsort(part.stamps, kind="stable")
-    # At the very beginning of a recording the latched message tells who has led for long; nobody
-    # did before it.
-    times = np.concatenate([[np.iinfo(np.int64).min], part.stamps[order]])
-    who = np.array(
-        [before[-1] if before else _NOBODY, *(part.messages[row].source for row in order.tolist())]
+    order = np.argsort(section.stamps, kind="stable")
+    # The first message of a recording is latched and gives the source at its start. Before it
+    # nobody has control.
+    times = np.concatenate([[np.iinfo(np.int64).min], section.stamps[order]])
+    source = np.array(
+        [
+            before[-1] if before else _NOBODY,
+            *(section.messages[row].source for row in order.tolist()),
+        ]
     )
-    ends = np.append(times[1:], ALWAYS)
-    for row in range(
-        len(who) - 2, -1, -1
-    ):  # two stretches of the operator that follow each other are one
-        if who[row] == who[row + 1]:
-            ends[row] = ends[row + 1]
+    until = np.append(times[1:], ALWAYS)
+    for row in range(len(source) - 2, -1, -1):  # merge consecutive messages of the same source
+        if source[row] == source[row + 1]:
+            until[row] = until[row + 1]
     index = np.searchsorted(times, stamps, side="right") - 1
-    return np.where(who[index] == _TELEOPERATION, ends[index], -1)
+    return np.where(source[index] == _TELEOPERATION, until[index], -1)

@@ -1,4 +1,4 @@
-"""Finds the episode record of a bag of this suite that went through ``ros2 bag convert``."""
+"""Restore the episode record of a bag after ``ros2 bag convert``, which drops it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sf_training.recording.writer.sealing import EPISODE_RECORD
 
 
 def restore_record(bag: Bag) -> None:
-    """Puts record, contract and URDF back where a bag has lost them, from its message on
-    ``/sf_episode``.
+    """Restore episode record, contract and URDF from the message on ``/sf_episode``, if the bag has
+    lost them.
     """
     if CONTRACT_ATTACHMENT in bag.attachments and any(
         name == EPISODE_RECORD for name, _ in bag.records

@@ -1,7 +1,6 @@
-"""Episode bags as one set of training data: small arrays, and pictures that are read from the bags
-when they are asked for.
+"""Load episode bags as one training set: labels and states in memory, images read on demand.
 
-dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
+    dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.vla.preprocessing import Fit
-from sf_training.data.bag_images import BagImages, Source, pictures_key
+from sf_training.data.bag_images import BagImages, Source, images_key
 from sf_training.data.episode_arrays import prepared_matrices
 from sf_training.data.episode_index import EpisodeIndex, index_episode, index_key
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
@@ -29,14 +28,18 @@ from sf_training.progress import ProgressBar
 
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
 
-IDLE_S = 0.5  # of a pause of the operator that is learned from
-_POOL_FROM = 8  # episodes: below, starting processes costs more than it saves
+IDLE_S = 0.5  # s of each pause of the operator that get labels
+_POOL_MIN = 8  # episodes; with fewer, starting processes takes longer than indexing
 
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """Where observations come from; ``frames`` is their number, ``seconds`` the time from the first
-    to the last.
+    """An episode of a data set.
+
+    Attributes:
+        checksum: SHA-256 of its files.
+        frames: number of its observations.
+        seconds: time from the first to the last observation.
     """
 
     name: str
@@ -51,32 +54,31 @@ class EpisodeInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """N observations with V cameras, J joints; P labels of H rows and A columns.
+    """N observations with V cameras and J joints, and P labels of H steps and A columns.
 
     Attributes:
-        images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; read from the bags
-            by ``images[indices]``.
-        depth: (N, V, height, width) float16 along the optical axis, fitted as the images [m], read
-            likewise; NaN where unknown; None when
-            not asked for.
-        joint_positions: (N, J) float32, measured, in the order of ``contract.command_joints`` [rad,
-            m].
-        stamps: (N,) float64, time of each observation: its oldest image [s].
+        images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; ``images[indices]``
+            reads them from the bags.
+        depth: (N, V, height, width) float16 [m] along the optical axis, fitted like the images; NaN
+            where unknown. None if it was not requested.
+        joint_positions: (N, J) float32, measured [rad, m], in the order of
+            ``contract.command_joints``.
+        stamps: (N,) float64 [s], time of the oldest image of each observation.
         intrinsics: (N, V, 3, 3) float32, camera matrix of the prepared image [pixels]; NaN where
             unknown.
         camera_poses: (N, V, 4, 4) float32, optical frame in the base frame [m]; NaN where unknown.
         episode: (N,) int32, index into ``episodes``.
-        episodes: what was read.
+        episodes: episodes that are used.
         pair_frame: (P,) int32, index of the observation.
         pair_instruction: (P,) int32, index into ``instructions``.
-        pair_target: (P, H, A) float32, as the rows of ``sf_msgs/ActionChunk``.
+        pair_target: (P, H, A) float32, steps as in ``sf_msgs/ActionChunk``.
         instructions: each text once.
-        digest: changes with everything that the data depend on.
-        idle_labels: how many were left out because the operator paused.
-        left_out: episodes that should have been used and cannot be.
-        notes: sentences about what is odd in the others.
-        outcomes: of all episodes, by their number.
-        contract: that all have.
+        digest: hash of everything that the data depend on.
+        idle_labels: number of labels left out because the operator paused.
+        left_out: wanted episodes that cannot be used.
+        notes: one sentence for each anomaly in the episodes used.
+        outcomes: outcome to number of episodes, the most frequent first.
+        contract: of all episodes.
     """
 
     images: BagImages
@@ -99,11 +101,11 @@ class Dataset:
     contract: Contract | None = None
 
     def frames_of(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Indices of the observations of some episodes."""
+        """Return the indices of the observations of some episodes."""
         return np.flatnonzero(np.isin(self.episode, episodes))
 
     def pairs_of(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Indices of the labels of some episodes."""
+        """Return the indices of the labels of some episodes."""
         return np.flatnonzero(np.isin(self.episode[self.pair_frame], episodes))
 
 
@@ -123,35 +125,34 @@ def load_dataset(
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> Dataset:
-    """Open episodes. Each is read once to index it; pictures stay in the bags.
+    """Open episodes and index each of them once; images stay in the bags.
 
-    An episode that cannot be used is left out and named in the result.
+    Episodes that cannot be used are left out and listed in the result.
 
     Args:
         bags: episode directories, see :func:`find_episodes`.
-        contract: every bag must have been recorded with it, or be read by its ``bags``; None takes
-            that of the first one.
+        contract: with which every bag was recorded, or whose ``bags`` section says how to read it;
+            None takes that of the first bag.
         size: side of the prepared images, or (height, width) [pixels].
-        fit: how a picture of another shape is fitted.
-        depth: offer depth for the teacher.
+        fit: how an image with another aspect ratio is fitted.
+        depth: provide depth images, for the teacher.
         outcomes: episodes with another outcome are skipped.
-        idle_s: of a pause, in which the operator commands no motion, labels are made for this long
-            [s]; infinity leaves nothing out.
-        cache: folder for indices and prepared pictures; None indexes each time and keeps nothing.
-        keep_pictures: whether ``cache`` keeps the pictures that were prepared once.
-        workers: processes that index. They are started afresh, so a script needs ``if __name__ ==
-            "__main__":``.
-        progress: show a bar meanwhile.
-        verdicts: episodes to which the recorder gave another verdict are left out.
-        strict: whether an episode that cannot be used, or in which something is odd, is an error.
+        idle_s: how long a pause, in which the operator commands no motion, gets labels [s];
+            infinity keeps all.
+        cache: folder for indices and prepared images; None caches nothing.
+        keep_pictures: cache the prepared images, too.
+        workers: number of processes that index. They are spawned, so a script needs ``if __name__
+            == "__main__":``.
+        progress: show a progress bar.
+        verdicts: episodes with another verdict of the recorder are left out.
+        strict: raise on the first unusable episode or anomaly.
 
     Raises:
-        BagError: no bag can be used, or none has a wanted outcome; with ``strict`` also the first
-            problem of any.
+        BagError: no bag can be used, or none has a wanted outcome.
     """
     opened = open_bags(bags, contract, outcomes, verdicts, strict)
-    whole = (size, size) if isinstance(size, int) else tuple(size)
-    every = [index_key(reader) for reader in opened.readers]
+    image_size = (size, size) if isinstance(size, int) else tuple(size)
+    all_keys = [index_key(reader) for reader in opened.readers]
     folder = None if cache is None else Path(cache) / "episodes"
     results = index_episodes(opened.readers, cache, workers, progress)
     used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]
@@ -161,7 +162,7 @@ def load_dataset(
         if isinstance(result, str)
     ]
     readers, keys, indices = (
-        [each[number] for number in used] for each in (opened.readers, every, results)
+        [each[number] for number in used] for each in (opened.readers, all_keys, results)
     )
     notes = [
         f"{reader.path}: {note}"
@@ -177,21 +178,21 @@ def load_dataset(
         Source(reader, index, key)
         for reader, index, key in zip(readers, indices, keys, strict=True)
     ]
-    kept = folder if keep_pictures else None
-    told = [
+    image_cache = folder if keep_pictures else None
+    digest_parts = [
         keys,
         [reader.outcome for reader in readers],
-        pictures_key(whole, fit),
+        images_key(image_size, fit),
         depth,
         repr(idle_s),
     ]
     return Dataset(
-        images=BagImages(sources, "colour", whole, fit, kept),
-        depth=BagImages(sources, "depth", whole, fit, kept) if depth else None,
+        images=BagImages(sources, "colour", image_size, fit, image_cache),
+        depth=BagImages(sources, "depth", image_size, fit, image_cache) if depth else None,
         **_joined(
             indices,
             [
-                prepared_matrices(reader.contract, index.matrices, whole, fit)
+                prepared_matrices(reader.contract, index.matrices, image_size, fit)
                 for reader, index in zip(readers, indices, strict=True)
             ],
         ),
@@ -199,7 +200,7 @@ def load_dataset(
         episodes=[
             _information(reader, index) for reader, index in zip(readers, indices, strict=True)
         ],
-        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        digest=hashlib.sha256(json.dumps(digest_parts).encode()).hexdigest()[:16],
         left_out=left_out,
         notes=notes,
         outcomes=dict(opened.outcomes.most_common()),
@@ -263,11 +264,10 @@ def index_episodes(
     workers: int = 2,
     progress: bool = True,
 ) -> list[EpisodeIndex | str]:
-    """Return the indices kept in a cache and the others made now; a sentence for an episode that
-    cannot be used.
+    """Return the index of every episode, cached or made now; a sentence for an unusable one.
 
     Args:
-        cache: as of :func:`load_dataset`.
+        cache: folder, as for :func:`load_dataset`.
 
     Raises:
         BagError: the cache cannot be written.
@@ -303,17 +303,17 @@ def _save(index: EpisodeIndex, path: Path) -> None:
     except OSError as error:
         cure = "free some space" if error.errno == errno.ENOSPC else "check its permissions"
         raise BagError(
-            f"{path.parent}: cache cannot be written ({error.strerror}); {cure} or choose another"
-            " folder"
+            f"{path.parent}: the cache cannot be written ({error.strerror}); {cure}, or choose"
+            " another folder"
         ) from None
 
 
 def _indexed(readers: list[EpisodeReader], workers: int) -> Iterator[EpisodeIndex | str]:
-    """Indices of episodes, in order."""
-    if workers <= 1 or len(readers) < _POOL_FROM:
+    """Yield the indices of episodes, in their order."""
+    if workers <= 1 or len(readers) < _POOL_MIN:
         yield from map(_index_or_sentence, readers)
         return
-    # Not forked: the parent may hold threads of ROS or torch.
+    # Spawned, not forked: the parent may have threads of ROS or torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)

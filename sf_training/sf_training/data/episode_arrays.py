@@ -1,4 +1,4 @@
-"""One episode bag as arrays."""
+"""Load one episode bag as arrays."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sf_training.data.targets import Pairs
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """N observations of one episode with V cameras, and P labels; see ``Dataset`` for shapes and
-    units.
+    """N observations of one episode with V cameras, and its labels; shapes and units as in
+    :class:`~sf_training.data.dataset.Dataset`.
     """
 
     images: np.ndarray
@@ -35,8 +35,7 @@ def load_episode(
     """Decode an episode to images of ``size``, a side or (height, width) [pixels].
 
     Raises:
-        BagError: no usable observation, no labels, wrong joints, or an image that cannot be
-            decoded.
+        BagError: the episode cannot be indexed, or an image cannot be decoded.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
     index = index_episode(reader)
@@ -59,7 +58,11 @@ def load_episode(
 def prepared_matrices(
     contract: Contract, matrices: np.ndarray, size: tuple[int, int], fit: Fit
 ) -> np.ndarray:
-    """Camera matrices (V, 3, 3) float32 of the prepared pictures, from those of the whole ones."""
+    """Return the camera matrices (V, 3, 3) float32 of the prepared images.
+
+    Args:
+        matrices: (V, 3, 3) of the recorded images [pixels].
+    """
     cameras = zip(contract.cameras, matrices, strict=True)
     return np.array(
         [

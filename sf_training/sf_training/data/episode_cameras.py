@@ -1,6 +1,4 @@
-"""What an episode's cameras give besides colour: depth, camera matrices and poses; and which of
-their images can be used.
-"""
+"""Check the images of an episode, and find its depth images, camera matrices and camera poses."""
 
 from __future__ import annotations
 
@@ -11,79 +9,77 @@ import numpy as np
 from sf_policy_node.contract import Camera, Contract
 from sf_training.data.bag_files import BagError
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.picture_checks import image_is_readable
+from sf_training.data.image_checks import image_is_readable
 from sf_training.data.stream import Stream
 from sf_training.data.synchronisation import SAME_STAMP_NS, Observations, nearest
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic
 
-_NOWHERE = (-1, 0, 0)
+_NO_IMAGE = (-1, 0, 0)  # location of an image that does not exist
 
 
 def usable_images(
-    reader: EpisodeReader, streams: Mapping[str, Stream], seen: Observations, start: int
+    reader: EpisodeReader, streams: Mapping[str, Stream], observations: Observations, start: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Return which observations (N,) have images of the contract's size that can be decoded, and a
-    sentence about the others.
+    """Return which observations (N,) have decodable images of the contract's size, and a sentence
+    about the others.
 
-    Compressed images are decoded for this, of raw ones the header and the number of bytes are
-    compared.
+    Compressed images are decoded. Of raw images the header and the number of bytes are checked.
 
     Args:
-        start: beginning of the recording [ns].
+        start: first image of the recording [ns].
 
     Raises:
         BagError: no image of a camera can be used.
     """
-    good, notes = np.ones(len(seen.stamps), bool), []
-    with reader.places(np.array(reader.blocks, np.int64).reshape(-1, 5)) as places:
+    good, notes = np.ones(len(observations.stamps), bool), []
+    with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
         for view, camera in enumerate(reader.contract.cameras):
             topic = absolute(camera.topic)
-            stream, rows = streams[topic], seen.indices[:, view]
+            stream, rows = streams[topic], observations.indices[:, view]
             sizes = stream.sizes[rows]
             fits = (sizes == (camera.width, camera.height)).all(axis=1)
             usable = fits.copy()
             if reader.topics[topic] == messages.COMPRESSED_IMAGE:
-                order = np.lexsort(stream.places[rows].T[1::-1])
-                for place in order[fits[order]].tolist():
-                    usable[place] = image_is_readable(
-                        places.read(*stream.places[rows[place]].tolist())
+                order = np.lexsort(stream.locations[rows].T[1::-1])
+                for row in order[fits[order]].tolist():
+                    usable[row] = image_is_readable(
+                        access.read(*stream.locations[rows[row]].tolist())
                     )
             if usable.all():
                 continue
             first = int(np.flatnonzero(~usable)[0])
-            told = _told(reader, topic, camera, tuple(sizes[first].tolist()), bool(fits[first]))
             if sizes[first, 0] < 0 or fits[first]:
-                told = _why(reader, topic, places.read(*stream.places[rows[first]].tolist()), told)
+                data = access.read(*stream.locations[rows[first]].tolist())
+                problem = _decoding_problem(reader, topic, data)
+            else:
+                problem = _size_problem(camera, *sizes[first].tolist())
             if not usable.any():
-                raise BagError(f"{reader.path}: {topic}: {told}")
+                raise BagError(f"{reader.path}: {topic}: {problem}")
             at = (int(stream.stamps[rows[first]]) - start) * 1e-9
             notes.append(
-                f"{topic} at {at:.2f} s: {told} ({(~usable).sum()} of {len(usable)} observations"
+                f"{topic} at {at:.2f} s: {problem} ({(~usable).sum()} of {len(usable)} observations"
                 " are left out)"
             )
             good &= usable
     return good, notes
 
 
-def _why(reader: EpisodeReader, topic: str, data: bytes | memoryview, else_told: str) -> str:
-    """Return why an image cannot be decoded."""
+def _decoding_problem(reader: EpisodeReader, topic: str, data: bytes | memoryview) -> str:
+    """Return why an image cannot be decoded, and the cure."""
     try:
-        reader.picture(topic, data)
+        reader.image(topic, data)
     except BagError as error:
         reason = str(error).split(f"{topic}: ", 1)[-1]
         return f"an image cannot be decoded: {reason}"
-    return else_told
+    return "an image cannot be decoded; check the camera's driver"
 
 
-def _told(
-    reader: EpisodeReader, topic: str, camera: Camera, size: tuple[int, int], fits: bool
-) -> str:
-    if fits or size[0] < 0:
-        return "an image cannot be decoded; check the camera's driver"
+def _size_problem(camera: Camera, width: int, height: int) -> str:
+    """Return that an image has another size than the contract, and the cure."""
     return (
-        f"image is {size[0]}x{size[1]}, the contract says {camera.width}x{camera.height}; correct"
-        " one of them"
+        f"image is {width}x{height}, the contract says {camera.width}x{camera.height}; correct one"
+        " of them"
     )
 
 
@@ -93,12 +89,13 @@ def check_first_images(
     """Decode the first image of every stream as training does.
 
     Args:
-        colour, depth: (N, V, 3) places; block -1 where there is none.
+        blocks: (C, 5) that the locations refer to.
+        colour, depth: (N, V, 3) locations; block -1 where there is no image.
 
     Raises:
-        BagError: one cannot be decoded, or has not the contract's size.
+        BagError: an image cannot be decoded, or its size is not that of the contract.
     """
-    with reader.places(blocks) as places:
+    with reader.random_access(blocks) as access:
         for view, camera in enumerate(reader.contract.cameras):
             for topic, rows in (
                 (camera.topic, colour[:, view]),
@@ -110,51 +107,51 @@ def check_first_images(
                         reader,
                         camera,
                         absolute(topic),
-                        reader.picture(absolute(topic), places.read(*there[0].tolist())),
+                        reader.image(absolute(topic), access.read(*there[0].tolist())),
                     )
 
 
 def checked_size(
     reader: EpisodeReader, camera: Camera, topic: str, pixels: np.ndarray
 ) -> np.ndarray:
-    """Return the picture, when it has the contract's size.
+    """Return ``pixels`` after a check of their size.
 
     Raises:
-        BagError: otherwise.
+        BagError: the size is not that of the contract.
     """
     height, width = pixels.shape[:2]
     if (width, height) != (camera.width, camera.height):
-        raise BagError(
-            f"{reader.path}: {topic}: image is {width}x{height}, the contract says"
-            f" {camera.width}x{camera.height}; correct one of them"
-        )
+        raise BagError(f"{reader.path}: {topic}: {_size_problem(camera, width, height)}")
     return pixels
 
 
-def depth_places(
-    contract: Contract, view: int, seen: Observations, part: dict[str, Stream]
+def depth_locations(
+    contract: Contract, view: int, observations: Observations, section: dict[str, Stream]
 ) -> np.ndarray:
-    """(N, 3): the depth images that belong to the colour images, by the nearest stamp within the
-    skew budget.
+    """Return the locations (N, 3) of the depth images of one camera; block -1 where there is none.
+
+    A depth image belongs to the colour image with the nearest stamp, within the skew budget.
+
+    Args:
+        view: index of the camera.
     """
     camera = contract.cameras[view]
-    places = np.tile(np.array(_NOWHERE, np.int64), (len(seen.stamps), 1))
-    stream = part[absolute(camera.depth_topic)] if camera.depth_topic else None
+    locations = np.tile(np.array(_NO_IMAGE, np.int64), (len(observations.stamps), 1))
+    stream = section[absolute(camera.depth_topic)] if camera.depth_topic else None
     if stream is None or not len(stream.stamps):
-        return places
-    wanted = part[absolute(camera.topic)].stamps[seen.indices[:, view]]
+        return locations
+    wanted = section[absolute(camera.topic)].stamps[observations.indices[:, view]]
     index = nearest(stream.stamps, wanted)
     close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
     fits = (stream.sizes[index] == (camera.width, camera.height)).all(axis=1)
-    close &= (
-        fits | ~fits.any()
-    )  # an odd one is left out; where all are of another size, that is said
-    places[close] = stream.places[index[close]]
-    return places
+    # Leave out single images of another size. If all have another size, `check_first_images` raises.
+    close &= fits | ~fits.any()
+    locations[close] = stream.locations[index[close]]
+    return locations
 
 
 def camera_matrices(contract: Contract, streams: dict[str, Stream]) -> np.ndarray:
-    """(V, 3, 3) camera matrices; NaN for a camera without CameraInfo."""
+    """Return the camera matrices (V, 3, 3) [pixels]; NaN for a camera without CameraInfo."""
     matrices = np.full((len(contract.cameras), 3, 3), np.nan)
     for view, camera in enumerate(contract.cameras):
         stream = streams.get(absolute(camera.info_topic)) if camera.info_topic else None
@@ -164,13 +161,17 @@ def camera_matrices(contract: Contract, streams: dict[str, Stream]) -> np.ndarra
 
 
 def camera_poses(
-    reader: EpisodeReader, seen: Observations, streams: dict[str, Stream]
+    reader: EpisodeReader, observations: Observations, streams: dict[str, Stream]
 ) -> np.ndarray:
-    """(N, V, 4, 4) optical frame in the base frame, newest at or before the image; NaN where it is
-    not recorded.
+    """Return the poses (N, V, 4, 4) of the optical frames in the base frame [m].
+
+    The newest pose at or before each image is taken; NaN where there is none.
+
+    Raises:
+        BagError: poses are recorded in another frame than the base frame.
     """
     contract = reader.contract
-    poses = np.full((len(seen.stamps), len(contract.cameras), 4, 4), np.nan, np.float32)
+    poses = np.full((len(observations.stamps), len(contract.cameras), 4, 4), np.nan, np.float32)
     for view, camera in enumerate(contract.cameras):
         topic = camera_pose_topic(camera.name)
         stream = streams[topic]
@@ -183,7 +184,7 @@ def camera_poses(
                 f" {contract.base_frame!r}"
             )
         order = np.argsort(stream.stamps, kind="stable")
-        times = streams[absolute(camera.topic)].stamps[seen.indices[:, view]]
+        times = streams[absolute(camera.topic)].stamps[observations.indices[:, view]]
         index = np.searchsorted(stream.stamps[order], times + SAME_STAMP_NS, side="right") - 1
         matrices = np.array([_matrix(stream.messages[position].pose) for position in order])
         poses[index >= 0, view] = matrices[index[index >= 0]]
@@ -191,7 +192,10 @@ def camera_poses(
 
 
 def _matrix(pose) -> np.ndarray:
-    """(4, 4) from a geometry_msgs/Pose."""
+    """Return the matrix (4, 4) of a ``geometry_msgs/Pose``; its quaternion may have any length.
+
+    With q = (x, y, z, w) and s = 2 / |q|^2 the rotation is I + s [v]x (w I + [v]x), v = (x, y, z).
+    """
     x, y, z, w = pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w
     norm = x * x + y * y + z * z + w * w
     s = 2.0 / norm if norm > 0 else 0.0

@@ -1,6 +1,4 @@
-"""One episode bag without its pixels: observations, labels, and where the pictures lie in the
-file.
-"""
+"""Index one episode bag: observations, labels and the locations of the images, without pixels."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from safetensors.numpy import save
 
 from sf_policy_node.contract import Contract
 from sf_training.data import (
-    clock,
+    clock_steps,
     commands,
     episode_cameras,
     instructions,
-    one_clock,
+    clock_offsets,
     plausibility,
     synchronisation,
     targets,
@@ -29,18 +27,18 @@ from sf_training.data import (
     trajectories,
 )
 from sf_training.data.bag_files import BagError
-from sf_training.data.clock import cut_at_clock_steps
-from sf_training.data.commands import Commands, command_topic, operators_time
+from sf_training.data.clock_steps import cut_at_clock_steps
+from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.episode_cameras import (
     camera_matrices,
     camera_poses,
     check_first_images,
-    depth_places,
+    depth_locations,
     usable_images,
 )
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
-from sf_training.data.one_clock import ClocksDiffer, check_clocks, with_one_clock
+from sf_training.data.clock_offsets import ClocksDiffer, check_clocks, with_one_clock
 from sf_training.data.plausibility import (
     check_all_joints,
     check_commands_are_near,
@@ -55,17 +53,18 @@ from sf_training.recording.topics import absolute, camera_pose_topic
 
 @dataclass(frozen=True)
 class EpisodeIndex:
-    """N observations of one episode with V cameras and J joints, and P labels.
+    """N observations of one episode with V cameras and J joints, and its labels.
 
     Attributes:
-        blocks: (C, 5) of the files, see ``mcap_blocks.Block``.
-        colour, depth: (N, V, 3) places of the pictures: block (-1 where there is none), offset,
-        length.
-        joint_positions: (N, J) float32; stamps: (N,) float64 [s].
-        matrices: (V, 3, 3) camera matrices of the whole pictures [pixels]; NaN where unknown.
-        camera_poses: (N, V, 4, 4) float32; NaN where unknown.
+        blocks: (C, 5), rows as ``mcap_blocks.Block``.
+        colour, depth: (N, V, 3) locations of the images: block (-1 where there is none), offset,
+            length.
+        joint_positions: (N, J) float32 [rad, m], measured.
+        stamps: (N,) float64 [s], time of the oldest image of each observation.
+        matrices: (V, 3, 3) camera matrices of the recorded images [pixels]; NaN where unknown.
+        camera_poses: (N, V, 4, 4) float32, optical frame in the base frame [m]; NaN where unknown.
         pairs: the labels.
-        notes: sentences about what is odd, and about what was left out.
+        notes: one sentence for each anomaly, and for what was left out.
     """
 
     blocks: np.ndarray
@@ -79,7 +78,7 @@ class EpisodeIndex:
     notes: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write one file. OSError passes through."""
+        """Write the index to a file, atomically. OSError passes through."""
         arrays = {
             each.name: getattr(self, each.name)
             for each in fields(self)
@@ -103,12 +102,11 @@ class EpisodeIndex:
 
     @classmethod
     def load(cls, path: Path) -> EpisodeIndex | None:
-        """The reverse of :meth:`save`; None when there is no such file, or it is damaged."""
+        """Read the index from a file; None if the file does not exist or is damaged."""
         try:
             with safetensors.safe_open(path, "numpy") as file:
-                arrays = {
-                    name: file.get_tensor(name) for name in file.keys()
-                }  # noqa: SIM118 (not a dict)
+                names = file.keys()  # not a dict: it cannot be iterated
+                arrays = {name: file.get_tensor(name) for name in names}
                 texts, notes = (json.loads(file.metadata()[key]) for key in ("texts", "notes"))
             instructions = [texts[number] for number in arrays.pop("pair_text").tolist()]
             pairs = Pairs(
@@ -123,13 +121,14 @@ class EpisodeIndex:
 
 
 @functools.cache
-def _rules() -> str:
+def _code_hash() -> str:
+    """Return a hash of the code that makes an index, so that cached ones follow its changes."""
     modules = (
-        clock,
+        clock_steps,
         commands,
         episode_cameras,
         instructions,
-        one_clock,
+        clock_offsets,
         plausibility,
         synchronisation,
         targets,
@@ -143,9 +142,7 @@ def _rules() -> str:
 
 
 def index_key(reader: EpisodeReader) -> str:
-    """Changes with everything that an index depends on: the file, what was said about it, the
-    contract and the rules.
-    """
+    """Return a key of everything that an index depends on: bag, labels, contract and code."""
     contract = reader.contract
     parts = (
         reader.checksum,
@@ -153,28 +150,28 @@ def index_key(reader: EpisodeReader) -> str:
         repr(reader.label_segments),
         contract.model_dump_json(),
         contract.urdf_xml,
-        _rules(),
+        _code_hash(),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def index_episode(reader: EpisodeReader) -> EpisodeIndex:
-    """Read an episode once.
+    """Read an episode once and index it.
 
     Raises:
-        BagError: no usable observation, no labels, wrong joints, clocks that differ, or images that
-            cannot be read.
+        BagError: there is no usable observation or no command, or joints, clocks or images cannot
+            be used.
     """
     recording = _Recording.read(reader)
     found, empty = [], ""
     try:
-        parts = cut_at_clock_steps(
+        sections = cut_at_clock_steps(
             recording.streams, _clocks(reader), absolute(reader.contract.topics.joint_states)
         )
-        for number, part in enumerate(parts):
+        for number, section in enumerate(sections):
             try:
-                found.append(_observe(recording, part, last=number == len(parts) - 1))
-            except (_NothingSeen, ClocksDiffer) as error:
+                found.append(_observe(recording, section, last=number == len(sections) - 1))
+            except (_NoObservation, ClocksDiffer) as error:
                 empty = empty or str(error)
     except BagError:
         raise
@@ -183,14 +180,14 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
     if not found:
         raise BagError(f"{reader.path}: {empty}")
     joined = {
-        name: np.concatenate([getattr(part, name) for part in found])
+        name: np.concatenate([getattr(index, name) for index in found])
         for name in ("colour", "depth", "joint_positions", "stamps", "camera_poses")
     }
     index = EpisodeIndex(
         blocks=np.array(reader.blocks, np.int64).reshape(-1, 5),
         matrices=camera_matrices(reader.contract, recording.streams),
-        pairs=Pairs.joined([part.pairs for part in found], [len(part.stamps) for part in found]),
-        notes=list(dict.fromkeys(note for part in found for note in part.notes)),
+        pairs=Pairs.joined([index.pairs for index in found], [len(index.stamps) for index in found]),
+        notes=list(dict.fromkeys(note for index in found for note in index.notes)),
         **joined,
     )
     check_first_images(reader, index.blocks, index.colour, index.depth)
@@ -200,8 +197,13 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A whole recording on one clock: its streams, its beginning [ns], its instructions and the
-    operator's commands.
+    """A recording on one clock.
+
+    Attributes:
+        streams: topic to messages.
+        start: first image [ns].
+        texts: instructions.
+        commands: of the operator.
     """
 
     reader: EpisodeReader
@@ -224,8 +226,8 @@ class _Recording:
         return cls(reader, streams, start, texts, Commands(reader, topic, streams[topic]))
 
 
-class _NothingSeen(ValueError):
-    """No observation in a part of a recording."""
+class _NoObservation(ValueError):
+    """A section of a recording has no usable observation."""
 
 
 def _topics(contract: Contract) -> list[str]:
@@ -249,75 +251,81 @@ def _clocks(reader: EpisodeReader) -> list[str]:
     return [*map(absolute, names), command_topic(reader)]
 
 
-def _observe(recording: _Recording, part: dict[str, Stream], *, last: bool) -> EpisodeIndex:
-    """Index one part of a recording with one time line."""
+def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -> EpisodeIndex:
+    """Index one section of a recording; ``last`` if no section follows it."""
     reader = recording.reader
     contract = reader.contract
     states = absolute(contract.topics.joint_states)
-    heard = {topic: reader.recorded_name(topic) for topic in _clocks(reader)}
-    notes = check_clocks(contract, part, heard)
-    chunks = part[absolute(contract.topics.expert_chunk)]
-    cameras = [part[absolute(camera.topic)] for camera in contract.cameras]
-    seen = align_cameras(
+    recorded_names = {topic: reader.recorded_name(topic) for topic in _clocks(reader)}
+    notes = check_clocks(contract, section, recorded_names)
+    chunks = section[absolute(contract.topics.expert_chunk)]
+    cameras = [section[absolute(camera.topic)] for camera in contract.cameras]
+    observations = align_cameras(
         [stream.stamps for stream in cameras],
         contract,
         chunks.stamps if len(chunks.stamps) else None,
     )
-    seen, joints, told = _with_joints(recording, seen, part[states], heard[states])
-    usable, about_images = usable_images(reader, part, seen, recording.start)
-    seen, joints = (
-        Observations(*(getattr(seen, each.name)[usable] for each in fields(seen))),
+    observations, joints, joint_notes = _with_joints(recording, observations, section[states], recorded_names[states])
+    usable, about_images = usable_images(reader, section, observations, recording.start)
+    observations, joints = (
+        Observations(*(getattr(observations, each.name)[usable] for each in fields(observations))),
         joints[usable],
     )
-    pairs, about_commands = _pairs(recording, seen, joints, part, last=last)
+    pairs, about_commands = _pairs(recording, observations, joints, section, last=last)
     return EpisodeIndex(
         blocks=np.empty((0, 5), np.int64),
         colour=np.stack(
-            [stream.places[index] for stream, index in zip(cameras, seen.indices.T, strict=True)],
+            [stream.locations[index] for stream, index in zip(cameras, observations.indices.T, strict=True)],
             axis=1,
         ),
         depth=np.stack(
-            [depth_places(contract, view, seen, part) for view in range(len(cameras))], axis=1
+            [depth_locations(contract, view, observations, section) for view in range(len(cameras))], axis=1
         ),
         joint_positions=joints.astype(np.float32),
-        stamps=seen.stamps * 1e-9,
+        stamps=observations.stamps * 1e-9,
         matrices=np.empty(0),
-        camera_poses=camera_poses(reader, seen, part),
+        camera_poses=camera_poses(reader, observations, section),
         pairs=pairs,
-        notes=[*notes, *told, *about_images, *about_commands],
+        notes=[*notes, *joint_notes, *about_images, *about_commands],
     )
 
 
 def _with_joints(
-    recording: _Recording, seen: Observations, stream: Stream, name: str
+    recording: _Recording, observations: Observations, stream: Stream, name: str
 ) -> tuple[Observations, np.ndarray, list[str]]:
-    """Return the observations at which fresh joint positions are known, these (N, J), and sentences
-    about them.
+    """Return the observations with fresh joint positions, the positions (N, J), and notes.
+
+    Args:
+        stream: joint states of the section.
+        name: their topic in the bag, for the notes.
+
+    Raises:
+        _NoObservation: there is none.
     """
     contract = recording.reader.contract
-    whole = recording.streams[absolute(contract.topics.joint_states)]
+    all_states = recording.streams[absolute(contract.topics.joint_states)]
     names, notes = contract.command_joints, []
     states = (
-        JointStream.of_part(stream.stamps, stream.messages, names, lambda: whole.messages)
+        JointStream.of_section(stream.stamps, stream.messages, names, lambda: all_states.messages)
         if len(stream.stamps)
         else None
     )
     if states is not None:
         notes = check_joints(recording.reader, states, name, recording.start)
         ages = [round(seconds * 1e9) for seconds in contract.joint_ages_s]
-        joints = states.measured(seen.stamps, seen.complete, ages, seen.arrived)
+        joints = states.measured(observations.stamps, observations.complete, ages, observations.arrived)
     else:
-        joints = np.full((len(seen.stamps), len(contract.command_joints)), np.nan)
+        joints = np.full((len(observations.stamps), len(contract.command_joints)), np.nan)
     known = np.isfinite(joints).all(axis=1)
     if not known.any():
         budgets = contract.budgets
-        raise _NothingSeen(
+        raise _NoObservation(
             f"holds no usable observation: {len(known)} with all cameras within"
             f" {budgets.camera_skew_s} s, of these none with joint states within"
             f" {budgets.joint_state_age_s} s; check the stamps of the cameras and of joint_states"
         )
     return (
-        Observations(*(getattr(seen, each.name)[known] for each in fields(seen))),
+        Observations(*(getattr(observations, each.name)[known] for each in fields(observations))),
         joints[known],
         notes,
     )
@@ -325,36 +333,39 @@ def _with_joints(
 
 def _pairs(
     recording: _Recording,
-    seen: Observations,
+    observations: Observations,
     joints: np.ndarray,
-    part: dict[str, Stream],
+    section: dict[str, Stream],
     *,
     last: bool,
 ) -> tuple[Pairs, list[str]]:
-    reader, whole = recording.reader, recording.streams
+    """Return the labels of a section, from the expert's chunks or the operator's commands, and
+    notes.
+    """
+    reader, streams = recording.reader, recording.streams
     contract = reader.contract
     expert = absolute(contract.topics.expert_chunk)
-    if len(whole[expert].stamps):
-        chunks = [to_chunk(message) for message in part[expert].messages]
-        # Of the answers at an observation only that to the episode's own instruction was meant by a
-        # label given afterwards.
+    if len(streams[expert].stamps):
+        chunks = [to_chunk(message) for message in section[expert].messages]
+        # A label given afterwards renames the instruction of the episode, not the other
+        # instructions for which the expert gave a chunk at the same observation.
         renamed = {reader.recorded_instruction: reader.instruction}
         chunks = [
             replace(chunk, instruction=renamed.get(chunk.instruction, chunk.instruction))
             for chunk in chunks
         ]
-        return expert_pairs(contract, seen.stamps, chunks, part[expert].stamps), []
+        return expert_pairs(contract, observations.stamps, chunks, section[expert].stamps), []
     topic = command_topic(reader)
-    if not len(whole[topic].stamps):
+    if not len(streams[topic].stamps):
         raise ValueError(
-            f"holds nothing to learn: no message on {absolute(contract.topics.expert_chunk)} or"
+            f"holds no actions: no message on {absolute(contract.topics.expert_chunk)} or"
             f" {absolute(contract.topics.teleop_command)}; record the operator's commands"
         )
     stream = recording.commands.stream(
-        part[topic], part[absolute(contract.topics.joint_states)]
+        section[topic], section[absolute(contract.topics.joint_states)]
     )
     if stream is None:
-        return expert_pairs(contract, seen.stamps, [], np.empty(0, np.int64)), []
+        return expert_pairs(contract, observations.stamps, [], np.empty(0, np.int64)), []
     is_measured = topic == absolute(contract.topics.joint_states)
     notes = (
         []
@@ -362,15 +373,15 @@ def _pairs(
         else check_joints(reader, stream, reader.recorded_name(topic), recording.start)
     )
     if not is_measured:
-        held = stream.held(seen.stamps)
+        held = stream.held(observations.stamps)
         check_commands_are_near(reader, held, joints, reader.recorded_name(topic))
     sources = absolute(contract.topics.control_source)
-    until = operators_time(seen.stamps, whole[sources], part[sources])
-    if not last:  # what came after the cut is not known: the last command does not hold
+    until = teleoperated_until(observations.stamps, streams[sources], section[sources])
+    if not last:  # the command after the cut is unknown, so the last one must not be held
         until = np.minimum(until, stream.last)
     return (
         operator_pairs(
-            contract, seen.stamps, joints, stream, recording.texts.at(seen.stamps), until
+            contract, observations.stamps, joints, stream, recording.texts.at(observations.stamps), until
         ),
         notes,
     )

@@ -1,10 +1,8 @@
-"""One episode bag, opened, checked and decoded. No rclpy: it reads on any machine.
+"""Open, check and decode one episode bag, on any machine without ROS.
 
-A bag of this suite holds its contract. One of another recorder is read by the section ``bags`` of a
-contract that is given.
-
-Images are decoded by ``sf_policy_node.perception.images``, as on the robot, so that training sees what the
-policy will see.
+A bag of this suite holds its contract. A bag of another recorder is read with a given contract that
+has a section ``bags``. Images are decoded by ``sf_policy_node.perception.images``, so that training
+gets the same pixels as the policy on the robot.
 """
 
 from __future__ import annotations
@@ -29,14 +27,14 @@ from sf_training.data.bag_files import (
     labels_folder,
     stem_of,
 )
-from sf_training.data.bag_storage import DAMAGE, Bag, Channel, PlaceReader
+from sf_training.data.bag_storage import DAMAGE, Bag, Channel, RandomAccess
 from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_channels
-from sf_training.data.bag_units import Lines, lines_of
+from sf_training.data.bag_units import Conversions, unit_conversions
 from sf_training.data.cache_folder import checksum_of
 from sf_training.data.converted_bag import restore_record
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
-from sf_training.data.picture_checks import decoded_image, size_of
+from sf_training.data.image_checks import decoded_image, size_of
 from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
 from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
@@ -47,35 +45,42 @@ __all__ = ["BagError", "EpisodeReader", "Stream", "find_episodes"]
 
 _UNSTAMPED = NUMBERS | {messages.STRING, messages.BOOL}
 _UNREADABLE = (SerdeError, ValueError, TypeError, AttributeError, *DAMAGE)
-_FOREIGN_INSTRUCTION = ("instruction", "task", "language_instruction")  # keys of custom data
+_INSTRUCTION_KEYS = ("instruction", "task", "language_instruction")  # in custom data of others
 
 
 class EpisodeReader:
-    """An episode, by its bag folder or its file; split bags and sqlite3 are read, too.
+    """Reader of an episode, given its bag folder or bag file; split bags and sqlite3 included.
 
-    Attributes: ``path``, ``name``, ``file`` (the first one), ``contract`` (the one inside),
-    ``outcome`` (of its newest label, else as recorded), ``relabelled`` (its first instruction or
-    None),
-    ``label_segments`` (its instructions: seconds after the bag's first message, and text),
-    ``operator``, ``metadata`` (all keys of the episode record), ``topics`` (topic to message type),
-    ``counts`` (topic to messages), ``definitions`` (topic to text), ``blocks`` (found while
-    reading). Topics and joints are named as in the contract.
+    Topics and joints have the names of the contract.
+
+    Attributes:
+        file: the first bag file.
+        foreign: another recorder wrote the bag.
+        contract: the one in the bag, or the given one for a foreign bag.
+        outcome: of the newest label, else as recorded.
+        relabelled: (first) instruction of the newest label; None if it has none.
+        label_segments: instructions of the newest label as (start [s after the first message of
+            the bag], text).
+        metadata: the episode record; empty for a foreign bag.
+        topics: topic to message type.
+        counts: topic to number of messages.
+        definitions: topic to message definition.
+        blocks: blocks of the locations found by :meth:`read`.
 
     Args:
-        contract: of the robot that the data is for; the bag's own must be the same, labels and step
-            aside. A bag of another recorder
-            needs one with ``bags``.
+        contract: of the robot that the data is for. That of the bag must be equal, except for
+            ``action``. A foreign bag needs a contract with ``bags``.
 
     Raises:
-        BagError: missing, cut off, corrupt, no contract, another contract, or a topic without
-            messages.
+        BagError: the bag is missing, truncated or damaged, has no contract or another one, or a
+            required topic has no messages.
     """
 
     def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
         self.path = Path(path)
         self.blocks: list[Block] = []
-        self._kept: list[Located] | None = None
-        self._kept_blocks: list[Block] = []
+        self._cached: list[Located] | None = None
+        self._cached_blocks: list[Block] = []
         self.bag = bag = Bag(self.path)
         restore_record(bag)
         self.file = bag.files[0]
@@ -87,7 +92,7 @@ class EpisodeReader:
             if self.foreign
             else own_contract(self.file, bag.attachments, contract)
         )
-        bag.attachments = {}  # a reader is handed to other processes
+        bag.attachments = {}  # not needed any more; a reader is pickled for other processes
         self._mapped = mapped_channels(bag.channels, self.contract, foreign=self.foreign)
         self.topics: dict[str, str] = {}
         self.counts: dict[str, int] = {}
@@ -102,23 +107,26 @@ class EpisodeReader:
         check_channels(self.file, self.contract, bag.channels, self._mapped, foreign=self.foreign)
         bags = self.contract.bags if self.foreign else None
         self._joint_names = bags.joints if bags else {}
-        self._lines = (
-            {number: lines_of(self.contract, bag.channels[number].topic) for number in self._mapped}
-            if bags
-            else {}
-        )
+        self._conversions: dict[int, Conversions] = {}
+        if bags:
+            self._conversions = {
+                number: unit_conversions(self.contract, bag.channels[number].topic)
+                for number in self._mapped
+            }
         self.metadata: dict[str, str] = {} if self.foreign else records[-1]
         self.operator = self.metadata.get("operator", bag.custom.get("operator", ""))
-        told = bag.custom.get("outcome") if bag.custom.get("outcome") in OUTCOMES else None
+        custom = bag.custom.get("outcome")
         self.outcome = (
-            (told or bags.outcome) if bags else self.metadata.get("outcome", "unfinished")
+            (custom if custom in OUTCOMES else bags.outcome)
+            if bags
+            else self.metadata.get("outcome", "unfinished")
         )
         self.label_segments: tuple[tuple[float, str], ...] = ()
         self.relabelled = self._apply_labels()
 
     @functools.cached_property
     def checksum(self) -> str:
-        """SHA-256 of the bag's files."""
+        """SHA-256 of the bag files."""
         known = self.bag.custom.get("sha256", "")
         return (
             known if len(self.bag.files) == 1 and len(known) == 64 else checksum_of(self.bag.files)
@@ -126,7 +134,7 @@ class EpisodeReader:
 
     @property
     def instruction(self) -> str:
-        """The first instruction; that of the newest label where there is one."""
+        """The first instruction: of the newest label, else as recorded."""
         return self.relabelled or self.recorded_instruction
 
     @functools.cached_property
@@ -138,7 +146,7 @@ class EpisodeReader:
             text = self._deserialize(number, data).data.strip()
             if text:
                 return text
-        custom = (self.bag.custom.get(key, "").strip() for key in _FOREIGN_INSTRUCTION)
+        custom = (self.bag.custom.get(key, "").strip() for key in _INSTRUCTION_KEYS)
         return next(filter(None, custom), self.contract.bags.instruction)
 
     def has(self, topic: str) -> bool:
@@ -146,15 +154,15 @@ class EpisodeReader:
         return bool(self.counts.get(topic))
 
     def channel(self, number: int) -> Channel:
-        """Return a channel of the bag, with the names of its recorder."""
+        """Return a channel of the bag, with the topic name that its recorder gave it."""
         return self.bag.channels[number]
 
-    def lines(self, number: int) -> Lines:
-        """Return the conversion of the joints of a channel."""
-        return self._lines.get(number, {})
+    def conversions(self, number: int) -> Conversions:
+        """Return the unit conversions of the joints of a channel."""
+        return self._conversions.get(number, {})
 
     def channels_of(self, topic: str) -> list[int]:
-        """Return the channels of the bag that are read as a topic and hold messages."""
+        """Return the channels of the bag that are mapped to a topic and hold messages."""
         return [
             number
             for number, ours in self._mapped.items()
@@ -162,58 +170,67 @@ class EpisodeReader:
         ]
 
     def recorded_name(self, topic: str) -> str:
-        """Return the name that a topic has in the bag, for sentences."""
+        """Return the name that a topic has in the bag, for messages to the user."""
         return (
             ", ".join(sorted({self.channel(number).topic for number in self.channels_of(topic)}))
             or topic
         )
 
     @contextmanager
-    def kept_in_memory(self, limit: int = 256 << 20) -> Iterator[None]:
-        """Within this context a bag of at most ``limit`` bytes uncompressed is read once, however
-        many passes follow.
+    def cached_in_memory(self, limit: int = 256 << 20) -> Iterator[None]:
+        """Cache the messages within this context, so that several passes read the bag once.
+
+        Args:
+            limit: larger bags are not cached [bytes, decompressed].
         """
         blocks: list[Block] = []
         if self.bag.unpacked <= limit:
-            self._kept, self._kept_blocks = list(self._raw(self.topics, blocks)), blocks
+            self._cached, self._cached_blocks = list(self._raw(self.topics, blocks)), blocks
         try:
             yield
         finally:
-            self._kept = None
+            self._cached = None
 
-    def places(self, blocks: np.ndarray) -> AbstractContextManager[PlaceReader]:
-        """Read messages by their places within this context; ``blocks`` (C, 5) as they were
-        found.
+    def random_access(self, blocks: np.ndarray) -> AbstractContextManager[RandomAccess]:
+        """Open the files to read messages by their location.
+
+        Args:
+            blocks: (C, 5), from :attr:`blocks`.
         """
-        return self.bag.places(blocks)
+        return self.bag.random_access(blocks)
 
     def read(self, topics: Collection[str]) -> dict[str, Stream]:
-        """Read everything on some topics, in one pass; of images only times, places and sizes.
-        Absent topics are empty.
+        """Read all messages of some topics in one pass; of images only times, locations and sizes.
+
+        Topics that the bag lacks get empty streams.
+
+        Raises:
+            BagError: a message cannot be read, or the bag is damaged.
         """
         built = {topic: StreamBuilder() for topic in topics}
         joints: dict[str, JointMessageBuilder] = {}
         contents: dict[str, list] = {topic: [] for topic in topics}
         for topic in topics:
-            kinds = {self.bag.channels[number].type_name for number in self.channels_of(topic)}
-            if kinds == {messages.JOINT_STATE}:
-                joints[topic] = JointMessageBuilder(self._joint_names, self._lines)
+            types = {self.bag.channels[number].type_name for number in self.channels_of(topic)}
+            if types == {messages.JOINT_STATE}:
+                joints[topic] = JointMessageBuilder(self._joint_names, self._conversions)
         self.blocks = []
-        for order, (number, log_time, data, place) in enumerate(self._raw(topics, self.blocks)):
-            topic, kind = self._mapped[number], self.bag.channels[number].type_name
-            size = size_of(data, kind == messages.COMPRESSED_IMAGE) if kind in IMAGES else (0, 0)
+        for order, (number, log_time, data, location) in enumerate(self._raw(topics, self.blocks)):
+            topic, type_name = self._mapped[number], self.bag.channels[number].type_name
+            is_compressed = type_name == messages.COMPRESSED_IMAGE
+            size = size_of(data, is_compressed) if type_name in IMAGES else (0, 0)
             try:
                 built[topic].add(
-                    self._stamp(number, log_time, data), log_time, order, place, number, size
+                    self._stamp(number, log_time, data), log_time, order, location, number, size
                 )
             except OverflowError as error:
                 raise self._unreadable(number, error) from None
             if topic in joints:
                 self._add_joints(joints[topic], number, data)
-            elif kind not in IMAGES:
+            elif type_name not in IMAGES:
                 contents[topic].append(self._deserialize(number, data))
-        if self._kept is not None:
-            self.blocks = self._kept_blocks
+        if self._cached is not None:
+            self.blocks = self._cached_blocks
         filled = {
             topic: joints[topic].built() if topic in joints else contents[topic] for topic in topics
         }
@@ -221,7 +238,7 @@ class EpisodeReader:
         for topic, stream in found.items():
             if self.has(topic) and not len(stream.stamps):
                 raise BagError(
-                    f"{self.file}: is cut off or damaged (no message on {topic}, but its summary"
+                    f"{self.file}: is truncated or damaged (no message on {topic}, but its summary"
                     f" counts {self.counts[topic]}); {how_to_recover(self.file)}"
                 )
         return found
@@ -229,14 +246,13 @@ class EpisodeReader:
     def frames(
         self, wanted: Mapping[str, Collection[int]]
     ) -> Iterator[tuple[str, int, np.ndarray]]:
-        """Yield some images, decoded, in one pass: topic, index among the topic's messages, and
-        pixels.
+        """Decode some images in one pass.
 
         Args:
-            wanted: topic to the indices to decode; the others are skipped undecoded.
+            wanted: topic to indices of the messages to decode.
 
         Yields:
-            Colour as (H, W, 3) uint8 RGB, depth topics of the contract as (H, W) float32 [m].
+            Topic, index and pixels: colour (H, W, 3) uint8 RGB, depth (H, W) float32 [m].
         """
         sets = {topic: set(map(int, indices)) for topic, indices in wanted.items()}
         seen = dict.fromkeys(sets, 0)
@@ -246,8 +262,8 @@ class EpisodeReader:
             if index in sets[topic]:
                 yield topic, index, self._decoded(topic, self._deserialize(number, data))
 
-    def picture(self, topic: str, data: bytes | memoryview) -> np.ndarray:
-        """Return one image from its CDR bytes, as :meth:`frames` gives it."""
+    def image(self, topic: str, data: bytes | memoryview) -> np.ndarray:
+        """Decode one image from its CDR bytes; pixels as from :meth:`frames`."""
         return self._decoded(topic, self.message(topic, data))
 
     def message(self, topic: str, data: bytes | memoryview) -> object:
@@ -275,14 +291,14 @@ class EpisodeReader:
         builder.add(message.name, message.position, number)
 
     def _raw(self, topics: Collection[str], blocks: list[Block] | None = None) -> Iterator[Located]:
-        """Yield every message in recorded order; ``blocks`` are filled."""
+        """Yield the messages of some topics in recorded order; append the blocks to ``blocks``."""
         channels = {
             number
             for number, topic in self._mapped.items()
             if topic in topics and self.bag.channels[number].count
         }
-        if self._kept is not None:
-            yield from (entry for entry in self._kept if entry.channel in channels)
+        if self._cached is not None:
+            yield from (entry for entry in self._cached if entry.channel in channels)
             return
         if channels:
             yield from self.bag.messages(channels, [] if blocks is None else blocks)
@@ -290,7 +306,7 @@ class EpisodeReader:
     def _stamp(self, number: int, log_time: int, data: bytes | memoryview) -> int:
         if self.bag.channels[number].type_name in _UNSTAMPED:
             return log_time
-        # All other types of an episode begin with a std_msgs/Header, and that with its stamp.
+        # All other types of an episode begin with a std_msgs/Header, which begins with its stamp.
         try:
             seconds, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
         except (struct.error, IndexError) as error:
@@ -317,14 +333,12 @@ class EpisodeReader:
         return message
 
     def _unreadable(self, number: int, error: Exception) -> BagError:
-        what = (
-            f"{self.file}: {self._mapped[number]}: a {self.bag.channels[number].type_name} cannot"
-            " be read"
-        )
+        type_name = self.bag.channels[number].type_name
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return BagError(
-            f"{what} ({reason}); it is damaged, or it was recorded with other message definitions:"
-            " install those that the recorder had, or record again"
+            f"{self.file}: {self._mapped[number]}: a {type_name} cannot be read ({reason}); it is"
+            " damaged, or was recorded with other message definitions: install those that the"
+            " recorder had, or record again"
         )
 
     def _decoded(self, topic: str, message: object) -> np.ndarray:
@@ -340,9 +354,7 @@ class EpisodeReader:
         }
 
     def _apply_labels(self) -> str | None:
-        """Take over the outcome that somebody gave afterwards; return the instruction that was
-        given.
-        """
+        """Apply outcome and segments of the newest label; return its instruction, or None."""
         folder = labels_folder(self.path)
         try:
             labels = read_labels(folder) if folder else None

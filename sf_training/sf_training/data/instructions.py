@@ -1,4 +1,4 @@
-"""Which instruction was in force at each time of a recording."""
+"""Find the instruction in force at each time of a recording."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sf_training.data.one_clock import APART_NS
+from sf_training.data.clock_offsets import APART_NS
 from sf_training.data.stream import Stream
 from sf_training.recording.topics import absolute
 
@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 
 class Instructions:
-    """The instructions of a bag in the order in which they hold.
+    """The instructions of a bag in the order of their time.
 
-    A label that was given afterwards holds throughout, or its segments do. Otherwise a new
-    instruction holds from its message on; in a bag of another recorder the first message holds
-    before it, too, because it may have been latched.
+    An instruction or segments from a label replace the recorded ones. Otherwise an instruction
+    holds from its message on. In a bag of another recorder, messages before the first image count
+    too, because the instruction may have been latched.
 
     Args:
-        stream: ``std_msgs/String`` on the contract's instruction topic, on the clock of the
-            cameras.
-        start: first image [ns]; in a bag of this suite what came before it was replaced by the
-            episode's own instruction.
-        shift: of the cameras' clock against that of the receipts [ns].
+        stream: ``std_msgs/String`` on the instruction topic, on the clock of the cameras.
+        start: first image [ns]. In a bag of this suite the instruction of the episode replaces
+            messages before it.
+        shift: clock of the cameras minus clock of the recorder [ns].
+
+    Attributes:
+        texts: the instructions.
     """
 
     def __init__(self, reader: EpisodeReader, stream: Stream, start: int, shift: int = 0) -> None:
@@ -51,7 +53,7 @@ class Instructions:
 
     @classmethod
     def of_recording(cls, reader: EpisodeReader, streams: Mapping[str, Stream]) -> Instructions:
-        """Return the instructions of streams on one clock."""
+        """Return the instructions of a recording, from its streams on one clock."""
         contract = reader.contract
         cameras = [streams[absolute(camera.topic)] for camera in contract.cameras]
         start = min(int(stream.stamps.min()) for stream in cameras)

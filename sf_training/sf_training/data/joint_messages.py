@@ -1,6 +1,4 @@
-"""Joint states as columns: a message costs its positions and a few numbers more, and no Python
-object.
-"""
+"""Store joint states in arrays, without one Python object per message."""
 
 from __future__ import annotations
 
@@ -11,19 +9,19 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from sf_training.data.bag_units import Lines, converted
+from sf_training.data.bag_units import Conversions, converted
 
-_HEADER = 16  # CDR encapsulation, stamp and the length of the frame's name
+_HEADER = 16  # bytes of CDR encapsulation, stamp and length of frame_id
 
 
 class JointMessages(Sequence):
-    """N messages with ``name`` and ``position`` in recorded order; behaves as a list of messages.
+    """N messages with ``name`` and ``position`` in recorded order; behaves like a list of messages.
 
     Args:
-        layouts: the lists of names that occur.
-        layout: (N,) which of them a message has.
-        starts: (N + 1,) where its positions begin in ``values``.
-        values: positions of all messages, one after the other.
+        layouts: different lists of joint names.
+        layout: (N,) index into ``layouts`` of each message.
+        starts: (N + 1,) index in ``values`` at which the positions of each message begin.
+        values: positions of all messages, concatenated.
     """
 
     def __init__(
@@ -57,27 +55,28 @@ class JointMessages(Sequence):
 
     @property
     def finite(self) -> np.ndarray:
-        """(N,) True where all positions of a message are finite numbers."""
+        """(N,) whether all positions of a message are finite."""
         if not len(self._values):
             return np.ones(len(self), bool)
         wrong = np.concatenate([[0], np.cumsum(~np.isfinite(self._values))])
         return wrong[self._starts[1:]] == wrong[self._starts[:-1]]
 
-    def most_alike(self) -> np.ndarray:
-        """Return the rows of the messages with the most frequent names: those of one publisher,
-        where several give some joints each.
+    def most_frequent_layout(self) -> np.ndarray:
+        """Return the rows of the messages with the most frequent list of names.
+
+        Where several publishers give some joints each, these are the messages of one of them.
         """
         numbers, counts = np.unique(self._layout, return_counts=True)
         return np.flatnonzero(self._layout == numbers[np.argmax(counts)])
 
     def names(self) -> set[str]:
-        """Return every joint that some message names."""
+        """Return all joints named in the messages."""
         return {
             name for number in np.unique(self._layout).tolist() for name in self._layouts[number]
         }
 
     def repeated(self) -> str:
-        """Return a joint that one message names twice; empty where there is none."""
+        """Return a joint that a message names twice; empty if there is none."""
         for number in np.unique(self._layout).tolist():
             names = self._layouts[number]
             if len(set(names)) < len(names):
@@ -85,15 +84,15 @@ class JointMessages(Sequence):
         return ""
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows (n,) of the messages that give a joint, and its positions (n,)."""
+        """Return the rows (n,) of the messages that hold a joint, and its positions (n,)."""
         rows, values = [], []
         lengths = np.diff(self._starts)
         for number, names in enumerate(self._layouts):
             if name in names:
-                place = names.index(name)
-                there = np.flatnonzero((self._layout == number) & (lengths > place))
-                rows.append(there)
-                values.append(self._values[self._starts[there] + place])
+                column = names.index(name)
+                found = np.flatnonzero((self._layout == number) & (lengths > column))
+                rows.append(found)
+                values.append(self._values[self._starts[found] + column])
         if not rows:
             return np.empty(0, np.int64), np.empty(0)
         order = np.argsort(np.concatenate(rows), kind="stable")
@@ -101,26 +100,28 @@ class JointMessages(Sequence):
 
 
 class JointMessageBuilder:
-    """Collects joint states from their CDR bytes.
+    """Collect joint states from their CDR bytes.
 
     Args:
         renamed: joint in the bag to joint of the contract.
-        lines: conversion of the joints of a channel, where it has one.
+        conversions: channel to unit conversions of its joints.
     """
 
     def __init__(
-        self, renamed: Mapping[str, str], lines: Mapping[int, Lines] | None = None
+        self,
+        renamed: Mapping[str, str],
+        conversions: Mapping[int, Conversions] | None = None,
     ) -> None:
-        self._renamed, self._lines = renamed, lines or {}
-        self._numbers: dict[tuple[tuple[str, ...], int], int] = {}
-        self._sizes: list[int] = []  # names of each layout
+        self._renamed, self._conversions = renamed, conversions or {}
+        self._numbers: dict[tuple[tuple[str, ...], int], int] = {}  # (names, channel) to layout
+        self._sizes: list[int] = []  # number of names in each layout
         self._layout, self._lengths, self._values = array("i"), array("q"), array("d")
-        self._known: dict[tuple[int, int], tuple[bytes, int]] = (
-            {}
-        )  # by where the names begin: their bytes, and the layout
+        # (position of the names, channel) to bytes of the names and layout: the names of most
+        # messages equal those before, and need not be parsed again.
+        self._known: dict[tuple[int, int], tuple[bytes, int]] = {}
 
     def add(self, names: Sequence[str], positions: Sequence[float], channel: int = 0) -> None:
-        """Add a message that was read already."""
+        """Add a message that is already deserialised."""
         number = self._number(names, channel)
         values = np.asarray(positions, float)[: self._sizes[number]]
         self._layout.append(number)
@@ -128,8 +129,8 @@ class JointMessageBuilder:
         self._values.frombytes(values.tobytes())
 
     def add_bytes(self, data: memoryview, channel: int = 0) -> bool:
-        """Add a little-endian ``sensor_msgs/JointState``; False when it is not one, or must be read
-        otherwise.
+        """Add a little-endian ``sensor_msgs/JointState``; return False if it has another layout and
+        must be deserialised by the library.
 
         Raises:
             struct.error, ValueError: the bytes end too early.
@@ -148,7 +149,7 @@ class JointMessageBuilder:
         begin = _aligned(end + 4, 8) if count else end + 4
         if begin + 8 * count > len(data):
             raise ValueError(f"{count} positions in {len(data)} bytes")
-        if not _ends_well(data, begin + 8 * count):
+        if not _ends_as_joint_state(data, begin + 8 * count):
             return False
         length = min(count, self._sizes[number])
         self._values.frombytes(data[begin : begin + 8 * length])
@@ -157,19 +158,19 @@ class JointMessageBuilder:
         return True
 
     def built(self) -> JointMessages:
-        """Return what was collected, in the contract's units."""
+        """Return the messages in the units of the contract."""
         starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(
             np.int64
         )
         layout, values = np.array(self._layout, np.int32), np.array(self._values, float)
         for (names, channel), number in self._numbers.items():
-            lines = self._lines.get(channel, {})
-            rows = np.flatnonzero(layout == number) if lines else np.empty(0, int)
-            for place, name in enumerate(names):
-                if name in lines:
-                    there = rows[starts[rows] + place < starts[rows + 1]]
-                    values[starts[there] + place] = converted(
-                        values[starts[there] + place], lines[name]
+            conversions = self._conversions.get(channel, {})
+            rows = np.flatnonzero(layout == number) if conversions else np.empty(0, int)
+            for column, name in enumerate(names):
+                if name in conversions:
+                    found = rows[starts[rows] + column < starts[rows + 1]]
+                    values[starts[found] + column] = converted(
+                        values[starts[found] + column], conversions[name]
                     )
         return JointMessages([list(names) for names, _ in self._numbers], layout, starts, values)
 
@@ -182,7 +183,7 @@ class JointMessageBuilder:
 
 
 def _names(data: memoryview, position: int) -> tuple[list[str], int]:
-    """Return a sequence of strings and the position behind it."""
+    """Return a CDR sequence of strings and the position after it."""
     (count,) = struct.unpack_from("<I", data, position)
     position += 4
     names = []
@@ -199,18 +200,16 @@ def _names(data: memoryview, position: int) -> tuple[list[str], int]:
     return names, _aligned(position, 4)
 
 
-def _ends_well(data: memoryview, position: int) -> bool:
-    """Return whether velocities and efforts follow the positions, and nothing else."""
+def _ends_as_joint_state(data: memoryview, position: int) -> bool:
+    """Return whether velocities and efforts follow at ``position``, and nothing after them."""
     for _ in range(2):
         if position + 4 > len(data):
             return False
         (count,) = struct.unpack_from("<I", data, position)
         position = _aligned(position + 4, 8) + 8 * count if count else position + 4
-    return position in (len(data), len(data) - 4)  # rclpy aligns behind an empty list at the end
+    return position in (len(data), len(data) - 4)  # rclpy pads after an empty array at the end
 
 
 def _aligned(position: int, size: int) -> int:
-    """Return the next position that is aligned; CDR counts from behind the encapsulation of four
-    bytes.
-    """
+    """Return the next aligned position; CDR counts from the end of the encapsulation (4 bytes)."""
     return position + -(position - 4) % size

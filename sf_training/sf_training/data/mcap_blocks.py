@@ -1,12 +1,13 @@
-"""Where the messages of an MCAP file lie, and how to read some of them without the others.
+"""Locate the messages of an MCAP file, and read single messages by their location.
 
-A block is a chunk of the file: messages that were packed together. Of a file without chunks the
-whole file is one block.
+A location is (block, offset, length). A block is a chunk of the file; a file with messages outside
+of chunks is one block.
 
-The format allows messages in any order. Recorders write them nearly in the order of receipt, and
-that order is kept; a file whose topics are more than :data:`DISORDER_NS` apart (written topic by
-topic, or merged) is read by log time. Where a topic itself goes back, the recorder's clock was set,
-and the order of the file counts.
+MCAP allows messages in any order. Recorders write them nearly in the order of receipt, and the
+order of the file is used. If the log times of different topics are out of order by more than
+:data:`DISORDER_NS` (a file written topic by topic, or merged), messages are sorted by log time. If
+the log times of one topic go back, the clock of the recorder was set, and the order of the file is
+used again.
 """
 
 from __future__ import annotations
@@ -32,60 +33,67 @@ from sf_training.data.mcap_summary import FileSummary
 _CODECS = {"": 0, "none": 0, "zstd": 1, "lz4": 2}
 _RECORD = struct.Struct("<BQ")  # opcode, length
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
-_CHUNK = struct.Struct(
-    "<QQQII"
-)  # first and last log time, bytes unpacked, their CRC (0: none), length of the codec's name
+# first and last log time, uncompressed size, its CRC (0: none), length of the name of the codec
+_CHUNK = struct.Struct("<QQQII")
 _DATA_START = _RECORD.size + _MESSAGE.size
 _MAGIC_BYTES = 8
 DISORDER_NS = 500_000_000
-_LARGEST = 4 << 30  # bytes of a chunk: a damaged size must not fill the memory
+_CHUNK_BYTES_MAX = 4 << 30  # a damaged size must not fill the memory
 
 
 class Block(NamedTuple):
-    """``start`` of the records in the file, their bytes there (``packed``) and unpacked (``size``),
-    codec: 0 none, 1 zstd, 2 lz4.
+    """A chunk of a file.
 
-    ``part`` is the number of the file in its bag.
+    Attributes:
+        start: position of its records in the file [bytes].
+        packed, size: compressed and uncompressed size of the records [bytes].
+        codec: 0 none, 1 zstd, 2 lz4; 3 marks a sqlite3 file (``bag_storage``).
+        file_number: number of the file in its bag.
     """
 
     start: int
     packed: int
     size: int
     codec: int
-    part: int = 0
+    file_number: int = 0
 
 
 class Located(NamedTuple):
-    """A message: its CDR bytes, and where these lie as (number of the block, offset in it unpacked,
-    length).
+    """A message and its location.
+
+    Attributes:
+        log_time: [ns].
+        data: CDR bytes.
+        location: (number of the block, offset in its uncompressed records, length) [bytes].
     """
 
     channel: int
     log_time: int
     data: memoryview
-    place: tuple[int, int, int]
+    location: tuple[int, int, int]
 
 
-def messages_with_places(
+def locate_messages(
     file: BinaryIO,
     summary: FileSummary,
     channels: Collection[int],
     blocks: list[Block],
-    part: int = 0,
+    file_number: int = 0,
 ) -> Iterator[Located]:
-    """Yield messages of some channels in the order of receipt; chunks without any of them are not
-    unpacked, checksums are compared.
+    """Yield the messages of some channels in the order of receipt.
+
+    Chunks without any of these messages are not decompressed. Checksums are verified.
 
     Args:
-        blocks: the file's blocks are appended, so that the places have a meaning.
-        part: number of the file in its bag.
+        blocks: the blocks that the locations refer to are appended.
+        file_number: number of the file in its bag.
 
     Raises:
         McapError, struct.error, zstandard.ZstdError, EOFError: the file is damaged.
     """
     if summary.loose:
         size = os.fstat(file.fileno()).st_size
-        blocks.append(Block(0, size, size, 0, part))
+        blocks.append(Block(0, size, size, 0, file_number))
         yield from _unchunked(file, channels, blocks, len(blocks) - 1)
         return
     entries = [
@@ -99,15 +107,15 @@ def messages_with_places(
         after.message_start_time > before.message_end_time - DISORDER_NS
         for before, after in pairwise(entries)
     ) or _goes_back(
-        (each.channel, each.log_time) for each in _in_chunks(file, entries, channels, [], part)
+        (each.channel, each.log_time) for each in _in_chunks(file, entries, channels, [], file_number)
     ):
-        yield from _in_chunks(file, entries, channels, blocks, part)
+        yield from _in_chunks(file, entries, channels, blocks, file_number)
     else:
-        yield from _by_log_time(file, entries, channels, blocks, part)
+        yield from _by_log_time(file, entries, channels, blocks, file_number)
 
 
 def _goes_back(received: Iterable[tuple[int, int]]) -> bool:
-    """Return whether the log times of a channel go back, from channels and log times [ns]."""
+    """Return whether the log times of one channel go back, given (channel, log time [ns])."""
     newest: dict[int, int] = {}
     for channel, log_time in received:
         if log_time < newest.get(channel, log_time) - DISORDER_NS:
@@ -121,15 +129,15 @@ def _by_log_time(
     entries: Sequence[ChunkIndex],
     channels: Collection[int],
     blocks: list[Block],
-    part: int,
+    file_number: int,
 ) -> Iterator[Located]:
-    """Yield the messages of chunks that overlap; only those that overlap are in memory at once."""
+    """Yield messages sorted by log time; only chunks that overlap in time are in memory at once."""
     waiting: list[tuple[int, int, Located]] = []
     count = 0
     entries = sorted(entries, key=lambda entry: entry.message_start_time)
     borders = [*(entry.message_start_time for entry in entries[1:]), None]
     for entry, border in zip(entries, borders, strict=True):
-        for located in _in_chunks(file, [entry], channels, blocks, part):
+        for located in _in_chunks(file, [entry], channels, blocks, file_number):
             heapq.heappush(waiting, (located.log_time, count, located))
             count += 1
         while waiting and (border is None or waiting[0][0] < border):
@@ -141,7 +149,7 @@ def _in_chunks(
     entries: Sequence[ChunkIndex],
     channels: Collection[int],
     blocks: list[Block],
-    part: int,
+    file_number: int,
 ) -> Iterator[Located]:
     for entry in entries:
         file.seek(entry.chunk_start_offset)
@@ -149,15 +157,15 @@ def _in_chunks(
         opcode, length = _RECORD.unpack_from(record)
         if opcode != Opcode.CHUNK or length + _RECORD.size > len(record):
             raise McapError(f"no chunk at byte {entry.chunk_start_offset}")
-        yield from _in_chunk(record, entry.chunk_start_offset, channels, blocks, part)
+        yield from _in_chunk(record, entry.chunk_start_offset, channels, blocks, file_number)
 
 
 class BlockReader:
-    """Messages by their places, from the files of one bag; a block is unpacked once for neighbours
-    that are asked for in turn.
+    """Read messages of one bag by their location. The last block stays decompressed, so that
+    consecutive reads from one block are fast.
 
     Args:
-        files: open ones, in the order of the bag.
+        files: open files in the order of the bag.
         blocks: (C, 5) integers, rows as :class:`Block`.
     """
 
@@ -166,28 +174,29 @@ class BlockReader:
         self._number, self._content = -1, memoryview(b"")
 
     def read(self, block: int, offset: int, length: int) -> memoryview:
-        """Return its bytes.
+        """Return the bytes of the message at a location.
 
         Raises:
-            EOFError, zstandard.ZstdError: the file has changed.
+            EOFError, zstandard.ZstdError: the file was changed.
         """
-        which = Block(*self._blocks[block].tolist())
-        if which.codec == 0:
-            return memoryview(self._bytes(which.part, which.start + offset, length))
+        chunk = Block(*self._blocks[block].tolist())
+        if chunk.codec == 0:
+            return memoryview(self._bytes(chunk.file_number, chunk.start + offset, length))
         if block != self._number:
-            self._content = _unpack(self._bytes(which.part, which.start, which.packed), which)
+            packed = self._bytes(chunk.file_number, chunk.start, chunk.packed)
+            self._content = _unpack(packed, chunk)
             self._number = block
         return self._content[offset : offset + length]
 
-    def _bytes(self, part: int, start: int, length: int) -> bytes:
-        data = os.pread(self._handles[part], length, start)
+    def _bytes(self, file_number: int, start: int, length: int) -> bytes:
+        data = os.pread(self._handles[file_number], length, start)
         if len(data) < length:
             raise EOFError(f"ends at byte {start + len(data)}")
         return data
 
 
 def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
-    if block.size > _LARGEST:
+    if block.size > _CHUNK_BYTES_MAX:
         raise McapError(f"a chunk claims to hold {block.size} bytes")
     if block.codec == 1:
         content = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.size)
@@ -204,17 +213,17 @@ def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
 
 
 def _in_chunk(
-    record: bytes, offset: int, channels: Collection[int], blocks: list[Block], part: int
+    record: bytes, offset: int, channels: Collection[int], blocks: list[Block], file_number: int
 ) -> Iterator[Located]:
-    """Yield the messages of a chunk, whose record begins at ``offset`` in the file."""
+    """Yield the messages of a chunk record that begins at ``offset`` in the file."""
     _, length = _RECORD.unpack_from(record)
     _, _, size, checksum, name_length = _CHUNK.unpack_from(record, _RECORD.size)
     name_end = _RECORD.size + _CHUNK.size + name_length
     codec = record[name_end - name_length : name_end].decode()
     if codec not in _CODECS:
-        raise McapError(f"its chunks are compressed by {codec!r}; only zstd, lz4 and none are read")
+        raise McapError(f"its chunks are compressed with {codec!r}; only zstd and lz4 are read")
     begin = name_end + 8
-    blocks.append(Block(offset + begin, length + _RECORD.size - begin, size, _CODECS[codec], part))
+    blocks.append(Block(offset + begin, length + _RECORD.size - begin, size, _CODECS[codec], file_number))
     content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
     if checksum and zlib.crc32(content) != checksum:
         raise McapError(f"crc of the chunk at byte {offset} is wrong")
@@ -246,43 +255,44 @@ def _in_block(content: memoryview, channels: Collection[int], block: int) -> Ite
 def _unchunked(
     file: BinaryIO, channels: Collection[int], blocks: list[Block], block: int
 ) -> Iterator[Located]:
-    """Yield messages of a file some of which lie outside of chunks; ``block`` is the whole file."""
-    part, end = blocks[block].part, blocks[block].size
-    starts, times = array("q"), array("q")  # of the records; a chunk is as late as what precedes it
-    heard = array("q")  # channel
+    """Yield the messages of a file in which some lie outside of chunks; ``block`` is the file."""
+    file_number, end = blocks[block].file_number, blocks[block].size
+    # Of every message and chunk record: position, log time (a chunk takes that of the record before
+    # it), channel (-1 for a chunk).
+    starts, times, owners = array("q"), array("q"), array("q")
     for opcode, position, length in _records(file, end):
         if opcode == Opcode.MESSAGE:
             channel, _, log_time, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
             if log_time >= 1 << 63:
                 raise McapError(f"the message at byte {position} has log time {log_time}")
             times.append(log_time)
-            heard.append(channel)
+            owners.append(channel)
             starts.append(position)
         elif opcode == Opcode.CHUNK:
             times.append(times[-1] if times else 0)
-            heard.append(-1)
+            owners.append(-1)
             starts.append(position)
     order = np.arange(len(starts))
     disordered = len(times) and (np.diff(np.array(times)) < -DISORDER_NS).any()
-    if disordered and not _goes_back(zip(heard, times, strict=True)):
+    if disordered and not _goes_back(zip(owners, times, strict=True)):
         order = np.argsort(np.array(times), kind="stable")
     for position in (starts[row] for row in order.tolist()):
         file.seek(position)
         header = file.read(_RECORD.size)
         opcode, length = _RECORD.unpack(header)
         if opcode == Opcode.CHUNK:
-            yield from _in_chunk(header + file.read(length), position, channels, blocks, part)
+            yield from _in_chunk(header + file.read(length), position, channels, blocks, file_number)
             continue
         record = memoryview(file.read(length))
         channel, _, log_time, _ = _MESSAGE.unpack_from(record)
         if channel in channels:
-            place = (block, position + _DATA_START, length - _MESSAGE.size)
-            yield Located(channel, log_time, record[_MESSAGE.size :], place)
+            location = (block, position + _DATA_START, length - _MESSAGE.size)
+            yield Located(channel, log_time, record[_MESSAGE.size :], location)
 
 
 def _records(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield opcode, position and length of the records before the end of the data; the file then
-    stands behind the record's head.
+    """Yield opcode, position and length of the records before the end of the data. The position of
+    ``file`` is then at the content of the record.
     """
     position = _MAGIC_BYTES
     while True:

@@ -1,8 +1,6 @@
-"""What an MCAP file holds: from its summary where that is complete, else by going through the file
-with the library.
+"""Read the summary of an MCAP file, or rebuild it with the library if it is incomplete.
 
-The format allows a file without chunk index, statistics or repeated channels, and even without a
-summary.
+MCAP allows a summary without chunk index, statistics or channels, and even a file without summary.
 """
 
 from __future__ import annotations
@@ -17,18 +15,22 @@ from mcap.records import Attachment, Channel, Chunk, ChunkIndex, Message, Metada
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.summary import Summary
 
-_RECORD_HEAD = 9  # opcode, length
-_CHUNK_HEAD = 8 + 8 + 8 + 4 + 4 + 8  # times, unpacked size, checksum, two lengths
+_RECORD_HEAD = 9  # bytes of opcode and length
+_CHUNK_HEAD = 8 + 8 + 8 + 4 + 4 + 8  # bytes of times, uncompressed size, checksum, two lengths
 
 
 @dataclass
 class FileSummary:
-    """Channels and schemas by number, messages by channel, chunks, attachments and metadata records
-    of one file.
+    """Content of one file.
 
     Attributes:
-        loose: messages lie outside of chunks.
-        start: first time of receipt [ns]; 0 where there is no message.
+        schemas, channels: by id.
+        counts: channel id to number of messages.
+        chunks: index of every chunk.
+        attachments: name to content.
+        records: metadata records as (name, values).
+        loose: some messages lie outside of chunks.
+        start: first time of receipt [ns]; 0 if there is no message.
     """
 
     schemas: dict[int, Schema] = field(default_factory=dict)
@@ -42,15 +44,15 @@ class FileSummary:
 
     @property
     def unpacked(self) -> int:
-        """Bytes of all chunks, unpacked."""
+        """Uncompressed size of all chunks [bytes]."""
         return sum(chunk.uncompressed_size for chunk in self.chunks)
 
 
 def read_summary(path: Path) -> FileSummary:
-    """Return what a file holds; a file that has not changed is read once.
+    """Return the content of a file, cached until the file changes.
 
     Raises:
-        McapError, EOFError and others of ``DAMAGE``: the file is cut off or damaged.
+        McapError, EOFError and others of ``bag_storage.DAMAGE``: the file is truncated or damaged.
     """
     status = path.stat()
     return _read(path, status.st_size, status.st_mtime_ns)
@@ -62,7 +64,7 @@ def _read(path: Path, _size: int, _changed: int) -> FileSummary:
         reader = make_reader(file, validate_crcs=True)
         summary = reader.get_summary()
         if summary is None or not _is_complete(summary):
-            return _gone_through(file)
+            return _rebuilt(file)
         counts = {
             channel: count
             for channel, count in summary.statistics.channel_message_counts.items()
@@ -81,7 +83,7 @@ def _read(path: Path, _size: int, _changed: int) -> FileSummary:
 
 
 def _is_complete(summary: Summary) -> bool:
-    """Whether the summary names everything that its statistics count."""
+    """Return whether the summary lists everything that its statistics count."""
     counted = summary.statistics
     if counted is None:
         return False
@@ -100,8 +102,8 @@ def _is_complete(summary: Summary) -> bool:
     )
 
 
-def _gone_through(file: BinaryIO) -> FileSummary:
-    """Read all records in the order of the file."""
+def _rebuilt(file: BinaryIO) -> FileSummary:
+    """Return the content of a file after reading all of its records."""
     found = FileSummary()
     file.seek(0)
     for record in StreamReader(file, emit_chunks=True).records:

@@ -1,6 +1,4 @@
-"""Opening the episodes of a data set: those that were asked for, and a list of those that are left
-out and why.
-"""
+"""Open the wanted episodes of a data set, and list those that are left out with the reason."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import BagError, known_outcome, unfinished_episodes
 from sf_training.data.episode_reader import EpisodeReader
 
-VERDICTS = ("PASS", "WARN")  # of the recorder; an episode without a verdict counts as PASS
-_SENTENCES = 20  # printed; the rest is counted
+VERDICTS = ("PASS", "WARN")  # of the recorder; episodes without a verdict are used, too
+_LINES_MAX = 20  # that are printed; the rest is counted
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An episode that is not used, and the sentence that says why."""
+    """An episode that is not used, and the reason in one sentence."""
 
     path: Path
     reason: str
@@ -33,9 +31,9 @@ class Opened:
 
     Attributes:
         readers: of the episodes that are used; all have the same contract.
-        left_out: those that should have been used and cannot be.
-        outcomes: of all episodes that could be told, by their number.
-        count: of all episodes that were looked at.
+        left_out: wanted episodes that cannot be used.
+        outcomes: outcome to number of episodes, over all; unreadable ones as "unreadable".
+        count: number of all episodes.
     """
 
     readers: list[EpisodeReader] = field(default_factory=list)
@@ -45,7 +43,7 @@ class Opened:
 
     @property
     def contract(self) -> Contract:
-        """The contract of the episodes."""
+        """Contract of the episodes."""
         return self.readers[0].contract
 
 
@@ -56,17 +54,18 @@ def open_bags(
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> Opened:
-    """Open episodes; the outcome is read before the bag is, so that a discarded one may be as
-    broken as it likes.
+    """Open episodes.
+
+    Outcomes are read before bags are opened, so an unwanted episode may be damaged.
 
     Args:
-        contract: that all must fit; None takes that of the first episode that can be opened.
-        outcomes: wanted ones, the others are counted and left alone.
-        verdicts: wanted ones of the recorder.
-        strict: whether an episode that cannot be used stops it.
+        contract: of all episodes; None takes that of the first one that can be opened.
+        outcomes: wanted outcomes; other episodes are only counted.
+        verdicts: wanted verdicts of the recorder.
+        strict: raise on the first episode that cannot be used.
 
     Raises:
-        BagError: none can be used, or with ``strict`` the first one that cannot.
+        BagError: no episode can be used, or one cannot with ``strict``.
     """
     opened = Opened(count=len(bags))
     for path in map(Path, bags):
@@ -83,7 +82,7 @@ def open_bags(
             verdict = reader.metadata.get("verdict", "").upper()
             if verdict and verdict not in verdicts:
                 raise BagError(
-                    f"{path}: the recorder's verdict is {verdict} ({_reasons(reader)}); look at it"
+                    f"{path}: the recorder's verdict is {verdict} ({_reasons(reader)}); check it"
                     " with `view`, then record it again or give --verdicts"
                     f" {' '.join((*verdicts, verdict))}"
                 )
@@ -104,7 +103,7 @@ def open_bags(
 def none_left(
     left_out: Sequence[LeftOut], count: int, outcomes: Counter, wanted: Sequence[str]
 ) -> BagError:
-    """Return the error that no episode can be used."""
+    """Return the error for a data set in which no episode can be used."""
     if count == 1 and left_out:
         return BagError(left_out[0].reason)
     if left_out:
@@ -114,10 +113,10 @@ def none_left(
             f" {reasons}{' | ...' if len(left_out) > 3 else ''}"
         )
     found = ", ".join(f"{number} {name}" for name, number in outcomes.most_common())
-    told = f" (found: {found})" if found else ""
+    others = f" (found: {found})" if found else ""
     return BagError(
-        f"none of {count} episodes has the outcome {' or '.join(wanted)}{told}; record some, or ask"
-        " for others (--outcomes)"
+        f"none of {count} episodes has the outcome {' or '.join(wanted)}{others}; record some, or"
+        " choose other outcomes (--outcomes)"
     )
 
 
@@ -127,11 +126,10 @@ def say_left_out(
     notes: Iterable[str] = (),
     roots: Iterable[str | Path] = (),
 ) -> None:
-    """Print which episodes are left out and why, what is odd in the others, and what was never
-    finished.
+    """Print which episodes are left out and why, the notes on others, and unfinished recordings.
 
     Args:
-        roots: folders in which unfinished episodes are looked for.
+        roots: folders to search for unfinished recordings.
     """
     lines = [f"left out: {entry.reason}" for entry in left_out]
     lines += [
@@ -139,12 +137,12 @@ def say_left_out(
         for root in roots
         for path in unfinished_episodes(root)
     ]
-    lines += [f"look at: {note}" for note in notes]
-    for line in lines[:_SENTENCES]:
+    lines += [f"check: {note}" for note in notes]
+    for line in lines[:_LINES_MAX]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    if len(lines) > _SENTENCES:
+    if len(lines) > _LINES_MAX:
         console.print(
-            f"... and {len(lines) - _SENTENCES} more; `sf_training lint` names all",
+            f"... and {len(lines) - _LINES_MAX} more; run `sf_training lint` for all",
             highlight=False,
             markup=False,
         )

@@ -1,6 +1,4 @@
-"""Whether joint positions can be those of the contract's robot: finite, of one publisher, and in
-its units.
-"""
+"""Check that joint positions can be those of the robot: finite, from one publisher, in its units."""
 
 from __future__ import annotations
 
@@ -16,19 +14,21 @@ from sf_training.data.joint_messages import JointMessages
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 
-NEAR_SHARE = 0.05  # of a joint's range: positions beyond a limit by more are worth a word
-FAR_SHARE = 0.5  # by more than that: they cannot be this joint's, in this unit
-FAR_GRIPPER = 10.0  # a gripper's open and closed are often set roughly
-SWINGS = 0.2  # of the positions: so many that go back and forth are of two publishers
-APART_SHARE = 0.25  # of a joint's range: commands that are so far from the joints are not for them
+# Shares of a joint's range:
+NEAR_SHARE = 0.05  # positions beyond a limit by more than this get a note
+FAR_SHARE = 0.5  # positions beyond a limit by more than this are in another unit
+FAR_GRIPPER = 10.0  # the same for grippers, whose open and closed are often set roughly
+APART_SHARE = 0.25  # commands further than this from the joint belong to something else
+# Share of the positions: if more of them jump back and forth, there are two publishers.
+SWINGS = 0.2
 _DEGREES = 180.0 / np.pi
 
 
 def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
-    """Check that no joint is on two topics of the bag, or twice in a message.
+    """Check that each joint is on one topic of the bag only, and once in a message.
 
     Raises:
-        BagError: one is.
+        BagError: a joint is not.
     """
     if not isinstance(stream.messages, JointMessages):
         return
@@ -48,17 +48,17 @@ def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
         )
         if len(topics) > 1:
             raise BagError(
-                f"{reader.path}: joint {name} is on {' and on '.join(topics)}: whose it is cannot"
-                " be told; map one of them only in bags.topics, or name the other robot's joints"
-                " otherwise in bags.joints"
+                f"{reader.path}: joint {name} is ambiguous, it is on {' and on '.join(topics)}; map"
+                " only one of these topics in bags.topics, or rename the joints of the other robot"
+                " in bags.joints"
             )
 
 
 def check_all_joints(reader: EpisodeReader, stream: Stream) -> None:
-    """Check that joint states give a position of every joint.
+    """Check that the joint states of a recording hold a position of every joint.
 
     Raises:
-        BagError: one has none in the whole recording.
+        BagError: a joint has none.
     """
     if not len(stream.stamps):
         return
@@ -69,23 +69,23 @@ def check_all_joints(reader: EpisodeReader, stream: Stream) -> None:
     topic = reader.recorded_name(absolute(reader.contract.topics.joint_states))
     named = stream.messages.names()
     if named >= set(missing):
-        told = "named, but no message holds a position of it; correct the driver"
+        problem = "named, but no message holds its position; correct the driver"
     else:
-        there = ", ".join(sorted(named)[:12]) or "no names"
-        told = f"never named in the messages ({there}); say which is which in bags.joints"
-    raise BagError(f"{reader.path}: {topic}: joint {', '.join(missing)} is {told}")
+        found = ", ".join(sorted(named)[:12]) or "no names"
+        problem = f"never named in the messages ({found}); map the names in bags.joints"
+    raise BagError(f"{reader.path}: {topic}: joint {', '.join(missing)} is {problem}")
 
 
 def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: int) -> list[str]:
-    """Return sentences about positions a little outside of the contract's limits.
+    """Return sentences about positions a little outside of the limits of the contract.
 
     Args:
-        topic: where they were recorded, for the sentences.
-        start: beginning of the recording [ns].
+        topic: name in the bag, for the sentences.
+        start: first image of the recording [ns].
 
     Raises:
-        BagError: a position is not a finite number, or so far outside that the unit must be another
-            one.
+        BagError: a position is not finite, two publishers use one name, or a position is so far
+            outside that it must be in another unit.
     """
     contract = reader.contract
     for name, knots in zip(contract.command_joints, joints.knots, strict=True):
@@ -95,7 +95,7 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
             raise BagError(
                 f"{reader.path}: {topic}: {name} is {knots.values[wrong[0]]} at {at:.2f} s"
                 f" ({len(wrong)} of {len(knots.values)} positions are not finite); correct its"
-                " publisher, cut that part away, or leave the episode out"
+                " publisher, trim the episode, or leave it out"
             )
     _check_one_publisher(reader, joints, topic)
     lows = [float(knots.values.min()) for knots in joints.knots]
@@ -104,11 +104,11 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
 
 
 def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str) -> None:
-    """Check that a joint does not go back and forth between two places, as the states of two arms
-    on one topic do.
+    """Check that no joint jumps back and forth between two positions, as the states of two arms on
+    one topic do.
 
     Raises:
-        BagError: one does.
+        BagError: a joint does.
     """
     for name, knots, width in zip(
         reader.contract.command_joints, joints.knots, _ranges(reader.contract), strict=True
@@ -128,32 +128,33 @@ def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str)
 def check_commands_are_near(
     reader: EpisodeReader, commanded: np.ndarray, measured: np.ndarray, topic: str
 ) -> None:
-    """Check that commands are positions, and of these joints.
+    """Check that commands are absolute positions of these joints.
 
     Args:
-        commanded, measured: (N, J) at the same times.
-        topic: where the commands were recorded, for the sentence.
+        commanded, measured: (N, J) at the same times [rad, m].
+        topic: of the commands in the bag, for the sentence.
 
     Raises:
-        BagError: half of the commands of a joint are far from where it was.
+        BagError: the median distance from command to measured position is too large for a joint.
     """
     known = np.isfinite(commanded).all(axis=1) & np.isfinite(measured).all(axis=1)
     if known.sum() < 8:
         return
     away = np.median(np.abs(commanded[known] - measured[known]), axis=0)
     share = away / _ranges(reader.contract)
-    share[reader.contract.columns.commands.grippers] = 0.0  # one that holds something is far from its command
+    # A gripper that holds an object stays far from its command.
+    share[reader.contract.columns.commands.grippers] = 0.0
     worst = int(np.argmax(share))
     if share[worst] > APART_SHARE:
         raise BagError(
-            f"{reader.path}: {topic}: {reader.contract.command_joints[worst]} is commanded"
-            f" {away[worst]:.3g} away from where it is (median): these are relative commands,"
-            " another arm's or in another order; map the topic with absolute joint positions"
+            f"{reader.path}: {topic}: commands of {reader.contract.command_joints[worst]} are"
+            f" {away[worst]:.3g} from its position (median), so they are relative, of another arm,"
+            " or in another order; map a topic with absolute joint positions"
         )
 
 
 def _ranges(contract: Contract) -> np.ndarray:
-    """Return the widths (J,) of the limits of all commanded joints."""
+    """Return the range (J,) between the limits of every command joint [rad, m]."""
     limits = JointLimits.of(contract)
     return limits.upper - limits.lower
 
@@ -165,10 +166,15 @@ def _units(
     highs: Sequence[float],
     topic: str,
 ) -> list[str]:
-    ends = JointLimits.of(contract)
-    far_of = np.where(ends.is_gripper, FAR_GRIPPER, FAR_SHARE).tolist()
+    """Return sentences about joints whose ``lows`` or ``highs`` are beyond their limits.
+
+    Raises:
+        BagError: a joint is so far beyond that its unit must be another one.
+    """
+    bounds = JointLimits.of(contract)
+    far_of = np.where(bounds.is_gripper, FAR_GRIPPER, FAR_SHARE).tolist()
     units = contract.columns.commands.units
-    limits = list(zip(ends.lower.tolist(), ends.upper.tolist(), far_of, units, strict=True))
+    limits = list(zip(bounds.lower.tolist(), bounds.upper.tolist(), far_of, units, strict=True))
     notes, worst, share = [], "", 0.0
     for name, low, high, (lower, upper, far, unit) in zip(
         contract.command_joints, lows, highs, limits, strict=True
@@ -186,33 +192,33 @@ def _units(
 
 
 def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequence[float]) -> str:
-    """Return what unit the positions are probably in, and the cure."""
+    """Return the probable unit of the positions, and the cure."""
     contract = reader.contract
     limits = JointLimits.of(contract)
     joints = contract.columns.commands.indices(ColumnKind.JOINT)
-    angles = [place for place in joints if contract.columns.commands[place].unit == "rad"]
+    angles = [joint for joint in joints if contract.columns.commands[joint].unit == "rad"]
     arm_is_right = all(
-        limits.lower[place] <= lows[place] and highs[place] <= limits.upper[place]
-        for place in joints
+        limits.lower[joint] <= lows[joint] and highs[joint] <= limits.upper[joint]
+        for joint in joints
     )
     if (
         not arm_is_right
         and angles
         and all(
-            limits.lower[place] - 0.1 <= lows[place] / _DEGREES
-            and highs[place] / _DEGREES <= limits.upper[place] + 0.1
-            for place in angles
+            limits.lower[joint] - 0.1 <= lows[joint] / _DEGREES
+            and highs[joint] / _DEGREES <= limits.upper[joint] + 0.1
+            for joint in angles
         )
     ):
         cure = (
-            f"say so in the contract: bags.units: {{{topic}: degrees}}"
+            f"add to the contract bags.units: {{{topic}: degrees}}"
             if reader.foreign
             else "publish radians (REP 103), and record again"
         )
         return f"this looks like degrees; {cure}"
     if arm_is_right:
         cure = (
-            f"say so in the contract: bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
+            f"add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
             if reader.foreign
             else "correct it in the driver"
         )

@@ -1,5 +1,5 @@
-"""Train and validation episodes. Frames of one episode look alike, so an episode is never in
-both.
+"""Split episodes into training and validation sets. Frames of one episode are similar, so an
+episode is never in both.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import numpy as np
 def split_episodes(
     count: int, validation: float = 0.1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of the train and of the validation episodes; the same for the same seed.
+    """Return the sorted indices of the training and the validation episodes.
 
     Args:
         count: number of episodes, at least 1.
-        validation: share from 0 to below 1; above 0, at least one episode is held out when there
-            are two.
+        validation: share of the validation episodes in [0, 1). Above 0, at least one of two or more
+            episodes is held out.
+        seed: the same seed gives the same split.
 
     Raises:
-        ValueError: when a number is out of range.
+        ValueError: ``count`` or ``validation`` is out of range.
     """
     if count < 1 or not 0.0 <= validation < 1.0:
         raise ValueError(
-            f"split: needs at least 1 episode and a validation share in [0, 1), got {count} and"
-            f" {validation}"
+            f"split: {count} episodes with a validation share of {validation}; give at least 1"
+            " episode and a share in [0, 1)"
         )
     held_out = min(count - 1, max(1, round(count * validation))) if validation > 0 else 0
     order = np.random.default_rng(seed).permutation(count)
@@ -31,12 +32,11 @@ def split_episodes(
 
 
 def share_of(episodes: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """Choose a share of some episodes, at least one; the same for the same seed, and a smaller
-    share is part of a larger one.
+    """Choose a random share of some episodes, at least one.
 
     Args:
         episodes: sorted indices (N,).
-        share: above 0, at most 1.
+        share: in (0, 1]. With one seed, a smaller share is a subset of a larger one.
 
     Returns:
         Sorted indices (max(1, round(share * N)),).

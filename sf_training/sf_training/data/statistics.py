@@ -1,4 +1,4 @@
-"""Mean, spread and quantiles of the columns of states and actions, as they are written beside a
+"""Compute mean, standard deviation and quantiles of state and action columns, which are saved with a
 checkpoint.
 """
 
@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STD_FLOOR = 1e-3  # rad or m: a joint that stood still must not have its noise blown up
+STD_FLOOR = 1e-3  # rad or m: the noise of a joint that did not move must not be amplified
 
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Of N columns, each (N,) float64. ``std`` is at least :data:`STD_FLOOR`; ``dead`` columns had
-    less.
+    """Statistics of N columns, (N,) each.
+
+    Attributes:
+        std: at least :data:`STD_FLOOR`.
+        q01, q99: quantiles at 1 % and 99 %.
+        dead: the standard deviation was below :data:`STD_FLOOR`.
     """
 
     names: tuple[str, ...]
@@ -28,11 +32,11 @@ class ColumnStatistics:
 
     @classmethod
     def from_values(cls, values: np.ndarray, names: Sequence[str]) -> ColumnStatistics:
-        """From (..., N) values.
+        """Compute the statistics of (..., N) values.
 
         Raises:
-            ValueError: no values, a value that is not finite, or another number of columns than
-                names.
+            ValueError: there are no values, a value is not finite, or the number of columns is not
+                that of the names.
         """
         columns = np.asarray(values, np.float64)
         if columns.ndim < 1 or columns.shape[-1] != len(names) or not columns.size:
@@ -58,7 +62,7 @@ class ColumnStatistics:
         )
 
     def to_json(self) -> str:
-        """Text that :meth:`from_json` reads back without loss."""
+        """Return the statistics as JSON, without loss."""
         return json.dumps(
             {key: value if key == "names" else value.tolist() for key, value in vars(self).items()},
             indent=1,
@@ -66,10 +70,10 @@ class ColumnStatistics:
 
     @classmethod
     def from_json(cls, text: str) -> ColumnStatistics:
-        """Reverse of :meth:`to_json`.
+        """Read the statistics from JSON.
 
         Raises:
-            ValueError: when a key is missing or the lengths differ.
+            ValueError: the text is not JSON, a key is missing, or the lengths differ.
         """
         try:
             data = json.loads(text)

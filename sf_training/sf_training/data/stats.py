@@ -1,5 +1,5 @@
-"""``ros2 run sf_training sf_training stats``: what a set of episodes holds, before one trains on
-it.
+"""``sf_training stats``: summarise a data set before training: episodes, instructions and column
+ranges.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from sf_training.data.stats_plot import plot_columns
 if TYPE_CHECKING:
     from sf_training.training.training_set import TrainingSet
 
-_IMAGE_SIZE = 96  # nano's: what is prepared here, its training finds
-_INSTRUCTIONS = 15  # in the table; all are in the JSON
+_IMAGE_SIZE = 96  # of the model `nano`, so that its training finds these images in the cache
+_INSTRUCTIONS = 15  # rows of the table; the JSON holds all
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Count episodes, frames and instructions, and show the range of every column that a policy is
-    told or has to answer.
+    """Count episodes, frames and instructions, and show the range of every state and action column.
 
-    Look for: a dead column (it never moves, so nothing about it can be learned), one whose largest
-    value is far beyond its 99 % quantile (a glitch), and instructions with few labels.
+    Look for: a dead column (it never moves, so nothing about it can be learned), a column whose
+    largest value is far beyond its 99 % quantile (a glitch), and instructions with few labels.
 
     $ sf_training stats --data out/demos
     """
@@ -47,21 +46,21 @@ class Arguments:
     data: Path
     """Directory of episode bags."""
     contract: Path | None = None
-    """The robot's contract; default the one in the first bag. Bags of other recorders need one that
-    says how to read them.
+    """The robot's contract; default the one in the first bag. Bags of other recorders need one with
+    a section `bags`.
     """
     out: Path = Path("out/stats/stats.json")
     """All figures; a plot of the columns is written beside it."""
     strict: bool = False
-    """Stop at an episode that cannot be used or in which something is odd; otherwise it is named
-    and, if need be, left out.
+    """Stop at the first unusable episode or anomaly; otherwise unusable episodes are listed and left
+    out.
     """
     verdicts: tuple[str, ...] = VERDICTS
-    """Of the recorder: episodes with another verdict are left out."""
+    """Episodes with another verdict of the recorder are left out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     from sf_training.training.settings import TrainingError
 
     arguments = parse(Arguments, argv, "stats")
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def stats(arguments: Arguments, console: Console) -> dict:
-    """Print tables, write JSON and plot; returns what is in the JSON."""
+    """Print tables, write JSON and a plot; return the content of the JSON."""
     from sf_training.training.training_set import load_training_set
 
     given = load_contract(arguments.contract) if arguments.contract else None
@@ -94,25 +93,25 @@ def stats(arguments: Arguments, console: Console) -> dict:
         "frames": len(data.states),
         "labels": len(data.label_frame),
         "instructions": dict(labels.most_common()),
-        **{part: describe(names, values) for part, (names, values) in columns.items()},
+        **{group: describe(names, values) for group, (names, values) in columns.items()},
     }
     _print(summary, contract, console)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(summary, indent=1) + "\n")
-    picture = arguments.out.with_suffix(".png")
+    plot = arguments.out.with_suffix(".png")
     plot_columns(
         columns,
         _column_units(contract),
         f"{arguments.data}: {len(data.states)} frames, {len(data.label_frame)} labels",
-        picture,
+        plot,
     )
-    console.print(f"figures: {arguments.out}   plot: {picture}", soft_wrap=True, highlight=False)
+    console.print(f"figures: {arguments.out}   plot: {plot}", soft_wrap=True, highlight=False)
     return summary
 
 
 def summarise_episodes(data: TrainingSet) -> dict:
-    """Return episodes by outcome and by operator, how many are used, and the time [s] from their
-    first to their last image.
+    """Return the number of episodes by outcome and by operator, and statistics of their duration
+    [s].
     """
     seconds = [source.seconds for source in data.sources]
     return {
@@ -131,9 +130,7 @@ def summarise_episodes(data: TrainingSet) -> dict:
 
 
 def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
-    """Statistics of each column of (..., N) values, in their units, with the extremes that
-    quantiles leave out.
-    """
+    """Return statistics and extremes of each column of (..., N) values, by its name."""
     found = ColumnStatistics.from_values(values, names)
     flat = np.asarray(values).reshape(-1, len(names))
     table = {key: column for key, column in vars(found).items() if key != "names"} | {
@@ -147,7 +144,7 @@ def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
 
 
 def _column_units(contract: Contract) -> dict[str, str]:
-    """Unit of every state and action column."""
+    """Return the unit of every state and action column, by its name."""
     columns = (*contract.columns.state, *contract.columns.action)
     return {
         column.name: "0 to 1" if column.kind is ColumnKind.GRIPPER else column.unit
@@ -158,30 +155,30 @@ def _column_units(contract: Contract) -> dict[str, str]:
 def _print(summary: dict, contract: Contract, console: Console) -> None:
     episodes = summary["episodes"]
     left = f", {episodes['left_out']} left out" if episodes["left_out"] else ""
-    told = [
+    lines = [
         f"{episodes['n']} episodes ("
         + ", ".join(f"{count} {name}" for name, count in episodes["outcomes"].items())
         + f"){left}"
     ]
-    told.append(
+    lines.append(
         f"{episodes['seconds'] / 60:.1f} min (median {episodes['seconds_median']:.1f} s, "
         f"{episodes['seconds_shortest']:.1f} to {episodes['seconds_longest']:.1f} s)"
     )
-    told += [
+    lines += [
         f"by {', '.join(episodes['operators'])}",
-        f"{summary['frames']} frames and {summary['labels']} labels of the successful ones",
+        f"{summary['frames']} frames and {summary['labels']} labels of successes",
     ]
-    console.print("\n".join(told), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
     units = _column_units(contract)
-    for part in ("state", "action"):
-        table = Table(title=f"{part} columns", title_justify="left")
+    for group in ("state", "action"):
+        table = Table(title=f"{group} columns", title_justify="left")
         for column in ("column", "unit", "mean", "spread", "min", "1 %", "99 %", "max", ""):
             table.add_column(
                 column,
                 justify="left" if column in ("column", "unit", "") else "right",
                 no_wrap=True,
             )
-        for name, entry in summary[part].items():
+        for name, entry in summary[group].items():
             figures = (f"{entry[key]:.3f}" for key in ("mean", "std", "min", "q01", "q99", "max"))
             table.add_row(
                 name, units.get(name, ""), *figures, "[red]dead[/]" if entry["dead"] else ""

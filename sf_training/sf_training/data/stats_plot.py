@@ -1,4 +1,4 @@
-"""Histograms of state and action columns."""
+"""Plot histograms of state and action columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-_ACROSS = 5
+_ACROSS = 5  # panels in a row
 _COLOURS = {"state": "tab:green", "action": "tab:blue"}
 
 
@@ -17,11 +17,11 @@ def plot_columns(
     title: str,
     path: Path,
 ) -> None:
-    """PNG with a panel for each column; counts are on a logarithmic scale, so that rare values
-    show.
+    """Write a PNG with a histogram of each column, on a logarithmic scale so that rare values show.
 
     Args:
-        columns: ``state`` and ``action`` to names (N) and values (..., N).
+        columns: "state" and "action" to names (N) and values (..., N).
+        units: column name to unit.
     """
     import matplotlib
 
@@ -29,8 +29,8 @@ def plot_columns(
     from matplotlib import pyplot, ticker
 
     panels = [
-        (part, name, index)
-        for part, (names, _) in columns.items()
+        (group, name, index)
+        for group, (names, _) in columns.items()
         for index, name in enumerate(names)
     ]
     rows = -(-len(panels) // _ACROSS)
@@ -43,14 +43,14 @@ def plot_columns(
     )
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
-    for axis, (part, name, index) in zip(axes.flat, panels, strict=False):
+    for axis, (group, name, index) in zip(axes.flat, panels, strict=False):
         axis.hist(
-            np.asarray(columns[part][1])[..., index].ravel(),
+            np.asarray(columns[group][1])[..., index].ravel(),
             bins=60,
-            color=_COLOURS[part],
+            color=_COLOURS[group],
             log=True,
         )
-        axis.set_title(f"{part}: {name}", fontsize=9)
+        axis.set_title(f"{group}: {name}", fontsize=9)
         axis.set_xlabel(units.get(name, ""), fontsize=8)
         axis.set_ylim(bottom=0.8)
         axis.xaxis.set_major_locator(ticker.MaxNLocator(4))

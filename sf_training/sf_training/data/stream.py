@@ -1,4 +1,4 @@
-"""The messages of one topic as arrays, and how they are collected while a bag is read."""
+"""Hold the messages of one topic in arrays, collected while a bag is read."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ _COLUMNS = 9  # stamp, log time, order, block, offset, length, channel, width, h
 
 @dataclass(frozen=True)
 class Stream:
-    """One topic, in recorded order; images are not decoded and so not among ``messages``.
+    """N messages of one topic in recorded order.
 
     Attributes:
-        stamps: (N,) int64 [ns], header stamp or, where that is zero, log time.
-        messages: N, or none for images.
-        log_times: (N,) int64 [ns], of receipt.
-        order: (N,) which message of those that were read it is.
-        places: (N, 3) block, offset and length, see ``mcap_blocks``.
-        channels: (N,) channel of the bag.
-        sizes: (N, 2) width and height of images [pixels]; -1 where the header cannot be read, 0 of
-            other messages.
+        stamps: (N,) int64 [ns], header stamp; the log time where the stamp is zero or missing.
+        messages: N messages; empty for images, which are not decoded.
+        log_times: (N,) int64 [ns], times of receipt.
+        order: (N,) position among all messages that were read, of all topics.
+        locations: (N, 3) location: block, offset and length, see ``mcap_blocks``.
+        channels: (N,) channel number of the bag.
+        sizes: (N, 2) width and height of images [pixels], -1 where unreadable; 0 for other types.
     """
 
     stamps: np.ndarray
     messages: Sequence
     log_times: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     order: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    places: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    locations: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int64))
     channels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
-    def part(self, rows: np.ndarray) -> Stream:
+    def take(self, rows: np.ndarray) -> Stream:
         """Return some of the messages."""
         contents = self.messages
         if isinstance(contents, JointMessages):
             contents = contents.take(rows)
         elif contents:
             contents = [contents[row] for row in rows.tolist()]
-        arrays = (self.log_times, self.order, self.places, self.channels, self.sizes)
+        arrays = (self.log_times, self.order, self.locations, self.channels, self.sizes)
         return Stream(
             self.stamps[rows], contents, *(array[rows] if len(array) else array for array in arrays)
         )
 
 
 class StreamBuilder:
-    """Collects the times and places of one topic; a message costs nine numbers."""
+    """Collect times, locations and sizes of the messages of one topic."""
 
     def __init__(self) -> None:
         self._table = array("q")
@@ -60,12 +59,12 @@ class StreamBuilder:
         stamp: int,
         log_time: int,
         order: int,
-        place: tuple[int, int, int],
+        location: tuple[int, int, int],
         channel: int,
         size: tuple[int, int] = (0, 0),
     ) -> None:
         """Add a message."""
-        self._table.extend((stamp, log_time, order, *place, channel, *size))
+        self._table.extend((stamp, log_time, order, *location, channel, *size))
 
     def built(self, contents: Sequence) -> Stream:
         """Return the stream with its messages."""

@@ -1,5 +1,5 @@
-"""Streams of different rates onto one time line, without a look into the future. Times are int64
-nanoseconds.
+"""Synchronise streams of different rates, without using later data than the live policy would have.
+Times are int64 nanoseconds.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 
-SAME_STAMP_NS = (
-    500_000  # stamps that went through float seconds or microseconds still count as equal
-)
+# Stamps that were converted to float seconds or microseconds still count as equal.
+SAME_STAMP_NS = 500_000
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What a policy could have seen, N times.
+    """N observations as the live policy would have made them, with V cameras.
 
-    ``indices`` (N, V): one image of each camera; ``stamps`` (N,): the oldest of them, which is the
-    observation's time;
-    ``complete`` (N,): the newest of them, and so what had been measured by then is known;
-    ``arrived`` (N,): stamp of the image with which the observation came about, the first moment at
-    which it could be used.
+    Attributes:
+        indices: (N, V) index of one image of each camera.
+        stamps: (N,) stamp of the oldest image, which is the time of the observation.
+        complete: (N,) stamp of the newest image; joint states up to it may be used.
+        arrived: (N,) stamp of the image that completed the observation: the first time at which it
+            could be used. It is later than ``complete`` if a newer image made another choice
+            possible.
     """
 
     indices: np.ndarray
@@ -38,19 +39,23 @@ class Observations:
 def align_cameras(
     cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None
 ) -> Observations:
-    """One observation per ``action.step_s``: of all moments when an image arrives, the one nearest
-    to the grid.
+    """Choose one observation per policy step from all moments at which an image arrives.
 
-    What belongs together at a moment is decided as on the robot (``sf_policy_node.perception.observation``):
-    the slowest camera gives its newest image, every other camera the image nearest to that one, of
-    those that have arrived. Images further apart than ``camera_skew_s``, or older than
-    ``observation_age_s``, are not used. The grid starts at the first usable moment; between two
-    moments in one cell of the grid, the smaller sum of distance and skew wins.
+    Images are matched as on the robot (``sf_policy_node.perception.observation``). At moment m:
+
+    - newest_v(m): newest image of camera v with stamp <= m
+    - t0(m) = min over v of newest_v(m), from the camera that lags behind
+    - chosen_v(m): image of camera v nearest to t0(m) among those with stamp <= m
+    - skew(m) = max - min over v of chosen_v(m); age(m) = m - min over v of chosen_v(m)
+
+    A moment is usable if skew <= ``camera_skew_s`` and age <= ``observation_age_s``. With the grid
+    m_0 + k * ``action.step_s`` from the first usable moment m_0, the moment with the smallest
+    |m - grid| + skew represents each cell k.
 
     Args:
-        cameras: stamps (N_v,) of each camera's images in recorded order.
-        only_stamps: when given, only observations with one of these times are used (there are
-            labels for these only).
+        cameras: stamps (N_v,) of the images of each camera in recorded order.
+        only_stamps: keep only observations with one of these times (which have labels); None keeps
+            all.
     """
     orders = [np.argsort(stamps, kind="stable") for stamps in cameras]
     ordered = [stamps[order] for stamps, order in zip(cameras, orders, strict=True)]
@@ -70,7 +75,7 @@ def align_cameras(
         ],
         axis=1,
     )
-    if len(chosen):  # a moment that changes nothing is not another observation
+    if len(chosen):  # a moment that chooses the same images is not another observation
         fresh = np.append(True, (np.diff(chosen, axis=0) != 0).any(axis=1))
         moments, chosen = moments[fresh], chosen[fresh]
     times = np.stack(
@@ -92,8 +97,12 @@ def align_cameras(
 
 
 class Knots(NamedTuple):
-    """Positions of one joint: times (n,) [ns], values (n,), and whether the value goes to the next
-    one evenly or stays (n,).
+    """Positions of one joint over time.
+
+    Attributes:
+        stamps: (n,) [ns].
+        values: (n,) [rad, m].
+        ramps: (n,) True where the value changes linearly to the next one, False where it is held.
     """
 
     stamps: np.ndarray
@@ -102,16 +111,16 @@ class Knots(NamedTuple):
 
 
 class JointStream:
-    """Joint positions over time, from messages that may name the joints in any order, or some of
-    them only.
+    """Positions of J joints over time, from messages that may hold the joints in any order or only
+    some of them.
 
     Args:
         stamps: (N,) of the messages.
-        joint_messages: with ``name`` and ``position``.
-        names: wanted joints.
+        joint_messages: N messages with ``name`` and ``position``.
+        names: the J joints.
 
     Raises:
-        ValueError: when a joint is never named.
+        ValueError: a joint is never named.
     """
 
     def __init__(self, stamps: np.ndarray, joint_messages: Sequence, names: Sequence[str]) -> None:
@@ -126,10 +135,10 @@ class JointStream:
 
     @classmethod
     def of_knots(cls, names: Sequence[str], knots: Mapping[str, Knots]) -> JointStream:
-        """Return the stream of some points in time of each joint.
+        """Return the stream with given knots of each joint.
 
         Raises:
-            ValueError: a joint has none.
+            ValueError: a joint has no knot.
         """
         found = cls.__new__(cls)
         nothing = Knots(np.empty(0, np.int64), np.empty(0), np.empty(0, bool))
@@ -155,25 +164,26 @@ class JointStream:
         ]
 
     @classmethod
-    def of_part(
+    def of_section(
         cls,
         stamps: np.ndarray,
         joint_messages: Sequence,
         names: Sequence[str],
-        whole: Callable[[], Sequence],
+        all_messages: Callable[[], Sequence],
     ) -> JointStream | None:
-        """Of a part of a recording; None where a joint is not named in it though it is in
-        ``whole``, whose messages are then asked for.
+        """Return the stream of a section of a recording; None if it lacks a joint that the recording
+        has. A section can be so short that a publisher sent no message in it.
 
-        A clock step can cut off a part so short that not every publisher was heard in it.
+        Args:
+            all_messages: returns the messages of the recording.
 
         Raises:
-            ValueError: when a joint is never named.
+            ValueError: a joint is never named in the recording.
         """
         try:
             return cls(stamps, joint_messages, names)
         except ValueError:
-            messages = whole()
+            messages = all_messages()
             named = (
                 messages.names()
                 if isinstance(messages, JointMessages)
@@ -185,22 +195,22 @@ class JointStream:
 
     @property
     def knots(self) -> list[Knots]:
-        """Points in time of every joint, sorted."""
+        """Knots of every joint, sorted by time."""
         return self._joints
 
     @property
     def first(self) -> int:
-        """From this time on every joint is known [ns]."""
+        """Time from which on every joint has a value [ns]."""
         return int(max(knots.stamps[0] for knots in self._joints))
 
     @property
     def last(self) -> int:
-        """Time of the last message."""
+        """Time of the last knot [ns]."""
         return int(max(knots.stamps[-1] for knots in self._joints))
 
     def held(self, times: np.ndarray) -> np.ndarray:
-        """Return the newest value at or before each time, (N, J); on a trajectory the point between
-        two of its points; NaN before all.
+        """Return the value (N, J) in force at each time: held since the newest knot, or
+        interpolated on a ramp; NaN before the first knot.
         """
         columns = []
         for stamps, values, ramps in self._joints:
@@ -218,8 +228,8 @@ class JointStream:
         return np.stack(columns, axis=-1)
 
     def newest(self, times: np.ndarray) -> np.ndarray:
-        """Return the time (N,) of the newest command at or before each time; on a trajectory that
-        is the time itself.
+        """Return the time (N,) [ns] of the newest knot of any joint at or before each time; on a
+        ramp, the time itself.
         """
         found = np.full(len(times), np.iinfo(np.int64).min)
         for stamps, _, ramps in self._joints:
@@ -236,13 +246,19 @@ class JointStream:
         max_age_ns: int | Sequence[int],
         now: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Interpolated values (N, J) at ``times``, using nothing that was measured after
-        ``known_until``.
+        """Interpolate the values (N, J) at ``times`` without samples later than ``known_until``.
 
-        Where no later sample is known yet the newest one holds. NaN where there was none yet, where
-        the newest one that had been
-        measured by ``now`` (default ``known_until``) was older than ``max_age_ns`` of its joint
-        then, and in a gap: where the last one before ``times`` was older than that at that time.
+        If no later sample is known, the newest one is held. The value is NaN
+
+        - before the first sample,
+        - if the newest sample at ``now`` is older than ``max_age_ns``,
+        - in a gap: if the last sample before ``times`` is older than ``max_age_ns`` at that time.
+
+        Args:
+            times: (N,) of the wanted values.
+            known_until: (N,) newest stamp that may be used for each.
+            max_age_ns: for all joints, or (J,).
+            now: (N,) when the values are used; None means ``known_until``.
         """
         now = known_until if now is None else now
         columns = []
@@ -263,8 +279,10 @@ class JointStream:
 
 
 def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Index (N,) of the stamp nearest to each time, for ``stamps`` in any order; there must be
-    one.
+    """Return the index (N,) of the stamp nearest to each time; the earlier one of two equally near.
+
+    Args:
+        stamps: (M,) in any order, M > 0.
     """
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
@@ -275,8 +293,8 @@ def nearest(stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _nearest_arrived(stamps: np.ndarray, times: np.ndarray, newest: np.ndarray) -> np.ndarray:
-    """Index (N,) of the stamp nearest to each time among the first ``newest + 1``; the earlier one
-    of two.
+    """Return the index (N,) of the stamp nearest to each time among the first ``newest + 1``; the
+    earlier one of two equally near.
     """
     left = np.maximum(np.searchsorted(stamps, times, side="right") - 1, 0)
     right = np.minimum(left + 1, newest)
@@ -290,7 +308,9 @@ def _contains(ordered: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _nearest_to_grid(moments: np.ndarray, skew: np.ndarray, step: int) -> np.ndarray:
-    """For every cell of the grid the best moment's index."""
+    """Return the index of the moment with the lowest cost in every cell of the grid; see
+    :func:`align_cameras`.
+    """
     if not len(moments):
         return np.empty(0, int)
     since = moments - moments[0]

@@ -1,6 +1,4 @@
-"""What a policy should have answered at an observation: the expert's chunks, or what the operator
-commanded next.
-"""
+"""Make the labels of observations: the chunks of an expert, or the next commands of the operator."""
 
 from __future__ import annotations
 
@@ -16,18 +14,20 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.types import Chunk
 from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
-IDLE_SHARE = (
-    0.002  # of a joint's range: commands that stay within it over a whole label are no motion
-)
+# Share of a joint's range: if the commands of a label stay within it, the label is idle.
+IDLE_SHARE = 0.002
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """P labels: ``frame`` (P,) index of the observation, ``instructions`` P texts, ``targets`` (P,
-    H, A) float32.
+    """P labels of H steps and A action columns.
 
-    ``idle`` (P,) float32: for how long [s] the operator had commanded no motion by then, and went
-    on so over the whole label; else 0.
+    Attributes:
+        frame: (P,) index of the observation.
+        instructions: P texts.
+        targets: (P, H, A) float32.
+        idle: (P,) float32, for labels without motion the time [s] since the operator last commanded
+            a motion; else 0.
     """
 
     frame: np.ndarray
@@ -36,42 +36,42 @@ class Pairs:
     idle: np.ndarray
 
     @classmethod
-    def joined(cls, parts: Sequence[Pairs], frames: Sequence[int]) -> Pairs:
-        """One after the other; ``frames`` are the numbers of observations that the parts belong
-        to.
-        """
+    def joined(cls, sections: Sequence[Pairs], frames: Sequence[int]) -> Pairs:
+        """Concatenate labels of several sections, which have ``frames`` observations each."""
         offsets = np.cumsum([0, *frames[:-1]])
         return cls(
             np.concatenate(
-                [part.frame + offset for part, offset in zip(parts, offsets, strict=True)]
+                [section.frame + offset for section, offset in zip(sections, offsets, strict=True)]
             ).astype(np.int32),
-            [text for part in parts for text in part.instructions],
-            np.concatenate([part.targets for part in parts]),
-            np.concatenate([part.idle for part in parts]),
+            [text for section in sections for text in section.instructions],
+            np.concatenate([section.targets for section in sections]),
+            np.concatenate([section.idle for section in sections]),
         )
 
 
 def expert_pairs(
     contract: Contract, stamps: np.ndarray, chunks: Sequence[Chunk], chunk_stamps: np.ndarray
 ) -> Pairs:
-    """One pair for every chunk that has the time of an observation; several per observation are
-    contrastive labels.
+    """Return one label for every chunk with the stamp of an observation.
+
+    Several chunks at one observation, for different instructions, are contrastive labels. Chunks
+    that are longer than the horizon are cut.
 
     Args:
         stamps: observation times (N,) [ns].
         chunk_stamps: times of the chunks (C,) [ns].
 
     Raises:
-        ValueError: when a chunk is in another action space, or has fewer rows or others than the
-            contract says. More rows are cut.
+        ValueError: a chunk has another action space, step or columns than the contract, is too
+            short, or holds a value that is not finite.
     """
     action = contract.action
     frame = nearest(stamps, chunk_stamps) if len(stamps) else np.empty(0, int)
     same = (
         np.abs(stamps[frame] - chunk_stamps) <= SAME_STAMP_NS if len(stamps) else np.empty(0, bool)
     )
-    kept = np.flatnonzero(same)
-    for index in kept:
+    matching = np.flatnonzero(same)
+    for index in matching:
         chunk = chunks[index]
         fits = len(chunk.data) >= action.horizon and abs(chunk.step_s - action.step_s) < 1e-6
         if chunk.space != action.space or list(chunk.names) != action.names or not fits:
@@ -88,12 +88,11 @@ def expert_pairs(
                 " episode out"
             )
     targets = np.array(
-        [chunks[index].data[: action.horizon] for index in kept], np.float32
+        [chunks[index].data[: action.horizon] for index in matching], np.float32
     ).reshape(-1, action.horizon, len(action.names))
-    idle = np.zeros(len(kept), np.float32)  # an expert's answer is one on purpose
-    return Pairs(
-        frame[kept].astype(np.int32), [chunks[index].instruction for index in kept], targets, idle
-    )
+    idle = np.zeros(len(matching), np.float32)  # an expert that waits does so on purpose
+    instructions = [chunks[index].instruction for index in matching]
+    return Pairs(frame[matching].astype(np.int32), instructions, targets, idle)
 
 
 def operator_pairs(
@@ -104,20 +103,19 @@ def operator_pairs(
     instructions: Sequence[str],
     until: np.ndarray | None = None,
 ) -> Pairs:
-    """One pair per observation, from the joint positions that the operator commanded after it.
+    """Return one label per observation from the commands of the operator after it.
 
-    Row k is the command in force at ``stamp + (k + 1) * step_s`` (the newest at or before it), in
-    the contract's action space and relative to the joints measured at the observation. After the
-    last command that one holds. Observations before the first command or after the last have no
-    pair.
+    Step k (from 0) of the label at stamp t is the command in force at t + (k + 1) * ``step_s``, in
+    the action space of the contract, relative to the joints measured at t. The last command is
+    held. Observations before the first or after the last command have no label.
 
     Args:
         stamps: observation times (N,) [ns].
         measured: joint positions (N, J) at these times, in the order of
-            ``contract.command_joints``.
+            ``contract.command_joints`` [rad, m].
         commands: of the same joints.
-        instructions: N, in force at these times.
-        until: (N,) [ns], no row of a label may lie behind; None where none is too late.
+        instructions: N texts in force at these times.
+        until: (N,) [ns]: a label with a step after it is left out; None keeps all.
     """
     action = contract.action
     steps = np.arange(1, action.horizon + 1) * round(action.step_s * 1e9)
@@ -148,24 +146,30 @@ def operator_pairs(
 
 
 def is_commanded(contract: Contract, stamps: np.ndarray, commands: JointStream) -> np.ndarray:
-    """Return at which observations (N,) [ns] a command follows, so that there is a label."""
+    """Return at which observation times (N,) [ns] a label can be made: the first step has a command,
+    and a command follows.
+    """
     first_step = round(contract.action.step_s * 1e9)
     return (stamps + first_step >= commands.first) & (stamps < commands.last)
 
 
 def no_labels(labelled: np.ndarray) -> list[str]:
-    """Return a sentence where no observation (N,) has a label."""
+    """Return a sentence if no observation (N,) has a label, else an empty list."""
     if labelled.any():
         return []
     return [
-        "no observation has a label: commands, or the expert's answers, are at other times than the"
-        " images; `sf_training view` shows when each came"
+        "no observation has a label: commands or expert chunks are at other times than the images;"
+        " check their times with `sf_training view`"
     ]
 
 
 def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:
-    """See :class:`Pairs`; of commands (P, 1 + H, J) from the observation on, of which NaN is not
-    known yet.
+    """Return ``Pairs.idle`` (P,).
+
+    Args:
+        stamps: (P,) [ns] of the observations.
+        commanded: (P, 1 + H, J) commands at the observation and at the H steps; NaN where there is
+            none yet.
     """
     limits = JointLimits.of(contract)
     known = np.where(np.isfinite(commanded), commanded, commanded[:, -1:])
@@ -186,12 +190,12 @@ def in_action_space(
     commanded: np.ndarray,
     measured: np.ndarray,
 ) -> np.ndarray:
-    """Commanded joints (H, J) as the columns of ``contract.action.names``, (H, A), seen from the
-    joints measured (J,).
+    """Convert commanded joints (H, J) to actions (H, A) of ``contract.action.names``.
 
     Args:
-        kinematics: of every arm by its name, needed where ``contract.action.space.is_tool``; of a
-            robot with one arm also alone.
+        kinematics: of every arm by its name, or of the only arm; needed if
+            ``contract.action.space.is_tool``, else None.
+        measured: (J,) joints at the observation, the reference of relative action spaces.
     """
     space, action = contract.action.space, contract.columns.action
     result = np.zeros((len(commanded), len(action)))
@@ -217,8 +221,10 @@ def in_action_space(
 def _tool_columns(
     kinematics: Kinematics, space: ActionSpace, commanded: np.ndarray, measured: np.ndarray
 ) -> np.ndarray:
-    """(H, 6): displacement from the measured tool pose, or the pose itself; rotations as vectors
-    in the base frame.
+    """Return tool actions (H, 6) as (position [m], rotation vector [rad]) in the base frame.
+
+    With (p, R) = forward(commanded) and (p0, R0) = forward(measured): EE_DELTA is
+    (p - p0, log(R R0^T)), EE_POSE is (p, log R), where log is the logarithm of SO(3).
     """
     start = kinematics.forward(measured)
     poses = [kinematics.forward(row) for row in commanded]

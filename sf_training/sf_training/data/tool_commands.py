@@ -1,6 +1,5 @@
-"""Commands for the tool instead of the joints, as joint positions through inverse kinematics: poses
-(``geometry_msgs/PoseStamped``) and twists (``geometry_msgs/TwistStamped``, as MoveIt Servo takes
-them).
+"""Convert Cartesian commands of the tool to joint positions by inverse kinematics: poses
+(``geometry_msgs/PoseStamped``) and twists (``geometry_msgs/TwistStamped``, as for MoveIt Servo).
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.data.synchronisation import JointStream, Knots
 from sf_training.recording import messages
 
-LASTS_NS = 100_000_000  # a twist ends after that without a new one, as in MoveIt Servo
-OUT_OF_REACH = 0.05  # of the poses may be out of reach: the arm went as near as it could
-TOO_FAST = 3.0  # twists that add up to so many times the way that the tool went
-_LEAST = np.array([0.02, 0.2])  # m, rad: of a way that tells something
+TWIST_TIMEOUT_NS = 100_000_000  # without a new twist the motion ends, as in MoveIt Servo
+OUT_OF_REACH = 0.05  # share of poses that may be out of reach; the arm went as near as possible
+# Commanded over travelled distance; above it the twists are not in m/s and rad/s.
+TOO_FAST = 3.0
+_DISTANCE_MIN = np.array([0.02, 0.2])  # m, rad: with less distance TOO_FAST says nothing
 
 
 class ToolCommands:
@@ -35,22 +35,23 @@ class ToolCommands:
         self._frames = {"": self._frames[contract.base_frame], **self._frames}
 
     def knots(
-        self, kind: str, stamps: np.ndarray, contents: Sequence, states: JointStream
+        self, type_name: str, stamps: np.ndarray, contents: Sequence, states: JointStream
     ) -> dict[str, Knots]:
         """Return the commanded positions of the arm's joints.
 
-        A pose is a target. A twist moves the tool from where it is measured until the next twist
-        comes, at most for :data:`LASTS_NS`.
+        A pose is a goal of the tool. A twist is integrated from the measured pose T0 to the time dt
+        of the next twist, at most :data:`TWIST_TIMEOUT_NS`: position p0 + v dt, rotation
+        exp(w dt) R0, with v [m/s] and w [rad/s] in the base frame.
 
         Args:
-            kind: type name of the messages.
+            type_name: of the messages.
             stamps: (N,) [ns].
             contents: N messages.
             states: measured joints, in the order of ``contract.command_joints``.
 
         Raises:
-            ValueError: poses that the arm cannot reach, twists that are not in m/s and rad/s, or a
-                frame that is not fixed to the base.
+            ValueError: the arm cannot reach the poses, the twists are not in m/s and rad/s, a
+                value is invalid, or a frame is not fixed to the base.
         """
         order = np.argsort(stamps, kind="stable")
         arm = len(self._contract.arm_joints)
@@ -61,10 +62,10 @@ class ToolCommands:
             return {}
         stamps, contents = stamps[order], [contents[row] for row in order.tolist()]
         starts = [self._kinematics.forward(row) for row in measured]
-        if kind == messages.POSE:
+        if type_name == messages.POSE:
             goals = [self._pose(message) for message in contents]
         else:
-            goals = self._moved(stamps, contents, starts)
+            goals = self._integrated(stamps, contents, starts)
         solutions = [
             self._kinematics.inverse(goal, seed)
             for goal, seed in zip(goals, measured, strict=True)
@@ -77,10 +78,11 @@ class ToolCommands:
         }
 
     def _pose(self, message) -> ToolPose:
-        place, turn = message.pose.position, message.pose.orientation
-        quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
+        """Return a commanded pose in the base frame."""
+        position, orientation = message.pose.position, message.pose.orientation
+        quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
         length = np.linalg.norm(quaternion)
-        point = np.array([place.x, place.y, place.z])
+        point = np.array([position.x, position.y, position.z])
         if not (np.isfinite(point).all() and abs(length - 1.0) < 0.1):
             raise ValueError(
                 f"a pose is {point.round(3).tolist()} with a quaternion of length {length:.3g};"
@@ -90,26 +92,26 @@ class ToolCommands:
         goal = self._frame(message).act(pinocchio.SE3(rotation, point))
         return ToolPose(goal.translation, goal.rotation)
 
-    def _moved(
+    def _integrated(
         self, stamps: np.ndarray, contents: Sequence, starts: Sequence[ToolPose]
     ) -> list[ToolPose]:
-        """Return where each twist moves the tool from ``starts``."""
+        """Return the pose to which each twist moves the tool from ``starts``."""
         gaps = np.diff(stamps)
-        last = np.median(gaps) if len(gaps) else LASTS_NS
-        seconds = np.minimum(np.append(gaps, last), LASTS_NS) * 1e-9
-        goals, ways = [], np.zeros((len(stamps), 2))
+        last = np.median(gaps) if len(gaps) else TWIST_TIMEOUT_NS
+        seconds = np.minimum(np.append(gaps, last), TWIST_TIMEOUT_NS) * 1e-9
+        goals, speeds = [], np.zeros((len(stamps), 2))
         for row, (message, start) in enumerate(zip(contents, starts, strict=True)):
             linear, angular = (
-                self._turned(message, start, np.array([vector.x, vector.y, vector.z]))
+                self._in_base_frame(message, start, np.array([vector.x, vector.y, vector.z]))
                 for vector in (message.twist.linear, message.twist.angular)
             )
-            ways[row] = np.linalg.norm(linear), np.linalg.norm(angular)
+            speeds[row] = np.linalg.norm(linear), np.linalg.norm(angular)
             turn = pinocchio.exp3(angular * seconds[row])
             goals.append(ToolPose(start.position + linear * seconds[row], turn @ start.rotation))
-        self._check_ways((ways * seconds[:, None]).sum(axis=0), starts)
+        self._check_distance((speeds * seconds[:, None]).sum(axis=0), starts)
         return goals
 
-    def _turned(self, message, start: ToolPose, vector: np.ndarray) -> np.ndarray:
+    def _in_base_frame(self, message, start: ToolPose, vector: np.ndarray) -> np.ndarray:
         """Return a vector of a twist in the base frame."""
         if not np.isfinite(vector).all():
             raise ValueError(f"a twist is {vector.tolist()}; correct its publisher")
@@ -121,12 +123,13 @@ class ToolCommands:
         frame = message.header.frame_id
         if frame not in self._frames:
             raise ValueError(
-                f"commands for the tool are in frame {frame!r}, which is not fixed to"
+                f"tool commands are in frame {frame!r}, which is not fixed to"
                 f" {self._contract.base_frame!r}; publish them in {self._contract.base_frame!r}"
             )
         return self._frames[frame]
 
-    def _check_ways(self, commanded: np.ndarray, starts: Sequence[ToolPose]) -> None:
+    def _check_distance(self, commanded: np.ndarray, starts: Sequence[ToolPose]) -> None:
+        """Raise if the commanded distances (2,) [m, rad] far exceed what the tool travelled."""
         steps = [
             (
                 np.linalg.norm(after.position - before.position),
@@ -134,15 +137,15 @@ class ToolCommands:
             )
             for before, after in zip(starts, starts[1:], strict=False)
         ]
-        went = np.sum(steps, axis=0) if steps else np.zeros(2)
-        far = commanded > TOO_FAST * went + _LEAST
+        travelled = np.sum(steps, axis=0) if steps else np.zeros(2)
+        far = commanded > TOO_FAST * travelled + _DISTANCE_MIN
         if far.any():
             which = int(np.argmax(far))
             unit = ("m", "rad")[which]
             raise ValueError(
-                f"the twists add up to {commanded[which]:.3g} {unit}, but the tool went"
-                f" {went[which]:.3g} {unit}: they are not in {unit}/s; record them scaled (MoveIt"
-                " Servo: command_in_type speed_units)"
+                f"the twists command {commanded[which]:.3g} {unit}, but the tool travelled"
+                f" {travelled[which]:.3g} {unit}, so they are not in {unit}/s; record them in SI"
+                " units (MoveIt Servo: command_in_type speed_units)"
             )
 
     def _check_reached(self, solutions: Sequence, stamps: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""``sf_training lerobot export|import``: episodes to a LeRobot v3.0 dataset, and back."""
+"""``sf_training lerobot export|import``: convert episodes to a LeRobot v3.0 dataset, and back."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
 from sf_training.data.episode_reader import BagError, find_episodes
+from sf_training.data.image_rows import images_in_rows
 from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, say_left_out
-from sf_training.data.picture_rows import pictures_in_rows
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.lerobot.export_bags import (
@@ -43,8 +43,8 @@ _USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to
 
 @dataclass(frozen=True)
 class Export:
-    """Write episodes as a LeRobot v3.0 dataset: state and action are joint positions, pictures are
-    videos. lerobot is not needed.
+    """Write episodes as a LeRobot v3.0 dataset: state and action are joint positions, images are
+    stored as videos. lerobot is not needed.
     """
 
     data: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -60,31 +60,32 @@ class Export:
     action: ActionSource = "commanded"
     """What the operator commanded, or what the joints measured, one frame later."""
     strict: bool = False
-    """Stop at an episode that cannot be used; otherwise it is named and left out."""
+    """Stop at an episode that cannot be used; otherwise it is listed and left out."""
     verdicts: tuple[str, ...] = VERDICTS
-    """Of the recorder: episodes with another verdict are left out."""
+    """Episodes with another verdict of the recorder are left out."""
     outcomes: tuple[str, ...] = ("success",)
     """Episodes with another outcome are left out."""
     hold: int = 2
-    """Holes of at most this many frames are filled with the frame before; longer ones split the
+    """Gaps of at most this many frames are filled with the previous frame; longer ones split the
     episode.
     """
     command_age_s: float = 0.5
-    """A frame whose command is older is left out: the operator had let go [s]."""
+    """Frames with an older command are left out: the operator had released the dead-man switch [s].
+    """
     min_frames: int = 2
     """Shorter pieces are left out."""
     depth: bool = False
-    """Depth of the cameras that have some, too: NAME_depth, as lerobot stores it."""
+    """Add depth of the cameras that have it: NAME_depth, in lerobot's format."""
     effort: bool = False
-    """Efforts of the joint states, too: observation.effort."""
+    """Add efforts of the joint states: observation.effort."""
     codec: Codec = "h264"
-    """h264 is quick to write; av1 is LeRobot's default, smaller."""
+    """h264 is faster to write; av1, the default of LeRobot, is smaller."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, to be trained on like
-    recorded ones. lerobot is not needed.
+    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, for training. lerobot is not
+    needed.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -98,30 +99,30 @@ class Import:
     joints: tuple[str, ...] = ()
     """Joints with other names there: OURS=THEIRS …, or OURS=NUMBER of the column, from 0."""
     units: Units = "auto"
-    """Of the dataset's arm joints. auto: radians; values far beyond the contract's limits are
-    refused with what they look like.
-    normalised: from -100 to 100, taken as the joint's limits in the contract (each motor's
-    calibrated range there)."""
+    """Units of the arm joints in the dataset. auto: radians; values far beyond the contract's
+    limits are refused, with a guess of their unit.
+    normalised: from -100 to 100, mapped to the joint's limits in the contract (in the dataset, the
+    calibrated range of each motor)."""
     gripper: tuple[float, float] | None = None
     """The dataset's values for CLOSED OPEN; default 0 100 with normalised, else as in the
     contract.
     """
     instructions: Level = "task"
-    """What becomes the instruction: the task of each frame, or the step of it (subtask_index or
+    """Source of the instruction: the task of each frame, or its subtask (subtask_index or
     language_persistent).
     """
     instruction: str = ""
     """One instruction for all episodes; default those of the dataset."""
     skip_damaged: bool = False
-    """Leave out episodes that cannot be read, and name them; default: stop at the first, with
-    nothing written.
+    """Leave out episodes that cannot be read, and list them; default: stop at the first one and
+    write nothing.
     """
     episodes: int | None = None
-    """Only the first so many."""
+    """Only this many, from the first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in ("export", "import"):
         print(_USAGE, file=sys.stdout if words and words[0] in ("-h", "--help") else sys.stderr)
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] == "export":
             export(parse(Export, words[1:], "lerobot export"), console)
         else:
-            bring_in(parse(Import, words[1:], "lerobot import"), console)
+            import_dataset(parse(Import, words[1:], "lerobot import"), console)
     except (BagError, LeRobotError, ContractError, EpisodeWriteError) as error:
         print(f"lerobot {words[0]}: {error}", file=sys.stderr)
         return 2
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(settings: Export, console: Console) -> Path:
-    """Write the dataset; returns its directory."""
+    """Write the dataset; return its directory."""
     given = load_contract(settings.contract) if settings.contract else None
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
@@ -159,9 +160,9 @@ def export(settings: Export, console: Console) -> Path:
         _progress("writing episodes", console) as bar,
     ):
         for reader in bar.track(opened.readers):
-            with reader.kept_in_memory():
+            with reader.cached_in_memory():
                 try:
-                    parts = stretches(
+                    pieces = stretches(
                         reader,
                         fps,
                         settings.action,
@@ -174,25 +175,30 @@ def export(settings: Export, console: Console) -> Path:
                         raise
                     left_out.append(LeftOut(reader.path, str(error)))
                     continue
-                for part in parts:
-                    if len(part.state) < settings.min_frames:
+                for stretch in pieces:
+                    if len(stretch.state) < settings.min_frames:
                         short += 1
                         continue
-                    pictures = pictures_in_rows(reader, part.indices)
-                    if part.depths is not None:
-                        pictures = itertools.chain(pictures, depth_in_rows(reader, part.depths))
-                        unmeasured += int((part.depths < 0).sum())
+                    images = images_in_rows(reader, stretch.indices)
+                    if stretch.depths is not None:
+                        images = itertools.chain(images, depth_in_rows(reader, stretch.depths))
+                        unmeasured += int((stretch.depths < 0).sum())
                     writer.add_episode(
-                        part.tasks, part.state, part.action, part.stamps, pictures, part.effort
+                        stretch.tasks,
+                        stretch.state,
+                        stretch.action,
+                        stretch.stamps,
+                        images,
+                        stretch.effort,
                     )
-                    filled += part.filled
+                    filled += stretch.filled
                     entry = {
                         "bag": reader.name,
                         "sha256": reader.checksum,
                         "outcome": reader.outcome,
-                        "frames": len(part.state),
+                        "frames": len(stretch.state),
                     }
-                    sources.append(entry | {"filled": part.filled})
+                    sources.append(entry | {"filled": stretch.filled})
         if not sources and left_out:
             raise none_left(left_out, opened.count, opened.outcomes, settings.outcomes)
         write_sources(writer.root, contract, sources)
@@ -222,16 +228,15 @@ def export(settings: Export, console: Console) -> Path:
     return path
 
 
-def bring_in(settings: Import, console: Console) -> list[Path]:
-    """Write the bags; returns their directories."""
+def import_dataset(settings: Import, console: Console) -> list[Path]:
+    """Write the bags; return their directories."""
     if settings.episodes is not None and settings.episodes < 1:
-        raise LeRobotError(f"--episodes: {settings.episodes} is not 1 or more")
+        raise LeRobotError(f"--episodes: {settings.episodes} is too low; give 1 or more")
     reader = DatasetReader(settings.data, settings.instructions, settings.instruction.strip())
     own = settings.data / layout.SOURCES / "contract.yaml"
     if settings.contract is None and not own.exists():
         raise LeRobotError(
-            f"{settings.data}: holds no contract; say which robot this is with --contract"
-            " ROBOT.yaml"
+            f"{settings.data}: holds no contract; give that of the robot with --contract ROBOT.yaml"
         )
     contract = load_contract(settings.contract or own)
     found = mapping(
@@ -246,7 +251,7 @@ def bring_in(settings: Import, console: Console) -> list[Path]:
         console.print(f"warning: {found.values.note}", highlight=False, soft_wrap=True)
     if reader.has_subtasks and settings.instructions == "task":
         console.print(
-            "the dataset has the steps of its tasks, too: --instructions subtask takes them",
+            "the dataset also has subtasks; use them with --instructions subtask",
             soft_wrap=True,
         )
     name = settings.data.resolve().name
@@ -264,7 +269,7 @@ def bring_in(settings: Import, console: Console) -> list[Path]:
                 write_episode(reader, position, contract, found, stage, episode)
             except LeRobotError as error:
                 if not settings.skip_damaged:
-                    raise LeRobotError(f"{error} (or leave it out with --skip-damaged)") from None
+                    raise LeRobotError(f"{error}, or leave it out with --skip-damaged") from None
                 damaged.append(episode)
                 console.print(f"left out: {error}", highlight=False, soft_wrap=True)
         if len(damaged) == len(names):
@@ -292,5 +297,5 @@ def _progress(what: str, console: Console) -> Progress:
 def _pairs(words: tuple[str, ...]) -> dict[str, str]:
     wrong = [word for word in words if "=" not in word]
     if wrong:
-        raise LeRobotError(f"{wrong[0]!r} is not OURS=THEIRS")
+        raise LeRobotError(f"{wrong[0]!r} is not OURS=THEIRS; correct it")
     return dict(word.split("=", 1) for word in words)

@@ -1,4 +1,4 @@
-"""Describes a LeRobot dataset from its ``meta/info.json``: version, rate, columns and cameras."""
+"""Read ``meta/info.json`` of a LeRobot dataset: version, rate, columns and cameras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sf_training.lerobot.layout import ACTION, IMAGES, STATE, LeRobotError
 FETCH = "fetch the dataset again"
 _PICTURES = ("image", "video")
 _CHANNELS = (1, 3, 4)
-# What a damaged or foreign table, number or path raises while it is read.
+# Errors that a damaged or foreign table, number or path raises while it is read.
 _DAMAGE = (
     KeyError,
     TypeError,
@@ -30,7 +30,7 @@ _DAMAGE = (
 
 
 class DatasetInfo(BaseModel):
-    """The keys of info.json that are needed; see :func:`read_info`."""
+    """The keys of info.json that are used; see :func:`read_info`."""
 
     codebase_version: str
     fps: Annotated[float, Field(gt=0, le=100_000)]
@@ -42,11 +42,11 @@ class DatasetInfo(BaseModel):
 
     @property
     def is_v2(self) -> bool:
-        """Tells whether every episode has files of its own (v2.0 and v2.1)."""
+        """Whether every episode has its own files (v2.0 and v2.1)."""
         return self.codebase_version.startswith("v2.")
 
-    def pictures(self, *, depth: bool) -> list[str]:
-        """Lists the keys of the cameras' features: those of colour, or those of depth."""
+    def image_keys(self, *, depth: bool) -> list[str]:
+        """Return the keys of the camera features: of colour, or of depth."""
         keys = [key for key, each in self.features.items() if _dtype(each) in _PICTURES]
         return [key for key in keys if _is_depth(self.features[key]) == depth]
 
@@ -58,24 +58,24 @@ class _Feature(BaseModel):
 
 
 def read_info(directory: Path) -> DatasetInfo:
-    """Reads ``meta/info.json``.
+    """Read ``meta/info.json``.
 
     Raises:
-        LeRobotError: it is missing, is no JSON, lacks a key, or is of a version that is not read.
+        LeRobotError: the file is missing, not JSON, lacks a key, or has an unsupported version.
     """
     path = directory / layout.INFO
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise LeRobotError(
-            f"{directory}: has no {layout.INFO}, so it is no LeRobot dataset; check the path"
+            f"{directory}: has no {layout.INFO}, so it is not a LeRobot dataset; check the path"
         ) from None
     except (ValueError, RecursionError):
         raise LeRobotError(f"{path}: is not JSON; {FETCH}") from None
     version = content.get("codebase_version") if isinstance(content, dict) else None
     if not str(version).startswith(("v2.", "v3.")):
-        cure = "convert it with the lerobot of its time to v2.1 (convert_dataset_v1_to_v2.py)"
-        raise LeRobotError(f"{directory}: is of version {version}, v2.0 to v3 are read; {cure}")
+        cure = "convert it to v2.1 with a lerobot of that version (convert_dataset_v1_to_v2.py)"
+        raise LeRobotError(f"{directory}: has version {version}, v2.0 to v3 are read; {cure}")
     try:
         info = DatasetInfo.model_validate(content)
     except ValidationError as error:
@@ -90,13 +90,13 @@ def read_info(directory: Path) -> DatasetInfo:
 
 
 def column_names(path: Path, info: DatasetInfo, key: str) -> tuple[list[str], int]:
-    """Finds the names of a feature's columns, and how many columns there are.
+    """Return the names of the columns of a feature, and the number of columns.
 
     LeRobot writes a list, a dictionary of lists, a dictionary of numbers, any of these nested, or
-    nothing. The list is empty where there are no names, or another number of names than columns.
+    nothing. The list is empty if there are no names, or not one for each column.
 
     Raises:
-        LeRobotError: the feature's description is broken.
+        LeRobotError: the description of the feature is broken.
     """
     feature = _feature(path, info, key)
     count = 1
@@ -106,11 +106,11 @@ def column_names(path: Path, info: DatasetInfo, key: str) -> tuple[list[str], in
     return (names if len(names) == count else []), count
 
 
-def picture_size(path: Path, info: DatasetInfo, key: str) -> tuple[int, int]:
-    """Finds width and height of a camera's pictures [pixels], in whatever order the shape is given.
+def image_size(path: Path, info: DatasetInfo, key: str) -> tuple[int, int]:
+    """Return width and height of the images of a camera [pixels], whatever the order of its shape.
 
     Raises:
-        LeRobotError: the feature's description is broken.
+        LeRobotError: the description of the feature is broken.
     """
     feature = _feature(path, info, key)
     shape = feature.shape
@@ -123,25 +123,25 @@ def picture_size(path: Path, info: DatasetInfo, key: str) -> tuple[int, int]:
         return shape[1], shape[0]
     if len(shape) != 3:
         raise LeRobotError(
-            f"{path}: features.{key}.shape is {shape}; pictures have height, width and channels:"
-            " correct it"
+            f"{path}: features.{key}.shape is {shape}; give height, width and channels of the"
+            " images"
         )
-    first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
-    return (shape[2], shape[1]) if first else (shape[1], shape[0])
+    channels_first = shape[0] in _CHANNELS and shape[2] not in _CHANNELS
+    return (shape[2], shape[1]) if channels_first else (shape[1], shape[0])
 
 
 def depth_information(info: DatasetInfo, key: str) -> Mapping[str, Any]:
-    """Gives the ``info`` of a depth feature without the prefix "video."."""
+    """Return the ``info`` of a depth feature, its keys without the prefix "video."."""
     described = info.features[key].get("info") or info.features[key].get("video_info") or {}
     return {name.removeprefix("video."): value for name, value in described.items()}
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns what a damaged file raises while it is read into one sentence.
+    """Turn the errors that a damaged file raises into LeRobotError.
 
-    Raises:
-        LeRobotError: with the file, what it was read as, and the reason.
+    Args:
+        what: the file is read as this, for the message.
     """
     try:
         yield
@@ -172,7 +172,7 @@ def _explained(path: Path, error: ValidationError, prefix: str = "") -> str:
 
 
 def _flat(names: Any) -> list:
-    """All names in the order of their columns, or none where the order is not clear."""
+    """Return all names in the order of their columns; empty if the order is ambiguous."""
     if names is None:
         return []
     if isinstance(names, Mapping):
@@ -210,5 +210,5 @@ def _first_line(error: object) -> str:
 
 
 def short_name(key: str) -> str:
-    """Gives a camera's name: its key without "observation.images." or "observation."."""
+    """Return the name of a camera: its key without "observation.images." or "observation."."""
     return key.removeprefix(IMAGES).removeprefix("observation.")

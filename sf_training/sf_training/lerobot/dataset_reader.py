@@ -1,4 +1,4 @@
-"""Reads LeRobot datasets, v2.0 to v3.x, ours and others', without lerobot."""
+"""Read LeRobot datasets of v2.0 to v3.x, written by this suite or by others, without lerobot."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sf_training.lerobot.dataset_info import (
     FETCH,
     column_names,
     depth_information,
-    picture_size,
+    image_size,
     read_info,
     reading,
     short_name,
 )
-from sf_training.lerobot.episode_list import EpisodeEntry, list_episodes, read_table, video_place
+from sf_training.lerobot.episode_list import EpisodeEntry, list_episodes, read_table, video_location
 from sf_training.lerobot.instructions import Instructions, Level, segments
 from sf_training.lerobot.layout import ACTION, STATE, LeRobotError
 from sf_training.lerobot.video import as_rgb, read_frames
@@ -32,12 +32,12 @@ class DatasetEpisode:
     """N frames of one episode.
 
     Attributes:
-        index: its number in the dataset.
+        index: number of the episode in the dataset.
         segments: first frame and text of each instruction, in order; the first begins at 0.
-        state, action: (N, C), in the dataset's units.
-        effort: (N, C), in the columns of the state; None where the dataset has none.
-        timestamps: (N,) [s from its start].
-        stamps: (N,) when the frames were recorded [s]; None where the dataset does not say.
+        state, action: (N, C), in the units of the dataset.
+        effort: (N, C), columns as in the state; None if the dataset has none.
+        timestamps: (N,) [s after its start].
+        stamps: (N,) times of recording [s]; None if the dataset has none.
     """
 
     index: int
@@ -55,19 +55,21 @@ class DatasetEpisode:
 
 
 class DatasetReader:
-    """A dataset by its directory.
+    """Reader of the dataset in a directory. Methods take the position of an episode, from 0.
 
-    Attributes: ``fps``, ``robot``, ``cameras`` and ``depths`` (name to key of a feature),
-    ``state_names``, ``action_names`` (empty where the dataset has none), ``state_width``,
-    ``action_width`` (columns), ``episodes`` (how many).
+    Attributes:
+        cameras, depths: name to key of the feature.
+        state_names, action_names: names of the columns; empty if the dataset has none.
+        state_width, action_width: number of columns.
+        episodes: number of episodes.
 
     Args:
         level: which texts become instructions.
-        instruction: for all episodes; else those of the dataset.
+        instruction: for all episodes; empty means those of the dataset.
 
     Raises:
-        LeRobotError: not a dataset, a version that is not read, or a feature that is needed is
-            missing or broken.
+        LeRobotError: the directory is not a dataset, its version is not supported, or a required
+            feature is missing or broken.
     """
 
     def __init__(self, directory: Path, level: Level = "task", instruction: str = "") -> None:
@@ -78,8 +80,8 @@ class DatasetReader:
         self._info = read_info(directory)
         self.fps = self._info.fps
         self.robot = str(self._info.robot_type or "")
-        self.cameras = {short_name(key): key for key in self._info.pictures(depth=False)}
-        self.depths = {short_name(key): key for key in self._info.pictures(depth=True)}
+        self.cameras = {short_name(key): key for key in self._info.image_keys(depth=False)}
+        self.depths = {short_name(key): key for key in self._info.image_keys(depth=True)}
         self.state_names, self.state_width = column_names(self.info_file, self._info, STATE)
         self.action_names, self.action_width = column_names(self.info_file, self._info, ACTION)
         self._entries = list_episodes(directory, self._info)
@@ -89,32 +91,32 @@ class DatasetReader:
 
     @property
     def has_subtasks(self) -> bool:
-        """Tells whether frames are labelled with the steps of a task, too."""
+        """Whether frames are also labelled with subtasks."""
         return self._instructions.has_subtasks
 
     def number(self, position: int) -> int:
-        """Gives the number that the dataset has for its n-th episode."""
+        """Return the number of an episode in the dataset."""
         return self._entries[position].index
 
     def start_s(self, position: int) -> float:
-        """Gives the time at which the n-th episode would begin if all followed each other, 10 s
-        apart [s].
+        """Return the time [s] at which an episode would begin if all followed each other, 10 s
+        apart.
         """
         return float(self._starts[position]) / self.fps + 10.0 * position
 
     def size(self, name: str) -> tuple[int, int]:
-        """Gives width and height of a camera's pictures, or of its depth.
+        """Return width and height of the images of a camera, or of its depth [pixels].
 
         Raises:
-            LeRobotError: the feature's description is broken.
+            LeRobotError: the description of the feature is broken.
         """
-        return picture_size(self.info_file, self._info, (self.cameras | self.depths)[name])
+        return image_size(self.info_file, self._info, (self.cameras | self.depths)[name])
 
     def values(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Gives state and action of the n-th episode, (N, C) each.
+        """Return state and action of an episode, (N, C) each.
 
         Raises:
-            LeRobotError: its file is missing or damaged, or holds other columns than announced.
+            LeRobotError: its file is missing or damaged, or has other columns than info.json.
         """
         entry = self._entries[position]
         table = self._rows_of(entry, (STATE, ACTION))
@@ -123,10 +125,10 @@ class DatasetReader:
         )
 
     def episode(self, position: int) -> DatasetEpisode:
-        """Gives the columns of the n-th episode.
+        """Return the columns of an episode.
 
         Raises:
-            LeRobotError: its file is missing or damaged, or a number in it is not finite.
+            LeRobotError: its file is missing or damaged, or a value in it is not finite.
         """
         entry = self._entries[position]
         state, action = self.values(position)
@@ -146,7 +148,7 @@ class DatasetReader:
             stamps = self._times(table, layout.STAMP)
         if not (np.isfinite(timestamps).all() and (np.diff(timestamps) > 0).all()):
             raise LeRobotError(
-                f"{entry.table}: the timestamps of episode {entry.index} do not rise; {FETCH}"
+                f"{entry.table}: the timestamps of episode {entry.index} do not increase; {FETCH}"
             )
         texts = (
             [self._instruction] * entry.length
@@ -174,20 +176,20 @@ class DatasetReader:
         )
         return values if np.isfinite(values).all() else None
 
-    def pictures(self, position: int, camera: str) -> Iterator[np.ndarray]:
-        """Yields all pictures (H, W, 3) uint8 RGB of one camera in the n-th episode.
+    def images(self, position: int, camera: str) -> Iterator[np.ndarray]:
+        """Yield all images (H, W, 3) uint8 RGB of a camera in an episode.
 
         Raises:
-            LeRobotError: the video or a picture is missing or damaged.
+            LeRobotError: the video or an image is missing or damaged.
         """
         yield from self._frames(position, self.cameras[camera], as_rgb, _colour)
 
-    def depth_pictures(self, position: int, name: str) -> Iterator[np.ndarray]:
-        """Yields all depth pictures (H, W) float32 [m] of one camera in the n-th episode; 0 where
-        nothing was measured.
+    def depth_images(self, position: int, name: str) -> Iterator[np.ndarray]:
+        """Yield all depth images (H, W) float32 [m] of a camera in an episode; 0 where nothing was
+        measured.
 
         Raises:
-            LeRobotError: the video or a picture is missing, damaged, or holds no depth.
+            LeRobotError: the video or an image is missing, damaged, or holds no depth.
         """
         key = self.depths[name]
         described = depth_information(self._info, key)
@@ -195,7 +197,7 @@ class DatasetReader:
             position,
             key,
             lambda frame: depth.of_frame(frame, described),
-            lambda data: depth.of_picture(data, described),
+            lambda data: depth.of_image_file(data, described),
         )
 
     def _frames(
@@ -203,25 +205,24 @@ class DatasetReader:
         position: int,
         key: str,
         of_frame: Callable[[av.VideoFrame], np.ndarray],
-        of_picture: Callable[[bytes], np.ndarray | None],
+        of_image_file: Callable[[bytes], np.ndarray | None],
     ) -> Iterator[np.ndarray]:
+        """Yield the pixels of a camera, from a video or from single image files."""
         entry = self._entries[position]
         if self._info.features[key]["dtype"] == "image":
-            for picture in self._column(entry, self._rows_of(entry, (key,)), key).to_pylist():
-                yield self._picture(entry, key, picture, of_picture)
+            for image in self._column(entry, self._rows_of(entry, (key,)), key).to_pylist():
+                yield self._image(entry, key, image, of_image_file)
             return
-        path, start = video_place(self.directory, self._info, entry, key)
+        path, start = video_location(self.directory, self._info, entry, key)
         try:
             yield from read_frames(path, start, entry.length, self.fps, of_frame)
         except LeRobotError as error:
             raise LeRobotError(f"episode {entry.index}: {error}") from None
 
     def _rows_of(self, entry: EpisodeEntry, columns: tuple[str, ...]) -> pa.Table:
-        """Some columns of an episode, as far as its file has them."""
-        if self._table is None or self._table[:2] != (
-            entry.table,
-            columns,
-        ):  # several episodes lie in one file
+        """Return those of the columns of an episode that its file has."""
+        # Cached: several episodes share a file.
+        if self._table is None or self._table[:2] != (entry.table, columns):
             self._table = (
                 entry.table,
                 columns,
@@ -233,27 +234,27 @@ class DatasetReader:
             count = len(found)
             if count != entry.length or found[-1] - found[0] != count - 1:
                 raise LeRobotError(
-                    f"{entry.table}: episode {entry.index} has {count} rows, {entry.length} are"
-                    f" announced; {FETCH}"
+                    f"{entry.table}: episode {entry.index} has {count} rows instead of"
+                    f" {entry.length}; {FETCH}"
                 )
             return table.slice(found[0], count)
 
     def _column(self, entry: EpisodeEntry, table: pa.Table, key: str) -> pa.ChunkedArray:
         if key not in table.column_names:
             raise LeRobotError(
-                f"{entry.table}: has no column {key}, which {layout.INFO} announces; {FETCH}"
+                f"{entry.table}: has no column {key}, which {layout.INFO} lists; {FETCH}"
             )
         return table[key]
 
     def _matrix(self, entry: EpisodeEntry, table: pa.Table, key: str, width: int) -> np.ndarray:
-        """(N, C) float64 from lists of equal length, or (N, 1) from numbers."""
+        """Return (N, C) float64 from lists of equal length, or (N, 1) from numbers."""
         column = self._column(entry, table, key)
         with reading(entry.table, f"{key} of episode {entry.index}"):
             values = np.array(column.to_pylist(), np.float64).reshape(len(column), -1)
         if values.shape[1] != width:
             raise LeRobotError(
-                f"{entry.table}: {key} has {values.shape[1]} columns, {layout.INFO} announces"
-                f" {width}; {FETCH}"
+                f"{entry.table}: {key} has {values.shape[1]} columns, {layout.INFO} lists {width};"
+                f" {FETCH}"
             )
         return values
 
@@ -262,19 +263,19 @@ class DatasetReader:
             return None
         return np.array(table[key].to_pylist(), np.float64).reshape(len(table))
 
-    def _picture(
+    def _image(
         self,
         entry: EpisodeEntry,
         key: str,
-        picture: dict,
+        image: dict,
         read: Callable[[bytes], np.ndarray | None],
     ) -> np.ndarray:
-        with reading(entry.table, f"pictures of {key}"):
-            pixels = read(picture.get("bytes") or (self.directory / picture["path"]).read_bytes())
+        with reading(entry.table, f"images of {key}"):
+            pixels = read(image.get("bytes") or (self.directory / image["path"]).read_bytes())
         if pixels is None:
             raise LeRobotError(
-                f"{entry.table}: episode {entry.index}: {key} {picture.get('path') or ''} is no"
-                f" picture; {FETCH}"
+                f"{entry.table}: episode {entry.index}: {key} {image.get('path') or ''} is not an"
+                f" image; {FETCH}"
             )
         return pixels
 
@@ -282,6 +283,6 @@ class DatasetReader:
 def _colour(data: bytes) -> np.ndarray | None:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # a size that cannot be
+    except cv2.error:  # a damaged header can claim an impossible size
         return None
     return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""Writes a LeRobot v3.0 dataset, one episode at a time; memory does not grow with the pictures."""
+"""Write a LeRobot v3.0 dataset one episode at a time; memory use does not grow with the images."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import pyarrow.parquet as pq
 
 from sf_training.lerobot import depth, layout
 from sf_training.lerobot.layout import ACTION, IMAGES, STAMP, STATE, LeRobotError
-from sf_training.lerobot.summaries import PixelSummary, looked_at, of_columns, together
+from sf_training.lerobot.summaries import PixelSummary, merged, of_columns, sampled_frames
 from sf_training.lerobot.video import DEPTH, Codec, VideoFile
 
 
 class DatasetWriter:
-    """Call :meth:`add_episode`, then :meth:`finish`; leaving a ``with`` block without it drops
-    everything.
+    """Write a dataset. Call :meth:`add_episode`, then :meth:`finish`; leaving a ``with`` block
+    without it deletes the dataset.
 
-    Until it is finished the dataset is ``<directory>.partial``.
+    Until :meth:`finish` the dataset is in ``<directory>.partial``.
 
     Args:
-        cameras: name to (width, height).
-        depths: the same of depth pictures.
-        effort: episodes have efforts, too.
         joints: names of the columns of state and action.
+        cameras: name to (width, height) [pixels].
+        depths: the same for depth images.
+        effort: episodes have efforts.
         file_mb: files are closed at about this size, (tables, videos).
 
     Raises:
-        LeRobotError: the directory exists.
+        LeRobotError: the directory already exists.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class DatasetWriter:
 
     @property
     def root(self) -> Path:
-        """Where the dataset is while it is written; files of one's own may be added."""
+        """Directory of the dataset during writing; the caller may add files."""
         return self._root
 
     @property
     def episodes(self) -> int:
-        """How many there are so far."""
+        """Number of episodes so far."""
         return len(self._rows)
 
     def add_episode(
@@ -85,7 +85,7 @@ class DatasetWriter:
         state: np.ndarray,
         action: np.ndarray,
         stamps: np.ndarray,
-        pictures: Iterable[tuple[str, np.ndarray]],
+        images: Iterable[tuple[str, np.ndarray]],
         effort: np.ndarray | None = None,
     ) -> None:
         """Add an episode of N frames.
@@ -93,18 +93,18 @@ class DatasetWriter:
         Args:
             tasks: one for all frames, or one for each.
             state, action: (N, J) [rad, m].
-            stamps: (N,) when each frame was recorded [s].
-            pictures: (camera, (H, W, 3) uint8), of depth (camera, (H, W) [m]); N of each in order;
-                cameras may take turns in any way.
-            effort: (N, J) [N m, N], where the dataset was begun with it.
+            stamps: (N,) times of recording [s].
+            images: (camera, (H, W, 3) uint8) or (depth camera, (H, W) [m]); N of each in order.
+                Cameras may alternate in any way.
+            effort: (N, J) [N m, N], if the dataset has efforts.
 
         Raises:
-            LeRobotError: no frame, or another number of pictures.
+            LeRobotError: there is no frame, or not one image of each camera per frame.
         """
         count, index = len(state), self.episodes
         if not count:
             raise LeRobotError(f"episode {index}: has no frame")
-        places = self._encode(count, pictures)
+        first_frames = self._encode(count, images)
         texts = [tasks] * count if isinstance(tasks, str) else list(tasks)
         different = list(dict.fromkeys(texts))
         self._tasks += [text for text in different if text not in self._tasks]
@@ -136,7 +136,7 @@ class DatasetWriter:
             "meta/episodes/file_index": 0,
         }
         statistics = {name: of_columns(values) for name, values in columns.items()}
-        for name, first in places.items():
+        for name, first in first_frames.items():
             key = IMAGES + name
             row |= dict(
                 zip(
@@ -161,23 +161,25 @@ class DatasetWriter:
         self._frames += count
 
     def finish(self) -> Path:
-        """Write what lies above the episodes and give the dataset its name; returns its directory.
+        """Write episode list, tasks, statistics and info.json, and rename the dataset to its final
+        name; return its directory.
 
         Raises:
             LeRobotError: there is no episode.
         """
         if not self._rows:
-            raise LeRobotError(f"{self._final}: there is no episode to write")
+            raise LeRobotError(f"{self._final}: there is no episode to write; check the data")
         self._close()
         path = self._root / layout.EPISODES.format(chunk_index=0, file_index=0)
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self._rows), path)
         pq.write_table(layout.tasks_table(self._tasks), self._root / layout.TASKS)
         statistics = {
-            name: of_columns(np.concatenate(parts)) for name, parts in self._columns.items()
+            name: of_columns(np.concatenate(values)) for name, values in self._columns.items()
         }
         statistics |= {
-            IMAGES + name: together(parts).statistics() for name, parts in self._pixels.items()
+            IMAGES + name: merged(summaries).statistics()
+            for name, summaries in self._pixels.items()
         }
         self._write_json(layout.STATISTICS, statistics)
         information = {
@@ -207,11 +209,9 @@ class DatasetWriter:
             self._close()
             shutil.rmtree(self._root, ignore_errors=True)
 
-    def _encode(self, count: int, pictures: Iterable[tuple[str, np.ndarray]]) -> dict[str, int]:
-        """Append the pictures to the videos; for each camera the number of the episode's first
-        frame in its file.
-        """
-        first, written, counted = {}, dict.fromkeys(self._cameras, 0), looked_at(count)
+    def _encode(self, count: int, images: Iterable[tuple[str, np.ndarray]]) -> dict[str, int]:
+        """Append the images to the videos; return camera to index of its first frame."""
+        first, written, sampled = {}, dict.fromkeys(self._cameras, 0), sampled_frames(count)
         for name, (width, height) in self._cameras.items():
             if name not in self._videos or self._videos[name].bytes > self._limits[1]:
                 self._next_video(name, width, height)
@@ -219,15 +219,18 @@ class DatasetWriter:
             self._pixels[name].append(
                 PixelSummary(depth.levels_m(), 1) if name in self._depths else PixelSummary()
             )
-        for name, picture in pictures:
-            pixels = depth.to_codes(picture) if name in self._depths else picture
+        for name, image in images:
+            pixels = depth.to_codes(image) if name in self._depths else image
             self._videos[name].add(pixels)
-            if written[name] in counted:
+            if written[name] in sampled:
                 self._pixels[name][-1].add(pixels.reshape(*pixels.shape[:2], -1))
             written[name] += 1
         wrong = {name: number for name, number in written.items() if number != count}
         if wrong:
-            raise LeRobotError(f"episode {self.episodes}: {count} frames, but pictures of {wrong}")
+            raise LeRobotError(
+                f"episode {self.episodes}: {count} frames, but the numbers of images are {wrong};"
+                " give one per frame and camera"
+            )
         return first
 
     def _next_video(self, name: str, width: int, height: int) -> None:
@@ -243,7 +246,7 @@ class DatasetWriter:
         )
 
     def _append(self, columns: dict[str, pa.Array]) -> tuple[int, int]:
-        """One row group; returns the place of its file."""
+        """Append a row group; return chunk and file index of its file."""
         table = pa.table(columns)
         if self._table is None or self._table_bytes > self._limits[0]:
             if self._table:
@@ -279,5 +282,5 @@ class DatasetWriter:
 
 
 def _place(file: int) -> tuple[int, int]:
-    """Chunk and file index of the n-th file."""
+    """Return chunk and file index of the n-th file."""
     return divmod(file, layout.FILES_PER_CHUNK)

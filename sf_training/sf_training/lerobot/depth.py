@@ -1,8 +1,11 @@
-"""Depth as LeRobot stores it: metres on 4096 levels, logarithmic, in a lossless 12-bit video.
+"""Convert depth to and from the format of LeRobot: 4096 logarithmic levels in a lossless 12-bit
+video.
 
-Source: lerobot 0.6.2, ``datasets/depth_utils.py`` and ``configs/video.py`` (after BEHAVIOR-1K). A
-level is 0.8 mm at 0.2 m and 3.0 mm at 10 m. Level 0 stands for "no measurement" here; lerobot shows
-it as the least depth.
+With depth d [m], range [d0, d1] = [0.01, 10] and shift s = 3.5:
+level = round(4095 (log(d + s) - log(d0 + s)) / (log(d1 + s) - log(d0 + s))).
+A level is 0.8 mm at 0.2 m and 3.0 mm at 10 m. Level 0 means "no measurement" here; lerobot shows it
+as the smallest depth. Source: lerobot 0.6.2, ``datasets/depth_utils.py`` and ``configs/video.py``
+(after BEHAVIOR-1K).
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ _MM = 1000.0
 
 
 def to_codes(metres: np.ndarray) -> np.ndarray:
-    """Converts depth (H, W) [m] to levels (H, W) uint16; what is not finite or not positive becomes
-    0.
+    """Convert depth (H, W) [m] to levels (H, W) uint16; values that are not finite or not positive
+    become 0.
     """
     low, high, shift = (QUANTISER[name] for name in ("depth_min", "depth_max", "shift"))
     known = np.isfinite(metres) & (metres > 0)
@@ -34,11 +37,11 @@ def to_codes(metres: np.ndarray) -> np.ndarray:
 
 
 def to_metres(codes: np.ndarray, quantiser: Mapping[str, Any]) -> np.ndarray:
-    """Converts levels (H, W) to depth (H, W) float32 [m]; level 0 is 0.
+    """Convert levels (H, W) to depth (H, W) float32 [m]; level 0 becomes 0.
 
     Args:
-        quantiser: ``depth_min``, ``depth_max``, ``shift`` [m] and ``use_log``; missing ones as
-            lerobot has them.
+        quantiser: ``depth_min``, ``depth_max``, ``shift`` [m] and ``use_log``; missing keys have
+            lerobot's defaults.
     """
     values = QUANTISER | {
         name: value for name, value in quantiser.items() if name in QUANTISER and value is not None
@@ -54,37 +57,37 @@ def to_metres(codes: np.ndarray, quantiser: Mapping[str, Any]) -> np.ndarray:
 
 
 def levels_m() -> np.ndarray:
-    """Gives the depth of every level (4096,) [m], as lerobot reads it."""
+    """Return the depth of every level (4096,) [m], as lerobot reads it."""
     metres = to_metres(np.arange(HIGHEST + 1), QUANTISER).astype(np.float64)
     metres[0] = QUANTISER["depth_min"]
     return metres
 
 
 def of_frame(frame: av.VideoFrame, described: Mapping[str, Any]) -> np.ndarray:
-    """Reads the depth (H, W) float32 [m] of a video's frame.
+    """Return the depth (H, W) float32 [m] of a video frame.
 
     Args:
-        described: the feature's ``info`` without "video.": with ``depth_min`` the video holds
-            levels, else millimetres.
+        described: ``info`` of the feature, its keys without "video.". With ``depth_min`` the video
+            holds levels. Without it, 16-bit pixels are millimetres.
 
     Raises:
-        LeRobotError: the video's pixels hold no depth.
+        LeRobotError: the pixel format holds no depth.
     """
     name = frame.format.name
     if name not in ("gray12le", "gray16le", "yuv420p12le", "gray10le", "yuv420p10le"):
         raise LeRobotError(
-            f"the pixels of the video are {name}, which holds no depth; depth is gray12le,"
+            f"the pixel format of the video is {name}, which holds no depth; encode it as gray12le,"
             " yuv420p12le or gray16le"
         )
-    codes = frame.to_ndarray()[: frame.height]  # of a planar format the first plane
+    codes = frame.to_ndarray()[: frame.height]  # the first plane of a planar format
     if described.get("depth_min") is None and name == "gray16le":
         return in_metres(codes, described)
     return to_metres(codes, described)
 
 
-def of_picture(data: bytes, described: Mapping[str, Any]) -> np.ndarray | None:
-    """Reads the depth (H, W) float32 [m] of a TIFF or PNG file; None when it is no picture of one
-    channel.
+def of_image_file(data: bytes, described: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the depth (H, W) float32 [m] of a TIFF or PNG file; None if it is not an image with
+    one channel.
     """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
@@ -96,8 +99,8 @@ def of_picture(data: bytes, described: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def in_metres(values: np.ndarray, described: Mapping[str, Any]) -> np.ndarray:
-    """Converts raw depth to metres: by ``depth_unit``, else whole numbers are millimetres and
-    fractions metres.
+    """Convert raw depth to metres by ``depth_unit``; without it, integers are millimetres and
+    floats metres.
     """
     unit = described.get("depth_unit") or (
         "m" if np.issubdtype(values.dtype, np.floating) else "mm"
@@ -107,7 +110,7 @@ def in_metres(values: np.ndarray, described: Mapping[str, Any]) -> np.ndarray:
 
 
 def feature(width: int, height: int, fps: float) -> dict[str, Any]:
-    """Describes a depth camera for info.json."""
+    """Return the description of a depth camera for info.json."""
     information = {
         "video.height": height,
         "video.width": width,

@@ -1,4 +1,4 @@
-"""Episode bags to LeRobot frames: the observations that training takes from them, at a fixed
+"""Convert episode bags to LeRobot frames: the observations that training would use, at a fixed
 rate.
 """
 
@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_training.data.clock import cut_at_clock_steps
-from sf_training.data.commands import Commands, command_topic, operators_time
+from sf_training.data.clock_offsets import check_clocks, with_one_clock
+from sf_training.data.clock_steps import cut_at_clock_steps
+from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.episode_cameras import usable_images
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
-from sf_training.data.one_clock import check_clocks, with_one_clock
 from sf_training.data.plausibility import (
     check_all_joints,
     check_commands_are_near,
@@ -36,12 +36,16 @@ ActionSource = Literal["commanded", "measured"]
 
 @dataclass(frozen=True)
 class Stretch:
-    """N frames of an episode without a hole: ``indices`` (N, V) of the cameras' messages, joints
-    (N, J), times (N,) [s].
+    """N frames of an episode without a gap.
 
-    ``filled`` of the frames repeat the one before; ``tasks`` are the N instructions in force.
-    ``depths`` (N, D) are indices of depth messages, -1 for none, and ``effort`` (N, J), where they
-    were asked for.
+    Attributes:
+        indices: (N, V) message index of each camera.
+        state, action: (N, J) joint positions [rad, m].
+        stamps: (N,) [s].
+        filled: number of frames that repeat the previous one.
+        tasks: N instructions in force.
+        depths: (N, D) message index of each depth camera, -1 for none; None if not requested.
+        effort: (N, J) [N m, N]; None if not requested.
     """
 
     indices: np.ndarray
@@ -55,16 +59,16 @@ class Stretch:
 
 
 def frames_per_second(contract: Contract, fps: int | None) -> int:
-    """The dataset's rate: ``fps``, or that of the contract's policy.
+    """Return the rate of the dataset: ``fps``, or that of the policy in the contract.
 
     Raises:
-        LeRobotError: the policy's rate is not a whole number, which LeRobot needs.
+        LeRobotError: the rate of the policy is not an integer, which LeRobot needs.
     """
     rate = 1.0 / contract.action.step_s
     if fps is None and abs(rate - round(rate)) > 1e-3:
         raise LeRobotError(
-            f"action.step_s {contract.action.step_s}: {rate:.3f} frames per second are no whole"
-            " number; choose with --fps"
+            f"action.step_s {contract.action.step_s}: {rate:.3f} frames per second are not an"
+            " integer; choose a rate with --fps"
         )
     return fps or round(rate)
 
@@ -79,13 +83,17 @@ def stretches(
     depth: bool = False,
     effort: bool = False,
 ) -> list[Stretch]:
-    """The frames of one bag; a hole of more than ``hold`` frames ends a stretch, a shorter one is
+    """Return the frames of one bag, split at gaps of more than ``hold`` frames; shorter gaps are
     filled.
 
-    ``observation.state`` are the joints measured at the observation. ``action`` is, with
-    "commanded", the operator's command in force one frame later (row 0 of a training target, as
-    joint positions), with "measured" the joints measured one frame later. Where a policy led the
-    arm there is no command, and a stretch ends; one ends at a clock step, too.
+    ``observation.state`` holds the joints measured at the observation. With "commanded", ``action``
+    is the operator's command in force one frame later (step 0 of a training target, as joint
+    positions), with "measured" the joints measured one frame later. Frames are also split at clock
+    steps and where the policy had control, because there is no command of the operator.
+
+    Args:
+        command_age_s: frames with an older command are left out.
+        depth, effort: add them.
 
     Raises:
         BagError: no usable observation, or no commands.
@@ -97,15 +105,14 @@ def stretches(
         command_topic(reader),
         absolute(contract.topics.control_source),
     )
-    said = absolute(contract.topics.instruction)
+    instruction = absolute(contract.topics.instruction)
     depths = [absolute(camera.depth_topic) for camera in depth_cameras(contract)] if depth else []
     read = with_one_clock(
-        reader.read({*cameras, *depths, joints, given, control, said}), [*cameras, joints]
+        reader.read({*cameras, *depths, joints, given, control, instruction}), [*cameras, joints]
     )
     if source == "commanded" and not len(read[given].stamps):
         raise BagError(
-            f"{reader.path}: no message on {given}; export the joints that were reached with"
-            " --action measured"
+            f"{reader.path}: no message on {given}; export measured joints with --action measured"
         )
     start = min(int(read[topic].stamps.min()) for topic in cameras)
     texts = Instructions.of_recording(reader, read)
@@ -120,12 +127,12 @@ def stretches(
             {topic: reader.recorded_name(topic) for topic in (*cameras, joints, given)},
         )
         commands = Commands(reader, given, read[given]) if source == "commanded" else None
-        for part in cut_at_clock_steps(read, [*cameras, joints], joints):
-            if all(len(part[topic].stamps) for topic in (*cameras, joints)):
-                found += _part(
+        for section in cut_at_clock_steps(read, [*cameras, joints], joints):
+            if all(len(section[topic].stamps) for topic in (*cameras, joints)):
+                found += _stretches(
                     reader,
                     read,
-                    part,
+                    section,
                     fps,
                     hold,
                     commands,
@@ -140,26 +147,26 @@ def stretches(
         raise BagError(f"{reader.path}: {error}") from None
     if not found:
         raise BagError(
-            f"{reader.path}: no frame has all cameras, joints and a command; `sf_training lint`"
-            " tells which is missing"
+            f"{reader.path}: no frame has all cameras, joints and a command; find what is missing"
+            " with `sf_training lint`"
         )
     if effort:
         found = [
             replace(
-                part,
+                stretch,
                 effort=efforts(
-                    reader, read[joints].stamps, np.rint(part.stamps * 1e9).astype(np.int64)
+                    reader, read[joints].stamps, np.rint(stretch.stamps * 1e9).astype(np.int64)
                 ),
             )
-            for part in found
+            for stretch in found
         ]
     return found
 
 
-def _part(
+def _stretches(
     reader: EpisodeReader,
     read: dict[str, Stream],
-    part: dict[str, Stream],
+    section: dict[str, Stream],
     fps: int,
     hold: int,
     commands: Commands | None,
@@ -169,64 +176,68 @@ def _part(
     *,
     depth: bool,
 ) -> list[Stretch]:
-    """Return the stretches of a part of the recording that has one time line; without ``commands``
-    the action is what was measured.
+    """Return the stretches of one section between clock steps; without ``commands`` the action is
+    what was measured.
     """
     contract = _at_rate(reader.contract, fps)
     cameras = [absolute(camera.topic) for camera in contract.cameras]
-    seen = align_cameras([part[topic].stamps for topic in cameras], contract)
-    stream = part[absolute(contract.topics.joint_states)]
-    whole = read[absolute(contract.topics.joint_states)]
-    joints = JointStream.of_part(
-        stream.stamps, stream.messages, contract.command_joints, lambda: whole.messages
+    observations = align_cameras([section[topic].stamps for topic in cameras], contract)
+    stream = section[absolute(contract.topics.joint_states)]
+    all_states = read[absolute(contract.topics.joint_states)]
+    joints = JointStream.of_section(
+        stream.stamps, stream.messages, contract.command_joints, lambda: all_states.messages
     )
-    if joints is None or not len(seen.stamps):
+    if joints is None or not len(observations.stamps):
         return []
     states = reader.recorded_name(absolute(contract.topics.joint_states))
     check_joints(reader, joints, states, start)
-    good, _ = usable_images(reader, part, seen, start)
-    seen = Observations(*(getattr(seen, each.name)[good] for each in fields(seen)))
+    good, _ = usable_images(reader, section, observations, start)
+    observations = Observations(
+        *(getattr(observations, each.name)[good] for each in fields(observations))
+    )
     step = round(1e9 / fps)  # the grid of align_cameras, which begins at the first observation
-    cells = (seen.complete - seen.complete[:1] + step // 2) // step
+    cells = (observations.complete - observations.complete[:1] + step // 2) // step
     state = joints.measured(
-        seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s]
+        observations.stamps,
+        observations.complete,
+        [round(age * 1e9) for age in contract.joint_ages_s],
     )
     if commands is not None:
         given = command_topic(reader)
-        held = commands.stream(part[given], stream)
+        held = commands.stream(section[given], stream)
         if held is not None and given != absolute(contract.topics.joint_states):
             check_commands_are_near(
-                reader, held.held(seen.stamps), state, reader.recorded_name(given)
+                reader, held.held(observations.stamps), state, reader.recorded_name(given)
             )
-        action = _commands(reader, read, part, seen, fps, commands, command_age_s, start)
+        action = _commands(reader, read, section, observations, fps, commands, command_age_s, start)
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
-        action[np.append(np.diff(cells) != 1, True)] = (
-            np.nan
-        )  # before a hole nobody knows the joints of one frame later
+        # Before a gap the joints of one frame later are unknown.
+        action[np.append(np.diff(cells) != 1, True)] = np.nan
     rows = np.flatnonzero(np.isfinite(state).all(axis=1) & np.isfinite(action).all(axis=1))
     if not len(rows):
         return []
-    # Messages are counted over the whole recording.
-    numbers = [np.searchsorted(read[topic].order, part[topic].order) for topic in cameras]
+    # Message indices count over the recording, not the section.
+    numbers = [np.searchsorted(read[topic].order, section[topic].order) for topic in cameras]
     indices = np.stack(
-        [number[column] for number, column in zip(numbers, seen.indices.T, strict=True)], axis=1
+        [number[column] for number, column in zip(numbers, observations.indices.T, strict=True)],
+        axis=1,
     )
-    near = depth_indices(contract, read, part, seen) if depth else None
+    near = depth_indices(contract, read, section, observations) if depth else None
     cells = cells[rows]
     found = []
     for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
-        places = cells[piece] - cells[piece][0]
-        # Newest frame at or before each place: a filled one repeats what was seen last.
-        kept = rows[piece][np.searchsorted(places, np.arange(places[-1] + 1), side="right") - 1]
-        filled, tasks = len(kept) - len(piece), texts.at(seen.stamps[kept])
-        depths = None if near is None else near[kept]
+        offsets = cells[piece] - cells[piece][0]
+        # Newest frame at or before each cell of the grid: a filled one repeats the previous one.
+        frames = rows[piece][np.searchsorted(offsets, np.arange(offsets[-1] + 1), side="right") - 1]
+        filled, tasks = len(frames) - len(piece), texts.at(observations.stamps[frames])
+        depths = None if near is None else near[frames]
         found.append(
             Stretch(
-                indices[kept],
-                state[kept],
-                action[kept],
-                seen.stamps[kept] * 1e-9,
+                indices[frames],
+                state[frames],
+                action[frames],
+                observations.stamps[frames] * 1e-9,
                 filled,
                 tasks,
                 depths,
@@ -236,7 +247,7 @@ def _part(
 
 
 def write_sources(root: Path, contract: Contract, bags: list[dict]) -> None:
-    """Keep contract, URDF and where every episode came from with the dataset."""
+    """Write contract, URDF and the source of every episode to the dataset."""
     folder = root / layout.SOURCES
     folder.mkdir(parents=True)
     (folder / "contract.yaml").write_text(contract.to_yaml(), encoding="utf-8")
@@ -255,7 +266,7 @@ def open_dataset(
     depth: bool = False,
     effort: bool = False,
 ) -> DatasetWriter:
-    """A writer with the cameras and joints of a contract."""
+    """Return a writer for the cameras and joints of a contract."""
     cameras = {camera.name: (camera.width, camera.height) for camera in contract.cameras}
     depths = (
         {
@@ -281,7 +292,7 @@ def open_dataset(
 
 
 def _at_rate(contract: Contract, fps: int) -> Contract:
-    """The same robot with another time between two rows: observations are taken on that grid."""
+    """Return the contract with the step of the dataset, so that observations are on its grid."""
     action = contract.action.model_copy(update={"step_s": 1.0 / fps})
     return contract.model_copy(update={"action": action})
 
@@ -289,16 +300,17 @@ def _at_rate(contract: Contract, fps: int) -> Contract:
 def _commands(
     reader: EpisodeReader,
     read: dict[str, Stream],
-    part: dict[str, Stream],
-    seen: Observations,
+    section: dict[str, Stream],
+    observations: Observations,
     fps: int,
     commands: Commands,
     age_s: float,
     start: int,
 ) -> np.ndarray:
-    """Return the command in force one frame after each observation (N, J).
+    """Return the command in force one frame after each observation (N, J) [rad, m].
 
-    NaN where there is none, only an old one, or none of the operator.
+    NaN where there is none, where it is older than ``age_s``, or where teleoperation has no
+    control.
     """
     topics = reader.contract.topics
     topic, states, control = (
@@ -306,11 +318,11 @@ def _commands(
         absolute(topics.joint_states),
         absolute(topics.control_source),
     )
-    given = commands.stream(part[topic], part[states])
+    given = commands.stream(section[topic], section[states])
     if given is None:
-        return np.full((len(seen.stamps), len(reader.contract.command_joints)), np.nan)
+        return np.full((len(observations.stamps), len(reader.contract.command_joints)), np.nan)
     check_joints(reader, given, reader.recorded_name(topic), start)
-    later = seen.stamps + round(1e9 / fps)
-    usable = (seen.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
-    usable &= later <= operators_time(seen.stamps, read[control], part[control])
+    later = observations.stamps + round(1e9 / fps)
+    usable = (observations.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
+    usable &= later <= teleoperated_until(observations.stamps, read[control], section[control])
     return np.where(usable[:, None], given.held(later), np.nan)

@@ -1,6 +1,4 @@
-"""What goes into a dataset beside colour, joints and actions: depth and efforts, at the frames that
-are exported.
-"""
+"""Export depth and efforts at the frames of a dataset."""
 
 from __future__ import annotations
 
@@ -17,38 +15,41 @@ from sf_training.recording.topics import absolute
 
 
 def depth_cameras(contract: Contract) -> list[Camera]:
-    """Lists the cameras that have a depth stream."""
+    """Return the cameras that have a depth topic."""
     return [camera for camera in contract.cameras if camera.depth_topic]
 
 
 def depth_indices(
-    contract: Contract, read: Mapping[str, Stream], part: Mapping[str, Stream], seen: Observations
+    contract: Contract,
+    read: Mapping[str, Stream],
+    section: Mapping[str, Stream],
+    observations: Observations,
 ) -> np.ndarray:
-    """Finds the depth image of each colour image, by the nearest stamp within the skew budget.
+    """Find the depth image of each colour image, by the nearest stamp within the skew budget.
 
     Returns:
-        (N, D) indices among all depth messages of each camera that has some; -1 where none is near.
+        (N, D) message index of each camera with depth; -1 where no image is near.
     """
     columns = []
     for view, camera in enumerate(contract.cameras):
         if not camera.depth_topic:
             continue
         topic = absolute(camera.depth_topic)
-        stream, found = part[topic], np.full(len(seen.stamps), -1)
+        stream, found = section[topic], np.full(len(observations.stamps), -1)
         if len(stream.stamps):
-            wanted = part[absolute(camera.topic)].stamps[seen.indices[:, view]]
+            wanted = section[absolute(camera.topic)].stamps[observations.indices[:, view]]
             index = nearest(stream.stamps, wanted)
             close = np.abs(stream.stamps[index] - wanted) <= round(
                 contract.budgets.camera_skew_s * 1e9
             )
             found[close] = np.searchsorted(read[topic].order, stream.order)[index[close]]
         columns.append(found)
-    return np.stack(columns, axis=1) if columns else np.empty((len(seen.stamps), 0), int)
+    return np.stack(columns, axis=1) if columns else np.empty((len(observations.stamps), 0), int)
 
 
 def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (NAME_depth, (H, W) float32 [m]) of every row, each camera's in order; zeros where
-    there is none.
+    """Yield (NAME_depth, (H, W) float32 [m]) of every row and camera, each camera in order; zeros
+    where there is no image.
 
     Args:
         indices: (N, D) of the messages of :func:`depth_cameras`, -1 for none.
@@ -59,28 +60,27 @@ def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[
     for column, camera in zip(indices.T, depth_cameras(reader.contract), strict=True):
         topic = absolute(camera.depth_topic)
         nothing = np.zeros((camera.height, camera.width), np.float32)
-        last = {
-            int(index): row for row, index in enumerate(column) if index >= 0
-        }  # row that needs an image last
-        frames, held = reader.frames({topic: list(last)}), {}
+        # Message index to the last row that needs it; then the image is released.
+        last_row = {int(index): row for row, index in enumerate(column) if index >= 0}
+        frames, decoded = reader.frames({topic: list(last_row)}), {}
         for row, wanted in enumerate(column.tolist()):
-            while wanted >= 0 and wanted not in held:
+            while wanted >= 0 and wanted not in decoded:
                 _, index, pixels = next(frames)
-                held[index] = pixels
-            yield camera.name + DEPTH_SUFFIX, held[wanted] if wanted >= 0 else nothing
-            if wanted >= 0 and last[wanted] == row:
-                del held[wanted]
+                decoded[index] = pixels
+            yield camera.name + DEPTH_SUFFIX, decoded[wanted] if wanted >= 0 else nothing
+            if wanted >= 0 and last_row[wanted] == row:
+                del decoded[wanted]
 
 
 def efforts(reader: EpisodeReader, stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Reads the effort of each command joint that was measured nearest to some times.
+    """Read the effort of each command joint measured nearest to some times.
 
     Args:
         stamps: (M,) of all joint states of the recording, in recorded order [ns].
         times: (N,) [ns].
 
     Returns:
-        (N, J) [N m or N]; 0 for a joint that never has one.
+        (N, J) [N m or N]; 0 for a joint without efforts.
 
     Raises:
         BagError: no joint state has efforts.

@@ -1,5 +1,5 @@
-"""LeRobot datasets to episode bags of a robot: cameras and joints are found by name, units are
-converted.
+"""Convert LeRobot datasets to episode bags of a robot: map cameras and joints by name, and convert
+units.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from sf_training.recording.topics import Delivery, absolute
 from sf_training.recording.writer.episode_writer import EpisodeWriter
 from sf_training.recording.writer.qos_profiles import offered_qos
 
-COMMAND_DELAY_S = (
-    0.002  # an action is a command given just after its frame, in force when the next one is seen
-)
-FIRST_STAMP_S = 1_000_000_000.0  # where a dataset has no times of its own
+# An action becomes a command just after its frame, so that it is in force at the next one.
+COMMAND_DELAY_S = 0.002
+FIRST_STAMP_S = 1_000_000_000.0  # for datasets without times
 _LAST_STAMP_S = 2**31 - 1  # of a ROS message
 _SUFFIXES = (".pos", ".position", "_joint")
-_EPISODES_LOOKED_AT = 50  # to judge the units
+_EPISODES_SAMPLED = 50  # to judge the units
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """How a dataset becomes a robot.
+    """Mapping from a dataset to a robot.
 
     Attributes:
-        cameras, depths: ours to theirs; depths only where both sides have them.
+        cameras, depths: camera of the contract to name in the dataset; depths where both have them.
         state_columns, action_columns: column of each command joint.
-        values: the line from their values to ours.
+        values: conversion of the units.
     """
 
     cameras: dict[str, str]
@@ -54,16 +53,16 @@ def mapping(
     units: Units,
     gripper: tuple[float, float] | None,
 ) -> Mapped:
-    """Finds every camera and joint of the contract in the dataset, and the conversion of units.
+    """Find every camera and joint of the contract in the dataset, and the conversion of units.
 
     Args:
-        cameras, joints: ours to theirs, where the names differ.
-        units: of the dataset's arm joints.
-        gripper: the dataset's values for closed and open; None: as the units imply.
+        cameras, joints: name in the contract to name in the dataset, where they differ.
+        units: of the arm joints in the dataset.
+        gripper: values for closed and open in the dataset; None means as the units imply.
 
     Raises:
-        LeRobotError: something is not found, pictures have another size, or values do not fit the
-            units.
+        LeRobotError: a camera or joint is missing, images have another size, or values do not fit
+            the units.
     """
     for option, given, known in (
         ("--cameras", cameras, contract.camera_names),
@@ -72,7 +71,7 @@ def mapping(
         unknown = next((name for name in given if name not in known), None)
         if unknown is not None:
             raise LeRobotError(
-                f"{option}: the contract has no {unknown!r}; it has {', '.join(known)}"
+                f"{option}: the contract has no {unknown!r}; name one of {', '.join(known)}"
             )
     views = {
         camera.name: _camera(reader, camera, cameras, alone=len(contract.cameras) == 1)
@@ -99,10 +98,10 @@ def mapping(
 def write_episode(
     reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str
 ) -> Path:
-    """Writes one episode as a bag; returns its directory.
+    """Write one episode as a bag; return its directory.
 
     Raises:
-        LeRobotError, EpisodeWriteError: it cannot be read or written.
+        LeRobotError, EpisodeWriteError: the episode cannot be read or written.
     """
     episode = reader.episode(position)
     stamps = _stamps(episode, FIRST_STAMP_S + reader.start_s(position))
@@ -135,21 +134,19 @@ def write_episode(
         )
         frames = zip(
             *(
-                _pictures(reader, position, camera, mapped.cameras[camera.name])
+                _images(reader, position, camera, mapped.cameras[camera.name])
                 for camera in contract.cameras
             ),
             strict=True,
         )
         depths = [
-            _pictures(reader, position, camera, mapped.depths[camera.name], depth=True)
+            _images(reader, position, camera, mapped.depths[camera.name], depth=True)
             for camera in measured
         ]
-        for frame, (stamp, pictures, *metres) in enumerate(
-            zip(stamps, frames, *depths, strict=True)
-        ):
+        for frame, (stamp, colour, *metres) in enumerate(zip(stamps, frames, *depths, strict=True)):
             if frame in texts:
                 _write(writer, topics.instruction, messages.string(texts[frame]), stamp)
-            for camera, pixels in zip(contract.cameras, pictures, strict=True):
+            for camera, pixels in zip(contract.cameras, colour, strict=True):
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
             for camera, pixels in zip(measured, metres, strict=True):
                 _write(
@@ -186,29 +183,29 @@ def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, 
     try:
         return [(frame, validate_instruction(text)) for frame, text in episode.segments]
     except ValueError as error:
-        cure = "correct it, or say another with --instruction TEXT"
+        cure = "correct it, or give another with --instruction TEXT"
         raise LeRobotError(
             f"{reader.directory}: episode {episode.index}: {error}; {cure}"
         ) from None
 
 
-def _pictures(
+def _images(
     reader: DatasetReader, position: int, camera: Camera, theirs: str, *, depth: bool = False
 ) -> Iterator[np.ndarray]:
-    for pixels in (reader.depth_pictures if depth else reader.pictures)(position, theirs):
+    for pixels in (reader.depth_images if depth else reader.images)(position, theirs):
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
-            announced = f"{camera.width}x{camera.height} are announced"
             raise LeRobotError(
                 f"{reader.directory}: episode {reader.number(position)}: {theirs} is"
-                f" {width}x{height}, {announced}"
+                f" {width}x{height} instead of {camera.width}x{camera.height}; fetch the dataset"
+                " again"
             )
         yield pixels
 
 
 def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
-    """Recorded times where the dataset holds them, rising; else made up, so that no two episodes
-    share a moment.
+    """Return the recorded times (N,) [s] if the dataset has usable ones, else times from
+    ``begin_s`` on, so that episodes do not overlap.
     """
     stamps = episode.stamps
     if (
@@ -220,8 +217,8 @@ def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
         return stamps
     if not (episode.timestamps[0] >= 0 and begin_s + episode.timestamps[-1] < _LAST_STAMP_S):
         raise LeRobotError(
-            f"episode {episode.index}: its timestamps go to {episode.timestamps[-1]:g} s; correct"
-            " them"
+            f"episode {episode.index}: its timestamps go up to {episode.timestamps[-1]:g} s;"
+            " correct them"
         )
     return begin_s + episode.timestamps
 
@@ -229,20 +226,19 @@ def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
 def _extremes(
     reader: DatasetReader, state_columns: list[int], action_columns: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest value of each command joint, in up to 50 episodes from the first to the
-    last.
+    """Return the lowest and the highest value (J,) of each command joint in up to 50 evenly spaced
+    episodes.
     """
-    looked_at = np.unique(
-        np.linspace(0, reader.episodes - 1, _EPISODES_LOOKED_AT).round().astype(int)
+    sampled = np.unique(
+        np.linspace(0, reader.episodes - 1, _EPISODES_SAMPLED).round().astype(int)
     ).tolist()
-    parts = [
+    arrays = [
         values
-        for position in looked_at
+        for position in sampled
         for values in _values(reader, position, state_columns, action_columns)
     ]
-    return np.min([part.min(axis=0) for part in parts], axis=0), np.max(
-        [part.max(axis=0) for part in parts], axis=0
-    )
+    lowest = np.min([values.min(axis=0) for values in arrays], axis=0)
+    return lowest, np.max([values.max(axis=0) for values in arrays], axis=0)
 
 
 def _values(
@@ -254,14 +250,13 @@ def _values(
             reader.values(position), (state_columns, action_columns), strict=True
         )
     ]
-    finite = [
-        side[np.isfinite(side).all(axis=1)] for side in values
-    ]  # what is not finite is named when the episode is read
+    # `DatasetReader.episode` reports values that are not finite.
+    finite = [side[np.isfinite(side).all(axis=1)] for side in values]
     return [side if len(side) else np.zeros((1, side.shape[1])) for side in finite]
 
 
 def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, alone: bool) -> str:
-    """The dataset's name of a camera."""
+    """Return the name of a camera in the dataset. ``alone``: the contract has no other camera."""
     wanted = given.get(camera.name, camera.name)
     keys = {key: name for name, key in reader.cameras.items()}
     name = keys.get(wanted, wanted)
@@ -271,25 +266,23 @@ def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, 
         and alone
         and len(reader.cameras) == 1
     ):
-        name = next(iter(reader.cameras))  # there is nothing to mix up
+        name = next(iter(reader.cameras))
     if name not in reader.cameras:
         known = ", ".join(reader.cameras) or "none"
-        cure = f"say which is {camera.name} with --cameras {camera.name}=NAME"
+        cure = f"name {camera.name} with --cameras {camera.name}=NAME"
         raise LeRobotError(f"{reader.directory}: has no camera {wanted!r} (it has {known}); {cure}")
     width, height = reader.size(name)
     if (width, height) != (camera.width, camera.height):
-        said = f"{camera.width}x{camera.height}"
+        expected = f"{camera.width}x{camera.height}"
         raise LeRobotError(
-            f"{reader.directory}: camera {name} is {width}x{height}, the contract says {said};"
+            f"{reader.directory}: camera {name} is {width}x{height}, the contract says {expected};"
             " correct the contract"
         )
     return name
 
 
 def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str]) -> dict[str, str]:
-    """The dataset's depth of each camera that has a depth topic, by the camera's name there or
-    here.
-    """
+    """Return camera to name of its depth in the dataset, for cameras with a depth topic."""
     found = {}
     plain = {
         name.casefold().replace(".", "_").removeprefix("depth_").removesuffix("_depth"): name
@@ -310,7 +303,13 @@ def _columns(
     contract: Contract,
     joints: Mapping[str, str],
 ) -> list[int]:
-    """The column of every joint of the contract."""
+    """Return the column of every command joint of the contract.
+
+    Args:
+        names, width: names and number of the columns.
+        what: "state" or "action", for messages.
+        joints: joint to name or number of its column, from the user.
+    """
     plain = [_plain(name) for name in names]
     found: list[int] = []
     for joint in contract.command_joints:
@@ -320,8 +319,8 @@ def _columns(
         elif wanted.isdecimal() and joint in joints:
             if int(wanted) >= width:
                 raise LeRobotError(
-                    f"{reader.directory}: {what} has no column {wanted} for {joint}; its columns"
-                    f" are 0 to {width - 1}"
+                    f"{reader.directory}: {what} has no column {wanted} for {joint}; give one of 0"
+                    f" to {width - 1}"
                 )
             found.append(int(wanted))
         elif plain.count(_plain(wanted)) == 1:
@@ -329,8 +328,8 @@ def _columns(
         else:
             held = ", ".join(names) or f"{width} columns without usable names"
             raise LeRobotError(
-                f"{reader.directory}: {what} has no column {wanted!r} (it has {held}); say which is"
-                f" {joint} with --joints {joint}=NAME, or {joint}=NUMBER from 0"
+                f"{reader.directory}: {what} has no column {wanted!r} (it has {held}); map {joint}"
+                f" with --joints {joint}=NAME, or {joint}=NUMBER from 0"
             )
     twice = next(
         (joint for row, joint in enumerate(contract.command_joints) if found[row] in found[:row]),
@@ -346,7 +345,7 @@ def _columns(
 
 
 def _plain(name: str) -> str:
-    """A joint's name without what only LeRobot adds."""
+    """Return the name of a joint without the suffixes that LeRobot adds."""
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name.casefold().replace("_", "")

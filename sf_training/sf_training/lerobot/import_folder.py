@@ -1,4 +1,4 @@
-"""A folder that imported episodes reach all together, or not at all, so that a failed import can be
+"""Move imported episodes to their folder all together or not at all, so that a failed import can be
 repeated.
 """
 
@@ -17,14 +17,16 @@ from sf_training.recording.writer.sealing import PARTIAL
 
 @contextmanager
 def all_or_nothing(out: Path, dataset: str, names: Sequence[str]) -> Iterator[Path]:
-    """Gives a folder for the episodes ``names``; they move to ``out`` when the context ends without
-    an error.
+    """Yield a staging folder; its episodes move to ``out`` if the context ends without an error.
 
-    What a killed import left behind is removed first.
+    The remains of an interrupted import are removed first.
+
+    Args:
+        names: of the episodes that will be written.
 
     Raises:
-        LeRobotError: an episode of that name is there already, or another import of the dataset
-            runs.
+        LeRobotError: an episode with such a name already exists, or another import of the dataset
+            is running.
     """
     taken = next((out / name for name in names if (out / name).exists()), None)
     if taken is not None:

@@ -1,4 +1,4 @@
-"""Finds the instruction in force at each frame of a LeRobot episode, and joins them to segments."""
+"""Find the instruction in force at each frame of a LeRobot episode; group frames to segments."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Instructions:
         self.has_subtasks = SUBTASK in info.features or PERSISTENT in info.features
 
     def of_frames(self, entry: EpisodeEntry, table: pa.Table, level: Level) -> list[str]:
-        """Gives the instruction in force at each of an episode's frames.
+        """Return the instruction in force at each frame of an episode.
 
         Args:
-            table: the episode's rows.
-            level: the task, or the step of the task where the dataset says one.
+            table: frames of the episode.
+            level: the task, or the subtask where there is one.
 
         Raises:
-            LeRobotError: a frame's number stands for no text, or there is no text at all.
+            LeRobotError: the number of a frame has no text, or a text is empty.
         """
         texts = self._tasks_of(entry, table)
         if level == "subtask":
@@ -47,8 +47,8 @@ class Instructions:
         empty = next((frame for frame, text in enumerate(texts) if not text.strip()), None)
         if empty is not None:
             raise LeRobotError(
-                f"{self._at(entry)} has no instruction at frame {empty}; say it with --instruction"
-                " TEXT"
+                f"{self._at(entry)} has no instruction at frame {empty}; give one with"
+                " --instruction TEXT"
             )
         return texts
 
@@ -58,9 +58,9 @@ class Instructions:
                 numbers = [int(number) for number in table[TASK].to_pylist()]
             return self._looked_up(entry, numbers, self.tasks, TASK, "meta/tasks")
         if len(set(entry.tasks)) > 1:
-            cure = "fetch meta/tasks and the data tables again, or say one with --instruction TEXT"
+            cure = "fetch meta/tasks and the data tables again, or give one with --instruction TEXT"
             raise LeRobotError(
-                f"{self._at(entry)} has {len(entry.tasks)} tasks, and no {TASK} says which is when;"
+                f"{self._at(entry)} has {len(entry.tasks)} tasks but no {TASK} for each frame;"
                 f" {cure}"
             )
         return [entry.tasks[0] if entry.tasks else ""] * entry.length
@@ -95,7 +95,7 @@ class Instructions:
     ) -> list[str]:
         unknown = next((number for number in numbers if number not in texts), None)
         if unknown is not None:
-            cure = "fetch both again, or say the instruction with --instruction TEXT"
+            cure = "fetch both again, or give the instruction with --instruction TEXT"
             raise LeRobotError(
                 f"{self._at(entry)} has {key} {unknown}, which {file} does not hold; {cure}"
             )
@@ -106,20 +106,20 @@ class Instructions:
 
 
 def segments(texts: Sequence[str]) -> list[tuple[int, str]]:
-    """Joins equal neighbours: the first frame of each segment, and its text."""
+    """Return first frame and text of each run of equal texts."""
     changes = [0, *(frame for frame in range(1, len(texts)) if texts[frame] != texts[frame - 1])]
     return [(frame, texts[frame]) for frame in changes]
 
 
 def _persistent(table: pa.Table, tasks: list[str]) -> list[str]:
-    """The newest row of style "subtask" at each frame; before the first one the task."""
+    """Return the newest row of style "subtask" at each frame; the task before the first one."""
     times = (
         np.asarray(table["timestamp"], np.float64) if "timestamp" in table.column_names else None
     )
     found = []
     for frame, (rows, task) in enumerate(zip(table[PERSISTENT].to_pylist(), tasks, strict=True)):
         steps = [row for row in rows or [] if row.get("style") == "subtask" and row.get("content")]
-        if times is not None:  # float32 there: a row holds from its own frame on
+        if times is not None:  # the tolerance covers float32: a row holds from its own frame on
             steps = [row for row in steps if row["timestamp"] <= times[frame] + 1e-4]
         steps.sort(key=lambda row: row["timestamp"])
         found.append(str(steps[-1]["content"]) if steps else task)
@@ -127,7 +127,7 @@ def _persistent(table: pa.Table, tasks: list[str]) -> list[str]:
 
 
 def _texts(directory: Path, info: DatasetInfo, name: str, key: str, text: str) -> dict[int, str]:
-    """Number to text; empty where the dataset has no such table."""
+    """Return number to text; empty if the dataset has no such table."""
     path = directory / "meta" / (f"{name}.jsonl" if info.is_v2 else f"{name}.parquet")
     if not path.exists():
         return {}

@@ -1,7 +1,7 @@
-"""Where things lie in a LeRobot v3.0 dataset, and what its columns are called.
+"""Define the file layout and the column names of a LeRobot v3.0 dataset.
 
-Written after the dataset format that lerobot 0.4 and 0.6 read: tables in Parquet, videos in MP4,
-several episodes a file.
+Source: the format that lerobot 0.4 and 0.6 read, with tables in Parquet, videos in MP4, and several
+episodes per file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ TASKS = Path("meta/tasks.parquet")
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-SOURCES = Path(
-    "meta/sf_ros"
-)  # ours: contract, URDF and the bags that the dataset was made of; lerobot ignores it
+# Our own: contract, URDF and source bags of the dataset. lerobot ignores it.
+SOURCES = Path("meta/sf_ros")
 
 FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
@@ -31,20 +30,17 @@ STATE, ACTION = "observation.state", "action"
 EFFORT = "observation.effort"
 DEPTH_SUFFIX = "_depth"  # of the camera's name
 IMAGES = "observation.images."
-STAMP = (  # ours: when it was recorded; not "observation.…", or policies would take it for an input
-    "stamp_s"
-)
+# Our own: time of recording. Not "observation.…", which policies would use as an input.
+STAMP = "stamp_s"
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 
 
 class LeRobotError(ValueError):
-    """A dataset cannot be written or read; the message names the file, what is wrong and the
-    cure.
-    """
+    """A dataset cannot be written or read; the message names file, problem and cure."""
 
 
 def features(joints: list[str], cameras: dict[str, tuple[int, int]], fps: int, codec: str) -> dict:
-    """The ``features`` of info.json.
+    """Return the ``features`` of info.json.
 
     Args:
         joints: names of the columns of state and action.
@@ -77,7 +73,7 @@ def features(joints: list[str], cameras: dict[str, tuple[int, int]], fps: int, c
 
 
 def column(values: np.ndarray) -> pa.Array:
-    """(N,) or (N, C) values as a column; rows of several values become lists of fixed length."""
+    """Convert (N,) or (N, C) values to a column; rows become lists of fixed length."""
     values = np.ascontiguousarray(values)
     if values.ndim == 1:
         return pa.array(values)
@@ -85,8 +81,8 @@ def column(values: np.ndarray) -> pa.Array:
 
 
 def tasks_table(tasks: list[str]) -> pa.Table:
-    """Instructions with their numbers; lerobot reads it with pandas and looks instructions up in
-    the index named "task".
+    """Return the table of instructions. lerobot reads it with pandas and expects an index named
+    "task".
     """
     table = pa.table(
         {

@@ -1,6 +1,4 @@
-"""Statistics of columns and of pictures, as LeRobot keeps them for each episode and for the whole
-dataset.
-"""
+"""Compute statistics of columns and images, which LeRobot stores per episode and per dataset."""
 
 from __future__ import annotations
 
@@ -9,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-_FRAMES_LOOKED_AT = 100  # of one episode
-_PIXEL_STEP = 4
+_FRAMES_SAMPLED = 100  # of one episode
+_PIXEL_STEP = 4  # every fourth pixel of every fourth row
 
 
 def of_columns(values: np.ndarray) -> dict[str, list]:
-    """min, max, mean, std, quantiles and count of (N,) or (N, C) values; each a list of C, count a
-    list of one.
+    """Return min, max, mean, std and quantiles of (N,) or (N, C) values as lists of C, and count as
+    a list of one.
     """
     columns = np.asarray(values, np.float64).reshape(len(values), -1)
     found = {
@@ -30,16 +28,15 @@ def of_columns(values: np.ndarray) -> dict[str, list]:
     return {name: value.tolist() for name, value in found.items()} | {"count": [len(columns)]}
 
 
-BYTES = np.arange(256) / 255.0  # what LeRobot makes of a colour's value
+BYTES = np.arange(256) / 255.0  # LeRobot scales colours to [0, 1]
 
 
 class PixelSummary:
-    """Counts how often each level occurs in each channel, so that quantiles of many episodes are
-    exact.
+    """Histogram of the levels of each channel, so that quantiles over many episodes are exact.
 
     Args:
-        levels: what every level stands for.
-        channels: of the pictures.
+        levels: value of every level.
+        channels: number of channels of the images.
     """
 
     def __init__(self, levels: np.ndarray = BYTES, channels: int = 3) -> None:
@@ -48,16 +45,18 @@ class PixelSummary:
         self.frames = 0
 
     def add(self, pixels: np.ndarray) -> None:
-        """One picture (H, W, C) of levels; every fourth pixel of every fourth row counts."""
-        seen = pixels[::_PIXEL_STEP, ::_PIXEL_STEP]
+        """Add one image (H, W, C) of levels; every fourth pixel of every fourth row counts."""
+        sampled = pixels[::_PIXEL_STEP, ::_PIXEL_STEP]
         for channel in range(len(self.counts)):
             self.counts[channel] += np.bincount(
-                seen[..., channel].ravel(), minlength=len(self.levels)
+                sampled[..., channel].ravel(), minlength=len(self.levels)
             )
         self.frames += 1
 
     def statistics(self) -> dict[str, list]:
-        """Each of shape (C, 1, 1) as nested lists; count is the number of pictures."""
+        """Return the statistics, each of shape (C, 1, 1) as nested lists; count is the number of
+        images.
+        """
         levels = self.levels
         share = self.counts / self.counts.sum(axis=1, keepdims=True)
         mean = share @ levels
@@ -75,21 +74,19 @@ class PixelSummary:
         }
 
 
-def together(parts: Sequence[PixelSummary]) -> PixelSummary:
-    """The sum of several summaries of one camera."""
-    whole = PixelSummary(parts[0].levels, len(parts[0].counts))
-    for part in parts:
-        whole.counts += part.counts
-        whole.frames += part.frames
-    return whole
+def merged(summaries: Sequence[PixelSummary]) -> PixelSummary:
+    """Return the sum of several summaries of one camera."""
+    total = PixelSummary(summaries[0].levels, len(summaries[0].counts))
+    for summary in summaries:
+        total.counts += summary.counts
+        total.frames += summary.frames
+    return total
 
 
-def looked_at(frames: int) -> set[int]:
-    """Which frames of an episode count: all of a short one, 100 evenly spread ones of a long
-    one.
-    """
+def sampled_frames(frames: int) -> set[int]:
+    """Return the indices of at most 100 evenly spaced frames of an episode."""
     return set(
         np.unique(
-            np.linspace(0, frames - 1, min(frames, _FRAMES_LOOKED_AT)).round().astype(int)
+            np.linspace(0, frames - 1, min(frames, _FRAMES_SAMPLED)).round().astype(int)
         ).tolist()
     )

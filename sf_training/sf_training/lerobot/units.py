@@ -1,8 +1,8 @@
-"""Converts a LeRobot dataset's columns to the contract's units, and refuses what cannot be in the
-units that are assumed.
+"""Convert the columns of a LeRobot dataset to the units of the contract, and refuse values that do
+not fit the assumed units.
 
-Datasets do not say their units. LeRobot's own arms record joints from -100 to 100 (each motor's
-calibrated range) and the gripper from 0 to 100, or joints in degrees; others record radians.
+Datasets do not state their units. LeRobot's own arms record joints from -100 to 100 (the calibrated
+range of each motor) and the gripper from 0 to 100, or joints in degrees. Others record radians.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from sf_training.lerobot.layout import LeRobotError
 
 Units = Literal["auto", "radians", "degrees", "normalised"]
 GRIPPER_PERCENT = (0.0, 100.0)  # closed, open
-_BEYOND = (
-    0.1  # of a joint's range: calibration differs, and limits are set inside the mechanical ones
-)
-_FULL_SCALE = 101.0  # rounding and a motor just outside its calibrated range
+# Tolerated share of a joint's range beyond its limits: calibrations differ, and limits are set
+# inside the mechanical ones.
+_BEYOND = 0.1
+_FULL_SCALE = 101.0  # 100, plus rounding and a motor just outside its calibrated range
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """``ours = theirs * scale + offset`` for each of the contract's command joints, (J,) each.
+    """Conversion of J command joints: contract value = dataset value * scale + offset.
 
-    ``note`` is a sentence for the user when something was assumed, else empty.
+    Attributes:
+        scale, offset: (J,).
+        note: warning for the user; may be empty.
     """
 
     scale: np.ndarray
@@ -37,7 +39,7 @@ class Conversion:
     note: str = ""
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """Converts (N, J) values."""
+        """Convert (N, J) values."""
         return values * self.scale + self.offset
 
 
@@ -49,23 +51,21 @@ def conversion(
     lowest: np.ndarray,
     highest: np.ndarray,
 ) -> Conversion:
-    """Chooses the conversion, and checks it against the values.
+    """Choose the conversion, and check it against the values.
 
     Args:
-        units: of the arm's joints; "auto" accepts radians only, and names what else the values look
-            like.
-        gripper: the dataset's values for closed and open; None: as the units imply.
-        names: the dataset's column of each command joint.
-        lowest, highest: (J,) extremes of the dataset's values.
+        units: of the arm joints; "auto" accepts only radians.
+        gripper: values for closed and open in the dataset; None means as the units imply.
+        names: column of each command joint in the dataset.
+        lowest, highest: (J,) extremes of the values in the dataset.
 
     Raises:
-        LeRobotError: the values do not fit the units; the sentence says what they look like and the
-            option that helps.
+        LeRobotError: the values do not fit the units; the message guesses the right ones.
     """
     if gripper and gripper[0] == gripper[1]:
-        raise LeRobotError("--gripper: closed and open must differ")
+        raise LeRobotError("--gripper: closed and open are equal; give two different values")
     chosen = "radians" if units == "auto" else units
-    scale, offset = _lines(contract, chosen, gripper)
+    scale, offset = _scale_and_offset(contract, chosen, gripper)
     limits = _Limits.of(contract)
     outside = _outside(limits, scale, offset, lowest, highest)
     note = ""
@@ -80,8 +80,8 @@ def conversion(
         raise LeRobotError(_refusal(contract, limits, outside, names, lowest, highest))
     if outside is not None:
         note = (
-            f"{_range(limits, outside, names, lowest, highest)}, in {chosen} beyond the limits of"
-            " the contract: check --units"
+            f"{_range(limits, outside, names, lowest, highest)}, so in {chosen} it is beyond the"
+            " limits; check --units"
         )
     for row in np.flatnonzero(limits.is_gripper).tolist():
         _check_gripper(limits, row, scale[row], offset[row], names[row], lowest[row], highest[row])
@@ -89,8 +89,8 @@ def conversion(
 
 
 class _Limits(NamedTuple):
-    """Limits of the J command joints of all arms; ``closed`` and ``opened`` (J,) are NaN for joints
-    that are no gripper's.
+    """Limits of the J command joints of all arms; ``closed`` and ``opened`` (J,) are NaN except for
+    gripper joints.
     """
 
     names: tuple[str, ...]
@@ -103,20 +103,21 @@ class _Limits(NamedTuple):
 
     @classmethod
     def of(cls, contract: Contract) -> _Limits:
-        limits, ends = JointLimits.of(contract), []
+        limits, closed_and_open = JointLimits.of(contract), []
         for arm in contract.arms.values():
-            ends += [(np.nan, np.nan)] * len(arm.joints)
+            closed_and_open += [(np.nan, np.nan)] * len(arm.joints)
             fingers = arm.gripper.every_finger if arm.gripper else []
-            ends += [(each.closed, each.open) for each in fingers]
-        closed, opened = np.array(ends).T
+            closed_and_open += [(each.closed, each.open) for each in fingers]
+        closed, opened = np.array(closed_and_open).T
         units = contract.columns.commands.units
         bounds = (limits.lower, limits.upper, limits.is_gripper)
         return cls(limits.names, units, *bounds, closed, opened)
 
 
-def _lines(
+def _scale_and_offset(
     contract: Contract, units: str, gripper: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and offset (J,) from units of the dataset to those of the contract."""
     limits = _Limits.of(contract)
     scale, offset = np.ones(len(limits.names)), np.zeros(len(limits.names))
     arm = ~limits.is_gripper
@@ -125,12 +126,12 @@ def _lines(
     elif units == "normalised":
         scale[arm] = (limits.upper - limits.lower)[arm] / 200
         offset[arm] = (limits.upper + limits.lower)[arm] / 2
-    ends = gripper or (GRIPPER_PERCENT if units == "normalised" else None)
-    if ends:
-        closed, opened = ends
-        jaws = limits.is_gripper
-        scale[jaws] = (limits.opened - limits.closed)[jaws] / (opened - closed)
-        offset[jaws] = limits.closed[jaws] - closed * scale[jaws]
+    gripper = gripper or (GRIPPER_PERCENT if units == "normalised" else None)
+    if gripper:
+        closed, opened = gripper
+        fingers = limits.is_gripper
+        scale[fingers] = (limits.opened - limits.closed)[fingers] / (opened - closed)
+        offset[fingers] = limits.closed[fingers] - closed * scale[fingers]
     return scale, offset
 
 
@@ -141,9 +142,7 @@ def _outside(
     lowest: np.ndarray,
     highest: np.ndarray,
 ) -> int | None:
-    """The arm joint that leaves its limits farthest, if one does by more than a tenth of its
-    range.
-    """
+    """Return the arm joint that exceeds its limits most, if by more than a tenth of its range."""
     low, high = lowest * scale + offset, highest * scale + offset
     beyond = np.maximum(limits.lower - low, high - limits.upper) / (limits.upper - limits.lower)
     beyond[limits.is_gripper] = 0.0
@@ -161,25 +160,23 @@ def _refusal(
 ) -> str:
     arm = np.flatnonzero(~limits.is_gripper)
     turning = any(limits.units[row] == "rad" for row in arm)
-    scale, offset = _lines(contract, "degrees", None)
+    scale, offset = _scale_and_offset(contract, "degrees", None)
     as_degrees = turning and _outside(limits, scale, offset, lowest, highest) is None
     as_percent = max(np.abs(lowest[arm]).max(), np.abs(highest[arm]).max()) <= _FULL_SCALE
     looks = {
         (True, True): (
-            "degrees, or values from -100 to 100: say which with --units degrees or --units"
-            " normalised"
+            "degrees, or values from -100 to 100; choose with --units degrees or --units normalised"
         ),
-        (True, False): "degrees: if so, say --units degrees",
-        (False, True): "values from -100 to 100: if so, say --units normalised",
+        (True, False): "degrees; if so, give --units degrees",
+        (False, True): "values from -100 to 100; if so, give --units normalised",
         (
             False,
             False,
-        ): "neither degrees nor values from -100 to 100: check --joints, and the contract's limits",
+        ): "neither degrees nor values from -100 to 100; check --joints and the contract's limits",
     }[as_degrees, as_percent]
     return (
-        f"{_range(limits, joint, names, lowest, highest)}, far beyond the limits of the contract,"
-        f" so these are hardly radians; they look like {looks} (--units radians takes them as they"
-        " are)"
+        f"{_range(limits, joint, names, lowest, highest)}, so the values are probably not radians;"
+        f" they look like {looks} (--units radians uses them as they are)"
     )
 
 
@@ -204,8 +201,8 @@ def _check_gripper(
 ) -> None:
     closed, opened = limits.closed[row], limits.opened[row]
     lower, upper = min(closed, opened), max(closed, opened)
-    ends = sorted((lowest * scale + offset, highest * scale + offset))
-    if max(lower - ends[0], ends[1] - upper) > _BEYOND * (upper - lower):
+    low, high = sorted((lowest * scale + offset, highest * scale + offset))
+    if max(lower - low, high - upper) > _BEYOND * (upper - lower):
         likely = "0 100" if highest > 1.5 else "0 1"
         ours = f"{closed:g} (closed) and {opened:g} {limits.units[row]} (open)"
         raise LeRobotError(

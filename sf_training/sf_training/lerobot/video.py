@@ -1,4 +1,4 @@
-"""MP4 files of several episodes: written frame by frame, read from any moment on."""
+"""Write MP4 files of several episodes frame by frame, and read them from any time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from sf_training.lerobot.layout import LeRobotError
 
-_SAME_S = 1e-6  # times are fractions of the video's time base
+_SAME_S = 1e-6  # s: rounding of times to the time base of the video
 _FETCH = "fetch the dataset again"
 Codec = Literal["h264", "av1"]
 DEPTH = "depth"  # lossless HEVC of 12 bits
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1", DEPTH: "libx265"}
-# A key frame every second frame, as lerobot has it: random access decodes two frames at most.
+# A key frame every second frame, as in lerobot, so that random access decodes at most two frames.
 _OPTIONS: dict[str, dict[str, str]] = {
     "h264": {"g": "2", "crf": "18", "preset": "veryfast"},
     "av1": {"g": "2", "crf": "30", "preset": "10"},
@@ -25,12 +25,12 @@ _OPTIONS: dict[str, dict[str, str]] = {
 
 
 class VideoFile:
-    """One MP4, open for writing; ``frames`` and ``bytes`` are what it holds so far."""
+    """An MP4 file open for writing; ``frames`` and ``bytes`` count what was written so far."""
 
     def __init__(self, path: Path, fps: int, width: int, height: int, codec: str) -> None:
         if width % 2 or height % 2:
             raise LeRobotError(
-                f"{path.parent.parent.name}: pictures of {width}x{height} cannot be encoded; crop"
+                f"{path.parent.parent.name}: images of {width}x{height} cannot be encoded; crop"
                 " them to even numbers"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,18 +47,18 @@ class VideoFile:
         )
 
     def add(self, pixels: np.ndarray) -> None:
-        """One frame: (H, W, 3) uint8 RGB, or levels of depth (H, W) uint16."""
+        """Encode one frame: (H, W, 3) uint8 RGB, or depth levels (H, W) uint16."""
         height, width = pixels.shape[:2]
         if (width, height) != (self._stream.width, self._stream.height):  # av would scale it
             expected = f"{self._stream.width}x{self._stream.height}"
             raise LeRobotError(
-                f"{self._name}: a picture is {width}x{height}, the video {expected}; correct the"
+                f"{self._name}: an image is {width}x{height}, the video {expected}; correct the"
                 " contract"
             )
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=self._format)
         try:
             self._mux(self._stream.encode(frame))
-        except av.error.ArgumentError as error:  # of the encoder's start
+        except av.error.ArgumentError as error:  # raised when the encoder starts
             raise LeRobotError(
                 f"{self._name}: {frame.width}x{frame.height} cannot be encoded ({error.strerror});"
                 " leave it out"
@@ -77,7 +77,7 @@ class VideoFile:
 
 
 def as_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Gives the pixels (H, W, 3) uint8 of a frame."""
+    """Return the pixels (H, W, 3) uint8 RGB of a frame."""
     return frame.to_ndarray(format="rgb24")
 
 
@@ -88,15 +88,15 @@ def read_frames(
     fps: float,
     pixels: Callable[[av.VideoFrame], np.ndarray] = as_rgb,
 ) -> Iterator[np.ndarray]:
-    """Yields ``count`` frames, one every 1 / ``fps`` seconds from ``start_s`` on.
+    """Yield ``count`` frames, one every 1 / ``fps`` seconds from ``start_s`` on.
 
-    Frames between these moments, as in a video of twice the rate, are skipped.
+    Other frames, as in a video of twice the rate, are skipped.
 
     Args:
-        pixels: what to yield of a frame.
+        pixels: converts a frame to what is yielded.
 
     Raises:
-        LeRobotError: the file is missing, damaged, ends too early, or lacks a frame in between.
+        LeRobotError: the file is missing, damaged, too short, or lacks a frame.
     """
     half = 0.5 / fps
     done = 0
@@ -121,7 +121,7 @@ def read_frames(
                 if done == count:
                     return
                 before = now
-            if before and abs(before[0] - done / fps) <= half:  # the last one is a little early
+            if before and abs(before[0] - done / fps) <= half:  # the last frame is a little early
                 yield pixels(before[1])
                 done += 1
     except (

@@ -1,1 +1,1 @@
-"""What is wrong with a set of episodes, before a model learns it. No ROS here."""
+"""Check a set of episodes before training. No ROS here."""

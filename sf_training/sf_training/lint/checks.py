@@ -1,4 +1,4 @@
-"""What the measures of one episode mean: findings with a level, a sentence and a cure."""
+"""Judge the measures of one episode: findings with a level, a sentence and a cure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ WARN, FAIL = Verdict.WARN, Verdict.FAIL
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem. Findings of the same check, subject and level share a line of the report.
 
-    Findings of the same ``check``, ``subject`` and ``level`` are one line of a report; ``weight``
-    tells which of them is the worst; ``episodes`` are their names, none for the whole set.
+    Attributes:
+        check: name of the check.
+        subject: stream, camera or joint; may be empty.
+        episodes: names of the episodes; empty for a finding about the data set.
+        weight: orders the findings of one line, the worst first.
     """
 
     check: str
@@ -32,7 +35,7 @@ class Finding:
 
 
 def check_episode(measure: EpisodeMeasure, limits: Thresholds) -> list[Finding]:
-    """All findings about one episode by itself."""
+    """Return the findings about one episode by itself."""
     if measure.broken:
         text, _, cure = measure.broken.rpartition("; ")
         return [
@@ -83,17 +86,16 @@ def _rate(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
         elif stream.hz < limits.rate_warn * stream.expected_hz:
             text = f"{stream.hz:.1f} Hz, the contract says {stream.expected_hz:g} Hz"
             cure = (
-                "look at exposure, USB bandwidth and the driver's rate, or correct rate_hz in the"
-                " contract"
+                "check exposure time, USB bandwidth and the driver's rate, or correct rate_hz in"
+                " the contract"
             )
             yield _found(measure, "rate", stream.name, WARN, -stream.hz, text, cure)
 
 
 def _gaps(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
     for stream in measure.streams:
-        if (
-            stream.name.startswith("operator") or not stream.period_s
-        ):  # a dead-man switch makes pauses
+        # Releasing the dead-man switch makes gaps in the operator's commands.
+        if stream.name.startswith("operator") or not stream.period_s:
             continue
         level = _graded(
             stream.longest_gap_s,
@@ -102,8 +104,8 @@ def _gaps(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
         )
         if level:
             text = (
-                f"silent for {stream.longest_gap_s:.2f} s at {stream.gap_at_s:.2f} s, its period is"
-                f" {stream.period_s * 1e3:.0f} ms"
+                f"no message for {stream.longest_gap_s:.2f} s at {stream.gap_at_s:.2f} s, its"
+                f" period is {stream.period_s * 1e3:.0f} ms"
             )
             yield _found(
                 measure,
@@ -112,7 +114,7 @@ def _gaps(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                 level,
                 stream.longest_gap_s,
                 text,
-                "check cable and bandwidth; record again when it matters",
+                "check cable and bandwidth; record again if it matters",
             )
 
 
@@ -155,10 +157,10 @@ def _age(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                 WARN,
                 stream.age_p99_s,
                 text,
-                "look at the network, the load, and the clocks of all machines",
+                "check the network, the load, and the clocks of all machines",
             )
         if stream.age_least_s < -limits.future_s:
-            text = f"stamps lie up to {-stream.age_least_s:.2f} s in the future"
+            text = f"stamps are up to {-stream.age_least_s:.2f} s in the future"
             yield _found(
                 measure,
                 "clock",
@@ -215,7 +217,7 @@ def _unusable(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
             level,
             share,
             text,
-            "see gaps, skew and the contract's budgets: the live policy would have refused too",
+            "check gaps, skew and the contract's budgets: the live policy would refuse them too",
         )
 
 
@@ -239,7 +241,7 @@ def _labels(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
     topics = measure.contract.topics
     if not measure.labels:
         text = (
-            f"nothing to learn: no message on {absolute(topics.teleop_command)} or"
+            f"no actions: no message on {absolute(topics.teleop_command)} or"
             f" {absolute(topics.expert_chunk)}"
         )
         yield _found(measure, "labels", "", FAIL, 1, text, "record the operator's commands")
@@ -288,7 +290,7 @@ def _joints(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
         motion.names, motion.lower, motion.upper, motion.commanded, strict=True
     ):
         if high - low < limits.dead_range and commanded > limits.commanded_range:
-            text = f"was commanded over {commanded:.3f} and never moved"
+            text = f"was commanded over a range of {commanded:.3f} but never moved"
             yield _found(
                 measure,
                 "dead joint",
@@ -300,7 +302,7 @@ def _joints(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
             )
     joints = {joint.name: joint for arm in contract.arms.values() for joint in arm.joints}
     for name, low, high in zip(motion.names, motion.lower, motion.upper, strict=True):
-        if (joint := joints.get(name)) is None:  # a gripper's
+        if (joint := joints.get(name)) is None:  # of a gripper
             continue
         margin = limits.limit_margin * (joint.upper - joint.lower)
         beyond = max(joint.lower - low, high - joint.upper)
@@ -358,7 +360,7 @@ def _images(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _training(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
-    """Say what training refuses, and what it points out."""
+    """Report the faults for which training leaves the episode out, and its notes."""
     for level, check, sentences in (
         (FAIL, "refused by training", measure.faults),
         (WARN, "odd", measure.notes),
@@ -393,8 +395,8 @@ def _idle(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
         return
     level = _graded(motion.idle_share, limits.idle_warn, limits.idle_fail)
     if level:
-        ends = f"{motion.idle_start_s:.1f} s at the start, {motion.idle_end_s:.1f} s at the end"
-        text = f"nothing moves in {motion.idle_share:.0%} of its steps ({ends})"
+        where = f"{motion.idle_start_s:.1f} s at the start, {motion.idle_end_s:.1f} s at the end"
+        text = f"nothing moves in {motion.idle_share:.0%} of its steps ({where})"
         yield _found(
             measure,
             "idle",
@@ -402,11 +404,11 @@ def _idle(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
             level,
             motion.idle_share,
             text,
-            "start and stop closer to the motion; train with the idle filter on",
+            "start and stop recording closer to the motion; train with the idle filter on",
         )
 
 
-def _pictures(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
+def _cameras(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
     for camera in measure.cameras:
         for word, wrong in (
             ("black", camera.brightness < limits.black_level),
@@ -424,11 +426,11 @@ def _pictures(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                     level,
                     share,
                     text,
-                    "check lens cap, light and exposure",
+                    "check lens cap, light and exposure time",
                 )
         level = _graded(camera.frozen, limits.frozen_warn, limits.frozen_fail)
         if level:
-            text = f"{camera.frozen:.0%} of frames equal the one before although the arm moved"
+            text = f"{camera.frozen:.0%} of frames equal the previous one although the arm moved"
             yield _found(
                 measure,
                 "frozen",
@@ -436,15 +438,15 @@ def _pictures(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
                 level,
                 camera.frozen,
                 text,
-                "the driver repeats pictures: check cable and driver",
+                "the driver repeats frames: check cable and driver",
             )
 
 
 def _recorder(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
     level = {"WARN": WARN, "FAIL": FAIL}.get(measure.recorder_verdict.upper())
     if level:
-        text = f"the recorder said {measure.recorder_verdict}: {measure.recorder_reasons}"
-        yield _found(measure, "recorder", "", level, 1, text, "see its reasons")
+        text = f"the recorder's verdict is {measure.recorder_verdict}: {measure.recorder_reasons}"
+        yield _found(measure, "recorder", "", level, 1, text, "follow the cures in its reasons")
 
 
 _CHECKS: tuple[Callable[[EpisodeMeasure, Thresholds], Iterator[Finding]], ...] = (
@@ -462,10 +464,10 @@ _CHECKS: tuple[Callable[[EpisodeMeasure, Thresholds], Iterator[Finding]], ...] =
     _idle,
     _images,
     _training,
-    _pictures,
+    _cameras,
 )
 
 
 def stream_of(measure: EpisodeMeasure, name: str) -> StreamMeasure | None:
-    """A stream by its readable name, such as "scene camera"."""
+    """Return a stream by its readable name, such as "scene camera"; None if there is none."""
     return next((stream for stream in measure.streams if stream.name == name), None)

@@ -1,6 +1,4 @@
-"""What is only seen when all episodes lie side by side: balance, duplicates, outliers, what never
-moves.
-"""
+"""Check all episodes together: balance, duplicates, outliers, joints that never move."""
 
 from __future__ import annotations
 
@@ -15,15 +13,19 @@ from sf_training.lint.measure import EpisodeMeasure
 from sf_training.lint.thresholds import Thresholds, Verdict
 
 WARN, FAIL = Verdict.WARN, Verdict.FAIL
-_ENOUGH = 8  # episodes; of fewer none can be called unusual
-_JERK_SPREAD = 0.2  # of the logarithm: people differ by this much at least
-_RESAMPLED = 24  # points of a trajectory when episodes are compared
+_EPISODES_MIN = 8  # with fewer, none can be called an outlier
+_JERK_SPREAD = 0.2  # least standard deviation of log(jerk): operators differ by this much
+_RESAMPLED = 24  # points of a motion when episodes are compared
 
 
 @dataclass(frozen=True)
 class Lint:
-    """The result: all measures, all findings, the worst first, and each episode's verdict by its
-    name.
+    """The result of lint.
+
+    Attributes:
+        measures: of all episodes.
+        findings: the worst first.
+        verdicts: episode name to verdict.
     """
 
     measures: list[EpisodeMeasure]
@@ -32,12 +34,12 @@ class Lint:
 
     @property
     def verdict(self) -> Verdict:
-        """Of the whole set."""
+        """Verdict on the data set."""
         return max((finding.level for finding in self.findings), default=Verdict.PASS)
 
     def grouped(self) -> list[list[Finding]]:
-        """Findings that say the same of different episodes; in each group, and of groups, the worst
-        first.
+        """Return the findings grouped by level, check and subject; groups, and the findings in
+        each, the worst first.
         """
         groups: dict[tuple, list[Finding]] = defaultdict(list)
         for finding in self.findings:
@@ -49,15 +51,15 @@ class Lint:
 
 
 def judge(measures: Sequence[EpisodeMeasure], limits: Thresholds) -> Lint:
-    """Check every episode, and all of them together. Discarded episodes are measured, but only what
-    is trained on is judged.
+    """Check every episode by itself, and all of them together. Discarded episodes are measured but
+    not judged.
     """
     judged = [measure for measure in measures if measure.outcome != "discarded"]
     findings = [finding for measure in judged for finding in check_episode(measure, limits)]
-    whole = [measure for measure in judged if not measure.broken]
-    findings = _shared_by_all(findings, len(whole))
+    readable = [measure for measure in judged if not measure.broken]
+    findings = _merge_slow_cameras(findings, len(readable))
     for check in (
-        _nothing,
+        _outcomes,
         _contracts,
         _duplicates,
         _instructions,
@@ -69,7 +71,7 @@ def judge(measures: Sequence[EpisodeMeasure], limits: Thresholds) -> Lint:
         _jerks,
         _blurred,
     ):
-        findings += check(whole, limits)
+        findings += check(readable, limits)
     verdicts = dict.fromkeys((measure.name for measure in measures), Verdict.PASS)
     for finding in findings:
         for name in finding.episodes:
@@ -81,21 +83,22 @@ def judge(measures: Sequence[EpisodeMeasure], limits: Thresholds) -> Lint:
     )
 
 
-def _shared_by_all(findings: list[Finding], episodes: int) -> list[Finding]:
-    """A camera that is slower than the contract says in (nearly) every episode is one fact about
-    the set, not about each.
+def _merge_slow_cameras(findings: list[Finding], episodes: int) -> list[Finding]:
+    """Merge the warnings about a camera that is slow in at least 95 % of the episodes into one
+    finding about the data set.
     """
-    kept, slow = [], defaultdict(list)
+    merged, slow = [], defaultdict(list)
     for finding in findings:
-        (
-            slow[finding.subject] if finding.check == "rate" and finding.level == WARN else kept
-        ).append(finding)
+        if finding.check == "rate" and finding.level == WARN:
+            slow[finding.subject].append(finding)
+        else:
+            merged.append(finding)
     for subject, group in slow.items():
         if len(group) < 0.95 * episodes or episodes < 2:
-            kept += group
+            merged += group
             continue
         worst = max(group, key=lambda finding: finding.weight)
-        kept.append(
+        merged.append(
             Finding(
                 "rate",
                 subject,
@@ -104,10 +107,10 @@ def _shared_by_all(findings: list[Finding], episodes: int) -> list[Finding]:
                 worst.cure,
             )
         )
-    return kept
+    return merged
 
 
-def _nothing(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Finding]:
+def _outcomes(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Finding]:
     if not any(measure.outcome == "success" for measure in measures):
         yield Finding(
             "outcomes", "", FAIL, "no episode has the outcome success", "record some, or label them"
@@ -131,7 +134,7 @@ def _contracts(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Findin
                 "",
                 FAIL,
                 text,
-                "train on one robot's episodes: keep them in folders of their own",
+                "train on one robot's episodes: move the others to another folder",
                 (measure.name,),
             )
 
@@ -143,7 +146,7 @@ def _duplicates(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[
         if measure.motion is not None and len(measure.cameras) == len(measure.contract.cameras)
     ]
     groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
-    for measure in moving:  # only those of one length, robot and number of cameras can be equal
+    for measure in moving:  # only episodes of the same contract and length can be duplicates
         groups[measure.contract.hash, measure.usable].append(measure)
     for group in groups.values():
         paths = np.stack([_resampled(measure) for measure in group])
@@ -169,13 +172,13 @@ def _duplicates(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[
                     "",
                     FAIL,
                     text,
-                    "remove one: it would be trained on twice, or stand in training and validation",
+                    "remove one: it would be trained on twice, or be in training and validation",
                     (group[index].name,),
                 )
 
 
 def _resampled(measure: EpisodeMeasure) -> np.ndarray:
-    """(24, J) joints at evenly spread times."""
+    """Return the joints (24, J) at evenly spaced times."""
     motion = measure.motion
     times = np.linspace(motion.times[0], motion.times[-1], _RESAMPLED)
     return np.stack(
@@ -207,12 +210,12 @@ def _instructions(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterato
         spellings["".join(letter for letter in text.casefold() if letter.isalnum())].add(text)
     for texts in spellings.values():
         if len(texts) > 1:
-            said = " and ".join(f'"{text}"' for text in sorted(texts))
+            quoted = " and ".join(f'"{text}"' for text in sorted(texts))
             yield Finding(
                 "spelling",
                 "instructions",
                 WARN,
-                f"{said} differ in case, blanks or signs only",
+                f"{quoted} differ only in case, spaces or punctuation",
                 "relabel one of them",
             )
 
@@ -232,7 +235,7 @@ def _never_moves(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator
                 name,
                 WARN,
                 text,
-                "check it; the model cannot learn it, its normalisation uses a floor",
+                "check the joint; a model cannot learn it, and its normalisation uses a floor",
             )
 
 
@@ -262,57 +265,62 @@ def _gripper(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Fin
 
 
 def _robust_z(values: np.ndarray, least: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each of (E, …) values is from their median, in robust standard deviations of at least
-    ``least``; and the median.
+    """Return the robust z-scores of (E, ...) values over E episodes, and their median (...).
+
+    z = (x - m) / max(1.4826 MAD, least), with median m and MAD = median |x - m|. For a normal
+    distribution 1.4826 MAD estimates the standard deviation. Source: Iglewicz and Hoaglin, "How to
+    Detect and Handle Outliers" (1993).
+
+    Args:
+        least: smallest standard deviation assumed, so that nearly equal values are no outliers.
     """
-    middle = np.median(values, axis=0)
-    spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), least)
-    return (values - middle) / spread, middle
+    median = np.median(values, axis=0)
+    spread = np.maximum(1.4826 * np.median(np.abs(values - median), axis=0), least)
+    return (values - median) / spread, median
 
 
 def _durations(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
-    if len(measures) < _ENOUGH:
+    if len(measures) < _EPISODES_MIN:
         return
-    scores, middle = _robust_z(
-        np.log([max(measure.duration_s, 1e-3) for measure in measures]), 0.05
-    )  # 5 %: of one length is not strict
+    # Durations within 5 % count as equal.
+    scores, median = _robust_z(np.log([max(each.duration_s, 1e-3) for each in measures]), 0.05)
     for measure, score in zip(measures, np.abs(scores).tolist(), strict=True):
         if score > limits.duration_z:
-            text = f"lasts {measure.duration_s:.1f} s, the middle one {np.exp(middle):.1f} s"
+            text = f"lasts {measure.duration_s:.1f} s, the median is {np.exp(median):.1f} s"
             yield Finding(
                 "duration",
                 "",
                 WARN,
                 text,
-                "look at it: cut off, or a pause in it?",
+                "check it with `view`: it may be truncated, or contain a pause",
                 (measure.name,),
                 score,
             )
 
 
 def _end_poses(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
-    """Where a success ends tells whether it was one; episodes of another instruction may end
-    elsewhere.
+    """Find successes that end far from the other successes of their instruction: probably they are
+    failures.
     """
     groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
     for measure in measures:
         if measure.motion is not None and measure.outcome == "success":
             groups[measure.instruction, tuple(measure.motion.names)].append(measure)
     for (_, names), group in groups.items():
-        if len(group) < _ENOUGH:
+        if len(group) < _EPISODES_MIN:
             continue
-        scores, middle = _robust_z(
+        scores, median = _robust_z(
             np.stack([measure.motion.end for measure in group]), limits.commanded_range
         )
         for measure, row in zip(group, np.abs(scores), strict=True):
             for name, score, value, usual in zip(
-                names, row.tolist(), measure.motion.end, middle, strict=True
+                names, row.tolist(), measure.motion.end, median, strict=True
             ):
                 if score > limits.end_pose_z:
                     text = (
                         f"ends at {value:.3f}, successes of this instruction usually at {usual:.3f}"
                     )
-                    cure = "look at its end: a failure labelled as success, or cut off?"
+                    cure = "check its end with `view`: it may be a failure, or truncated"
                     yield Finding("end pose", name, WARN, text, cure, (measure.name,), score)
 
 
@@ -320,21 +328,19 @@ def _jerks(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Findi
     moving = [
         measure for measure in measures if measure.motion is not None and measure.motion.jerk > 0
     ]  # NaN: too short
-    if len(moving) < _ENOUGH:
+    if len(moving) < _EPISODES_MIN:
         return
-    scores, middle = _robust_z(np.log([measure.motion.jerk for measure in moving]), _JERK_SPREAD)
+    scores, median = _robust_z(np.log([measure.motion.jerk for measure in moving]), _JERK_SPREAD)
     for measure, score in zip(moving, scores.tolist(), strict=True):
         if score > limits.jerk_z:
-            text = (
-                f"{measure.motion.jerk / np.exp(middle):.1f} times the jerk of the middle episode"
-            )
-            cure = "look at it: a shaking arm, a loose leader, dropped commands?"
+            text = f"{measure.motion.jerk / np.exp(median):.1f} times the median jerk"
+            cure = "check for a shaking arm, a loose leader arm or dropped commands"
             yield Finding("jerk", "", WARN, text, cure, (measure.name,), score)
 
 
 def _outliers(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
     moving = [measure for measure in measures if measure.motion is not None]
-    if len(moving) < _ENOUGH or len({tuple(measure.motion.names) for measure in moving}) > 1:
+    if len(moving) < _EPISODES_MIN or len({tuple(measure.motion.names) for measure in moving}) > 1:
         return
     lowest, highest = (
         np.array([getattr(measure.motion, end) for measure in moving]) for end in ("lower", "upper")
@@ -364,17 +370,19 @@ def _outliers(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Fi
                     name,
                     WARN,
                     text,
-                    "look at it: glitch, or a motion that no other shows?",
+                    "check it with `view`: it may be a glitch, or a motion of its own",
                     (measure.name,),
                     beyond,
                 )
 
 
-def _fence(ends: np.ndarray, limits: Thresholds) -> np.ndarray:
-    """(J,) from the furthest positions of all episodes (E, J): the upper quartile and some
-    interquartile ranges more (Tukey).
+def _fence(extremes: np.ndarray, limits: Thresholds) -> np.ndarray:
+    """Return the upper outlier fence (J,) of the furthest positions ``extremes`` (E, J).
+
+    Q3 + k max(Q3 - Q1, least range), with quartiles Q1, Q3 and k = ``limits.outlier_spread``.
+    Source: Tukey, "Exploratory Data Analysis" (1977).
     """
-    lower, upper = np.quantile(ends, [0.25, 0.75], axis=0)
+    lower, upper = np.quantile(extremes, [0.25, 0.75], axis=0)
     return upper + limits.outlier_spread * np.maximum(upper - lower, limits.commanded_range)
 
 
@@ -389,8 +397,8 @@ def _blurred(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Fin
             share = float(np.mean(camera.sharpness < limits.blur_ratio * usual[camera.name]))
             if share > limits.blur_warn:
                 text = (
-                    f"{share:.0%} of frames have less than {limits.blur_ratio:.0%} of the sharpness"
-                    " that this camera usually has"
+                    f"{share:.0%} of frames have less than {limits.blur_ratio:.0%} of the median"
+                    " sharpness of this camera"
                 )
                 yield Finding(
                     "blurred",

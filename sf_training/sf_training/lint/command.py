@@ -1,6 +1,4 @@
-"""``sf_training lint``: a terminal table, an HTML report and JSON; exit code 1 when episodes should
-not be trained on.
-"""
+"""``sf_training lint``: check episodes; print a table, write an HTML report and JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ from sf_training.lint.report import write_report
 from sf_training.lint.thresholds import Thresholds, Verdict
 
 _STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
-_POOL_FROM = 8  # episodes; fewer are measured faster than processes start
+_POOL_MIN = 8  # episodes; fewer are measured faster than processes start
 
 
 @dataclass(frozen=True)
@@ -44,24 +42,24 @@ class Settings:
     data: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders with episodes, or episodes."""
     out: Path = Path("out/lint/report.html")
-    """The report, one file that needs no other; the same as JSON beside it."""
+    """The report, a self-contained file; the same as JSON beside it."""
     frames: int = 16
-    """Frames of each camera that are decoded and looked at in every episode."""
+    """Frames of each camera in every episode that are checked for brightness, blur and so on."""
     thumbnails: int = 60
-    """Episodes that the report shows in pictures, the worst first."""
+    """Episodes that the report shows with thumbnails, the worst first."""
     contract: Path | None = None
     """The robot's contract, for bags of other recorders (its `bags` section); default the one in
     each bag.
     """
     strict: bool = False
-    """Exit with 1 on warnings too."""
+    """Exit with 1 on warnings, too."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
     limits: Thresholds = field(default_factory=Thresholds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     settings = parse(Settings, argv, "lint")
     console = Console()
     try:
@@ -83,13 +81,13 @@ def lint(settings: Settings, console: Console) -> Lint:
     """Measure and judge all episodes.
 
     Raises:
-        BagError, ContractError: there is no episode at all, or no such contract; what is wrong with
-        an episode is a finding.
+        BagError, ContractError: there is no episode or no such contract. Problems of an episode are
+            findings instead.
     """
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     bags += [bag for root in settings.data for bag in unfinished_episodes(root)]
     columns = (
-        TextColumn("looking at episodes"),
+        TextColumn("checking episodes"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("left"),
@@ -102,7 +100,7 @@ def lint(settings: Settings, console: Console) -> Lint:
 
 
 def _with_own_names(measures: list[EpisodeMeasure]) -> list[EpisodeMeasure]:
-    """Episodes of one name in several folders get their paths as names."""
+    """Replace the names of episodes by their paths where several have the same name."""
     counts = Counter(measure.name for measure in measures)
     return [
         dataclasses.replace(measure, name=measure.path) if counts[measure.name] > 1 else measure
@@ -113,7 +111,7 @@ def _with_own_names(measures: list[EpisodeMeasure]) -> list[EpisodeMeasure]:
 def _measured(
     bags: list[Path], settings: Settings, contract: Contract | None
 ) -> Iterator[EpisodeMeasure]:
-    if settings.workers <= 1 or len(bags) < _POOL_FROM:
+    if settings.workers <= 1 or len(bags) < _POOL_MIN:
         yield from (
             measure_episode(bag, settings.limits, settings.frames, contract) for bag in bags
         )
@@ -130,7 +128,7 @@ def _measured(
 
 
 def show(result: Lint, console: Console) -> None:
-    """The table: one line for everything that is wrong, however many episodes it concerns."""
+    """Print one line for each kind of problem, and totals."""
     table = Table(title="What is wrong", title_justify="left", expand=console.is_terminal)
     table.add_column("level")
     table.add_column("check", no_wrap=True)
@@ -165,15 +163,15 @@ def show(result: Lint, console: Console) -> None:
     checked = totals["checked"]
     console.print(
         f"read: {checked['messages']} message headers, {checked['commands']} commands,"
-        f" {checked['images']} images; {checked['looked_at']} of them decoded and looked at",
+        f" {checked['images']} images; {checked['looked_at']} of them checked for exposure",
         highlight=False,
     )
     console.print(f"verdict: [{_STYLES[result.verdict]}]{result.verdict.name}[/]")
 
 
 def summary(result: Lint) -> dict:
-    """Totals: episodes, seconds, usable policy steps, outcomes, verdicts and instructions, the most
-    frequent first.
+    """Return totals: episodes, seconds, usable policy steps, and counts of outcomes, verdicts and
+    instructions, the most frequent first.
     """
     measures = result.measures
     return {
@@ -204,7 +202,7 @@ def summary(result: Lint) -> dict:
 
 
 def to_json(result: Lint, settings: Settings) -> str:
-    """Verdict, totals, thresholds and all findings, for programs."""
+    """Return verdict, totals, thresholds and findings as JSON, for programs."""
     findings = [
         {**dataclasses.asdict(finding), "level": finding.level.name} for finding in result.findings
     ]

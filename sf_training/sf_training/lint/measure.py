@@ -1,6 +1,4 @@
-"""One episode in numbers: rates, gaps, skew, motion and pictures. Measures only; ``checks``
-judges.
-"""
+"""Measure one episode: rates, gaps, skew, motion and images. ``checks`` judges the measures."""
 
 from __future__ import annotations
 
@@ -13,11 +11,11 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import known_outcome
+from sf_training.data.clock_offsets import check_clocks, with_one_clock
 from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
 from sf_training.data.joint_messages import JointMessages
-from sf_training.data.one_clock import check_clocks, with_one_clock
 from sf_training.data.plausibility import (
     check_all_joints,
     check_commands_are_near,
@@ -26,21 +24,28 @@ from sf_training.data.plausibility import (
 )
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
 from sf_training.data.targets import is_commanded, no_labels
-from sf_training.lint.images import ImageFaults, image_faults
+from sf_training.lint.cameras import CameraMeasure, measure_cameras
+from sf_training.lint.image_faults import ImageFaults, image_faults
 from sf_training.lint.motion import Motion, measure_motion
-from sf_training.lint.pictures import CameraMeasure, measure_pictures
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording.topics import absolute
 
-_OTHER_CLOCK_S = (
-    3600.0  # stamps that far from their receipt are of another clock, such as simulated time
-)
+# Stamps that far from their receipt are on another clock, such as simulated time.
+_OTHER_CLOCK_S = 3600.0
 
 
 @dataclass(frozen=True)
 class StreamMeasure:
-    """Times of one topic. ``expected_hz`` is 0 where the contract gives none; gaps are between
-    sorted stamps [s].
+    """Times of one topic.
+
+    Attributes:
+        expected_hz: 0 if the contract gives no rate.
+        hz, period_s: measured rate, and median time between sorted stamps.
+        longest_gap_s, gap_at_s: longest time between sorted stamps, and its start [s after the
+            first image].
+        repeated, backwards: stamps that equal the previous one, or are before it.
+        age_p99_s, age_least_s: receipt minus stamp, 99 % quantile and minimum; NaN if the two are
+            on different clocks (simulated time).
     """
 
     name: str
@@ -53,16 +58,26 @@ class StreamMeasure:
     gap_at_s: float
     repeated: int
     backwards: int
-    age_p99_s: (
-        float  # receipt minus stamp; NaN where the two are of different clocks (simulated time)
-    )
+    age_p99_s: float
     age_least_s: float
 
 
 @dataclass(frozen=True)
 class EpisodeMeasure:
-    """Everything that lint knows about an episode; ``broken`` is the one sentence of a bag that
-    cannot be read.
+    """Everything that lint measures in an episode.
+
+    Attributes:
+        broken: why the bag cannot be read; empty if it can.
+        skew_p99_s, skew_beyond: distance between the images of the cameras, 99 % quantile, and
+            share beyond ``camera_skew_s``.
+        steps, usable: number of policy steps in its duration, and of those with an observation.
+        motion: None if there is no usable step; ``problem`` says why.
+        labels: "expert", "operator" or empty: what the labels are made from.
+        lost: topic to number of lost messages, from the recorder.
+        instructions: each text once, in order.
+        faults: why training leaves the episode out; one sentence with a cure each.
+        notes: anomalies; one sentence with a cure each.
+        messages, commands: number of headers and of commands that were read.
     """
 
     path: str
@@ -85,29 +100,27 @@ class EpisodeMeasure:
     recorder_verdict: str = ""
     recorder_reasons: str = ""
     cameras: list[CameraMeasure] = field(default_factory=list)
-    problem: str = ""  # why there is no motion
-    instructions: tuple[str, ...] = ()  # each text once, in order
-    faults: list[str] = field(
-        default_factory=list
-    )  # why training leaves the episode out; sentences with a cure
-    notes: list[str] = field(default_factory=list)  # what is odd; sentences with a cure
+    problem: str = ""
+    instructions: tuple[str, ...] = ()
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     images: list[ImageFaults] = field(default_factory=list)
-    messages: int = 0  # headers that were read
-    commands: int = 0  # of them, commands that were read whole
+    messages: int = 0
+    commands: int = 0
 
 
 def measure_episode(
     path: Path, limits: Thresholds, frames: int, contract: Contract | None = None
 ) -> EpisodeMeasure:
-    """Measure one bag; at most ``frames`` images of each camera are decoded. Never raises for what
-    is in the bag.
+    """Measure one bag. The content of a bag never raises: a bag that cannot be read is ``broken``.
 
     Args:
-        contract: of the robot; bags of other recorders need it.
+        frames: number of images of each camera that are checked for brightness, blur and so on.
+        contract: of the robot; needed for bags of other recorders.
     """
     try:
         reader = EpisodeReader(path, contract)
-        with reader.kept_in_memory():
+        with reader.cached_in_memory():
             return _measure(reader, limits, frames)
     except BagError as error:
         return EpisodeMeasure(
@@ -119,7 +132,7 @@ def measure_episode(
 
 
 def _known_outcome(path: Path) -> str:
-    """Return the outcome of a bag that cannot be opened; empty where it is not known."""
+    """Return the outcome of a bag that cannot be opened; empty if unknown."""
     try:
         return known_outcome(path) or ""
     except BagError:
@@ -144,12 +157,12 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     colour = [read[topic].stamps for topic in cameras]
     first = min(int(stamps.min()) for stamps in colour)
     last = max(int(stamps.max()) for stamps in colour)
-    seen = align_cameras(colour, contract)
+    observations = align_cameras(colour, contract)
     skew = _skew(colour)
-    given, faults, notes = _commands(reader, read, names, first, seen)
+    given, faults, notes = _commands(reader, read, names, first, observations)
     problem, motion, usable = "", None, 0
     try:
-        motion, usable = measure_motion(reader, read, seen, first, limits, given)
+        motion, usable = measure_motion(reader, read, observations, first, limits, given)
     except ValueError as error:
         problem = str(error)
     commands, chunks = (
@@ -187,7 +200,7 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         },
         recorder_verdict=reader.metadata.get("verdict", ""),
         recorder_reasons="; ".join(map(str, _json(reader.metadata.get("reasons"), list))),
-        cameras=measure_pictures(reader, read, motion, first, frames, good),
+        cameras=measure_cameras(reader, read, motion, first, frames, good),
         problem=problem,
         instructions=tuple(texts.different),
         faults=faults,
@@ -203,13 +216,15 @@ def _commands(
     read: dict[str, Stream],
     names: Collection[str],
     first: int,
-    seen: Observations,
+    observations: Observations,
 ) -> tuple[JointStream | None, list[str], list[str]]:
-    """Return the operator's commands, why training leaves the episode out, and what is odd.
+    """Return the operator's commands (None if unusable), the faults, and the notes.
 
     Args:
+        read: topic to messages.
+        names: topics that are measured.
         first: first image [ns].
-        seen: what a policy could have seen.
+        observations: observations of the live policy.
     """
     contract, topic = reader.contract, command_topic(reader)
     states = absolute(contract.topics.joint_states)
@@ -226,32 +241,33 @@ def _commands(
         check_one_source(reader, read[states])
         check_all_joints(reader, read[states])
         joints = JointStream(read[states].stamps, read[states].messages, contract.command_joints)
-        check_joints(reader, joints, heard[states], first)
+        check_joints(reader, joints, recorded_names[states], first)
         return joints
 
     def commanded() -> JointStream | None:
         check_one_source(reader, read[topic])
         return Commands(reader, topic, read[topic]).stream(read[topic], read[states])
 
-    heard = {each: reader.recorded_name(each) for each in names}
-    notes += attempt(lambda: check_clocks(contract, read, heard)) or []
+    recorded_names = {each: reader.recorded_name(each) for each in names}
+    notes += attempt(lambda: check_clocks(contract, read, recorded_names)) or []
     joints = attempt(measured) if len(read[states].stamps) else None
     if len(read[topic].stamps) and topic != states:
         given = attempt(commanded)
         if given is not None:
-            notes += attempt(lambda: check_joints(reader, given, heard[topic], first)) or []
+            name = recorded_names[topic]
+            notes += attempt(lambda: check_joints(reader, given, name, first)) or []
             if joints is not None:
-                at = [stream.held(seen.stamps) for stream in (given, joints)]
-                attempt(lambda: check_commands_are_near(reader, *at, heard[topic]))
+                at = [stream.held(observations.stamps) for stream in (given, joints)]
+                attempt(lambda: check_commands_are_near(reader, *at, name))
             if not len(read[absolute(contract.topics.expert_chunk)].stamps):
-                notes += no_labels(is_commanded(contract, seen.stamps, given))
+                notes += no_labels(is_commanded(contract, observations.stamps, given))
     return given, faults, notes
 
 
 def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: int) -> StreamMeasure:
     count = len(stream.stamps)
     if isinstance(stream.messages, JointMessages):
-        stream = stream.part(stream.messages.most_alike())
+        stream = stream.take(stream.messages.most_frequent_layout())
     stamps = stream.stamps
     steps = np.diff(stamps)
     ages = (stream.log_times - stamps) * 1e-9
@@ -278,8 +294,8 @@ def _stream(name: str, topic: str, expected_hz: float, stream: Stream, start: in
 
 
 def _skew(cameras: list[np.ndarray]) -> np.ndarray:
-    """For every image of the slowest camera, how far the nearest image of the worst other camera is
-    [ns].
+    """Return the camera skew (N,) [ns] at every image of the slowest camera: the largest distance
+    to the nearest image of another camera.
     """
     if len(cameras) < 2:
         return np.empty(0)
@@ -289,10 +305,10 @@ def _skew(cameras: list[np.ndarray]) -> np.ndarray:
     )
 
 
-def _json(text: str | None, kind: type):
-    """A value of one type out of JSON text; empty where there is none."""
+def _json(text: str | None, value_type: type):
+    """Return a value of one type from JSON text; an empty one if there is none."""
     try:
         value = json.loads(text or "null")
     except ValueError:
-        return kind()
-    return value if isinstance(value, kind) else kind()
+        return value_type()
+    return value if isinstance(value, value_type) else value_type()

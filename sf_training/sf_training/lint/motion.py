@@ -1,4 +1,4 @@
-"""How the joints of one episode move: range, jumps, pauses and jerk."""
+"""Measure the motion of the joints in one episode: range, jumps, pauses and jerk."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ TRACE_POINTS = 240
 
 @dataclass(frozen=True)
 class Motion:
-    """Joints at the N usable policy steps, and what stands out in all samples; J joints as
-    ``contract.command_joints``.
+    """Motion of the J joints of ``contract.command_joints``.
 
-    ``times`` (T,) [s from the episode's start] and ``positions`` (T, J) [rad, m] are thinned to at
-    most 240 points; ``lower``, ``upper`` (J,) span all samples; ``commanded`` (J,) is the span of
-    the operator's commands, NaN without.
+    Attributes:
+        times, positions: (T,) [s after the first image] and (T, J) [rad, m] at usable policy steps,
+            thinned to at most 240 points.
+        lower, upper: (J,) extremes over all samples [rad, m].
+        commanded: (J,) range of the operator's commands [rad, m]; NaN without commands.
+        samples: number of joint samples.
+        jumps, jump_text: number of samples that were reached too fast, and the worst in words.
+        not_finite: number of joint states with NaN or Inf.
+        idle_share: share of policy steps without motion.
+        idle_start_s, idle_end_s: time without motion at the start and at the end [s].
+        opening: (G * N,) opening of G grippers in turn, 0 closed to 1 open, at the N usable steps;
+            empty without a gripper column.
+        end: (J,) at the last usable step [rad, m].
+        jerk: see :func:`relative_jerk`; NaN if the episode is too short.
     """
 
     names: list[str]
@@ -42,15 +52,15 @@ class Motion:
     idle_share: float
     idle_start_s: float
     idle_end_s: float
-    opening: np.ndarray  # (N,) of each gripper in turn, 0 closed to 1 open; empty without a column
-    end: np.ndarray  # (J,) at the last usable step
-    jerk: float  # see ``relative_jerk``; NaN of an episode that is too short
+    opening: np.ndarray
+    end: np.ndarray
+    jerk: float
 
 
 def measure_motion(
     reader: EpisodeReader,
     read: dict[str, Stream],
-    seen: Observations,
+    observations: Observations,
     start: int,
     limits: Thresholds,
     given: JointStream | None,
@@ -58,9 +68,10 @@ def measure_motion(
     """Return the motion of an episode and the number of usable policy steps.
 
     Args:
-        read: joint states and commands, on one clock.
-        start: beginning of the episode [ns].
-        given: the operator's commands, where there are any.
+        read: topic to messages, on one clock.
+        observations: observations of the live policy.
+        start: first image of the episode [ns].
+        given: the operator's commands; None if there are none.
 
     Raises:
         ValueError: there is no usable step.
@@ -69,18 +80,20 @@ def measure_motion(
     stream = read[absolute(contract.topics.joint_states)]
     joints = JointStream(stream.stamps, stream.messages, contract.command_joints)
     at = joints.measured(
-        seen.stamps, seen.complete, [round(age * 1e9) for age in contract.joint_ages_s]
+        observations.stamps,
+        observations.complete,
+        [round(age * 1e9) for age in contract.joint_ages_s],
     )
     known = np.isfinite(at).all(axis=1)
-    stamps, positions = seen.stamps[known], at[known]
+    stamps, positions = observations.stamps[known], at[known]
     if not len(stamps):
         raise ValueError(
-            "no moment at which all cameras and the joints were fresh; check their stamps"
+            "there is no time at which all cameras and the joints were fresh; check their stamps"
         )
     moments = np.unique(stream.stamps)
     samples = joints.held(moments)
-    whole = samples[np.isfinite(samples).all(axis=1)]
-    if not len(whole):
+    finite = samples[np.isfinite(samples).all(axis=1)]
+    if not len(finite):
         raise ValueError("no joint state holds finite positions of all joints; check the driver")
     jumps, text = _jumps(contract, moments, samples, start, limits.jump_factor)
     commanded = np.full(len(contract.command_joints), np.nan)
@@ -94,8 +107,8 @@ def measure_motion(
         names=contract.command_joints,
         times=(stamps[thin] - start) * 1e-9,
         positions=positions[thin].astype(np.float32),
-        lower=whole.min(axis=0),
-        upper=whole.max(axis=0),
+        lower=finite.min(axis=0),
+        upper=finite.max(axis=0),
         commanded=commanded,
         samples=len(samples),
         jumps=jumps,
@@ -121,8 +134,8 @@ def _units(contract: Contract) -> list[str]:
 
 
 def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
-    """Openings (G * N,) of the G grippers that chunks command, one after the other, of joints
-    (N, J); a mean would hide one that is in another unit.
+    """Return the openings (G * N,) of the G grippers that chunks command, one after the other. A
+    mean over grippers would hide one that is in another unit.
     """
     named = {column.arm for column in contract.columns.action if column.kind is ColumnKind.GRIPPER}
     commands = contract.columns.commands
@@ -135,30 +148,30 @@ def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
 
 
 def _velocities(contract: Contract) -> np.ndarray:
-    """(J,) velocity limits of the command joints [rad/s, m/s]."""
+    """Return the velocity limits (J,) of the command joints [rad/s, m/s]."""
     return JointLimits.of(contract).velocity
 
 
 def _idle(
     contract: Contract, stamps: np.ndarray, positions: np.ndarray, limits: Thresholds
 ) -> np.ndarray:
-    """(N - 1,): no joint moved faster than its threshold from one step to the next."""
-    still = np.array(
+    """Return (N - 1,) whether no joint was faster than its threshold from one step to the next."""
+    thresholds = np.array(
         [limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)]
     )
     seconds = np.maximum(np.diff(stamps) * 1e-9, 1e-6)
-    return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= still).all(axis=1)
+    return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= thresholds).all(axis=1)
 
 
 def _run(flags: np.ndarray) -> int:
-    """How many flags are set before the first one that is not."""
+    """Return the number of set flags before the first one that is not set."""
     return int(np.argmin(np.append(flags, False)))
 
 
 def _jumps(
     contract: Contract, moments: np.ndarray, samples: np.ndarray, start: int, factor: float
 ) -> tuple[int, str]:
-    """Joint samples that were reached faster than ``factor`` times the velocity limit, and the
+    """Return the number of samples reached faster than ``factor`` times the velocity limit, and the
     worst one in words.
     """
     if len(moments) < 2:

@@ -1,4 +1,4 @@
-"""The set of episodes as figures: SVG text for the report."""
+"""Plot the set of episodes as SVG figures for the report."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ _STYLE = {
 }
 _LONGEST_LABEL = 38  # characters
 _INSTRUCTIONS = 14
-_SIZES = (8, 5.5, 3.5, 2, 1.5, 1, 1, 1)  # of dots: streams that agree lie upon each other
+_SIZES = (8, 5.5, 3.5, 2, 1.5, 1, 1, 1)  # of dots, so that overlapping streams stay visible
 
 
 def figures(result: Lint) -> list[tuple[str, str]]:
-    """(SVG, caption) of every figure that the episodes give something for."""
-    whole = [measure for measure in result.measures if not measure.broken]
-    moving = [measure for measure in whole if measure.motion is not None]
+    """Return (SVG, caption) of every figure for which there are data."""
+    readable = [measure for measure in result.measures if not measure.broken]
+    moving = [measure for measure in readable if measure.motion is not None]
     drawn = []
-    if whole:
+    if readable:
         drawn += [
-            _figure(_durations, whole, "How long the episodes are, by outcome."),
-            _figure(_instructions, whole, "Episodes per instruction. A rare one is learned badly."),
+            _figure(_durations, readable, "Duration of the episodes, by outcome."),
+            _figure(
+                _instructions, readable, "Episodes per instruction. A rare one is learned badly."
+            ),
             _figure(
                 _rates,
-                whole,
+                readable,
                 "Measured rate of each camera in every episode; dashed: the contract's.",
             ),
-            _figure(_gaps, whole, "Longest silence of each stream in every episode."),
+            _figure(_gaps, readable, "Longest gap of each stream in every episode."),
             _figure(
                 _sharpness,
-                whole,
+                readable,
                 "Each dot is a frame. Left: dark, right: bright; low: blurred or without texture.",
             ),
         ]
@@ -60,7 +62,7 @@ def figures(result: Lint) -> list[tuple[str, str]]:
             _figure(
                 _ranges,
                 moving,
-                "Where the joints went within the contract's limits (0 to 1): box 1 to 99 %, line"
+                "Range of the joints within the contract's limits (0 to 1): box 1 to 99 %, line"
                 " all samples.",
             ),
             _figure(
@@ -114,16 +116,16 @@ def _instructions(axes: Axes, measures: list[EpisodeMeasure]) -> None:
         counts[measure.instruction or "(none)"] += 1
     ordered = sorted(counts.items(), key=lambda entry: -entry[1])
     shown = ordered[:_INSTRUCTIONS]
-    if len(ordered) > len(shown):  # the rare ones matter most
+    if len(ordered) > len(shown):  # show the rarest too: they matter most
         half = _INSTRUCTIONS // 2
         shown = [*ordered[:half], (f"… {len(ordered) - 2 * half} others", 0), *ordered[-half:]]
     names = [
         text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
         for text, _ in shown
     ]
-    places = np.arange(len(shown))[::-1]
-    axes.barh(places, [count for _, count in shown], color=COLOURS[0], height=0.7)
-    axes.set_yticks(places, names, fontsize=8 if len(shown) < 10 else 7)
+    ticks = np.arange(len(shown))[::-1]
+    axes.barh(ticks, [count for _, count in shown], color=COLOURS[0], height=0.7)
+    axes.set_yticks(ticks, names, fontsize=8 if len(shown) < 10 else 7)
     axes.set(xlabel="episodes")
 
 
@@ -174,7 +176,7 @@ def _sharpness(axes: Axes, measures: list[EpisodeMeasure]) -> None:
         for camera in measure.cameras:
             cameras[camera.name].append((camera.brightness, camera.sharpness))
     for colour, (name, values) in zip(COLOURS, cameras.items(), strict=False):
-        bright, sharp = (np.concatenate(part) for part in zip(*values, strict=True))
+        bright, sharp = (np.concatenate(arrays) for arrays in zip(*values, strict=True))
         thin = slice(None, None, -(-len(bright) // 1500))
         axes.plot(
             bright[thin],
@@ -197,24 +199,24 @@ def _ranges(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     same = [measure for measure in measures if measure.contract.hash == contract.hash]
     low, width = limits_of(same[0])
     positions = (np.concatenate([measure.motion.positions for measure in same]) - low) / width
-    ends = (
+    extremes = (
         (np.min([measure.motion.lower for measure in same], axis=0) - low) / width,
         (np.max([measure.motion.upper for measure in same], axis=0) - low) / width,
     )
     inner = np.quantile(positions, [0.01, 0.99], axis=0)
     names = contract.command_joints
-    places = np.arange(len(names))[::-1]
-    for place, first, last, lower, upper, colour in zip(
-        places, *ends, *inner, COLOURS * 3, strict=False
+    ticks = np.arange(len(names))[::-1]
+    for tick, first, last, lower, upper, colour in zip(
+        ticks, *extremes, *inner, COLOURS * 3, strict=False
     ):
-        axes.plot([first, last], [place, place], color=colour, lw=1.5)
-        axes.barh(place, max(upper - lower, 0.004), left=lower, height=0.5, color=colour)
-    for end in (0, 1):
-        axes.axvline(end, color="#9aa3af", lw=1)
-    axes.set_yticks(places, names)
+        axes.plot([first, last], [tick, tick], color=colour, lw=1.5)
+        axes.barh(tick, max(upper - lower, 0.004), left=lower, height=0.5, color=colour)
+    for limit in (0, 1):
+        axes.axvline(limit, color="#9aa3af", lw=1)
+    axes.set_yticks(ticks, names)
     axes.set(
         xlabel="share of the limits",
-        xlim=(min(-0.03, ends[0].min() - 0.03), max(1.03, ends[1].max() + 0.03)),
+        xlim=(min(-0.03, extremes[0].min() - 0.03), max(1.03, extremes[1].max() + 0.03)),
     )
 
 
@@ -236,13 +238,13 @@ def _gripper(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """200 and not 2 x 10^2 at a logarithmic axis."""
+    """Label a logarithmic axis with 200 instead of 2 x 10^2."""
     for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         axis(FormatStrFormatter("%g"))
     axes.tick_params(axis="y", which="minor", labelsize=8)
 
 
 def limits_of(measure: EpisodeMeasure) -> tuple[np.ndarray, np.ndarray]:
-    """Lower end and width (J,) of every joint's limits; the gripper's from closed to open."""
+    """Return lower limit and range (J,) of every joint; of a gripper from closed to open."""
     limits = JointLimits.of(measure.contract)
     return limits.lower, limits.upper - limits.lower

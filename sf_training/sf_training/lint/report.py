@@ -1,5 +1,5 @@
-"""The HTML report of lint: verdict, what is wrong, the set in figures, every episode in
-pictures.
+"""Write the HTML report of lint: verdict, findings, figures of the data set, thumbnails of every
+episode.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sf_training.lint.collection import Lint
 from sf_training.lint.measure import EpisodeMeasure
 from sf_training.lint.plots import figures, limits_of
 from sf_training.lint.thresholds import Thresholds, Verdict
-from sf_training.view.page import COLOURS, badge, page, picture, sparkline, table, tiles
+from sf_training.view.page import COLOURS, badge, image, page, sparkline, table, tiles
 
 _LISTED = 40  # names of episodes that a finding lists
-_FLAT = 0.05  # of its limits: a joint that moves less is drawn as nearly flat, not blown up
+_FLAT = 0.05  # share of its limits: a joint that moves less is drawn nearly flat, not enlarged
 
 _FILTER = """
 const cards=[...document.querySelectorAll('[data-verdict]')],buttons=[...document.querySelectorAll('button[data-show]')],
@@ -46,8 +46,8 @@ def write_report(
 
 
 def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: int) -> str:
-    """The whole document; pictures of the ``thumbnails`` worst episodes, the others as lines of a
-    table.
+    """Return the HTML document, with thumbnails of the ``thumbnails`` worst episodes and the others
+    as rows of a table.
     """
     by_episode: dict[str, list[Finding]] = defaultdict(list)
     for finding in result.findings:
@@ -71,7 +71,7 @@ def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: i
         "</div>",
         "<h2>Episodes</h2>",
         _bar(result),
-        '<p id="none" class="muted" hidden>No episode is like that.</p>',
+        '<p id="none" class="muted" hidden>No episode matches.</p>',
         '<div class="cards">',
     ]
     parts += [
@@ -83,10 +83,10 @@ def report(result: Lint, data: Sequence[Path], limits: Thresholds, thumbnails: i
         "<h2>Thresholds</h2>",
         _thresholds(limits),
     ]
-    return page(f"{result.verdict.name}: {_places(data)}", "\n".join(parts), _FILTER)
+    return page(f"{result.verdict.name}: {_folders(data)}", "\n".join(parts), _FILTER)
 
 
-def _places(data: Sequence[Path]) -> str:
+def _folders(data: Sequence[Path]) -> str:
     if len(data) <= 3:
         return ", ".join(map(str, data))
     parents = list(dict.fromkeys(str(path.parent) for path in data))
@@ -101,14 +101,14 @@ def _head(result: Lint, data: Sequence[Path]) -> str:
     robots = sorted({measure.contract.robot for measure in measures if measure.contract})
     seconds = sum(measure.duration_s for measure in measures)
     bad = counts[Verdict.FAIL]
-    said = {
+    summary = {
         Verdict.FAIL: (
             f"{bad} of {len(measures)} episodes should not be trained on."
             if bad
             else "The set should not be trained on."
         ),
-        Verdict.WARN: "It can be trained on; the warnings are worth a look first.",
-        Verdict.PASS: "Nothing stands out.",
+        Verdict.WARN: "It can be trained on; check the warnings first.",
+        Verdict.PASS: "No problem was found.",
     }[result.verdict]
     outcomes: dict[str, int] = defaultdict(int)
     for measure in measures:
@@ -123,7 +123,7 @@ def _head(result: Lint, data: Sequence[Path]) -> str:
     robot = f"Robot {escape(', '.join(robots))}. " if robots else ""
     return (
         f"<h1>{badge(result.verdict.name, big=True)}"
-        f" {escape(_places(data))}</h1><p>{robot}{said}</p>{tiles(entries)}"
+        f" {escape(_folders(data))}</h1><p>{robot}{summary}</p>{tiles(entries)}"
     )
 
 
@@ -209,7 +209,7 @@ def _card(measure: EpisodeMeasure, verdict: Verdict, findings: list[Finding]) ->
     )
     for camera in measure.cameras:
         images = "".join(
-            picture(jpeg, f"{camera.name} camera, {index + 1} of {len(camera.thumbnails)}")
+            image(jpeg, f"{camera.name} camera, {index + 1} of {len(camera.thumbnails)}")
             for index, jpeg in enumerate(camera.thumbnails)
         )
         parts.append(f'<div class="strip" title="{escape(camera.name)} camera">{images}</div>')
@@ -244,18 +244,18 @@ def _lines(
     rows = []
     for measure in measures:
         verdict = result.verdicts[measure.name]
-        said = "; ".join(
+        text = "; ".join(
             f"{finding.check} {finding.subject}".strip() for finding in by_episode[measure.name]
         )
         if measure.broken:
-            said = escape(measure.broken)
+            text = escape(measure.broken)
         cells = [
             badge(verdict.name),
             escape(measure.name),
             escape(measure.instruction),
             escape(measure.outcome),
             f"{measure.duration_s:.1f}",
-            said,
+            text,
         ]
         numbers = "".join(
             f"<td{' class=number' if index == 4 else ''}>{cell}</td>"

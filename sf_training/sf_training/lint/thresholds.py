@@ -1,5 +1,5 @@
-"""What counts as wrong. Every value is a flag of ``sf_training lint`` (``--limits.NAME``) and
-stands in the report.
+"""Define the thresholds of all checks. Every one is a flag of ``sf_training lint``
+(``--limits.NAME``) and is listed in the report.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class Verdict(IntEnum):
-    """How bad something is; the worst one is an episode's, and the data set's, verdict."""
+    """Level of a finding; the worst one is the verdict on an episode or a data set."""
 
     PASS = 0
     WARN = 1
@@ -18,8 +18,8 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Two levels: ``*_warn`` is worth a look, ``*_fail`` should not be trained on. Shares are from
-    0 to 1.
+    """Thresholds of two levels: check ``*_warn`` before training, do not train on ``*_fail``.
+    Shares are from 0 to 1.
     """
 
     rate_warn: float = 0.9
@@ -31,7 +31,7 @@ class Thresholds:
     gap_fail_s: float = 1.0
     """Longest gap in a stream [s]."""
     skew_warn: float = 0.01
-    """Share of images whose partners are further away than the contract's camera_skew_s."""
+    """Share of images whose nearest image of another camera is further than camera_skew_s."""
     skew_fail: float = 0.2
     unusable_warn: float = 0.02
     """Share of policy steps without a usable observation (the live policy would have refused
@@ -41,7 +41,7 @@ class Thresholds:
     stamps_fail: float = 0.05
     """Share of messages whose stamp repeats or goes back; any is a warning."""
     future_s: float = 0.05
-    """A stamp this much later than its receipt lies in the future: clocks differ [s]."""
+    """A stamp this much later than its receipt means that clocks differ [s]."""
     drops_fail: float = 0.01
     """Share of messages that the recorder knows were lost; any is a warning."""
     idle_warn: float = 0.3
@@ -76,7 +76,7 @@ class Thresholds:
     end_pose_z: float = 6.0
     """Robust z-score of a joint's last position among the successes of one instruction."""
     jerk_z: float = 6.0
-    """Robust z-score of the logarithm of an episode's jerk, above the middle one."""
+    """Robust z-score of the logarithm of an episode's jerk, above the median."""
     balance_warn: float = 0.1
     """Episodes of the rarest instruction over those of the most frequent one."""
     black_level: float = 10.0
@@ -92,9 +92,9 @@ class Thresholds:
     blur_warn: float = 0.2
     """Share of blurred frames."""
     frozen_warn: float = 0.1
-    """Share of frames that equal the one before although the arm moved."""
+    """Share of frames that equal the previous one although the arm moved."""
     frozen_fail: float = 0.5
     duplicate_joints: float = 1e-3
     """Two episodes whose joints never differ by more are the same [rad, m]."""
     duplicate_pixels: float = 2.0
-    """And whose first pictures differ by less on average (0 to 255)."""
+    """And whose first images differ by less on average (0 to 255)."""

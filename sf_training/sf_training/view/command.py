@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
-from sf_training.data.bag_files import the_episode
+from sf_training.data.bag_files import single_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.view.episode import Episode, load
 from sf_training.view.film import side_by_side, with_curves, write_film
@@ -80,7 +80,7 @@ def view(settings: Settings, console: Console) -> Path:
         return out
     episode = load(
         EpisodeReader(
-            the_episode(settings.episode),
+            single_episode(settings.episode),
             load_contract(settings.contract) if settings.contract else None,
         )
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import ColumnKind
+from sf_training.data.clock_offsets import with_one_clock
 from sf_training.data.commands import Commands, command_topic
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
-from sf_training.data.one_clock import with_one_clock
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 

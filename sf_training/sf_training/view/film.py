@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from sf_training.data.picture_rows import pictures_in_rows
+from sf_training.data.image_rows import images_in_rows
 from sf_training.view.drawing import LEFT, RIGHT, draw, to_pixels
 from sf_training.view.episode import Episode
 
@@ -34,7 +34,7 @@ def side_by_side(episode: Episode, width: int) -> Iterator[np.ndarray]:
     rows: list[list[np.ndarray]] = [
         [] for _ in cameras
     ]  # cameras take turns as they lie in the bag
-    for name, pixels in pictures_in_rows(episode.reader, episode.indices):
+    for name, pixels in images_in_rows(episode.reader, episode.indices):
         view = places[name]
         size = (int(edges[view + 1] - edges[view]), height)
         narrower = size[0] < pixels.shape[1]

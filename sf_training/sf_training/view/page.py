@@ -114,7 +114,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequenc
     )
 
 
-def picture(jpeg: bytes, alt: str) -> str:
+def image(jpeg: bytes, alt: str) -> str:
     """A JPEG inside the page."""
     return (
         f'<img loading="lazy" alt="{escape(alt)}"'

@@ -1,11 +1,12 @@
-"""Where a recording must be cut, because what lies before and after does not belong to one time
-line. Times are int64 nanoseconds.
+"""Cut a recording into sections at clock steps. Times are int64 nanoseconds.
 
-A cut is made, for all topics at once, where the stamps of a topic go back by more than
-:data:`BACK_NS` (a clock was set), where they run ahead of the times of receipt by more than
-:data:`AHEAD_NS` at once (another clock was set), and where joint states are missing for longer than
-that. Nothing is joined or interpolated over a cut. A cut too many costs a few labels and does no
-harm.
+All topics are cut together
+
+- where the stamps of a topic go back by more than :data:`BACK_NS` (a clock was set back),
+- where they gain more than :data:`AHEAD_NS` on the times of receipt (a clock was set forward),
+- where joint states are missing for more than :data:`AHEAD_NS`.
+
+Nothing is matched or interpolated across a cut. An unnecessary cut only costs a few labels.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import numpy as np
 
 from sf_training.data.episode_reader import Stream
 
-BACK_NS = 100_000_000  # messages that overtake each other are nearer than this
+BACK_NS = 100_000_000  # messages that arrive out of order are closer together than this
 AHEAD_NS = 500_000_000
 
 
 def cut_at_clock_steps(
     streams: Mapping[str, Stream], clocks: Collection[str], joint_states: str
 ) -> list[dict[str, Stream]]:
-    """The recording in parts, each with one time line; one part in nearly all cases.
+    """Return the sections of a recording; nearly always it is one.
 
     Args:
-        clocks: topics whose stamps count.
-        joint_states: topic of the joint states, which never pause.
+        clocks: topics whose stamps are checked.
+        joint_states: topic of the joint states, which are published without pause.
     """
     cuts = np.unique(
         np.concatenate([_steps(streams[topic], gaps=topic == joint_states) for topic in clocks])
@@ -38,7 +39,7 @@ def cut_at_clock_steps(
     borders = [0, *cuts.tolist(), np.iinfo(np.int64).max]
     return [
         {
-            topic: stream.part(np.flatnonzero((stream.order >= begin) & (stream.order < end)))
+            topic: stream.take(np.flatnonzero((stream.order >= begin) & (stream.order < end)))
             for topic, stream in streams.items()
         }
         for begin, end in pairwise(borders)
@@ -46,7 +47,7 @@ def cut_at_clock_steps(
 
 
 def _steps(stream: Stream, *, gaps: bool) -> np.ndarray:
-    """Order of the messages that begin another time line."""
+    """Return the order of the messages at which a section begins."""
     passed, received = np.diff(stream.stamps), np.diff(stream.log_times)
     step = (passed < -BACK_NS) | (passed - received > AHEAD_NS)
     if gaps:

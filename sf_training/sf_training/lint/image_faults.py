@@ -1,5 +1,5 @@
-"""Which images of a bag cannot be used: every header is read, and every compressed image is decoded
-to its end.
+"""Find the images of a bag that cannot be used: every header is read, and every compressed image is
+decoded to its end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.picture_checks import image_is_readable
+from sf_training.data.image_checks import image_is_readable
 from sf_training.data.stream import Stream
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
@@ -22,10 +22,10 @@ class ImageFaults:
 
     Attributes:
         readable: (N,) False where an image cannot be decoded.
-        fits: (N,) False where it has not the contract's size.
-        times: (N,) [s] from the episode's start.
-        sizes: (N, 2) width and height [pixels], -1 where they are not known.
-        wanted: width and height of the contract.
+        fits: (N,) False where the size of an image is not that of the contract.
+        times: (N,) [s] from the first image.
+        sizes: (N, 2) width and height [pixels], -1 where unknown.
+        wanted: width and height in the contract [pixels].
     """
 
     name: str
@@ -43,20 +43,20 @@ def image_faults(
     """Check all images of all cameras.
 
     Args:
-        start: beginning of the episode [ns].
+        start: first image of the episode [ns].
 
     Raises:
         BagError: the bag is damaged.
     """
     found = []
-    with reader.places(np.array(reader.blocks, np.int64).reshape(-1, 5)) as places:
+    with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
         for camera in reader.contract.cameras:
             topic = absolute(camera.topic)
             stream = streams[topic]
             readable = (stream.sizes > 0).all(axis=1)
             if reader.topics[topic] == messages.COMPRESSED_IMAGE:
                 for row in np.flatnonzero(readable).tolist():
-                    readable[row] = image_is_readable(places.read(*stream.places[row].tolist()))
+                    readable[row] = image_is_readable(access.read(*stream.locations[row].tolist()))
             fits = (stream.sizes == (camera.width, camera.height)).all(axis=1)
             times = (stream.stamps - start) * 1e-9
             size = (camera.width, camera.height)

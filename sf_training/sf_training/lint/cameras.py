@@ -1,4 +1,4 @@
-"""What the cameras saw, in numbers and thumbnails."""
+"""Measure brightness, sharpness and frozen frames of the cameras, and make thumbnails."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 
 THUMBNAILS = 4
 _THUMBNAIL_WIDTH = 132  # pixels
-# pixels: sharpness of cameras with more is measured at this width, so that noise counts less
+# pixels: wider images are reduced before sharpness is measured, so that noise counts less
 _SHARPNESS_WIDTH = 320
-# of any joint [rad, m] between two frames: a camera on an arm, or looking at it, must show it
+# rad or m of any joint between two frames: a camera on or facing the arm must show a difference
 _MOVED = 0.02
 
 
 @dataclass(frozen=True)
 class CameraMeasure:
-    """n decoded frames of one camera, evenly spread over the episode.
+    """Measures of n frames of one camera, evenly spread over the episode.
 
-    ``brightness`` (n,) mean grey from 0 to 255; ``sharpness`` (n,) variance of the Laplacian;
-    ``frozen`` is the share of frames that equal the one before although a joint moved;
-    ``thumbnails`` are JPEG; ``first`` (12, 16) uint8 is the first frame for comparisons.
+    Attributes:
+        times: (n,) [s after the first image].
+        brightness: (n,) mean grey value, 0 to 255.
+        sharpness: (n,) variance of the Laplacian.
+        frozen: share of frames that equal the previous one although a joint moved.
+        thumbnails: JPEG files.
+        first: (12, 16) uint8, the first frame in grey, for comparisons.
     """
 
     name: str
@@ -43,7 +47,7 @@ class CameraMeasure:
     first: np.ndarray
 
 
-def measure_pictures(
+def measure_cameras(
     reader: EpisodeReader,
     read: dict[str, Stream],
     motion: Motion | None,
@@ -51,9 +55,12 @@ def measure_pictures(
     frames: int,
     good: Mapping[str, np.ndarray],
 ) -> list[CameraMeasure]:
-    """Decode some frames of every camera that has one which can be decoded.
+    """Decode and measure some frames of every camera with decodable images.
 
     Args:
+        motion: of the episode; None if there is none.
+        start: first image of the episode [ns].
+        frames: number of frames per camera.
         good: topic to (N,) which of its images can be decoded.
 
     Raises:
@@ -61,9 +68,9 @@ def measure_pictures(
     """
     cameras = {absolute(camera.topic): camera.name for camera in reader.contract.cameras}
     cameras = {topic: name for topic, name in cameras.items() if good[topic].any()}
-    places = {topic: np.flatnonzero(good[topic]) for topic in cameras}
+    decodable = {topic: np.flatnonzero(good[topic]) for topic in cameras}
     wanted = {
-        topic: places[topic][_spread(len(places[topic]), max(frames, THUMBNAILS))]
+        topic: decodable[topic][_spread(len(decodable[topic]), max(frames, THUMBNAILS))]
         for topic in cameras
     }
     shown = {
@@ -102,15 +109,15 @@ def measure_pictures(
 
 
 def jpeg(rgb: np.ndarray, quality: int = 72) -> bytes:
-    """(H, W, 3) uint8 RGB as a JPEG file."""
+    """Encode (H, W, 3) uint8 RGB as a JPEG file."""
     return cv2.imencode(
         ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )[1].tobytes()
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """At most ``wanted`` indices below ``count``, evenly spread, the first and the last among
-    them.
+    """Return at most ``wanted`` evenly spaced indices below ``count``, with the first and the
+    last.
     """
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
 

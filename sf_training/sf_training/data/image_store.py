@@ -1,6 +1,4 @@
-"""Prepared pictures of one episode in a file that fills while they are asked for. Processes may
-share it.
-"""
+"""Cache the prepared images of one episode in a file, which several processes may share."""
 
 from __future__ import annotations
 
@@ -12,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 
-class PictureStore:
-    """Rows of one shape. Each has a checksum, so that a row that was not or not wholly written is
-    not taken for one.
+class ImageStore:
+    """File with a fixed number of images and a checksum of each, so that an image that was not
+    written completely is recognised.
 
-    Nothing is mapped: a full disk is an error that can be caught, and then no more is kept.
+    The file is not memory-mapped: writing to a full disk then raises an error instead of a signal.
+    After such an error nothing more is written.
 
     Args:
-        count: rows; ``shape`` and ``dtype`` are those of one.
+        count: number of images.
+        shape, dtype: of one image.
     """
 
     def __init__(self, path: Path, count: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -28,7 +28,7 @@ class PictureStore:
         self._writable = True
 
     def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Fill ``out[rows]`` with the rows ``numbers``; True (n,) where a row is not kept."""
+        """Fill ``out[rows]`` with the images ``numbers``; return which (n,) are not in the file."""
         missing = np.ones(len(numbers), bool)
         try:
             file = os.open(self._path, os.O_RDONLY)
@@ -49,13 +49,13 @@ class PictureStore:
                             read != self._bytes or zlib.adler32(target) != checksums[number]
                         )
         except OSError:
-            pass  # what was not read is decoded
+            pass  # the caller decodes what is missing
         finally:
             os.close(file)
         return missing
 
     def write(self, numbers: np.ndarray, pictures: np.ndarray) -> None:
-        """Keep some rows, as far as the disk allows."""
+        """Write the images ``numbers``; after a disk error do nothing."""
         if not self._writable:
             return
         try:
@@ -72,7 +72,8 @@ class PictureStore:
         except OSError as error:
             self._writable = False
             logging.getLogger(__name__).warning(
-                "%s: prepared pictures are not kept (%s); training goes on and decodes them again",
+                "%s: prepared images are not cached (%s), training decodes them again; free some"
+                " disk space or check the permissions",
                 self._path,
                 error.strerror,
             )

@@ -1,7 +1,7 @@
-"""Whether the streams of a recording were stamped by one clock. Times are int64 nanoseconds.
+"""Check that the streams of a recording are stamped by one clock. Times are int64 nanoseconds.
 
-The time of receipt is the recorder's clock. How long after its stamp a message was received is
-therefore about the same for all streams whose stamps are of one clock, whatever that clock says.
+Times of receipt are on the clock of the recorder. The delay from stamp to receipt is therefore
+about the same for all streams that are stamped by one clock, whatever its offset.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_training.data.stream import Stream
 
-APART_NS = 1_000_000_000  # receipt after stamp: streams that differ by more are of two clocks
-# a stamp this much later than its receipt, beside one that is not, is of a clock that runs ahead
+# Streams whose delays from stamp to receipt differ by more than this are on different clocks.
+APART_NS = 1_000_000_000
+# A stamp so much later than its receipt is on a clock that is ahead, if other stamps are not.
 FUTURE_NS = 50_000_000
-# no delay explains a stamp in the future: clocks that differ by more than this are two clocks
+# As APART_NS, for a clock that is ahead: no transport delay explains a stamp in the future.
 FUTURE_APART_NS = 250_000_000
-_S = 1e-9
+_S = 1e-9  # seconds per nanosecond
 
 
 class ClocksDiffer(ValueError):
-    """Two streams are stamped by clocks that differ: nothing of one belongs to what has the same
-    stamp in the other.
-    """
+    """Two streams are stamped by different clocks, so their stamps cannot be compared."""
 
 
 def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dict[str, Stream]:
-    """Return the streams; messages without stamps get the time that the stamped ones had when they
-    were received.
+    """Return the streams with the times of unstamped messages moved to the clock of the stamps.
 
-    A simulator's bag needs this: images and joints have its time, and a command without a stamp has
-    the recorder's.
+    A bag of a simulator needs this: images and joint states have simulated stamps, but a command
+    without a stamp has the time of its receipt.
 
     Args:
-        stamped: topics of cameras and joint states.
+        stamped: topics of cameras and joint states, which define the clock.
     """
     sources = [
         streams[topic] for topic in stamped if topic in streams and _has_stamps(streams[topic])
@@ -46,7 +44,7 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
     source = max(sources, key=lambda stream: len(stream.stamps))
     if abs(float(np.median(_delay(source)))) <= APART_NS:
         return dict(streams)
-    source = source.part(np.flatnonzero(source.log_times != source.stamps))
+    source = source.take(np.flatnonzero(source.log_times != source.stamps))
     order = np.argsort(source.log_times, kind="stable")
     received, stamps = source.log_times[order], source.stamps[order]
     return {
@@ -69,13 +67,13 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
 def check_clocks(
     contract: Contract, streams: Mapping[str, Stream], names: Mapping[str, str]
 ) -> list[str]:
-    """Return sentences about clocks that differ a little.
+    """Return a sentence if two clocks differ by little, else an empty list.
 
     Args:
-        names: topic to the name that the bag has for it, of cameras, joint states and commands.
+        names: topics of cameras, joint states and commands, and their names in the bag.
 
     Raises:
-        ClocksDiffer: two streams are so far apart that their stamps cannot be compared.
+        ClocksDiffer: the stamps of two streams cannot be compared.
     """
     delays = {
         topic: int(np.median(_delay(streams[topic])))
@@ -88,24 +86,23 @@ def check_clocks(
     ahead = delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS
     if delays[late] - delays[early] > (FUTURE_APART_NS if ahead else APART_NS):
         raise ClocksDiffer(
-            f"{names[early]} and {names[late]} are on two clocks: messages of the one are"
-            f" {_told(delays[early])} when they are received, of the other {_told(delays[late])};"
-            " synchronise the clocks of all machines (chrony, PTP) or stamp all with one, and"
-            " record again"
+            f"{names[early]} and {names[late]} are on two clocks: on receipt, messages of the first"
+            f" are {_age(delays[early])}, of the second {_age(delays[late])}; synchronise the"
+            " clocks of all machines (chrony, PTP) or stamp all with one clock, and record again"
         )
     budget = max(contract.budgets.observation_age_s, contract.budgets.joint_state_age_s) / _S
     notes = []
     if ahead:
         notes.append(
-            f"{names[early]}: messages are {_told(delays[early])} when they are received, those of"
-            f" {names[late]} {_told(delays[late])}; synchronise the clocks of all machines (chrony,"
+            f"{names[early]}: messages are {_age(delays[early])} on receipt, those of"
+            f" {names[late]} {_age(delays[late])}; synchronise the clocks of all machines (chrony,"
             " PTP)"
         )
     elif delays[late] - delays[early] > budget:
         notes.append(
-            f"{names[late]}: messages are {_told(delays[late])} when they are received, those of"
-            f" {names[early]} {_told(delays[early])}; the live policy refuses images that old: look"
-            " at the network, the load and the clocks"
+            f"{names[late]}: messages are {_age(delays[late])} on receipt, those of {names[early]}"
+            f" {_age(delays[early])}, and the live policy refuses such old images; check network,"
+            " load and clocks"
         )
     return notes
 
@@ -119,7 +116,14 @@ def _has_stamps(stream: Stream) -> bool:
 
 
 def _at(times: np.ndarray, received: np.ndarray, stamps: np.ndarray) -> np.ndarray:
-    """Return the stamps at times of receipt; outside of what was received, time goes on evenly."""
+    """Return the stamps that correspond to times of receipt, by linear interpolation.
+
+    Args:
+        times: of receipt.
+        received, stamps: of the stamped messages, sorted by receipt. Outside of them the offset of
+            the nearest message is used.
+    """
+    # Relative to the first message: absolute nanoseconds exceed the precision of float64.
     inside = np.interp(
         (times - received[0]) * _S, (received - received[0]) * _S, (stamps - stamps[0]) * _S
     )
@@ -127,7 +131,8 @@ def _at(times: np.ndarray, received: np.ndarray, stamps: np.ndarray) -> np.ndarr
     return stamps[0] + np.round(inside / _S).astype(np.int64) + outside
 
 
-def _told(delay: int) -> str:
+def _age(delay: int) -> str:
+    """Return a delay from stamp to receipt in words."""
     seconds = delay * _S
     if abs(seconds) > 86_400:
         return f"{abs(seconds) / 86_400:.0f} days {'old' if seconds > 0 else 'in the future'}"

@@ -1,6 +1,4 @@
-"""Pictures of several cameras in rows that belong together, decoded in one pass; only what is still
-needed is held.
-"""
+"""Decode the images of several observations in one pass, with few of them in memory."""
 
 from __future__ import annotations
 
@@ -12,35 +10,38 @@ from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.recording.topics import absolute
 
 
-def pictures_in_rows(
+def images_in_rows(
     reader: EpisodeReader, indices: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(camera, (H, W, 3) uint8) of every row, each camera's in order of the rows; cameras take
-    turns as they lie in the bag.
+    """Yield (camera name, (H, W, 3) uint8 RGB) for every row and camera.
+
+    The images of each camera come in the order of the rows. How cameras alternate depends on the
+    bag.
 
     Args:
-        indices: (N, V) of the messages of the contract's cameras.
+        indices: (N, V) message index of each camera in each row; a message may occur repeatedly.
 
     Raises:
-        BagError: a picture cannot be decoded, or has not the contract's size.
+        BagError: an image cannot be decoded, or its size is not that of the contract.
     """
     cameras = {
         absolute(camera.topic): (view, camera)
         for view, camera in enumerate(reader.contract.cameras)
     }
-    last = {
+    last_row = {
         topic: {index: row for row, index in enumerate(indices[:, view].tolist())}
         for topic, (view, _) in cameras.items()
     }
     waiting: dict[str, dict[int, np.ndarray]] = {topic: {} for topic in cameras}
     following = dict.fromkeys(cameras, 0)
-    for topic, index, pixels in reader.frames({topic: list(rows) for topic, rows in last.items()}):
+    wanted_indices = {topic: list(rows) for topic, rows in last_row.items()}
+    for topic, index, pixels in reader.frames(wanted_indices):
         view, camera = cameras[topic]
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
-            said = f"{camera.width}x{camera.height}"
+            expected = f"{camera.width}x{camera.height}"
             raise BagError(
-                f"{reader.path}: {topic}: image is {width}x{height}, the contract says {said};"
+                f"{reader.path}: {topic}: image is {width}x{height}, the contract says {expected};"
                 " correct one of them"
             )
         waiting[topic][index] = pixels
@@ -49,6 +50,6 @@ def pictures_in_rows(
             and (wanted := int(indices[following[topic], view])) in waiting[topic]
         ):
             yield camera.name, waiting[topic][wanted]
-            if last[topic][wanted] == following[topic]:
+            if last_row[topic][wanted] == following[topic]:
                 del waiting[topic][wanted]
             following[topic] += 1
