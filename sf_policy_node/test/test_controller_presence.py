@@ -38,10 +38,10 @@ def test_whoever_takes_a_topic_of_another_name_is_the_controller():
 def test_another_subscription_is_another_start_even_beside_the_old_one(presence):
     presence.saw_parameters({**FIT, "interpolation_method": "none"})
     assert "interpolation_method" in presence.refusal
-    assert presence.saw_topic({"0": NAME, "1": NAME}, []) == f"{NAME} was started again"
+    assert presence.saw_topic({"0": NAME, "1": NAME}, []) == f"{NAME} was restarted"
     assert not presence.refusal  # until its parameters are known
     assert presence.saw_topic({"0": NAME}, []) == ""
-    assert presence.saw_topic({"5": NAME}, []) == f"{NAME} was started again"
+    assert presence.saw_topic({"5": NAME}, []) == f"{NAME} was restarted"
 
 
 def test_an_unfit_controller_is_refused_and_a_fit_one_is_not(presence):
@@ -66,7 +66,7 @@ def test_silence_counts_only_after_it_has_reported(presence):
     assert presence.check_silence(100.4, 0.4) == "" and not presence.is_overdue
     assert presence.summary["controller state"] == "active"
     assert presence.check_silence(100.6, 0.6) == "" and presence.is_overdue
-    assert "reports no state any more" in presence.check_silence(100.66, 0.66)
+    assert "no longer reports its state" in presence.check_silence(100.66, 0.66)
     assert presence.check_silence(100.7, 0.7) == "" and "activate it" in presence.refusal
     assert not presence.is_overdue
     presence.saw_report(101.0)

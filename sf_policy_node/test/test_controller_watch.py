@@ -125,7 +125,9 @@ def test_what_the_controller_wants_is_passed_on_and_its_silence_is_a_loss(graph,
     assert stamp == 7.0 and positions.tolist() == report.reference.positions[::-1].tolist()
     assert not velocities.any() and watched.watch.summary["controller state"] == "active"
     watched.until(lambda: watched.lost, "the silence")
-    assert "reports no state any more" in watched.lost[0] and "activate it" in watched.watch.refusal
+    assert (
+        "no longer reports its state" in watched.lost[0] and "activate it" in watched.watch.refusal
+    )
 
 
 def test_a_deactivation_that_the_controller_manager_reports_is_a_loss(graph, watched):

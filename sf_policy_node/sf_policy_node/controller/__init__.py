@@ -1,3 +1,1 @@
-"""The controller behind the executor: what it does with a trajectory, what it must be set to, and
-whether it is there.
-"""
+"""Models ``joint_trajectory_controller``, checks its parameters, and detects whether it runs."""

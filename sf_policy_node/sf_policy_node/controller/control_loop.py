@@ -1,4 +1,5 @@
-"""A control loop: the model of the controller, run at its update rate, in front of servos that lag.
+"""Simulates a control loop: the model of the controller at its update rate, and servos that lag.
+
 NumPy only.
 """
 
@@ -21,8 +22,9 @@ from sf_policy_node.controller.trajectory_controller import (
 
 @dataclass(frozen=True)
 class Commands:
-    """Positions (N, J) [rad or m] that the hardware was told, one a control cycle, at ``times``
-    (N,) [s] of the sender's clock.
+    """Positions (N, J) [rad or m] commanded to the hardware, one per control cycle.
+
+    ``times`` (N,) are on the sender's clock [s].
     """
 
     times: np.ndarray
@@ -40,20 +42,20 @@ class Commands:
 
 
 class ControlLoop:
-    """A controller with servos behind it. All times are the sender's [s].
+    """Simulates a controller and the servos that it commands. All times are the sender's [s].
 
-    As in ``controller_manager``: read the state, update the controller, write its command, once a
-    cycle. The servo is of first order: it goes towards the command with ``servo_lag_s`` as its
-    time constant; with 0 it is there a cycle later.
+    Each cycle is as in ``controller_manager``: read the state, update the controller, write its
+    command. The servos are of first order with the time constant ``servo_lag_s``. With 0 a servo
+    reaches its command one cycle later.
 
     Args:
         joint_names: J names.
-        positions: where the arm stands (J,) [rad or m].
+        positions: of the arm at the start (J,) [rad or m].
         start: time of the first cycle.
-        parameters: of the controller.
+        parameters: of the controller; None: its defaults.
         update_rate_hz: of the controller manager, 50 to 1000.
         servo_lag_s: time constant of the servos.
-        clock_offset_s: what the controller's clock is ahead of the sender's; negative: behind.
+        clock_offset_s: how far the controller's clock is ahead of the sender's; negative: behind.
         velocity_state: the hardware reports velocities, here the mean of the last cycle.
         limiter: of the controller manager; None: it does not enforce limits.
     """
@@ -78,7 +80,7 @@ class ControlLoop:
         self.velocity = np.zeros_like(self.position)
         self.commanded = self.position.copy()
         self.offset = np.zeros_like(self.position)
-        """Measured minus true positions: what the sensors get wrong."""
+        """Measured minus true positions (J,): the error of the sensors."""
         self.clock_offset_s = clock_offset_s
         self._period, self._start, self._cycles = 1.0 / update_rate_hz, start, 0
         self._share = 1.0 if servo_lag_s <= 0 else -math.expm1(-self._period / servo_lag_s)
@@ -96,7 +98,7 @@ class ControlLoop:
 
     @property
     def messages(self) -> list[str]:
-        """What the controller logged, newest last."""
+        """The controller's log messages, newest last."""
         return self.controller.messages
 
     def activate(self) -> None:
@@ -108,8 +110,9 @@ class ControlLoop:
         self.controller.deactivate()
 
     def receive(self, trajectory: TrajectoryLike, now: float) -> bool:
-        """Deliver a message at ``now``, after the cycles due before; False when the controller
-        refuses it.
+        """Deliver a trajectory at ``now``, after all earlier cycles.
+
+        Returns False when the controller refuses it.
         """
         self.advance(now)
         try:
@@ -151,7 +154,7 @@ class ControlLoop:
         return self.velocity if self._velocity_state else None
 
     def _servo(self) -> None:
-        """Move for the period that ends now."""
+        """Move the servos for the period that ends now."""
         if self._cycles:
             step = self._share * (self.commanded - self.position)
             self.position, self.velocity = self.position + step, step / self._period

@@ -1,4 +1,4 @@
-"""Parameters of ``joint_trajectory_controller``, with its own names and defaults.
+"""The parameters of ``joint_trajectory_controller``, with its own names and defaults.
 
 Source: ``joint_trajectory_controller_parameters.yaml`` of ros2_controllers 4.42.1 (Jazzy), 5.17.0
 (Kilted) and master 94e74de35 (after 6.9.0); the defaults are the same in all three.
@@ -12,26 +12,27 @@ from enum import StrEnum
 
 
 class Replacement(StrEnum):
-    """What a new trajectory does to the one under way."""
+    """How a new trajectory replaces the current one."""
 
     REPLACE = "replace"
-    """It replaces it in the next cycle: 4.x, 5.x, 6.0 to 6.7, later with
+    """In the next cycle: 4.x, 5.x, 6.0 to 6.7, and later versions with
     ``allow_trajectory_replacement: false``.
     """
     DEFER = "defer"
-    """One whose stamp lies ahead waits until then, the others replace: 6.8 and 6.9 with ``true``,
+    """At its stamp if that is in the future, else in the next cycle: 6.8 and 6.9 with ``true``,
     their default.
     """
     RETIME = "retime"
-    """One whose stamp does not lie ahead is moved to begin now: after 6.9.0 (426a09209) with
+    """One whose stamp is not in the future is shifted to start now: after 6.9.0 (426a09209) with
     ``true``, the default.
     """
 
 
 @dataclass(frozen=True)
 class ControllerParameters:
-    """Names and defaults are those of the controller; tolerances are per joint name [rad or m], 0
-    or absent: not enforced.
+    """The parameters that the model uses; names and defaults are those of the controller.
+
+    Tolerances are by joint name [rad or m]; 0 or absent: not enforced.
     """
 
     interpolate_from_desired_state: bool = False
@@ -55,7 +56,7 @@ class ControllerParameters:
 
     @property
     def timeout(self) -> float:
-        """``cmd_timeout`` as it counts [s]: 0 where it is not longer than ``goal_time``
+        """The effective ``cmd_timeout`` [s]: 0 if it is not longer than ``goal_time``
         (``on_activate``).
         """
         return self.cmd_timeout if self.cmd_timeout > self.goal_time else 0.0

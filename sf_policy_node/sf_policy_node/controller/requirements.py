@@ -1,7 +1,7 @@
-"""What a ``joint_trajectory_controller`` must be set to, read from its own parameters.
+"""Checks the parameters of a ``joint_trajectory_controller`` and derives its version from them.
 
-How each rule was found is in ``doc/outputs.md``. A parameter that a controller lacks tells its
-version.
+``doc/outputs.md`` describes how each rule was found. The version follows from which parameters a
+controller has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from sf_policy_node.controller.parameters import ControllerParameters, Replacement
 
 LIMITER_MARGIN = 1.25
-"""URDF velocity over the contract's, from which the limiter was seen to cut next to nothing."""
+"""Ratio of the URDF's to the contract's velocity from which the limiter clips almost nothing."""
 _WANTED = frozenset(
     {
         "joints",
@@ -30,16 +30,17 @@ _WANTED = frozenset(
         "update_rate",
     }
 )
-_RETIMING = "positions_upsampling.enable"  # came three days after retiming, before any release
+# Added three days after retiming, before any release, so it shows that the controller retimes.
+_RETIMING = "positions_upsampling.enable"
 
 
 def wanted_parameters(names: Iterable[str]) -> list[str]:
-    """Return which of a controller's parameters are worth reading."""
+    """Return those of a controller's parameter names that the checks need, sorted."""
     return sorted(name for name in names if name in _WANTED or name.startswith("constraints."))
 
 
 def read_parameters(values: Mapping[str, Any]) -> ControllerParameters:
-    """Return a controller's parameters from their names and values."""
+    """Convert parameter names and values, as read from a controller, to the model's parameters."""
     constraints = {
         name.removeprefix("constraints."): value
         for name, value in values.items()
@@ -77,7 +78,7 @@ def read_parameters(values: Mapping[str, Any]) -> ControllerParameters:
 
 
 def version(values: Mapping[str, Any]) -> str:
-    """Return which versions of the controller have these parameters."""
+    """Return the versions of the controller that have these parameters, as a text."""
     if not values:
         return "unknown"
     if values.get(_RETIMING) is not None:
@@ -90,65 +91,69 @@ def version(values: Mapping[str, Any]) -> str:
 def objections(
     values: Mapping[str, Any], joints: Sequence[str], tracking_error: Mapping[str, float]
 ) -> list[str]:
-    """Return what makes a controller unfit, a sentence with the cure each; empty when it is fit.
+    """Return why a controller is unsuitable, one sentence with the cure each; empty if it is
+    suitable.
 
     Args:
         values: names and values of its parameters.
-        joints: that it is to be sent, in any order.
-        tracking_error: how far each joint may be from its command before the executor gives way.
+        joints: that are commanded, in any order.
+        tracking_error: how far each joint may be from its command before the executor stops.
     """
     parameters, found = read_parameters(values), []
     if "joints" in values and set(values["joints"]) != set(joints):
         found.append(_other_joints(values, joints))
     if parameters.replacement is Replacement.RETIME:
         found.append(
-            "allow_trajectory_replacement is true: this version then moves every trajectory to "
-            "begin when it arrives, whatever its stamp says; set it to false"
+            "allow_trajectory_replacement is true: this version then starts every trajectory when "
+            "it arrives and ignores its stamp; set it to false"
         )
     if parameters.interpolation_method == "none":
         found.append(
-            "interpolation_method is none: the arm leaps from point to point; set it to splines"
+            "interpolation_method is none: the arm jumps from point to point; set it to splines"
         )
     for joint, tolerance in parameters.trajectory_tolerance.items():
         allowed = tracking_error.get(joint)
         if allowed is not None and tolerance < allowed:
             found.append(
                 f"constraints.{joint}.trajectory is {tolerance:g}, less than the contract's "
-                f"tracking_error of {allowed:g}: the controller would end motions by itself; "
+                f"tracking_error of {allowed:g}: the controller would abort motions on its own; "
                 "set it above that, or to 0"
             )
     if "command_interfaces" in values and "position" not in values["command_interfaces"]:
         found.append(
-            f"command_interfaces is {list(values['command_interfaces'])}: limits on acceleration "
-            "do not hold through the controller's PID; give it position interfaces"
+            f"command_interfaces is {list(values['command_interfaces'])}: the controller's PID "
+            "would break the acceleration limits; give it position interfaces"
         )
     return found
 
 
 def remarks(values: Mapping[str, Any]) -> list[str]:
-    """Return what a person should know about a controller that is fit, a sentence each."""
+    """Return warnings about a suitable controller, one sentence each."""
     parameters, found = read_parameters(values), []
     if parameters.replacement is Replacement.DEFER:
         found.append(
-            "allow_trajectory_replacement is true: harmless in 6.8 and 6.9, refused after them; "
-            "set it to false before an upgrade"
+            "allow_trajectory_replacement is true: harmless in 6.8 and 6.9, but refused in later "
+            "versions; set it to false before an upgrade"
         )
     rate = values.get("update_rate")
     if isinstance(rate, int) and 0 < rate < 50:
-        found.append(f"update_rate is {rate} Hz: motion is only verified from 50 Hz on")
+        found.append(
+            f"update_rate is {rate} Hz: motion is only verified from 50 Hz; set it to 50 or more"
+        )
     if parameters.goal_tolerance and parameters.goal_time > 0:
         found.append(
             f"constraints.goal_time is {parameters.goal_time:g} s with goal tolerances: an arm "
-            "that ends further away is commanded to stay there; set goal_time to 0"
+            "that ends further away is commanded to hold that position; set goal_time to 0"
         )
     return found
 
 
 def limiter_remarks(urdf_xml: str, velocity: Mapping[str, float]) -> list[str]:
-    """Return what is too tight for a controller manager with ``enforce_command_limits``.
+    """Return a warning about joints that ``enforce_command_limits`` of a controller manager clips.
 
-    It cuts commands at the URDF's velocity times the period of the cycle: a late cycle at full
-    speed is cut, and the controller, which does not know, falls behind.
+    It limits each step to the URDF's velocity times the period of the cycle. At full speed the step
+    of a late cycle is clipped, and the controller, which is not informed, lags behind. Empty when
+    every joint has a margin of 25 %.
 
     Args:
         urdf_xml: the robot description.
@@ -181,10 +186,10 @@ def _other_joints(values: Mapping[str, Any], joints: Sequence[str]) -> str:
     if sent < own and values.get("allow_partial_joints_goal"):
         more = ", ".join(sorted(own - sent))
         return (
-            f"joints has {more} besides the contract's: they would be held by partial goals, which "
-            "is not supported; give the controller the contract's joints only"
+            f"joints has {more} besides the contract's: this needs partial goals, which are not "
+            "supported; give the controller the contract's joints only"
         )
     return (
         f"joints are {', '.join(values['joints'])}, and the contract commands {', '.join(joints)}: "
-        "every trajectory would be refused; make them the same"
+        "every trajectory would be refused; give both the same joints"
     )

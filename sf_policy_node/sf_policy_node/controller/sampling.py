@@ -1,4 +1,4 @@
-"""One trajectory and how ``joint_trajectory_controller`` samples it: ``trajectory.cpp``, in NumPy.
+"""Samples a trajectory as ``joint_trajectory_controller`` does, in NumPy.
 
 Source: ``joint_trajectory_controller/src/trajectory.cpp`` of ros2_controllers 5.17.0, the same code
 as in 4.42.1. Times are integer nanoseconds, as there. Not modelled: points without positions
@@ -20,8 +20,10 @@ _BRIDGE = -1
 
 @dataclass(frozen=True)
 class Point:
-    """Position, velocity and acceleration (J,) [rad or m, per s, per s^2], ``time`` [ns] after the
-    trajectory's start.
+    """Position, velocity and acceleration (J,) [rad or m, per s, per s^2] at ``time`` [ns] after
+    the trajectory's start.
+
+    Velocity and acceleration are None where the message has none.
     """
 
     time: int
@@ -31,10 +33,10 @@ class Point:
 
 
 class TrajectoryLike(Protocol):
-    """Positions and velocities (N, J) [rad or m, per s] at ``stamp + times`` (N,) [s].
+    """A trajectory message: positions and velocities (N, J) [rad or m, per s] at ``stamp + times``.
 
-    ``velocities`` may be None. ``stamp`` 0 is now. ``accelerations`` (N, J) [per s^2] may be
-    missing or None.
+    ``times`` are (N,) [s]. A ``stamp`` of 0 means now. ``velocities`` may be None.
+    ``accelerations`` (N, J) [per s^2] may be absent or None.
     """
 
     stamp: float
@@ -45,11 +47,11 @@ class TrajectoryLike(Protocol):
 
 
 class SampledTrajectory:
-    """A message that is being followed, and the state from which it is approached.
+    """A trajectory that the controller follows, and the state from which it is approached.
 
     Args:
         points: one or more, with strictly rising times.
-        stamp: ``header.stamp`` [ns]; 0 means: from the first sample on.
+        stamp: ``header.stamp`` [ns]; 0: the trajectory starts at the first sample.
     """
 
     def __init__(self, points: Sequence[Point], stamp: int) -> None:
@@ -60,15 +62,18 @@ class SampledTrajectory:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was sampled (``update``): a stamp of 0 is the time of the next sample."""
+        """Restart the sampling (``update``): a stamp of 0 becomes the time of the next sample."""
         self.start, self.is_sampled, self._segment = self._stamp, False, _NO_POINT
 
     def approach_from(self, time: int, state: Point, wraps: np.ndarray | None = None) -> None:
-        """Begin at ``state`` at ``time`` [ns] (``set_point_before_trajectory_msg``).
+        """Start at ``state`` at ``time`` [ns] (``set_point_before_trajectory_msg``).
 
-        What the first point has and the state lacks counts as zero, so that the approach is of the
-        same degree as the rest. Joints that wrap (mask (J,)) take the shorter way around
-        (``wraparound_joint``).
+        A velocity or acceleration that the first point has and the state lacks counts as zero, so
+        that the approach has the same degree as the other segments.
+
+        Args:
+            wraps: (J,) joints whose angles wrap; they take the shorter direction
+                (``wraparound_joint``). None: none.
         """
         first = self.points[0]
         if state.velocity is None and first.velocity is not None:
@@ -88,9 +93,9 @@ class SampledTrajectory:
     def sample(self, time: int, *, interpolate: bool = True) -> tuple[Point, int] | None:
         """Return the state at ``time`` [ns] and the index of its segment; None before the approach.
 
-        The index is -1 before the first point and ``len(points) - 1`` from the last one on, where
-        that point holds. Without interpolation (``interpolation_method: none``) the next point
-        counts as soon as the one before is due.
+        The index is -1 before the first point, and ``len(points) - 1`` from the last point on,
+        which is then held. Without interpolation (``interpolation_method: none``) the state is the
+        next point as soon as the one before is due.
         """
         if not self.is_sampled:
             self.start, self.is_sampled = self.start or time, True
@@ -118,8 +123,9 @@ class SampledTrajectory:
     def _interpolated(
         self, index: int, first: Point, begin: int, second: Point, time: int
     ) -> Point:
-        """Evaluate one segment (``interpolate_between_points``); its coefficients are kept until
-        another one is asked for.
+        """Evaluate one segment (``interpolate_between_points``).
+
+        Its coefficients are cached until another segment is evaluated.
         """
         if index != self._segment:
             self._coefficients = _coefficients(
@@ -134,18 +140,20 @@ class SampledTrajectory:
 
 
 def shortest_angle(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return the way (J,) [rad] from one angle to another, in [-pi, pi]
-    (``angles::shortest_angular_distance``).
+    """Return the distance (J,) [rad] from one angle to another, in [-pi, pi].
+
+    Source: ``angles::shortest_angular_distance``.
     """
     return np.remainder(end - start + np.pi, 2 * np.pi) - np.pi
 
 
 def _coefficients(first: Point, second: Point, duration: float) -> np.ndarray:
-    """Return the polynomial (6, J) in the time since ``first``.
+    """Return the coefficients (6, J) of a polynomial in the time since ``first`` [s].
 
-    It is quintic where both points have velocities and accelerations, cubic where both have
-    velocities only, linear where one of them has neither. Both with accelerations and without
-    velocities: zero, as in the genuine controller.
+    It is quintic if both points have velocities and accelerations, cubic if both have only
+    velocities, and linear otherwise. If both have accelerations but not both have velocities, it
+    is zero, as in the real controller. In the code h is the duration [s], v0, v1, a0 and a1 (J,)
+    are velocities and accelerations at its ends.
     """
     c = np.zeros((6, len(first.position)))
     h, step = duration, second.position - first.position
@@ -172,6 +180,7 @@ def _coefficients(first: Point, second: Point, duration: float) -> np.ndarray:
 
 
 def _complete(point: Point) -> Point:
+    """Replace a missing velocity or acceleration by zeros."""
     zeros = np.zeros_like(point.position)
     return replace(
         point,

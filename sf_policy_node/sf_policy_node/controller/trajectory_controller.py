@@ -1,11 +1,11 @@
-"""A model of ``joint_trajectory_controller``: what it commands, cycle by cycle. NumPy only.
+"""Models ``joint_trajectory_controller``: computes its command in every cycle. NumPy only.
 
-The simulated arm, the tests and the benchmarks follow this one class. Source of every rule:
+The simulated arm, the tests and the benchmarks use this one class. Source of every rule:
 ``joint_trajectory_controller/src/joint_trajectory_controller.cpp`` of ros2_controllers 5.17.0 (the
-same code as 4.42.1 of Jazzy), functions named below; 6.9.0 and master 94e74de35 where
-``replacement`` says so. Position commands; position states, and velocity states where they are
-given. Not modelled: the action, several command interfaces, partial goals,
-``decelerate_on_cancel``. One thing is stricter than there: values that are not finite are refused.
+same code as in 4.42.1 of Jazzy), with the functions named below; 6.9.0 and master 94e74de35 where
+``replacement`` says so. The model has position commands, position states, and velocity states where
+they are given. Not modelled: the action, several command interfaces, partial goals,
+``decelerate_on_cancel``. It is stricter in one respect: values that are not finite are refused.
 """
 
 from __future__ import annotations
@@ -50,39 +50,38 @@ class JointTrajectoryController:
         self.parameters = parameters or ControllerParameters()
         self.period_ns = int(1e9 / update_rate_hz)
         self.scaling = 1.0
-        """Speed scaling: the share of its speed at which a trajectory is followed."""
+        """Speed scaling: the share (0 to 1) of its speed at which a trajectory is followed."""
         self.is_active = False
         self.holding = False
-        """It holds a position of its own choice: after activation, a violated tolerance or
+        """Whether it holds a position on its own: after activation, a violated tolerance or
         ``cmd_timeout``.
         """
         self.accepted = self.rejected = 0
         self.messages: list[str] = []
-        """What it logged, newest last."""
+        """Its log messages, newest last."""
         self.command: np.ndarray | None = None
-        """Position command interfaces (J,); None before the first cycle."""
-        of_joint = self.parameters
+        """The position command interfaces (J,); None before the first cycle."""
+        given = self.parameters
         self._state_tolerance = np.array(
-            [of_joint.trajectory_tolerance.get(name, 0.0) for name in self.joint_names]
+            [given.trajectory_tolerance.get(name, 0.0) for name in self.joint_names]
         )
         self._goal_tolerance = np.array(
-            [of_joint.goal_tolerance.get(name, 0.0) for name in self.joint_names]
+            [given.goal_tolerance.get(name, 0.0) for name in self.joint_names]
         )
-        self._wraps = np.array([name in of_joint.continuous for name in self.joint_names])
+        self._wraps = np.array([name in given.continuous for name in self.joint_names])
         self._now = self._time = 0
         self._current: SampledTrajectory | None = None
         self._pending: SampledTrajectory | None = None
-        self._held = SampledTrajectory(
-            [Point(0, np.zeros(len(self.joint_names)))], 0
-        )  # one message, changed in place
+        # The trajectory of one point that holds a position; it is modified in place.
+        self._held = SampledTrajectory([Point(0, np.zeros(len(self.joint_names)))], 0)
 
     # ---- lifecycle ----
 
     def activate(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
-        """Hold the last command, or the measured ``positions`` (J,) without one (``on_activate``).
+        """Hold the last command, else the measured ``positions`` (J,) (``on_activate``).
 
-        ``set_last_command_interface_value_as_state_on_activation: false``: always the measured
-        ones.
+        With ``set_last_command_interface_value_as_state_on_activation: false`` always the measured
+        positions are held. ``velocities`` (J,) None: the hardware does not report them.
         """
         positions = np.array(positions, dtype=float)
         if (
@@ -101,15 +100,15 @@ class JointTrajectoryController:
         self._hold(positions)
 
     def deactivate(self) -> None:
-        """Forget the motion; the hardware keeps the last command (``on_deactivate``)."""
+        """Forget the trajectory; the hardware keeps the last command (``on_deactivate``)."""
         self.is_active, self._current = False, None
 
     # ---- inputs ----
 
     def accept(self, trajectory: TrajectoryLike, now: float) -> None:
-        """Take a trajectory, to be followed from the next cycle on (``topic_callback``).
+        """Take a trajectory to follow from the next cycle on (``topic_callback``).
 
-        An inactive controller drops it silently.
+        An inactive controller ignores it without a message.
 
         Raises:
             TrajectoryRejected: names, sizes, times or values are wrong, or it ends in the past.
@@ -128,7 +127,7 @@ class JointTrajectoryController:
             )
         except TrajectoryRejected as error:
             self.rejected += 1
-            self._say(str(error))
+            self._log(str(error))
             raise
         if self.is_active:
             self._new, self.holding = SampledTrajectory(points, stamp), False
@@ -137,8 +136,12 @@ class JointTrajectoryController:
     def update(
         self, now: float, positions: np.ndarray, velocities: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """One cycle with measured ``positions`` and ``velocities`` (J,): return the position
-        command (J,).
+        """Run one cycle and return the position command (J,).
+
+        Args:
+            positions, velocities: measured (J,); velocities None: not reported.
+
+        Returns None before the first command.
         """
         time = round(1e9 * now)
         if not self.is_active:
@@ -166,35 +169,34 @@ class JointTrajectoryController:
             self._time += int((time - self._now) * self.scaling)
         self._now = time
         if first_sample:
-            current.sample(
-                self._time, interpolate=self._interpolates
-            )  # a start of 0 becomes this time
+            # A start of 0 becomes this time.
+            current.sample(self._time, interpolate=self._interpolates)
         following = current.sample(self._time + self.period_ns, interpolate=self._interpolates)
         if following is not None:
             self._follow(*following, measured, first_sample)
         return self.command
 
-    # ---- what it reports ----
+    # ---- reports ----
 
     @property
     def velocity(self) -> np.ndarray:
-        """Velocity (J,) of the last command, as a velocity command interface would get it."""
+        """Velocity (J,) of the last command, as a velocity command interface would receive it."""
         return (
             np.zeros(len(self.joint_names)) if self._last.velocity is None else self._last.velocity
         )
 
     @property
     def reference(self) -> Point:
-        """Desired state of this cycle: ``reference`` of ``~/controller_state``."""
+        """The desired state of this cycle: ``reference`` of ``~/controller_state``."""
         sampled = None if self._current is None else self._desired()
         return sampled or replace(self._last, time=0)
 
     @property
     def error(self) -> np.ndarray:
-        """Reference minus measured positions (J,) of the last cycle that checked tolerances."""
+        """Reference minus measured positions (J,) in the last cycle that checked tolerances."""
         return self._error
 
-    # ---- how ----
+    # ---- one cycle ----
 
     @property
     def _interpolates(self) -> bool:
@@ -224,11 +226,11 @@ class JointTrajectoryController:
     def _retimed(
         self, new: SampledTrajectory, old: SampledTrajectory, time: int
     ) -> SampledTrajectory:
-        """Join a new trajectory to the old one at the playback position, as after 6.9.0.
+        """Blend a new trajectory into the old one at the playback position, as after 6.9.0.
+
+        Its stamp only counts if it is in the future. Otherwise the trajectory starts now.
 
         Source: ``blend_with_active_trajectory`` of master 94e74de35.
-        Its stamp only counts where it lies ahead: else its time 0 becomes now, whatever the stamp
-            says.
         """
         cursor = self._time
         begin = cursor + (int((new.start - time) * self.scaling) if new.start > time else 0)
@@ -244,6 +246,12 @@ class JointTrajectoryController:
         return SampledTrajectory([*before, *points], 0)
 
     def _follow(self, state: Point, index: int, measured: Point, first_sample: bool) -> None:
+        """Check timeout and tolerances, and command ``state`` or hold the measured position.
+
+        Args:
+            state: of the trajectory one period ahead, in the segment ``index``.
+            first_sample: this is the first cycle of the trajectory.
+        """
         current, parameters = self._current, self.parameters
         last = len(current.points) - 1
         before_last_point = index < last
@@ -273,7 +281,7 @@ class JointTrajectoryController:
             self._hold(measured.position, "Holding position due to state tolerance violation")
         elif not in_time:
             self._hold(measured.position, "Exceeded goal_time_tolerance: holding position...")
-        # Up to 5.x the look-ahead that reaches the end makes the reference end there, a cycle early
+        # Up to 5.x the sample one period ahead moves the reference to the end one cycle early
         # (trajectory.cpp:211).
         self._desired_ended = (
             not before_last_point and parameters.replacement is not Replacement.RETIME
@@ -286,13 +294,13 @@ class JointTrajectoryController:
         return None if sampled is None else sampled[0]
 
     def _hold(self, positions: np.ndarray, message: str = "") -> None:
-        """Stand at ``positions`` (J,) from the next cycle on (``set_hold_position``)."""
+        """Hold ``positions`` (J,) from the next cycle on (``set_hold_position``)."""
         self._held.points[0] = Point(0, positions.copy())
         self._new, self.holding = self._held, True
         if message:
-            self._say(message)
+            self._log(message)
 
-    def _say(self, message: str) -> None:
+    def _log(self, message: str) -> None:
         self.messages = [*self.messages[-_MESSAGES_KEPT:], message]
 
 

@@ -1,4 +1,4 @@
-"""What ``positions_upsampling`` of ``joint_trajectory_controller`` does to a message.
+"""Models ``positions_upsampling`` of ``joint_trajectory_controller``: adds velocities to a message.
 
 Source: ``preprocess_incoming_trajectory`` and ``fill_cubic_spline_velocities`` of master 94e74de35
 (after 6.9.0).
@@ -14,11 +14,14 @@ from sf_policy_node.controller.sampling import TrajectoryLike
 
 
 def upsampled(trajectory: TrajectoryLike, policy_frequency: float) -> TrajectoryLike:
-    """Return a trajectory of positions with velocities, at rest at both ends; others unchanged.
+    """Return a trajectory that has only positions with velocities, stationary at both ends.
+
+    One that has velocities or accelerations is returned unchanged. The velocities are None if there
+    is only one point or the times do not rise.
 
     Args:
         trajectory: times (N,) and positions (N, J).
-        policy_frequency: points per second for a message whose times are all zero; 0: as it is.
+        policy_frequency: points per second for a message whose times are all zero; 0: keep them.
     """
     if trajectory.velocities is not None or getattr(trajectory, "accelerations", None) is not None:
         return trajectory
@@ -38,11 +41,12 @@ def upsampled(trajectory: TrajectoryLike, policy_frequency: float) -> Trajectory
 
 
 def _spline_velocities(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return velocities (N, J) at which accelerations are continuous, zero at both ends.
+    """Return the velocities (N, J) of a cubic spline with continuous accelerations; 0 at both ends.
 
-    Row i of the system says that the second derivatives left and right of point i are equal:
-    ``v[i-1] / h0 + 2 (1 / h0 + 1 / h1) v[i] + v[i+1] / h1 = 3 (d1 / h1^2 + d0 / h0^2)`` with ``h``
-    the durations [s] and ``d`` the steps (J,) before (0) and after (1) it.
+    Row i of the system sets the accelerations before and after point i equal:
+    ``v[i-1] / h0 + 2 (1 / h0 + 1 / h1) v[i] + v[i+1] / h1 = 3 (d1 / h1^2 + d0 / h0^2)`` with the
+    velocities ``v`` (J,), and the durations ``h`` [s] and distances ``d`` (J,) of the segments
+    before (0) and after (1) the point.
     """
     count = len(times)
     inverse = 1.0 / np.diff(times)

@@ -1,5 +1,6 @@
-"""Refuse the trajectories that ``joint_trajectory_controller`` refuses, with its own messages where
-it has some. Source: its function ``validate_trajectory_msg``.
+"""Refuses the trajectories that ``joint_trajectory_controller`` refuses.
+
+Source: its function ``validate_trajectory_msg``, whose messages are used where it has some.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ _REST = float(np.finfo(np.float32).eps)
 
 
 class CommandRejected(ValueError):
-    """The command cannot be followed; the old motion continues. The message says why and what
-    would be accepted.
-    """
+    """A command is refused and the current motion continues; the message says why and the cure."""
 
 
 class TrajectoryRejected(CommandRejected):
-    """The trajectory cannot be followed."""
+    """A trajectory is refused."""
 
 
 def checked_points(
@@ -33,16 +32,16 @@ def checked_points(
     *,
     allow_moving_end: bool,
 ) -> list[Point]:
-    """Return the points in the controller's joint order.
+    """Return the points of a trajectory in the controller's joint order.
 
     Args:
-        stamp: time of the trajectory's start [ns]; 0: it starts when it arrives.
+        stamp: when the trajectory starts [ns]; 0: when it arrives.
         now: the controller's time [ns].
-        allow_moving_end: accept a last point that moves.
+        allow_moving_end: accept a last point with a velocity.
 
     Raises:
-        TrajectoryRejected: names, sizes, times or values are wrong, or the last point lies before
-            ``now``.
+        TrajectoryRejected: names, sizes, times or values are wrong, or the last point was due
+            before ``now``.
     """
     names = list(trajectory.joint_names)
     if sorted(names) != sorted(joint_names):
@@ -88,7 +87,7 @@ def checked_points(
         )
         for row in rows
     ]
-    # ``hold_s`` of our trajectories: their message has one more point, at rest at the end.
+    # The message of a trajectory with ``hold_s`` repeats its last point after that time.
     if hold_s := getattr(trajectory, "hold_s", 0.0):
         points.append(replace(points[-1], time=times[-1] + round(1e9 * hold_s)))
     return points
