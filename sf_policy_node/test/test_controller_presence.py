@@ -60,6 +60,31 @@ def test_deactivation_ends_the_motion_once_and_refuses_the_next_one(presence):
     assert presence.saw_state("active") == "" and not presence.refusal
 
 
+def test_a_name_that_becomes_known_is_no_restart():
+    presence = ControllerPresence(TOPIC, ("a",), {})
+    nameless = "_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_"
+    assert presence.saw_topic({"1": nameless}, []) == "" and not presence.refusal
+    assert presence.saw_topic({"2": NAME}, []) == "" and presence.name == NAME
+    assert presence.saw_topic({"3": NAME}, []) == f"{NAME} was restarted"
+
+
+def test_listeners_that_came_before_the_controller_are_no_loss():
+    presence = ControllerPresence(TOPIC, ("a",), {})
+    assert presence.saw_topic({"1": "/markers"}, []) == ""
+    assert presence.saw_topic({"1": "/markers", "2": "/recorder"}, []) == ""
+    assert presence.saw_topic({"1": "/markers", "2": "/recorder", "3": NAME}, []) == ""
+    assert presence.name == NAME and not presence.refusal
+    assert presence.saw_topic({"1": "/markers", "3": NAME}, []) == ""
+    assert presence.saw_topic({"1": "/markers"}, []) == f"{NAME} has left {TOPIC}"
+
+
+def test_a_recorder_that_joins_a_controller_of_another_name_is_no_loss():
+    presence = ControllerPresence("/commands", ("a",), {})
+    presence.saw_topic({"1": "/driver"}, [])
+    assert presence.saw_topic({"1": "/driver", "2": "/recorder"}, []) == ""
+    assert not presence.refusal
+
+
 def test_silence_counts_only_after_it_has_reported(presence):
     assert presence.check_silence(100.0, 0.0) == ""
     presence.saw_report(100.0)

@@ -11,6 +11,7 @@ from sf_policy_node.controller.requirements import objections, remarks, version
 _SILENT_S = 0.5  # a controller reports its state every cycle while it is active
 _CONFIRM_S = 0.05  # time to process reports that arrived while this process was suspended
 _ACTIVE = "active"
+_NAMELESS = "_NODE_NAME_UNKNOWN_"  # rmw's name of a node that is not discovered yet, or not ROS
 
 
 class ControllerPresence:
@@ -74,6 +75,10 @@ class ControllerPresence:
             return ""
         self.parameters, self._state = {}, ""
         self._reported_at, self._overdue_at, self._is_silent = None, None, False
+        if name != self.name and before in subscribers:
+            return ""  # a listener that was taken for the controller while it was the only one
+        if name.endswith(_NAMELESS) and self.name and not self.name.endswith(_NAMELESS):
+            return ""  # its name is known now
         return f"{name} was restarted" if self.endpoint else f"{name} has left {self.topic}"
 
     def saw_parameters(self, values: Mapping[str, object]) -> None:
