@@ -52,7 +52,7 @@ def test_a_chunk_becomes_a_stamped_trajectory_with_velocities(executor):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"data": np.full((8, 4), np.nan)}, "row 0, column x is nan"),
+        ({"data": np.full((8, 4), np.nan)}, "step 0, column x is nan"),
         ({"contract_hash": "other"}, "made for contract other"),
         ({"stamp": 1.0}, "budgets.chunk_age_s"),
         ({"data": np.zeros((3, 4))}, "size is 3 x 4"),
@@ -75,7 +75,7 @@ def test_what_was_wrong_with_a_chunk_is_told_though_a_good_one_follows_at_once(e
         ),
         "motion",
     )
-    assert any("row 0, column x is nan" in status.reason for status in executor.statuses)
+    assert any("step 0, column x is nan" in status.reason for status in executor.statuses)
 
 
 def test_a_message_whose_size_and_data_disagree_is_refused(executor):

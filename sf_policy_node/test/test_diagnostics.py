@@ -196,7 +196,7 @@ def test_what_has_not_been_measured_is_said_to_be_missing():
         (
             {"guard_refusals": 2},
             WARN,
-            "the last check before the arm refused 2 motions: please report this",
+            "the guard refused 2 motions, which should not happen: please report this",
         ),
         (
             {"missed_deadlines": 20, "cycle_late_max_s": 0.045},
@@ -242,7 +242,7 @@ def test_the_figures_of_the_executor_have_names_and_units():
     read = values(executor_diagnostics(executor_status(), sim_arm()))
     assert read["chunk to command p50 / p95 / p99"] == "0.8 / 1.2 / 1.9 ms"
     assert (read["queue depth"], read["clip rate"], read["join"]) == (
-        "5 rows",
+        "5 steps",
         "4 % of the last 100 chunks",
         "ensemble",
     )
@@ -251,7 +251,7 @@ def test_the_figures_of_the_executor_have_names_and_units():
         "0.0456 rad or m",
     )
     assert read["velocity clips"] == "joint2 3, gripper 1" and read["position clips"] == "0"
-    assert (read["who moves the arm"], read["missed deadlines"]) == ("policy", "0")
+    assert (read["control source"], read["missed deadlines"]) == ("policy", "0")
 
 
 def test_a_message_before_anything_was_measured_can_be_read():

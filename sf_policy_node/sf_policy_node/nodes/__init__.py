@@ -1,1 +1,1 @@
-"""The ROS edge: messages in, messages out; it decides nothing itself."""
+"""The ROS nodes: they convert messages and call the packages that make the decisions."""

@@ -1,15 +1,13 @@
-"""A subscription that receives every publisher, whatever its QoS, and what a latched one sent
-before.
+"""A subscription that receives publishers with any QoS, including earlier latched messages.
 
 A reliable subscription does not match best-effort publishers, and a transient-local one does not
-match volatile ones; such publishers are also warned that "no messages will be sent" to it. So the
-subscription that is always there asks for
-nothing (best effort, volatile: it matches all), and others are added only for publishers that are
-there:
+match volatile ones. Such publishers also log a warning that "no messages will be sent". So one
+permanent subscription requests the least (best effort, volatile), which matches all publishers.
+Others are added only while suitable publishers are present:
 
-- a reliable one as long as all publishers are reliable, so that nothing is lost on the way;
-- a transient-local one for a moment when a transient-local publisher appears, to receive what it
-  keeps.
+- a reliable one while all publishers are reliable, so that no message is lost;
+- a transient-local one for a short time when a transient-local publisher appears, to receive the
+  messages that it keeps.
 """
 
 from __future__ import annotations
@@ -21,23 +19,23 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-_LOOK_S = 0.2  # for publishers that came or went
-_KEPT_S = 1.0  # for what a transient-local publisher keeps to arrive
+_LOOK_S = 0.2  # period in which publishers are checked
+_KEPT_S = 1.0  # how long to wait for messages that a transient-local publisher keeps
 _DEPTH = 5
 _ALWAYS = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
 _RELIABLE = QoSProfile(depth=_DEPTH)
 _LATCHED = QoSProfile(depth=_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
-_PARTICIPANT = 24  # hex digits of a GID
-UNKNOWN = ""  # the publisher of a message where rclpy does not tell it
+_PARTICIPANT = 24  # hex digits of a GID that identify the DDS participant
+UNKNOWN = ""
+"""The publisher of a message if rclpy does not report it."""
 
 
 class AnyQosSubscription:
-    """Calls ``callback(message, publisher)`` once for every message; ``publisher`` is its GID in
-    hex digits.
+    """Calls ``callback(message, publisher)`` once for every message, until the node is cleaned up.
 
-    Before Kilted rclpy does not tell the GID: then it is :data:`UNKNOWN`. Lives until the node is
-    cleaned up.
+    ``publisher`` is the GID of the message's publisher in hex digits. Before Kilted rclpy does not
+    report it; it is :data:`UNKNOWN` then.
     """
 
     def __init__(
@@ -50,7 +48,9 @@ class AnyQosSubscription:
             callback,
         )
         self._last: dict[str, int] = {}  # source timestamp by publisher
-        self._asked: set[str] = set()  # transient-local publishers
+        self._asked: set[str] = (
+            set()
+        )  # transient-local publishers whose kept messages were requested
         self._reliable: Subscription | None = None
         self._latched: Subscription | None = None
         self._latched_until = 0.0
@@ -66,7 +66,7 @@ class AnyQosSubscription:
         return {_hex(each.endpoint_gid) for each in self._infos()}
 
     def look(self) -> None:
-        """Adapt to the publishers that are there."""
+        """Adapt the subscriptions to the publishers that are present."""
         infos = self._infos()
         reliable = bool(infos) and all(
             each.qos_profile.reliability is ReliabilityPolicy.RELIABLE for each in infos
@@ -84,9 +84,8 @@ class AnyQosSubscription:
         if new := keeping - self._asked:
             self._asked |= new
             self._latched_until = now + _KEPT_S
-            self._latched = self._drop(
-                self._latched
-            )  # what is kept is sent to new subscriptions only
+            # Kept messages are only sent to a new subscription.
+            self._latched = self._drop(self._latched)
             self._latched = self._create(_LATCHED)
         elif now > self._latched_until:
             self._latched = self._drop(self._latched)
@@ -104,7 +103,7 @@ class AnyQosSubscription:
             publisher, sent = publisher_of(info), info.get("source_timestamp", 0)
             if publisher and sent:
                 if sent <= self._last.get(publisher, 0):
-                    return  # it came through another of the subscriptions
+                    return  # already received through another subscription
                 self._last[publisher] = sent
             self._callback(message, publisher)
 
@@ -121,16 +120,15 @@ class AnyQosSubscription:
 
 
 def publisher_of(info: dict) -> str:
-    """Return the GID of a message's publisher as hex digits; :data:`UNKNOWN` where rclpy does not
-    report it.
-    """
+    """Return the GID of a message's publisher in hex digits, or :data:`UNKNOWN`."""
     gid = info.get("publisher_gid")
     return _hex(gid["data"]) if gid else UNKNOWN
 
 
 def same_process(publisher: str, other: str) -> bool:
-    """Two publishers belong to one participant: a GID of DDS begins with 12 bytes for it. True
-    where they are not known.
+    """Return whether two publishers belong to one DDS participant; True if one is unknown.
+
+    The first 12 bytes of a GID identify the participant.
     """
     return UNKNOWN in (publisher, other) or publisher[:_PARTICIPANT] == other[:_PARTICIPANT]
 

@@ -1,5 +1,6 @@
-"""The chunk executor as a ROS node: action chunks in, joint trajectories out. It decides nothing;
-``motion.executor`` does.
+"""The ROS node of the chunk executor: receives action chunks and publishes joint trajectories.
+
+``motion.executor`` makes all decisions.
 """
 
 from __future__ import annotations
@@ -43,18 +44,18 @@ from sf_policy_node.perception.joint_states import JointStates
 from sf_policy_node.session.latency import Latencies
 
 _STATUS_S = 0.1
-_LOOK_S = 0.1  # who else is on the topics, one topic at a time
-_RIVAL_S = 1.0  # another executor reports ten times a second
-_COMES_UP_S = 2.5  # after activation a driver may still come up
-_NEWCOMER_S = (
-    3.0  # after activation: an executor that receives another one's status then is the later one
-)
-_LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # receives every publisher
+_LOOK_S = 0.1  # period in which publishers and subscribers are checked, one topic at a time
+_RIVAL_S = 1.0  # how long the status of another executor, sent every 0.1 s, counts
+_COMES_UP_S = 2.5  # a driver may start this long after the activation
+# An executor that receives the status of another one this soon after its activation is the later
+# one.
+_NEWCOMER_S = 3.0
+_LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
 _JOINS = ("policy", "blend", "ensemble", "rtc")
 
 
 class ChunkExecutorNode(ManagedNode):
-    """Topics, services and parameters: ``doc/run.md``."""
+    """The node of the chunk executor; ``doc/run.md`` lists topics, services and parameters."""
 
     def __init__(self, **options) -> None:
         super().__init__("chunk_executor", **options)
@@ -134,7 +135,7 @@ class ChunkExecutorNode(ManagedNode):
         ):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
         self._home = HomeAction(self, self._motion, self._cannot_send, self._send)
-        # The watchdog runs on real time: it must not stand still together with a simulated clock.
+        # The watchdog runs on real time: it must not pause together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = (
             1.0 / contract.rate_hz
@@ -225,7 +226,7 @@ class ChunkExecutorNode(ManagedNode):
             return
         if self._shadow:
             self.get_logger().info(
-                f"{what} is not followed: this executor only shadows a policy", once=True
+                f"{what} is not followed: this executor is in shadow mode", once=True
             )
             return
         try:
@@ -252,12 +253,12 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
 
     def _on_executor_status(self, message: ExecutorStatus, info: dict) -> None:
-        """Two executors on the topics of one arm: the one that came later gives up."""
+        """Shut down if another executor was active on this arm's topics before this one."""
         publisher = publisher_of(info)
         if self._rivals.is_own(publisher) or message.state == ExecutorStatus.INACTIVE:
             return
         if abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S:
-            return  # a recording that is played
+            return  # a recording that is played back
         self._rival = (
             f"another executor is active on {self._contract.topics.executor_status}"
             f" ({self._rivals.name(publisher)}): two executors must not command one arm; stop one"
@@ -268,7 +269,7 @@ class ChunkExecutorNode(ManagedNode):
             self.give_up(self._rival)
 
     def _cannot_send(self) -> str:
-        """Return why a controller cannot be commanded now, and the cure; empty when all can."""
+        """Return why a controller cannot be commanded now, and the cure; empty if all can."""
         if not self.running:
             return ""
         return next((refusal for each in self._controllers if (refusal := each.refusal)), "")
@@ -289,7 +290,7 @@ class ChunkExecutorNode(ManagedNode):
         return executor_diagnostics(self._status_message(), self._contract, controllers)
 
     def _look_around(self) -> None:
-        """Find what the node cannot know from messages: who listens, and who publishes in vain."""
+        """Check for missing subscribers, publishers that do not match, and missing joint states."""
         if self._rival and time.monotonic() - self._rival_at > _RIVAL_S:
             self._rival = ""
         problems = [self._rival] if self._rival else []
@@ -308,8 +309,8 @@ class ChunkExecutorNode(ManagedNode):
             problems += controller.remarks
         if not self._shadow:
             problems += [
-                f"nobody subscribes to {topic}: start the controller, or correct section command of"
-                " the contract"
+                f"no node subscribes to {topic}: start the controller, or correct section command"
+                " of the contract"
                 for topic, listeners in self._output.listeners()
                 if not listeners and topic not in watched
             ]
@@ -342,7 +343,7 @@ class ChunkExecutorNode(ManagedNode):
         self._cycles.note(time.monotonic())
         self._send(self._motion.tick(self.now()))
         self._home.step()
-        if self._output.streams and self.running:  # a last stop is played by the output itself
+        if self._output.streams and self.running:  # after that, the output's flush() sends the stop
             self._output.stream(self._motion.setpoint(self.now()))
         self._report_change()
 
@@ -352,8 +353,8 @@ class ChunkExecutorNode(ManagedNode):
 
     def _report_change(self) -> None:
         status = self._motion.status
-        # A reason may be gone before the next status is due; that there is none any more can wait
-        # for it.
+        # A new reason is published at once, since it may be replaced before the next status is due.
+        # That a reason has gone can wait for the next status.
         reason = status.reason or (self._reported[2] if self._reported else "")
         if (status.state, status.source, reason) == self._reported:
             return

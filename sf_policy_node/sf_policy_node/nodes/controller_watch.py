@@ -1,8 +1,8 @@
-"""Observes the ``joint_trajectory_controller`` that takes the executor's trajectories.
+"""Observes the ``joint_trajectory_controller`` that receives the executor's trajectories.
 
-Parameters and subscribers are read on every ROS 2. Its state and what it commands come in messages
-of control_msgs and controller_manager_msgs, which are not on PyPI: where they are missing,
-diagnostics say so.
+Parameters and subscribers are read on every ROS 2 distribution. The controller's state and
+reference come in messages of control_msgs and controller_manager_msgs, which are not on PyPI.
+Where these packages are missing, diagnostics say so.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ except ImportError:
     ControllerManagerActivity = ListControllers = None
 
 _RETRY_S = 0.05
-_RECHECK_S = 0.1  # reports that are waiting are taken before that
-_REPORT_S = 0.01  # a controller reports up to a thousand times a second
+_RECHECK_S = 0.1  # time in which callbacks of reports that have arrived are run
+_REPORT_S = 0.01  # period in which reports are processed; a controller sends up to 1000 per second
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 Reference = Callable[[float, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class ControllerWatch:
-    """Knows the controller on a topic of ``contract.command_groups``. :meth:`look` is to be called
-    twice a second.
+    """Watches the controller on a topic of ``contract.command_groups``.
+
+    :meth:`look` must be called at least twice a second.
 
     Args:
-        node: that publishes the trajectories; subscriptions live until it is cleaned up.
-        topic: of the controller's commands; ``None``: the only one of the contract.
-        on_reference: gets stamp [s], positions and velocities (N,) that the controller commands,
-            and the indices (N,) of its joints in ``contract.command_joints``.
-        on_lost: gets the reason when the controller does not follow its last trajectory any more.
+        node: publishes the trajectories; subscriptions live until it is cleaned up.
+        topic: of the controller's commands; None: the only one of the contract.
+        on_reference: called with stamp [s], reference positions and velocities (N,) of the
+            controller, and the indices (N,) of its joints in ``contract.command_joints``.
+        on_lost: called with the reason when the controller no longer follows its trajectory.
     """
 
     def __init__(
@@ -77,22 +78,20 @@ class ControllerWatch:
         self._endpoint, self._next_report = "", 0.0
         self._manager: dict[str, object] = {}
         self._removals: list[Callable[[], None]] = []
-        self._recheck = None  # timer; while a report is overdue
+        self._recheck = None  # the timer for the next check while a report is overdue
         node.resources.callback(self._forget)
 
     @property
     def refusal(self) -> str:
-        """Why nothing can be sent now, with the cure; empty when commands are followed."""
+        """Why the controller cannot be commanded now, with the cure; empty when it can."""
         if "no controller subscribes" in (refusal := self._presence.refusal):
-            self.look()  # it may have come since
+            self.look()  # it may have started since the last check
             return self._presence.refusal
         return refusal
 
     @property
     def unfit(self) -> str:
-        """Return what the controller's parameters make impossible, with the cure; empty while they
-        are unknown.
-        """
+        """Why the controller's parameters are unsuitable, with the cure; empty while unknown."""
         return self._presence.unfit
 
     @property
@@ -102,7 +101,7 @@ class ControllerWatch:
 
     @property
     def remarks(self) -> list[str]:
-        """Return sentences for the status."""
+        """Warnings for the status, one sentence each."""
         found = self._presence.remarks
         if self._manager.get("enforce_command_limits"):
             found += limiter_remarks(self._urdf_xml, self._velocity)
@@ -110,7 +109,7 @@ class ControllerWatch:
 
     @property
     def summary(self) -> dict[str, str]:
-        """Return names and values for diagnostics."""
+        """Names and values for diagnostics."""
         missing = [
             package
             for package, kind in (
@@ -128,7 +127,7 @@ class ControllerWatch:
         return values
 
     def look(self) -> None:
-        """Look who is on the topic, and ask a controller that is new for its parameters."""
+        """Check the topic's subscribers and publishers, and observe a controller that is new."""
         node, topic = self._node, self._presence.topic
         subscribers = {
             bytes(each.endpoint_gid).hex(): _full_name(each)
@@ -147,14 +146,14 @@ class ControllerWatch:
             )
         if self._endpoint != self._presence.endpoint:
             self._endpoint = self._presence.endpoint
-            self._meet()
+            self._observe()
         if lost:
             self._on_lost(lost)
 
-    # ---- how ----
+    # ---- observation ----
 
     def _now(self) -> float:
-        """Return simulated time where it is used, else a time that no clock step moves [s]."""
+        """Return simulated time where it is used, else monotonic time [s]."""
         clock = self._node.get_clock()
         return clock.now().nanoseconds / 1e9 if clock.ros_time_is_active else time.monotonic()
 
@@ -167,8 +166,8 @@ class ControllerWatch:
             self._node.destroy_timer(self._recheck)
             self._recheck = None
 
-    def _meet(self) -> None:
-        """Ask the controller that is there now, and listen to it."""
+    def _observe(self) -> None:
+        """Read the parameters of the present controller and subscribe to its reports."""
         self._forget()
         if not (name := self._presence.name):
             return
@@ -193,7 +192,7 @@ class ControllerWatch:
             )
 
     def _read_parameters(self, name: str, choose, then: Callable[[dict], None]) -> None:
-        """Read those of a node's parameters that ``choose`` picks from their names."""
+        """Call ``then`` with names and values of the parameters whose names ``choose`` returns."""
 
         def ask(answer: ListParameters.Response) -> None:
             if names := choose(answer.result.names):
@@ -208,8 +207,9 @@ class ControllerWatch:
         self._call(ListParameters, f"{name}/list_parameters", ListParameters.Request(), ask)
 
     def _call(self, kind: type, service: str, request, then: Callable) -> None:
-        """Call a service as soon as it is there; the answer counts while the controller is the
-        same.
+        """Call a service as soon as it is available.
+
+        ``then`` gets the response, unless the controller has changed meanwhile.
         """
         node, endpoint = self._node, self._endpoint
         client = node.create_client(kind, service)
@@ -276,8 +276,9 @@ def _by_name(names: list[str], values: list) -> dict[str, object]:
 
 
 def _ordered(names, point, joints) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return positions and velocities (J,) of a point in the order of ``joints``; None where one is
-    missing.
+    """Return positions and velocities (N,) of a point in the order of ``joints``.
+
+    None if a joint or a position is missing. Missing velocities are 0.
     """
     index = {name: row for row, name in enumerate(names)}
     if not all(name in index for name in joints) or len(point.positions) != len(names):

@@ -1,5 +1,6 @@
-"""Messages to plain Python and back. Array fields are filled with ``array.array``: any other type
-is copied element by element.
+"""Converts messages to plain Python and back.
+
+Array fields are filled with ``array.array``: rclpy copies any other type element by element.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _COUNTERS = (
     "shadow_rows",
     "epoch",
 )
-_AGES = ("chunk_age_s", "joint_state_age_s")  # -1: there is none
+_AGES = ("chunk_age_s", "joint_state_age_s")  # -1: no chunk or joint state
 _NUMBERS = ("border_jump", "border_jump_max", "clip_rate")
 
 
@@ -57,7 +58,7 @@ def to_stamp(seconds: float) -> Time:
 
 
 def chunk_from_message(message: ActionChunk) -> Chunk:
-    """Convert a message to a chunk without judging it: ``motion.chunks.checks`` does that."""
+    """Convert a message to a chunk without checking it; ``motion.chunks.checks`` does that."""
     data = np.array(message.data, dtype=float)
     if message.rows * message.columns == data.size:
         data = data.reshape(message.rows, message.columns)
@@ -104,8 +105,8 @@ def chunk_to_message(chunk: Chunk) -> ActionChunk:
 
 
 def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
-    """Convert a motion to a stamped trajectory with positions and velocities, as
-    ``joint_trajectory_controller`` takes it.
+    """Convert a motion to a message for ``joint_trajectory_controller``: stamped, with positions
+    and velocities.
     """
     trajectory = trajectory.held()
     joints, points = len(trajectory.joint_names), []
@@ -125,8 +126,12 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
 def status_to_message(
     status: ExecutorStatus, now: float, latencies: tuple[float, float, float], cycles: Cycles
 ) -> ExecutorStatusMessage:
-    """Convert the executor's status, with the latencies p50, p95, p99 [s] and the punctuality that
-    its node measured.
+    """Convert the executor's status to its message.
+
+    Args:
+        now: the stamp [s].
+        latencies: p50, p95 and p99 from chunk to command [s].
+        cycles: the jitter of the control loop.
     """
     message = ExecutorStatusMessage(
         header=Header(stamp=to_stamp(now)),
@@ -140,7 +145,7 @@ def status_to_message(
         setattr(message, name, int(getattr(status, name)))
     for name in _NUMBERS:
         setattr(message, name, float(getattr(status, name)))
-    for name in _AGES:  # the stamp may be a little ahead of this clock: that is not "none"
+    for name in _AGES:  # a stamp slightly ahead of this clock gives a negative age, which is not -1
         age = float(getattr(status, name))
         setattr(message, name, age if age == -1.0 else max(0.0, age))
     for name in PER_JOINT_CLIPS:
@@ -161,7 +166,10 @@ def status_to_message(
 
 
 def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
-    """Convert a session's status; the caller adds header, policy, device and camera names."""
+    """Convert a session's status to its message.
+
+    The caller adds header, policy, device and camera names.
+    """
     message = PolicyStatus(
         state=int(status.state),
         reason=status.reason,
@@ -188,7 +196,7 @@ def policy_status_to_message(status: SessionStatus) -> PolicyStatus:
 
 
 def clips_of(message: ExecutorStatusMessage) -> int:
-    """Count the commands that the executor has cut since it was started, for any cause."""
+    """Return how many commands the executor has clipped since its start, for any cause."""
     per_joint = sum(sum(getattr(message, name)) for name in PER_JOINT_CLIPS)
     return int(per_joint) + message.workspace_clips + message.tool_speed_clips
 
@@ -197,7 +205,7 @@ def image_to_array(message: Image | CompressedImage, camera: Camera) -> np.ndarr
     """Decode an image of a camera of the contract to pixels (H, W, 3) uint8 RGB.
 
     Raises:
-        ImageError: an encoding that cannot be read, or another size than the contract says.
+        ImageError: the encoding cannot be decoded, or the size differs from the contract's.
     """
     if isinstance(message, CompressedImage):
         pixels = decode_compressed(message.format, message.data, source=camera.topic)

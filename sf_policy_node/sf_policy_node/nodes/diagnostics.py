@@ -1,8 +1,7 @@
-"""Both nodes on ``/diagnostics`` (REP 107), for rqt_robot_monitor, aggregators and operators.
+"""Publishes the diagnostics of both nodes on ``/diagnostics`` (REP 107).
 
-The functions are pure: a status message in, a ``DiagnosticStatus`` out. ``diagnostic_updater`` is
-not used: it is not among the ROS 2 packages on PyPI, and one publisher and a timer are all that is
-needed of it.
+The functions convert a status message to a ``DiagnosticStatus``. ``diagnostic_updater`` is not
+used: it is not on PyPI, and one publisher and one timer suffice.
 """
 
 from __future__ import annotations
@@ -24,20 +23,15 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.session.status import PolicyState
 
 _PERIOD_S = 1.0
-_SLOW = 0.8  # of the rate wanted
-NEEDS_INSTRUCTION = (  # how the executor ends a reason that no new chunk takes away
-    "give an instruction again"
-)
-_WARNINGS = (
-    NEEDS_INSTRUCTION,
-    "subscribes to",
-    "another executor",
-    "publishes",
-)  # of a status that an operator must see
-_OFTEN_LATE = 0.01  # share of control cycles
-_OFTEN_LOST = (
-    0.05  # share of joint states; between two of 100 Hz the joints are known as well without a few
-)
+_SLOW = 0.8  # share of the wanted rate below which a policy is too slow
+NEEDS_INSTRUCTION = "give an instruction again"
+"""The end of an executor's reason that only a new instruction clears."""
+# Texts in a reason that an operator must see.
+_WARNINGS = (NEEDS_INSTRUCTION, "subscribes to", "another executor", "publishes")
+_OFTEN_LATE = 0.01  # share of late control cycles that is a warning
+# Share of lost joint states that is a warning. At 100 Hz a few lost ones do not matter, because
+# joints are interpolated.
+_OFTEN_LOST = 0.05
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -48,10 +42,9 @@ OK, WARN, ERROR, STALE = (
 
 
 class Diagnostics:
-    """Publishes what ``describe`` says once per second of real time, for as long as the node is
-    configured.
+    """Publishes the result of ``describe`` once a second while the node is configured.
 
-    Real time, because a simulated clock that does not advance must show here too.
+    It uses real time, because diagnostics must also show a simulated clock that does not advance.
     """
 
     def __init__(self, node: ManagedNode, describe: Callable[[], DiagnosticStatus]) -> None:
@@ -73,12 +66,12 @@ class Diagnostics:
 def policy_diagnostics(
     message: PolicyStatus, contract: Contract, joint_states: tuple[int, int] = (0, 0)
 ) -> DiagnosticStatus:
-    """Translate the policy node's status into a diagnostic for the operator.
+    """Convert the policy node's status to a diagnostic.
 
     Args:
         message: the newest status.
-        contract: names the topics and the budgets.
-        joint_states: how many were lost lately, and how many were sent (see ``Reception.recent``).
+        contract: has the topics and budgets.
+        joint_states: how many were lost and how many were sent recently; see ``Reception.recent``.
     """
     level, sentence = _judge_policy(message, contract)
     lost, sent = joint_states
@@ -116,20 +109,20 @@ def policy_diagnostics(
 def executor_diagnostics(
     message: ExecutorStatus, contract: Contract, controller: Mapping[str, str] | None = None
 ) -> DiagnosticStatus:
-    """Translate the chunk executor's status into a diagnostic for the operator. ``controller``:
-    names and values of what is known of the controller.
+    """Convert the chunk executor's status to a diagnostic.
 
-    ``controller``: names and values of what is known of the controller.
+    Args:
+        controller: names and values about the controller; None: there are none.
     """
     level, sentence = _judge_executor(message, contract)
     values = {
         "state": _word(ExecutorState, message.state),
-        "who moves the arm": _word(ControlSource, message.control_source),
+        "control source": _word(ControlSource, message.control_source),
         "instruction": message.instruction or "none",
         "chunks accepted": message.chunks_accepted,
         "chunks refused": message.chunks_refused,
-        "rows skipped": message.steps_skipped,
-        "queue depth": f"{message.queue_depth} rows",
+        "steps skipped": message.steps_skipped,
+        "queue depth": f"{message.queue_depth} steps",
         "chunk age": _age(message.chunk_age_s),
         "joint state age": _age(message.joint_state_age_s),
         "chunk to command p50 / p95 / p99": _latencies(message, "executor_latency"),
@@ -211,8 +204,8 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
         return (
             WARN,
             (
-                f"the last check before the arm refused {message.guard_refusals} motions: please"
-                " report this"
+                f"the guard refused {message.guard_refusals} motions, which should not happen:"
+                " please report this"
             ),
         )
     if message.missed_deadlines > _OFTEN_LATE * message.cycles:

@@ -1,5 +1,6 @@
-"""The emergency stop's topic: every button counts by itself, and where the contract asks for a
-heartbeat, silence is a stop.
+"""Receives the emergency stop buttons on their topic.
+
+Every button is tracked separately. If the contract requires a heartbeat, a silent button is a stop.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ from std_msgs.msg import Bool
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import UNKNOWN
 
-_LOOKS = 4  # at the heartbeat within its time
+_LOOKS = 4  # how often the heartbeat is checked within its allowed age
 
 
 class Buttons:
-    """Which publishers of the emergency stop hold it pressed.
+    """Tracks which publishers of the emergency stop are pressed.
 
     Args:
-        age_s: a publisher that is silent for longer counts as pressed; ``None``: it need not repeat
-            itself.
+        age_s: the longest allowed silence of a publisher [s]; None: there is no heartbeat.
     """
 
     def __init__(self, age_s: float | None = None) -> None:
@@ -30,10 +30,10 @@ class Buttons:
         self._received: dict[str, float] = {}  # time of the last message by publisher
 
     def receive(self, publisher: str, pressed: bool, now: float, present: set[str]) -> bool:
-        """Take a message; return False when a publisher with a heartbeat is gone, which is a stop.
+        """Take a message; return False if a publisher with a heartbeat is gone, which is a stop.
 
-        A release also releases buttons whose publishers are not ``present`` any more, such as a
-        ``ros2 topic pub --once`` that pressed: nobody else can.
+        A release also releases buttons whose publishers are no longer ``present``, because they
+        cannot be released otherwise. A ``ros2 topic pub --once`` is an example.
         """
         self._received[publisher] = now
         if pressed:
@@ -46,12 +46,12 @@ class Buttons:
         return self._age_s is None or not gone
 
     def silence(self, now: float) -> float | None:
-        """Return the longest silence of any publisher [s]; ``None`` before the first message."""
+        """Return the longest silence of any publisher [s]; None before the first message."""
         return now - min(self._received.values()) if self._received else None
 
     @property
     def pressed(self) -> bool:
-        """Somebody presses."""
+        """Whether a button is pressed."""
         return bool(self._pressed)
 
 
@@ -59,9 +59,8 @@ class EmergencyStop:
     """Subscribes to ``topics.emergency_stop`` of a contract.
 
     Args:
-        change: called with True whenever a button says that it is pressed or the heartbeat stops,
-            and with False when
-            every button is released.
+        change: called with True when a button reports that it is pressed or the heartbeat stops,
+            and with False when a message arrives while every button is released.
     """
 
     def __init__(self, node, contract: Contract, change: Callable[[bool], None]) -> None:
@@ -77,12 +76,12 @@ class EmergencyStop:
 
     @property
     def pressed(self) -> bool:
-        """A button is pressed, or the heartbeat is missing."""
+        """Whether a button is pressed or the heartbeat is missing."""
         return self._buttons.pressed or self._silent
 
     @property
     def problem(self) -> str:
-        """Return what is wrong with the heartbeat; empty when nothing is."""
+        """What is wrong with the heartbeat; empty when nothing is."""
         if not self._silent:
             return ""
         what = (
@@ -98,7 +97,7 @@ class EmergencyStop:
         if publisher == UNKNOWN and len(present) > 1:
             self._node.get_logger().warning(
                 f"{self._topic} has {len(present)} publishers, which this version of rclpy cannot"
-                " tell apart: a release does not count; leave one publisher",
+                " distinguish, so a release is ignored; use only one publisher",
                 throttle_duration_sec=5.0,
             )
             return

@@ -1,6 +1,4 @@
-"""The action ``run_instruction``: goals in, feedback and results out. The session decides when an
-instruction ends.
-"""
+"""The action ``run_instruction``. The session decides when an instruction ends."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ _FEEDBACK = f"{_NAME}/_action/feedback"
 
 
 class InstructionAction:
-    """Goals of one node that are open, each with the instruction that it follows.
+    """Serves the action and keeps its open goals, each with its instruction.
 
     Args:
-        begin: (instruction, time limit [s]; 0: the node's) -> the run; ValueError with one sentence
-            when it is refused.
-        cancel: (run, one sentence), called for a goal that its client cancelled or whose clients
-            are gone.
+        begin: called with the instruction and its time limit [s] (0: the node's); returns the run.
+            Raises ValueError with one sentence when the instruction is refused.
+        cancel: called with the run and one sentence for a goal that its client cancelled or whose
+            clients are gone.
     """
 
     def __init__(
@@ -35,16 +33,13 @@ class InstructionAction:
     ) -> None:
         self._node, self._begin, self._cancel = node, begin, cancel
         self._goals: dict[InstructionRun, ServerGoalHandle] = {}
-        self._has_client = (
-            False  # somebody has subscribed to the feedback since the goal was accepted
-        )
+        self._has_client = False  # a client subscribed to the feedback at the last check
         server = ActionServer(
             node,
             RunInstruction,
             _NAME,
-            execute_callback=lambda handle: (
-                handle.abort() or RunInstruction.Result()
-            ),  # never used: see _on_goal
+            # Never called: see _on_goal.
+            execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
             handle_accepted_callback=self._on_goal,
             cancel_callback=self._on_cancel,
@@ -52,7 +47,14 @@ class InstructionAction:
         node.resources.callback(server.destroy)
 
     def report(self, run: InstructionRun, now: float, state: str) -> None:
-        """Feedback for the goal that follows ``run``, if there is one."""
+        """Publish feedback for the goal of ``run``, if there is one.
+
+        A goal whose clients are gone is cancelled instead.
+
+        Args:
+            now: [s].
+            state: what the policy or the executor does, in one sentence.
+        """
         if (handle := self._goals.get(run)) is None:
             return
         if self._is_abandoned():
@@ -71,7 +73,7 @@ class InstructionAction:
         handle.publish_feedback(feedback)
 
     def finish(self, run: InstructionRun) -> None:
-        """Answer the goal that followed ``run``, which has ended."""
+        """Send the result of ``run``, which has ended, to its goal, if there is one."""
         if (handle := self._goals.pop(run, None)) is None:
             return
         p50, p95, _ = run.latencies.percentiles()
@@ -102,11 +104,11 @@ class InstructionAction:
         handle.execute(execute)
 
     def _on_goal(self, handle: ServerGoalHandle) -> None:
-        """Start, and leave the goal open until the session ends it.
+        """Start the instruction and leave the goal open until the session ends it.
 
-        A coroutine that waits keeps rclpy's executor spinning at full speed, and a blocking one
-        would need a multi-threaded executor, which loses images. So the goal is executed when its
-        result is known.
+        A coroutine that waits keeps rclpy's executor spinning at full speed. A blocking callback
+        would need a multi-threaded executor, which loses images. So the goal is executed only when
+        its result is known.
         """
         try:
             run = self._begin(handle.request.instruction, handle.request.timeout_s)
@@ -119,8 +121,9 @@ class InstructionAction:
         self._goals[run], self._has_client = handle, False
 
     def _is_abandoned(self) -> bool:
-        """Whether every action client has left. Each subscribes to the feedback; a killed one is
-        missed after its DDS lease.
+        """Return whether all action clients are gone.
+
+        Every client subscribes to the feedback. A killed one disappears after its DDS lease.
         """
         is_watched = self._node.count_subscribers(_FEEDBACK) > 0
         is_abandoned = self._has_client and not is_watched

@@ -1,5 +1,6 @@
-"""The topic on which instructions come: a repeated text is not a new instruction, unless the
-executor asked for one.
+"""Receives instructions on their topic.
+
+A repeated text is not a new instruction, unless the executor asks for one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _FOLLOWING = (ExecutorStatus.EXECUTING, ExecutorStatus.SHADOW)
 
 
 class InstructionTopic:
-    """Decides which messages begin an instruction.
+    """Decides which messages start an instruction.
 
     Args:
-        run: returns the instruction in force, or ``None``.
+        run: returns the current instruction; None when there is none.
         follow: called with the text of a new instruction.
-        refuse: called with a sentence for the status when a text does not count.
+        refuse: called with a sentence for the status when a text is refused.
     """
 
     def __init__(
@@ -39,13 +40,11 @@ class InstructionTopic:
         self._refused = ""
         self._executor: ExecutorStatus | None = None
         self._seen: InstructionRun | None = None
-        self._refused_before = 0  # chunks that the executor had refused when this instruction began
+        self._refused_before = 0  # chunks that the executor had refused before this instruction
         node.subscribe_any_qos(String, topic, self._receive)
 
     def stop(self) -> None:
-        """Record that the instruction was stopped: a publisher that repeats it must send another
-        text.
-        """
+        """Record that the instruction was stopped: repeating its text does not start it again."""
         self._repeats.stop()
         self._refused = ""
 
@@ -56,8 +55,8 @@ class InstructionTopic:
         self._executor = status
 
     def is_asked_for(self, run: InstructionRun) -> bool:
-        """Whether the executor stopped this instruction, or refuses its chunks, and asks for an
-        instruction.
+        """Return whether the executor stopped this instruction, or refuses its chunks, and needs
+        an instruction.
         """
         status = self._executor
         if status is None or run is not self._seen or NEEDS_INSTRUCTION not in status.reason:
@@ -66,7 +65,7 @@ class InstructionTopic:
 
     @property
     def executor_reason(self) -> str:
-        """Why the executor does not follow chunks; empty when it does, or was never received."""
+        """Why the executor does not execute chunks; empty when it does, or has sent no status."""
         status = self._executor
         return "" if status is None or status.state in _FOLLOWING else status.reason
 

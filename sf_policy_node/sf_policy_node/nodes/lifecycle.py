@@ -1,5 +1,5 @@
-"""A lifecycle node that fails loudly and cleans up in one place, and the main function of such
-nodes.
+"""The base class of lifecycle nodes, which logs failures and releases resources, and their main
+function.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ from sf_policy_node.nodes.starter import end_with_starter
 from sf_policy_node.nodes.surroundings import Input
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_LAST_ANSWERS_S = 0.1  # for clients that wait for the result of what ended with the node
-_STOP_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-)  # SIGHUP: the terminal was closed, an SSH link dropped
-_SIGNAL_CHECK_S = 0.2  # a signal arrives while the executor waits in C: this is how soon it is seen
+_LAST_ANSWERS_S = 0.1  # time to answer clients that wait for a result when the node ends
+# SIGHUP: the terminal was closed or an SSH connection was lost.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Python handles a signal only after the executor returns from waiting in C.
+_SIGNAL_CHECK_S = 0.2
 
 
 class ManagedNode(LifecycleNode):
-    """Subclasses fill in :meth:`set_up`, :meth:`start` and :meth:`stop`.
+    """A lifecycle node; subclasses implement :meth:`set_up`, :meth:`start` and :meth:`stop`.
 
-    What ``set_up`` creates it hands to :attr:`resources` for release; whatever it raises ends in
-    one logged sentence, a clean node and a failed transition.
+    ``set_up`` registers what it creates in :attr:`resources` for release. When it raises, one
+    sentence is logged, the resources are released and the transition fails.
     """
 
     def __init__(self, name: str, **options) -> None:
@@ -68,8 +66,9 @@ class ManagedNode(LifecycleNode):
         return self._parameters_declared.value(name)
 
     def publisher(self, kind, topic: str, qos: QoSProfile):
-        """Create a publisher that lives until the node is cleaned up. Parameters
-        ``qos_overrides.TOPIC.publisher`` change its QoS.
+        """Create a publisher that lives until the node is cleaned up.
+
+        Parameters ``qos_overrides.TOPIC.publisher`` override its QoS.
         """
         overrides = QoSOverridingOptions.with_default_policies()
         publisher = self.create_publisher(
@@ -79,13 +78,12 @@ class ManagedNode(LifecycleNode):
         return publisher
 
     def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
-        """Create a subscription that lives until the node is cleaned up. Parameters
-        ``qos_overrides.TOPIC.subscription`` change its QoS.
+        """Create a subscription that lives until the node is cleaned up.
+
+        Parameters ``qos_overrides.TOPIC.subscription`` override its QoS.
         """
-        qos, overrides = (
-            copy.copy(qos),
-            QoSOverridingOptions.with_default_policies(),
-        )  # rclpy writes into the profile
+        qos = copy.copy(qos)  # rclpy modifies the profile
+        overrides = QoSOverridingOptions.with_default_policies()
         subscription = self.create_subscription(
             kind, topic, callback, qos, qos_overriding_options=overrides, **options
         )
@@ -93,16 +91,15 @@ class ManagedNode(LifecycleNode):
         self.resources.callback(self.destroy_subscription, subscription)
 
     def subscribe_any_qos(self, kind, topic: str, callback: Callable) -> AnyQosSubscription:
-        """Receive every publisher, and what a latched one sent before this node came up, as
-        (message, publisher).
+        """Subscribe to publishers with any QoS, including messages latched before the node started.
+
+        ``callback`` gets the message and its publisher; see :class:`AnyQosSubscription`.
         """
         self.inputs.append(Input(kind, topic, None))
         return AnyQosSubscription(self, kind, topic, callback)
 
     def give_up(self, reason: str) -> None:
-        """Deactivate and end the process: an operator must act on ``reason``
-        first.
-        """
+        """Deactivate and end the process, because an operator must act on ``reason``."""
         self.failure, self._has_given_up = reason, True
         self.get_logger().fatal(reason)
         self.halt()
@@ -122,22 +119,24 @@ class ManagedNode(LifecycleNode):
         return self._running
 
     def set_up(self, contract: Contract) -> None:
-        """Create everything for a contract; raise ValueError or OSError with one sentence when that
-        cannot be.
+        """Create everything that the node needs for a contract.
+
+        Raises:
+            ValueError, OSError: with one sentence, when that is impossible.
         """
         raise NotImplementedError
 
     def settle(self) -> float:
-        """Return how long to listen between configuration and activation [s], to learn who else
-        publishes.
+        """Return how long to wait between configuration and activation [s], to receive messages of
+        other publishers.
         """
         return 0.0
 
     def start(self) -> None:
-        """Become active."""
+        """Start to work; called on activation."""
 
     def stop(self) -> None:
-        """Stop being active; also called when the node is shut down while active."""
+        """Stop to work; called on deactivation, and when an active node is shut down."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
@@ -180,7 +179,7 @@ class ManagedNode(LifecycleNode):
         super().destroy_node()
 
     def halt(self) -> None:
-        """Stop being active, without a lifecycle transition."""
+        """Deactivate without a lifecycle transition."""
         if self._running:
             self._running = False
             self.stop()
@@ -194,7 +193,7 @@ class ManagedNode(LifecycleNode):
     def _fail(self, error: Exception) -> None:
         if isinstance(error, (ValueError, OSError)):
             self.failure = " ".join(str(error).split())
-        else:  # a mistake of ours: the place is worth more than a fine sentence
+        else:  # a programming error: the traceback helps more than a sentence
             self.failure = f"{type(error).__name__}: {error}"
             traceback.print_exc()
         self.get_logger().fatal(self.failure)
@@ -209,11 +208,10 @@ class ManagedNode(LifecycleNode):
 
 
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM or SIGHUP; returns the exit code: 0, or 1 when
-    ``autostart`` failed. The process should then end.
+    """Run one node until SIGINT, SIGTERM or SIGHUP and return the exit code of the process.
 
-    Signals are handled here and not by rclpy, which would close the context before the node could
-    send a last command.
+    It is 0, or 1 when ``autostart`` failed or the node gave up. Signals are not handled by rclpy,
+    which would close the context before the node could send a last command.
     """
     stopping = False
 
@@ -233,7 +231,7 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
     try:
         try:
             node = make_node()
-        except (ValueError, ParameterException) as error:  # a parameter that was given at the start
+        except (ValueError, ParameterException) as error:  # a wrong parameter at the start
             print(" ".join(str(error).split()), file=sys.stderr)
             return 1
         spinner = SingleThreadedExecutor()
@@ -242,8 +240,8 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
             print(f"{node.get_name()}: {node.failure or 'could not be started'}", file=sys.stderr)
             return 1
         gc.collect()
-        # what was imported stays: looking through it again costs milliseconds in the middle of a
-        # motion
+        # Exclude imported objects from garbage collection: scanning them again would take
+        # milliseconds during a motion.
         gc.freeze()
         spinning = True
         while not stopping and not node.has_given_up:
@@ -264,10 +262,9 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
 
 
 def let_end() -> None:
-    """Ignore SIGINT from now on: the terminal and `ros2 launch` both send one, and the second must
-    not kill what is ending.
+    """Ignore SIGINT and SIGHUP from now on, and let SIGTERM end the process.
 
-    SIGTERM still may.
+    The terminal and `ros2 launch` both send SIGINT; the second one must not interrupt the shutdown.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,5 +1,6 @@
-"""How motion leaves the executor: a class for each ``command.output`` of the contract. Which one
-suits what: ``doc/outputs.md``.
+"""Sends motion to controllers: one class for each ``command.output`` of the contract.
+
+``doc/outputs.md`` compares them.
 """
 
 from __future__ import annotations
@@ -26,51 +27,43 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
 from sf_policy_node.perception.observation import JointStates
 
-# Reliable, which every controller can subscribe to; a command that a newer one has replaced is not
-# repeated.
+# Reliable, so that every controller can subscribe. With depth 1 an old command is not sent again.
 NEWEST = QoSProfile(depth=1)
-_LAST_WORDS = Duration(
-    nanoseconds=200_000_000
-)  # for the last command to arrive before the node ends
-_ZERO_TWISTS = 4
-_LAST_POSE_S = 0.2
+_ACKNOWLEDGED = Duration(nanoseconds=200_000_000)  # how long to wait for the last command to arrive
+_ZERO_TWISTS = 4  # how many zero twists end a motion
+_LAST_POSE_S = 0.2  # how long the last pose of a motion is repeated
 
 
 class Output(Protocol):
-    """Takes motion to a controller. Joints are those of ``contract.command_joints``, in order;
-    calls come from one thread.
+    """Sends motion to a controller; all calls must come from one thread.
+
+    Joints are those of ``contract.command_joints``, in order.
     """
 
-    streams: bool  # wants stream() at command.rate_hz
+    streams: bool
+    """Whether :meth:`stream` must be called at ``command.rate_hz``."""
 
     def send(self, trajectory: Trajectory) -> None:
-        """Take the motion from now on, to its end at rest. Every motion is handed over here, also
-        where commands are streamed.
-        """
+        """Take a motion, which ends stationary. Also called for outputs that stream commands."""
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """Send one cycle of a streamed command. ``None``: the arm holds position and nothing is
-        sent.
-        """
+        """Send one streamed command; None: the arm holds position and there is none."""
 
     def listeners(self) -> list[tuple[str, int]]:
-        """Return the topics or actions of the commands, and how many nodes subscribe to each."""
+        """Return the topics or actions of the commands, with the number of subscribers of each."""
 
     def wait(self) -> None:
-        """Block until what was sent has arrived, or a moment has passed."""
+        """Block until the sent messages have arrived, for 0.2 s at most."""
 
     def flush(self) -> None:
-        """Before the node ends: bring the last motion (a stop) to its end, and wait until it has
-        arrived. May block that long.
-        """
+        """Finish the last motion (a stop) before the node ends; block until it has been sent."""
 
 
 def make_output(node: ManagedNode, contract: Contract) -> Output:
-    """Create the output that the contract asks for; its publishers live until the node is cleaned
-    up.
+    """Create the output of a contract; its publishers live until the node is cleaned up.
 
     Raises:
-        ContractError: the output needs what this machine does not have.
+        ContractError: the output needs a package that is not installed.
     """
     parts = [
         (_arm_output(node, contract, topic), np.array(joints))
@@ -100,9 +93,7 @@ def _arm_output(node: ManagedNode, contract: Contract, topic: str) -> Output:
 
 
 class JointTrajectoryOutput:
-    """``trajectory_msgs/JointTrajectory``, stamped and with velocities, as
-    ``joint_trajectory_controller`` takes it.
-    """
+    """Publishes ``trajectory_msgs/JointTrajectory`` for ``joint_trajectory_controller``."""
 
     streams = False
 
@@ -113,22 +104,20 @@ class JointTrajectoryOutput:
         self._publisher.publish(trajectory_to_message(trajectory))
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """Nothing: the controller follows the trajectory by itself."""
+        """Do nothing: the controller follows the trajectory on its own."""
 
     def listeners(self) -> list[tuple[str, int]]:
         return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
 
     def wait(self) -> None:
-        self._publisher.wait_for_all_acked(_LAST_WORDS)
+        self._publisher.wait_for_all_acked(_ACKNOWLEDGED)
 
     def flush(self) -> None:
         self.wait()
 
 
 class StreamingOutput:
-    """What outputs have in common whose controller knows only the newest command. Subclasses fill
-    in :meth:`say`.
-    """
+    """The base class of outputs that stream commands; subclasses implement :meth:`publish`."""
 
     streams = True
 
@@ -140,12 +129,12 @@ class StreamingOutput:
     def send(self, trajectory: Trajectory) -> None:
         self._motion, self._quiet = trajectory, False
 
-    def say(self, setpoint: Setpoint | None) -> None:
-        """Publish a setpoint, or what there is to say when there is none."""
+    def publish(self, setpoint: Setpoint | None) -> None:
+        """Publish a command; None: the motion has ended."""
         raise NotImplementedError
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        self.say(None if self._quiet else setpoint)
+        self.publish(None if self._quiet else setpoint)
 
     def listeners(self) -> list[tuple[str, int]]:
         raise NotImplementedError
@@ -154,23 +143,22 @@ class StreamingOutput:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Play the rest of the last motion: no other process brings this arm to rest.
+        """Stream the rest of the last motion, because no other process would stop the arm.
 
-        Until the next motion is sent, nothing is streamed then: whoever streams does not know what
-        was played.
+        Afterwards :meth:`stream` sends no commands until the next :meth:`send`: its caller does not
+        know which commands were sent here.
         """
         motion, self._motion, self._quiet = self._motion, None, True
         if motion is not None:
-            # Played on real time: a simulated clock does not advance while its node is busy here.
+            # In real time: a simulated clock does not advance while its node is busy here.
             begin, started = max(self._now(), motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
             ahead = due > begin
-            ahead[-1] |= (
-                due[-1] > begin - motion.times[0]
-            )  # the end at rest falls between two cycles
+            # The last point is also sent if it was due less than one period ago.
+            ahead[-1] |= due[-1] > begin - motion.times[0]
             for index in np.flatnonzero(ahead):
                 time.sleep(max(0.0, started + (due[index] - begin) - time.monotonic()))
-                self.say(
+                self.publish(
                     Setpoint(
                         float(due[index]),
                         motion.joint_names,
@@ -178,37 +166,37 @@ class StreamingOutput:
                         motion.velocities[index],
                     )
                 )
-        self.say(None)
+        self.publish(None)
         self.wait()
 
 
 class ForwardCommandOutput(StreamingOutput):
-    """``std_msgs/Float64MultiArray`` of joint positions in the contract's order, as
-    ``forward_command_controller`` takes it.
+    """Publishes joint positions in the contract's order for ``forward_command_controller``
+    (``std_msgs/Float64MultiArray``).
     """
 
     def __init__(self, node: ManagedNode, topic: str) -> None:
         super().__init__(node)
         self._publisher = node.publisher(Float64MultiArray, topic, NEWEST)
 
-    def say(self, setpoint: Setpoint | None) -> None:
-        if setpoint is not None:  # the controller holds the last command
+    def publish(self, setpoint: Setpoint | None) -> None:
+        if setpoint is not None:  # otherwise the controller holds the last command
             self._publisher.publish(Float64MultiArray(data=array("d", setpoint.positions.tolist())))
 
     def listeners(self) -> list[tuple[str, int]]:
         return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
 
     def wait(self) -> None:
-        self._publisher.wait_for_all_acked(_LAST_WORDS)
+        self._publisher.wait_for_all_acked(_ACKNOWLEDGED)
 
 
 class ServoTwistOutput(StreamingOutput):
-    """``geometry_msgs/TwistStamped`` of the tool in the base frame [m/s, rad/s], as MoveIt Servo
-    takes it in ``speed_units``.
+    """Publishes twists of the tool in the base frame [m/s, rad/s] for MoveIt Servo with
+    ``speed_units`` (``geometry_msgs/TwistStamped``).
 
-    Twists add up, and Servo loses some of them; so measured joints lead the tool back to its path,
-    slowly. When the motion ends it sends zero a few times and then nothing, as Servo expects of a
-    source that lets go.
+    Servo integrates twists and loses some of them, so the tool drifts; measured joints correct the
+    drift slowly. When the motion ends, some zero twists are sent and then nothing, as Servo
+    requires.
     """
 
     def __init__(self, node: ManagedNode, contract: Contract) -> None:
@@ -233,7 +221,7 @@ class ServoTwistOutput(StreamingOutput):
         if joints is not None and self._zeros_left and np.isfinite(joints[1]).all():
             self._drift.measure(joints[0], self._tool.pose(joints[1][: self._joints]))
 
-    def say(self, setpoint: Setpoint | None) -> None:
+    def publish(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
             positions, velocities = (
                 setpoint.positions[: self._joints],
@@ -259,13 +247,13 @@ class ServoTwistOutput(StreamingOutput):
         return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
 
     def wait(self) -> None:
-        self._publisher.wait_for_all_acked(_LAST_WORDS)
+        self._publisher.wait_for_all_acked(_ACKNOWLEDGED)
 
 
 class ServoPoseOutput(StreamingOutput):
-    """``geometry_msgs/PoseStamped`` of the tool in the base frame, as MoveIt Servo tracks it.
+    """Publishes tool poses in the base frame for MoveIt Servo (``geometry_msgs/PoseStamped``).
 
-    When the motion ends its last pose is repeated for a moment, so that Servo gets there before it
+    When the motion ends, the last pose is repeated for 0.2 s, so that Servo reaches it before it
     times out.
     """
 
@@ -280,10 +268,10 @@ class ServoPoseOutput(StreamingOutput):
         self._repeats, self._repeats_left = math.ceil(_LAST_POSE_S * contract.rate_hz), 0
         self._pose = Pose()
 
-    def say(self, setpoint: Setpoint | None) -> None:
+    def publish(self, setpoint: Setpoint | None) -> None:
         if setpoint is not None:
-            place = self._tool.pose(setpoint.positions[: self._joints])
-            (px, py, pz), (x, y, z, w) = place.position.tolist(), place.quaternion.tolist()
+            tool = self._tool.pose(setpoint.positions[: self._joints])
+            (px, py, pz), (x, y, z, w) = tool.position.tolist(), tool.quaternion.tolist()
             self._pose = Pose(
                 position=Point(x=px, y=py, z=pz), orientation=Quaternion(x=x, y=y, z=z, w=w)
             )
@@ -302,11 +290,11 @@ class ServoPoseOutput(StreamingOutput):
         return [(self._publisher.topic_name, self._publisher.get_subscription_count())]
 
     def wait(self) -> None:
-        self._publisher.wait_for_all_acked(_LAST_WORDS)
+        self._publisher.wait_for_all_acked(_ACKNOWLEDGED)
 
 
 class SeveralOutputs(StreamingOutput):
-    """Outputs to several controllers, each of some of the joints: arms, grippers.
+    """Sends motion to several controllers, each with some of the joints (arms, grippers).
 
     Args:
         parts: each output with the indices (N,) of its joints in ``contract.command_joints``.
@@ -320,11 +308,11 @@ class SeveralOutputs(StreamingOutput):
     def send(self, trajectory: Trajectory) -> None:
         super().send(trajectory)
         for output, joints in self._parts:
-            # What streams is played from here.
+            # Outputs that stream get their commands from `publish`.
             if not output.streams and not set(joints.tolist()) & set(trajectory.left_out):
                 output.send(of_joints(trajectory, joints))
 
-    def say(self, setpoint: Setpoint | None) -> None:
+    def publish(self, setpoint: Setpoint | None) -> None:
         for output, joints in self._parts:
             output.stream(None if setpoint is None else of_joints(setpoint, joints))
 

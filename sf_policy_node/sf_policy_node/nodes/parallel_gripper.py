@@ -1,4 +1,4 @@
-"""The gripper's commands as goals of a ``control_msgs/ParallelGripperCommand`` action."""
+"""Sends gripper commands as goals of a ``control_msgs/ParallelGripperCommand`` action."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ try:  # not on PyPI: comes with ROS 2, or from source
 except ImportError:
     ParallelGripperCommand = None
 
-STOP = "stop"  # where it is, mid-way
-_SAME = 0.02  # of the way from closed to open: nearer is the same target
-_STILL = 0.01  # of the gripper's speed limit: slower is standing still
-_GOAL_PERIOD_S = (
-    0.1  # between two goals of a gripper that is not binary: each goal ends the one before
-)
+STOP = "stop"
+"""Stop the gripper where it is."""
+_SAME = 0.02  # share of the range from closed to open within which two targets are the same
+_STILL = 0.01  # share of the gripper's speed limit below which it is stationary
+# Between two goals of a gripper that is not binary, because each goal aborts the one before.
+_GOAL_PERIOD_S = 0.1
 
 
 class GripperGoals:
-    """Which goals a motion of the gripper's joint amounts to: one for each target, not one for each
-    sample on the way there.
+    """Derives goals from the motion of the gripper's joint: one for each target, not one for each
+    sample.
     """
 
     def __init__(self, gripper: Gripper) -> None:
@@ -39,22 +39,21 @@ class GripperGoals:
         self.forget()
 
     def forget(self) -> None:
-        """Record that the last goal is not in force."""
+        """Record that no goal is active."""
         self._goal: float | None = None
 
     def next(self, position: float, velocity: float, now: float) -> float | str | None:
-        """Return a joint position [unit] to send as a goal now, :data:`STOP`, or None when the last
-        goal stays in force.
+        """Return the joint position [unit] of a new goal, :data:`STOP`, or None if the last goal
+        remains active.
 
         Args:
-            position, velocity: where the joint is to be now, and how fast it moves there [unit,
-            unit/s].
-            now: time [s].
+            position, velocity: commanded state of the joint now [unit, unit/s].
+            now: [s].
         """
         moving = abs(velocity) > self._still
         if self._goal is None and not moving:
-            self._goal = position  # is there already
-        # A binary gripper has two targets, so its goal is known from the start of the motion.
+            self._goal = position  # the gripper is already there
+        # A binary gripper has two targets, so its goal is known when the motion starts.
         target = self._ends[int(velocity > 0)] if self._binary and moving else position
         if self._goal is not None and abs(target - self._goal) <= self._same:
             return None
@@ -68,7 +67,7 @@ class GripperGoals:
 
 
 class ParallelGripperOutput:
-    """Sends a goal when the gripper's target changes, and cancels it when a stop comes in between.
+    """Sends a goal when the gripper's target changes, and cancels it when the motion is stopped.
 
     Args:
         key: path of ``arm.command.gripper`` in the contract, for messages.
@@ -94,14 +93,17 @@ class ParallelGripperOutput:
         self._node, self._action = node, command.topic
         self._client = ActionClient(node, ParallelGripperCommand, self._action)
         node.resources.callback(self._client.destroy)
-        self._waiting: float | None = None  # a goal, for the action server to be there
-        self._answer: Future | None = None  # to the last goal
+        self._waiting: float | None = None  # a goal to send once the action server is available
+        self._answer: Future | None = None  # the server's response to the last goal
 
     def send(self, trajectory: Trajectory) -> None:
-        """Nothing: goals follow the motion as it is streamed."""
+        """Do nothing: goals are derived from streamed commands."""
 
     def stream(self, setpoint: Setpoint | None) -> None:
-        """Send one cycle of the gripper's joint alone."""
+        """Take one streamed command of the gripper's joint (1,) and send a goal when it needs one.
+
+        None discards a goal that still waits for the action server.
+        """
         if setpoint is None:
             if self._waiting is not None:  # the gripper must not move when its driver starts later
                 self._waiting = None
@@ -121,15 +123,15 @@ class ParallelGripperOutput:
         return [(f"the action {self._action}", int(self._client.server_is_ready()))]
 
     def wait(self) -> None:
-        """Nothing: a goal that was sent is the action server's to end."""
+        """Do nothing: the action server finishes a goal on its own."""
 
     def flush(self) -> None:
-        """Nothing, as above."""
+        """Do nothing; see :meth:`wait`."""
 
     def _send_goal(self) -> None:
         if not self._client.server_is_ready():
             self._warn(
-                "is not there: the gripper does not move; start its controller, or correct"
+                "is not available, so the gripper does not move; start its controller, or correct"
                 f" {self._key}.topic"
             )
             return
@@ -149,7 +151,8 @@ class ParallelGripperOutput:
     def _stop(self) -> None:
         self._waiting = None
         if self._answer is not None:
-            self._answer.add_done_callback(_cancel)  # at once when the goal has been accepted
+            # Runs immediately if the goal has been accepted already.
+            self._answer.add_done_callback(_cancel)
 
     def _warn(self, problem: str) -> None:
         self._node.get_logger().warning(

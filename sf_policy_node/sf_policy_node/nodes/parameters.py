@@ -1,4 +1,4 @@
-"""Parameters of a managed node: each declared once, with type, range, and when it may be set."""
+"""Declares and checks the parameters of a managed node: type, range, and when they may be set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ _AT_CONFIGURE = "read when the node is configured; refused until it is cleaned u
 
 @dataclass(frozen=True)
 class Declared:
-    """A parameter: ``kind`` is bool, int, float or str; ``live`` ones may be set at any time."""
+    """A declared parameter.
+
+    Attributes:
+        kind: bool, int, float or str.
+        low, high: the range; None: unlimited.
+        choices: the allowed values; empty: any.
+        live: it may be set at any time.
+    """
 
     name: str
     kind: type
@@ -55,9 +62,9 @@ class Parameters:
     def __init__(self, node) -> None:
         self._node = node
         self._declared: dict[str, Declared] = {}
-        self._fault = ""  # of the last value that was checked
+        self._fault = ""  # what is wrong with the last value that was checked
         self.configured = False
-        """Parameters that are not live are refused now."""
+        """Whether the node is configured: only live parameters may be set then."""
         node.add_on_set_parameters_callback(self._check)
 
     def declare(
@@ -72,20 +79,22 @@ class Parameters:
         live: bool = False,
         read_only: bool = False,
     ) -> None:
-        """Declare a parameter. Whole numbers are taken for a float.
+        """Declare a parameter with the type of ``default``. An integer is accepted for a float.
 
         Args:
+            low, high: the range; None: unlimited.
+            choices: the allowed values; empty: any.
             live: it may be set at any time, and is read when it is used.
-            read_only: it can only be given at the start of the process.
+            read_only: it can only be set at the start of the process.
 
         Raises:
-            ValueError: the value that was given at the start is wrong; one sentence.
+            ValueError: the value set at the start is wrong; one sentence.
         """
         kind = type(default)
         declared = Declared(name, kind, low, high, choices, live)
         self._declared[name] = declared
-        # Dynamic typing, since rclpy would refuse 10 for 10.0 with a traceback: _check looks at the
-        # type.
+        # Dynamic typing, because rclpy refuses 10 for 10.0 with a traceback. `_check` checks the
+        # type instead.
         try:
             self._node.declare_parameter(name, default, ParameterDescriptor(dynamic_typing=True))
         except InvalidParameterValueException as error:
@@ -103,7 +112,7 @@ class Parameters:
         self._node.set_descriptor(name, descriptor)
 
     def value(self, name: str):
-        """Return the value of a parameter, in its default's type where it was declared here."""
+        """Return the value of a parameter; a declared one has the type of its default."""
         value = self._node.get_parameter(name).value
         return self._declared[name].kind(value) if name in self._declared else value
 
@@ -126,7 +135,7 @@ class Parameters:
             if not fault and self.configured and not declared.live:
                 fault = (
                     f"{each.name} is {_AT_CONFIGURE}: deactivate and clean up the node first, or"
-                    " start it anew"
+                    " restart it"
                 )
             self._fault = fault
             if fault:

@@ -1,7 +1,7 @@
-"""The policy as a ROS node: cameras, joint states and an instruction in, action chunks out.
-``session`` decides; this is its edge.
+"""The ROS node of a policy: receives images, joint states and an instruction, publishes chunks.
 
-Image callbacks only store the message; one worker thread of the session predicts.
+``session`` makes all decisions. Image callbacks only store the message; a worker thread of the
+session runs the policy.
 """
 
 from __future__ import annotations
@@ -44,17 +44,21 @@ from sf_policy_node.session.status import PolicyState
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_REPORT_EVERY = 5  # housekeepings: 2 Hz
-# Deep enough for a busy computer: 0.1 s of a driver at 500 Hz. Every joint state before an image
-# counts, not the newest alone.
+_REPORT_EVERY = 5  # runs of the housekeeping: the status is published at 2 Hz
+# Holds 0.1 s of a driver at 500 Hz, for a busy computer. All joint states before an image are
+# needed, not only the newest one.
 _JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def load_policy(
     checkpoint: str, contract: Contract, device: str, mapping: str = ""
 ) -> ActionPolicy:
-    """Load a checkpoint of ``vla``, which brings torch along: not imported before it is needed; or
-    connect to a policy server.
+    """Load a checkpoint, or connect to a policy server.
+
+    Modules are imported here, because they import torch.
+
+    Raises:
+        ValueError: no checkpoint is given.
     """
     if not checkpoint:
         raise ValueError(
@@ -70,7 +74,7 @@ def load_policy(
 
 
 class PolicyNode(ManagedNode):
-    """Topics, services, the action and parameters: ``doc/run.md``."""
+    """The node of a policy; ``doc/run.md`` lists topics, services, the action and parameters."""
 
     def __init__(self, policy_factory: PolicyFactory = load_policy, **options) -> None:
         super().__init__("policy_node", **options)
@@ -134,7 +138,7 @@ class PolicyNode(ManagedNode):
         self._policy = self._factory(self.value("checkpoint"), contract, device, *served)
         self.resources.callback(getattr(self._policy, "close", lambda: None))
         self._policy.warm_up()
-        cv_bridge_encodings()  # the first call takes up to a second; then not with the first image
+        cv_bridge_encodings()  # the first call takes up to a second: not while an image waits
         self._chunks = self.publisher(
             ActionChunk, contract.topics.action_chunk, QoSProfile(depth=2)
         )
@@ -216,7 +220,7 @@ class PolicyNode(ManagedNode):
         self._session.close()
         self._session = None
 
-    # ---- what arrives ----
+    # ---- inputs ----
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._session.add_image(camera, to_seconds(message.header.stamp), message)
@@ -228,10 +232,10 @@ class PolicyNode(ManagedNode):
         )
 
     def _count(self, info: dict) -> None:
-        """Note the sequence number of a joint state, so that lost ones are counted."""
+        """Record the sequence number of a joint state, so that lost ones are counted."""
         publisher = bytes((info.get("publisher_gid") or {}).get("data", b""))
-        # Before Kilted rclpy does not report the publisher: sequence numbers of several cannot be
-        # distinguished.
+        # Before Kilted rclpy does not report the publisher, so the sequence numbers of several
+        # publishers cannot be distinguished.
         sequence = (
             info.get("publication_sequence_number")
             if publisher or self._has_one_publisher
@@ -263,7 +267,7 @@ class PolicyNode(ManagedNode):
             self._end("emergency stop")
 
     def _end(self, reason: str) -> None:
-        """End the instruction in force; whoever repeats it must send another one."""
+        """End the current instruction; repeating its text does not start it again."""
         self._instructions.stop()
         self._session.end(Termination.STOPPED, reason)
 
@@ -273,7 +277,7 @@ class PolicyNode(ManagedNode):
             ExecutorStatus.EXECUTING,
             ExecutorStatus.HOLDING,
         ):
-            # holding may be news of before the last chunk arrived there
+            # HOLDING is not used: it may have been sent before the last chunk arrived there.
             self._session.note_not_followed()
         self._refused = message.chunks_refused
         self._instructions.note_executor(message)
@@ -342,9 +346,8 @@ class PolicyNode(ManagedNode):
         self._publish_status()
 
     def _housekeep(self) -> None:
-        if (
-            self.running and self._first_instruction and self.now() > 0.0
-        ):  # simulated time has begun: before, nothing can be timed
+        # Simulated time is 0 before its first message, and nothing can be timed then.
+        if self.running and self._first_instruction and self.now() > 0.0:
             first, self._first_instruction = self._first_instruction, ""
             self._follow(first)
         self._session.check_time()
@@ -367,8 +370,8 @@ class PolicyNode(ManagedNode):
         self._problems = problems
 
     def _progress(self) -> str:
-        """Return in one sentence what the policy waits for, else what the executor waits for, else
-        the policy's state.
+        """Return for what the policy waits, else for what the executor waits, else the policy's
+        state.
         """
         reported = self._reported
         if (

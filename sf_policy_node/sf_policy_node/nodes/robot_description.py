@@ -15,9 +15,9 @@ from sf_policy_node.nodes.lifecycle import LATCHED
 
 
 def receive(topic: str, timeout_s: float) -> str | None:
-    """Return the newest latched text on a topic; ``None`` when none comes in time.
+    """Return the newest latched text on a topic; None if none arrives within ``timeout_s`` [s].
 
-    It has a context of its own: the caller's may not exist yet, or may be spinning.
+    It uses its own context: the caller's may not exist yet, or may be spinning.
     """
     context = Context()
     rclpy.init(context=context)

@@ -1,7 +1,7 @@
-"""Rotations between NumPy and messages, by ``tf_transformations`` where it is installed, else by
-transforms3d, which it wraps.
+"""Converts rotations between matrices and quaternions.
 
-Quaternions are x y z w, as in geometry_msgs; transforms3d has w first.
+It uses ``tf_transformations`` if installed, else transforms3d, which the former wraps. Quaternions
+are x, y, z, w, as in geometry_msgs; transforms3d has w first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ except ImportError:
 
 
 def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:
-    """Return the quaternion (4,) x y z w, w >= 0, of a rotation (3, 3)."""
+    """Return the quaternion (4,) x, y, z, w with w >= 0 of a rotation matrix (3, 3)."""
     if tf_transformations is None:
         w, x, y, z = transforms3d.quaternions.mat2quat(rotation)
     else:
@@ -28,10 +28,10 @@ def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:
 
 
 def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
-    """Return the rotation (3, 3) of a quaternion (4,) x y z w of any length but zero.
+    """Return the rotation matrix (3, 3) of a quaternion (4,) x, y, z, w of any length but zero.
 
     Raises:
-        ValueError: not finite, or of length zero.
+        ValueError: the quaternion is not finite, or has length zero.
     """
     quaternion = np.asarray(quaternion, dtype=float)
     length = float(np.linalg.norm(quaternion))

@@ -1,4 +1,4 @@
-"""Frames that are fixed to the robot, as /tf_static tells them."""
+"""Receives static transforms on /tf_static."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ except ImportError:
     TFMessage = None
 
 _TOPIC = "/tf_static"
-_QOS = QoSProfile(
-    depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)  # every broadcaster has its own message
+# Every broadcaster has its own latched message.
+_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def listen(node: ManagedNode, frames: FixedFrames) -> None:
-    """Pass received frames to ``frames``. Without tf2_msgs none are received, and only links of the
-    URDF are known.
+    """Store received transforms in ``frames``.
+
+    Without tf2_msgs none are received, and only links of the URDF are known.
     """
     if TFMessage is None:
         return
 
     def receive(message: TFMessage) -> None:
         for each in message.transforms:
-            place, turn = each.transform.translation, each.transform.rotation
-            position, quaternion = (
-                np.array([place.x, place.y, place.z]),
-                np.array([turn.x, turn.y, turn.z, turn.w]),
-            )
+            shift, turn = each.transform.translation, each.transform.rotation
+            position = np.array([shift.x, shift.y, shift.z])
+            quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
             try:
                 frames.set(
                     each.child_frame_id.lstrip("/"),

@@ -1,6 +1,4 @@
-"""Who else is on a node's topics: publishers that it cannot receive, subscribers that are missing,
-a second executor.
-"""
+"""Finds publishers that a node cannot receive, and a second executor, on the node's topics."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from sf_policy_node.nodes.any_qos import UNKNOWN, type_name
 
 @dataclass(frozen=True)
 class Input:
-    """A subscription: ``qos`` is ``None`` where every publisher is received."""
+    """A subscription; ``qos`` is None if it receives publishers with any QoS."""
 
     kind: type
     topic: str
@@ -22,11 +20,10 @@ class Input:
 
 
 class Unmatched:
-    """Finds publishers on a node's topics whose messages do not arrive; :attr:`problems` has a
-    sentence for each.
+    """Finds publishers on a node's topics whose messages cannot be received.
 
     Args:
-        inputs: the node's subscriptions; may change.
+        inputs: the node's subscriptions; the list may change.
     """
 
     def __init__(self, node, inputs: list[Input]) -> None:
@@ -34,7 +31,7 @@ class Unmatched:
         self._found: dict[str, list[str]] = {}
 
     def look(self) -> None:
-        """Look at the next topic. One at a time: asking the graph takes a fraction of a
+        """Check the next topic. Only one per call, because a query takes a fraction of a
         millisecond.
         """
         topics = list(
@@ -49,7 +46,7 @@ class Unmatched:
 
     @property
     def problems(self) -> list[str]:
-        """Return one sentence for each publisher that does not fit, with the cure."""
+        """One sentence for each publisher that does not match, with the cure."""
         return [each for found in self._found.values() for each in found]
 
     def _faults(self, topic: str, own: list[Input]) -> Iterator[str]:
@@ -62,7 +59,7 @@ class Unmatched:
                 yield _wrong_type(topic, who, publisher.topic_type, types)
             elif all(faults):
                 yield (
-                    f"{topic}: {who} publishes {faults[0]}, so nothing of it arrives; change"
+                    f"{topic}: {who} publishes {faults[0]}, so its messages do not arrive; change"
                     " its QoS"
                 )
 
@@ -78,8 +75,9 @@ def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
 
 
 def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
-    """Return which QoS a publisher does not offer; empty when it matches. The graph reports no more
-    of a remote QoS.
+    """Return which requested QoS policy a publisher does not offer; empty when it matches.
+
+    Only reliability and durability are compared: ROS 2 reports no others of a remote publisher.
     """
     if requested is None:
         return ""
@@ -97,13 +95,12 @@ def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
 
 
 class Rivals:
-    """Other publishers of a topic that only one node may publish, such as the status of one arm's
-    executor.
+    """Finds other publishers of a topic on which only one node may publish, such as the status of
+    an arm's executor.
 
-    Created before the node's own publisher; :meth:`mark_own` follows, since the graph does not say
-    which one is ours.
-    A rival counts from its first message on: a process that was killed stays in the graph for a
-    while.
+    It must be created before the node's own publisher, and :meth:`mark_own` called after it,
+    because ROS 2 does not report which publisher belongs to the node. Another publisher should only
+    count once it has sent a message: a killed process remains in the graph for a while.
     """
 
     def __init__(self, node, topic: str) -> None:
@@ -122,15 +119,15 @@ class Rivals:
 
     @property
     def possible(self) -> bool:
-        """Somebody else's publisher is there, alive or not."""
+        """Whether another publisher is in the graph; its process may have ended."""
         return bool(self._publishers().keys() - self._own)
 
     def is_own(self, publisher: str) -> bool:
-        """Whether a message comes from this node, or its publisher is unknown."""
+        """Return whether a message comes from this node; True if its publisher is unknown."""
         return publisher == UNKNOWN or not self._own or publisher in self._own
 
     def name(self, publisher: str) -> str:
-        """Return the name of the node that publishes."""
+        """Return the name of a publisher's node; "a node" if it is unknown."""
         return self._publishers().get(publisher, "a node")
 
     def _publishers(self) -> dict[str, str]:
