@@ -252,6 +252,15 @@ def test_a_file_says_yes_or_no_to_the_mask(tmp_path):
         )
 
 
+def test_a_null_in_a_file_is_the_preset_or_the_default(tmp_path):
+    """Also for settings that were None where they were not given, in files of earlier versions."""
+    (tmp_path / "run.yaml").write_text(
+        "data: d\nout: o\npreset: paper_openvla\nalignment:\n  mask: null\n  coefficient: null\n"
+    )
+    found = parse(Settings, ["--config", str(tmp_path / "run.yaml")], "train").alignment_of(4)
+    assert (found.mask, found.token_shift, found.coefficient) == (False, 1, 0.5)
+
+
 def test_several_teacher_layers_are_paired_with_those_of_the_student():
     chosen = replace(
         SETTINGS, teacher="vggt", teacher_weights="weights", preset="multilayer", layers=4
