@@ -225,7 +225,7 @@ def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or
     operator.wait_until(
         lambda: operator.tool[1] - begin[1] > 0.05, PATIENCE_S, "the tool did not go left"
     )
-    assert operator.source == PERSON and operator.says.startswith("you lead the arm")
+    assert operator.source == PERSON and operator.says.startswith("teleoperation has control")
     assert np.abs(operator.tool - begin)[[0, 2]].max() < 0.01
 
     operator.hold(axis0=1.0)

@@ -245,7 +245,7 @@ def test_a_leader_with_other_joints_is_told_apart_in_a_sentence():
     leading = Leading()
     leading.names[0] = "shoulder"
     assert not leading.lead(0.3)
-    assert "not joint1: correct motion.joints" in leading.session.state
+    assert "not joint1; correct motion.joints" in leading.session.state
 
 
 def test_a_device_with_fewer_buttons_than_its_file_says_is_told_apart_in_a_sentence():
@@ -281,7 +281,7 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"dead_man": {"topic": "/joy"}}, "dead_man: a joy switch needs a button"),
+        ({"dead_man": {"topic": "/joy"}}, "dead_man: type: joy and button: None do not fit"),
         ({"speed": -1}, "speed: Input should be greater than 0"),
         ({"sped": 1}, "sped: is not a known key"),
         (
@@ -289,7 +289,10 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
             "dead_man.age_s: Input should be less than or equal to 0.5",
         ),
         ({"motion": {"kind": "voice"}}, "motion: Input tag 'voice'"),
-        ({"gripper": {"topic": "/joy", "open": 1}}, "gripper: give open and close, or toggle"),
+        (
+            {"gripper": {"topic": "/joy", "open": 1}},
+            "gripper: no button for opening or closing; give open and close, or toggle",
+        ),
     ],
 )
 def test_a_wrong_device_file_is_refused_with_its_key(tmp_path, changes, sentence):

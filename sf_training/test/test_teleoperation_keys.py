@@ -8,7 +8,7 @@ import pty
 import pytest
 from teleoperation_cases import PERIOD, Pad
 
-from sf_training.teleoperation.keys import CLOSE, HOLD, KEPT_S, OPEN, RESUME, STOP, Keys
+from sf_training.teleoperation.keys import CLOSE, HELD_S, HOLD, OPEN, RESUME, STOP, Keys
 
 DELAY, REPEAT = 0.5, 0.033  # of a usual keyboard
 
@@ -33,7 +33,7 @@ def test_a_tap_is_an_inch():
     keys = Keys()
     keys.press("w", 10.0)
     assert moving(keys, 10.0) == (True, True)
-    assert moving(keys, 10.0 + KEPT_S) == (False, False)
+    assert moving(keys, 10.0 + HELD_S) == (False, False)
 
 
 def test_a_held_key_keeps_moving_and_a_released_one_stops():
@@ -42,7 +42,7 @@ def test_a_held_key_keeps_moving_and_a_released_one_stops():
         last = now
         if now > 10.0 + DELAY:
             assert moving(keys, now) == (True, True) and keys.joy(now)[0][1] > 0
-    assert moving(keys, last + KEPT_S) == (False, False)
+    assert moving(keys, last + HELD_S) == (False, False)
 
 
 def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
@@ -53,7 +53,7 @@ def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
     assert not keys.joy(12.01)[1][HOLD], "two taps"
     times = list(held(keys, " ", 20.0, 1.0))
     assert keys.joy(times[-1])[1][HOLD] and not any(keys.joy(times[-1])[0])
-    assert not keys.joy(times[-1] + KEPT_S)[1][HOLD]
+    assert not keys.joy(times[-1] + HELD_S)[1][HOLD]
 
 
 def test_other_keys():

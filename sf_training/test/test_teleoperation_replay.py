@@ -276,7 +276,7 @@ def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error()
 def test_an_arm_that_is_held_fast_ends_the_replay():
     ended, problem = follow(0.1, blocked_after=1.0, size=np.array([0.7, 0, 0, 0, 0, 0, 0]))
     assert ended is not None and 1.0 < ended < 4.0
-    assert "joint1 is" in problem and "from where it was commanded to be" in problem
+    assert "joint1 is" in problem and "from its command" in problem
 
 
 def beside_a_post():
@@ -288,7 +288,7 @@ def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named
     motion = swing(size=np.array([0.8, 0, 0, 0, 0, 0, 0]))
     assert at_speed(motion, sim_arm(), 0.3).times[-1] > 0.0
     with pytest.raises(
-        ReplayError, match=r"after \d\.\d s of the episode .* post: correct collision"
+        ReplayError, match=r"after \d\.\d s of the episode .* post; correct collision"
     ):
         at_speed(motion, beside_a_post(), 0.3)
 
@@ -296,5 +296,5 @@ def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named
 def test_the_way_to_its_beginning_is_looked_at_too():
     goal = HOME + np.array([0.8, 0, 0, 0, 0, 0, 0])
     assert len(approach(sim_arm(), HOME, goal, 0.1).times) > 10
-    with pytest.raises(ReplayError, match=r"on the straight way .* post: move the arm closer"):
+    with pytest.raises(ReplayError, match=r"on the straight path .* post; move the arm closer"):
         approach(beside_a_post(), HOME, goal, 0.1)

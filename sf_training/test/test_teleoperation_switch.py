@@ -18,7 +18,7 @@ def test_nothing_is_sent_without_the_switch_whatever_the_sticks_say():
 def test_a_press_moves_the_arm_and_a_release_ends_the_commands_at_once():
     pad = Pad()
     assert len(pad.press(0.5, axes={1: 1.0})) == 25
-    assert pad.session.state.startswith("you lead the arm")
+    assert pad.session.state.startswith("teleoperation has control")
     assert not pad.press(0.5, grip=False, axes={1: 1.0})
 
 
@@ -58,7 +58,7 @@ def test_a_driver_that_repeats_itself_after_its_radio_is_gone_opens_the_switch()
 def test_after_a_stop_of_the_executor_the_hand_must_open_first():
     pad = Pad()
     pad.press(0.5, axes={1: 1.0})
-    pad.session.trip("the executor says: emergency stop")
+    pad.session.trip("the executor reports: emergency stop")
     assert not pad.run(1.0)
     assert "emergency stop" in pad.session.state and "press it again" in pad.session.state
     pad.press(0.1, grip=False)

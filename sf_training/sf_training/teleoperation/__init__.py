@@ -1,1 +1,1 @@
-"""Teleoperation of the arm with a dead-man switch, and replay of recorded episodes."""
+"""Teleoperate the arm with a dead-man switch, and replay recorded episodes."""

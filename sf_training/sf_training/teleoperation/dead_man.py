@@ -1,4 +1,4 @@
-"""The dead-man switch: teleoperation sends commands only while the operator holds it."""
+"""Evaluate the dead-man switch: teleoperation sends commands only while the operator holds it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The description of a teleoperation device, one YAML: topics, dead-man switch, and what its axes
-mean. No ROS.
+"""Load the description of a teleoperation device from YAML: topics, dead-man switch, axes. No ROS.
 
 Examples are in ``sf_bringup/config/teleoperation``; every key is explained in
 ``doc/teleoperate.md``.
@@ -18,12 +17,12 @@ from sf_policy_node.contract import Contract, Finite, Name, Positive, Topic
 Index = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=1)]
 AXES = ("x", "y", "z", "rx", "ry", "rz")
-# commands within budgets.teleop_age_s, so that one lost message does not count as a release
-_NEEDED_HZ = 3.0
+# Commands per budgets.teleop_age_s, so that one lost message does not count as a release.
+_COMMANDS_MIN = 3.0
 
 
 class DeviceError(ValueError):
-    """The device cannot be used; the message names the file, the key and the cure."""
+    """The device cannot be used; the message names file, key and cure."""
 
 
 class _Strict(BaseModel):
@@ -46,9 +45,12 @@ class Switch(_Strict):
     )
 
     @model_validator(mode="after")
-    def _whole(self) -> Switch:
+    def _check_button(self) -> Switch:
         if (self.type == "joy") != (self.button is not None):
-            raise ValueError("a joy switch needs a button, a bool switch has none")
+            raise ValueError(
+                f"type: {self.type} and button: {self.button} do not fit; give a joy switch a"
+                " button, and a bool switch none"
+            )
         return self
 
 
@@ -61,13 +63,13 @@ class LeaderJoint(_Strict):
     scale: Finite = Field(
         1.0,
         description=(
-            "contract's unit per leader's unit: -1 turns it round, 0.01745 makes degrees radians"
+            "contract's unit per leader's unit: -1 inverts the joint, 0.01745 converts degrees"
         ),
     )
     offset: Finite = 0.0
 
     @model_validator(mode="after")
-    def _moves(self) -> LeaderJoint:
+    def _check_scale(self) -> LeaderJoint:
         if self.scale == 0:
             raise ValueError("scale: 0 would hold the joint still; give another number")
         return self
@@ -75,7 +77,7 @@ class LeaderJoint(_Strict):
 
 class LeaderGripper(_Strict):
     """The leader's trigger, from ``closed`` to ``open`` in its own unit, moves the gripper over its
-    whole way.
+    full range.
     """
 
     leader: Annotated[str, Field(min_length=1)]
@@ -83,9 +85,9 @@ class LeaderGripper(_Strict):
     closed: Finite
 
     @model_validator(mode="after")
-    def _distinct(self) -> LeaderGripper:
+    def _check_range(self) -> LeaderGripper:
         if self.open == self.closed:
-            raise ValueError("open and closed must differ")
+            raise ValueError("open and closed are equal; give two different values")
         return self
 
 
@@ -97,19 +99,19 @@ class Leader(_Strict):
     joints: dict[Name, LeaderJoint] = Field(description="for every arm joint of the contract")
     gripper: LeaderGripper | None = None
     furthest: Positive | None = Field(
-        0.8, description="a joint further from its leader than this is not taken over [rad or m]"
+        0.8, description="no takeover while a joint is further from its leader than this [rad, m]"
     )
 
 
 class Axis(_Strict):
-    """One axis of a Joy; ``scale`` -1 turns it round."""
+    """One axis of a Joy; ``scale`` -1 inverts it."""
 
     axis: Index
     scale: Annotated[float, Field(ge=-1, le=1)] = 1.0
 
 
 class Stick(_Strict):
-    """Sticks of a ``sensor_msgs/Joy`` move the tool."""
+    """The axes of a ``sensor_msgs/Joy`` move the tool."""
 
     kind: Literal["joy"]
     topic: Topic
@@ -118,7 +120,7 @@ class Stick(_Strict):
         0.1, description="share of an axis that counts as centred"
     )
     curve: Annotated[float, Field(ge=1, le=4)] = Field(
-        2.0, description="1 is straight; more is finer near the centre"
+        2.0, description="exponent: 1 is linear; more is finer near the centre"
     )
     slow_button: Index | None = Field(None, description="while it is down: a quarter of the speed")
 
@@ -150,9 +152,9 @@ class GripperButtons(_Strict):
     toggle: Index | None = None
 
     @model_validator(mode="after")
-    def _some(self) -> GripperButtons:
+    def _check_buttons(self) -> GripperButtons:
         if self.toggle is None and (self.open is None or self.close is None):
-            raise ValueError("give open and close, or toggle")
+            raise ValueError("no button for opening or closing; give open and close, or toggle")
         return self
 
 
@@ -164,7 +166,7 @@ class Button(_Strict):
 
 
 class Device(_Strict):
-    """A whole device; load it with :func:`load_device`."""
+    """A teleoperation device; load it with :func:`load_device`."""
 
     schema_version: Literal[1]
     name: Annotated[str, Field(min_length=1)]
@@ -179,7 +181,8 @@ class Device(_Strict):
         "base", description="axes of the base frame or of the tool frame"
     )
     turns: bool | None = Field(
-        None, description="rx ry rz turn the tool; none: unless the contract fixes its orientation"
+        None,
+        description="rx ry rz rotate the tool; none: unless the contract fixes its orientation",
     )
     gripper: GripperButtons | None = None
     policy_waits: bool = Field(
@@ -192,7 +195,7 @@ class Device(_Strict):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Device:
+    def _check_gripper(self) -> Device:
         if isinstance(self.motion, Leader) and self.gripper:
             raise ValueError(
                 "gripper: a leader arm moves the gripper with motion.gripper; remove the buttons"
@@ -200,7 +203,7 @@ class Device(_Strict):
         return self
 
     def check(self, contract: Contract) -> None:
-        """Check that the device moves every joint of a robot, often enough.
+        """Check that the device commands every joint of a robot at a sufficient rate.
 
         Raises:
             DeviceError: it does not.
@@ -210,8 +213,8 @@ class Device(_Strict):
             joints = set(contract.arm_joints)
             if missing := sorted(joints - self.motion.joints.keys()):
                 raise DeviceError(
-                    f"{self.name}: motion.joints lacks {', '.join(missing)} of {robot}; say which"
-                    " leader joint moves each"
+                    f"{self.name}: motion.joints lacks {', '.join(missing)} of {robot}; give the"
+                    " leader joint of each"
                 )
             if extra := sorted(self.motion.joints.keys() - joints):
                 raise DeviceError(
@@ -220,14 +223,14 @@ class Device(_Strict):
                 )
         if self.motion_has_gripper and contract.gripper is None:
             raise DeviceError(
-                f"{self.name}: moves a gripper, and the contract of {robot} has none; remove the"
+                f"{self.name}: moves a gripper, but the contract of {robot} has none; remove the"
                 " gripper's keys"
             )
         age = contract.budgets.teleop_age_s
-        if age is not None and self.rate_hz * age < _NEEDED_HZ:
+        if age is not None and self.rate_hz * age < _COMMANDS_MIN:
             raise DeviceError(
                 f"{self.name}: rate_hz {self.rate_hz:g} is too slow for budgets.teleop_age_s"
-                f" {age:g}; give at least {_NEEDED_HZ / age:.0f}"
+                f" {age:g}; give at least {_COMMANDS_MIN / age:.0f}"
             )
 
     @property
@@ -237,11 +240,11 @@ class Device(_Strict):
 
 
 def load_device(path: str | Path) -> Device:
-    """Read a device.
+    """Load a device from a file.
 
     Raises:
-        DeviceError: the file is missing or a value is wrong; one clause per problem, with the key's
-            path.
+        DeviceError: the file is missing or a value is wrong; one clause per problem, with the path
+            of the key.
     """
     path = Path(path)
     try:
@@ -268,7 +271,7 @@ def load_device(path: str | Path) -> Device:
 
 
 def _explain(item: dict) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(map(str, item["loc"]))
     if item["type"] == "missing":
         return f"{key}: is missing; add it"
     if item["type"] == "extra_forbidden":

@@ -1,8 +1,8 @@
-"""``ros2 run sf_training teleoperation_keys``: the keys of a terminal as a ``sensor_msgs/Joy`` on
-``teleop/keys``.
+"""``ros2 run sf_training teleoperation_keys``: publish the keys of a terminal as
+``sensor_msgs/Joy`` on ``teleop/keys``.
 
-With ``config/teleoperation/keyboard.yaml`` they move the arm; the space bar can be the dead-man
-switch of any other device.
+With ``config/teleoperation/keyboard.yaml`` they move the arm. The space bar can be the dead-man
+switch of another device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RATE_HZ = 50.0
 
 
 class Keyboard(Node):
-    """Publishes the keys, and shows what the teleoperation node says."""
+    """Publish the keys, and show the state of the teleoperation node."""
 
     def __init__(self, **options) -> None:
         super().__init__("teleoperation_keys", **options)
@@ -48,11 +48,11 @@ class Keyboard(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run sf_training teleoperation_keys``; returns the exit code."""
+    """Run the node until the operator quits; return the exit code."""
     if not sys.stdin.isatty():
         print(
-            "teleoperation_keys: needs a terminal of its own; start it in one, not from a launch"
-            " file",
+            "teleoperation_keys: stdin is not a terminal; start it in a terminal of its own, not"
+            " from a launch file",
             file=sys.stderr,
         )
         return 2
@@ -63,9 +63,9 @@ def main(args: list[str] | None = None) -> int:
     print(HELP, flush=True)
     shown = None
     try:
-        with raw_keys(sys.stdin) as typed:
+        with raw_keys(sys.stdin) as read_keys:
             while not node.keys.quit:
-                keys = typed(1.0 / RATE_HZ)
+                keys = read_keys(1.0 / RATE_HZ)
                 if keys is None:
                     break
                 for key in keys:

@@ -1,7 +1,5 @@
-"""A keyboard as a ``sensor_msgs/Joy``: a terminal tells of keys going down and repeating, never of
-one being released.
-
-No ROS and no terminal here.
+"""Convert key events to the axes and buttons of a ``sensor_msgs/Joy``. A terminal reports key
+presses and repeats, but no releases. No ROS and no terminal here.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ MOTIONS = {  # key: axis (x y z rx ry rz) and direction
     "u": (5, 1.0),
     "o": (5, -1.0),
 }
-KEPT_S = 0.12  # after a key event: three repeats of a usual keyboard
-GRIPPER_KEPT_S = 1.0  # a gripper key is a tap: the time in which the fingers move
-REPEATS_WITHIN_S = 0.8  # longer than any keyboard waits before it repeats a key
+HELD_S = 0.12  # a key counts as down for this long after an event: three repeats of most keyboards
+GRIPPER_HELD_S = 1.0  # a gripper key is tapped: time in which the fingers move
+REPEAT_DELAY_S = 0.8  # longer than the delay of any keyboard before the first repeat
 SPEEDS = (0.1, 0.2, 0.35, 0.6, 1.0)
 
 HELP = """Hold a key to move, let go to stop.
@@ -38,11 +36,11 @@ HELP = """Hold a key to move, let go to stop.
 
 
 class Keys:
-    """Which axes and buttons are down, from key events. Times [s] on a monotonic clock.
+    """State of axes and buttons from key events. Times [s] on a monotonic clock.
 
-    A motion key is its own dead-man switch: its first event moves the arm for :data:`KEPT_S`, which
-    is an inch, and
-    repeats keep it moving. The space bar counts as held from its second event on: a tap is no grip.
+    A motion key is its own dead-man switch: its first event moves the arm for :data:`HELD_S`, and
+    repeats keep it moving. The space bar counts as held from its second event on, so that a tap
+    does not.
     """
 
     def __init__(self) -> None:
@@ -51,31 +49,32 @@ class Keys:
             self._stop_until
         ) = -math.inf
         self._gripper_button = OPEN
-        self._space_heard = -math.inf
+        self._space_pressed_at = -math.inf
         self._speed = 1
         self.quit = False
 
     def press(self, key: str, now: float) -> None:
-        """Take a key that went down or repeats."""
+        """Handle a press or a repeat of a key."""
         key = key.lower()
         if key in MOTIONS:
             axis, direction = MOTIONS[key]
             self._axes = [direction if each == axis else 0.0 for each in range(6)]
-            self._motion_until = now + KEPT_S
+            self._motion_until = now + HELD_S
             self._gripper_until = -math.inf
         elif key == " ":
-            if now - self._space_heard <= (KEPT_S if self._hold_until > now else REPEATS_WITHIN_S):
-                self._hold_until = now + KEPT_S
-            self._space_heard = now
+            since = now - self._space_pressed_at
+            if since <= (HELD_S if self._hold_until > now else REPEAT_DELAY_S):
+                self._hold_until = now + HELD_S
+            self._space_pressed_at = now
         elif key in "[]":
             self._gripper_button, self._gripper_until = (
                 (OPEN if key == "[" else CLOSE),
-                now + GRIPPER_KEPT_S,
+                now + GRIPPER_HELD_S,
             )
         elif key == "p":
-            self._resume_until = now + KEPT_S
+            self._resume_until = now + HELD_S
         elif key == "x":
-            self._stop_until = now + KEPT_S
+            self._stop_until = now + HELD_S
             self._motion_until = self._hold_until = self._gripper_until = -math.inf
         elif key in "+=":
             self._speed = min(self._speed + 1, len(SPEEDS) - 1)
@@ -99,5 +98,5 @@ class Keys:
 
     @property
     def speed(self) -> float:
-        """Share of the device's speed."""
+        """Selected share of the device's speed."""
         return SPEEDS[self._speed]

@@ -1,5 +1,5 @@
-"""A second arm leads: its joints, scaled, shifted and kept inside the limits of the contract, are
-where the arm is to be.
+"""Convert the joint states of a leader arm to joint targets: scaled, shifted, and clipped to the
+limits of the contract.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.teleoperation.device import DeviceError, Leader
 
-_TOO_SOON_S, _TOO_LATE_S = 1e-3, 0.2  # between two messages from which a velocity can be computed
+# Bounds of the time between two messages from which a velocity is computed.
+_PERIOD_MIN_S, _PERIOD_MAX_S = 1e-3, 0.2
 
 
 class LeaderArm:
-    """Joint states of a leader as targets (J,) in the order of ``contract.command_joints``. Calls
-    must not overlap.
+    """Convert joint states of a leader to targets (J,) in the order of ``contract.command_joints``.
+    Not thread-safe.
     """
 
     def __init__(self, contract: Contract, leader: Leader) -> None:
@@ -29,8 +30,8 @@ class LeaderArm:
         ]
         self._moves_gripper = bool(contract.gripper and leader.gripper)
         if self._moves_gripper:
-            way = contract.gripper.open - contract.gripper.closed
-            scale = way / (leader.gripper.open - leader.gripper.closed)
+            span = contract.gripper.open - contract.gripper.closed
+            scale = span / (leader.gripper.open - leader.gripper.closed)
             rows.append(
                 (
                     leader.gripper.leader,
@@ -40,9 +41,8 @@ class LeaderArm:
             )
         self._names = [row[0] for row in rows]
         self._scale, self._offset = np.array([row[1:] for row in rows]).T
-        self._before: tuple[float, np.ndarray, np.ndarray] | None = (
-            None  # time, positions, velocities
-        )
+        # Time, positions and velocities of the previous message.
+        self._before: tuple[float, np.ndarray, np.ndarray] | None = None
 
     def read(
         self,
@@ -51,58 +51,58 @@ class LeaderArm:
         velocities: Sequence[float],
         now: float,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return targets (J,) and their velocities; the gripper is NaN where the leader has none.
-        ``None``: values are not finite, or joints are missing.
+        """Return target positions and velocities (J,) [rad, m, per s] from a joint state.
+
+        The gripper is NaN if the leader has none. None if a value is not finite or positions are
+        missing.
 
         Raises:
-            DeviceError: the leader never names a joint that the device file does.
+            DeviceError: the message lacks a joint of the device file.
         """
         if len(positions) != len(names) or not len(names):
             return None
         missing = [name for name in self._names if name not in names]
         if missing:
-            found = f"the leader names {', '.join(names)}, and not {', '.join(missing)}"
-            raise DeviceError(f"{found}: correct motion.joints in the device file")
+            found = f"the leader's joint states name {', '.join(names)}, not {', '.join(missing)}"
+            raise DeviceError(f"{found}; correct motion.joints in the device file")
         order = [list(names).index(name) for name in self._names]
-        place = self._scale * np.asarray(positions, dtype=float)[order] + self._offset
-        if not np.isfinite(place).all():
+        target = self._scale * np.asarray(positions, dtype=float)[order] + self._offset
+        if not np.isfinite(target).all():
             return None
         speed = self._velocity(
-            place,
+            target,
             None if len(velocities) != len(names) else np.asarray(velocities, dtype=float)[order],
             now,
         )
-        count = len(place)
-        inside = np.clip(place, self._limits.lower[:count], self._limits.upper[:count])
-        speed = np.where(
-            inside == place, speed, 0.0
-        )  # a leader beyond a limit holds the joint there
+        count = len(target)
+        inside = np.clip(target, self._limits.lower[:count], self._limits.upper[:count])
+        speed = np.where(inside == target, speed, 0.0)  # a leader beyond a limit holds the joint
         if len(self._limits.names) > count:
             return np.append(inside, np.nan), np.append(speed, 0.0)
         return inside, speed
 
     def too_far(self, target: np.ndarray, measured: np.ndarray) -> str:
-        """Return which joint is too far from its leader for a takeover; empty when none is."""
+        """Return which joint is too far from its leader for a takeover; empty if none is."""
         if self._furthest is None:
             return ""
-        way = np.abs(target - measured)[: self._arm]
-        worst = int(way.argmax())
-        if way[worst] <= self._furthest:
+        distance = np.abs(target - measured)[: self._arm]
+        worst = int(distance.argmax())
+        if distance[worst] <= self._furthest:
             return ""
-        name, here, there = self._limits.names[worst], measured[worst], target[worst]
+        name = self._limits.names[worst]
         return (
-            f"{name} is at {here:.2f} and its leader at {there:.2f}; bring the leader closer"
-            f" than {self._furthest:g}"
+            f"{name} is at {measured[worst]:.2f} and its leader at {target[worst]:.2f}; bring the"
+            f" leader closer than {self._furthest:g}"
         )
 
-    def _velocity(self, place: np.ndarray, given: np.ndarray | None, now: float) -> np.ndarray:
-        """Return the leader's own velocities, or differences of its positions, smoothed over two
-        messages.
+    def _velocity(self, target: np.ndarray, given: np.ndarray | None, now: float) -> np.ndarray:
+        """Return the velocities that the leader reports; without them, smoothed differences of its
+        positions: v = (v_before + (q - q_before) / dt) / 2.
         """
-        before, speed = self._before, np.zeros_like(place)
+        before, speed = self._before, np.zeros_like(target)
         if given is not None and np.isfinite(given).all():
             speed = self._scale * given
-        elif before is not None and _TOO_SOON_S < now - before[0] < _TOO_LATE_S:
-            speed = 0.5 * before[2] + 0.5 * (place - before[1]) / (now - before[0])
-        self._before = (now, place, speed)
+        elif before is not None and _PERIOD_MIN_S < now - before[0] < _PERIOD_MAX_S:
+            speed = 0.5 * before[2] + 0.5 * (target - before[1]) / (now - before[0])
+        self._before = (now, target, speed)
         return speed

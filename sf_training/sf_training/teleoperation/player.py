@@ -1,4 +1,4 @@
-"""Sends a motion to one arm over ROS, and watches the arm and its executor meanwhile."""
+"""Send a motion to one arm over ROS, and monitor the arm and its executor during it."""
 
 from __future__ import annotations
 
@@ -23,34 +23,39 @@ from sf_training.teleoperation.recorded_motion import ReplayError
 from sf_training.teleoperation.replay import Following, Timed
 
 _RATE_HZ = 50.0
-_FOUND_S = 10.0  # wall time in which the arm and its executor answer
-_TAKEN_S = 2.0  # the executor takes over within, or says why not
-_OTHER_CLOCK_S = 3600.0  # apart: not the same clock, and no clock that is merely wrong
-_STANDS_S = 2.0  # a clock that does not move for longer
-_SETTLES_S = 0.5  # after the last command the arm is still watched
-# a replay continues after a shorter stall, as of a busy computer; after a longer one somebody may
-# have come near
+_DISCOVERY_S = 10.0  # wall time in which arm and executor must respond
+_TAKEOVER_S = 2.0  # time in which the executor must give control to the replay
+_OTHER_CLOCK_S = 3600.0  # stamps further apart are on different clocks
+_CLOCK_STOPPED_S = 2.0  # a clock that does not advance for longer has stopped
+_SETTLE_S = 0.5  # the arm is monitored for this long after the last command
+# After a longer stall the replay ends, because a person may have come near. After a shorter one,
+# as on a busy computer, it continues.
 _SILENT_S = 1.0
-_MOVING = 0.05  # share of a joint's top speed above which the arm does not stand
+_MOVING = 0.05  # share of a joint's velocity limit above which the arm is moving
 
 
 class ReplayAborted(RuntimeError):
-    """The replay ended before its end; one sentence."""
+    """The replay was aborted; the message is one sentence."""
 
 
 class Player(Node):
-    """Sends commands to the executor of one arm and receives its status; the caller spins it."""
+    """Send commands to the executor of one arm and receive its status; the caller spins it.
+
+    Attributes:
+        followed_at: when the executor last reported that the replay has control [s]; None before.
+        ended: why the replay lost control, other than for silence; None if it did not.
+        silences: how often commands were late, so that the arm braked.
+        joints: newest (stamp, positions, velocities); None before the first.
+        on_measured: called with stamp and positions of every joint state.
+    """
 
     def __init__(self, contract: Contract) -> None:
         super().__init__("replay")
         self.contract = contract
         self.status: ExecutorStatus | None = None
         self.followed_at: float | None = None
-        """When the executor last followed the replay [s]; None when it has not yet."""
         self.ended: str | None = None
-        """Why it then did so no more, for however short a time, other than for silence."""
         self.silences = 0
-        """How often commands came too late, so that the arm braked."""
         self.joints: tuple[float, np.ndarray, np.ndarray] | None = None
         self.on_measured: Callable[[float, np.ndarray], None] = lambda stamp, positions: None
         self._reader = JointStates(contract)
@@ -68,16 +73,16 @@ class Player(Node):
         self._spinner.add_node(self)
 
     def now(self) -> float:
-        """Return the arm's time [s]."""
+        """Return the time on the clock of the arm [s]."""
         return 1e-9 * self.get_clock().now().nanoseconds
 
     @property
     def follows(self) -> bool:
-        """Whether the executor follows the replay, as far as its status was received."""
+        """Whether the replay has control, by the newest status of the executor."""
         return self.status is not None and self.status.control_source == ControlSource.REPLAY
 
     def spin(self, seconds: float) -> None:
-        """Answer messages for a moment of real time."""
+        """Handle messages for some seconds of wall time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._spinner.spin_once(timeout_sec=left)
@@ -85,22 +90,29 @@ class Player(Node):
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Wait until a condition is true.
 
+        Args:
+            what: the problem if it does not become true, for the message.
+
         Raises:
-            ReplayError: it did not become true.
+            ReplayError: it did not become true in time.
         """
-        end = time.monotonic() + _FOUND_S
+        end = time.monotonic() + _DISCOVERY_S
         while not condition():
             if time.monotonic() > end:
                 raise ReplayError(
-                    f"{what} within {_FOUND_S:g} s; is the robot running in this ROS domain?"
+                    f"{what} within {_DISCOVERY_S:g} s; check that the robot runs in this ROS"
+                    " domain"
                 )
             self.spin(0.02)
 
     def find_arm(self, clock: str) -> None:
-        """Wait for the executor and for joint states, on the clock that the arm goes by.
+        """Wait for the executor and for joint states, on the clock of the arm.
+
+        Args:
+            clock: "ros" for /clock, "wall", or "auto" to decide by the executor's stamps.
 
         Raises:
-            ReplayError: somebody does not answer, or the arm must not be moved now.
+            ReplayError: the executor, the joint states or the clock are missing.
         """
         topics = self.contract.topics
         self.wait(
@@ -120,14 +132,15 @@ class Player(Node):
         self.wait(lambda: self.joints is not None, f"no joint states on {topics.joint_states}")
         self.wait(
             self._commands.get_subscription_count,
-            f"nobody listens on {topics.replay_command}: the executor is of another version",
+            f"no subscriber on {topics.replay_command}, so the executor is of another version",
         )
 
     def check_free(self) -> None:
-        """Nobody else moves the arm.
+        """Check that the arm is free for the replay.
 
         Raises:
-            ReplayError: somebody does, or the executor follows nobody.
+            ReplayError: another source has control, the executor follows no source, or the arm is
+                moving.
         """
         status = self.status
         if status.state in (
@@ -163,7 +176,7 @@ class Player(Node):
         self._commands.publish(message)
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the node."""
         self._spinner.shutdown()
         self.destroy_node()
 
@@ -191,10 +204,14 @@ def play(
     following: Following,
     on_time: Callable[[float], None] = lambda seconds: None,
 ) -> None:
-    """Send a motion from now on, on the arm's clock, and watch the arm.
+    """Send a motion from now on, on the clock of the arm, and monitor the arm.
+
+    Args:
+        following: judges whether the arm follows.
+        on_time: called with the elapsed time of the motion [s].
 
     Raises:
-        ReplayAborted: the arm does not follow, or the executor does not follow the replay any more.
+        ReplayAborted: the arm does not follow, or the replay lost control.
     """
     problem = ""
 
@@ -205,19 +222,19 @@ def play(
     node.on_measured = judge
     node.followed_at, node.ended = node.now() if node.follows else None, None
     sent, elapsed, before = 0.0, 0.0, node.now()
-    begun = moved = awake = time.monotonic()
+    play_started = clock_advanced = last_check = time.monotonic()
 
-    def stay_awake() -> None:
-        nonlocal awake
-        stood, awake = time.monotonic() - awake, time.monotonic()
-        if stood > _SILENT_S and node.followed_at is not None:
+    def check_stall() -> None:
+        nonlocal last_check
+        stalled, last_check = time.monotonic() - last_check, time.monotonic()
+        if stalled > _SILENT_S and node.followed_at is not None:
             raise ReplayAborted(
-                f"this process stalled for {stood:.2f} s after {elapsed:.1f} s: the executor"
-                " has ended the replay"
+                f"this process stalled for {stalled:.2f} s after {elapsed:.1f} s, so the executor"
+                " ended the replay; reduce the load of this computer"
             )
 
-    while elapsed < motion.duration + _SETTLES_S:
-        stay_awake()
+    while elapsed < motion.duration + _SETTLE_S:
+        check_stall()
         started = time.monotonic()
         if node.now() > sent:  # a simulated clock may tick more slowly than this loop
             sent = node.now()
@@ -226,26 +243,26 @@ def play(
             following.send(sent, positions)
         node.spin(max(0.0, 1.0 / _RATE_HZ - (time.monotonic() - started)))
         now = node.now()
-        stay_awake()  # before the executor is blamed
+        check_stall()  # first, so that the executor is not blamed for a stall of this process
         if now > before:
-            moved = time.monotonic()
-        # The motion continues while the executor follows. A process that stalled continues where it
-        # was, and does not leap.
+            clock_advanced = time.monotonic()
+        # The motion advances while the replay has control. After a stall it continues where it was,
+        # without a jump.
         elapsed, before = elapsed + node.follows * min(max(now - before, 0.0), 4.0 / _RATE_HZ), now
         if problem:
             raise ReplayAborted(
-                f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its way, or"
+                f"the arm does not follow after {elapsed:.1f} s: {problem}; clear its path, or"
                 " replay more slowly"
             )
         if node.ended is not None:
             raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.ended}")
-        if node.followed_at is None and time.monotonic() - begun > _TAKEN_S:
+        if node.followed_at is None and time.monotonic() - play_started > _TAKEOVER_S:
             raise ReplayAborted(f"the executor does not follow the replay: {node.status.reason}")
         if node.followed_at is not None and (lost := now - node.followed_at) > _SILENT_S:
             raise ReplayAborted(
                 f"the executor has not followed it for {lost:.1f} s after {elapsed:.1f} s:"
                 f" {node.status.reason}"
             )
-        if time.monotonic() - moved > _STANDS_S:
-            raise ReplayAborted("the arm's clock does not advance")
+        if time.monotonic() - clock_advanced > _CLOCK_STOPPED_S:
+            raise ReplayAborted("the arm's clock does not advance; start the simulator again")
         on_time(min(elapsed, motion.duration))

@@ -1,4 +1,4 @@
-"""What an episode did with the joints, to be sent again. No ROS."""
+"""Read the joint motion of an episode, to replay it. No ROS."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from sf_training.recording.topics import absolute
 
 Follow = Literal["commanded", "measured"]
 SAMPLE_S = 0.02
-_LONGEST_GAP_S = 0.5  # between two joint states: what the arm did in a longer one nobody knows
+_LONGEST_GAP_S = 0.5  # between two joint states; the motion in a longer gap is unknown
 _NS = 1e-9
 
 
 class ReplayError(ValueError):
-    """The episode cannot be replayed like this; one sentence with the cure."""
+    """The episode cannot be replayed like this; the message is one sentence with the cure."""
 
 
 @dataclass(frozen=True)
 class RecordedMotion:
-    """Joints (N, J) every :data:`SAMPLE_S` from the first joint state on, and in words where they
-    come from.
+    """Joints (N, J) [rad, m] every :data:`SAMPLE_S` from the first joint state on.
+
+    Attributes:
+        described: source of the positions, in words.
     """
 
     positions: np.ndarray
@@ -33,16 +35,16 @@ class RecordedMotion:
 
     @property
     def duration(self) -> float:
-        """Length [s] at the speed at which it was recorded."""
+        """Duration at the recorded speed [s]."""
         return SAMPLE_S * (len(self.positions) - 1)
 
 
 def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     """Read the motion of an episode.
 
-    ``commanded``: the commands to the arm (of the executor, else of the operator), which hold the
-    gripper's grip. Where none was sent, or a joint was further away than its tracking error, the
-    measured joints.
+    With ``commanded``, the commands to the arm (of the executor, else of the operator), because
+    measured positions of a gripper would not hold an object. Where there was no command, or a joint
+    was further from it than its tracking error, the measured joints.
 
     Raises:
         ReplayError: joint states are missing, or have a gap.
@@ -58,26 +60,26 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     if missing:
         names, topic = ", ".join(missing), absolute(topics.joint_states)
         raise ReplayError(
-            f"{reader.path}: {topic}: joint {names} is never named; it cannot be replayed"
+            f"{reader.path}: {topic}: joint {names} is never named; replay another episode"
         )
-    # Arm and gripper may have publishers of their own: what counts is what is known of every joint.
+    # Arm and gripper may have separate publishers: use the time in which every joint is known.
     begin, end = max(stamps[0] for stamps, _ in measured), min(stamps[-1] for stamps, _ in measured)
     gap = _NS * max(float(np.diff(stamps).max(initial=0)) for stamps, _ in measured)
     if gap > _LONGEST_GAP_S:
         raise ReplayError(
-            f"{reader.path}: joint states have a gap of {gap:.2f} s: what the arm did then nobody"
-            " knows; take another episode"
+            f"{reader.path}: joint states have a gap of {gap:.2f} s, in which the motion is"
+            " unknown; replay another episode"
         )
     times = np.arange(begin, end + 1, round(SAMPLE_S / _NS))
     if len(times) < 2:
         raise ReplayError(
-            f"{reader.path}: holds {_NS * (end - begin):.2f} s of joint states, too little to"
-            " replay"
+            f"{reader.path}: holds only {_NS * (end - begin):.2f} s of joint states; replay another"
+            " episode"
         )
-    places = np.stack([np.interp(times, *joint) for joint in measured], axis=-1)
+    positions = np.stack([np.interp(times, *joint) for joint in measured], axis=-1)
     if follow == "measured":
-        return RecordedMotion(places, f"as measured on {absolute(topics.joint_states)}")
-    sent = np.full_like(places, np.nan)
+        return RecordedMotion(positions, f"as measured on {absolute(topics.joint_states)}")
+    sent = np.full_like(positions, np.nan)
     sources = []
     teleoperation = streams[absolute(topics.teleop_command)]
     if len(teleoperation.stamps):
@@ -87,9 +89,10 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     if len(commands.stamps) and command.output == "joint_trajectory":
         _overwrite(sent, _trajectories(commands, names, times))
         sources.insert(0, f"as sent on {absolute(command.topic)}")
-    known = np.isfinite(sent) & (np.abs(sent - places) <= JointLimits.of(contract).tracking_error)
+    tracking_error = JointLimits.of(contract).tracking_error
+    known = np.isfinite(sent) & (np.abs(sent - positions) <= tracking_error)
     described = ", else ".join([*sources, "as measured"])
-    return RecordedMotion(np.where(known, sent, places), described)
+    return RecordedMotion(np.where(known, sent, positions), described)
 
 
 def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
@@ -98,15 +101,13 @@ def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
 
 
 def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return stamps (N,) [ns], rising, and positions (N,) of each joint; empty where it is never
-    named.
-    """
+    """Return increasing stamps (N,) [ns] and positions (N,) of each joint; empty if never named."""
     found = []
     for name in names:
         pairs = [
             (stamp, message.position[list(message.name).index(name)])
             for stamp, message in zip(stream.stamps, stream.messages, strict=True)
-            if name in getattr(message, "name", ())  # commands may be of another type, too
+            if name in getattr(message, "name", ())  # commands may be of another type
         ]
         found.append(tuple(np.array(sorted(pairs)).reshape(-1, 2).T))
     return found
@@ -117,9 +118,9 @@ def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
     that were never named.
     """
     sent = np.full((len(times), len(names)), np.nan)
-    for column, (stamps, places) in enumerate(_by_joint(stream, names)):
+    for column, (stamps, positions) in enumerate(_by_joint(stream, names)):
         if len(stamps):
-            sent[:, column] = np.interp(times, stamps, places, left=np.nan)
+            sent[:, column] = np.interp(times, stamps, positions, left=np.nan)
     return sent
 
 
@@ -142,6 +143,6 @@ def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
         named = list(message.joint_names)
         for column, name in enumerate(names):
             if name in named:
-                places = [point.positions[named.index(name)] for point in message.points]
-                sent[first:last, column] = np.interp(times[first:last], due, places)
+                positions = [point.positions[named.index(name)] for point in message.points]
+                sent[first:last, column] = np.interp(times[first:last], due, positions)
     return sent

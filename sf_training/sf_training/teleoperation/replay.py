@@ -1,5 +1,5 @@
-"""Prepare an episode's motion for a replay: slower or faster, from where the arm is, and
-judged while it runs. No ROS.
+"""Prepare the motion of an episode for replay: time scaling, approach from the current pose, and
+tracking error. No ROS.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from sf_policy_node.motion.arm.workspace import LEAVES_BOX, TOLERANCE, Workspace
 from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError
 
 SPEEDS = (0.1, 2.0)
-_AT_LIMIT = 1.02  # a recorded motion ran at the limits, and its samples are rounded
-# what is that much too fast in places is slowed there; a recorded command may be ahead of what the
-# guard let through
+_AT_LIMIT = 1.02  # tolerance: a recorded motion may be at the limits, and samples are rounded
+# Samples up to this factor above a limit are slowed down; beyond it the replay is refused. Recorded
+# commands may exceed what the guard let through.
 _SLOWED = 1.25
-_SMOOTH = 5  # samples over which a velocity is computed, to average out noise of measured joints
-_EASE_S = 0.4  # in which the replay gets going, and the gripper settles before it
-_SHORTEST_S = 0.5
-_LATE_S = 1.0  # the arm may be this late before its distance counts as an error
-_DELAYS_S = np.arange(0.0, 0.6, 0.02)
+_SMOOTH = 5  # samples over which a velocity is computed, to average the noise of measured joints
+_EASE_S = 0.4  # time in which the replay accelerates, and in which the gripper settles before it
+_SHORTEST_S = 0.5  # duration of an approach
+_LATE_S = 1.0  # delay of the arm up to which its distance is no error
+_DELAYS_S = np.arange(0.0, 0.6, 0.02)  # candidates for the delay in the report
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Joints (N, J) and velocities (N, J) at ``times`` (N,) [s] from 0 on; ``slowed`` [s] longer
-    for the sake of limits.
+    """A motion over time.
+
+    Attributes:
+        times: (N,) [s], from 0 on.
+        positions, velocities: (N, J) [rad, m, per s].
+        slowed: extra duration because of limits [s].
     """
 
     times: np.ndarray
@@ -39,15 +43,17 @@ class Timed:
 
     @property
     def duration(self) -> float:
-        """Return the duration [s]."""
+        """Duration [s]."""
         return float(self.times[-1])
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return joints and velocities (J,) at a time; after the end, the last joints at rest."""
-        place = np.array([np.interp(time, self.times, column) for column in self.positions.T])
+        """Return positions and velocities (J,) at a time; the last positions at rest after the
+        end.
+        """
+        position = np.array([np.interp(time, self.times, column) for column in self.positions.T])
         if time >= self.duration:
-            return place, np.zeros_like(place)
-        return place, np.array(
+            return position, np.zeros_like(position)
+        return position, np.array(
             [np.interp(time, self.times, column) for column in self.velocities.T]
         )
 
@@ -61,7 +67,7 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     """
     low, high = SPEEDS
     if not low <= speed <= high:
-        raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}")
+        raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}; correct it")
     limits, arm = JointLimits.of(contract), len(contract.joints)
     kinematics = Kinematics(contract)
     workspace = Workspace.of(contract, kinematics)
@@ -73,22 +79,22 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     ).any():
         worst = limits.names[int(outside.argmax())]
         raise ReplayError(
-            f"the episode has {worst} {outside.max():.3f} outside its limits in the contract: it is"
-            " not replayed"
+            f"the episode has {worst} {outside.max():.3f} outside its limits in the contract;"
+            " replay another episode"
         )
     positions = np.clip(motion.positions, limits.lower, limits.upper)
     leaves, why = workspace.explain_violation(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
         when = SAMPLE_S * (1 + leaves)
         raise ReplayError(
-            f"after {when:.1f} s of the episode {why}: correct collision in the contract, or take"
+            f"after {when:.1f} s of the episode {why}; correct collision in the contract, or replay"
             " another episode"
         )
     if leaves is not None or workspace.outside(positions[0]) > TOLERANCE:
         when = SAMPLE_S * (1 + (leaves if leaves is not None else -1))
         raise ReplayError(
-            f"the episode has the tool outside workspace after {when:.1f} s: widen workspace, or"
-            " take another episode"
+            f"the episode has the tool outside workspace after {when:.1f} s; widen workspace, or"
+            " replay another episode"
         )
     shares = _shares(positions, arm, kinematics, limits, workspace.tool_speed)
     share = float(shares.max())
@@ -97,7 +103,7 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
         cure = (
             f"give {fits:g} or less"
             if fits >= low
-            else "the limits in the contract are too low for it"
+            else "raise the limits in the contract, or replay another episode"
         )
         raise ReplayError(
             f"speed: at {speed:g} the arm would have to move at {speed * share:.0%} of a limit of"
@@ -116,8 +122,8 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
 def _shares(
     positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float
 ) -> np.ndarray:
-    """Return for each sample (N,) the share of the tightest speed limit that it needs at the
-    recorded speed: the maximum over a few samples.
+    """Return the share (N,) of the tightest speed limit that each sample needs at the recorded
+    speed; the maximum over neighbouring samples.
     """
     velocities = _velocities(positions)
     joints = (np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max(axis=1)
@@ -131,38 +137,44 @@ def _shares(
 
 
 def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: float) -> Timed:
-    """Straight in the joints from ``start`` (J,) to ``goal``, at ``share`` of the joints' speed at
-    most; the gripper moves at the end.
+    """Return a straight joint motion from ``start`` (J,) to ``goal`` (J,); the gripper moves at the
+    end.
+
+    With t in [0, 1]: q = start + s (goal - start), s = 10 t^3 - 15 t^4 + 6 t^5 (minimum jerk),
+    whose velocity and acceleration are zero at both ends. Its peak velocity is 1.875 (goal - start)
+    / T. Source: Flash and Hogan, J. Neuroscience 5 (1985), equation A.
+
+    Args:
+        share: maximum share of the speed limits of joints and tool.
 
     Raises:
-        ReplayError: the tool would leave the workspace box on the way.
+        ReplayError: the tool would leave the workspace box, or the arm would collide.
     """
     limits, arm = JointLimits.of(contract), len(contract.joints)
-    way = goal - start
-    seconds = 1.875 * float((np.abs(way[:arm]) / (share * limits.velocity[:arm])).max())
+    change = goal - start
+    seconds = 1.875 * float((np.abs(change[:arm]) / (share * limits.velocity[:arm])).max())
     workspace = Workspace.of(contract, Kinematics(contract))
-    tool = workspace.tool_positions(start + np.linspace(0.0, 1.0, 50)[:, None] * way)
+    tool = workspace.tool_positions(start + np.linspace(0.0, 1.0, 50)[:, None] * change)
     path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
     seconds = max(_SHORTEST_S, seconds, 1.875 * path / (share * workspace.tool_speed))
     times = np.arange(0.0, seconds + SAMPLE_S, SAMPLE_S)
     t = np.minimum(times / seconds, 1.0)[:, None]
-    s = t**3 * (10.0 - 15.0 * t + 6.0 * t**2)  # at rest, without a jerk, at both ends
-    positions = start + s * way
-    if len(way) > arm:
+    s = t**3 * (10.0 - 15.0 * t + 6.0 * t**2)
+    positions = start + s * change
+    if len(change) > arm:
         positions[:, arm:] = start[arm:]
-        settle = max(_EASE_S, 1.5 * float(np.abs(way[arm]) / limits.velocity[arm]))
+        settle = max(_EASE_S, 1.5 * float(np.abs(change[arm]) / limits.velocity[arm]))
         times = np.append(times, times[-1] + SAMPLE_S * np.arange(1, 1 + int(settle / SAMPLE_S)))
         positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
     leaves, why = workspace.explain_violation(positions[0], positions[1:])
     if leaves is not None and why != LEAVES_BOX:
         raise ReplayError(
-            f"on the straight way to the beginning of the episode {why}: move the arm closer by"
-            " hand"
+            f"on the straight path to the start of the episode {why}; move the arm closer by hand"
         )
     if leaves is not None:
         raise ReplayError(
-            "the straight way to the beginning of the episode leads the tool out of workspace: move"
-            " the arm closer by hand"
+            "the straight path to the start of the episode leaves workspace; move the arm closer by"
+            " hand"
         )
     velocities = np.gradient(positions, times, axis=0)
     velocities[:, arm:] = 0.0
@@ -170,78 +182,79 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
 
 
 class Following:
-    """Checks whether the arm follows its commands, and how well it did in the end.
+    """Check that the arm follows its commands, and report the tracking error.
 
     Args:
-        furthest: times ``joints[].tracking_error`` that a joint may be from everywhere it was to be
-            within the last second.
+        furthest: allowed distance of a joint from its commands of the last second, in multiples of
+            ``joints[].tracking_error``.
     """
 
     def __init__(self, contract: Contract, furthest: float = 1.0) -> None:
         self._contract = contract
         self._limits, self._arm = JointLimits.of(contract), len(contract.joints)
         self._furthest = furthest
-        self._wanted: list[tuple[float, np.ndarray]] = []
+        self._commanded: list[tuple[float, np.ndarray]] = []
         self._measured: list[tuple[float, np.ndarray]] = []
 
-    def send(self, now: float, wanted: np.ndarray) -> None:
-        """Record that the arm was commanded to these joints (J,)."""
-        self._wanted.append((now, wanted))
+    def send(self, now: float, commanded: np.ndarray) -> None:
+        """Record a command (J,)."""
+        self._commanded.append((now, commanded))
 
     def measure(self, stamp: float, positions: np.ndarray) -> str:
         """Compare measured joints (J,) with the commands; return why the replay must end, or an
         empty text.
         """
         if (
-            not self._wanted
-            or stamp < self._wanted[0][0]
+            not self._commanded
+            or stamp < self._commanded[0][0]
             or (self._measured and stamp <= self._measured[-1][0])
         ):
             return ""
         self._measured.append((stamp, positions))
         recent = []
-        for sent, wanted in reversed(self._wanted):
+        for sent, commanded in reversed(self._commanded):
             if sent < stamp - _LATE_S:
                 break
-            recent.append(wanted[: self._arm])
+            recent.append(commanded[: self._arm])
         if not recent:
             return ""
-        # Anywhere between the commands of the last second the arm is late, not lost.
-        places = np.array(recent)
-        here = positions[: self._arm]
-        away = np.maximum(np.maximum(places.min(axis=0) - here, here - places.max(axis=0)), 0.0)
+        # A joint between its commands of the last second is late, but follows.
+        lowest, highest = np.min(recent, axis=0), np.max(recent, axis=0)
+        measured = positions[: self._arm]
+        away = np.maximum(np.maximum(lowest - measured, measured - highest), 0.0)
         share = away / (self._furthest * self._limits.tracking_error[: self._arm])
         worst = int(share.argmax())
         return (
-            f"{self._limits.names[worst]} is {away[worst]:.2f} from where it was commanded to be"
+            f"{self._limits.names[worst]} is {away[worst]:.2f} from its command"
             if share[worst] > 1.0
             else ""
         )
 
     def report(self) -> dict:
-        """Delay [s] of the arm behind its commands, and the remaining error without it,
-        per joint and of the tool.
+        """Return the delay of the arm behind its commands [s], and the tracking error after
+        compensating it, per joint [rad, m] and of the tool [m]; empty with too few samples.
 
-        Empty when too little was measured. Joints in rad or m, the tool in m.
+        With measured q(t), commanded c(t) and velocity limits v, the delay d minimises the mean of
+        ((q(t) - c(t - d)) / v)^2.
         """
-        if len(self._measured) < 10 or len(self._wanted) < 2:
+        if len(self._measured) < 10 or len(self._commanded) < 2:
             return {}
         stamps = np.array([stamp for stamp, _ in self._measured])
         measured = np.array([positions for _, positions in self._measured])
-        sent = np.array([stamp for stamp, _ in self._wanted])
-        wanted = np.array([positions for _, positions in self._wanted])
+        sent = np.array([stamp for stamp, _ in self._commanded])
+        commanded = np.array([positions for _, positions in self._commanded])
 
-        def wanted_at(times: np.ndarray) -> np.ndarray:
-            return np.stack([np.interp(times, sent, column) for column in wanted.T], axis=-1)
+        def commanded_at(times: np.ndarray) -> np.ndarray:
+            return np.stack([np.interp(times, sent, column) for column in commanded.T], axis=-1)
 
         arm = slice(0, self._arm)
         scale = self._limits.velocity[arm]
         spread = [
-            float((((measured - wanted_at(stamps - delay))[:, arm] / scale) ** 2).mean())
+            float((((measured - commanded_at(stamps - delay))[:, arm] / scale) ** 2).mean())
             for delay in _DELAYS_S
         ]
         delay = float(_DELAYS_S[int(np.argmin(spread))])
-        goal = wanted_at(stamps - delay)
+        goal = commanded_at(stamps - delay)
         error = np.abs(measured - goal)
         kinematics = Kinematics(self._contract)
         tool = np.linalg.norm(
@@ -263,7 +276,7 @@ class Following:
 
 
 def _velocities(positions: np.ndarray) -> np.ndarray:
-    """Return velocities (N, J), over a few samples."""
+    """Return velocities (N, J) as differences over :data:`_SMOOTH` samples."""
     if len(positions) <= _SMOOTH:
         return np.gradient(positions, SAMPLE_S, axis=0)
     speeds = (positions[_SMOOTH:] - positions[:-_SMOOTH]) / (_SMOOTH * SAMPLE_S)
@@ -281,7 +294,7 @@ def _eased(positions: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.nda
     passed = np.append(0.0, np.cumsum(SAMPLE_S / np.minimum(rates[:-1], rates[1:])))
     until = min(_EASE_S, passed[-1])
     times = np.arange(0.0, passed[-1] + 0.5 * until + SAMPLE_S, SAMPLE_S)
-    # Time at these rates gets going within `until`.
+    # Constant acceleration of the playback speed from 0 to 1 within `until`.
     eased = np.where(times < until, 0.5 * times**2 / until, times - 0.5 * until)
     recorded = np.interp(eased, passed, grid)
     return times, np.stack([np.interp(recorded, grid, column) for column in positions.T], axis=-1)

@@ -1,9 +1,9 @@
 """``sf_training replay EPISODE``: send an episode to the robot again, through the same guard as a
 policy's chunks.
 
-The arm moves slowly to the start of the episode, then along its motion. Ctrl-C, an operator who
-takes over, a pause, an emergency stop or an arm that does not follow ends it; silence then stops
-the arm.
+The arm moves slowly to the start of the episode, then along its motion. Ctrl-C, a takeover by the
+operator, a pause, an emergency stop or an arm that does not follow ends the replay. No further
+command is sent then, and the executor stops the arm.
 """
 
 from __future__ import annotations
@@ -38,24 +38,22 @@ from sf_training.teleoperation.replay import Following, Timed, approach, at_spee
 
 @dataclass(frozen=True)
 class Settings:
-    """Sends an episode to the robot again, slowly at first, through the executor's guard."""
+    """Send an episode to the robot again through the executor's guard, after a slow approach."""
 
     episode: Annotated[Path, tyro.conf.Positional]
     """Directory of the episode, or its .mcap file."""
     speed: float = 0.5
-    """Times the speed at which it was recorded, 0.1 to 2."""
+    """Factor of the recorded speed, 0.1 to 2."""
     follow: Follow = "commanded"
     """commanded: joints as they were sent to the arm; measured: as they were measured."""
     approach: float = 0.1
-    """Share of the joints' and the tool's top speed on the way to the beginning, at most 0.3."""
+    """Share of the speed limits of joints and tool during the approach, 0.01 to 0.3."""
     furthest: float = 1.0
-    """The arm does not follow when a joint is this many times its tracking_error away from where it
-    was to be.
-    """
+    """Abort when a joint is this many times its tracking_error from its command, 0.1 to 3."""
     contract: Path | None = None
     """Contract of the robot; none: the one in the episode."""
     clock: Literal["auto", "ros", "wall"] = "auto"
-    """ros: the time on /clock, as of a simulated arm; auto: as the executor's own stamps are."""
+    """ros: the time on /clock, as of a simulated arm; auto: decide by the executor's stamps."""
     yes: bool = False
     """Do not ask before the arm moves."""
     report: Path | None = None
@@ -63,8 +61,11 @@ class Settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``sf_training replay``. Exit code 0: replayed to the end; 1: aborted; 2: it
-    cannot be; 130: interrupted.
+    """Replay an episode.
+
+    Returns:
+        The exit code: 0 if replayed to the end, 1 if aborted, 2 if it cannot be replayed, 130 if
+        interrupted.
     """
     settings, console = parse(Settings, argv, "replay"), Console()
     try:
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReplayError as error:
         return _failed(error, 2)
     except KeyboardInterrupt:
-        return _failed("interrupted; nothing more is sent and the arm comes to rest", 130)
+        return _failed("interrupted; no further command is sent and the arm stops", 130)
     finally:
         signal.signal(signal.SIGTERM, before)
         node.close()
@@ -88,9 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMotion, Timed]:
     if not 0.01 <= settings.approach <= 0.3:
-        raise ReplayError(f"approach: {settings.approach:g} is not between 0.01 and 0.3")
+        raise ReplayError(
+            f"approach: {settings.approach:g} is not between 0.01 and 0.3; correct it"
+        )
     if not 0.1 <= settings.furthest <= 3.0:
-        raise ReplayError(f"furthest: {settings.furthest:g} is not between 0.1 and 3")
+        raise ReplayError(f"furthest: {settings.furthest:g} is not between 0.1 and 3; correct it")
     contract = load_contract(settings.contract) if settings.contract else None
     reader = EpisodeReader(settings.episode, contract)
     contract = contract or reader.contract
@@ -103,8 +106,8 @@ def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMo
     )
     if motion.slowed > 0.01:
         console.print(
-            f"{motion.slowed:.2f} s longer than recorded, where it was above a limit of the"
-            " contract"
+            f"slowed down by {motion.slowed:.2f} s, where the recorded motion exceeds a limit of"
+            " the contract"
         )
     return contract, recorded, motion
 
@@ -112,23 +115,26 @@ def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMo
 def _replay(
     node: Player, settings: Settings, recorded: RecordedMotion, motion: Timed, console: Console
 ) -> int:
-    with console.status("looking for the arm"):
+    with console.status("waiting for the arm"):
         node.find_arm(settings.clock)
     node.check_free()
-    way = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
+    start = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
     console.print(
-        f"{way.duration:.1f} s to the beginning, then {motion.duration:.1f} s. Stay out of its"
-        " reach, a hand on the emergency stop."
+        f"{start.duration:.1f} s to the start of the episode, then {motion.duration:.1f} s. Stay"
+        " out of reach of the arm, a hand on the emergency stop."
     )
     if not settings.yes:
         if not sys.stdin.isatty():
-            raise ReplayError("nobody is at the terminal to be asked: give --yes, and mind the arm")
-        if input("Enter moves the arm, anything else does not: ").strip():
-            console.print("nothing was moved")
+            raise ReplayError(
+                "stdin is not a terminal, so nobody can confirm the motion; give --yes, and watch"
+                " the arm"
+            )
+        if input("Press Enter to move the arm, type anything else to cancel: ").strip():
+            console.print("cancelled; the arm was not moved")
             return 0
         node.spin(0.2)
         node.check_free()
-        way = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
+        start = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
     following, aborted = Following(node.contract, settings.furthest), None
     columns = (
         TextColumn("{task.description}"),
@@ -138,14 +144,14 @@ def _replay(
     )
     try:
         with Progress(*columns, console=console) as bar:
-            for what, part, judged in (
-                ("to the beginning", way, Following(node.contract, settings.furthest)),
+            for title, timed, judged in (
+                ("approach", start, Following(node.contract, settings.furthest)),
                 ("replay", motion, following),
             ):
-                task = bar.add_task(what, total=part.duration)
+                task = bar.add_task(title, total=timed.duration)
                 play(
                     node,
-                    part,
+                    timed,
                     judged,
                     lambda seconds, task=task: bar.update(task, completed=seconds),
                 )
@@ -165,8 +171,8 @@ def _replay(
     _show(report, console)
     if node.silences:
         console.print(
-            f"the arm braked {node.silences} times because commands came too late: this computer is"
-            " busy"
+            f"the arm braked {node.silences} times because commands were late; reduce the load of"
+            " this computer"
         )
     if settings.report:
         settings.report.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,4 @@
-"""One device and one arm: turn the operator's input into joint commands while the dead-man
-switch. No ROS.
-"""
+"""Turn the operator's input into joint commands while the dead-man switch is held. No ROS."""
 
 from __future__ import annotations
 
@@ -18,16 +16,16 @@ from sf_training.teleoperation.jog import Jog
 from sf_training.teleoperation.leader import LeaderArm
 from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_motion, twist_motion
 
-_LEADER_AGE_S = 0.2  # a leader that is silent for longer has lost its cable
-_LONGEST_STEP_S = 0.1  # of time that one command covers: a process that stalled does not jump
-_GRIPS = 0.9  # opening below which a gripper whose command nobody knows is taken to hold something
-_TAKES_S = 0.1  # from a joint state to the arm braking: messages, and the lead of the executor
+_LEADER_AGE_S = 0.2  # a leader that is silent for longer is disconnected
+_LONGEST_STEP_S = 0.1  # time that one command covers at most, so that a stall causes no jump
+_GRIPS = 0.9  # below this opening, a gripper with an unknown command is assumed to hold an object
+_REACTION_S = 0.1  # from a joint state to the start of braking: transport, and the executor's lead
 _CENTRED = Motion(np.zeros(6))
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where the joints (J,) are to be and how fast they move then, in the order of
+    """Commanded positions and velocities (J,) [rad, m, per s], in the order of
     ``contract.command_joints``.
     """
 
@@ -36,8 +34,13 @@ class Command:
 
 
 class TeleoperationSession:
-    """Takes the operator's input by ``on_...``; :meth:`command` returns what to send. ``now`` is
-    the time of a monotonic clock [s].
+    """Teleoperation of one arm with one device. ``on_...`` methods take input, :meth:`command`
+    returns what to send. ``now`` is the time on a monotonic clock [s].
+
+    Attributes:
+        problem: fault of the device; empty if there is none.
+        resume_requested: the resume button was pressed.
+        emergency_stop: the emergency-stop button is down.
 
     Raises:
         DeviceError: the device does not fit the robot.
@@ -69,18 +72,18 @@ class TeleoperationSession:
             else device.motion.age_s
         )
         self._down: dict[str, bool] = {}  # gripper and resume buttons
-        self._opening: float | None = None  # asked for in this engagement
+        self._opening: float | None = None  # commanded since the last takeover
         self._sent_gripper: float | None = None
         self._engaged = False
         self._last: np.ndarray | None = None
-        self.problem = ""  # of the device itself
-        self.resume_asked = False
-        self.emergency_stop = False  # the button is down
+        self.problem = ""
+        self.resume_requested = False
+        self.emergency_stop = False
 
-    # ---- what comes in ----
+    # ---- input ----
 
     def on_joy(self, topic: str, axes: Sequence[float], buttons: Sequence[int], now: float) -> None:
-        """Take a Joy of any topic that the device names."""
+        """Take a Joy from any topic of the device."""
         device = self.device
         try:
             if device.dead_man.type == "joy" and topic == device.dead_man.topic:
@@ -91,7 +94,7 @@ class TeleoperationSession:
             if device.gripper and topic == device.gripper.topic:
                 self._on_gripper(buttons)
             if device.resume and topic == device.resume.topic:
-                self.resume_asked |= self._went_down(
+                self.resume_requested |= self._went_down(
                     "resume", pressed(buttons, device.resume.button, topic)
                 )
             if device.emergency_stop and topic == device.emergency_stop.topic:
@@ -115,7 +118,7 @@ class TeleoperationSession:
         velocities: Sequence[float],
         now: float,
     ) -> None:
-        """Joint states of the leader arm."""
+        """Take a joint state of the leader arm."""
         try:
             target = self._leader.read(names, positions, velocities, now)
         except DeviceError as error:
@@ -135,7 +138,7 @@ class TeleoperationSession:
             )
 
     def on_gripper_sent(self, position: float) -> None:
-        """Take the last gripper command: the gripper keeps its grip at a takeover."""
+        """Take the last gripper command, which is held at a takeover so that the grip is kept."""
         if math.isfinite(position):
             self._sent_gripper = position
 
@@ -143,7 +146,7 @@ class TeleoperationSession:
         """End teleoperation until the switch has been released and pressed again."""
         self._switch.trip(reason)
 
-    # ---- what goes out ----
+    # ---- output ----
 
     def command(self, now: float, seconds: float) -> Command | None:
         """Return the next command; None while the switch is open or teleoperation is not allowed.
@@ -153,7 +156,7 @@ class TeleoperationSession:
         """
         if not self._switch.held(now) or self._lost(now):
             self._engaged, self._opening = False, None
-            if self._switch.why_open:  # and not what hindered an earlier grip
+            if self._switch.why_open:  # report the open switch, not an earlier obstacle
                 self._why_not = ""
             return None
         measured = self._measured[1]
@@ -182,34 +185,35 @@ class TeleoperationSession:
 
     @property
     def state(self) -> str:
-        """Return one sentence for the operator."""
+        """State of teleoperation in one sentence for the operator."""
         if self.problem:
             return self.problem
         if self._engaged:
-            return "you lead the arm" + (
+            return "teleoperation has control" + (
                 f": {self._jog.note}" if self._jog and self._jog.note else ""
             )
-        return self._why_not or f"the arm does not listen: {self._switch.why_open}"
+        return self._why_not or f"teleoperation is off: {self._switch.why_open}"
 
-    # ---- how ----
+    # ---- internals ----
 
-    _why_not = ""
+    _why_not = ""  # why the held switch does not give control
 
     def _engage(self, measured: np.ndarray) -> bool:
         if self._leader and (reason := self._leader.too_far(self._leader_target[1], measured)):
             self._why_not = reason
             return False
         if self._jog:
-            # Where a moving arm comes to rest: to be pulled back to where it was grasped would be a
-            # jerk.
+            # Start where a moving arm will stop; starting at its current position would jerk it
+            # back.
             self._jog.begin(
-                measured + self._speed * (_TAKES_S + 0.5 * np.abs(self._speed) / self._acceleration)
+                measured
+                + self._speed * (_REACTION_S + 0.5 * np.abs(self._speed) / self._acceleration)
             )
         self._engaged, self._why_not = True, ""
         return True
 
     def _lost(self, now: float) -> bool:
-        """Something without which nobody can lead is missing."""
+        """Return whether a fault or missing input makes teleoperation impossible."""
         budget = self._contract.budgets.joint_state_age_s
         if self.problem:
             self._why_not = ""
@@ -231,10 +235,8 @@ class TeleoperationSession:
         self._switch.trip(problem)
 
     def _went_down(self, name: str, is_down: bool) -> bool:
-        before, self._down[name] = (
-            self._down.get(name, True),
-            is_down,
-        )  # pressed in its first message is no press
+        # A button that is down in its first message does not count as pressed.
+        before, self._down[name] = self._down.get(name, True), is_down
         return is_down and not before
 
     def _on_gripper(self, buttons: Sequence[int]) -> None:
@@ -262,10 +264,11 @@ class TeleoperationSession:
         gripper = self._contract.gripper
         if gripper is None or gripper.binary:
             return
-        way = self._down.get("open", False) - self._down.get("close", False)
-        if way:
+        direction = self._down.get("open", False) - self._down.get("close", False)
+        if direction:
             rate = gripper.velocity / abs(gripper.open - gripper.closed)
-            self._opening = min(max(self._opening_now() + 0.5 * way * rate * seconds, 0.0), 1.0)
+            opening = self._opening_now() + 0.5 * direction * rate * seconds
+            self._opening = min(max(opening, 0.0), 1.0)
 
     def _opening_now(self) -> float:
         if self._opening is not None:
@@ -273,7 +276,9 @@ class TeleoperationSession:
         return self._contract.gripper.to_opening(self._gripper_target(self._measured[1]))
 
     def _gripper_target(self, measured: np.ndarray) -> float:
-        """Return the gripper target [unit]: as asked for, else the last command or measurement."""
+        """Return the gripper target in its unit: as requested, else the last command, else as
+        measured.
+        """
         gripper = self._contract.gripper
         if self._opening is not None:
             return gripper.to_joint(self._opening)

@@ -1,6 +1,4 @@
-"""Axes and buttons of a ``sensor_msgs/Joy``, and twists, as what they ask for. No ROS: sequences
-in, numbers out.
-"""
+"""Convert axes and buttons of a ``sensor_msgs/Joy``, and twists, to tool motions. No ROS."""
 
 from __future__ import annotations
 
@@ -16,20 +14,20 @@ SLOW = 0.25  # share of the speed while the slow button is down
 
 @dataclass(frozen=True)
 class Motion:
-    """What a hand asks of the tool: ``twist`` (6,), linear [m/s] then angular [rad/s], along the
-    axes of the device's frame.
+    """Requested tool motion: ``twist`` (6,), linear [m/s], then angular [rad/s], in the frame of
+    the device.
     """
 
     twist: np.ndarray
 
     @property
     def centred(self) -> bool:
-        """Whether the twist asks for no motion."""
+        """Whether no motion is requested."""
         return not self.twist.any()
 
 
 def pressed(buttons: Sequence[int], button: int, topic: str) -> bool:
-    """Whether a button is down.
+    """Return whether a button is down.
 
     Raises:
         DeviceError: the device has no such button.
@@ -43,7 +41,7 @@ def pressed(buttons: Sequence[int], button: int, topic: str) -> bool:
 
 
 def stick_motion(device: Device, axes: Sequence[float], buttons: Sequence[int]) -> Motion:
-    """Motion of the tool from a Joy.
+    """Return the tool motion that a Joy requests.
 
     Raises:
         DeviceError: the device lacks an axis or button that its file names.
@@ -63,8 +61,10 @@ def stick_motion(device: Device, axes: Sequence[float], buttons: Sequence[int]) 
 
 
 def twist_motion(device: Device, linear: Sequence[float], angular: Sequence[float]) -> Motion:
-    """Motion of the tool from a Twist: linear (3,), angular (3,). Never faster than the device's
-    speeds.
+    """Return the tool motion that a Twist requests, limited to the speeds of the device.
+
+    Args:
+        linear, angular: (3,) each, in the unit of the device.
     """
     twist: Twist = device.motion
     full = _full(device)
@@ -75,21 +75,21 @@ def twist_motion(device: Device, linear: Sequence[float], angular: Sequence[floa
 
 
 def shaped(deflection: np.ndarray, dead_zone: float, curve: float) -> np.ndarray:
-    """Deflection (6,) in -1 to 1 without its dead zone, finer near the centre, and no longer than 1
-    along and about each direction.
+    """Apply dead zone and curve to a deflection (6,) in -1 to 1.
 
-    What is not finite counts as centred.
+    With deflection x, dead zone z and exponent c: sign(x) (max(|x| - z, 0) / (1 - z))^c. Linear and
+    angular parts (3,) are then shortened to length 1. Values that are not finite count as centred.
     """
     deflection = np.where(np.isfinite(deflection), deflection, 0.0)
     size = np.clip((np.abs(deflection) - dead_zone) / (1.0 - dead_zone), 0.0, 1.0) ** curve
     share = np.sign(deflection) * size
-    for part in (share[:3], share[3:]):  # two sticks at full deflection are not faster than one
-        part /= max(1.0, float(np.linalg.norm(part)))
+    for vector in (share[:3], share[3:]):  # two axes at full deflection are not faster than one
+        vector /= max(1.0, float(np.linalg.norm(vector)))
     return share
 
 
 def off_centre(device: Device, axes: Sequence[float]) -> bool:
-    """Whether a Joy asks for motion; a leader arm's button box never does."""
+    """Return whether a Joy requests motion; the Joy of a leader arm's buttons never does."""
     motion = device.motion
     if isinstance(motion, Leader) or not isinstance(motion, Stick):
         return False

@@ -1,9 +1,8 @@
-"""``ros2 run sf_training teleoperation``: a leader arm, gamepad, SpaceMouse or keyboard moves the
-arm while a switch is held.
+"""``ros2 run sf_training teleoperation``: move the arm with a leader arm, gamepad, SpaceMouse or
+keyboard while a dead-man switch is held.
 
-It publishes ``topics.teleop_command`` and nothing else moves anything: the executor lets the
-commands through the same guard as a policy's. While nobody holds the switch nothing is published,
-and that is what stops the arm.
+The node publishes ``topics.teleop_command``; the executor checks the commands with the same guard
+as those of a policy. While the switch is open nothing is published, and the executor stops the arm.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from sf_policy_node.perception.observation import JointStates
 from sf_training.teleoperation import device as devices
 from sf_training.teleoperation.session import TeleoperationSession
 
-_TELL_S = 0.2  # how often the state for the operator is updated
-_POLICY_S = 2.0  # a policy without a status for longer counts as not following
-_ASK_AGAIN_S = 0.5  # for the executor to answer that the policy waits
-_ANSWER_S = 0.5  # the executor takes over the arm within, or says why not
+_STATE_S = 0.2  # period at which the state for the operator is updated
+_POLICY_S = 2.0  # without a status for longer, the policy is not running
+_RETRY_S = 0.5  # until the pause service of the executor is called again
+_TAKEOVER_S = 0.5  # time in which the executor gives control, or its reason is reported
 
 
 class TeleoperationNode(ManagedNode):
-    """Topics, services and parameters: ``doc/teleoperate.md``."""
+    """Lifecycle node; topics, services and parameters are in ``doc/teleoperate.md``."""
 
     def __init__(self, **options) -> None:
         super().__init__("teleoperation", **options)
@@ -47,20 +46,21 @@ class TeleoperationNode(ManagedNode):
         )
 
     def set_up(self, contract: Contract) -> None:
+        """Configure: load the device, subscribe to it and to the arm."""
         path = self.value("device")
         if not path:
             raise devices.DeviceError(
-                "device: none given; start with --ros-args -p device:=/path/to/gamepad.yaml"
+                "device: is empty; give one with --ros-args -p device:=/path/to/gamepad.yaml"
             )
         device = devices.load_device(path)
         self._contract, self._device = contract, device
         self._session = TeleoperationSession(contract, device)
         self._joints = JointStates(contract)
         self._executor: ExecutorStatus | None = None
-        self._told, self._since, self._before = "", None, None
+        self._reported, self._engaged_at, self._before = "", None, None
         self._policy_until = -math.inf
         self._followed = self._waits = self._stopping = False
-        self._ask_again = -math.inf
+        self._retry_at = -math.inf
         topics = contract.topics
         self._commands = self.publisher(JointState, topics.teleop_command, QoSProfile(depth=1))
         self._state = self.publisher(String, "~/state", LATCHED)
@@ -68,8 +68,8 @@ class TeleoperationNode(ManagedNode):
             self.publisher(Bool, topics.emergency_stop, LATCHED) if device.emergency_stop else None
         )
         for topic in self._joy_topics():
-            # Best effort hears every publisher; a lost message is made good by the next one, and
-            # silence opens the switch.
+            # Best effort matches every publisher. The next message replaces a lost one, and silence
+            # opens the switch.
             self.subscribe(
                 Joy,
                 topic,
@@ -91,21 +91,24 @@ class TeleoperationNode(ManagedNode):
             self.destroy_service, self.create_service(Trigger, "~/resume", self._on_resume)
         )
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
-        for seconds, callback in ((1.0 / device.rate_hz, self._on_tick), (_TELL_S, self._tell)):
+        timers = ((1.0 / device.rate_hz, self._on_tick), (_STATE_S, self._report_state))
+        for seconds, callback in timers:
             self.resources.callback(
                 self.destroy_timer, self.create_timer(seconds, callback, clock=real_time)
             )
 
     def start(self) -> None:
+        """Activate: the switch must be released once before it counts."""
         self._session.trip("teleoperation was started")
         self.get_logger().info(
             f"{self._device.name}: active; commands go to {self._contract.topics.teleop_command}"
         )
 
     def stop(self) -> None:
+        """Deactivate: end teleoperation."""
         self._session.trip("teleoperation was stopped")
 
-    # ---- what comes in ----
+    # ---- input ----
 
     def _joy_topics(self) -> list[str]:
         device = self._device
@@ -131,8 +134,8 @@ class TeleoperationNode(ManagedNode):
             )
 
     def _subscribe_gripper(self) -> None:
-        """Subscribe to the gripper's commands, so that it keeps its grip at a takeover. Goals of an
-        action cannot be received.
+        """Subscribe to the gripper's commands, to keep its grip at a takeover. Goals of an action
+        cannot be subscribed to.
         """
         command, reliable = self._contract.command, QoSProfile(depth=5)
         if self._contract.gripper is None:
@@ -191,8 +194,8 @@ class TeleoperationNode(ManagedNode):
         if message.state == ExecutorStatus.TELEOPERATION:
             self._followed = True
         elif self._followed or message.state in (ExecutorStatus.STOPPED, ExecutorStatus.INACTIVE):
-            # It stopped for a reason: going on at once would push the arm into whatever stopped it.
-            self._session.trip(f"the executor says: {message.reason or 'not active'}")
+            # Continuing at once would push the arm into whatever stopped it.
+            self._session.trip(f"the executor reports: {message.reason or 'not active'}")
 
     def _on_policy(self, message: PolicyStatus) -> None:
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
@@ -200,13 +203,16 @@ class TeleoperationNode(ManagedNode):
 
     def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._session.engaged:
-            response.success, response.message = False, "you hold the arm; let go first"
+            response.success, response.message = (
+                False,
+                "teleoperation has control; release the dead-man switch first",
+            )
         else:
             self._resume()
             response.success, response.message = True, "the policy may continue"
         return response
 
-    # ---- what goes out ----
+    # ---- output ----
 
     def _on_tick(self) -> None:
         now, engaged = self.now(), self._session.engaged
@@ -215,25 +221,22 @@ class TeleoperationNode(ManagedNode):
         if not self.running:
             return
         command = self._session.command(time.monotonic(), seconds)
-        if self._session.resume_asked:
-            self._session.resume_asked = False
+        if self._session.resume_requested:
+            self._session.resume_requested = False
             if command is None:
                 self._resume()
         if command is None:
             if engaged:
-                self._tell()
+                self._report_state()
             return
         if not engaged:
-            self._followed, self._waits, self._since = False, False, time.monotonic()
-            self._ask_again = -math.inf
-            self._tell()
+            self._followed, self._waits, self._engaged_at = False, False, time.monotonic()
+            self._retry_at = -math.inf
+            self._report_state()
         if self._device.policy_waits and not self._waits and self._policy_follows():
-            self._let_policy_wait(True)
-        if (
-            seconds <= 0.0
-            # a simulated clock ticks more slowly than this timer, and its last moment was commanded
-            # already
-        ):
+            self._set_policy_waits(True)
+        # A simulated clock can tick more slowly than this timer; its time was commanded already.
+        if seconds <= 0.0:
             return
         message = JointState(
             header=Header(stamp=to_stamp(now)), name=list(self._contract.command_joints)
@@ -245,47 +248,52 @@ class TeleoperationNode(ManagedNode):
         self._commands.publish(message)
 
     def _policy_follows(self) -> bool:
-        """Whether a policy has an instruction and would continue when the operator releases the
-        switch.
+        """Return whether a policy has an instruction and would continue when the switch is
+        released.
         """
         executing = self._executor is not None and self._executor.state == ExecutorStatus.EXECUTING
         return executing or time.monotonic() < self._policy_until
 
     def _resume(self) -> None:
-        self._let_policy_wait(False)
+        self._set_policy_waits(False)
         self.get_logger().info("the policy may continue")
 
-    def _let_policy_wait(self, waits: bool) -> None:
-        """Ask the executor to pause or resume; ask again while an operator has control."""
-        if waits and time.monotonic() < self._ask_again:
+    def _set_policy_waits(self, waits: bool) -> None:
+        """Call the executor's pause service; retried while teleoperation has control."""
+        if waits and time.monotonic() < self._retry_at:
             return
         if not self._pause.service_is_ready():
             if waits:
                 self._warn(
                     f"the policy does not wait: there is no service {self._pause.srv_name}; it may"
-                    " move the arm once you let go"
+                    " move the arm after you release the switch"
                 )
             return
 
-        def answered(future) -> None:
+        def on_response(future) -> None:
             response = future.result()
             if response is not None and response.success:
                 self._waits = waits
             elif waits:
                 why = response.message if response else "no answer"
-                self._warn(f"the policy does not wait: {why}; it may move the arm once you let go")
+                self._warn(
+                    f"the policy does not wait: {why}; it may move the arm after you release the"
+                    " switch"
+                )
 
-        self._ask_again = time.monotonic() + _ASK_AGAIN_S
-        self._pause.call_async(SetBool.Request(data=waits)).add_done_callback(answered)
+        self._retry_at = time.monotonic() + _RETRY_S
+        self._pause.call_async(SetBool.Request(data=waits)).add_done_callback(on_response)
 
     def _warn(self, sentence: str) -> None:
         self.get_logger().warning(sentence, throttle_duration_sec=2.0)
 
-    def _tell(self) -> None:
+    def _report_state(self) -> None:
+        """Publish and log the state for the operator if it changed."""
         session, sentence = self._session, self._session.state
-        if session.engaged and not self._followed and time.monotonic() - self._since > _ANSWER_S:
+        waiting = session.engaged and not self._followed
+        if waiting and time.monotonic() - self._engaged_at > _TAKEOVER_S:
             why = (
-                f"says: {self._executor.reason}"
+                f"reports: {self._executor.reason}"
                 if self._executor
                 else f"is silent on {self._contract.topics.executor_status}"
             )
@@ -296,14 +304,14 @@ class TeleoperationNode(ManagedNode):
                 if self._device.resume is None
                 else "; the policy waits for the resume button"
             )
-        if sentence != self._told:
-            self._told = sentence
+        if sentence != self._reported:
+            self._reported = sentence
             self.get_logger().info(sentence)
             self._state.publish(String(data=sentence))
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point of ``ros2 run sf_training teleoperation``."""
+    """Run the node until it is interrupted."""
     sys.exit(run(TeleoperationNode, args))
 
 

@@ -1,1 +1,1 @@
-"""Episodes for the eye: HTML, MP4 and a Foxglove layout. No ROS here."""
+"""Show episodes as HTML or MP4, and write Foxglove layouts. No ROS here."""

@@ -1,4 +1,4 @@
-"""``sf_training view``: an episode as HTML or MP4, or a Foxglove layout for its robot."""
+"""``sf_training view``: write an episode as HTML or MP4, or a Foxglove layout for a robot."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from sf_training.view.player import player
 
 @dataclass(frozen=True)
 class Settings:
-    """Look at an episode: a page with film, curves and timeline (.html), or a film of all that
-    (.mp4).
+    """Show an episode: a page with video, curves and timeline (.html), or all in one video (.mp4).
 
     With a contract (.yaml) instead of an episode: a Foxglove layout for that robot (.json).
     """
@@ -42,11 +41,11 @@ class Settings:
     the bag.
     """
     width: int = 1080
-    """Of the film [pixels]."""
+    """Width of the video [pixels]."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     settings = parse(Settings, argv, "view")
     try:
         path = view(settings, Console())
@@ -61,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def view(settings: Settings, console: Console) -> Path:
-    """Write what the name of the output asks for; returns its path.
+    """Write the file whose format the ending of ``out`` chooses; return its path.
 
     Raises:
-        BagError, ContractError: the input cannot be used, or the output's name ends otherwise.
+        BagError, ContractError: the input cannot be used, or the ending is unknown.
     """
     robot = settings.episode.suffix in (".yaml", ".yml")
     out = settings.out or Path("out/view") / (

@@ -1,6 +1,4 @@
-"""The curves and the timeline of an episode, drawn with matplotlib so that a cursor can be laid
-over them.
-"""
+"""Draw curves and timeline of an episode with matplotlib; players lay a cursor over them."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from matplotlib.figure import Figure
 from sf_training.view.episode import Episode
 from sf_training.view.page import COLOURS
 
-LEFT, RIGHT = 0.125, 0.985  # where the time axis begins and ends, as shares of the width
+LEFT, RIGHT = 0.125, 0.985  # start and end of the time axis, as shares of the width
 CONTROL = {
     "nobody": "#c9ced6",
     "policy": "#0072b2",
@@ -32,16 +30,16 @@ _STYLE = {
     "xtick.color": "#5d6878",
     "ytick.color": "#5d6878",
 }
-_ROW = 0.52  # inches a joint
-_TRACK = 0.2  # inches a stream
+_ROW = 0.52  # inches per joint
+_TRACK = 0.2  # inches per stream
 
 
 def draw(episode: Episode, width: float) -> Figure:
-    """One row a joint (measured, commanded dashed), then the timeline: a tick for every message,
-    and who moved the arm.
+    """Draw one row per joint (measured solid, commanded dashed), then the timeline: a tick for
+    every message, and the control source.
 
     Args:
-        width: in inches; the height follows from what there is to show.
+        width: in inches; the height depends on the number of rows.
     """
     tracks = list(episode.arrivals)
     lower = _TRACK * (len(tracks) + 1 + bool(episode.control))
@@ -64,7 +62,7 @@ def draw(episode: Episode, width: float) -> Figure:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an SVG element whose text can be searched."""
+    """Return the figure as an SVG element with searchable text."""
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
@@ -73,7 +71,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def to_pixels(figure: Figure, width: int) -> np.ndarray:
-    """The figure as (H, width, 3) uint8 RGB."""
+    """Return the figure as (H, width, 3) uint8 RGB."""
     figure.set_dpi(width / figure.get_size_inches()[0])
     figure.set_facecolor("white")
     figure.canvas.draw()
@@ -93,7 +91,7 @@ def _joint(axes, episode: Episode, row: int) -> None:
             drawstyle="steps-post",
         )
     low, high = axes.get_ylim()
-    if high - low < 0.02:  # noise of a joint that stands still is not blown up
+    if high - low < 0.02:  # do not enlarge the noise of a joint that does not move
         axes.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
     unit = episode.reader.contract.columns.commands[row].unit
     axes.set_ylabel(
@@ -110,36 +108,36 @@ def _joint(axes, episode: Episode, row: int) -> None:
 
 def _timeline(axes, episode: Episode, tracks: list[str]) -> None:
     names = list(tracks)
-    for place, name in enumerate(tracks):
-        axes.vlines(episode.arrivals[name], place - 0.36, place + 0.36, color="#5d6878", lw=0.6)
+    for track, name in enumerate(tracks):
+        axes.vlines(episode.arrivals[name], track - 0.36, track + 0.36, color="#5d6878", lw=0.6)
     if episode.control:
-        place = len(names)
-        names.append("who moves the arm")
+        track = len(names)
+        names.append("control source")
         for begin, end, who in episode.control:
             axes.barh(
-                place, end - begin, left=begin, height=0.72, color=CONTROL.get(who, "#8c6d31")
+                track, end - begin, left=begin, height=0.72, color=CONTROL.get(who, "#8c6d31")
             )
             if end - begin > 0.08 * episode.duration_s:
                 axes.text(
                     begin + 0.005 * episode.duration_s,
-                    place,
+                    track,
                     who,
                     va="center",
                     fontsize=7,
                     color="white" if who != "nobody" else "#1b2430",
                 )
-    place = len(names)
+    track = len(names)
     names.append("events")
     free_from = -1.0
     for event in episode.events:
-        axes.plot([event.at], [place], marker="v", ms=5, color="#b3261e", clip_on=False)
+        axes.plot([event.at], [track], marker="v", ms=5, color="#b3261e", clip_on=False)
         if event.at >= free_from:
             text = event.text if len(event.text) < 46 else event.text[:45] + "…"
             late = (
                 event.at > 0.75 * episode.duration_s
-            )  # the text would leave the drawing on the right
+            )  # else the text would end outside the figure
             at = event.at + (-0.008 if late else 0.008) * episode.duration_s
-            axes.text(at, place, text, va="center", ha="right" if late else "left", fontsize=7)
+            axes.text(at, track, text, va="center", ha="right" if late else "left", fontsize=7)
             free_from = event.at + (0.02 + 0.0095 * len(text)) * episode.duration_s
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)

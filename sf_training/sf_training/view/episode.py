@@ -1,4 +1,4 @@
-"""What is shown of an episode: its clock, its joints, when its messages came, and what happened."""
+"""Load what is shown of an episode: joints, message times, control source and events."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.synchronisation import JointStream
 from sf_training.recording.topics import absolute
 
-SOURCES = (
-    "nobody",
-    "policy",
-    "teleoperation",
-    "replay",
-    "way home",
-)  # of sf_msgs/ControlSource, in the order of its constants
+# In the order of the constants of sf_msgs/ControlSource.
+SOURCES = ("nobody", "policy", "teleoperation", "replay", "way home")
 _FPS_MAX = 60.0
-_LONGEST_S = 86_400.0
+_LONGEST_S = 86_400.0  # images that span a longer time have a wrong stamp
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened ``at`` [s from the start]."""
+    """An event at time ``at`` [s after the first image]."""
 
     at: float
     text: str
@@ -34,7 +29,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Curve:
-    """Joints over time: ``times`` (N,) [s from the start], ``positions`` (N, J) [rad, m]."""
+    """Joints over time: ``times`` (N,) [s after the first image], ``positions`` (N, J) [rad, m]."""
 
     times: np.ndarray
     positions: np.ndarray
@@ -42,11 +37,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode, ready to be drawn.
+    """An episode, ready to be drawn. Times are in seconds after the first image.
 
-    ``indices`` (F, V) of the image messages at F moments, ``fps`` apart; ``arrivals`` are the times
-    of every stream; ``control`` are stretches (from, to, who moved the arm); all times in seconds
-    from the first image.
+    Attributes:
+        fps: rate of the video [Hz].
+        indices: (F, V) message index of each camera in each video frame.
+        commanded: None if there are no commands.
+        arrivals: stream to message times.
+        control: (from, to, control source).
     """
 
     reader: EpisodeReader
@@ -62,10 +60,10 @@ class Episode:
 
 
 def load(reader: EpisodeReader) -> Episode:
-    """Read everything but the pixels.
+    """Read everything except pixels.
 
     Raises:
-        BagError: the joints cannot be read.
+        BagError: the joints cannot be read, or a stamp is wrong.
     """
     contract, topics = reader.contract, reader.contract.topics
     cameras = {absolute(camera.topic): f"{camera.name} camera" for camera in contract.cameras}
@@ -75,12 +73,12 @@ def load(reader: EpisodeReader) -> Episode:
         absolute(topics.expert_chunk): "expert's chunks",
         absolute(topics.action_chunk): "policy's chunks",
     }
-    happenings = [
+    event_topics = [
         absolute(name)
         for name in (topics.instruction, topics.control_source, topics.emergency_stop)
     ]
     read = with_one_clock(
-        reader.read([*cameras, *others, *happenings]), [*cameras, absolute(topics.joint_states)]
+        reader.read([*cameras, *others, *event_topics]), [*cameras, absolute(topics.joint_states)]
     )
     stamps = [np.sort(read[topic].stamps) for topic in cameras]
     start, end = min(int(each[0]) for each in stamps), max(int(each[-1]) for each in stamps)
@@ -100,7 +98,7 @@ def load(reader: EpisodeReader) -> Episode:
             start,
         )
     except ValueError as error:
-        raise BagError(f"{reader.path}: {error}; say which is which in bags.joints") from None
+        raise BagError(f"{reader.path}: {error}; map the names in bags.joints") from None
     given = command_topic(reader)
     commands = (
         None
@@ -127,7 +125,7 @@ def load(reader: EpisodeReader) -> Episode:
 
 
 def _rate(cameras: list[np.ndarray]) -> float:
-    """Of the quickest camera, by its median period [Hz]."""
+    """Return the rate of the fastest camera, by its median period [Hz]."""
     periods = [float(np.median(np.diff(stamps))) * 1e-9 for stamps in cameras if len(stamps) > 1]
     return float(
         np.clip(round(1.0 / max(min(periods, default=1.0), 1.0 / _FPS_MAX), 2), 1.0, _FPS_MAX)
@@ -135,7 +133,9 @@ def _rate(cameras: list[np.ndarray]) -> float:
 
 
 def _shown(stamps: np.ndarray, moments: np.ndarray, fps: float) -> np.ndarray:
-    """The newest message at each moment, or half a frame after it; before the first one that."""
+    """Return the index of the newest message up to half a frame after each moment; the first
+    message before that.
+    """
     order = np.argsort(stamps, kind="stable")
     newest = np.searchsorted(stamps[order], moments + round(0.5e9 / fps), side="right") - 1
     return order[np.maximum(newest, 0)]
@@ -147,7 +147,7 @@ def _curve(joints: JointStream, stamps: np.ndarray, start: int) -> Curve:
 
 
 def _control(stream: Stream, start: int, duration: float) -> list[tuple[float, float, str]]:
-    """Who moved the arm, from change to change."""
+    """Return the control source between changes, as (from, to, source)."""
     changes = sorted(
         (max(0.0, (int(stamp) - start) * 1e-9), message.source)
         for stamp, message in zip(stream.stamps, stream.messages, strict=True)
@@ -165,10 +165,10 @@ def _events(
 ) -> list[Event]:
     contract = reader.contract
     found = []
-    said = read[absolute(contract.topics.instruction)]
+    instructions = read[absolute(contract.topics.instruction)]
     found += [
         Event((int(stamp) - start) * 1e-9, f"“{message.data}”")
-        for stamp, message in zip(said.stamps, said.messages, strict=True)
+        for stamp, message in zip(instructions.stamps, instructions.messages, strict=True)
     ]
     stops = read[absolute(contract.topics.emergency_stop)]
     found += [

@@ -1,5 +1,5 @@
-"""MP4 of an episode: cameras side by side, and below them, if wanted, the curves with a moving
-cursor.
+"""Write an MP4 of an episode: cameras side by side, and optionally the curves with a moving
+cursor below.
 """
 
 from __future__ import annotations
@@ -21,21 +21,17 @@ _INK, _CURSOR = (36, 36, 27), (179, 38, 30)
 
 
 def side_by_side(episode: Episode, width: int) -> Iterator[np.ndarray]:
-    """(H, width, 3) uint8 for every moment: all cameras at one height, their names in the
-    corners.
-    """
+    """Yield video frames (H, width, 3) uint8 RGB: all cameras at one height, with names."""
     cameras = episode.reader.contract.cameras
     height = int(width / sum(camera.width / camera.height for camera in cameras))
     edges = np.round(
         np.cumsum([0.0] + [camera.width / camera.height for camera in cameras]) * height
     ).astype(int)
     edges[-1] = width
-    places = {camera.name: view for view, camera in enumerate(cameras)}
-    rows: list[list[np.ndarray]] = [
-        [] for _ in cameras
-    ]  # cameras take turns as they lie in the bag
+    views = {camera.name: view for view, camera in enumerate(cameras)}
+    waiting: list[list[np.ndarray]] = [[] for _ in cameras]  # cameras alternate irregularly
     for name, pixels in images_in_rows(episode.reader, episode.indices):
-        view = places[name]
+        view = views[name]
         size = (int(edges[view + 1] - edges[view]), height)
         narrower = size[0] < pixels.shape[1]
         small = cv2.resize(
@@ -45,13 +41,15 @@ def side_by_side(episode: Episode, width: int) -> Iterator[np.ndarray]:
             cv2.putText(
                 small, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA
             )
-        rows[view].append(small)
-        while all(rows):
-            yield np.concatenate([waiting.pop(0) for waiting in rows], axis=1)
+        waiting[view].append(small)
+        while all(waiting):
+            yield np.concatenate([frames.pop(0) for frames in waiting], axis=1)
 
 
 def with_curves(episode: Episode, width: int) -> Iterator[np.ndarray]:
-    """The same with a caption above, and the curves with a cursor below."""
+    """Yield the frames of :func:`side_by_side` with a caption above, and curves with a cursor
+    below.
+    """
     curves = to_pixels(draw(episode, width / 100), width)
     for number, cameras in enumerate(side_by_side(episode, width)):
         at = number / episode.fps
@@ -69,9 +67,7 @@ def with_curves(episode: Episode, width: int) -> Iterator[np.ndarray]:
 
 
 def write_film(path: Path, frames: Iterator[np.ndarray], fps: float) -> int:
-    """Encode frames as H.264, playable in browsers; returns how many there were. OSError passes
-    through.
-    """
+    """Encode frames as H.264 for browsers; return their number. OSError passes through."""
     count = 0
     rate = Fraction(fps).limit_denominator(1000)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -79,7 +75,8 @@ def write_film(path: Path, frames: Iterator[np.ndarray], fps: float) -> int:
             "libx264", rate=rate, options={"crf": "23", "preset": "veryfast"}
         )
         for rgb in frames:
-            even = rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]  # H.264 in 4:2:0
+            # yuv420p needs an even width and height.
+            even = rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
             if not count:
                 stream.height, stream.width = even.shape[:2]
                 stream.pix_fmt = "yuv420p"

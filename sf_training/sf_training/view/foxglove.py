@@ -1,5 +1,5 @@
-"""A Foxglove layout for a robot: the arm in 3D with its markers, cameras, joints, commands and
-states. MCAP episodes and live topics open in it as they are.
+"""Make a Foxglove layout for a robot: the arm in 3D with its markers, cameras, joints, commands and
+states. It shows MCAP episodes and live topics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def layout(contract: Contract) -> dict:
     topics = contract.topics
     panels: dict[str, dict] = {}
     panels["3D!arm"] = _scene(contract.base_frame)
-    pictures = ["3D!arm"]
+    left_panels = ["3D!arm"]
     for camera in contract.cameras:
         mode = {"imageTopic": absolute(camera.topic)}
         if camera.info_topic:
@@ -25,7 +25,7 @@ def layout(contract: Contract) -> dict:
             "imageMode": mode,
             "foxglovePanelTitle": f"{camera.name} camera",
         }
-        pictures.append(f"Image!{camera.name}")
+        left_panels.append(f"Image!{camera.name}")
     measured, commanded = absolute(topics.joint_states), absolute(topics.teleop_command)
     panels["Plot!joints"] = _plot(
         "Joints: measured, and the operator's commands",
@@ -55,7 +55,7 @@ def layout(contract: Contract) -> dict:
             }
             for topic, field, label in (
                 (absolute(topics.instruction), "data", "instruction"),
-                (absolute(topics.control_source), "source", "who moves the arm"),
+                (absolute(topics.control_source), "source", "control source"),
                 (absolute(topics.policy_status), "state", "policy"),
                 (absolute(topics.executor_status), "state", "executor"),
                 (absolute(topics.emergency_stop), "data", "emergency stop"),
@@ -88,7 +88,7 @@ def layout(contract: Contract) -> dict:
         "globalVariables": {},
         "userNodes": {},
         "playbackConfig": {"speed": 1},
-        "layout": _split("row", _column(pictures), curves, 45),
+        "layout": _split("row", _column(left_panels), curves, 45),
     }
 
 
@@ -146,7 +146,7 @@ def _split(direction: str, first, second, percentage: int) -> dict:
 
 
 def _column(names: list[str]):
-    """Panels above each other, of equal height."""
+    """Stack panels of equal height."""
     if len(names) == 1:
         return names[0]
     return _split("column", names[0], _column(names[1:]), round(100 / len(names)))

@@ -1,4 +1,4 @@
-"""The look of our HTML pages: one file, no network, readable on paper and by screen readers."""
+"""Build self-contained HTML pages that work without network, on paper and with screen readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-# Told apart by people who see no red or green, too (after Okabe and Ito); one colour a joint.
+# One colour per joint, distinguishable with colour blindness (after Okabe and Ito).
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -67,7 +67,7 @@ button[aria-pressed=true]{background:var(--ink);color:#fff}
 
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
-    """A whole HTML document; ``title`` is plain text, ``body`` is HTML."""
+    """Return an HTML document; ``title`` is plain text, ``body`` is HTML."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width,'
         f' initial-scale=1"><title>{escape(title)}</title>'
@@ -81,12 +81,12 @@ def page(title: str, body: str, script: str = "", style: str = "") -> str:
 
 
 def badge(verdict: str, big: bool = False) -> str:
-    """PASS, WARN or FAIL."""
+    """Return a coloured badge for a verdict: PASS, WARN or FAIL."""
     return f'<span class="badge{" big" * big} {verdict}">{verdict}</span>'
 
 
 def tiles(entries: Iterable[tuple[str, str]]) -> str:
-    """Figures at a glance: (value, what it is), plain text."""
+    """Return a row of key figures: (value, label), plain text."""
     return (
         '<div class="tiles">'
         + "".join(
@@ -98,7 +98,13 @@ def tiles(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table; header is plain text, cells are HTML, ``numbers`` are the columns to align right."""
+    """Return a table.
+
+    Args:
+        header: plain text.
+        rows: cells as HTML.
+        numbers: indices of the columns that are aligned right.
+    """
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
@@ -115,7 +121,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequenc
 
 
 def image(jpeg: bytes, alt: str) -> str:
-    """A JPEG inside the page."""
+    """Return an embedded JPEG."""
     return (
         f'<img loading="lazy" alt="{escape(alt)}"'
         f' src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
@@ -123,7 +129,12 @@ def image(jpeg: bytes, alt: str) -> str:
 
 
 def sparkline(times: np.ndarray, columns: np.ndarray, names: Sequence[str]) -> str:
-    """Curves (T, J), each over its own 0 to 1, as a small drawing without axes."""
+    """Return a small SVG without axes of J curves.
+
+    Args:
+        times: (T,).
+        columns: (T, J), each scaled to 0 to 1.
+    """
     width, height = 600, 74
     span = max(float(times[-1] - times[0]), 1e-9) if len(times) else 1.0
     xs = (times - times[0]) / span * width if len(times) else times

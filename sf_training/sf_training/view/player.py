@@ -1,5 +1,5 @@
-"""HTML of an episode: the cameras as a film, curves and timeline that follow it, and what the bag
-says about itself.
+"""Build the HTML page of an episode: camera video, curves and timeline that follow it, and the
+episode record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ video{width:100%;display:block;border-radius:8px 8px 0 0;background:#000}
 .now{position:absolute;top:0;padding:0 5px;background:var(--FAIL);color:#fff;
 font-size:12px;font-variant-numeric:tabular-nums;border-radius:0 0 5px 0}
 """  # noqa: E501
-# The curves lie between two shares of the width; a click there is a moment of the film.
+# %LEFT% and %RIGHT%: shares of the width at which the time axis begins and ends. A click between
+# them jumps to that time in the video.
 _SCRIPT = """
 const video=document.querySelector('video'),area=document.querySelector('.follow'),cursor=document.querySelector('.cursor'),
 now=document.querySelector('.now'),left=%LEFT%,right=%RIGHT%,duration=%DURATION%;
@@ -35,17 +36,17 @@ if(event.key===' '){event.preventDefault();video.paused?video.play():video.pause
 follow();
 """  # noqa: E501
 _LEGEND = (
-    "Solid: measured. Dashed: commanded. Every tick is a message. A click on the curves goes there;"
-    " arrow keys go frame by frame, the space bar plays and pauses."
+    "Solid: measured. Dashed: commanded. Every tick is a message. Click the curves to jump there;"
+    " arrow keys step frame by frame, the space bar plays and pauses."
 )
 _HIDDEN = ("software", "drops", "schema_version", "instruction", "outcome", "operator")
 
 
 def player(episode: Episode, film: bytes) -> str:
-    """The whole document; ``film`` is an MP4 of the cameras."""
+    """Return the HTML document; ``film`` is an MP4 of the cameras."""
     reader = episode.reader
     entries = [
-        (f"{episode.duration_s:.1f} s", "long"),
+        (f"{episode.duration_s:.1f} s", "duration"),
         (reader.outcome or "unknown", "outcome"),
         (reader.operator or "unknown", "operator"),
         (reader.contract.robot, "robot"),
@@ -54,7 +55,7 @@ def player(episode: Episode, film: bytes) -> str:
     parts = [
         f"<h1>“{escape(reader.instruction)}”</h1><p class=muted>{escape(reader.name)}</p>",
         tiles(entries),
-        "<h2>What the cameras saw, and what the joints did</h2>",
+        "<h2>Cameras and joints</h2>",
         f'<video controls muted loop playsinline src="data:video/mp4;base64,{source}"></video>',
         (
             f'<div class="follow">{to_svg(draw(episode, 11.0))}<div class="cursor"></div><div'
@@ -67,8 +68,8 @@ def player(episode: Episode, film: bytes) -> str:
             [f'<a href="#" data-at="{event.at:.3f}">{event.at:.2f} s</a>', escape(event.text)]
             for event in episode.events
         ]
-        parts += ["<h2>What happened</h2>", table(["at", "what"], rows)]
-    parts += ["<h2>Streams</h2>", _streams(episode), "<h2>What the bag says</h2>", _record(episode)]
+        parts += ["<h2>Events</h2>", table(["time", "event"], rows)]
+    parts += ["<h2>Streams</h2>", _streams(episode), "<h2>Episode record</h2>", _record(episode)]
     script = _SCRIPT
     for name, value in (
         ("LEFT", LEFT),
