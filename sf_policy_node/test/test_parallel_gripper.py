@@ -127,8 +127,13 @@ def rig(graph):
     from std_msgs.msg import Float64MultiArray
     from test_outputs import Rig, variant
 
+    from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
+
     gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd", "max_effort": 15.0}
     rig = Rig(graph, variant("forward_command", gripper), arm=Float64MultiArray)
+    (rig.gripper,) = (
+        output for output, _ in rig.output._parts if isinstance(output, ParallelGripperOutput)
+    )
     rig.serve = lambda: Server(graph.peer, "/gripper/gripper_cmd", action.ParallelGripperCommand)
     rig.clock = 0.0
 
@@ -146,7 +151,7 @@ def rig(graph):
 @pytest.mark.ros
 def test_goals_arrive_with_joint_position_and_effort(graph, rig):
     server = rig.serve()
-    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    graph.until(lambda: rig.gripper._client.server_is_ready(), "the action server")
     rig.play(ramp(OPEN, CLOSED))
     graph.until(lambda: len(server.goals) == 1, "the goal to close")
     rig.play([(CLOSED, 0.0)] * 20 + ramp(CLOSED, OPEN))
@@ -162,11 +167,11 @@ def test_goals_arrive_with_joint_position_and_effort(graph, rig):
 @pytest.mark.parametrize("answered", [True, False], ids=["after the answer", "before the answer"])
 def test_a_stop_cancels_the_goal(graph, rig, answered):
     server = rig.serve()
-    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    graph.until(lambda: rig.gripper._client.server_is_ready(), "the action server")
     way = ramp(OPEN, 0.02)
     rig.play(way[:-1])
     if answered:
-        graph.until(lambda: rig.output._gripper._answer.done(), "the answer")
+        graph.until(lambda: rig.gripper._answer.done(), "the answer")
     rig.play(way[-1:])
     graph.until(lambda: server.cancelled, "the cancel")
     assert [list(goal.position) for goal in server.cancelled] == [[CLOSED]]
@@ -176,9 +181,9 @@ def test_a_stop_cancels_the_goal(graph, rig, answered):
 def test_a_refused_goal_is_sent_again_with_the_next_motion(graph, rig):
     server = rig.serve()
     server.accepts = False
-    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    graph.until(lambda: rig.gripper._client.server_is_ready(), "the action server")
     rig.play(ramp(OPEN, CLOSED)[:-1])
-    graph.until(lambda: rig.output._gripper._goals._goal is None, "the refusal")
+    graph.until(lambda: rig.gripper._goals._goal is None, "the refusal")
     server.accepts = True
     rig.play(ramp(OPEN, CLOSED)[1:-1])
     graph.until(lambda: len(server.goals) == 2, "the goal again")
@@ -189,7 +194,7 @@ def test_a_gripper_that_comes_up_after_the_motion_does_not_move(graph, rig):
     rig.play(ramp(OPEN, CLOSED))  # nobody there
     rig.output.stream(None)
     server = rig.serve()
-    graph.until(lambda: rig.output._gripper._client.server_is_ready(), "the action server")
+    graph.until(lambda: rig.gripper._client.server_is_ready(), "the action server")
     rig.output.stream(None)
     rig.play(ramp(CLOSED, OPEN))
     graph.until(lambda: server.goals, "a goal")
