@@ -5,8 +5,6 @@ Prepared images can be cached on disk. A cached image costs one read instead of 
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from sf_policy_node.perception import images
 from sf_policy_node.vla import preprocessing
 from sf_policy_node.vla.preprocessing import Fit, prepare, prepare_depth
+from sf_training.data.code_hash import code_hash
 from sf_training.data.bag_files import BagError
 from sf_training.data.episode_cameras import checked_size
 from sf_training.data.episode_index import EpisodeIndex
@@ -161,9 +160,7 @@ class BagImages:
 
 def _prepared_by() -> str:
     """Return a hash of the code that prepares images, so that cached ones follow its changes."""
-    return hashlib.sha256(
-        (inspect.getsource(images) + inspect.getsource(preprocessing)).encode()
-    ).hexdigest()
+    return code_hash(images, preprocessing)
 
 
 def images_key(size: tuple[int, int], fit: Fit) -> str:

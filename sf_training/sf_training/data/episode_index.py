@@ -26,6 +26,7 @@ from sf_training.data import (
     tool_commands,
     trajectories,
 )
+from sf_training.data.code_hash import code_hash
 from sf_training.data.bag_files import BagError
 from sf_training.data.clock_steps import cut_at_clock_steps
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
@@ -136,9 +137,7 @@ def _code_hash() -> str:
         trajectories,
     )
     modules = (*modules, inspect.getmodule(index_episode))
-    return hashlib.sha256(
-        "".join(inspect.getsource(module) for module in modules).encode()
-    ).hexdigest()
+    return code_hash(*modules)
 
 
 def index_key(reader: EpisodeReader) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
+from sf_training.data.code_hash import code_hash
 from sf_training.progress import ProgressBar, status
 from sf_training.spatial_forcing import (
     alignment,
@@ -371,9 +371,7 @@ def _made_by() -> str:
         vggt_teacher,
         vision,
     )
-    return hashlib.sha256(
-        "".join(map(inspect.getsource, (*functions, *modules))).encode()
-    ).hexdigest()
+    return code_hash(*functions, *modules)
 
 
 class _Colours:
