@@ -1,6 +1,4 @@
-"""The chunk executor as a node in this process, an arm that stands where it is told, and what was
-heard.
-"""
+"""Runs the chunk executor as a node in this process, with a simulated stationary arm."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
-"""What the motion tests share: the simulated arm's contract, chunks for it, and an observer that
-trusts only what was sent.
+"""Helpers of the motion tests: the simulated arm's contract, chunks for it, and an observer that
+checks all sent trajectories.
 """
 
 import dataclasses
@@ -19,9 +19,8 @@ from sf_policy_node.motion.types import Chunk, Trajectory
 CONTRACT_PATH = (
     Path(__file__).resolve().parents[2] / "sf_bringup" / "config" / "robots" / "sim_arm.yaml"
 )
-HOME = np.array(
-    [0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035]
-)  # tool points down, in the middle of the workspace
+# The tool points down, in the middle of the workspace.
+HOME = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 
 @cache
@@ -31,7 +30,7 @@ def sim_arm() -> Contract:
 
 @cache
 def contract_for(space: ActionSpace, *, rate_hz: float = 50.0, rotation: bool = False) -> Contract:
-    """The simulated arm's contract with another action space or rate."""
+    """Return the simulated arm's contract with another action space or rate."""
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["action"]["space"] = str(space)
     data["command"]["rate_hz"] = rate_hz
@@ -48,7 +47,7 @@ def kinematics() -> Kinematics:
 
 
 def make_chunk(contract: Contract, data: np.ndarray, **changes) -> Chunk:
-    """A chunk that is right in all but ``changes``; observed at 0 s at :data:`HOME`."""
+    """Create a chunk that is valid except for ``changes``; observed at 0 s at :data:`HOME`."""
     chunk = Chunk(
         stamp=0.0,
         frame=contract.base_frame,
@@ -68,7 +67,7 @@ def make_chunk(contract: Contract, data: np.ndarray, **changes) -> Chunk:
 
 
 def straight(contract: Contract, per_step=(0.01, 0.0, 0.0), opening: float = 1.0) -> np.ndarray:
-    """Rows (horizon, 4) of ee_delta with a steady tool velocity."""
+    """Return ee_delta data (horizon, 4) with a constant tool velocity."""
     steps = np.arange(1, contract.action.horizon + 1)[:, None]
     return np.hstack([steps * np.array(per_step), np.full((len(steps), 1), opening)])
 
@@ -77,27 +76,27 @@ FORWARD = straight(sim_arm())
 STAY = straight(sim_arm(), (0.0, 0.0, 0.0))
 
 
-LEAP = 1e-4  # rad or m: nothing that a controller is commanded may begin further from where it is
+JUMP = 1e-4  # rad or m: a command that starts further from the controller's state is a jump
 
 
 def rest_time(times: np.ndarray, velocities: np.ndarray) -> float:
-    """When a motion (N,), (N, J) comes to rest for good [s]."""
+    """Return when a motion with times (N,) and velocities (N, J) ends [s]."""
     moving = np.flatnonzero(np.abs(velocities).max(axis=1) > 0.0)
     return float(times[moving[-1] + 1] if len(moving) else times[0])
 
 
 def stop_time(trajectory: Trajectory, now: float) -> float:
-    """How long after ``now`` a trajectory comes to rest [s]."""
+    """Return how long after ``now`` a trajectory ends [s]."""
     return trajectory.stamp + rest_time(trajectory.times, trajectory.velocities) - now
 
 
 class Observer:
-    """A trajectory controller that moves perfectly, and the limits it saw broken.
+    """A trajectory controller with a perfect arm, which records violations of the limits.
 
-    It takes a new trajectory over as joint_trajectory_controller does: where the first point lies
-    ahead, a cubic leads there from where it is; else it is at once on the cubics between the
-    points, and where those do not begin where it is, that is a leap. A trajectory that has passed
-    as a whole is dropped.
+    It replaces its trajectory as joint_trajectory_controller does. If the first point is in the
+    future, it moves there on a cubic from its own state. Otherwise it is on the cubics between the
+    points at once; if they start away from its state, that is a jump. A trajectory that has ended
+    is an error of the test.
     """
 
     def __init__(self, contract: Contract, position: np.ndarray, start: float = 0.0) -> None:
@@ -105,10 +104,10 @@ class Observer:
         self._times = np.array([start - 1.0])
         self._positions, self._velocities = position[None].copy(), np.zeros((1, len(position)))
         self._seen = start
-        # A gripper that is met while it still moves may overshoot a little.
+        # A gripper that still moves when it gets a new trajectory may overshoot a little.
         self._slack = np.where(np.isfinite(self.limits.tracking_error), 1e-4, 1e-3)
         self._violations: list[str] = []
-        self.acceleration_allowed = 1.0  # of the limit
+        self.acceleration_allowed = 1.0  # as a share of the limit
         self._workspace = Workspace(contract, kinematics())
         self.top_tool_speed = self.outside_box = 0.0
         self.sent: list[Trajectory] = []
@@ -120,24 +119,24 @@ class Observer:
         self.sent.append(trajectory)
         held = trajectory.held()
         times, points, speeds = held.stamp + held.times, held.positions, held.velocities
-        assert times[-1] > now, "a trajectory arrived that had passed as a whole"
+        assert times[-1] > now, "the trajectory ended before it arrived"
         position, velocity = self.state(now)
         if times[0] > now:
             times = np.append(now, times)
             points, speeds = np.vstack([position, points]), np.vstack([velocity, speeds])
         self._times, self._positions, self._velocities = times, points, speeds
-        leap = np.abs(self.state(now)[0] - position)
-        if leap.max() > LEAP:
-            name = self.limits.names[int(leap.argmax())]
-            self._violations.append(f"{now:.4f}: {name} is commanded to leap by {leap.max():.4f}")
+        jump = np.abs(self.state(now)[0] - position)
+        if jump.max() > JUMP:
+            name = self.limits.names[int(jump.argmax())]
+            self._violations.append(f"{now:.4f}: {name} is commanded to jump by {jump.max():.4f}")
 
     def state(self, now: float) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity at a time."""
+        """Return position and velocity (J,) at a time [s]."""
         position, velocity, _ = self._evaluate(np.array([now]))
         return position[0], velocity[0]
 
     def watch(self, until: float) -> None:
-        """Look at all that was commanded up to a time, every 2 ms."""
+        """Check all commands up to a time [s], every 2 ms."""
         times = np.arange(self._seen, until, 0.002)
         self._seen = max(self._seen, until)
         if not len(times):
@@ -153,8 +152,8 @@ class Observer:
         self.outside_box = max(
             self.outside_box, max(self._workspace.outside(joints) for joints in position[::5])
         )
-        # Seconds since 1970 in a float are 2.4e-7 s apart; over a short first piece that alone
-        # looks like an acceleration.
+        # Seconds since 1970 are rounded to 2.4e-7 s in a float. In a short first segment this
+        # rounding alone looks like an acceleration.
         k = np.clip(
             np.searchsorted(self._times, times, side="right") - 1, 0, max(0, len(self._times) - 2)
         )
@@ -190,11 +189,11 @@ class Observer:
 
     @property
     def at_rest_after(self) -> float:
-        """When the motion commanded last comes to rest [s]."""
+        """When the last commanded motion ends [s]."""
         return rest_time(self._times, self._velocities)
 
     def _evaluate(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, velocities and accelerations on cubics between the points."""
+        """Return positions, velocities and accelerations (N, J) on the cubics between points."""
         if len(self._times) == 1:
             still = np.zeros((len(times), self._positions.shape[1]))
             return np.tile(self._positions[-1], (len(times), 1)), still, still
@@ -218,20 +217,18 @@ class Bench:
         self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options
     ) -> None:
         self.contract, self.now = contract, start
-        self.stopwatch = self.set_by = (
-            0.0  # the executor's clock is set; stopwatch and controller are not
-        )
+        # Only the executor's clock jumps, by set_by; stopwatch and controller do not.
+        self.stopwatch = self.set_by = 0.0
         self.executor = ChunkExecutor(contract, stopwatch=lambda: self.stopwatch, **options)
         self.observer = Observer(contract, position, start)
         self.joint_states, self.sequence = True, 0
         self.offset = np.zeros(len(position))  # measured minus commanded
-        self.lie = lambda stamp, position, velocity: [
-            (stamp, position, velocity)
-        ]  # what the driver makes of it
+        # Converts the true state to the joint states that the driver publishes.
+        self.driver = lambda stamp, position, velocity: [(stamp, position, velocity)]
         self._mail: list[tuple[float, Trajectory | None]] = []
-        self.received: list[float] = []  # when each trajectory of ``observer.sent`` was handed over
+        self.received: list[float] = []  # when each trajectory of ``observer.sent`` was sent
         self.measured: list[tuple[float, np.ndarray]] = []
-        for before in np.arange(0.3, 0.0, -0.01):  # it has been standing there for a while
+        for before in np.arange(0.3, 0.0, -0.01):  # the arm has been stationary for a while
             self.executor.on_joint_state(
                 start - before, np.array(position), np.zeros(len(position))
             )
@@ -247,7 +244,7 @@ class Bench:
         position, velocity = self.observer.state(self.now)
         self.measured.append((self.now, position + self.offset))
         if self.joint_states:
-            for reading in self.lie(self.clock, position + self.offset, velocity):
+            for reading in self.driver(self.clock, position + self.offset, velocity):
                 self.executor.on_joint_state(*reading)
 
     def run(self, seconds: float) -> None:
@@ -261,9 +258,7 @@ class Bench:
             self.post(self.executor.tick(self.clock))
 
     def post(self, trajectory: Trajectory | None, transit: float = 0.0) -> None:
-        """Deliver a trajectory ``transit`` seconds from now, and never before one that was sent
-        earlier.
-        """
+        """Deliver a trajectory ``transit`` seconds from now, but not before an earlier one."""
         if trajectory is not None:
             trajectory = dataclasses.replace(trajectory, stamp=trajectory.stamp - self.set_by)
             self.received.append(self.now)
@@ -274,13 +269,14 @@ class Bench:
             self._mail.append((arrival, trajectory))
 
     def chunk(self, data: np.ndarray, age: float = 0.0, **changes) -> Chunk:
-        """The next chunk, right in all but ``changes``, observed ``age`` seconds ago where the arm
-        was then.
+        """Create the next chunk, observed ``age`` seconds ago where the arm was then.
+
+        It is valid except for ``changes``.
         """
         self.sequence += 1
         stamp, reference = self.measured[max(0, len(self.measured) - 1 - round(age / self.STEP))]
-        right = {"stamp": stamp + self.set_by, "reference": reference, "sequence": self.sequence}
-        return make_chunk(self.contract, data, **{**right, **changes})
+        valid = {"stamp": stamp + self.set_by, "reference": reference, "sequence": self.sequence}
+        return make_chunk(self.contract, data, **{**valid, **changes})
 
     def send(self, chunk: Chunk, transit: float = 0.0) -> Trajectory:
         trajectory = self.executor.on_chunk(chunk, self.clock)
@@ -297,7 +293,7 @@ class Bench:
 def keep_moving(
     bench: Bench, seconds: float, data: np.ndarray = FORWARD, every: float = 0.3, age: float = 0.1
 ) -> None:
-    """Chunk after chunk."""
+    """Send a chunk every ``every`` seconds."""
     for _ in range(round(seconds / every)):
         bench.send(bench.chunk(data, age=age))
         bench.run(every)

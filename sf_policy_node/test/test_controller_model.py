@@ -1,7 +1,7 @@
-"""The model of joint_trajectory_controller: a test for each rule the executor relies on.
+"""The model of joint_trajectory_controller: one test for each rule on which the executor relies.
 
-The figures were compared with the genuine sources (4.42.1, 5.17.0, 6.9.0, master 94e74de35),
-compiled outside of this project.
+The values were compared with the compiled sources (4.42.1, 5.17.0, 6.9.0, master 94e74de35),
+outside of this project.
 """
 
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ ORIGIN = np.zeros(2)
 
 
 def both(values):
-    """Columns for both joints, alike."""
+    """Return the same column for both joints."""
     return None if values is None else np.repeat(np.array(values, float)[:, None], 2, axis=1)
 
 
@@ -62,7 +62,7 @@ def cycles(start, end, rate=100.0):
     return start + np.arange(round((end - start) * rate)) / rate
 
 
-def test_commands_are_those_of_the_end_of_the_cycle_and_cubic_between_points_with_velocities():
+def test_commands_are_sampled_at_the_end_of_the_cycle_from_cubics_between_points():
     controller = make()
     controller.update(1.0, ORIGIN, ORIGIN)
     controller.accept(trajectory([0.0, 1.0], [0.0, 1.0], [0.0, 0.0], stamp=1.01), 1.0)
@@ -82,7 +82,9 @@ def test_commands_are_those_of_the_end_of_the_cycle_and_cubic_between_points_wit
         (None, [0.0, 0.0], 0.0),  # zero: so does the genuine one
     ],
 )
-def test_which_fields_are_filled_decides_the_degree(velocities, accelerations, middle):
+def test_the_fields_of_the_points_decide_the_degree_of_the_spline(
+    velocities, accelerations, middle
+):
     controller = make()
     controller.update(0.0, ORIGIN, ORIGIN)
     controller.accept(
@@ -95,7 +97,7 @@ def test_which_fields_are_filled_decides_the_degree(velocities, accelerations, m
 
 
 @pytest.mark.parametrize("desired", [False, True])
-def test_the_approach_starts_at_the_measured_joints_or_at_the_last_command_a_cycle_early(desired):
+def test_the_approach_starts_at_the_measured_joints_or_at_the_last_command(desired):
     controller = make(interpolate_from_desired_state=desired)
     controller.accept(trajectory([0.0], [1.0], stamp=0.0), 0.0)
     follow(controller, [1.0, 1.01], measured=ORIGIN + 0.9)
@@ -106,7 +108,7 @@ def test_the_approach_starts_at_the_measured_joints_or_at_the_last_command_a_cyc
     assert commanded == pytest.approx(1.0 + 1.0 * 2 / 5 if desired else 0.9 + 1.1 / 4)
 
 
-def test_a_first_point_at_or_before_now_needs_no_way_to_it():
+def test_a_first_point_at_or_before_now_needs_no_approach():
     for desired in (False, True):
         controller = make(interpolate_from_desired_state=desired)
         follow(controller, [1.0])
@@ -117,7 +119,7 @@ def test_a_first_point_at_or_before_now_needs_no_way_to_it():
         )
 
 
-def test_without_velocity_states_the_way_starts_at_rest():
+def test_without_velocity_states_the_approach_starts_stationary():
     controller = make(velocities=None)
     controller.update(1.0, ORIGIN)
     controller.accept(trajectory([0.1], [1.0], [0.0], stamp=1.0), 1.0)
@@ -133,14 +135,14 @@ def test_a_stamp_of_zero_is_the_next_cycle():
     assert follow(controller, [1.01])[0] == pytest.approx(0.1)
 
 
-def test_the_last_of_several_messages_before_a_cycle_counts():
+def test_the_last_of_several_messages_before_a_cycle_is_used():
     controller = make()
     controller.accept(trajectory([0.0], [1.0]), 0.0)
     controller.accept(trajectory([0.0], [2.0]), 0.0)
     assert follow(controller, [0.01])[0] == 2.0
 
 
-def test_a_trajectory_that_ends_in_the_past_is_dropped_and_the_old_one_goes_on():
+def test_a_trajectory_that_ends_in_the_past_is_dropped_and_the_current_one_continues():
     controller = make()
     controller.accept(trajectory([1.0], [1.0], stamp=10.0), 10.0)
     follow(controller, [10.0])
@@ -153,14 +155,14 @@ def test_a_trajectory_that_ends_in_the_past_is_dropped_and_the_old_one_goes_on()
     assert (controller.accepted, controller.rejected) == (2, 1)
 
 
-def test_after_the_end_the_last_point_holds_even_if_it_moves():
+def test_after_the_end_the_last_point_is_held_even_if_it_has_a_velocity():
     controller = make(allow_nonzero_velocity_at_trajectory_end=True)
     controller.accept(trajectory([0.0, 0.1], [0.0, 0.1], [1.0, 1.0], stamp=1.0), 1.0)
     assert follow(controller, cycles(1.0, 1.5))[-1] == 0.1
     assert controller.velocity[0] == 1.0
 
 
-def test_without_interpolation_the_next_point_counts_at_once():
+def test_without_interpolation_the_next_point_is_commanded_at_once():
     controller = make(interpolation_method="none")
     controller.accept(trajectory([0.1, 0.2, 0.3], [1.0, 2.0, 3.0], stamp=1.0), 1.0)
     assert follow(controller, cycles(1.0, 1.32))[[0, 8, 9, 19, 31]].tolist() == [
@@ -172,7 +174,7 @@ def test_without_interpolation_the_next_point_counts_at_once():
     ]
 
 
-def test_retiming_moves_a_trajectory_that_should_have_begun_to_now_and_keeps_one_that_lies_ahead():
+def test_retiming_shifts_a_trajectory_from_the_past_to_now_and_keeps_a_future_one():
     def second_begins(stamp):
         controller = make(replacement=Replacement.RETIME)
         controller.accept(trajectory([0.0, 1.0], [0.0, 0.0], [0.0, 0.0], stamp=1.0), 1.0)
@@ -191,7 +193,7 @@ def test_retiming_moves_a_trajectory_that_should_have_begun_to_now_and_keeps_one
     assert late == pytest.approx(0.2, abs=0.011)  # on its stamp it would be at 0.26 here
 
 
-def test_upsampling_fills_in_times_and_velocities_of_messages_without_any():
+def test_upsampling_adds_missing_times_and_velocities():
     controller = make(positions_upsampling=True, policy_frequency=10.0)
     controller.accept(trajectory([0.0, 0.0, 0.0], [0.1, 0.2, 0.3]), 0.0)
     commands = follow(controller, cycles(1.0, 1.4))
@@ -200,7 +202,7 @@ def test_upsampling_fills_in_times_and_velocities_of_messages_without_any():
     assert np.abs(np.diff(commands)[[9, -1]]).max() < 2e-3  # at rest at both ends
 
 
-def test_a_motion_whose_end_is_repeated_for_a_while_is_taken_however_late():
+def test_a_motion_whose_end_is_repeated_is_accepted_late():
     controller = make()
     controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], [0.0, 0.0], stamp=1.0, hold_s=1.0), 1.5)
     assert follow(controller, [1.5])[0] == 1.0
@@ -208,7 +210,7 @@ def test_a_motion_whose_end_is_repeated_for_a_while_is_taken_however_late():
         controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], stamp=1.0, hold_s=1.0), 2.2)
 
 
-def test_deferring_keeps_the_old_one_until_the_stamp_of_the_new_one():
+def test_deferring_keeps_the_current_trajectory_until_the_stamp_of_the_new_one():
     first, second = (
         trajectory([0.0, 1.0], [0.0, 1.0], stamp=1.0),
         trajectory([0.1, 0.2], [5.0, 5.0], stamp=1.5),
@@ -222,7 +224,7 @@ def test_deferring_keeps_the_old_one_until_the_stamp_of_the_new_one():
         assert follow(controller, cycles(1.3, 1.8))[-1] == 5.0
 
 
-def test_a_violated_tolerance_holds_the_measured_place_until_the_next_message():
+def test_a_violated_tolerance_holds_the_measured_position_until_the_next_message():
     controller = make(trajectory_tolerance={"b": 0.05})
     controller.accept(trajectory([0.0, 1.0], [0.0, 1.0], stamp=1.0), 1.0)
     follow(controller, cycles(1.0, 1.2))
@@ -233,7 +235,7 @@ def test_a_violated_tolerance_holds_the_measured_place_until_the_next_message():
     assert not controller.holding
 
 
-def test_the_goal_tolerance_counts_only_with_a_goal_time():
+def test_the_goal_tolerance_is_checked_only_with_a_goal_time():
     for goal_time, held in ((0.0, False), (0.1, True)):
         controller = make(goal_tolerance={"a": 0.01}, goal_time=goal_time)
         controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], stamp=1.0), 1.0)
@@ -241,7 +243,7 @@ def test_the_goal_tolerance_counts_only_with_a_goal_time():
         assert controller.holding is held and controller.command[0] == (0.5 if held else 1.0)
 
 
-def test_the_command_timeout_counts_from_the_end_and_holds_the_measured_place():
+def test_the_command_timeout_starts_at_the_end_and_holds_the_measured_position():
     controller = make(cmd_timeout=0.2)
     controller.accept(trajectory([0.0, 0.1], [0.0, 1.0], stamp=1.0), 1.0)
     assert follow(controller, cycles(1.0, 1.28), measured=ORIGIN + 0.9)[-1] == 1.0
@@ -251,9 +253,7 @@ def test_the_command_timeout_counts_from_the_end_and_holds_the_measured_place():
 
 
 @pytest.mark.parametrize(("from_command", "place"), [(True, 0.2), (False, 0.15)])
-def test_deactivated_it_takes_nothing_and_activated_again_it_holds_its_last_command(
-    from_command, place
-):
+def test_inactive_it_accepts_nothing_and_reactivated_it_holds_its_last_command(from_command, place):
     controller = make(set_last_command_interface_value_as_state_on_activation=from_command)
     controller.accept(trajectory([0.0, 1.0], [0.0, 1.0], stamp=1.0), 1.0)
     follow(controller, cycles(1.0, 1.2))
@@ -276,7 +276,7 @@ def test_speed_scaling_slows_the_playback():
     assert follow(controller, cycles(1.01, 1.41))[-1] == pytest.approx(0.2 + 0.01)
 
 
-def test_continuous_joints_take_the_shorter_way():
+def test_continuous_joints_take_the_shorter_direction():
     controller = make(positions=np.array([6.2, 6.2]), continuous=frozenset({"a"}))
     controller.accept(trajectory([0.1], [0.0], stamp=1.0), 1.0)
     command = controller.update(1.0, np.array([6.2, 6.2]), ORIGIN)
@@ -295,7 +295,7 @@ def test_continuous_joints_take_the_shorter_way():
         (trajectory([1.0], [0.0], [0.1]), "the last point of a still moves"),
     ],
 )
-def test_bad_trajectories_are_refused_with_a_reason(bad, says):
+def test_invalid_trajectories_are_refused_with_a_reason(bad, says):
     controller = make()
     with pytest.raises(TrajectoryRejected, match=says):
         controller.accept(bad, 0.0)
@@ -328,7 +328,7 @@ def test_servos_lag_behind_a_steady_motion_by_their_time_constant():
     assert len(loop.take().times) == 500 and not len(loop.take().times)
 
 
-def test_a_clock_that_is_behind_follows_later_and_one_ahead_refuses_what_has_ended_there():
+def test_a_controller_clock_that_is_behind_starts_later_and_one_ahead_refuses_ended_trajectories():
     loop = ControlLoop(NAMES, ORIGIN, 1.0, clock_offset_s=-0.03)
     loop.receive(SLOPE, 1.0)
     loop.advance(1.5 - 1e-9)
@@ -339,7 +339,7 @@ def test_a_clock_that_is_behind_follows_later_and_one_ahead_refuses_what_has_end
     )
 
 
-def test_the_limiter_cuts_what_the_controller_does_not_know_of():
+def test_the_limiter_clips_commands_without_informing_the_controller():
     loop = ControlLoop(
         NAMES, ORIGIN, 1.0, limiter=JointLimiter(ORIGIN - 1, ORIGIN + 1, np.array([0.5, 2.0]))
     )
@@ -350,7 +350,7 @@ def test_the_limiter_cuts_what_the_controller_does_not_know_of():
     assert loop.controller.command[0] == pytest.approx(0.5)
 
 
-def test_commands_know_their_rates():
+def test_commands_give_their_velocities_and_accelerations():
     loop = ControlLoop(NAMES, ORIGIN, 1.0, update_rate_hz=250.0)
     loop.receive(trajectory([0.0, 1.0], [0.0, 1.0], [0.0, 0.0], stamp=1.0), 1.0)
     loop.advance(2.0)

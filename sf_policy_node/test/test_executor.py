@@ -1,5 +1,6 @@
-"""What the chunk executor sends, and when. Times are simulated; the observer is a perfect
-controller.
+"""Which trajectories the chunk executor sends, and when.
+
+Times are simulated; the observer is a perfect controller.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from sf_policy_node.motion.status import ExecutorState
 # ---- what comes out ----
 
 
-def test_a_trajectory_has_many_stamped_points_with_velocities_and_ends_at_rest(bench):
+def test_a_trajectory_has_stamped_points_with_velocities_and_ends_stationary(bench):
     trajectory = bench.send(bench.chunk(FORWARD))
     assert trajectory.stamp <= bench.now
     assert len(trajectory.times) > 20 and (np.diff(trajectory.times) > 0).all()
@@ -26,7 +27,7 @@ def test_a_trajectory_has_many_stamped_points_with_velocities_and_ends_at_rest(b
     assert trajectory.joint_names == tuple(sim_arm().command_joints)
 
 
-def test_the_tool_ends_where_the_last_row_says(bench):
+def test_the_tool_ends_at_the_target_of_the_last_step(bench):
     start = bench.tool()
     bench.send(bench.chunk(FORWARD))
     bench.run(2.0)
@@ -40,9 +41,9 @@ def test_the_first_motion_starts_at_the_measured_joints():
     assert np.allclose(trajectory.positions[0], bench.measured[-1][1], atol=1e-6)
 
 
-def test_a_controller_whose_place_is_not_known_is_given_the_time_to_come_to_the_arm():
+def test_a_controller_at_an_unknown_position_gets_time_to_reach_the_measured_arm():
     bench = Bench(sim_arm())
-    bench.run(0.5)  # what it said of itself is old
+    bench.run(0.5)  # the controller's last report is too old
     trajectory = bench.send(bench.chunk(FORWARD))
     assert 0.1 < trajectory.stamp + trajectory.times[0] - bench.now < 0.3
     assert trajectory.stamp <= bench.now, (
@@ -50,10 +51,8 @@ def test_a_controller_whose_place_is_not_known_is_given_the_time_to_come_to_the_
     )
 
 
-def test_a_trajectory_in_motion_begins_with_the_points_just_before_now(bench):
-    """A controller that is between two points of its newest message bridges from no state of its
-    own.
-    """
+def test_a_trajectory_sent_in_motion_starts_with_the_points_just_before_now(bench):
+    """A controller between two points of its newest message does not bridge from its own state."""
     bench.send(bench.chunk(FORWARD))
     bench.run(0.1)
     for _ in range(4):
@@ -66,7 +65,7 @@ def test_a_trajectory_in_motion_begins_with_the_points_just_before_now(bench):
             assert place == pytest.approx(commanded.state(time)[0], abs=1e-9)
 
 
-def test_from_rest_the_arm_moves_as_soon_as_a_command_can_be_delivered(bench):
+def test_a_stationary_arm_starts_as_soon_as_a_command_can_be_delivered(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     before, received = bench.observer.state(bench.now)[0], bench.now
@@ -76,7 +75,7 @@ def test_from_rest_the_arm_moves_as_soon_as_a_command_can_be_delivered(bench):
     assert bench.now - received <= 0.045
 
 
-def test_the_next_motion_starts_at_the_commanded_state_and_not_at_the_noisy_measured_one(bench):
+def test_the_next_motion_starts_at_the_commanded_state_not_at_the_noisy_measured_one(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(0.3)
     commanded = bench.observer.state(bench.now)
@@ -91,7 +90,7 @@ def test_the_next_motion_starts_at_the_commanded_state_and_not_at_the_noisy_meas
     )
 
 
-def test_borders_are_continuous_and_the_gap_is_reported(bench):
+def test_motion_is_continuous_between_chunks_and_the_border_jump_is_reported(bench):
     for n in range(8):
         bench.send(
             bench.chunk(straight(sim_arm(), (0.01 * (-1) ** n, 0.005, 0.0)), age=0.1), transit=0.01
@@ -102,7 +101,7 @@ def test_borders_are_continuous_and_the_gap_is_reported(bench):
     assert bench.executor.status.border_jump_max > 0.001
 
 
-def test_the_gripper_moves_to_open_or_closed_and_holds_its_command_while_it_grips(bench):
+def test_the_gripper_opens_or_closes_and_keeps_its_command_while_it_grips(bench):
     bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.0, 0.0), opening=0.1)))
     bench.run(1.5)
     assert bench.observer.state(bench.now)[0][6] == pytest.approx(0.0, abs=1e-3)
@@ -114,7 +113,7 @@ def test_the_gripper_moves_to_open_or_closed_and_holds_its_command_while_it_grip
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_without_a_gripper_column_the_gripper_is_left_alone():
+def test_without_a_gripper_column_the_gripper_does_not_move():
     contract = contract_for(ActionSpace.JOINT_DELTA)
     data = contract.model_dump(mode="json")
     data["action"]["names"] = data["action"]["names"][:-1]
@@ -128,17 +127,16 @@ def test_without_a_gripper_column_the_gripper_is_left_alone():
 # ---- time ----
 
 
-def test_rows_whose_time_has_passed_are_skipped_while_moving(bench):
+def test_steps_that_were_due_before_the_start_are_skipped_in_motion(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(0.5)
     bench.send(bench.chunk(FORWARD, age=0.15))
     assert bench.executor.status.steps_skipped == 2
-    assert (
-        bench.executor.status.queue_depth == 7
-    )  # the second of them is due just before the new motion joins
+    # The second of them is due just before the new motion joins.
+    assert bench.executor.status.queue_depth == 7
 
 
-def test_nothing_is_skipped_that_was_not_consumed_an_arm_at_rest_starts_at_the_first_row(bench):
+def test_a_stationary_arm_skips_nothing_and_starts_at_the_first_step(bench):
     bench.run(0.5)
     bench.send(bench.chunk(FORWARD, age=0.4))
     assert bench.executor.status.steps_skipped == 0
@@ -146,16 +144,16 @@ def test_nothing_is_skipped_that_was_not_consumed_an_arm_at_rest_starts_at_the_f
     assert not bench.violations()
 
 
-def test_only_the_time_in_motion_since_the_observation_counts(bench):
+def test_only_time_in_motion_since_the_observation_consumes_steps(bench):
     bench.run(0.5)
-    late = bench.chunk(FORWARD, age=0.0)  # observed at rest
+    late = bench.chunk(FORWARD, age=0.0)  # observed while stationary
     bench.send(bench.chunk(FORWARD, age=0.0, sequence=0))
     bench.run(0.34)
     bench.send(dataclasses.replace(late, sequence=9))
     assert bench.executor.status.steps_skipped == 2
 
 
-def test_a_chunk_whose_rows_have_all_passed_is_refused():
+def test_a_chunk_whose_steps_have_all_passed_is_refused():
     data = sim_arm().model_dump(mode="json")
     data["budgets"]["chunk_age_s"] = 5.0
     bench = Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
@@ -167,7 +165,7 @@ def test_a_chunk_whose_rows_have_all_passed_is_refused():
         bench.send(late)
 
 
-def test_late_delivery_up_to_the_lead_still_joins_inside_the_limits(bench):
+def test_a_command_delivered_late_within_the_lead_still_keeps_the_limits(bench):
     for n in range(6):
         bench.send(
             bench.chunk(straight(sim_arm(), (0.01, 0.01 * (-1) ** n, 0.0)), age=0.1), transit=0.015

@@ -1,7 +1,7 @@
-"""The executor in front of a controller with the genuine rules, at its default parameters first.
+"""The executor with a model of the real controller, at its default parameters first.
 
-The model is ``sf_policy_node.controller``, compared with the genuine joint_trajectory_controller.
-Judged is what the hardware is told, cycle by cycle.
+The model is ``sf_policy_node.controller``, which was compared with joint_trajectory_controller. The
+tests check the commands to the hardware in every cycle.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
 
 
 class Arm:
-    """Executor, controller and servos, with messages that take ``transit`` [s]."""
+    """Executor, controller and servos; messages take ``transit`` [s]."""
 
     def __init__(self, *, transit=0.004, velocity_state=True, **options):
         parameters = ControllerParameters(
@@ -66,10 +66,10 @@ class Arm:
         self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=place), self.now))
 
     def shares(self):
-        """Largest velocity and acceleration that the hardware was told, as shares of the limits."""
-        told = self.loop.take()
-        velocity = np.abs(told.velocities) / LIMITS.velocity
-        acceleration = np.abs(told.accelerations) / LIMITS.acceleration
+        """Largest velocity and acceleration commanded to the hardware, as shares of the limits."""
+        commanded = self.loop.take()
+        velocity = np.abs(commanded.velocities) / LIMITS.velocity
+        acceleration = np.abs(commanded.accelerations) / LIMITS.acceleration
         return float(velocity.max()), float(acceleration.max())
 
 
@@ -95,7 +95,7 @@ STOPS = {
         (500.0, 0.0, False, 0.03),
     ],
 )
-def test_borders_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, clock):
+def test_blending_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, clock):
     rng = np.random.default_rng(int(rate + 100 * lag))
     for stop in STOPS:
         arm = Arm(update_rate_hz=rate, servo_lag_s=lag, desired=desired, clock_offset_s=clock)
@@ -113,7 +113,7 @@ def test_borders_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, c
 
 @pytest.mark.parametrize("late", [0.13, 0.25, 0.4])
 @pytest.mark.parametrize("stop", ["emergency stop", "pause", "policy"])
-def test_a_stop_that_arrives_late_is_still_a_stop(late, stop):
+def test_a_stop_that_arrives_late_is_still_executed(late, stop):
     """Before, the controller dropped it as past, and the arm continued to the end of the chunk."""
     arm = Arm()
     for _ in range(2):
@@ -152,16 +152,16 @@ def test_an_arm_that_does_not_stop_is_reported():
     arm.run(0.4)
     arm.send = lambda *_: None  # the link is gone
     arm.executor.emergency_stop(arm.now)
-    said = []
+    reasons = []
     for _ in range(80):
         arm.run(0.01)
         place = HOME + 0.4 * arm.now  # and something moves it
         arm.executor.on_joint_state(arm.now + 0.001, place, np.zeros(7))
-        said.append(arm.executor.status.reason)
-    assert any("does not stop" in reason and "still moves" in reason for reason in said)
+        reasons.append(arm.executor.status.reason)
+    assert any("does not stop" in reason and "still moves" in reason for reason in reasons)
 
 
-def test_the_first_steps_come_as_soon_as_delivery_allows():
+def test_the_first_steps_start_as_soon_as_delivery_allows():
     arm = Arm(update_rate_hz=250.0)
     arm.chunk(FORWARD)
     arm.run(3.0)
@@ -169,6 +169,6 @@ def test_the_first_steps_come_as_soon_as_delivery_allows():
     begun = arm.now
     arm.chunk(-FORWARD * [1, 1, 1, -1])
     arm.run(0.2)
-    told = arm.loop.take()
-    moved = np.abs(told.positions - told.positions[0]).max(axis=1) > 1e-6
-    assert told.times[int(moved.argmax())] - begun <= 0.03
+    commanded = arm.loop.take()
+    moved = np.abs(commanded.positions - commanded.positions[0]).max(axis=1) > 1e-6
+    assert commanded.times[int(moved.argmax())] - begun <= 0.03

@@ -1,6 +1,4 @@
-"""Who may move the arm and when: the policy's own state, pauses, one command after another, shadow
-mode, deadlines.
-"""
+"""Control arbitration: the policy's state, pauses, deadlines, shadow mode and counts."""
 
 import contextlib
 import dataclasses
@@ -32,7 +30,7 @@ def at_rest(bench):
 # ---- the policy ends or pauses ----
 
 
-def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chunks_are_refused(
+def test_the_arm_stops_when_the_policy_ends_its_instruction_and_late_chunks_are_refused(
     bench,
 ):
     keep_moving(bench, 0.6)
@@ -49,7 +47,7 @@ def test_when_the_policy_ends_its_instruction_the_arm_stops_at_once_and_late_chu
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_the_first_chunk_of_an_instruction_that_was_cancelled_before_it_arrived_is_not_followed(
+def test_the_first_chunk_of_an_already_cancelled_instruction_is_refused(
     bench,
 ):
     late = bench.chunk(FORWARD, epoch=7)
@@ -63,7 +61,7 @@ def test_the_first_chunk_of_an_instruction_that_was_cancelled_before_it_arrived_
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_news_of_an_earlier_instruction_stops_nothing(bench):
+def test_the_status_of_an_earlier_instruction_stops_nothing(bench):
     bench.send(bench.chunk(FORWARD, epoch=5))
     assert bench.executor.on_policy_state(False, 4, "stopped: replaced", bench.now) is None
     assert bench.executor.on_policy_state(True, 5, "", bench.now) is None
@@ -91,7 +89,7 @@ def test_a_pause_stops_the_arm_and_only_a_chunk_observed_after_it_moves_it_again
     assert not at_rest(bench) and not bench.violations()
 
 
-def test_an_emergency_stop_stays_latched_through_a_pause(bench):
+def test_an_emergency_stop_remains_latched_through_a_pause(bench):
     keep_moving(bench, 0.3)
     bench.post(bench.executor.emergency_stop(bench.now))
     bench.executor.pause(True, bench.now)
@@ -104,7 +102,7 @@ def test_an_emergency_stop_stays_latched_through_a_pause(bench):
 
 @settings(max_examples=40, deadline=None)
 @given(hold=st.floats(0.35, 2.0), step=st.floats(0.001, 0.02), seed=st.integers(0, 1000))
-def test_the_arm_is_at_rest_within_the_contracts_time_after_the_last_chunk(hold, step, seed):
+def test_the_arm_is_stationary_hold_s_after_the_last_chunk(hold, step, seed):
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["budgets"]["hold_s"] = hold
     bench = Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
@@ -145,7 +143,7 @@ def test_in_shadow_mode_the_policy_is_scored_against_what_the_operator_does():
     assert status.source is ControlSource.NOBODY
 
 
-def test_rows_that_were_due_while_no_joint_state_came_are_compared_where_the_arm_was_between():
+def test_steps_due_between_two_joint_states_are_compared_with_interpolated_joints():
     score = ShadowScore(1)
     score.measured(0.0, np.array([0.0]))
     score.expect(np.array([0.5]), np.array([[1.0]]))
@@ -156,7 +154,7 @@ def test_rows_that_were_due_while_no_joint_state_came_are_compared_where_the_arm
 # ---- counting ----
 
 
-def test_the_clip_rate_is_the_share_of_recent_chunks_in_which_anything_was_cut():
+def test_the_clip_rate_is_the_share_of_recent_chunks_that_were_clipped():
     bench = Bench(contract_for(ActionSpace.JOINT_DELTA))
     rows = np.append(np.zeros(6), 1.0) * np.ones((8, 1))
     bench.send(bench.chunk(rows))
@@ -167,7 +165,7 @@ def test_the_clip_rate_is_the_share_of_recent_chunks_in_which_anything_was_cut()
     assert bench.executor.status.clip_rate == 0.5
 
 
-def test_a_policy_that_asks_for_speed_beyond_the_tools_limit_is_slowed_and_counted():
+def test_a_policy_that_exceeds_the_tool_speed_limit_is_slowed_and_counted():
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["workspace"]["tool_speed"] = 0.05
     bench = Bench(parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml))
@@ -185,7 +183,7 @@ def test_deadlines_are_counted_from_one_cycle_to_the_next():
     assert cycles.late_max_s == pytest.approx(0.02)
 
 
-def test_a_withdrawn_chunk_leaves_the_counts_as_they_were(bench):
+def test_a_withdrawn_chunk_does_not_change_the_counts(bench):
     keep_moving(bench, 0.3)
     before = bench.executor.status
     bench.executor.on_chunk(bench.chunk(FORWARD, age=0.1), bench.now)

@@ -1,6 +1,4 @@
-"""The chunk executor in front of two arms over DDS, each with a driver and a controller of its
-own.
-"""
+"""The chunk executor with two arms over DDS, each with its own driver and controller."""
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ COMMANDS = {arm: f"/{arm}_arm_controller/joint_trajectory" for arm in ARMS}
 
 
 class PairNode:
-    """The node, two drivers that report at home, and ears on both controllers' topics."""
+    """The node, two drivers that report the home pose, and subscriptions to both controllers."""
 
     def __init__(self, graph, folder, monkeypatch):
         for module in (chunk_executor, controller_watch):
@@ -85,7 +83,7 @@ def robot(graph, tmp_path, monkeypatch):
     return one
 
 
-def test_both_controllers_get_their_joints_and_one_lost_driver_stops_both(robot):
+def test_both_controllers_receive_their_joints_and_one_lost_driver_stops_both(robot):
     robot.send()
     robot.until(lambda: all(robot.commands[arm] for arm in ARMS), "a trajectory for each arm")
     left, right = (robot.commands[arm][0] for arm in ARMS)

@@ -1,7 +1,7 @@
-"""Two arms on one timeline, each behind a controller of its own: what happens to one stops both.
+"""Two arms on one timeline, each with its own controller: a fault of one arm stops both.
 
-Judged is what the hardware of each arm is told, cycle by cycle; the controllers follow the genuine
-rules.
+The tests check the commands to the hardware of each arm in every cycle. The controllers are models
+of the real one.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import contextlib
 import numpy as np
 import pytest
 from arm_pair import PAIR_HOME, pair
-from lying_arm import LyingArm
+from faulty_driver import FaultyDriver
 from motion_cases import make_chunk, sim_arm
 
 from sf_policy_node.controller.control_loop import ControlLoop
@@ -23,11 +23,11 @@ from sf_policy_node.motion.types import of_joints
 TICK = 0.01
 LIMITS = JointLimits.of(pair())
 LEFT, RIGHT = (np.array(joints) for joints in pair().command_groups.values())
-TURN = np.array([0.05, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0])  # rad in a row of a chunk: 0.5 rad/s
+TURN = np.array([0.05, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0])  # rad per step of a chunk: 0.5 rad/s
 
 
 def rows(left=TURN, right=-TURN, start=PAIR_HOME):
-    """Joint targets of a chunk in which both arms move steadily from ``start``."""
+    """Return the joint targets of a chunk that moves both arms steadily from ``start``."""
     data = start + np.arange(1, 9)[:, None] * np.concatenate([left, right])
     data[:, [6, 13]] = 1.0
     return data
@@ -45,7 +45,7 @@ class Pair:
             for joints in (LEFT, RIGHT)
         ]
         self.now, self.sequence, self.mail, self.places = 0.0, 0, [], []
-        self.lie = lambda stamp, position, velocity: [(stamp, position, velocity)]
+        self.driver = lambda stamp, position, velocity: [(stamp, position, velocity)]
         self.sent = []
         self.executor = ChunkExecutor(self.contract, stopwatch=lambda: self.now)
         self.executor.activate(0.0)
@@ -61,7 +61,7 @@ class Pair:
             self.mail = [mail for mail in self.mail if mail[0] > self.now]
             for loop in self.loops:
                 loop.advance(self.now)
-            for reading in self.lie(self.now, self.position, self.velocity):
+            for reading in self.driver(self.now, self.position, self.velocity):
                 self.executor.on_joint_state(*reading)
             self.places.append((self.now, self.position))
             self.send(self.executor.tick(self.now))
@@ -100,12 +100,12 @@ class Pair:
         assert (np.abs(self.velocity[[0, 7]]) > 0.3).all(), "both arms move"
 
     def shares(self):
-        """Largest velocity and acceleration told to each arm, as shares of the limits."""
+        """Largest velocity and acceleration commanded to each arm, as shares of the limits."""
         result = []
         for loop, joints in zip(self.loops, (LEFT, RIGHT), strict=True):
-            told = loop.take()
-            velocity = np.abs(told.velocities) / LIMITS.velocity[joints]
-            acceleration = np.abs(told.accelerations) / LIMITS.acceleration[joints]
+            commanded = loop.take()
+            velocity = np.abs(commanded.velocities) / LIMITS.velocity[joints]
+            acceleration = np.abs(commanded.accelerations) / LIMITS.acceleration[joints]
             result.append((float(velocity.max()), float(acceleration.max())))
         return result
 
@@ -115,23 +115,23 @@ class Pair:
 
 
 def beside(joints, seconds, by):
-    """A driver that reports some joints ``by`` beside where they are, for a while from now."""
+    """Return a driver that adds ``by`` to some joints for ``seconds`` from its installation."""
 
     def install(pair_):
         until = pair_.now + seconds
 
-        def lie(stamp, position, velocity):
-            place = position.copy()
+        def driver(stamp, position, velocity):
+            measured = position.copy()
             if stamp <= until:
-                place[joints] += by
-            return [(stamp, place, velocity)]
+                measured[joints] += by
+            return [(stamp, measured, velocity)]
 
-        pair_.lie = lie
+        pair_.driver = driver
 
     return install
 
 
-def test_both_arms_follow_one_chunk_on_one_timeline():
+def test_both_arms_execute_one_chunk_on_one_timeline():
     robot = Pair()
     robot.chunk(rows(), age=0.0)
     robot.run(2.0)
@@ -144,7 +144,7 @@ def test_both_arms_follow_one_chunk_on_one_timeline():
 
 
 @pytest.mark.parametrize("arm", [0, 1])
-def test_an_encoder_of_one_arm_that_lies_stops_both_inside_the_limits(arm):
+def test_a_faulty_encoder_of_one_arm_stops_both_inside_the_limits(arm):
     robot = Pair()
     robot.keep_moving()
     beside([7 * arm + 1], 5.0, 0.9)(robot)
@@ -160,7 +160,7 @@ def test_an_encoder_of_one_arm_that_lies_stops_both_inside_the_limits(arm):
 
 @pytest.mark.parametrize("arm", [0, 1])
 def test_a_controller_that_stops_following_stops_the_other_arm(arm):
-    """Nobody reports it: only the measured joints tell."""
+    """The controller does not report it: only the measured joints show it."""
     robot = Pair()
     robot.keep_moving()
     start = robot.position
@@ -172,21 +172,21 @@ def test_a_controller_that_stops_following_stops_the_other_arm(arm):
             with contextlib.suppress(ChunkRefused):
                 robot.chunk(rows(start=start + way), age=0.0)
         robot.run(0.1)
-    assert robot.now < before + 2.0, "the other arm must not move on alone"
+    assert robot.now < before + 2.0, "the other arm must stop as well"
     name = ("left", "right")[arm]
     reason = robot.executor.status.reason
     assert f"{name}_joint" in reason and "does not move" in reason, "though the other one moves"
-    other = robot.shares()[1 - arm]  # that of the other one fell out of its motion
+    other = robot.shares()[1 - arm]  # the stopped controller itself exceeds the limits
     assert other[0] <= 1.02 and other[1] <= 1.05
 
 
-def test_a_controller_that_is_reported_lost_gets_nothing_and_the_other_one_stops():
+def test_a_lost_controller_is_sent_nothing_and_the_other_one_stops():
     robot = Pair()
     robot.keep_moving()
     robot.run(0.05)
     robot.loops[0].deactivate()
     place = robot.loops[0].commanded.copy()
-    robot.loops[0].activate()  # started again: it holds position where the arm is
+    robot.loops[0].activate()  # restarted: it holds the position where the arm is
     stop = robot.executor.on_controller_lost("the controller was restarted", robot.now, LEFT)
     assert stop is not None and set(stop.left_out) == set(LEFT.tolist())
     robot.send(stop)
@@ -195,7 +195,7 @@ def test_a_controller_that_is_reported_lost_gets_nothing_and_the_other_one_stops
     assert np.abs(robot.loops[0].commanded - place).max() < 0.02, "the left arm held position"
     assert "restarted" in robot.executor.status.reason
     for loop in robot.loops:
-        loop.take()  # the fall of the left arm itself was a step
+        loop.take()  # the left arm stopped in one step
     robot.run(0.5)
     robot.chunk(rows(start=robot.position), age=0.0)
     robot.run(2.0)
@@ -213,18 +213,18 @@ def test_an_emergency_stop_stops_both_arms_together():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_lies_of_one_arm_make_either_break_a_limit(seed):
+def test_no_faulty_joint_states_of_one_arm_make_either_break_a_limit(seed):
     rng = np.random.default_rng(seed)
     robot = Pair(update_rate_hz=100.0, servo_lag_s=0.02)
-    liar = LyingArm(rng, 7)
+    faulty = FaultyDriver(rng, 7)
 
-    def lie(stamp, position, velocity):
+    def driver(stamp, position, velocity):
         return [
             (when, np.append(place, position[7:]), np.append(speed, velocity[7:]))
-            for when, place, speed in liar(stamp, position[:7], velocity[:7])
+            for when, place, speed in faulty(stamp, position[:7], velocity[:7])
         ]
 
-    robot.lie = lie
+    robot.driver = driver
     for _ in range(8):
         with contextlib.suppress(ChunkRefused):
             way = TURN * rng.uniform(-1.0, 1.0)
@@ -236,10 +236,10 @@ def test_no_lies_of_one_arm_make_either_break_a_limit(seed):
     robot.assert_inside_limits(acceleration=1.2)
 
 
-# ---- what one arm may not do to the other ----
+# ---- interaction of the arms ----
 
 
-def test_arms_that_would_touch_are_stopped_before_and_both_links_are_named():
+def test_arms_that_would_collide_stop_before_and_both_links_are_named():
     robot = Pair(pair(apart=0.16))
     for _ in range(8):
         with contextlib.suppress(ChunkRefused):
@@ -254,7 +254,7 @@ def test_arms_that_would_touch_are_stopped_before_and_both_links_are_named():
     robot.assert_inside_limits()
 
 
-def test_an_arm_is_checked_against_the_stand_of_the_other_one():
+def test_an_arm_is_checked_against_the_base_of_the_other_one():
     one, two = CollisionModel.of(sim_arm()), CollisionModel.of(pair())
     assert ("right_base_link", "left_link1") in two.checked
     assert ("left_base_link", "left_link1") in two.allowed
@@ -262,7 +262,7 @@ def test_an_arm_is_checked_against_the_stand_of_the_other_one():
     assert radii[0] == radii[1], "how far apart they stand does not make arms thicker"
 
 
-def test_a_box_and_a_tool_speed_hold_for_each_arm():
+def test_each_arm_has_its_own_box_and_tool_speed():
     robot = Pair()
     lift = np.array([0.0, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
     for _ in range(12):
@@ -274,7 +274,7 @@ def test_a_box_and_a_tool_speed_hold_for_each_arm():
     robot.assert_inside_limits()
 
 
-def test_tool_actions_of_each_arm_are_in_the_common_frame():
+def test_tool_actions_of_each_arm_are_in_the_common_base_frame():
     contract = pair("ee_delta")
     robot = Pair(contract)
     executor = robot.executor

@@ -1,6 +1,4 @@
-"""Thousands of random chunks, delayed, lost and reordered: a perfect controller never sees a limit
-broken.
-"""
+"""With random chunks that are delayed, lost and reordered, every command keeps the limits."""
 
 import numpy as np
 import pytest
@@ -32,7 +30,7 @@ def random_rows(contract, rng, size):
 
 
 def outside_box(bench):
-    """How far the tool ever was outside the box, seen every 5 ms [m]."""
+    """Return the largest distance of the tool outside the box, checked every 5 ms [m]."""
     box = Workspace(bench.contract, kinematics())
     return max(box.outside(position) for _, position in bench.measured)
 

@@ -1,5 +1,6 @@
-"""What the chunk executor refuses, with its reason, while the motion under way goes on. Times are
-simulated.
+"""Which chunks the executor refuses, with which reason, while the current motion continues.
+
+Times are simulated.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_bad_chunk_is_refused_whole_with_its_reason_and_the_motion_goes_on(bench, case):
+def test_a_bad_chunk_is_refused_with_a_reason_and_the_motion_continues(bench, case):
     changes, reason = REFUSALS[case]
     bench.run(2.0)
     bench.send(bench.chunk(FORWARD, epoch=5, stamp=bench.now - 0.001))
@@ -67,7 +68,7 @@ def test_a_refused_chunk_does_not_raise_the_epoch(bench):
     bench.send(bench.chunk(FORWARD, epoch=1))
 
 
-def test_a_new_epoch_may_start_its_sequence_again(bench):
+def test_a_new_epoch_may_restart_its_sequence_numbers(bench):
     bench.send(bench.chunk(FORWARD, sequence=7))
     bench.run(0.2)
     bench.send(bench.chunk(FORWARD, sequence=1, epoch=2))
@@ -80,7 +81,7 @@ def test_reordered_chunks_are_refused(bench):
         bench.send(first)
 
 
-def test_a_chunk_that_cannot_be_reached_from_its_first_row_is_refused_and_counted(bench):
+def test_a_chunk_whose_first_step_cannot_be_reached_is_refused_and_counted(bench):
     data = STAY.copy()
     data[:, :3] = [-0.2, 0.29, 0.2]
     with pytest.raises(ChunkRefused, match="steps from 0 on"):
@@ -88,7 +89,7 @@ def test_a_chunk_that_cannot_be_reached_from_its_first_row_is_refused_and_counte
     assert bench.executor.status.step_clips.max() == 8
 
 
-def test_reachable_rows_are_followed_and_the_status_says_which_are_not(bench):
+def test_reachable_steps_are_executed_and_the_status_reports_the_others(bench):
     data = STAY.copy()
     data[4:, :3] = [-0.2, 0.29, 0.2]
     bench.send(bench.chunk(data))

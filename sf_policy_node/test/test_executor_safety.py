@@ -1,5 +1,6 @@
-"""When the chunk executor does not move, stops, and starts again. Times are simulated; the observer
-is a perfect controller.
+"""When the chunk executor does not move the arm, stops it, and starts it again.
+
+Times are simulated; the observer is a perfect controller.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_nothing_moves_without_joint_states():
         executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.01)
 
 
-def test_nothing_moves_on_old_or_broken_joint_states(bench):
+def test_nothing_moves_on_old_or_invalid_joint_states(bench):
     bench.joint_states = False
     bench.run(0.2)
     bench.executor.on_joint_state(bench.now, np.full(7, np.nan), np.zeros(7))
@@ -58,7 +59,7 @@ def test_a_chunk_observed_before_activation_is_refused(bench):
         bench.send(old)
 
 
-def test_an_arm_that_somebody_else_moves_is_not_taken_over(bench):
+def test_an_arm_that_another_publisher_moves_is_not_taken_over(bench):
     for n in range(30):
         bench.executor.on_joint_state(bench.now + 0.01 * n, HOME + 0.005 * n, np.zeros(7))
     bench.now += 0.3
@@ -75,7 +76,7 @@ def test_an_arm_outside_its_limits_is_not_moved():
 # ---- holds ----
 
 
-def test_when_chunks_stop_the_arm_comes_to_rest_by_itself_and_the_status_says_so(bench):
+def test_without_new_chunks_the_arm_stops_and_the_status_reports_it(bench):
     keep_moving(bench, 0.9)
     sent = len(bench.observer.sent)
     horizon = sim_arm().action.horizon * sim_arm().action.step_s
@@ -88,7 +89,7 @@ def test_when_chunks_stop_the_arm_comes_to_rest_by_itself_and_the_status_says_so
     assert not bench.violations()
 
 
-def test_when_joint_states_stop_the_arm_brakes_within_the_limits(bench):
+def test_without_joint_states_the_arm_brakes_inside_the_limits(bench):
     keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.02, 0.0)))
     bench.joint_states = False
     bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.02, 0.0)), age=0.05))
@@ -99,10 +100,10 @@ def test_when_joint_states_stop_the_arm_brakes_within_the_limits(bench):
     assert not bench.violations()
 
 
-def test_a_blocked_arm_gives_way_and_needs_a_new_instruction(bench):
+def test_a_blocked_arm_retreats_and_needs_a_new_instruction(bench):
     keep_moving(bench, 0.6, straight(sim_arm(), (0.0, 0.03, 0.0)))
     bench.send(bench.chunk(straight(sim_arm(), (0.0, 0.03, 0.0)), age=0.05))
-    for _ in range(30):  # held back more and more
+    for _ in range(30):  # the obstacle holds it back more and more
         bench.offset[0] -= 0.01
         bench.run(0.01)
     commanded = bench.observer.state(bench.now)[0][0]
@@ -133,9 +134,9 @@ def test_one_bad_reading_stops_nothing(bench):
 
 
 @pytest.mark.parametrize("step", [-50.0, -0.3, 0.3, 100.0])
-def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_stay(bench, step):
-    """The controller goes on by its own clock; a stop that begins a little beside its motion would
-    be a leap.
+def test_after_a_clock_jump_the_motion_ends_and_the_arm_is_commanded_to_hold(bench, step):
+    """The controller continues on its own clock; a stop that starts beside its motion would make
+    the arm jump.
     """
     keep_moving(bench, 0.6)
     late, sent = bench.chunk(FORWARD, age=0.1), len(bench.observer.sent)
@@ -157,8 +158,8 @@ def test_when_the_clock_is_set_the_motion_ends_by_itself_and_the_arm_is_told_to_
     assert not bench.violations()
 
 
-def test_after_the_clock_was_set_a_gripper_keeps_its_grip_and_joints_their_setpoint(bench):
-    """What the fingers hold keeps them from where they were sent, and servos sag a little."""
+def test_after_a_clock_jump_a_gripper_keeps_its_grip_and_joints_their_setpoint(bench):
+    """An object keeps the fingers from their commanded position, and servos droop a little."""
     closed = FORWARD.copy()
     closed[:, 3] = 0.0
     keep_moving(bench, 0.6, closed)
@@ -172,7 +173,7 @@ def test_after_the_clock_was_set_a_gripper_keeps_its_grip_and_joints_their_setpo
     assert not bench.violations()
 
 
-def test_a_simulated_clock_that_is_heard_late_and_in_pieces_was_not_set(bench):
+def test_delayed_messages_of_a_simulated_clock_are_no_clock_jump(bench):
     keep_moving(bench, 0.6)
     bench.stopwatch += 5.0
     bench.executor.tick(bench.now + 0.01)
@@ -181,10 +182,8 @@ def test_a_simulated_clock_that_is_heard_late_and_in_pieces_was_not_set(bench):
     assert "clock" not in bench.executor.status.reason
 
 
-def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench):
-    """After SIGCONT simulated time is still the old one for some ticks, while joint states are two
-    seconds newer.
-    """
+def test_ages_are_not_checked_while_this_process_has_not_received_the_clock(bench):
+    """After SIGCONT the simulated time is old for some ticks; joint states are 2 s newer."""
     keep_moving(bench, 0.6)
     bench.stopwatch += 2.0
     bench.executor.on_joint_state(bench.now + 2.0, HOME, np.zeros(7))
@@ -192,7 +191,7 @@ def test_nothing_is_judged_by_a_clock_that_this_process_has_not_heard_yet(bench)
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_the_arm_is_measured(
+def test_an_emergency_stop_after_a_clock_jump_brakes_from_where_the_arm_is_measured(
     bench,
 ):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
@@ -207,27 +206,29 @@ def test_an_emergency_stop_while_the_clock_has_just_been_set_brakes_from_where_t
     assert not bench.violations()
 
 
-def test_an_emergency_stop_after_the_clock_was_set_believes_no_joint_states_far_from_the_motion(
+def test_an_emergency_stop_after_a_clock_jump_ignores_joint_states_far_from_the_path(
     bench,
 ):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     bench.set_by = -3.0
     far = np.array([0.8, -0.5, 0.6, 0, 0, 0, 0])
-    bench.lie = lambda stamp, place, speed: [(stamp, place + far * np.cos(30.0 * stamp), speed)]
-    bench.run(1.6)  # the motion has ended, and no joint state is believed to show it
+    bench.driver = lambda stamp, joints, speed: [
+        (stamp, joints + far * np.cos(30.0 * stamp), speed)
+    ]
+    bench.run(1.6)  # the motion has ended, but the joint states do not show it
     bench.post(bench.executor.emergency_stop(bench.clock))
     bench.run(1.5)
     assert not bench.violations() and (bench.observer.state(bench.now)[1] == 0.0).all()
 
 
 def test_an_emergency_stop_while_the_clock_settles_keeps_a_drooping_arm_in_its_box(bench):
-    """The servo droops below the box: stopping where the arm is measured would lead it out."""
+    """The arm droops below the box: a stop where it is measured would command it outside."""
     bench.offset = np.array([0.0, 0.03, 0.04, 0.0, 0.0, 0.0, 0.0])
     down = straight(sim_arm(), (0.0, 0.0, -0.05))
     for _ in range(3):
         keep_moving(bench, 0.6, down)
     box = Workspace(sim_arm(), kinematics())
-    assert box.outside(bench.measured[-1][1]) > 0.01, "the droop leads out of the box"
+    assert box.outside(bench.measured[-1][1]) > 0.01, "the arm droops out of the box"
     bench.set_by = 5.0
     bench.run(0.3)
     bench.post(bench.executor.emergency_stop(bench.clock))
@@ -235,7 +236,7 @@ def test_an_emergency_stop_while_the_clock_settles_keeps_a_drooping_arm_in_its_b
     assert not bench.violations() and (bench.observer.state(bench.now)[1] == 0.0).all()
 
 
-def test_one_joint_state_from_the_future_stops_the_arm_and_the_next_right_one_heals_it(bench):
+def test_a_joint_state_from_the_future_stops_the_arm_until_a_valid_one_arrives(bench):
     keep_moving(bench, 0.6)
     position, velocity = bench.observer.state(bench.now)
     bench.executor.on_joint_state(bench.now + 3600.0, position, velocity)
@@ -248,19 +249,17 @@ def test_one_joint_state_from_the_future_stops_the_arm_and_the_next_right_one_he
 
 
 @pytest.mark.parametrize("ahead", [0.005, 2.0])
-def test_after_a_clock_step_the_arm_can_be_stopped_though_joint_states_are_stamped_ahead(
-    bench, ahead
-):
+def test_after_a_clock_jump_the_arm_can_be_stopped_with_joint_states_from_the_future(bench, ahead):
     keep_moving(bench, 0.9)
     bench.set_by = -30.0
-    assert bench.executor.tick(bench.clock) is None  # the motion under way ends by itself
+    assert bench.executor.tick(bench.clock) is None  # the current motion ends on its own
     position, velocity = bench.observer.state(bench.now)
     bench.executor.on_joint_state(bench.clock + ahead, position, velocity)
     stop = bench.executor.emergency_stop(bench.clock)
     assert stop is not None and (stop.velocities[-1] == 0.0).all()
 
 
-def test_an_executor_that_takes_the_place_of_another_stays_stopped(bench):
+def test_an_executor_that_replaces_another_inherits_its_emergency_stop(bench):
     bench.executor.on_emergency_stop(True, bench.now)
     bench.executor.on_emergency_stop(False, bench.now)
     after = Bench(sim_arm())
@@ -274,20 +273,20 @@ def test_an_executor_that_takes_the_place_of_another_stays_stopped(bench):
     after.send(after.chunk(FORWARD))
 
 
-def test_a_chunk_that_brings_the_news_of_a_clock_step_is_refused(bench):
+def test_a_chunk_that_reveals_a_clock_jump_is_refused(bench):
     keep_moving(bench, 0.6)
     with pytest.raises(ChunkRefused, match="the clock jumped by"):
         bench.executor.on_chunk(bench.chunk(FORWARD), bench.now + 5.0)
 
 
-def test_a_process_that_stood_still_has_not_seen_a_clock_step(bench):
+def test_a_suspended_process_detects_no_clock_jump(bench):
     keep_moving(bench, 0.6)
     bench.stopwatch += 2.0
     assert bench.executor.tick(bench.now + 2.0) is None
     assert "no new chunk" in bench.executor.status.reason
 
 
-def test_a_chunk_heard_before_the_watchdog_tells_that_the_arm_stood(bench):
+def test_a_chunk_received_before_the_watchdog_reports_that_the_motion_ended(bench):
     keep_moving(bench, 0.6)
     bench.now, bench.stopwatch = bench.now + 2.0, bench.stopwatch + 2.0
     bench.measure()
@@ -310,7 +309,7 @@ def test_a_trajectory_that_could_not_be_sent_is_withdrawn(bench):
     assert bench.executor.status.chunks_accepted == 1 and bench.executor.status.chunks_refused == 1
 
 
-def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench):
+def test_a_trajectory_is_too_late_once_its_start_has_passed(bench):
     bench.send(bench.chunk(FORWARD))
     assert not bench.executor.is_too_late(bench.now + 0.02)
     assert bench.executor.is_too_late(bench.now + 0.05)
@@ -320,19 +319,19 @@ def test_a_trajectory_is_late_once_its_motion_should_have_left_the_old_one(bench
     assert bench.executor.is_too_late(bench.now + 0.1)
 
 
-def test_a_process_that_stood_still_joins_later_by_what_it_has_not_heard_of_a_simulated_clock():
+def test_a_suspended_process_starts_motions_later_by_the_possible_clock_delay():
     bench = Bench(sim_arm(), simulated=True)
     keep_moving(bench, 0.6)
-    bench.stopwatch += 0.06  # it wakes up, and takes the chunk before it hears the clock
+    bench.stopwatch += 0.06  # the chunk arrives before the clock's messages are processed
     bench.send(bench.chunk(FORWARD))
     assert not bench.executor.is_too_late(bench.now + 0.02)
     bench.stopwatch += 0.06  # planning took as long
     assert bench.executor.is_too_late(bench.now)
 
 
-def test_a_process_that_is_called_late_leaves_the_delivery_of_a_first_motion_more_time(bench):
+def test_a_process_that_is_called_late_gives_the_first_motion_a_longer_lead(bench):
     def start_s():
-        """When a motion from rest begins, after the chunk."""
+        """Return how long after its chunk a motion from standstill starts [s]."""
         sent = bench.send(bench.chunk(straight(sim_arm(), (-0.003, 0.0, 0.0))))
         moving = np.flatnonzero(np.abs(sent.velocities).max(axis=1) > 0.0)[0]
         begins = sent.stamp + sent.times[moving - 1] - bench.now
@@ -346,14 +345,14 @@ def test_a_process_that_is_called_late_leaves_the_delivery_of_a_first_motion_mor
     assert start_s() > 0.04 and start_s() < 0.03
 
 
-def test_the_first_message_of_a_simulated_clock_is_no_step():
+def test_the_first_message_of_a_simulated_clock_is_no_jump():
     bench = Bench(sim_arm(), simulated=True)
     assert bench.executor.tick(0.0) is None
     bench.now = bench.stopwatch = 20.0
     assert bench.executor.tick(20.0) is None and "clock" not in bench.executor.status.reason
 
 
-def test_a_chunk_is_refused_while_a_simulated_clock_stands():
+def test_a_chunk_is_refused_while_a_simulated_clock_is_stalled():
     bench = Bench(sim_arm(), simulated=True)
     keep_moving(bench, 0.6)
     bench.stopwatch += 0.5
@@ -364,7 +363,7 @@ def test_a_chunk_is_refused_while_a_simulated_clock_stands():
 # ---- emergency stop ----
 
 
-def test_the_emergency_stop_brakes_at_once_and_stays_latched(bench):
+def test_the_emergency_stop_brakes_at_once_and_remains_latched(bench):
     keep_moving(bench, 0.6, straight(sim_arm(), (0.03, 0.02, 0.0)))
     bench.observer.receive(bench.executor.on_emergency_stop(True, bench.now), bench.now)
     assert bench.observer.at_rest_after - bench.now < 0.3
@@ -387,7 +386,7 @@ def test_the_latch_cannot_be_reset_while_the_button_is_pressed(bench):
     assert bench.executor.status.state is ExecutorState.HOLDING
 
 
-def test_after_a_reset_only_a_chunk_observed_afterwards_moves_the_arm(bench):
+def test_after_a_reset_only_a_chunk_with_a_later_observation_moves_the_arm(bench):
     keep_moving(bench, 0.6)
     before = bench.chunk(FORWARD)
     bench.observer.receive(bench.executor.emergency_stop(bench.now), bench.now)
@@ -401,7 +400,7 @@ def test_after_a_reset_only_a_chunk_observed_afterwards_moves_the_arm(bench):
     assert not bench.violations()
 
 
-def test_a_stop_that_may_have_been_lost_is_sent_again_when_the_button_repeats(bench):
+def test_a_stop_is_sent_again_when_the_button_repeats_its_message(bench):
     keep_moving(bench, 0.6, straight(sim_arm(), (0.03, 0.02, 0.0)))
     first = bench.executor.on_emergency_stop(True, bench.now)
     again = bench.executor.on_emergency_stop(True, bench.now + 0.02)
@@ -427,7 +426,7 @@ def test_deactivation_stops_a_moving_arm(bench):
     assert bench.executor.status.state is ExecutorState.INACTIVE
 
 
-def test_shadow_follows_chunks_although_the_arm_does_something_else():
+def test_shadow_mode_plans_chunks_although_the_operator_moves_the_arm():
     bench = Bench(sim_arm(), shadow=True)
     for _ in range(4):
         bench.executor.on_chunk(bench.chunk(FORWARD), bench.now)

@@ -1,6 +1,4 @@
-"""Commands that are sent one by one: to an arm that knows nothing else, or to a gripper beside an
-arm that follows trajectories.
-"""
+"""Streamed commands: for an arm, or only for a gripper while the arm follows trajectories."""
 
 import contextlib
 
@@ -25,14 +23,14 @@ def bench_with(output: str, **command) -> Bench:
 
 
 def stream(bench: Bench, seconds: float) -> list[np.ndarray]:
-    """What is streamed at every cycle; the bench's arm is where it is told to be anyway."""
-    said = []
+    """Return the positions that are streamed; the bench's arm follows trajectories instead."""
+    streamed = []
     for _ in range(round(seconds / TICK)):
         bench.run(TICK)
         setpoint = bench.executor.setpoint(bench.clock)
         if setpoint is not None:
-            said.append(setpoint.positions)
-    return said
+            streamed.append(setpoint.positions)
+    return streamed
 
 
 def move(bench: Bench, chunks: int = 2) -> None:
@@ -42,34 +40,34 @@ def move(bench: Bench, chunks: int = 2) -> None:
 
 
 @pytest.mark.parametrize("chunk_at_once", [True, False])
-def test_after_a_pause_in_the_lifecycle_nothing_of_the_motion_before_it_is_streamed(chunk_at_once):
+def test_after_a_reactivation_the_earlier_motion_is_not_streamed(chunk_at_once):
     bench = bench_with("forward_command")
     move(bench)
     bench.post(bench.executor.deactivate(bench.now))
     bench.run(1.0)
     bench.offset = bench.offset + np.array(
         [0.3, 0, 0, 0, 0, 0, 0]
-    )  # somebody turned it by hand meanwhile
+    )  # it was moved by hand meanwhile
     bench.run(1.3)
     bench.executor.activate(bench.now)
     if not chunk_at_once:
         assert not stream(bench, 0.1)
     bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (0.0, 0.01, 0.0)), epoch=2), bench.now)
     measured = bench.measured[-1][1]
-    said = bench.executor.setpoint(bench.now + TICK)
-    assert said is not None and np.abs(said.positions - measured)[:6].max() < 0.01
+    setpoint = bench.executor.setpoint(bench.now + TICK)
+    assert setpoint is not None and np.abs(setpoint.positions - measured)[:6].max() < 0.01
 
 
-def test_an_arm_with_trajectories_goes_on_after_a_stall_and_can_still_be_stopped():
+def test_an_arm_with_trajectories_continues_after_a_stall_and_can_be_stopped():
     gripper = {"output": "forward_command", "topic": "/gripper_controller/commands"}
     bench = bench_with("joint_trajectory", gripper=gripper)
     move(bench)
     bench.send(bench.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)), age=0.1))
     stream(bench, 0.1)
     bench.run(0.15)  # the process was busy: no cycle was streamed
-    told, _ = bench.executor.path.state(bench.now)
-    said = bench.executor.setpoint(bench.now)
-    assert said.positions == pytest.approx(told)
+    commanded, _ = bench.executor.path.state(bench.now)
+    setpoint = bench.executor.setpoint(bench.now)
+    assert setpoint.positions == pytest.approx(commanded)
     assert "was suspended" not in bench.executor.status.reason
     stop = bench.executor.emergency_stop(bench.now)
     assert stop is not None
@@ -78,7 +76,7 @@ def test_an_arm_with_trajectories_goes_on_after_a_stall_and_can_still_be_stopped
     assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
 
 
-def test_streamed_commands_slow_down_when_the_clock_is_set():
+def test_streamed_commands_brake_after_a_clock_jump():
     bench = bench_with("forward_command")
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     before = bench.executor.setpoint(bench.clock)
@@ -93,14 +91,14 @@ def test_streamed_commands_slow_down_when_the_clock_is_set():
     assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
 
 
-def test_home_is_streamed_to_by_nobody_before_a_chunk():
+def test_nothing_is_streamed_before_the_first_chunk():
     bench = bench_with("forward_command")
     assert not stream(bench, 0.2)
     bench.send(bench.chunk(FORWARD))
     assert np.abs(stream(bench, 0.04)[0] - HOME)[:6].max() < 0.01
 
 
-def test_streamed_commands_are_the_motion_itself_and_silence_follows_its_end():
+def test_streamed_commands_follow_the_path_and_end_with_it():
     bench = bench_with("forward_command")
     bench.send(bench.chunk(FORWARD))
     sent = []
@@ -115,7 +113,7 @@ def test_streamed_commands_are_the_motion_itself_and_silence_follows_its_end():
     assert bench.executor.setpoint(bench.now) is None
 
 
-def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was():
+def test_a_process_suspended_during_a_motion_holds_its_last_command():
     bench = bench_with("forward_command")
     bench.send(bench.chunk(FORWARD))
     for _ in range(15):
@@ -130,11 +128,11 @@ def test_a_sender_that_stood_still_in_the_middle_of_a_motion_stays_where_it_was(
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 200.0]))
-def test_streamed_commands_never_leap(seed, rate):
+def test_streamed_commands_never_jump(seed, rate):
     """Random chunks, stops, late cycles and a clock that goes back a little.
 
-    Who holds each command until the next one sees no step beyond a joint's top speed, and no change
-    of steps beyond its acceleration.
+    A controller that holds each command until the next one sees no step beyond a joint's top speed,
+    and no change between steps beyond its acceleration.
     """
     rng = np.random.default_rng(seed)
     bench = bench_with("forward_command", rate_hz=rate)
@@ -154,9 +152,8 @@ def test_streamed_commands_never_leap(seed, rate):
             bench.set_by -= 0.04
         bench.run(late)
         setpoint = bench.executor.setpoint(bench.clock)
-        if (
-            setpoint is None or "was suspended" in bench.executor.status.reason
-        ):  # it holds the last one
+        # The controller holds the last command.
+        if setpoint is None or "was suspended" in bench.executor.status.reason:
             before = step = None
             continue
         if before is not None:
@@ -171,18 +168,16 @@ def test_streamed_commands_never_leap(seed, rate):
 
 @pytest.mark.parametrize("late", [0.05, -0.045])
 def test_a_late_cycle_or_a_clock_that_goes_back_is_caught_up_inside_the_limits(late):
-    """Measured without it: 6.2 rad/s for a cycle 50 ms late, -4.3 for a clock 45 ms back; limit
-    2.
-    """
+    """Without it: 6.2 rad/s after a cycle 50 ms late, -4.3 after a clock 45 ms back; limit 2."""
     bench = bench_with("forward_command")
     move(bench, chunks=3)
-    said = [bench.executor.setpoint(bench.clock).positions]
+    streamed = [bench.executor.setpoint(bench.clock).positions]
     if late > 0.0:
         bench.run(late)
     else:
         bench.set_by += late
-    said += stream(bench, 1.4)
-    speeds = np.diff(said, axis=0) / TICK
+    streamed += stream(bench, 1.4)
+    speeds = np.diff(streamed, axis=0) / TICK
     assert (np.abs(speeds) <= 1.05 * bench.observer.limits.velocity).all()
     changes = np.abs(np.diff(speeds, axis=0)) / TICK
     assert (changes <= 1.2 * bench.observer.limits.acceleration).all()

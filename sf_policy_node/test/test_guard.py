@@ -1,4 +1,4 @@
-"""The last look before the arm: it finds what is wrong with a motion, however that was made."""
+"""The guard finds every violation of a limit, independently of how a motion was planned."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ WORKSPACE = Workspace(sim_arm(), kinematics())
 
 
 def there_and_stop(joint=0, acceleration=1.0, seconds=0.2, start=HOME):
-    """Speeds one joint up and brakes it again, exactly."""
+    """Return a motion that accelerates one joint and brakes it again, exactly at the limit."""
     count = round(seconds / PERIOD)
     rates = np.concatenate([np.full(count, acceleration), np.full(count, -acceleration)])
     velocity = np.concatenate([[0.0], np.cumsum(rates) * PERIOD])
@@ -66,11 +66,11 @@ def test_a_motion_inside_all_limits_passes():
         (changed(there_and_stop(), positions=there_and_stop().positions[:, :5]), "for 7 joints"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence_with_the_joint(motion, sentence):
+def test_a_violation_is_a_sentence_that_names_the_joint(motion, sentence):
     assert sentence in find_violation(motion, LIMITS, WORKSPACE)
 
 
-def test_a_step_in_position_counts_as_the_acceleration_that_it_is():
+def test_a_step_in_position_counts_as_an_acceleration():
     motion = there_and_stop()
     positions = motion.positions.copy()
     positions[5:, 3] += 0.01
@@ -79,7 +79,7 @@ def test_a_step_in_position_counts_as_the_acceleration_that_it_is():
     )
 
 
-def test_the_tool_may_not_be_faster_than_its_limit_though_every_joint_is_inside_its_own():
+def test_the_tool_speed_limit_holds_although_every_joint_keeps_its_own():
     slow = parse_contract(
         yaml.safe_dump(_contract(workspace={"tool_speed": 0.05})), sim_arm().urdf_xml
     )
@@ -101,8 +101,8 @@ def test_a_motion_that_starts_outside_a_limit_may_come_back():
     joint=st.integers(0, 5),
     factor=st.floats(1.05, 50.0),
 )
-def test_no_motion_beyond_a_limit_passes(seed, kind, joint, factor):
-    """Random admissible motions in all joints, one of which is then spoilt."""
+def test_no_motion_that_breaks_a_limit_passes(seed, kind, joint, factor):
+    """A random admissible motion of all joints is changed so that one joint breaks a limit."""
     rng = np.random.default_rng(seed)
     parts = [there_and_stop(j, rng.uniform(-1, 1) * 0.3, 0.2) for j in range(6)]
     positions = HOME + sum(part.positions - HOME for part in parts)
@@ -128,7 +128,7 @@ def steady(guard, place=HOME, until=0.0):
         guard.monitor.add(until - 0.01 * n, place, np.zeros(7))
 
 
-def test_the_guard_keeps_the_old_motion_when_it_refuses_a_new_one():
+def test_the_guard_keeps_the_current_path_when_it_refuses_a_motion():
     guard = Guard(sim_arm(), WORKSPACE)
     with pytest.raises(MotionRefused, match="no joint states"):
         guard.start(0.0)
@@ -140,8 +140,8 @@ def test_the_guard_keeps_the_old_motion_when_it_refuses_a_new_one():
     assert guard.path is None and guard.refusals == 1
 
 
-def test_no_motion_begins_anywhere_but_at_the_last_command():
-    """Whoever hands it a path of his own making does not get past the guard."""
+def test_every_motion_starts_at_the_last_command():
+    """The guard refuses a motion on a path that it did not create."""
     guard = Guard(sim_arm(), WORKSPACE)
     steady(guard)
     motion = there_and_stop(0, 5.0)
@@ -157,7 +157,7 @@ def test_no_motion_begins_anywhere_but_at_the_last_command():
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_a_controller_is_met_inside_the_limits_from_wherever_it_may_be(seed):
+def test_a_meeting_point_keeps_the_limits_from_every_possible_state(seed):
     rng = np.random.default_rng(seed)
     middle = 0.5 * (LIMITS.lower + LIMITS.upper)
     spread = 0.2 * (LIMITS.upper - LIMITS.lower)

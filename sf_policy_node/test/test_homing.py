@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import yaml
-from lying_arm import LyingArm
+from faulty_driver import FaultyDriver
 from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm
 
 from sf_policy_node.contract import parse_contract
@@ -147,7 +147,7 @@ def test_it_is_refused_while_somebody_else_decides(bench):
 def test_a_driver_that_lies_does_not_make_the_way_home_leave_the_limits(seed):
     rng = np.random.default_rng(seed)
     bench = Bench(changed(), AWAY)
-    bench.lie = LyingArm(rng, len(HOME))
+    bench.driver = FaultyDriver(rng, len(HOME))
     bench.observer.acceleration_allowed = 1.2
     for _ in range(6):
         with contextlib.suppress(MotionRefused):

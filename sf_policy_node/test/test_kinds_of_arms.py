@@ -204,7 +204,7 @@ def test_a_joint_that_is_measured_and_not_commanded_is_no_part_of_the_arm():
 def test_between_base_and_tool_such_a_joint_is_refused():
     data, urdf = on_a_rail("prismatic")
     data["joints"].pop(0)
-    with pytest.raises(ContractError, match="joint rail lies between rail and tool0 but is not in"):
+    with pytest.raises(ContractError, match="joint rail is between rail and tool0 but is not in"):
         Kinematics(parse_contract(yaml.safe_dump(data), urdf))
 
 

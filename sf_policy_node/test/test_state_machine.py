@@ -1,4 +1,4 @@
-"""Every edge of the executor's state machine, and the picture of it in the documentation."""
+"""Every transition of the executor's state machine, and its diagram in the documentation."""
 
 from pathlib import Path
 
@@ -32,13 +32,13 @@ def test_every_state_can_be_reached_and_left():
         assert any(n.state is state and s.situation.state is not state for n, _, s in ALL), state
 
 
-def test_nobody_moves_an_arm_that_is_stopped_inactive_or_of_unknown_place():
+def test_nothing_moves_an_arm_that_is_stopped_inactive_or_at_an_unknown_position():
     for now in situations():
         if now.latched or not now.active or now.settling:
             assert now.source is NOBODY, now
 
 
-def test_only_a_chunk_or_a_leader_begins_a_motion():
+def test_only_a_chunk_or_a_joint_command_starts_a_motion():
     for now, event, step in ALL:
         if step.situation.source not in (NOBODY, now.source):
             assert event in MOTION, (now, event)
@@ -60,7 +60,7 @@ def test_each_condition_changes_by_one_event_alone(flag, value, event):
     assert changes == {event}
 
 
-def test_a_motion_that_loses_its_source_is_always_stopped_or_has_ended():
+def test_a_motion_that_loses_its_control_source_is_stopped_or_has_ended():
     harmless = {Event.MOTION_ENDED, Event.CONTROLLER_LOST, Event.ACTIVATED}
     for now, event, step in ALL:
         if now.moves and not step.situation.moves and event not in harmless:
@@ -73,7 +73,7 @@ def test_the_emergency_stop_works_in_every_situation():
         assert step.situation.state is State.STOPPED and step.stop is Stop.BRAKE
 
 
-def test_what_was_observed_before_an_interruption_is_not_followed_after_it():
+def test_chunks_observed_before_an_interruption_are_refused_after_it():
     fresh = {
         Event.ACTIVATED,
         Event.PAUSED,
@@ -87,7 +87,7 @@ def test_what_was_observed_before_an_interruption_is_not_followed_after_it():
     assert {event for _, event, step in ALL if step.accept_from_now} == fresh
 
 
-def test_an_operator_keeps_control_through_a_pause_and_outranks_a_replay_and_the_policy():
+def test_an_operator_keeps_control_in_a_pause_and_has_priority_over_replay_and_policy():
     operator = Situation(active=True, source=ControlSource.TELEOPERATION)
     assert transition(operator, Event.PAUSED).situation.state is State.TELEOPERATION
     assert transition(operator, Event.PAUSED).stop is Stop.NONE
@@ -95,18 +95,18 @@ def test_an_operator_keeps_control_through_a_pause_and_outranks_a_replay_and_the
         with pytest.raises(ImpossibleEvent):
             transition(operator, event)
     for source in (ControlSource.POLICY, ControlSource.REPLAY):
-        led = Situation(active=True, source=source)
-        assert transition(led, Event.TELEOPERATION).situation == operator
+        other = Situation(active=True, source=source)
+        assert transition(other, Event.TELEOPERATION).situation == operator
 
 
 @pytest.mark.parametrize("event", sorted(MOTION, key=lambda e: e.value))
 @pytest.mark.parametrize("forbids", [{"active": False}, {"latched": True}, {"settling": True}])
-def test_nothing_begins_where_the_situation_forbids_it(event, forbids):
+def test_impossible_events_are_refused(event, forbids):
     with pytest.raises(ImpossibleEvent):
         transition(Situation(**{"active": True, **forbids}), event)
 
 
-def test_a_paused_executor_takes_neither_chunks_nor_a_replay():
+def test_a_paused_executor_accepts_neither_chunks_nor_a_replay():
     paused = Situation(active=True, paused=True)
     for event in (Event.CHUNK, Event.REPLAY):
         with pytest.raises(ImpossibleEvent):
@@ -123,12 +123,12 @@ def test_a_paused_executor_takes_neither_chunks_nor_a_replay():
         (Event.CONTROLLER_LOST, Stop.NONE, {Memory.PATH, Memory.MOTION}),
     ],
 )
-def test_after_a_fault_in_motion_chunks_need_a_new_instruction(event, stop, forgets):
+def test_after_a_fault_during_a_motion_chunks_need_a_new_instruction(event, stop, forgets):
     step = transition(Situation(active=True, source=ControlSource.POLICY), event)
     assert (step.situation.state, step.stop, set(step.forget)) == (State.BLOCKED, stop, forgets)
 
 
-def test_a_block_outlives_a_clock_that_is_set_a_pause_and_an_emergency_stop():
+def test_a_block_outlasts_a_clock_jump_a_pause_and_an_emergency_stop():
     now = Situation(active=True, blocked=True)
     for event in (
         Event.CLOCK_SET_AT_REST,
@@ -143,7 +143,7 @@ def test_a_block_outlives_a_clock_that_is_set_a_pause_and_an_emergency_stop():
     assert now.state is State.BLOCKED
 
 
-def test_the_documentation_shows_this_machine():
+def test_the_documentation_shows_this_state_machine():
     text = DOC.read_text()
     assert diagram() in text, "copy state_machine.diagram() into doc/motion.md"
     assert table() in text, "copy state_machine.table() into doc/motion.md"

@@ -282,7 +282,7 @@ class ChunkExecutor:
         last = self._policy.last
         if following or (last is not None and epoch < last.epoch):
             return None
-        # Also refuses a chunk of this instruction that is still on its way.
+        # Also refuses a chunk of this instruction that is still being delivered.
         self._policy.block("its instruction has ended", epoch)
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.state is not State.FOLLOWING:

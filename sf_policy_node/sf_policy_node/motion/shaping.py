@@ -89,7 +89,16 @@ def follow(
     cache=True,
 )
 def _follow(
-    places, speeds, start, start_velocity, lower, upper, top_speed, acceleration, gains, period
+    reference,
+    reference_speeds,
+    start,
+    start_velocity,
+    lower,
+    upper,
+    top_speed,
+    acceleration,
+    gains,
+    period,
 ):  # pragma: no cover - compiled
     """Compute the loop of :func:`follow`.
 
@@ -101,7 +110,7 @@ def _follow(
     a (sqrt(h^2 + 2 d / a) - h), from which :func:`brake` stops before the limit: d is the distance
     of the limit from the position, advanced by h v / 2.
     """
-    count, joints = places.shape[0] - 1, places.shape[1]
+    count, joints = reference.shape[0] - 1, reference.shape[1]
     positions, velocities = np.empty((count, joints)), np.empty((count, joints))
     clips = np.zeros((3, joints), np.int64)
     half, square = 0.5 * period, period * period
@@ -111,7 +120,7 @@ def _follow(
         near = approach / gain**2
         position, velocity = start[j], start_velocity[j]
         for k in range(count):
-            error = places[k, j] - position
+            error = reference[k, j] - position
             # Linear near the reference; further away no faster than the joint can brake.
             size = abs(error)
             correction = (
@@ -119,7 +128,7 @@ def _follow(
                 if size <= near
                 else math.copysign(math.sqrt(2.0 * approach * (size - 0.5 * near)), error)
             )
-            wanted = speeds[k + 1, j] + correction
+            wanted = reference_speeds[k + 1, j] + correction
             fast = min(max(wanted, -top), top)
             # Never faster than `brake` can stop before a limit. At the limit the speed is 0, which
             # a joint can reach because the same held one period earlier.

@@ -160,10 +160,10 @@ Motion = TypeVar("Motion", Trajectory, Setpoint)
 
 def of_joints(motion: Motion, joints: Sequence[int]) -> Motion:
     """Return the motion of the joints with these indices, for one of several controllers."""
-    rows = np.asarray(joints)
+    columns = np.asarray(joints)
     return replace(
         motion,
-        joint_names=tuple(motion.joint_names[index] for index in rows),
-        positions=np.asarray(motion.positions)[..., rows],
-        velocities=np.asarray(motion.velocities)[..., rows],
+        joint_names=tuple(motion.joint_names[index] for index in columns),
+        positions=np.asarray(motion.positions)[..., columns],
+        velocities=np.asarray(motion.velocities)[..., columns],
     )

@@ -96,10 +96,10 @@ class PolicyNode(ManagedNode):
             " for one"
         )
         self.parameter("instruction", "", again, live=True)
-        rows = (
+        replanned = (
             "steps of a chunk until the next one is predicted; a slower model: as often as it can"
         )
-        self.parameter("replan_steps", 3, rows, low=1, high=500)
+        self.parameter("replan_steps", 3, replanned, low=1, high=500)
         self.parameter(
             "instruction_timeout_s",
             60.0,

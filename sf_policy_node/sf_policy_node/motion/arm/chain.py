@@ -136,8 +136,7 @@ def _stray(contract: Contract, name: str, joint: UrdfJoint) -> str:
     """Return the message about a joint between base and tool that is no joint of the arm."""
     arm, tool_key = contract.arms[name], contract.key_of(name, "tool_frame")
     where = (
-        f"{contract.urdf}: joint {joint.name} lies between {contract.base_frame} and"
-        f" {arm.tool_frame}"
+        f"{contract.urdf}: joint {joint.name} is between {contract.base_frame} and {arm.tool_frame}"
     )
     if {joint.name, joint.mimics} & set(arm.gripper_joints):
         return f"{tool_key}: {where} and belongs to the gripper; name a link before the fingers"

@@ -173,23 +173,23 @@ class CollisionModel:
         positions = np.atleast_2d(np.asarray(positions, float))
         motion = positions if start is None else np.vstack([start, positions])
         indices = np.arange(len(motion))
-        turns, places, first, last = self._place(motion)
+        turns, origins, first, last = self._place(motion)
         moved = displacements(turns, first, last, self._radii)
         if moved.max(initial=0.0) > FURTHEST_STEP:
             samples, indices = refine(motion, moved.max(axis=1, initial=0.0)[1:] / FURTHEST_STEP)
-            turns, places, first, last = self._place(samples)
+            turns, origins, first, last = self._place(samples)
             moved = displacements(turns, first, last, self._radii)
         allowed = np.full(len(self._pairs), self.margin)
-        exact = ExactDistances(self._functions, self._pairs, turns, places, moved)
+        exact = ExactDistances(self._functions, self._pairs, turns, origins, moved)
         if start is not None:
-            bounds = self._bounds(turns[:1], places[:1], first[:1], last[:1])[0]
+            bounds = self._bounds(turns[:1], origins[:1], first[:1], last[:1])[0]
             for pair in np.flatnonzero(bounds <= self.margin):
                 allowed[pair] = min(self.margin, exact.at(0, pair) - _CREEP)
         near = near_pairs(
             self._pairs,
             self.margin,
             turns,
-            places,
+            origins,
             first,
             last,
             self._radii,
@@ -215,10 +215,10 @@ class CollisionModel:
     def nearest(self, positions: np.ndarray) -> list[Collision]:
         """Return the nearest checked pair at each of ``positions`` (N, J)."""
         positions = np.atleast_2d(np.asarray(positions, float))
-        turns, places, first, last = self._place(positions)
-        bounds = self._bounds(turns, places, first, last)
+        turns, origins, first, last = self._place(positions)
+        bounds = self._bounds(turns, origins, first, last)
         moved = np.zeros(first.shape[:2])
-        exact = ExactDistances(self._functions, self._pairs, turns, places, moved)
+        exact = ExactDistances(self._functions, self._pairs, turns, origins, moved)
         found = []
         for n in range(len(positions)):
             best, best_pair = np.inf, -1
@@ -302,10 +302,10 @@ class CollisionModel:
 
     def _always_touching(self, poses: np.ndarray, among: np.ndarray) -> np.ndarray:
         """Return (P,): true for the pairs ``among`` (P,) that touch at every pose (N, J)."""
-        turns, places, first, last = self._place(poses)
-        touch = among & (self._bounds(turns, places, first, last) <= self.margin).all(axis=0)
+        turns, origins, first, last = self._place(poses)
+        touch = among & (self._bounds(turns, origins, first, last) <= self.margin).all(axis=0)
         still = np.zeros(first.shape[:2])
-        exact = ExactDistances(self._functions, self._pairs, turns, places, still)
+        exact = ExactDistances(self._functions, self._pairs, turns, origins, still)
         for pair in np.flatnonzero(touch):
             touch[pair] = all(exact.at(n, pair) <= self.margin for n in range(len(poses)))
         return touch
@@ -336,7 +336,7 @@ class CollisionModel:
         Rotations (N, G, 3, 3), then offsets, first ends and last ends (N, G, 3) [m].
         """
         tree = self._tree
-        turns, places = place_shapes(
+        turns, origins = place_shapes(
             tree.angles(positions),
             tree.parents,
             tree.rotations,
@@ -347,11 +347,11 @@ class CollisionModel:
             self._rotations,
             self._offsets,
         )
-        return turns, places, *place_capsules(turns, places, self._starts, self._ends)
+        return turns, origins, *place_capsules(turns, origins, self._starts, self._ends)
 
-    def _bounds(self, turns, places, first, last) -> np.ndarray:
+    def _bounds(self, turns, origins, first, last) -> np.ndarray:
         boxes = self._box_centres, self._box_halves
-        return all_bounds(self._pairs, turns, places, first, last, self._radii, *boxes)
+        return all_bounds(self._pairs, turns, origins, first, last, self._radii, *boxes)
 
     def _collision(self, index: int, pair: int, distance: float) -> Collision:
         return Collision(index, *self._links(pair), float(distance))

@@ -1,6 +1,6 @@
 """Compiled loops of the collision check: compute the poses of all shapes and which pairs may touch.
 
-Legend: N samples, J joints of the URDF, G shapes, P pairs; ``turns`` (N, G, 3, 3) and ``places``
+Legend: N samples, J joints of the URDF, G shapes, P pairs; ``turns`` (N, G, 3, 3) and ``origins``
 (N, G, 3) [m] are rotation and position of every shape in the model's root. Capsule and box of a
 shape enclose it. So the distance of two capsules or of two boxes is a lower bound of the distance
 of their shapes.
@@ -56,7 +56,7 @@ def place_shapes(
     Rotations about an axis are by Rodrigues' formula.
     """
     count, joints, shapes = angles.shape[0], angles.shape[1], len(shape_joints)
-    turns, places = np.empty((count, shapes, 3, 3)), np.empty((count, shapes, 3))
+    turns, origins = np.empty((count, shapes, 3, 3)), np.empty((count, shapes, 3))
     turn, place = np.empty((joints, 3, 3)), np.empty((joints, 3))
     first, about, root = np.empty((3, 3)), np.empty((3, 3)), np.eye(3)
     origin, along = np.zeros(3), np.empty(3)
@@ -99,22 +99,22 @@ def place_shapes(
             if j < 0:
                 _copy(shape_rotations[g], turns[n, g])
                 for i in range(3):
-                    places[n, g, i] = shape_offsets[g, i]
+                    origins[n, g, i] = shape_offsets[g, i]
             else:
                 _product(turn[j], shape_rotations[g], turns[n, g])
-                _act(turn[j], place[j], shape_offsets[g], places[n, g])
-    return turns, places
+                _act(turn[j], place[j], shape_offsets[g], origins[n, g])
+    return turns, origins
 
 
 @numba.njit(cache=True)
-def place_capsules(turns, places, starts, ends):  # pragma: no cover - compiled
+def place_capsules(turns, origins, starts, ends):  # pragma: no cover - compiled
     """Return both ends (N, G, 3) of all capsules in the root, from those in the shapes' frames."""
-    count, shapes = places.shape[0], places.shape[1]
+    count, shapes = origins.shape[0], origins.shape[1]
     first, last = np.empty((count, shapes, 3)), np.empty((count, shapes, 3))
     for n in range(count):
         for g in range(shapes):
-            _act(turns[n, g], places[n, g], starts[g], first[n, g])
-            _act(turns[n, g], places[n, g], ends[g], last[n, g])
+            _act(turns[n, g], origins[n, g], starts[g], first[n, g])
+            _act(turns[n, g], origins[n, g], ends[g], last[n, g])
     return first, last
 
 
@@ -183,7 +183,7 @@ def segment_distance(p, u, q, v):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True)
-def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - compiled
+def _box_gap(n, i, j, turns, origins, centres, halves):  # pragma: no cover - compiled
     """Return a lower bound of the distance of two boxes [m].
 
     It is the distance of box ``i`` from the extent of box ``j`` along the axes of ``i``.
@@ -199,7 +199,7 @@ def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - com
             offset += turned * centres[j, m]
             extent += abs(turned) * halves[j, m]
         for r in range(3):
-            offset += turns[n, i, r, k] * (places[n, j, r] - places[n, i, r])
+            offset += turns[n, i, r, k] * (origins[n, j, r] - origins[n, i, r])
         gap = abs(offset) - extent
         if gap > 0.0:
             total += gap * gap
@@ -208,7 +208,7 @@ def _box_gap(n, i, j, turns, places, centres, halves):  # pragma: no cover - com
 
 @numba.njit(cache=True)
 def pair_bound(
-    n, i, j, turns, places, first, last, radii, centres, halves, enough
+    n, i, j, turns, origins, first, last, radii, centres, halves, enough
 ):  # pragma: no cover - compiled
     """Return a lower bound of the distance of shapes ``i`` and ``j`` at sample ``n`` [m].
 
@@ -218,15 +218,15 @@ def pair_bound(
     bound = segment_distance(first[n, i], last[n, i], first[n, j], last[n, j])
     bound -= radii[i] + radii[j]
     if bound <= enough:
-        bound = max(bound, _box_gap(n, i, j, turns, places, centres, halves))
+        bound = max(bound, _box_gap(n, i, j, turns, origins, centres, halves))
         if bound <= enough:
-            bound = max(bound, _box_gap(n, j, i, turns, places, centres, halves))
+            bound = max(bound, _box_gap(n, j, i, turns, origins, centres, halves))
     return bound
 
 
 @numba.njit(cache=True)
 def all_bounds(
-    pairs, turns, places, first, last, radii, centres, halves
+    pairs, turns, origins, first, last, radii, centres, halves
 ):  # pragma: no cover - compiled
     """Return lower bounds (N, P) of the distances of all ``pairs`` (P, 2) [m]."""
     bounds = np.empty((first.shape[0], len(pairs)))
@@ -237,7 +237,7 @@ def all_bounds(
                 pairs[k, 0],
                 pairs[k, 1],
                 turns,
-                places,
+                origins,
                 first,
                 last,
                 radii,
@@ -250,7 +250,7 @@ def all_bounds(
 
 @numba.njit(cache=True)
 def near_pairs(
-    pairs, margin, turns, places, first, last, radii, centres, halves, moved
+    pairs, margin, turns, origins, first, last, radii, centres, halves, moved
 ):  # pragma: no cover - compiled
     """Return the samples and pairs (K, 2) that may be nearer than ``margin`` [m], in the order of
     the samples.
@@ -268,7 +268,7 @@ def near_pairs(
             room[k] -= moved[n, i] + moved[n, j]
             if room[k] > 0.0:
                 continue
-            bound = pair_bound(n, i, j, turns, places, first, last, radii, centres, halves, margin)
+            bound = pair_bound(n, i, j, turns, origins, first, last, radii, centres, halves, margin)
             room[k] = bound - margin
             if room[k] <= 0.0:
                 found[size, 0], found[size, 1] = n, k

@@ -38,7 +38,7 @@ class ExactDistances:
     Args:
         functions: one for each pair.
         pairs: (P, 2) indices of shapes.
-        turns, places: (N, G, 3, 3), (N, G, 3) poses of all shapes.
+        turns, origins: (N, G, 3, 3), (N, G, 3) poses of all shapes.
         moved: (N, G) see :func:`~sf_policy_node.motion.arm.collision_bounds.displacements` [m].
     """
 
@@ -47,11 +47,11 @@ class ExactDistances:
         functions: Sequence[coal.ComputeDistance],
         pairs: np.ndarray,
         turns: np.ndarray,
-        places: np.ndarray,
+        origins: np.ndarray,
         moved: np.ndarray,
     ) -> None:
         self._functions, self._pairs = functions, pairs
-        self._turns, self._places = turns, places
+        self._turns, self._origins = turns, origins
         self._travelled = np.cumsum(moved, axis=0)
         # By pair: by how much its last distance was above the margin [m], and at which sample.
         self._clear: dict[int, tuple[float, int]] = {}
@@ -62,8 +62,8 @@ class ExactDistances:
         """Return the distance of a pair at a sample [m]; negative where the shapes overlap."""
         i, j = self._pairs[pair]
         self._result.clear()
-        first = coal.Transform3s(self._turns[sample, i], self._places[sample, i])
-        second = coal.Transform3s(self._turns[sample, j], self._places[sample, j])
+        first = coal.Transform3s(self._turns[sample, i], self._origins[sample, i])
+        second = coal.Transform3s(self._turns[sample, j], self._origins[sample, j])
         return self._functions[pair](first, second, self._request, self._result)
 
     def unless_clear(self, sample: int, pair: int, margin: float) -> float | None:

@@ -58,11 +58,11 @@ class ToolChain:
             if velocities is None
             else np.ascontiguousarray(velocities, dtype=float)
         )
-        places, speeds = _move(
+        origins, speeds = _move(
             q, dq, self._rotations, self._offsets, self._axes, self._slides, self._order, self._tool
         )
         rotation, offset = self._base
-        return places @ rotation.T + offset, speeds @ rotation.T
+        return origins @ rotation.T + offset, speeds @ rotation.T
 
 
 def _axis(joint: pinocchio.JointModel) -> np.ndarray:
@@ -124,37 +124,37 @@ def _move(
 ):  # pragma: no cover - compiled
     """Compute tool positions and velocities (N, 3) in the root for joints and velocities (N, J).
 
-    Goes along the chain with the frame of each joint: its position ``place`` and rotation ``turn``,
-    its velocity ``linear`` [m/s] and ``angular`` [rad/s]. ``way`` is the vector to the next frame.
+    Goes along the chain with the frame of each joint: position ``origin``, rotation ``turn``,
+    velocity ``linear`` [m/s] and ``angular`` [rad/s]. ``step`` is the vector to the next frame.
     """
     count = positions.shape[0]
-    places, speeds = np.zeros((count, 3)), np.zeros((count, 3))
+    origins, speeds = np.zeros((count, 3)), np.zeros((count, 3))
     turn, about, work = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
-    angular, way, along = np.empty(3), np.empty(3), np.empty(3)
+    angular, step, along = np.empty(3), np.empty(3), np.empty(3)
     for n in range(count):
-        place, linear = places[n], speeds[n]
+        origin, linear = origins[n], speeds[n]
         turn[:] = 0.0
         turn[0, 0] = turn[1, 1] = turn[2, 2] = 1.0
         angular[:] = 0.0
         for j in range(len(order)):
             q, dq = positions[n, order[j]], velocities[n, order[j]]
-            _turn(turn, offsets[j], way)
+            _turn(turn, offsets[j], step)
             _then(turn, rotations[j], work)
             _turn(turn, axes[j], along)
             if slides[j]:
                 for i in range(3):
-                    way[i] += along[i] * q
+                    step[i] += along[i] * q
                     linear[i] += along[i] * dq
-            _add_cross(angular, way, linear)
+            _add_cross(angular, step, linear)
             for i in range(3):
-                place[i] += way[i]
+                origin[i] += step[i]
             if not slides[j]:
                 for i in range(3):
                     angular[i] += along[i] * dq
                 _about(axes[j], q, about)
                 _then(turn, about, work)
-        _turn(turn, tool, way)
+        _turn(turn, tool, step)
         for i in range(3):
-            place[i] += way[i]
-        _add_cross(angular, way, linear)
-    return places, speeds
+            origin[i] += step[i]
+        _add_cross(angular, step, linear)
+    return origins, speeds

@@ -91,15 +91,15 @@ class Drift:
         self._measured = -np.inf
         self.twist, self._wanted = np.zeros(6), np.zeros(6)
 
-    def measure(self, stamp: float, place: QuaternionPose) -> None:
+    def measure(self, stamp: float, measured: QuaternionPose) -> None:
         """Take the measured tool pose at ``stamp`` [s], which :attr:`twist` then corrects."""
         self._measured = stamp
         if not self._path:
             return
-        gaps = np.array([wanted.position for _, wanted in self._path]) - place.position
+        gaps = np.array([wanted.position for _, wanted in self._path]) - measured.position
         index = int(np.einsum("ij,ij->i", gaps, gaps).argmin())
         away, nearest = gaps[index], self._path[index][1]
-        turned = pinocchio.log3(_matrix(nearest.quaternion) @ _matrix(place.quaternion).T)
+        turned = pinocchio.log3(_matrix(nearest.quaternion) @ _matrix(measured.quaternion).T)
         self._wanted = _GAIN * np.append(_shortened(away, _FURTHEST), _shortened(turned, _FURTHEST))
 
 

@@ -69,14 +69,14 @@ class ToolBox:
                 self._turn = np.ascontiguousarray(placement.rotation)
                 self._offset = placement.translation.copy()
 
-    def clip(self, places: np.ndarray) -> np.ndarray:
+    def clip(self, points: np.ndarray) -> np.ndarray:
         """Return tool positions (N, 3) in the common base frame, clipped to the box [m]."""
         if self._turn is None:
-            return np.minimum(np.maximum(places, self.lower), self.upper)
-        inside = np.minimum(np.maximum(self._in_box(places), self.lower), self.upper)
+            return np.minimum(np.maximum(points, self.lower), self.upper)
+        inside = np.minimum(np.maximum(self._in_box(points), self.lower), self.upper)
         clipped = inside @ self._turn.T + self._offset
         # Positions inside the box are returned exactly, without the rounding of the transforms.
-        return np.where(np.abs(clipped - places) < 1e-12, places, clipped)
+        return np.where(np.abs(clipped - points) < 1e-12, points, clipped)
 
     def motion(self, joints: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return tool positions [m] in the box's frame and tool velocities [m/s], both (N, 3).
@@ -97,19 +97,19 @@ class ToolBox:
         """Return tool positions (N, 3) [m] in the box's frame for this arm's joints (N, A)."""
         return self._in_box(self._kinematics.tool_motion(joints)[0])
 
-    def excess(self, places: np.ndarray) -> np.ndarray:
+    def excess(self, points: np.ndarray) -> np.ndarray:
         """Return how far tool positions (N, 3) in the box's frame are outside (N,) [m], or 0."""
-        return np.maximum(np.maximum(self.lower - places, places - self.upper).max(axis=1), 0.0)
+        return np.maximum(np.maximum(self.lower - points, points - self.upper).max(axis=1), 0.0)
 
-    def first_outside(self, places: np.ndarray) -> int | None:
+    def first_outside(self, points: np.ndarray) -> int | None:
         """Return the index, counted after the start, of the first tool position outside the box.
 
         None when there is none; see :meth:`Workspace.first_violation`.
 
         Args:
-            places: (N + 1, 3) in the box's frame, the first at the start [m].
+            points: (N + 1, 3) in the box's frame, the first at the start [m].
         """
-        excess = self.excess(places)
+        excess = self.excess(points)
         if not excess.any():
             return None
         # The tolerance is not added to the excess at the start: otherwise each motion could leave
@@ -139,8 +139,8 @@ class ToolBox:
             f"{self.prefix}the tool would move at {top:.2f} m/s, {self._speed_key} allows {limit}",
         )
 
-    def _in_box(self, places: np.ndarray) -> np.ndarray:
-        return places if self._turn is None else (places - self._offset) @ self._turn
+    def _in_box(self, points: np.ndarray) -> np.ndarray:
+        return points if self._turn is None else (points - self._offset) @ self._turn
 
 
 class Workspace:
@@ -207,18 +207,18 @@ class Workspace:
         for box, (_, speeds) in zip(self.boxes.values(), motions, strict=True):
             speed, factor, sentence = box.check_speed(speeds)
             top, slowest, too_fast = max(top, speed), min(slowest, factor), too_fast or sentence
-        index, reason = self._first(positions, [places for places, _ in motions])
+        index, reason = self._first(positions, [points for points, _ in motions])
         return Survey(index, top, slowest, too_fast, reason)
 
-    def _first(self, joints: np.ndarray, places: list[np.ndarray]) -> tuple[int | None, str]:
+    def _first(self, joints: np.ndarray, points: list[np.ndarray]) -> tuple[int | None, str]:
         """Return the index of the first violation after the start and its reason.
 
         Args:
             joints: (N + 1, J).
-            places: for each arm the tool positions (N + 1, 3) in its box's frame.
+            points: for each arm the tool positions (N + 1, 3) in its box's frame.
         """
         first, reason = None, ""
-        for box, of_tool in zip(self.boxes.values(), places, strict=True):
+        for box, of_tool in zip(self.boxes.values(), points, strict=True):
             index = box.first_outside(of_tool)
             if index is not None and (first is None or index < first):
                 first, reason = index, f"{box.prefix}{LEAVES_BOX}"

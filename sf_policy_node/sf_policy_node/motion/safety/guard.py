@@ -441,7 +441,7 @@ class Guard:
     def _hold(self, position: np.ndarray, now: float) -> Trajectory | None:
         """Command a position (J,) that the controller already holds.
 
-        The point lies in the past. With a point in the future the controller would start from the
+        The point is in the past. With a point in the future the controller would start from the
         measured joints, and a gripper would loosen its grip.
         """
         base = CommandedPath.resting(now - self._period, self._period, position)

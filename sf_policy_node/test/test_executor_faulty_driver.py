@@ -1,4 +1,4 @@
-"""Whatever the driver reports, no command starts elsewhere than at the last one, or leaves the
+"""With any joint states from a faulty driver, every command starts at the last one and keeps the
 limits.
 """
 
@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 import pytest
+from faulty_driver import FaultyDriver
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lying_arm import LyingArm
 from motion_cases import FORWARD, HOME, Bench, keep_moving, sim_arm, straight
 from test_executor_random import CONTRACTS, random_rows
 
@@ -17,13 +17,13 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState
 
-# The same sequences in every run of the suite; SF_LYING_SEQUENCES=2000 looks for new ones.
+# Every run of the suite uses the same sequences; SF_LYING_SEQUENCES=2000 draws new ones.
 SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "0"))
 FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
 
 
 def act(bench, rng, target):
-    """One thing that a policy, an operator or a person at a button does."""
+    """Do one random action of a policy or an operator."""
     executor, kinds = bench.executor, ["chunk", "lead", "stop", "pause", "activate", "clock"]
     kind = rng.choice(kinds, p=[0.55, 0.3, 0.05, 0.04, 0.03, 0.03])
     if kind == "chunk":
@@ -70,8 +70,9 @@ def act(bench, rng, target):
 def test_no_sequence_of_readings_makes_the_executor_break_a_limit(contract, seed):
     rng = np.random.default_rng(seed)
     bench = Bench(contract, start=float(rng.choice([10.0, 1.7e9])))
-    bench.lie = LyingArm(rng, len(HOME))
-    bench.observer.acceleration_allowed = 1.2  # a controller is met where it was measured
+    bench.driver = FaultyDriver(rng, len(HOME))
+    # A controller may start from wrongly measured joints, which exceeds the limit a little.
+    bench.observer.acceleration_allowed = 1.2
     target = HOME.copy()
     for _ in range(14):
         with contextlib.suppress(MotionRefused, ValueError):
@@ -82,14 +83,14 @@ def test_no_sequence_of_readings_makes_the_executor_break_a_limit(contract, seed
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
 
 
-def leap_for(bench, seconds, change):
-    """The driver reports wrong places for a while, from now on."""
+def report_wrong_joints(bench, seconds, change):
+    """Let the driver report wrong joints for ``seconds`` from now on."""
     until = bench.now + seconds
 
-    def lie(stamp, position, velocity):
+    def driver(stamp, position, velocity):
         return [(stamp, change(position) if bench.now <= until else position, velocity)]
 
-    bench.lie = lie
+    bench.driver = driver
 
 
 def plus(*beside):
@@ -100,26 +101,26 @@ def plus(*beside):
 @pytest.mark.parametrize(
     "change", [plus(1.0), plus(0.0, -0.6, 0.4), np.zeros_like, plus(-0.8, 0.8, 0.8, 0.8, 0.8, 0.8)]
 )
-def test_a_leap_that_no_arm_can_make_is_a_lying_sensor(bench, seconds, change):
+def test_a_jump_that_is_impossible_for_an_arm_is_a_sensor_fault(bench, seconds, change):
     keep_moving(bench, 0.6, FAST)
-    leap_for(bench, seconds, change)
+    report_wrong_joints(bench, seconds, change)
     bench.run(0.6)
     assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()
     status = bench.executor.status
     assert bench.executor.situation.state is State.BLOCKED and status.state is ExecutorState.HOLDING
     assert "sensor" in status.reason and "is measured" in status.reason
-    bench.lie = lambda *reading: [reading]
+    bench.driver = lambda *reading: [reading]
     bench.run(1.5)
     with pytest.raises(ChunkRefused, match=r"sensor.*give an instruction again"):
         bench.send(bench.chunk(FORWARD))
     bench.send(bench.chunk(FORWARD, epoch=2))
 
 
-def test_one_wrong_reading_when_a_motion_starts_from_rest_starts_nothing_elsewhere(bench):
+def test_one_wrong_reading_does_not_change_where_a_motion_starts(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     for wrong in (plus(0.0, -0.4), plus(0.0, 0.3), np.zeros_like):
-        leap_for(bench, 0.005, wrong)
+        report_wrong_joints(bench, 0.005, wrong)
         bench.run(0.005)
         with contextlib.suppress(ChunkRefused):
             bench.send(
@@ -134,7 +135,7 @@ def test_one_wrong_reading_when_a_motion_starts_from_rest_starts_nothing_elsewhe
 
 @pytest.mark.parametrize("led_by", ["chunk", "operator"])
 @pytest.mark.parametrize("droop", [0.06, 0.2])
-def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_its_grip(
+def test_a_drooping_servo_is_not_commanded_to_its_measured_position_and_the_gripper_keeps_its_grip(
     bench, led_by, droop
 ):
     closed = straight(sim_arm(), (0.005, 0.0, 0.0), opening=0.0)
@@ -161,9 +162,9 @@ def test_a_servo_that_droops_is_not_stepped_to_where_it_is_measured_and_keeps_it
 
 
 @pytest.mark.parametrize("turns", [1, -1])
-def test_a_driver_that_wraps_is_named_at_rest_and_in_motion(bench, turns):
+def test_a_driver_that_wraps_angles_is_reported_when_stationary_and_in_motion(bench, turns):
     keep_moving(bench, 0.6, FAST)
-    leap_for(bench, np.inf, plus(2.0 * np.pi * turns))
+    report_wrong_joints(bench, np.inf, plus(2.0 * np.pi * turns))
     bench.run(0.6)
     assert "full turn" in bench.executor.status.reason and "joint1" in bench.executor.status.reason
     bench.run(2.0)
@@ -178,15 +179,15 @@ def test_a_driver_that_wraps_is_named_at_rest_and_in_motion(bench, turns):
     assert not bench.violations()
 
 
-def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it_stays_there(bench):
+def test_an_arm_moved_by_hand_starts_where_it_was_left_once_it_is_stationary(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     moved = np.zeros(7)
 
-    def lie(stamp, position, velocity):
+    def driver(stamp, position, velocity):
         return [(stamp, position + moved, velocity)]
 
-    bench.lie = lie
+    bench.driver = driver
     for _ in range(50):  # 0.5 rad in half a second
         moved = moved + [0.01, 0, 0, 0, 0, 0, 0]
         bench.run(0.01)
@@ -208,12 +209,10 @@ def test_an_arm_that_was_moved_by_hand_is_met_where_it_was_left_but_only_once_it
 @pytest.mark.parametrize("later", [0.4, 6.0])
 @pytest.mark.parametrize("jump", [0.5, 0.1])
 @pytest.mark.parametrize("rested_s", [0.01, 0.09, 1.5])
-def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_there_for_a_while(
+def test_a_stationary_arm_whose_joint_states_jump_starts_there_once_they_are_steady(
     bench, rested_s, jump, later
 ):
-    """As after a reset of the simulated arm: its controller holds position elsewhere, and nobody
-    says so.
-    """
+    """A reset of the simulated arm does this: its controller holds another position, unreported."""
     bench.send(bench.chunk(FORWARD))
     bench.run(bench.executor.path.end - bench.now + rested_s)
     bench.offset = np.array([jump, 0, 0, 0, 0, 0, 0])
@@ -230,8 +229,8 @@ def test_an_arm_at_rest_whose_joint_states_jump_is_met_there_once_it_was_seen_th
 
 
 @pytest.mark.parametrize("after_s", [0.1, 0.3])
-def test_a_stop_ends_the_way_to_a_place_that_was_measured_wrongly(bench, after_s):
-    """The driver was wrong for long enough to be believed; then it reports that the arm moves."""
+def test_a_stop_ends_the_motion_to_a_position_that_was_measured_wrongly(bench, after_s):
+    """The driver reports wrong joints long enough to be accepted, then that the arm moves."""
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     before = bench.observer.state(bench.now)[0]
@@ -244,13 +243,13 @@ def test_a_stop_ends_the_way_to_a_place_that_was_measured_wrongly(bench, after_s
     bench.run(after_s)
     bench.post(bench.executor.on_emergency_stop(True, bench.now))
     bench.run(0.3)
-    place, speed = bench.observer.state(bench.now)
+    position, speed = bench.observer.state(bench.now)
     assert (speed == 0.0).all() and not bench.violations()
-    assert np.abs(place - reference).max() > 0.05, "it did not go on to where it was never"
+    assert np.abs(position - reference).max() > 0.05, "it stopped before the wrong position"
 
 
 @pytest.mark.parametrize("led_by", ["chunk", "operator"])
-def test_a_displaced_arm_is_still_met_after_a_motion_that_was_planned_too_late(bench, led_by):
+def test_a_displaced_arm_starts_where_measured_after_a_withdrawn_motion(bench, led_by):
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
     bench.offset = np.array([0.16, 0, 0, 0, 0, 0, 0])
@@ -271,26 +270,26 @@ def test_a_displaced_arm_is_still_met_after_a_motion_that_was_planned_too_late(b
             bench.run(0.05)
 
 
-def test_a_controller_that_stands_still_is_not_made_to_leap_back_to_the_path(bench):
-    """It was deactivated and activated: it holds where it stood, and nobody told the executor."""
+def test_a_controller_that_does_not_move_is_not_commanded_to_jump_back_to_its_path(bench):
+    """It was deactivated and activated again, so it holds its position; this was not reported."""
     keep_moving(bench, 0.3, FAST)
-    place = bench.observer.state(bench.now)[0]
-    bench.lie = lambda stamp, position, velocity: [(stamp, place, 0.0 * velocity)]
+    held = bench.observer.state(bench.now)[0]
+    bench.driver = lambda stamp, position, velocity: [(stamp, held, 0.0 * velocity)]
     sent = len(bench.observer.sent)
     bench.run(0.5)
     stop = bench.observer.sent[sent]
-    assert stop.positions[0] == pytest.approx(place, abs=1e-6)
+    assert stop.positions[0] == pytest.approx(held, abs=1e-6)
     assert stop.stamp + stop.times[0] - bench.received[sent] > 0.2, (
-        "from there and from the path alike inside the limits"
+        "the limits hold from that position and from the path"
     )
     assert "does not move" in bench.executor.status.reason and not bench.violations()
 
 
-def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
+def test_an_arm_whose_speed_is_scaled_down_is_reported(bench):
     keep_moving(bench, 0.3, FAST)
     path_time, rate = bench.now, 0.5
 
-    def lie(stamp, position, velocity):
+    def driver(stamp, position, velocity):
         return [
             (
                 stamp,
@@ -299,7 +298,7 @@ def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
             )
         ]
 
-    bench.lie = lie
+    bench.driver = driver
     for _ in range(100):
         bench.run(0.01)
         if "too slowly" in bench.executor.status.reason:
@@ -307,32 +306,32 @@ def test_an_arm_whose_speed_is_scaled_down_is_named(bench):
     assert "speed scaling" in bench.executor.status.reason and not bench.violations()
 
 
-def test_a_controller_that_says_it_does_not_follow_is_believed(bench):
+def test_a_controller_whose_reported_reference_leaves_the_path_stops_the_arm(bench):
     keep_moving(bench, 0.6, FAST)
-    place = bench.observer.state(bench.now)[0]
+    position = bench.observer.state(bench.now)[0]
     sent = len(bench.observer.sent)
     for _ in range(40):
-        bench.executor.on_controller_reference(bench.now, place, np.zeros(7))
+        bench.executor.on_controller_reference(bench.now, position, np.zeros(7))
         bench.run(0.005)
-    assert len(bench.observer.sent) == sent, "it holds position by itself"
+    assert len(bench.observer.sent) == sent, "the controller holds position on its own"
     assert "the controller commands" in bench.executor.status.reason
     with pytest.raises(ChunkRefused, match="give an instruction again"):
         bench.send(bench.chunk(FORWARD))
 
 
-def test_a_motion_starts_where_the_controller_says_that_it_holds_position(bench):
+def test_a_motion_starts_where_the_controller_reports_to_hold_position(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(2.5)
-    place = bench.observer.state(bench.now)[0] + [0.1, 0, 0, 0, 0, 0, 0]
-    bench.executor.on_controller_reference(bench.now, place, np.zeros(7))
+    position = bench.observer.state(bench.now)[0] + [0.1, 0, 0, 0, 0, 0, 0]
+    bench.executor.on_controller_reference(bench.now, position, np.zeros(7))
     trajectory = bench.executor.on_chunk(
         bench.chunk(straight(sim_arm(), (-0.01, 0.0, 0.0))), bench.now
     )
-    assert trajectory.positions[0] == pytest.approx(place)
-    bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
+    assert trajectory.positions[0] == pytest.approx(position)
+    bench.executor.on_controller_reference(bench.now, position, np.full(7, 0.3))
     bench.executor.deactivate(bench.now)
     bench.executor.activate(bench.now)
     bench.run(0.4)
-    bench.executor.on_controller_reference(bench.now, place, np.full(7, 0.3))
+    bench.executor.on_controller_reference(bench.now, position, np.full(7, 0.3))
     with pytest.raises(ChunkRefused, match="commanded by another publisher"):
         bench.send(bench.chunk(FORWARD, epoch=2))

@@ -1,4 +1,4 @@
-"""A driver that lies: droop, lag, noise, quantisation, wrong, wrapped, lost and late readings."""
+"""A faulty driver: droop, lag, noise, quantisation, wrong, wrapped, lost and late joint states."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 ARM = 6
 
 
-class LyingArm:
-    """Turns true joints (J,) into the joint states that a faulty driver publishes; see
-    ``Bench.lie``.
+class FaultyDriver:
+    """Converts true joints (J,) to the joint states of a faulty driver; see ``Bench.driver``.
 
-    Every fault is drawn from ``rng``: which are there at all, how large, and when.
+    ``rng`` draws which faults the driver has, how large they are, and when they occur.
     """
 
     def __init__(self, rng: np.random.Generator, joints: int) -> None:
@@ -43,41 +42,41 @@ class LyingArm:
         self._wrong_left = self._lost_left = 0
         self._held: tuple | None = None
 
-    def _wrong_place(self, true: np.ndarray) -> np.ndarray:
+    def _wrong_by(self, true: np.ndarray) -> np.ndarray:
         kind = self._rng.choice(["zeros", "one", "all", "far", "turn"])
-        place = true.copy()
+        measured = true.copy()
         joint = self._rng.integers(0, self._joints)
         if kind == "zeros":
-            place = np.zeros_like(true)
+            measured = np.zeros_like(true)
         elif kind == "one":
-            place[joint] += self._rng.choice([-1.0, 1.0]) * self._rng.uniform(0.05, 1.5)
+            measured[joint] += self._rng.choice([-1.0, 1.0]) * self._rng.uniform(0.05, 1.5)
         elif kind == "all":
-            place += self._rng.choice([-1.0, 1.0])
+            measured += self._rng.choice([-1.0, 1.0])
         elif kind == "turn":
-            place[joint] += 2.0 * np.pi * self._rng.choice([-1.0, 1.0])
+            measured[joint] += 2.0 * np.pi * self._rng.choice([-1.0, 1.0])
         else:
-            place = self._rng.uniform(-3.0, 3.0, len(true))
-        return place - true
+            measured = self._rng.uniform(-3.0, 3.0, len(true))
+        return measured - true
 
     def __call__(self, stamp: float, true: np.ndarray, velocity: np.ndarray) -> list[tuple]:
         rng = self._rng
         self._past.append(true.copy())
-        place = self._past[max(0, len(self._past) - 1 - self._lag)] + self._droop
+        measured = self._past[max(0, len(self._past) - 1 - self._lag)] + self._droop
         if self._wrong_left:
             self._wrong_left -= 1
-            place = place + self._wrong
+            measured = measured + self._wrong
         elif rng.random() < self._single:
-            place = place + self._wrong_place(true)
+            measured = measured + self._wrong_by(true)
         elif rng.random() < self._burst:
             self._wrong, self._wrong_left = (
-                self._wrong_place(true),
+                self._wrong_by(true),
                 int(rng.choice([1, 2, 5, 20, 100])),
             )
-        if self._wrap_at is not None and place[0] > self._wrap_at:
-            place[0] -= 2.0 * np.pi
-        place = place + self._noise * rng.normal(size=len(place))
+        if self._wrap_at is not None and measured[0] > self._wrap_at:
+            measured[0] -= 2.0 * np.pi
+        measured = measured + self._noise * rng.normal(size=len(measured))
         if self._grid:
-            place = np.round(place / self._grid) * self._grid
+            measured = np.round(measured / self._grid) * self._grid
         speed = {
             "true": velocity,
             "nan": np.full_like(velocity, np.nan),
@@ -91,7 +90,7 @@ class LyingArm:
         if rng.random() < self._drop:
             self._lost_left = int(rng.choice([1, 3, 10, 40]))
             return []
-        reading, out = (stamp, place, speed), []
+        reading, out = (stamp, measured, speed), []
         if rng.random() < self._late and self._held is None:
             self._held = reading
             return []
