@@ -116,6 +116,20 @@ def test_two_named_cubes_are_picked_by_two_arms_at_once(sim, expert):
     assert {cube.held_by for cube in state.objects if cube.lifted} == {"left", "right"}
 
 
+def test_an_arm_that_misses_a_grasp_is_shown_how_to_recover(sim, expert):
+    scene = sim.reset(ONE)
+    arm = expert.arms[scene.arm_of(scene.target)]
+    column = pair().columns.action.indices(ColumnKind.GRIPPER, arm=arm.arm)
+    opened = 0  # frames with a gripper closed on nothing, all answered by opening it
+    frames = demonstrate_joints(sim, pair(), np.random.default_rng(ONE), expert, slips=True)
+    for frame in frames:
+        closed = arm.opening(frame.reference) < 0.05
+        if closed and not arm.holds(sim, scene.target):
+            assert (frame.answers[0][1][:, column] > 0.5).all()
+            opened += 1
+    assert opened >= 1 and sim.task_state().picked()
+
+
 def test_the_expert_answers_for_every_cube_and_for_two_at_once(sim, expert):
     scene = sim.reset(TWO)
     answers = expert.answers(scene.targets)

@@ -46,6 +46,8 @@ class Arguments:
     """Of the first episode."""
     workers: int = 2
     """Processes."""
+    slips: bool = False
+    """Each arm misses a grasp once and recovers. For robots whose chunks are joint targets."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def record(arguments: Arguments, console: Console) -> None:
     """Record the episodes that are missing, several at a time."""
     contract = load_contract(arguments.contract)
+    if arguments.slips and contract.action.space.is_tool:
+        raise ValueError("--slips: needs a robot whose chunks are joint targets; leave it out")
     seeds = [
         seed
         for seed in range(arguments.seed, arguments.seed + arguments.episodes)
@@ -75,7 +79,9 @@ def record(arguments: Arguments, console: Console) -> None:
     # spawn: a GL context must not be inherited
     with (
         multiprocessing.get_context("spawn").Pool(
-            min(arguments.workers, len(seeds)), _start_worker, (contract, arguments.out)
+            min(arguments.workers, len(seeds)),
+            _start_worker,
+            (contract, arguments.out, arguments.slips),
         ) as pool,
         ProgressBar("demonstrations", console=console) as bar,
     ):
@@ -98,12 +104,15 @@ def record_episode(
     directory: Path,
     seed: int,
     expert: JointExpert | None = None,
+    *,
+    slips: bool = False,
 ) -> str:
     """One episode into ``directory``; returns its outcome.
 
     Args:
         kinematics: for chunks of tool motions.
         expert: for chunks of joint positions; ``None``: one is made.
+        slips: whether each arm misses a grasp once; for chunks of joint positions.
     """
     rng = np.random.default_rng(seed)
     scene = sim.reset(seed)
@@ -125,7 +134,7 @@ def record_episode(
         frames = (
             demonstrate(sim, contract, kinematics, rng)
             if contract.action.space.is_tool
-            else demonstrate_joints(sim, contract, rng, expert)
+            else demonstrate_joints(sim, contract, rng, expert, slips=slips)
         )
         for sequence, frame in enumerate(frames):
             _write_frame(writer, contract, frame, started, sequence)
@@ -196,15 +205,16 @@ def _name(seed: int) -> str:
     return f"demo_{seed:06d}"
 
 
-def _start_worker(contract: Contract, directory: Path) -> None:
-    global _worker, _expert  # one simulator per process
+def _start_worker(contract: Contract, directory: Path, slips: bool) -> None:
+    global _worker, _expert, _slips  # one simulator per process
     sim, is_tool = ArmSim(contract), contract.action.space.is_tool
     _worker = (sim, contract, Kinematics(contract) if is_tool else None, directory)
     _expert = None if is_tool else JointExpert(contract, sim)
+    _slips = slips
 
 
 def _record_seed(seed: int) -> str:
-    return record_episode(*_worker, seed, _expert)
+    return record_episode(*_worker, seed, _expert, slips=_slips)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from sf_training.simulation.sim_model import Hand
 
 STEP_S = 0.1  # between two decisions of the expert's rule
 _HOME_GAIN = 0.5  # share of the way home in one decision
+_HELD = 0.03  # m between tool and cube, as in the expert's rule
 _HOME_STEP = 0.12  # rad of a joint in one decision at most
 Goal = tuple[str, ...]
 """Colours of the cubes to pick, one for each of some arms."""
@@ -94,6 +95,12 @@ class ArmExpert:
             place = place + way * min(1.0, _HOME_STEP / max(float(np.abs(way).max()), 1e-9))
             rows.append(place)
         return Way(np.array(rows), np.full(steps, self._hand.grip.wide))
+
+    def holds(self, sim: ArmSim, colour: str) -> bool:
+        """True when the gripper is closed with this cube between its fingers."""
+        way = self._grip_position(sim) - sim.cube_position(colour)
+        closed = self.opening(sim.joint_positions()) < self._hand.grip.gripped
+        return bool(closed and np.linalg.norm(way) < _HELD)
 
     def may_leave(self, sim: ArmSim, colour: str) -> bool:
         """True when the arm could still turn to another cube than ``colour``, or go for it."""

@@ -1,11 +1,13 @@
 """The scripted expert at the controls of any robot whose chunks are joint positions.
 
-As in :mod:`operator`, its hand is noisy and its answers are clean.
+As in :mod:`operator`, its hand is noisy and its answers are clean. It may also slip: its gripper
+closes on nothing and rises, so that the data show how to recover from a missed grasp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,20 +23,50 @@ STEPS_MAX = 80  # decisions in an episode
 _JOINT_NOISE = 0.02  # rad, standard deviation: of an arm on its way home
 _AHEAD = 4  # decisions that are commanded; the next frame replaces them
 _JOINT_STATE_STEPS = 4  # physics steps between two recorded joint states: 50 Hz
+_SLIP_BEGIN, _SLIP_STEPS = (3, 16), (2, 6)  # decisions: first of a slip, and how many
+_SLIP_RISE = 0.03  # m in one decision at most
+
+
+@dataclass(frozen=True)
+class Slip:
+    """A missed grasp: from decision ``begin`` to before ``end`` the gripper is closed and rises by
+    ``rise`` [m] in each.
+    """
+
+    begin: int
+    end: int
+    rise: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Slip:
+        """Draw one."""
+        begin = int(rng.integers(*_SLIP_BEGIN))
+        return cls(
+            begin, begin + int(rng.integers(*_SLIP_STEPS)), float(rng.uniform(0.0, _SLIP_RISE))
+        )
 
 
 def demonstrate_joints(
-    sim: ArmSim, contract: Contract, rng: np.random.Generator, expert: JointExpert | None = None
+    sim: ArmSim,
+    contract: Contract,
+    rng: np.random.Generator,
+    expert: JointExpert | None = None,
+    *,
+    slips: bool = False,
 ) -> Iterator[Frame]:
     """Pick the targets of ``sim.scene``; end when all are lifted or :data:`STEPS_MAX` have passed.
 
     A frame every ``STEP_S``: between two of them the robot follows the operator's noisy hand.
+
+    Args:
+        slips: whether each arm misses a grasp once, if it does not hold its cube before.
     """
     expert = expert or JointExpert(contract, sim)
     targets = sim.scene.targets
+    missed = {arm: Slip.draw(rng) for arm in expert.arms} if slips else {}
     period = contract.action.step_s
     times = period * np.arange(1, round(_AHEAD * STEP_S / period) + 1)
-    for _ in range(STEPS_MAX):
+    for decision in range(STEPS_MAX):
         stamp, joints, speeds = sim.time, sim.joint_positions(), sim.joint_velocities()
         phrasing = Phrasing.draw(rng)
         answers = [
@@ -45,7 +77,8 @@ def demonstrate_joints(
         images = {camera: sim.render(camera) for camera in cameras}
         depth = {camera: sim.depth(camera) for camera in cameras}
         poses = {camera: sim.camera_pose(camera) for camera in cameras}
-        rows = expert.rows(_noisy_ways(sim, expert, rng), times)
+        now = {arm: slip for arm, slip in missed.items() if slip.begin <= decision < slip.end}
+        rows = expert.rows(_noisy_ways(sim, expert, rng, now), times)
         sim.controller.accept(_trajectory(contract, stamp, joints, times, rows), sim.time)
         samples = []
         for _ in range(round(STEP_S / sim.TIMESTEP) // _JOINT_STATE_STEPS):
@@ -58,7 +91,9 @@ def demonstrate_joints(
             return
 
 
-def _noisy_ways(sim: ArmSim, expert: JointExpert, rng: np.random.Generator) -> dict:
+def _noisy_ways(
+    sim: ArmSim, expert: JointExpert, rng: np.random.Generator, slips: Mapping[str, Slip]
+) -> dict:
     wanted, ways = assignment(sim, sim.scene.targets), {}
     for arm, each in expert.arms.items():
         if arm not in wanted:
@@ -66,7 +101,10 @@ def _noisy_ways(sim: ArmSim, expert: JointExpert, rng: np.random.Generator) -> d
             way.joints[:] += rng.normal(0.0, _JOINT_NOISE, way.joints.shape[1])
         else:
             moves = each.pick(sim, wanted[arm], _AHEAD)
-            if moves[0, -1] > 0.5:  # a noisy hand while gripping would only drop the cube
+            if arm in slips and not each.holds(sim, wanted[arm]):
+                moves[:, :3] = slips[arm].rise * np.arange(1, _AHEAD + 1)[:, None] * [0, 0, 1]
+                moves[:, -1] = 0.0
+            elif moves[0, -1] > 0.5:  # a noisy hand while gripping would only drop the cube
                 moves[:, :3] += rng.normal(0.0, HAND_NOISE, 3)
             way = each.way(sim, moves)
         ways[arm] = way
