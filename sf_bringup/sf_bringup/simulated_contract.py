@@ -15,27 +15,32 @@ def for_simulation(path: Path, contract: Contract) -> Path:
     """Return the path of the contract to simulate with: ``path``, or a copy.
 
     A gripper with an action of control_msgs, which is not on PyPI, cannot be commanded where that
-    package is missing. The copy sends its commands as ``forward_command`` instead, and a sentence
-    on the standard error says so. Nothing that a policy or recorded data depend on differs.
+    package is missing. The copy sends the commands of every such gripper as ``forward_command``
+    instead, and a sentence on the standard error says so. Nothing that a policy or recorded data
+    depend on differs.
     """
-    gripper = contract.command.gripper
-    if gripper is None or gripper.output != "parallel_gripper" or _is_installed("control_msgs"):
+    arms, topics = dict(contract.arms), []
+    for name, arm in contract.arms.items():
+        gripper = arm.command.gripper
+        if gripper is None or gripper.output != "parallel_gripper":
+            continue
+        topics.append(f"{gripper.topic}/commands")
+        changed = gripper.model_copy(
+            update={"output": "forward_command", "topic": topics[-1], "max_effort": None}
+        )
+        command = arm.command.model_copy(update={"gripper": changed})
+        arms[name] = arm.model_copy(update={"command": command})
+    if not topics or _is_installed("control_msgs"):
         return path
-    topic = f"{gripper.topic}/commands"
-    changed = gripper.model_copy(
-        update={"output": "forward_command", "topic": topic, "max_effort": None}
-    )
-    copy = contract.model_copy(
-        update={"command": contract.command.model_copy(update={"gripper": changed})}
-    )
+    copy = contract.model_copy(update={"arms": arms})
     folder = Path(tempfile.gettempdir()) / f"sf_ros_simulated-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / contract.urdf).write_text(contract.urdf_xml, encoding="utf-8")
     written = folder / f"{contract.robot}.yaml"
     written.write_text(copy.to_yaml(), encoding="utf-8")
     print(
-        f"{contract.robot}: the simulated gripper takes its commands on {topic}, because"
-        " control_msgs is not installed (the real one needs ros-$ROS_DISTRO-control-msgs)",
+        f"{contract.robot}: the simulated gripper takes its commands on {', '.join(topics)},"
+        " because control_msgs is not installed (the real one needs ros-$ROS_DISTRO-control-msgs)",
         file=sys.stderr,
     )
     return written

@@ -276,3 +276,12 @@ def test_markers_are_published_when_they_are_recorded_or_wanted(tmp_path):
     assert "markers" not in named(arm_graph(policy="none", record=str(tmp_path), markers="false"))
     wanted = named(arm_graph(robot="mock", policy="none", markers="true"))["markers"]
     assert wanted.parameters["contract"] == str(find_robot("mock")) and not wanted.essential
+
+
+def test_two_arms_are_simulated_with_a_controller_each():
+    nodes = named(arm_graph(robot="piper_pair", policy="none", sim=True))
+    contract = load_contract(nodes["chunk_executor"].parameters["contract"])
+    assert [arm.command.topic for arm in contract.arms.values()] == [
+        "left_arm_controller/joint_trajectory",
+        "right_arm_controller/joint_trajectory",
+    ]
