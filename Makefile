@@ -12,7 +12,7 @@ ROBOT := sf_bringup/config/robots/sim_arm.yaml
 NANO := sf_bringup/config/policies/nano
 TRAIN_NANO := --contract $(ROBOT) --seed 0 --steps 4500 --validate-every 500 --evaluate-every 1500 --evaluation-episodes 40
 PAIR := sf_bringup/config/robots/piper_pair.yaml
-TRAIN_PAIR := --contract $(PAIR) --seed 0 --steps 6000 --validate-every 500 --evaluate-every 3000 --evaluation-episodes 20
+TRAIN_PAIR := --contract $(PAIR) --seed 0 --validate-every 500
 TRAIN_STUDY := --contract $(ROBOT) --steps 1600 --decay-share 0 --validate-every 400 --evaluate-every 400 --evaluation-episodes 40
 
 # Tests on all cores, four at most; those that start nodes come last, one after the other (conftest.py). In order:  ARGS="-n 0"
@@ -46,9 +46,12 @@ train: bootstrap  ## demonstrations if there are none, then the training that ma
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos --contract $(ROBOT) --episodes 500
 	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos --out out/nano $(TRAIN_NANO) $(ARGS)
 
-pair: bootstrap  ## two Piper arms: demonstrations, then training with Spatial Forcing; writes out/nano_pair/
+pair: bootstrap  ## two Piper arms: the demonstrations and the two trainings that made the shipped nano_pair
 	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos_pair --contract $(PAIR) --episodes 320
-	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos_pair --out out/nano_pair $(TRAIN_PAIR) $(ARGS)
+	$(IN_ENV) python3 -m sf_training.training.train --data out/demos_pair --out out/nano_pair_first $(TRAIN_PAIR) --steps 1500 --decay-share 0
+	$(IN_ENV) python3 -m sf_training.simulation.demonstrations --out out/demos_pair_slips --contract $(PAIR) --seed 320 --episodes 96 --slips
+	$(IN_ENV) exec python3 -m sf_training.training.train --data out/demos_pair out/demos_pair_slips --student.weights out/nano_pair_first \
+	  --out out/nano_pair $(TRAIN_PAIR) --steps 1200 $(ARGS)
 
 bench: bootstrap  ## motion, latencies, simulation and training speed; writes out/bench.json and out/bench/
 	$(IN_ENV) PYTHONPATH=tests:$$PYTHONPATH exec python3 -m bench.run $(ARGS)

@@ -30,6 +30,13 @@ _PHRASINGS = (
     Phrasing("now {verb} {things}", "take", "box"),
     Phrasing("please {verb} {things}", "fetch", "cube"),
 )
+_TAUGHT = (  # words of the demonstrations: nano_pair understands few others
+    Phrasing("{verb} {things}", "pick", "cube"),
+    Phrasing("{verb} {things}", "grab", "block"),
+    Phrasing("please {verb} {things}", "take", "cube"),
+    Phrasing("{verb} {things}", "pick up", "block"),
+    Phrasing("please {verb} {things}", "grab", "cube"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
         images=True,
         robot=arguments.robot,
     ) as client:
-        for index, phrasing in enumerate(_PHRASINGS):
+        phrasings = _PHRASINGS if arguments.robot == SIM_ROBOT else _TAUGHT
+        for index, phrasing in enumerate(phrasings):
             outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
             outcomes.append(outcome)
             console.print(_line(outcome), soft_wrap=True)

@@ -22,7 +22,7 @@ from sf_policy_node.contract import load_contract
 
 START_S = 180.0  # reading the checkpoint on a busy machine
 _LOOK_AROUND_S = 3.0
-_PAIR, _PAIR_POLICY = "piper_pair", Path("out/nano_pair")
+_SHIPPED = {SIM_ROBOT: "nano", "piper_pair": "nano_pair"}  # robot: policy of config/policies
 
 
 @contextmanager
@@ -66,22 +66,16 @@ def running_graph(
 
 
 def shipped_policy(robot: str) -> str:
-    """Return the policy of a simulated robot: a shipped one's name, or what ``make pair`` wrote.
+    """Return the name of the policy that is shipped for a simulated robot.
 
     Raises:
         GraphError: there is none.
     """
-    if robot == _PAIR and _PAIR_POLICY.is_dir():
-        return str(_PAIR_POLICY)
-    if robot == _PAIR:
-        raise GraphError(
-            f"--policy: none is shipped for {robot}; run make pair, which trains {_PAIR_POLICY}"
-        )
-    if robot != SIM_ROBOT:
+    if robot not in _SHIPPED:
         raise GraphError(
             f"--policy: none is shipped for {robot}; give the directory of a checkpoint"
         )
-    return "nano"
+    return _SHIPPED[robot]
 
 
 def ros_words(words: Sequence[str]) -> list[str]:
