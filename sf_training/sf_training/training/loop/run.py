@@ -125,7 +125,7 @@ class TrainingRun:
         )
         self._predictor = Predictor(self.training, inputs, normalisation, accelerator)
         self._state = ResumableState(
-            settings, self.training, self._average, self.optimizers, accelerator, data.digest
+            settings, self.training, self._average, self.optimizers, accelerator
         )
         self._motion_columns = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
         self.step = 0
@@ -341,7 +341,7 @@ class TrainingRun:
             "sampler": self._sampler_state,
             "noise": self._noise.get_state(),
         }
-        self._state.save(path, progress)
+        self._state.save(path, self.data.digest, progress)
 
     def load_state(self, path: Path) -> bool:
         """Resume from the file of :meth:`save_state`; return False where there is none.
@@ -349,7 +349,7 @@ class TrainingRun:
         Raises:
             TrainingError: it is damaged, or is of a run with other settings or data.
         """
-        progress = self._state.restore(path)
+        progress = self._state.restore(path, self.data.digest)
         if progress is None:
             return False
         self.step, self.cpu_s = progress["step"], progress["cpu_s"]

@@ -46,9 +46,6 @@ class ResumableState:
     """Saves and restores trained weights, moving average and optimisers of a run.
 
     Frozen weights are not saved: a resumed run reads them from where the first one did.
-
-    Attributes:
-        data_digest: digest of the training set; another one is refused on restoring.
     """
 
     settings: Settings
@@ -56,12 +53,12 @@ class ResumableState:
     average: Average
     optimizers: Optimizers
     accelerator: Accelerator
-    data_digest: str
 
-    def save(self, path: Path, progress: dict[str, Any]) -> None:
+    def save(self, path: Path, data_digest: str, progress: dict[str, Any]) -> None:
         """Write the state, beside ``path`` first and then moved there; every process has to call.
 
         Args:
+            data_digest: of the training set; :meth:`restore` refuses another one.
             progress: counters and random states of the run, which :meth:`restore` returns.
 
         Raises:
@@ -74,7 +71,7 @@ class ResumableState:
         try:
             state = {
                 "settings": _result_settings(self.settings),
-                "data": self.data_digest,
+                "data": data_digest,
                 "sharded": self.settings.fsdp,
                 "model": model,
                 "average": average,
@@ -93,7 +90,7 @@ class ResumableState:
                 " which is intact"
             ) from None
 
-    def restore(self, path: Path) -> dict[str, Any] | None:
+    def restore(self, path: Path, data_digest: str) -> dict[str, Any] | None:
         """Read the state into module, average and optimisers; return ``progress`` of :meth:`save`.
 
         Returns None where there is no file.
@@ -117,7 +114,7 @@ class ResumableState:
                 f"{path}: belongs to a run with other settings; choose another --out, or delete it"
                 " to start from step 0"
             )
-        if state["data"] != self.data_digest:
+        if state["data"] != data_digest:
             raise TrainingError(
                 f"{path}: the episodes in --data have changed since; choose another --out, or"
                 " delete it to start from step 0"
