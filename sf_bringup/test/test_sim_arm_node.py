@@ -244,7 +244,7 @@ def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
     assert scenes[0] != scenes[1]
     assert len(arm.reset(5, cubes=1).colours) == 1
     assert (np.diff(arm.stamps["/joint_states"]) >= 0).all()
-    with pytest.raises(ArmClientError, match="seed must be >= 0"):
+    with pytest.raises(ArmClientError, match="give a seed of 0 or more"):
         arm.reset(-1)
 
 

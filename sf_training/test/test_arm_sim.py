@@ -81,7 +81,7 @@ def test_the_number_of_cubes_is_as_asked(sim, cubes):
 
 @pytest.mark.parametrize(("seed", "cubes"), [(-1, 0), (0, 4)])
 def test_a_bad_reset_is_refused(sim, seed, cubes):
-    with pytest.raises(ValueError, match="seed must be >= 0 and cubes 0 to 3"):
+    with pytest.raises(ValueError, match="give a seed of 0 or more, and 0 to 3"):
         sim.reset(seed, cubes)
 
 

@@ -1,7 +1,6 @@
-"""The simulated arm in plain Python: physics, controller, cameras and the state of the task. No
-ROS.
+"""Simulate the arms of a contract with MuJoCo: physics, controller, cameras, task state. No ROS.
 
-Training, evaluation and the ROS node ``sf_bringup/sim_arm.py`` all use this one class.
+Training, evaluation and the ROS node ``sf_bringup/sim_arm.py`` use :class:`ArmSim`.
 """
 
 from __future__ import annotations
@@ -30,20 +29,23 @@ from sf_training.simulation.sim_model import TOOL_DOWN as TOOL_DOWN
 from sf_training.simulation.sim_model import set_joints
 from sf_training.simulation.trajectory_controller import JointTrajectoryController
 
-SIM_ARM = "sim_arm"  # the robot with a hand-made model
-LIFT_HEIGHT = 0.05  # m above its support: a cube counts as lifted
-HELD_DISTANCE = 0.035  # m between tool and cube centre: it counts as held
-TWO_TARGETS_SHARE = 0.5  # of the scenes in which two arms could each pick one
-_CUBE_SPACING = 0.105  # m between centres
-_SPACING_SHARE = 0.42  # of the longer side of the cubes' area, where that is less
+SIM_ARM = "sim_arm"  # the robot with a hand-written MuJoCo model
+LIFT_HEIGHT = 0.05  # m above its support at which a cube counts as lifted
+HELD_DISTANCE = 0.035  # m between tool and cube centre below which the cube counts as held
+TWO_TARGETS_SHARE = 0.5  # share of the two-arm scenes with one target for each of two arms
+_CUBE_SPACING = 0.105  # m between cube centres, or _SPACING_SHARE of the longer side of the area
+_SPACING_SHARE = 0.42
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a reset produced: the cubes' colours, and an instruction that names one of them.
+    """A scene with its instruction, as made by :meth:`ArmSim.reset`.
 
-    With several arms it may name two cubes, one for each of two arms: ``targets``, of which
-    ``target`` is the first. ``arms``: by which arm each cube is picked, the one that reaches it.
+    Attributes:
+        instruction: names one cube, or with several arms one for each of two arms.
+        targets, target: colours of the named cubes, and the first of them.
+        colours: of all cubes.
+        arms: name of the arm that reaches each cube and picks it.
     """
 
     seed: int
@@ -54,14 +56,18 @@ class Scene:
     arms: tuple[str, ...]
 
     def arm_of(self, colour: str) -> str:
-        """Name of the arm that reaches a cube."""
+        """Return the name of the arm that reaches a cube."""
         return self.arms[self.colours.index(colour)]
 
 
 @dataclass(frozen=True)
 class ObjectState:
-    """One cube: centre ``position`` (3,) in the base frame [m]; ``touched`` by a finger since the
-    reset; ``held_by``: the arm whose tool is at the cube while it is lifted.
+    """State of one cube.
+
+    Attributes:
+        position: centre (3,) in the base frame [m].
+        touched: a finger touched it since the reset.
+        held_by: arm whose tool is at the lifted cube; empty if none.
     """
 
     colour: str
@@ -73,8 +79,10 @@ class ObjectState:
 
 @dataclass(frozen=True)
 class TaskState:
-    """Ground truth of the task; see ``sf_msgs/TaskState``. ``tool`` is that of the target's
-    arm.
+    """Ground truth of the task, as ``sf_msgs/TaskState``.
+
+    Attributes:
+        tool: position (3,) [m] of the tool of the target's arm.
     """
 
     seed: int
@@ -86,24 +94,30 @@ class TaskState:
     targets: tuple[str, ...] = ()
 
     def picked(self, targets: Sequence[str] = ()) -> bool:
-        """Return whether all ``targets`` (none given: the scene's) are lifted now."""
+        """Return whether all ``targets`` are lifted; default those of the scene."""
         lifted = {cube.colour for cube in self.objects if cube.lifted}
         return lifted >= set(targets or self.targets)
 
 
 class ArmSim:
-    """A contract's arms with their cameras, and one to three cubes on pedestals of random height.
+    """Simulation of the arms of a contract, their cameras, and one to three cubes on pedestals.
 
-    ``sim_arm`` has a model of its own; any other arm gets one from its contract and URDF.
+    ``sim_arm`` has its own MuJoCo model; the model of any other robot is built from contract and
+    URDF.
 
     Args:
         contract: joints, limits, cameras.
-        render: False spares the GL context where no images are wanted.
-        camera_jitter_m: standard deviation of the scene camera's position, drawn at each reset.
-        controller: what commands go to; default a joint trajectory controller for all joints.
+        render: False creates no GL context; then images cannot be rendered.
+        camera_jitter_m: standard deviation of the position of the scene camera, drawn at each
+            reset.
+        controller: receives the commands; default one joint trajectory controller for all joints.
+
+    Attributes:
+        scene: the current one.
+        trace: collects every physics step if set; None by default.
 
     Raises:
-        RenderingError: when ``render`` is asked for and no GL library works.
+        RenderingError: ``render`` is True and no GL library works.
     """
 
     TIMESTEP = TIMESTEP
@@ -117,17 +131,15 @@ class ArmSim:
         controller: Controller | None = None,
     ) -> None:
         try:
-            # also where nothing is rendered: mujoco is loaded once, and a later ArmSim may want to
+            # Also without rendering: mujoco is imported once, and a later ArmSim may render.
             choose_gl()
         except RenderingError:
             if render:
                 raise
         try:
-            import mujoco  # after choose_gl: it loads the GL library on import
-        except (
-            ImportError,
-            AttributeError,
-        ) as error:  # PyOpenGL raises either for a library that is not there
+            import mujoco  # after choose_gl: importing it loads the GL library
+        # PyOpenGL raises either error for a missing library.
+        except (ImportError, AttributeError) as error:
             raise RenderingError(no_library(error)) from None
 
         self._mujoco = mujoco
@@ -163,22 +175,27 @@ class ArmSim:
         )
         self._clock_offset = 0.0
         self._episode = 0
-        self.trace: MotionTrace | None = None  # gets every step while somebody watches
+        self.trace: MotionTrace | None = None
         self.reset(0)
 
     @property
     def time(self) -> float:
-        """Simulated time [s] since construction; it does not go back on a reset."""
+        """Simulated time since construction [s]; a reset does not set it back."""
         return self._clock_offset + self._data.time
 
     def reset(self, seed: int, cubes: int = 0) -> Scene:
-        """A new scene, the same for the same seed. ``cubes`` 1 to 3, or 0 for 2 or 3 by the
-        seed.
+        """Make a new scene, the same for the same seed.
+
+        Args:
+            cubes: 1 to 3; 0 means 2 or 3, by the seed.
+
+        Raises:
+            ValueError: seed or cubes are out of range.
         """
         if seed < 0 or not 0 <= cubes <= MAX_CUBES:
             raise ValueError(
-                f"reset: seed must be >= 0 and cubes 0 to {MAX_CUBES}, got seed {seed} and cubes"
-                f" {cubes}"
+                f"reset: got seed {seed} and cubes {cubes}; give a seed of 0 or more, and 0 to"
+                f" {MAX_CUBES} cubes"
             )
         rng = np.random.default_rng(seed)
         count = cubes or int(rng.integers(2, MAX_CUBES + 1))
@@ -186,7 +203,7 @@ class ArmSim:
         self._mujoco.mj_resetData(self._model, self._data)
 
         colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
-        places, owners = scatter(rng, [hand.cube_area for hand in self.hands])
+        positions, owners = scatter(rng, [hand.cube_area for hand in self.hands])
         table = self._parts.table
         heights = table + rng.uniform(0.0, self._parts.pedestal_height, MAX_CUBES)
         for n in range(MAX_CUBES):
@@ -194,10 +211,10 @@ class ArmSim:
             geom = self._model.geom(f"cube{n}").id
             self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[n]], float(used)]
             self._data.mocap_pos[n] = [
-                *places[n],
+                *positions[n],
                 heights[n] - PEDESTAL_DEPTH if used else table - 1.0,
             ]
-            centre = [*places[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
+            centre = [*positions[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
             self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
         target = int(rng.integers(count))
         targets = self._choose_targets(rng, target, owners[:count])
@@ -220,76 +237,75 @@ class ArmSim:
         return self.scene
 
     def step(self, steps: int = 1) -> None:
-        """Advance physics by ``steps`` of :attr:`TIMESTEP`, following the controller."""
+        """Advance ``steps`` physics steps of :attr:`TIMESTEP`; the servos follow the controller."""
         data, servos = self._data, self._servos
         for _ in range(steps):
             measured = data.qpos[self._qpos], data.qvel[self._dof]
             position, velocity = self.controller.sample(self.time, measured)
-            # The servo damps towards rest; this makes it damp towards the wanted velocity, as a
-            # good drive does.
-            ahead = servos.multiplier * velocity[servos.source] * servos.feed_forward
-            data.ctrl[:] = self._servo_targets(position) + ahead
+            # Velocity feed-forward: the servo's damping acts on the error of the velocity.
+            feed_forward = servos.multiplier * velocity[servos.source] * servos.feed_forward
+            data.ctrl[:] = self._servo_targets(position) + feed_forward
             before = (
                 None
                 if self.trace is None
                 else (self.time, self.joint_positions(), self.joint_velocities())
             )
             self._mujoco.mj_step(self._model, data)
-            if before is not None:  # places of bodies are those at the beginning of a step
+            if before is not None:  # body positions are those at the beginning of the step
                 self.trace.add(*before, position, self.tool_position())
             if data.ncon:
                 self._note_touches()
 
     def joint_positions(self) -> np.ndarray:
-        """Measured positions (J,) in the order of ``contract.command_joints`` [rad, m]."""
+        """Return measured positions (J,) [rad, m] in the order of ``contract.command_joints``."""
         return self._data.qpos[self._qpos].copy()
 
     def joint_velocities(self) -> np.ndarray:
-        """Measured velocities (J,), same order [rad/s, m/s]."""
+        """Return measured velocities (J,) [rad/s, m/s] in the same order."""
         return self._data.qvel[self._dof].copy()
 
     def tool_position(self, arm: str | None = None) -> np.ndarray:
-        """Tool position (3,) of an arm, by default the first one, in the base frame [m]."""
+        """Return the tool position (3,) [m] of an arm in the base frame; default the first arm."""
         return self._data.site_xpos[self._sites[arm or self.hands[0].arm]].copy()
 
     def render(self, camera: str) -> np.ndarray:
-        """Colour image (H, W, 3) uint8 RGB."""
+        """Render a colour image (H, W, 3) uint8 RGB."""
         renderer = self._renderer(camera)
         renderer.disable_depth_rendering()
         renderer.update_scene(self._data, camera)
         return renderer.render()
 
     def depth(self, camera: str) -> np.ndarray:
-        """Depth along the optical axis (H, W) float32 [m]."""
+        """Render the depth along the optical axis (H, W) float32 [m]."""
         renderer = self._renderer(camera)
         renderer.enable_depth_rendering()
         renderer.update_scene(self._data, camera)
         return renderer.render()
 
     def intrinsics(self, camera: str) -> np.ndarray:
-        """Camera matrix K (3, 3) [pixels]."""
+        """Return the camera matrix (3, 3) [pixels]."""
         width, height = self._sizes[camera]
         focal = 0.5 * height / np.tan(0.5 * np.deg2rad(self._model.camera(camera).fovy[0]))
         return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
     def camera_pose(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (3, 3) and position (3,) of the optical frame (z forward, y down, REP 103) in
-        the base frame.
+        """Return rotation (3, 3) and position (3,) [m] of the optical frame (z forward, y down, REP
+        103) in the base frame.
         """
         index = self._model.camera(camera).id
         rotation = self._data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
         return rotation, self._data.cam_xpos[index].copy()
 
     def cube_position(self, colour: str) -> np.ndarray:
-        """Centre (3,) of a cube of the scene in the base frame [m]."""
+        """Return the centre (3,) [m] of a cube in the base frame."""
         return self._cube_centre(self._colours.index(colour))
 
     def support_height(self, colour: str) -> float:
-        """Height of the pedestal under a cube at the reset [m]."""
+        """Return the height of the pedestal under a cube at the reset [m]."""
         return float(self._supports[self._colours.index(colour)])
 
     def task_state(self) -> TaskState:
-        """Ground truth now."""
+        """Return the ground truth of the task."""
         tools = {hand.arm: self.tool_position(hand.arm) for hand in self.hands}
         objects = []
         for n, colour in enumerate(self._colours):
@@ -317,7 +333,7 @@ class ArmSim:
     def _choose_targets(
         self, rng: np.random.Generator, target: int, owners: np.ndarray
     ) -> tuple[int, ...]:
-        """The target, and in a part of the scenes a cube that another arm picks meanwhile."""
+        """Return the target, and in some scenes a second one for another arm."""
         if len(self.hands) == 1:
             return (target,)
         others = np.flatnonzero(owners != owners[target])
@@ -364,7 +380,7 @@ class ArmSim:
 def scatter(
     rng: np.random.Generator, areas: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return places (N, 2) [m] for all cubes, and for each the area (N,) in which it lies."""
+    """Draw positions (N, 2) [m] of all cubes, and the index (N,) of the area that each is in."""
     spacing = min(
         _CUBE_SPACING, *(_SPACING_SHARE * float((upper - lower).max()) for lower, upper in areas)
     )
@@ -373,7 +389,8 @@ def scatter(
         owners = rng.integers(len(areas), size=MAX_CUBES)
     lower, upper = (np.array([areas[owner][end] for owner in owners]) for end in (0, 1))
     while True:
-        places = rng.uniform(lower, upper)
-        distances = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(MAX_CUBES)
+        positions = rng.uniform(lower, upper)
+        offsets = positions[:, None] - positions[None]
+        distances = np.linalg.norm(offsets, axis=-1) + np.eye(MAX_CUBES)
         if distances.min() > spacing:
-            return places, owners
+            return positions, owners

@@ -1,4 +1,4 @@
-"""What the controllers of the simulated arm have in common."""
+"""Define the interface of the controllers of the simulated arm."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ Measured = tuple[np.ndarray, np.ndarray]
 
 
 class Controller(Protocol):
-    """Turns commands into joint positions and velocities (J,) [rad or m, per s], on one clock [s]
-    that is passed in.
+    """Turn commands into joint positions and velocities (J,) [rad, m, per s]. Times [s] are on the
+    clock of the caller.
     """
 
     def accept(self, command, now: float) -> None:
-        """Take over a command; raises :class:`CommandRejected`."""
+        """Follow a command from now on.
+
+        Raises:
+            CommandRejected: the command is invalid.
+        """
 
     def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the servos are to do at ``now``, inside the limits; ``now`` must not go back.
+        """Return positions and velocities for the servos at ``now``, within the limits.
 
-        ``measured``: where the joints are, for controllers that close a loop; None: as commanded.
+        Args:
+            now: must not go back.
+            measured: joints now, for controllers with feedback; None means as commanded.
         """
 
     def hold(self, positions: np.ndarray) -> None:
-        """Drop all motion and stand at ``positions`` at once, as after a reset of the arm."""
+        """Drop all motion and hold ``positions`` (J,) at once, as after a reset of the arm."""

@@ -1,4 +1,4 @@
-"""The controllers that a contract names, for the simulated robot: one for each command topic."""
+"""Make the controllers of the simulated robot: one for each command topic of the contract."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from sf_training.simulation.servo_controller import ServoController
 from sf_training.simulation.trajectory_controller import JointTrajectoryController
 
 Parameters = Callable[[Sequence[str]], ControllerParameters]
-"""Parameters of a trajectory controller for the names of its joints."""
+"""Joint names to the parameters of their trajectory controller."""
 
 
 @dataclass(frozen=True)
 class ControllerPart:
-    """One controller: it takes commands of the kind ``output`` on ``topic``.
+    """A controller with its command topic and its joints.
 
-    ``names`` and ``columns`` (J,): its joints, and their places in ``contract.command_joints``.
+    Attributes:
+        output: type of its commands, as in the contract.
+        names, columns: (J,) its joints, and their indices in ``contract.command_joints``.
     """
 
     topic: str
@@ -36,14 +38,14 @@ class ControllerPart:
 
 
 class ControllerGroup:
-    """Several controllers as one. Each takes its own commands."""
+    """Several controllers that are sampled as one. Each takes its own commands."""
 
     def __init__(self, parts: Sequence[ControllerPart]) -> None:
         self.parts = tuple(parts)
         self._count = sum(len(part.columns) for part in parts)
 
     def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
+        """Return commanded positions and velocities (J,) at ``now`` [s], within the limits."""
         positions, velocities = np.zeros(self._count), np.zeros(self._count)
         for part in self.parts:
             own = None if measured is None else tuple(each[part.columns] for each in measured)
@@ -51,7 +53,7 @@ class ControllerGroup:
         return positions, velocities
 
     def hold(self, positions: np.ndarray) -> None:
-        """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
+        """Drop all motion and hold ``positions`` (J,) at once, as after a reset of the arm."""
         for part in self.parts:
             part.controller.hold(positions[part.columns])
 
@@ -59,11 +61,14 @@ class ControllerGroup:
 def controller_parts(
     contract: Contract, parameters: Parameters | None = None
 ) -> list[ControllerPart]:
-    """Make what takes the commands of each ``command`` of the contract.
+    """Make a controller for each command topic of the contract.
 
-    Arms whose commands have one topic share a controller. A gripper has one of its own where the
-    contract says so. ``parameters`` are those of trajectory controllers; default: the genuine
-    one's defaults.
+    Arms with the same command topic share a controller. A gripper has its own if the contract has
+    ``command.gripper``.
+
+    Args:
+        parameters: of trajectory controllers; None means the defaults of
+            joint_trajectory_controller.
     """
     limits, commands = JointLimits.of(contract), contract.columns.commands
     shared: dict[str, list[str]] = {}
@@ -87,8 +92,8 @@ def controller_parts(
     parts = []
     for topic, arms in shared.items():
         command = contract.arms[arms[0]].command
-        kinds = (ColumnKind.JOINT,) if command.gripper else (ColumnKind.JOINT, ColumnKind.GRIPPER)
-        columns = np.concatenate([commands.indices(*kinds, arm=arm) for arm in arms])
+        own = (ColumnKind.JOINT,) if command.gripper else (ColumnKind.JOINT, ColumnKind.GRIPPER)
+        columns = np.concatenate([commands.indices(*own, arm=arm) for arm in arms])
         match command.output:
             case "joint_trajectory":
                 parts.append(part(topic, command.output, columns, trajectory))
@@ -105,10 +110,10 @@ def controller_parts(
 
 
 def make_controller(contract: Contract, parameters: Parameters | None = None) -> Controller:
-    """Make one controller of :func:`controller_parts`: the only one, or all as one."""
+    """Make the controllers of a contract, combined to one."""
     return combined(controller_parts(contract, parameters))
 
 
 def combined(parts: Sequence[ControllerPart]) -> Controller:
-    """Return the only controller, or all as one."""
+    """Return a single controller as it is, several as a :class:`ControllerGroup`."""
     return parts[0].controller if len(parts) == 1 else ControllerGroup(parts)

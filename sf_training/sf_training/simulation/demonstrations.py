@@ -1,5 +1,5 @@
-"""``ros2 run sf_training demonstrations``: the scripted expert records episodes as rosbag2 MCAP,
-with the recorder's own writer.
+"""``ros2 run sf_training demonstrations``: record episodes of the scripted expert as rosbag2 MCAP.
+The recorder's writer writes them.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ class Arguments:
     """Record demonstrations of the simulated arm."""
 
     out: Path
-    """Directory for the episodes; those already there are kept."""
+    """Directory for the episodes; existing ones are kept."""
     contract: Path
     """Contract of the simulated arm, config/robots/sim_arm.yaml."""
     episodes: int = 200
-    """How many, seeds from --seed on."""
+    """Number of episodes; their seeds count up from --seed."""
     seed: int = 0
-    """Of the first episode."""
+    """Seed of the first episode."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
     slips: bool = False
-    """Each arm misses a grasp once and recovers. For robots whose chunks are joint targets."""
+    """Each arm misses a grasp once and recovers; only for robots whose chunks are joint targets."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "demonstrations")
     try:
         record(arguments, Console())
     except (ContractError, EpisodeWriteError, RenderingError, ValueError) as error:
         sys.exit(f"demonstrations: {error}")
     except KeyboardInterrupt:
-        sys.exit("demonstrations: interrupted; start the same command again for the rest")
+        sys.exit("demonstrations: interrupted; run the same command again to continue")
     return 0
 
 
@@ -73,7 +73,7 @@ def record(arguments: Arguments, console: Console) -> None:
         if not (arguments.out / _name(seed)).exists()
     ]
     if not seeds:
-        console.print(f"{arguments.out}: all {arguments.episodes} episodes are there")
+        console.print(f"{arguments.out}: all {arguments.episodes} episodes already exist")
         return
     outcomes: dict[str, int] = {}
     # spawn: a GL context must not be inherited
@@ -107,12 +107,12 @@ def record_episode(
     *,
     slips: bool = False,
 ) -> str:
-    """One episode into ``directory``; returns its outcome.
+    """Record one episode in ``directory``; return its outcome.
 
     Args:
-        kinematics: for chunks of tool motions.
-        expert: for chunks of joint positions; ``None``: one is made.
-        slips: whether each arm misses a grasp once; for chunks of joint positions.
+        kinematics: needed for action spaces of the tool.
+        expert: for action spaces of the joints; None makes one.
+        slips: each arm misses a grasp once; only for action spaces of the joints.
     """
     rng = np.random.default_rng(seed)
     scene = sim.reset(seed)
@@ -193,7 +193,7 @@ def _write_frame(
         moment = sample.stamp - started
         state = messages.joint_state(moment, names, sample.positions, sample.velocities)
         writer.write(absolute(topics.joint_states), state, messages.nanoseconds(moment))
-    due = stamp + contract.action.step_s  # a leader arm would stand there when the follower should
+    due = stamp + contract.action.step_s  # when the arm should reach the command
     writer.write(
         absolute(topics.teleop_command),
         messages.joint_state(due, names, frame.command),

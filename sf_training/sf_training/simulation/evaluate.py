@@ -1,5 +1,5 @@
-"""``ros2 run sf_training evaluate``: seeded closed-loop episodes without ROS, or errors on recorded
-ones, into ``summary.json``.
+"""``ros2 run sf_training evaluate``: evaluate a checkpoint in seeded closed-loop episodes without
+ROS, or open-loop on recorded episodes; write ``summary.json``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ from sf_training.simulation.rollout import EpisodeResult, run_episode
 
 @dataclass(frozen=True)
 class Arguments:
-    """Judge a checkpoint: in closed loop in the simulator, or with --bags on recorded episodes.
+    """Evaluate a checkpoint: closed-loop in the simulator, or with --bags on recorded episodes.
 
-    - Closed loop: how often the named cube is picked, the camera moved anew in every episode, with
-      Wilson intervals.
-    - Open loop (--bags): how far its chunks are from what the operator did next, beside staying
-      still and going on as before.
-    - A small open-loop error is no success: errors add up when the robot follows its own chunks.
+    - Closed loop: success rate with Wilson intervals; the camera is moved in every episode.
+    - Open loop (--bags): error of its chunks to what the operator did next, compared with holding
+      position and with constant velocity.
+    - A small open-loop error does not imply success: errors accumulate in closed loop.
 
     $ sf_training evaluate --checkpoint out/nano
     $ sf_training evaluate --checkpoint out/nano --bags out/demos
@@ -50,12 +49,12 @@ class Arguments:
     bags: Path | None = None
     """Directory of episode bags: open loop instead of the simulator."""
     contract: Path | None = None
-    """The robot's contract, with its limits; default the one in the checkpoint, if that has them
-    all.
+    """The robot's contract, with its limits; default the one in the checkpoint, if it has all
+    limits.
     """
     out: Path = Path("out/eval/summary.json")
-    """Figures go here, a plot of the open loop beside it; entries of other evaluations in it are
-    kept.
+    """File for the figures, with a plot of the open loop beside it; entries of other evaluations
+    are kept.
     """
     episodes: int = 100
     """Closed loop: with the instruction "pick the <colour> cube"; 2 cubes and 3 cubes in turn."""
@@ -68,15 +67,15 @@ class Arguments:
     900000.
     """
     workers: int = 2
-    """Closed loop: processes."""
+    """Closed loop: number of processes."""
     part: Part = "auto"
-    """Open loop: auto takes the episodes that training held out where the checkpoint was trained on
-    these bags, else all.
+    """Open loop: auto uses the validation episodes if the checkpoint was trained on these bags,
+    else all episodes.
     """
     outcomes: tuple[str, ...] = ("success",)
     """Open loop: episodes with another outcome are left out."""
     batch: int = 32
-    """Open loop: predictions at once."""
+    """Open loop: batch size."""
     device: str = "auto"
     """Open loop: cpu, cuda or cuda:N; auto takes a GPU where there is one."""
 
@@ -85,7 +84,7 @@ class Arguments:
             if getattr(self, name) < least:
                 raise ValueError(f"--{name}: must be at least {least}, got {getattr(self, name)}")
         if not self.episodes + self.paraphrases:
-            raise ValueError("--episodes, --paraphrases: one must be above zero")
+            raise ValueError("--episodes, --paraphrases: both are 0; give one above 0")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class _Job:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parse(Arguments, argv, "evaluate")
     console = Console()
     print_settings(arguments, console)
@@ -123,7 +122,7 @@ def _open_loop(arguments: Arguments, console: Console) -> None:
 
 def evaluate(arguments: Arguments, console: Console) -> dict:
     """Run all episodes, print a table, write and return the summary."""
-    # Fails here, in one sentence, and not in a worker.
+    # Loaded here too, so that an error is one sentence and not the traceback of a worker.
     policy = _load(arguments.checkpoint, arguments.contract)
     require_limits(policy.contract)
     jobs = [
@@ -170,7 +169,7 @@ def _summary(results: dict[str, list[EpisodeResult]], policy: str) -> dict:
         summary["two_named_cubes"] = _counts(several)
     summary["paraphrases"] = {wording: _counts(results[wording]) for wording in ("known", "new")}
     summary["episodes"] = [
-        dataclasses.asdict(result) for part in results.values() for result in part
+        dataclasses.asdict(result) for group in results.values() for result in group
     ]
     return summary
 
@@ -198,9 +197,9 @@ def _print(results: dict[str, list[EpisodeResult]], console: Console) -> None:
         "known": "new sentence",
         "new": "new sentence and colour",
     }
-    for wording, part in results.items():
-        if part:
-            counts = _counts(part)
+    for wording, group in results.items():
+        if group:
+            counts = _counts(group)
             low, high = counts["interval_95"]
             time = "-" if counts["seconds_median"] is None else f"{counts['seconds_median']:.1f} s"
             table.add_row(

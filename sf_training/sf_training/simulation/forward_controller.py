@@ -1,4 +1,4 @@
-"""What ``forward_command_controller`` does with joint positions, as a NumPy class."""
+"""Simulate ``forward_command_controller`` for joint positions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sf_training.simulation.controller_base import CommandRejected, JointLimiter
 
 
 class ForwardCommandController:
-    """Holds each command until the next one: no interpolation, no velocities, no watchdog. A joint
-    limiter cuts what comes out.
+    """Hold each command until the next one: no interpolation, no velocities, no watchdog. A joint
+    limiter clips the output.
 
     Args:
         lower, upper, velocity: limits (J,) [rad or m, per s].
@@ -25,15 +25,15 @@ class ForwardCommandController:
         self.hold(self._still)
 
     def hold(self, positions: np.ndarray) -> None:
-        """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
+        """Drop all motion and hold ``positions`` (J,) at once, as after a reset of the arm."""
         self._limiter.hold(positions)
         self._command = self._limiter.position
 
     def accept(self, command: np.ndarray, now: float) -> None:
-        """Joint positions (J,) to be at from the next sample on.
+        """Command joint positions (J,) from the next sample on.
 
         Raises:
-            CommandRejected: a wrong number of values, or one that is not finite.
+            CommandRejected: the number of values is wrong, or one is not finite.
         """
         command = np.array(command, dtype=float)
         if command.shape != self._still.shape:
@@ -47,7 +47,7 @@ class ForwardCommandController:
         self._command = command
 
     def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded positions (J,) at ``now`` [s], inside the limits, and zero velocities: this
-        controller knows none.
+        """Return commanded positions (J,) at ``now`` [s], within the limits, and zero velocities,
+        which this controller does not command.
         """
         return self._limiter.limit(self._command, self._still, now)[0], self._still

@@ -1,4 +1,4 @@
-"""How a simulated gripper holds a cube: from the model's shapes."""
+"""Measure how a simulated gripper holds a cube, from the shapes of its model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sf_training.simulation.scene import CUBE_HALF
 from sf_training.simulation.sim_model import Grip, Servos, set_joints
 
 _ROOM = 0.016  # m between a finger and the cube during the approach
-_CLOSING_S = 0.02  # s of closing: so shortly before the touch a gripper counts as closed
-_BEFORE = (0.01, 0.09)  # of the opening: bounds of that
-_TOUCH = 0.0005  # m
-_SAMPLES = 81
-_NEARLY = 0.9  # of the opening: from here on wide open does as well
-_FROM_JAW = 0.002  # m of a cube from a jaw that does not move
-_ABOVE_SUPPORT = 0.003  # m of the fingers when they hold
+_CLOSING_S = 0.02  # s of closing before the contact from which a gripper counts as closed
+_BEFORE = (0.01, 0.09)  # bounds of that, as change of the opening
+_TOUCH = 0.0005  # m: distance that counts as contact
+_SAMPLES = 81  # openings that are tried
+_NEARLY = 0.9  # above this opening, the gripper approaches fully open
+_FROM_JAW = 0.002  # m from the cube to a jaw that does not move
+_ABOVE_SUPPORT = 0.003  # m from the fingers to the support when they hold
 
 
 def measure_grip(
@@ -31,13 +31,13 @@ def measure_grip(
     hand: Sequence[int],
     fingers: Sequence[int],
 ) -> Grip:
-    """Return how the arm's gripper holds a cube at its tool.
+    """Return how the gripper of an arm holds a cube at its tool.
 
-    A gripper that never touches a cube at the tool, and one that only opens and closes, approaches
-    wide open.
+    The gripper is closed in steps from open until a finger touches the cube. A binary gripper, and
+    one that never touches the cube, approaches fully open.
 
     Args:
-        home: all commanded joints (J,), with the tool of ``arm`` clear of everything.
+        home: all commanded joints (J,), with the tool of ``arm`` free of contacts.
         hand: geoms of the hand.
         fingers: those of them that move with the gripper.
     """
@@ -55,15 +55,16 @@ def measure_grip(
         set_joints(model, data, servos, joints)
         mujoco.mj_forward(model, data)
         tool = data.site(f"tool/{arm}")
-        place = tool.xpos + tool.xmat.reshape(3, 3) @ offset
-        data.qpos[start : start + 7] = [*place, 1.0, 0.0, 0.0, 0.0]
+        centre = tool.xpos + tool.xmat.reshape(3, 3) @ offset
+        data.qpos[start : start + 7] = [*centre, 1.0, 0.0, 0.0, 0.0]
         mujoco.mj_forward(model, data)
         return min(mujoco.mj_geomDistance(model, data, geom, cube, 1.0, None) for geom in geoms)
 
     fixed = [geom for geom in hand if geom not in fingers]
     if fixed and distance(fixed, 1.0, offset) < _FROM_JAW:
-        ways = [sign * axis for axis in np.eye(3) for sign in (1.0, -1.0)]
-        shifts = [length * way for length in np.arange(0.002, 0.03, 0.002) for way in ways]
+        # Find the smallest shift of the cube that clears the fixed jaw.
+        axes = [sign * axis for axis in np.eye(3) for sign in (1.0, -1.0)]
+        shifts = [length * axis for length in np.arange(0.002, 0.03, 0.002) for axis in axes]
         free = (each for each in shifts if distance(fixed, 1.0, each) >= _FROM_JAW)
         offset = next(free, offset)
     for opening in np.linspace(1.0, 0.0, _SAMPLES):
@@ -87,7 +88,7 @@ def measure_grip(
 
 
 def _lowest(model: Any, data: Any, geom: int) -> float:
-    """Height of a geom's lowest corner [m]."""
+    """Return the height of the lowest corner of a geom's bounding box [m]."""
     centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
     signs = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, -1).T
     corners = (centre + signs * half) @ data.geom_xmat[geom].reshape(3, 3).T

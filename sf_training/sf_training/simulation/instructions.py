@@ -1,4 +1,6 @@
-"""How people ask for a cube: phrasings that demonstrations use, and others kept for evaluation."""
+"""Generate instructions for cubes: phrasings for demonstrations, and held-out ones for
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ _FRAMES = (
     "please {verb} {things}",
 )
 
-# Never in a demonstration: other words for the colours, other verbs, other sentences.
+# Held out: colour words, verbs and sentences that no demonstration uses.
 _HELD_OUT_WORDS = {
     "red": ("scarlet", "ruby"),
     "green": ("lime", "jade"),
@@ -38,7 +40,7 @@ _HELD_OUT_NOUNS = ("cube", "block", "box", "object")
 
 
 def canonical(*colours: str) -> str:
-    """The instruction that evaluation uses: "pick the red cube", for two "pick the red cube and the
+    """Return the standard instruction, such as "pick the red cube" or "pick the red cube and the
     blue cube".
     """
     return "pick " + " and ".join(f"the {colour} cube" for colour in colours)
@@ -46,7 +48,7 @@ def canonical(*colours: str) -> str:
 
 @dataclass(frozen=True)
 class Phrasing:
-    """One way to ask, in which only the words for colours are open."""
+    """A phrasing in which only the colour words are open."""
 
     frame: str
     verb: str
@@ -54,13 +56,13 @@ class Phrasing:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Phrasing:
-        """A phrasing of the demonstrations."""
+        """Draw a phrasing for demonstrations."""
         return cls(
             *(str(options[rng.integers(len(options))]) for options in (_FRAMES, _VERBS, _NOUNS))
         )
 
     def say(self, colours: str | Sequence[str], rng: np.random.Generator) -> str:
-        """The instruction for one cube or several, with one of the words for each colour."""
+        """Return the instruction for one or several cubes, with a random word for each colour."""
         colours = [colours] if isinstance(colours, str) else colours
         words = [_WORDS[colour][rng.integers(len(_WORDS[colour]))] for colour in colours]
         things = " and ".join(f"the {word} {self.noun}" for word in words)
@@ -70,8 +72,10 @@ class Phrasing:
 def held_out_phrase(
     colours: str | Sequence[str], rng: np.random.Generator, *, new_colour_word: bool = True
 ) -> str:
-    """A phrasing that no demonstration holds, for one cube or several; ``new_colour_word`` False
-    keeps the colour words of the demonstrations.
+    """Return an instruction that no demonstration uses, for one or several cubes.
+
+    Args:
+        new_colour_word: also use colour words that no demonstration uses.
     """
     colours = [colours] if isinstance(colours, str) else colours
     words = _HELD_OUT_WORDS if new_colour_word else _WORDS

@@ -1,7 +1,8 @@
-"""The scripted expert in joint space, for one arm or several at once.
+"""Compute the chunks of the scripted expert in joint space, for one or several arms at once.
 
-Each cube is picked by the arm that reaches it. An arm without a cube to pick goes to its home pose.
-The rule for one tool is :func:`expert.expert_chunk`; inverse kinematics turns its way into joints.
+Each cube is picked by the arm that reaches it. An arm without a target moves to its home pose. The
+tool moves as in :func:`expert.expert_chunk`; inverse kinematics, seeded with the previous step,
+gives the joints.
 """
 
 from __future__ import annotations
@@ -20,34 +21,43 @@ from sf_training.simulation.expert import can_approach, expert_chunk
 from sf_training.simulation.one_arm import one_arm
 from sf_training.simulation.sim_model import Hand
 
-STEP_S = 0.1  # between two decisions of the expert's rule
-_HOME_GAIN = 0.5  # share of the way home in one decision
-_HELD = 0.03  # m between tool and cube, as in the expert's rule
-_HOME_STEP = 0.12  # rad of a joint in one decision at most
+STEP_S = 0.1  # between two steps of the expert
+_HOME_GAIN = 0.5  # share of the remaining distance to the home pose covered in one step
+_HOLD_DISTANCE = 0.03  # m between tool and cube up to which a closed gripper holds the cube
+_HOME_STEP = 0.12  # rad: maximum motion of a joint in one step
 Goal = tuple[str, ...]
-"""Colours of the cubes to pick, one for each of some arms."""
+"""Colours of the cubes to pick, at most one per arm."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """Where an arm goes: its joints (K, J) and its gripper's opening (K,), ``STEP_S`` apart."""
+class ArmPath:
+    """Path of one arm: joints (K, J) [rad, m] and gripper openings (K,), ``STEP_S`` apart."""
 
     joints: np.ndarray
     openings: np.ndarray
 
 
 class ArmExpert:
-    """The expert at one arm.
+    """The expert for one arm.
 
     Args:
-        contract: of the whole robot.
-        hand: of the arm, in the simulation.
+        contract: of the robot with all arms.
+        hand: of the arm in the simulation.
+
+    Attributes:
+        joints, fingers: indices of its joints and fingers in ``contract.command_joints``.
+
+    Raises:
+        ValueError: the arm cannot point its tool down.
     """
 
     def __init__(self, contract: Contract, hand: Hand) -> None:
         own, commands = one_arm(contract, hand.arm), contract.columns.commands
         if hand.approach is None:
-            raise ValueError(f"the expert: {hand.arm} reaches no pose with the tool pointing down")
+            raise ValueError(
+                f"arms.{hand.arm}: the expert finds no pose with the tool pointing down; check"
+                " workspace and tool_frame"
+            )
         self.arm, self.gripper = hand.arm, contract.arms[hand.arm].gripper
         self._kinematics = Kinematics(own)
         box = contract.arms[hand.arm].workspace
@@ -57,11 +67,11 @@ class ArmExpert:
         self._hand, self._home = hand, hand.home[: len(self.joints)]
 
     def opening(self, positions: np.ndarray) -> float:
-        """Opening of the gripper, 0 to 1, for positions of all commanded joints."""
+        """Return the opening of the gripper, 0 to 1, from positions of all command joints."""
         return self.gripper.mean_opening(positions[self.fingers])
 
     def pick(self, sim: ArmSim, colour: str, steps: int) -> np.ndarray:
-        """Return (steps, 4): displacement of the tool [m] and opening, as the rule says."""
+        """Return tool displacements [m] and openings (steps, 4) that pick a cube."""
         return expert_chunk(
             self._grip_position(sim),
             self.opening(sim.joint_positions()),
@@ -71,46 +81,51 @@ class ArmExpert:
             grip=self._hand.grip,
         )
 
-    def way(self, sim: ArmSim, moves: np.ndarray) -> Way:
-        """Return the joints that bring the tool along ``moves`` (K, 4) of :meth:`pick`."""
+    def path(self, sim: ArmSim, moves: np.ndarray) -> ArmPath:
+        """Return the joints that move the tool by ``moves`` (K, 4) from :meth:`pick`."""
         tool, seed = sim.tool_position(self.arm), sim.joint_positions()[self.joints]
         rows = []
         for move in moves[:, :3]:
-            place = np.clip(tool + move, self._lower, self._upper)
-            target = ToolPose(place, self._hand.approach.at(place))
+            position = np.clip(tool + move, self._lower, self._upper)
+            target = ToolPose(position, self._hand.approach.at(position))
             seed = self._kinematics.inverse(target, seed).positions
             rows.append(seed)
-        return Way(np.array(rows), moves[:, 3])
+        return ArmPath(np.array(rows), moves[:, 3])
 
     def _grip_position(self, sim: ArmSim) -> np.ndarray:
-        """Where the centre of a cube would be that the gripper holds (3,) [m]."""
+        """Return the centre (3,) [m] of a cube that the gripper would hold now."""
         tool = sim.tool_position(self.arm)
         return tool + self._hand.approach.at(tool) @ np.array(self._hand.grip.offset)
 
-    def go_home(self, sim: ArmSim, steps: int) -> Way:
-        """Return the joints of a motion to the home pose, gripper open."""
-        place, rows = sim.joint_positions()[self.joints], []
+    def go_home(self, sim: ArmSim, steps: int) -> ArmPath:
+        """Return a path to the home pose with an open gripper."""
+        position, rows = sim.joint_positions()[self.joints], []
         for _ in range(steps):
-            way = _HOME_GAIN * (self._home - place)
-            place = place + way * min(1.0, _HOME_STEP / max(float(np.abs(way).max()), 1e-9))
-            rows.append(place)
-        return Way(np.array(rows), np.full(steps, self._hand.grip.wide))
+            move = _HOME_GAIN * (self._home - position)
+            move *= min(1.0, _HOME_STEP / max(float(np.abs(move).max()), 1e-9))
+            position = position + move
+            rows.append(position)
+        return ArmPath(np.array(rows), np.full(steps, self._hand.grip.wide))
 
     def holds(self, sim: ArmSim, colour: str) -> bool:
-        """True when the gripper is closed with this cube between its fingers."""
-        way = self._grip_position(sim) - sim.cube_position(colour)
+        """Return whether the gripper is closed with this cube between its fingers."""
+        offset = self._grip_position(sim) - sim.cube_position(colour)
         closed = self.opening(sim.joint_positions()) < self._hand.grip.gripped
-        return bool(closed and np.linalg.norm(way) < _HELD)
+        return bool(closed and np.linalg.norm(offset) < _HOLD_DISTANCE)
 
     def may_leave(self, sim: ArmSim, colour: str) -> bool:
-        """True when the arm could still turn to another cube than ``colour``, or go for it."""
+        """Return whether the arm could still approach this cube, or leave it for another one."""
         opening = self.opening(sim.joint_positions())
-        place, cube = self._grip_position(sim), sim.cube_position(colour)
-        return can_approach(place, opening, cube, grip=self._hand.grip)
+        position, cube = self._grip_position(sim), sim.cube_position(colour)
+        return can_approach(position, opening, cube, grip=self._hand.grip)
 
 
 class JointExpert:
-    """The expert at all arms of a simulated robot."""
+    """The expert for all arms of a simulated robot.
+
+    Attributes:
+        steps: number of expert steps that cover the horizon of a chunk.
+    """
 
     def __init__(self, contract: Contract, sim: ArmSim) -> None:
         self._contract, self._sim = contract, sim
@@ -121,37 +136,38 @@ class JointExpert:
         self.steps = int(np.ceil(self._times[-1] / STEP_S - 1e-6))
 
     def goals(self) -> list[Goal]:
-        """Return everything that could be asked for: each cube, and two cubes of two arms."""
+        """Return all possible goals: each cube, and each pair of cubes of two arms."""
         scene = self._sim.scene
         pairs = itertools.combinations(scene.colours, 2)
         apart = [pair for pair in pairs if scene.arm_of(pair[0]) != scene.arm_of(pair[1])]
         return [*((colour,) for colour in scene.colours), *apart]
 
     def answers(self, target: Goal) -> dict[Goal, np.ndarray]:
-        """Return chunks (H, A) for all goals that could still be turned to while ``target`` is
-        picked; the target's own comes first.
+        """Return the chunk (H, A) of ``target``, and then of all other goals that are still
+        possible while it is picked.
         """
-        cache: dict[tuple[str, str | None], Way] = {}
+        cache: dict[tuple[str, str | None], ArmPath] = {}
         goals = [target] + [
             goal for goal in self.goals() if set(goal) != set(target) and self._free(target, goal)
         ]
-        return {goal: self._chunk(self._ways(goal, cache)) for goal in goals}
+        return {goal: self._chunk(self._paths(goal, cache)) for goal in goals}
 
-    def rows(self, ways: Mapping[str, Way], times: np.ndarray) -> np.ndarray:
-        """Return positions (N, C) of all commanded joints at ``times`` (N,) [s] from now."""
+    def positions(self, paths: Mapping[str, ArmPath], times: np.ndarray) -> np.ndarray:
+        """Return positions (N, J) of all command joints at ``times`` (N,) [s] from now."""
         now = self._sim.joint_positions()
         rows = np.empty((len(times), len(now)))
-        for arm, way in ways.items():
-            expert, knots = self.arms[arm], STEP_S * np.arange(len(way.joints) + 1)
-            path = np.vstack([now[expert.joints], way.joints])
-            for column, values in zip(expert.joints, path.T, strict=True):
+        for arm, path in paths.items():
+            expert, knots = self.arms[arm], STEP_S * np.arange(len(path.joints) + 1)
+            joints = np.vstack([now[expert.joints], path.joints])
+            for column, values in zip(expert.joints, joints.T, strict=True):
                 rows[:, column] = np.interp(times, knots, values)
             rows[:, expert.fingers] = [
-                expert.gripper.to_joints(each) for each in _openings(way, times)
+                expert.gripper.to_joints(each) for each in _openings(path, times)
             ]
         return rows
 
-    def _ways(self, goal: Goal, cache: dict) -> dict[str, Way]:
+    def _paths(self, goal: Goal, cache: dict) -> dict[str, ArmPath]:
+        """Return the path of each arm for a goal; ``cache`` holds those of other goals."""
         wanted = assignment(self._sim, goal)
         for name, expert in self.arms.items():
             key = (name, wanted.get(name))
@@ -160,21 +176,22 @@ class JointExpert:
                 cache[key] = (
                     expert.go_home(self._sim, self.steps)
                     if colour is None
-                    else expert.way(self._sim, expert.pick(self._sim, colour, self.steps))
+                    else expert.path(self._sim, expert.pick(self._sim, colour, self.steps))
                 )
         return {name: cache[name, wanted.get(name)] for name in self.arms}
 
-    def _chunk(self, ways: Mapping[str, Way]) -> np.ndarray:
+    def _chunk(self, paths: Mapping[str, ArmPath]) -> np.ndarray:
         chunk = np.empty((len(self._times), len(self._action)))
-        rows = self.rows(ways, self._times)
+        rows = self.positions(paths, self._times)
         for arm, expert in self.arms.items():
             columns = self._action.indices(ColumnKind.JOINT, arm=arm)
             chunk[:, columns] = rows[:, expert.joints]
             gripper = self._action.indices(ColumnKind.GRIPPER, arm=arm)
-            chunk[:, gripper] = _openings(ways[arm], self._times)[:, None]
+            chunk[:, gripper] = _openings(paths[arm], self._times)[:, None]
         return chunk
 
     def _free(self, target: Goal, goal: Goal) -> bool:
+        """Return whether every arm with different cubes in ``goal`` and ``target`` could change."""
         now, other = assignment(self._sim, target), assignment(self._sim, goal)
         for arm, expert in self.arms.items():
             if now.get(arm) == other.get(arm):
@@ -186,11 +203,11 @@ class JointExpert:
 
 
 def assignment(sim: ArmSim, goal: Sequence[str]) -> dict[str, str]:
-    """Return the arms that have a cube to pick, and its colour."""
+    """Return arm to colour of the cube that it picks."""
     return {sim.scene.arm_of(colour): colour for colour in goal}
 
 
-def _openings(way: Way, times: np.ndarray) -> np.ndarray:
-    """A decision holds until the next one: the gripper's commands are steps."""
+def _openings(path: ArmPath, times: np.ndarray) -> np.ndarray:
+    """Return the openings (N,) at ``times``: each is held for a step, not interpolated."""
     index = np.ceil(times / STEP_S - 1e-6).astype(int) - 1
-    return way.openings[np.clip(index, 0, len(way.openings) - 1)]
+    return path.openings[np.clip(index, 0, len(path.openings) - 1)]

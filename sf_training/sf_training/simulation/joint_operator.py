@@ -1,7 +1,7 @@
-"""The scripted expert at the controls of any robot whose chunks are joint positions.
+"""Demonstrate with the scripted expert on any robot whose chunks are joint positions.
 
-As in :mod:`operator`, its hand is noisy and its answers are clean. It may also slip: its gripper
-closes on nothing and rises, so that the data show how to recover from a missed grasp.
+As in :mod:`operator`, commands are noisy and labels are clean. An arm may also miss a grasp once:
+its gripper closes without a cube and rises, so that the data show how to recover.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from sf_policy_node.contract_columns import ColumnKind
 from sf_policy_node.motion.types import Trajectory
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import Phrasing
-from sf_training.simulation.joint_expert import STEP_S, JointExpert, assignment
+from sf_training.simulation.joint_expert import STEP_S, ArmPath, JointExpert, assignment
 from sf_training.simulation.operator import HAND_NOISE, Frame, JointSample
 
-STEPS_MAX = 80  # decisions in an episode
-_JOINT_NOISE = 0.02  # rad, standard deviation: of an arm on its way home
-_AHEAD = 4  # decisions that are commanded; the next frame replaces them
+STEPS_MAX = 80  # expert steps in an episode
+_JOINT_NOISE = 0.02  # rad, standard deviation, of an arm that moves home
+_AHEAD = 4  # expert steps that are commanded; the next frame replaces them
 _JOINT_STATE_STEPS = 4  # physics steps between two recorded joint states: 50 Hz
-_SLIP_BEGIN, _SLIP_STEPS = (3, 16), (2, 6)  # decisions: first of a slip, and how many
-_SLIP_RISE = 0.03  # m in one decision at most
+# Bounds (first, last + 1) of the expert step at which a slip begins, and of its number of steps.
+_SLIP_BEGIN, _SLIP_STEPS = (3, 16), (2, 6)
+_SLIP_RISE = 0.03  # m: maximum rise in one expert step
 
 
 @dataclass(frozen=True)
 class Slip:
-    """A missed grasp: from decision ``begin`` to before ``end`` the gripper is closed and rises by
-    ``rise`` [m] in each.
+    """Describe a missed grasp: from step ``begin`` to before ``end`` of the expert the gripper is
+    closed, and rises by ``rise`` [m] in each step.
     """
 
     begin: int
@@ -39,7 +40,7 @@ class Slip:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Slip:
-        """Draw one."""
+        """Return a random one."""
         begin = int(rng.integers(*_SLIP_BEGIN))
         return cls(
             begin, begin + int(rng.integers(*_SLIP_STEPS)), float(rng.uniform(0.0, _SLIP_RISE))
@@ -54,12 +55,13 @@ def demonstrate_joints(
     *,
     slips: bool = False,
 ) -> Iterator[Frame]:
-    """Pick the targets of ``sim.scene``; end when all are lifted or :data:`STEPS_MAX` have passed.
-
-    A frame every ``STEP_S``: between two of them the robot follows the operator's noisy hand.
+    """Pick the targets of ``sim.scene``; end when all are lifted or after :data:`STEPS_MAX` steps.
 
     Args:
-        slips: whether each arm misses a grasp once, if it does not hold its cube before.
+        slips: each arm that does not hold its cube yet misses a grasp once.
+
+    Yields:
+        A frame every ``STEP_S``. Between frames the robot follows noisy commands.
     """
     expert = expert or JointExpert(contract, sim)
     targets = sim.scene.targets
@@ -78,7 +80,7 @@ def demonstrate_joints(
         depth = {camera: sim.depth(camera) for camera in cameras}
         poses = {camera: sim.camera_pose(camera) for camera in cameras}
         now = {arm: slip for arm, slip in missed.items() if slip.begin <= decision < slip.end}
-        rows = expert.rows(_noisy_ways(sim, expert, rng, now), times)
+        rows = expert.positions(_noisy_paths(sim, expert, rng, now), times)
         sim.controller.accept(_trajectory(contract, stamp, joints, times, rows), sim.time)
         samples = []
         for _ in range(round(STEP_S / sim.TIMESTEP) // _JOINT_STATE_STEPS):
@@ -91,24 +93,25 @@ def demonstrate_joints(
             return
 
 
-def _noisy_ways(
+def _noisy_paths(
     sim: ArmSim, expert: JointExpert, rng: np.random.Generator, slips: Mapping[str, Slip]
-) -> dict:
-    wanted, ways = assignment(sim, sim.scene.targets), {}
+) -> dict[str, ArmPath]:
+    """Return a noisy path of each arm, with ``slips``, so that the data show how to recover."""
+    wanted, paths = assignment(sim, sim.scene.targets), {}
     for arm, each in expert.arms.items():
         if arm not in wanted:
-            way = each.go_home(sim, _AHEAD)
-            way.joints[:] += rng.normal(0.0, _JOINT_NOISE, way.joints.shape[1])
+            path = each.go_home(sim, _AHEAD)
+            path.joints[:] += rng.normal(0.0, _JOINT_NOISE, path.joints.shape[1])
         else:
             moves = each.pick(sim, wanted[arm], _AHEAD)
             if arm in slips and not each.holds(sim, wanted[arm]):
                 moves[:, :3] = slips[arm].rise * np.arange(1, _AHEAD + 1)[:, None] * [0, 0, 1]
                 moves[:, -1] = 0.0
-            elif moves[0, -1] > 0.5:  # a noisy hand while gripping would only drop the cube
+            elif moves[0, -1] > 0.5:  # no noise while gripping: it would only drop the cube
                 moves[:, :3] += rng.normal(0.0, HAND_NOISE, 3)
-            way = each.way(sim, moves)
-        ways[arm] = way
-    return ways
+            path = each.path(sim, moves)
+        paths[arm] = path
+    return paths
 
 
 def _trajectory(
@@ -116,5 +119,6 @@ def _trajectory(
 ) -> Trajectory:
     velocities = np.zeros_like(rows)
     velocities[:-1] = (rows[1:] - np.vstack([joints, rows[:-2]])) / (2.0 * (times[1] - times[0]))
-    velocities[:, contract.columns.commands.mask(ColumnKind.GRIPPER)] = 0.0  # grippers snap
+    # Gripper commands are steps, without a velocity.
+    velocities[:, contract.columns.commands.mask(ColumnKind.GRIPPER)] = 0.0
     return Trajectory(stamp, tuple(contract.command_joints), times, rows, velocities)

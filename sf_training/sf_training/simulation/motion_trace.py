@@ -1,6 +1,4 @@
-"""What the simulated arm really did at every physics step, for observers that trust nothing
-else.
-"""
+"""Record the true motion of the simulated arm at every physics step, for independent checks."""
 
 from __future__ import annotations
 
@@ -11,8 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Motion:
-    """N steps in a row, the last at ``time`` [s]: joints and setpoints (N, J) [rad or m, per s],
-    tool (N, 3) in the base frame [m].
+    """N consecutive physics steps.
+
+    Attributes:
+        time: of the last step [s].
+        positions, velocities, setpoints: (N, J) [rad, m, per s].
+        tool: (N, 3) in the base frame [m].
     """
 
     time: float
@@ -23,7 +25,7 @@ class Motion:
 
 
 class MotionTrace:
-    """Collects steps until they are taken. ``ArmSim.trace`` is one while somebody watches."""
+    """Collect physics steps until they are taken; see ``ArmSim.trace``."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[np.ndarray, ...]] = []
@@ -40,13 +42,11 @@ class MotionTrace:
         setpoint: np.ndarray,
         tool: np.ndarray,
     ) -> None:
-        """One step: joints (J,), what the controller wanted of them (J,), and the tool (3,), all at
-        ``time`` [s].
-        """
+        """Add the joints (J,), the controller's setpoint (J,) and the tool (3,) at ``time`` [s]."""
         self._steps.append((position, velocity, setpoint.copy(), tool))
         self._time = time
 
     def take(self) -> Motion:
-        """All steps since the last call, of which there must be one."""
+        """Return all steps since the last call; there must be at least one."""
         steps, self._steps = self._steps, []
-        return Motion(self._time, *(np.array(part) for part in zip(*steps, strict=True)))
+        return Motion(self._time, *(np.array(values) for values in zip(*steps, strict=True)))

@@ -1,4 +1,4 @@
-"""One arm of a robot as a robot of its own, for what is computed arm by arm."""
+"""Extract the contract of one arm from that of a robot with several."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sf_policy_node.contract import Contract
 def one_arm(contract: Contract, name: str) -> Contract:
     """Return the contract of one arm: its joints, gripper, workspace and its columns of a chunk.
 
-    The other arms stay in the URDF, as joints that nobody commands. A robot with one arm is
-    returned as it is.
+    The other arms remain in the URDF as uncommanded joints. The contract of a robot with one arm is
+    returned unchanged.
     """
     if len(contract.arms) == 1:
         return contract

@@ -1,8 +1,8 @@
-"""The scripted expert at the controls: drives the simulated arm through one episode, frame by
+"""Demonstrate with the scripted expert: drive the simulated arm through one episode, frame by
 frame.
 
-It stands for a teleoperator. Its hand is noisy on purpose, so that the data show how to recover,
-while the answers it gives as labels are clean.
+The expert replaces a teleoperator. Its commands are noisy on purpose, so that the data show how to
+recover; the chunks that become labels are clean.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ class JointSample:
 
 @dataclass(frozen=True)
 class Frame:
-    """What happened at one action step.
+    """Data of one action step.
 
-    ``images`` and ``depth`` by camera; ``reference`` (J,) and its velocities are the joints
-    measured at ``stamp``; ``answers`` are (instruction, chunk (H, A)) for every cube that the
-    expert could still go for; ``command`` (J,) is what the operator's noisy hand asked the joints
-    to reach one action step later; ``motion`` holds the joint states until the next frame.
+    Attributes:
+        images, depth: camera to (H, W, 3) uint8 RGB, and to (H, W) [m].
+        camera_poses: camera to rotation (3, 3) and position (3,) [m] of its optical frame.
+        answers: (instruction, chunk (H, A)) for every cube that the expert could still pick.
+        reference, reference_velocities: (J,) joints measured at ``stamp``.
+        command: (J,) noisy command, to be reached one action step later.
+        motion: joint states until the next frame.
     """
 
     stamp: float
@@ -57,11 +60,10 @@ class Frame:
 def demonstrate(
     sim: ArmSim, contract: Contract, kinematics: Kinematics, rng: np.random.Generator
 ) -> Iterator[Frame]:
-    """Pick the target of ``sim.scene``; ends when it is lifted or :data:`STEPS_MAX` steps have
-    passed.
+    """Pick the target of ``sim.scene``; end when it is lifted or after :data:`STEPS_MAX` steps.
 
-    In the answers of one frame only the words for the colours differ: nothing else tells the cubes
-    apart.
+    The instructions of one frame differ only in their colour words, so that a policy must use
+    these.
     """
     target = sim.scene.target
     steps = round(contract.action.step_s / sim.TIMESTEP)
@@ -82,7 +84,7 @@ def demonstrate(
         depth = {camera: sim.depth(camera) for camera in contract.camera_names}
         poses = {camera: sim.camera_pose(camera) for camera in contract.camera_names}
 
-        free = chunks[target][0, -1] > 0.5  # a noisy hand while gripping would only drop the cube
+        free = chunks[target][0, -1] > 0.5  # no noise while gripping: it would only drop the cube
         offset = rng.normal(0.0, HAND_NOISE, 3) if free else np.zeros(3)
         motion = _drive(
             contract, kinematics, stamp, joints, tool, chunks[target] + np.append(offset, 0.0)
@@ -127,17 +129,20 @@ def _drive(
     tool: np.ndarray,
     chunk: np.ndarray,
 ) -> Trajectory:
-    """Joint motion along a chunk that starts at ``joints`` and ends at rest."""
+    """Return the joint trajectory along a chunk from ``joints``, ending at rest.
+
+    Inverse kinematics is seeded with the previous step. Velocities are central differences.
+    """
     seed, rows = joints[:-1], []
     for *move, opening in chunk:
-        place = np.clip(tool + move, contract.workspace.lower, contract.workspace.upper)
-        seed = kinematics.inverse(ToolPose(place, TOOL_DOWN), seed).positions
+        position = np.clip(tool + move, contract.workspace.lower, contract.workspace.upper)
+        seed = kinematics.inverse(ToolPose(position, TOOL_DOWN), seed).positions
         rows.append([*seed, contract.gripper.to_joint(opening)])
     positions = np.array(rows)
     step = contract.action.step_s
     velocities = np.zeros_like(positions)
     velocities[:-1] = (positions[1:] - np.vstack([joints, positions[:-2]])) / (2 * step)
-    velocities[:, -1] = 0.0  # the gripper snaps
+    velocities[:, -1] = 0.0  # gripper commands are steps, without a velocity
     return Trajectory(
         stamp,
         tuple(contract.command_joints),

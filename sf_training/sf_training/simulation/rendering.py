@@ -1,6 +1,4 @@
-"""Offscreen rendering for MuJoCo: picks the GL library before mujoco is imported, and says what to
-install when none is there.
-"""
+"""Choose the GL library for offscreen rendering before mujoco is imported."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ _CURE = "install libegl1 and libgl1-mesa-dri (EGL), or libosmesa6 (OSMesa)"
 
 
 def choose_gl() -> str:
-    """Set ``MUJOCO_GL`` (EGL, else OSMesa) unless the user has set it, and return it. Call before
+    """Set ``MUJOCO_GL`` to EGL, else OSMesa, unless the user has set it; return it. Call it before
     ``import mujoco``.
 
     Raises:
-        RenderingError: when neither library is installed.
+        RenderingError: neither library is installed.
     """
     if chosen := os.environ.get("MUJOCO_GL"):
         return chosen
@@ -28,11 +26,11 @@ def choose_gl() -> str:
         if ctypes.util.find_library(library):
             os.environ["MUJOCO_GL"] = backend
             return backend
-    raise RenderingError(f"no GL library for rendering: {_CURE}")
+    raise RenderingError(f"there is no GL library for rendering; {_CURE}")
 
 
 def no_library(error: Exception) -> str:
-    """The sentence for a chosen library that does not load."""
+    """Return the message for a chosen library that does not load."""
     return (
         f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: the GL library does not load ({error});"
         f" {_CURE}, or unset MUJOCO_GL"

@@ -1,4 +1,4 @@
-"""The bodies, joints and servos of any robot in MuJoCo, from its URDF as pinocchio reads it."""
+"""Build the MuJoCo bodies, joints and servos of any robot from its URDF, as pinocchio reads it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sf_policy_node.motion.arm.link_geometry import LinkShape
 from sf_training.simulation.scene_parts import GRIPPER, NOTHING
 from sf_training.simulation.sim_model import Servos
 
-_FREQUENCY = 100.0  # rad/s: of a servo with its joint; steps of 5 ms still resolve it
-_ARMATURE = 0.05  # kg m^2 of a turning joint's motor, seen at the joint; also below, in kg
-_SLIDE_ARMATURE = 0.02
-_LEAST_MASS = 0.05  # kg: a body that the URDF gives less is a frame without a mass of its own
-_ASSUMED_MASS = 0.5  # kg, of such a body
-_FINGER_FORCE = 15.0  # N of a sliding finger at most
-_FINGER_TORQUE = 2.0  # N m of a turning finger at most
-_ROOM = 0.02  # of a joint's range beyond the contract's limits [rad], a tenth of it [m]
+_FREQUENCY = 100.0  # rad/s, natural frequency of servo and joint; 5 ms steps resolve it
+_ARMATURE = 0.05  # kg m^2, rotor inertia of a revolute joint, seen at the joint
+_SLIDE_ARMATURE = 0.02  # kg, the same of a prismatic joint
+_FINGER_MASS = 0.05  # kg, of fingers to which the URDF gives no usable inertia
+_ASSUMED_MASS = 0.5  # kg, of other such bodies
+_FINGER_FORCE = 15.0  # N, maximum of a prismatic finger
+_FINGER_TORQUE = 2.0  # N m, maximum of a revolute finger
+_ROOM = 0.02  # rad by which the range of a joint exceeds the contract's limits; a tenth of it in m
 _LINK, _HAND = [0.9, 0.9, 0.92, 1.0], [0.25, 0.3, 0.4, 1.0]
 
 
 class RobotBodies:
-    """Adds a robot to a MuJoCo specification whose world is the contract's base frame.
+    """Add a robot to a MuJoCo specification whose world frame is the base frame of the contract.
 
-    Commanded joints and their mimics become joints with a position servo each; other joints of the
-    URDF are rigid, where :class:`JointTree` puts them.
+    Command joints get a position servo each, their mimic joints follow by a constraint. Other
+    joints of the URDF are rigid, at the positions of :class:`JointTree`.
     """
 
     def __init__(self, spec, contract: Contract, model: pinocchio.Model, tree: JointTree) -> None:
@@ -46,7 +46,7 @@ class RobotBodies:
         self._angles = tree.angles(np.zeros((1, len(contract.command_joints))))[0]
         self._movers = tree.movers()
         arm_moves = self._movers[:, contract.columns.commands.mask(ColumnKind.JOINT)].any(axis=1)
-        # A hand is what the last joint of an arm moves: only it meets objects.
+        # A hand is everything that the last joint of an arm moves. Only hands have contacts.
         self._hands = {
             name: np.array(
                 [tree.names.index(arm.joint_names[-1]) in self._up(n) for n in range(count)],
@@ -57,12 +57,12 @@ class RobotBodies:
         self._is_finger = self._movers.any(axis=1) & ~arm_moves
         base = model.frames[model.getFrameId(contract.base_frame, pinocchio.FrameType.BODY)]
         self._to_base = base.placement.inverse()
-        self.joint_names: dict[str, str] = {}  # of the URDF: of the MuJoCo model
+        self.joint_names: dict[str, str] = {}  # name in the URDF to name in the MuJoCo model
         self.hand_geoms: dict[str, list[str]] = {name: [] for name in contract.arms}
         self.finger_geoms: dict[str, list[str]] = {name: [] for name in contract.arms}
 
     def add(self, shapes: list[LinkShape]) -> None:
-        """Add all bodies with ``shapes``; boxes around the robot are left out by the caller."""
+        """Add all bodies with the shapes of their links."""
         root = self._spec.worldbody.add_body(name="robot", **_pose(self._to_base))
         self._bodies = {0: root}
         for n in range(len(self._tree.names)):
@@ -80,17 +80,18 @@ class RobotBodies:
             self._add_shape(f"shape{index}", shape)
 
     def body(self, frame: str):
-        """Return the body that carries a frame of the URDF, and the frame's placement in it."""
-        kind = pinocchio.FrameType.BODY
-        if not self._model.existFrame(frame, kind):
-            raise ContractError(f"simulation.cameras: the URDF has no link {frame!r}")
-        found = self._model.frames[self._model.getFrameId(frame, kind)]
+        """Return the body that carries a link of the URDF, and the placement of the link in it."""
+        if not self._model.existFrame(frame, pinocchio.FrameType.BODY):
+            raise ContractError(
+                f"simulation.cameras: the URDF has no link {frame!r}; correct its frame"
+            )
+        found = self._model.frames[self._model.getFrameId(frame, pinocchio.FrameType.BODY)]
         return self._bodies[found.parentJoint], found.placement
 
     def add_servos(self) -> Servos:
-        """Add a position servo for every commanded joint, and hold mimic joints to theirs.
+        """Add a position servo for every command joint, and couple mimic joints to it.
 
-        Gains follow in :func:`tune`, of the built model.
+        :func:`tune` sets the gains in the compiled model.
         """
         import mujoco
 
@@ -102,11 +103,11 @@ class RobotBodies:
                 continue
             column = int(np.flatnonzero(self._movers[n])[0])
             multiplier, offset = tree.slope(column, n), float(self._angles[n])
-            ends = np.array([limits.lower[column], limits.upper[column]])
-            ends = np.sort(multiplier * ends + offset)
+            bounds = np.array([limits.lower[column], limits.upper[column]])
+            bounds = np.sort(multiplier * bounds + offset)
             room = _ROOM * (0.1 if tree.slides[n] else 1.0)
             joint = self._spec.joint(self.joint_names[name])
-            joint.limited, joint.range = True, [ends[0] - room, ends[1] + room]
+            joint.limited, joint.range = True, [bounds[0] - room, bounds[1] + room]
             if name == limits.names[column]:
                 continue
             followers.append((self.joint_names[name], names[column], multiplier, offset))
@@ -120,9 +121,9 @@ class RobotBodies:
             servo.set_to_position(kp=1.0, kv=1.0)
             n = tree.names.index(limits.names[column])
             if self._is_finger[n]:
-                most = _FINGER_FORCE if tree.slides[n] else _FINGER_TORQUE
-                most *= 1 + sum(leader == name for _, leader, _, _ in followers)
-                servo.forcelimited, servo.forcerange = True, [-most, most]
+                force = _FINGER_FORCE if tree.slides[n] else _FINGER_TORQUE
+                force *= 1 + sum(leader == name for _, leader, _, _ in followers)
+                servo.forcelimited, servo.forcerange = True, [-force, force]
         count = len(names)
         return Servos(
             joints=tuple(names),
@@ -134,6 +135,7 @@ class RobotBodies:
         )
 
     def _up(self, joint: int) -> list[int]:
+        """Return a joint and all its ancestors."""
         chain = []
         while joint >= 0:
             chain.append(joint)
@@ -141,6 +143,7 @@ class RobotBodies:
         return chain
 
     def _rigid(self, n: int) -> pinocchio.SE3:
+        """Return the displacement of a joint that is not commanded."""
         axis, angle = self._tree.axes[n], self._angles[n]
         if self._tree.slides[n]:
             return pinocchio.SE3(np.eye(3), axis * angle)
@@ -150,11 +153,11 @@ class RobotBodies:
         import mujoco
 
         slides, name = bool(self._tree.slides[n]), self._tree.names[n]
-        kind = mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE
+        joint_type = mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE
         self.joint_names[name] = f"joint/{name}"
         body.add_joint(
             name=self.joint_names[name],
-            type=kind,
+            type=joint_type,
             axis=self._tree.axes[n],
             armature=_SLIDE_ARMATURE if slides else _armature(self._is_finger[n]),
         )
@@ -169,7 +172,7 @@ class RobotBodies:
             moments = inertia.inertia
             body.fullinertia = [*np.diag(moments), moments[0, 1], moments[0, 2], moments[1, 2]]
             return
-        mass = _LEAST_MASS if self._is_finger[joint - 1] else _ASSUMED_MASS
+        mass = _FINGER_MASS if self._is_finger[joint - 1] else _ASSUMED_MASS
         body.mass, body.inertia = mass, [mass * 2e-3] * 3
 
     def _add_shape(self, name: str, shape: LinkShape) -> None:
@@ -188,9 +191,12 @@ class RobotBodies:
 
 
 def tune(model, data, servos: Servos) -> Servos:
-    """Give every servo the gains of a critically damped joint at :data:`_FREQUENCY`.
+    """Set the gains of every servo for critical damping at the natural frequency w =
+    :data:`_FREQUENCY`.
 
-    The moment of inertia is the largest that the joint sees in ``data``'s pose and stretched out.
+    With the inertia I that the joint sees in the pose of ``data`` (diagonal of the joint-space
+    inertia matrix, plus followers), stiffness is I w^2 and damping 2 I w. Velocity feed-forward is
+    damping / stiffness = 2 / w [s].
     """
     import mujoco
 
@@ -199,7 +205,7 @@ def tune(model, data, servos: Servos) -> Servos:
     mujoco.mj_fullM(model, data, matrix)
     feed_forward = np.zeros(len(servos.joints))
     for n, name in enumerate(servos.joints):
-        # A follower adds its own inertia to its leader's, by the square of its multiplier.
+        # A follower with multiplier m adds m^2 times its own inertia, and m times the coupling.
         moved = [(name, 1.0)] + [
             (each, m) for each, leader, m, _ in servos.followers if leader == name
         ]
@@ -222,17 +228,17 @@ def _pose(placement: pinocchio.SE3) -> dict:
 
 
 def _geometry(spec, name: str, geometry: coal.CollisionGeometry) -> dict:
-    """Type and size of a geom; meshes are added to the specification."""
+    """Return type and size of a geom; add meshes to the specification."""
     import mujoco
 
-    kinds = mujoco.mjtGeom
+    types = mujoco.mjtGeom
     if isinstance(geometry, coal.Capsule):
-        return {"type": kinds.mjGEOM_CAPSULE, "size": [geometry.radius, geometry.halfLength, 0]}
+        return {"type": types.mjGEOM_CAPSULE, "size": [geometry.radius, geometry.halfLength, 0]}
     if isinstance(geometry, coal.Cylinder):
-        return {"type": kinds.mjGEOM_CYLINDER, "size": [geometry.radius, geometry.halfLength, 0]}
+        return {"type": types.mjGEOM_CYLINDER, "size": [geometry.radius, geometry.halfLength, 0]}
     if isinstance(geometry, coal.Sphere):
-        return {"type": kinds.mjGEOM_SPHERE, "size": [geometry.radius, 0, 0]}
+        return {"type": types.mjGEOM_SPHERE, "size": [geometry.radius, 0, 0]}
     if isinstance(geometry, coal.Box):
-        return {"type": kinds.mjGEOM_BOX, "size": geometry.halfSide}
+        return {"type": types.mjGEOM_BOX, "size": geometry.halfSide}
     spec.add_mesh(name=name, uservert=np.asarray(geometry.points()).ravel())
-    return {"type": kinds.mjGEOM_MESH, "meshname": name}
+    return {"type": types.mjGEOM_MESH, "meshname": name}

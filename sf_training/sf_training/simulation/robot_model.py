@@ -1,6 +1,4 @@
-"""A MuJoCo model of any robot with one or more arms, built from its contract and URDF: robot,
-cameras, table and cubes.
-"""
+"""Build a MuJoCo model of any robot from its contract and URDF: arms, cameras, table and cubes."""
 
 from __future__ import annotations
 
@@ -22,22 +20,24 @@ from sf_training.simulation.sim_model import Hand, SimModel, set_joints
 from sf_training.simulation.start_pose import StartPoses
 
 _TABLE_RIM = 0.15  # m of table around the workspace
-_LOW = 0.1  # m: a workspace that begins lower than this above the base stands on the base's table
-_BELOW = 0.006  # m of the table below the workspace otherwise
+_LOW = (
+    0.1  # m: if the workspace begins lower above the base, the table is at the height of the base
+)
+_BELOW = 0.006  # m from the table to the workspace otherwise
 
 
 def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimModel:
-    """Return a simulation of the contract's arms, in the contract's base frame.
+    """Return a simulation of the arms of a contract in its base frame.
 
-    Links look and touch as their collision shapes: primitives, convex hulls of meshes, or capsules
-    where the URDF has none. Gravity of the arms is compensated, and only hands (what an arm's last
-    joint moves) meet table and cubes.
+    Links are drawn and collide as their collision shapes: primitives, convex hulls of meshes, or
+    capsules if the URDF has none. Gravity of the arms is compensated. Only hands (everything that
+    the last joint of an arm moves) have contacts with table and cubes.
 
     Args:
-        folders: where meshes are looked for; see :func:`read_shapes`.
+        folders: searched for meshes; see :func:`read_shapes`.
 
     Raises:
-        ContractError: URDF and contract do not fit.
+        ContractError: URDF and contract do not match.
     """
     import mujoco
 
@@ -65,8 +65,9 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
     bodies.add(shapes)
     for name, arm in contract.arms.items():
         body, placement = bodies.body(arm.tool_frame)
-        place = placement.translation
-        body.add_site(name=f"tool/{name}", pos=place, size=[0.004] * 3, rgba=[0, 0, 0, 0])
+        body.add_site(
+            name=f"tool/{name}", pos=placement.translation, size=[0.004] * 3, rgba=[0, 0, 0, 0]
+        )
     scene_camera = None
     for index, camera in enumerate(contract.cameras):
         fixed = add_camera(spec, bodies, contract, camera, first=index == 0, table=table)
@@ -118,7 +119,7 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
 def table_height(contract: Contract) -> float:
     """Return the height of the table in the base frame [m].
 
-    As ``simulation.table_height`` says; without it the arm stands on the table, unless its
+    It is ``simulation.table_height`` if given. Otherwise the arm stands on the table, unless its
     workspace begins below or well above the base.
     """
     if contract.simulation.table_height is not None:

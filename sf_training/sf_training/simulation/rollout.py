@@ -1,5 +1,5 @@
-"""A policy in closed loop with the simulated arm, without ROS: the executor's own logic moves the
-arm here too.
+"""Run a policy in closed loop with the simulated arm without ROS, through the logic of the chunk
+executor.
 """
 
 from __future__ import annotations
@@ -23,29 +23,39 @@ _TICK_SECONDS = 0.01  # joint states and watchdog, as often as over ROS
 
 
 class Motion(Protocol):
-    """Makes commands of chunks, as :class:`ChunkExecutor` does. Times in seconds of simulated time,
-    joints (J,) as in the contract.
+    """Turn chunks into commands, like :class:`ChunkExecutor`. Times are simulated seconds, joints
+    (J,) are in the order of the contract.
     """
 
     def activate(self, now: float) -> None:
-        """Chunks may come."""
+        """Accept chunks from now on."""
 
     def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Measured joints."""
+        """Take measured joints."""
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory | None:
-        """What to send for a chunk, if anything at once; raises :class:`ChunkRefused`."""
+        """Return the command for a chunk; None if there is none yet.
+
+        Raises:
+            ChunkRefused: the chunk cannot be executed.
+        """
 
     def tick(self, now: float) -> Trajectory | None:
-        """Called every 10 ms: what else to send."""
+        """Return a further command, or None. Called every 10 ms."""
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode ended. ``target``: the colours that were named, joined by ``+``.
+    """Result of one episode.
 
-    ``success``: every named cube was lifted, each by the arm that reaches it. ``wrong_object``: a
-    finger touched a cube that was not named. ``wrong_arm``: all were lifted, one by another arm.
+    Attributes:
+        cubes: number of cubes in the scene.
+        target: colours of the named cubes, joined by ``+``.
+        success: every named cube was lifted by the arm that reaches it.
+        wrong_object: a finger touched a cube that was not named.
+        seconds: simulated duration.
+        chunks, refused: number of predicted and of refused chunks.
+        wrong_arm: all named cubes were lifted, but one by another arm.
     """
 
     seed: int
@@ -72,20 +82,18 @@ def run_episode(
     motion: Motion | None = None,
     continued: bool = True,
 ) -> EpisodeResult:
-    """Reset to ``seed``, follow one instruction until its cube is lifted or :data:`EPISODE_SECONDS`
-    have passed.
+    """Reset to ``seed`` and follow one instruction until its cubes are lifted or
+    :data:`EPISODE_SECONDS` have passed.
 
     Args:
-        cubes: 1 to 3, or 0 for 2 or 3 by the seed.
+        cubes: 1 to 3; 0 means 2 or 3, by the seed.
         instruction: default "pick the <colour> cube" for ``target``; for two, "pick the <colour>
             cube and the <colour> cube".
-        target: colour that counts as success, default the scene's own one or two.
-        latency_s: from the observation to the chunk's arrival, in simulated time; the next
-            observation waits for it.
-        motion: what makes commands of chunks, unused before; default a :class:`ChunkExecutor` of
-            the policy's contract.
-        continued: a policy that asks for real-time chunking gets what of its last chunk is still
-            ahead; False keeps it from it.
+        target: colour of the cube that must be lifted; default the targets of the scene.
+        latency_s: simulated time from an observation to its chunk; the next observation is taken
+            after it.
+        motion: new object that turns chunks into commands; default a :class:`ChunkExecutor`.
+        continued: give a policy with real-time chunking the rest of its previous chunk.
     """
     contract = policy.contract
     scene = sim.reset(seed, cubes)
@@ -129,7 +137,7 @@ def run_episode(
                 history.forget()
         sequence += 1
         due = stamp + period
-        success = sim.task_state().picked(targets)  # while the chunk was waited for
+        success = sim.task_state().picked(targets)  # perhaps during the latency
         while not success and sim.time < due - 1e-9:
             _advance(sim, motion, min(_CHECK_SECONDS, due - sim.time))
             success = sim.task_state().picked(targets)

@@ -1,7 +1,7 @@
-"""MuJoCo model of the simulated arm and its table: mesh-free, so that it loads at once and renders
-quickly.
+"""Build the MuJoCo model of ``sim_arm`` and its table, without meshes so that it loads and renders
+fast.
 
-Kinematics and joint names agree with ``sf_bringup/config/robots/sim_arm.urdf``; a test compares
+Kinematics and joint names equal those of ``sf_bringup/config/robots/sim_arm.urdf``; a test compares
 them.
 """
 
@@ -23,14 +23,14 @@ CUBE_HALF = 0.018  # m
 MAX_CUBES = 3
 PEDESTAL_HALF = 0.03  # m
 PEDESTAL_HEIGHT_MAX = 0.08  # m above the table
-PEDESTAL_DEPTH = 0.15  # half height: the rest is hidden in the table
+PEDESTAL_DEPTH = 0.15  # m, half of the height; the table hides the lower part
 TIMESTEP = 0.005  # s
 STIFFNESS = 2000.0  # N m/rad of the joint servos
 DAMPING = 80.0  # N m s/rad of the joint servos
 FINGER_STIFFNESS = 600.0  # N/m
 FINGER_DAMPING = 25.0  # N s/m
 CAMERAS = ("scene", "wrist")
-_START = np.array([0.30, 0.0, 0.20])  # m, tool
+_START = np.array([0.30, 0.0, 0.20])  # m, mean start position of the tool
 _START_SPREAD = np.array([0.06, 0.10, 0.03])
 _IK_SEED = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0])
 _CUBE_AREA = (np.array([0.22, -0.18]), np.array([0.42, 0.18]))
@@ -38,10 +38,13 @@ _AWAY = np.array([-0.1, 0.46, CUBE_HALF])
 
 
 def build_sim_arm(contract: Contract) -> SimModel:
-    """Return the simulation of ``sim_arm``, whose contract must have its joints.
+    """Return the simulation of ``sim_arm``.
+
+    Args:
+        contract: with the joints of ``sim_arm``.
 
     Raises:
-        ValueError: the contract has a camera that this arm does not have.
+        ValueError: the contract has a camera that the model lacks.
     """
     import mujoco
 
@@ -49,7 +52,8 @@ def build_sim_arm(contract: Contract) -> SimModel:
     unknown = {camera.name for camera in contract.cameras} - set(CAMERAS)
     if unknown:
         raise ValueError(
-            f"cameras: {', '.join(sorted(unknown))}: the simulated arm has {' and '.join(CAMERAS)}"
+            f"cameras: {', '.join(sorted(unknown))} is not in the model of sim_arm; use"
+            f" {' and '.join(CAMERAS)}"
         )
     width, height = (max(values) for values in zip(*sizes, strict=True))
     model = mujoco.MjModel.from_xml_string(build_mjcf(width, height))
@@ -92,7 +96,7 @@ def build_sim_arm(contract: Contract) -> SimModel:
 
 
 def build_mjcf(width: int, height: int) -> str:
-    """MJCF text of the scene, with an offscreen buffer of ``width`` x ``height`` pixels."""
+    """Return the scene as MJCF, with an offscreen buffer of ``width`` x ``height`` pixels."""
     cubes = "".join(_cube(index) for index in range(MAX_CUBES))
     arm_servos = "".join(
         f'<position class="arm" name="servo{n}" joint="joint{n}"/>' for n in range(1, 7)

@@ -1,6 +1,4 @@
-"""Parts of every simulated scene, added to a MuJoCo specification: light, table, cubes on
-pedestals.
-"""
+"""Add the common parts of a scene to a MuJoCo specification: light, table, cubes on pedestals."""
 
 from __future__ import annotations
 
@@ -12,7 +10,8 @@ from sf_training.simulation.scene import (
     TIMESTEP,
 )
 
-# Bits of contacts: the gripper meets objects and table, objects meet each other, arm links nothing.
+# Contact bits: grippers collide with objects and table, objects with each other, arm links with
+# nothing.
 GRIPPER = {"contype": 1, "conaffinity": 2}
 OBJECT = {"contype": 2, "conaffinity": 3}
 NOTHING = {"contype": 0, "conaffinity": 0}
@@ -33,11 +32,11 @@ def set_options(spec, width: int, height: int) -> None:
     visual.map.znear, visual.map.zfar = 0.01, 10.0
     visual.headlight.ambient, visual.headlight.diffuse = [0.35] * 3, [0.4] * 3
     visual.headlight.specular = [0.0] * 3
-    spec.stat.extent = 1.0  # near and far plane are metres
+    spec.stat.extent = 1.0  # so that znear and zfar are in metres
 
 
 def add_table(spec, centre: tuple[float, float], half: tuple[float, float], height: float) -> None:
-    """Add a light, and a table whose top lies at ``height`` [m], in the base frame."""
+    """Add a light, a floor, and a table whose top is at ``height`` [m] in the base frame."""
     import mujoco
 
     world = spec.worldbody
@@ -67,7 +66,7 @@ def add_table(spec, centre: tuple[float, float], half: tuple[float, float], heig
 
 
 def add_cubes(spec) -> None:
-    """Add ``cube0`` to ``cube2`` and their pedestals, which :class:`ArmSim` puts in place."""
+    """Add ``cube0`` to ``cube2`` and their pedestals; :class:`ArmSim` positions them."""
     import mujoco
 
     for n in range(MAX_CUBES):

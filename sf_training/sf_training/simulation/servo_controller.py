@@ -1,11 +1,10 @@
-"""A stand-in for MoveIt Servo with a trajectory controller behind it: follows a twist or a pose of
-the tool, as a NumPy class.
+"""Simulate MoveIt Servo with a trajectory controller: follow a twist or a pose of the tool.
 
-From moveit_servo: the newest command is followed until it is older than
-``incoming_command_timeout``, then the arm comes to rest; a twist turns about the tool; a pose is
-approached as fast as the speed limits allow; joints that would be too fast slow all of them down.
-Poses go through its default smoothing filter; twists do not, as with ``use_smoothing:
-false``. Not copied: collision checks, and slowing near singularities.
+As in moveit_servo, the newest command is followed until it is older than
+``incoming_command_timeout``, then the arm stops. A twist rotates about the tool. A pose is
+approached as fast as the speed limits allow. If a joint would be too fast, all joints are slowed
+down. Poses pass the default smoothing filter; twists do not, as with ``use_smoothing: false``. Not
+simulated: collision checks, and slowing near singularities.
 """
 
 from __future__ import annotations
@@ -21,18 +20,16 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import CommandRejected, JointLimiter, Measured
 
 COMMAND_TIMEOUT = 0.1  # s, Servo's default
-PUBLISH_PERIOD = (
-    0.01  # s, Servo's default: so often it makes a new joint velocity of the newest command
-)
-TURN_SPEED = 3.0  # rad/s, of the tool
-_DAMPING = 1e-4  # of the inverse of the Jacobian
+PUBLISH_PERIOD = 0.01  # s, Servo's default: period at which it computes a new joint velocity
+TURN_SPEED = 3.0  # rad/s, maximum of the tool
+_DAMPING = 1e-4  # of the damped least-squares inverse of the Jacobian
 _FILTER = 1.5  # butterworth_filter_coeff, Servo's default
 
 
 @dataclass(frozen=True)
 class ToolTwist:
-    """``twist`` (6,): velocity of the tool [m/s], then angular velocity [rad/s], in ``frame``; said
-    at ``stamp`` [s].
+    """Twist command: ``twist`` (6,), linear [m/s], then angular [rad/s], in ``frame`` at ``stamp``
+    [s].
     """
 
     stamp: float
@@ -42,8 +39,8 @@ class ToolTwist:
 
 @dataclass(frozen=True)
 class ToolTarget:
-    """``position`` (3,) [m] and ``quaternion`` (4,) x y z w of the tool in ``frame``; said at
-    ``stamp`` [s].
+    """Pose command: ``position`` (3,) [m] and ``quaternion`` (4,) x y z w of the tool in ``frame``
+    at ``stamp`` [s].
     """
 
     stamp: float
@@ -53,9 +50,7 @@ class ToolTarget:
 
 
 class ServoController:
-    """Follows twists and poses of the tool with the arm joints of a contract, without the
-    gripper.
-    """
+    """Follow twists and poses of the tool with the arm joints of a contract; not the gripper."""
 
     def __init__(self, contract: Contract) -> None:
         limits, count = JointLimits.of(contract), len(contract.joints)
@@ -73,7 +68,7 @@ class ServoController:
         self.hold(np.zeros(count))
 
     def hold(self, positions: np.ndarray) -> None:
-        """Drop all motion and stand at ``positions`` (J,) at once, as after a reset of the arm."""
+        """Drop all motion and hold ``positions`` (J,) at once, as after a reset of the arm."""
         self._limiter.hold(positions)
         self._speed = np.zeros_like(self._limiter.position)
         self._next_update, self._goal = -np.inf, self._limiter.position
@@ -83,8 +78,8 @@ class ServoController:
         """Follow a command from the next sample on.
 
         Raises:
-            CommandRejected: another frame than the base frame, a value that is not finite, or a
-                quaternion of length 0.
+            CommandRejected: the frame is not the base frame, a value is not finite, or the
+                quaternion has length 0.
         """
         if command.frame != self._frame:
             raise CommandRejected(
@@ -98,24 +93,31 @@ class ServoController:
         if not np.isfinite(values).all():
             raise CommandRejected("the command has a value that is not finite")
         if isinstance(command, ToolTarget) and np.linalg.norm(command.quaternion) < 1e-6:
-            raise CommandRejected("orientation is no rotation: its length is 0")
+            raise CommandRejected("orientation is not a rotation: its length is 0")
         self._command = command
 
     def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded positions and velocities (J,) at ``now`` [s], inside the limits."""
+        """Return commanded positions and velocities (J,) at ``now`` [s], within the limits."""
         position, period = (
             self._limiter.position,
             (0.0 if self._limiter.time is None else now - self._limiter.time),
         )
         if now >= self._next_update - 1e-9:
             self._next_update = now + PUBLISH_PERIOD
-            self._speed = self._wanted_speed(position, now)
+            self._speed = self._joint_velocity(position, now)
         position, self._speed = self._limiter.limit(
             position + period * self._speed, self._speed, now
         )
         return position, self._speed
 
-    def _wanted_speed(self, position: np.ndarray, now: float) -> np.ndarray:
+    def _joint_velocity(self, position: np.ndarray, now: float) -> np.ndarray:
+        """Return the joint velocity (J,) for the newest command.
+
+        With Jacobian J (6, J) and tool twist V (6,): J^T (J J^T + d I)^-1 V (damped least squares,
+        d = :data:`_DAMPING`), scaled down to the velocity limits. For poses, Servo's first-order
+        Butterworth filter with coefficient c is applied to positions:
+        (x_k + x_{k-1} - 2 y_{k-1}) / (1 + c) is the change of the output y.
+        """
         command = self._command
         if command is not None and now - command.stamp >= COMMAND_TIMEOUT:
             self._command = command = None
@@ -132,13 +134,10 @@ class ServoController:
         before, self._goal = self._goal, position + PUBLISH_PERIOD * speed
         if isinstance(command, ToolTwist):
             return speed
-        # The Butterworth filter, which works on positions.
         return (self._goal + before - 2.0 * position) / (1.0 + _FILTER) / PUBLISH_PERIOD
 
     def _towards(self, target: ToolTarget, position: np.ndarray) -> np.ndarray:
-        """The twist (6,) that reaches a pose within a period, or comes nearer at the highest
-        speed.
-        """
+        """Return the twist (6,) that reaches a pose in one period, within the maximum speeds."""
         tool: ToolPose = self._kinematics.forward(position)
         wanted = pinocchio.Quaternion(
             *np.roll(target.quaternion / np.linalg.norm(target.quaternion), 1)

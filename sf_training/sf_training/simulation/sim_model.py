@@ -1,6 +1,4 @@
-"""What :class:`ArmSim` needs to know of a MuJoCo model: joints, servos, fingers, cameras, where
-things may lie.
-"""
+"""Describe a MuJoCo model for :class:`ArmSim`: joints, servos, hands, cameras and areas."""
 
 from __future__ import annotations
 
@@ -10,16 +8,22 @@ from typing import Any
 
 import numpy as np
 
-TOOL_DOWN = np.diag([-1.0, 1.0, -1.0])  # rotation of a tool whose z points at the table
+TOOL_DOWN = np.diag([-1.0, 1.0, -1.0])  # rotation of a tool whose z axis points down
 
 
 @dataclass(frozen=True)
 class Servos:
-    """Arrays of position servos (A,), in the order of the model's actuators.
+    """A position servos, in the order of the actuators of the model.
 
-    A servo follows ``multiplier * command[source] + offset``; ``feed_forward`` [s] of the commanded
-    velocity is added, so that the servo damps towards that velocity instead of towards rest.
-    ``followers`` (joint, leading joint, multiplier, offset) have no servo: a constraint holds them.
+    A servo follows multiplier * command[source] + offset, plus feed_forward * velocity so that its
+    damping acts on the error of the velocity.
+
+    Attributes:
+        joints: joint of each servo.
+        source: (A,) index in the commands.
+        multiplier, offset, feed_forward: (A,); feed_forward in [s].
+        followers: (joint, leading joint, multiplier, offset) of joints without a servo, which a
+            constraint couples.
     """
 
     joints: tuple[str, ...]
@@ -32,25 +36,25 @@ class Servos:
 
 @dataclass(frozen=True)
 class Approach:
-    """How a tool is held when it picks.
+    """Orientation of a tool for picking.
 
     Args:
         rotation: (3, 3) of the tool in the base frame.
-        centre: (3,) where it has that rotation [m].
-        root: (3,) foot of the arm, for arms whose joints are too few to hold the tool in one
-            direction: there it turns with the arm about the vertical. ``None``: it does not turn.
+        centre: (3,) position at which the tool has that rotation [m].
+        root: (3,) first joint of the arm [m], for arms with fewer than six joints, whose tool turns
+            with the arm about the vertical axis. None for the same rotation everywhere.
     """
 
     rotation: np.ndarray
     centre: np.ndarray | None = None
     root: np.ndarray | None = None
 
-    def at(self, place: np.ndarray) -> np.ndarray:
-        """Return the rotation (3, 3) of the tool at ``place`` (3,) [m]."""
+    def at(self, position: np.ndarray) -> np.ndarray:
+        """Return the rotation (3, 3) of the tool at ``position`` (3,) [m]."""
         if self.root is None:
             return self.rotation
-        now, then = place - self.root, self.centre - self.root
-        angle = np.arctan2(now[1], now[0]) - np.arctan2(then[1], then[0])
+        here, centre = position - self.root, self.centre - self.root
+        angle = np.arctan2(here[1], here[0]) - np.arctan2(centre[1], centre[0])
         cos, sin = np.cos(angle), np.sin(angle)
         return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ self.rotation
 
@@ -74,16 +78,16 @@ class Grip:
 
 @dataclass(frozen=True)
 class Hand:
-    """What of an arm picks things.
+    """Hand of an arm.
 
     Args:
         arm: name of the arm in the contract.
-        site: name of the model's site in the tool frame.
-        fingers: geoms whose touch of a cube counts.
-        approach: how the tool points at the table; ``None``: it cannot.
-        grip: how its gripper holds a cube.
-        home: joints (J,) of this arm and its gripper, from which it starts.
-        cube_area: lower and upper corner (2,), (2,) of where cubes for this arm may stand [m].
+        site: name of the site at the tool frame.
+        fingers: geoms whose contacts with a cube count as touching it.
+        approach: orientation of the tool for picking; None if it cannot point down.
+        grip: how the gripper holds a cube.
+        home: joints (J,) of the home pose of this arm and its gripper.
+        cube_area: lower and upper corner (2,), (2,) of the area for cubes of this arm [m].
     """
 
     arm: str
@@ -101,13 +105,13 @@ class SimModel:
 
     Args:
         model: ``mujoco.MjModel``.
-        commanded: the model's joints, in the order of ``contract.command_joints``.
+        commanded: joints of the model in the order of ``contract.command_joints``.
         hands: one for each arm of the contract, in its order.
-        jittered_camera: name of the camera that stands elsewhere at each reset; ``None``: none.
+        jittered_camera: name of the camera that is moved at each reset; None if there is none.
         table: height of the table in the base frame [m].
-        pedestal_height: of the highest pedestal above the table [m].
-        away: where unused cubes lie, transparent (3,) [m].
-        start: joints (J,) of a reset, in the order of ``contract.command_joints``, by a generator.
+        pedestal_height: maximum height of a pedestal above the table [m].
+        away: (3,) position of unused, transparent cubes [m].
+        start: draws joints (J,) for a reset, in the order of ``contract.command_joints``.
     """
 
     model: Any
@@ -122,10 +126,10 @@ class SimModel:
 
 
 def set_joints(model: Any, data: Any, servos: Servos, positions: np.ndarray) -> None:
-    """Put all joints where commanded ``positions`` (J,) [rad or m] lead them."""
+    """Set all joints of the model to commanded ``positions`` (J,) [rad, m]."""
     targets = servos.multiplier * positions[servos.source] + servos.offset
     for name, target in zip(servos.joints, targets, strict=True):
         data.qpos[model.joint(name).qposadr[0]] = target
     for name, leader, multiplier, offset in servos.followers:
-        led = data.qpos[model.joint(leader).qposadr[0]]
-        data.qpos[model.joint(name).qposadr[0]] = multiplier * led + offset
+        leading = data.qpos[model.joint(leader).qposadr[0]]
+        data.qpos[model.joint(name).qposadr[0]] = multiplier * leading + offset

@@ -1,5 +1,5 @@
-"""Where a simulated arm begins: the tool points down above the table, within limits and without
-touching.
+"""Find start poses of a simulated arm: tool pointing down above the table, within limits, without
+collision.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ from sf_training.simulation.camera_mounts import hand_axes
 from sf_training.simulation.scene import CUBE_HALF, PEDESTAL_HEIGHT_MAX
 from sf_training.simulation.sim_model import Approach
 
-_HEIGHTS = (0.20, 0.15), (0.11,)  # m of the tool above the table, the first that can be reached
-_TILTS = (0.0, 0.5, 0.9)  # rad away from the base, where the tool cannot point straight down
-_SHARE = 0.55  # of the workspace's extent: where cubes may stand
-_SPREAD = 0.3  # of the workspace's half extent: where the tool may begin
-_LIFT = 0.12  # m above the highest pedestal: the tool must get there too
-_ABOVE = 0.06  # m of the tool above the highest cube at the start, the spread included
-_YAWS = (0.5 * np.pi, -0.5 * np.pi), (0.0, np.pi)  # fingers left and right of a tilted tool, else
-_TRIES = 12
-_POSE = 6  # joints that hold a tool anywhere in one direction
+_HEIGHTS = (0.20, 0.15), (0.11,)  # m of the tool above the table; the first reachable one is used
+_TILTS = (0.0, 0.5, 0.9)  # rad away from the base, if the tool cannot point straight down
+_SHARE = 0.55  # share of the extent of the workspace that cubes may use
+_SPREAD = 0.3  # share of the half extent of the workspace in which the tool may start
+_LIFT = 0.12  # m above the highest pedestal that the tool must reach
+_ABOVE = 0.06  # m from the highest cube to the tool at the start, including the spread
+# rad about the tool: first with the fingers left and right of a tilted tool, then turned by 90 deg
+_YAWS = (0.5 * np.pi, -0.5 * np.pi), (0.0, np.pi)
+_TRIES = 12  # seeds of the inverse kinematics
+_POSE = 6  # joints that are needed for any orientation of the tool
 _log = logging.getLogger(__name__)
 
 
 class StartPoses:
-    """Draws start poses of an arm; :attr:`home` (J,) is the one in the middle.
+    """Draw start poses of an arm.
+
+    An arm that reaches no pose with the tool down starts in the middle of its joint ranges, with a
+    warning.
 
     Args:
         table: height of the table in the base frame [m].
 
-    An arm that reaches no pose with the tool down starts in the middle of its joint ranges, and a
-    warning says so.
+    Attributes:
+        home: (J,) joints with the tool at the centre.
+        approach: orientation of the tool; None if it cannot point down.
     """
 
     def __init__(self, contract: Contract, table: float) -> None:
@@ -54,22 +59,22 @@ class StartPoses:
         self._collisions = CollisionModel.of(contract, boxes=[box], margin=0.0)
         self._centre = 0.5 * (self._lower + self._upper)
         self._root = _root(contract)
-        self.approach: Approach | None = None  # of the tool, when it points down
+        self.approach: Approach | None = None
         self.home = self._find_home()
         self._room = self._find_room()
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        """Return joints (J,) with the tool down at a random place above the table, gripper open."""
+        """Return joints (J,) with the tool down at a random position, gripper open."""
         spread = _SPREAD * 0.5 * (self._upper - self._lower)
         spread[2] = min(spread[2], 0.03)
-        place = self._centre + random.uniform(-spread, spread)
+        position = self._centre + random.uniform(-spread, spread)
         if self.approach is None:
             return self.home.copy()
-        found = self._reach(np.clip(place, self._lower, self._upper))
+        found = self._reach(np.clip(position, self._lower, self._upper))
         return self.home.copy() if found is None else found
 
     def pedestal_height(self) -> float:
-        """Return how high pedestals may be [m], so that the tool starts above the cubes."""
+        """Return the maximum height of pedestals [m], so that the tool starts above the cubes."""
         return self._room[0]
 
     def cube_area(self) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +82,9 @@ class StartPoses:
         return self._room[1], self._room[2]
 
     def _find_room(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Height of pedestals and corners of the cubes' area: low pedestals before a small area."""
+        """Return pedestal height [m] and corners of the cube area; lower pedestals are preferred to
+        a smaller area.
+        """
         room = float(self._centre[2]) - self._table - _ABOVE - 2.0 * CUBE_HALF
         highest = min(max(room, 0.005), PEDESTAL_HEIGHT_MAX)
         half = 0.5 * _SHARE * (self._upper - self._lower)[:2]
@@ -89,17 +96,18 @@ class StartPoses:
         ]
         for scale, pedestal in choices:
             corners = [scale * half * np.array([x, y]) for x in (-1, 1) for y in (-1, 1)]
-            places = [
+            positions = [
                 np.append(self._centre[:2] + corner, self._table + height)
                 for corner in corners
                 for height in (CUBE_HALF, pedestal + _LIFT)
             ]
-            if self.approach is None or all(self._reach(place) is not None for place in places):
+            if self.approach is None or all(self._reach(each) is not None for each in positions):
                 break
         return pedestal, self._centre[:2] - scale * half, self._centre[:2] + scale * half
 
-    def _reach(self, place: np.ndarray) -> np.ndarray | None:
-        target = ToolPose(place, self.approach.at(place))
+    def _reach(self, position: np.ndarray) -> np.ndarray | None:
+        """Return joints (J,) with the tool at a position; None if unreachable or in collision."""
+        target = ToolPose(position, self.approach.at(position))
         found = self._kinematics.inverse(target, self.home[: self._arm])
         if not found.reached:
             return None
@@ -115,16 +123,19 @@ class StartPoses:
                     return found
         lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
         _log.warning(
-            "simulation: %s reaches no pose with the tool down above %s; it starts in the middle "
-            "of its joint ranges. Check workspace and tool_frame",
+            "simulation: %s reaches no pose with the tool down above %s and starts in the middle "
+            "of its joint ranges; check workspace and tool_frame",
             self._contract.robot,
             np.round(self._centre[:2], 3).tolist(),
         )
         return self._with_gripper(0.5 * (lower + upper))
 
     def _find_joints(self, rotations: list[np.ndarray]) -> np.ndarray | None:
-        """Joints (J,) far from their limits with the tool in the middle, in one of
-        ``rotations``.
+        """Return joints (J,) with the tool at the centre in one of ``rotations``, as far from their
+        limits as possible; None if unreachable.
+
+        The cost of joints q with limits [l, u] is max |q - (l + u) / 2| / (u - l). Seeds of the
+        inverse kinematics are the zero pose, the middle of the ranges, and random ones.
         """
         lower, upper = self._limits.lower[: self._arm], self._limits.upper[: self._arm]
         middle, random = 0.5 * (lower + upper), np.random.default_rng(0)
@@ -149,10 +160,10 @@ class StartPoses:
         return best
 
     def _rotations(self, tilt: float, yaws: Sequence[float]) -> list[np.ndarray]:
-        """Orientations (3, 3) in which the tool points down, ``tilt`` [rad] away from the base and
-        turned by ``yaws`` [rad].
+        """Return orientations (3, 3) with the tool pointing down, tilted by ``tilt`` [rad] away
+        from the base and turned by each of ``yaws`` [rad] about its axis.
 
-        The contract's own orientation comes first, if there is one.
+        If the contract fixes the orientation of the tool, return only that.
         """
         given = self._contract.action.tool_orientation
         if given is not None:
@@ -176,14 +187,13 @@ class StartPoses:
         return turned
 
     def _outward(self) -> np.ndarray:
-        """The axis (3,) of the base frame along which the workspace lies, seen from the arm.
-
-        An axis, because cubes stand with their sides along the axes.
+        """Return the horizontal axis (3,) of the base frame closest to the direction from the arm
+        to its workspace. An axis, because the sides of cubes are along the axes.
         """
-        way = self._centre[:2] - self._root[:2]
-        axis = int(np.abs(way).argmax())
+        direction = self._centre[:2] - self._root[:2]
+        axis = int(np.abs(direction).argmax())
         outward = np.zeros(3)
-        outward[axis] = np.sign(way[axis]) or 1.0
+        outward[axis] = np.sign(direction[axis]) or 1.0
         return outward
 
     def _with_gripper(self, positions: np.ndarray) -> np.ndarray:
@@ -192,7 +202,7 @@ class StartPoses:
 
 
 def _root(contract: Contract) -> np.ndarray:
-    """Where the first joint of the arm is in the base frame (3,) [m]."""
+    """Return the position (3,) [m] of the first joint of the arm in the base frame."""
     model = pinocchio.buildModelFromXML(contract.urdf_xml)
     data = model.createData()
     pinocchio.framesForwardKinematics(model, data, pinocchio.neutral(model))

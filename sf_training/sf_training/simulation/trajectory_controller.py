@@ -1,7 +1,7 @@
-"""The simulated arm's ``joint_trajectory_controller``, with the joint limiter behind it.
+"""Simulate ``joint_trajectory_controller`` followed by a joint limiter.
 
-The rules are those of :mod:`sf_policy_node.controller.trajectory_controller`, which follows the
-genuine controller's sources; tests and benchmarks use the same class.
+The behaviour is that of :mod:`sf_policy_node.controller.trajectory_controller`, which follows the
+sources of ros2_controllers.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from sf_training.simulation.controller_base import Measured
 
 
 class JointTrajectoryController:
-    """Follows joint trajectories on one clock (seconds) that is passed in with every call.
+    """Follow joint trajectories. Times [s] are on the clock of the caller.
 
-    Each :meth:`sample` is a cycle of the controller manager, so the physics' step is its period.
+    Each :meth:`sample` is one cycle of the controller manager, so the physics step is its period.
 
     Args:
         joint_names: J names; positions and velocities go in and out in this order.
         lower, upper: position limits (J,) [rad or m].
         velocity: speed limits (J,) [rad/s or m/s], enforced between two samples.
-        parameters: of the controller; default: the genuine one's defaults.
-        update_rate_hz: how often :meth:`sample` will be called.
-        clock_offset_s: what the controller's clock is ahead of the one passed in.
+        parameters: of the controller; None means the defaults of joint_trajectory_controller.
+        update_rate_hz: rate at which :meth:`sample` will be called.
+        clock_offset_s: clock of the controller minus that of the caller [s].
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class JointTrajectoryController:
         self.hold(np.zeros(len(self.joint_names)))
 
     def at_rate(self, update_rate_hz: float) -> JointTrajectoryController:
-        """Return a controller like this one, updated at another rate, that stands there too."""
+        """Return a copy with another update rate that holds the current position."""
         parameters, offset = self.model.parameters, self.clock_offset_s
         other = JointTrajectoryController(
             *self._made_of,
@@ -65,18 +65,19 @@ class JointTrajectoryController:
 
     @property
     def accepted(self) -> int:
-        """Trajectories that were taken."""
+        """Number of accepted trajectories."""
         return self.model.accepted
 
     @property
     def rejected(self) -> int:
-        """Trajectories that were refused."""
+        """Number of rejected trajectories."""
         return self.model.rejected
 
     def hold(self, positions: np.ndarray) -> None:
-        """Forget all motion and stand at ``positions`` (J,), as after a reset of the arm."""
+        """Drop all motion and hold ``positions`` (J,) at once, as after a reset of the arm."""
         self._limiter.hold(positions)
-        self._stand(self._limiter.position)
+        self.model.command = None
+        self.model.activate(self._limiter.position, np.zeros_like(self._limiter.position))
 
     def deactivate(self) -> None:
         """Deactivate the controller: the servos keep its last command, messages are dropped."""
@@ -84,10 +85,10 @@ class JointTrajectoryController:
 
     def activate(self, measured: Measured | None = None) -> None:
         """Activate the controller; it holds its last command."""
-        self.model.activate(*(measured or self._where_commanded()))
+        self.model.activate(*(measured or self._commanded_state()))
 
     def accept(self, trajectory: TrajectoryLike, now: float) -> None:
-        """Take a trajectory, to be followed from the next sample on.
+        """Follow a trajectory from the next sample on.
 
         Raises:
             TrajectoryRejected: names, sizes, times or values are wrong, or it ends in the past.
@@ -95,20 +96,17 @@ class JointTrajectoryController:
         self.model.accept(trajectory, now + self.clock_offset_s)
 
     def sample(self, now: float, measured: Measured | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return commanded positions and velocities (J,), inside the limits.
+        """Return commanded positions and velocities (J,), within the limits.
 
-        ``measured``: positions and velocities (J,) now; default: where the joints were commanded
-        to be. ``now`` must not go back.
+        Args:
+            now: must not go back.
+            measured: positions and velocities (J,) now; default the commanded ones.
         """
-        joints = measured or self._where_commanded()
+        joints = measured or self._commanded_state()
         position = self.model.update(now + self.clock_offset_s, *joints)
         if position is None:
             position = self._limiter.position
         return self._limiter.limit(position, self.model.velocity, now)
 
-    def _where_commanded(self) -> Measured:
+    def _commanded_state(self) -> Measured:
         return self._limiter.position, self.model.velocity
-
-    def _stand(self, positions: np.ndarray) -> None:
-        self.model.command = None
-        self.model.activate(positions, np.zeros_like(positions))
