@@ -113,8 +113,7 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
         assert graph.wait(PATIENCE_S) == 1
     text = graph.log.read_text()
     assert (
-        "sim_arm ended with exit code 1" in text
-        and "elbow is not in the model of sim_arm" in text
+        "sim_arm ended with exit code 1" in text and "elbow is not in the model of sim_arm" in text
     )
 
 

@@ -1,8 +1,7 @@
-"""Arguments of the journeys: names, types, defaults, and how a word such as ``shadow:=true`` is
-read.
+"""Declare the arguments of the journeys, and parse words such as ``shadow:=true``.
 
-Launch files import this under the system's Python. It needs the standard library alone, from Python
-3.10 on.
+Launch files import this module under the system's Python: it uses the standard library alone and
+runs from Python 3.10 on.
 """
 
 from __future__ import annotations
@@ -16,20 +15,22 @@ from typing import Union
 Value = Union[bool, int, float, str]  # noqa: UP007 - evaluated at run time, also by Python 3.10
 
 NO_POLICY = "none"
-SIM_ROBOT = "sim_arm"  # the robot whose arm and cameras are a node of ours
+SIM_ROBOT = "sim_arm"  # this robot is always simulated
 BOOLEANS = ("true", "false")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _NAMESPACE = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
-_SIMILAR = 0.85  # of difflib: "shaddow" and "shadow" are, "policy" and "policies" are not
+# Ratio of difflib from which two names count as similar: "shaddow" and "shadow" do, "policy" and
+# "policies" do not.
+_SIMILAR = 0.85
 
 
 class GraphError(ValueError):
-    """An argument cannot be used; the message is one sentence with the values that can."""
+    """Raised for an argument that cannot be used; the message gives the values that can."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One ``name:=value`` argument of a journey. ``default`` gives the type too."""
+    """Describe one ``name:=value`` argument of a journey. ``default`` also gives its type."""
 
     name: str
     default: Value
@@ -131,7 +132,7 @@ ARM_ARGUMENTS = (
     Argument(
         "record",
         "",
-        "directory for episodes, begun by recorder/start and ended by recorder/stop; empty: no"
+        "directory for episodes, started by recorder/start and ended by recorder/stop; empty: no"
         " recorder",
     ),
     Argument(

@@ -1,5 +1,5 @@
-"""A client of the running graph: resets the simulated arm, gives instructions, watches what
-happens. Blocks until conditions hold.
+"""Control a running graph from a program: reset the simulated arm, send instructions, and read
+states. Calls block until they are answered.
 """
 
 from __future__ import annotations
@@ -25,22 +25,26 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.perception.images import decode_image
 
 ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
-_SETTLE_S = 0.4  # after a reset: images and joint states from before it are outside every budget
-_PASS_S = 60.0  # wall time in which a moment of simulated time passes also on a busy machine
+# s of simulated time after a reset, when images and joint states from before it are too old to use.
+_SETTLE_S = 0.4
+_PASS_S = 60.0  # wall time allowed for a wait in simulated time, long enough for a busy machine
 
 
 class ArmClientError(RuntimeError):
-    """The graph did not do what was asked; one sentence that names the node or topic."""
+    """Raised when the graph does not do what was asked; the message names the node or topic."""
 
 
 class ArmClient:
-    """Everything that an operator or a score needs to know of a running arm.
+    """Subscribe to the states of a running arm and call its services and its action.
 
     Args:
-        contract: the robot's; names the topics.
-        images: keep the newest image of each camera.
-        alive: asked while waiting; raises when there is nothing left to wait for.
-        namespace: of the arm's nodes; None is that of the environment (ROS_NAMESPACE).
+        contract: of the robot; gives the topics.
+        images: also subscribe to the cameras and store their newest images.
+        alive: called while waiting; raises an exception when the graph has ended.
+        namespace: of the arm's nodes; None takes that of the environment (ROS_NAMESPACE).
+
+    Attributes:
+        task, policy, executor, feedback: newest message of each kind; None before the first.
     """
 
     def __init__(
@@ -81,10 +85,13 @@ class ArmClient:
         self.feedback: RunInstruction.Feedback | None = None
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
-        """Answer messages until ``condition`` is true.
+        """Process messages until ``condition`` is true.
+
+        Args:
+            what: start of the error message, such as "sim_arm did not answer".
 
         Raises:
-            ArmClientError: ``what`` did not happen within ``timeout_s`` of wall time.
+            ArmClientError: ``condition`` stays false for ``timeout_s`` of wall time.
         """
         end = time.monotonic() + timeout_s
         while not condition():
@@ -94,7 +101,7 @@ class ArmClient:
             self._spinner.spin_once(timeout_sec=0.1)
 
     def wait_for_arm(self, timeout_s: float) -> None:
-        """Wait until the simulated arm reports and offers its reset."""
+        """Wait until the simulated arm publishes its task state and offers its reset service."""
         self.wait_until(
             lambda: self.task and self._reset.service_is_ready(),
             timeout_s,
@@ -112,7 +119,11 @@ class ArmClient:
         self.wait_until(self._run.server_is_ready, timeout_s, "run_instruction did not answer")
 
     def reset(self, seed: int, cubes: int = 0) -> ResetScene.Response:
-        """Set up a new scene. Return when no node uses data from before it any more."""
+        """Reset the simulation to a new scene, and wait until data from before it are outdated.
+
+        Raises:
+            ArmClientError: the simulated arm refuses, or does not answer.
+        """
         answer = self._answer(
             self._reset.call_async(ResetScene.Request(seed=seed, cubes=cubes)), "sim_arm/reset"
         )
@@ -127,14 +138,14 @@ class ArmClient:
         return answer
 
     def let_pass(self, seconds: float) -> None:
-        """Wait for simulated time."""
+        """Wait for ``seconds`` of simulated time."""
         end = self.simulated_time + seconds
         self.wait_until(
             lambda: self.simulated_time >= end, _PASS_S, "simulated time does not advance"
         )
 
     def start(self, instruction: str, timeout_s: float) -> ClientGoalHandle:
-        """Send an instruction; returns when it is accepted.
+        """Send an instruction and return its goal once it is accepted.
 
         Raises:
             ArmClientError: it was refused.
@@ -174,7 +185,7 @@ class ArmClient:
         return self._answer(result, "run_instruction (result)").result
 
     def finished(self, handle: ClientGoalHandle) -> bool:
-        """Whether the server has ended the goal by itself."""
+        """Return whether the server has ended the goal."""
         return handle.status in (
             GoalStatus.STATUS_SUCCEEDED,
             GoalStatus.STATUS_ABORTED,
@@ -201,13 +212,13 @@ class ArmClient:
 
     @property
     def simulated_time(self) -> float:
-        """Stamp of the newest task state [s]."""
+        """Return the stamp of the newest task state [s]; 0 before the first."""
         return (
             self.task.header.stamp.sec + 1e-9 * self.task.header.stamp.nanosec if self.task else 0.0
         )
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Destroy the client's node."""
         self._run.destroy()
         self._spinner.shutdown()
         self._node.destroy_node()

@@ -1,5 +1,5 @@
-"""Pictures of episodes on one sheet: a pair of rows for each instruction (scene above wrist), time
-from left to right.
+"""Draw the camera images of several episodes into one PNG: a row of images for each camera of each
+instruction, time from left to right.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_CELL = (160, 120)  # pixels
-_TITLE, _TIME = 26, 14
+_CELL = (160, 120)  # width and height of an image [px]
+_TITLE, _TIME = 26, 14  # heights of the lines of text above and below the images [px]
 _INK, _PAPER = (30, 30, 30), 250
 _GOOD, _BAD = (40, 120, 40), (40, 40, 190)  # BGR
 
 
 class ContactSheet:
-    """Collects frames and writes them as one PNG.
+    """Collect images and write them as one PNG.
 
     Args:
-        columns: moments shown for each instruction, spread evenly over what was collected.
+        columns: times shown for each instruction, spread evenly over those collected.
     """
 
     def __init__(self, columns: int = 8) -> None:
@@ -28,7 +28,10 @@ class ContactSheet:
         self._moments: list[tuple[float, list[np.ndarray]]] = []
 
     def add(self, seconds: float, images: list[np.ndarray | None]) -> None:
-        """Add the images (H, W, 3) RGB of all cameras at one moment of the current instruction."""
+        """Add the images (H, W, 3) RGB of all cameras at one time of the current instruction.
+
+        Without an image of every camera, do nothing.
+        """
         if all(image is not None for image in images):
             self._moments.append(
                 (
@@ -38,12 +41,16 @@ class ContactSheet:
             )
 
     def finish_row(self, title: str, good: bool) -> None:
-        """Close the current instruction."""
+        """End the current instruction; the title is green if ``good``, else red."""
         self._rows.append((title, good, self._moments))
         self._moments = []
 
     def write(self, path: Path) -> None:
-        """Write the PNG; raises OSError when it cannot be written."""
+        """Write the PNG.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         width = self._columns * _CELL[0]
         sheet = np.vstack(
             [self._draw(title, good, moments, width) for title, good, moments in self._rows]

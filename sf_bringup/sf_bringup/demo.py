@@ -1,5 +1,5 @@
-"""``make demo``: five instructions in free words to the simulated arm, over ROS, with figures and
-images of what happened.
+"""Run ``make demo``: give the simulated arm five differently worded instructions over ROS, and
+write results and images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sf_bringup.running_graph import ros_words, running_graph
 from sf_training.simulation.instructions import Phrasing
 
 SUCCESSES_WANTED = 4
-_FRAME_SECONDS = 0.3  # between two moments kept for the contact sheet
+_FRAME_SECONDS = 0.3  # simulated time between two images for the contact sheet
 _PHRASINGS = (
     Phrasing("{verb} {things}", "pick", "cube"),
     Phrasing("{verb} {things}", "grab", "block"),
@@ -58,9 +58,7 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; returns the exit code: 0 when all instructions ran and at least four
-    succeeded.
-    """
+    """Parse the command line and run; return 0 if at least four instructions succeeded, else 1."""
     arguments, console = (
         tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
         Console(highlight=False),
@@ -77,7 +75,11 @@ def main() -> int:
 
 
 def run(arguments: Arguments, console: Console) -> list[Outcome]:
-    """Start the graph, give the instructions, write the files."""
+    """Start the graph, give the instructions and write the files to ``arguments.out``.
+
+    Raises:
+        ArmClientError, GraphError, OSError: the graph or a file fails.
+    """
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet, outcomes = ContactSheet(), []
     with running_graph(
@@ -92,12 +94,12 @@ def run(arguments: Arguments, console: Console) -> list[Outcome]:
             outcome = _episode(client, phrasing, arguments.seed + index, sheet, console)
             outcomes.append(outcome)
             console.print(_line(outcome), soft_wrap=True)
-    summary, picture = arguments.out / "summary.json", arguments.out / "contact_sheet.png"
+    summary, image = arguments.out / "summary.json", arguments.out / "contact_sheet.png"
     summary.write_text(json.dumps(summarise(outcomes), indent=1) + "\n")
-    sheet.write(picture)
+    sheet.write(image)
     console.print(_table(outcomes))
     console.print(
-        f"figures: {summary}\nimages: {picture}\nlog of the nodes: {arguments.out / 'graph.log'}",
+        f"figures: {summary}\nimages: {image}\nlog of the nodes: {arguments.out / 'graph.log'}",
         soft_wrap=True,
     )
     return outcomes
@@ -108,14 +110,14 @@ def _episode(
 ) -> Outcome:
     target = client.reset(seed).target
     order = Order(seed, phrasing.say(target.split("+"), np.random.default_rng(seed)), target)
-    kept = -_FRAME_SECONDS
+    last_added = -_FRAME_SECONDS
     with console.status(f"“{order.instruction}”") as status:
 
         def on_frame(seconds: float) -> None:
-            nonlocal kept
+            nonlocal last_added
             status.update(f"“{order.instruction}” {seconds:.1f} s")
-            if seconds - kept >= _FRAME_SECONDS:
-                kept = seconds
+            if seconds - last_added >= _FRAME_SECONDS:
+                last_added = seconds
                 sheet.add(seconds, client.newest_images())
 
         outcome = carry_out(client, order, on_frame)

@@ -1,6 +1,4 @@
-"""Instructions to the simulated arm over ROS, one after the other, with what came of them. Demo and
-evaluation share it.
-"""
+"""Run single episodes of the simulated arm over ROS and summarise them, for demo and evaluation."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from sf_bringup.arm_client import ArmClient
 from sf_msgs.msg import ExecutorStatus
 from sf_training.simulation.rollout import EPISODE_SECONDS
 
-STOP_S = 10.0  # wall time; the executor itself needs a few milliseconds
-BRAKING_SECONDS = 0.4  # of any arm from its top speed, with the join ahead of it
+STOP_S = 10.0  # wall time until the executor must have stopped; it needs a few milliseconds
+BRAKING_SECONDS = 0.4  # simulated time in which any arm stops from its maximum speed
 LATENCY_NOTE = (
     "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
 )
@@ -23,8 +21,12 @@ REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "ref
 
 @dataclass(frozen=True)
 class Order:
-    """One instruction to give: ``target`` is the colour that counts as success in the scene of
-    ``seed``; for two cubes at once both colours, joined by ``+``.
+    """Describe one episode to run.
+
+    Attributes:
+        seed: of the scene.
+        target: colour of the cube to lift; for two cubes both colours, joined by ``+``.
+        cubes: 1 to 3; 0 means 2 or 3, by the seed.
     """
 
     seed: int
@@ -35,8 +37,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order ended. Times are simulated seconds; latencies run from the observation's stamp
-    to the published chunk.
+    """Hold the result of one episode.
+
+    Attributes:
+        colours: of all cubes of the scene.
+        success: every target was lifted.
+        wrong_object: a cube that is not a target was touched.
+        seconds: simulated duration.
+        chunk_latency_ms: p50 and p95 from the stamp of the observation to the published chunk.
+        reason: why the instruction ended; "success" if it succeeded.
     """
 
     seed: int
@@ -54,15 +63,15 @@ class Outcome:
 def carry_out(
     client: ArmClient, order: Order, on_frame: Callable[[float], None] = lambda seconds: None
 ) -> Outcome:
-    """Reset to the order's scene, give its instruction, and watch until its cube is lifted or the
-    time is over.
+    """Reset to the scene of ``order``, send its instruction, and wait until its targets are lifted
+    or the time is over.
 
     Args:
-        on_frame: called about ten times per simulated second with the seconds since the
-            instruction.
+        on_frame: called with the simulated seconds since the instruction, about ten times per
+            simulated second.
 
     Raises:
-        ArmClientError: the graph does not answer, or stops.
+        ArmClientError: the graph does not answer, or has ended.
     """
     scene, targets = client.reset(order.seed, order.cubes), order.target.split("+")
     handle = client.start(order.instruction, EPISODE_SECONDS)
@@ -77,12 +86,12 @@ def carry_out(
             on_frame(seconds)
         return _lifted(client, targets) or client.finished(handle) or seconds > EPISODE_SECONDS
 
-    # Wall time: a busy machine may simulate slower than real time.
+    # The timeout is wall time: a busy machine may simulate slower than real time.
     client.wait_until(over, 10 * EPISODE_SECONDS, "the episode did not end")
     success, seconds = _lifted(client, targets), client.simulated_time - begin
     wrong = any(each.touched for each in client.task.objects if each.name not in targets)
     result = client.finish(handle)
-    # Before the next reset moves it by force, the arm has to stop by itself.
+    # The arm must stop by itself before the next reset sets its position.
     client.wait_until(
         lambda: client.executor.state != ExecutorStatus.EXECUTING,
         STOP_S,
@@ -107,8 +116,8 @@ def carry_out(
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict:
-    """Compute the figures of ``summary.json``; p50 is the median of the episodes' p50, p95 the
-    largest of their p95.
+    """Return the content of ``summary.json``: its p50 is the median of the p50 of the episodes, its
+    p95 the largest of their p95.
     """
     latencies = [outcome.chunk_latency_ms for outcome in outcomes if outcome.chunks]
     return {
@@ -125,7 +134,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict:
 
 
 def seeds_of(outcomes: Iterable[Outcome]) -> list[int]:
-    """Return the scenes' seeds, in order."""
+    """Return the seed of each scene, in order."""
     return [outcome.seed for outcome in outcomes]
 
 

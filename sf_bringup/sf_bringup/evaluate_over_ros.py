@@ -1,5 +1,5 @@
-"""``make eval``, second half: seeded episodes through the whole graph in real time, merged into
-``out/eval/summary.json``.
+"""Run the second half of ``make eval``: seeded episodes through all nodes in real time, with the
+result merged into ``out/eval/summary.json``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; returns the exit code: 0 when all episodes ran, whatever they scored."""
+    """Parse the command line and run; return 0 if all episodes ran, whatever their success."""
     arguments, console = (
         tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
         Console(highlight=False),
@@ -68,7 +68,11 @@ def main() -> int:
 
 
 def run(arguments: Arguments, console: Console) -> list[Outcome]:
-    """Start the graph and run all episodes."""
+    """Start the graph and run all episodes, with 2 and 3 cubes in turn.
+
+    Raises:
+        ArmClientError, GraphError, OSError: the graph or its log file fails.
+    """
     outcomes = []
     columns = (
         TextColumn("episodes over ROS"),

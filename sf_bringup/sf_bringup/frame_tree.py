@@ -1,4 +1,4 @@
-"""Poses of all links of a robot description, from joint positions. No ROS here."""
+"""Compute the poses of all links of a robot description from joint positions, without ROS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sf_policy_node.urdf import MOVING, RobotDescription, UrdfJoint
 
 @dataclass(frozen=True)
 class LinkPose:
-    """Pose of a link in its parent link: ``position`` (3,) [m], ``rotation`` (3, 3)."""
+    """Hold the pose of a link in its parent link: ``position`` (3,) [m], ``rotation`` (3, 3)."""
 
     parent: str
     link: str
@@ -24,7 +24,7 @@ class LinkPose:
 
 @dataclass(frozen=True)
 class _Mimic:
-    """A joint that follows another: ``multiplier`` times its position, plus ``offset``."""
+    """Describe a joint that follows ``leader``: position = multiplier * leader + offset."""
 
     leader: str
     multiplier: float
@@ -32,13 +32,13 @@ class _Mimic:
 
 
 class FrameTree:
-    """Links of a URDF and how joints move them.
+    """Compute link poses for one URDF.
 
     Args:
-        urdf_xml: the robot description.
+        urdf_xml: text of the URDF.
 
     Raises:
-        UrdfError: it is not one.
+        UrdfError: the text is not a URDF.
     """
 
     def __init__(self, urdf_xml: str) -> None:
@@ -48,12 +48,15 @@ class FrameTree:
         self._mimics = _read_mimics(urdf_xml)
 
     def fixed(self) -> list[LinkPose]:
-        """Return the poses that never change."""
+        """Return the poses of links on fixed joints."""
         return [_pose(joint, 0.0) for joint in self._fixed]
 
     def moving(self, positions: Mapping[str, float]) -> list[LinkPose]:
-        """Return the poses of links whose joint has a position [rad or m], mimicking joints
-        included.
+        """Return the poses of links on moving joints.
+
+        Args:
+            positions: joint to position [rad or m]. Joints without one are left out; a mimic joint
+                takes that of its leader.
         """
         poses = []
         for joint in self._moving:

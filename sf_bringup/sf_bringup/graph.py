@@ -1,8 +1,8 @@
-"""Which nodes of a journey start, and with which parameters, as plain data: for the launch files,
-``up`` and ``record``.
+"""Compute which nodes of a journey start, and with which parameters, for the launch files, ``up``
+and ``record``.
 
-``ros2 run sf_bringup graph arm robot:=...`` prints it as JSON. Launch files read that, because the
-Python of ``ros2`` need not have what a contract's validation needs.
+``ros2 run sf_bringup graph arm robot:=...`` prints the result as JSON. Launch files read that
+output because the Python of ``ros2`` need not have the packages that validate a contract.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _BUTTON_KEYS = ("button", "open", "close", "toggle", "slow_button")  # of a devi
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node to start, as ``ros2 run package executable`` would."""
+    """Describe one node to start, as ``ros2 run package executable`` would."""
 
     package: str
     executable: str
     name: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
-    lifecycle: bool = (
-        False  # a managed node; ours configure and activate themselves (parameter autostart)
-    )
-    essential: bool = True  # when it ends, the others stop
-    namespace: str = ""  # empty: as ROS_NAMESPACE says
+    # A managed node; those of this workspace configure and activate themselves (parameter
+    # autostart).
+    lifecycle: bool = False
+    essential: bool = True  # when it ends, the others are stopped
+    namespace: str = ""  # empty takes ROS_NAMESPACE
     ros_arguments: tuple[str, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ def make_spec(node: Executable, parameters: Mapping[str, Value]) -> NodeSpec:
 
 @dataclass(frozen=True)
 class _Robot:
-    """Hold what all journeys need to know of a robot."""
+    """Hold the contract of a robot and whether it is simulated."""
 
     contract_path: Path
     contract: Contract
@@ -86,8 +86,8 @@ class _Robot:
 
     @property
     def common(self) -> dict[str, Value]:
-        """Return the parameters of every node of ours but the simulated arm, which publishes the
-        time.
+        """Return the parameters of all nodes of this workspace except the simulated arm, which
+        publishes the time.
         """
         return {"contract": str(self.contract_path), "use_sim_time": self.use_sim_time}
 
@@ -107,11 +107,11 @@ def arm_graph(
     replan_steps: int = 0,
     **common: Value,
 ) -> list[NodeSpec]:
-    """Return the run journey: the arm (when it is simulated), the policy, the executor and the
-    recorder.
+    """Return the nodes of the run journey: executor, policy, recorder and the simulated arm, each
+    if wanted.
 
     Args:
-        common: the arguments that every journey has.
+        common: arguments that every journey has; see :func:`_finish`.
 
     Raises:
         GraphError: unknown robot or policy, a contract that does not load, or arguments that
@@ -147,16 +147,16 @@ def record_graph(
     replan_steps: int = 0,
     **common: Value,
 ) -> list[NodeSpec]:
-    """Return the record journey: the nodes of the arm, with the recorder, and what moves the arm
-    and the recorder.
+    """Return the nodes of the record journey: those of the arm, the recorder and their controls.
 
     Raises:
-        GraphError: as for :func:`arm_graph`; an unknown device, or a countdown that cannot be.
+        GraphError: as for :func:`arm_graph`; an unknown device, a countdown out of range, or no
+            directory.
     """
     if not 0.0 <= countdown <= 60.0:
         raise GraphError(f"countdown: {countdown:g} is not between 0 and 60; give seconds")
     if not directory:
-        raise GraphError("directory: is empty; say where episodes are to be written")
+        raise GraphError("directory: is empty; give the folder to write episodes to")
     the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
     nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=True)
     nodes += _policy_nodes(the_robot, policy, "", device, replan_steps)
@@ -178,7 +178,7 @@ def teleop_graph(
     real_time_factor: float = 1.0,
     **common: Value,
 ) -> list[NodeSpec]:
-    """Return the teleoperation journey: the arm, the executor with its limits, and the device.
+    """Return the nodes of the teleoperation journey: arm, executor and device.
 
     Raises:
         GraphError: unknown robot or device.
@@ -204,8 +204,8 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
     is_simulated = sim or contract.robot == SIM_ROBOT
     if is_simulated and not sim and path != find_robot(SIM_ROBOT):
         print(
-            f"robot: {path} calls itself {SIM_ROBOT}, so the simulated arm is started and moves on"
-            " its topics; for a real arm give it another name (key robot)",
+            f"robot: {path} has the name {SIM_ROBOT}, so the simulated arm is started on its"
+            " topics; for a real arm give it another name (key robot)",
             file=sys.stderr,
         )
     path = for_simulation(path, contract) if sim else path
@@ -251,7 +251,8 @@ def _policy_nodes(
     checkpoint = find_policy(policy)
     if mapping and not is_remote(policy):
         raise GraphError(
-            f"mapping: {mapping} is for a policy server, policy:={policy} is none; leave it out"
+            f"mapping: {mapping} is for a policy server, and policy:={policy} is not one; leave it"
+            " out"
         )
     if checkpoint is None:
         if instruction:
@@ -325,7 +326,7 @@ def _finish(
             _check_installed(tool)
             nodes.append(make_spec(tool, {"use_sim_time": robot.use_sim_time}))
     check_namespace(namespace)
-    # Only what differs from ROS's own defaults, so that a command line stays short.
+    # Only values that differ from the defaults of ROS, so that command lines stay short.
     ros_arguments = (
         *(("--params-file", params_file) if params_file else ()),
         *(("--log-level", log_level) if log_level != "info" else ()),
@@ -361,29 +362,29 @@ def _check_installed(tool: Executable) -> None:
 
 
 def _check_buttons(device: Path) -> None:
-    """Refuse a button that both the device and the recorder use: one press must not close a gripper
-    and end an episode.
+    """Refuse a button that both the device and the recorder use: one press must not both close a
+    gripper and end an episode.
 
     Raises:
         GraphError: device and recorder would listen to the same button.
     """
     used: dict[int, str] = {}
 
-    def look(part: object, key: str, topic: str) -> None:
-        if isinstance(part, dict):
-            for name, value in part.items():
-                look(value, f"{key}.{name}" if key else name, part.get("topic", topic))
+    def collect(value: object, key: str, topic: str) -> None:
+        if isinstance(value, dict):
+            for name, child in value.items():
+                collect(child, f"{key}.{name}" if key else name, value.get("topic", topic))
         elif (
             key.rpartition(".")[2] in _BUTTON_KEYS
-            and isinstance(part, int)
+            and isinstance(value, int)
             and "/" + topic.strip("/") == "/joy"
         ):
-            used[part] = key
+            used[value] = key
 
     try:
-        look(yaml.safe_load(device.read_text(encoding="utf-8")), "", "")
+        collect(yaml.safe_load(device.read_text(encoding="utf-8")), "", "")
     except (OSError, yaml.YAMLError):
-        return  # the device's own node says what is wrong with it
+        return  # the teleoperation node reports what is wrong with the file
     for press, button in DEFAULT_BUTTONS.items():
         if button in used:
             raise GraphError(
@@ -417,8 +418,11 @@ def find_device(device: str) -> Path:
 
 
 def find_policy(policy: str) -> Path | str | None:
-    """Return the directory of a checkpoint from a policy's name or a path; a server's address as it
-    is; None for ``none``.
+    """Return the directory of a checkpoint from a policy's name or a path; a server's address
+    unchanged; None for ``none``.
+
+    Raises:
+        GraphError: the name is unknown, or the path is not a checkpoint.
     """
     if policy == NO_POLICY:
         return None

@@ -1,5 +1,5 @@
-"""The graph as one child process (``up``), for programs that need a running arm: demo, evaluation,
-tests.
+"""Run the graph as a child process (``up``), for programs that need a running arm: demo, evaluation
+and tests.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sf_bringup.arm_client import ArmClientError
 from sf_bringup.guardian import STARTER
 
 _STOP_S = 25.0  # longer than `up` takes to end its nodes by force
-_TAIL = 12
+_TAIL = 12  # lines of the log in an error message
 
 
 class GraphProcess:
-    """``python3 -m sf_bringup.up`` with arguments; a context manager that leaves no process behind.
+    """Run ``python3 -m sf_bringup.up`` as long as this context manager is open.
 
     Args:
         words: arguments such as ``policy:=none``.
         log: file for the output of all nodes.
-        module: the starter.
+        module: started instead of ``sf_bringup.up``, such as ``sf_bringup.record``.
     """
 
     def __init__(self, words: Sequence[str], log: Path, module: str = "sf_bringup.up") -> None:
@@ -34,13 +34,11 @@ class GraphProcess:
     def __enter__(self) -> GraphProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "wb") as output:
-            # A session of its own: Ctrl-C reaches this program, which then stops the graph in
-            # order.
+            # In its own session, Ctrl-C does not reach the graph but only this program, which then
+            # stops it in order.
             command = [sys.executable, "-m", self._module, *self._words]
-            environment = {
-                **os.environ,
-                STARTER: str(os.getpid()),
-            }  # a killed program leaves no graph behind
+            # STARTER: the graph also ends when this program is killed.
+            environment = {**os.environ, STARTER: str(os.getpid())}
             self._process = subprocess.Popen(
                 command,
                 stdout=output,
@@ -55,14 +53,14 @@ class GraphProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of ``up``."""
+        """Return the process id of ``up``."""
         return self._process.pid
 
     def check(self) -> None:
-        """Nothing while the graph runs.
+        """Check that the graph runs.
 
         Raises:
-            ArmClientError: it has ended; with its last lines.
+            ArmClientError: it has ended; the message has the last lines of its log.
         """
         code = self._process.poll()
         if code is not None:
@@ -73,7 +71,11 @@ class GraphProcess:
             )
 
     def wait(self, timeout_s: float) -> int:
-        """Exit code of ``up`` once it has ended."""
+        """Wait for the end of ``up`` and return its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after ``timeout_s``.
+        """
         return self._process.wait(timeout_s)
 
     def stop(self) -> int:

@@ -1,4 +1,4 @@
-"""The gripper of the simulated arm as a ``control_msgs/ParallelGripperCommand`` action, like
+"""Offer the gripper of the simulated arm as a ``control_msgs/ParallelGripperCommand`` action, like
 ``parallel_gripper_action_controller``.
 """
 
@@ -20,14 +20,15 @@ try:  # not on PyPI: comes with ROS 2, or from source
 except ImportError:
     ParallelGripperCommand = None
 
-_CHECK_S = 0.05
-_REACHED = 0.001  # m
-_STALL_SPEED = 0.001  # m/s: slower for _STALL_S counts as stalled
+_CHECK_S = 0.05  # between two checks of the goal
+_REACHED = 0.001  # m from the goal at which it counts as reached
+# A gripper slower than _STALL_SPEED [m/s] for _STALL_S [s] has stalled.
+_STALL_SPEED = 0.001
 _STALL_S = 0.3
 
 
 def serve_gripper(node: Node, part: ControllerPart, sim: ArmSim) -> None:
-    """Offer the action; the newest goal wins, and a cancelled one leaves the gripper where it is.
+    """Offer the action: a new goal replaces the current one, a cancelled goal stops the gripper.
 
     Raises:
         ValueError: control_msgs is not installed.
@@ -45,7 +46,8 @@ class _GripperServer:
         self._node, self._controller, self._sim = node, part.controller, sim
         self._column = int(part.columns[0])
         self._goal: ServerGoalHandle | None = None
-        self._done: Future | None = None  # becomes how the goal ended
+        # Result: "reached", "stalled", "cancelled" or "replaced".
+        self._done: Future | None = None
         self._moved_at = 0.0
         self._server = ActionServer(
             node,

@@ -1,10 +1,10 @@
-"""Ends the nodes of a graph whose starter died without being able to: by SIGKILL, the out-of-memory
-killer or a crash.
+"""Stop the nodes of a graph whose starter was killed: by SIGKILL, the out-of-memory killer or a
+crash.
 
-``up`` starts ``python3 -m sf_bringup.guardian PID GRAPH`` beside the nodes. It waits until ``up``
-has ended, and then stops whatever process still carries the graph's mark in its environment:
-SIGINT, so that a recorder completes its episode and an executor stops the arm, then SIGTERM, then
-SIGKILL.
+``up`` starts ``python3 -m sf_bringup.guardian PID GRAPH`` beside the nodes. The guardian waits
+until ``up`` has ended, then stops every process that still has the mark of the graph in its
+environment: with SIGINT, so that a recorder completes its episode and an executor stops the arm,
+then SIGTERM, then SIGKILL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "SF_GRAPH"  # environment variable of every node of a graph
-STARTER = "SF_STARTER"  # environment variable of a graph: the process id without which it ends
+STARTER = "SF_STARTER"  # environment variable: the graph stops when this process id ends
 STOPPING = (
     (signal.SIGINT, 8.0),
     (signal.SIGTERM, 4.0),
@@ -34,7 +34,8 @@ def wait_for_parent(pid: int) -> None:
     """Block until the parent process has ended.
 
     Args:
-        pid: what the parent's process id was when it started this process.
+        pid: process id of the parent that started this process. If the parent is another one by
+            now, return at once.
     """
     if os.getppid() != pid:
         return
@@ -43,7 +44,7 @@ def wait_for_parent(pid: int) -> None:
     except OSError:
         return
     try:
-        if os.getppid() == pid:  # else the number may be another process's by now
+        if os.getppid() == pid:  # else the parent has ended, and its id may have been reused
             poll = select.poll()
             poll.register(handle, select.POLLIN)
             poll.poll()
@@ -67,7 +68,7 @@ def when_starter_ends(act: Callable[[], None]) -> None:
 
 
 def start_guardian(graph: str) -> subprocess.Popen:
-    """Start the guardian of a graph in a session of its own, where no terminal reaches it."""
+    """Start the guardian of a graph in its own session, so that signals of a terminal miss it."""
     command = [sys.executable, "-m", "sf_bringup.guardian", str(os.getpid()), graph]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
@@ -81,7 +82,7 @@ def processes_of(graph: str) -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
-            with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
+            with contextlib.suppress(OSError):  # ended meanwhile, or of another user
                 running = b") Z " not in (folder / "stat").read_bytes()
                 if running and mark in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
@@ -89,7 +90,7 @@ def processes_of(graph: str) -> list[int]:
 
 
 def stop(graph: str) -> None:
-    """Stop all processes of a graph, in order as long as they obey."""
+    """Stop all processes of a graph with the signals of :data:`STOPPING`."""
     for number, patience in STOPPING:
         until, signalled = time.monotonic() + patience, set()
         while left := processes_of(graph):
@@ -105,7 +106,7 @@ def stop(graph: str) -> None:
 
 
 def main() -> int:
-    """Wait for the parent's end, then stop what is left of its graph."""
+    """Wait for the parent's end, then stop the remaining processes of its graph."""
     pid, graph = int(sys.argv[1]), sys.argv[2]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,7 @@
-"""The three journeys and every node that they can start, as plain data. Which of the nodes start is
-decided in ``graph.py``.
+"""List the three journeys and every node that they can start; ``graph.py`` decides which start.
 
-Launch files import this under the system's Python. It needs the standard library alone, from Python
-3.10 on.
+Launch files import this module under the system's Python: it uses the standard library alone and
+runs from Python 3.10 on.
 """
 
 from __future__ import annotations
@@ -11,28 +10,28 @@ from dataclasses import dataclass
 
 from sf_bringup.arguments import ARM_ARGUMENTS, RECORD_ARGUMENTS, TELEOP_ARGUMENTS, Argument
 
-CHECKS_SECOND_START = (  # a launch file sets it for the executable `graph`: it starts the nodes
-    "SF_BRINGUP_CHECKS_SECOND_START"
-)
-GLOBAL_TOPICS = ("/clock", "/tf", "/tf_static")  # libraries of ROS 2 name them so
+# Environment variable that launch files set for the executable `graph`, because they start the
+# nodes that it prints.
+CHECKS_SECOND_START = "SF_BRINGUP_CHECKS_SECOND_START"
+GLOBAL_TOPICS = ("/clock", "/tf", "/tf_static")  # absolute names in the libraries of ROS 2
 
 
 @dataclass(frozen=True)
 class Executable:
-    """What ``ros2 run package executable`` would start, and the name of its node."""
+    """Name an executable of a package and its node."""
 
     package: str
     executable: str
     name: str
-    lifecycle: bool = (
-        False  # a managed node; ours configure and activate themselves (parameter autostart)
-    )
-    essential: bool = True  # when it ends, the others stop
+    # A managed node; those of this workspace configure and activate themselves (parameter
+    # autostart).
+    lifecycle: bool = False
+    essential: bool = True  # when it ends, the others are stopped
 
 
 @dataclass(frozen=True)
 class Journey:
-    """What a launch file offers: its arguments, and all nodes that it can start."""
+    """Hold the arguments of a launch file and all nodes that it can start."""
 
     arguments: tuple[Argument, ...]
     nodes: tuple[Executable, ...]
@@ -47,9 +46,8 @@ RECORDER_JOY = Executable("sf_training", "recorder_joy", "recorder_joy")
 ROBOT_STATE_PUBLISHER = Executable(
     "robot_state_publisher", "robot_state_publisher", "robot_state_publisher", essential=False
 )
-ROBOT_STATE = Executable(
-    "sf_bringup", "robot_state", "robot_state", essential=False
-)  # where that is not installed
+# Replaces robot_state_publisher where that is not installed.
+ROBOT_STATE = Executable("sf_bringup", "robot_state", "robot_state", essential=False)
 MARKERS = Executable("sf_bringup", "markers", "markers", essential=False)
 DOCTOR = Executable("sf_bringup", "doctor", "doctor", essential=False)
 RVIZ = Executable("rviz2", "rviz2", "rviz", essential=False)
@@ -70,9 +68,5 @@ JOURNEYS = {
 
 
 def remap_global_topics(namespace: str) -> dict[str, str]:
-    """Return a remapping for each of :data:`GLOBAL_TOPICS`: in a namespace, clock and frames are
-    those of the namespace.
-
-    Without a namespace the map is empty.
-    """
+    """Return remappings of :data:`GLOBAL_TOPICS` into a namespace; empty without a namespace."""
     return {topic: topic[1:] for topic in GLOBAL_TOPICS} if namespace.strip("/") else {}

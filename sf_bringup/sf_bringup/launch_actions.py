@@ -1,9 +1,9 @@
-"""A journey as a launch description: every node is an action, with a condition and parameters that
-the graph decides.
+"""Build the launch description of a journey: one action for each node, with a condition and
+parameters from the graph.
 
-Only launch files import this. They run under the Python of ``ros2``, which need not have pydantic:
-the graph is computed by the executable ``graph`` of this package, which runs under the interpreter
-that the workspace was built with.
+Only launch files import this module. They run under the Python of ``ros2``, which need not have
+pydantic. The executable ``graph`` of this package therefore computes the graph, under the
+interpreter that the workspace was built with.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from sf_bringup.journeys import (
 
 _SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
 _GRAPH_S = 120.0  # on a busy machine
-_IN_ORDER = (0, 130, -signal.SIGINT)  # the last two: interrupted while it was still being imported
+# Exit codes of a node that was stopped; the last two if SIGINT came while Python still imported it.
+_IN_ORDER = (0, 130, -signal.SIGINT)
 _OF_LAUNCH = ("emulate_tty", "log_file", "output_format", "sigterm_timeout", "sigkill_timeout")
 
 
@@ -65,9 +66,8 @@ def describe(journey: str) -> LaunchDescription:
 
 def _declare(argument: Argument) -> DeclareLaunchArgument:
     choices = list(argument.choices)
-    if set(BOOLEANS) <= set(
-        choices
-    ):  # as Python and YAML write them; `launch` compares letter by letter
+    if set(BOOLEANS) <= set(choices):
+        # Python and YAML also write True and False, and `launch` compares with case.
         choices += [choice.capitalize() for choice in BOOLEANS]
     return DeclareLaunchArgument(
         argument.name,
@@ -78,7 +78,7 @@ def _declare(argument: Argument) -> DeclareLaunchArgument:
 
 
 def _action(node: Executable) -> Node:
-    # For one node of the graph, :func:`_resolve_graph` sets these launch configurations.
+    # :func:`_resolve_graph` sets these launch configurations.
     common = {
         "package": node.package,
         "executable": node.executable,
@@ -108,11 +108,11 @@ def _configuration(key: str) -> str:
 
 
 def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
-    """Shut down on SIGTERM as on Ctrl-C. ``launch`` itself ends at once and leaves all nodes, and a
-    moving arm, behind.
+    """Shut down on SIGTERM as on Ctrl-C. By default ``launch`` ends at once on SIGTERM, and its
+    nodes and the arm keep running.
     """
-    # `launch` has no public way to it. Where this one is gone, the nodes still end with their
-    # starter (sf_policy_node.nodes.starter).
+    # `launch` has no public access to its signal manager. If a later version lacks this attribute,
+    # the nodes still end with their starter (sf_policy_node.nodes.starter).
     manager = getattr(AsyncSafeSignalManager, "_AsyncSafeSignalManager__current", None)
     if manager is None or threading.current_thread() is not threading.main_thread():
         return
@@ -122,30 +122,28 @@ def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
             context.emit_event_sync(Shutdown(reason="SIGTERM"))
 
     manager.handle(signal.SIGTERM, on_sigterm)
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # the manager is woken only for signals that have a handler
+    # The manager is notified only of signals that have a handler.
+    signal.signal(signal.SIGTERM, lambda *_: None)
 
 
 def _end_with_failure(event: ProcessExited, context: LaunchContext) -> None:
-    """Stop everything and exit with 1: an exception of a handler is the only failure that
-    ``launch`` reports by its exit code.
+    """Stop all nodes and exit with 1, by an exception: ``launch`` sets its exit code for no other
+    failure.
 
     Raises:
-        RuntimeError: the node ended by itself, or not in order when it was asked to.
+        RuntimeError: the node ended by itself, or with a failure when it was stopped.
     """
     if not (context.is_shutdown and event.returncode in _IN_ORDER):
         raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
 
 
 def _refuse_unknown_arguments(context: LaunchContext, arguments: tuple[Argument, ...]) -> None:
-    """Refuse arguments that nobody declares. ``launch`` ignores them: a misspelt ``shaddow:=true``
-    would move the arm.
+    """Refuse undeclared arguments. ``launch`` ignores them: a misspelt ``shaddow:=true`` would move
+    the arm.
 
     Raises:
-        GraphError: an argument of the command line that this launch file does not declare; where
-            another file includes
-            this one, only a name that looks like one of its arguments.
+        GraphError: the command line has an argument that this launch file does not declare. If
+            another file includes this one, only for a name similar to one of its arguments.
     """
     known = [argument.name for argument in arguments]
     typed = [word.partition(":=")[0] for word in context.argv if ":=" in word]
@@ -177,19 +175,17 @@ def _is_internal(name: str) -> bool:
 
 
 def _resolve_graph(context: LaunchContext, journey: str) -> None:
-    """Ask the graph which nodes start, and with which parameters; keep the answer as launch
-    configurations.
+    """Run the executable ``graph`` and set launch configurations from its output.
 
     Raises:
-        GraphError: with the graph's own sentence.
+        GraphError: with the message of the executable.
     """
     values = {
         argument.name: context.launch_configurations[argument.name]
         for argument in JOURNEYS[journey].arguments
     }
-    pushed = context.launch_configurations.get(
-        "ros_namespace", ""
-    )  # by PushRosNamespace of a file that includes this one
+    # Set by PushRosNamespace in a file that includes this one.
+    pushed = context.launch_configurations.get("ros_namespace", "")
     namespace = values["namespace"] or ("" if pushed else os.environ.get("ROS_NAMESPACE", ""))
     full = (
         namespace
@@ -208,7 +204,7 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
         path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}), encoding="utf-8")
         configurations[f"{node.name}.starts"] = str(parameters is not None).lower()
         configurations[f"{node.name}.parameters"] = str(path)
-        # launch_ros warns about an empty path: without a file of the user's, the node reads its own
+        # launch_ros warns about an empty path. Without a params_file the node reads its own file
         # twice.
         configurations[f"{node.name}.overrides"] = graph["params_file"] or str(path)
     for key, value in configurations.items():

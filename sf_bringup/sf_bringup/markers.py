@@ -1,7 +1,7 @@
 """Publish the workspace box and the tool's planned path as markers for RViz and Foxglove.
 
-The path is that of the last trajectory which was commanded. Outputs that stream single points
-(``forward_command``, Servo) have no path ahead of time: for them only the box is published.
+The path is that of the last commanded trajectory. Outputs that stream single points
+(``forward_command``, Servo) have no planned path: for them only the box is published.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 TOPIC = "markers"
 BOX, PATH = "workspace", "planned_path"  # namespaces of the markers
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_LINE_M = 0.002
+_LINE_M = 0.002  # width of lines
 _BOX_COLOUR = ColorRGBA(r=0.90, g=0.62, b=0.0, a=0.8)
 _PATH_COLOUR = ColorRGBA(r=0.0, g=0.62, b=0.45, a=1.0)
-_KEPT_S = 1.0  # the path stays this long after its end
+_AFTER_END_S = 1.0  # how long the path is still shown after its end
 
 
 class ToolPath:
     """Turn joint trajectories into tool positions of one arm.
 
     Args:
-        arm: name of the arm; ``None``: the only one.
+        arm: name of the arm; None takes the only one.
 
     Raises:
         ContractError: the URDF lacks what the contract names.
@@ -47,7 +47,7 @@ class ToolPath:
         spec = contract.only_arm if arm is None else contract.arms[arm]
         self._joints = spec.joint_names
 
-    def places(self, names: list[str], positions: np.ndarray) -> np.ndarray:
+    def tool_positions(self, names: list[str], positions: np.ndarray) -> np.ndarray:
         """Return tool positions (N, 3) [m] in the base frame.
 
         Args:
@@ -55,7 +55,7 @@ class ToolPath:
             positions: (N, len(names)) [rad or m].
 
         Returns:
-            (0, 3) where the trajectory lacks a joint of the arm, as one of a gripper does.
+            (0, 3) if the trajectory lacks a joint of the arm, as that of a gripper does.
         """
         if not set(self._joints) <= set(names) or not len(positions):
             return np.empty((0, 3))
@@ -64,7 +64,9 @@ class ToolPath:
 
 
 def box_edges(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Return the 12 edges of a box as pairs of corners (24, 3), for a LINE_LIST."""
+    """Return the 12 edges of a box from ``lower`` (3,) to ``upper`` (3,) [m] as pairs of corners
+    (24, 3), for a LINE_LIST.
+    """
     corners = np.array(list(product(*zip(lower, upper, strict=True))))
     return np.array(
         [
@@ -77,7 +79,7 @@ def box_edges(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
 
 
 class Markers(Node):
-    """Takes each arm's box from the contract and its path from the commanded trajectories.
+    """Publish the box of each arm from the contract and its path from commanded trajectories.
 
     Raises:
         ContractError: the contract does not load.
@@ -106,10 +108,10 @@ class Markers(Node):
         positions = np.array([point.positions for point in points])
         moved = False
         for arm, tool_path in self._tool_paths.items():
-            places = tool_path.places(names, positions)
-            if len(places):
+            path = tool_path.tool_positions(names, positions)
+            if len(path):
                 end = points[-1].time_from_start
-                self._paths[arm] = places, end.sec + 1e-9 * end.nanosec + _KEPT_S
+                self._paths[arm] = path, end.sec + 1e-9 * end.nanosec + _AFTER_END_S
                 moved = True
         if moved:
             self._publish()
@@ -124,20 +126,20 @@ class Markers(Node):
             box.header.frame_id = arm.base_frame
             markers.append(box)
             if name in self._paths:
-                places, lifetime_s = self._paths[name]
-                path = self._marker(whose + PATH, Marker.LINE_STRIP, places, _PATH_COLOUR)
+                positions, lifetime_s = self._paths[name]
+                path = self._marker(whose + PATH, Marker.LINE_STRIP, positions, _PATH_COLOUR)
                 seconds = int(lifetime_s)
                 path.lifetime = Duration(sec=seconds, nanosec=int(1e9 * (lifetime_s - seconds)))
                 markers.append(path)
         self._publisher.publish(MarkerArray(markers=markers))
 
-    def _marker(self, name: str, kind: int, places: np.ndarray, colour: ColorRGBA) -> Marker:
-        marker = Marker(ns=name, type=kind, action=Marker.ADD, color=colour)
+    def _marker(self, name: str, shape: int, points: np.ndarray, colour: ColorRGBA) -> Marker:
+        marker = Marker(ns=name, type=shape, action=Marker.ADD, color=colour)
         marker.header.frame_id = self._frame
         marker.header.stamp = self.get_clock().now().to_msg()
         marker.scale.x = _LINE_M
         marker.pose.orientation.w = 1.0
-        marker.points = [Point(x=x, y=y, z=z) for x, y, z in places.tolist()]
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in points.tolist()]
         return marker
 
 

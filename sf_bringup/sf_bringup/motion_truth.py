@@ -1,5 +1,5 @@
-"""Publish every physics step of the simulated arm as ``~/motion_truth``, for tests that trust
-nothing else.
+"""Publish every physics step of the simulated arm as ``~/motion_truth``, the ground truth of tests
+of motion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.motion_trace import MotionTrace
 
 _STEPS = 10  # per message: 20 messages per simulated second
-_RELIABLE = QoSProfile(depth=200)  # ten seconds: an observer that was busy misses nothing
+_RELIABLE = QoSProfile(depth=200)  # ten simulated seconds, so that a busy subscriber loses nothing
 
 
 class MotionTruthPublisher:
@@ -56,8 +56,8 @@ class MotionTruthPublisher:
         )
         message.header.stamp = sim_messages.to_stamp(motion.time)
         message.position, message.velocity, message.setpoint = (
-            array("d", np.ascontiguousarray(part).tobytes())
-            for part in (motion.positions, motion.velocities, motion.setpoints)
+            array("d", np.ascontiguousarray(values).tobytes())
+            for values in (motion.positions, motion.velocities, motion.setpoints)
         )
-        message.tool = [sim_messages.point(place) for place in motion.tool]
+        message.tool = [sim_messages.point(position) for position in motion.tool]
         return message

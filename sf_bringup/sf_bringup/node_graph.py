@@ -1,4 +1,4 @@
-"""``python3 -m sf_bringup.node_graph``: draw the node graphs in ``doc/architecture.md``.
+"""Draw the node graphs in ``doc/architecture.md``: ``python3 -m sf_bringup.node_graph``.
 
 Nodes come from :mod:`sf_bringup.journeys`, topics from ``doc/reference.md``, which a test compares
 with the running nodes. Another test compares the diagrams with both.
@@ -16,9 +16,10 @@ from sf_bringup.journeys import JOURNEYS
 
 # Every node publishes diagnostics, and the clock goes to every node.
 _NOT_DRAWN = {"/diagnostics", "/clock"}
-_RECORDER = "recorder"  # subscribes to every topic of the contract: one edge stands for them
-_OPERATOR = "operator"  # who publishes what no node of the suite publishes
+_RECORDER = "recorder"  # subscribes to every topic of the contract, drawn as one edge
+_OPERATOR = "operator"
 _CONTROLLER = "trajectory_controller"
+# Source, or for the last one subscriber, of topics that no node of the workspace has.
 _OUTSIDE = {
     "/instruction": _OPERATOR,
     "/emergency_stop": "emergency_stop_button",
@@ -28,20 +29,20 @@ _OUTSIDE = {
 
 
 @dataclass
-class Ends:
-    """Topics that one node publishes and subscribes to."""
+class NodeTopics:
+    """Hold the topics that one node publishes and subscribes to."""
 
     publishes: set[str]
     subscribes: set[str]
 
 
-def read_reference(page: str) -> dict[str, Ends]:
+def read_reference(page: str) -> dict[str, NodeTopics]:
     """Return the topics of every node from the text of ``doc/reference.md``."""
-    nodes: dict[str, Ends] = {}
+    nodes: dict[str, NodeTopics] = {}
     topics: set[str] | None = None
     for line in page.splitlines():
         if heading := re.match(r"## (\w+)", line):
-            nodes[heading[1]] = Ends(set(), set())
+            nodes[heading[1]] = NodeTopics(set(), set())
             name = heading[1]
         elif table := re.match(r"\| (publishes|subscribes to|offers|parameter) \|", line):
             topics = {
@@ -53,7 +54,7 @@ def read_reference(page: str) -> dict[str, Ends]:
     return nodes
 
 
-def draw(journey: str, nodes: dict[str, Ends]) -> str:
+def draw(journey: str, nodes: dict[str, NodeTopics]) -> str:
     """Return the Mermaid flowchart of one journey.
 
     Args:
@@ -71,7 +72,7 @@ def draw(journey: str, nodes: dict[str, Ends]) -> str:
     return "\n".join(lines)
 
 
-def _edges(names: list[str], nodes: dict[str, Ends]) -> Iterator[tuple[str, str, list[str]]]:
+def _edges(names: list[str], nodes: dict[str, NodeTopics]) -> Iterator[tuple[str, str, list[str]]]:
     drawn = [name for name in names if name != _RECORDER]
     edges: dict[tuple[str, str], list[str]] = {}
     published = {topic for name in drawn for topic in nodes[name].publishes}
@@ -90,8 +91,8 @@ def _edges(names: list[str], nodes: dict[str, Ends]) -> Iterator[tuple[str, str,
         yield source, target, topics
 
 
-def fill(page: str, nodes: dict[str, Ends]) -> str:
-    """Return a page with the diagram of each ``<!-- node graph: JOURNEY -->`` drawn anew."""
+def fill(page: str, nodes: dict[str, NodeTopics]) -> str:
+    """Return a page with a new diagram after each ``<!-- node graph: JOURNEY -->``."""
     return re.sub(
         r"(<!-- node graph: (\w+) -->\n).*?(<!-- end -->)",
         lambda mark: f"{mark[1]}```mermaid\n{draw(mark[2], nodes)}\n```\n{mark[3]}",
@@ -101,7 +102,7 @@ def fill(page: str, nodes: dict[str, Ends]) -> str:
 
 
 def main() -> int:
-    """Draw the diagrams in ``doc/architecture.md`` anew; return the exit code."""
+    """Replace the diagrams in ``doc/architecture.md``; return the exit code."""
     doc = Path(__file__).resolve().parents[1] / "doc"
     nodes = read_reference((doc / "reference.md").read_text(encoding="utf-8"))
     page = doc / "architecture.md"

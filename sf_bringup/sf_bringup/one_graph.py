@@ -1,4 +1,4 @@
-"""One graph in a namespace of a ROS domain: two executors would both move the arm, and two
+"""Allow one graph in each namespace of a ROS domain: two executors would both move the arm, and two
 recorders would both record it.
 """
 
@@ -16,15 +16,14 @@ from sf_bringup.arguments import GraphError
 
 @contextmanager
 def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
-    """Hold this machine's lock for a graph in the current ROS domain. A killed holder leaves
-    nothing behind.
+    """Hold this machine's lock for a graph in the current ROS domain; killing the process frees it.
 
     Args:
-        words: what was started, for the sentence that another starter gets.
-        namespace: of its nodes; empty is that of ROS_NAMESPACE.
+        words: command line of this graph, shown to the user who starts a second one.
+        namespace: of its nodes; empty takes ROS_NAMESPACE.
 
     Raises:
-        GraphError: another graph holds it.
+        GraphError: another graph holds the lock.
     """
     handle = _opened(namespace)
     try:
@@ -40,10 +39,10 @@ def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
 
 
 def refuse_second_graph(namespace: str = "") -> None:
-    """Check whether a graph runs in the current ROS domain on this machine.
+    """Refuse to continue while a graph runs in the current ROS domain on this machine.
 
     Raises:
-        GraphError: one does; the sentence names its process and what it was started with.
+        GraphError: one runs; the message gives its process id and command line.
     """
     with only_graph((), namespace):
         pass
@@ -51,11 +50,11 @@ def refuse_second_graph(namespace: str = "") -> None:
 
 def _opened(namespace: str) -> int:
     folder = Path(tempfile.gettempdir(), f"sf_graphs-{os.getuid()}")
-    place = (namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
+    name = (namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
     try:
         folder.mkdir(exist_ok=True)
         return os.open(
-            folder / "_".join(("domain", _domain(), *place.split("/"))),
+            folder / "_".join(("domain", _domain(), *name.split("/"))),
             os.O_RDWR | os.O_CREAT,
             0o600,
         )

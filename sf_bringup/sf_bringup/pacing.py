@@ -1,5 +1,5 @@
-"""Keeps simulated time at a wanted ratio to wall time, and measures the ratio that is reached. No
-ROS.
+"""Keep simulated time at a wanted ratio to wall time (the real-time factor) and measure the ratio
+that is reached, without ROS.
 """
 
 from __future__ import annotations
@@ -7,23 +7,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# s: further behind than this, the lost time is given up: it passed for nobody in the simulated
-# world
-RESTART_LAG = 0.1
-AT_ONCE = 0.03  # s of lag that are made up for at once, such as two cameras' images
-# times the wanted factor at most for the rest: were time to race, commands on their way would come
-# late
+RESTART_LAG = 0.1  # s of lag from which the lag is dropped instead of caught up
+AT_ONCE = 0.03  # s of lag that are caught up at once, such as the rendering of two images
+# Maximum speed of catching up the rest, as a multiple of the wanted factor. If simulated time ran
+# faster, commands sent meanwhile would arrive late.
 CATCH_UP = 1.2
-REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is judged
-FACTOR_WANTED = 0.95  # share of the wanted factor below which a warning is due
+REPORT_WINDOW = 5.0  # s of wall time over which the reached factor is measured
+FACTOR_WANTED = 0.95  # share of the wanted factor below which to warn
 
 
 class Pacer:
-    """Says how long to wait for a simulated time.
+    """Compute how long to wait until a simulated time is due.
+
+    A simulated time s is due at wall time w0 + (s - s0) / factor, where w0 and s0 are the times of
+    the last restart.
 
     Args:
         factor: simulated seconds per wall second; 0 never waits.
-        clock: wall time [s].
+        clock: returns the wall time [s].
+
+    Attributes:
+        frames_dropped: counted by the caller.
     """
 
     def __init__(self, factor: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,13 +39,13 @@ class Pacer:
         self.restart(0.0)
 
     def restart(self, simulated: float) -> None:
-        """Count from here, as at the start and after a pause."""
+        """Measure from ``simulated`` [s] and the current wall time on, as after a pause."""
         self._wall = self._window_wall = self._clock()
         self._simulated = self._window_simulated = simulated
         self.stepped(simulated)
 
     def stepped(self, simulated: float) -> None:
-        """Note that the simulation has just got to ``simulated`` [s]."""
+        """Record that the simulation has just reached ``simulated`` [s]."""
         now = self._clock()
         planned = (
             now if self.factor == 0 or simulated == self._simulated else self._allowed(simulated)
@@ -49,38 +53,38 @@ class Pacer:
         self._last_wall, self._last_simulated = max(planned, now - AT_ONCE), simulated
 
     def wait_s(self, simulated: float) -> float:
-        """Wall seconds until the simulation may continue to ``simulated`` [s]; negative when it is
-        late; 0 without pacing.
+        """Return the wall seconds until the simulation may continue to ``simulated`` [s]; negative
+        if it is late, 0 if the factor is 0.
         """
         if self.factor == 0:
             return 0.0
         return self._allowed(simulated) - self._clock()
 
     def lag_s(self, simulated: float) -> float:
-        """Wall seconds by which ``simulated`` [s] is late; negative before it is due; 0 without
-        pacing.
+        """Return the wall seconds by which ``simulated`` [s] is late; negative before it is due, 0
+        if the factor is 0.
         """
         return self._clock() - self._due(simulated) if self.factor else 0.0
 
     def give_up_lag(self, simulated: float) -> None:
-        """Forget a lag that is too long to catch up, so that time does not race afterwards."""
+        """Drop a lag above :data:`RESTART_LAG`, so that time does not run too fast afterwards."""
         if self.lag_s(simulated) > RESTART_LAG:
             self._wall, self._simulated = self._clock(), simulated
 
     def reached(self, simulated: float) -> float | None:
-        """Factor reached in the last window, once per window; None in between."""
+        """Return the factor reached in the last window once per window, and None in between."""
         wall = self._clock() - self._window_wall
         if wall < REPORT_WINDOW:
             return None
         return self._close_window(simulated)
 
     def total(self, simulated: float) -> float:
-        """Factor reached over all time that was not paused."""
+        """Return the factor reached over the whole time, without pauses."""
         self._close_window(simulated)
         return self._simulated_total / max(self._wall_total, 1e-9)
 
     def pause(self, simulated: float) -> None:
-        """Stop counting until :meth:`restart`."""
+        """Stop measuring until :meth:`restart`."""
         self._close_window(simulated)
 
     def _allowed(self, simulated: float) -> float:

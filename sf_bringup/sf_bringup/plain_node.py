@@ -15,12 +15,12 @@ from sf_policy_node.nodes.starter import end_with_starter
 
 
 def run(name: str, make: Callable[[], Node], args: list[str] | None = None) -> int:
-    """Make the node and spin it; return the exit code: 1 with a sentence where it cannot be made.
+    """Create a node and spin it; return 0, or print an error and return 1 if it cannot be created.
 
     Args:
-        name: of the program, for that sentence.
+        name: of the program, for the error message.
         make: the node's class, or a function that returns the node.
-        args: the command line; None: ``sys.argv``.
+        args: command line; None takes ``sys.argv``.
     """
     end_with_starter()
     rclpy.init(args=args)
@@ -35,7 +35,8 @@ def run(name: str, make: Callable[[], Node], args: list[str] | None = None) -> i
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal and `ros2 launch` both send one
+        # The terminal and `ros2 launch` both send SIGINT; the second must not interrupt this.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.destroy_node()
         rclpy.try_shutdown()
     return 0

@@ -1,4 +1,4 @@
-"""The programs of this package, for ``ros2 run sf_bringup ...``; see
+"""Start the programs of this package for ``ros2 run sf_bringup ...``; see
 :mod:`sf_policy_node.programs`.
 """
 
@@ -8,7 +8,7 @@ from sf_policy_node.programs import start
 
 
 def sim_arm() -> int | None:
-    """Simulated arm as a node."""
+    """Run the simulated arm as a node."""
     return start("sf_bringup.sim_arm")
 
 
@@ -33,17 +33,17 @@ def teleop() -> int | None:
 
 
 def say() -> int | None:
-    """Give one instruction to a running arm."""
+    """Send one instruction to a running arm."""
     return start("sf_bringup.say")
 
 
 def demo() -> int | None:
-    """Five instructions to the simulated arm."""
+    """Send five instructions to the simulated arm."""
     return start("sf_bringup.demo")
 
 
 def evaluate_over_ros() -> int | None:
-    """Seeded episodes through the whole graph."""
+    """Evaluate a policy on seeded episodes over ROS."""
     return start("sf_bringup.evaluate_over_ros")
 
 
@@ -58,10 +58,10 @@ def new_robot() -> int | None:
 
 
 def robot_state() -> int | None:
-    """Robot description and frames, where robot_state_publisher is not installed."""
+    """Publish robot description and frames where robot_state_publisher is not installed."""
     return start("sf_bringup.robot_state")
 
 
 def markers() -> int | None:
-    """Workspace box and planned path, as markers for viewers."""
+    """Publish workspace box and planned path as markers for viewers."""
     return start("sf_bringup.markers")

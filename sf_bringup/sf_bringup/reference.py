@@ -1,8 +1,7 @@
-"""Writes the reference of parameters, topics, services and actions from the running nodes:
+"""Print the reference of parameters, topics, services and actions as Markdown:
 ``python3 -m sf_bringup.reference``.
 
-It configures every node of the suite with the simulated arm, asks rclpy what the node has, and
-prints Markdown.
+It configures each node with the contract of the simulated arm and reads from rclpy what it offers.
 """
 
 from __future__ import annotations
@@ -44,11 +43,8 @@ _HIDDEN = (
     "get_state",
     "change_state",
 )
-_NOT_ON_PYPI = (
-    "tf2_msgs",
-    "control_msgs",
-    "controller_manager_msgs",
-)  # the page is the same with and without them
+# Left out, so that the page is the same with and without these packages.
+_NOT_ON_PYPI = ("tf2_msgs", "control_msgs", "controller_manager_msgs")
 _LIFECYCLE = ("get_available_states", "get_available_transitions", "get_transition_graph")
 _GRAPH_S = 30.0  # until a node sees itself
 HEAD = """# Reference: parameters, topics, services, actions
@@ -65,7 +61,7 @@ Left out are topics and services of tf2_msgs (`/tf`, `/tf_static`: read by `chun
 
 
 def write_reference() -> str:
-    """Return the page. Takes some seconds: the nodes are configured one after the other.
+    """Return the page; takes some seconds, because the nodes are configured one after the other.
 
     Raises:
         RuntimeError: a node cannot be configured.
@@ -161,7 +157,7 @@ def _services(node: Node) -> Iterator[str]:
 
 
 def _actions(node: Node) -> list[tuple[str, list[str]]]:
-    """Return names and types of the node's action servers; waits until the graph shows them all."""
+    """Return names and types of the node's action servers, once the ROS graph shows all of them."""
     wanted = sum(isinstance(waitable, ActionServer) for waitable in node.waitables)
     end = time.monotonic() + _GRAPH_S
     while True:
@@ -203,7 +199,7 @@ def _qos(profile: QoSProfile) -> str:
 
 
 def main() -> int:
-    """Print the page; returns the exit code."""
+    """Print the page; return the exit code."""
     print(write_reference(), end="")
     return 0
 

@@ -1,9 +1,8 @@
-"""Publishes ``robot_description``, ``/tf`` and ``/tf_static``, where robot_state_publisher is not
-installed.
+"""Publish ``robot_description``, ``/tf`` and ``/tf_static`` where robot_state_publisher is not
+installed, so that viewers draw the arm and episodes contain its frames.
 
-Viewers then draw the arm, and episodes hold its frames. The topics, their types and their QoS are
-those of robot_state_publisher. Without tf2_msgs, which is not on PyPI, it publishes the description
-alone and says so.
+Topics, types and QoS are those of robot_state_publisher. Without tf2_msgs, which is not on PyPI,
+the node warns and publishes only the description.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _TF = QoSProfile(depth=100)
 
 
 class RobotState(Node):
-    """Takes the description from the contract and positions from its joint states.
+    """Publish the URDF of the contract and, for each joint state, the poses of the links.
 
     Raises:
         ContractError: the contract does not load.
@@ -74,7 +73,7 @@ class RobotState(Node):
     def _on_joint_state(self, message: JointState) -> None:
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         if self._next_ns - self._period_ns <= stamp_ns < self._next_ns:
-            return  # too early; an older stamp comes from a clock that was set
+            return  # too early; a much older stamp means that the clock was set back
         self._next_ns = stamp_ns + self._period_ns
         poses = self._tree.moving(dict(zip(message.name, message.position, strict=False)))
         self._frames.publish(
@@ -85,14 +84,14 @@ class RobotState(Node):
 def _message(pose: LinkPose, stamp) -> TransformStamped:
     message = TransformStamped(child_frame_id=pose.link)
     message.header.stamp, message.header.frame_id = stamp, pose.parent
-    place, turn = message.transform.translation, message.transform.rotation
-    place.x, place.y, place.z = pose.position.tolist()
-    turn.x, turn.y, turn.z, turn.w = quaternion_from_matrix(pose.rotation).tolist()
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = pose.position.tolist()
+    rotation.x, rotation.y, rotation.z, rotation.w = quaternion_from_matrix(pose.rotation).tolist()
     return message
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run sf_bringup robot_state``; returns the exit code."""
+    """Run ``ros2 run sf_bringup robot_state``; return the exit code."""
     return run("robot_state", RobotState, args)
 
 

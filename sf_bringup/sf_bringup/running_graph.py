@@ -1,6 +1,4 @@
-"""A started graph with a client, ready for instructions; what demo and evaluation share before the
-first episode.
-"""
+"""Start a graph with a simulated robot and connect a client, for demo and evaluation."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_policy_node.contract import load_contract
 
-START_S = 180.0  # reading the checkpoint on a busy machine
-_LOOK_AROUND_S = 3.0
+START_S = 180.0  # until the checkpoint is loaded, on a busy machine
+_LOOK_AROUND_S = 3.0  # until a simulated arm that already runs has been heard
 _SHIPPED = {SIM_ROBOT: "nano", "piper_pair": "nano_pair"}  # robot: policy of config/policies
 
 
@@ -33,20 +31,19 @@ def running_graph(
     end.
 
     Args:
-        policy: name or path; empty: the one that is shipped for the robot.
+        policy: name or path; empty takes :func:`shipped_policy`.
 
     Raises:
         GraphError: unknown policy.
-        ArmClientError: another arm runs in this ROS domain, or the graph does not get ready.
+        ArmClientError: another simulated arm runs in this ROS domain, or the graph does not start.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # through the context managers, so that no node is left
+    # An exception, so that the context managers stop all nodes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     policy, sim = policy or shipped_policy(robot), robot != SIM_ROBOT
-    arm_graph(robot=robot, policy=policy, sim=sim)  # says what is wrong before anything starts
+    arm_graph(robot=robot, policy=policy, sim=sim)  # raises errors before anything starts
     contract = load_contract(find_robot(robot))
-    _refuse_company(contract)
+    _refuse_second_arm(contract)
     words = [f"robot:={robot}", f"policy:={policy}", *(["sim:=true"] if sim else [])]
     with GraphProcess(words, log) as graph:
         client = ArmClient(contract, images=images, alive=graph.check)
@@ -69,7 +66,7 @@ def shipped_policy(robot: str) -> str:
     """Return the name of the policy that is shipped for a simulated robot.
 
     Raises:
-        GraphError: there is none.
+        GraphError: there is no policy for this robot.
     """
     if robot not in _SHIPPED:
         raise GraphError(
@@ -79,7 +76,7 @@ def shipped_policy(robot: str) -> str:
 
 
 def ros_words(words: Sequence[str]) -> list[str]:
-    """Return command line words in which ``key:=value`` is ``--key value``, as launch takes it."""
+    """Return the words of a command line with ``key:=value``, as in launch, as ``--key value``."""
     found = []
     for word in words:
         key, given, value = word.partition(":=")
@@ -87,7 +84,7 @@ def ros_words(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _refuse_company(contract) -> None:
+def _refuse_second_arm(contract) -> None:
     client = ArmClient(contract)
     try:
         client.wait_until(lambda: client.task is not None, _LOOK_AROUND_S, "nobody")
@@ -96,6 +93,6 @@ def _refuse_company(contract) -> None:
     finally:
         client.close()
     raise ArmClientError(
-        f"a simulated arm already runs in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: stop"
+        f"a simulated arm already runs in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}; stop"
         " it, or set another ROS_DOMAIN_ID"
     )

@@ -1,5 +1,5 @@
-"""Gives one instruction to a running graph and shows how it goes: ``python3 -m sf_bringup.say "pick
-the red cube"``.
+"""Send one instruction to a running graph and show its progress:
+``python3 -m sf_bringup.say "pick the red cube"``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIND_S = 10.0
 
 @dataclass(frozen=True)
 class Arguments:
-    """Give one instruction to a running graph. Ctrl-C cancels it."""
+    """Send one instruction to a running graph. Ctrl-C cancels it."""
 
     instruction: Annotated[str, tyro.conf.Positional]
     """What the arm should do, 1 to 500 characters."""
@@ -39,8 +39,8 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; 0 when the simulated cube was lifted, or when a real arm followed until the
-    time was over.
+    """Parse the command line and run; return 0 if a simulated cube was lifted, or if a real arm
+    followed the instruction until the time was over.
     """
     arguments, console = (
         tyro.cli(Arguments, description=Arguments.__doc__),
@@ -64,7 +64,11 @@ def main() -> int:
 
 
 def run(client: ArmClient, arguments: Arguments, console: Console) -> int:
-    """Send, follow, report."""
+    """Send the instruction, show its progress and print the result; return the exit code.
+
+    Raises:
+        ArmClientError: the graph does not answer, or refuses the instruction.
+    """
     client.wait_for_policy(_FIND_S)
     if arguments.seed is not None:
         client.wait_for_arm(_FIND_S)

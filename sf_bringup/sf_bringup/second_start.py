@@ -1,4 +1,4 @@
-"""Notices a second start of the same nodes: two executors would command one arm in turns."""
+"""Refuse a second start of the same nodes: two executors would alternately command one arm."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DISCOVERY_S = 1.0  # on one host the nodes of a domain find each other within h
 
 
 def refuse_second_start(full_names: Iterable[str]) -> None:
-    """Look for nodes of these names in the ROS domain, for up to a second.
+    """Search the ROS domain for nodes of these names for one second.
 
     Raises:
-        GraphError: one of them runs already.
+        GraphError: one of them already runs.
     """
     wanted = set(full_names)
     context = rclpy.Context()

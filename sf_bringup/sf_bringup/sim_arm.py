@@ -1,10 +1,9 @@
-"""The simulated arm as a ROS node: what an arm under ros2_control and its camera drivers would
-offer.
+"""Run the simulated arm as a ROS node, with the topics of an arm under ros2_control and its
+cameras.
 
-One thread does everything in turn (physics, rendering, messages), because the GL context belongs to
-a thread and so that the same inputs give the same simulation. Images are rendered only while
-somebody subscribes to them. Everything is stamped with simulated time, which it also publishes as
-/clock.
+One thread runs physics, rendering and messages in turn, because a GL context belongs to one thread
+and because the same inputs then give the same simulation. Images are rendered only while there are
+subscribers. Stamps are simulated time, which the node also publishes as /clock.
 """
 
 from __future__ import annotations
@@ -43,25 +42,26 @@ from sf_training.simulation.rendering import RenderingError
 
 JOINT_STATE_PERIOD = 0.01  # s; also of /clock
 TASK_STATE_PERIOD = 0.1
-_LATE_FRAMES = 2  # further behind than this, a frame is left out
+_LATE_FRAMES = 2  # frame periods of lag above which a frame is dropped
 _LATCHED = QoSProfile(
     depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE
 )
-_JOINT_STATES = QoSProfile(
-    depth=10
-)  # reliable, as joint_state_broadcaster: both kinds of subscribers hear it
+# Reliable, as that of joint_state_broadcaster: subscribers of both reliabilities receive it.
+_JOINT_STATES = QoSProfile(depth=10)
 _CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SimArm(Node):
-    """Parameters are declared in the constructor, each with its meaning.
+    """Simulate the robot of a contract in the thread that calls :meth:`run`.
+
+    The constructor declares the parameters, each with a description.
 
     Raises:
         ContractError: the contract does not load.
         RenderingError: no GL library works.
-        ValueError: a parameter or the contract asks for what a simulation does not have.
+        ValueError: a parameter is wrong, or the simulation does not support the contract.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class SimArm(Node):
         jitter = declare(
             "camera_jitter_m",
             0.06,
-            "standard deviation of the scene camera's place",
+            "standard deviation of the scene camera's position",
             _span(0.0, 1.0),
         )
         self._with_depth = declare("depth", False, "publish 32FC1 depth images")
@@ -116,8 +116,8 @@ class SimArm(Node):
         self._controllers = listen_for_commands(self, parts, self._sim, values)
         for controller in self._controllers:
             self._executor.add_node(controller)
-        # Commands that come one by one are taken at every physics step: two of them in one step
-        # would be felt as a jerk.
+        # Single commands are received at every physics step: two of them within one step would
+        # cause a jerk.
         self._cycle = ArmSim.TIMESTEP if takes_single_commands(contract) else JOINT_STATE_PERIOD
         self.create_service(ResetScene, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
@@ -127,7 +127,7 @@ class SimArm(Node):
         )
 
     def run(self) -> None:
-        """Simulate until :meth:`stop`."""
+        """Simulate until :meth:`stop` is called."""
         steps = round(self._cycle / ArmSim.TIMESTEP)
         frame_period = 1.0 / max(camera.rate_hz for camera in self._contract.cameras)
         next_state = next_frame = next_task = 0.0
@@ -141,7 +141,7 @@ class SimArm(Node):
                 continue
             self._sim.step(steps)
             self._pacer.stepped(self._sim.time)
-            now = self._sim.time + 1e-9  # sums of time steps end a hair below the wanted times
+            now = self._sim.time + 1e-9  # rounding: sums of time steps may end just too low
             self._publish_clock()
             for controller in self._controllers:
                 controller.publish_state()
@@ -160,11 +160,11 @@ class SimArm(Node):
             self._watch_speed()
 
     def stop(self) -> None:
-        """End :meth:`run` after the step it is in; may be called from a signal handler."""
+        """End :meth:`run` after the current step; may be called from a signal handler."""
         self._stopping = True
 
     def summary(self) -> str:
-        """Return one sentence on the speed that was reached."""
+        """Return the reached real-time factor and the number of dropped frames as text."""
         return (
             f"real-time factor {self._pacer.total(self._sim.time):.3f},"
             f" {self._pacer.frames_dropped} frames dropped"
@@ -187,9 +187,7 @@ class SimArm(Node):
         return self.declare_parameter(name, default, descriptor).value
 
     def _receive_until(self, simulated: float) -> None:
-        """Answer messages until ``simulated`` is due; at least once, so that a slow machine still
-        listens.
-        """
+        """Process messages until ``simulated`` [s] is due, and at least once if it is late."""
         while True:
             wait = self._pacer.wait_s(simulated)
             self._executor.spin_once(timeout_sec=max(wait, 0.0))
@@ -218,7 +216,7 @@ class SimArm(Node):
 
     def _publish_images(self, late: bool) -> None:
         wanted = [camera for camera in self._cameras if camera.wanted()]
-        if late and wanted:  # time continues for the arm; a busy camera driver loses frames too
+        if late and wanted:  # as a busy camera driver would; the arm must not wait
             self._pacer.frames_dropped += 1
             return
         stamp = sim_messages.to_stamp(self._sim.time)
@@ -265,12 +263,12 @@ class SimArm(Node):
 
 
 class _CameraPublishers:
-    """The topics of one camera."""
+    """Publish image, depth and calibration of one camera."""
 
     def __init__(self, node: Node, camera: Camera, with_depth: bool) -> None:
         self._camera = camera
-        kind = Image if camera.transport == "raw" else CompressedImage
-        self._image = node.create_publisher(kind, camera.topic, qos_profile_sensor_data)
+        image_type = Image if camera.transport == "raw" else CompressedImage
+        self._image = node.create_publisher(image_type, camera.topic, qos_profile_sensor_data)
         info, depth = camera.info_topic, camera.depth_topic if with_depth else None
         self._info = (
             node.create_publisher(CameraInfo, info, qos_profile_sensor_data) if info else None
@@ -280,14 +278,14 @@ class _CameraPublishers:
         )
 
     def wanted(self) -> bool:
-        """True when anybody subscribes to this camera."""
+        """Return whether any topic of this camera has a subscriber."""
         return any(
             publisher is not None and publisher.get_subscription_count()
             for publisher in (self._image, self._info, self._depth)
         )
 
     def publish(self, sim: ArmSim, stamp) -> None:
-        """Render what is subscribed to and publish it."""
+        """Render and publish the topics that have subscribers."""
         name, frame = self._camera.name, self._camera.frame
         if self._image.get_subscription_count():
             pixels = sim.render(name)
@@ -310,8 +308,8 @@ def _span(low: float, high: float) -> FloatingPointRange:
 
 
 def _end_within(seconds: float, code: int) -> None:
-    """End the process even when the teardown of rclpy or GL blocks, as it did in two of some three
-    hundred runs.
+    """End the process with ``code`` after ``seconds`` if the shutdown of rclpy or GL blocks, as it
+    did in 2 of about 300 runs.
     """
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
@@ -319,7 +317,7 @@ def _end_within(seconds: float, code: int) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of ``ros2 run sf_bringup sim_arm``; returns the exit code."""
+    """Run ``ros2 run sf_bringup sim_arm``; return the exit code."""
     node: SimArm | None = None
     interrupted = False
 
@@ -330,7 +328,7 @@ def main(args: list[str] | None = None) -> int:
             raise SystemExit(0)
         node.stop()
 
-    # rclpy's own handlers would close the context in the middle of a step.
+    # The signal handlers of rclpy would close the context within a step.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     for number in _STOP_SIGNALS:
         signal.signal(number, on_signal)
@@ -341,9 +339,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"sim_arm: {node.summary()}", flush=True)
         _end_within(3.0, 0)
     except (ContractError, RenderingError, ValueError, ParameterException) as error:
-        if (
-            interrupted
-        ):  # compiled libraries turn a SystemExit during their import into an error of their own
+        # Compiled libraries turn a SystemExit during their import into another error.
+        if interrupted:
             return 0
         print(f"sim_arm: {error}", file=sys.stderr, flush=True)
         _end_within(3.0, 1)

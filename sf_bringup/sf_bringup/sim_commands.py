@@ -1,6 +1,4 @@
-"""The topics on which the simulated robot takes commands, by each ``command`` of the contract, as
-its controllers would offer them.
-"""
+"""Subscribe the simulated controllers to the topics in the ``command`` parts of a contract."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ from sf_training.simulation.servo_controller import ToolTarget, ToolTwist
 
 
 def takes_single_commands(contract: Contract) -> bool:
-    """Whether commands come one by one at ``command.rate_hz``, so that each must be taken when it
-    comes.
+    """Return whether commands are single points, sent at ``command.rate_hz``, so that each must be
+    received on time.
     """
     return any(
         arm.command.output != "joint_trajectory" or arm.command.gripper is not None
@@ -38,13 +36,15 @@ def listen_for_commands(
     sim: ArmSim,
     values: Callable[[Sequence[str]], Mapping[str, object]],
 ) -> list[SimController]:
-    """Subscribe to what the contract's outputs send, and hand it to the simulated controllers.
+    """Subscribe to the commands of each controller and pass them on to it.
 
     Args:
-        values: parameters of a trajectory controller for the names of its joints.
+        node: subscribes.
+        parts: the simulated controllers.
+        values: returns the parameters of a trajectory controller for the names of its joints.
 
     Returns:
-        The nodes of those trajectory controllers that have one of their own.
+        A node for each trajectory controller whose topic is below a node's name.
 
     Raises:
         ValueError: the contract asks for the gripper action and control_msgs is not installed.
@@ -57,23 +57,28 @@ def listen_for_commands(
         elif part.output == "parallel_gripper":
             serve_gripper(node, part, sim)
         else:
-            kind, convert = _COMMANDS[part.output]
-            _listen(node, kind, part.topic, convert, part.controller, sim)
+            message_type, convert = _COMMANDS[part.output]
+            _listen(node, message_type, part.topic, convert, part.controller, sim)
     return nodes
 
 
 def _listen(
-    node: Node, kind: type, topic: str, convert: Callable, controller: Controller, sim: ArmSim
+    node: Node,
+    message_type: type,
+    topic: str,
+    convert: Callable,
+    controller: Controller,
+    sim: ArmSim,
 ) -> None:
-    what = "trajectory" if kind is JointTrajectory else "command"
+    what = "trajectory" if message_type is JointTrajectory else "command"
 
-    def take(message) -> None:
+    def accept(message) -> None:
         try:
             controller.accept(convert(message), sim.time)
         except CommandRejected as error:
             node.get_logger().warning(f"{what} rejected: {error}", throttle_duration_sec=1.0)
 
-    node.create_subscription(kind, topic, take, 10)
+    node.create_subscription(message_type, topic, accept, 10)
 
 
 def _to_positions(message: Float64MultiArray) -> np.ndarray:
@@ -87,12 +92,13 @@ def _to_twist(message: TwistStamped) -> ToolTwist:
 
 
 def _to_target(message: PoseStamped) -> ToolTarget:
-    place, turn = message.pose.position, message.pose.orientation
-    position, quaternion = (
-        np.array([place.x, place.y, place.z]),
-        np.array([turn.x, turn.y, turn.z, turn.w]),
+    position, rotation = message.pose.position, message.pose.orientation
+    return ToolTarget(
+        _seconds(message),
+        message.header.frame_id,
+        np.array([position.x, position.y, position.z]),
+        np.array([rotation.x, rotation.y, rotation.z, rotation.w]),
     )
-    return ToolTarget(_seconds(message), message.header.frame_id, position, quaternion)
 
 
 def _seconds(message: TwistStamped | PoseStamped) -> float:

@@ -1,8 +1,8 @@
-"""The simulated arm's trajectory controller as a node of its own, as ros2_control would show it.
+"""Run the trajectory controller of the simulated arm as a separate node, as under ros2_control.
 
-It has the name, the topic and the parameters of a ``joint_trajectory_controller``, and, where
-control_msgs is installed, its ``~/controller_state``. ``~/set_active`` (std_srvs/SetBool) takes the
-place of the controller manager's ``switch_controller``.
+The node has the name, the topic and the parameters of a ``joint_trajectory_controller``, and, if
+control_msgs is installed, its ``~/controller_state``. ``~/set_active`` (std_srvs/SetBool) replaces
+``switch_controller`` of the controller manager.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ SETTINGS: Mapping[str, tuple[object, str]] = {
     "cmd_timeout": (0.0, "as on the controller [s]"),
     "trajectory_tolerance": (0.0, "constraints.<joint>.trajectory of all joints; 0: none"),
 }
-"""Parameters of the simulated arm, below ``controller.``: default and description."""
+"""Parameters ``controller.*`` of the simulated arm: name to default and description."""
 
 
 def controller_values(joints: Sequence[str], settings: Mapping[str, object]) -> dict[str, object]:
-    """Return names and values of the parameters of a controller of ``joints`` for ``settings``
-    (see SETTINGS).
+    """Return the parameters, name to value, of a controller for ``joints``.
+
+    Args:
+        joints: names, in the controller's order.
+        settings: value of each key of :data:`SETTINGS`.
 
     Raises:
-        ValueError: a setting has a value that the controller does not know.
+        ValueError: a setting has an unknown value.
     """
     if settings["version"] not in VERSIONS:
         raise ValueError(
@@ -75,13 +78,14 @@ def controller_values(joints: Sequence[str], settings: Mapping[str, object]) -> 
 
 
 class SimController(Node):
-    """Hands trajectories to ``controller``. Name and namespace are those that the topic names.
+    """Pass trajectories on to a simulated controller.
 
     Args:
-        topic: of the trajectories, fully resolved: ``/namespace/name/joint_trajectory``.
-        values: its parameters.
-        part: the simulated robot's controller, and its joints.
-        sim: whose clock counts.
+        topic: of the trajectories, with the node's namespace and name:
+            ``/namespace/name/joint_trajectory``.
+        values: parameters of the node; see :func:`controller_values`.
+        part: the controller and its joints.
+        sim: gives the time and the measured joints.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class SimController(Node):
     ) -> None:
         owner = topic.rpartition("/")[0]
         namespace, _, name = owner.rpartition("/")
-        # Arguments of the process name the simulated arm's node, not this one.
+        # Arguments of the process are for the node of the simulated arm, not for this one.
         super().__init__(name, namespace=namespace or "/", use_global_arguments=False)
         for key, value in values.items():
             self.declare_parameter(key, value, ParameterDescriptor(read_only=True))
@@ -102,11 +106,12 @@ class SimController(Node):
         self.create_service(SetBool, "~/set_active", self._on_set_active)
         self._state = None
         if JointTrajectoryControllerState is not None:
-            kind, qos = JointTrajectoryControllerState, QoSProfile(depth=10)
-            self._state = self.create_publisher(kind, "~/controller_state", qos)
+            self._state = self.create_publisher(
+                JointTrajectoryControllerState, "~/controller_state", QoSProfile(depth=10)
+            )
 
     def publish_state(self) -> None:
-        """Report where it wants the joints to be, as long as it is active and anybody listens."""
+        """Publish desired and measured joints if the controller is active and has subscribers."""
         model = self._controller.model
         if self._state is None or not model.is_active or not self._state.get_subscription_count():
             return

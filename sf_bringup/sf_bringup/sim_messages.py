@@ -1,4 +1,4 @@
-"""Messages of the simulated arm from and to plain values."""
+"""Convert between messages of the simulated arm and arrays."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ def to_stamp(seconds: float) -> Time:
 
 
 def to_trajectory(message: JointTrajectory) -> SimpleNamespace:
-    """Read a trajectory message as the controller does: points as arrays (N, J); velocities None
-    when no point has them.
+    """Convert a trajectory message of N points and J joints to arrays.
+
+    Returns:
+        ``stamp`` [s], ``joint_names``, ``times`` (N,) [s] from the stamp, ``positions`` (N, J) and
+        ``velocities`` (N, J), or None if no point has velocities.
 
     Raises:
-        TrajectoryRejected: points of different sizes.
+        TrajectoryRejected: points have different sizes, or only some have velocities.
     """
     points = message.points
     with_velocities = sum(bool(point.velocities) for point in points)
@@ -83,14 +86,14 @@ def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
     message.header.stamp, message.header.frame_id = stamp, frame
     data = array("B")
     data.frombytes(memoryview(pixels).cast("B"))
-    # an array.array is taken as it is; an ndarray would be copied value by value, in 100 ms
+    # rclpy assigns an array.array directly, but copies an ndarray value by value in 100 ms.
     message.data = data
     return message
 
 
 def compressed_image(stamp: Time, frame: str, pixels: np.ndarray) -> CompressedImage:
-    """Build a JPEG message from ``pixels`` (H, W, 3) uint8 RGB, as image_transport's compressed
-    publisher sends it.
+    """Build a JPEG message from ``pixels`` (H, W, 3) uint8 RGB, in the format of the compressed
+    image_transport.
     """
     data = cv2.imencode(".jpg", pixels[..., ::-1])[1]
     message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=array("B", data.tobytes()))
@@ -109,7 +112,7 @@ def camera_info(stamp: Time, frame: str, width: int, height: int, matrix: np.nda
 
 
 def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage:
-    """Build the message of the ground truth, in ``frame``."""
+    """Build the message of the ground truth, with positions in ``frame``."""
     message = TaskStateMessage(
         seed=state.seed,
         episode=state.episode,
@@ -131,6 +134,6 @@ def task_state(seconds: float, frame: str, state: TaskState) -> TaskStateMessage
 
 
 def point(values: np.ndarray) -> Point:
-    """Convert a position (3,) [m]."""
+    """Convert a position (3,) [m] to a message."""
     x, y, z = values.tolist()
     return Point(x=x, y=y, z=z)

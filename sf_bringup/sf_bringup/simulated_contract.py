@@ -1,4 +1,4 @@
-"""A contract for simulation on a machine that lacks what the real gripper's driver needs."""
+"""Adapt a contract for simulation on a machine without the package of its gripper action."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from sf_policy_node.contract import Contract
 
 
 def for_simulation(path: Path, contract: Contract) -> Path:
-    """Return the path of the contract to simulate with: ``path``, or a copy.
+    """Return the path of the contract to simulate: ``path``, or a changed copy.
 
     A gripper with an action of control_msgs, which is not on PyPI, cannot be commanded where that
     package is missing. The copy sends the commands of every such gripper as ``forward_command``
-    instead, and a sentence on the standard error says so. Nothing that a policy or recorded data
-    depend on differs.
+    instead, which is printed to the standard error. Policies and recorded data are not affected.
     """
     arms, topics = dict(contract.arms), []
     for name, arm in contract.arms.items():

@@ -1,5 +1,5 @@
-"""Starts the teleoperation journey: ``ros2 run sf_bringup teleop teleop:=spacemouse``. The twin of
-``launch/teleop.launch.py``.
+"""Start the teleoperation journey: ``ros2 run sf_bringup teleop teleop:=spacemouse``; does the same
+as ``launch/teleop.launch.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sf_bringup.up import start
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Start the graph; returns the exit code."""
+    """Start the graph; return the exit code."""
     return start(words, "teleop", TELEOP_ARGUMENTS, teleop_graph)
 
 

@@ -1,8 +1,9 @@
-"""Starts the graph of a journey as processes: ``python3 -m sf_bringup.up robot:=sim_arm
-policy:=nano``.
+"""Start the graph of a journey as processes:
+``python3 -m sf_bringup.up robot:=sim_arm policy:=nano``.
 
-The twin of ``launch/arm.launch.py`` for machines without ``launch``: same graph, same arguments.
-Ctrl-C stops all nodes; a node that ends by itself stops the others and gives a non-zero exit.
+It does the same as ``launch/arm.launch.py``, with the same arguments, on machines without
+``launch``. Ctrl-C stops all nodes. If a node ends by itself, the others are stopped and the exit
+code is not 0.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from sf_bringup.guardian import MARK, STOPPING, start_guardian, when_starter_end
 from sf_bringup.one_graph import only_graph
 from sf_bringup.second_start import refuse_second_start
 
-LAST_LINES = 8
+LAST_LINES = 8  # of the output of a node that has ended, printed again at the end
 
 
 class UpError(RuntimeError):
-    """The graph cannot be started; one sentence."""
+    """Raised when the graph cannot be started."""
 
 
 def command_line(spec: NodeSpec) -> list[str]:
@@ -58,25 +59,23 @@ def command_line(spec: NodeSpec) -> list[str]:
         words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
     for old, new in spec.remappings:
         words += ["-r", f"{old}:={new}"]
-    return [
-        *words,
-        *spec.ros_arguments,
-    ]  # last: a file of the user's overrides the parameters above
+    # Last, so that a params_file of the user overrides the parameters above.
+    return [*words, *spec.ros_arguments]
 
 
 def place_in(namespace: str) -> list[str]:
-    """Return the ROS arguments that put a node into a namespace; none for an empty one, so that
-    ROS_NAMESPACE counts.
+    """Return the ROS arguments that put a node into a namespace; none for an empty namespace, so
+    that ROS_NAMESPACE applies.
     """
     return ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
 
 
 class NodeManager(Manager):
-    """honcho's process manager, stopping nodes with the signals they know and remembering who ended
-    first.
+    """Extend the process manager of honcho: stop nodes with the signals of :data:`STOPPING`, and
+    store which node ended first.
 
     Args:
-        output: where the nodes' lines go, each with its node's name.
+        output: stream for the nodes' output, each line with its node's name.
     """
 
     def __init__(self, output=sys.stdout) -> None:
@@ -88,19 +87,17 @@ class NodeManager(Manager):
 
     def add_node(self, spec: NodeSpec, environment: Mapping[str, str]) -> None:
         """Register a node; :meth:`loop` starts it."""
-        # exec: the shell becomes the node, so the process id that is printed and signalled is the
-        # node's own.
+        # With exec the node replaces the shell, so that the process id is that of the node.
         if spec.essential:
             self._essential.append(spec.name)
         self.add_process(spec.name, f"exec {shlex.join(command_line(spec))}", env=dict(environment))
 
     def run(self) -> int:
-        """Start all nodes and block until all have ended. 0 when asked to stop by SIGINT, SIGTERM
-        or SIGHUP, else 1.
+        """Start all nodes and wait until all have ended; return 0 if SIGINT, SIGTERM or SIGHUP
+        stopped them, else 1.
         """
-        signal.signal(
-            signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-        )  # a closed terminal leaves no orphans
+        # SIGHUP: a closed terminal also stops the nodes.
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         self.loop()
         if self.ended is not None:
@@ -119,7 +116,9 @@ class NodeManager(Manager):
         return 0
 
     def _any_stopped(self) -> bool:
-        """Whether to stop the other processes. honcho asks this; it counts RViz and bridges too."""
+        """Return whether to stop all processes, for honcho, whose own version also counts nodes
+        that are not essential, such as RViz.
+        """
         return any(
             "returncode" in process
             for name, process in self._processes.items()
@@ -127,7 +126,7 @@ class NodeManager(Manager):
         )
 
     def terminate(self) -> None:
-        """Stop all nodes: SIGINT, then SIGTERM, then SIGKILL for those that are left."""
+        """Stop all nodes, in a thread: with SIGINT, then SIGTERM, then SIGKILL if still needed."""
         if self._terminating:
             return
         self._terminating = True
@@ -137,8 +136,8 @@ class NodeManager(Manager):
         threading.Thread(target=self._stop_all, daemon=True).start()
 
     def kill(self) -> None:
-        """Nothing: honcho calls this five seconds after the first node ended; :meth:`terminate` has
-        its own patience.
+        """Do nothing. honcho calls this five seconds after the first node ended; :meth:`terminate`
+        waits longer.
         """
 
     def _stop_all(self) -> None:
@@ -154,9 +153,8 @@ class NodeManager(Manager):
                 if not left:
                     return
                 for name, pid in left:
-                    if (
-                        pid is not None and name not in signalled
-                    ):  # without a pid it is just being started
+                    # A process without an id is still being started.
+                    if pid is not None and name not in signalled:
                         signalled.add(name)
                         if number == signal.SIGKILL:
                             self.killed.append(name)
@@ -166,7 +164,7 @@ class NodeManager(Manager):
 
 
 class _TailPrinter(Printer):
-    """honcho's printer, keeping the last lines of each node."""
+    """Extend the printer of honcho: store the last lines of each node."""
 
     def __init__(self, output) -> None:
         super().__init__(output)
@@ -183,7 +181,7 @@ class _TailPrinter(Printer):
 
 
 def start_environment() -> dict[str, str]:
-    """Environment of the nodes: this one's, with output that appears line by line."""
+    """Return the environment for the nodes: that of this process, with unbuffered output."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if sys.stdout.isatty():
         environment.setdefault("RCUTILS_COLORIZED_OUTPUT", "1")
@@ -191,7 +189,7 @@ def start_environment() -> dict[str, str]:
 
 
 def usage(program: str, arguments: Sequence[Argument]) -> str:
-    """Help text with all arguments."""
+    """Return the help text with all arguments."""
     lines = [f"usage: {program} [name:=value ...]", "", "arguments:"]
     for argument in arguments:
         lines.append(
@@ -202,7 +200,7 @@ def usage(program: str, arguments: Sequence[Argument]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Start the arm's graph; returns the exit code."""
+    """Start the graph of the run journey; return the exit code."""
     return start(words, "up", ARM_ARGUMENTS, arm_graph)
 
 
@@ -212,12 +210,12 @@ def start(
     arguments: Sequence[Argument],
     graph: Callable[..., list[NodeSpec]],
 ) -> int:
-    """Start a journey's graph as processes; returns the exit code.
+    """Start the graph of a journey as processes; return the exit code.
 
     Args:
         words: ``name:=value`` arguments; None takes those of the command line.
-        name: of the starter, for messages.
-        graph: from the arguments' values to nodes.
+        name: of the program, for messages.
+        graph: returns the nodes for the values of the arguments.
     """
     words = sys.argv[1:] if words is None else list(words)
     help_text = usage(f"python3 -m sf_bringup.{name}", arguments)
@@ -244,10 +242,9 @@ def start(
 
 
 def _signal_group(pid: int, number: int) -> None:
+    # Each node leads its own session, so that its children also receive the signal.
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(
-            pid, number
-        )  # each node leads its own session, so that its children get the signal too
+        os.killpg(pid, number)
 
 
 def _describe_end(code: int) -> str:

@@ -81,7 +81,7 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
         ({"policy": "none", "instruction": "go"}, "policy:=none follows no instruction"),
         (
             {"policy": "none", "mapping": "m.yaml"},
-            "mapping: m.yaml is for a policy server, policy:=none is none",
+            "mapping: m.yaml is for a policy server, and policy:=none is not one",
         ),
         ({"policy": "none", "seed": -1}, "seed: -1 is negative"),
         ({"policy": "none", "real_time_factor": -1.0}, "real_time_factor: -1.0 is negative"),
@@ -125,7 +125,7 @@ def test_a_copy_of_the_simulated_arm_that_kept_its_name_is_named(tmp_path, capsy
     (tmp_path / "sim_arm.urdf").write_text(source.with_name("sim_arm.urdf").read_text())
     assert "sim_arm" in named(arm_graph(robot=str(contract), policy="none"))
     said = capsys.readouterr().err
-    assert "left_arm.yaml calls itself sim_arm, so the simulated arm is started" in said
+    assert "left_arm.yaml has the name sim_arm, so the simulated arm is started" in said
     arm_graph(robot=str(contract), policy="none", sim=True)
     arm_graph(robot="sim_arm", policy="none")
     assert capsys.readouterr().err == ""

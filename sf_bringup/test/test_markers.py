@@ -50,10 +50,10 @@ def test_the_path_is_that_of_the_tool_in_any_order_of_joints(contract):
     shuffled = np.hstack([np.full((20, 1), 0.02), positions[:, ::-1]])
     path = markers.ToolPath(contract)
     np.testing.assert_allclose(
-        path.places(names, shuffled), tool_places(contract, positions), atol=1e-9
+        path.tool_positions(names, shuffled), tool_places(contract, positions), atol=1e-9
     )
-    assert path.places(["gripper"], np.zeros((3, 1))).shape == (0, 3)
-    assert path.places(names, np.zeros((0, 7))).shape == (0, 3)
+    assert path.tool_positions(["gripper"], np.zeros((3, 1))).shape == (0, 3)
+    assert path.tool_positions(names, np.zeros((0, 7))).shape == (0, 3)
 
 
 def test_a_box_has_twelve_edges():
