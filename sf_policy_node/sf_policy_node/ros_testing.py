@@ -5,6 +5,7 @@ starts nodes; nodes in this process and in its children then talk in that domain
 """
 
 import fcntl
+import logging
 import os
 import random
 import tempfile
@@ -54,6 +55,24 @@ def free_domain() -> Iterator[int]:
     raise RuntimeError(
         f"All ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use: stop some tests first."
     )
+
+
+@contextmanager
+def log_records(name: str) -> Iterator[list[logging.LogRecord]]:
+    """Yield the records that a logger takes meanwhile.
+
+    The fixture caplog receives none where launch_testing, a plugin of pytest, is installed: loggers
+    of `launch` do not propagate.
+    """
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture

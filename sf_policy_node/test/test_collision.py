@@ -11,6 +11,7 @@ from random_robots import LIMIT, names, random_robot
 
 from sf_policy_node.contract import CollisionCheck, ContractError, load_contract
 from sf_policy_node.motion.arm.collision import Box, CollisionModel
+from sf_policy_node.ros_testing import log_records
 
 BOX = Box("shelf", (0.1, -0.2, 0.1), (0.3, 0.2, 0.15))
 TABLE = Box("table", (-0.2, -0.5, -0.05), (0.8, 0.5, -0.005))
@@ -145,7 +146,7 @@ def test_measured_joint_that_nobody_commands_counts():
     assert "table" in (found.link_a, found.link_b)
 
 
-def test_missing_mesh_becomes_a_capsule(caplog):
+def test_missing_mesh_becomes_a_capsule():
     urdf = sim_arm().urdf_xml.replace(
         '<link name="link2"/>',
         '<link name="link2"><collision><geometry><mesh filename="package://nowhere/a.stl"/>'
@@ -154,8 +155,11 @@ def test_missing_mesh_becomes_a_capsule(caplog):
     arm = sim_arm()
     limits = (np.full(7, -3.0), np.full(7, 3.0))
     frames = {"base_frame": "base_link", "tool_frame": "tool0"}
-    model = CollisionModel(urdf, arm.command_joints, arm=arm.arm_joints, limits=limits, **frames)
-    assert "package://nowhere/a.stl" in caplog.text
+    with log_records("sf_policy_node.motion.arm.link_geometry") as records:
+        model = CollisionModel(
+            urdf, arm.command_joints, arm=arm.arm_joints, limits=limits, **frames
+        )
+    assert "package://nowhere/a.stl" in records[0].getMessage()
     assert any(shape.link == "link2" and shape.assumed for shape in model.shapes)
 
 

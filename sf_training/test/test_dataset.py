@@ -23,6 +23,7 @@ from synthetic_episodes import (
 )
 
 from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.ros_testing import log_records
 from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
 from sf_training.data.dataset import BagError, load_dataset
 from sf_training.data.episode_reader import EpisodeReader
@@ -277,7 +278,7 @@ def test_a_damaged_or_half_written_cache_is_made_again(tmp_path, contract):
         )
 
 
-def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplog):
+def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -285,12 +286,11 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch, caplo
     expected = np.asarray(load([bag], contract).images)
     images = load([bag], contract, cache=tmp_path / "cache").images
     monkeypatch.setattr(os, "pwrite", full)
-    for _ in range(2):
-        np.testing.assert_array_equal(images, expected)
-    assert [
-        record.message for record in caplog.records
-    ] and "not cached (No space left" in caplog.records[0].message
-    assert len(caplog.records) == 1
+    with log_records("sf_training.data.image_store") as records:
+        for _ in range(2):
+            np.testing.assert_array_equal(images, expected)
+    (record,) = records
+    assert "not cached (No space left" in record.getMessage()
     (tmp_path / "file").write_text("")
     with pytest.raises(
         BagError, match=r"file/episodes: the cache cannot be written .* or choose another folder"
