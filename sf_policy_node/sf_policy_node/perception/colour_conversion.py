@@ -1,9 +1,9 @@
-"""Colour encodings into RGB, by ``cv_bridge`` where it is installed and works, else by OpenCV: the
-one place that chooses.
+"""Convert images of any colour encoding to RGB, with ``cv_bridge`` if it is installed and works,
+else with OpenCV.
 
-``cv_bridge`` is compiled for the NumPy of its distribution. Beside another one in a virtual
-environment its import fails, or it crashes. It is therefore tried in a process of its own first,
-and used for those encodings that it converts.
+``cv_bridge`` is compiled for the NumPy of its ROS distribution. With another NumPy in a virtual
+environment its import fails or crashes. It is therefore first tried in a separate process, and used
+only for the encodings that it converts correctly there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 
 # encoding -> (bytes per pixel, OpenCV conversion to RGB; None when it is RGB already).
-# 8UC3 and 8UC4 say nothing about the order of colours; drivers that use them hand over OpenCV's
-# BGR.
+# 8UC3 and 8UC4 do not define the order of colours; drivers that use them send OpenCV's BGR.
 COLOUR = {
     "rgb8": (3, None),
     "bgr8": (3, cv2.COLOR_BGR2RGB),
@@ -42,11 +41,8 @@ COLOUR = {
     "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
 }
-_NAMES_IN_CV_BRIDGE = {
-    "8UC1": "mono8",
-    "8UC3": "bgr8",
-    "8UC4": "bgra8",
-}  # it converts no generic ones
+# cv_bridge does not convert these generic encodings.
+_NAMES_IN_CV_BRIDGE = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
 _TRIAL_S = 30.0
 _TRIAL = "from sf_policy_node.perception.colour_conversion import print_trial; print_trial()"
 
@@ -59,7 +55,7 @@ def to_rgb(encoding: str, pixels: np.ndarray) -> np.ndarray:
         pixels: (H, W) or (H, W, C) uint8; rows may be padded.
 
     Returns:
-        (H, W, 3) uint8; ``pixels`` itself where it is RGB already.
+        (H, W, 3) uint8; ``pixels`` itself if it is already RGB.
     """
     if COLOUR[encoding][1] is None:
         return pixels
@@ -96,10 +92,10 @@ def by_cv_bridge(encoding: str, pixels: np.ndarray) -> np.ndarray:
 
 @cache
 def cv_bridge_encodings() -> frozenset[str]:
-    """Return the encodings that ``cv_bridge`` converts here; none where it is not installed or does
-    not work.
+    """Return the encodings that ``cv_bridge`` converts on this machine; empty if it is not
+    installed or does not work.
 
-    The first call takes up to a second where ``cv_bridge`` is installed.
+    If ``cv_bridge`` is installed, the first call takes up to a second.
     """
     if importlib.util.find_spec("cv_bridge") is None:
         return frozenset()
@@ -117,8 +113,8 @@ def cv_bridge_encodings() -> frozenset[str]:
 
 
 def print_trial() -> None:
-    """Print, as JSON, the encodings for which ``cv_bridge`` gives what OpenCV gives; this process
-    may crash in it.
+    """Print the encodings for which ``cv_bridge`` and OpenCV agree, as JSON. The process may crash
+    in ``cv_bridge``.
     """
     works = []
     for encoding, (channels, _) in COLOUR.items():

@@ -1,13 +1,9 @@
-"""Image bytes into arrays: the one decoder of the live policy and of the bag reader, so that both
-see the same pixels.
+"""Decode images to arrays, for the live policy and the bag reader, so that both get the same
+pixels.
 
-It takes the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and knows neither
-rclpy nor a bag. Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units follow
-REP 118.
-
-Colour is converted by ``cv_bridge`` where that is installed and works beside the NumPy in use, and
-by OpenCV elsewhere (:mod:`sf_policy_node.perception.colour_conversion`). A test holds that both
-give the same pixels.
+The functions take the fields of ``sensor_msgs/Image`` and ``sensor_msgs/CompressedImage`` and need
+neither rclpy nor a bag. Encodings are named as in ``sensor_msgs/image_encodings.hpp``; depth units
+follow REP 118. Colours are converted by :mod:`sf_policy_node.perception.colour_conversion`.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ RAW_ENCODINGS = frozenset(COLOUR) | frozenset(_DEPTH)  # of ``sensor_msgs/Image`
 
 
 class ImageError(ValueError):
-    """An image cannot be decoded; the message names the topic, the encoding and the cure."""
+    """Raised for an image that cannot be decoded; names the topic, the encoding and the cure."""
 
 
 def decode_image(
@@ -48,7 +44,7 @@ def decode_image(
         source: topic or camera, for the error message.
 
     Returns:
-        (height, width, 3) uint8; for rgb8 without padding a view on ``data``, so copy it before
+        (height, width, 3) uint8. For rgb8 it may share memory with ``data``: copy it before
         ``data`` changes.
 
     Raises:
@@ -86,8 +82,8 @@ def decode_depth(
     millimetres.
 
     Returns:
-        (height, width) float32 [m]; NaN where 16UC1 says "no measurement" (0). 32FC1 passes as it
-        is.
+        (height, width) float32 [m]; NaN where 16UC1 is 0 (no measurement). 32FC1 is returned
+        unchanged.
 
     Raises:
         ImageError: unknown encoding, or fewer bytes than the size says.
@@ -123,7 +119,7 @@ def decode_compressed(format: str, data: Buffer, *, source: str = "image") -> np
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if len(data) else None
-    except cv2.error:  # such as a size that a spoilt header claims
+    except cv2.error:  # for example a wrong size in a damaged header
         pixels = None
     if pixels is None:
         raise ImageError(
@@ -137,8 +133,8 @@ def decode_compressed_depth(format: str, data: Buffer, *, source: str = "depth")
     """Decode the depth of a ``sensor_msgs/CompressedImage``: a 16-bit PNG in millimetres, or the
     transport ``compressedDepth``.
 
-    That transport writes 12 bytes before its PNG. For 32FC1 they hold the coefficients of the
-    inverse depth (``compressed_depth_image_transport``, ``codec.cpp``).
+    That transport writes 12 bytes before its PNG. For 32FC1 the last 8 are float32 coefficients a
+    and b: depth = a / (pixel - b) (``compressed_depth_image_transport``, ``codec.cpp``).
 
     Returns:
         (H, W) float32 [m]; NaN where nothing was measured.

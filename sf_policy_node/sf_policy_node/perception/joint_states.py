@@ -1,8 +1,8 @@
-"""Joint states of any publishers into arrays in the contract's order; every joint has its own
-history and age.
+"""Collect joint states of one or several publishers into arrays in the contract's order, without
+ROS.
 
-No ROS here: a joint state is a stamp [s], names, positions and velocities. An arm and its gripper
-may come in messages of their own, at rates of their own.
+A joint state is a stamp [s], names, positions and velocities. Each joint has its own history and
+age, because an arm and its gripper may be published in separate messages at different rates.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.safety.clock import FUTURE_S
 
-# of stamps in float seconds: what is exactly on a budget is inside it, as in recorded data
+# Tolerance for stamps in float seconds: an age equal to its budget is allowed, as in recorded data.
 ROUNDING_S = 1e-6
-_CLOCK_S = 1.0  # a stamp that is that much older is of another clock ...
-_CLOCK_RUN_S = 0.03  # ... and so are stamps that rise for so long below the newest one
-_ONE_MESSAGE_S = 1e-3  # joints whose stamps differ by less came together
-_NAMED = 8  # names in a sentence
+# The clock was set back if a stamp is older than the newest one by _CLOCK_S, or if stamps have
+# increased by _CLOCK_RUN_S while staying below the newest one.
+_CLOCK_S = 1.0
+_CLOCK_RUN_S = 0.03
+_ONE_MESSAGE_S = 1e-3  # joints whose stamps differ by less are from the same message
+_NAMED = 8  # maximum number of unknown names in a message to the user
 
 
 class JointTrack:
-    """The positions of one joint by stamp, rising; those older than ``length_s`` before the newest
-    are dropped.
-    """
+    """Store the positions of one joint by increasing stamp, for the last ``length_s`` [s]."""
 
     def __init__(self, length_s: float) -> None:
         self._length = length_s
         self._stamps: list[float] = []
         self._positions: list[float] = []
-        self._older_since: float | None = (
-            None  # the first of the stamps that came since and were not newer
-        )
+        # First of the consecutive received stamps that are not newer than the newest stored one.
+        self._older_since: float | None = None
         self.velocity = 0.0
 
     def __bool__(self) -> bool:
@@ -43,7 +42,7 @@ class JointTrack:
 
     @property
     def stamp(self) -> float:
-        """Stamp of the newest position [s]; there must be one."""
+        """Return the stamp of the newest position [s]; needs at least one."""
         return self._stamps[-1]
 
     @property
@@ -52,9 +51,11 @@ class JointTrack:
         return self._positions[-1]
 
     def add(self, stamp: float, position: float, velocity: float | None) -> None:
-        """Remember a position. One that is not newer is dropped, unless the clock was set back.
+        """Store a position. One that is not newer is ignored, or, if the clock was set back,
+        replaces all others.
 
-        ``velocity`` of ``None`` is computed from the last two positions.
+        Args:
+            velocity: None computes it from the last two positions.
         """
         if self._stamps and stamp <= self._stamps[-1]:
             if self._older_since is None:
@@ -68,10 +69,9 @@ class JointTrack:
         self.velocity = velocity
         self._stamps.append(stamp)
         self._positions.append(position)
-        old = (
-            bisect_right(self._stamps, stamp - self._length) - 1
-        )  # one of them may be needed to interpolate
-        if old > len(self._stamps) // 2:  # rarely: removing from the front moves the rest
+        # One older position is still needed to interpolate.
+        old = bisect_right(self._stamps, stamp - self._length) - 1
+        if old > len(self._stamps) // 2:  # not each time: removing from the front moves the rest
             del self._stamps[:old], self._positions[:old]
 
     def clear(self) -> None:
@@ -81,15 +81,15 @@ class JointTrack:
         self.velocity = 0.0
 
     def age_at(self, stamp: float) -> float:
-        """Age that the newest position at or before ``stamp`` has then [s]; infinite before the
-        first.
+        """Return the age at ``stamp`` of the newest position at or before it [s]; infinite if there
+        is none.
         """
         before = bisect_right(self._stamps, stamp) - 1
         return stamp - self._stamps[before] if before >= 0 else math.inf
 
     def at(self, stamp: float, known_until: float = math.inf) -> float | None:
-        """Position at ``stamp``, interpolated; the newest known one for later stamps; ``None``
-        before the oldest.
+        """Return the interpolated position at ``stamp``; after the newest one the newest, before
+        the oldest None.
 
         Args:
             known_until: positions with later stamps are not used.
@@ -107,11 +107,11 @@ class JointTrack:
 
 
 class JointStates:
-    """The joints of one contract, from messages that may name more joints, in any order, or only
-    some of them.
+    """Store the joints of one contract, from messages that may name other joints, in any order, or
+    only some of them.
 
     Args:
-        length_s: how long positions are remembered [s].
+        length_s: how long positions are stored [s].
     """
 
     def __init__(self, contract: Contract, length_s: float = 1.0) -> None:
@@ -120,8 +120,9 @@ class JointStates:
         self._topic = contract.topics.joint_states
         self._budgets = contract.budgets
         self._tracks = {name: JointTrack(length_s) for name in self._names}
-        self._fault = ""  # of the last message about joints of ours; empty when it was right
-        self._others: dict[str, None] = {}  # names that came and are not in the contract
+        # What was wrong with the last message about joints of the contract; empty if nothing.
+        self._fault = ""
+        self._others: dict[str, None] = {}  # received names that are not in the contract
 
     def add(
         self,
@@ -130,9 +131,9 @@ class JointStates:
         positions: Sequence[float],
         velocities: Sequence[float] = (),
     ) -> bool:
-        """Remember a message; False when it is broken, or names no joint of the contract.
+        """Store a message; return False if it is faulty or names no joint of the contract.
 
-        Positions that are not finite count as not sent, velocities that are not finite as left out.
+        Positions and velocities that are not finite are ignored.
         """
         if len(positions) != len(names):
             self._fault = f"have {len(names)} names, {len(positions)} positions; correct the driver"
@@ -165,7 +166,7 @@ class JointStates:
         positions: Sequence[float],
         velocities: Sequence[float],
     ) -> tuple[float, np.ndarray, np.ndarray] | None:
-        """Remember a message and return :meth:`newest`; ``None`` when :meth:`add` refuses it."""
+        """Store a message and return :meth:`newest`; None if :meth:`add` returns False."""
         return self.newest() if self.add(stamp, names, positions, velocities) else None
 
     def newest(self) -> tuple[float, np.ndarray, np.ndarray] | None:
@@ -207,8 +208,8 @@ class JointStates:
         return [name for name in self._names if not self._tracks[name]]
 
     def age(self, now: float) -> float:
-        """Age of the arm joint that was received longest ago [s]: 0 for a stamp ahead of ``now``,
-        -1 while one is missing.
+        """Return the age of the oldest arm joint [s]: 0 for a stamp after ``now``, -1 while a joint
+        is missing.
         """
         stamps = [self._tracks[name].stamp for name in self._arm if self._tracks[name]]
         return max(0.0, now - min(stamps)) if len(stamps) == len(self._arm) else -1.0
@@ -240,11 +241,9 @@ class JointStates:
         return ""
 
     def gap(self, stamp: float) -> str:
-        """Return that a joint was not measured for too long before ``stamp``, though it was after;
-        empty if it was.
+        """Return which joint has no measurement for too long before ``stamp``; empty if none.
 
-        Between joint states so far apart positions are not interpolated: those between them were
-        lost.
+        Positions are not interpolated across such a gap, because messages were lost in it.
         """
         for name, track in self._tracks.items():
             key, budget = self._budget(name)
@@ -258,8 +257,8 @@ class JointStates:
 
     @property
     def fault(self) -> str:
-        """Return what is wrong with the messages so far, as ``have no time stamp``; empty when
-        nothing is, or none came.
+        """Return what is wrong with the messages so far, such as ``have no time stamp``; empty if
+        nothing is wrong or there was no message.
         """
         if (
             self._fault
@@ -289,7 +288,7 @@ class JointStates:
         return text
 
     def _budget(self, name: str) -> tuple[str, float]:
-        """Key and seconds of the age that a joint may have."""
+        """Return the key and the value [s] of the maximum age of a joint."""
         if name not in self._arm and self._budgets.gripper_age_s is not None:
             return "gripper_age_s", self._budgets.gripper_age_s
         return "joint_state_age_s", self._budgets.joint_state_age_s

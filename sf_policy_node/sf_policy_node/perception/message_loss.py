@@ -1,17 +1,17 @@
-"""Count the messages of a topic that were sent but never received. No ROS here."""
+"""Count the messages of a topic that were sent but never received, without ROS."""
 
 from __future__ import annotations
 
 from collections import deque
 
-WINDOW_S = 10.0  # over which the share of lost messages is judged
+WINDOW_S = 10.0  # over which the share of lost messages is measured
 
 
 class Reception:
-    """Counts gaps in the sequence numbers of each publisher of one topic.
+    """Count gaps in the sequence numbers of each publisher of one topic.
 
     The middleware numbers the messages of a publisher: 1, 2, 3, ... A subscriber with best-effort
-    delivery, or one whose queue overflows on a busy machine, misses some without notice.
+    delivery, or one whose queue overflows on a busy machine, loses messages without an error.
     """
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class Reception:
 
         Args:
             now: time of a steady clock [s].
-            sequence: number given by the publisher's middleware; None where it gives none.
-            publisher: which one; where rclpy does not tell (before Kilted), empty.
+            sequence: number from the publisher's middleware; None if there is none.
+            publisher: its identifier; empty if rclpy does not give one (before Kilted).
         """
         self.received += 1
         before = self._newest.get(publisher)
         lost = max(0, sequence - before - 1) if sequence is not None and before is not None else 0
         if sequence is not None:
-            # A smaller number is a publisher that started again, or several without a name.
+            # A smaller number comes from a restarted publisher, or another one without identifier.
             self._newest[publisher] = sequence
         self.lost += lost
         self._losses.append((now, lost, lost + 1))

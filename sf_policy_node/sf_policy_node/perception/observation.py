@@ -1,7 +1,6 @@
-"""Assemble synchronized observations from messages that arrive one by one, and validate
-instructions.
+"""Assemble synchronised observations from single messages, and validate instructions, without ROS.
 
-No ROS here: an image is whatever the caller stored, times are seconds on one clock.
+An image is any object that the caller stores; times are seconds on one clock.
 """
 
 from __future__ import annotations
@@ -39,15 +38,13 @@ def validate_instruction(text: str) -> str:
 
 
 class NoObservation(ValueError):
-    """There is no usable observation; the message says what is missing or too old, and by how
-    much.
-    """
+    """Raised without a usable observation; the message gives what is missing or too old."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Images that belong together. ``stamp`` [s]: the oldest image; ``joints`` (J,): measured then,
-    in the contract's order.
+    """Hold one image of each camera, the ``stamp`` of the oldest one [s], and the ``joints`` (J,)
+    at that time, in the contract's order [rad or m].
     """
 
     stamp: float
@@ -56,9 +53,7 @@ class Observation:
 
 
 class ObservationBuffer:
-    """The newest images of every camera and the joint states around them. Calls must not
-    overlap.
-    """
+    """Store the newest images of each camera and the joint states. Not thread-safe."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
@@ -69,28 +64,28 @@ class ObservationBuffer:
         self._joints = JointStates(contract, contract.budgets.observation_age_s + 1.0)
 
     def add_image(self, camera: str, stamp: float, image: object) -> None:
-        """Keep an image; one that is older than the newest means that the clock was set back, and
-        empties the camera.
+        """Store an image. If it is older than the newest, the clock was set back, and the earlier
+        images of the camera are dropped.
         """
-        kept = self._images[camera]
-        if kept and stamp < kept[-1][0]:
-            kept.clear()
-        kept.append((stamp, image))
-        # By age and not by number: a camera of 60 Hz must still have the image that fits the last
-        # one of 10 Hz.
-        while kept[0][0] < stamp - self._contract.budgets.observation_age_s:
-            kept.popleft()
+        images = self._images[camera]
+        if images and stamp < images[-1][0]:
+            images.clear()
+        images.append((stamp, image))
+        # Limited by age, not by number: a camera of 60 Hz must still have the image that matches
+        # the last one of 10 Hz.
+        while images[0][0] < stamp - self._contract.budgets.observation_age_s:
+            images.popleft()
 
     def add_joint_state(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> None:
-        """Keep a joint state, which may name only some joints, and in any order."""
+        """Store a joint state, which may name only some joints, in any order."""
         self._joints.add(stamp, names, positions)
 
     def clear(self) -> None:
-        """Forget all images and joint states."""
-        for kept in self._images.values():
-            kept.clear()
+        """Drop all images and joint states."""
+        for images in self._images.values():
+            images.clear()
         self._joints.clear()
 
     def pick(self, now: float) -> Observation:
@@ -103,17 +98,17 @@ class ObservationBuffer:
         if now <= 0.0:
             raise NoObservation(NO_CLOCK)
         budgets = self._contract.budgets
-        for name, kept in self._images.items():
-            if not kept:
+        for name, images in self._images.items():
+            if not images:
                 raise NoObservation(f"camera {name}: no image on {self._topics[name]}")
-            if kept[-1][0] <= 0.0:
+            if images[-1][0] <= 0.0:
                 raise NoObservation(
                     f"camera {name}: images on {self._topics[name]} have no time stamp; set it in"
                     " the driver"
                 )
             self._check_age(
                 f"camera {name}: the newest image",
-                now - kept[-1][0],
+                now - images[-1][0],
                 "observation_age_s",
                 budgets.observation_age_s,
             )
@@ -139,15 +134,17 @@ class ObservationBuffer:
         )
 
     def camera_ages(self, now: float) -> list[float]:
-        """Age of the newest image of each camera, in the contract's order [s]: 0 for a stamp ahead
-        of ``now``, -1 before the first.
+        """Return the age of the newest image of each camera, in the contract's order [s]: 0 for a
+        stamp after ``now``, -1 before the first.
         """
-        return [max(0.0, now - kept[-1][0]) if kept else -1.0 for kept in self._images.values()]
+        return [
+            max(0.0, now - images[-1][0]) if images else -1.0 for images in self._images.values()
+        ]
 
     @property
     def skew(self) -> float:
-        """Spread of the stamps of the newest images that belong together [s]; -1 before all cameras
-        have delivered.
+        """Return the largest difference between the stamps of the newest matching images [s]; -1
+        until all cameras have an image.
         """
         if not all(self._images.values()):
             return -1.0
@@ -155,18 +152,18 @@ class ObservationBuffer:
         return max(stamps) - min(stamps)
 
     def joint_state_age(self, now: float) -> float:
-        """Age of the arm joint that was received longest ago [s]; -1 before the first."""
+        """Return the age of the oldest arm joint [s]; -1 while one is missing."""
         return self._joints.age(now)
 
     def _matching(self) -> dict[str, tuple[float, object]]:
-        """Stamp and image by camera: the newest of the slowest camera, and of the others those
-        nearest to it.
+        """Return stamp and image by camera: the newest of the slowest camera, and of each other
+        camera the nearest to it in time.
         """
-        latest = min(kept[-1][0] for kept in self._images.values())
-        # Rounded, so that of two images equally far the earlier one is taken, as in recorded data.
+        latest = min(images[-1][0] for images in self._images.values())
+        # Rounded, so that the earlier of two equally near images is taken, as in recorded data.
         return {
-            name: min(kept, key=lambda item: round(abs(item[0] - latest) / ROUNDING_S))
-            for name, kept in self._images.items()
+            name: min(images, key=lambda item: round(abs(item[0] - latest) / ROUNDING_S))
+            for name, images in self._images.items()
         }
 
     def _joints_at(self, stamp: float, known_until: float, now: float) -> np.ndarray:

@@ -1,6 +1,4 @@
-"""What a policy is told about the robot itself, computed the same way for training and on the
-robot.
-"""
+"""Compute the robot state that a policy receives, the same way for training and on the robot."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 
 
 def state_names(contract: Contract) -> list[str]:
-    """Names of the columns of :func:`robot_state`."""
+    """Return the names of the columns of :func:`robot_state`."""
     return list(contract.columns.state.names)
 
 
@@ -22,15 +20,15 @@ def robot_state(
     kinematics: Kinematics | Mapping[str, Kinematics],
     joint_positions: np.ndarray,
 ) -> np.ndarray:
-    """Of each arm its joints [rad or m], gripper opening (0 to 1) and tool position in the base
-    frame [m], as one vector.
+    """Return the state vector: for each arm its joints [rad or m], the gripper opening (0 to 1) if
+    it has one, and the tool position (3,) in the arm's base frame [m].
 
     Args:
-        kinematics: of every arm by its name; of a robot with one arm also alone.
-        joint_positions: measured, in the order of ``contract.command_joints``.
+        kinematics: of each arm by name, or that of the only arm.
+        joint_positions: (J,) measured, in the order of ``contract.command_joints``.
 
     Raises:
-        ValueError: when the number of joints is wrong or a value is not finite.
+        ValueError: the number of joints is wrong, or a value is not finite.
     """
     joints = np.asarray(joint_positions, dtype=float)
     names = contract.command_joints

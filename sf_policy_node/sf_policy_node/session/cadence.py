@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CadenceReport:
-    """A snapshot; rates [Hz], 0 before the first cycle is complete, times [s]."""
+    """Hold rates [Hz], 0 before the first complete cycle, and times [s]."""
 
     rate_hz: float
     rate_wanted_hz: float
@@ -26,7 +26,7 @@ class CadenceReport:
 
 
 class Cadence:
-    """Cycles between one event and the next.
+    """Measure the cycles, the times from one event to the next.
 
     Args:
         wanted_s: time between two events [s].
@@ -40,7 +40,7 @@ class Cadence:
         self._total_s = self._worst_s = 0.0
 
     def add(self, now: float) -> None:
-        """Record the event at ``now`` [s]; a clock that went back starts a new first cycle."""
+        """Record an event at ``now`` [s]; if the clock went back, a new first cycle starts."""
         if self._last is not None and now > self._last:
             took = now - self._last
             self._cycles += 1
@@ -50,12 +50,12 @@ class Cadence:
         self._last = now
 
     def interrupt(self) -> None:
-        """Let the next event end no cycle: none was wanted meanwhile, as after a pause."""
+        """Discard the current cycle, as for a pause, so that it is not measured."""
         self._last = None
 
     def report(self, now: float) -> CadenceReport:
-        """Report until ``now``. An incomplete cycle counts once it is over budget, so that a silent
-        end is included.
+        """Return the report up to ``now`` [s]. The current cycle counts once it is over budget, so
+        that missing events at the end are included.
         """
         cycles, over, total, worst = self._cycles, self._over_budget, self._total_s, self._worst_s
         if self._last is not None and (open_s := now - self._last) > self._budget_s:

@@ -1,5 +1,5 @@
-"""Return the part of the last chunk that is still ahead at the next prediction: real-time chunking
-continues there.
+"""Compute the rest of the last chunk at the next prediction, which real-time chunking continues
+(arXiv 2506.07339).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose, kinematic
 from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
 from sf_policy_node.motion.types import Chunk
 
-_LATENCIES = 10  # the delay to plan for is the worst of these (arXiv 2506.07339)
-_SAME = 1e-6  # of a step: times closer than this are one
+_LATENCIES = 10  # last latencies, of which the largest is the planned delay
+_SAME = 1e-6  # share of a step below which two times are equal
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """The last chunk as the next one would have to say it.
+    """Hold the rest of the last chunk in the terms of the next one.
 
     ``rows`` (n, C) are for the next chunk's first n rows, in its action space and relative to ITS
     reference joints. The first ``delay_rows`` of them will have been executed when the arm can
@@ -34,8 +34,8 @@ class Continuation:
 
 
 class ChunkHistory:
-    """Remembers the last chunk and the latest latencies of one instruction; another instruction
-    needs a fresh one.
+    """Store the last chunk and the last latencies of one instruction; each instruction needs a new
+    object.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -51,23 +51,22 @@ class ChunkHistory:
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
 
     def note(self, chunk: Chunk, latency_s: float) -> None:
-        """Remember a chunk that was sent, and its measured time from observation to sending [s]. A
-        warm-up does not count.
-        """
+        """Store a published chunk and its latency from observation to publication [s]."""
         self._last = chunk
         self._latencies.append(latency_s)
 
     def forget(self) -> None:
-        """Forget the last chunk: the arm does not follow it."""
+        """Drop the last chunk, because the arm does not follow it."""
         self._last = None
 
     def continuation(self, stamp: float, joints: np.ndarray) -> Continuation | None:
-        """For an observation at ``stamp`` [s] with measured ``joints`` (J,); None when nothing of
-        the last chunk is ahead.
+        """Return the rest of the last chunk for an observation at ``stamp`` [s] with measured
+        ``joints`` (J,); None if nothing is left.
 
-        The worst latency and the executor's lead decide how many rows count as executed, at most
-        those that exist. The paper's rule d <= s <= H - d holds: one prediction at a time means d
-        <= s, and n = H - s rows exist.
+        The largest latency and the executor's lead determine the delay d, the number of rows that
+        will have been executed, at most n. With chunks of H rows and s rows between two
+        predictions, d <= s <= H - d holds as in the paper: predictions do not overlap, so d <= s,
+        and n = H - s rows are left.
         """
         last = self._last
         if last is None or stamp < last.stamp:  # the clock went back
@@ -77,9 +76,9 @@ class ChunkHistory:
         if ahead < 1:
             return None
         # Row i of the next chunk lies between rows `before` and `before + 1` of the last one.
-        place = np.arange(ahead) + shift
-        before = np.floor(place + _SAME).astype(int)
-        share = np.where(np.abs(place - before) < _SAME, 0.0, place - before)
+        index = np.arange(ahead) + shift
+        before = np.floor(index + _SAME).astype(int)
+        share = np.where(np.abs(index - before) < _SAME, 0.0, index - before)
         after = np.minimum(before + (share > 0), len(last.data) - 1)
         data = np.asarray(last.data, dtype=float)
         rows = np.empty((ahead, data.shape[1]))
@@ -98,10 +97,10 @@ class ChunkHistory:
 
 
 class _Arm:
-    """The columns of one arm, without its gripper's.
+    """Interpolate the columns of one arm, without those of its gripper.
 
     Args:
-        kinematics: None: columns are joints.
+        kinematics: None if the columns are joints.
     """
 
     def __init__(self, contract: Contract, name: str, kinematics: Kinematics | None) -> None:
@@ -119,7 +118,9 @@ class _Arm:
         old: np.ndarray,
         new: np.ndarray,
     ) -> np.ndarray:
-        """Rows (n, C) between ``before`` and ``after``, relative to joints ``new`` (J,)."""
+        """Return rows (n, C) at ``share`` (n,) between rows ``before`` and ``after``, converted
+        from reference joints ``old`` (J,) to ``new`` (J,).
+        """
         old, new = old[self._joints], new[self._joints]
         if self._kinematics is None:
             between = (1 - share)[:, None] * rows[before] + share[:, None] * rows[after]
@@ -137,13 +138,13 @@ class _Arm:
             - now.position
         )
         if rows.shape[1] == 6:
-            for i, (one, other, part) in enumerate(
+            for i, (one, other, fraction) in enumerate(
                 zip(rows[before, 3:], rows[after, 3:], share, strict=True)
             ):
                 first = pinocchio.exp3(one)
-                # On the sphere, at constant speed.
+                # Spherical linear interpolation (slerp).
                 between = first @ pinocchio.exp3(
-                    part * pinocchio.log3(first.T @ pinocchio.exp3(other))
+                    fraction * pinocchio.log3(first.T @ pinocchio.exp3(other))
                 )
                 result[i, 3:] = pinocchio.log3(between @ start.rotation @ now.rotation.T)
         return result

@@ -1,5 +1,5 @@
-"""Tell a new instruction from a repeated one: ``ros2 topic pub`` sends the same text once a second
-for as long as it runs.
+"""Distinguish new instructions from repeated ones: ``ros2 topic pub`` sends the same text once a
+second as long as it runs.
 """
 
 from __future__ import annotations
@@ -7,23 +7,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-_STREAM_S = 3.0  # the same text again within this time may come from a program that repeats it
-_SILENT_S = 10.0  # a program that repeats its text and was silent for so long has ended
+_STREAM_S = 3.0  # the same text within this time may come from a program that repeats it
+_SILENT_S = 10.0  # a program that repeats its text has ended if it sent nothing for this time
 
 
 class Kind(Enum):
-    """What a message on the instruction topic is."""
+    """Classify a message on the instruction topic."""
 
     NEW = auto()
-    """Another text than its publisher sent last, or the first of this publisher."""
+    """The text differs from the publisher's last one, or is its first."""
     AGAIN = auto()
-    """The same text once more, on purpose."""
+    """The same text, sent once more on purpose."""
     REPEATED = auto()
-    """The same text in a steady stream."""
+    """The same text from a program that repeats it."""
     STOPPED = auto()
-    """The text that was stopped, from a publisher that may be repeating it since before the
-    stop.
-    """
+    """A text that was stopped, from a publisher that may only be repeating it."""
 
 
 @dataclass
@@ -35,13 +33,13 @@ class _Sent:
 
 
 class InstructionRepeats:
-    """Remember the last text of every publisher. Times of a monotonic clock [s]."""
+    """Store the last text of each publisher, with times of a monotonic clock [s]."""
 
     def __init__(self) -> None:
         self._sent: dict[str, _Sent] = {}
 
     def receive(self, publisher: str, text: str, now: float) -> Kind:
-        """Take a message and return what it is."""
+        """Store a message and return its kind."""
         last = self._sent.get(publisher)
         if last is None or last.text != text:
             self._sent[publisher] = _Sent(text, now)
@@ -56,6 +54,6 @@ class InstructionRepeats:
         return Kind.REPEATED if was_stream else Kind.AGAIN
 
     def stop(self) -> None:
-        """Whatever was sent so far was stopped: a stream of it does not count any more."""
+        """Mark all texts as stopped, so that repetitions of them are ignored."""
         for each in self._sent.values():
             each.is_stopped = True

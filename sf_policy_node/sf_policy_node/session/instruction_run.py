@@ -1,4 +1,4 @@
-"""Keep the record of one instruction: its limits, what it has done, how it ended. No ROS here."""
+"""Store the limits, the progress and the result of one instruction, without ROS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sf_policy_node.session.latency import Latencies
 
 
 class Termination(IntEnum):
-    """Why an instruction ended; same numbers as the constants of ``sf_msgs/RunInstruction``."""
+    """List why an instruction ended, with the numbers of ``sf_msgs/RunInstruction``."""
 
     TIMEOUT = 0
     CANCELLED = 1
@@ -23,11 +23,13 @@ class Termination(IntEnum):
 
 @dataclass(eq=False)
 class InstructionRun:
-    """Times are on the node's clock [s].
+    """Store one instruction. Times are on the node's clock [s].
 
-    ``epoch`` changes with every resume: what was predicted before a pause must not be followed
-    after it.
-    ``look_from``: what was observed earlier is not used, the scene may have been another one.
+    Attributes:
+        epoch: changes with every resume, so that chunks predicted before a pause are not executed
+            after it.
+        look_from: earlier observations are not used, because the scene may have changed.
+        waiting_since: since when there is no usable observation; None while there is one.
     """
 
     instruction: str
@@ -50,33 +52,33 @@ class InstructionRun:
         self.look_from = self.waiting_since = self.started
 
     def keep_time(self, now: float) -> None:
-        """Start when time does: a simulated clock is at 0 until its first message."""
+        """Set the start to ``now`` if the simulated clock was still 0 at the start."""
         if self.started <= 0.0 < now:
             self.started = self.look_from = self.waiting_since = now
 
     @property
     def paused(self) -> bool:
-        """Whether the instruction is kept but not followed."""
+        """Return whether the instruction is paused."""
         return self.paused_at is not None
 
     def pause(self, now: float) -> None:
-        """Stop its clock from now on."""
+        """Pause at ``now``: the time limit and the cadence are suspended."""
         self.paused_at = now
         self.cadence.interrupt()
 
     def resume(self, now: float, epoch: int) -> None:
-        """Continue as if no time had passed, with fresh observations."""
+        """Continue at ``now`` without counting the pause, and only from observations after it."""
         if self.paused_at is not None:
             self.paused_s += max(0.0, now - self.paused_at)
         self.paused_at, self.epoch = None, epoch
         self.last_observation, self.look_from, self.waiting_since = None, now, now
 
     def end(self, now: float, termination: Termination, message: str) -> None:
-        """Record how it ended."""
+        """Record when and why the instruction ended."""
         self.ended, self.termination, self.message = now, termination, message
 
     def elapsed_s(self, now: float) -> float:
-        """Return the time in which it was followed, without pauses, until its end if any [s]."""
+        """Return the time since the start [s], without pauses, up to ``now`` or the end."""
         now = now if self.ended is None else self.ended
         return max(
             0.0, (now if self.paused_at is None else self.paused_at) - self.started - self.paused_s
@@ -94,5 +96,5 @@ class InstructionRun:
         return min(1.0, self.elapsed_s(now) / self.timeout_s) if self.timeout_s else 0.0
 
     def cadence_report(self, now: float) -> CadenceReport:
-        """Report how regularly chunks came; after its end: until then."""
+        """Return how regularly chunks were published, up to ``now`` or the end."""
         return self.cadence.report(now if self.ended is None else self.ended)

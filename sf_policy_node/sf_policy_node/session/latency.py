@@ -1,4 +1,4 @@
-"""Keep percentiles over the last measurements."""
+"""Compute percentiles of the last measured durations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class Latencies:
-    """The last ``window`` durations [s]."""
+    """Store the last ``window`` durations [s]."""
 
     def __init__(self, window: int = 1000) -> None:
         self._values: deque[float] = deque(maxlen=window)
 
     def add(self, seconds: float) -> None:
-        """Note one duration."""
+        """Add a duration [s]."""
         self._values.append(seconds)
 
     def percentiles(self) -> tuple[float, float, float]:

@@ -1,5 +1,5 @@
-"""Follow instructions with a policy: when to predict, for which instruction, and when to give up.
-No ROS here.
+"""Follow instructions with a policy: decide when to predict, for which instruction, and when to end
+it, without ROS.
 
 Callers deliver messages and instructions from one thread; one worker thread predicts. All public
 methods may be called from any thread.
@@ -27,11 +27,10 @@ from sf_policy_node.session.latency import Latencies
 from sf_policy_node.session.predictor import ActionPolicy, PolicyUnavailable, Predictor
 from sf_policy_node.session.status import PolicyState, SessionStatus
 
-_LOOK_S = 0.1  # the worker looks again this often when nothing arrives
-_STAMP_JITTER = (
-    0.5  # of a camera period: an image this much early still counts for the next prediction
-)
-_CLOCK_BACK_S = 1.0
+_LOOK_S = 0.1  # maximum time between two checks of the worker
+# Share of a camera period by which an image may be early and still be used for the next prediction.
+_STAMP_JITTER = 0.5
+_CLOCK_BACK_S = 1.0  # by which the clock must go back to end the instruction
 
 
 class PolicySession:
@@ -101,16 +100,15 @@ class PolicySession:
     def add_joint_state(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> None:
-        """Measured joints, all or some of them."""
+        """Store measured joints, all or some of them."""
         with self._lock:
             self._buffer.add_joint_state(stamp, names, positions)
 
     def note_clips(self, total: int) -> None:
         """Take the number of commands that the executor has cut since it was started."""
         with self._lock:
-            before = (
-                0 if self._clips is not None and total < self._clips else self._clips
-            )  # less: it was started again
+            # A smaller total comes from a restarted executor.
+            before = 0 if self._clips is not None and total < self._clips else self._clips
             if self._run is not None and before is not None:
                 self._run.clips += total - before
             self._clips = total
@@ -263,9 +261,8 @@ class PolicySession:
                 continue
             try:
                 self._predict_once(run)
-            except (
-                Exception
-            ) as error:  # a worker that dies in silence would leave the arm without a word
+            # Of any kind: without its worker the session would no longer answer.
+            except Exception as error:
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 self.end(
                     Termination.ERROR,
@@ -294,8 +291,7 @@ class PolicySession:
             return
         with self._lock:
             if run is not self._run or run.paused or run.epoch != epoch:
-                # the instruction has changed or paused meanwhile: this chunk must not leak into
-                # what comes next
+                # The instruction was replaced or paused meanwhile: this chunk must not be executed.
                 return
             run.last_observation = observation.stamp
             run.chunks += 1

@@ -1,6 +1,4 @@
-"""Turn an observation into a chunk: decode the images, run the policy, and refuse what is not a
-chunk of the contract.
-"""
+"""Turn an observation into a chunk: decode the images, run the policy, and check its result."""
 
 from __future__ import annotations
 
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class PolicyUnavailable(ValueError):
-    """A policy that runs elsewhere cannot be asked at the moment; the message says why. Asking
-    again may help.
+    """Raised while a policy server cannot answer; the message gives the reason. A later request may
+    succeed.
     """
 
 
 class ActionPolicy(Protocol):
-    """What a session needs of a policy; ``vla.policy.Policy`` is one.
+    """Define the interface of a policy for a session, as of ``vla.policy.Policy``.
 
     A policy with an attribute ``join`` that is ``Join.RTC`` is also given the keyword
     ``continuation``: the part of its last chunk that is still ahead
@@ -48,7 +46,7 @@ class ActionPolicy(Protocol):
 
 
 class Predictor:
-    """One policy; used from one thread.
+    """Predict chunks with one policy; to be used from one thread.
 
     Args:
         decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence
@@ -85,7 +83,8 @@ class Predictor:
         """Predict a chunk.
 
         Raises:
-            ValueError: it returned something else than a finite chunk of the contract's size.
+            PolicyUnavailable: the policy server cannot answer.
+            ValueError: the policy returns no finite chunk of the contract's size.
         """
         more = {}
         if self._join is Join.RTC:
@@ -128,9 +127,8 @@ class Predictor:
         another instruction or one from before a pause.
         """
         if self._history is None or epoch != self._history_epoch:
-            from sf_policy_node.session.continuation import (
-                ChunkHistory,
-            )  # brings kinematics along: only where it is used
+            # Imported late, because it loads the kinematics library.
+            from sf_policy_node.session.continuation import ChunkHistory
 
             self._history, self._history_epoch = ChunkHistory(self._contract), epoch
         return self._history

@@ -1,4 +1,4 @@
-"""Hold what a session reports about itself; the plain-Python form of ``sf_msgs/PolicyStatus``."""
+"""Define the status of a session, as ``sf_msgs/PolicyStatus`` without ROS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sf_policy_node.session.cadence import CadenceReport
 
 
 class PolicyState(IntEnum):
-    """Same numbers as the constants of ``sf_msgs/PolicyStatus``."""
+    """List the states, with the numbers of the constants of ``sf_msgs/PolicyStatus``."""
 
     UNCONFIGURED = 0
     LOADING = 1
@@ -22,8 +22,9 @@ class PolicyState(IntEnum):
 
 @dataclass(frozen=True)
 class SessionStatus:
-    """A snapshot; latencies are (p50, p95, p99) [s]; ``cadence`` is that of the instruction in
-    force, or of the last one.
+    """Hold the status at one time; ages and skew are in s, latencies (p50, p95, p99) in s.
+
+    ``cadence`` is that of the current instruction, or else of the last one.
     """
 
     state: PolicyState
