@@ -27,9 +27,8 @@ setup(
         ("share/sf_bringup", ["package.xml", "requirements.txt", "LICENSE"]),
         *shared("launch", "config"),
     ],
-    extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis"]
-    },  # `colcon test` runs pytest where it is named
+    # `colcon test` runs pytest only if it is listed here.
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
     entry_points={
         "console_scripts": [
             "sim_arm = sf_bringup.programs:sim_arm",

@@ -12,9 +12,8 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/sf_policy_node"]),
         ("share/sf_policy_node", ["package.xml", "requirements.txt", "LICENSE"]),
     ],
-    extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis"]
-    },  # `colcon test` runs pytest where it is named
+    # `colcon test` runs pytest only if it is listed here.
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
     entry_points={
         "console_scripts": [
             "policy_node = sf_policy_node.programs:policy_node",

@@ -16,9 +16,8 @@ setup(
         ("share/sf_training/config/train", sorted(glob("config/train/*.yaml"))),
         ("share/sf_training/config/libero", sorted(glob("config/libero/*"))),
     ],
-    extras_require={
-        "test": ["pytest", "pytest-timeout", "hypothesis"]
-    },  # `colcon test` runs pytest where it is named
+    # `colcon test` runs pytest only if it is listed here.
+    extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},
     entry_points={
         "console_scripts": [
             "sf_training = sf_training.programs:sf_training",

@@ -1,11 +1,10 @@
-"""A robot for tests that must not depend on the machine's speed."""
+"""Write a contract with wide time budgets, for tests that must also pass on a slow machine."""
 
 from pathlib import Path
 
 import yaml
 
-# A process that gets no processor time is late, and stops the arm, as it should. With these it may
-# be late.
+# With the budgets of the robot, a process that gets too little processor time stops the arm.
 BUDGETS = {
     "observation_age_s": 1.0,
     "joint_state_age_s": 0.6,
@@ -16,8 +15,10 @@ BUDGETS = {
 
 
 def patient_robot(folder: Path, **sections) -> Path:
-    """Write the simulated arm's contract with wide budgets, and ``sections`` in place of its
-    own.
+    """Write the contract of the simulated arm with wide budgets, and return its path.
+
+    Args:
+        sections: replace the sections of the contract with these names.
     """
     from sf_bringup.graph import find_robot
 

@@ -1,5 +1,5 @@
-"""What is wrong in a bag is named, and the rest of it or of the folder is used: clocks, units,
-numbers, images, outcomes.
+"""Faults in a bag (clocks, units, numbers, images, outcomes) are reported, and the rest of the bag
+or of the folder is still used.
 """
 
 import foreign_recordings

@@ -20,7 +20,7 @@ TOLERANCES = Tolerances(0.05, 0.5, {"m": 0.0005, "rad": 0.005, "opening": 0.01})
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def files(tmp_path_factory):
     """Two bags, and checkpoints that answer 7 (near to the labels 0 to 14), 7.01 and 30."""
     folder = tmp_path_factory.mktemp("regress")
     for number in range(2):
@@ -30,13 +30,13 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, *arguments: object, out: str = "result.json") -> int:
+def run(files, *arguments: object, out: str = "result.json") -> int:
     return main(
         [
             "--bags",
-            str(place / "bags"),
+            str(files / "bags"),
             "--out",
-            str(place / out),
+            str(files / out),
             "--device",
             "cpu",
             *map(str, arguments),
@@ -44,32 +44,32 @@ def run(place, *arguments: object, out: str = "result.json") -> int:
     )
 
 
-def test_a_checkpoint_is_no_regression_of_itself_nor_of_one_a_little_better(place, capsys):
-    assert run(place, "--checkpoint", place / "good", "--baseline", place / "good") == 0
+def test_a_checkpoint_is_no_regression_of_itself_nor_of_one_a_little_better(files, capsys):
+    assert run(files, "--checkpoint", files / "good", "--baseline", files / "good") == 0
     assert "no regression" in capsys.readouterr().out
-    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good") == 0
+    assert run(files, "--checkpoint", files / "same", "--baseline", files / "good") == 0
 
 
-def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(place, capsys):
-    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good") == 1
+def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(files, capsys):
+    assert run(files, "--checkpoint", files / "bad", "--baseline", files / "good") == 1
     said = capsys.readouterr().out
     assert "regression: column x: error " in said and "tolerance 5%" in said
     assert "regression: episode episode_1 ('pick the red cube')" in said
-    found = json.loads((place / "result.json").read_text())
+    found = json.loads((files / "result.json").read_text())
     # labels of the two episodes: 0 1 2 and 0 1 2 3, each once more plus 10
     labels = np.array([0, 1, 2, 0, 1, 2, 3])
     labels = np.concatenate([labels, labels + 10])
     assert found["columns"]["x"]["before"] == pytest.approx(np.abs(labels - 6).mean(), abs=1e-4)
     assert found["columns"]["x"]["now"] == pytest.approx((30 - labels).mean(), abs=1e-4)
     assert len(found["regressions"]) == 4 + 2
-    assert (place / "result.png").stat().st_size > 10_000
+    assert (files / "result.png").stat().st_size > 10_000
     assert (
         run(
-            place,
+            files,
             "--checkpoint",
-            place / "bad",
+            files / "bad",
             "--baseline",
-            place / "good",
+            files / "good",
             "--tolerance",
             "9",
             "--episode-tolerance",
@@ -79,39 +79,39 @@ def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(p
     )
 
 
-def test_a_saved_result_stands_for_the_checkpoint_that_made_it(place, capsys):
-    assert run(place, "--checkpoint", place / "good", out="good.json") == 0
-    assert run(place, "--checkpoint", place / "bad", "--baseline", place / "good.json") == 1
-    assert run(place, "--checkpoint", place / "same", "--baseline", place / "good.json") == 0
+def test_a_saved_result_stands_for_the_checkpoint_that_made_it(files, capsys):
+    assert run(files, "--checkpoint", files / "good", out="good.json") == 0
+    assert run(files, "--checkpoint", files / "bad", "--baseline", files / "good.json") == 1
+    assert run(files, "--checkpoint", files / "same", "--baseline", files / "good.json") == 0
     # a result may replace the baseline it was compared with, as a lab would keep one file
     assert (
         run(
-            place,
+            files,
             "--checkpoint",
-            place / "same",
+            files / "same",
             "--baseline",
-            place / "good.json",
+            files / "good.json",
             out="good.json",
         )
         == 0
     )
 
 
-def test_without_a_baseline_it_must_be_better_than_no_model(place, capsys):
-    assert run(place, "--checkpoint", place / "good") == 0
-    assert run(place, "--checkpoint", place / "bad") == 1
+def test_without_a_baseline_it_must_be_better_than_no_model(files, capsys):
+    assert run(files, "--checkpoint", files / "good") == 0
+    assert run(files, "--checkpoint", files / "bad") == 1
     assert "without any model" in capsys.readouterr().out
 
 
-def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(place, capsys):
-    good = place / "good"
-    assert run(place, "--checkpoint", good, out="whole.json") == 0
-    whole = json.loads((place / "whole.json").read_text())
+def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(files, capsys):
+    good = files / "good"
+    assert run(files, "--checkpoint", good, out="whole.json") == 0
+    whole = json.loads((files / "whole.json").read_text())
 
     def broken(text: str) -> str:
-        (place / "broken.json").write_text(text)
+        (files / "broken.json").write_text(text)
         capsys.readouterr()
-        assert run(place, "--checkpoint", good, "--baseline", place / "broken.json") == 2
+        assert run(files, "--checkpoint", good, "--baseline", files / "broken.json") == 2
         said = capsys.readouterr().err
         assert said.startswith("regress: ") and len(said.splitlines()) == 1
         return said
@@ -126,14 +126,14 @@ def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(place, capsys
     assert "other labels (the rules that make them have changed)" in broken(
         json.dumps(whole | {"episodes": others})
     )
-    assert run(place, "--checkpoint", good, "--baseline", place / "nowhere.json") == 2
+    assert run(files, "--checkpoint", good, "--baseline", files / "nowhere.json") == 2
     assert "give a checkpoint directory or a JSON" in capsys.readouterr().err
-    other = constant_checkpoint(place / "other", tiny_contract(action={"step_s": 0.2}), 1.0)
-    assert run(place, "--checkpoint", good, "--baseline", other) == 2
+    other = constant_checkpoint(files / "other", tiny_contract(action={"step_s": 0.2}), 1.0)
+    assert run(files, "--checkpoint", good, "--baseline", other) == 2
     assert "trained for another contract (action.step_s" in capsys.readouterr().err
-    assert run(place, "--checkpoint", place / "no_such") == 2
+    assert run(files, "--checkpoint", files / "no_such") == 2
     with pytest.raises(SystemExit) as ended:
-        run(place, "--checkpoint", good, "--tolerance", "-1")
+        run(files, "--checkpoint", good, "--tolerance", "-1")
     assert ended.value.code == 2
 
 

@@ -1,1 +1,1 @@
-"""What the arm is: its kinematics, limits and workspace."""
+"""Model the arm: its kinematics, limits and workspace."""
