@@ -105,8 +105,12 @@ def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
     executor = Executor(graph)
     executor.send(straight(sim_arm(), (0.03, 0.0, 0.0)))
     one, other = (graph.publisher(Bool, TOPICS.emergency_stop) for _ in range(2))
+    infos = []
+    graph.peer.create_subscription(
+        Bool, TOPICS.emergency_stop, lambda message, info: infos.append(info), 10
+    )
     one.publish(Bool(data=True))
-    executor.until(lambda: executor.status.state == ExecutorStatus.STOPPED, "the stop")
+    executor.until(lambda: infos and executor.status.state == ExecutorStatus.STOPPED, "the stop")
     other.publish(Bool(data=False))
     client = graph.peer.create_client(Trigger, "chunk_executor/reset_emergency_stop")
     graph.until(client.service_is_ready, "the service")
@@ -118,6 +122,10 @@ def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
 
     assert not reset()
     one.publish(Bool(data=False))
+    if not infos[0].get("publisher_gid"):  # Jazzy: every release beside another one is ignored
+        graph.peer.destroy_publisher(other)
+        executor.until(lambda: one.publish(Bool(data=False)) or reset(), "a reset of the one left")
+        return
     executor.until(reset, "a reset after both were released")
 
 
