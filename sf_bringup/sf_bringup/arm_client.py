@@ -62,7 +62,8 @@ class ArmClient:
         self._camera_names = contract.camera_names
         self._alive = alive
         self._context = rclpy.Context()
-        rclpy.init(context=self._context)
+        # The command line belongs to the program: `robot:=` would be taken for a remapping.
+        rclpy.init(args=[], context=self._context)
         self._node = Node("arm_client", namespace=namespace, context=self._context)
         self._spinner = SingleThreadedExecutor(context=self._context)
         self._spinner.add_node(self._node)
