@@ -290,14 +290,14 @@ def test_xacro_that_is_missing_or_fails_is_one_sentence(tmp_path, monkeypatch):
 def test_a_robot_description_comes_from_its_topic(graph, tmp_path, monkeypatch):
     from std_msgs.msg import String
 
-    from sf_policy_node import contract_urdf
+    from sf_policy_node.contract import urdf_source
     from sf_policy_node.nodes.lifecycle import LATCHED
 
     path = beside_a_contract(tmp_path, "/cell/robot_description")
-    monkeypatch.setattr(contract_urdf, "_TOPIC_S", 0.2)
+    monkeypatch.setattr(urdf_source, "_TOPIC_S", 0.2)
     with pytest.raises(ContractError, match="no robot description came within"):
         load_contract(path)
-    monkeypatch.setattr(contract_urdf, "_TOPIC_S", 10.0)
+    monkeypatch.setattr(urdf_source, "_TOPIC_S", 10.0)
     publisher = graph.peer.create_publisher(String, "/cell/robot_description", LATCHED)
     publisher.publish(String(data=sim_arm().urdf_xml))
     contract = load_contract(path)

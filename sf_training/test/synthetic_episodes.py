@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from sf_policy_node.contract import Contract, load_contract, parse_contract
-from sf_policy_node.contract_upgrade import ARM_KEYS
+from sf_policy_node.contract.upgrade import ARM_KEYS
 from sf_policy_node.motion.types import Chunk
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.contract_columns import ColumnKind
+from sf_policy_node.contract.columns import ColumnKind
 from sf_policy_node.controller.parameters import ControllerParameters
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller, Measured

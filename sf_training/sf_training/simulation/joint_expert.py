@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.contract_columns import ColumnKind
+from sf_policy_node.contract.columns import ColumnKind
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk

@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
-from sf_policy_node.contract_columns import ColumnKind
+from sf_policy_node.contract.columns import ColumnKind
 from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.link_geometry import LinkShape

@@ -15,7 +15,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import ContractError
-from sf_policy_node.contract_urdf import package_folders
+from sf_policy_node.contract.urdf_source import package_folders
 
 _RADIUS_SHARE = 0.05  # radius of an assumed capsule as a share of the arm's length, base to tool
 _FINGER_SHARE = 0.2  # radius of a finger's capsule as a share of that radius

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sf_policy_node.contract_columns import (
+from sf_policy_node.contract.columns import (
     TOOL_POSITION,
     TOOL_ROTATION,
     ColumnKind,
     Columns,
     column_name,
 )
-from sf_policy_node.contract_parts import Action, Arm, Camera, ForeignBags, Topics
+from sf_policy_node.contract.sections import Action, Arm, Camera, ForeignBags, Topics
 
 
 def arm_key(arms: Mapping[str, Arm], name: str, key: str) -> str:

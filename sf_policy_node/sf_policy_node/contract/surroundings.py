@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sf_policy_node.contract_parts import Finite, FrameName, Name, Positive, Section, Vector3
+from sf_policy_node.contract.sections import Finite, FrameName, Name, Positive, Section, Vector3
 
 Margin = Annotated[float, Field(ge=0, le=0.2, allow_inf_nan=False)]
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sf_policy_node.contract_parts import Arm
+from sf_policy_node.contract.sections import Arm
 
 GRIPPER_COLUMN = "gripper"
 OPENING_COLUMN = "opening"

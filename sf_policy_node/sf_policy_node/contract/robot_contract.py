@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from sf_policy_node.contract_checks import (
+from sf_policy_node.contract.checks import (
     arm_key,
     check_arms,
     check_columns,
@@ -28,80 +28,36 @@ from sf_policy_node.contract_checks import (
     explain,
     flatten,
 )
-from sf_policy_node.contract_columns import (
+from sf_policy_node.contract.columns import (
     GRIPPER_COLUMN,
-    Column,
     ColumnKind,
     Columns,
-    Layout,
     columns_of,
 )
-from sf_policy_node.contract_parts import (
+from sf_policy_node.contract.sections import (
     Action,
-    ActionSpace,
     Arm,
     Budgets,
     Camera,
     Command,
     FileName,
-    Finger,
-    Finite,
     ForeignBags,
     FrameName,
     Gripper,
-    GripperCommand,
     Joint,
     Name,
-    Positive,
     Section,
-    Topic,
     Topics,
     Workspace,
 )
-from sf_policy_node.contract_surroundings import (
-    CameraMount,
-    CollisionBox,
+from sf_policy_node.contract.surroundings import (
     CollisionCheck,
     Simulation,
 )
-from sf_policy_node.contract_upgrade import ARM_KEYS, ONLY_ARM, upgraded, with_common_values
-from sf_policy_node.contract_urdf import UrdfSource, UrdfSourceError
+from sf_policy_node.contract.upgrade import ARM_KEYS, ONLY_ARM, upgraded, with_common_values
+from sf_policy_node.contract.urdf_source import UrdfSource, UrdfSourceError
 from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
 from sf_policy_node.urdf import RobotDescription, UrdfError
-
-__all__ = [
-    "GRIPPER_COLUMN",
-    "Action",
-    "ActionSpace",
-    "Arm",
-    "Budgets",
-    "Camera",
-    "CameraMount",
-    "CollisionBox",
-    "CollisionCheck",
-    "Column",
-    "ColumnKind",
-    "Columns",
-    "Command",
-    "Contract",
-    "ContractError",
-    "Finger",
-    "Finite",
-    "ForeignBags",
-    "Gripper",
-    "GripperCommand",
-    "Joint",
-    "Layout",
-    "Name",
-    "Positive",
-    "Simulation",
-    "Topic",
-    "Topics",
-    "Workspace",
-    "load_contract",
-    "parse_contract",
-    "undecided_keys",
-]
 
 _ARM_KEYS = frozenset(ARM_KEYS)
 
