@@ -70,6 +70,7 @@ def person(graph, tmp_path):
     """Beside the simulated arm, whose contract names a home pose."""
     path = tmp_path / "robot.yaml"
     data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["budgets"]["joint_state_age_s"] = 0.6  # a busy machine is not what is tested here
     path.write_text(yaml.safe_dump({**data, "home": HOME[:6].tolist()}))
     (tmp_path / data["urdf"]).write_text(sim_arm().urdf_xml)
     return Person(graph, path)
