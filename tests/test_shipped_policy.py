@@ -51,7 +51,7 @@ def test_the_flow_policy_picks_the_named_cube_continuing_its_chunks_late(sim):
     flow = Policy.load(CONFIG / "policies/nano_flow", contract=CONTRACT, device="cpu")
     assert flow.join is Join.RTC
     results = [
-        run_episode(sim, flow, seed, cubes=2 + seed % 2, latency_s=0.1)
+        run_episode(sim, flow, seed, cubes=2 + seed % 2, latency_s=0.1, continued=True)
         for seed in range(960_000, 960_006)
     ]
     assert sum(result.success for result in results) >= 5

@@ -11,7 +11,7 @@ from sf_policy_node.session.policy_session import PolicySession
 
 
 class Stage:
-    def __init__(self, policy=None):
+    def __init__(self, policy=None, **options):
         self.now, self.policy, self.chunks, self.notified = (
             100.0,
             policy or ScriptedPolicy(),
@@ -28,6 +28,7 @@ class Stage:
             clock=lambda: self.now,
             replan_s=0.3,
             observation_timeout_s=5.0,
+            **options,
         )
 
     def see(self, stamp=None, cameras=("scene", "wrist")):

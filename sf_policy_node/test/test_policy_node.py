@@ -13,6 +13,7 @@ from motion_cases import CONTRACT_PATH, HOME, sim_arm
 from node_cases import CONTRACT_PARAMETER, PATIENCE_S, ScriptedPolicy
 from policy_node_cases import TOPICS, Policy
 from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
@@ -243,7 +244,8 @@ class Continuing(ScriptedPolicy):
     ],
 )
 def test_a_chunk_that_the_arm_does_not_follow_is_not_continued(graph, message):
-    policy = Policy(graph, Continuing())
+    continues = Parameter("real_time_chunking", value=True)
+    policy = Policy(graph, Continuing(), continues)
     executor = graph.publisher(
         ExecutorStatus,
         TOPICS.executor_status,

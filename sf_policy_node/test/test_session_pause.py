@@ -221,7 +221,7 @@ def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last
             given.append((instruction, continuation))
             return super().predict(images, joints, instruction)
 
-    stage = Stage(Continuing())
+    stage = Stage(Continuing(), real_time_chunking=True)
     stage.session.begin("pick the red cube")
     stage.advance(1.0)
     assert {chunk.join for chunk in stage.chunks} == {Join.RTC}

@@ -100,6 +100,11 @@ class PolicyNode(ManagedNode):
             "steps of a chunk until the next one is predicted; a slower model: as often as it can"
         )
         self.parameter("replan_steps", 3, replanned, low=1, high=500)
+        continued = (
+            "a policy with a flow head continues its last chunk (real-time chunking); false: its"
+            " chunks are blended"
+        )
+        self.parameter("real_time_chunking", False, continued)
         self.parameter(
             "instruction_timeout_s",
             60.0,
@@ -153,6 +158,7 @@ class PolicyNode(ManagedNode):
             clock=self.now,
             replan_s=steps * contract.action.step_s,
             observation_timeout_s=self.value("observation_timeout_s"),
+            real_time_chunking=self.value("real_time_chunking"),
         )
         self.resources.callback(self._close_session)
         self._listen(contract)

@@ -46,6 +46,7 @@ class PolicySession:
             can [s].
         observation_timeout_s: an instruction is dropped after this long without a usable
             observation [s].
+        real_time_chunking: see :class:`Predictor`.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class PolicySession:
         clock: Callable[[], float],
         replan_s: float,
         observation_timeout_s: float,
+        real_time_chunking: bool = False,
     ) -> None:
-        self._predictor = Predictor(contract, policy, decode)
+        self._predictor = Predictor(contract, policy, decode, real_time_chunking=real_time_chunking)
         self._publish, self._notify, self._clock = publish, notify, clock
         self._replan_s, self._observation_timeout_s = replan_s, observation_timeout_s
         self._early_s = _STAMP_JITTER / max(camera.rate_hz for camera in contract.cameras)

@@ -51,14 +51,23 @@ class Predictor:
     Args:
         decode: (camera name, stored message) -> (H, W, 3) uint8 RGB; ValueError with one sentence
             when it cannot be read.
+        real_time_chunking: a policy that can continues its last chunk; its chunks are blended
+            otherwise.
     """
 
     def __init__(
-        self, contract: Contract, policy: ActionPolicy, decode: Callable[[str, object], np.ndarray]
+        self,
+        contract: Contract,
+        policy: ActionPolicy,
+        decode: Callable[[str, object], np.ndarray],
+        *,
+        real_time_chunking: bool = False,
     ) -> None:
         self._contract, self._policy, self._decode = contract, policy, decode
         self._cameras = FrozenCameras(contract)
         self._join = Join(getattr(policy, "join", Join.BLEND))
+        if self._join is Join.RTC and not real_time_chunking:
+            self._join = Join.BLEND
         self._history: ChunkHistory | None = None
         self._history_epoch = -1
 

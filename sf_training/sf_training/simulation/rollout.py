@@ -80,7 +80,7 @@ def run_episode(
     target: str | None = None,
     latency_s: float = 0.0,
     motion: Motion | None = None,
-    continued: bool = True,
+    continued: bool = False,
 ) -> EpisodeResult:
     """Reset to ``seed`` and follow one instruction until its cubes are lifted or
     :data:`EPISODE_SECONDS` have passed.
