@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def start(module: str) -> int | None:
         )
         return 3
     return main()
+
+
+def command(program: str, module: str) -> str:
+    """Return what to type here to start a program of the suite.
+
+    Args:
+        program: package and executable for ``ros2 run``, where ``ros2`` is installed.
+        module: for ``python3 -m`` everywhere else.
+    """
+    return f"ros2 run {program}" if shutil.which("ros2") else f"python3 -m {module}"
 
 
 def explain_missing(missing: str, package: str) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 from synthetic_episodes import tiny_contract
 
+from sf_policy_node.programs import command
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording import messages
 from sf_training.recording.recover import recovery, verification
@@ -288,8 +289,8 @@ def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp
     said = capsys.readouterr()
     assert "1 of 1 episodes match their checksum; 1 unfinished" in said.out
     assert (
-        "torn.partial: was never finished; recover with `ros2 run sf_training sf_training recover"
-        f" {left}`" in said.err
+        "torn.partial: was never finished; recover with"
+        f" `{command('sf_training sf_training', 'sf_training')} recover {left}`" in said.err
     )
     shutil.rmtree(left)
     with open_writer(tmp_path / "day", "now"):

