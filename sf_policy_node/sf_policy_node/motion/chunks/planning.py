@@ -165,6 +165,7 @@ class ChunkPlanner:
         """
         due, targets = plan.step_times, plan.targets
         count, cuts, slower, note = len(targets.positions), plan.workspace_clips, 0, plan.note
+        best: tuple[float, Shaped] | None = None  # the slowest motion of ``count`` steps so far
         while count > plan.skipped:
             curve = self._curve(chunk, targets, base, due, count, position)
             shaped = self._shape(curve, now, start, due[count - 1], position, velocity, limits)
@@ -176,11 +177,16 @@ class ChunkPlanner:
                 cuts += count - min(count - 1, reached)
                 count = min(count - 1, reached)
                 note = f"steps from {count} on are not executed: {survey.reason}"
+                best = None
                 continue
+            # Slower joints lag behind each other, which can make the tool faster again.
+            if best is None or survey.speed_factor > best[0]:
+                best = survey.speed_factor, shaped
             if survey.speed_factor < 1.0 and slower < _SLOWER_TRIES:
                 limits = limits.slowed(shaped.velocities, survey.speed_factor * _SLOWER)
                 slower += 1
                 continue
+            shaped = best[1]
             at_start, _ = curve.sample(np.array([start]))
             jump = float(np.abs(at_start[0] - position)[~self._steps].max())
             clips = {
