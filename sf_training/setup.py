@@ -14,7 +14,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/sf_training"]),
         ("share/sf_training", ["package.xml", "requirements.txt", "LICENSE"]),
         ("share/sf_training/config/train", sorted(glob("config/train/*.yaml"))),
-        ("share/sf_training/config/libero", sorted(glob("config/libero/*"))),
+        ("share/sf_training/config/libero", sorted(glob("config/libero/*.*"))),
     ],
     # `colcon test` runs pytest only if it is listed here.
     extras_require={"test": ["pytest", "pytest-timeout", "hypothesis"]},

@@ -3,11 +3,13 @@ requirements.txt.
 """
 
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import setuptools
 from test_architecture import MODULES, PACKAGES, imports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,3 +145,21 @@ def test_tests_of_a_package_need_no_other_folder():
             assert not {name.partition(".")[0] for name in imports(path, path.stem)} & (
                 system - own
             ), path
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_a_package_that_was_used_from_its_sources_can_be_built_again(
+    package, tmp_path, monkeypatch
+):
+    """Python leaves `__pycache__` beside the shared files; setuptools cannot copy a folder."""
+    copy = shutil.copytree(
+        ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("policies", "__pycache__")
+    )
+    for folder in [path for path in copy.rglob("*") if path.is_dir()]:
+        (folder / "__pycache__").mkdir()
+    given = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **keys: given.update(keys))
+    monkeypatch.chdir(copy)
+    exec(compile((copy / "setup.py").read_text(), "setup.py", "exec"), {"__name__": "__main__"})
+    shared = [path for _, paths in given["data_files"] for path in paths]
+    assert shared and all((copy / path).is_file() for path in shared)
