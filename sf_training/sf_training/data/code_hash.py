@@ -6,8 +6,11 @@ import ast
 import hashlib
 import inspect
 import textwrap
+import threading
 from collections.abc import Callable
 from types import ModuleType
+
+_PARSING = threading.Lock()  # Python 3.11 fails when two threads build syntax trees at once
 
 
 def code_hash(*parts: ModuleType | Callable) -> str:
@@ -18,7 +21,8 @@ def code_hash(*parts: ModuleType | Callable) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(_reduced(inspect.getsource(part)).encode() + b"\0")
+        with _PARSING:
+            digest.update(_reduced(inspect.getsource(part)).encode() + b"\0")
     return digest.hexdigest()
 
 
