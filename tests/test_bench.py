@@ -12,6 +12,7 @@ from bench.figures import Figures
 from bench.peers import LatestChunk, OnePoint, RowTargets
 from bench.recording import Recording, record
 from bench.replay import border_jerk, border_jump, replay
+from bench.stops import compare_stop
 from bench.ways import make_motion
 
 from sf_bringup.graph import find_policy, find_robot
@@ -123,10 +124,28 @@ def test_the_genuine_controller_keeps_our_motion_inside_the_limits_and_not_singl
     recording = Recording(0, 2, [(0.1, chunk)], [(0.0, HOME, np.zeros(7))])
     limits = JointLimits.of(CONTRACT)
     ours, single = (
-        judge([drive(recording, WAYS[way], CONTRACT)[0]], limits) for way in ("ours", "one_point")
+        judge([drive(recording, WAYS[way], CONTRACT)], limits) for way in ("ours", "one_point")
     )
     assert ours["acceleration"][0] < 1.05 and ours["velocity"][0] < 1.02
     assert single["acceleration"][0] > 20
+
+
+def test_a_stop_is_compared_with_the_shortest_one():
+    limits, lead = JointLimits.of(CONTRACT), 0.06
+    moving, at_limit = np.array([0.5, 0, 0, 0, 0, 0, 0]), limits.acceleration[0]
+    braking = 0.5 / at_limit
+    time = 0.001 * np.arange(1001)
+    for late in (0.0, lead):
+        stopping = np.clip(time - 0.2 - late, 0.0, braking)
+        along = np.minimum(time, 0.2 + late) + stopping - stopping**2 / (2 * braking)
+        commands = Commands(time, HOME + along[:, None] * moving)
+        stop = compare_stop(commands, 0.2, CONTRACT)
+        assert stop.shortest_duration == pytest.approx(braking, rel=0.03)
+        assert stop.duration == pytest.approx(late + braking, abs=2e-3)
+        radius = stop.shortest_path / (0.5 * braking / 2)
+        assert stop.path == pytest.approx(radius * 0.5 * (late + braking / 2), rel=0.03)
+    still = Commands(time, np.repeat(HOME[None], len(time), axis=0))
+    assert compare_stop(still, 0.2, CONTRACT) is None
 
 
 def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():

@@ -32,8 +32,9 @@ RATE_HZ = 250.0
 RECORDINGS = 6
 JERK_S = 0.008
 MEAN_S = 0.02
-_TICK_S = 0.01
-_START_S, _STILL_S, _TAIL_S = 10.0, 1.0, 1.0
+TICK_S = 0.01
+BEGIN_S = 11.0  # the recording's start, on the clock of the commands
+_START_S, _TAIL_S = 10.0, 1.0
 
 _DESIRED = ControllerParameters(interpolate_from_desired_state=True)
 _RETIMED = dataclasses.replace(_DESIRED, replacement=Replacement.RETIME)
@@ -98,22 +99,21 @@ def bench_controller(figures: Figures, rollouts: int) -> None:
     sim.close()
     limits, chunks = JointLimits.of(contract), sum(len(each.chunks) for each in recordings)
     for name, way in WAYS.items():
-        followed = [drive(recording, way, contract)[0] for recording in recordings]
+        followed = [drive(recording, way, contract) for recording in recordings]
         for what, (value, unit) in judge(followed, limits).items():
             figures.add(f"controller_{what}_{name}", value, unit, chunks, way.said)
 
 
 def drive(
-    recording: Recording, way: Way, contract: Contract, stop_s: float = math.inf
-) -> tuple[Commands, float]:
-    """Return what the hardware is commanded when a recording's chunks come when they came, and the
-    time of the emergency stop on the same clock [s].
+    recording: Recording, way: Way, contract: Contract, stop_at: float = math.inf
+) -> Commands:
+    """Return what the hardware is commanded when a recording's chunks come when they came.
 
     Args:
-        stop_s: the emergency stop comes this long after the recording's start [s].
+        stop_at: time of an emergency stop, on the clock of the commands [s]; chunks after it are
+            left out. The recording starts at :data:`BEGIN_S`.
     """
     motion: Motion = way.make(contract)
-    begin = _START_S + _STILL_S
     joints = np.asarray(recording.joints[0][1], dtype=float)
     loop = ControlLoop(
         contract.command_joints,
@@ -123,33 +123,33 @@ def drive(
         update_rate_hz=RATE_HZ,
         **way.loop,
     )
-    arrivals = [begin + arrival for arrival, _ in recording.chunks]
-    coming, is_active, stop_at = 0, False, begin + stop_s
+    arrivals = [BEGIN_S + arrival for arrival, _ in recording.chunks]
+    coming, is_active = 0, False
 
     def send(trajectory, now: float) -> None:
         if trajectory is not None:
             loop.receive(trajectory, now)
 
-    for tick in range(round((arrivals[-1] + _TAIL_S - _START_S) / _TICK_S)):
-        now = _START_S + tick * _TICK_S
+    for tick in range(round((arrivals[-1] + _TAIL_S - _START_S) / TICK_S)):
+        now = _START_S + tick * TICK_S
         loop.advance(now)
         motion.on_joint_state(now, loop.position, loop.velocity)
-        if not is_active and now >= begin - 1e-9:
+        if not is_active and now >= BEGIN_S - 1e-9:
             motion.activate(now)
             is_active = True
         if not is_active:
             continue
         send(motion.tick(now), now)
-        if now >= stop_at - 1e-9 and coming < len(arrivals):
-            coming, stop_at = len(arrivals), now
+        if now >= stop_at - 1e-9:
+            coming, stop_at = len(arrivals), math.inf
             send(motion.emergency_stop(now), now)
         while coming < len(arrivals) and arrivals[coming] <= now + 1e-9:
             chunk = recording.chunks[coming][1]
             coming += 1
             with contextlib.suppress(ChunkRefused):
-                chunk = dataclasses.replace(chunk, stamp=begin + chunk.stamp)
+                chunk = dataclasses.replace(chunk, stamp=BEGIN_S + chunk.stamp)
                 send(motion.on_chunk(chunk, now), now)
-    return loop.take(), stop_at
+    return loop.take()
 
 
 def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[float, str]]:

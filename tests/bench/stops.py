@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import numpy as np
-from bench.controller_ways import WAYS, drive
+from bench.controller_ways import BEGIN_S, RATE_HZ, TICK_S, WAYS, drive
 from bench.executor_latency import DELAYS
 from bench.figures import Figures
 from bench.recording import record
 
 from sf_bringup.graph import find_policy, find_robot
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.controller.control_loop import Commands
 from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
@@ -23,12 +26,20 @@ STATIONARY = 1e-3  # share of a joint's velocity limit below which it has stoppe
 SEED = 0
 
 
+@dataclass(frozen=True)
+class Stop:
+    """A stop beside the shortest one inside the limits: times [s], paths of the tool [m]."""
+
+    duration: float
+    shortest_duration: float
+    path: float
+    shortest_path: float
+
+
 def bench_stops(figures: Figures, rollouts: int) -> None:
     """Stop ``rollouts`` rollouts at random times, in front of the controller model.
 
-    The shortest stop brakes all joints together, the slowest one at its limit: with velocities v
-    (J,) and limits a (J,) it takes T = max |v| / a and leads along v (t - t^2 / 2T). The command
-    needs a lead (``guard._STOP_LEAD_S``) that this bound does not have.
+    The command needs a lead (``guard._STOP_LEAD_S``) that the shortest stop does not have.
     """
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
@@ -37,44 +48,58 @@ def bench_stops(figures: Figures, rollouts: int) -> None:
         for number in range(rollouts)
     ]
     sim.close()
-    random, limits = np.random.default_rng(SEED), JointLimits.of(contract)
-    tool = Workspace(contract, kinematics_of(contract))
-    arm = ~limits.is_gripper
-    found = []
+    random = np.random.default_rng(SEED)
+    stops = []
     for recording in recordings:
         for stop_s in random.uniform(0.5, recording.chunks[-1][0], STOPS):
-            commands, stop_at = drive(recording, WAYS["ours"], contract, float(stop_s))
-            first = int(np.searchsorted(commands.times, stop_at))
-            share = np.abs(commands.velocities[first:, arm]) / limits.velocity[arm]
-            if share[0].max() < MOVING:
-                continue
-            last = first + 1 + int(np.flatnonzero(share.max(axis=1) > STATIONARY)[-1])
-            velocity = np.where(arm, commands.velocities[first], 0.0)
-            shortest_s = float((np.abs(velocity) / limits.acceleration).max())
-            times = np.linspace(0.0, shortest_s, 50)[:, None]
-            braking = commands.positions[first] + velocity * (times - times**2 / (2 * shortest_s))
-            found.append(
-                (
-                    commands.times[last] - stop_at,
-                    shortest_s,
-                    _length(tool.places(commands.positions[first : last + 1])),
-                    _length(tool.places(braking)),
-                )
-            )
-    taken, shortest, path, shortest_path = np.array(found).T
-    note = f"emergency stop at a random time of {rollouts} rollouts, 500 Hz controller model"
-    figures.spread("stop_time", 1e3 * taken, "ms", note, (50, 99, 100))
-    figures.spread("stop_time_over_shortest", 1e3 * (taken - shortest), "ms", note, (50, 99, 100))
-    figures.spread("stop_distance", 1e3 * path, "mm", f"of the tool; {note}", (50, 99, 100))
-    figures.spread(
-        "stop_distance_over_shortest",
-        1e3 * (path - shortest_path),
-        "mm",
-        f"of the tool; {note}",
-        (50, 99, 100),
+            stop_at = BEGIN_S + TICK_S * np.ceil(stop_s / TICK_S)
+            commands = drive(recording, WAYS["ours"], contract, stop_at)
+            if (stop := compare_stop(commands, stop_at, contract)) is not None:
+                stops.append(stop)
+    note = f"emergency stop at a random time of {rollouts} rollouts, {RATE_HZ:.0f} Hz controller"
+    duration, shortest, path, shortest_path = np.array([astuple(stop) for stop in stops]).T
+    for name, values, unit, what in (
+        ("stop_time", 1e3 * duration, "ms", note),
+        ("stop_time_over_shortest", 1e3 * (duration - shortest), "ms", note),
+        ("stop_distance", 1e3 * path, "mm", f"of the tool; {note}"),
+        (
+            "stop_distance_over_shortest",
+            1e3 * (path - shortest_path),
+            "mm",
+            f"of the tool; {note}",
+        ),
+    ):
+        figures.spread(name, values, unit, what, (50, 99, 100))
+
+
+def compare_stop(commands: Commands, stop_at: float, contract: Contract) -> Stop | None:
+    """Compare the stop in commands after ``stop_at`` with the shortest inside the limits.
+
+    The shortest stop brakes all joints together, the slowest one at its limit: with velocities v
+    (J,) and limits a (J,) it takes T = max |v| / a and leads along v (t - t^2 / 2T).
+
+    Returns:
+        ``None`` if the arm hardly moves at ``stop_at``. The gripper is left out.
+    """
+    limits = JointLimits.of(contract)
+    tool, arm = Workspace(contract, kinematics_of(contract)), ~limits.is_gripper
+    first = int(np.searchsorted(commands.times, stop_at - 1e-9))
+    share = np.abs(commands.velocities[first:, arm]) / limits.velocity[arm]
+    if share[0].max() < MOVING:
+        return None
+    last = first + 1 + int(np.flatnonzero(share.max(axis=1) > STATIONARY)[-1])
+    velocity = np.where(arm, commands.velocities[first], 0.0)
+    shortest = float((np.abs(velocity) / limits.acceleration).max())
+    times = np.linspace(0.0, shortest, 50)[:, None]
+    braking = commands.positions[first] + velocity * (times - times**2 / (2 * shortest))
+    return Stop(
+        commands.times[last] - stop_at,
+        shortest,
+        _path_length(tool.tool_positions(commands.positions[first : last + 1])),
+        _path_length(tool.tool_positions(braking)),
     )
 
 
-def _length(places: np.ndarray) -> float:
+def _path_length(positions: np.ndarray) -> float:
     """Length [m] of the path through tool positions (N, 3)."""
-    return float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
+    return float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
