@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import textwrap
@@ -13,6 +14,7 @@ from types import ModuleType
 _PARSING = threading.Lock()  # Python 3.11 fails when two threads build syntax trees at once
 
 
+@functools.cache
 def code_hash(*parts: ModuleType | Callable) -> str:
     """Return the SHA-256 of the source of modules, classes and functions, reduced to its syntax.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import json
@@ -121,7 +120,6 @@ class EpisodeIndex:
             return None
 
 
-@functools.cache
 def _code_hash() -> str:
     """Return a hash of the code that makes an index, so that cached ones follow its changes."""
     modules = (

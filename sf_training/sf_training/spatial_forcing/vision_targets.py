@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -351,7 +350,6 @@ def _key(
     }
 
 
-@functools.cache
 def _made_by() -> str:
     """Return a hash of the code that computes and stores features."""
     functions = (
