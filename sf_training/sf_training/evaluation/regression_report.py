@@ -12,7 +12,6 @@ from sf_policy_node.contract import Contract
 from sf_training.evaluation.chunk_errors import units
 from sf_training.evaluation.verdict import Comparison, Tolerances
 
-NO_MODEL = "no model"
 _SHOWN = 20  # episodes in the table, the most changed ones
 
 

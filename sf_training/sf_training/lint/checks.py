@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_training.lint.measure import EpisodeMeasure, StreamMeasure
+from sf_training.lint.measure import EpisodeMeasure
 from sf_training.lint.thresholds import Thresholds, Verdict
 from sf_training.recording.topics import absolute
 
@@ -466,8 +466,3 @@ _CHECKS: tuple[Callable[[EpisodeMeasure, Thresholds], Iterator[Finding]], ...] =
     _training,
     _cameras,
 )
-
-
-def stream_of(measure: EpisodeMeasure, name: str) -> StreamMeasure | None:
-    """Return a stream by its readable name, such as "scene camera"; None if there is none."""
-    return next((stream for stream in measure.streams if stream.name == name), None)
