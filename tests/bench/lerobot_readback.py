@@ -30,7 +30,7 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.image_rows import images_in_rows
     from sf_training.lerobot.export_bags import frames_per_second, stretches
-    from sf_training.lerobot.export_extras import depth_in_rows
+    from sf_training.lerobot.export_depth import depth_in_rows
 
     content, tasks = {"state": [], "action": [], "length": []}, []
     episodes = 0

@@ -63,6 +63,7 @@ class Dataset:
             where unknown. None if it was not requested.
         joint_positions: (N, J) float32, measured [rad, m], in the order of
             ``contract.command_joints``.
+        joint_efforts: (N, J) float32, measured [N m, N]; NaN where unknown.
         stamps: (N,) float64 [s], time of the oldest image of each observation.
         intrinsics: (N, V, 3, 3) float32, camera matrix of the prepared image [pixels]; NaN where
             unknown.
@@ -84,6 +85,7 @@ class Dataset:
     images: BagImages
     depth: BagImages | None
     joint_positions: np.ndarray
+    joint_efforts: np.ndarray
     stamps: np.ndarray
     intrinsics: np.ndarray
     camera_poses: np.ndarray
@@ -225,6 +227,7 @@ def _joined(indices: list[EpisodeIndex], matrices: list[np.ndarray]) -> dict[str
     counts = [len(index.stamps) for index in indices]
     return {
         "joint_positions": np.concatenate([index.joint_positions for index in indices]),
+        "joint_efforts": np.concatenate([index.joint_efforts for index in indices]),
         "stamps": np.concatenate([index.stamps for index in indices]),
         "camera_poses": np.concatenate([index.camera_poses for index in indices]),
         "intrinsics": np.repeat(np.stack(matrices), counts, axis=0),

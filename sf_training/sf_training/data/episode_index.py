@@ -16,6 +16,7 @@ from sf_policy_node.contract import Contract
 from sf_training.data import (
     clock_steps,
     commands,
+    efforts,
     episode_cameras,
     instructions,
     clock_offsets,
@@ -29,6 +30,7 @@ from sf_training.data.code_hash import code_hash
 from sf_training.data.bag_files import BagError
 from sf_training.data.clock_steps import cut_at_clock_steps
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
+from sf_training.data.efforts import measured_efforts
 from sf_training.data.episode_cameras import (
     camera_matrices,
     camera_poses,
@@ -60,6 +62,7 @@ class EpisodeIndex:
         colour, depth: (N, V, 3) locations of the images: block (-1 where there is none), offset,
             length.
         joint_positions: (N, J) float32 [rad, m], measured.
+        joint_efforts: (N, J) float32 [N m, N], measured; NaN where unknown.
         stamps: (N,) float64 [s], time of the oldest image of each observation.
         matrices: (V, 3, 3) camera matrices of the recorded images [pixels]; NaN where unknown.
         camera_poses: (N, V, 4, 4) float32, optical frame in the base frame [m]; NaN where unknown.
@@ -71,6 +74,7 @@ class EpisodeIndex:
     colour: np.ndarray
     depth: np.ndarray
     joint_positions: np.ndarray
+    joint_efforts: np.ndarray
     stamps: np.ndarray
     matrices: np.ndarray
     camera_poses: np.ndarray
@@ -125,6 +129,7 @@ def _code_hash() -> str:
     modules = (
         clock_steps,
         commands,
+        efforts,
         episode_cameras,
         instructions,
         clock_offsets,
@@ -178,7 +183,7 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
         raise BagError(f"{reader.path}: {empty}")
     joined = {
         name: np.concatenate([getattr(index, name) for index in found])
-        for name in ("colour", "depth", "joint_positions", "stamps", "camera_poses")
+        for name in ("colour", "depth", "joint_positions", "joint_efforts", "stamps", "camera_poses")
     }
     index = EpisodeIndex(
         blocks=np.array(reader.blocks, np.int64).reshape(-1, 5),
@@ -268,6 +273,9 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
         Observations(*(getattr(observations, each.name)[usable] for each in fields(observations))),
         joints[usable],
     )
+    efforts_now = measured_efforts(
+        contract, section, observations.stamps, observations.complete, observations.arrived
+    )
     pairs, about_commands = _pairs(recording, observations, joints, section, last=last)
     return EpisodeIndex(
         blocks=np.empty((0, 5), np.int64),
@@ -279,6 +287,7 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
             [depth_locations(contract, view, observations, section) for view in range(len(cameras))], axis=1
         ),
         joint_positions=joints.astype(np.float32),
+        joint_efforts=efforts_now.astype(np.float32),
         stamps=observations.stamps * 1e-9,
         matrices=np.empty(0),
         camera_poses=camera_poses(reader, observations, section),

@@ -288,7 +288,7 @@ class EpisodeReader:
         except (struct.error, ValueError) as error:
             raise self._unreadable(number, error) from None
         message = self._deserialize(number, data)
-        builder.add(message.name, message.position, number)
+        builder.add(message.name, message.position, number, getattr(message, "effort", ()))
 
     def _raw(self, topics: Collection[str], blocks: list[Block] | None = None) -> Iterator[Located]:
         """Yield the messages of some topics in recorded order; append the blocks to ``blocks``."""

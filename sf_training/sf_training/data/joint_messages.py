@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,20 +15,66 @@ from sf_training.data.bag_units import Conversions, converted
 _HEADER = 16  # bytes of CDR encapsulation, stamp and length of frame_id
 
 
+@dataclass(frozen=True)
+class ValueLists:
+    """N lists of numbers of different lengths.
+
+    Attributes:
+        starts: (N + 1,) index in ``values`` at which each list begins.
+        values: all lists, concatenated.
+    """
+
+    starts: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int] | np.ndarray, values: np.ndarray) -> ValueLists:
+        """Return the lists with given lengths (N,)."""
+        return cls(np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]), values)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) number of values in each list."""
+        return np.diff(self.starts)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+    def take(self, rows: np.ndarray) -> ValueLists:
+        """Return some of the lists."""
+        begins, lengths = self.starts[:-1][rows], self.lengths[rows]
+        taken = ValueLists.of_lengths(lengths, self.values)
+        picked = np.repeat(begins - taken.starts[:-1], lengths) + np.arange(taken.starts[-1])
+        return ValueLists(taken.starts, self.values[picked])
+
+    def at(self, rows: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of ``rows`` whose list has a value in ``column``, and its index in
+        ``values``.
+        """
+        found = rows[self.lengths[rows] > column]
+        return found, self.starts[found] + column
+
+
 class JointMessages(Sequence):
-    """N messages with ``name`` and ``position`` in recorded order; behaves like a list of messages.
+    """N messages with ``name``, ``position`` and ``effort`` in recorded order; behaves like a list
+    of messages.
 
     Args:
         layouts: different lists of joint names.
         layout: (N,) index into ``layouts`` of each message.
-        starts: (N + 1,) index in ``values`` at which the positions of each message begin.
-        values: positions of all messages, concatenated.
+        positions: of all messages.
+        efforts: of all messages; empty where a message does not have one for each of its joints.
     """
 
     def __init__(
-        self, layouts: list[list[str]], layout: np.ndarray, starts: np.ndarray, values: np.ndarray
+        self,
+        layouts: list[list[str]],
+        layout: np.ndarray,
+        positions: ValueLists,
+        efforts: ValueLists,
     ) -> None:
-        self._layouts, self._layout, self._starts, self._values = layouts, layout, starts, values
+        self._layouts, self._layout = layouts, layout
+        self._positions, self._efforts = positions, efforts
 
     def __len__(self) -> int:
         return len(self._layout)
@@ -36,9 +83,10 @@ class JointMessages(Sequence):
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         row = range(len(self))[index]
-        begin, end = self._starts[row], self._starts[row + 1]
         return SimpleNamespace(
-            name=self._layouts[self._layout[row]], position=self._values[begin:end]
+            name=self._layouts[self._layout[row]],
+            position=self._positions[row],
+            effort=self._efforts[row],
         )
 
     def __iter__(self) -> Iterator[SimpleNamespace]:
@@ -47,19 +95,18 @@ class JointMessages(Sequence):
     def take(self, rows: np.ndarray) -> JointMessages:
         """Return some of the messages."""
         rows = np.asarray(rows, int)
-        begins, ends = self._starts[:-1][rows], self._starts[1:][rows]
-        lengths = ends - begins
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        picked = np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
-        return JointMessages(self._layouts, self._layout[rows], starts, self._values[picked])
+        return JointMessages(
+            self._layouts, self._layout[rows], self._positions.take(rows), self._efforts.take(rows)
+        )
 
     @property
     def finite(self) -> np.ndarray:
         """(N,) whether all positions of a message are finite."""
-        if not len(self._values):
+        starts, values = self._positions.starts, self._positions.values
+        if not len(values):
             return np.ones(len(self), bool)
-        wrong = np.concatenate([[0], np.cumsum(~np.isfinite(self._values))])
-        return wrong[self._starts[1:]] == wrong[self._starts[:-1]]
+        wrong = np.concatenate([[0], np.cumsum(~np.isfinite(values))])
+        return wrong[starts[1:]] == wrong[starts[:-1]]
 
     def most_frequent_layout(self) -> np.ndarray:
         """Return the rows of the messages with the most frequent list of names.
@@ -85,14 +132,25 @@ class JointMessages(Sequence):
 
     def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows (n,) of the messages that hold a joint, and its positions (n,)."""
+        return self._column(name, self._positions)
+
+    def efforts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows (n,) of the messages with a finite effort of a joint, and these efforts
+        (n,) [N m or N].
+        """
+        rows, values = self._column(name, self._efforts)
+        finite = np.isfinite(values)
+        return rows[finite], values[finite]
+
+    def _column(self, name: str, lists: ValueLists) -> tuple[np.ndarray, np.ndarray]:
         rows, values = [], []
-        lengths = np.diff(self._starts)
         for number, names in enumerate(self._layouts):
             if name in names:
-                column = names.index(name)
-                found = np.flatnonzero((self._layout == number) & (lengths > column))
+                found, indices = lists.at(
+                    np.flatnonzero(self._layout == number), names.index(name)
+                )
                 rows.append(found)
-                values.append(self._values[self._starts[found] + column])
+                values.append(lists.values[indices])
         if not rows:
             return np.empty(0, np.int64), np.empty(0)
         order = np.argsort(np.concatenate(rows), kind="stable")
@@ -116,17 +174,21 @@ class JointMessageBuilder:
         self._numbers: dict[tuple[tuple[str, ...], int], int] = {}  # (names, channel) to layout
         self._sizes: list[int] = []  # number of names in each layout
         self._layout, self._lengths, self._values = array("i"), array("q"), array("d")
+        self._effort_lengths, self._efforts = array("q"), array("d")
         # (position of the names, channel) to bytes of the names and layout: the names of most
         # messages equal those before, and need not be parsed again.
         self._known: dict[tuple[int, int], tuple[bytes, int]] = {}
 
-    def add(self, names: Sequence[str], positions: Sequence[float], channel: int = 0) -> None:
+    def add(
+        self,
+        names: Sequence[str],
+        positions: Sequence[float],
+        channel: int = 0,
+        efforts: Sequence[float] = (),
+    ) -> None:
         """Add a message that is already deserialised."""
-        number = self._number(names, channel)
-        values = np.asarray(positions, float)[: self._sizes[number]]
-        self._layout.append(number)
-        self._lengths.append(len(values))
-        self._values.frombytes(values.tobytes())
+        given = (np.asarray(values, float) for values in (positions, efforts))
+        self._add(self._number(names, channel), *(values.tobytes() for values in given))
 
     def add_bytes(self, data: memoryview, channel: int = 0) -> bool:
         """Add a little-endian ``sensor_msgs/JointState``; return False if it has another layout and
@@ -149,30 +211,39 @@ class JointMessageBuilder:
         begin = _aligned(end + 4, 8) if count else end + 4
         if begin + 8 * count > len(data):
             raise ValueError(f"{count} positions in {len(data)} bytes")
-        if not _ends_as_joint_state(data, begin + 8 * count):
+        efforts = _efforts(data, begin + 8 * count)
+        if efforts is None:
             return False
-        length = min(count, self._sizes[number])
-        self._values.frombytes(data[begin : begin + 8 * length])
-        self._layout.append(number)
-        self._lengths.append(length)
+        self._add(number, data[begin : begin + 8 * count], efforts)
         return True
 
     def built(self) -> JointMessages:
         """Return the messages in the units of the contract."""
-        starts = np.concatenate([[0], np.cumsum(np.array(self._lengths, np.int64))]).astype(
-            np.int64
-        )
-        layout, values = np.array(self._layout, np.int32), np.array(self._values, float)
+        positions = ValueLists.of_lengths(self._lengths, np.array(self._values, float))
+        efforts = ValueLists.of_lengths(self._effort_lengths, np.array(self._efforts, float))
+        layout = np.array(self._layout, np.int32)
         for (names, channel), number in self._numbers.items():
             conversions = self._conversions.get(channel, {})
             rows = np.flatnonzero(layout == number) if conversions else np.empty(0, int)
             for column, name in enumerate(names):
                 if name in conversions:
-                    found = rows[starts[rows] + column < starts[rows + 1]]
-                    values[starts[found] + column] = converted(
-                        values[starts[found] + column], conversions[name]
-                    )
-        return JointMessages([list(names) for names, _ in self._numbers], layout, starts, values)
+                    _, found = positions.at(rows, column)
+                    positions.values[found] = converted(positions.values[found], conversions[name])
+        return JointMessages([list(names) for names, _ in self._numbers], layout, positions, efforts)
+
+    def _add(self, number: int, positions: bytes, efforts: bytes) -> None:
+        """Add a message with bytes of doubles. Positions without a name are cut off; efforts count
+        only if there is one for each name, because shorter lists do not say whose they are.
+        """
+        size = self._sizes[number]
+        length = min(len(positions) // 8, size)
+        self._layout.append(number)
+        self._lengths.append(length)
+        self._values.frombytes(positions[: 8 * length])
+        complete = size and len(efforts) == 8 * size
+        self._effort_lengths.append(size if complete else 0)
+        if complete:
+            self._efforts.frombytes(efforts)
 
     def _number(self, names: Sequence[str], channel: int) -> int:
         key = (tuple(self._renamed.get(name, name) for name in names), channel)
@@ -200,14 +271,20 @@ def _names(data: memoryview, position: int) -> tuple[list[str], int]:
     return names, _aligned(position, 4)
 
 
-def _ends_as_joint_state(data: memoryview, position: int) -> bool:
-    """Return whether velocities and efforts follow at ``position``, and nothing after them."""
+def _efforts(data: memoryview, position: int) -> memoryview | None:
+    """Return the bytes of the efforts of a joint state whose velocities begin at ``position``; None
+    if the message does not end after the efforts.
+    """
+    begin = position
     for _ in range(2):
         if position + 4 > len(data):
-            return False
+            return None
         (count,) = struct.unpack_from("<I", data, position)
-        position = _aligned(position + 4, 8) + 8 * count if count else position + 4
-    return position in (len(data), len(data) - 4)  # rclpy pads after an empty array at the end
+        begin = _aligned(position + 4, 8) if count else position + 4
+        position = begin + 8 * count
+    if position not in (len(data), len(data) - 4):  # rclpy pads after an empty array at the end
+        return None
+    return data[begin:position]
 
 
 def _aligned(position: int, size: int) -> int:

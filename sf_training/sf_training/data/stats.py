@@ -94,6 +94,7 @@ def stats(arguments: Arguments, console: Console) -> dict:
         "labels": len(data.label_frame),
         "instructions": dict(labels.most_common()),
         **{group: describe(names, values) for group, (names, values) in columns.items()},
+        "effort": {} if data.efforts is None else describe_efforts(contract, data.efforts),
     }
     _print(summary, contract, console)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,21 @@ def describe(names: Sequence[str], values: np.ndarray) -> dict[str, dict]:
     }
 
 
+def describe_efforts(contract: Contract, efforts: np.ndarray) -> dict[str, dict]:
+    """Return statistics of the measured efforts, as :func:`describe`, of each joint that has some;
+    ``frames`` is the number of frames with an effort.
+
+    Args:
+        efforts: (F, J), NaN where unknown.
+    """
+    found = {}
+    for name, column in zip(contract.command_joints, np.asarray(efforts, float).T, strict=True):
+        known = column[np.isfinite(column)]
+        if len(known):
+            found[name] = describe([name], known[:, None])[name] | {"frames": len(known)}
+    return found
+
+
 def _column_units(contract: Contract) -> dict[str, str]:
     """Return the unit of every state and action column, by its name."""
     columns = (*contract.columns.state, *contract.columns.action)
@@ -169,8 +185,10 @@ def _print(summary: dict, contract: Contract, console: Console) -> None:
         f"{summary['frames']} frames and {summary['labels']} labels of successes",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
-    units = _column_units(contract)
-    for group in ("state", "action"):
+    effort_units = {
+        column.name: {"rad": "N m", "m": "N"}[column.unit] for column in contract.columns.commands
+    }
+    for group in ("state", "action", *(["effort"] if summary["effort"] else [])):
         table = Table(title=f"{group} columns", title_justify="left")
         for column in ("column", "unit", "mean", "spread", "min", "1 %", "99 %", "max", ""):
             table.add_column(
@@ -178,11 +196,13 @@ def _print(summary: dict, contract: Contract, console: Console) -> None:
                 justify="left" if column in ("column", "unit", "") else "right",
                 no_wrap=True,
             )
+        units = effort_units if group == "effort" else _column_units(contract)
         for name, entry in summary[group].items():
             figures = (f"{entry[key]:.3f}" for key in ("mean", "std", "min", "q01", "q99", "max"))
-            table.add_row(
-                name, units.get(name, ""), *figures, "[red]dead[/]" if entry["dead"] else ""
-            )
+            remarks = ["[red]dead[/]"] if entry["dead"] else []
+            if (known := entry.get("frames", summary["frames"])) < summary["frames"]:
+                remarks.append(f"in {known} of {summary['frames']} frames")
+            table.add_row(name, units.get(name, ""), *figures, ", ".join(remarks))
         console.print(table)
     console.print(_instructions(summary["instructions"]))
 

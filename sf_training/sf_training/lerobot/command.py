@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +29,7 @@ from sf_training.lerobot.export_bags import (
     stretches,
     write_sources,
 )
-from sf_training.lerobot.export_extras import depth_in_rows
+from sf_training.lerobot.export_depth import depth_in_rows
 from sf_training.lerobot.import_bags import mapping, write_episode
 from sf_training.lerobot.import_folder import all_or_nothing
 from sf_training.lerobot.instructions import Level
@@ -153,7 +155,7 @@ def export(settings: Export, console: Console) -> Path:
     opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
     contract, left_out = opened.contract, list(opened.left_out)
     fps = frames_per_second(contract, settings.fps)
-    unmeasured = 0
+    unmeasured, without_effort = 0, Counter()
     filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
     with (
         open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer,
@@ -183,13 +185,18 @@ def export(settings: Export, console: Console) -> Path:
                     if stretch.depths is not None:
                         images = itertools.chain(images, depth_in_rows(reader, stretch.depths))
                         unmeasured += int((stretch.depths < 0).sum())
+                    if stretch.effort is not None:
+                        unknown = np.isnan(stretch.effort).sum(axis=0).tolist()
+                        without_effort.update(
+                            dict(zip(contract.command_joints, unknown, strict=True))
+                        )
                     writer.add_episode(
                         stretch.tasks,
                         stretch.state,
                         stretch.action,
                         stretch.stamps,
                         images,
-                        stretch.effort,
+                        None if stretch.effort is None else np.nan_to_num(stretch.effort),
                     )
                     filled += stretch.filled
                     entry = {
@@ -210,6 +217,13 @@ def export(settings: Export, console: Console) -> Path:
             soft_wrap=True,
         )
     frames = sum(entry["frames"] for entry in sources)
+    if lacking := {name: count for name, count in without_effort.items() if count}:
+        console.print(
+            "warning: efforts are missing in the bags and 0 in the dataset: "
+            + ", ".join(f"{name} in {count} of {frames} frames" for name, count in lacking.items()),
+            highlight=False,
+            soft_wrap=True,
+        )
     other = sum(
         count
         for outcome, count in opened.outcomes.items()

@@ -5,7 +5,7 @@ rate.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from sf_policy_node.contract import Contract
 from sf_training.data.clock_offsets import check_clocks, with_one_clock
 from sf_training.data.clock_steps import cut_at_clock_steps
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
+from sf_training.data.efforts import measured_efforts
 from sf_training.data.episode_cameras import usable_images
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
@@ -27,7 +28,7 @@ from sf_training.data.plausibility import (
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
-from sf_training.lerobot.export_extras import depth_cameras, depth_indices, efforts
+from sf_training.lerobot.export_depth import depth_cameras, depth_indices
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.recording.topics import absolute
 
@@ -45,7 +46,7 @@ class Stretch:
         filled: number of frames that repeat the previous one.
         tasks: N instructions in force.
         depths: (N, D) message index of each depth camera, -1 for none; None if not requested.
-        effort: (N, J) [N m, N]; None if not requested.
+        effort: (N, J) [N m, N], NaN where unknown; None if not requested.
     """
 
     indices: np.ndarray
@@ -140,6 +141,7 @@ def stretches(
                     texts,
                     start,
                     depth=depth,
+                    effort=effort,
                 )
     except BagError:
         raise
@@ -150,16 +152,8 @@ def stretches(
             f"{reader.path}: no frame has all cameras, joints and a command; find what is missing"
             " with `sf_training lint`"
         )
-    if effort:
-        found = [
-            replace(
-                stretch,
-                effort=efforts(
-                    reader, read[joints].stamps, np.rint(stretch.stamps * 1e9).astype(np.int64)
-                ),
-            )
-            for stretch in found
-        ]
+    if effort and not any(np.isfinite(stretch.effort).any() for stretch in found):
+        raise BagError(f"{reader.path}: {joints} holds no efforts; export without --effort")
     return found
 
 
@@ -175,6 +169,7 @@ def _stretches(
     start: int,
     *,
     depth: bool,
+    effort: bool,
 ) -> list[Stretch]:
     """Return the stretches of one section between clock steps; without ``commands`` the action is
     what was measured.
@@ -224,6 +219,11 @@ def _stretches(
         axis=1,
     )
     near = depth_indices(contract, read, section, observations) if depth else None
+    efforts = (
+        measured_efforts(contract, section, observations.stamps, observations.complete)
+        if effort
+        else None
+    )
     cells = cells[rows]
     found = []
     for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(cells) > hold + 1) + 1):
@@ -231,7 +231,9 @@ def _stretches(
         # Newest frame at or before each cell of the grid: a filled one repeats the previous one.
         frames = rows[piece][np.searchsorted(offsets, np.arange(offsets[-1] + 1), side="right") - 1]
         filled, tasks = len(frames) - len(piece), texts.at(observations.stamps[frames])
-        depths = None if near is None else near[frames]
+        depths, effort_rows = (
+            None if array is None else array[frames] for array in (near, efforts)
+        )
         found.append(
             Stretch(
                 indices[frames],
@@ -241,6 +243,7 @@ def _stretches(
                 filled,
                 tasks,
                 depths,
+                effort_rows,
             )
         )
     return found

@@ -40,6 +40,8 @@ class TrainingSet:
         label_chunk: (L, H, A) float32.
         texts: the different instructions.
         depth: (F, V, H, W) [m], an array or an object as ``images``; None where not recorded.
+        efforts: (F, J) measured of each command joint [N m, N], NaN where unknown; None where not
+            recorded. No model reads them.
         views: geometry of each camera; None where unknown.
         digest: of the recordings, their labels and the rules that make the arrays from them.
         left_out: episodes that should have been used and cannot be.
@@ -57,6 +59,7 @@ class TrainingSet:
     texts: tuple[str, ...]
     depth: np.ndarray | None
     views: tuple[View, ...] | None
+    efforts: np.ndarray | None = None
     digest: str = ""
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -279,6 +282,7 @@ def load_training_set(
         texts=tuple(dataset.instructions),
         depth=dataset.depth if usable else None,
         views=views if usable else None,
+        efforts=dataset.joint_efforts if np.isfinite(dataset.joint_efforts).any() else None,
         digest=dataset.digest,
         left_out=dataset.left_out,
         notes=dataset.notes,

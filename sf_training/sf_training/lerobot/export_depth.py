@@ -1,4 +1,4 @@
-"""Export depth and efforts at the frames of a dataset."""
+"""Export depth at the frames of a dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
-from sf_training.data.episode_reader import BagError, EpisodeReader
+from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.stream import Stream
 from sf_training.data.synchronisation import Observations, nearest
 from sf_training.lerobot.layout import DEPTH_SUFFIX
@@ -70,36 +70,3 @@ def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[
             yield camera.name + DEPTH_SUFFIX, decoded[wanted] if wanted >= 0 else nothing
             if wanted >= 0 and last_row[wanted] == row:
                 del decoded[wanted]
-
-
-def efforts(reader: EpisodeReader, stamps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Read the effort of each command joint measured nearest to some times.
-
-    Args:
-        stamps: (M,) of all joint states of the recording, in recorded order [ns].
-        times: (N,) [ns].
-
-    Returns:
-        (N, J) [N m or N]; 0 for a joint without efforts.
-
-    Raises:
-        BagError: no joint state has efforts.
-    """
-    topic, names = absolute(reader.contract.topics.joint_states), reader.contract.command_joints
-    given: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    for row, message in enumerate(reader.messages_of(topic)):
-        if len(message.effort) == len(message.name):
-            for name, value in zip(message.name, message.effort, strict=True):
-                if name in given and np.isfinite(value):
-                    given[name].append((row, float(value)))
-    if not any(given.values()):
-        raise BagError(f"{reader.path}: {topic} holds no efforts; export without --effort")
-    found = np.zeros((len(times), len(names)))
-    for column, name in enumerate(names):
-        if given[name]:
-            rows, values = (
-                np.array([row for row, _ in given[name]]),
-                np.array([value for _, value in given[name]]),
-            )
-            found[:, column] = values[nearest(stamps[rows], times)]
-    return found
